@@ -1,0 +1,1 @@
+//! Checkpoints: model folders in Hugging Face layout.

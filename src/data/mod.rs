@@ -1,0 +1,5 @@
+//! Text to token rows.
+
+mod rows;
+
+pub use rows::TokenRows;

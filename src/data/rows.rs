@@ -1,0 +1,102 @@
+//! Token rows: the one form in which text reaches teacher and student.
+
+/// Rows of tokens, all of one length, in one fixed order.
+///
+/// A row holds `sequence_length + 1` tokens: position `t` sees tokens `0..=t` of its row and is about
+/// token `t + 1`. The last token of a row is the first of the next, so that every token of the text is
+/// predicted exactly once. Only the last row may be padded (with the end-of-text token); `counted`
+/// says how many leading positions of a row are about real text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRows {
+    sequence_length: usize,
+    tokens: Vec<u32>,
+    counted: Vec<u32>,
+    num_bytes: u64,
+}
+
+impl TokenRows {
+    /// Rows from their parts; `tokens` has `counted.len() * (sequence_length + 1)` entries and `num_bytes` is
+    /// the length of the text that the counted positions predict.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths do not agree or a row counts more positions than it has.
+    pub fn new(
+        sequence_length: usize,
+        tokens: Vec<u32>,
+        counted: Vec<u32>,
+        num_bytes: u64,
+    ) -> Self {
+        assert_eq!(
+            tokens.len(),
+            counted.len() * (sequence_length + 1),
+            "tokens per row"
+        );
+        assert!(
+            counted
+                .iter()
+                .all(|&count| count as usize <= sequence_length),
+            "counted positions"
+        );
+        Self {
+            sequence_length,
+            tokens,
+            counted,
+            num_bytes,
+        }
+    }
+
+    /// Positions per row.
+    pub fn sequence_length(&self) -> usize {
+        self.sequence_length
+    }
+
+    /// Number of rows.
+    pub fn num_rows(&self) -> usize {
+        self.counted.len()
+    }
+
+    /// All `sequence_length + 1` tokens of a row.
+    pub fn row(&self, row_idx: usize) -> &[u32] {
+        let width = self.sequence_length + 1;
+        &self.tokens[row_idx * width..(row_idx + 1) * width]
+    }
+
+    /// What the model reads: `sequence_length` tokens.
+    pub fn inputs(&self, row_idx: usize) -> &[u32] {
+        &self.row(row_idx)[..self.sequence_length]
+    }
+
+    /// What position `t` is about, for each `t`.
+    pub fn labels(&self, row_idx: usize) -> &[u32] {
+        &self.row(row_idx)[1..]
+    }
+
+    /// Leading positions of this row that count.
+    pub fn counted(&self, row_idx: usize) -> usize {
+        self.counted[row_idx] as usize
+    }
+
+    /// Positions that count, over all rows.
+    pub fn num_positions(&self) -> u64 {
+        self.counted.iter().map(|&count| u64::from(count)).sum()
+    }
+
+    /// Bytes of UTF-8 text that the counted positions predict.
+    pub fn num_bytes(&self) -> u64 {
+        self.num_bytes
+    }
+
+    /// BLAKE3 (hex) over sequence length, tokens and counts, in row order.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&(self.sequence_length as u64).to_le_bytes());
+        for token in &self.tokens {
+            hasher.update(&token.to_le_bytes());
+        }
+        for count in &self.counted {
+            hasher.update(&count.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+}

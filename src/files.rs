@@ -1,0 +1,198 @@
+//! Files that appear whole or not at all, and hashes of what they hold.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+/// Prefix of folders and files that a killed process may leave; nothing with it is ever read as complete.
+pub const PARTIAL_PREFIX: &str = ".partial-";
+
+/// Writes a file beside its final place, flushes it to disk and renames it.
+///
+/// A reader sees the old file or the new one, never a part. On any error the part is removed.
+pub fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let partial = partial_path(path)?;
+    let result = write_and_sync(&partial, write).and_then(|()| fs::rename(&partial, path));
+    if let Err(error) = result {
+        let _ = fs::remove_file(&partial); // the first error is the one to tell
+        return Err(with_path(error, path));
+    }
+    sync_parent(path)
+}
+
+/// Writes a value as indented JSON; see [`write_atomically`].
+pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_atomically(path, |out| {
+        serde_json::to_writer_pretty(&mut *out, value)?;
+        out.write_all(b"\n")
+    })
+}
+
+/// BLAKE3 (hex) of a file's bytes.
+pub fn hash_file(path: &Path) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(|error| with_path(error, path))?;
+    hasher
+        .update_reader(file)
+        .map_err(|error| with_path(error, path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// BLAKE3 (hex) of a value's JSON.
+pub fn hash_json(value: &impl Serialize) -> String {
+    let json = serde_json::to_vec(value)
+        .expect("plans and fingerprints have string keys and no failing fields");
+    blake3::hash(&json).to_hex().to_string()
+}
+
+/// Folder that is filled under a partial name and renamed when it is complete.
+///
+/// A partial folder that an earlier process left is kept by [`PartialDir::resume`] and emptied by
+/// [`PartialDir::create`].
+#[derive(Debug)]
+pub struct PartialDir {
+    partial: PathBuf,
+    target: PathBuf,
+}
+
+impl PartialDir {
+    /// Starts afresh: what an earlier process left is deleted.
+    pub fn create(target: &Path) -> io::Result<Self> {
+        let partial = partial_path(target)?;
+        if partial.exists() {
+            fs::remove_dir_all(&partial).map_err(|error| with_path(error, &partial))?;
+        }
+        Self::resume(target)
+    }
+
+    /// Goes on with what an earlier process left, if anything.
+    pub fn resume(target: &Path) -> io::Result<Self> {
+        let partial = partial_path(target)?;
+        fs::create_dir_all(&partial).map_err(|error| with_path(error, &partial))?;
+        Ok(Self {
+            partial,
+            target: target.to_path_buf(),
+        })
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.partial
+    }
+
+    /// Flushes every file to disk and gives the folder its final name.
+    pub fn publish(self) -> io::Result<PathBuf> {
+        sync_tree(&self.partial)?;
+        if self.target.exists() {
+            fs::remove_dir_all(&self.target).map_err(|error| with_path(error, &self.target))?;
+        }
+        fs::rename(&self.partial, &self.target).map_err(|error| with_path(error, &self.target))?;
+        sync_parent(&self.target)?;
+        Ok(self.target)
+    }
+}
+
+/// Names the path in an I/O error, which the operating system does not.
+pub fn with_path(error: io::Error, path: &Path) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+fn partial_path(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{}: no file name", path.display()),
+        )
+    })?;
+    let mut partial = std::ffi::OsString::from(PARTIAL_PREFIX);
+    partial.push(name);
+    Ok(path.with_file_name(partial))
+}
+
+fn write_and_sync(
+    path: &Path,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the atomic writer itself"
+    )]
+    let mut out = BufWriter::new(File::create(path)?);
+    write(&mut out)?;
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_write_leaves_the_old_file_and_no_part() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file.txt");
+        write_atomically(&path, |out| out.write_all(b"old")).unwrap();
+        let error = write_atomically(&path, |out| {
+            out.write_all(b"new")?;
+            Err(io::Error::other("disk full"))
+        })
+        .unwrap_err();
+        assert!(
+            error.to_string().contains("file.txt") && error.to_string().contains("disk full"),
+            "{error}"
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_appears_under_its_name_only_when_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("artifact");
+        let partial = PartialDir::create(&target).unwrap();
+        write_atomically(&partial.path().join("a"), |out| out.write_all(b"1")).unwrap();
+        assert!(!target.exists());
+        let resumed = PartialDir::resume(&target).unwrap();
+        assert!(
+            resumed.path().join("a").exists(),
+            "resume keeps what is there"
+        );
+        resumed.publish().unwrap();
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"1");
+        assert!(
+            PartialDir::create(&target)
+                .unwrap()
+                .path()
+                .read_dir()
+                .unwrap()
+                .next()
+                .is_none()
+        );
+    }
+}

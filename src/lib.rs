@@ -1,0 +1,47 @@
+//! alambic turns a large language model into a small one.
+//!
+//! ```text
+//! recipe ─▶ plan ─▶ text ─▶ token rows ─┐
+//!                                       ├─▶ cache ─▶ passes ─▶ export ─▶ verify ─▶ report
+//!                 teacher checkpoint ───┘
+//! ```
+//!
+//! Modules stand in the order in which data flows: each uses only those above it
+//! (`tests/architecture.rs` checks).
+
+// Leaves: they know nothing of the pipeline.
+pub mod device;
+pub mod diag;
+pub mod files;
+
+// Recipe: text -> plan.
+pub mod recipe;
+
+// Data: text -> token rows.
+pub mod data;
+
+// Model: one decoder for teacher and student.
+pub mod checkpoint;
+pub mod model;
+
+// Teacher -> cache.
+pub mod cache;
+pub mod teacher;
+
+// Student: losses, weights, training.
+pub mod loss;
+pub mod student;
+pub mod train;
+
+// Passes: student -> student.
+pub mod passes;
+
+// Export -> report.
+pub mod export;
+pub mod report;
+
+// The program.
+pub mod cli;
+pub mod inspect;
+pub mod preflight;
+pub mod run;

@@ -1,0 +1,256 @@
+//! The plan: what will run. Every default is filled in, every path absolute, every value checked.
+//!
+//! A stage receives its own block and sees no other. Blocks serialise to JSON: an artifact's key is a
+//! hash over that JSON, so a field belongs here only if changing it may change what a stage writes.
+//! What must not change a key (device, log and save intervals) is marked `#[serde(skip)]`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// A whole recipe, checked and completed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Plan {
+    /// Name of the recipe; run folders are named after it.
+    pub name: String,
+    /// Every random choice is a pure function of this number, a purpose and a step.
+    pub seed: u64,
+    /// The recipe file this plan was read from.
+    #[serde(skip)]
+    pub recipe_path: PathBuf,
+    /// Folder that receives run folders and caches.
+    #[serde(skip)]
+    pub output: PathBuf,
+    /// Device name as given (`flex`, `wgpu`, `vulkan`, `tch`, `cuda`), if the recipe names one.
+    #[serde(skip)]
+    pub device: String,
+    /// Text and tokenizer.
+    pub data: DataPlan,
+    /// The model that is imitated; absent when every distill pass uses cross-entropy alone.
+    pub teacher: Option<TeacherPlan>,
+    /// What is captured of the teacher; present exactly if `teacher` is.
+    pub cache: Option<CachePlan>,
+    /// The model that is trained.
+    pub student: StudentPlan,
+    /// The schedule, in order.
+    pub passes: Vec<PassPlan>,
+    /// What is written at the end.
+    pub export: ExportPlan,
+}
+
+/// Text and tokenizer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DataPlan {
+    /// Files or folders of `.txt` and `.jsonl` to train on.
+    #[serde(skip)]
+    pub train: Vec<PathBuf>,
+    /// Files or folders to measure on.
+    #[serde(skip)]
+    pub validation: Vec<PathBuf>,
+    /// Positions per row.
+    pub sequence_length: usize,
+    /// Upper limit of validation positions measured; `None` measures all of them.
+    pub validation_tokens: Option<u64>,
+    /// Where the tokenizer comes from.
+    pub tokenizer: TokenizerPlan,
+}
+
+/// Where the tokenizer comes from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerPlan {
+    /// `tokenizer.json` of the teacher's folder.
+    Teacher,
+    /// A `tokenizer.json` file.
+    File(#[serde(skip)] PathBuf),
+    /// A byte-level BPE trained on the training text.
+    Train {
+        /// Number of tokens, special tokens included.
+        vocab_size: usize,
+    },
+}
+
+/// The model that is imitated.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TeacherPlan {
+    /// Hugging Face folder.
+    #[serde(skip)]
+    pub checkpoint: PathBuf,
+    /// Rows in one forward pass of the capture.
+    #[serde(skip)]
+    pub batch_size: usize,
+}
+
+/// What is captured of the teacher.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct CachePlan {
+    /// Upper limit of training positions captured; `None` captures all of them.
+    pub tokens: Option<u64>,
+    /// Token ids kept per position.
+    pub top_k: usize,
+    /// Temperatures at which the cached distribution is exact; ascending, distinct.
+    pub temperatures: Vec<f64>,
+    /// Rows per shard: what a killed capture loses at most.
+    #[serde(skip)]
+    pub rows_per_shard: usize,
+}
+
+/// The model that is trained.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StudentPlan {
+    /// Fresh weights.
+    Architecture(ArchitecturePlan),
+    /// Chosen layers of the teacher, with its embedding and head.
+    FromTeacher {
+        /// Zero-based layers of the teacher, ascending.
+        layers: Vec<usize>,
+    },
+    /// An existing checkpoint folder.
+    Checkpoint(#[serde(skip)] PathBuf),
+}
+
+/// Sizes of a fresh student; names are those of `config.json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the names are those of config.json")]
+pub struct ArchitecturePlan {
+    pub num_hidden_layers: usize,
+    pub hidden_size: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    pub intermediate_size: usize,
+    pub head_dim: usize,
+    pub rope_theta: f64,
+    pub rms_norm_eps: f64,
+    pub tie_word_embeddings: bool,
+}
+
+/// One pass: takes a student and returns a student.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PassPlan {
+    /// Train against the cache and the text.
+    Distill(FitPlan),
+    /// Zero the least useful weights.
+    Prune(PrunePlan),
+    /// Put the weights on a quantised grid.
+    Quantize(QuantizePlan),
+}
+
+/// One training run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FitPlan {
+    /// Optimizer updates.
+    pub steps: usize,
+    /// Positions per update; a multiple of the sequence length.
+    pub tokens_per_step: usize,
+    /// Rows per forward and backward pass; never changes the gradient but for rounding.
+    pub micro_batch: usize,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Learning rate at the last step, as a share of the peak.
+    pub final_learning_rate_frac: f64,
+    /// Steps of linear warm-up.
+    pub warmup_steps: usize,
+    /// AdamW decay, on matrices only.
+    pub weight_decay: f64,
+    /// AdamW decay rates of the moments.
+    pub betas: [f64; 2],
+    /// AdamW term added to the root of the second moment.
+    pub epsilon: f64,
+    /// Global norm above which gradients are scaled down.
+    pub max_grad_norm: f64,
+    /// Temperature of the soft loss terms; one that the cache declares.
+    pub temperature: f64,
+    /// Weights of the loss terms.
+    pub losses: LossWeights,
+    /// Steps between training states on disk.
+    #[serde(skip)]
+    pub save_every: usize,
+    /// Steps between log lines.
+    #[serde(skip)]
+    pub log_every: usize,
+}
+
+/// Weights of the loss terms; at least one is positive.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LossWeights {
+    /// KL(teacher ‖ student) on the support and one bucket for the tail.
+    pub forward_kl: f64,
+    /// Negative log-likelihood of the text.
+    pub cross_entropy: f64,
+}
+
+/// Which weights go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrunePlan {
+    /// How a weight is scored.
+    pub method: PruneMethod,
+    /// Share of zeros in every output row.
+    pub sparsity: f64,
+    /// Training positions over which activations are measured (Wanda).
+    pub calibration_tokens: usize,
+}
+
+/// How a weight is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PruneMethod {
+    /// |weight|.
+    Magnitude,
+    /// |weight| times the norm of its input feature (Sun et al. 2023).
+    Wanda,
+}
+
+/// How weights reach the grid.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantizePlan {
+    /// Round to nearest, or train with the rounding in the loop.
+    pub method: QuantizeMethod,
+    /// 4 or 8.
+    pub bits: u32,
+    /// Weights that share a scale, along the input; `None` is one scale per output row.
+    pub group_size: Option<usize>,
+}
+
+/// Round to nearest, or train with the rounding in the loop.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantizeMethod {
+    /// No training.
+    RoundToNearest,
+    /// Quantisation-aware training, straight-through estimator.
+    Qat(FitPlan),
+}
+
+/// What is written at the end.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ExportPlan {
+    /// Formats, in order, distinct; may be empty.
+    pub formats: Vec<ExportFormat>,
+    /// Storage of weights that are not quantised.
+    pub dtype: ExportDtype,
+    /// Budget of verification: largest logit difference between the folder and the student in memory.
+    pub max_logit_difference: f64,
+}
+
+/// A format that engines load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// config.json and model.safetensors with plain weights.
+    #[serde(rename = "huggingface")]
+    HuggingFace,
+    /// pack-quantized integers with scales.
+    CompressedTensors,
+}
+
+/// Storage of weights that are not quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExportDtype {
+    /// bfloat16.
+    Bf16,
+    /// float32.
+    F32,
+}
