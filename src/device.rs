@@ -1,1 +1,143 @@
-//! (to be written)
+//! From a device name to a Burn device; what depends on the backends of Burn stands here.
+
+use burn::tensor::Device;
+use thiserror::Error;
+
+/// Device names that recipes and `--device` know, each with the cargo feature of the same name.
+pub const DEVICE_NAMES: [&str; 5] = ["flex", "wgpu", "vulkan", "tch", "cuda"];
+
+/// Why a device cannot be used.
+#[derive(Debug, Error, Clone, PartialEq, Eq)]
+pub enum DeviceError {
+    /// Not a name of [`DEVICE_NAMES`].
+    #[error("`{name}` is not a device; known devices: {}", DEVICE_NAMES.join(", "))]
+    Unknown {
+        /// As the user typed it.
+        name: String,
+    },
+    /// The name is known, but this binary was built without its backend.
+    #[error(
+        "device `{name}` is not linked into this binary (it has {}); build it in with `cargo build --release --features {name}`",
+        linked().join(", ")
+    )]
+    NotLinked {
+        /// The device asked for.
+        name: String,
+    },
+    /// The backend is linked, but the machine has nothing it can drive.
+    #[error("no `{name}` device on this machine; {help}")]
+    Absent {
+        /// The device asked for.
+        name: String,
+        /// How to get one.
+        help: &'static str,
+    },
+}
+
+/// Devices whose backend this binary holds.
+pub fn linked() -> Vec<&'static str> {
+    let has = [
+        cfg!(feature = "flex"),
+        cfg!(feature = "wgpu"),
+        cfg!(feature = "vulkan"),
+        cfg!(feature = "tch"),
+        cfg!(feature = "cuda"),
+    ];
+    DEVICE_NAMES
+        .into_iter()
+        .zip(has)
+        .filter_map(|(name, linked)| linked.then_some(name))
+        .collect()
+}
+
+/// Opens the device of that name.
+///
+/// Tensors made on it record no graph; training asks for gradients leaf by leaf.
+pub fn open(name: &str) -> Result<Device, DeviceError> {
+    match name {
+        #[cfg(feature = "flex")]
+        "flex" => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        "wgpu" => first_of(burn::tensor::DeviceType::Wgpu, name, GPU_HELP),
+        #[cfg(feature = "vulkan")]
+        "vulkan" => first_of(burn::tensor::DeviceType::Vulkan, name, GPU_HELP),
+        #[cfg(feature = "tch")]
+        "tch" => {
+            #[expect(
+                deprecated,
+                reason = "libtorch is optional here and goes when Burn drops it"
+            )]
+            let device = Device::libtorch();
+            Ok(device)
+        }
+        #[cfg(feature = "cuda")]
+        "cuda" => first_of(
+            burn::tensor::DeviceType::Cuda,
+            name,
+            "an NVIDIA GPU with its driver and the CUDA 12 toolkit is needed",
+        ),
+        name if DEVICE_NAMES.contains(&name) => Err(DeviceError::NotLinked {
+            name: name.to_owned(),
+        }),
+        name => Err(DeviceError::Unknown {
+            name: name.to_owned(),
+        }),
+    }
+}
+
+/// Whether tensors of this device live in the process's own memory, where several threads may work on
+/// separate graphs at once and reading a tensor costs nothing.
+pub fn is_host(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    {
+        *device == Device::flex()
+    }
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
+#[cfg(any(feature = "wgpu", feature = "vulkan"))]
+const GPU_HELP: &str = "install a Vulkan driver and check that `vulkaninfo` lists a device";
+
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "cuda"))]
+fn first_of(
+    kind: burn::tensor::DeviceType,
+    name: &str,
+    help: &'static str,
+) -> Result<Device, DeviceError> {
+    let found = std::panic::catch_unwind(|| Device::enumerate(kind).into_vec());
+    found
+        .ok()
+        .and_then(|devices| devices.into_iter().next())
+        .ok_or(DeviceError::Absent {
+            name: name.to_owned(),
+            help,
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unlinked_device_says_how_to_get_it() {
+        let missing = DEVICE_NAMES
+            .into_iter()
+            .find(|name| !linked().contains(name));
+        let Some(name) = missing else { return };
+        let message = open(name).unwrap_err().to_string();
+        assert!(message.contains(&format!("--features {name}")), "{message}");
+    }
+
+    #[test]
+    fn an_unknown_device_lists_the_known_ones() {
+        let message = open("cdua").unwrap_err().to_string();
+        assert!(
+            message.starts_with("`cdua` is not a device") && message.contains("vulkan"),
+            "{message}"
+        );
+    }
+}

@@ -1,7 +1,19 @@
 //! One decoder-only transformer for teacher and student.
 //!
-//! Shape letters: B batch, T position, D hidden, V vocabulary, K kept classes, N heads, H head size, G groups.
+//! Shape letters: B batch, T position, D hidden, F feed-forward, V vocabulary, K kept classes, N heads, KV key/value
+//! heads, H head size, S positions seen, G groups.
 
+pub mod attention;
 mod config;
+mod decoder;
+pub mod grid;
+pub mod linear;
+pub mod mlp;
+mod parameters;
+pub mod rope;
+mod tap;
 
 pub use config::{DecoderConfig, Rope, RopeScaling};
+pub use decoder::{Decoder, ids_tensor, rms_norm};
+pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};
+pub use tap::{Site, Tap};

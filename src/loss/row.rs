@@ -1,0 +1,195 @@
+//! The loss of one position and its gradient.
+
+use super::LossSums;
+use super::softmax::{Softmax, sum};
+
+/// What is minimised.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossSpec {
+    /// Weight of KL(teacher ‖ student).
+    pub forward_kl: f32,
+    /// Weight of the negative log-likelihood of the text; never softened.
+    pub cross_entropy: f32,
+    /// Temperature of the KL.
+    pub temperature: f32,
+}
+
+/// What the cache holds of the teacher at one position.
+#[derive(Debug, Clone, Copy)]
+pub struct Support<'a> {
+    /// Token ids, distinct.
+    pub ids: &'a [u32],
+    /// Natural log-probabilities of those ids at temperature 1.
+    pub log_probs: &'a [f32],
+    /// ln Σ exp(log_prob / T) over the whole vocabulary, at the temperature of the loss.
+    pub log_sum_exp: f32,
+}
+
+impl Support<'_> {
+    /// Probabilities on the support at a temperature, and the mass outside it.
+    ///
+    /// Log-probabilities come rounded from a cache: where their sum exceeds one by that, they are scaled back.
+    pub(super) fn probs(&self, temperature: f32) -> (Vec<f32>, f32) {
+        let inverse = temperature.recip();
+        let mut probs: Vec<f32> = self
+            .log_probs
+            .iter()
+            .map(|log_prob| (log_prob * inverse - self.log_sum_exp).exp())
+            .collect();
+        let mass: f64 = probs.iter().map(|&prob| f64::from(prob)).sum();
+        if mass > 1.0 {
+            probs
+                .iter_mut()
+                .for_each(|prob| *prob = (f64::from(*prob) / mass) as f32);
+        }
+        (probs, (1.0 - mass).max(0.0) as f32)
+    }
+}
+
+/// What one position is measured against. Position `t` is about token `t + 1`: nothing is shifted here.
+#[derive(Debug, Clone, Copy)]
+pub struct RowTarget<'a> {
+    /// The token that came.
+    pub label: u32,
+    /// The teacher's opinion; without it the KL has no value.
+    pub support: Option<Support<'a>>,
+}
+
+/// Value of the loss at one position; writes d loss / d logits over `logits`.
+///
+/// The KL pools all classes outside the support into one bucket on both sides, so that each side sums to one:
+///
+/// ```text
+/// KL = Σ_K p (ln p − ln q)  +  p_tail (ln p_tail − ln q_tail)          loss = w_kl T² KL + w_ce CE
+/// T dKL/dz_j = q_j − p_j                       on the support
+///            = q_j (1 − p_tail / q_tail)       outside
+/// ```
+///
+/// Pooling can only lower the divergence, and with `K = V` it is exact. Renormalising over the support would
+/// let the student move mass into the tail unseen.
+///
+/// `scratch` is as long as `logits` and is overwritten.
+///
+/// Reference: Hinton, Vinyals, Dean 2015, <https://arxiv.org/abs/1503.02531>, section 2.
+///
+/// # Panics
+///
+/// If an id is not below the number of logits: ids are checked where they enter the program.
+pub fn loss_row(
+    logits: &mut [f32],
+    scratch: &mut [f32],
+    target: RowTarget<'_>,
+    spec: &LossSpec,
+) -> LossSums {
+    let label = target.label as usize;
+    let label_logit = logits[label];
+    let support = target.support.filter(|_| spec.forward_kl != 0.0);
+    let mut forward_kl = 0.0;
+    let plain = if let Some(support) = support {
+        let temperature = spec.temperature;
+        let softmax = Softmax::of(logits, temperature, scratch);
+        let kl = bucketed_kl(scratch, softmax.sum, &support, temperature);
+        forward_kl = f64::from(temperature * temperature) * kl.value;
+
+        let weight = spec.forward_kl * temperature;
+        let outside = weight * kl.outside_slope / softmax.sum;
+        let plain = if temperature == 1.0 {
+            let slope = outside + spec.cross_entropy / softmax.sum;
+            logits
+                .iter_mut()
+                .zip(&*scratch)
+                .for_each(|(gradient, exp)| *gradient = slope * exp);
+            softmax
+        } else {
+            let plain = Softmax::in_place(logits, 1.0);
+            let slope = spec.cross_entropy / plain.sum;
+            logits
+                .iter_mut()
+                .zip(&*scratch)
+                .for_each(|(gradient, exp)| *gradient = slope * *gradient + outside * exp);
+            plain
+        };
+        for (&id, slope) in support.ids.iter().zip(kl.support_slopes) {
+            logits[id as usize] += weight * slope - outside * scratch[id as usize];
+        }
+        plain
+    } else {
+        let plain = Softmax::in_place(logits, 1.0);
+        let slope = spec.cross_entropy / plain.sum;
+        logits.iter_mut().for_each(|gradient| *gradient *= slope);
+        plain
+    };
+    logits[label] -= spec.cross_entropy;
+
+    let cross_entropy = f64::from(plain.log_sum_exp() - label_logit);
+    let total =
+        f64::from(spec.forward_kl) * forward_kl + f64::from(spec.cross_entropy) * cross_entropy;
+    LossSums {
+        total,
+        forward_kl,
+        cross_entropy,
+        positions: 1,
+    }
+}
+
+/// A divergence and its slopes with respect to the softened logits.
+pub(super) struct BucketedKl {
+    pub(super) value: f64,
+    /// `q − p` for each id of the support.
+    support_slopes: Vec<f32>,
+    /// `1 − p_tail / q_tail`: times `q` it is the slope of every other class.
+    outside_slope: f32,
+}
+
+/// KL over the support and one bucket, from the student's exponentials and their sum.
+///
+/// The student's tail is summed over the classes outside the support; taken as 1 − Σ_K q it would be rounding
+/// noise once the student is sure of itself. `exps` is changed for that sum and put back.
+pub(super) fn bucketed_kl(
+    exps: &mut [f32],
+    exps_sum: f32,
+    support: &Support<'_>,
+    temperature: f32,
+) -> BucketedKl {
+    let (teacher, teacher_tail) = support.probs(temperature);
+    let kept: Vec<f32> = support
+        .ids
+        .iter()
+        .map(|&id| std::mem::take(&mut exps[id as usize]))
+        .collect();
+    let outside = sum(exps);
+    for (&id, &exp) in support.ids.iter().zip(&kept) {
+        exps[id as usize] = exp;
+    }
+
+    let mut value = 0.0;
+    let mut support_slopes = Vec::with_capacity(kept.len());
+    for (&p, &exp) in teacher.iter().zip(&kept) {
+        let q = exp / exps_sum;
+        value += relative_entropy(p, q);
+        support_slopes.push(q - p);
+    }
+    if kept.len() == exps.len() {
+        return BucketedKl {
+            value,
+            support_slopes,
+            outside_slope: 0.0,
+        };
+    }
+    let student_tail = (outside / exps_sum).max(f32::MIN_POSITIVE);
+    value += relative_entropy(teacher_tail, student_tail);
+    BucketedKl {
+        value,
+        support_slopes,
+        outside_slope: 1.0 - teacher_tail / student_tail,
+    }
+}
+
+/// `p (ln p − ln q)`, 0 at `p = 0`.
+fn relative_entropy(p: f32, q: f32) -> f64 {
+    if p <= 0.0 {
+        return 0.0;
+    }
+    let (p, q) = (f64::from(p), f64::from(q.max(f32::MIN_POSITIVE)));
+    p * (p.ln() - q.ln())
+}

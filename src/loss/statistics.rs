@@ -1,0 +1,58 @@
+//! What an evaluation wants to know of one position.
+
+use super::row::{RowTarget, bucketed_kl};
+use super::softmax::Softmax;
+
+/// Measures of one position, all at temperature 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowStatistics {
+    /// Negative log-likelihood of the token that came, in nats.
+    pub cross_entropy: f64,
+    /// KL(teacher ‖ student) on the support and one bucket, in nats, if the teacher's opinion is known.
+    pub forward_kl: Option<f64>,
+    /// The likeliest token; the first of equals.
+    pub top_id: u32,
+    /// Its probability.
+    pub confidence: f32,
+    /// The teacher's likeliest token.
+    pub teacher_top_id: Option<u32>,
+}
+
+/// Measures one position. Overwrites `logits`.
+///
+/// `target.support` must be given at temperature 1.
+///
+/// # Panics
+///
+/// If an id is not below the number of logits.
+pub fn row_statistics(logits: &mut [f32], target: RowTarget<'_>) -> RowStatistics {
+    let label_logit = logits[target.label as usize];
+    let softmax = Softmax::in_place(logits, 1.0);
+    let (top_id, top_exp) =
+        logits.iter().enumerate().fold(
+            (0, 0.0_f32),
+            |best, (id, &exp)| if exp > best.1 { (id, exp) } else { best },
+        );
+    let forward_kl = target
+        .support
+        .map(|support| bucketed_kl(logits, softmax.sum, &support, 1.0).value);
+    let teacher_top_id = target.support.and_then(|support| {
+        let best = |best: Option<(u32, f32)>, (&id, &log_prob): (&u32, &f32)| match best {
+            Some((_, most)) if most >= log_prob => best,
+            _ => Some((id, log_prob)),
+        };
+        support
+            .ids
+            .iter()
+            .zip(support.log_probs)
+            .fold(None, best)
+            .map(|(id, _)| id)
+    });
+    RowStatistics {
+        cross_entropy: f64::from(softmax.log_sum_exp() - label_logit),
+        forward_kl,
+        top_id: u32::try_from(top_id).expect("a vocabulary has fewer than 2^32 tokens"),
+        confidence: top_exp / softmax.sum,
+        teacher_top_id,
+    }
+}

@@ -1,0 +1,133 @@
+//! Grouped-query causal attention.
+
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::linear::linear;
+use super::rope::RopeTable;
+use super::{DecoderConfig, Site, Tap};
+
+/// Added to the scores of positions that may not be seen; its exponential is 0, and unlike minus infinity it
+/// cannot turn into NaN on a device that subtracts it from itself.
+const HIDDEN: f32 = -1e9;
+
+/// Weights of one attention layer, as Hugging Face stores them.
+#[derive(Debug, Clone)]
+pub struct Attention {
+    /// `[N·H, D]`
+    pub q_proj: Tensor<2>,
+    /// `[KV·H, D]`
+    pub k_proj: Tensor<2>,
+    /// `[KV·H, D]`
+    pub v_proj: Tensor<2>,
+    /// `[D, N·H]`
+    pub o_proj: Tensor<2>,
+}
+
+/// Keys and values of the positions that were already read, `[B, KV, S, H]` each.
+#[derive(Debug, Clone, Default)]
+pub struct KeyValues {
+    kept: Option<(Tensor<4>, Tensor<4>)>,
+}
+
+impl KeyValues {
+    /// Positions held.
+    pub fn len(&self) -> usize {
+        self.kept.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
+    }
+
+    /// Whether nothing was read yet.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_none()
+    }
+
+    fn extend(&mut self, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+        let joined = match self.kept.take() {
+            None => (keys, values),
+            Some((old_keys, old_values)) => (
+                Tensor::cat(vec![old_keys, keys], 2),
+                Tensor::cat(vec![old_values, values], 2),
+            ),
+        };
+        self.kept = Some(joined.clone());
+        joined
+    }
+}
+
+/// What all layers of one forward pass share.
+pub struct AttentionContext {
+    rope: RopeTable,
+    mask: Tensor<4>, // [1, 1, N/KV · T, S]
+}
+
+impl AttentionContext {
+    /// For `num_new` positions that follow `num_past` ones.
+    pub fn new(config: &DecoderConfig, num_past: usize, num_new: usize, device: &Device) -> Self {
+        let total = num_past + num_new;
+        let groups = config.num_attention_heads / config.num_key_value_heads;
+        let mut mask = Vec::with_capacity(groups * num_new * total);
+        for _ in 0..groups {
+            for position in num_past..total {
+                mask.extend((0..total).map(|seen| if seen <= position { 0.0 } else { HIDDEN }));
+            }
+        }
+        Self {
+            rope: RopeTable::new(config, num_past..total, device),
+            mask: Tensor::from_data(
+                TensorData::new(mask, [1, 1, groups * num_new, total]),
+                device,
+            ),
+        }
+    }
+}
+
+impl Attention {
+    /// Mixes positions.
+    ///
+    /// The query heads that share a key/value head are laid behind each other along the positions, so that
+    /// keys and values are never repeated: `[B, KV, G·T, H] · [B, KV, H, S]`.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[B, T, D]`, returned alike.
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        config: &DecoderConfig,
+        context: &AttentionContext,
+        past: Option<&mut KeyValues>,
+        tap: &mut Tap<'_>,
+    ) -> Tensor<3> {
+        let [batch, seq, _] = x.dims();
+        let (heads, kv_heads, head_dim) = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        );
+        let groups = heads / kv_heads;
+        tap.observe(Site::AttentionInput, &x);
+
+        let split =
+            |x: Tensor<3>, heads: usize| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
+        let queries = context
+            .rope
+            .rotate(split(linear(x.clone(), &self.q_proj), heads)); // [B, N, T, H]
+        let keys = context
+            .rope
+            .rotate(split(linear(x.clone(), &self.k_proj), kv_heads)); // [B, KV, T, H]
+        let values = split(linear(x, &self.v_proj), kv_heads);
+        let (keys, values) = match past {
+            Some(past) => past.extend(keys, values), // [B, KV, S, H]
+            None => (keys, values),
+        };
+
+        let queries = queries.mul_scalar((head_dim as f64).powf(-0.5));
+        let queries = queries.reshape([batch, kv_heads, groups * seq, head_dim]); // [B, KV, G·T, H]
+        let scores = queries.matmul(keys.transpose()) + context.mask.clone(); // [B, KV, G·T, S]
+        let mixed = softmax(scores, 3).matmul(values); // [B, KV, G·T, H]
+        let mixed = mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2);
+        let mixed = mixed.reshape([batch, seq, heads * head_dim]); // [B, T, N·H]
+        tap.observe(Site::AttentionOutput, &mixed);
+        linear(mixed, &self.o_proj)
+    }
+}

@@ -1,0 +1,52 @@
+//! A tap shows what flows into the linear layers, for pruning scores and calibration.
+
+use burn::tensor::Tensor;
+
+/// A place whose activations enter linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Site {
+    /// Enters `q_proj`, `k_proj` and `v_proj`.
+    AttentionInput,
+    /// Enters `o_proj`.
+    AttentionOutput,
+    /// Enters `gate_proj` and `up_proj`.
+    MlpInput,
+    /// Enters `down_proj`.
+    MlpHidden,
+}
+
+type Observer<'a> = dyn FnMut(usize, Site, &Tensor<3>) + 'a;
+
+/// Receives activations during a forward pass; does nothing unless it was given an observer.
+pub struct Tap<'a> {
+    layer: usize,
+    observer: Option<&'a mut Observer<'a>>,
+}
+
+impl<'a> Tap<'a> {
+    /// Observes nothing.
+    pub fn none() -> Self {
+        Self {
+            layer: 0,
+            observer: None,
+        }
+    }
+
+    /// Calls `observer` with the layer, the site and the activations, `[B, T, inputs]`.
+    pub fn new(observer: &'a mut Observer<'a>) -> Self {
+        Self {
+            layer: 0,
+            observer: Some(observer),
+        }
+    }
+
+    pub(super) fn enter(&mut self, layer: usize) {
+        self.layer = layer;
+    }
+
+    pub(super) fn observe(&mut self, site: Site, activations: &Tensor<3>) {
+        if let Some(observer) = &mut self.observer {
+            observer(self.layer, site, activations);
+        }
+    }
+}
