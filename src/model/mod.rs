@@ -5,6 +5,7 @@
 
 pub mod attention;
 mod config;
+mod config_json;
 mod decoder;
 pub mod grid;
 pub mod linear;
@@ -14,6 +15,7 @@ pub mod rope;
 mod tap;
 
 pub use config::{DecoderConfig, Rope, RopeScaling};
+pub use config_json::{ConfigError, KNOWN_ARCHITECTURES};
 pub use decoder::{Decoder, ids_tensor, rms_norm};
 pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};
 pub use tap::{Site, Tap};

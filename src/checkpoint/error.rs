@@ -1,0 +1,77 @@
+//! Why a checkpoint is refused.
+
+use std::io;
+use std::path::PathBuf;
+
+use ::safetensors::{Dtype, SafeTensorError};
+
+use crate::model::ConfigError;
+
+/// Why a checkpoint is refused; every message names the file or the tensor.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum CheckpointError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("`{}` is not JSON: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("`{}`: {source}", path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
+    NoWeights { dir: PathBuf },
+    #[error("the header of `{}` takes {header_bytes} bytes, but the file has {file_bytes}", path.display())]
+    HeaderBeyondFile {
+        path: PathBuf,
+        header_bytes: u64,
+        file_bytes: usize,
+    },
+    #[error("`{}` ({file_bytes} bytes) is not a whole safetensors file: {source}", path.display())]
+    NotSafetensors {
+        path: PathBuf,
+        file_bytes: usize,
+        source: SafeTensorError,
+    },
+    #[error("`{}` has no `weight_map` from tensor names to file names", path.display())]
+    NoWeightMap { path: PathBuf },
+    #[error("`{}` looks for `{tensor}` in `{file}`, which is not the name of a file beside it", path.display())]
+    OutsideFolder {
+        path: PathBuf,
+        tensor: String,
+        file: String,
+    },
+    #[error("shard `{}` is missing; it holds `{tensor}`", path.display())]
+    MissingShard { path: PathBuf, tensor: String },
+    #[error("`{tensor}` is not in `{}`, where the index looks for it", path.display())]
+    NotInShard { path: PathBuf, tensor: String },
+    #[error("`{}` has no tensor `{tensor}`", dir.display())]
+    MissingTensor { dir: PathBuf, tensor: String },
+    #[error("`{}` has a tensor `{tensor}`, which alambic does not understand and must not ignore", dir.display())]
+    UnknownTensor { dir: PathBuf, tensor: String },
+    #[error("`{tensor}` must be {want}, but is {got}")]
+    WrongDtype {
+        tensor: String,
+        want: String,
+        got: Dtype,
+    },
+    #[error("`{tensor}` must have shape {want:?}, but has {got:?}")]
+    WrongShape {
+        tensor: String,
+        want: Vec<usize>,
+        got: Vec<usize>,
+    },
+    #[error("`{tensor}` must hold {want:?}, but holds {got:?}")]
+    WrongPackedShape {
+        tensor: String,
+        want: [usize; 2],
+        got: Vec<i64>,
+    },
+    #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
+    UnevenGroups {
+        tensor: String,
+        cols: usize,
+        group_size: usize,
+    },
+}

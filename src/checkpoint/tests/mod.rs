@@ -1,0 +1,76 @@
+//! Golden folders and what damages them.
+
+mod files;
+mod packed;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::*;
+
+const PLAIN: [&str; 5] = [
+    "hf-llama",
+    "hf-llama-256",
+    "hf-llama-sharded",
+    "hf-llama3-rope",
+    "hf-smollm2-tied",
+];
+const PACKED: [&str; 4] = [
+    "ct-w4a16-g32-sym",
+    "ct-w4a16-g32-sym-tied",
+    "ct-w4a16-channel-sym",
+    "ct-w8a16-g32-sym",
+];
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+/// A copy of a golden folder that a test may damage.
+fn copy(name: &str) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(golden(name)).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, dir.path().join(path.file_name().unwrap())).unwrap();
+        }
+    }
+    dir
+}
+
+#[expect(clippy::disallowed_methods, reason = "the test damages files")]
+fn damage(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+    let mut bytes = fs::read(path).unwrap_or_default();
+    change(&mut bytes);
+    fs::write(path, bytes).unwrap();
+}
+
+fn edit_json(path: &Path, change: impl FnOnce(&mut Value)) {
+    let mut value = read_json(path).unwrap();
+    change(&mut value);
+    damage(path, |bytes| *bytes = serde_json::to_vec(&value).unwrap());
+}
+
+/// A safetensors file with this header and this many bytes of data.
+fn write_raw(path: &Path, header: &str, num_data_bytes: usize) {
+    damage(path, |bytes| {
+        *bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.resize(bytes.len() + num_data_bytes, 0);
+    });
+}
+
+fn refusal(dir: &Path) -> String {
+    Checkpoint::open(dir).unwrap_err().to_string()
+}
+
+fn spec(checkpoint: &Checkpoint, name: &str) -> ParameterSpec {
+    parameter_specs(checkpoint.config())
+        .into_iter()
+        .find(|spec| spec.name == name)
+        .unwrap()
+}

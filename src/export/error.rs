@@ -1,0 +1,55 @@
+//! Why an export could not be written.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why an export could not be written.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ExportError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("`{tensor}` has {want} elements, but {got} were given")]
+    WrongLength {
+        tensor: String,
+        want: usize,
+        got: usize,
+    },
+    #[error(
+        "element {element_idx} of `{tensor}` is {value}, which {dtype} does not hold as a finite number"
+    )]
+    NotFinite {
+        tensor: String,
+        element_idx: usize,
+        value: f32,
+        dtype: &'static str,
+    },
+    #[error("scale {scale_idx} of `{tensor}` is {value}, which bfloat16 does not hold exactly")]
+    InexactScale {
+        tensor: String,
+        scale_idx: usize,
+        value: f32,
+    },
+    #[error("code {code_idx} of `{tensor}` is {code}, which does not fit {bits} bits")]
+    CodeOutOfRange {
+        tensor: String,
+        code_idx: usize,
+        code: i8,
+        bits: u32,
+    },
+    #[error("`bits` must be 4 or 8, but is {bits}")]
+    Bits { bits: u32 },
+    #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
+    UnevenGroups {
+        tensor: String,
+        cols: usize,
+        group_size: usize,
+    },
+    #[error("`{}` has no `tokenizer.json`", source_dir.display())]
+    NoTokenizer { source_dir: PathBuf },
+    #[error("`{}` is not JSON: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}

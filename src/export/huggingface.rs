@@ -1,0 +1,132 @@
+//! Plain Hugging Face folders: weights, `config.json`, `generation_config.json` and the tokenizer's files.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::ExportError;
+use super::safetensors::{dtype_name, encode_weight, write_file};
+use crate::files::{with_path, write_atomically, write_json};
+use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
+use crate::recipe::ExportDtype;
+
+/// Files that a tokenizer may consist of; all but the first are optional.
+const TOKENIZER_FILES: [&str; 9] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+];
+
+/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
+///
+/// `weight` is asked for each weight once, in the order of [`parameter_specs`], and gives it in f32, row-major,
+/// masks applied. One weight in f32 is held at a time, beside the file's contents.
+pub fn write_model(
+    dir: &Path,
+    config: &DecoderConfig,
+    dtype: ExportDtype,
+    mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
+) -> Result<(), ExportError> {
+    let tensors = parameter_specs(config)
+        .iter()
+        .map(|spec| encode_weight(spec, &weight(spec), dtype))
+        .collect::<Result<_, _>>()?;
+    write_file(&dir.join("model.safetensors"), tensors)?;
+    write_configs(dir, config, &config.to_json(dtype_name(dtype)))
+}
+
+/// Writes `config.json` as given and `generation_config.json`.
+pub(super) fn write_configs(
+    dir: &Path,
+    config: &DecoderConfig,
+    json: &Value,
+) -> Result<(), ExportError> {
+    write_json(&dir.join("config.json"), json)?;
+    write_json(
+        &dir.join("generation_config.json"),
+        &config.generation_json(),
+    )?;
+    Ok(())
+}
+
+/// Copies a tokenizer's files byte for byte; `source` is a model folder or a `tokenizer.json` file.
+///
+/// A source without `tokenizer_config.json` gets a small one, since transformers does not load a tokenizer without:
+/// the class that reads any `tokenizer.json`, and the special tokens that the config names by id.
+pub fn write_tokenizer(
+    dir: &Path,
+    config: &DecoderConfig,
+    source: &Path,
+) -> Result<(), ExportError> {
+    if source.is_file() {
+        copy_file(source, &dir.join("tokenizer.json"))?;
+    } else {
+        for name in TOKENIZER_FILES {
+            let path = source.join(name);
+            if path.exists() {
+                copy_file(&path, &dir.join(name))?;
+            } else if name == "tokenizer.json" {
+                let source_dir = source.to_path_buf();
+                return Err(ExportError::NoTokenizer { source_dir });
+            }
+        }
+    }
+    let path = dir.join("tokenizer_config.json");
+    if !path.exists() {
+        write_json(&path, &tokenizer_config(dir, config)?)?;
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<(), ExportError> {
+    let bytes = fs::read(from).map_err(|error| with_path(error, from))?;
+    write_atomically(to, |out| out.write_all(&bytes))?;
+    Ok(())
+}
+
+/// A `tokenizer_config.json` for the `tokenizer.json` in `dir`.
+fn tokenizer_config(dir: &Path, config: &DecoderConfig) -> Result<Value, ExportError> {
+    let path = dir.join("tokenizer.json");
+    let bytes = fs::read(&path).map_err(|error| with_path(error, &path))?;
+    let tokenizer: Value =
+        serde_json::from_slice(&bytes).map_err(|source| ExportError::Json { path, source })?;
+    let mut json = Map::new();
+    json.insert(
+        "model_max_length".to_owned(),
+        config.max_position_embeddings.into(),
+    );
+    json.insert(
+        "tokenizer_class".to_owned(),
+        json!("PreTrainedTokenizerFast"),
+    );
+    for (key, id) in [
+        ("bos_token", config.bos_token_id),
+        ("eos_token", config.eos_token_ids.first().copied()),
+        ("pad_token", config.pad_token_id),
+    ] {
+        if let Some(token) = id.and_then(|id| token_text(&tokenizer, id)) {
+            json.insert(key.to_owned(), json!(token));
+        }
+    }
+    Ok(Value::Object(json))
+}
+
+/// Text of a special token, which `tokenizer.json` lists among `added_tokens`.
+fn token_text(tokenizer: &Value, id: u32) -> Option<&str> {
+    let added = tokenizer.get("added_tokens")?.as_array()?;
+    let token = added
+        .iter()
+        .find(|token| token.get("id").and_then(Value::as_u64) == Some(id.into()))?;
+    token.get("content")?.as_str()
+}
+
+#[cfg(test)]
+#[path = "huggingface_tests.rs"]
+mod tests;

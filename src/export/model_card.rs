@@ -1,0 +1,313 @@
+//! The model card: README.md of an export, written from what was measured.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
+
+/// What the card says; nothing in it is estimated.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CardFacts {
+    /// Name of the recipe.
+    pub name: String,
+    /// Name of the teacher, if there was one.
+    pub teacher: Option<String>,
+    /// Architecture of the model.
+    pub config: DecoderConfig,
+    /// How weights are stored, such as `int4, groups of 32, bfloat16 scales`.
+    pub storage: String,
+    /// Bytes of the weights file.
+    pub weights_bytes: u64,
+    /// Column titles of the table of measurements; the first names the pass.
+    pub columns: Vec<String>,
+    /// One row per pass, as many cells as there are columns.
+    pub rows: Vec<Vec<String>>,
+    /// How the folder differs from the model that was trained.
+    pub verification: Option<VerificationFacts>,
+    /// Whether weights are in compressed-tensors, which transformers needs a package for.
+    pub is_compressed: bool,
+}
+
+/// The folder, read back, against the student in memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct VerificationFacts {
+    /// Validation positions compared.
+    pub num_positions: u64,
+    /// Largest absolute difference of a logit.
+    pub max_logit_difference: f64,
+    /// KL(student in memory ‖ folder), nats per position.
+    pub kl: f64,
+    /// Share of positions whose likeliest token is the same.
+    pub top_1_agreement: f64,
+    /// Largest difference that the recipe allowed.
+    pub max_logit_difference_allowed: f64,
+}
+
+/// Text of the card: YAML front matter as the Hugging Face hub reads it, then Markdown.
+pub fn model_card(facts: &CardFacts) -> String {
+    let mut card = front_matter(facts);
+    let _ = write!(card, "\n# {}\n\n", facts.name); // writing to a string cannot fail
+    match &facts.teacher {
+        Some(teacher) => {
+            let _ = writeln!(
+                card,
+                "A student of `{teacher}`, made by alambic. `recipe.yaml` made it."
+            );
+        }
+        None => card.push_str("Made by alambic from text alone. `recipe.yaml` made it.\n"),
+    }
+    sizes(&mut card, facts);
+    measurements(&mut card, facts);
+    if let Some(verification) = &facts.verification {
+        verified(&mut card, verification);
+    }
+    loading(&mut card, facts.is_compressed);
+    card
+}
+
+fn front_matter(facts: &CardFacts) -> String {
+    let mut text = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n".to_owned();
+    if let Some(teacher) = &facts.teacher {
+        let quoted = Value::from(teacher.as_str()); // a JSON string is a YAML string
+        let _ = writeln!(text, "base_model: {quoted}");
+    }
+    text.push_str("tags:\n- alambic\n- distillation\n");
+    if facts.is_compressed {
+        text.push_str("- compressed-tensors\n");
+    }
+    text.push_str("---\n");
+    text
+}
+
+fn sizes(card: &mut String, facts: &CardFacts) {
+    let config = &facts.config;
+    let num_parameters: usize = parameter_specs(config)
+        .iter()
+        .map(ParameterSpec::num_elements)
+        .sum();
+    let tied = if config.tie_word_embeddings {
+        "tied"
+    } else {
+        "untied"
+    };
+    card.push_str("\n## Size\n\n");
+    table(
+        card,
+        &["what".to_owned(), "value".to_owned()],
+        &[
+            ("parameters", grouped(num_parameters as u64)),
+            ("layers", config.num_hidden_layers.to_string()),
+            ("hidden size", config.hidden_size.to_string()),
+            (
+                "attention heads / key-value heads",
+                format!(
+                    "{} / {}",
+                    config.num_attention_heads, config.num_key_value_heads
+                ),
+            ),
+            (
+                "vocabulary",
+                format!("{}, {tied} output", grouped(config.vocab_size as u64)),
+            ),
+            (
+                "longest context",
+                grouped(config.max_position_embeddings as u64),
+            ),
+            ("storage", facts.storage.clone()),
+            (
+                "weights file",
+                format!("{} bytes", grouped(facts.weights_bytes)),
+            ),
+        ]
+        .map(|(what, value)| vec![what.to_owned(), value]),
+    );
+}
+
+fn measurements(card: &mut String, facts: &CardFacts) {
+    if facts.rows.is_empty() {
+        return;
+    }
+    card.push_str("\n## Measured on the validation text, after each pass\n\n");
+    table(card, &facts.columns, &facts.rows);
+}
+
+fn verified(card: &mut String, facts: &VerificationFacts) {
+    let _ = write!(
+        card,
+        "\n## Verified\n\nThis folder was read back and compared with the model in memory on {} positions: \
+         largest logit difference {:.2e} (allowed {:.2e}), KL {:.2e} nats, same likeliest token at {:.2} % of positions.\n",
+        grouped(facts.num_positions),
+        facts.max_logit_difference,
+        facts.max_logit_difference_allowed,
+        facts.kl,
+        100.0 * facts.top_1_agreement,
+    );
+}
+
+fn loading(card: &mut String, is_compressed: bool) {
+    let packages = if is_compressed {
+        "transformers torch compressed-tensors"
+    } else {
+        "transformers torch"
+    };
+    let _ = write!(
+        card,
+        "\n## Use\n\n\
+         With transformers (`pip install {packages}`):\n\n\
+         ```python\n\
+         from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
+         tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
+         model = AutoModelForCausalLM.from_pretrained(\".\")\n\
+         inputs = tokenizer(\"It was\", return_tensors=\"pt\")\n\
+         print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))\n\
+         ```\n\n\
+         With vLLM:\n\n\
+         ```sh\n\
+         vllm serve .\n\
+         ```\n"
+    );
+}
+
+fn table(card: &mut String, columns: &[String], rows: &[Vec<String>]) {
+    let rule = vec!["---".to_owned(); columns.len()];
+    for cells in [columns, &rule]
+        .into_iter()
+        .chain(rows.iter().map(Vec::as_slice))
+    {
+        let cells: Vec<_> = cells.iter().map(|cell| escaped(cell)).collect();
+        let _ = writeln!(card, "| {} |", cells.join(" | "));
+    }
+}
+
+/// A cell that cannot end itself or its row.
+fn escaped(cell: &str) -> String {
+    cell.replace('|', "\\|").replace(['\n', '\r'], " ")
+}
+
+/// A count with thousands separators.
+fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let first = digits.len() % 3;
+    let (head, tail) = digits.split_at(first);
+    let mut groups: Vec<&str> = Vec::new();
+    if !head.is_empty() {
+        groups.push(head);
+    }
+    let mut rest = tail;
+    while !rest.is_empty() {
+        let (group, after) = rest.split_at(3);
+        groups.push(group);
+        rest = after;
+    }
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Rope, RopeScaling};
+
+    fn facts() -> CardFacts {
+        CardFacts {
+            name: "quickstart".to_owned(),
+            teacher: Some("austen-teacher".to_owned()),
+            config: DecoderConfig {
+                vocab_size: 4096,
+                hidden_size: 128,
+                intermediate_size: 352,
+                num_hidden_layers: 4,
+                num_attention_heads: 4,
+                num_key_value_heads: 2,
+                head_dim: 32,
+                rms_norm_eps: 1e-5,
+                rope: Rope {
+                    theta: 10_000.0,
+                    scaling: RopeScaling::Default,
+                },
+                max_position_embeddings: 256,
+                tie_word_embeddings: true,
+                bos_token_id: None,
+                eos_token_ids: vec![0],
+                pad_token_id: None,
+            },
+            storage: "int4, groups of 32".to_owned(),
+            weights_bytes: 1_483_000,
+            columns: vec!["pass".to_owned(), "loss".to_owned()],
+            rows: vec![
+                vec!["00-distill".to_owned(), "4.21".to_owned()],
+                vec!["01-a|b".to_owned(), "4.30".to_owned()],
+            ],
+            verification: Some(VerificationFacts {
+                num_positions: 12_345,
+                max_logit_difference: 0.000_031,
+                kl: 1.5e-9,
+                top_1_agreement: 0.9995,
+                max_logit_difference_allowed: 1e-3,
+            }),
+            is_compressed: true,
+        }
+    }
+
+    #[test]
+    fn the_card_says_what_was_measured() {
+        let card = model_card(&facts());
+        // By hand: 4096 * 128 + 4 * (2 * 128 + 128 * (128 + 64 + 64 + 128) + 3 * 128 * 352) + 128.
+        assert!(card.contains("| parameters | 1,262,720 |"), "{card}");
+        assert!(
+            card.contains("| vocabulary | 4,096, tied output |"),
+            "{card}"
+        );
+        assert!(
+            card.contains("| weights file | 1,483,000 bytes |"),
+            "{card}"
+        );
+        assert!(
+            card.contains(
+                "| pass | loss |\n| --- | --- |\n| 00-distill | 4.21 |\n| 01-a\\|b | 4.30 |\n"
+            ),
+            "{card}"
+        );
+        assert!(
+            card.contains("on 12,345 positions: largest logit difference 3.10e-5 (allowed 1.00e-3), KL 1.50e-9 nats, same likeliest token at 99.95 % of positions."),
+            "{card}"
+        );
+        assert!(
+            card.contains("pip install transformers torch compressed-tensors"),
+            "{card}"
+        );
+    }
+
+    #[test]
+    fn the_front_matter_comes_first_and_quotes_the_teacher() {
+        let mut facts = facts();
+        facts.teacher = Some("a: \"b\"\nc".to_owned());
+        let card = model_card(&facts);
+        assert!(
+            card.starts_with(
+                "---\nlibrary_name: transformers\npipeline_tag: text-generation\n\
+                 base_model: \"a: \\\"b\\\"\\nc\"\ntags:\n- alambic\n- distillation\n- compressed-tensors\n---\n"
+            ),
+            "{card}"
+        );
+    }
+
+    #[test]
+    fn what_was_not_measured_is_not_mentioned() {
+        let mut facts = facts();
+        facts.teacher = None;
+        facts.rows.clear();
+        facts.verification = None;
+        facts.is_compressed = false;
+        let card = model_card(&facts);
+        for absent in ["base_model", "Measured", "Verified", "compressed-tensors"] {
+            assert!(!card.contains(absent), "{absent}: {card}");
+        }
+    }
+
+    #[test]
+    fn counts_are_grouped_by_thousands() {
+        let got = [0, 12, 999, 1_000, 1_234_567].map(grouped);
+        assert_eq!(got, ["0", "12", "999", "1,000", "1,234,567"]);
+    }
+}

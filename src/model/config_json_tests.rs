@@ -1,0 +1,244 @@
+use super::*;
+
+fn llama() -> Value {
+    json!({
+        "architectures": ["LlamaForCausalLM"],
+        "vocab_size": 320, "hidden_size": 128, "intermediate_size": 256,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "rms_norm_eps": 1e-5, "max_position_embeddings": 256, "hidden_act": "silu",
+        "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+        "rope_theta": 10000.0,
+    })
+}
+
+fn llama3_scaling() -> Value {
+    json!({
+        "rope_type": "llama3", "factor": 8, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    })
+}
+
+/// The sample with some keys replaced.
+fn with(changes: Value) -> Value {
+    let mut json = llama();
+    for (key, value) in changes.as_object().unwrap() {
+        json[key] = value.clone();
+    }
+    json
+}
+
+fn refusal(changes: Value) -> String {
+    DecoderConfig::from_json(&with(changes))
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn an_old_style_config_is_read_with_defaults_filled_in() {
+    let config = DecoderConfig::from_json(&llama()).unwrap();
+    assert_eq!(
+        config,
+        DecoderConfig {
+            vocab_size: 320,
+            hidden_size: 128,
+            intermediate_size: 256,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 32,
+            rms_norm_eps: 1e-5,
+            rope: Rope {
+                theta: 10_000.0,
+                scaling: RopeScaling::Default
+            },
+            max_position_embeddings: 256,
+            tie_word_embeddings: false,
+            bos_token_id: Some(1),
+            eos_token_ids: vec![2],
+            pad_token_id: Some(0),
+        }
+    );
+    let mut bare = with(json!({ "num_key_value_heads": null }));
+    bare.as_object_mut()
+        .unwrap()
+        .retain(|key, _| !["rms_norm_eps", "rope_theta"].contains(&key.as_str()));
+    let config = DecoderConfig::from_json(&bare).unwrap();
+    assert_eq!(config.num_key_value_heads, 4);
+    assert_eq!((config.rms_norm_eps, config.rope.theta), (1e-6, 10_000.0));
+}
+
+#[test]
+fn both_styles_of_rope_settings_give_the_same_config() {
+    let mut parameters = llama3_scaling();
+    parameters["rope_theta"] = json!(5e5);
+    let want = Rope {
+        theta: 5e5,
+        scaling: RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 64,
+        },
+    };
+    let old = with(json!({ "rope_theta": 5e5, "rope_scaling": llama3_scaling() }));
+    let new = with(json!({ "rope_theta": null, "rope_parameters": parameters }));
+    let both = with(json!({
+        "rope_theta": 5e5, "rope_scaling": llama3_scaling(), "rope_parameters": parameters
+    }));
+    for json in [old, new, both] {
+        assert_eq!(DecoderConfig::from_json(&json).unwrap().rope, want);
+    }
+}
+
+#[test]
+fn rope_styles_that_disagree_are_refused() {
+    let message = refusal(json!({ "rope_parameters": { "rope_theta": 5e5 } }));
+    assert!(message.contains("disagree"), "{message}");
+    assert!(
+        message.contains("500000") && message.contains("10000"),
+        "{message}"
+    );
+    let message = refusal(json!({ "rope_scaling": null, "rope_parameters": llama3_scaling() }));
+    assert!(message.contains("disagree"), "{message}");
+}
+
+#[test]
+fn end_of_text_is_one_id_or_several() {
+    let eos = |value| {
+        DecoderConfig::from_json(&with(json!({ "eos_token_id": value })))
+            .unwrap()
+            .eos_token_ids
+    };
+    assert_eq!(eos(json!(7)), [7]);
+    assert_eq!(eos(json!([7, 9])), [7, 9]);
+    assert_eq!(eos(json!(null)), [0_u32; 0]);
+    let config = DecoderConfig::from_json(&with(json!({ "pad_token_id": -1 }))).unwrap();
+    assert_eq!(config.pad_token_id, None);
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    for changes in [
+        json!({}),
+        json!({ "head_dim": 48, "tie_word_embeddings": true, "eos_token_id": [2, 5] }),
+        json!({ "rope_theta": 5e5, "rope_scaling": llama3_scaling(), "eos_token_id": null }),
+    ] {
+        let config = DecoderConfig::from_json(&with(changes)).unwrap();
+        let json = config.to_json("bfloat16");
+        assert_eq!(DecoderConfig::from_json(&json).unwrap(), config);
+        assert_eq!(
+            [&json["dtype"], &json["torch_dtype"]],
+            ["bfloat16", "bfloat16"]
+        );
+        assert_eq!(json["rope_theta"], json["rope_parameters"]["rope_theta"]);
+        assert_eq!(
+            config.generation_json()["eos_token_id"],
+            json["eos_token_id"]
+        );
+    }
+}
+
+#[test]
+fn each_style_of_a_written_config_is_complete_alone() {
+    let config = DecoderConfig::from_json(&with(
+        json!({ "rope_theta": 5e5, "rope_scaling": llama3_scaling() }),
+    ))
+    .unwrap();
+    for left_out in [&["rope_parameters"][..], &["rope_theta", "rope_scaling"]] {
+        let mut json = config.to_json("float32");
+        json.as_object_mut()
+            .unwrap()
+            .retain(|key, _| !left_out.contains(&key.as_str()));
+        assert_eq!(DecoderConfig::from_json(&json).unwrap(), config);
+    }
+}
+
+#[test]
+fn other_architectures_are_refused_by_name() {
+    assert_eq!(
+        refusal(json!({ "architectures": ["GPT2LMHeadModel"] })),
+        "unknown architecture `GPT2LMHeadModel`; known: `LlamaForCausalLM`"
+    );
+    assert_eq!(
+        refusal(json!({ "architectures": null })),
+        "`architectures` is missing"
+    );
+    assert_eq!(
+        refusal(json!({ "architectures": 3 })),
+        "`architectures` must be a list of names, but is `3`"
+    );
+    let error = DecoderConfig::from_json(&json!([1, 2])).unwrap_err();
+    assert_eq!(error.to_string(), "`architectures` is missing");
+}
+
+#[test]
+fn parts_that_the_decoder_lacks_are_refused() {
+    assert_eq!(
+        refusal(json!({ "attention_bias": true })),
+        "`attention_bias` must be `false`, but is `true`"
+    );
+    assert_eq!(
+        refusal(json!({ "mlp_bias": true })),
+        "`mlp_bias` must be `false`, but is `true`"
+    );
+    assert_eq!(
+        refusal(json!({ "hidden_act": "gelu" })),
+        "`hidden_act` must be `silu`, but is `\"gelu\"`"
+    );
+    assert_eq!(
+        refusal(json!({ "rope_scaling": { "type": "yarn", "factor": 2.0 } })),
+        "`rope_type` must be `default` or `llama3`, but is `\"yarn\"`"
+    );
+    assert_eq!(
+        refusal(json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } })),
+        "`low_freq_factor` is missing"
+    );
+}
+
+#[test]
+fn sizes_out_of_bounds_are_refused() {
+    for (changes, want) in [
+        (
+            json!({ "hidden_size": 0 }),
+            "`hidden_size` must be a whole number in 1 ..= 131072, but is `0`",
+        ),
+        (
+            json!({ "vocab_size": 1_u64 << 62 }),
+            "`vocab_size` must be a whole number in 1 ..= 16777216, but is `4611686018427387904`",
+        ),
+        (
+            json!({ "num_hidden_layers": -1 }),
+            "`num_hidden_layers` must be a whole number in 1 ..= 4096, but is `-1`",
+        ),
+        (
+            json!({ "intermediate_size": null }),
+            "`intermediate_size` is missing",
+        ),
+        (
+            json!({ "num_key_value_heads": 3 }),
+            "`num_key_value_heads` does not divide `num_attention_heads`: 4 / 3 leaves 1 over",
+        ),
+        (
+            json!({ "hidden_size": 130 }),
+            "`num_attention_heads` does not divide `hidden_size`: 130 / 4 leaves 2 over",
+        ),
+        (
+            json!({ "head_dim": 31 }),
+            "`head_dim` must be even, but is `31`",
+        ),
+        (
+            json!({ "rms_norm_eps": 0.0 }),
+            "`rms_norm_eps` must be a positive number, but is `0.0`",
+        ),
+        (
+            json!({ "eos_token_id": [2, "x"] }),
+            "`eos_token_id` must be a token id, but is `\"x\"`",
+        ),
+        (
+            json!({ "tie_word_embeddings": 1 }),
+            "`tie_word_embeddings` must be `true` or `false`, but is `1`",
+        ),
+    ] {
+        assert_eq!(refusal(changes), want);
+    }
+}
