@@ -1,5 +1,22 @@
 //! Text to token rows.
 
+mod batch;
+mod pack;
+mod prepare;
 mod rows;
+mod source;
+mod store;
+mod tokenizer;
 
+#[cfg(test)]
+mod tests;
+
+pub use batch::BatchOrder;
+pub use pack::pack;
+pub use prepare::{DataError, Prepared, Split, prepare};
 pub use rows::TokenRows;
+pub use source::{
+    Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,
+    read_documents,
+};
+pub use tokenizer::{TextStream, TokenizedText, Tokenizer, TokenizerError};

@@ -99,4 +99,37 @@ impl TokenRows {
         }
         hasher.finalize().to_hex().to_string()
     }
+
+    /// The rows as bytes: three numbers (sequence length, rows, bytes of text) and then counts and tokens, little-endian.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let head = [
+            self.sequence_length as u64,
+            self.num_rows() as u64,
+            self.num_bytes,
+        ];
+        let head = head.into_iter().flat_map(u64::to_le_bytes);
+        let body = self.counted.iter().chain(&self.tokens);
+        head.chain(body.flat_map(|number| number.to_le_bytes()))
+            .collect()
+    }
+
+    /// The rows that [`TokenRows::to_bytes`] wrote, or nothing if the bytes are not such.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (head, body) = bytes.split_at_checked(24)?;
+        let (head, _) = head.as_chunks::<8>();
+        let mut head = head.iter().copied().map(u64::from_le_bytes);
+        let sequence_length = usize::try_from(head.next()?).ok()?;
+        let num_rows = usize::try_from(head.next()?).ok()?;
+        let num_bytes = head.next()?;
+        let (body, []) = body.as_chunks::<4>() else {
+            return None;
+        };
+        let (counted, tokens) = body.split_at_checked(num_rows)?;
+        let is_whole = num_rows.checked_mul(sequence_length.checked_add(1)?)? == tokens.len();
+        let numbers = |bytes: &[[u8; 4]]| bytes.iter().copied().map(u32::from_le_bytes).collect();
+        let counted: Vec<u32> = numbers(counted);
+        let is_counted = counted.iter().all(|&c| c as usize <= sequence_length);
+        (is_whole && is_counted)
+            .then(|| Self::new(sequence_length, numbers(tokens), counted, num_bytes))
+    }
 }

@@ -1,0 +1,118 @@
+//! Tokenized documents to rows of one length.
+
+use super::rows::TokenRows;
+use super::tokenizer::TokenizedText;
+
+/// Rows over the stream `eot doc eot doc … doc eot`.
+///
+/// Each token of the text is predicted exactly once, the first of a document from the end-of-text token
+/// before it, and so is the end of each document. The last row is padded with the end-of-text token.
+/// Documents without tokens are left out.
+///
+/// `limit` bounds the counted positions: whole rows as many as it allows, or one part of a row if it is
+/// smaller than a row. The rows' `num_bytes` is what the predicted tokens are charged with
+/// ([`TokenizedText::num_bytes`]), 0 for end-of-text: without a limit the length of the text.
+///
+/// # Panics
+///
+/// If `sequence_length` is 0.
+pub fn pack(
+    documents: &[TokenizedText],
+    sequence_length: usize,
+    end_of_text: u32,
+    limit: Option<u64>,
+) -> TokenRows {
+    assert!(sequence_length > 0, "positions per row");
+    let documents = || documents.iter().filter(|text| !text.ids.is_empty());
+    let num_labels: usize = documents().map(|text| text.ids.len() + 1).sum();
+    let num_positions = allowed(num_labels, sequence_length, limit);
+
+    let labels = documents().flat_map(|text| {
+        let ids = text.ids.iter().copied().zip(text.num_bytes.iter().copied());
+        ids.chain([(end_of_text, 0)])
+    });
+    let mut tokens = Vec::with_capacity(num_positions + num_positions / sequence_length + 2);
+    let mut num_bytes = 0;
+    let mut last = end_of_text;
+    for (position, (id, id_bytes)) in labels.take(num_positions).enumerate() {
+        if position % sequence_length == 0 {
+            tokens.push(last); // rows overlap by one token
+        }
+        tokens.push(id);
+        num_bytes += u64::from(id_bytes);
+        last = id;
+    }
+    let num_rows = num_positions.div_ceil(sequence_length);
+    tokens.resize(num_rows * (sequence_length + 1), end_of_text);
+    let counted = (0..num_rows)
+        .map(|row_idx| (num_positions - row_idx * sequence_length).min(sequence_length))
+        .map(|count| u32::try_from(count).expect("a row is shorter than 2^32 tokens"))
+        .collect();
+    TokenRows::new(sequence_length, tokens, counted, num_bytes)
+}
+
+/// Positions within the limit, cut at a row's end if there is one before it.
+fn allowed(num_positions: usize, sequence_length: usize, limit: Option<u64>) -> usize {
+    let limit = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    if limit >= num_positions {
+        num_positions
+    } else if limit >= sequence_length {
+        limit - limit % sequence_length
+    } else {
+        limit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EOT: u32 = 0;
+
+    fn documents() -> Vec<TokenizedText> {
+        let text = |ids: &[u32], num_bytes: &[u32]| TokenizedText {
+            ids: ids.to_vec(),
+            num_bytes: num_bytes.to_vec(),
+        };
+        vec![
+            text(&[11, 12, 13], &[1, 2, 4]),
+            text(&[], &[]),
+            text(&[21, 22], &[8, 16]),
+        ]
+    }
+
+    #[test]
+    fn rows_overlap_by_one_token_and_predict_each_token_and_each_end_once() {
+        let rows = pack(&documents(), 3, EOT, None);
+        assert_eq!(rows.num_rows(), 3);
+        assert_eq!(rows.row(0), [EOT, 11, 12, 13]);
+        assert_eq!(rows.row(1), [13, EOT, 21, 22]);
+        assert_eq!(rows.row(2), [22, EOT, EOT, EOT]);
+        assert_eq!([0, 1, 2].map(|row| rows.counted(row)), [3, 3, 1]);
+        assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
+    }
+
+    #[test]
+    fn a_limit_cuts_at_a_row_and_counts_the_bytes_before_the_cut() {
+        let rows = pack(&documents(), 3, EOT, Some(5));
+        assert_eq!((rows.num_rows(), rows.num_positions()), (1, 3));
+        assert_eq!(rows.num_bytes(), 7);
+        let rows = pack(&documents(), 3, EOT, Some(2));
+        assert_eq!(rows.row(0), [EOT, 11, 12, EOT]);
+        assert_eq!((rows.num_positions(), rows.num_bytes()), (2, 3));
+        assert_eq!(
+            pack(&documents(), 3, EOT, Some(7)),
+            pack(&documents(), 3, EOT, None)
+        );
+    }
+
+    #[test]
+    fn a_stream_that_fills_its_rows_is_not_padded() {
+        let rows = pack(&documents(), 7, EOT, None);
+        assert_eq!(rows.row(0), [EOT, 11, 12, 13, EOT, 21, 22, EOT]);
+        assert_eq!((rows.num_rows(), rows.counted(0)), (1, 7));
+        assert_eq!(pack(&[], 7, EOT, None).num_rows(), 0);
+    }
+}

@@ -1,0 +1,262 @@
+//! The data stage: text and tokenizer to the token rows of both splits.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+use thiserror::Error;
+
+use super::pack::pack;
+use super::rows::TokenRows;
+use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
+use super::store::Store;
+use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::files;
+use crate::recipe::{DataPlan, TokenizerPlan};
+
+/// Part of every key; raised when the same text would give other rows (also by another `tokenizers` version).
+const VERSION: u32 = 1;
+
+/// The two texts of a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// What is trained on.
+    Train,
+    /// What is measured on.
+    Validation,
+}
+
+impl fmt::Display for Split {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Train => "train",
+            Self::Validation => "validation",
+        })
+    }
+}
+
+/// What the data stage gives.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The tokenizer that made the rows.
+    pub tokenizer: Tokenizer,
+    /// The token between documents.
+    pub end_of_text: u32,
+    /// Rows to train on.
+    pub train: TokenRows,
+    /// Rows to measure on.
+    pub validation: TokenRows,
+    /// Files, lines and folders that were passed over; worth a warning each.
+    pub skipped: Vec<Skipped>,
+    /// Kept files that were damaged and were made again; worth a warning each.
+    pub rebuilt: Vec<PathBuf>,
+    /// Whether all rows (and the tokenizer, if it is a trained one) were kept from an earlier run.
+    pub from_cache: bool,
+}
+
+/// Why there are no rows.
+#[derive(Debug, Error)]
+pub enum DataError {
+    /// A split's text cannot be read.
+    #[error("{split} text: {source}")]
+    Source {
+        /// The split.
+        split: Split,
+        /// Why.
+        source: SourceError,
+    },
+    /// The tokenizer cannot be had or used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The teacher's tokenizer is asked for, but there is no teacher.
+    #[error("the teacher's tokenizer is asked for, but the plan has no teacher")]
+    NoTeacher,
+    /// Nothing separates documents.
+    #[error("the tokenizer has no end-of-text token: none of `{}`, and no id was given", Tokenizer::end_of_text_names().join("`, `"))]
+    NoEndOfText,
+    /// The end-of-text id is not one of the tokenizer's.
+    #[error("end-of-text id {id} is outside of the tokenizer's {vocab_size} tokens")]
+    EndOfTextRange {
+        /// The id.
+        id: u32,
+        /// Ids that the tokenizer has.
+        vocab_size: usize,
+    },
+    /// The tokenizer makes nothing of a whole split.
+    #[error("{split} text: the tokenizer makes no token of it")]
+    NoTokens {
+        /// The split.
+        split: Split,
+    },
+    /// The folder of kept rows cannot be used.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Reads both texts, opens or trains the tokenizer, and gives the rows of both splits.
+///
+/// Rows, and a tokenizer that is trained, are kept in `cache_dir` under a key of everything that decides their content, so that a
+/// second run neither trains nor tokenises. `eos` is the token between documents; without it the tokenizer is asked
+/// ([`Tokenizer::end_of_text`]). Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
+pub fn prepare(
+    plan: &DataPlan,
+    teacher_dir: Option<&Path>,
+    cache_dir: &Path,
+    eos: Option<u32>,
+) -> Result<Prepared, DataError> {
+    let read = |split, paths: &[PathBuf]| {
+        read_documents(paths).map_err(|source| DataError::Source { split, source })
+    };
+    let train = read(Split::Train, &plan.train)?;
+    let validation = read(Split::Validation, &plan.validation)?;
+
+    let mut store = Store::open(cache_dir)?;
+    let tokenizer = match &plan.tokenizer {
+        TokenizerPlan::File(path) => Tokenizer::open(path)?,
+        TokenizerPlan::Teacher => Tokenizer::open(
+            &teacher_dir
+                .ok_or(DataError::NoTeacher)?
+                .join("tokenizer.json"),
+        )?,
+        TokenizerPlan::Train { vocab_size } => {
+            train_tokenizer(&mut store, &train.documents, *vocab_size)?
+        }
+    };
+    let end_of_text = eos
+        .or(tokenizer.end_of_text())
+        .ok_or(DataError::NoEndOfText)?;
+    if end_of_text as usize >= tokenizer.vocab_size() {
+        return Err(DataError::EndOfTextRange {
+            id: end_of_text,
+            vocab_size: tokenizer.vocab_size(),
+        });
+    }
+
+    let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
+    let mut rows = |split, documents: &[Document], limit| {
+        let packing = Packing {
+            tokenizer: &tokenizer,
+            sequence_length: plan.sequence_length,
+            end_of_text,
+            limit,
+        };
+        let (rows, too_short) = packing.rows(&mut store, split, documents)?;
+        skipped.extend(too_short);
+        Ok::<_, DataError>(rows)
+    };
+    let train = rows(Split::Train, &train.documents, None)?;
+    let validation = rows(
+        Split::Validation,
+        &validation.documents,
+        plan.validation_tokens,
+    )?;
+    Ok(Prepared {
+        end_of_text,
+        train,
+        validation,
+        skipped,
+        rebuilt: store.rebuilt,
+        from_cache: store.all_found,
+        tokenizer,
+    })
+}
+
+fn train_tokenizer(
+    store: &mut Store<'_>,
+    documents: &[Document],
+    vocab_size: usize,
+) -> Result<Tokenizer, DataError> {
+    let key = files::hash_json(&(VERSION, hash_texts(documents), vocab_size));
+    let read = |bytes: &[u8]| {
+        let path = Path::new("the kept tokenizer");
+        Tokenizer::from_bytes(bytes.to_vec(), None, path).ok()
+    };
+    store.get_or_make("tokenizer", &key, read, || {
+        let texts = documents.iter().map(|document| document.text.as_str());
+        let tokenizer = Tokenizer::train(texts, vocab_size)?;
+        Ok((tokenizer.bytes().to_vec(), tokenizer))
+    })
+}
+
+/// What decides the rows of a text.
+struct Packing<'a> {
+    tokenizer: &'a Tokenizer,
+    sequence_length: usize,
+    end_of_text: u32,
+    limit: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct RowsKey {
+    version: u32,
+    texts: String,
+    tokenizer: String,
+    sequence_length: usize,
+    end_of_text: u32,
+    limit: Option<u64>,
+}
+
+impl Packing<'_> {
+    /// Rows of a split, and the documents that gave none.
+    fn rows(
+        &self,
+        store: &mut Store<'_>,
+        split: Split,
+        documents: &[Document],
+    ) -> Result<(TokenRows, Vec<Skipped>), DataError> {
+        let key = files::hash_json(&RowsKey {
+            version: VERSION,
+            texts: hash_texts(documents),
+            tokenizer: self.tokenizer.hash(),
+            sequence_length: self.sequence_length,
+            end_of_text: self.end_of_text,
+            limit: self.limit,
+        });
+        let make = || {
+            let texts = documents
+                .par_iter()
+                .map(|document| self.tokenizer.encode_with_bytes(&document.text))
+                .collect::<Result<Vec<_>, _>>()?;
+            let is_empty: Vec<u8> = texts
+                .iter()
+                .map(|text| u8::from(text.ids.is_empty()))
+                .collect();
+            let rows = pack(&texts, self.sequence_length, self.end_of_text, self.limit);
+            if rows.num_rows() == 0 {
+                return Err(DataError::NoTokens { split });
+            }
+            // One flag per document, then the rows: the warning must not depend on what is kept.
+            Ok((
+                [is_empty.clone(), rows.to_bytes()].concat(),
+                (rows, is_empty),
+            ))
+        };
+        let read = |bytes: &[u8]| {
+            let (is_empty, rows) = bytes.split_at_checked(documents.len())?;
+            Some((TokenRows::from_bytes(rows)?, is_empty.to_vec()))
+        };
+        let (rows, is_empty) = store.get_or_make("rows", &key, read, make)?;
+        let too_short = documents
+            .iter()
+            .zip(is_empty)
+            .filter(|(_, empty)| *empty == 1);
+        let too_short = too_short.map(|(document, _)| Skipped {
+            path: document.path.clone(),
+            line: document.line,
+            reason: SkipReason::NoTokens,
+        });
+        Ok((rows, too_short.collect()))
+    }
+}
+
+/// BLAKE3 (hex) over the texts with their lengths; where they were read does not matter.
+fn hash_texts(documents: &[Document]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for document in documents {
+        hasher.update(&(document.text.len() as u64).to_le_bytes());
+        hasher.update(document.text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}

@@ -1,0 +1,5 @@
+//! Tests of the data stage that are longer than a module should be.
+
+mod prepare;
+mod source;
+mod tokenizer;

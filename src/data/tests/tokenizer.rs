@@ -1,0 +1,277 @@
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::data::{Tokenizer, TokenizerError};
+use crate::files;
+
+/// Enough text for a few hundred merges, with characters of two, three and four bytes.
+fn texts() -> Vec<String> {
+    let words = [
+        "the sea",
+        " captain's",
+        " daughter—née Ångström—",
+        " wrote 1817",
+        "\n\n日本語 ",
+        "😀 ",
+    ];
+    (0..40)
+        .map(|i| {
+            (0..50)
+                .map(|j| words[(i * 7 + j * j) % words.len()])
+                .collect()
+        })
+        .collect()
+}
+
+fn trained() -> Tokenizer {
+    let texts = texts();
+    Tokenizer::train(texts.iter().map(String::as_str), 300).unwrap()
+}
+
+/// Writes a changed copy of the trained tokenizer and opens it.
+fn reopened(change: impl FnOnce(&mut Value)) -> Result<Tokenizer, TokenizerError> {
+    let mut json: Value = serde_json::from_slice(trained().bytes()).unwrap();
+    change(&mut json);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    files::write_json(&path, &json).unwrap();
+    Tokenizer::open(&path)
+}
+
+#[test]
+fn the_same_text_trains_the_same_bytes() {
+    let first = trained();
+    for _ in 0..3 {
+        assert_eq!(trained().bytes(), first.bytes());
+    }
+    assert_eq!(
+        first.hash(),
+        blake3::hash(first.bytes()).to_hex().to_string()
+    );
+    assert!(
+        (258..=300).contains(&first.vocab_size()),
+        "{}",
+        first.vocab_size()
+    );
+}
+
+#[test]
+fn end_of_text_is_token_zero_of_a_trained_tokenizer() {
+    let tokenizer = trained();
+    assert_eq!(tokenizer.end_of_text(), Some(0));
+    assert_eq!(tokenizer.encode("<|endoftext|>").unwrap(), [0]);
+    assert_eq!(tokenizer.decode(&[0]).unwrap(), "");
+}
+
+#[test]
+fn any_text_comes_back_whole_and_nothing_is_added() {
+    let tokenizer = trained();
+    for text in [
+        "",
+        "the sea",
+        "  two  spaces\r\n\t",
+        "Ångström 😀 日本語",
+        "unseen: ﷽\u{0}Ω",
+    ] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert!(!ids.contains(&0), "{text:?}");
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text);
+    }
+    let ids = tokenizer.encode("the sea").unwrap();
+    assert!(ids.len() < 7, "merges are used: {ids:?}");
+}
+
+#[test]
+fn bytes_per_token_sum_to_the_text_also_where_characters_are_split() {
+    let tokenizer = trained();
+    for text in [
+        "",
+        "the sea",
+        " the  sea ",
+        "Ω😀é",
+        "日本語",
+        "a<|endoftext|>b",
+        "\n\n",
+    ] {
+        let tokenized = tokenizer.encode_with_bytes(text).unwrap();
+        assert_eq!(tokenized.ids, tokenizer.encode(text).unwrap());
+        assert_eq!(
+            tokenized.num_bytes.iter().sum::<u32>() as usize,
+            text.len(),
+            "{text:?}"
+        );
+    }
+    let tokenized = tokenizer.encode_with_bytes("Ω x").unwrap();
+    assert_eq!(
+        tokenized.num_bytes,
+        [2, 0, 1, 1],
+        "Ω is unseen: one token per byte"
+    );
+    let tokenized = tokenizer.encode_with_bytes("a<|endoftext|>").unwrap();
+    assert_eq!(tokenized.num_bytes, [1, 13]);
+}
+
+#[test]
+fn white_space_that_a_normalizer_drops_is_charged_to_a_neighbour() {
+    let tokenizer = reopened(|json| {
+        json["normalizer"] = json!({"type": "Strip", "strip_left": true, "strip_right": true});
+    })
+    .unwrap();
+    let tokenized = tokenizer.encode_with_bytes("   the sea    ").unwrap();
+    assert_eq!(tokenized.ids, tokenizer.encode("the sea").unwrap());
+    assert_eq!(tokenized.num_bytes.iter().sum::<u32>(), 14);
+    assert!(tokenizer.encode("   ").unwrap().is_empty());
+}
+
+#[test]
+fn streamed_text_is_the_decoded_text_and_never_half_a_character() {
+    let tokenizer = trained();
+    let text = "the sea Ω😀 ﷽ 日本語 end";
+    let mut stream = tokenizer.stream();
+    let mut pieces = Vec::new();
+    for id in tokenizer.encode(text).unwrap() {
+        pieces.push(stream.push(id).unwrap());
+    }
+    pieces.push(stream.finish().unwrap());
+    assert_eq!(pieces.concat(), text);
+    assert!(
+        !pieces.iter().any(|piece| piece.contains('\u{fffd}')),
+        "{pieces:?}"
+    );
+
+    let mut stream = tokenizer.stream();
+    let ids = tokenizer.encode("Ω").unwrap();
+    assert_eq!(stream.push(ids[0]).unwrap(), "");
+    assert_eq!(stream.finish().unwrap(), "\u{fffd}", "cut in a character");
+}
+
+#[test]
+fn a_saved_tokenizer_is_opened_with_the_same_bytes_and_config() {
+    let tokenizer = trained();
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let config_path = dir.path().join("tokenizer_config.json");
+    let config: Value = serde_json::from_slice(&fs::read(&config_path).unwrap()).unwrap();
+    assert_eq!(config["eos_token"], "<|endoftext|>");
+
+    files::write_json(&config_path, &json!({"chat_template": "kept"})).unwrap();
+    let opened = Tokenizer::open(&dir.path().join("tokenizer.json")).unwrap();
+    assert_eq!(opened.bytes(), tokenizer.bytes());
+    assert_eq!(opened.vocab_size(), tokenizer.vocab_size());
+    let copy = tempfile::tempdir().unwrap();
+    opened.save(copy.path()).unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        assert_eq!(
+            fs::read(copy.path().join(name)).unwrap(),
+            fs::read(dir.path().join(name)).unwrap()
+        );
+    }
+}
+
+#[test]
+fn truncation_padding_dropout_and_added_tokens_do_not_reach_the_ids() {
+    let text = "the sea captain's daughter ".repeat(20);
+    let expected = trained().encode(&text).unwrap();
+    let tokenizer = reopened(|json| {
+        json["truncation"] = json!({"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0});
+        json["padding"] = json!({"strategy": {"Fixed": 999}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
+        json["model"]["dropout"] = json!(0.5);
+        json["post_processor"] = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}});
+    })
+    .unwrap();
+    assert_eq!(tokenizer.encode(&text).unwrap(), expected);
+    assert_eq!(tokenizer.encode_with_bytes(&text).unwrap().ids, expected);
+}
+
+#[test]
+fn end_of_text_is_found_by_its_usual_names() {
+    let named = |name: &str| {
+        let tokenizer = reopened(|json| {
+            let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+            let id = vocab.remove("<|endoftext|>").unwrap();
+            vocab.insert(name.to_owned(), id);
+            json["added_tokens"][0]["content"] = json!(name);
+        });
+        tokenizer.unwrap().end_of_text()
+    };
+    assert_eq!(named("</s>"), Some(0));
+    assert_eq!(named("<|im_end|>"), Some(0));
+    assert_eq!(named("<other>"), None);
+}
+
+#[test]
+fn a_file_that_is_no_tokenizer_is_refused_with_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    let error = Tokenizer::open(&path).unwrap_err();
+    assert!(
+        matches!(&error, TokenizerError::Io(_)) && error.to_string().contains("tokenizer.json")
+    );
+
+    let whole = trained().bytes().to_vec();
+    let empty =
+        br#"{"version":"1.0","added_tokens":[],"model":{"type":"BPE","vocab":{},"merges":[]}}"#;
+    // The library panics on these two.
+    let long_merge = br#"{"model":{"type":"BPE","vocab":{"ab":0,"cd":1},"merges":[["ab","cd"]]}}"#;
+    let long_prefix =
+        br#"{"model":{"type":"BPE","continuing_subword_prefix":"xxxx","vocab":{"ab":0,"cd":1},"merges":[["ab","cd"]]}}"#;
+    let half = &whole[..whole.len() / 2];
+    let nested = "[".repeat(100_000);
+    for bytes in [
+        b"".as_slice(),
+        b"[]",
+        b"{}",
+        empty,
+        long_merge,
+        long_prefix,
+        half,
+        nested.as_bytes(),
+    ] {
+        files::write_atomically(&path, |out| out.write_all(bytes)).unwrap();
+        let error = Tokenizer::open(&path).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            matches!(error, TokenizerError::NotATokenizer { .. }),
+            "{message}"
+        );
+        assert!(
+            message.contains("tokenizer.json: not a tokenizer: "),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn an_added_token_that_would_get_another_id_is_refused() {
+    let error = reopened(|json| {
+        let mut token = json["added_tokens"][0].clone();
+        token["id"] = json!(5000);
+        token["content"] = json!("<|im_start|>");
+        json["added_tokens"].as_array_mut().unwrap().push(token);
+    })
+    .unwrap_err();
+    assert!(
+        matches!(error, TokenizerError::AddedTokenId { written: 5000, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_vocabulary_without_room_for_every_byte_is_refused() {
+    let error = Tokenizer::train(["text"].into_iter(), 256).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "a byte-level vocabulary has at least 257 tokens, but 256 were asked for"
+    );
+    assert_eq!(
+        Tokenizer::train(["text"].into_iter(), 257)
+            .unwrap()
+            .vocab_size(),
+        257
+    );
+}

@@ -1,0 +1,368 @@
+//! Text to token ids and back.
+
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use serde_json::json;
+use thiserror::Error;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{
+    AddedToken, ModelWrapper, NormalizerWrapper, PaddingParams, PostProcessorWrapper,
+    TokenizerBuilder, TruncationParams,
+};
+
+use crate::files;
+
+/// The end-of-text token of tokenizers trained here.
+const END_OF_TEXT: &str = "<|endoftext|>";
+
+/// Names of an end-of-text token, likeliest separator of documents first: GPT-2, SmolLM2 and Qwen; Llama 3;
+/// Llama 2 and Mistral; Gemma; chat models that have no other.
+const END_OF_TEXT_NAMES: [&str; 5] = [
+    END_OF_TEXT,
+    "<|end_of_text|>",
+    "</s>",
+    "<eos>",
+    "<|im_end|>",
+];
+
+/// Tokens of the smallest byte-level vocabulary: one per byte, and end-of-text.
+const MIN_VOCAB_SIZE: usize = 257;
+
+/// Why a tokenizer could not be had or used.
+#[derive(Debug, Error)]
+pub enum TokenizerError {
+    /// A file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A file's content is not a tokenizer.
+    #[error("{}: not a tokenizer: {reason}", .path.display())]
+    NotATokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
+    },
+    /// The file says one id of an added token and the library gives it another: its ids would be wrong.
+    #[error("{}: added token `{token}` has id {written} in the file, but would be read as {given}", .path.display())]
+    AddedTokenId {
+        /// The file.
+        path: PathBuf,
+        /// The token.
+        token: String,
+        /// Its id in the file.
+        written: u32,
+        /// The id that the library would give it.
+        given: u32,
+    },
+    /// A byte-level vocabulary of this size cannot be.
+    #[error(
+        "a byte-level vocabulary has at least {MIN_VOCAB_SIZE} tokens, but {vocab_size} were asked for"
+    )]
+    VocabularyTooSmall {
+        /// What was asked for.
+        vocab_size: usize,
+    },
+    /// The library gave up.
+    #[error("{doing}: {reason}")]
+    Library {
+        /// What it was to do.
+        doing: &'static str,
+        /// Its words.
+        reason: String,
+    },
+}
+
+/// Text as tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenizedText {
+    /// Token ids, no special ones added.
+    pub ids: Vec<u32>,
+    /// Bytes of text that each token stands for; they sum to the length of the text.
+    ///
+    /// A token is charged with the text from the furthest end before it to its own end. So white space
+    /// that a normalizer drops goes to the token after it (or the last), and a character that is split over
+    /// tokens goes to the first of them.
+    pub num_bytes: Vec<u32>,
+}
+
+/// Text to token ids and back, as a `tokenizer.json` says.
+///
+/// Three things in such files are passed over, because they would make rows that are not the text:
+/// truncation, padding, and BPE dropout (which is random). Special tokens are never added, but those that
+/// are written out in the text are read as such, as `transformers` does.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    bytes: Vec<u8>,
+    config: Vec<u8>,
+    vocab_size: usize,
+    end_of_text: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one.
+    pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        let read = |path: &Path| fs::read(path).map_err(|error| files::with_path(error, path));
+        let config_path = path.with_file_name("tokenizer_config.json");
+        let config = config_path
+            .exists()
+            .then(|| read(&config_path))
+            .transpose()?;
+        Self::from_bytes(read(path)?, config, path)
+    }
+
+    /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
+    ///
+    /// The vocabulary is smaller than asked for if the text runs out of pairs that occur twice. The same texts give
+    /// the same bytes, whatever the number of threads.
+    pub fn train<'a>(
+        texts: impl Iterator<Item = &'a str> + Send,
+        vocab_size: usize,
+    ) -> Result<Self, TokenizerError> {
+        if vocab_size < MIN_VOCAB_SIZE {
+            return Err(TokenizerError::VocabularyTooSmall { vocab_size });
+        }
+        let byte_level = ByteLevel::new(false, false, true);
+        let mut trainer = BpeTrainer::builder()
+            .vocab_size(vocab_size)
+            .min_frequency(2)
+            .show_progress(false)
+            .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+            .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
+            .build();
+        let json = guard("training a tokenizer", || {
+            TokenizerBuilder::<_, NormalizerWrapper, _, _, _>::new()
+                .with_model(BPE::default())
+                .with_pre_tokenizer(Some(byte_level))
+                .with_post_processor(Some(byte_level))
+                .with_decoder(Some(byte_level))
+                .build()?
+                .train(&mut trainer, texts)?
+                .to_string(false)
+        })?;
+        Self::from_bytes(json.into_bytes(), None, Path::new("the trained tokenizer"))
+    }
+
+    /// A tokenizer from the bytes of its `tokenizer.json` and `tokenizer_config.json`; `path` is for messages.
+    pub(super) fn from_bytes(
+        bytes: Vec<u8>,
+        config: Option<Vec<u8>>,
+        path: &Path,
+    ) -> Result<Self, TokenizerError> {
+        let not_a_tokenizer = |reason: String| TokenizerError::NotATokenizer {
+            path: path.to_path_buf(),
+            reason,
+        };
+        let inner = guard("", || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            inner.with_truncation(None::<TruncationParams>)?;
+            inner.with_padding(None::<PaddingParams>);
+            // It adds special tokens, which are not wanted, and trims offsets, which would misplace bytes.
+            inner.with_post_processor(None::<PostProcessorWrapper>);
+            if let ModelWrapper::BPE(bpe) = inner.get_model()
+                && bpe.dropout.is_some()
+            {
+                let mut bpe = bpe.clone();
+                bpe.dropout = None;
+                inner.with_model(bpe);
+            }
+            Ok(inner)
+        })
+        .map_err(|error| match error {
+            TokenizerError::Library { reason, .. } => not_a_tokenizer(reason),
+            other => other,
+        })?;
+        check_added_tokens(&inner, &bytes, path)?;
+        let largest_id = inner.get_vocab(true).into_values().max();
+        let largest_id = largest_id.ok_or_else(|| not_a_tokenizer("it has no tokens".into()))?;
+        let end_of_text = END_OF_TEXT_NAMES
+            .iter()
+            .find_map(|name| inner.token_to_id(name));
+        Ok(Self {
+            config: config.unwrap_or_else(|| default_config(&inner, end_of_text)),
+            inner,
+            bytes,
+            vocab_size: largest_id as usize + 1,
+            end_of_text,
+        })
+    }
+
+    /// Token ids of a text; no special tokens are added.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
+        let encoding = guard("encoding text", || self.inner.encode_fast(text, false))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Token ids of a text, each with the bytes it stands for.
+    pub fn encode_with_bytes(&self, text: &str) -> Result<TokenizedText, TokenizerError> {
+        let encoding = guard("encoding text", || self.inner.encode(text, false))?;
+        let mut covered = 0;
+        let mut num_bytes = vec![0; encoding.get_ids().len()];
+        let mut charge = |num_bytes: Option<&mut u32>, end: usize| {
+            if let Some(num_bytes) = num_bytes
+                && end > covered
+            {
+                *num_bytes += u32::try_from(end - covered).unwrap_or(u32::MAX);
+                covered = end;
+            }
+        };
+        for (num_bytes, (_, end)) in num_bytes.iter_mut().zip(encoding.get_offsets()) {
+            charge(Some(num_bytes), (*end).min(text.len()));
+        }
+        charge(num_bytes.last_mut(), text.len());
+        Ok(TokenizedText {
+            ids: encoding.get_ids().to_vec(),
+            num_bytes,
+        })
+    }
+
+    /// Text of token ids; special tokens and ids that the tokenizer does not know are left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
+        guard("decoding tokens", || self.inner.decode(ids, true))
+    }
+
+    /// Decodes ids as they come, one by one.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream {
+            tokenizer: self,
+            ids: Vec::new(),
+            num_shown: 0,
+        }
+    }
+
+    /// One more than the largest token id: rows that an embedding must have.
+    pub fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    /// The token that ends a document, by its usual names.
+    pub fn end_of_text(&self) -> Option<u32> {
+        self.end_of_text
+    }
+
+    /// Names under which [`Tokenizer::end_of_text`] looks, in order.
+    pub fn end_of_text_names() -> &'static [&'static str] {
+        &END_OF_TEXT_NAMES
+    }
+
+    /// BLAKE3 (hex) of the bytes of `tokenizer.json`.
+    pub fn hash(&self) -> String {
+        blake3::hash(&self.bytes).to_hex().to_string()
+    }
+
+    /// The bytes of `tokenizer.json`, as they were read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, byte for byte as they were read.
+    pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
+        let write = |name: &str, bytes: &[u8]| {
+            files::write_atomically(&dir.join(name), |out| out.write_all(bytes))
+        };
+        write("tokenizer.json", &self.bytes)?;
+        write("tokenizer_config.json", &self.config)?;
+        Ok(())
+    }
+}
+
+/// Text of ids that come one by one.
+///
+/// A character may be split over several tokens, and a decoder may treat the first token specially: each
+/// piece is what the text with the new ids has more than the text without, ids shown last being decoded with both.
+#[derive(Debug)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    num_shown: usize,
+}
+
+impl TextStream<'_> {
+    /// The text that this id completes; empty while a character is incomplete.
+    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
+        self.ids.push(id);
+        let piece = self.pending()?;
+        if piece.is_empty() || piece.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        self.ids.drain(..self.num_shown);
+        self.num_shown = self.ids.len();
+        Ok(piece)
+    }
+
+    /// What is left at the end: incomplete characters become U+FFFD.
+    pub fn finish(self) -> Result<String, TokenizerError> {
+        self.pending()
+    }
+
+    fn pending(&self) -> Result<String, TokenizerError> {
+        let shown = self.tokenizer.decode(&self.ids[..self.num_shown])?;
+        let text = self.tokenizer.decode(&self.ids)?;
+        Ok(text.get(shown.len()..).unwrap_or_default().to_owned())
+    }
+}
+
+/// Runs the library: it panics on some files (a merge longer than every token, a prefix longer than a merge).
+fn guard<T>(
+    doing: &'static str,
+    run: impl FnOnce() -> tokenizers::Result<T>,
+) -> Result<T, TokenizerError> {
+    let reason = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the tokenizers library panicked on it".to_owned(),
+    };
+    Err(TokenizerError::Library { doing, reason })
+}
+
+/// The library numbers added tokens anew and only warns if the file says otherwise.
+fn check_added_tokens(
+    inner: &tokenizers::Tokenizer,
+    bytes: &[u8],
+    path: &Path,
+) -> Result<(), TokenizerError> {
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Added>,
+    }
+    #[derive(Deserialize)]
+    struct Added {
+        id: u32,
+        content: String,
+    }
+    let file: File =
+        serde_json::from_slice(bytes).map_err(|error| TokenizerError::NotATokenizer {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })?;
+    for added in file.added_tokens {
+        if let Some(given) = inner.token_to_id(&added.content)
+            && given != added.id
+        {
+            return Err(TokenizerError::AddedTokenId {
+                path: path.to_path_buf(),
+                token: added.content,
+                written: added.id,
+                given,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What `transformers` needs to load a `tokenizer.json`.
+fn default_config(inner: &tokenizers::Tokenizer, end_of_text: Option<u32>) -> Vec<u8> {
+    let eos_token = end_of_text.and_then(|id| inner.id_to_token(id));
+    let config = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": eos_token,
+        "clean_up_tokenization_spaces": false,
+    });
+    format!("{config:#}\n").into_bytes()
+}
