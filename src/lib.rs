@@ -13,6 +13,7 @@
 pub mod device;
 pub mod diag;
 pub mod files;
+pub mod progress;
 
 // Recipe: text -> plan.
 pub mod recipe;

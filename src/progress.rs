@@ -1,0 +1,350 @@
+//! How far a long step has come, on stderr: a bar on a terminal, plain lines elsewhere.
+//!
+//! Also the three ways in which the program writes quantities for people: counts with thousands
+//! separators, sizes in binary units, durations. Nothing here knows what the tokens are for.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+/// Least time between two plain lines: the log of an hour's training stays readable.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Hides (`true`) or shows the progress of every step that starts from now on.
+///
+/// One switch for the process, because it is the user's choice for the whole run: passing it through
+/// every stage would add an argument that no stage looks at.
+pub fn set_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
+
+/// Progress of one step, counted in tokens.
+///
+/// Dropped without [`Progress::finish`] it leaves the bar where it stopped, since that is where an
+/// error struck.
+#[derive(Debug)]
+pub struct Progress {
+    pace: Pace,
+    since: Instant,
+    display: Display,
+}
+
+impl Progress {
+    /// Starts the clock and says what is to be done.
+    pub fn new(label: &str, total_tokens: u64) -> Self {
+        let display = if QUIET.load(Ordering::Relaxed) {
+            Display::Hidden
+        } else if io::stderr().is_terminal() {
+            Display::Bar(bar(label, total_tokens))
+        } else {
+            write_line(label, &format!("{} tokens", thousands(total_tokens)));
+            Display::Lines(Instant::now())
+        };
+        Self {
+            pace: Pace {
+                label: label.to_owned(),
+                total: total_tokens,
+                is_short: matches!(display, Display::Bar(_)),
+                ..Pace::default()
+            },
+            since: Instant::now(),
+            display,
+        }
+    }
+
+    /// Takes `done_tokens` as the work of an earlier process; they do not enter the speed.
+    pub fn resume_at(&mut self, done_tokens: u64) {
+        self.since = Instant::now();
+        self.pace.before = done_tokens;
+        self.pace.done = done_tokens;
+        if let Display::Lines(_) = self.display
+            && done_tokens > 0
+        {
+            let text = format!("resumed at {}", self.pace.text(Duration::ZERO));
+            write_line(&self.pace.label, &text);
+        }
+        self.draw();
+    }
+
+    /// Counts `tokens` more as done.
+    pub fn advance(&mut self, tokens: u64) {
+        self.pace.done = self.pace.done.saturating_add(tokens);
+        self.draw();
+    }
+
+    /// Adds a short text to what is shown from now on, such as the last loss.
+    pub fn message(&mut self, text: &str) {
+        text.clone_into(&mut self.pace.message);
+    }
+
+    /// Says how far it came and how long it took.
+    pub fn finish(self) {
+        let text = self.pace.final_text(self.since.elapsed());
+        match &self.display {
+            Display::Hidden => {}
+            Display::Bar(bar) => {
+                bar.set_position(self.pace.done);
+                bar.abandon_with_message(text);
+            }
+            Display::Lines(_) => write_line(&self.pace.label, &text),
+        }
+    }
+
+    fn draw(&mut self) {
+        match &mut self.display {
+            Display::Hidden => {}
+            Display::Bar(bar) => {
+                bar.set_message(self.pace.text(self.since.elapsed()));
+                bar.set_position(self.pace.done);
+            }
+            Display::Lines(last) => {
+                if last.elapsed() >= LINE_INTERVAL {
+                    *last = Instant::now();
+                    write_line(&self.pace.label, &self.pace.text(self.since.elapsed()));
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Display {
+    Hidden,
+    Bar(ProgressBar),
+    /// When the last line was written.
+    Lines(Instant),
+}
+
+/// Counts, and their wording. Time is an argument, so that the wording can be tested.
+#[derive(Debug, Default)]
+struct Pace {
+    label: String,
+    message: String,
+    total: u64,
+    done: u64,
+    /// Of `done`, the part that an earlier process did.
+    before: u64,
+    /// Leaves out the counts: beside a bar on 80 columns they would push the time left off the edge.
+    is_short: bool,
+}
+
+impl Pace {
+    fn text(&self, elapsed: Duration) -> String {
+        let mut parts = self.counts(elapsed);
+        if let Some(rate) = self.tokens_per_sec(elapsed) {
+            let left = self.total.saturating_sub(self.done) as f64 / rate;
+            parts.push(format!("{} left", duration_text(left)));
+        }
+        self.join(parts)
+    }
+
+    fn final_text(&self, elapsed: Duration) -> String {
+        let mut parts = self.counts(elapsed);
+        parts.push(format!("took {}", duration_text(elapsed.as_secs_f64())));
+        self.join(parts)
+    }
+
+    fn counts(&self, elapsed: Duration) -> Vec<String> {
+        let mut parts = vec![format!("{} %", self.percent())];
+        if !self.is_short {
+            let (done, total) = (thousands(self.done), thousands(self.total));
+            parts.push(format!("{done} of {total} tokens"));
+        }
+        if let Some(rate) = self.tokens_per_sec(elapsed) {
+            parts.push(format!("{} tokens/s", thousands(rounded(rate))));
+        }
+        parts
+    }
+
+    fn join(&self, mut parts: Vec<String>) -> String {
+        if !self.message.is_empty() {
+            parts.push(self.message.clone());
+        }
+        parts.join(" · ")
+    }
+
+    /// Rounded down, so that 100 % means done.
+    fn percent(&self) -> u128 {
+        let total = u128::from(self.total.max(1));
+        let done = if self.total == 0 { 1 } else { self.done };
+        (u128::from(done) * 100 / total).min(100)
+    }
+
+    /// `None` until this process has done something.
+    fn tokens_per_sec(&self, elapsed: Duration) -> Option<f64> {
+        let tokens = self.done.saturating_sub(self.before);
+        (tokens > 0 && !elapsed.is_zero()).then(|| tokens as f64 / elapsed.as_secs_f64())
+    }
+}
+
+fn bar(label: &str, total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} {bar:24} {wide_msg}")
+        .expect("the template is a constant with known keys");
+    ProgressBar::new(total)
+        .with_style(style)
+        .with_prefix(label.to_owned())
+        .with_finish(ProgressFinish::Abandon)
+}
+
+fn write_line(label: &str, text: &str) {
+    // A closed stderr must not stop the work that is reported on.
+    let _ = writeln!(io::stderr().lock(), "{label}: {text}");
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (digit_idx, digit) in digits.chars().enumerate() {
+        if digit_idx > 0 && (digits.len() - digit_idx).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A size in the largest binary unit that leaves at least 1: `512 B`, `1.5 KiB`, `18.2 GiB`.
+pub fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    // One decimal would show 1,023.95 and more as 1,024.0: that is 1.0 of the next unit.
+    const LIMIT: f64 = 1023.95;
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut size = bytes as f64 / 1024.0;
+    let mut unit_idx = 0;
+    while size >= LIMIT && unit_idx + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit_idx += 1;
+    }
+    format!("{size:.1} {}", UNITS[unit_idx])
+}
+
+/// A duration to the two units that matter: `0.4 s`, `9 s`, `2 min 05 s`, `1 h 02 min`.
+pub fn duration_text(secs: f64) -> String {
+    if secs < 0.95 {
+        return format!("{:.1} s", secs.max(0.0));
+    }
+    let secs = rounded(secs);
+    match (secs / 3600, secs / 60 % 60, secs % 60) {
+        (0, 0, secs) => format!("{secs} s"),
+        (0, mins, secs) => format!("{mins} min {secs:02} s"),
+        (hours, mins, _) => format!("{} h {mins:02} min", thousands(hours)),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a quantity for people: the cast saturates, and NaN becomes 0"
+)]
+fn rounded(value: f64) -> u64 {
+    value.round() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pace(done: u64, before: u64) -> Pace {
+        Pace {
+            total: 65_536,
+            done,
+            before,
+            ..Pace::default()
+        }
+    }
+
+    #[test]
+    fn a_line_gives_share_counts_speed_and_time_left() {
+        let mut pace = pace(8_192, 0);
+        assert_eq!(
+            pace.text(Duration::from_millis(1_600)),
+            "12 % · 8,192 of 65,536 tokens · 5,120 tokens/s · 11 s left"
+        );
+        pace.message = "loss 3.21".to_owned();
+        assert_eq!(
+            pace.final_text(Duration::from_millis(1_600)),
+            "12 % · 8,192 of 65,536 tokens · 5,120 tokens/s · took 2 s · loss 3.21"
+        );
+    }
+
+    #[test]
+    fn beside_a_bar_the_time_left_fits_on_80_columns() {
+        let mut pace = pace(8_192, 0);
+        pace.is_short = true;
+        let text = pace.text(Duration::from_millis(1_600));
+        assert_eq!(text, "12 % · 5,120 tokens/s · 11 s left");
+        assert!("01-distill".len() + 24 + 2 + text.chars().count() <= 80);
+    }
+
+    #[test]
+    fn what_an_earlier_process_did_does_not_enter_the_speed() {
+        assert_eq!(
+            pace(32_768, 30_768).text(Duration::from_secs(1)),
+            "50 % · 32,768 of 65,536 tokens · 2,000 tokens/s · 16 s left"
+        );
+        assert_eq!(
+            pace(32_768, 32_768).text(Duration::from_secs(1)),
+            "50 % · 32,768 of 65,536 tokens"
+        );
+    }
+
+    #[test]
+    fn a_share_stays_between_0_and_100_percent_and_reaches_100_only_when_done() {
+        assert_eq!(pace(65_535, 0).percent(), 99);
+        assert_eq!(pace(65_536, 0).percent(), 100);
+        assert_eq!(pace(u64::MAX, 0).percent(), 100);
+        assert_eq!(Pace::default().percent(), 100, "nothing to do is done");
+    }
+
+    #[test]
+    fn quantities_read_as_people_write_them() {
+        let counts = [0, 999, 1_000, 1_234_567, u64::MAX].map(thousands);
+        assert_eq!(
+            counts,
+            [
+                "0",
+                "999",
+                "1,000",
+                "1,234,567",
+                "18,446,744,073,709,551,615"
+            ]
+        );
+        let sizes = [1023, 1536, 1024 * 1024 - 1, 19_541_100_000, u64::MAX].map(bytes_text);
+        assert_eq!(
+            sizes,
+            ["1023 B", "1.5 KiB", "1.0 MiB", "18.2 GiB", "16777216.0 TiB"]
+        );
+        let durations = [0.42, 0.97, 9.4, 59.6, 125.0, 3_720.0, f64::NAN].map(duration_text);
+        assert_eq!(
+            durations,
+            [
+                "0.4 s",
+                "1 s",
+                "9 s",
+                "1 min 00 s",
+                "2 min 05 s",
+                "1 h 02 min",
+                "0 s"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_quiet_progress_shows_nothing_and_still_counts() {
+        set_quiet(true);
+        let mut progress = Progress::new("capture", 100);
+        set_quiet(false);
+        assert!(matches!(progress.display, Display::Hidden));
+        progress.resume_at(40);
+        progress.advance(10);
+        assert_eq!((progress.pace.done, progress.pace.before), (50, 40));
+        progress.finish();
+    }
+}

@@ -1,0 +1,105 @@
+//! What a run has come to: one row of figures per pass, how the export compared, the loss curves.
+//!
+//! It takes numbers and gives text. What was measured, and how, is not known here.
+
+mod curve;
+mod table;
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use curve::{Curve, loss_curve_svg};
+pub use table::{report_markdown, terminal_table};
+
+use crate::files::{write_atomically, write_json};
+
+/// Everything that a report tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Name of the recipe.
+    pub recipe: String,
+    /// Seed of the run.
+    pub seed: u64,
+    /// The command that makes this run again.
+    pub command: String,
+    /// Figures after each pass, in order.
+    pub passes: Vec<PassRow>,
+    /// How each export compared with the student in memory.
+    pub exports: Vec<ExportRow>,
+    /// Training loss of each pass that trained.
+    pub curves: Vec<Curve>,
+}
+
+/// Figures of a student on the validation text; means are over counted positions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PassRow {
+    /// Name of the pass (or `teacher`), such as `01-distill`.
+    pub pass: String,
+    /// Mean negative log-likelihood of the text, in nats per position.
+    pub loss_nats: f64,
+    /// `exp(loss_nats)`.
+    pub perplexity: f64,
+    /// The same likelihood in bits per byte of text, which compares across tokenizers.
+    pub bits_per_byte: f64,
+    /// KL(teacher ‖ student) in nats per position; `None` without a teacher.
+    pub kl_nats: Option<f64>,
+    /// Share of positions where teacher and student rank the same token first; `None` without a teacher.
+    pub top1_agreement: Option<f64>,
+    /// Expected calibration error: mean gap between confidence and accuracy, a fraction.
+    pub ece: f64,
+    /// Size of the weights as they are stored.
+    pub size_bytes: u64,
+    /// Share of zeros among the weights that can be pruned.
+    pub sparsity: f64,
+    /// How long the pass took.
+    pub secs: f64,
+}
+
+/// An export, read back from disk and compared with the student in memory on validation rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ExportRow {
+    /// Name of the format, as the recipe has it.
+    pub format: String,
+    /// Size of its weight files.
+    pub size_bytes: u64,
+    /// Largest difference between two logits.
+    pub max_logit_difference: f64,
+    /// The largest difference that the recipe allows.
+    pub budget: f64,
+    /// KL(student in memory ‖ export) in nats per position.
+    pub kl_nats: f64,
+    /// Share of positions where both rank the same token first.
+    pub top1_agreement: f64,
+}
+
+/// Writes `report.md`, the `loss.svg` it shows, and `report.json` with every digit.
+pub fn write_report(dir: &Path, report: &RunReport) -> io::Result<()> {
+    write_json(&dir.join("report.json"), report)?;
+    let svg = loss_curve_svg(&report.curves);
+    write_atomically(&dir.join("loss.svg"), |out| out.write_all(svg.as_bytes()))?;
+    let markdown = report_markdown(report);
+    write_atomically(&dir.join("report.md"), |out| {
+        out.write_all(markdown.as_bytes())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_written_report_is_three_files_and_the_json_reads_back_as_it_was() {
+        let report = table::tests::report();
+        let dir = tempfile::tempdir().unwrap();
+        write_report(dir.path(), &report).unwrap();
+        let json = std::fs::read(dir.path().join("report.json")).unwrap();
+        assert_eq!(serde_json::from_slice::<RunReport>(&json).unwrap(), report);
+        let markdown = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
+        assert!(markdown.contains("](loss.svg)"), "{markdown}");
+        let svg = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
+        assert_eq!(svg, loss_curve_svg(&report.curves));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+}

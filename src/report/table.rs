@@ -1,0 +1,244 @@
+//! The figures as a table, for a terminal and for Markdown.
+
+use std::fmt::Write;
+
+use super::{ExportRow, PassRow, RunReport};
+use crate::progress::{bytes_text, duration_text, thousands};
+
+const NUM_COLUMNS: usize = 10;
+
+/// Column heads, with the unit of the numbers below.
+const HEADS: [&str; NUM_COLUMNS] = [
+    "pass",
+    "loss (nats)",
+    "perplexity",
+    "bits/byte",
+    "KL (nats)",
+    "top-1 (%)",
+    "ECE (%)",
+    "size",
+    "sparsity (%)",
+    "time",
+];
+
+/// Stands where a figure does not exist.
+const ABSENT: &str = "-";
+
+/// The figures of each pass, one line each under a head and a rule; columns are aligned.
+pub fn terminal_table(rows: &[PassRow]) -> String {
+    let lines: Vec<_> = [HEADS.map(str::to_owned)]
+        .into_iter()
+        .chain(rows.iter().map(cells))
+        .collect();
+    let widths: [usize; NUM_COLUMNS] = std::array::from_fn(|column_idx| {
+        let widths = lines.iter().map(|line| line[column_idx].chars().count());
+        widths.max().unwrap_or(0)
+    });
+    let mut text = String::new();
+    for (line_idx, line) in lines.iter().enumerate() {
+        text.push_str(&aligned(line, &widths));
+        if line_idx == 0 {
+            text.push_str(&widths.map(|width| "─".repeat(width)).join("  "));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// The report as Markdown: how to make it again, figures of each pass, exports, and `loss.svg` beside it.
+pub fn report_markdown(report: &RunReport) -> String {
+    let mut text = format!("# {}\n\n", escaped(&report.recipe));
+    let _ = writeln!(text, "Seed {}. Made by:\n", report.seed);
+    let _ = writeln!(text, "```sh\n{}\n```\n", report.command);
+    text.push_str("## Passes\n\nMeasured on the validation text after each pass.\n\n");
+    text.push_str(&markdown_line(&HEADS.map(str::to_owned)));
+    text.push_str("| :--- |");
+    text.push_str(&" ---: |".repeat(NUM_COLUMNS - 1));
+    text.push('\n');
+    for row in &report.passes {
+        text.push_str(&markdown_line(&cells(row)));
+    }
+    if !report.exports.is_empty() {
+        text.push_str("\n## Exports\n\nEach was read back from disk and compared with the student in memory.\n\n");
+        for export in &report.exports {
+            text.push_str(&export_line(export));
+        }
+    }
+    if !report.curves.is_empty() {
+        text.push_str("\n## Training loss\n\n![Training loss of each pass](loss.svg)\n");
+    }
+    text
+}
+
+fn cells(row: &PassRow) -> [String; NUM_COLUMNS] {
+    let or_absent = |text: Option<String>| text.unwrap_or_else(|| ABSENT.to_owned());
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    [
+        row.pass.clone(),
+        format!("{:.4}", row.loss_nats),
+        perplexity_text(row.perplexity),
+        format!("{:.4}", row.bits_per_byte),
+        or_absent(row.kl_nats.map(|kl| format!("{kl:.4}"))),
+        or_absent(row.top1_agreement.map(percent)),
+        format!("{:.2}", 100.0 * row.ece),
+        bytes_text(row.size_bytes),
+        percent(row.sparsity),
+        duration_text(row.secs),
+    ]
+}
+
+/// A ruined student has a perplexity of any length; six digits tell as much.
+fn perplexity_text(perplexity: f64) -> String {
+    if perplexity.abs() < 1e6 {
+        format!("{perplexity:.2}")
+    } else {
+        format!("{perplexity:.1e}")
+    }
+}
+
+fn aligned(line: &[String; NUM_COLUMNS], widths: &[usize; NUM_COLUMNS]) -> String {
+    let mut text = format!("{:<1$}", line[0], widths[0]);
+    for (cell, width) in line.iter().zip(widths).skip(1) {
+        let _ = write!(text, "  {cell:>width$}");
+    }
+    text.push('\n');
+    text
+}
+
+fn markdown_line(cells: &[String; NUM_COLUMNS]) -> String {
+    let cells = cells.each_ref().map(|cell| escaped(cell));
+    format!("| {} |\n", cells.join(" | "))
+}
+
+fn export_line(export: &ExportRow) -> String {
+    let holds = export.max_logit_difference <= export.budget; // false for NaN
+    format!(
+        "- `{}`, {} ({} bytes): largest logit difference {:.1e}, {} the budget of {:.1e}; \
+         KL {:.1e} nats; top-1 agreement {:.2} %\n",
+        export.format,
+        bytes_text(export.size_bytes),
+        thousands(export.size_bytes),
+        export.max_logit_difference,
+        if holds { "within" } else { "above" },
+        export.budget,
+        export.kl_nats,
+        100.0 * export.top1_agreement,
+    )
+}
+
+/// A name that a user chose must not open a cell or a tag.
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|").replace('<', "&lt;")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::report::Curve;
+
+    pub(in crate::report) fn report() -> RunReport {
+        let distill = PassRow {
+            pass: "01-distill".to_owned(),
+            loss_nats: 3.5,
+            perplexity: 33.115_45,
+            bits_per_byte: 1.712_34,
+            kl_nats: Some(0.25),
+            top1_agreement: Some(0.613_4),
+            ece: 0.012_34,
+            size_bytes: 3_500_000,
+            sparsity: 0.0,
+            secs: 95.0,
+        };
+        let prune = PassRow {
+            pass: "02-prune".to_owned(),
+            perplexity: 1.25e9,
+            kl_nats: None,
+            top1_agreement: None,
+            sparsity: 0.5,
+            secs: 0.4,
+            ..distill
+        };
+        RunReport {
+            recipe: "quick|start".to_owned(),
+            seed: 17,
+            command: "alambic run recipes/quickstart.yaml".to_owned(),
+            passes: vec![distill, prune],
+            exports: vec![ExportRow {
+                format: "huggingface".to_owned(),
+                size_bytes: 2_097_152,
+                max_logit_difference: 2.5e-4,
+                budget: 1e-3,
+                kl_nats: 1.5e-8,
+                top1_agreement: 1.0,
+            }],
+            curves: vec![Curve {
+                name: "01-distill".to_owned(),
+                points: vec![(1, 4.0), (2, 3.5)],
+            }],
+        }
+    }
+
+    #[test]
+    fn a_terminal_table_is_aligned_with_units_and_marks_what_is_absent() {
+        let want = "\
+pass        loss (nats)  perplexity  bits/byte  KL (nats)  top-1 (%)  ECE (%)     size  sparsity (%)        time
+──────────  ───────────  ──────────  ─────────  ─────────  ─────────  ───────  ───────  ────────────  ──────────
+01-distill       3.5000       33.12     1.7123     0.2500       61.3     1.23  3.3 MiB           0.0  1 min 35 s
+02-prune         3.5000       1.2e9     1.7123          -          -     1.23  3.3 MiB          50.0       0.4 s
+";
+        assert_eq!(terminal_table(&report().passes), want);
+    }
+
+    #[test]
+    fn a_markdown_report_says_how_to_make_it_again_and_what_came_out() {
+        let want = r"# quick\|start
+
+Seed 17. Made by:
+
+```sh
+alambic run recipes/quickstart.yaml
+```
+
+## Passes
+
+Measured on the validation text after each pass.
+
+| pass | loss (nats) | perplexity | bits/byte | KL (nats) | top-1 (%) | ECE (%) | size | sparsity (%) | time |
+| :--- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |
+| 01-distill | 3.5000 | 33.12 | 1.7123 | 0.2500 | 61.3 | 1.23 | 3.3 MiB | 0.0 | 1 min 35 s |
+| 02-prune | 3.5000 | 1.2e9 | 1.7123 | - | - | 1.23 | 3.3 MiB | 50.0 | 0.4 s |
+
+## Exports
+
+Each was read back from disk and compared with the student in memory.
+
+- `huggingface`, 2.0 MiB (2,097,152 bytes): largest logit difference 2.5e-4, within the budget of 1.0e-3; KL 1.5e-8 nats; top-1 agreement 100.00 %
+
+## Training loss
+
+![Training loss of each pass](loss.svg)
+";
+        assert_eq!(report_markdown(&report()), want);
+    }
+
+    #[test]
+    fn an_export_above_its_budget_says_so() {
+        let mut export = report().exports.remove(0);
+        for difference in [2e-3, f64::NAN] {
+            export.max_logit_difference = difference;
+            let line = export_line(&export);
+            assert!(line.contains("above the budget of 1.0e-3"), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_run_without_exports_or_training_has_no_section_on_them() {
+        let bare = RunReport {
+            exports: Vec::new(),
+            curves: Vec::new(),
+            ..report()
+        };
+        let text = report_markdown(&bare);
+        assert_eq!(text.matches("\n## ").count(), 1, "{text}");
+    }
+}

@@ -1,0 +1,204 @@
+//! The rules of the house that a compiler does not check.
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    const MAX_LINES: usize = 400;
+
+    fn root() -> &'static Path {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+    }
+
+    /// Every Rust file below a folder of the repository, sorted.
+    fn rust_files(folder: &str) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut folders = vec![root().join(folder)];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(&folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "rs") {
+                    files.push(path);
+                }
+            }
+        }
+        files.sort();
+        files
+    }
+
+    fn read(path: &Path) -> String {
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// Modules of the library in the order of `lib.rs`, which is the order of the data.
+    fn modules() -> Vec<String> {
+        let lib = read(&root().join("src/lib.rs"));
+        let names = lib
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+        names.map(str::to_owned).collect()
+    }
+
+    /// Name of the module that a file of `src/` belongs to.
+    fn module_of(path: &Path) -> String {
+        let inside = path.strip_prefix(root().join("src")).unwrap();
+        let first = Path::new(inside.components().next().unwrap().as_os_str());
+        first.file_stem().unwrap().to_str().unwrap().to_owned()
+    }
+
+    /// Code without comments and without what stands after the first test module, where they all stand.
+    fn shipped_code(text: &str) -> String {
+        let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let text = text.split("#[cfg(test)]\npub(super) mod ").next().unwrap();
+        let code = text.lines().map(|line| line.split("//").next().unwrap());
+        code.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Modules that the code names after `crate::`, alone or in braces.
+    fn used_modules(code: &str) -> BTreeSet<String> {
+        let mut used = BTreeSet::new();
+        for after in code.split("crate::").skip(1) {
+            match after.strip_prefix('{') {
+                Some(group) => used.extend(names_in_group(group)),
+                None => used.extend(leading_name(after)),
+            }
+        }
+        used
+    }
+
+    fn leading_name(text: &str) -> Option<String> {
+        let text = text.trim_start();
+        let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let name = text.split(|letter| !is_name(letter)).next()?;
+        (!name.is_empty()).then(|| name.to_owned())
+    }
+
+    /// First names of the entries of `{a::x, b::{y, z}}`, given what follows the first brace.
+    fn names_in_group(group: &str) -> Vec<String> {
+        let (mut depth, mut entry, mut names) = (1, String::new(), Vec::new());
+        for letter in group.chars() {
+            match letter {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 1 => names.extend(leading_name(&std::mem::take(&mut entry))),
+                _ if depth == 1 => entry.push(letter),
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+        }
+        names.extend(leading_name(&entry));
+        names
+    }
+
+    /// Modules that stand below `module` in `order`, or do not stand there, and yet are used.
+    fn uphill_uses(module: &str, code: &str, order: &[String]) -> Vec<String> {
+        let place = |name: &str| order.iter().position(|module| module == name);
+        let own = place(module).unwrap_or_else(|| panic!("`{module}` is not in src/lib.rs"));
+        let used = used_modules(code).into_iter();
+        used.filter(|name| place(name).is_none_or(|place| place > own))
+            .collect()
+    }
+
+    #[test]
+    fn a_module_uses_only_modules_above_it() {
+        let order = modules();
+        assert!(order.len() >= 18, "modules found: {order:?}");
+        let mut faults = Vec::new();
+        let mut num_files = 0;
+        for path in rust_files("src") {
+            let module = module_of(&path);
+            let is_test = path.file_stem().is_some_and(|stem| stem == "tests");
+            if is_test || module == "lib" || module == "main" {
+                continue;
+            }
+            num_files += 1;
+            for used in uphill_uses(&module, &shipped_code(&read(&path)), &order) {
+                faults.push(format!("{} uses `crate::{used}`", path.display()));
+            }
+        }
+        assert!(
+            num_files >= order.len(),
+            "{num_files} files for {} modules",
+            order.len()
+        );
+        assert!(
+            faults.is_empty(),
+            "against the order of src/lib.rs:\n{}",
+            faults.join("\n")
+        );
+    }
+
+    #[test]
+    fn the_search_for_uses_sees_paths_and_groups_and_passes_over_comments_and_tests() {
+        let order = ["files", "data", "train"].map(str::to_owned);
+        let text = "\
+//! See `crate::train`.
+use crate::files; // not crate::train
+use crate::{files::{a, b}, train::{self, fit}};
+fn f() { crate::lost::g(crate::data::h()); }
+#[cfg(test)]
+mod tests { use crate::absent; }
+";
+        let code = shipped_code(text);
+        let used: Vec<String> = used_modules(&code).into_iter().collect();
+        assert_eq!(used, ["data", "files", "lost", "train"]);
+        assert_eq!(uphill_uses("data", &code, &order), ["lost", "train"]);
+        assert_eq!(uphill_uses("train", &code, &order), ["lost"]);
+    }
+
+    #[test]
+    fn every_file_has_less_than_400_lines() {
+        let files = [rust_files("src"), rust_files("tests")].concat();
+        let num_lines = |path: &PathBuf| read(path).lines().count();
+        let long: Vec<String> = files
+            .iter()
+            .filter(|path| num_lines(path) >= MAX_LINES)
+            .map(|path| format!("{}: {} lines", path.display(), num_lines(path)))
+            .collect();
+        assert!(files.len() >= 20, "{} files found", files.len());
+        assert!(long.is_empty(), "{}", long.join("\n"));
+    }
+
+    #[test]
+    fn the_map_in_the_readme_names_every_file_and_folder_of_the_source() {
+        let readme = read(&root().join("README.md"));
+        let entries: Vec<String> = fs::read_dir(root().join("src"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| {
+                let slash = if entry.path().is_dir() { "/" } else { "" };
+                format!("{}{slash}", entry.file_name().to_string_lossy())
+            })
+            .collect();
+        let missing: Vec<&String> = entries
+            .iter()
+            .filter(|name| !readme.contains(*name))
+            .collect();
+        assert!(entries.len() >= 20, "{} entries found", entries.len());
+        assert!(missing.is_empty(), "README.md does not name {missing:?}");
+    }
+
+    #[test]
+    fn every_golden_file_is_used_by_a_test() {
+        let Ok(golden) = fs::read_dir(root().join("tests/golden")) else {
+            return; // git keeps no empty folder
+        };
+        let files = [rust_files("src"), rust_files("tests")].concat();
+        let code: String = files.iter().map(|path| read(path)).collect();
+        let unused: Vec<String> = golden
+            .map(|entry| entry.unwrap().path())
+            .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+            .filter(|stem| !code.contains(stem.as_str()))
+            .collect();
+        assert!(
+            unused.is_empty(),
+            "no test names these files of tests/golden: {unused:?}"
+        );
+    }
+}
