@@ -1,1 +1,235 @@
-//! (to be written)
+//! The student: a decoder with the masks and grids that passes put on it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::model::grid::{Grid, round_to_bf16};
+use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, Rope, RopeScaling, parameter_specs};
+use crate::random::Stream;
+use crate::recipe::ArchitecturePlan;
+use crate::tensors::{self, TensorsError};
+
+/// File of a student inside an artifact.
+pub const STUDENT_FILE: &str = "student.safetensors";
+
+/// A model in training: free weights, and what stands between them and the model that runs.
+///
+/// The model that runs has the *effective* weights: weight × mask, rounded to the grid (and, beside a grid, to
+/// bf16 where there is none: a quantised checkpoint is bf16 around integers). Training moves the
+/// free weights; the gradient of an effective weight is taken as that of the free one where the mask is 1
+/// (the straight-through estimator, Bengio et al. 2013, <https://arxiv.org/abs/1308.3432>). The grid's scale
+/// follows the largest weight of its group, so no weight is ever further than half a step from the grid and
+/// nothing needs to be cut off.
+#[derive(Debug, Clone)]
+pub struct Student {
+    /// Free weights.
+    pub decoder: Decoder,
+    /// By parameter name: 1 where a weight is kept, 0 where it was pruned.
+    pub masks: BTreeMap<String, Tensor<2>>,
+    /// The grid of all linear layers inside blocks, once a pass has put them on one.
+    pub grid: Option<Grid>,
+}
+
+/// Why no student can be made or read.
+#[derive(Debug, Error)]
+pub enum StudentError {
+    /// The file cannot be read.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+    /// The file holds other tensors than its architecture needs.
+    #[error("{path}: no parameter `{name}` of shape {shape:?}")]
+    Parameter {
+        /// The file.
+        path: String,
+        /// The missing parameter.
+        name: String,
+        /// The shape needed.
+        shape: [usize; 2],
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    config: DecoderConfig,
+    grid: Option<Grid>,
+}
+
+impl Student {
+    /// A student without masks and grid.
+    pub fn new(decoder: Decoder) -> Self {
+        Self { decoder, masks: BTreeMap::new(), grid: None }
+    }
+
+    /// Fresh weights: normal with deviation 0.02, divided by √(2·layers) where a layer writes into the residual
+    /// stream (GPT-2; Radford et al. 2019), norms at 1.
+    pub fn fresh(config: DecoderConfig, seed: u64, device: &Device) -> Self {
+        let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
+        let decoder = Decoder::from_parameters(config, |spec| {
+            let writes_residual = spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
+            let deviation = if writes_residual { residual } else { 0.02 };
+            Ok::<_, std::convert::Infallible>(fresh_parameter(spec, seed, deviation, device))
+        });
+        match decoder {
+            Ok(decoder) => Self::new(decoder),
+            Err(never) => match never {},
+        }
+    }
+
+    /// The model that runs and is exported.
+    pub fn effective(&self) -> Decoder {
+        if self.masks.is_empty() && self.grid.is_none() {
+            return self.decoder.clone();
+        }
+        self.decoder.map(|spec, weight| {
+            let weight = self.masked(spec, weight);
+            match (self.grid, self.grid_of(spec)) {
+                (_, Some(grid)) => grid.fake_quantize(weight),
+                (Some(_), None) => round_to_bf16(weight),
+                (None, None) => weight,
+            }
+        })
+    }
+
+    /// The gradient of the free weights, from that of the effective ones.
+    pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+        if self.masks.is_empty() {
+            return gradients;
+        }
+        let specs = parameter_specs(&self.decoder.config);
+        specs.iter().zip(gradients).map(|(spec, gradient)| self.masked(spec, gradient)).collect()
+    }
+
+    /// The grid of a parameter, if it is on one.
+    pub fn grid_of(&self, spec: &ParameterSpec) -> Option<Grid> {
+        self.grid.filter(|_| spec.kind == ParameterKind::Linear)
+    }
+
+    /// A parameter with its mask applied.
+    pub fn masked(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
+        match self.masks.get(&spec.name) {
+            Some(mask) => weight * mask.clone(),
+            None => weight,
+        }
+    }
+
+    /// Share of zeros that the masks put into the linear layers inside blocks.
+    pub fn sparsity(&self) -> f64 {
+        let specs = parameter_specs(&self.decoder.config);
+        let linear = specs.iter().filter(|spec| spec.kind == ParameterKind::Linear);
+        let total: usize = linear.map(|spec| spec.shape[0] * spec.shape[1]).sum();
+        let zeros: f64 = self
+            .masks
+            .values()
+            .map(|mask| {
+                let [rows, columns] = mask.dims();
+                (rows * columns) as f64 - f64::from(mask.clone().sum().into_scalar::<f32>())
+            })
+            .sum();
+        zeros / total.max(1) as f64
+    }
+
+    /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere.
+    pub fn size_bytes(&self) -> u64 {
+        let specs = parameter_specs(&self.decoder.config);
+        let bits: u64 = specs
+            .iter()
+            .map(|spec| match self.grid_of(spec) {
+                Some(grid) => grid.stored_bits(spec.shape),
+                None => (spec.shape[0] * spec.shape[1]) as u64 * 16,
+            })
+            .sum();
+        bits.div_ceil(8)
+    }
+
+    /// Writes `student.safetensors` into a folder: free weights, masks, config and grid.
+    pub fn save(&self, dir: &Path) -> io::Result<()> {
+        let mut matrices: Vec<_> =
+            self.decoder.parameters().into_iter().map(|(spec, weight)| (spec.name, weight)).collect();
+        matrices.extend(self.masks.iter().map(|(name, mask)| (mask_name(name), mask.clone())));
+        let facts = Facts { config: self.decoder.config.clone(), grid: self.grid };
+        tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
+    }
+
+    /// Reads what [`Student::save`] wrote.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
+        let path = dir.join(STUDENT_FILE);
+        let (mut matrices, facts): (_, Facts) = tensors::load(&path, device)?;
+        let mut masks = BTreeMap::new();
+        let decoder = Decoder::from_parameters(facts.config, |spec| {
+            if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
+                masks.insert(spec.name.clone(), mask);
+            }
+            matrices.remove(&spec.name).filter(|weight| weight.dims() == spec.shape).ok_or_else(|| {
+                let path = path.display().to_string();
+                StudentError::Parameter { path, name: spec.name.clone(), shape: spec.shape }
+            })
+        })?;
+        Ok(Self { decoder, masks, grid: facts.grid })
+    }
+}
+
+/// The architecture of a fresh student for a tokenizer of `vocab_size` tokens.
+pub fn architecture(
+    plan: &ArchitecturePlan,
+    vocab_size: usize,
+    sequence_length: usize,
+    end_of_text: Option<u32>,
+) -> DecoderConfig {
+    DecoderConfig {
+        vocab_size,
+        hidden_size: plan.hidden_size,
+        intermediate_size: plan.intermediate_size,
+        num_hidden_layers: plan.num_hidden_layers,
+        num_attention_heads: plan.num_attention_heads,
+        num_key_value_heads: plan.num_key_value_heads,
+        head_dim: plan.head_dim,
+        rms_norm_eps: plan.rms_norm_eps,
+        rope: Rope { theta: plan.rope_theta, scaling: RopeScaling::Default },
+        max_position_embeddings: sequence_length,
+        tie_word_embeddings: plan.tie_word_embeddings,
+        bos_token_id: end_of_text,
+        eos_token_ids: end_of_text.into_iter().collect(),
+        pad_token_id: None,
+    }
+}
+
+/// A decoder with chosen layers of another, and its embedding, norm and output matrix.
+///
+/// # Panics
+///
+/// If a layer does not exist: the recipe is checked against the teacher before.
+pub fn from_layers(teacher: &Decoder, layers: &[usize]) -> Decoder {
+    let config = DecoderConfig { num_hidden_layers: layers.len(), ..teacher.config.clone() };
+    let mut weights: BTreeMap<String, Tensor<2>> =
+        teacher.parameters().into_iter().map(|(spec, weight)| (spec.name, weight)).collect();
+    let source = |name: &str| match name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
+        Some((layer, rest)) => {
+            let layer: usize = layer.parse().expect("the table numbers its layers");
+            format!("model.layers.{}.{rest}", layers[layer])
+        }
+        None => name.to_owned(),
+    };
+    let decoder = Decoder::from_parameters(config, |spec| weights.remove(&source(&spec.name)).ok_or(()));
+    decoder.expect("the layers are distinct and exist")
+}
+
+fn mask_name(name: &str) -> String {
+    format!("mask.{name}")
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+fn fresh_parameter(spec: &ParameterSpec, seed: u64, deviation: f64, device: &Device) -> Tensor<2> {
+    let count = spec.shape[0] * spec.shape[1];
+    let values: Vec<f32> = if spec.kind == ParameterKind::Norm {
+        vec![1.0; count]
+    } else {
+        let mut stream = Stream::new(seed, &format!("init {}", spec.name));
+        (0..count).map(|_| (deviation * stream.normal()) as f32).collect()
+    };
+    Tensor::from_data(TensorData::new(values, spec.shape), device)
+}

@@ -1,1 +1,171 @@
-//! (to be written)
+//! The teacher: a frozen decoder that tells the support of every position, and its capture into a cache.
+
+use std::cmp::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{self, AtomicBool};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use thiserror::Error;
+
+use crate::cache::{Cache, CacheError, CacheWriter, Fingerprint, RowSupports};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::TokenRows;
+use crate::device;
+use crate::loss::chunked::for_logits;
+use crate::loss::log_sum_exp;
+use crate::model::{Decoder, ids_tensor};
+use crate::progress::Progress;
+
+/// Why a capture ended early.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// The cache refused.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A signal asked to stop; whole shards are kept.
+    #[error("stopped after {rows} rows of the cache in {dir}; run the same command to go on")]
+    Interrupted {
+        /// Rows captured so far, those of unfinished shards included.
+        rows: usize,
+        /// The cache.
+        dir: PathBuf,
+    },
+}
+
+/// Loads a checkpoint's decoder in f32, one tensor at a time.
+pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
+    Decoder::from_parameters(checkpoint.config().clone(), |spec| {
+        let weight = checkpoint.weight(spec)?;
+        Ok(Tensor::from_data(TensorData::new(weight, spec.shape), device))
+    })
+}
+
+/// Captures all rows into a cache, or goes on where an earlier process stopped.
+///
+/// Whole shards are committed one by one; a process killed at any instant loses one shard at most.
+pub fn capture(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    fingerprint: &Fingerprint,
+    job: &CaptureJob<'_>,
+) -> Result<Cache, CaptureError> {
+    let mut writer = CacheWriter::open(job.dir, fingerprint, job.rows_per_shard)?;
+    let missing = writer.missing_rows();
+    let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
+    progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
+    let at_once = if device::is_host(&decoder.device()) { rayon::current_num_threads() } else { 1 };
+    let mut done = rows.num_rows() - missing.len();
+    for group in missing.chunks(job.batch_size * at_once.max(1)) {
+        if job.stop.load(atomic::Ordering::Relaxed) {
+            progress.finish();
+            return Err(CaptureError::Interrupted { rows: done, dir: job.dir.to_path_buf() });
+        }
+        let batches: Vec<Vec<RowSupports>> = group
+            .par_chunks(job.batch_size)
+            .map(|batch| {
+                let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+                supports(decoder, &inputs, fingerprint.top_k, &fingerprint.temperatures)
+            })
+            .collect();
+        for (&row_idx, supports) in group.iter().zip(batches.iter().flatten()) {
+            let counted = u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
+            writer.push(rows.row(row_idx), counted, supports)?;
+        }
+        done += group.len();
+        progress.advance((group.len() * rows.sequence_length()) as u64);
+    }
+    progress.finish();
+    Ok(writer.finish()?)
+}
+
+/// Where and how a capture runs; nothing here changes what is captured.
+pub struct CaptureJob<'a> {
+    /// Folder of the cache.
+    pub dir: &'a Path,
+    /// Rows in one forward pass.
+    pub batch_size: usize,
+    /// Rows per shard.
+    pub rows_per_shard: usize,
+    /// Name in progress.
+    pub label: &'a str,
+    /// Set by the first signal.
+    pub stop: &'a AtomicBool,
+}
+
+/// The teacher's `top_k` at every position of some rows of equal length, with its log-sum-exp at each
+/// temperature.
+///
+/// No graph is recorded, and logits live for one chunk of positions. The likeliest ids are selected, not
+/// sorted out of the whole vocabulary; of equals the lower id is kept.
+pub fn supports(decoder: &Decoder, rows: &[&[u32]], top_k: usize, temperatures: &[f64]) -> Vec<RowSupports> {
+    let vocab = decoder.config.vocab_size;
+    let top_k = top_k.min(vocab);
+    let hidden = decoder.hidden(ids_tensor(rows, &decoder.device())); // [B, T, D]
+    let [batch, seq, size] = hidden.dims();
+    let mut positions: Vec<PositionSupport> = Vec::with_capacity(batch * seq);
+    for_logits(&hidden.reshape([batch * seq, size]), &decoder.output_weight(), |logits| {
+        positions.par_extend(logits.par_chunks(vocab).map(|row| position_support(row, top_k, temperatures)));
+    });
+    positions
+        .chunks(seq)
+        .map(|positions| RowSupports {
+            top_k,
+            ids: positions.iter().flat_map(|position| position.ids.iter().copied()).collect(),
+            log_probs: positions.iter().flat_map(|position| position.log_probs.iter().copied()).collect(),
+            lse: (0..temperatures.len())
+                .map(|temperature| positions.iter().map(|position| position.lse[temperature]).collect())
+                .collect(),
+        })
+        .collect()
+}
+
+struct PositionSupport {
+    ids: Vec<u32>,
+    log_probs: Vec<f32>,
+    lse: Vec<f32>,
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "temperatures are f32 in arithmetic, and ids fit u32")]
+fn position_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
+    let plain = log_sum_exp(logits, 1.0);
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let likelier =
+        |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
+    if top_k < order.len() {
+        order.select_nth_unstable_by(top_k, likelier);
+        order.truncate(top_k);
+    }
+    order.sort_unstable();
+    let log_probs = order.iter().map(|&id| logits[id as usize] - plain).collect();
+    let lse = |&temperature: &f64| match temperature as f32 {
+        1.0 => 0.0, // log-probabilities are normalised at 1
+        temperature => log_sum_exp(logits, temperature) - plain / temperature,
+    };
+    PositionSupport { ids: order, log_probs, lse: temperatures.iter().map(lse).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_support_is_the_likeliest_ids_in_ascending_order_with_exact_log_sum_exps() {
+        let logits = [0.0, 3.0, 1.0, 3.0, -2.0];
+        let got = position_support(&logits, 3, &[1.0, 2.0]);
+        assert_eq!(got.ids, [1, 2, 3]);
+        let sum: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
+        for (id, log_prob) in got.ids.iter().zip(&got.log_probs) {
+            assert!((f64::from(*log_prob) - (f64::from(logits[*id as usize]) - sum.ln())).abs() < 2e-6);
+        }
+        assert!(got.lse[0].abs() < 1e-6);
+        let softened: f64 = logits.iter().map(|z| (f64::from(*z) / 2.0 - sum.ln() / 2.0).exp()).sum();
+        assert!((f64::from(got.lse[1]) - softened.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn of_equal_logits_the_lower_id_is_kept() {
+        assert_eq!(position_support(&[1.0; 6], 2, &[1.0]).ids, [0, 1]);
+        assert_eq!(position_support(&[1.0; 6], 6, &[1.0]).ids, [0, 1, 2, 3, 4, 5]);
+    }
+}

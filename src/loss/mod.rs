@@ -13,6 +13,7 @@ mod softmax;
 mod statistics;
 
 pub use row::{LossSpec, RowTarget, Support, loss_row};
+pub use softmax::log_sum_exp;
 pub use statistics::{RowStatistics, row_statistics};
 
 /// Sums over counted positions; divide by `positions` for means.

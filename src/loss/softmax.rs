@@ -46,6 +46,11 @@ impl Softmax {
     }
 }
 
+/// ln Σ exp(z / T) of a row, in f32: within 1e-6 relatively.
+pub fn log_sum_exp(logits: &[f32], temperature: f32) -> f32 {
+    Softmax::of(logits, temperature, &mut vec![0.0; logits.len()]).log_sum_exp()
+}
+
 /// Sums run in this many lanes: a fixed order of additions that compilers can vectorise.
 const LANES: usize = 32;
 

@@ -1,9 +1,9 @@
 //! Architecture of a decoder, as `config.json` states it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Architecture of a decoder; field names are those of `config.json`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub struct DecoderConfig {
     pub vocab_size: usize,
@@ -24,7 +24,7 @@ pub struct DecoderConfig {
 }
 
 /// Rotary positions.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rope {
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
@@ -33,7 +33,7 @@ pub struct Rope {
 }
 
 /// Change of the wavelengths for long contexts.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub enum RopeScaling {
     Default,

@@ -4,10 +4,10 @@
 //! what was trained, bit for bit.
 
 use burn::tensor::Tensor;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A symmetric integer grid: weight ≈ code × scale, with codes from −2^(bits−1) to 2^(bits−1) − 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grid {
     /// 4 or 8.
     pub bits: u32,
@@ -87,8 +87,8 @@ impl Grid {
 }
 
 /// Rounds f32 to the 8 significant bits of bf16, with f32 arithmetic alone (Dekker's splitting): not every
-/// device has the type.
-fn round_to_bf16(x: Tensor<3>) -> Tensor<3> {
+/// device has the type. Numbers above 2^111 overflow.
+pub fn round_to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let spread = x.clone().mul_scalar(65_537.0_f64); // 2^16 + 1
     spread.clone() - (spread - x)
 }

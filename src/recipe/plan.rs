@@ -49,6 +49,8 @@ pub struct DataPlan {
     pub validation: Vec<PathBuf>,
     /// Positions per row.
     pub sequence_length: usize,
+    /// Upper limit of training positions: what the cache captures, if there is one. `None` uses all text.
+    pub train_tokens: Option<u64>,
     /// Upper limit of validation positions measured; `None` measures all of them.
     pub validation_tokens: Option<u64>,
     /// Where the tokenizer comes from.
@@ -84,8 +86,6 @@ pub struct TeacherPlan {
 /// What is captured of the teacher.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CachePlan {
-    /// Upper limit of training positions captured; `None` captures all of them.
-    pub tokens: Option<u64>,
     /// Token ids kept per position.
     pub top_k: usize,
     /// Temperatures at which the cached distribution is exact; ascending, distinct.
@@ -230,8 +230,11 @@ pub struct ExportPlan {
     pub formats: Vec<ExportFormat>,
     /// Storage of weights that are not quantised.
     pub dtype: ExportDtype,
-    /// Budget of verification: largest logit difference between the folder and the student in memory.
+    /// Budget of verification where the format holds the student exactly (f32, or integers on its grid): largest
+    /// logit difference between the folder and the student in memory.
     pub max_logit_difference: f64,
+    /// The same budget where weights are rounded to bf16 on the way.
+    pub max_rounding_difference: f64,
 }
 
 /// A format that engines load.
