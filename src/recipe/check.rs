@@ -1,0 +1,212 @@
+//! What keys mean together: every rule over more than one key, and over the entries of a list.
+//!
+//! A rule speaks only if the keys it needs are good: what `file.rs` refused is not told twice.
+
+use super::fields::{Checked, Fields, FromChecked, Item};
+use super::pass_check::passes;
+use crate::diag::{Diagnostic, thousands};
+
+/// Every contradiction, in no order.
+pub(super) fn contradictions(recipe: &Fields) -> Vec<Diagnostic> {
+    let mut faults = Vec::new();
+    needs_teacher(recipe, &mut faults);
+    if let Some(cache) = recipe.block("cache") {
+        distinct::<f64>(cache, "temperatures", &mut faults);
+    }
+    student(recipe, &mut faults);
+    passes(recipe, &mut faults);
+    export(recipe, &mut faults);
+    faults
+}
+
+fn needs_teacher(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
+    let data = recipe.block("data");
+    let tokenizer = data.and_then(|data| data.block("tokenizer")?.variant());
+    if recipe.is_written("teacher") {
+        if let (Some(data), Some(("train", _))) = (data, tokenizer) {
+            let message = "a tokenizer is trained, but the teacher has its own";
+            faults.push(
+                Diagnostic::new("recipe/foreign-tokenizer", message)
+                    .primary(
+                        data.span("tokenizer"),
+                        "teacher and student share one vocabulary",
+                    )
+                    .secondary(recipe.span("teacher"), "")
+                    .help("delete `tokenizer`: the teacher's is the default"),
+            );
+        }
+        return;
+    }
+    let mut lacks = |fields: &Fields, name: &str, label: &str| {
+        let message = format!("`{name}` needs a teacher, and there is none");
+        faults.push(
+            Diagnostic::new("recipe/no-teacher", message)
+                .primary(fields.span(name), label)
+                .help("add `teacher: { checkpoint: ... }`"),
+        );
+    };
+    if recipe.is_written("cache") {
+        lacks(recipe, "cache", "it holds the teacher's predictions");
+    }
+    if let Some(student) = recipe.block("student")
+        && student
+            .variant()
+            .is_some_and(|(name, _)| name == "from_teacher")
+    {
+        lacks(student, "from_teacher", "the student is made of its layers");
+    }
+    match (data, tokenizer) {
+        (Some(data), Some(("teacher", _))) => {
+            lacks(data, "tokenizer", "`tokenizer.json` of the teacher");
+        }
+        (Some(data), None) if !data.is_written("tokenizer") => {
+            lacks(
+                data,
+                "tokenizer",
+                "by default, the teacher's `tokenizer.json`",
+            );
+        }
+        _ => {}
+    }
+}
+
+fn student(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
+    let variant = recipe.block("student").and_then(Fields::variant);
+    match variant {
+        Some(("architecture", item)) => {
+            if let Some(sizes) = item.as_block() {
+                heads(sizes, faults);
+            }
+        }
+        Some(("from_teacher", item)) => {
+            if let Some(fields) = item.as_block() {
+                ascending(fields, "layers", faults);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn heads(sizes: &Fields, faults: &mut Vec<Diagnostic>) {
+    let num_heads = sizes.get::<u64>("num_attention_heads");
+    if let (Some(num_heads), Some(num_shared)) = (num_heads, sizes.get("num_key_value_heads"))
+        && num_heads % num_shared != 0
+    {
+        let message = "`num_key_value_heads` does not divide `num_attention_heads`";
+        faults.push(
+            Diagnostic::new("recipe/uneven-heads", message)
+                .primary(
+                    sizes.span("num_key_value_heads"),
+                    division(num_heads, num_shared),
+                )
+                .secondary(sizes.span("num_attention_heads"), "query heads"),
+        );
+    }
+    if sizes.is_written("head_dim") {
+        if let Some(head_dim) = sizes.get::<u64>("head_dim").filter(|size| size % 2 != 0) {
+            faults.push(odd_head_dim(sizes, "head_dim", head_dim));
+        }
+        return;
+    }
+    if let (Some(hidden), Some(num_heads)) = (sizes.get::<u64>("hidden_size"), num_heads) {
+        if hidden % num_heads != 0 {
+            let message = "`num_attention_heads` does not divide `hidden_size`";
+            faults.push(
+                Diagnostic::new("recipe/uneven-heads", message)
+                    .primary(
+                        sizes.span("num_attention_heads"),
+                        division(hidden, num_heads),
+                    )
+                    .secondary(sizes.span("hidden_size"), "width of all heads together")
+                    .help("change one of them, or give `head_dim`"),
+            );
+        } else if hidden / num_heads % 2 != 0 {
+            faults.push(odd_head_dim(
+                sizes,
+                "num_attention_heads",
+                hidden / num_heads,
+            ));
+        }
+    }
+}
+
+fn odd_head_dim(sizes: &Fields, name: &str, head_dim: u64) -> Diagnostic {
+    let message = format!(
+        "the width of a head must be even, but is {}",
+        thousands(head_dim)
+    );
+    Diagnostic::new("recipe/odd-head-dim", message)
+        .primary(sizes.span(name), "rotary positions turn pairs of numbers")
+}
+
+fn export(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
+    let Some(export) = recipe.block("export") else {
+        return;
+    };
+    distinct::<String>(export, "formats", faults);
+    // A faulty pass may have been meant as the missing one.
+    let is_quantize = |item: &Item| match item.as_block().and_then(Fields::variant) {
+        Some((name, _)) => name == "quantize",
+        None => true,
+    };
+    if recipe.items("passes").iter().any(is_quantize) {
+        return;
+    }
+    for item in export.items("formats") {
+        if matches!(&item.value, Some(Checked::Text(text)) if text == "compressed-tensors") {
+            let message = "`compressed-tensors` holds quantised weights, but no pass quantises";
+            faults.push(
+                Diagnostic::new("recipe/not-quantized", message)
+                    .primary(item.span.as_ref(), "")
+                    .secondary(
+                        recipe.span("passes"),
+                        "the passes end here without `quantize`",
+                    )
+                    .help("add the pass `- quantize: { method: round-to-nearest }`"),
+            );
+        }
+    }
+}
+
+fn distinct<T: FromChecked + PartialEq>(fields: &Fields, name: &str, faults: &mut Vec<Diagnostic>) {
+    let mut seen: Vec<T> = Vec::new();
+    for item in fields.items(name) {
+        let Some(value) = item.value.as_ref().and_then(T::from_checked) else {
+            continue;
+        };
+        if seen.contains(&value) {
+            let message = format!("an entry of `{name}` is there twice");
+            faults.push(
+                Diagnostic::new("recipe/repeated-entry", message)
+                    .primary(item.span.as_ref(), "delete this one"),
+            );
+        }
+        seen.push(value);
+    }
+}
+
+fn ascending(fields: &Fields, name: &str, faults: &mut Vec<Diagnostic>) {
+    let mut last: Option<u64> = None;
+    for item in fields.items(name) {
+        let value = match &item.value {
+            Some(Checked::Integer(value)) => *value,
+            _ => continue,
+        };
+        if let Some(last) = last.filter(|&last| value <= last) {
+            let message = format!("`{name}` must ascend, but {value} follows {last}");
+            faults.push(
+                Diagnostic::new("recipe/unordered-layers", message).primary(item.span.as_ref(), ""),
+            );
+        }
+        last = Some(value);
+    }
+}
+
+pub(super) fn division(whole: u64, part: u64) -> String {
+    format!(
+        "{} / {} leaves {} over",
+        thousands(whole),
+        thousands(part),
+        thousands(whole % part)
+    )
+}

@@ -1,0 +1,185 @@
+//! The keys of passes; the other half of the table in `recipe_keys.rs`.
+
+use std::ops::Bound::{Excluded, Included};
+
+use super::keys::{
+    ABOVE_0, Block, FROM_0, Key, Kind, MAX_SIZE, SHARE_ABOVE_0, TEMPERATURE, or, required, rule,
+};
+
+const MAX_STEPS: u64 = 1_000_000_000;
+const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
+const DECAY_RATE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
+
+pub(super) static PASS: Block = Block {
+    name: "pass",
+    about: "One pass: takes a student and returns a student. `--set distill.steps=200` sets a key of every `distill` pass.",
+    keys: &[&[
+        required(
+            "distill",
+            Kind::Block(&DISTILL),
+            "train against the cache and the text",
+        ),
+        required(
+            "prune",
+            Kind::Block(&PRUNE),
+            "zero the least useful weights",
+        ),
+        required(
+            "quantize",
+            Kind::Block(&QUANTIZE),
+            "put the weights on a quantised grid; the last pass",
+        ),
+    ]],
+};
+
+static DISTILL: Block = Block {
+    name: "distill",
+    about: "Train against the cache and the text. Masks of earlier passes hold.",
+    keys: &[&[required("steps", STEPS, STEPS_ABOUT)], &FIT],
+};
+
+static PRUNE: Block = Block {
+    name: "prune",
+    about: "Zero the least useful weights of every output row.",
+    keys: &[&[
+        or(
+            "method",
+            Kind::Word(&["magnitude", "wanda"]),
+            "wanda",
+            "how a weight is scored: its size, or its size times the norm of its input",
+        ),
+        required(
+            "sparsity",
+            Kind::Number(Included(0.0), Included(0.95)),
+            "share of zeros in every output row: a fraction, not a percentage",
+        ),
+        or(
+            "calibration_tokens",
+            Kind::Tokens(1),
+            "32k",
+            "training positions over which `wanda` measures activations",
+        ),
+    ]],
+};
+
+static QUANTIZE: Block = Block {
+    name: "quantize",
+    about: "Put the weights on a quantised grid. The keys of training are for `method: qat` alone.",
+    keys: &[
+        &[
+            required(
+                "method",
+                Kind::Word(&["round-to-nearest", "qat"]),
+                "round, or train with the rounding in the loop",
+            ),
+            or("bits", Kind::IntegerOf(&[4, 8]), "4", "width of a weight"),
+            rule(
+                "group_size",
+                Kind::IntegerOr(8, MAX_SIZE, "channel"),
+                "32 with 4 bits, `channel` with 8",
+                "weights that share a scale, along the input; `channel`: one scale per output row",
+            ),
+            rule("steps", STEPS, "required with `method: qat`", STEPS_ABOUT),
+        ],
+        &FIT,
+    ],
+};
+
+const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
+const STEPS_ABOUT: &str = "optimizer updates";
+
+/// The keys of training, but for `steps`.
+pub(super) static FIT: [Key; 13] = [
+    or(
+        "tokens_per_step",
+        Kind::Tokens(1),
+        "4096",
+        "positions per update; a multiple of `data.sequence_length`",
+    ),
+    or(
+        "micro_batch",
+        Kind::Integer(1, MAX_SIZE),
+        "4",
+        "rows per forward and backward pass; memory against speed, never the gradient",
+    ),
+    or("learning_rate", SHARE_ABOVE_0, "1e-3", "peak learning rate"),
+    or(
+        "final_learning_rate_frac",
+        SHARE,
+        "0.1",
+        "learning rate at the last step, as a share of the peak",
+    ),
+    rule(
+        "warmup_steps",
+        Kind::Integer(0, MAX_STEPS),
+        "`steps / 20`, at least 1",
+        "steps of linear warm-up; at most `steps`",
+    ),
+    or(
+        "weight_decay",
+        FROM_0,
+        "0.01",
+        "decay of the optimizer (AdamW), on matrices only",
+    ),
+    or(
+        "betas",
+        Kind::List(&DECAY_RATE, 2, 2),
+        "[0.9, 0.999]",
+        "decay rates of the optimizer's two moments",
+    ),
+    or(
+        "epsilon",
+        SHARE_ABOVE_0,
+        "1e-8",
+        "term added to the root of the second moment",
+    ),
+    or(
+        "max_grad_norm",
+        ABOVE_0,
+        "1.0",
+        "global norm above which gradients are scaled down",
+    ),
+    or(
+        "temperature",
+        TEMPERATURE,
+        "1.0",
+        "temperature of the soft loss terms; one of `cache.temperatures`",
+    ),
+    rule(
+        "losses",
+        Kind::Block(&LOSSES),
+        "`{ forward_kl: 1.0 }` with a teacher, else `{ cross_entropy: 1.0 }`",
+        "weights of the loss terms",
+    ),
+    or(
+        "save_every",
+        Kind::Integer(1, MAX_STEPS),
+        "50",
+        "steps between training states on disk",
+    ),
+    or(
+        "log_every",
+        Kind::Integer(1, MAX_STEPS),
+        "10",
+        "steps between log lines",
+    ),
+];
+
+static LOSSES: Block = Block {
+    name: "losses",
+    about: "Weights of the loss terms; at least one is above 0.",
+    keys: &[&[
+        or(
+            "forward_kl",
+            FROM_0,
+            "0.0",
+            "KL(teacher ‖ student) on the support and one bucket for the tail",
+        ),
+        or(
+            "cross_entropy",
+            FROM_0,
+            "0.0",
+            "negative log-likelihood of the text",
+        ),
+    ]],
+};

@@ -1,0 +1,301 @@
+//! Every key that a recipe may have: its type, range, default and meaning.
+//!
+//! The one table from which recipes are read, the JSON Schema printed and `docs/recipe.md` written.
+//! A default that depends on other keys is worked out in `complete.rs`; its rule is told here.
+
+use super::keys::{
+    ABOVE_0, Block, Kind, MAX_SIZE, PathKind, SHARE_ABOVE_0, TEMPERATURE, or, required, rule,
+};
+use super::pass_keys::PASS;
+
+const MAX_LAYERS: u64 = 1024;
+const TEXTS: Kind = Kind::List(&Kind::Path(PathKind::FileOrFolder), 1, 10_000);
+const CHECKPOINT: Kind = Kind::Path(PathKind::Folder);
+
+/// The whole recipe.
+pub(super) static RECIPE: Block = Block {
+    name: "the recipe",
+    about: "What a run reads, trains, and leaves behind.",
+    keys: &[&[
+        required(
+            "name",
+            Kind::Name,
+            "name of the recipe and of its run folders",
+        ),
+        or(
+            "seed",
+            Kind::Integer(0, u64::MAX),
+            "0",
+            "number from which every random choice follows",
+        ),
+        or(
+            "output",
+            Kind::Path(PathKind::Output),
+            "checkpoints",
+            "folder for run folders and caches",
+        ),
+        or(
+            "device",
+            Kind::Word(&["flex", "wgpu", "vulkan", "tch", "cuda"]),
+            "flex",
+            "device that computes; the program must be built with it",
+        ),
+        required("data", Kind::Block(&DATA), "text and tokenizer"),
+        rule(
+            "teacher",
+            Kind::Block(&TEACHER),
+            "no teacher; the student learns from text alone",
+            "the model that is imitated",
+        ),
+        or(
+            "cache",
+            Kind::Block(&CACHE),
+            "{}",
+            "what is captured of the teacher",
+        ),
+        required(
+            "student",
+            Kind::Choice(&STUDENT),
+            "the model that is trained",
+        ),
+        required(
+            "passes",
+            Kind::List(&Kind::Choice(&PASS), 1, 1000),
+            "the schedule, in order",
+        ),
+        or(
+            "export",
+            Kind::Block(&EXPORT),
+            "{}",
+            "what is written at the end",
+        ),
+    ]],
+};
+
+static DATA: Block = Block {
+    name: "data",
+    about: "Text and tokenizer.",
+    keys: &[&[
+        required(
+            "train",
+            TEXTS,
+            "files or folders of `.txt` and `.jsonl` to train on",
+        ),
+        required("validation", TEXTS, "files or folders to measure on"),
+        or(
+            "sequence_length",
+            Kind::Integer(2, MAX_SIZE),
+            "256",
+            "positions per row",
+        ),
+        rule(
+            "validation_tokens",
+            Kind::Tokens(1),
+            "all of them",
+            "upper limit of validation positions measured",
+        ),
+        rule(
+            "tokenizer",
+            Kind::Choice(&TOKENIZER),
+            "`teacher`; required without a teacher",
+            "where the tokenizer comes from",
+        ),
+    ]],
+};
+
+static TOKENIZER: Block = Block {
+    name: "tokenizer",
+    about: "Where the tokenizer comes from.",
+    keys: &[&[
+        required(
+            "teacher",
+            Kind::Unit,
+            "`tokenizer.json` of the teacher's folder",
+        ),
+        required(
+            "file",
+            Kind::Path(PathKind::File),
+            "a `tokenizer.json` file",
+        ),
+        required(
+            "train",
+            Kind::Block(&TRAIN_TOKENIZER),
+            "a byte-level BPE trained on the training text",
+        ),
+    ]],
+};
+
+static TRAIN_TOKENIZER: Block = Block {
+    name: "train",
+    about: "A byte-level BPE trained on the training text.",
+    keys: &[&[required(
+        "vocab_size",
+        Kind::Integer(257, MAX_SIZE), // 256 bytes and the end-of-text token
+        "number of tokens, special tokens included",
+    )]],
+};
+
+static TEACHER: Block = Block {
+    name: "teacher",
+    about: "The model that is imitated.",
+    keys: &[&[
+        required("checkpoint", CHECKPOINT, "Hugging Face folder"),
+        or(
+            "batch_size",
+            Kind::Integer(1, MAX_SIZE),
+            "8",
+            "rows in one forward pass of the capture",
+        ),
+    ]],
+};
+
+static CACHE: Block = Block {
+    name: "cache",
+    about: "What is captured of the teacher.",
+    keys: &[&[
+        rule(
+            "tokens",
+            Kind::Tokens(1),
+            "all of them",
+            "upper limit of training positions captured",
+        ),
+        or(
+            "support",
+            Kind::Choice(&SUPPORT),
+            "{ top_k: 32 }",
+            "token ids kept per position",
+        ),
+        or(
+            "temperatures",
+            Kind::List(&TEMPERATURE, 1, 64),
+            "[1.0]",
+            "temperatures at which the cached distribution is exact",
+        ),
+        or(
+            "rows_per_shard",
+            Kind::Integer(1, MAX_SIZE),
+            "128",
+            "rows per shard: what a killed capture loses at most",
+        ),
+    ]],
+};
+
+static SUPPORT: Block = Block {
+    name: "support",
+    about: "Which token ids the cache holds at a position.",
+    keys: &[&[required(
+        "top_k",
+        Kind::Integer(1, MAX_SIZE),
+        "the teacher's likeliest tokens, this many",
+    )]],
+};
+
+static STUDENT: Block = Block {
+    name: "student",
+    about: "Where the student's first weights come from.",
+    keys: &[&[
+        required(
+            "architecture",
+            Kind::Block(&ARCHITECTURE),
+            "fresh weights of these sizes",
+        ),
+        required(
+            "from_teacher",
+            Kind::Block(&FROM_TEACHER),
+            "chosen layers of the teacher, with its embedding and head",
+        ),
+        required("checkpoint", CHECKPOINT, "an existing Hugging Face folder"),
+    ]],
+};
+
+static ARCHITECTURE: Block = Block {
+    name: "architecture",
+    about: "Sizes of a fresh student; the names are those of `config.json`.",
+    keys: &[&[
+        required(
+            "num_hidden_layers",
+            Kind::Integer(1, MAX_LAYERS),
+            "decoder blocks",
+        ),
+        required(
+            "hidden_size",
+            Kind::Integer(1, MAX_SIZE),
+            "width of the residual stream",
+        ),
+        required(
+            "num_attention_heads",
+            Kind::Integer(1, MAX_SIZE),
+            "query heads",
+        ),
+        rule(
+            "num_key_value_heads",
+            Kind::Integer(1, MAX_SIZE),
+            "`num_attention_heads`",
+            "key and value heads; divides the query heads",
+        ),
+        required(
+            "intermediate_size",
+            Kind::Integer(1, MAX_SIZE),
+            "width of the feed-forward layer",
+        ),
+        rule(
+            "head_dim",
+            Kind::Integer(2, MAX_SIZE),
+            "`hidden_size / num_attention_heads`",
+            "width of a head; even",
+        ),
+        or(
+            "rope_theta",
+            ABOVE_0,
+            "10000",
+            "base of the rotary wavelengths",
+        ),
+        or(
+            "rms_norm_eps",
+            SHARE_ABOVE_0,
+            "1e-5",
+            "term added to the mean square",
+        ),
+        or(
+            "tie_word_embeddings",
+            Kind::Switch,
+            "true",
+            "whether the output layer is the embedding",
+        ),
+    ]],
+};
+
+static FROM_TEACHER: Block = Block {
+    name: "from_teacher",
+    about: "Chosen layers of the teacher, with its embedding and head.",
+    keys: &[&[required(
+        "layers",
+        Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024),
+        "zero-based layers of the teacher, ascending",
+    )]],
+};
+
+static EXPORT: Block = Block {
+    name: "export",
+    about: "What is written at the end and verified.",
+    keys: &[&[
+        or(
+            "formats",
+            Kind::List(&Kind::Word(&["huggingface", "compressed-tensors"]), 0, 16),
+            "[huggingface]",
+            "formats to write: plain weights, or packed integers with scales",
+        ),
+        or(
+            "dtype",
+            Kind::Word(&["bf16", "f32"]),
+            "bf16",
+            "storage of weights that are not quantised",
+        ),
+        or(
+            "max_logit_difference",
+            ABOVE_0,
+            "1e-3",
+            "largest difference of a logit between the folder and the student in memory",
+        ),
+    ]],
+};

@@ -1,0 +1,136 @@
+//! A plan written back as a recipe: what ran, with nothing left to a default.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::plan::{
+    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, TokenizerPlan,
+};
+
+/// The plan as a recipe that [`super::load`] turns into the same plan; paths are absolute.
+pub fn resolved_yaml(plan: &Plan) -> String {
+    let mut out = String::new();
+    write_yaml(&recipe(plan), 0, &mut out);
+    out
+}
+
+fn recipe(plan: &Plan) -> Value {
+    let data = &plan.data;
+    let mut recipe = json!({
+        "name": plan.name,
+        "seed": plan.seed,
+        "output": plan.output,
+        "device": plan.device,
+        "data": {
+            "train": data.train,
+            "validation": data.validation,
+            "sequence_length": data.sequence_length,
+            "validation_tokens": data.validation_tokens,
+            "tokenizer": match &data.tokenizer {
+                TokenizerPlan::Teacher => json!("teacher"),
+                TokenizerPlan::File(path) => json!({"file": path}),
+                TokenizerPlan::Train { vocab_size } => json!({"train": {"vocab_size": vocab_size}}),
+            },
+        },
+        "teacher": plan.teacher.as_ref().map(|teacher| json!({
+            "checkpoint": teacher.checkpoint,
+            "batch_size": teacher.batch_size,
+        })),
+        "cache": plan.cache.as_ref().map(|cache| json!({
+            "tokens": cache.tokens,
+            "support": {"top_k": cache.top_k},
+            "temperatures": cache.temperatures,
+            "rows_per_shard": cache.rows_per_shard,
+        })),
+        "student": match &plan.student {
+            StudentPlan::Architecture(sizes) => json!({"architecture": sizes}),
+            StudentPlan::FromTeacher { layers } => json!({"from_teacher": {"layers": layers}}),
+            StudentPlan::Checkpoint(path) => json!({"checkpoint": path}),
+        },
+        "passes": plan.passes.iter().map(pass).collect::<Vec<_>>(),
+        "export": plan.export,
+    });
+    drop_absent(&mut recipe);
+    recipe
+}
+
+fn pass(pass: &PassPlan) -> Value {
+    match pass {
+        PassPlan::Distill(plan) => json!({"distill": fit(plan)}),
+        PassPlan::Prune(plan) => {
+            let mut keys = json!(plan);
+            if plan.method == PruneMethod::Magnitude {
+                drop_key(&mut keys, "calibration_tokens"); // it has no effect and is refused
+            }
+            json!({"prune": keys})
+        }
+        PassPlan::Quantize(plan) => {
+            let (method, mut keys) = match &plan.method {
+                QuantizeMethod::RoundToNearest => ("round-to-nearest", json!({})),
+                QuantizeMethod::Qat(plan) => ("qat", fit(plan)),
+            };
+            put(&mut keys, "method", json!(method));
+            put(&mut keys, "bits", json!(plan.bits));
+            let channel = json!("channel");
+            let group_size = plan.group_size.map_or(channel, |size| json!(size));
+            put(&mut keys, "group_size", group_size);
+            json!({"quantize": keys})
+        }
+    }
+}
+
+fn fit(plan: &FitPlan) -> Value {
+    let mut keys = json!(plan);
+    put(&mut keys, "save_every", json!(plan.save_every));
+    put(&mut keys, "log_every", json!(plan.log_every));
+    keys
+}
+
+fn put(keys: &mut Value, key: &str, value: Value) {
+    if let Value::Object(object) = keys {
+        object.insert(key.to_owned(), value);
+    }
+}
+
+fn drop_key(value: &mut Value, key: &str) {
+    if let Value::Object(object) = value {
+        object.shift_remove(key);
+    }
+}
+
+/// A key that is absent from a plan is absent from its recipe.
+fn drop_absent(value: &mut Value) {
+    if let Value::Object(object) = value {
+        object.retain(|_, value| !value.is_null());
+        object.values_mut().for_each(drop_absent);
+    }
+}
+
+/// Block style for maps and for lists of maps, JSON (which is YAML) for all else.
+fn write_yaml(value: &Value, depth: usize, out: &mut String) {
+    let Value::Object(object) = value else {
+        return;
+    };
+    let indent = "  ".repeat(depth);
+    for (key, value) in object {
+        let _ = write!(out, "{indent}{key}:"); // a `String` takes everything
+        match value {
+            Value::Object(_) => {
+                out.push('\n');
+                write_yaml(value, depth + 1, out);
+            }
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                out.push('\n');
+                for item in items {
+                    let mut text = String::new();
+                    write_yaml(item, depth + 2, &mut text);
+                    let _ = write!(out, "{indent}  - {}", text.trim_start());
+                }
+            }
+            _ => {
+                let _ = writeln!(out, " {value}");
+            }
+        }
+    }
+}

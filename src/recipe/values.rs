@@ -1,0 +1,310 @@
+//! Single values: their types and ranges, and how a wrong one is told.
+
+use std::fs;
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+use std::ops::RangeBounds;
+use std::path::{Path, PathBuf};
+
+use super::fields::Checked;
+use super::keys::{Fallback, Key, Kind, MAX_TOKENS, PathKind};
+use super::tree::{Node, Value};
+use crate::diag::{Diagnostic, Span, code_list, nearest, thousands};
+
+/// A value without keys or entries, if it has the type and range.
+pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
+    match (kind, value) {
+        (Kind::Name, Value::Text(text)) if is_folder_name(text) => {
+            Some(Checked::Text(text.clone()))
+        }
+        (Kind::Switch, Value::Bool(value)) => Some(Checked::Switch(*value)),
+        (Kind::IntegerOf(allowed), value) => match integer(value, 0, u64::MAX)? {
+            Checked::Integer(value) if allowed.contains(&value) => Some(Checked::Integer(value)),
+            _ => None,
+        },
+        (Kind::IntegerOr(_, _, word), Value::Text(text)) if text == word => {
+            Some(Checked::Text(text.clone()))
+        }
+        (Kind::Integer(min, max) | Kind::IntegerOr(min, max, _), value) => {
+            integer(value, *min, *max)
+        }
+        (Kind::Tokens(min), Value::Text(text)) => abbreviated(text)
+            .filter(|count| (*min..=MAX_TOKENS).contains(count))
+            .map(Checked::Integer),
+        (Kind::Tokens(min), value) => integer(value, *min, MAX_TOKENS),
+        (Kind::Number(min, max), value) => number(value)
+            .filter(|value| value.is_finite() && (*min, *max).contains(value))
+            .map(Checked::Number),
+        (Kind::Word(words), Value::Text(text)) if words.contains(&text.as_str()) => {
+            Some(Checked::Text(text.clone()))
+        }
+        (Kind::Unit, Value::Null) => Some(Checked::Unit),
+        _ => None,
+    }
+}
+
+/// A path that is there, absolute; relative ones start at `folder`.
+pub(super) fn path(
+    key: &'static Key,
+    kind: PathKind,
+    node: &Node,
+    name: &Span,
+    folder: &Path,
+) -> Result<PathBuf, Diagnostic> {
+    let Value::Text(text) = &node.value else {
+        return Err(mismatch(key, &key.kind, node, name));
+    };
+    let path = folder.join(text);
+    let found = fs::metadata(&path);
+    let (is_right, noun) = match kind {
+        PathKind::File => (found.as_ref().is_ok_and(fs::Metadata::is_file), "file"),
+        PathKind::Folder => (found.as_ref().is_ok_and(fs::Metadata::is_dir), "folder"),
+        PathKind::FileOrFolder => (found.is_ok(), "file or folder"),
+        PathKind::Output => (found.as_ref().map_or(true, fs::Metadata::is_dir), "folder"),
+    };
+    let absolute = std::path::absolute(&path).ok().filter(|_| is_right);
+    absolute.ok_or_else(|| {
+        let label = match &found {
+            Ok(_) => format!("`{}` is not a {noun}", path.display()),
+            Err(error) => format!("`{}`: {}", path.display(), io_reason(error)),
+        };
+        let message = format!("`{}` names no {noun}", key.name);
+        Diagnostic::new("recipe/no-such-path", message)
+            .primary(&node.span, label)
+            .help("paths are relative to the folder of the recipe")
+    })
+}
+
+/// The fault of a value of the wrong type, range or length.
+pub(super) fn mismatch(
+    key: &'static Key,
+    kind: &'static Kind,
+    node: &Node,
+    name: &Span,
+) -> Diagnostic {
+    let is_entry = !std::ptr::eq(kind, &raw const key.kind);
+    let subject = if is_entry { "an entry of " } else { "" };
+    let (phrase, told) = (phrase(kind), told(node));
+    let message = format!("{subject}`{}` must be {phrase}, but is {told}", key.name);
+    let has_type = match (kind, &node.value) {
+        (Kind::Number(..), value) => number(value).is_some(),
+        (Kind::Tokens(_), Value::Text(text)) => abbreviated(text).is_some(),
+        (Kind::Integer(..) | Kind::IntegerOf(_) | Kind::IntegerOr(..) | Kind::Tokens(_), value) => {
+            matches!(value, Value::Integer(_))
+        }
+        (Kind::List(..), Value::List(_)) => true,
+        _ => false,
+    };
+    let id = match (has_type, kind) {
+        (true, _) => "recipe/out-of-range",
+        (false, Kind::Word(_)) => "recipe/unknown-value",
+        (false, _) => "recipe/wrong-type",
+    };
+    let fault = Diagnostic::new(id, message).primary(place(node, name), key.about);
+    match help(key, kind, &node.value) {
+        Some(text) => fault.help(text),
+        None => fault,
+    }
+}
+
+/// Where a value is underlined: itself, or its key if it has no text of one line.
+pub(super) fn place<'a>(node: &'a Node, name: &'a Span) -> &'a Span {
+    match node.value {
+        Value::Null | Value::List(_) | Value::Map(_) => name,
+        _ => &node.span,
+    }
+}
+
+/// What a user wrote, in a sentence.
+pub(super) fn told(node: &Node) -> String {
+    match &node.value {
+        Value::Null => "empty".to_owned(),
+        Value::Bool(value) => format!("`{value}`"),
+        Value::Integer(value) => value.to_string(),
+        Value::Float(value) => format!("{value:?}"),
+        Value::Text(text) => format!("the text `{}`", short(text)),
+        Value::List(items) if items.is_empty() => "an empty list".to_owned(),
+        Value::List(items) => format!("a list of {}", items.len()),
+        Value::Map(_) => "a map".to_owned(),
+    }
+}
+
+/// A text that fits into a message.
+pub(super) fn short(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    if line.chars().count() <= 60 && line == text {
+        return text.to_owned();
+    }
+    line.chars().take(57).chain("...".chars()).collect()
+}
+
+/// What a kind asks for, in a sentence.
+pub(super) fn phrase(kind: &Kind) -> String {
+    match kind {
+        Kind::Name => "a name of letters, digits, `-`, `_` and `.`".to_owned(),
+        Kind::Switch => "`true` or `false`".to_owned(),
+        Kind::Integer(min, max) => whole_number(*min, *max),
+        Kind::IntegerOf(allowed) => {
+            let allowed: Vec<String> = allowed.iter().map(u64::to_string).collect();
+            allowed.join(" or ")
+        }
+        Kind::IntegerOr(min, max, word) => format!("{} or `{word}`", whole_number(*min, *max)),
+        Kind::Tokens(min) => {
+            format!("a count of at least {min}, such as 4096, `600k` or `1.5M`")
+        }
+        Kind::Number(min, max) => format!("a number{}", bounds(*min, *max)),
+        Kind::Word(words) => format!("one of {}", code_list(words.iter().copied())),
+        Kind::Path(PathKind::File) => "a path of a file".to_owned(),
+        Kind::Path(PathKind::FileOrFolder) => "a path of a file or folder".to_owned(),
+        Kind::Path(PathKind::Folder | PathKind::Output) => "a path of a folder".to_owned(),
+        Kind::List(of, min, max) if min == max => format!("a list of {min}, each {}", phrase(of)),
+        Kind::List(of, 0, _) => format!("a list, each {}", phrase(of)),
+        Kind::List(of, min, _) => format!("a list of at least {min}, each {}", phrase(of)),
+        Kind::Block(_) => "a map of keys".to_owned(),
+        Kind::Choice(block) => format!("one of {}", code_list(block.names())),
+        Kind::Unit => "a bare word, without keys".to_owned(),
+    }
+}
+
+fn whole_number(min: u64, max: u64) -> String {
+    if max == u64::MAX {
+        format!("a whole number of at least {min}")
+    } else {
+        format!("a whole number in {min} ..= {}", thousands(max))
+    }
+}
+
+fn bounds(min: Bound<f64>, max: Bound<f64>) -> String {
+    match (min, max) {
+        (Included(min), Included(max)) => format!(" in {min} ..= {max}"),
+        (Included(min), Excluded(max)) => format!(" of at least {min} and below {max}"),
+        (Excluded(min), Included(max)) => format!(" above {min} and at most {max}"),
+        (Included(min), Unbounded) => format!(" of at least {min}"),
+        (Excluded(min), Unbounded) => format!(" above {min}"),
+        _ => String::new(),
+    }
+}
+
+fn help(key: &'static Key, kind: &Kind, value: &Value) -> Option<String> {
+    match (kind, value) {
+        (_, Value::Null) => Some("write a value, or delete the key".to_owned()),
+        (Kind::Word(words), Value::Text(text)) => {
+            let word = nearest(text, words.iter().copied())?;
+            Some(format!("write `{word}`"))
+        }
+        (Kind::Number(..), value) if key.about.contains("share") => {
+            let share = number(value)? / 100.0;
+            let is_percentage =
+                number(value)? > 1.0 && scalar(kind, &Value::Float(share)).is_some();
+            is_percentage.then(|| format!("write `{share}` for {} percent", share * 100.0))
+        }
+        _ => match key.default {
+            Fallback::Value(text) if !matches!(key.kind, Kind::List(..)) => {
+                Some(format!("the default is `{text}`"))
+            }
+            _ => None,
+        },
+    }
+}
+
+fn integer(value: &Value, min: u64, max: u64) -> Option<Checked> {
+    let Value::Integer(value) = value else {
+        return None;
+    };
+    let value = u64::try_from(*value).ok()?;
+    (min..=max)
+        .contains(&value)
+        .then_some(Checked::Integer(value))
+}
+
+fn number(value: &Value) -> Option<f64> {
+    match value {
+        Value::Integer(value) => Some(*value as f64),
+        Value::Float(value) => Some(*value),
+        _ => None,
+    }
+}
+
+/// `600k` or `1.5M`, exactly: a fraction of a token is refused.
+fn abbreviated(text: &str) -> Option<u64> {
+    let (digits, zeros) = match text.strip_suffix('k') {
+        Some(digits) => (digits, 3),
+        None => (text.strip_suffix('M')?, 6),
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let is_plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || fraction.len() > zeros || !is_plain(whole) || !is_plain(fraction) {
+        return None;
+    }
+    format!("{whole}{fraction:0<zeros$}").parse().ok()
+}
+
+/// Usable as a folder name everywhere, and never hidden, an option or a parent.
+fn is_folder_name(text: &str) -> bool {
+    text.len() <= 100
+        && text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|one| one.is_ascii_alphanumeric() || "-_.".contains(one))
+}
+
+/// Without the number that the operating system adds.
+fn io_reason(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => "nothing is there".to_owned(),
+        _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_counts_may_be_abbreviated_but_are_exact() {
+        let cases = [
+            ("600k", Some(600_000)),
+            ("1.5M", Some(1_500_000)),
+            ("1.234567M", Some(1_234_567)),
+            ("0.5k", Some(500)),
+            ("1.2345k", None),
+            ("k", None),
+            (".5k", None),
+            ("-1k", None),
+            ("1 k", None),
+            ("600K", None),
+            ("99999999999999999999k", None),
+        ];
+        for (text, want) in cases {
+            assert_eq!(abbreviated(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn ranges_hold_at_their_ends() {
+        let share = Kind::Number(Excluded(0.0), Included(1.0));
+        let accepts = |kind: &Kind, value: Value| scalar(kind, &value).is_some();
+        assert!(!accepts(&share, Value::Integer(0)));
+        assert!(accepts(&share, Value::Integer(1)));
+        assert!(accepts(&share, Value::Float(1e-300)));
+        assert!(!accepts(&share, Value::Float(1.000_000_1)));
+        let open = Kind::Number(Included(0.0), Unbounded);
+        assert!(!accepts(&open, Value::Float(f64::NAN)));
+        assert!(!accepts(&open, Value::Float(f64::INFINITY)));
+        let counted = Kind::Integer(1, u64::MAX);
+        assert!(accepts(&counted, Value::Integer(u64::MAX.into())));
+        assert!(!accepts(&counted, Value::Integer(-1)));
+        assert!(!accepts(&counted, Value::Float(2.0)));
+        assert!(!accepts(&Kind::Tokens(1), Value::Text("0k".into())));
+        assert!(!accepts(&Kind::Tokens(1), Value::Text("2000000M".into())));
+    }
+
+    #[test]
+    fn a_name_is_one_plain_folder() {
+        for name in ["a", "smollm2-135m", "a.b_c", "7"] {
+            assert!(is_folder_name(name), "{name}");
+        }
+        for name in ["", ".", "..", ".a", "-a", "a/b", "a\\b", "a b", "é", "a\0"] {
+            assert!(!is_folder_name(name), "{name:?}");
+        }
+    }
+}

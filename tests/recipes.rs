@@ -1,0 +1,272 @@
+//! Recipes that must load, and what they load to.
+
+#[cfg(test)]
+#[expect(clippy::float_cmp, reason = "a plan holds the numbers as written")]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use alambic::diag::Diagnostic;
+    use alambic::recipe::{
+        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, TokenizerPlan,
+    };
+
+    const MINIMAL: &str = "name: small\ndata: { train: [.], validation: [.] }\nteacher: { checkpoint: . }\n\
+                           student: { checkpoint: . }\npasses: [{ distill: { steps: 7 } }]\n";
+
+    fn load_text(text: &str, overrides: &[&str]) -> Result<Plan, recipe::RecipeFaults> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("recipe.yaml");
+        #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
+        fs::write(&path, text).unwrap();
+        let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+        recipe::load(&path, &overrides)
+    }
+
+    fn fit(pass: &PassPlan) -> &FitPlan {
+        match pass {
+            PassPlan::Distill(fit) => fit,
+            PassPlan::Quantize(plan) => match &plan.method {
+                QuantizeMethod::Qat(fit) => fit,
+                QuantizeMethod::RoundToNearest => panic!("a pass that trains"),
+            },
+            PassPlan::Prune(_) => panic!("a pass that trains"),
+        }
+    }
+
+    #[test]
+    fn every_committed_recipe_loads() {
+        let entries = fs::read_dir("recipes").unwrap();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        assert_eq!(paths.len(), 2);
+        for path in paths {
+            let plan = recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+            assert_eq!(Some(plan.name.as_str()), path.file_stem().unwrap().to_str());
+        }
+    }
+
+    #[test]
+    fn a_minimal_recipe_is_completed_with_the_documented_defaults() {
+        let plan = load_text(MINIMAL, &[]).unwrap();
+        assert_eq!((plan.seed, plan.device.as_str()), (0, "flex"));
+        assert!(plan.output.is_absolute() && plan.output.ends_with("checkpoints"));
+        assert_eq!(plan.data.tokenizer, TokenizerPlan::Teacher);
+        assert_eq!(
+            (plan.data.sequence_length, plan.data.validation_tokens),
+            (256, None)
+        );
+        let cache = plan.cache.unwrap();
+        assert_eq!(
+            (cache.tokens, cache.top_k, cache.rows_per_shard),
+            (None, 32, 128)
+        );
+        assert_eq!(cache.temperatures, [1.0]);
+        let fit = fit(&plan.passes[0]);
+        assert_eq!(
+            (fit.steps, fit.tokens_per_step, fit.micro_batch),
+            (7, 4096, 4)
+        );
+        assert_eq!(
+            (fit.warmup_steps, fit.save_every, fit.log_every),
+            (1, 50, 10)
+        );
+        assert_eq!(fit.betas, [0.9, 0.999]);
+        assert_eq!(
+            (fit.losses.forward_kl, fit.losses.cross_entropy),
+            (1.0, 0.0)
+        );
+        assert_eq!(plan.export.formats, [ExportFormat::HuggingFace]);
+    }
+
+    #[test]
+    fn without_a_teacher_the_default_loss_is_cross_entropy() {
+        let text = "name: t\ndata: { train: [.], validation: [.], tokenizer: { train: { vocab_size: 300 } } }\n\
+                    student: { architecture: { num_hidden_layers: 1, hidden_size: 64, num_attention_heads: 4, intermediate_size: 96 } }\n\
+                    passes: [{ distill: { steps: 60 } }]\n";
+        let plan = load_text(text, &[]).unwrap();
+        assert_eq!((plan.teacher, plan.cache), (None, None));
+        let fit = fit(&plan.passes[0]);
+        assert_eq!(
+            (fit.losses.forward_kl, fit.losses.cross_entropy),
+            (0.0, 1.0)
+        );
+        assert_eq!(fit.warmup_steps, 3, "a twentieth of the steps");
+        let StudentPlan::Architecture(sizes) = plan.student else {
+            panic!("an architecture")
+        };
+        assert_eq!((sizes.head_dim, sizes.num_key_value_heads), (16, 4));
+        assert!(sizes.tie_word_embeddings);
+    }
+
+    #[test]
+    fn the_group_size_follows_the_bits() {
+        let group_size = |keys: &str| {
+            let text = MINIMAL.replace("distill: { steps: 7 }", &format!("quantize: {{ {keys} }}"));
+            match &load_text(&text, &[]).unwrap().passes[0] {
+                PassPlan::Quantize(plan) => plan.group_size,
+                _ => panic!("a quantize pass"),
+            }
+        };
+        assert_eq!(group_size("method: round-to-nearest"), Some(32));
+        assert_eq!(group_size("method: round-to-nearest, bits: 8"), None);
+        assert_eq!(
+            group_size("method: qat, steps: 3, group_size: channel"),
+            None
+        );
+        assert_eq!(
+            group_size("method: qat, steps: 3, bits: 8, group_size: 64"),
+            Some(64)
+        );
+    }
+
+    #[test]
+    fn overrides_replace_values_of_every_kind() {
+        let plan = load_text(
+            MINIMAL,
+            &[
+                "distill.steps=200",
+                "passes.0.distill.losses={forward_kl: 0.5, cross_entropy: 0.5}",
+                "data.sequence_length=128",
+                "cache.tokens=1.5M",
+                "name=other",
+                "student={from_teacher: {layers: [0, 2]}}",
+                "distill.steps=300",
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (plan.name.as_str(), plan.data.sequence_length),
+            ("other", 128)
+        );
+        assert_eq!(plan.cache.unwrap().tokens, Some(1_500_000));
+        assert_eq!(fit(&plan.passes[0]).steps, 300, "the last one holds");
+        assert_eq!(fit(&plan.passes[0]).losses.cross_entropy, 0.5);
+        assert_eq!(
+            plan.student,
+            StudentPlan::FromTeacher { layers: vec![0, 2] }
+        );
+    }
+
+    #[test]
+    fn a_bare_pass_name_reaches_every_pass_of_that_kind() {
+        let text = MINIMAL.replace(
+            "passes: [",
+            "passes: [{ distill: { steps: 1 } }, { prune: { sparsity: 0.1 } }, ",
+        );
+        let plan = load_text(&text, &["distill.steps=9", "prune.sparsity=0.25"]).unwrap();
+        assert_eq!(
+            (fit(&plan.passes[0]).steps, fit(&plan.passes[2]).steps),
+            (9, 9)
+        );
+        assert!(matches!(&plan.passes[1], PassPlan::Prune(prune) if prune.sparsity == 0.25));
+    }
+
+    #[test]
+    fn a_resolved_recipe_loads_to_the_same_plan() {
+        let mut texts = vec![MINIMAL.to_owned()];
+        texts.push(MINIMAL.replace(
+            "passes: [",
+            "cache: { tokens: 3k, temperatures: [2.0, 1.0] }\nseed: 18446744073709551615\npasses: [{ prune: { method: magnitude, sparsity: 0.3 } }, ",
+        ).replace("distill: { steps: 7 }", "quantize: { method: qat, bits: 8, steps: 7, temperature: 2.0, save_every: 3 }"));
+        texts.push(
+            fs::read_to_string("recipes/austen-teacher.yaml")
+                .unwrap()
+                .replace("../datasets/austen/", "."),
+        );
+        for text in &mut texts {
+            *text = text
+                .replace("[.train]", "[.]")
+                .replace("[.validation]", "[.]");
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("recipe.yaml");
+            #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
+            fs::write(&path, &text).unwrap();
+            let plan = recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+            let resolved = recipe::resolved_yaml(&plan);
+            #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
+            fs::write(&path, &resolved).unwrap();
+            let again =
+                recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}\n{resolved}"));
+            assert_eq!(again, plan, "{resolved}");
+        }
+    }
+
+    #[test]
+    fn a_later_fault_points_at_its_key() {
+        let path = Path::new("tests/bad_recipes/overrides.yaml");
+        let plan = recipe::load(path, &[]).unwrap();
+        let fault = Diagnostic::new("preflight/vocabulary", "the vocabularies differ");
+        let told = |overrides: &[String], key| {
+            recipe::fault_at(&plan, overrides, key, "here", fault.clone()).to_string()
+        };
+        let line = "overrides.yaml:12:24\n   |\n12 |   - prune: { sparsity: 0.5 }\n   |                        ^^^ here";
+        assert!(told(&[], "passes.1.prune.sparsity").contains(line));
+        let overridden = told(
+            &["prune.sparsity=0.6".to_owned()],
+            "passes.1.prune.sparsity",
+        );
+        assert!(overridden.contains("command line:1:22"), "{overridden}");
+        let absent = told(&[], "cache.tokens");
+        assert!(
+            absent.starts_with(
+                "error[preflight/vocabulary]: the vocabularies differ\n\nerror: 1 fault"
+            ),
+            "{absent}"
+        );
+    }
+
+    #[test]
+    fn windows_line_ends_and_a_byte_order_mark_move_no_span() {
+        let text = format!("\u{feff}{}", MINIMAL.replace('\n', "\r\n"));
+        assert_eq!(load_text(&text, &[]).unwrap().name, "small");
+        let told = load_text(&text.replace("steps: 7", "steps: -7"), &[]).unwrap_err();
+        let label = &told.diagnostics[0].labels[0];
+        assert_eq!(&told.sources.recipe[label.span.range.clone()], "-7");
+    }
+
+    #[test]
+    fn the_reference_page_is_up_to_date() {
+        let page = recipe::reference_markdown();
+        let path = Path::new("docs/recipe.md");
+        if fs::read_to_string(path).is_ok_and(|found| found == page) {
+            return;
+        }
+        let proposal = Path::new(env!("CARGO_TARGET_TMPDIR")).join("recipe.md");
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a proposal for the reader of this failure"
+        )]
+        fs::write(&proposal, page).unwrap();
+        panic!("copy {} to docs/recipe.md", proposal.display());
+    }
+
+    #[test]
+    fn the_schema_knows_every_key_and_default() {
+        let schema = recipe::schema();
+        let at = |pointer: &str| {
+            schema
+                .pointer(pointer)
+                .unwrap_or_else(|| panic!("{pointer}"))
+        };
+        assert_eq!(
+            at("/properties/data/properties/sequence_length/default"),
+            256
+        );
+        assert_eq!(at("/properties/cache/properties/support/default/top_k"), 32);
+        assert_eq!(at("/additionalProperties"), false);
+        let pass = "/properties/passes/items/oneOf/2/properties/quantize";
+        assert_eq!(
+            at(&format!("{pass}/required")),
+            &serde_json::json!(["method"])
+        );
+        assert_eq!(
+            at(&format!("{pass}/properties/bits/enum")),
+            &serde_json::json!([4, 8])
+        );
+        assert_eq!(
+            at(&format!("{pass}/properties/learning_rate/exclusiveMinimum")),
+            0.0
+        );
+    }
+}
