@@ -10,10 +10,17 @@
 //! (`tests/architecture.rs` checks).
 
 // Leaves: they know nothing of the pipeline.
-pub mod device;
 pub mod diag;
+
 pub mod files;
+
 pub mod progress;
+
+pub mod device;
+
+pub mod random;
+
+pub mod tensors;
 
 // Recipe: text -> plan.
 pub mod recipe;
@@ -22,16 +29,20 @@ pub mod recipe;
 pub mod data;
 
 // Model: one decoder for teacher and student.
-pub mod checkpoint;
 pub mod model;
+
+pub mod checkpoint;
+
+pub mod loss;
 
 // Teacher -> cache.
 pub mod cache;
+
 pub mod teacher;
 
-// Student: losses, weights, training.
-pub mod loss;
+// Student: weights, training.
 pub mod student;
+
 pub mod train;
 
 // Passes: student -> student.
@@ -39,10 +50,18 @@ pub mod passes;
 
 // Export -> report.
 pub mod export;
+
 pub mod report;
 
 // The program.
-pub mod cli;
-pub mod inspect;
+pub mod stages;
+
 pub mod preflight;
+
 pub mod run;
+
+pub mod generate;
+
+pub mod inspect;
+
+pub mod cli;

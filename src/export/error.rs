@@ -3,12 +3,19 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::verify::VerifyError;
+use crate::data::TokenizerError;
+
 /// Why an export could not be written.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ExportError {
     #[error(transparent)]
     Io(#[from] io::Error),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     #[error("`{tensor}` has {want} elements, but {got} were given")]
     WrongLength {
         tensor: String,

@@ -29,6 +29,8 @@ pub struct PassContext<'a> {
     pub cache: Option<&'a Cache>,
     /// Set by the first signal.
     pub stop: &'a AtomicBool,
+    /// Now, in seconds since 1970; reaches the TensorBoard events and nothing else.
+    pub wall_time: f64,
 }
 
 /// Why a pass ended early.
@@ -72,7 +74,7 @@ pub fn apply(pass: &PassPlan, student: Student, context: &PassContext<'_>) -> Re
 
 /// Trains against the cache and the text, with whatever masks and grid the student has.
 fn distill(plan: &FitPlan, student: Student, context: &PassContext<'_>) -> Result<Student, FitError> {
-    let PassContext { label, dir, seed, rows, cache, stop } = *context;
+    let PassContext { label, dir, seed, rows, cache, stop, wall_time } = *context;
     let cache = cache.filter(|_| plan.losses.forward_kl > 0.0);
-    fit(plan, student, &FitContext { label, dir, seed, rows, cache, stop })
+    fit(plan, student, &FitContext { label, dir, seed, rows, cache, stop, wall_time })
 }

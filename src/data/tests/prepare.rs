@@ -16,6 +16,7 @@ impl Setup {
         let plan = DataPlan {
             train: vec![dir.path().join("train")],
             validation: vec![dir.path().join("validation.txt")],
+            train_tokens: None,
             sequence_length: 16,
             validation_tokens: None,
             tokenizer: TokenizerPlan::Train { vocab_size: 280 },
