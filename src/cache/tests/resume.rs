@@ -1,0 +1,167 @@
+//! A capture that is interrupted, repaired or disturbed.
+
+use std::fs;
+
+use tempfile::tempdir;
+
+use super::*;
+
+#[test]
+fn a_capture_that_stops_at_any_row_ends_in_the_same_bytes() {
+    let whole = tempdir().unwrap();
+    build(whole.path(), &fingerprint());
+    let want = contents(whole.path());
+    let shards = (0..3).map(format::shard_file);
+    let names: Vec<String> = [format::MANIFEST.to_owned()]
+        .into_iter()
+        .chain(shards)
+        .collect();
+    assert!(want.keys().eq(&names), "{:?}", want.keys());
+    for stop in 0..=10 {
+        let dir = tempdir().unwrap();
+        let mut writer = open_writer(dir.path());
+        capture(&mut writer, &fingerprint(), stop);
+        drop(writer);
+        let error = Cache::open(dir.path(), None).unwrap_err();
+        assert!(matches!(error, CacheError::NoManifest { .. }), "{error}");
+
+        // Another shard size does not move the borders of a cache that was begun.
+        let mut writer = CacheWriter::open(dir.path(), &fingerprint(), 7).unwrap();
+        let kept = if stop == 10 {
+            10
+        } else {
+            stop - stop % ROWS_PER_SHARD
+        };
+        assert_eq!(writer.missing_rows(), (kept..10).collect::<Vec<_>>());
+        capture(&mut writer, &fingerprint(), usize::MAX);
+        writer.finish().unwrap();
+        assert!(contents(dir.path()) == want, "stopped after {stop} rows");
+    }
+}
+
+#[test]
+fn what_a_killed_process_wrote_in_part_is_captured_again() {
+    let dir = tempdir().unwrap();
+    let mut writer = open_writer(dir.path());
+    capture(&mut writer, &fingerprint(), 8);
+    drop(writer);
+    change(&dir.path().join(format::PROGRESS), |bytes| {
+        bytes.truncate(bytes.len() - 9);
+    });
+    let part = dir.path().join(".partial-shard-00001.parquet");
+    fs::copy(dir.path().join("shard-00001.parquet"), &part).unwrap();
+    let writer = open_writer(dir.path());
+    assert_eq!(writer.missing_rows(), [4, 5, 6, 7, 8, 9]);
+    assert!(!part.exists());
+}
+
+#[test]
+fn missing_and_damaged_shards_are_captured_anew() {
+    let dir = tempdir().unwrap();
+    build(dir.path(), &fingerprint());
+    let want = contents(dir.path());
+    let shard = |shard_idx| dir.path().join(format::shard_file(shard_idx));
+    fs::remove_file(shard(0)).unwrap();
+    let error = Cache::open(dir.path(), Some(&fingerprint())).unwrap_err();
+    assert!(
+        matches!(&error, CacheError::ShardMissing { path } if *path == shard(0)),
+        "{error}"
+    );
+    assert!(error.is_unfinished());
+
+    change(&shard(2), |bytes| bytes[100] ^= 1);
+    let mut writer = open_writer(dir.path());
+    assert_eq!(writer.missing_rows(), [0, 1, 2, 3, 8, 9]);
+    assert_eq!(
+        capture(&mut writer, &fingerprint(), usize::MAX),
+        [0, 1, 2, 3, 8, 9]
+    );
+    writer.finish().unwrap();
+    assert!(contents(dir.path()) == want);
+}
+
+#[test]
+fn a_second_writer_is_refused() {
+    let dir = tempdir().unwrap();
+    let writer = open_writer(dir.path());
+    let error = CacheWriter::open(dir.path(), &fingerprint(), ROWS_PER_SHARD).unwrap_err();
+    assert!(matches!(error, CacheError::Locked { .. }), "{error}");
+    drop(writer);
+    assert_eq!(open_writer(dir.path()).next_row(), Some(0));
+}
+
+#[test]
+fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
+    type Change = fn(&mut Vec<u32>, &mut u32, &mut RowSupports);
+    let cases: [(Change, &str); 10] = [
+        (
+            |tokens, _, _| tokens.truncate(16),
+            "16 tokens instead of 17",
+        ),
+        (
+            |tokens, _, _| tokens[3] = 64,
+            "token 64 in a vocabulary of 64",
+        ),
+        (|_, counted, _| *counted = 17, "counts 17 of 16 positions"),
+        (
+            |_, _, row| row.ids.swap(5, 6),
+            "token ids of position 1 do not ascend",
+        ),
+        (
+            |_, _, row| row.ids[4] = 64,
+            "token 64 in a vocabulary of 64",
+        ),
+        (
+            |_, _, row| row.log_probs[0] = f32::NAN,
+            "a probability of NaN",
+        ),
+        (
+            |_, _, row| row.log_probs[0] = 0.1,
+            "position 0 holds a probability of",
+        ),
+        (|_, _, row| row.lse[1][0] = 0.0, "at temperature 2"),
+        (
+            |_, _, row| row.lse[1][2] = f32::INFINITY,
+            "a log-sum-exp of inf",
+        ),
+        (
+            |_, _, row| row.lse.truncate(1),
+            "1 temperatures instead of 2",
+        ),
+    ];
+    let dir = tempdir().unwrap();
+    let mut writer = open_writer(dir.path());
+    capture(&mut writer, &fingerprint(), 1);
+    for (change, want) in cases {
+        let (mut tokens, mut counted) = (tokens(1, &fingerprint()), 16);
+        let mut row = supports(1, &fingerprint());
+        change(&mut tokens, &mut counted, &mut row);
+        let error = writer.push(&tokens, counted, &row).unwrap_err();
+        assert!(
+            matches!(error, CacheError::Refused { row_idx: 1, .. }),
+            "{error}"
+        );
+        assert!(error.to_string().contains(want), "{error}");
+    }
+    assert_eq!(writer.next_row(), Some(1));
+    let error = writer.finish().unwrap_err();
+    assert!(
+        matches!(error, CacheError::Unfinished { missing: 9, .. }),
+        "{error}"
+    );
+}
+
+#[test]
+fn no_row_is_taken_beyond_the_last() {
+    let dir = tempdir().unwrap();
+    let mut writer = open_writer(dir.path());
+    capture(&mut writer, &fingerprint(), usize::MAX);
+    let row = supports(0, &fingerprint());
+    let error = writer
+        .push(&tokens(0, &fingerprint()), 16, &row)
+        .unwrap_err();
+    assert!(
+        matches!(error, CacheError::Refused { row_idx: 10, .. }),
+        "{error}"
+    );
+}
