@@ -44,6 +44,10 @@ pub fn hash_file(path: &Path) -> io::Result<String> {
 }
 
 /// BLAKE3 (hex) of a value's JSON.
+///
+/// # Panics
+///
+/// If the value has maps whose keys are not strings, which nothing that is hashed here has.
 pub fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value)
         .expect("plans and fingerprints have string keys and no failing fields");

@@ -1,1 +1,147 @@
-//! (to be written)
+//! What a checkpoint, a cache or a run says of itself.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::cache::{Cache, CacheError};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::files::with_path;
+use crate::model::parameter_specs;
+use crate::progress::{bytes_text, thousands};
+
+/// Why a path cannot be inspected.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum InspectError {
+    #[error("`{}` is neither a checkpoint (config.json), a cache (manifest.json) nor a run (report.json)", path.display())]
+    Unknown { path: PathBuf },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error("`{}` is not JSON: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Facts about a path, as one JSON object.
+pub fn inspect(path: &Path) -> Result<Value, InspectError> {
+    if path.join("config.json").exists() {
+        return checkpoint(path);
+    }
+    if path.join("manifest.json").exists() {
+        let cache = Cache::open(path, None)?;
+        return Ok(json!({ "kind": "cache", "manifest": cache.manifest() }));
+    }
+    for (name, kind) in [("report.json", "run"), ("artifact.json", "artifact")] {
+        let file = path.join(name);
+        if file.exists() {
+            let text = std::fs::read(&file).map_err(|error| with_path(error, &file))?;
+            let facts: Value = serde_json::from_slice(&text)
+                .map_err(|source| InspectError::Json { path: file, source })?;
+            return Ok(json!({ "kind": kind, "facts": facts }));
+        }
+    }
+    Err(InspectError::Unknown {
+        path: path.to_path_buf(),
+    })
+}
+
+fn checkpoint(path: &Path) -> Result<Value, InspectError> {
+    let checkpoint = Checkpoint::open(path)?;
+    let num_parameters: usize = parameter_specs(checkpoint.config())
+        .iter()
+        .map(|spec| spec.shape[0] * spec.shape[1])
+        .sum();
+    let quantization = checkpoint
+        .scheme()
+        .map(|scheme| json!({ "bits": scheme.bits, "group_size": scheme.group_size }));
+    Ok(json!({
+        "kind": "checkpoint",
+        "parameters": num_parameters,
+        "weights_bytes": checkpoint.files().num_bytes(),
+        "quantization": quantization,
+        "content_blake3": checkpoint.content_hash(),
+        "config": checkpoint.config(),
+    }))
+}
+
+/// The same facts for people: one line per entry, nested entries indented.
+pub fn text(facts: &Value) -> String {
+    let mut lines = Vec::new();
+    add_lines(facts, 0, &mut lines);
+    lines.join("\n")
+}
+
+fn add_lines(facts: &Value, depth: usize, lines: &mut Vec<String>) {
+    let indent = "  ".repeat(depth);
+    match facts {
+        Value::Object(entries) => {
+            for (key, value) in entries {
+                match value {
+                    Value::Object(_) => {
+                        lines.push(format!("{indent}{key}:"));
+                        add_lines(value, depth + 1, lines);
+                    }
+                    Value::Array(items) if items.iter().any(Value::is_object) => {
+                        lines.push(format!(
+                            "{indent}{key}: {} entries",
+                            thousands(items.len() as u64)
+                        ));
+                        items
+                            .iter()
+                            .for_each(|item| add_lines(item, depth + 1, lines));
+                    }
+                    value => lines.push(format!("{indent}{key}: {}", scalar(key, value))),
+                }
+            }
+        }
+        value => lines.push(format!("{indent}{}", scalar("", value))),
+    }
+}
+
+fn scalar(key: &str, value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_u64() {
+            Some(bytes) if key.ends_with("bytes") => {
+                format!("{} ({})", thousands(bytes), bytes_text(bytes))
+            }
+            Some(count) => thousands(count),
+            None => number.to_string(),
+        },
+        Value::Null => "-".to_owned(),
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn facts_are_lines_with_units_and_nested_entries_indented() {
+        let facts = json!({ "kind": "cache", "total_bytes": 2048, "inner": { "rows": 1200, "none": null } });
+        assert_eq!(
+            text(&facts),
+            "kind: cache\ntotal_bytes: 2,048 (2.0 KiB)\ninner:\n  rows: 1,200\n  none: -"
+        );
+    }
+
+    #[test]
+    fn a_folder_that_is_none_of_ours_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = inspect(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.contains(&dir.path().display().to_string()),
+            "{message}"
+        );
+    }
+}

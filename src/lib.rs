@@ -56,6 +56,8 @@ pub mod report;
 // The program.
 pub mod stages;
 
+pub mod estimate;
+
 pub mod preflight;
 
 pub mod run;

@@ -1,1 +1,197 @@
-//! (to be written)
+//! What will fail, fails here: a look at headers before any work.
+
+use std::fs;
+use std::path::Path;
+
+use crate::checkpoint::Checkpoint;
+use crate::data::Tokenizer;
+use crate::diag::Diagnostic;
+use crate::model::grid::Grid;
+use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::progress::thousands;
+use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
+
+/// Checks a plan against the headers of the files it names.
+///
+/// # Errors
+///
+/// The first fault found, pointed at the recipe's line.
+pub fn check(plan: &Plan, overrides: &[String]) -> Result<(), RecipeFaults> {
+    let preflight = Preflight { plan, overrides };
+    preflight.output()?;
+    let teacher = match &plan.teacher {
+        Some(teacher) => Some(preflight.checkpoint("teacher.checkpoint", &teacher.checkpoint)?),
+        None => None,
+    };
+    preflight.vocabulary(teacher.as_ref())?;
+    preflight.support(teacher.as_ref())?;
+    preflight.student(teacher.as_ref())
+}
+
+struct Preflight<'a> {
+    plan: &'a Plan,
+    overrides: &'a [String],
+}
+
+impl Preflight<'_> {
+    fn fault(&self, key: &str, label: &str, fault: Diagnostic) -> RecipeFaults {
+        fault_at(self.plan, self.overrides, key, label, fault)
+    }
+
+    /// The output folder can be written to.
+    fn output(&self) -> Result<(), RecipeFaults> {
+        let dir = &self.plan.output;
+        let attempt = fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
+        attempt.map(drop).map_err(|error| {
+            let fact = format!("`{}` cannot be written to: {error}", dir.display());
+            let fault =
+                Diagnostic::new("run/read-only", fact).help("name another folder in `output`");
+            self.fault("output", "runs and caches go here", fault)
+        })
+    }
+
+    fn checkpoint(&self, key: &str, dir: &Path) -> Result<DecoderConfig, RecipeFaults> {
+        let checkpoint = Checkpoint::open(dir).map_err(|error| {
+            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string())
+                .help("name a model folder in Hugging Face layout whose files are whole");
+            self.fault(key, "this folder", fault)
+        })?;
+        Ok(checkpoint.config().clone())
+    }
+
+    /// Every id of the tokenizer has a row in the teacher's embedding.
+    fn vocabulary(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
+        let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
+            return Ok(());
+        };
+        let (key, path) = match &self.plan.data.tokenizer {
+            TokenizerPlan::File(path) => ("data.tokenizer.file", path.clone()),
+            TokenizerPlan::Teacher | TokenizerPlan::Train { .. } => {
+                ("teacher.checkpoint", plan.checkpoint.join("tokenizer.json"))
+            }
+        };
+        let tokenizer = Tokenizer::open(&path).map_err(|error| {
+            let fault = Diagnostic::new("data/tokenizer", error.to_string())
+                .help("put a `tokenizer.json` there that the tokenizers library reads");
+            self.fault(key, "its tokenizer", fault)
+        })?;
+        if tokenizer.vocab_size() > config.vocab_size {
+            let count = |size: usize| thousands(size as u64);
+            let fact = format!(
+                "the tokenizer has {} tokens, but the teacher knows {}",
+                count(tokenizer.vocab_size()),
+                count(config.vocab_size)
+            );
+            let fault =
+                Diagnostic::new("data/vocabulary", fact).help("use the teacher's own tokenizer");
+            return Err(self.fault(key, "ids beyond the teacher's embedding", fault));
+        }
+        Ok(())
+    }
+
+    fn support(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
+        let (Some(config), Some(cache)) = (teacher, &self.plan.cache) else {
+            return Ok(());
+        };
+        if cache.top_k <= config.vocab_size {
+            return Ok(());
+        }
+        let fact = format!(
+            "`top_k` is {}, but the teacher has {} tokens",
+            cache.top_k, config.vocab_size
+        );
+        let help = format!("write at most {}", config.vocab_size);
+        let fault = Diagnostic::new("cache/top-k", fact).help(help);
+        Err(self.fault("cache.support.top_k", "more than there are", fault))
+    }
+
+    /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
+    fn student(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
+        let config = match (&self.plan.student, teacher) {
+            (StudentPlan::Checkpoint(dir), _) => {
+                let config = self.checkpoint("student.checkpoint", dir)?;
+                self.same_vocabulary(&config, teacher)?;
+                config
+            }
+            (StudentPlan::FromTeacher { layers }, Some(teacher)) => {
+                if let Some(layer) = layers
+                    .iter()
+                    .find(|&&layer| layer >= teacher.num_hidden_layers)
+                {
+                    let fact = format!(
+                        "layer {layer} does not exist: the teacher has {}",
+                        teacher.num_hidden_layers
+                    );
+                    let help = format!("layers count from 0 to {}", teacher.num_hidden_layers - 1);
+                    let fault = Diagnostic::new("student/layers", fact).help(help);
+                    return Err(self.fault(
+                        "student.from_teacher.layers",
+                        "past the last layer",
+                        fault,
+                    ));
+                }
+                DecoderConfig {
+                    num_hidden_layers: layers.len(),
+                    ..teacher.clone()
+                }
+            }
+            // Sizes in the recipe were checked with it.
+            (StudentPlan::FromTeacher { .. } | StudentPlan::Architecture(_), _) => return Ok(()),
+        };
+        self.groups(&config)
+    }
+
+    fn same_vocabulary(
+        &self,
+        student: &DecoderConfig,
+        teacher: Option<&DecoderConfig>,
+    ) -> Result<(), RecipeFaults> {
+        let Some(teacher) = teacher.filter(|teacher| teacher.vocab_size != student.vocab_size)
+        else {
+            return Ok(());
+        };
+        let (student, teacher) = (
+            thousands(student.vocab_size as u64),
+            thousands(teacher.vocab_size as u64),
+        );
+        let fact = format!("the student has {student} tokens, but the teacher has {teacher}");
+        let fault = Diagnostic::new("student/vocabulary", fact)
+            .help("teacher and student must share one tokenizer");
+        Err(self.fault("student.checkpoint", "another vocabulary", fault))
+    }
+
+    fn groups(&self, config: &DecoderConfig) -> Result<(), RecipeFaults> {
+        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
+            let PassPlan::Quantize(plan) = pass else {
+                continue;
+            };
+            let grid = Grid {
+                bits: plan.bits,
+                group_size: plan.group_size,
+            };
+            let specs = parameter_specs(config);
+            let uneven = specs
+                .iter()
+                .find(|spec| spec.kind == ParameterKind::Linear && !grid.divides(spec.shape[1]));
+            if let (Some(spec), Some(group_size)) = (uneven, plan.group_size) {
+                let columns = spec.shape[1];
+                let fact = format!(
+                    "`group_size` {group_size} does not divide the {columns} columns of `{}`",
+                    spec.name
+                );
+                let fault = Diagnostic::new("quantize/uneven-groups", fact)
+                    .help("use a divisor, or `channel`");
+                let label = format!(
+                    "{columns} / {group_size} leaves {} over",
+                    columns % group_size
+                );
+                return Err(self.fault(
+                    &format!("passes.{pass_idx}.quantize.group_size"),
+                    &label,
+                    fault,
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -22,6 +22,13 @@ pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
+/// Tells one line, unless progress is hidden.
+pub fn say(text: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to lose a run
+    }
+}
+
 /// Progress of one step, counted in tokens.
 ///
 /// Dropped without [`Progress::finish`] it leaves the bar where it stopped, since that is where an

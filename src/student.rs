@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::model::grid::{Grid, round_to_bf16};
-use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, Rope, RopeScaling, parameter_specs};
+use crate::model::{
+    Decoder, DecoderConfig, ParameterKind, ParameterSpec, Rope, RopeScaling, parameter_specs,
+};
 use crate::random::Stream;
 use crate::recipe::ArchitecturePlan;
 use crate::tensors::{self, TensorsError};
@@ -62,7 +64,11 @@ struct Facts {
 impl Student {
     /// A student without masks and grid.
     pub fn new(decoder: Decoder) -> Self {
-        Self { decoder, masks: BTreeMap::new(), grid: None }
+        Self {
+            decoder,
+            masks: BTreeMap::new(),
+            grid: None,
+        }
     }
 
     /// Fresh weights: normal with deviation 0.02, divided by √(2·layers) where a layer writes into the residual
@@ -70,7 +76,8 @@ impl Student {
     pub fn fresh(config: DecoderConfig, seed: u64, device: &Device) -> Self {
         let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
         let decoder = Decoder::from_parameters(config, |spec| {
-            let writes_residual = spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
+            let writes_residual =
+                spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
             let deviation = if writes_residual { residual } else { 0.02 };
             Ok::<_, std::convert::Infallible>(fresh_parameter(spec, seed, deviation, device))
         });
@@ -101,7 +108,11 @@ impl Student {
             return gradients;
         }
         let specs = parameter_specs(&self.decoder.config);
-        specs.iter().zip(gradients).map(|(spec, gradient)| self.masked(spec, gradient)).collect()
+        specs
+            .iter()
+            .zip(gradients)
+            .map(|(spec, gradient)| self.masked(spec, gradient))
+            .collect()
     }
 
     /// The grid of a parameter, if it is on one.
@@ -120,7 +131,9 @@ impl Student {
     /// Share of zeros that the masks put into the linear layers inside blocks.
     pub fn sparsity(&self) -> f64 {
         let specs = parameter_specs(&self.decoder.config);
-        let linear = specs.iter().filter(|spec| spec.kind == ParameterKind::Linear);
+        let linear = specs
+            .iter()
+            .filter(|spec| spec.kind == ParameterKind::Linear);
         let total: usize = linear.map(|spec| spec.shape[0] * spec.shape[1]).sum();
         let zeros: f64 = self
             .masks
@@ -130,7 +143,7 @@ impl Student {
                 (rows * columns) as f64 - f64::from(mask.clone().sum().into_scalar::<f32>())
             })
             .sum();
-        zeros / total.max(1) as f64
+        (zeros / total.max(1) as f64).max(0.0) // an empty sum of floats is -0
     }
 
     /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere.
@@ -148,10 +161,21 @@ impl Student {
 
     /// Writes `student.safetensors` into a folder: free weights, masks, config and grid.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
-        let mut matrices: Vec<_> =
-            self.decoder.parameters().into_iter().map(|(spec, weight)| (spec.name, weight)).collect();
-        matrices.extend(self.masks.iter().map(|(name, mask)| (mask_name(name), mask.clone())));
-        let facts = Facts { config: self.decoder.config.clone(), grid: self.grid };
+        let mut matrices: Vec<_> = self
+            .decoder
+            .parameters()
+            .into_iter()
+            .map(|(spec, weight)| (spec.name, weight))
+            .collect();
+        matrices.extend(
+            self.masks
+                .iter()
+                .map(|(name, mask)| (mask_name(name), mask.clone())),
+        );
+        let facts = Facts {
+            config: self.decoder.config.clone(),
+            grid: self.grid,
+        };
         tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
     }
 
@@ -164,12 +188,23 @@ impl Student {
             if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
                 masks.insert(spec.name.clone(), mask);
             }
-            matrices.remove(&spec.name).filter(|weight| weight.dims() == spec.shape).ok_or_else(|| {
-                let path = path.display().to_string();
-                StudentError::Parameter { path, name: spec.name.clone(), shape: spec.shape }
-            })
+            matrices
+                .remove(&spec.name)
+                .filter(|weight| weight.dims() == spec.shape)
+                .ok_or_else(|| {
+                    let path = path.display().to_string();
+                    StudentError::Parameter {
+                        path,
+                        name: spec.name.clone(),
+                        shape: spec.shape,
+                    }
+                })
         })?;
-        Ok(Self { decoder, masks, grid: facts.grid })
+        Ok(Self {
+            decoder,
+            masks,
+            grid: facts.grid,
+        })
     }
 }
 
@@ -189,7 +224,10 @@ pub fn architecture(
         num_key_value_heads: plan.num_key_value_heads,
         head_dim: plan.head_dim,
         rms_norm_eps: plan.rms_norm_eps,
-        rope: Rope { theta: plan.rope_theta, scaling: RopeScaling::Default },
+        rope: Rope {
+            theta: plan.rope_theta,
+            scaling: RopeScaling::Default,
+        },
         max_position_embeddings: sequence_length,
         tie_word_embeddings: plan.tie_word_embeddings,
         bos_token_id: end_of_text,
@@ -204,17 +242,27 @@ pub fn architecture(
 ///
 /// If a layer does not exist: the recipe is checked against the teacher before.
 pub fn from_layers(teacher: &Decoder, layers: &[usize]) -> Decoder {
-    let config = DecoderConfig { num_hidden_layers: layers.len(), ..teacher.config.clone() };
-    let mut weights: BTreeMap<String, Tensor<2>> =
-        teacher.parameters().into_iter().map(|(spec, weight)| (spec.name, weight)).collect();
-    let source = |name: &str| match name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) {
+    let config = DecoderConfig {
+        num_hidden_layers: layers.len(),
+        ..teacher.config.clone()
+    };
+    let mut weights: BTreeMap<String, Tensor<2>> = teacher
+        .parameters()
+        .into_iter()
+        .map(|(spec, weight)| (spec.name, weight))
+        .collect();
+    let source = |name: &str| match name
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split_once('.'))
+    {
         Some((layer, rest)) => {
             let layer: usize = layer.parse().expect("the table numbers its layers");
             format!("model.layers.{}.{rest}", layers[layer])
         }
         None => name.to_owned(),
     };
-    let decoder = Decoder::from_parameters(config, |spec| weights.remove(&source(&spec.name)).ok_or(()));
+    let decoder =
+        Decoder::from_parameters(config, |spec| weights.remove(&source(&spec.name)).ok_or(()));
     decoder.expect("the layers are distinct and exist")
 }
 
@@ -229,7 +277,9 @@ fn fresh_parameter(spec: &ParameterSpec, seed: u64, deviation: f64, device: &Dev
         vec![1.0; count]
     } else {
         let mut stream = Stream::new(seed, &format!("init {}", spec.name));
-        (0..count).map(|_| (deviation * stream.normal()) as f32).collect()
+        (0..count)
+            .map(|_| (deviation * stream.normal()) as f32)
+            .collect()
     };
     Tensor::from_data(TensorData::new(values, spec.shape), device)
 }

@@ -37,7 +37,10 @@ pub enum CaptureError {
 pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
     Decoder::from_parameters(checkpoint.config().clone(), |spec| {
         let weight = checkpoint.weight(spec)?;
-        Ok(Tensor::from_data(TensorData::new(weight, spec.shape), device))
+        Ok(Tensor::from_data(
+            TensorData::new(weight, spec.shape),
+            device,
+        ))
     })
 }
 
@@ -54,26 +57,46 @@ pub fn capture(
     let missing = writer.missing_rows();
     let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
     progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
-    let at_once = if device::is_host(&decoder.device()) { rayon::current_num_threads() } else { 1 };
+    let at_once = if device::is_host(&decoder.device()) {
+        rayon::current_num_threads()
+    } else {
+        1
+    };
     let mut done = rows.num_rows() - missing.len();
-    for group in missing.chunks(job.batch_size * at_once.max(1)) {
+    // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
+    let batches: Vec<&[usize]> = missing
+        .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
+        .flat_map(|shard| shard.chunks(job.batch_size))
+        .collect();
+    for group in batches.chunks(at_once.max(1)) {
         if job.stop.load(atomic::Ordering::Relaxed) {
             progress.finish();
-            return Err(CaptureError::Interrupted { rows: done, dir: job.dir.to_path_buf() });
+            return Err(CaptureError::Interrupted {
+                rows: done,
+                dir: job.dir.to_path_buf(),
+            });
         }
-        let batches: Vec<Vec<RowSupports>> = group
-            .par_chunks(job.batch_size)
+        let supports: Vec<Vec<RowSupports>> = group
+            .par_iter()
             .map(|batch| {
-                let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
-                supports(decoder, &inputs, fingerprint.top_k, &fingerprint.temperatures)
+                let inputs: Vec<&[u32]> =
+                    batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+                supports(
+                    decoder,
+                    &inputs,
+                    fingerprint.top_k,
+                    &fingerprint.temperatures,
+                )
             })
             .collect();
-        for (&row_idx, supports) in group.iter().zip(batches.iter().flatten()) {
-            let counted = u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
+        let row_idxs: Vec<usize> = group.concat();
+        for (&row_idx, supports) in row_idxs.iter().zip(supports.iter().flatten()) {
+            let counted =
+                u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
             writer.push(rows.row(row_idx), counted, supports)?;
         }
-        done += group.len();
-        progress.advance((group.len() * rows.sequence_length()) as u64);
+        done += row_idxs.len();
+        progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
     }
     progress.finish();
     Ok(writer.finish()?)
@@ -98,23 +121,47 @@ pub struct CaptureJob<'a> {
 ///
 /// No graph is recorded, and logits live for one chunk of positions. The likeliest ids are selected, not
 /// sorted out of the whole vocabulary; of equals the lower id is kept.
-pub fn supports(decoder: &Decoder, rows: &[&[u32]], top_k: usize, temperatures: &[f64]) -> Vec<RowSupports> {
+pub fn supports(
+    decoder: &Decoder,
+    rows: &[&[u32]],
+    top_k: usize,
+    temperatures: &[f64],
+) -> Vec<RowSupports> {
     let vocab = decoder.config.vocab_size;
     let top_k = top_k.min(vocab);
     let hidden = decoder.hidden(ids_tensor(rows, &decoder.device())); // [B, T, D]
     let [batch, seq, size] = hidden.dims();
     let mut positions: Vec<PositionSupport> = Vec::with_capacity(batch * seq);
-    for_logits(&hidden.reshape([batch * seq, size]), &decoder.output_weight(), |logits| {
-        positions.par_extend(logits.par_chunks(vocab).map(|row| position_support(row, top_k, temperatures)));
-    });
+    for_logits(
+        &hidden.reshape([batch * seq, size]),
+        &decoder.output_weight(),
+        |logits| {
+            positions.par_extend(
+                logits
+                    .par_chunks(vocab)
+                    .map(|row| position_support(row, top_k, temperatures)),
+            );
+        },
+    );
     positions
         .chunks(seq)
         .map(|positions| RowSupports {
             top_k,
-            ids: positions.iter().flat_map(|position| position.ids.iter().copied()).collect(),
-            log_probs: positions.iter().flat_map(|position| position.log_probs.iter().copied()).collect(),
+            ids: positions
+                .iter()
+                .flat_map(|position| position.ids.iter().copied())
+                .collect(),
+            log_probs: positions
+                .iter()
+                .flat_map(|position| position.log_probs.iter().copied())
+                .collect(),
             lse: (0..temperatures.len())
-                .map(|temperature| positions.iter().map(|position| position.lse[temperature]).collect())
+                .map(|temperature| {
+                    positions
+                        .iter()
+                        .map(|position| position.lse[temperature])
+                        .collect()
+                })
                 .collect(),
         })
         .collect()
@@ -126,23 +173,36 @@ struct PositionSupport {
     lse: Vec<f32>,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "temperatures are f32 in arithmetic, and ids fit u32")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "temperatures are f32 in arithmetic, and ids fit u32"
+)]
 fn position_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
     let plain = log_sum_exp(logits, 1.0);
     let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let likelier =
-        |a: &u32, b: &u32| -> Ordering { logits[*b as usize].total_cmp(&logits[*a as usize]).then(a.cmp(b)) };
+    let likelier = |a: &u32, b: &u32| -> Ordering {
+        logits[*b as usize]
+            .total_cmp(&logits[*a as usize])
+            .then(a.cmp(b))
+    };
     if top_k < order.len() {
         order.select_nth_unstable_by(top_k, likelier);
         order.truncate(top_k);
     }
     order.sort_unstable();
-    let log_probs = order.iter().map(|&id| logits[id as usize] - plain).collect();
+    let log_probs = order
+        .iter()
+        .map(|&id| logits[id as usize] - plain)
+        .collect();
     let lse = |&temperature: &f64| match temperature as f32 {
         1.0 => 0.0, // log-probabilities are normalised at 1
         temperature => log_sum_exp(logits, temperature) - plain / temperature,
     };
-    PositionSupport { ids: order, log_probs, lse: temperatures.iter().map(lse).collect() }
+    PositionSupport {
+        ids: order,
+        log_probs,
+        lse: temperatures.iter().map(lse).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -156,16 +216,24 @@ mod tests {
         assert_eq!(got.ids, [1, 2, 3]);
         let sum: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
         for (id, log_prob) in got.ids.iter().zip(&got.log_probs) {
-            assert!((f64::from(*log_prob) - (f64::from(logits[*id as usize]) - sum.ln())).abs() < 2e-6);
+            assert!(
+                (f64::from(*log_prob) - (f64::from(logits[*id as usize]) - sum.ln())).abs() < 2e-6
+            );
         }
         assert!(got.lse[0].abs() < 1e-6);
-        let softened: f64 = logits.iter().map(|z| (f64::from(*z) / 2.0 - sum.ln() / 2.0).exp()).sum();
+        let softened: f64 = logits
+            .iter()
+            .map(|z| (f64::from(*z) / 2.0 - sum.ln() / 2.0).exp())
+            .sum();
         assert!((f64::from(got.lse[1]) - softened.ln()).abs() < 1e-6);
     }
 
     #[test]
     fn of_equal_logits_the_lower_id_is_kept() {
         assert_eq!(position_support(&[1.0; 6], 2, &[1.0]).ids, [0, 1]);
-        assert_eq!(position_support(&[1.0; 6], 6, &[1.0]).ids, [0, 1, 2, 3, 4, 5]);
+        assert_eq!(
+            position_support(&[1.0; 6], 6, &[1.0]).ids,
+            [0, 1, 2, 3, 4, 5]
+        );
     }
 }

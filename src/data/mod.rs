@@ -13,7 +13,7 @@ mod tests;
 
 pub use batch::BatchOrder;
 pub use pack::pack;
-pub use prepare::{DataError, Prepared, Split, prepare};
+pub use prepare::{DataError, Prepared, Split, prepare, read_rows};
 pub use rows::TokenRows;
 pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,

@@ -12,7 +12,7 @@ use super::pack::pack;
 use super::rows::TokenRows;
 use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
 use super::store::Store;
-use super::tokenizer::{Tokenizer, TokenizerError};
+use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::files;
 use crate::recipe::{DataPlan, TokenizerPlan};
 
@@ -124,7 +124,10 @@ pub fn prepare(
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
         }
     };
-    let end_of_text = tokenizer.end_of_text().or(eos).ok_or(DataError::NoEndOfText)?;
+    let end_of_text = tokenizer
+        .end_of_text()
+        .or(eos)
+        .ok_or(DataError::NoEndOfText)?;
     if end_of_text as usize >= tokenizer.vocab_size() {
         return Err(DataError::EndOfTextRange {
             id: end_of_text,
@@ -159,6 +162,36 @@ pub fn prepare(
         from_cache: store.all_found,
         tokenizer,
     })
+}
+
+/// Rows of a text for a tokenizer that is there already; nothing is kept on disk.
+pub fn read_rows(
+    paths: &[PathBuf],
+    tokenizer: &Tokenizer,
+    sequence_length: usize,
+    end_of_text: u32,
+) -> Result<TokenRows, DataError> {
+    let split = Split::Validation;
+    let documents = read_documents(paths)
+        .map_err(|source| DataError::Source { split, source })?
+        .documents;
+    let texts = tokenize(tokenizer, &documents)?;
+    let rows = pack(&texts, sequence_length, end_of_text, None);
+    if rows.num_rows() == 0 {
+        return Err(DataError::NoTokens { split });
+    }
+    Ok(rows)
+}
+
+/// Documents are tokenised whole and in parallel.
+fn tokenize(
+    tokenizer: &Tokenizer,
+    documents: &[Document],
+) -> Result<Vec<TokenizedText>, TokenizerError> {
+    documents
+        .par_iter()
+        .map(|document| tokenizer.encode_with_bytes(&document.text))
+        .collect()
 }
 
 fn train_tokenizer(
@@ -213,10 +246,7 @@ impl Packing<'_> {
             limit: self.limit,
         });
         let make = || {
-            let texts = documents
-                .par_iter()
-                .map(|document| self.tokenizer.encode_with_bytes(&document.text))
-                .collect::<Result<Vec<_>, _>>()?;
+            let texts = tokenize(self.tokenizer, documents)?;
             let is_empty: Vec<u8> = texts
                 .iter()
                 .map(|text| u8::from(text.ids.is_empty()))

@@ -52,7 +52,10 @@ pub fn export(
     context: &ExportContext<'_>,
     dir: &Path,
 ) -> Result<Vec<Verification>, ExportError> {
-    plan.formats.iter().map(|&format| export_format(plan, format, student, context, &dir.join(folder(format)))).collect()
+    plan.formats
+        .iter()
+        .map(|&format| export_format(plan, format, student, context, &dir.join(folder(format))))
+        .collect()
 }
 
 /// Name of a format, in recipes and as a folder.
@@ -72,18 +75,31 @@ fn export_format(
 ) -> Result<Verification, ExportError> {
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
     let effective = student.effective();
-    let grid = student.grid.filter(|_| format == ExportFormat::CompressedTensors);
+    let grid = student
+        .grid
+        .filter(|_| format == ExportFormat::CompressedTensors);
     let stored = stored(&effective, student, grid, plan.dtype);
     write_model(plan, student, &effective, grid, dir)?;
     match context.tokenizer_dir {
         Some(source) => huggingface::write_tokenizer(dir, &effective.config, source)?,
         None => context.tokenizer.save(dir)?,
     }
-    files::write_atomically(&dir.join("recipe.yaml"), |out| out.write_all(context.recipe.as_bytes()))?;
+    files::write_atomically(&dir.join("recipe.yaml"), |out| {
+        out.write_all(context.recipe.as_bytes())
+    })?;
 
     let exact = plan.dtype == ExportDtype::F32 || grid.is_some();
-    let budget = if exact { plan.max_logit_difference } else { plan.max_rounding_difference };
-    let expected = Expectation { format: folder(format), stored: &stored, student: &effective, budget };
+    let budget = if exact {
+        plan.max_logit_difference
+    } else {
+        plan.max_rounding_difference
+    };
+    let expected = Expectation {
+        format: folder(format),
+        stored: &stored,
+        student: &effective,
+        budget,
+    };
     let verification = verify(dir, context.rows, &expected)?;
     let card = model_card(&card_facts(plan, grid, &effective, context, &verification));
     files::write_atomically(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?;
@@ -91,14 +107,21 @@ fn export_format(
 }
 
 /// The model as the folder holds it.
-fn stored(effective: &Decoder, student: &Student, grid: Option<Grid>, dtype: ExportDtype) -> Decoder {
+fn stored(
+    effective: &Decoder,
+    student: &Student,
+    grid: Option<Grid>,
+    dtype: ExportDtype,
+) -> Decoder {
     effective.map(|spec, weight| {
         let on_grid = grid.is_some() && student.grid_of(spec).is_some();
         if dtype == ExportDtype::F32 || on_grid {
             return weight;
         }
-        let rounded: Vec<f32> =
-            tensors::to_vec(&weight).into_iter().map(|value| bf16::from_f32(value).to_f32()).collect();
+        let rounded: Vec<f32> = tensors::to_vec(&weight)
+            .into_iter()
+            .map(|value| bf16::from_f32(value).to_f32())
+            .collect();
         Tensor::from_data(TensorData::new(rounded, spec.shape), &weight.device())
     })
 }
@@ -110,25 +133,53 @@ fn write_model(
     grid: Option<Grid>,
     dir: &Path,
 ) -> Result<(), ExportError> {
-    let weights: std::collections::BTreeMap<String, Tensor<2>> =
-        effective.parameters().into_iter().map(|(spec, weight)| (spec.name, weight)).collect();
+    let weights: std::collections::BTreeMap<String, Tensor<2>> = effective
+        .parameters()
+        .into_iter()
+        .map(|(spec, weight)| (spec.name, weight))
+        .collect();
     let weight = |spec: &ParameterSpec| tensors::to_vec(&weights[&spec.name]);
     let Some(grid) = grid else {
         return huggingface::write_model(dir, &effective.config, plan.dtype, weight);
     };
-    let free: std::collections::BTreeMap<String, Tensor<2>> =
-        student.decoder.parameters().into_iter().map(|(spec, weight)| (spec.name, weight)).collect();
-    let scheme = PackScheme { bits: grid.bits, group_size: grid.group_size };
+    let free: std::collections::BTreeMap<String, Tensor<2>> = student
+        .decoder
+        .parameters()
+        .into_iter()
+        .map(|(spec, weight)| (spec.name, weight))
+        .collect();
+    let scheme = PackScheme {
+        bits: grid.bits,
+        group_size: grid.group_size,
+    };
     // The free weights go through the same function that training used, so the codes are those trained against.
-    let quantized = |spec: &ParameterSpec| host(&grid.quantize(student.masked(spec, free[&spec.name].clone())));
-    compressed_tensors::write_model(dir, &effective.config, scheme, plan.dtype, weight, quantized)
+    let quantized =
+        |spec: &ParameterSpec| host(&grid.quantize(student.masked(spec, free[&spec.name].clone())));
+    compressed_tensors::write_model(
+        dir,
+        &effective.config,
+        scheme,
+        plan.dtype,
+        weight,
+        quantized,
+    )
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "codes are whole numbers from -128 to 127")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "codes are whole numbers from -128 to 127"
+)]
 fn host(quantized: &Quantized) -> QuantizedWeight {
-    let read = |tensor: &Tensor<3>| tensor.try_to_vec_as::<f32>().expect("codes and scales are f32");
+    let read = |tensor: &Tensor<3>| {
+        tensor
+            .try_to_vec_as::<f32>()
+            .expect("codes and scales are f32")
+    };
     QuantizedWeight {
-        codes: read(&quantized.codes).into_iter().map(|code| code as i8).collect(),
+        codes: read(&quantized.codes)
+            .into_iter()
+            .map(|code| code as i8)
+            .collect(),
         scales: read(&quantized.scales),
     }
 }
@@ -146,8 +197,14 @@ fn card_facts(
     };
     let storage = match grid {
         None => plain.to_owned(),
-        Some(Grid { bits, group_size: None }) => format!("int{bits}, one scale per row, {plain} elsewhere"),
-        Some(Grid { bits, group_size: Some(size) }) => format!("int{bits}, groups of {size}, {plain} elsewhere"),
+        Some(Grid {
+            bits,
+            group_size: None,
+        }) => format!("int{bits}, one scale per row, {plain} elsewhere"),
+        Some(Grid {
+            bits,
+            group_size: Some(size),
+        }) => format!("int{bits}, groups of {size}, {plain} elsewhere"),
     };
     let (columns, rows) = context.table.clone();
     CardFacts {
@@ -155,7 +212,7 @@ fn card_facts(
         teacher: context.teacher.clone(),
         config: effective.config.clone(),
         storage,
-        weights_bytes: verification.weights_bytes,
+        weights_bytes: verification.size_bytes,
         columns,
         rows,
         verification: Some(VerificationFacts {

@@ -3,8 +3,8 @@
 pub mod calibrate;
 pub mod prune;
 
-use std::sync::atomic::AtomicBool;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 
@@ -57,13 +57,20 @@ pub fn name(pass: &PassPlan) -> &'static str {
 }
 
 /// Runs one pass.
-pub fn apply(pass: &PassPlan, student: Student, context: &PassContext<'_>) -> Result<Student, PassError> {
+pub fn apply(
+    pass: &PassPlan,
+    student: Student,
+    context: &PassContext<'_>,
+) -> Result<Student, PassError> {
     match pass {
         PassPlan::Distill(plan) => Ok(distill(plan, student, context)?),
         PassPlan::Prune(plan) => prune::prune(plan, student, context),
         PassPlan::Quantize(plan) => {
             let mut student = student;
-            student.grid = Some(Grid { bits: plan.bits, group_size: plan.group_size });
+            student.grid = Some(Grid {
+                bits: plan.bits,
+                group_size: plan.group_size,
+            });
             match &plan.method {
                 QuantizeMethod::RoundToNearest => Ok(student),
                 QuantizeMethod::Qat(fit) => Ok(distill(fit, student, context)?),
@@ -73,8 +80,32 @@ pub fn apply(pass: &PassPlan, student: Student, context: &PassContext<'_>) -> Re
 }
 
 /// Trains against the cache and the text, with whatever masks and grid the student has.
-fn distill(plan: &FitPlan, student: Student, context: &PassContext<'_>) -> Result<Student, FitError> {
-    let PassContext { label, dir, seed, rows, cache, stop, wall_time } = *context;
+fn distill(
+    plan: &FitPlan,
+    student: Student,
+    context: &PassContext<'_>,
+) -> Result<Student, FitError> {
+    let PassContext {
+        label,
+        dir,
+        seed,
+        rows,
+        cache,
+        stop,
+        wall_time,
+    } = *context;
     let cache = cache.filter(|_| plan.losses.forward_kl > 0.0);
-    fit(plan, student, &FitContext { label, dir, seed, rows, cache, stop, wall_time })
+    fit(
+        plan,
+        student,
+        &FitContext {
+            label,
+            dir,
+            seed,
+            rows,
+            cache,
+            stop,
+            wall_time,
+        },
+    )
 }

@@ -32,7 +32,10 @@ pub(super) fn plan(recipe: &Fields, recipe_path: PathBuf) -> Option<Plan> {
         recipe_path,
         output: recipe.get("output")?,
         device: recipe.get("device")?,
-        data: data(recipe.block("data")?)?,
+        data: DataPlan {
+            train_tokens: recipe.block("cache").and_then(|cache| cache.get("tokens")),
+            ..data(recipe.block("data")?)?
+        },
         teacher,
         cache,
         student: student(recipe.block("student")?)?,
@@ -65,6 +68,7 @@ fn data(fields: &Fields) -> Option<DataPlan> {
     };
     Some(DataPlan {
         train: fields.get("train")?,
+        train_tokens: None, // the cache says how much of the text is captured
         validation: fields.get("validation")?,
         sequence_length: fields.get("sequence_length")?,
         validation_tokens: fields.get("validation_tokens"),
@@ -76,7 +80,6 @@ fn cache(fields: &Fields) -> Option<CachePlan> {
     let mut temperatures: Vec<f64> = fields.get("temperatures")?;
     temperatures.sort_by(f64::total_cmp);
     Some(CachePlan {
-        tokens: fields.get("tokens"),
         top_k: fields.block("support")?.get("top_k")?,
         temperatures,
         rows_per_shard: fields.get("rows_per_shard")?,
@@ -186,6 +189,7 @@ fn export(fields: &Fields) -> Option<ExportPlan> {
             _ => ExportDtype::Bf16,
         },
         max_logit_difference: fields.get("max_logit_difference")?,
+        max_rounding_difference: fields.get("max_rounding_difference")?,
     })
 }
 

@@ -295,7 +295,13 @@ static EXPORT: Block = Block {
             "max_logit_difference",
             ABOVE_0,
             "1e-3",
-            "largest difference of a logit between the folder and the student in memory",
+            "largest difference of a logit between the folder and the student in memory, where the format holds it exactly",
+        ),
+        or(
+            "max_rounding_difference",
+            ABOVE_0,
+            "0.25",
+            "the same where weights are rounded to bf16 on the way",
         ),
     ]],
 };

@@ -38,7 +38,7 @@ fn recipe(plan: &Plan) -> Value {
             "batch_size": teacher.batch_size,
         })),
         "cache": plan.cache.as_ref().map(|cache| json!({
-            "tokens": cache.tokens,
+            "tokens": data.train_tokens,
             "support": {"top_k": cache.top_k},
             "temperatures": cache.temperatures,
             "rows_per_shard": cache.rows_per_shard,

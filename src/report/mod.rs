@@ -11,8 +11,9 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, loss_curve_svg};
-pub use table::{report_markdown, terminal_table};
+pub use table::{report_markdown, table_cells, terminal_table};
 
+use crate::export::verify::Verification;
 use crate::files::{write_atomically, write_json};
 
 /// Everything that a report tells.
@@ -27,7 +28,7 @@ pub struct RunReport {
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
     /// How each export compared with the student in memory.
-    pub exports: Vec<ExportRow>,
+    pub exports: Vec<Verification>,
     /// Training loss of each pass that trained.
     pub curves: Vec<Curve>,
 }
@@ -55,23 +56,6 @@ pub struct PassRow {
     pub sparsity: f64,
     /// How long the pass took.
     pub secs: f64,
-}
-
-/// An export, read back from disk and compared with the student in memory on validation rows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ExportRow {
-    /// Name of the format, as the recipe has it.
-    pub format: String,
-    /// Size of its weight files.
-    pub size_bytes: u64,
-    /// Largest difference between two logits.
-    pub max_logit_difference: f64,
-    /// The largest difference that the recipe allows.
-    pub budget: f64,
-    /// KL(student in memory ‖ export) in nats per position.
-    pub kl_nats: f64,
-    /// Share of positions where both rank the same token first.
-    pub top1_agreement: f64,
 }
 
 /// Writes `report.md`, the `loss.svg` it shows, and `report.json` with every digit.

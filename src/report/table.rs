@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{ExportRow, PassRow, RunReport};
+use super::{PassRow, RunReport, Verification};
 use crate::progress::{bytes_text, duration_text, thousands};
 
 const NUM_COLUMNS: usize = 10;
@@ -43,6 +43,12 @@ pub fn terminal_table(rows: &[PassRow]) -> String {
         }
     }
     text
+}
+
+/// Column heads, and the figures of each pass as text.
+pub fn table_cells(rows: &[PassRow]) -> (Vec<String>, Vec<Vec<String>>) {
+    let heads = HEADS.iter().map(|&head| head.to_owned()).collect();
+    (heads, rows.iter().map(|row| cells(row).to_vec()).collect())
 }
 
 /// The report as Markdown: how to make it again, figures of each pass, exports, and `loss.svg` beside it.
@@ -110,7 +116,7 @@ fn markdown_line(cells: &[String; NUM_COLUMNS]) -> String {
     format!("| {} |\n", cells.join(" | "))
 }
 
-fn export_line(export: &ExportRow) -> String {
+fn export_line(export: &Verification) -> String {
     let holds = export.max_logit_difference <= export.budget; // false for NaN
     format!(
         "- `{}`, {} ({} bytes): largest logit difference {:.1e}, {} the budget of {:.1e}; \
@@ -163,7 +169,7 @@ pub(super) mod tests {
             seed: 17,
             command: "alambic run recipes/quickstart.yaml".to_owned(),
             passes: vec![distill, prune],
-            exports: vec![ExportRow {
+            exports: vec![Verification {
                 format: "huggingface".to_owned(),
                 size_bytes: 2_097_152,
                 max_logit_difference: 2.5e-4,

@@ -1,0 +1,335 @@
+//! One function per command.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs};
+use crate::cache::{self, Cache};
+use crate::checkpoint::Checkpoint;
+use crate::data::{Tokenizer, read_rows};
+use crate::device;
+use crate::estimate::{StageEstimate, estimate};
+use crate::generate::{Sampling, generate as continue_prompt};
+use crate::inspect as facts;
+use crate::preflight;
+use crate::progress::{Progress, bytes_text, duration_text, thousands};
+use crate::recipe::{self, Plan};
+use crate::report::terminal_table;
+use crate::run::{self, RunContext};
+use crate::stages::Stages;
+use crate::teacher::load_decoder;
+use crate::train::evaluate::{self as measure, Opinion};
+
+/// Where data goes and in what form.
+pub(super) struct Output<'a> {
+    pub(super) out: &'a mut dyn Write,
+    pub(super) json: bool,
+}
+
+impl Output<'_> {
+    fn print(&mut self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
+        if self.json {
+            let json = serde_json::to_string(json).map_err(std::io::Error::other)?;
+            writeln!(self.out, "{json}")?;
+        } else {
+            writeln!(self.out, "{}", text.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = load_plan(args)?;
+    let report = with_context(&plan, args, |context| run::run(&plan, context))?;
+    let mut text = terminal_table(&report.passes);
+    for export in &report.exports {
+        text.push_str(&format!(
+            "\nexport {}: {}, logits within {:.1e} of the student in memory (at most {:.0e}), KL {:.1e} nats, top-1 agreement {:.2} %",
+            export.format,
+            bytes_text(export.size_bytes),
+            export.max_logit_difference,
+            export.budget,
+            export.kl_nats,
+            100.0 * export.top1_agreement
+        ));
+    }
+    let dir = plan.output.join(&plan.name);
+    text.push_str(&format!("\nreport: {}", shown(&dir.join("report.md"))));
+    output.print(&text, &report)
+}
+
+pub(super) fn build_cache(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = load_plan(args)?;
+    match with_context(&plan, args, |context| run::build_cache(&plan, context))? {
+        Some(dir) => output.print(&format!("cache: {}", shown(&dir)), &json!({ "cache": dir })),
+        None => Err(Failure::input(
+            "cache",
+            &"the recipe has no `teacher`: there is nothing to capture",
+        )),
+    }
+}
+
+pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = load_plan(args)?;
+    device::open(&plan.device)?;
+    preflight::check(&plan, &args.set)?;
+    let stages = Stages::of(&plan).map_err(|error| Failure::input("run/input", &error))?;
+    let estimates =
+        estimate(&plan, &stages).map_err(|error| Failure::input("checkpoint", &error))?;
+    let mut text = format!(
+        "{:<14} {:<8} {:<5} {:>12} {:>10} {:>10} {:>10}\n",
+        "stage", "key", "done", "tokens", "memory", "disk", "time"
+    );
+    for StageEstimate {
+        stage,
+        done,
+        tokens,
+        memory_bytes,
+        disk_bytes,
+        secs,
+    } in &estimates
+    {
+        let done = if *done { "yes" } else { "no" };
+        text.push_str(&format!(
+            "{:<14} {:<8} {done:<5} {:>12} {:>10} {:>10} {:>10}\n",
+            stage.name,
+            &stage.key[..8],
+            thousands(*tokens),
+            bytes_text(*memory_bytes),
+            bytes_text(*disk_bytes),
+            duration_text(*secs),
+        ));
+    }
+    let left: f64 = estimates
+        .iter()
+        .filter(|estimate| !estimate.done)
+        .map(|estimate| estimate.secs)
+        .sum();
+    text.push_str(&format!(
+        "to do: about {} on two cores (memory, disk and time are estimates)",
+        duration_text(left)
+    ));
+    output.print(&text, &json!({ "stages": estimates, "secs_to_do": left }))
+}
+
+pub(super) fn schema(output: &mut Output<'_>) -> Result<(), Failure> {
+    let schema = recipe::schema();
+    let text = serde_json::to_string_pretty(&schema).map_err(std::io::Error::other)?;
+    output.print(&text, &schema)
+}
+
+pub(super) fn inspect(path: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    let found = facts::inspect(path).map_err(|error| Failure::input("inspect", &error))?;
+    output.print(&facts::text(&found), &found)
+}
+
+pub(super) fn stat_cache(dir: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    each_cache(dir, output, |dir| {
+        let stat = Cache::open(dir, None)?.stat()?;
+        Ok(serde_json::to_value(stat).map_err(std::io::Error::other)?)
+    })
+}
+
+pub(super) fn verify_cache(dir: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
+    each_cache(dir, output, |dir| {
+        let cache = Cache::open(dir, None)?;
+        let sequence_length = cache.fingerprint().sequence_length as u64;
+        let total = cache.fingerprint().num_rows as u64 * sequence_length;
+        let mut progress = Progress::new("cache verify", total);
+        let mut rows_before = 0;
+        let report = cache::verify(dir, |rows| {
+            progress.advance((rows - rows_before) as u64 * sequence_length);
+            rows_before = rows;
+        })?;
+        progress.finish();
+        Ok(json!({ "sound": true, "report": report }))
+    })
+}
+
+/// A cache stage holds one cache per text; a folder with a manifest is one cache.
+fn each_cache(
+    dir: &Path,
+    output: &mut Output<'_>,
+    facts_of: impl Fn(&Path) -> Result<Value, Failure>,
+) -> Result<(), Failure> {
+    let splits = ["train", "validation"].map(|split| dir.join(split));
+    if dir.join("manifest.json").exists() || !splits.iter().any(|split| split.exists()) {
+        let found = facts_of(dir)?;
+        return output.print(&facts::text(&found), &found);
+    }
+    let mut found = serde_json::Map::new();
+    for split in splits.iter().filter(|split| split.exists()) {
+        let name = split
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        found.insert(name, facts_of(split)?);
+    }
+    let found = Value::Object(found);
+    output.print(&facts::text(&found), &found)
+}
+
+pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let device = device::open(&args.device)?;
+    let checkpoint = open_checkpoint(&args.checkpoint)?;
+    let config = checkpoint.config();
+    let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
+    let end_of_text = tokenizer
+        .end_of_text()
+        .or(config.eos_token_ids.first().copied());
+    let end_of_text = end_of_text
+        .ok_or_else(|| Failure::input("data", &"the tokenizer has no end-of-text token"))?;
+    let rows = read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
+        .map_err(|error| Failure::input("data", &error))?;
+    let teacher = match &args.teacher {
+        Some(dir) => {
+            let teacher = open_checkpoint(dir)?;
+            if teacher.config().vocab_size != config.vocab_size {
+                let fact = format!(
+                    "the teacher has {} tokens, but the checkpoint has {}",
+                    thousands(teacher.config().vocab_size as u64),
+                    thousands(config.vocab_size as u64)
+                );
+                return Err(Failure::input("evaluate/vocabulary", &fact));
+            }
+            Some(
+                load_decoder(&teacher, &device)
+                    .map_err(|error| Failure::input("checkpoint", &error))?,
+            )
+        }
+        None => None,
+    };
+    let decoder =
+        load_decoder(&checkpoint, &device).map_err(|error| Failure::input("checkpoint", &error))?;
+    let opinion = teacher.as_ref().map_or(Opinion::None, Opinion::Teacher);
+    let found = measure::evaluate(&decoder, &rows, opinion, "evaluate")?;
+    let found = serde_json::to_value(found).map_err(std::io::Error::other)?;
+    output.print(&facts::text(&found), &found)
+}
+
+pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let device = device::open(&args.device)?;
+    let checkpoint = open_checkpoint(&args.checkpoint)?;
+    let tokenizer = open_tokenizer(&args.checkpoint, checkpoint.config().vocab_size)?;
+    let failed = |error| Failure::input("data", &error);
+    let mut prompt = tokenizer.encode(&args.prompt).map_err(failed)?;
+    if prompt.is_empty() {
+        prompt.extend(tokenizer.end_of_text().or(checkpoint.config().bos_token_id));
+    }
+    if prompt.is_empty() {
+        return Err(Failure::input(
+            "generate",
+            &"the prompt has no token, and the model no first token",
+        ));
+    }
+    let decoder =
+        load_decoder(&checkpoint, &device).map_err(|error| Failure::input("checkpoint", &error))?;
+    let sampling = Sampling {
+        temperature: args.temperature,
+        top_p: args.top_p,
+        seed: args.seed,
+    };
+    let mut stream = tokenizer.stream();
+    let mut ids = Vec::new();
+    let mut text = String::new();
+    let mut fault = None;
+    if !output.json {
+        write!(output.out, "{}", args.prompt)?;
+    }
+    continue_prompt(&decoder, &prompt, args.max_tokens, sampling, |id| {
+        ids.push(id);
+        let piece = match stream.push(id) {
+            Ok(piece) => piece,
+            Err(error) => {
+                fault = Some(failed(error));
+                return false;
+            }
+        };
+        text.push_str(&piece);
+        output.json
+            || write!(output.out, "{piece}")
+                .and_then(|()| output.out.flush())
+                .is_ok()
+    });
+    if let Some(fault) = fault {
+        return Err(fault);
+    }
+    let rest = stream.finish().map_err(failed)?;
+    text.push_str(&rest);
+    output.print(
+        &rest,
+        &json!({ "prompt": args.prompt, "text": text, "ids": ids }),
+    )
+}
+
+fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
+    let mut plan = recipe::load(&args.recipe, &args.set)?;
+    if let Some(device) = &args.device {
+        plan.device.clone_from(device);
+    }
+    Ok(plan)
+}
+
+/// Opens the device, listens to signals and calls `work`: the first SIGINT or SIGTERM sets the stop flag, the
+/// second ends the process at once.
+fn with_context<T>(
+    plan: &Plan,
+    args: &RecipeArgs,
+    work: impl FnOnce(&RunContext<'_>) -> Result<T, run::RunError>,
+) -> Result<T, Failure> {
+    let device = device::open(&plan.device)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the clock enters here, once, for the TensorBoard events"
+    )]
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64());
+    let context = RunContext {
+        device: &device,
+        stop: &stop,
+        wall_time: now,
+        overrides: &args.set,
+    };
+    Ok(work(&context)?)
+}
+
+fn open_checkpoint(dir: &Path) -> Result<Checkpoint, Failure> {
+    Checkpoint::open(dir).map_err(|error| Failure::input("checkpoint", &error))
+}
+
+fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
+    let path: PathBuf = dir.join("tokenizer.json");
+    let tokenizer =
+        Tokenizer::open(&path).map_err(|error| Failure::input("data/tokenizer", &error))?;
+    if tokenizer.vocab_size() > vocab_size {
+        let fact = format!(
+            "the tokenizer has {} tokens, but the model knows {vocab_size}",
+            tokenizer.vocab_size()
+        );
+        return Err(Failure::input("data/vocabulary", &fact));
+    }
+    Ok(tokenizer)
+}
+
+/// A path as short as it can be told.
+fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here)
+        .unwrap_or(path)
+        .display()
+        .to_string()
+}

@@ -1,0 +1,136 @@
+//! Errors to messages and exit codes.
+
+use std::io;
+
+use crate::cache::CacheError;
+use crate::device::DeviceError;
+use crate::passes::PassError;
+use crate::recipe::RecipeFaults;
+use crate::run::RunError;
+use crate::teacher::CaptureError;
+use crate::train::fit::FitError;
+
+/// A message for stderr and the exit code: 1 the run failed, 2 the input is wrong, 130 a signal stopped it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Whole text, rendered.
+    pub message: String,
+    /// Exit code.
+    pub code: u8,
+}
+
+impl Failure {
+    /// The input is wrong.
+    pub fn input(id: &str, error: &dyn std::fmt::Display) -> Self {
+        Self {
+            message: format!("error[{id}]: {error}"),
+            code: 2,
+        }
+    }
+
+    /// The run failed.
+    pub fn run(id: &str, error: &dyn std::fmt::Display) -> Self {
+        Self {
+            message: format!("error[{id}]: {error}"),
+            code: 1,
+        }
+    }
+
+    fn interrupted(error: &dyn std::fmt::Display) -> Self {
+        Self {
+            message: format!("{error}"),
+            code: 130,
+        }
+    }
+
+    fn help(mut self, help: Option<String>) -> Self {
+        if let Some(help) = help {
+            self.message.push_str("\n  = help: ");
+            self.message.push_str(&help);
+        }
+        self
+    }
+}
+
+impl From<RecipeFaults> for Failure {
+    fn from(faults: RecipeFaults) -> Self {
+        Self {
+            message: faults.to_string(),
+            code: 2,
+        }
+    }
+}
+
+impl From<DeviceError> for Failure {
+    fn from(error: DeviceError) -> Self {
+        Self::input("device", &error)
+    }
+}
+
+impl From<CacheError> for Failure {
+    fn from(error: CacheError) -> Self {
+        let help = error.help();
+        match error {
+            CacheError::Io { .. } => Self::run("cache", &error),
+            error => Self::input("cache", &error),
+        }
+        .help(help)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        let help = match error.kind() {
+            io::ErrorKind::StorageFull => Some(
+                "free some space and run the same command: what is complete is kept".to_owned(),
+            ),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+                Some("name another folder in `output`".to_owned())
+            }
+            _ => None,
+        };
+        Self::run("io", &error).help(help)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Recipe(faults) => faults.into(),
+            RunError::Locked { .. } => Self::input("run/locked", &error)
+                .help(Some("wait until it has ended, or change `name`".to_owned())),
+            RunError::Stages(error) => Self::input("run/input", &error),
+            RunError::Data(error) => Self::input("data", &error),
+            RunError::Checkpoint(error) => Self::input("checkpoint", &error),
+            RunError::Cache(error) | RunError::Capture(CaptureError::Cache(error)) => error.into(),
+            RunError::Capture(error @ CaptureError::Interrupted { .. }) => {
+                Self::interrupted(&error)
+            }
+            RunError::Student(error) => Self::run("student", &error),
+            RunError::Pass(PassError::Fit(FitError::Cache(error))) => error.into(),
+            RunError::Pass(
+                error @ (PassError::Interrupted { .. }
+                | PassError::Fit(FitError::Interrupted { .. })),
+            ) => Self::interrupted(&error),
+            RunError::Pass(error @ PassError::Fit(FitError::NotFinite { .. })) => {
+                Self::run("train/not-finite", &error).help(Some(
+                    "run again with a smaller `learning_rate`, or a larger `warmup_steps`"
+                        .to_owned(),
+                ))
+            }
+            RunError::Pass(PassError::Fit(FitError::Save { label, source })) => {
+                let failure = Self::from(source);
+                Self {
+                    message: format!(
+                        "{}\n  caused by: saving the state of pass {label}",
+                        failure.message
+                    ),
+                    ..failure
+                }
+            }
+            RunError::Pass(error) => Self::run("train", &error),
+            RunError::Export(error) => Self::run("export", &error),
+            RunError::Io(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The command line: arguments, dispatch, exit codes. No logic of its own.
+
+mod commands;
+mod failure;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use failure::Failure;
+
+use crate::progress;
+
+/// Turns a large language model into a small one: capture, distil, prune, quantise, export, verify.
+#[derive(Debug, Parser)]
+#[command(name = "alambic", version, propagate_version = true)]
+pub struct Cli {
+    /// Hide progress
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    /// Print one JSON object on stdout instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a recipe; what is done is skipped, what was interrupted is resumed
+    Run(RecipeArgs),
+    /// Show what a recipe would do, what is done, and what the rest will cost; writes nothing
+    Plan(RecipeArgs),
+    /// Build, measure or check a cache of a teacher's predictions
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Measure a checkpoint on a text
+    Evaluate(EvaluateArgs),
+    /// Continue a prompt
+    Generate(GenerateArgs),
+    /// Show what a checkpoint, cache or run folder says of itself
+    Inspect {
+        /// Folder
+        path: PathBuf,
+    },
+    /// Print the JSON Schema of recipes
+    Schema,
+}
+
+#[derive(Debug, Subcommand)]
+enum CacheCommand {
+    /// Capture what a recipe's passes need, and stop there
+    Build(RecipeArgs),
+    /// Show what a cache holds: bytes by column, mass on the support, entropy
+    Stat {
+        /// Folder with `manifest.json`, or the folder above it
+        dir: PathBuf,
+    },
+    /// Check every checksum, token hash and value of a cache
+    Verify {
+        /// Folder with `manifest.json`, or the folder above it
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RecipeArgs {
+    /// YAML file
+    recipe: PathBuf,
+    /// Override a value, such as `distill.steps=200` or `passes.0.distill.steps=200`
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// Device, instead of the recipe's: flex, wgpu, vulkan, tch or cuda
+    #[arg(long)]
+    device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct EvaluateArgs {
+    /// Model folder in Hugging Face layout
+    checkpoint: PathBuf,
+    /// Text or jsonl file, or a folder of them
+    #[arg(long, required = true)]
+    text: Vec<PathBuf>,
+    /// Positions per row; each row starts without context
+    #[arg(long, default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
+    sequence_length: usize,
+    /// Model folder to compare with: exact KL and agreement
+    #[arg(long)]
+    teacher: Option<PathBuf>,
+    /// Device: flex, wgpu, vulkan, tch or cuda
+    #[arg(long, default_value = "flex")]
+    device: String,
+}
+
+#[derive(Debug, Args)]
+struct GenerateArgs {
+    /// Model folder in Hugging Face layout
+    checkpoint: PathBuf,
+    /// Text to continue
+    #[arg(long)]
+    prompt: String,
+    /// Most tokens to add
+    #[arg(long, default_value_t = 100)]
+    max_tokens: usize,
+    /// 0 takes the likeliest token each time
+    #[arg(long, default_value_t = 0.8)]
+    temperature: f64,
+    /// Draw among the likeliest tokens that hold this mass
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f64,
+    /// Seed of the draws
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Device: flex, wgpu, vulkan, tch or cuda
+    #[arg(long, default_value = "flex")]
+    device: String,
+}
+
+/// Runs a command; data goes to `out`, everything else to stderr.
+pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
+    progress::set_quiet(cli.quiet);
+    let mut output = commands::Output {
+        out,
+        json: cli.json,
+    };
+    match &cli.command {
+        Command::Run(args) => commands::run(args, &mut output),
+        Command::Plan(args) => commands::plan(args, &mut output),
+        Command::Cache(CacheCommand::Build(args)) => commands::build_cache(args, &mut output),
+        Command::Cache(CacheCommand::Stat { dir }) => commands::stat_cache(dir, &mut output),
+        Command::Cache(CacheCommand::Verify { dir }) => commands::verify_cache(dir, &mut output),
+        Command::Evaluate(args) => commands::evaluate(args, &mut output),
+        Command::Generate(args) => commands::generate(args, &mut output),
+        Command::Inspect { path } => commands::inspect(path, &mut output),
+        Command::Schema => commands::schema(&mut output),
+    }
+}

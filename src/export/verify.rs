@@ -1,0 +1,225 @@
+//! An exported folder against the student in memory.
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::TokenRows;
+use crate::loss::chunked::for_logits;
+use crate::loss::log_sum_exp;
+use crate::model::{Decoder, ids_tensor};
+use crate::teacher::load_decoder;
+use crate::tensors;
+
+/// Validation rows on which logits are compared.
+const NUM_ROWS: usize = 8;
+
+/// What the comparison found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Verification {
+    /// Format, as in the recipe.
+    pub format: String,
+    /// Bytes of its weights on disk.
+    pub size_bytes: u64,
+    /// Validation positions compared.
+    pub positions: u64,
+    /// Largest absolute difference of a logit.
+    pub max_logit_difference: f64,
+    /// What the recipe allows.
+    pub budget: f64,
+    /// KL(student in memory ‖ folder), nats per position.
+    pub kl_nats: f64,
+    /// Share of positions whose likeliest token is the same.
+    pub top1_agreement: f64,
+}
+
+/// Why a folder is not published.
+#[derive(Debug, Error)]
+pub enum VerifyError {
+    /// It cannot be read back.
+    #[error("the exported folder cannot be read back: {0}")]
+    Unreadable(#[from] CheckpointError),
+    /// A weight on disk is not the one that was to be stored.
+    #[error(
+        "`{name}`[{index}] reads back as {got}, but {want} was stored: this is a fault of alambic"
+    )]
+    Weight {
+        /// The tensor.
+        name: String,
+        /// Row-major place.
+        index: usize,
+        /// On disk.
+        got: f32,
+        /// To be stored.
+        want: f32,
+    },
+    /// The folder computes something else.
+    #[error(
+        "{format}: logits differ by up to {difference:.3e} from the student in memory, the recipe allows {budget:.3e}; \
+         nothing was published"
+    )]
+    OverBudget {
+        /// Format.
+        format: String,
+        /// Largest difference.
+        difference: f64,
+        /// What the recipe allows.
+        budget: f64,
+    },
+}
+
+/// What a folder is held against.
+pub struct Expectation<'a> {
+    /// Format, as in the recipe.
+    pub format: &'a str,
+    /// The model as this format holds it: every weight must read back as here, bit for bit.
+    pub stored: &'a Decoder,
+    /// The student in memory: logits must agree within the budget.
+    pub student: &'a Decoder,
+    /// Largest logit difference allowed.
+    pub budget: f64,
+}
+
+/// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.
+///
+/// A difference that is not a number is over any budget.
+pub fn verify(
+    dir: &Path,
+    rows: &TokenRows,
+    expected: &Expectation<'_>,
+) -> Result<Verification, VerifyError> {
+    let checkpoint = Checkpoint::open(dir)?;
+    let device = expected.student.device();
+    let reloaded = load_decoder(&checkpoint, &device)?;
+    compare_weights(expected.stored, &reloaded)?;
+    let mut found = compare_logits(expected.student, &reloaded, rows, &device);
+    let positions = found.positions.max(1) as f64;
+    found.kl /= positions;
+    let verification = Verification {
+        format: expected.format.to_owned(),
+        size_bytes: checkpoint.files().num_bytes(),
+        positions: found.positions,
+        max_logit_difference: found.difference,
+        budget: expected.budget,
+        kl_nats: found.kl,
+        top1_agreement: found.agreed as f64 / positions,
+    };
+    if found.difference <= expected.budget {
+        return Ok(verification);
+    }
+    let (format, difference, budget) = (verification.format, found.difference, expected.budget);
+    Err(VerifyError::OverBudget {
+        format,
+        difference,
+        budget,
+    })
+}
+
+fn compare_weights(stored: &Decoder, reloaded: &Decoder) -> Result<(), VerifyError> {
+    for ((spec, want), (_, got)) in stored.parameters().into_iter().zip(reloaded.parameters()) {
+        let (want, got) = (tensors::to_vec(&want), tensors::to_vec(&got));
+        let unequal = want
+            .iter()
+            .zip(&got)
+            .position(|(want, got)| want.to_bits() != got.to_bits() && want != got);
+        if let Some(index) = unequal {
+            return Err(VerifyError::Weight {
+                name: spec.name,
+                index,
+                got: got[index],
+                want: want[index],
+            });
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Differences {
+    positions: u64,
+    difference: f64,
+    kl: f64,
+    agreed: u64,
+}
+
+fn compare_logits(
+    student: &Decoder,
+    reloaded: &Decoder,
+    rows: &TokenRows,
+    device: &Device,
+) -> Differences {
+    let mut found = Differences::default();
+    let vocab = student.config.vocab_size;
+    for row_idx in 0..rows.num_rows().min(NUM_ROWS) {
+        let ids = || ids_tensor(&[rows.inputs(row_idx)], device);
+        let hidden = |decoder: &Decoder| -> Tensor<2> {
+            let hidden = decoder.hidden(ids()); // [1, T, D]
+            let [_, seq, size] = hidden.dims();
+            hidden.reshape([seq, size])
+        };
+        let mut want = Vec::new();
+        for_logits(&hidden(student), &student.output_weight(), |logits| {
+            want.extend_from_slice(logits)
+        });
+        let mut got = Vec::new();
+        for_logits(&hidden(reloaded), &reloaded.output_weight(), |logits| {
+            got.extend_from_slice(logits)
+        });
+        for (want, got) in want
+            .chunks(vocab)
+            .zip(got.chunks(vocab))
+            .take(rows.counted(row_idx))
+        {
+            found.add(want, got);
+        }
+    }
+    found
+}
+
+impl Differences {
+    fn add(&mut self, want: &[f32], got: &[f32]) {
+        self.positions += 1;
+        let (want_lse, got_lse) = (log_sum_exp(want, 1.0), log_sum_exp(got, 1.0));
+        for (want, got) in want.iter().zip(got) {
+            let difference = f64::from((want - got).abs());
+            // `max` would pass over NaN.
+            self.difference = if difference.is_nan() {
+                f64::INFINITY
+            } else {
+                self.difference.max(difference)
+            };
+            let log_prob = f64::from(want - want_lse);
+            self.kl += log_prob.exp() * (log_prob - f64::from(got - got_lse));
+        }
+        let top = |logits: &[f32]| {
+            logits
+                .iter()
+                .enumerate()
+                .max_by(|a, b| a.1.total_cmp(b.1))
+                .map(|(id, _)| id)
+        };
+        self.agreed += u64::from(top(want) == top(got));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_the_largest_logit_gap_the_divergence_and_the_shared_top() {
+        let mut found = Differences::default();
+        found.add(&[0.0, 1.0], &[0.0, 1.0]);
+        assert_eq!((found.difference, found.agreed), (0.0, 1));
+        assert!(found.kl.abs() < 1e-7);
+        found.add(&[0.0, 0.0], &[3.0_f32.ln(), 0.0]);
+        assert!((found.difference - 3.0_f64.ln()).abs() < 1e-6);
+        let want = 0.5 * (0.5_f64 / 0.75).ln() + 0.5 * (0.5_f64 / 0.25).ln();
+        assert!((found.kl - want).abs() < 1e-6, "{}", found.kl);
+        found.add(&[f32::NAN, 0.0], &[0.0, 0.0]);
+        assert_eq!(found.difference, f64::INFINITY, "NaN is over any budget");
+    }
+}

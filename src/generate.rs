@@ -1,0 +1,125 @@
+//! Text from a model, token by token.
+
+use burn::tensor::Tensor;
+
+use crate::model::attention::KeyValues;
+use crate::model::{Decoder, ids_tensor};
+use crate::random::Stream;
+
+/// How the next token is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Smallest set of likeliest tokens with at least this mass (Holtzman et al. 2020, arXiv 1904.09751).
+    pub top_p: f64,
+    /// Seed of the draws.
+    pub seed: u64,
+}
+
+/// Continues `prompt` by at most `max_tokens` tokens, showing each to `emit` as it comes.
+///
+/// Keys and values of the tokens read are kept, so each new token costs one position. Ends at an end-of-text
+/// token of the model, which is not shown, or when `emit` returns false.
+///
+/// # Panics
+///
+/// If the prompt is empty.
+pub fn generate(
+    decoder: &Decoder,
+    prompt: &[u32],
+    max_tokens: usize,
+    sampling: Sampling,
+    mut emit: impl FnMut(u32) -> bool,
+) {
+    assert!(!prompt.is_empty(), "a prompt has at least one token");
+    let mut stream = Stream::new(sampling.seed, "generate");
+    let mut past: Vec<KeyValues> = Vec::new();
+    let mut new = prompt.to_vec();
+    for _ in 0..max_tokens {
+        let hidden = decoder.hidden_after(ids_tensor(&[&new], &decoder.device()), &mut past); // [1, T, D]
+        let logits = decoder.logits(hidden.narrow(1, new.len() - 1, 1)); // [1, 1, V]
+        let next = sample(&to_vec(logits), sampling, &mut stream);
+        if decoder.config.eos_token_ids.contains(&next) || !emit(next) {
+            return;
+        }
+        new = vec![next];
+    }
+}
+
+fn to_vec(logits: Tensor<3>) -> Vec<f32> {
+    logits.try_into_vec_as::<f32>().expect("logits are f32")
+}
+
+/// Draws one id; of equal logits the lower id comes first.
+fn sample(logits: &[f32], sampling: Sampling, stream: &mut Stream) -> u32 {
+    let mut order: Vec<u32> = (0..u32::try_from(logits.len())
+        .expect("a vocabulary has fewer than 2^32 tokens"))
+        .collect();
+    order.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]));
+    if sampling.temperature <= 0.0 {
+        return order[0];
+    }
+    let largest = f64::from(logits[order[0] as usize]);
+    let weights: Vec<f64> = order
+        .iter()
+        .map(|&id| ((f64::from(logits[id as usize]) - largest) / sampling.temperature).exp())
+        .collect();
+    let total: f64 = weights.iter().sum();
+    let mut kept = 0;
+    let mut mass = 0.0;
+    while kept < weights.len() && (kept == 0 || mass < sampling.top_p * total) {
+        mass += weights[kept];
+        kept += 1;
+    }
+    let mut left = stream.uniform() * mass;
+    for (&id, weight) in order.iter().zip(&weights[..kept]) {
+        left -= weight;
+        if left < 0.0 {
+            return id;
+        }
+    }
+    order[kept - 1] // rounding may leave a crumb of mass
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOGITS: [f32; 4] = [0.0, 2.0, 1.0, -5.0];
+
+    fn draw(temperature: f64, top_p: f64, draws: usize) -> [usize; 4] {
+        let mut counts = [0; 4];
+        let mut stream = Stream::new(1, "test");
+        for _ in 0..draws {
+            counts[sample(
+                &LOGITS,
+                Sampling {
+                    temperature,
+                    top_p,
+                    seed: 1,
+                },
+                &mut stream,
+            ) as usize] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn temperature_zero_takes_the_likeliest() {
+        assert_eq!(draw(0.0, 1.0, 10), [0, 10, 0, 0]);
+    }
+
+    #[test]
+    fn draws_follow_the_softmax_and_top_p_cuts_its_tail() {
+        let counts = draw(1.0, 1.0, 20_000);
+        let total: f64 = LOGITS.iter().map(|z| f64::from(*z).exp()).sum();
+        for (count, z) in counts.iter().zip(LOGITS) {
+            let want = f64::from(z).exp() / total;
+            assert!((*count as f64 / 20_000.0 - want).abs() < 0.01, "{counts:?}");
+        }
+        let counts = draw(1.0, 0.8, 1_000); // the two likeliest hold 0.90 of the mass, the first alone 0.66
+        assert_eq!((counts[0], counts[3]), (0, 0));
+        assert!(counts[2] > 200, "{counts:?}");
+    }
+}

@@ -1,0 +1,202 @@
+//! The stages of a run: their keys, where their artifacts live, and which are done.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::{fs, iter};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::{self, SourceError};
+use crate::files;
+use crate::passes;
+use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
+
+/// File that makes a folder an artifact; written last.
+pub const ARTIFACT_FILE: &str = "artifact.json";
+
+/// Raised when a stage would write something else from the same inputs.
+const VERSION: u32 = 1;
+
+/// Why the stages cannot be named.
+#[derive(Debug, Error)]
+pub enum StagesError {
+    /// A text cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A file cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One step of a run and the folder of its artifact.
+///
+/// The key is a hash of the stage's own block of the plan, the keys of its inputs, the content of the files it
+/// reads and the format version: the same key means the same artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Stage {
+    /// Name in messages and folders, such as `01-distill`.
+    pub name: String,
+    /// BLAKE3, hex.
+    pub key: String,
+    /// Folder of the artifact.
+    pub dir: PathBuf,
+}
+
+impl Stage {
+    fn new(root: &Path, name: String, parts: &Value) -> Self {
+        let key = files::hash_json(&json!({ "version": VERSION, "stage": name, "parts": parts }));
+        let dir = root.join(format!("{name}-{}", &key[..8]));
+        Self { name, key, dir }
+    }
+
+    /// What a finished run of this stage wrote down, if it is there and complete.
+    pub fn artifact<T: DeserializeOwned>(&self) -> Option<Artifact<T>> {
+        let text = fs::read(self.dir.join(ARTIFACT_FILE)).ok()?;
+        let artifact: Artifact<T> = serde_json::from_slice(&text).ok()?;
+        (artifact.key == self.key).then_some(artifact)
+    }
+
+    /// Whether its artifact is complete.
+    pub fn is_done(&self) -> bool {
+        self.artifact::<Value>().is_some()
+    }
+
+    /// Writes `artifact.json` into the folder that will be published as this stage's.
+    pub fn seal<T: Serialize>(&self, dir: &Path, secs: f64, result: &T) -> io::Result<()> {
+        let artifact = Artifact {
+            stage: self.name.clone(),
+            key: self.key.clone(),
+            secs,
+            result,
+        };
+        files::write_json(&dir.join(ARTIFACT_FILE), &artifact)
+    }
+}
+
+/// What `artifact.json` says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Artifact<T> {
+    /// Name of the stage.
+    pub stage: String,
+    /// Key of the stage.
+    pub key: String,
+    /// Seconds the stage took, of the process that finished it.
+    pub secs: f64,
+    /// What it measured.
+    pub result: T,
+}
+
+/// All stages of a plan, in order.
+#[derive(Debug, Clone, Serialize)]
+pub struct Stages {
+    /// Folder of the recipe's own artifacts.
+    pub run_dir: PathBuf,
+    /// Token rows of both texts.
+    pub data: Stage,
+    /// The teacher, measured on the validation text.
+    pub teacher: Option<Stage>,
+    /// What the teacher says of both texts.
+    pub cache: Option<Stage>,
+    /// One stage per pass.
+    pub passes: Vec<Stage>,
+    /// The exported folders.
+    pub export: Stage,
+}
+
+impl Stages {
+    /// Names all stages. Reads texts and weights to hash them, and writes nothing.
+    pub fn of(plan: &Plan) -> Result<Self, StagesError> {
+        let run_dir = plan.output.join(&plan.name);
+        let teacher_hash = plan
+            .teacher
+            .as_ref()
+            .map(|teacher| {
+                Checkpoint::open(&teacher.checkpoint).map(|checkpoint| model_hash(&checkpoint))
+            })
+            .transpose()?;
+        let data = Stage::new(&plan.output, "data".to_owned(), &data_parts(plan)?);
+        let inputs = json!({ "data": data.key, "teacher": teacher_hash });
+        let teacher = plan
+            .teacher
+            .as_ref()
+            .map(|_| Stage::new(&run_dir, "00-teacher".to_owned(), &inputs));
+        let cache = plan.cache.as_ref().map(|cache| {
+            Stage::new(
+                &plan.output,
+                "cache".to_owned(),
+                &json!({ "inputs": inputs, "plan": cache }),
+            )
+        });
+
+        let student = match &plan.student {
+            StudentPlan::Checkpoint(dir) => {
+                json!({ "checkpoint": model_hash(&Checkpoint::open(dir)?) })
+            }
+            StudentPlan::FromTeacher { .. } => {
+                json!({ "plan": plan.student, "teacher": teacher_hash })
+            }
+            StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
+        };
+        let mut last = json!({
+            "student": student, "seed": plan.seed, "data": data.key, "cache": cache.as_ref().map(|cache| &cache.key),
+        });
+        let mut stages = Vec::new();
+        for (pass_idx, pass) in plan.passes.iter().enumerate() {
+            let name = format!("{:02}-{}", pass_idx + 1, passes::name(pass));
+            let stage = Stage::new(&run_dir, name, &json!({ "student": last, "pass": pass }));
+            last = json!(stage.key);
+            stages.push(stage);
+        }
+        let export_name = format!("{:02}-export", plan.passes.len() + 1);
+        let export = Stage::new(
+            &run_dir,
+            export_name,
+            &json!({ "student": last, "export": plan.export }),
+        );
+        Ok(Self {
+            run_dir,
+            data,
+            teacher,
+            cache,
+            passes: stages,
+            export,
+        })
+    }
+
+    /// All stages, in the order in which they run.
+    pub fn all(&self) -> impl Iterator<Item = &Stage> {
+        iter::once(&self.data)
+            .chain(&self.teacher)
+            .chain(&self.cache)
+            .chain(&self.passes)
+            .chain(iter::once(&self.export))
+    }
+}
+
+/// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
+pub fn model_hash(checkpoint: &Checkpoint) -> String {
+    files::hash_json(&(checkpoint.content_hash(), checkpoint.config()))
+}
+
+fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
+    let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
+        (TokenizerPlan::Teacher, Some(teacher)) => Some(files::hash_file(
+            &teacher.checkpoint.join("tokenizer.json"),
+        )?),
+        (TokenizerPlan::File(path), _) => Some(files::hash_file(path)?),
+        (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
+    };
+    Ok(json!({
+        "plan": plan.data,
+        "train": data::content_hash(&plan.data.train)?,
+        "validation": data::content_hash(&plan.data.validation)?,
+        "tokenizer": tokenizer,
+    }))
+}

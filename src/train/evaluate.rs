@@ -1,0 +1,208 @@
+//! What a model makes of held-out text.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::row_targets;
+use crate::cache::{Cache, CacheError};
+use crate::data::TokenRows;
+use crate::device;
+use crate::loss::RowStatistics;
+use crate::loss::chunked::head_statistics;
+use crate::model::{Decoder, ids_tensor};
+use crate::progress::Progress;
+use crate::teacher::supports;
+
+/// Rows in one forward pass.
+const BATCH_ROWS: usize = 4;
+
+/// Bins of the calibration error (Guo et al. 2017 use 15).
+const NUM_BINS: usize = 15;
+
+/// Measures over the counted positions of a text, all at temperature 1.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Mean negative log-likelihood of a token.
+    pub loss_nats: f64,
+    /// exp of the loss.
+    pub perplexity: f64,
+    /// Loss of the whole text in bits over its length in bytes: comparable between tokenizers.
+    pub bits_per_byte: f64,
+    /// Mean KL(teacher ‖ student); from a cache on its support with one bucket for the tail: at most the exact KL.
+    pub kl_nats: Option<f64>,
+    /// Share of positions at which the likeliest token is the teacher's.
+    pub top1_agreement: Option<f64>,
+    /// Expected calibration error of the likeliest token, 15 equal bins (Guo et al. 2017, arXiv 1706.04599).
+    pub calibration_error: f64,
+    /// Positions measured.
+    pub positions: u64,
+}
+
+/// Where the teacher's opinion of a text comes from.
+#[derive(Clone, Copy)]
+pub enum Opinion<'a> {
+    /// Nowhere: no KL, no agreement.
+    None,
+    /// A cache of the same rows: KL on its support, with one bucket for the tail.
+    Cache(&'a Cache),
+    /// The teacher itself: exact KL over the whole vocabulary.
+    Teacher(&'a Decoder),
+}
+
+/// Runs the decoder over all rows.
+///
+/// The text is cut into rows of `sequence_length`; each row starts without context.
+pub fn evaluate(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    opinion: Opinion<'_>,
+    label: &str,
+) -> Result<Evaluation, CacheError> {
+    let mut progress = Progress::new(label, rows.num_positions());
+    let all: Vec<usize> = (0..rows.num_rows()).collect();
+    let at_once = if device::is_host(&decoder.device()) {
+        rayon::current_num_threads()
+    } else {
+        1
+    };
+    let mut sums = Sums::default();
+    for group in all.chunks(BATCH_ROWS * at_once.max(1)) {
+        let parts: Result<Vec<_>, CacheError> = group
+            .par_chunks(BATCH_ROWS)
+            .map(|batch| batch_statistics(decoder, rows, opinion, batch))
+            .collect();
+        for statistics in parts?.into_iter().flatten() {
+            sums.add(&statistics.0, statistics.1);
+        }
+        progress.advance(
+            group
+                .iter()
+                .map(|&row_idx| rows.counted(row_idx) as u64)
+                .sum(),
+        );
+    }
+    progress.finish();
+    Ok(sums.finish(rows.num_bytes(), !matches!(opinion, Opinion::None)))
+}
+
+fn batch_statistics(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    opinion: Opinion<'_>,
+    batch: &[usize],
+) -> Result<Vec<(RowStatistics, u32)>, CacheError> {
+    let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+    let supports = match opinion {
+        Opinion::None => None,
+        Opinion::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
+        Opinion::Teacher(teacher) => {
+            Some(supports(teacher, &inputs, teacher.config.vocab_size, &[]))
+        }
+    };
+    let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
+    let [num_rows, seq, size] = hidden.dims();
+    let targets: Vec<_> = batch
+        .iter()
+        .enumerate()
+        .flat_map(|(entry, &row_idx)| {
+            row_targets(
+                rows,
+                row_idx,
+                supports.as_ref().map(|supports| &supports[entry]),
+                None,
+            )
+        })
+        .collect();
+    let statistics = head_statistics(
+        &hidden.reshape([num_rows * seq, size]),
+        &decoder.output_weight(),
+        &targets,
+    );
+    let pairs = statistics.into_iter().zip(&targets);
+    Ok(pairs
+        .filter_map(|(statistics, target)| Some((statistics?, target.as_ref()?.label)))
+        .collect())
+}
+
+#[derive(Default)]
+struct Sums {
+    positions: u64,
+    loss: f64,
+    kl: f64,
+    agreed: u64,
+    bins: [Bin; NUM_BINS],
+}
+
+#[derive(Default, Clone, Copy)]
+struct Bin {
+    confidence: f64,
+    correct: u64,
+    count: u64,
+}
+
+impl Sums {
+    fn add(&mut self, row: &RowStatistics, label: u32) {
+        self.positions += 1;
+        self.loss += row.cross_entropy;
+        self.kl += row.forward_kl.unwrap_or(0.0);
+        self.agreed += u64::from(row.teacher_top_id == Some(row.top_id));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of the bins"
+        )]
+        let bin = ((row.confidence * NUM_BINS as f32) as usize).min(NUM_BINS - 1);
+        self.bins[bin].confidence += f64::from(row.confidence);
+        self.bins[bin].correct += u64::from(row.top_id == label);
+        self.bins[bin].count += 1;
+    }
+
+    fn finish(&self, num_bytes: u64, has_teacher: bool) -> Evaluation {
+        let count = self.positions.max(1) as f64;
+        let gap = |bin: &Bin| (bin.confidence - bin.correct as f64).abs();
+        Evaluation {
+            loss_nats: self.loss / count,
+            perplexity: (self.loss / count).exp(),
+            bits_per_byte: self.loss / std::f64::consts::LN_2 / num_bytes.max(1) as f64,
+            kl_nats: has_teacher.then_some(self.kl / count),
+            top1_agreement: has_teacher.then_some(self.agreed as f64 / count),
+            calibration_error: self.bins.iter().map(gap).sum::<f64>() / count,
+            positions: self.positions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(cross_entropy: f64, top_id: u32, confidence: f32) -> RowStatistics {
+        RowStatistics {
+            cross_entropy,
+            forward_kl: Some(0.25),
+            top_id,
+            confidence,
+            teacher_top_id: Some(1),
+        }
+    }
+
+    #[test]
+    fn means_bits_per_byte_and_calibration_are_those_worked_by_hand() {
+        let mut sums = Sums::default();
+        sums.add(&row(1.0, 1, 0.91), 1); // right, in bin 13
+        sums.add(&row(2.0, 1, 0.92), 5); // wrong, in the same bin
+        sums.add(&row(3.0, 2, 0.10), 2); // right, in bin 1
+        let got = sums.finish(10, true);
+        assert!((got.loss_nats - 2.0).abs() < 1e-12);
+        assert!((got.perplexity - 2.0_f64.exp()).abs() < 1e-12);
+        assert!((got.bits_per_byte - 6.0 / std::f64::consts::LN_2 / 10.0).abs() < 1e-12);
+        assert_eq!(got.kl_nats, Some(0.25));
+        assert!((got.top1_agreement.unwrap() - 2.0 / 3.0).abs() < 1e-12);
+        let want = ((0.91 + 0.92 - 1.0) + (1.0 - 0.10)) / 3.0;
+        assert!(
+            (got.calibration_error - want).abs() < 1e-6,
+            "{}",
+            got.calibration_error
+        );
+    }
+}
