@@ -95,9 +95,9 @@ fn add_lines(facts: &Value, depth: usize, lines: &mut Vec<String>) {
                             "{indent}{key}: {} entries",
                             thousands(items.len() as u64)
                         ));
-                        items
-                            .iter()
-                            .for_each(|item| add_lines(item, depth + 1, lines));
+                        for item in items {
+                            add_lines(item, depth + 1, lines);
+                        }
                     }
                     value => lines.push(format!("{indent}{key}: {}", scalar(key, value))),
                 }

@@ -179,7 +179,7 @@ fn checksum<'a>(
     hasher.finalize().to_hex().to_string()
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

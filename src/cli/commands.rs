@@ -1,5 +1,6 @@
 //! One function per command.
 
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,7 +52,8 @@ pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fail
     let report = with_context(&plan, args, |context| run::run(&plan, context))?;
     let mut text = terminal_table(&report.passes);
     for export in &report.exports {
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\nexport {}: {}, logits within {:.1e} of the student in memory (at most {:.0e}), KL {:.1e} nats, top-1 agreement {:.2} %",
             export.format,
             bytes_text(export.size_bytes),
@@ -59,10 +61,10 @@ pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fail
             export.budget,
             export.kl_nats,
             100.0 * export.top1_agreement
-        ));
+        );
     }
     let dir = plan.output.join(&plan.name);
-    text.push_str(&format!("\nreport: {}", shown(&dir.join("report.md"))));
+    let _ = write!(text, "\nreport: {}", shown(&dir.join("report.md")));
     output.print(&text, &report)
 }
 
@@ -98,7 +100,8 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     } in &estimates
     {
         let done = if *done { "yes" } else { "no" };
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "{:<14} {:<8} {done:<5} {:>12} {:>10} {:>10} {:>10}\n",
             stage.name,
             &stage.key[..8],
@@ -106,17 +109,18 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
             bytes_text(*memory_bytes),
             bytes_text(*disk_bytes),
             duration_text(*secs),
-        ));
+        );
     }
     let left: f64 = estimates
         .iter()
         .filter(|estimate| !estimate.done)
         .map(|estimate| estimate.secs)
         .sum();
-    text.push_str(&format!(
+    let _ = write!(
+        text,
         "to do: about {} on two cores (memory, disk and time are estimates)",
         duration_text(left)
-    ));
+    );
     output.print(&text, &json!({ "stages": estimates, "secs_to_do": left }))
 }
 

@@ -102,12 +102,13 @@ impl From<RunError> for Failure {
             RunError::Stages(error) => Self::input("run/input", &error),
             RunError::Data(error) => Self::input("data", &error),
             RunError::Checkpoint(error) => Self::input("checkpoint", &error),
-            RunError::Cache(error) | RunError::Capture(CaptureError::Cache(error)) => error.into(),
+            RunError::Cache(error)
+            | RunError::Capture(CaptureError::Cache(error))
+            | RunError::Pass(PassError::Fit(FitError::Cache(error))) => error.into(),
             RunError::Capture(error @ CaptureError::Interrupted { .. }) => {
                 Self::interrupted(&error)
             }
             RunError::Student(error) => Self::run("student", &error),
-            RunError::Pass(PassError::Fit(FitError::Cache(error))) => error.into(),
             RunError::Pass(
                 error @ (PassError::Interrupted { .. }
                 | PassError::Fit(FitError::Interrupted { .. })),

@@ -107,7 +107,7 @@ pub fn for_logits(hidden: &Tensor<2>, weight: &Tensor<2>, mut visit: impl FnMut(
     let [vocab, _] = weight.dims();
     let no_targets = vec![None; positions];
     for_chunks(hidden, vocab, &no_targets, |chunk, _| {
-        visit(&mut read_logits(&chunk, weight))
+        visit(&mut read_logits(&chunk, weight));
     });
 }
 

@@ -54,5 +54,5 @@ impl LossSums {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests;

@@ -29,6 +29,10 @@ impl Support<'_> {
     /// Probabilities on the support at a temperature, and the mass outside it.
     ///
     /// Log-probabilities come rounded from a cache: where their sum exceeds one by that, they are scaled back.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "probabilities are f32 in arithmetic"
+    )]
     pub(super) fn probs(&self, temperature: f32) -> (Vec<f32>, f32) {
         let inverse = temperature.recip();
         let mut probs: Vec<f32> = self
@@ -38,9 +42,9 @@ impl Support<'_> {
             .collect();
         let mass: f64 = probs.iter().map(|&prob| f64::from(prob)).sum();
         if mass > 1.0 {
-            probs
-                .iter_mut()
-                .for_each(|prob| *prob = (f64::from(*prob) / mass) as f32);
+            for prob in &mut probs {
+                *prob = (f64::from(*prob) / mass) as f32;
+            }
         }
         (probs, (1.0 - mass).max(0.0) as f32)
     }
@@ -75,6 +79,10 @@ pub struct RowTarget<'a> {
 /// # Panics
 ///
 /// If an id is not below the number of logits: ids are checked where they enter the program.
+#[expect(
+    clippy::float_cmp,
+    reason = "temperature 1 is a value that recipes write"
+)]
 pub fn loss_row(
     logits: &mut [f32],
     scratch: &mut [f32],
@@ -116,7 +124,9 @@ pub fn loss_row(
     } else {
         let plain = Softmax::in_place(logits, 1.0);
         let slope = spec.cross_entropy / plain.sum;
-        logits.iter_mut().for_each(|gradient| *gradient *= slope);
+        for gradient in logits.iter_mut() {
+            *gradient *= slope;
+        }
         plain
     };
     logits[label] -= spec.cross_entropy;

@@ -93,7 +93,7 @@ pub fn round_to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     spread.clone() - (spread - x)
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
     use half::bf16;
@@ -143,7 +143,7 @@ mod tests {
             let quantized = grid.quantize(tensor(weight.clone(), [64, 96]));
             let scales: Vec<f32> = quantized.scales.to_data().try_into_vec().unwrap();
             for scale in &scales {
-                assert_eq!(bf16::from_f32(*scale).to_f32(), *scale);
+                assert_eq!(bf16::from_f32(*scale).to_f32().to_bits(), scale.to_bits());
             }
             let group_size = grid.group_size.unwrap_or(96);
             let fake: Vec<f32> = grid

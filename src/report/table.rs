@@ -170,6 +170,7 @@ pub(super) mod tests {
             command: "alambic run recipes/quickstart.yaml".to_owned(),
             passes: vec![distill, prune],
             exports: vec![Verification {
+                positions: 2048,
                 format: "huggingface".to_owned(),
                 size_bytes: 2_097_152,
                 max_logit_difference: 2.5e-4,

@@ -1,0 +1,202 @@
+//! The pipeline: which stages are done, which resume, which run.
+
+mod inputs;
+mod passes;
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use burn::tensor::Device;
+use thiserror::Error;
+
+use self::inputs::{Caches, open_or_capture, prepare_data};
+use crate::cache::CacheError;
+use crate::checkpoint::CheckpointError;
+use crate::data::{DataError, Prepared};
+use crate::export::verify::Verification;
+use crate::export::{self, ExportContext, ExportError};
+use crate::files::{PartialDir, with_path};
+use crate::passes::PassError;
+use crate::preflight;
+use crate::progress;
+use crate::recipe::{self, Plan, RecipeFaults, TokenizerPlan};
+use crate::report::{self, Curve, PassRow, RunReport};
+use crate::stages::{Stage, Stages, StagesError};
+use crate::student::{Student, StudentError};
+use crate::teacher::CaptureError;
+use crate::train::read_metrics;
+
+/// What a run is given beside its plan.
+pub struct RunContext<'a> {
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// Set by the first signal: finish the step, save, stop.
+    pub stop: &'a AtomicBool,
+    /// Now, in seconds since 1970; reaches the TensorBoard events and nothing else.
+    pub wall_time: f64,
+    /// The `--set` arguments that the plan was loaded with, for messages.
+    pub overrides: &'a [String],
+}
+
+/// Why a run ended early.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "each wraps the error of one stage")]
+pub enum RunError {
+    #[error(transparent)]
+    Recipe(#[from] RecipeFaults),
+    #[error("`{}` is in use by another run", dir.display())]
+    Locked { dir: PathBuf },
+    #[error(transparent)]
+    Stages(#[from] StagesError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    #[error(transparent)]
+    Student(#[from] StudentError),
+    #[error(transparent)]
+    Pass(#[from] PassError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Runs the whole recipe; what is done is skipped, what was cut is resumed.
+pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
+    preflight::check(plan, context.overrides)?;
+    let stages = Stages::of(plan)?;
+    let _lock = lock(&stages.run_dir)?;
+    let data = prepare_data(plan, &stages.data)?;
+    let caches = open_or_capture(plan, &stages, &data, context)?;
+    let mut run = Run {
+        plan,
+        stages: &stages,
+        data: &data,
+        caches: caches.as_ref(),
+        context,
+        rows: Vec::new(),
+    };
+    run.measure_teacher()?;
+    let student = run.passes()?;
+    let exports = run.export(student)?;
+    let report = RunReport {
+        recipe: plan.name.clone(),
+        seed: plan.seed,
+        command: format!("alambic run {}", plan.recipe_path.display()),
+        curves: run.curves(),
+        passes: run.rows,
+        exports,
+    };
+    report::write_report(&stages.run_dir, &report)?;
+    Ok(report)
+}
+
+/// Captures what the recipe's cache holds, and no more; the folder, or `None` if there is no teacher.
+pub fn build_cache(plan: &Plan, context: &RunContext<'_>) -> Result<Option<PathBuf>, RunError> {
+    preflight::check(plan, context.overrides)?;
+    let stages = Stages::of(plan)?;
+    let data = prepare_data(plan, &stages.data)?;
+    open_or_capture(plan, &stages, &data, context)?;
+    Ok(stages.cache.map(|stage| stage.dir))
+}
+
+/// A run past its inputs: what the passes and the export share.
+struct Run<'a> {
+    plan: &'a Plan,
+    stages: &'a Stages,
+    data: &'a Prepared,
+    caches: Option<&'a Caches>,
+    context: &'a RunContext<'a>,
+    /// Figures of the teacher and of each pass so far.
+    rows: Vec<PassRow>,
+}
+
+impl Run<'_> {
+    /// Writes and verifies the exported folders, unless they are there; `student` is `None` if nothing else needed it.
+    fn export(&self, student: Option<Student>) -> Result<Vec<Verification>, RunError> {
+        let (plan, stage) = (self.plan, &self.stages.export);
+        if let Some(artifact) = stage.artifact::<Vec<Verification>>() {
+            say_done(stage);
+            return Ok(artifact.result);
+        }
+        let since = Instant::now();
+        let student = match student {
+            Some(student) => student,
+            None => self.student_after(self.stages.passes.last())?,
+        };
+        let teacher_dir = plan
+            .teacher
+            .as_ref()
+            .map(|teacher| teacher.checkpoint.as_path());
+        let teacher = teacher_dir
+            .and_then(Path::file_name)
+            .map(|name| name.to_string_lossy().into_owned());
+        let export_context = ExportContext {
+            name: &plan.name,
+            teacher,
+            tokenizer_dir: teacher_dir.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher),
+            tokenizer: &self.data.tokenizer,
+            rows: &self.data.validation,
+            recipe: &recipe::resolved_yaml(plan),
+            table: report::table_cells(&self.rows),
+        };
+        let partial = PartialDir::create(&stage.dir)?;
+        let verifications =
+            export::export(&plan.export, &student, &export_context, partial.path())?;
+        stage.seal(
+            partial.path(),
+            since.elapsed().as_secs_f64(),
+            &verifications,
+        )?;
+        let dir = partial.publish()?;
+        progress::say(&format!("{}: verified, in {}", stage.name, dir.display()));
+        Ok(verifications)
+    }
+
+    /// Training losses of the passes that trained.
+    fn curves(&self) -> Vec<Curve> {
+        let curve = |stage: &Stage| {
+            let lines = read_metrics(&stage.dir).ok()?;
+            let points = lines
+                .iter()
+                .filter_map(|line| Some((line.step, line.get("train/loss")?)))
+                .collect();
+            Some(Curve {
+                name: stage.name.clone(),
+                points,
+            })
+        };
+        self.stages.passes.iter().filter_map(curve).collect()
+    }
+}
+
+fn say_done(stage: &Stage) {
+    progress::say(&format!("{}: done ({})", stage.name, &stage.key[..8]));
+}
+
+/// Takes a folder for this process until the lock is dropped.
+fn lock(dir: &Path) -> Result<File, RunError> {
+    fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
+    let path = dir.join(".lock");
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path);
+    let file = file.map_err(|error| with_path(error, &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunError::Locked {
+            dir: dir.to_path_buf(),
+        }),
+        Err(TryLockError::Error(error)) => Err(with_path(error, &path).into()),
+    }
+}

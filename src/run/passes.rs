@@ -1,0 +1,183 @@
+//! The recipe's passes, each from the artifact before it to its own.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Run, RunError, say_done};
+use crate::checkpoint::Checkpoint;
+use crate::files::PartialDir;
+use crate::passes::{self, PassContext};
+use crate::random;
+use crate::recipe::{PassPlan, StudentPlan};
+use crate::report::PassRow;
+use crate::stages::Stage;
+use crate::student::{self, Student};
+use crate::teacher::load_decoder;
+use crate::train::evaluate::{Evaluation, Opinion, evaluate};
+use crate::train::fit;
+
+/// What the artifact of a pass says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Measured {
+    evaluation: Evaluation,
+    size_bytes: u64,
+    sparsity: f64,
+}
+
+impl Run<'_> {
+    /// Adds the teacher's own figures, as a bound to those of the student.
+    pub(super) fn measure_teacher(&mut self) -> Result<(), RunError> {
+        let (Some(plan), Some(stage)) = (&self.plan.teacher, &self.stages.teacher) else {
+            return Ok(());
+        };
+        if let Some(artifact) = stage.artifact::<Measured>() {
+            self.rows
+                .push(row("teacher", &artifact.result, artifact.secs));
+            return Ok(());
+        }
+        let since = Instant::now();
+        let checkpoint = Checkpoint::open(&plan.checkpoint)?;
+        let teacher = Student::new(load_decoder(&checkpoint, self.context.device)?);
+        let partial = PartialDir::create(&stage.dir)?;
+        let measured = self.measure(&teacher, "teacher")?;
+        let secs = since.elapsed().as_secs_f64();
+        stage.seal(partial.path(), secs, &measured)?;
+        partial.publish()?;
+        self.rows.push(row("teacher", &measured, secs));
+        Ok(())
+    }
+
+    /// Runs the passes that are not done and adds a row for each.
+    ///
+    /// A student is loaded only if something still needs it: a run of which all is done reads no weights.
+    pub(super) fn passes(&mut self) -> Result<Option<Student>, RunError> {
+        let mut student = None;
+        let mut before = None;
+        for (pass_idx, (pass, stage)) in
+            self.plan.passes.iter().zip(&self.stages.passes).enumerate()
+        {
+            if let Some(artifact) = stage.artifact::<Measured>() {
+                say_done(stage);
+                fit::discard_state(&stage.dir)?;
+                self.rows
+                    .push(row(&stage.name, &artifact.result, artifact.secs));
+                student = None;
+            } else {
+                let input = match student.take() {
+                    Some(student) => student,
+                    None => self.student_after(before)?,
+                };
+                let seed = random::derive(self.plan.seed, &format!("pass {pass_idx}"));
+                student = Some(self.pass(pass, stage, input, seed)?);
+            }
+            before = Some(stage);
+        }
+        Ok(student)
+    }
+
+    fn pass(
+        &mut self,
+        pass: &PassPlan,
+        stage: &Stage,
+        student: Student,
+        seed: u64,
+    ) -> Result<Student, RunError> {
+        let since = Instant::now();
+        let partial = PartialDir::resume(&stage.dir)?;
+        let context = PassContext {
+            label: &stage.name,
+            dir: partial.path(),
+            seed,
+            rows: &self.data.train,
+            cache: self.caches.map(|caches| &caches.train),
+            stop: self.context.stop,
+            wall_time: self.context.wall_time,
+        };
+        let student = passes::apply(pass, student, &context)?;
+        let measured = self.measure(&student, &stage.name)?;
+        student.save(partial.path())?;
+        let secs = since.elapsed().as_secs_f64();
+        stage.seal(partial.path(), secs, &measured)?;
+        // The state goes last: a process killed before this line resumes at its end.
+        let dir = partial.publish()?;
+        fit::discard_state(&dir)?;
+        self.rows.push(row(&stage.name, &measured, secs));
+        Ok(student)
+    }
+
+    fn measure(&self, student: &Student, label: &str) -> Result<Measured, RunError> {
+        let opinion = self
+            .caches
+            .map_or(Opinion::None, |caches| Opinion::Cache(&caches.validation));
+        let label = format!("{label}, validation");
+        Ok(Measured {
+            evaluation: evaluate(&student.effective(), &self.data.validation, opinion, &label)?,
+            size_bytes: student.size_bytes(),
+            sparsity: student.sparsity(),
+        })
+    }
+
+    /// The student that a finished pass left, or the one that the first pass starts from.
+    pub(super) fn student_after(&self, stage: Option<&Stage>) -> Result<Student, RunError> {
+        match stage {
+            Some(stage) => Ok(Student::load(&stage.dir, self.context.device)?),
+            None => self.init_student(),
+        }
+    }
+
+    fn init_student(&self) -> Result<Student, RunError> {
+        let (plan, data, device) = (self.plan, self.data, self.context.device);
+        let teacher = plan
+            .teacher
+            .as_ref()
+            .map(|teacher| Checkpoint::open(&teacher.checkpoint))
+            .transpose()?;
+        match &plan.student {
+            StudentPlan::Architecture(sizes) => {
+                // A padded vocabulary of the teacher is kept, so that both rank the same ids.
+                let vocab_size = teacher.map_or(data.tokenizer.vocab_size(), |teacher| {
+                    teacher.config().vocab_size
+                });
+                let sequence_length = data.train.sequence_length();
+                let config = student::architecture(
+                    sizes,
+                    vocab_size,
+                    sequence_length,
+                    Some(data.end_of_text),
+                );
+                Ok(Student::fresh(config, plan.seed, device))
+            }
+            StudentPlan::FromTeacher { layers } => {
+                let teacher = teacher.expect("a checked recipe with `from_teacher` has a teacher");
+                Ok(Student::new(student::from_layers(
+                    &load_decoder(&teacher, device)?,
+                    layers,
+                )))
+            }
+            StudentPlan::Checkpoint(dir) => {
+                Ok(Student::new(load_decoder(&Checkpoint::open(dir)?, device)?))
+            }
+        }
+    }
+}
+
+fn row(pass: &str, measured: &Measured, secs: f64) -> PassRow {
+    let Measured {
+        evaluation,
+        size_bytes,
+        sparsity,
+    } = *measured;
+    PassRow {
+        pass: pass.to_owned(),
+        loss_nats: evaluation.loss_nats,
+        perplexity: evaluation.perplexity,
+        bits_per_byte: evaluation.bits_per_byte,
+        kl_nats: evaluation.kl_nats,
+        top1_agreement: evaluation.top1_agreement,
+        ece: evaluation.calibration_error,
+        size_bytes,
+        sparsity,
+        secs,
+    }
+}
