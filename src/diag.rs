@@ -143,19 +143,6 @@ pub fn code_list<'a>(words: impl IntoIterator<Item = &'a str>) -> String {
     words.join(", ")
 }
 
-/// A count with thousands separators.
-pub fn thousands(count: u64) -> String {
-    let digits = count.to_string();
-    let mut out = String::with_capacity(digits.len() * 4 / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 fn group<'a>(diagnostic: &'a Diagnostic, sources: &'a Sources) -> Group<'a> {
     let mut by_origin: BTreeMap<Origin, Vec<&Label>> = BTreeMap::new();
     for label in &diagnostic.labels {
@@ -270,13 +257,5 @@ error[recipe/uneven]: `group` does not divide `size`
         assert_eq!(nearest("prnue", known), Some("prune"));
         assert_eq!(nearest("export", known), None);
         assert_eq!(nearest("", known), None);
-    }
-
-    #[test]
-    fn counts_are_grouped_by_three() {
-        assert_eq!(
-            [0, 999, 1000, 1_234_567].map(thousands),
-            ["0", "999", "1,000", "1,234,567"]
-        );
     }
 }

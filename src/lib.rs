@@ -10,11 +10,11 @@
 //! (`tests/architecture.rs` checks).
 
 // Leaves: they know nothing of the pipeline.
-pub mod diag;
-
 pub mod files;
 
 pub mod progress;
+
+pub mod diag;
 
 pub mod device;
 

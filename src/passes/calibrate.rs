@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use super::PassContext;
 use super::PassError;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
 use crate::progress::Progress;
+use crate::train::fit::FitContext;
 
 /// Rows in one forward pass.
 const BATCH_ROWS: usize = 4;
@@ -18,7 +18,7 @@ pub type SiteSums = BTreeMap<(usize, Site), Vec<f64>>;
 pub fn input_squares(
     decoder: &Decoder,
     num_tokens: usize,
-    context: &PassContext<'_>,
+    context: &FitContext<'_>,
 ) -> Result<SiteSums, PassError> {
     let rows = context.rows;
     let num_rows = num_tokens

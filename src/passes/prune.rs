@@ -3,12 +3,13 @@
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
+use super::PassError;
 use super::calibrate::{SiteSums, input_squares};
-use super::{PassContext, PassError};
 use crate::model::{ParameterKind, ParameterSpec, Site, parameter_specs};
 use crate::recipe::{PruneMethod, PrunePlan};
 use crate::student::Student;
 use crate::tensors;
+use crate::train::fit::FitContext;
 
 /// Masks the linear layers inside blocks; embedding, norms and output matrix stay dense.
 ///
@@ -17,7 +18,7 @@ use crate::tensors;
 pub fn prune(
     plan: &PrunePlan,
     student: Student,
-    context: &PassContext<'_>,
+    context: &FitContext<'_>,
 ) -> Result<Student, PassError> {
     let effective = student.effective();
     let squares = match plan.method {

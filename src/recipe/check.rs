@@ -4,7 +4,8 @@
 
 use super::fields::{Checked, Fields, FromChecked, Item};
 use super::pass_check::passes;
-use crate::diag::{Diagnostic, thousands};
+use crate::diag::Diagnostic;
+use crate::progress::thousands;
 
 /// Every contradiction, in no order.
 pub(super) fn contradictions(recipe: &Fields) -> Vec<Diagnostic> {

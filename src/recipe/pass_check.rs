@@ -4,7 +4,8 @@ use super::check::division;
 use super::complete::group_size;
 use super::fields::Fields;
 use super::pass_keys::FIT;
-use crate::diag::{Diagnostic, thousands};
+use crate::diag::Diagnostic;
+use crate::progress::thousands;
 
 /// Group sizes that engines have kernels for; suggested where they divide.
 const COMMON_GROUP_SIZES: [u64; 5] = [16, 32, 64, 128, 256];

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use super::fields::Checked;
 use super::keys::{Fallback, Key, Kind, MAX_TOKENS, PathKind};
 use super::tree::{Node, Value};
-use crate::diag::{Diagnostic, Span, code_list, nearest, thousands};
+use crate::diag::{Diagnostic, Span, code_list, nearest};
+use crate::progress::thousands;
 
 /// A value without keys or entries, if it has the type and range.
 pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {

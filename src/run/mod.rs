@@ -6,7 +6,7 @@ mod passes;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
@@ -130,6 +130,7 @@ impl Run<'_> {
             say_done(stage);
             return Ok(artifact.result);
         }
+        self.check_stop(stage)?;
         let since = Instant::now();
         let student = match student {
             Some(student) => student,
@@ -162,6 +163,17 @@ impl Run<'_> {
         let dir = partial.publish()?;
         progress::say(&format!("{}: verified, in {}", stage.name, dir.display()));
         Ok(verifications)
+    }
+
+    /// Ends the run before a stage, if a signal asked for it.
+    fn check_stop(&self, stage: &Stage) -> Result<(), RunError> {
+        if self.context.stop.load(Ordering::Relaxed) {
+            return Err(PassError::Interrupted {
+                label: stage.name.clone(),
+            }
+            .into());
+        }
+        Ok(())
     }
 
     /// Training losses of the passes that trained.

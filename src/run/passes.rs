@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Run, RunError, say_done};
 use crate::checkpoint::Checkpoint;
 use crate::files::PartialDir;
-use crate::passes::{self, PassContext};
+use crate::passes;
 use crate::random;
 use crate::recipe::{PassPlan, StudentPlan};
 use crate::report::PassRow;
@@ -15,7 +15,7 @@ use crate::stages::Stage;
 use crate::student::{self, Student};
 use crate::teacher::load_decoder;
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
-use crate::train::fit;
+use crate::train::fit::{self, FitContext};
 
 /// What the artifact of a pass says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -83,9 +83,10 @@ impl Run<'_> {
         student: Student,
         seed: u64,
     ) -> Result<Student, RunError> {
+        self.check_stop(stage)?;
         let since = Instant::now();
         let partial = PartialDir::resume(&stage.dir)?;
-        let context = PassContext {
+        let context = FitContext {
             label: &stage.name,
             dir: partial.path(),
             seed,

@@ -19,7 +19,8 @@ use crate::recipe::FitPlan;
 use crate::student::Student;
 use crate::tensors::TensorsError;
 
-/// What a fit trains on and where it keeps its state; the plan says the rest.
+/// What a pass trains and measures on and where it keeps its state; the plan says the rest.
+#[derive(Clone, Copy)]
 pub struct FitContext<'a> {
     /// Name in progress and messages, such as `01-distill`.
     pub label: &'a str,
