@@ -1,0 +1,220 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/NAME.json: inputs, and what PyTorch makes of them.
+
+    python scripts/make_golden.py NAME...     (`all` for every one)
+
+Needs torch and transformers; compressed-tensors for `grid_int8_channel`. Made with torch 2.13.0, transformers 5.17.0 and
+compressed-tensors 0.19.0. Inputs are numbers that f32 holds exactly; what is expected is computed in f64, so a tolerance
+is about the f32 arithmetic of the program alone. Names ending in `_tied` and `_untied` differ in the output matrix.
+"""
+import importlib.metadata
+import json
+import pathlib
+import sys
+
+import torch
+
+GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"
+ELEMENTWISE = dict(atol=1e-6, rtol=1e-5)
+
+
+def short(tensor, decimals):
+    """The tensor with so many decimals, as f32 numbers in f64."""
+    return torch.tensor([round(v, decimals) for v in tensor.flatten().tolist()], dtype=torch.float32).double().reshape(tensor.shape)
+
+
+def exact(tensor):
+    """Flat, as the shortest decimals that f32 reads as these numbers."""
+    numbers = [float(str(v)) for v in tensor.detach().flatten().float().numpy()]
+    assert torch.equal(torch.tensor(numbers, dtype=torch.float32).double(), tensor.detach().flatten().double())
+    return numbers
+
+
+def digits(tensor, count=9, decimals=20):
+    """Flat, with so many significant digits and decimals at most: finer than the tolerances, in few bytes."""
+    return [float(f"{round(v, decimals):.{count}g}") for v in tensor.detach().flatten().tolist()]
+
+
+def write(name, seed, tolerance, inputs, expected, dtype="float64", packages=()):
+    versions = {package: importlib.metadata.version(package) for package in ("torch", *packages)}
+    golden = dict(made_by=f"scripts/make_golden.py {name}", seed=seed, dtype=dtype, **versions, **tolerance, inputs=inputs, expected=expected)
+    text = json.dumps(golden, separators=(",", ":")) + "\n"
+    assert len(text) < 200_000, f"{name} has {len(text)} bytes"
+    (GOLDEN / f"{name}.json").write_text(text)
+    print(f"{name}: {len(text)} bytes")
+
+
+def adamw(name):
+    """A matrix (decayed) and a norm (not), six steps: rates change, some gradients are clipped, one row never has any; ε is large enough to be seen."""
+    seed, steps, shapes = 1, 6, {"matrix": (5, 7), "norm": (1, 7)}
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda shape, scale: short(torch.randn(shape, generator=generator) * scale, 4)
+    weights = {key: draw(shape, 0.5) for key, shape in shapes.items()}
+    scales = [0.1, 3.0, 0.01, 0.5, 1e-4, 0.2]
+    gradients = [{key: draw(shape, scale) for key, shape in shapes.items()} for scale in scales]
+    for step in gradients:
+        step["matrix"][3] = 0
+    rates, settings = [1e-3, 1e-2, 3e-2, 2e-2, 1e-2, 1e-3], dict(betas=[0.9, 0.95], epsilon=1e-3, weight_decay=0.1, max_grad_norm=1.0)
+
+    parameters = {key: torch.nn.Parameter(value.clone()) for key, value in weights.items()}
+    groups = [dict(params=[parameters["matrix"]], weight_decay=settings["weight_decay"]), dict(params=[parameters["norm"]], weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=tuple(settings["betas"]), eps=settings["epsilon"])
+    expected = []
+    for rate, step in zip(rates, gradients):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        for key, parameter in parameters.items():
+            parameter.grad = step[key].clone()
+        norm = torch.nn.utils.clip_grad_norm_(parameters.values(), settings["max_grad_norm"])
+        clipped = {key: digits(parameter.grad) for key, parameter in parameters.items()}
+        optimizer.step()
+        state = {key: optimizer.state[parameter] for key, parameter in parameters.items()}
+        expected.append(dict(
+            norm=norm.item(), clipped=clipped,
+            weights={key: digits(parameter) for key, parameter in parameters.items()},
+            first={key: digits(value["exp_avg"]) for key, value in state.items()},
+            second={key: digits(value["exp_avg_sq"]) for key, value in state.items()}))
+    assert sum(step["norm"] > settings["max_grad_norm"] for step in expected) in range(1, steps)
+    inputs = dict(shapes=shapes, weights={key: exact(value) for key, value in weights.items()},
+                  gradients=[{key: exact(value) for key, value in step.items()} for step in gradients],
+                  learning_rates=rates, **settings)
+    write(name, seed, ELEMENTWISE, inputs, expected)
+
+
+def tiny_llama(seed, tied, decimals):
+    """A Llama whose head_dim is not hidden_size / heads, with weights large enough that attention is not uniform."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+        max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=tied, attention_bias=False, mlp_bias=False,
+        bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation="eager")
+    model = LlamaForCausalLM(config).double().eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(short(1 + 0.2 * noise if "norm" in key else 0.3 * noise, decimals))
+    keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+            "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"]
+    written = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu", rope_theta=10000.0,
+                   **{key: getattr(config, key) for key in keys})
+    return model, written, generator
+
+
+def flat(model):
+    return {key: exact(parameter) for key, parameter in model.named_parameters()}
+
+
+def decoder_gradient(name):
+    """Two rows, the second counted in part: cross-entropy alone, and with a forward KL on a top-k support at T = 2.
+
+    The pooled KL and its T² are those of tests/golden/losses/make.py. Norms and the softmax of attention run in f32, as
+    transformers has them whatever the dtype of the model.
+    """
+    seed, rows, seq, top_k, temperature, counted = 2, 2, 8, 6, 2.0, [8, 5]
+    weights = dict(forward_kl=0.7, cross_entropy=0.3)
+    model, config, generator = tiny_llama(seed, name.endswith("_tied"), 3)
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    mask = torch.tensor([[position < count for position in range(seq)] for count in counted])
+    teacher = (torch.randn(rows, seq, config["vocab_size"], generator=generator).double() * 2).log_softmax(-1)
+    log_probs, ids = teacher.topk(top_k, -1)
+    ids, order = ids.sort(-1)
+    log_probs = short(log_probs.gather(-1, order), 5)
+    lse = short((teacher / temperature).logsumexp(-1), 5)
+
+    def run(loss_of):
+        model.zero_grad()
+        logits = model(tokens[:, :-1]).logits
+        losses = loss_of(logits)
+        losses["total"].backward()
+        return dict(losses={key: value.item() for key, value in losses.items()},
+                    gradients={key: digits(parameter.grad, 7, 9) for key, parameter in model.named_parameters()})
+
+    def mean(per_position):
+        return per_position[mask].mean()
+
+    def cross_entropy(logits):
+        value = mean(torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none"))
+        return dict(total=value, cross_entropy=value)
+
+    def mix(logits):
+        p = log_probs / temperature - lse[..., None]
+        q = (logits / temperature).log_softmax(-1).gather(-1, ids)
+        p_tail, q_tail = 1 - p.exp().sum(-1), 1 - q.exp().sum(-1)
+        kl = mean((p.exp() * (p - q)).sum(-1) + p_tail * (p_tail.log() - q_tail.log())) * temperature**2
+        ce = cross_entropy(logits)["total"]
+        return dict(total=weights["forward_kl"] * kl + weights["cross_entropy"] * ce, forward_kl=kl, cross_entropy=ce)
+
+    inputs = dict(config=config, weights=flat(model), tokens=tokens.flatten().tolist(), sequence_length=seq, counted=counted,
+                  top_k=top_k, temperature=temperature, ids=ids.flatten().tolist(), log_probs=exact(log_probs),
+                  lse=exact(lse), loss_weights=weights)
+    write(name, seed, dict(atol=1e-6, rtol=1e-5), inputs, dict(cross_entropy=run(cross_entropy), mix=run(mix)),
+          "float64, norms and softmax in float32", ["transformers"])
+
+
+def prune(name):
+    """Masks of all linear layers: |W|, and |W| · ‖X‖₂ with the inputs that hooks see (arXiv 2306.11695, equation 1).
+
+    The lowest round(columns · sparsity) of each output row go. A mask is a string, 1 where a weight is kept.
+    """
+    seed, rows, seq = 3, 3, 8
+    model, config, generator = tiny_llama(seed, False, 6)
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    linear = {key: module for key, module in model.named_modules() if isinstance(module, torch.nn.Linear) and key != "lm_head"}
+    squares = {}
+
+    def watch(key):
+        def hook(module, inputs):
+            x = inputs[0].detach().reshape(-1, inputs[0].shape[-1])
+            squares[key] = squares.get(key, 0) + x.square().sum(0)
+        return hook
+
+    for key, module in linear.items():
+        module.register_forward_pre_hook(watch(key))
+    model(tokens[:, :-1])
+
+    def mask(scores, sparsity):
+        count = round(scores.shape[1] * sparsity)
+        ordered = scores.sort(dim=1).values
+        assert (ordered[:, count] > ordered[:, count - 1] * (1 + 1e-6)).all(), "a tie: take another seed"
+        kept = (scores >= ordered[:, count : count + 1]).int()
+        return "".join(str(bit) for bit in kept.flatten().tolist())
+
+    cases = {}
+    for method, sparsity in (("magnitude", 0.6), ("wanda", 0.5)):
+        scores = lambda key, w: w.abs() * (squares[key].sqrt() if method == "wanda" else 1)
+        cases[method] = dict(sparsity=sparsity, masks={f"{key}.weight": mask(scores(key, module.weight.detach()), sparsity)
+                                                       for key, module in linear.items()})
+    inputs = dict(config=config, weights=flat(model), tokens=tokens.flatten().tolist(), sequence_length=seq,
+                  sparsity={method: case["sparsity"] for method, case in cases.items()})
+    expected = {method: case["masks"] for method, case in cases.items()}
+    write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "float64, norms and softmax in float32", ["transformers"])
+
+
+def grid_int8_channel(name):
+    """Scales and codes of compressed-tensors for a bf16 weight: int8, symmetric, one scale per row."""
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import quantize
+    from compressed_tensors.quantization.utils import calculate_qparams
+    seed, shape = 4, (24, 64)
+    weight = (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 0.05).bfloat16()
+    weight[5] = 0
+    weight[6, 1:] = 0
+    args = QuantizationArgs(num_bits=8, type="int", symmetric=True, strategy="channel")
+    scale, zero = calculate_qparams(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), args)
+    codes = quantize(weight, scale, zero, args, dtype=torch.int8)
+    inputs = dict(shape=shape, weight=exact(weight))
+    expected = dict(scales=exact(scale), codes=codes.flatten().tolist())
+    write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "bfloat16", ["compressed-tensors"])
+
+
+CASES = {"adamw": adamw, "decoder_gradient_tied": decoder_gradient, "decoder_gradient_untied": decoder_gradient,
+         "prune": prune, "grid_int8_channel": grid_int8_channel}
+
+if __name__ == "__main__":
+    names = sys.argv[1:]
+    unknown = [name for name in names if name not in CASES and name != "all"]
+    if not names or unknown:
+        sys.exit(f"usage: make_golden.py NAME...; names: {', '.join(CASES)}, all")
+    for name in CASES if "all" in names else names:
+        CASES[name](name)

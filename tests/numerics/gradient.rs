@@ -1,0 +1,236 @@
+//! The gradient of a step against PyTorch, and the laws of micro-batches.
+
+use std::collections::BTreeMap;
+
+use alambic::cache::RowSupports;
+use alambic::data::TokenRows;
+use alambic::loss::LossSpec;
+use alambic::model::{Decoder, DecoderConfig};
+use alambic::teacher::supports;
+use alambic::tensors::to_vec;
+use alambic::train::gradient::{MicroBatch, StepGradient, step_gradient};
+use alambic::train::row_targets;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::golden::{self, Golden, Tolerance, assert_close};
+use super::tiny::{config, decoder_of, random_decoder, random_rows};
+
+#[derive(Deserialize)]
+struct GradientInputs {
+    config: Value,
+    weights: BTreeMap<String, Vec<f32>>,
+    tokens: Vec<u32>,
+    sequence_length: usize,
+    counted: Vec<u32>,
+    top_k: usize,
+    temperature: f32,
+    ids: Vec<u32>,
+    log_probs: Vec<f32>,
+    lse: Vec<f32>,
+    loss_weights: Terms,
+}
+
+#[derive(Deserialize)]
+struct Terms {
+    forward_kl: f32,
+    cross_entropy: f32,
+}
+
+#[derive(Deserialize)]
+struct GradientCases {
+    cross_entropy: GradientCase,
+    mix: GradientCase,
+}
+
+#[derive(Deserialize)]
+struct GradientCase {
+    losses: BTreeMap<String, f64>,
+    gradients: BTreeMap<String, Vec<f64>>,
+}
+
+impl GradientInputs {
+    fn supports(&self) -> Vec<RowSupports> {
+        let per_row = self.sequence_length * self.top_k;
+        let rows = self.ids.chunks(per_row).zip(self.log_probs.chunks(per_row));
+        rows.zip(self.lse.chunks(self.sequence_length))
+            .map(|((ids, log_probs), lse)| RowSupports {
+                top_k: self.top_k,
+                ids: ids.to_vec(),
+                log_probs: log_probs.to_vec(),
+                lse: vec![lse.to_vec()],
+            })
+            .collect()
+    }
+}
+
+/// Rows in micro-batches of `size`.
+fn micro_batches<'a>(
+    rows: &'a TokenRows,
+    row_idxs: &[usize],
+    supports: Option<&'a [RowSupports]>,
+    size: usize,
+) -> Vec<MicroBatch<'a>> {
+    row_idxs
+        .chunks(size)
+        .map(|row_idxs| MicroBatch {
+            inputs: row_idxs.iter().map(|&row| rows.inputs(row)).collect(),
+            targets: row_idxs
+                .iter()
+                .flat_map(|&row| row_targets(rows, row, supports.map(|all| &all[row]), Some(0)))
+                .collect(),
+        })
+        .collect()
+}
+
+fn assert_gradient_case(
+    name: &str,
+    got: &StepGradient,
+    decoder: &Decoder,
+    want: &GradientCase,
+    tolerance: Tolerance,
+) {
+    let means = got.sums.means();
+    for (term, want) in &want.losses {
+        let got = match term.as_str() {
+            "total" => means.total,
+            "forward_kl" => means.forward_kl,
+            "cross_entropy" => means.cross_entropy,
+            term => panic!("unknown term {term}"),
+        };
+        let allowed = tolerance.atol + tolerance.rtol * want.abs();
+        assert!(
+            (got - want).abs() <= allowed,
+            "{name}: {term} is {got}, want {want}"
+        );
+    }
+    let parameters = decoder.parameters();
+    assert_eq!(parameters.len(), want.gradients.len());
+    assert_eq!(parameters.len(), got.gradients.len());
+    for ((spec, _), gradient) in parameters.iter().zip(&got.gradients) {
+        let name = format!("{name}: gradient of {}", spec.name);
+        assert_close(
+            &name,
+            &to_vec(gradient),
+            &want.gradients[&spec.name],
+            tolerance,
+        );
+    }
+}
+
+#[test]
+fn the_gradient_of_every_parameter_equals_torch_tied_and_untied() {
+    for file in ["decoder_gradient_tied.json", "decoder_gradient_untied.json"] {
+        let Golden {
+            tolerance,
+            inputs,
+            expected,
+        } = golden::read::<GradientInputs, GradientCases>(file);
+        let config = DecoderConfig::from_json(&inputs.config).unwrap();
+        let decoder = decoder_of(config, &inputs.weights);
+        let supports = inputs.supports();
+        let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, inputs.counted, 1);
+
+        let plain = LossSpec {
+            forward_kl: 0.0,
+            cross_entropy: 1.0,
+            temperature: 1.0,
+        };
+        let mix = LossSpec {
+            forward_kl: inputs.loss_weights.forward_kl,
+            cross_entropy: inputs.loss_weights.cross_entropy,
+            temperature: inputs.temperature,
+        };
+        for size in [1, 2] {
+            let batches = micro_batches(&rows, &[0, 1], None, size);
+            let got = step_gradient(&decoder, &batches, &plain);
+            let name = format!("{file}, cross-entropy, {size} rows at once");
+            assert_gradient_case(&name, &got, &decoder, &expected.cross_entropy, tolerance);
+
+            let batches = micro_batches(&rows, &[0, 1], Some(&supports), size);
+            let got = step_gradient(&decoder, &batches, &mix);
+            let name = format!("{file}, mix, {size} rows at once");
+            assert_gradient_case(&name, &got, &decoder, &expected.mix, tolerance);
+        }
+    }
+}
+
+/// Each number within 5e-6 of the largest of its tensor: f32 sums in another order, some of which cancel.
+fn assert_same_gradient(name: &str, got: &StepGradient, want: &StepGradient) {
+    assert_eq!(got.sums.positions, want.sums.positions, "{name}");
+    let (total, want_total) = (got.sums.total, want.sums.total);
+    assert!(
+        (total - want_total).abs() <= 1e-6 * want_total.abs(),
+        "{name}: {total} for {want_total}"
+    );
+    assert_eq!(got.gradients.len(), want.gradients.len());
+    for (idx, (got, want)) in got.gradients.iter().zip(&want.gradients).enumerate() {
+        let want: Vec<f64> = to_vec(want).into_iter().map(f64::from).collect();
+        let largest = want
+            .iter()
+            .fold(0.0_f64, |largest, value| largest.max(value.abs()));
+        assert!(largest > 0.0, "{name}: gradient {idx} is zero everywhere");
+        let tolerance = Tolerance {
+            atol: 5e-6 * largest,
+            rtol: 0.0,
+        };
+        assert_close(
+            &format!("{name}: gradient {idx}"),
+            &to_vec(got),
+            &want,
+            tolerance,
+        );
+    }
+}
+
+#[test]
+fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
+    let decoder = random_decoder(config(), 1);
+    let teacher = random_decoder(config(), 2);
+    // The first four rows are the step; the last two are padding alone.
+    let rows = random_rows(16, &[16, 3, 16, 9, 0, 0], 3);
+    let inputs: Vec<&[u32]> = (0..6).map(|row| rows.inputs(row)).collect();
+    let supports = supports(&teacher, &inputs, 8, &[2.0]);
+    let spec = LossSpec {
+        forward_kl: 0.7,
+        cross_entropy: 0.3,
+        temperature: 2.0,
+    };
+    let run = |row_idxs: &[usize], size| {
+        step_gradient(
+            &decoder,
+            &micro_batches(&rows, row_idxs, Some(&supports), size),
+            &spec,
+        )
+    };
+    let whole = run(&[0, 1, 2, 3], 4);
+    assert_eq!(whole.sums.positions, 16 + 3 + 16 + 9);
+    for (row_idxs, size) in [
+        (&[0, 1, 2, 3][..], 1),
+        (&[0, 1, 2, 3], 2),
+        (&[0, 1, 2, 3], 3),
+        (&[0, 1, 2, 3, 4, 5], 1),
+        (&[0, 1, 2, 3, 4, 5], 2),
+        (&[4, 0, 1, 5, 2, 3], 6),
+    ] {
+        let name = format!("rows {row_idxs:?}, {size} at once");
+        assert_same_gradient(&name, &run(row_idxs, size), &whole);
+    }
+}
+
+#[test]
+fn a_step_that_counts_no_position_has_no_loss_and_no_gradient() {
+    let decoder = random_decoder(config(), 1);
+    let rows = random_rows(16, &[0, 0], 3);
+    let spec = LossSpec {
+        forward_kl: 0.0,
+        cross_entropy: 1.0,
+        temperature: 1.0,
+    };
+    let got = step_gradient(&decoder, &micro_batches(&rows, &[0, 1], None, 1), &spec);
+    assert_eq!((got.sums.positions, got.sums.means().total), (0, 0.0));
+    assert_eq!(got.gradients.len(), decoder.parameters().len());
+    for gradient in &got.gradients {
+        assert!(to_vec(gradient).iter().all(|value| *value == 0.0));
+    }
+}

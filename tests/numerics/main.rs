@@ -1,0 +1,25 @@
+//! Numbers: equal to PyTorch's where it has an answer (`tests/golden`), and true to their laws where it has none.
+#![cfg(feature = "flex")]
+#![expect(
+    clippy::float_cmp,
+    reason = "codes, scales and masked weights are exact or wrong"
+)]
+
+#[cfg(test)]
+mod decoder;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod gradient;
+#[cfg(test)]
+mod grid;
+#[cfg(test)]
+mod not_finite;
+#[cfg(test)]
+mod optimizer;
+#[cfg(test)]
+mod passes;
+#[cfg(test)]
+mod pruning;
+#[cfg(test)]
+mod tiny;

@@ -1,0 +1,121 @@
+//! A loss that is not a number stops training and spoils nothing.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use alambic::recipe::FitPlan;
+use alambic::student::Student;
+use alambic::tensors::to_vec;
+use alambic::train::fit::{FitContext, FitError, fit};
+use alambic::train::optim::AdamW;
+use alambic::train::state;
+
+use super::tiny::{config, fit_plan, random_decoder, random_rows, tensor};
+
+/// A student one of whose weights is NaN.
+fn spoilt(name: &str) -> Student {
+    let mut found = false;
+    let decoder = random_decoder(config(), 5).map(|spec, weight| {
+        if spec.name != name {
+            return weight;
+        }
+        found = true;
+        let mut values = to_vec(&weight);
+        values[7] = f32::NAN;
+        tensor(values, spec.shape)
+    });
+    assert!(found, "no parameter `{name}`");
+    Student::new(decoder)
+}
+
+fn try_fit(plan: &FitPlan, student: Student, dir: &Path) -> Result<Student, FitError> {
+    let rows = random_rows(16, &[16; 4], 6);
+    let context = FitContext {
+        label: "01-distill",
+        dir,
+        seed: 1,
+        rows: &rows,
+        cache: None,
+        stop: &AtomicBool::new(false),
+        wall_time: 0.0,
+    };
+    fit(plan, student, &context)
+}
+
+/// The step that was not taken and the whole message.
+#[track_caller]
+fn not_finite(result: Result<Student, FitError>) -> (usize, String) {
+    match result {
+        Err(error @ FitError::NotFinite { step, .. }) => (step, error.to_string()),
+        Err(error) => panic!("another error: {error}"),
+        Ok(_) => panic!("training went on"),
+    }
+}
+
+#[test]
+fn a_nan_in_any_kind_of_weight_stops_training_before_its_first_step() {
+    for name in [
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.input_layernorm.weight",
+        "model.layers.0.mlp.down_proj.weight",
+        "model.norm.weight",
+        "lm_head.weight",
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (step, message) = not_finite(try_fit(&fit_plan(), spoilt(name), dir.path()));
+        assert_eq!(step, 0, "{name}");
+        assert_eq!(
+            message, "the loss is NaN at step 0 of pass 01-distill; no state was saved yet",
+            "{name}"
+        );
+        assert!(
+            !state::path(dir.path()).exists(),
+            "{name}: a state was saved"
+        );
+    }
+}
+
+#[test]
+fn a_nan_met_after_resuming_leaves_the_saved_state_as_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let student = spoilt("lm_head.weight");
+    let mut optimizer = AdamW::new(&student.decoder.parameters());
+    optimizer.num_updates = 3;
+    state::save(dir.path(), &student.decoder, &optimizer).unwrap();
+    let path = state::path(dir.path());
+    let before = fs::read(&path).unwrap();
+
+    let plan = FitPlan {
+        save_every: 1,
+        ..fit_plan()
+    };
+    let sound = Student::new(random_decoder(config(), 5));
+    let (step, message) = not_finite(try_fit(&plan, sound, dir.path()));
+    assert_eq!(step, 3);
+    let said = format!(
+        "the loss is NaN at step 3 of pass 01-distill; the last saved state, {}, is intact",
+        path.display()
+    );
+    assert_eq!(message, said);
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn training_that_diverges_stops_at_the_step_after_the_last_saved_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = FitPlan {
+        learning_rate: 1e30,
+        save_every: 1,
+        ..fit_plan()
+    };
+    let student = Student::new(random_decoder(config(), 5));
+    let (step, message) = not_finite(try_fit(&plan, student.clone(), dir.path()));
+    assert!(
+        message.contains(&format!("at step {step} of pass 01-distill")),
+        "{message}"
+    );
+    let saved = state::load(dir.path(), &student.decoder, &student.decoder.device()).unwrap();
+    assert_eq!(saved.unwrap().optimizer.num_updates, step, "{message}");
+    assert!(step >= 1);
+}

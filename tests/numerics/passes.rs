@@ -1,0 +1,206 @@
+//! Zeros and grids through training, and from training to the exported file.
+
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use alambic::checkpoint::Checkpoint;
+use alambic::data::{TokenRows, Tokenizer};
+use alambic::export::{ExportContext, export};
+use alambic::model::ParameterKind;
+use alambic::passes::{PassContext, apply, name};
+use alambic::recipe::{
+    ExportDtype, ExportFormat, ExportPlan, PassPlan, PruneMethod, PrunePlan, QuantizeMethod,
+    QuantizePlan,
+};
+use alambic::student::Student;
+use alambic::teacher::load_decoder;
+use alambic::tensors::to_vec;
+
+use super::golden;
+use super::tiny::{config, device, fit_plan, random_decoder, random_rows};
+
+fn prune(method: PruneMethod, sparsity: f64) -> PassPlan {
+    PassPlan::Prune(PrunePlan {
+        method,
+        sparsity,
+        calibration_tokens: 64,
+    })
+}
+
+fn qat(bits: u32, group_size: Option<usize>) -> PassPlan {
+    PassPlan::Quantize(QuantizePlan {
+        method: QuantizeMethod::Qat(fit_plan()),
+        bits,
+        group_size,
+    })
+}
+
+/// Runs a pass in a folder of its own.
+fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
+    let dir = tempfile::tempdir().unwrap();
+    let context = PassContext {
+        label: name(plan),
+        dir: dir.path(),
+        seed: 1,
+        rows,
+        cache: None,
+        stop: &AtomicBool::new(false),
+        wall_time: 0.0,
+    };
+    apply(plan, student, &context).unwrap()
+}
+
+/// Every masked weight is zero, free and effective; every row of the linear layers has this many zeros in its mask.
+fn assert_zeros(when: &str, student: &Student, sparsity: f64) {
+    let effective = student.effective().parameters();
+    let free = student.decoder.parameters();
+    let mut num_masked = 0;
+    for ((spec, effective), (_, free)) in effective.into_iter().zip(free) {
+        let mask = student.masks.get(&spec.name).map(to_vec);
+        assert_eq!(
+            mask.is_some(),
+            spec.kind == ParameterKind::Linear,
+            "{when}: mask of {}",
+            spec.name
+        );
+        let Some(mask) = mask else { continue };
+        let [_, columns] = spec.shape;
+        for row in mask.chunks(columns) {
+            let zeros = row.iter().filter(|kept| **kept == 0.0).count();
+            assert_eq!(
+                zeros as f64,
+                columns as f64 * sparsity,
+                "{when}: {}",
+                spec.name
+            );
+        }
+        let (effective, free) = (to_vec(&effective), to_vec(&free));
+        for idx in (0..mask.len()).filter(|&idx| mask[idx] == 0.0) {
+            num_masked += 1;
+            let both = (effective[idx], free[idx]);
+            assert_eq!(both, (0.0, 0.0), "{when}: {}[{idx}]", spec.name);
+        }
+    }
+    assert!(num_masked > 0, "{when}: nothing is masked");
+}
+
+/// Share of the kept linear weights that are not what they were.
+fn moved(before: &Student, after: &Student) -> f64 {
+    let pairs = before
+        .decoder
+        .parameters()
+        .into_iter()
+        .zip(after.decoder.parameters());
+    let linear = pairs.filter(|((spec, _), _)| spec.kind == ParameterKind::Linear);
+    let values: Vec<(f32, f32)> = linear
+        .flat_map(|((_, before), (_, after))| {
+            to_vec(&before)
+                .into_iter()
+                .zip(to_vec(&after))
+                .collect::<Vec<_>>()
+        })
+        .filter(|(_, after)| *after != 0.0)
+        .collect();
+    values
+        .iter()
+        .filter(|(before, after)| before != after)
+        .count() as f64
+        / values.len() as f64
+}
+
+fn pruned_twice_and_trained(rows: &TokenRows) -> Student {
+    let student = Student::new(random_decoder(config(), 5));
+    let student = run(&prune(PruneMethod::Wanda, 0.5), student, rows);
+    assert_zeros("pruned", &student, 0.5);
+    let trained = run(&PassPlan::Distill(fit_plan()), student.clone(), rows);
+    assert_zeros("pruned, trained", &trained, 0.5);
+    assert!(
+        moved(&student, &trained) > 0.99,
+        "training moves what is kept"
+    );
+
+    let student = run(&prune(PruneMethod::Magnitude, 0.75), trained.clone(), rows);
+    assert_zeros("pruned again", &student, 0.75);
+    for (name, mask) in &student.masks {
+        let grown = to_vec(mask).into_iter().zip(to_vec(&trained.masks[name]));
+        assert!(
+            grown.into_iter().all(|(new, old)| new <= old),
+            "{name}: a pruned weight came back"
+        );
+    }
+    student
+}
+
+#[test]
+fn pruned_weights_stay_exactly_zero_through_training_pruning_and_training_on_a_grid() {
+    let rows = random_rows(16, &[16, 16, 16, 16, 16, 7], 6);
+    let student = pruned_twice_and_trained(&rows);
+    for (bits, group_size) in [(4, Some(16)), (8, None)] {
+        let quantized = run(&qat(bits, group_size), student.clone(), &rows);
+        assert_zeros(&format!("trained on an int{bits} grid"), &quantized, 0.75);
+        assert!(
+            moved(&student, &quantized) > 0.99,
+            "int{bits}: training moves the free weights"
+        );
+    }
+}
+
+/// The folder's weights equal those in memory in every bit but the sign of zero.
+fn assert_reads_back(dir: &Path, student: &Student) {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let reloaded = load_decoder(&checkpoint, &device()).unwrap();
+    let want = student.effective().parameters();
+    assert_eq!(want.len(), 12);
+    for ((spec, want), (_, got)) in want.into_iter().zip(reloaded.parameters()) {
+        let (want, got) = (to_vec(&want), to_vec(&got));
+        let first = want.iter().zip(&got).position(|(want, got)| want != got);
+        assert_eq!(
+            first.map(|idx| (idx, got[idx], want[idx])),
+            None,
+            "{}: place, read back, in memory",
+            spec.name
+        );
+    }
+}
+
+#[test]
+fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
+    let rows = random_rows(16, &[16, 16, 16, 16, 16, 7], 6);
+    let student = pruned_twice_and_trained(&rows);
+    let tokenizer_dir = golden::path("hf-llama");
+    let tokenizer = Tokenizer::open(&tokenizer_dir.join("tokenizer.json")).unwrap();
+    for (bits, group_size, dtype) in [
+        (4, Some(16), ExportDtype::Bf16),
+        (4, None, ExportDtype::F32),
+        (8, Some(16), ExportDtype::F32),
+        (8, None, ExportDtype::Bf16),
+    ] {
+        let student = run(&qat(bits, group_size), student.clone(), &rows);
+        let plan = ExportPlan {
+            formats: vec![ExportFormat::CompressedTensors, ExportFormat::HuggingFace],
+            dtype,
+            max_logit_difference: 1e-5,
+            max_rounding_difference: 1.0,
+        };
+        let context = ExportContext {
+            name: "tiny",
+            teacher: None,
+            tokenizer_dir: Some(&tokenizer_dir),
+            tokenizer: &tokenizer,
+            rows: &rows,
+            recipe: "",
+            table: (Vec::new(), Vec::new()),
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let verified = export(&plan, &student, &context, dir.path()).unwrap();
+        assert_eq!(verified.len(), 2);
+        assert_eq!(
+            verified[0].max_logit_difference, 0.0,
+            "int{bits}, {group_size:?}"
+        );
+        assert_reads_back(&dir.path().join("compressed-tensors"), &student);
+        if dtype == ExportDtype::F32 {
+            assert_reads_back(&dir.path().join("huggingface"), &student);
+        }
+    }
+}

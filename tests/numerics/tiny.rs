@@ -1,0 +1,108 @@
+//! Tiny models, rows and plans.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use alambic::data::TokenRows;
+use alambic::model::{Decoder, DecoderConfig, Rope, RopeScaling};
+use alambic::random::Stream;
+use alambic::recipe::{FitPlan, LossWeights};
+use burn::tensor::{Device, Tensor, TensorData};
+
+pub(crate) fn device() -> Device {
+    alambic::device::open("flex").unwrap()
+}
+
+pub(crate) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
+    Tensor::from_data(TensorData::new(values, shape), &device())
+}
+
+/// One layer, 320 tokens (as many as the golden tokenizers have), rows of linear layers in whole groups of 16.
+pub(crate) fn config() -> DecoderConfig {
+    DecoderConfig {
+        vocab_size: 320,
+        hidden_size: 16,
+        intermediate_size: 32,
+        num_hidden_layers: 1,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 4,
+        rms_norm_eps: 1e-5,
+        rope: Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::Default,
+        },
+        max_position_embeddings: 64,
+        tie_word_embeddings: false,
+        bos_token_id: Some(1),
+        eos_token_ids: vec![2],
+        pad_token_id: None,
+    }
+}
+
+/// A decoder with weights of deviation 0.3, so that no part of it is nearly linear.
+pub(crate) fn random_decoder(config: DecoderConfig, seed: u64) -> Decoder {
+    let decoder = Decoder::from_parameters(config, |spec| {
+        let mut stream = Stream::new(seed, &spec.name);
+        let mean = if spec.name.ends_with("norm.weight") {
+            1.0
+        } else {
+            0.0
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+        let values = (0..spec.num_elements())
+            .map(|_| (mean + 0.3 * stream.normal()) as f32)
+            .collect();
+        Ok::<_, Infallible>(tensor(values, spec.shape))
+    });
+    let Ok(decoder) = decoder;
+    decoder
+}
+
+/// A decoder from weights by name, each of which is used.
+pub(crate) fn decoder_of(config: DecoderConfig, weights: &BTreeMap<String, Vec<f32>>) -> Decoder {
+    let decoder = Decoder::from_parameters(config, |spec| {
+        let values = weights.get(&spec.name).cloned().ok_or(&spec.name)?;
+        Ok::<_, String>(tensor(values, spec.shape))
+    })
+    .unwrap();
+    assert_eq!(decoder.parameters().len(), weights.len());
+    decoder
+}
+
+/// Random rows; `counted` has one entry for each.
+pub(crate) fn random_rows(sequence_length: usize, counted: &[u32], seed: u64) -> TokenRows {
+    let mut stream = Stream::new(seed, "rows");
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "ids from 0 to 319"
+    )]
+    let tokens = (0..counted.len() * (sequence_length + 1))
+        .map(|_| (stream.uniform() * 320.0) as u32)
+        .collect();
+    TokenRows::new(sequence_length, tokens, counted.to_vec(), 1000)
+}
+
+/// Five steps of four rows of 16 positions on cross-entropy, at a rate that moves every weight.
+pub(crate) fn fit_plan() -> FitPlan {
+    FitPlan {
+        steps: 5,
+        tokens_per_step: 64,
+        micro_batch: 2,
+        learning_rate: 1e-2,
+        final_learning_rate_frac: 0.1,
+        warmup_steps: 1,
+        weight_decay: 0.1,
+        betas: [0.9, 0.95],
+        epsilon: 1e-8,
+        max_grad_norm: 1.0,
+        temperature: 1.0,
+        losses: LossWeights {
+            forward_kl: 0.0,
+            cross_entropy: 1.0,
+        },
+        save_every: 100,
+        log_every: 1,
+    }
+}
