@@ -1,7 +1,9 @@
 //! What will fail, fails here: a look at headers before any work.
 
-use std::fs;
+use std::io;
 use std::path::Path;
+
+use rustix::fs::{Access, access};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
@@ -11,7 +13,7 @@ use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::thousands;
 use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
 
-/// Checks a plan against the headers of the files it names.
+/// Checks a plan against the headers of the files it names; writes nothing.
 ///
 /// # Errors
 ///
@@ -38,11 +40,14 @@ impl Preflight<'_> {
         fault_at(self.plan, self.overrides, key, label, fault)
     }
 
-    /// The output folder can be written to.
+    /// The output folder, or the nearest folder above it that is there, can be written to.
     fn output(&self) -> Result<(), RecipeFaults> {
         let dir = &self.plan.output;
-        let attempt = fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
-        attempt.map(drop).map_err(|error| {
+        let nearest = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
+        // `.` is found in a folder only.
+        let attempt = access(nearest.join("."), Access::WRITE_OK | Access::EXEC_OK);
+        attempt.map_err(|errno| {
+            let error = io::Error::from(errno);
             let fact = format!("`{}` cannot be written to: {error}", dir.display());
             let fault =
                 Diagnostic::new("run/read-only", fact).help("name another folder in `output`");
