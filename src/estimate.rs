@@ -55,14 +55,14 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     {
         // Measured: 2.4 bytes an entry, tokens and one log-sum-exp each (docs/formats.md).
         let position_bytes = 4 + 5 * cache.top_k as u64 / 2 + 2 * cache.temperatures.len() as u64;
-        for stage in &stages.cache {
+        if let Some(stage) = &stages.cache {
             let estimate = forward(plan, stage, all_tokens, config, teacher.batch_size);
             estimates.push(StageEstimate {
                 disk_bytes: all_tokens * position_bytes,
                 ..estimate
             });
         }
-        for stage in &stages.teacher {
+        if let Some(stage) = &stages.teacher {
             estimates.push(forward(plan, stage, sizes.validation_tokens, config, 4));
         }
     }

@@ -8,9 +8,10 @@ use rustix::fs::{Access, access};
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
 use crate::diag::Diagnostic;
+use crate::estimate::StageEstimate;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
-use crate::progress::thousands;
+use crate::progress::{bytes_text, thousands};
 use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
 
 /// Checks a plan against the headers of the files it names; writes nothing.
@@ -28,6 +29,38 @@ pub fn check(plan: &Plan, overrides: &[String]) -> Result<(), RecipeFaults> {
     preflight.vocabulary(teacher.as_ref())?;
     preflight.support(teacher.as_ref())?;
     preflight.student(teacher.as_ref())
+}
+
+/// Refuses a run whose estimated artifacts do not fit on the disk that `output` is on.
+///
+/// # Errors
+///
+/// Pointed at `output`. A system that does not tell its free space is taken at its word.
+pub fn check_disk(
+    plan: &Plan,
+    estimates: &[StageEstimate],
+    overrides: &[String],
+) -> Result<(), RecipeFaults> {
+    let needed: u64 = estimates
+        .iter()
+        .filter(|estimate| !estimate.done)
+        .map(|estimate| estimate.disk_bytes)
+        .sum();
+    let Ok(disk) = rustix::fs::statvfs(&plan.output) else {
+        return Ok(());
+    };
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    if needed <= free {
+        return Ok(());
+    }
+    let fact = format!(
+        "the run needs about {}, but the disk has {} free",
+        bytes_text(needed),
+        bytes_text(free)
+    );
+    let fault =
+        Diagnostic::new("run/disk", fact).help("free some space, or name a folder on another disk");
+    Err(Preflight { plan, overrides }.fault("output", "on this disk", fault))
 }
 
 struct Preflight<'a> {

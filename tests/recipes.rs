@@ -58,7 +58,7 @@ mod tests {
         );
         let cache = plan.cache.unwrap();
         assert_eq!(
-            (cache.tokens, cache.top_k, cache.rows_per_shard),
+            (plan.data.train_tokens, cache.top_k, cache.rows_per_shard),
             (None, 32, 128)
         );
         assert_eq!(cache.temperatures, [1.0]);
@@ -139,7 +139,7 @@ mod tests {
             (plan.name.as_str(), plan.data.sequence_length),
             ("other", 128)
         );
-        assert_eq!(plan.cache.unwrap().tokens, Some(1_500_000));
+        assert_eq!(plan.data.train_tokens, Some(1_500_000));
         assert_eq!(fit(&plan.passes[0]).steps, 300, "the last one holds");
         assert_eq!(fit(&plan.passes[0]).losses.cross_entropy, 0.5);
         assert_eq!(

@@ -100,9 +100,9 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     } in &estimates
     {
         let done = if *done { "yes" } else { "no" };
-        let _ = write!(
+        let _ = writeln!(
             text,
-            "{:<14} {:<8} {done:<5} {:>12} {:>10} {:>10} {:>10}\n",
+            "{:<14} {:<8} {done:<5} {:>12} {:>10} {:>10} {:>10}",
             stage.name,
             &stage.key[..8],
             thousands(*tokens),

@@ -98,8 +98,8 @@ pub enum DataError {
 /// Reads both texts, opens or trains the tokenizer, and gives the rows of both splits.
 ///
 /// Rows, and a tokenizer that is trained, are kept in `cache_dir` under a key of everything that decides their content, so that a
-/// second run neither trains nor tokenises. The token between documents is the tokenizer's
-/// ([`Tokenizer::end_of_text`]), or else `eos`. Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
+/// second run neither trains nor tokenises. `eos` is the token between documents; without it the
+/// tokenizer is asked ([`Tokenizer::end_of_text`]). Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
 pub fn prepare(
     plan: &DataPlan,
     teacher_dir: Option<&Path>,
@@ -124,9 +124,8 @@ pub fn prepare(
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
         }
     };
-    let end_of_text = tokenizer
-        .end_of_text()
-        .or(eos)
+    let end_of_text = eos
+        .or(tokenizer.end_of_text())
         .ok_or(DataError::NoEndOfText)?;
     if end_of_text as usize >= tokenizer.vocab_size() {
         return Err(DataError::EndOfTextRange {

@@ -221,6 +221,6 @@ mod tests {
         let want = 0.5 * (0.5_f64 / 0.75).ln() + 0.5 * (0.5_f64 / 0.25).ln();
         assert!((found.kl - want).abs() < 1e-6, "{}", found.kl);
         found.add(&[f32::NAN, 0.0], &[0.0, 0.0]);
-        assert_eq!(found.difference, f64::INFINITY, "NaN is over any budget");
+        assert!(found.difference > f64::MAX, "NaN is over any budget");
     }
 }

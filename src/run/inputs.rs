@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::{RunContext, RunError, say_done};
 use crate::cache::{Cache, Fingerprint};
 use crate::checkpoint::Checkpoint;
-use crate::data::{self, Prepared, TokenRows};
+use crate::data::{self, DataError, Prepared, TokenRows};
 use crate::files::with_path;
 use crate::model::Decoder;
 use crate::progress;
@@ -31,12 +31,13 @@ pub(super) fn prepare_data(plan: &Plan, stage: &Stage) -> Result<Prepared, RunEr
         .as_ref()
         .and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     fs::create_dir_all(&stage.dir).map_err(|error| with_path(error, &stage.dir))?;
-    let data = data::prepare(
-        &plan.data,
-        teacher.as_ref().map(Checkpoint::dir),
-        &stage.dir,
-        end_of_text,
-    )?;
+    let teacher_dir = teacher.as_ref().map(Checkpoint::dir);
+    let prepare = |end_of_text| data::prepare(&plan.data, teacher_dir, &stage.dir, end_of_text);
+    // A tokenizer that names no separator may still come with a model that does.
+    let data = match prepare(None) {
+        Err(DataError::NoEndOfText) if end_of_text.is_some() => prepare(end_of_text)?,
+        outcome => outcome?,
+    };
     for skipped in &data.skipped {
         progress::say(&format!("warning: {skipped}"));
     }

@@ -17,6 +17,7 @@ use self::inputs::{Caches, open_or_capture, prepare_data};
 use crate::cache::CacheError;
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, Prepared};
+use crate::estimate::estimate;
 use crate::export::verify::Verification;
 use crate::export::{self, ExportContext, ExportError};
 use crate::files::{PartialDir, with_path};
@@ -74,6 +75,7 @@ pub enum RunError {
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
     preflight::check(plan, context.overrides)?;
     let stages = Stages::of(plan)?;
+    preflight::check_disk(plan, &estimate(plan, &stages)?, context.overrides)?;
     let _lock = lock(&stages.run_dir)?;
     let data = prepare_data(plan, &stages.data)?;
     let caches = open_or_capture(plan, &stages, &data, context)?;
@@ -104,6 +106,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
 pub fn build_cache(plan: &Plan, context: &RunContext<'_>) -> Result<Option<PathBuf>, RunError> {
     preflight::check(plan, context.overrides)?;
     let stages = Stages::of(plan)?;
+    let _lock = lock(&stages.run_dir)?;
     let data = prepare_data(plan, &stages.data)?;
     open_or_capture(plan, &stages, &data, context)?;
     Ok(stages.cache.map(|stage| stage.dir))
