@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, access, statvfs};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
@@ -46,7 +46,7 @@ pub fn check_disk(
         .filter(|estimate| !estimate.done)
         .map(|estimate| estimate.disk_bytes)
         .sum();
-    let Ok(disk) = rustix::fs::statvfs(&plan.output) else {
+    let Ok(disk) = statvfs(nearest_folder(&plan.output)) else {
         return Ok(());
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -63,6 +63,11 @@ pub fn check_disk(
     Err(Preflight { plan, overrides }.fault("output", "on this disk", fault))
 }
 
+/// The path, or the nearest one above it that is there: where it is about to be made.
+fn nearest_folder(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
+}
+
 struct Preflight<'a> {
     plan: &'a Plan,
     overrides: &'a [String],
@@ -76,9 +81,9 @@ impl Preflight<'_> {
     /// The output folder, or the nearest folder above it that is there, can be written to.
     fn output(&self) -> Result<(), RecipeFaults> {
         let dir = &self.plan.output;
-        let nearest = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
         // `.` is found in a folder only.
-        let attempt = access(nearest.join("."), Access::WRITE_OK | Access::EXEC_OK);
+        let place = nearest_folder(dir).join(".");
+        let attempt = access(place, Access::WRITE_OK | Access::EXEC_OK);
         attempt.map_err(|errno| {
             let error = io::Error::from(errno);
             let fact = format!("`{}` cannot be written to: {error}", dir.display());

@@ -213,6 +213,28 @@ mod tests {
     }
 
     #[test]
+    fn a_run_larger_than_the_disk_is_refused_before_any_work() {
+        let workshop = Workshop::new();
+        let vast = [
+            "run",
+            "chain.yaml",
+            "--set",
+            "student.architecture.num_hidden_layers=1024",
+            "--set",
+            "student.architecture.hidden_size=262144",
+            "--set",
+            "student.architecture.intermediate_size=262144",
+        ];
+        let needles = [
+            "error[run/disk]: the run needs about ",
+            ", but the disk has ",
+            "help: free some space, or name a folder on another disk",
+        ];
+        workshop.fails(&vast, 2, &needles);
+        assert!(!workshop.path("out").exists());
+    }
+
+    #[test]
     fn an_output_that_cannot_be_a_folder_is_refused_before_any_work() {
         let workshop = Workshop::new();
         let before = files_below(&workshop.path(""));

@@ -250,9 +250,11 @@ mod tests {
         wait_for("capture", capturing);
         signal(&first, "STOP");
         let needles = ["another process is writing the cache", "help: wait until"];
-        workshop.fails(&["run", "chain.yaml"], 2, &needles);
+        let other = ["run", "chain.yaml", "--set", "name=other"];
+        workshop.fails(&other, 2, &needles);
+        workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);
         signal(&first, "CONT");
         assert_eq!(finished(first).code, Some(0));
-        workshop.done(&["run", "chain.yaml"]);
+        workshop.done(&other);
     }
 }
