@@ -90,7 +90,10 @@ impl PartialDir {
     }
 
     /// Flushes every file to disk and gives the folder its final name.
+    ///
+    /// Parts of files that an earlier process left inside are deleted.
     pub fn publish(self) -> io::Result<PathBuf> {
+        remove_parts(&self.partial)?;
         sync_tree(&self.partial)?;
         if self.target.exists() {
             fs::remove_dir_all(&self.target).map_err(|error| with_path(error, &self.target))?;
@@ -99,6 +102,22 @@ impl PartialDir {
         sync_parent(&self.target)?;
         Ok(self.target)
     }
+}
+
+/// Deletes the parts of files that a killed process left in a folder.
+pub fn remove_parts(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
+        let entry = entry.map_err(|error| with_path(error, dir))?;
+        let path = entry.path();
+        let is_part = entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(PARTIAL_PREFIX);
+        if is_part && path.is_file() {
+            fs::remove_file(&path).map_err(|error| with_path(error, &path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Names the path in an I/O error, which the operating system does not.
@@ -181,6 +200,10 @@ mod tests {
         let target = dir.path().join("artifact");
         let partial = PartialDir::create(&target).unwrap();
         write_atomically(&partial.path().join("a"), |out| out.write_all(b"1")).unwrap();
+        write_atomically(&partial.path().join(".partial-b"), |out| {
+            out.write_all(b"2")
+        })
+        .unwrap();
         assert!(!target.exists());
         let resumed = PartialDir::resume(&target).unwrap();
         assert!(
@@ -189,6 +212,7 @@ mod tests {
         );
         resumed.publish().unwrap();
         assert_eq!(fs::read(target.join("a")).unwrap(), b"1");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 1);
         assert!(
             PartialDir::create(&target)
                 .unwrap()

@@ -1,7 +1,9 @@
 //! What will fail, fails here: a look at headers before any work.
 
-use std::fs;
+use std::io;
 use std::path::Path;
+
+use rustix::fs::{Access, access, statvfs};
 
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
@@ -12,7 +14,7 @@ use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
 use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
 
-/// Checks a plan against the headers of the files it names.
+/// Checks a plan against the headers of the files it names; writes nothing.
 ///
 /// # Errors
 ///
@@ -44,7 +46,7 @@ pub fn check_disk(
         .filter(|estimate| !estimate.done)
         .map(|estimate| estimate.disk_bytes)
         .sum();
-    let Ok(disk) = rustix::fs::statvfs(&plan.output) else {
+    let Ok(disk) = statvfs(nearest_folder(&plan.output)) else {
         return Ok(());
     };
     let free = disk.f_bavail.saturating_mul(disk.f_frsize);
@@ -61,6 +63,11 @@ pub fn check_disk(
     Err(Preflight { plan, overrides }.fault("output", "on this disk", fault))
 }
 
+/// The path, or the nearest one above it that is there: where it is about to be made.
+fn nearest_folder(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(path)
+}
+
 struct Preflight<'a> {
     plan: &'a Plan,
     overrides: &'a [String],
@@ -71,11 +78,14 @@ impl Preflight<'_> {
         fault_at(self.plan, self.overrides, key, label, fault)
     }
 
-    /// The output folder can be written to.
+    /// The output folder, or the nearest folder above it that is there, can be written to.
     fn output(&self) -> Result<(), RecipeFaults> {
         let dir = &self.plan.output;
-        let attempt = fs::create_dir_all(dir).and_then(|()| tempfile::tempfile_in(dir));
-        attempt.map(drop).map_err(|error| {
+        // `.` is found in a folder only.
+        let place = nearest_folder(dir).join(".");
+        let attempt = access(place, Access::WRITE_OK | Access::EXEC_OK);
+        attempt.map_err(|errno| {
+            let error = io::Error::from(errno);
             let fact = format!("`{}` cannot be written to: {error}", dir.display());
             let fault =
                 Diagnostic::new("run/read-only", fact).help("name another folder in `output`");
@@ -92,7 +102,7 @@ impl Preflight<'_> {
         Ok(checkpoint.config().clone())
     }
 
-    /// Every id of the tokenizer has a row in the teacher's embedding.
+    /// Every id of the tokenizer has a row in the embedding of the teacher, if there is one.
     fn vocabulary(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
         let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
             return Ok(());
@@ -103,23 +113,50 @@ impl Preflight<'_> {
                 ("teacher.checkpoint", plan.checkpoint.join("tokenizer.json"))
             }
         };
-        let tokenizer = Tokenizer::open(&path).map_err(|error| {
+        self.ids_fit(key, self.tokenizer_size(key, &path)?, "teacher", config)
+    }
+
+    /// Every id of the tokenizer has a row in the embedding of a given student that learns without a teacher.
+    fn vocabulary_alone(&self, student: &DecoderConfig) -> Result<(), RecipeFaults> {
+        let (key, size) = match &self.plan.data.tokenizer {
+            TokenizerPlan::File(path) => {
+                let key = "data.tokenizer.file";
+                (key, self.tokenizer_size(key, path)?)
+            }
+            TokenizerPlan::Train { vocab_size } => ("data.tokenizer.train.vocab_size", *vocab_size),
+            TokenizerPlan::Teacher => return Ok(()), // refused with the recipe
+        };
+        self.ids_fit(key, size, "student", student)
+    }
+
+    fn tokenizer_size(&self, key: &str, path: &Path) -> Result<usize, RecipeFaults> {
+        let tokenizer = Tokenizer::open(path).map_err(|error| {
             let fault = Diagnostic::new("data/tokenizer", error.to_string())
                 .help("put a `tokenizer.json` there that the tokenizers library reads");
             self.fault(key, "its tokenizer", fault)
         })?;
-        if tokenizer.vocab_size() > config.vocab_size {
-            let count = |size: usize| thousands(size as u64);
-            let fact = format!(
-                "the tokenizer has {} tokens, but the teacher knows {}",
-                count(tokenizer.vocab_size()),
-                count(config.vocab_size)
-            );
-            let fault =
-                Diagnostic::new("data/vocabulary", fact).help("use the teacher's own tokenizer");
-            return Err(self.fault(key, "ids beyond the teacher's embedding", fault));
+        Ok(tokenizer.vocab_size())
+    }
+
+    fn ids_fit(
+        &self,
+        key: &str,
+        size: usize,
+        whose: &str,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        if size <= config.vocab_size {
+            return Ok(());
         }
-        Ok(())
+        let fact = format!(
+            "the tokenizer has {} tokens, but the {whose} knows {}",
+            thousands(size as u64),
+            thousands(config.vocab_size as u64)
+        );
+        let help = format!("use the {whose}'s own tokenizer");
+        let fault = Diagnostic::new("data/vocabulary", fact).help(help);
+        let label = format!("ids beyond the {whose}'s embedding");
+        Err(self.fault(key, &label, fault))
     }
 
     fn support(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
@@ -143,7 +180,10 @@ impl Preflight<'_> {
         let config = match (&self.plan.student, teacher) {
             (StudentPlan::Checkpoint(dir), _) => {
                 let config = self.checkpoint("student.checkpoint", dir)?;
-                self.same_vocabulary(&config, teacher)?;
+                match teacher {
+                    Some(teacher) => self.same_vocabulary(&config, teacher)?,
+                    None => self.vocabulary_alone(&config)?,
+                }
                 config
             }
             (StudentPlan::FromTeacher { layers }, Some(teacher)) => {
@@ -177,12 +217,11 @@ impl Preflight<'_> {
     fn same_vocabulary(
         &self,
         student: &DecoderConfig,
-        teacher: Option<&DecoderConfig>,
+        teacher: &DecoderConfig,
     ) -> Result<(), RecipeFaults> {
-        let Some(teacher) = teacher.filter(|teacher| teacher.vocab_size != student.vocab_size)
-        else {
+        if teacher.vocab_size == student.vocab_size {
             return Ok(());
-        };
+        }
         let (student, teacher) = (
             thousands(student.vocab_size as u64),
             thousands(teacher.vocab_size as u64),

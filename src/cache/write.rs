@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::codec::{self, CapturedRow};
 use super::format::{self, Fingerprint, MANIFEST, Manifest, PROGRESS, ShardLayout, ShardRecord};
 use super::{Cache, CacheError, RowSupports};
-use crate::files::{self, PARTIAL_PREFIX, with_path};
+use crate::files::{self, with_path};
 
 /// Fills a cache row by row.
 ///
@@ -81,7 +81,7 @@ impl CacheWriter {
             let dir = dir.to_path_buf();
             return Err(CacheError::Stale { dir, fields });
         }
-        remove_parts(dir)?;
+        files::remove_parts(dir)?;
         let layout = ShardLayout::new(fingerprint, header.rows_per_shard);
         let shards = (0..layout.num_shards()).map(|shard_idx| {
             let file = format::shard_file(shard_idx);
@@ -260,17 +260,6 @@ fn lock(dir: &Path) -> Result<File, CacheError> {
         }),
         Err(TryLockError::Error(error)) => Err(with_path(error, dir).into()),
     }
-}
-
-fn remove_parts(dir: &Path) -> Result<(), CacheError> {
-    for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
-        let entry = entry.map_err(|error| with_path(error, dir))?;
-        let name = entry.file_name();
-        if name.to_string_lossy().starts_with(PARTIAL_PREFIX) {
-            remove_if_there(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn remove_if_there(path: &Path) -> Result<(), CacheError> {

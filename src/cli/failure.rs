@@ -3,12 +3,16 @@
 use std::io;
 
 use crate::cache::CacheError;
+use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
+use crate::export::ExportError;
 use crate::passes::PassError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
 use crate::teacher::CaptureError;
+use crate::train::MetricsError;
 use crate::train::fit::FitError;
+use crate::train::tensorboard::EventError;
 
 /// A message for stderr and the exit code: 1 the run failed, 2 the input is wrong, 130 a signal stopped it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,25 +75,47 @@ impl From<CacheError> for Failure {
     fn from(error: CacheError) -> Self {
         let help = error.help();
         match error {
-            CacheError::Io { .. } => Self::run("cache", &error),
-            error => Self::input("cache", &error),
+            CacheError::Io(error) => error.into(),
+            error => Self::input("cache", &error).help(help),
         }
-        .help(help)
     }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         let help = match error.kind() {
-            io::ErrorKind::StorageFull => Some(
-                "free some space and run the same command: what is complete is kept".to_owned(),
-            ),
-            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-                Some("name another folder in `output`".to_owned())
+            io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge => {
+                Some("make room and run the same command: what is complete is kept")
             }
+            io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::NotADirectory => Some("name another folder in `output`"),
             _ => None,
         };
-        Self::run("io", &error).help(help)
+        Self::run("io", &error).help(help.map(str::to_owned))
+    }
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        let help = match &error {
+            DataError::Source { split, source } => match source {
+                SourceError::NoText { .. } => Some(format!(
+                    "name `.txt` or `.jsonl` files with text in `data.{split}`"
+                )),
+                SourceError::Faults { .. } => Some(format!(
+                    "mend these places or take the files out of `data.{split}`"
+                )),
+                SourceError::Io(_) => None,
+            },
+            _ => None,
+        };
+        match error {
+            DataError::Io(error) => error.into(),
+            error => Self::input("data", &error).help(help),
+        }
     }
 }
 
@@ -100,7 +126,7 @@ impl From<RunError> for Failure {
             RunError::Locked { .. } => Self::input("run/locked", &error)
                 .help(Some("wait until it has ended, or change `name`".to_owned())),
             RunError::Stages(error) => Self::input("run/input", &error),
-            RunError::Data(error) => Self::input("data", &error),
+            RunError::Data(error) => error.into(),
             RunError::Checkpoint(error) => Self::input("checkpoint", &error),
             RunError::Cache(error)
             | RunError::Capture(CaptureError::Cache(error))
@@ -129,9 +155,13 @@ impl From<RunError> for Failure {
                     ..failure
                 }
             }
+            RunError::Io(error)
+            | RunError::Export(ExportError::Io(error))
+            | RunError::Pass(PassError::Fit(FitError::Metrics(
+                MetricsError::Io(error) | MetricsError::Events(EventError::Io(error)),
+            ))) => error.into(),
             RunError::Pass(error) => Self::run("train", &error),
             RunError::Export(error) => Self::run("export", &error),
-            RunError::Io(error) => error.into(),
         }
     }
 }

@@ -3,6 +3,7 @@
 mod inputs;
 mod passes;
 
+use std::fmt::Write as _;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -92,7 +93,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     let report = RunReport {
         recipe: plan.name.clone(),
         seed: plan.seed,
-        command: format!("alambic run {}", plan.recipe_path.display()),
+        command: command(plan, context.overrides),
         curves: run.curves(),
         passes: run.rows,
         exports,
@@ -191,6 +192,16 @@ impl Run<'_> {
         };
         self.stages.passes.iter().filter_map(curve).collect()
     }
+}
+
+/// The command line that makes this run again, for a POSIX shell.
+fn command(plan: &Plan, overrides: &[String]) -> String {
+    let mut command = format!("alambic run {}", plan.recipe_path.display());
+    for assignment in overrides {
+        let quoted = assignment.replace('\'', r"'\''");
+        let _ = write!(command, " --set '{quoted}'");
+    }
+    command
 }
 
 fn say_done(stage: &Stage) {

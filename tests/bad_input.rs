@@ -1,0 +1,260 @@
+//! Wrong files: each is refused with exit code 2 before anything is written, and the message says which and what to do.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
+
+    use crate::common::Workshop;
+
+    fn golden(name: &str) -> String {
+        format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
+    }
+
+    /// The chain with these overrides is refused, by `run`, `plan` and `cache build` alike, before anything is written.
+    fn assert_refused(workshop: &Workshop, overrides: &[&str], needles: &[&str]) {
+        let sets: Vec<&str> = overrides.iter().flat_map(|set| ["--set", set]).collect();
+        for command in [&["run"][..], &["plan"], &["cache", "build"]] {
+            let args = [command, &["chain.yaml"], &sets].concat();
+            let told = workshop.fails(&args, 2, needles);
+            assert!(told.contains("  = help: "), "{told}");
+            assert!(!told.contains("panicked"), "{told}");
+        }
+        assert!(!workshop.path("out").exists(), "something was written");
+    }
+
+    /// A copy of the teacher in `bad/` with a changed weights file.
+    fn with_weights(workshop: &Workshop, change: impl FnOnce(Vec<u8>) -> Vec<u8>) {
+        workshop.copy_files(&workshop.path("teacher"), "bad");
+        let bytes = fs::read(workshop.path("teacher/model.safetensors")).unwrap();
+        workshop.write("bad/model.safetensors", &change(bytes));
+    }
+
+    /// The folder is refused as a teacher, as a student and by the commands that read a checkpoint.
+    fn assert_bad_checkpoint(workshop: &Workshop, needle: &str) {
+        for set in ["teacher.checkpoint=bad", "student={checkpoint: bad}"] {
+            let needles = [
+                "error[checkpoint/unreadable]",
+                needle,
+                "--> command line:1:",
+            ];
+            assert_refused(workshop, &[set], &needles);
+        }
+        workshop.fails(&["inspect", "bad"], 2, &[needle]);
+        workshop.fails(&["generate", "bad", "--prompt", "a"], 2, &[needle]);
+        let text = ["evaluate", "bad", "--text", "text"];
+        workshop.fails(&text, 2, &[needle]);
+        let teacher = ["evaluate", "teacher", "--text", "text", "--teacher", "bad"];
+        workshop.fails(&teacher, 2, &[needle]);
+    }
+
+    #[test]
+    fn a_path_that_does_not_exist_is_underlined() {
+        let workshop = Workshop::new();
+        for (set, told) in [
+            (
+                "data.train=[text/absent.txt]",
+                "`train` names no file or folder",
+            ),
+            (
+                "data.validation=[absent]",
+                "`validation` names no file or folder",
+            ),
+            ("teacher.checkpoint=absent", "`checkpoint` names no folder"),
+            (
+                "student={checkpoint: absent}",
+                "`checkpoint` names no folder",
+            ),
+            ("data.tokenizer={file: absent.json}", "`file` names no file"),
+        ] {
+            assert_refused(&workshop, &[set], &[told, "nothing is there", "^^^^^^"]);
+        }
+        let needle = "`teacher` has neither `model.safetensors` nor `model.safetensors.index.json`";
+        fs::remove_file(workshop.path("teacher/model.safetensors")).unwrap();
+        workshop.fails(&["inspect", "teacher"], 2, &[needle]);
+    }
+
+    #[test]
+    fn vocabularies_that_differ_are_told_with_both_sizes() {
+        let workshop = Workshop::new();
+        let other = golden("hf-llama");
+        let student = format!("student={{checkpoint: {other}}}");
+        let told = "error[student/vocabulary]: the student has 320 tokens, but the teacher has 300";
+        assert_refused(&workshop, &[&student], &[told, "must share one tokenizer"]);
+
+        let tokenizer = format!("data.tokenizer={{file: {other}/tokenizer.json}}");
+        let told =
+            "error[data/vocabulary]: the tokenizer has 320 tokens, but the teacher knows 300";
+        assert_refused(
+            &workshop,
+            &[&tokenizer],
+            &[told, "use the teacher's own tokenizer"],
+        );
+    }
+
+    #[test]
+    fn a_tokenizer_beyond_a_student_that_learns_alone_is_refused_and_does_not_panic() {
+        let workshop = Workshop::new();
+        let recipe = |tokenizer: &str| {
+            let text = format!(
+                "name: alone\noutput: out\n\
+                 data: {{ train: [text], validation: [text], sequence_length: 32, tokenizer: {tokenizer} }}\n\
+                 student: {{ checkpoint: teacher }}\npasses: [distill: {{ steps: 2, tokens_per_step: 64 }}]\n"
+            );
+            workshop.write("alone.yaml", text.as_bytes());
+        };
+        recipe(&format!(
+            "{{ file: {}/tokenizer.json }}",
+            golden("hf-llama")
+        ));
+        let told =
+            "error[data/vocabulary]: the tokenizer has 320 tokens, but the student knows 300";
+        let help = "help: use the student's own tokenizer";
+        workshop.fails(
+            &["run", "alone.yaml"],
+            2,
+            &[told, help, "--> alone.yaml:3:"],
+        );
+        recipe("{ train: { vocab_size: 301 } }");
+        let told = "the tokenizer has 301 tokens, but the student knows 300";
+        workshop.fails(
+            &["run", "alone.yaml"],
+            2,
+            &[told, help, "--> alone.yaml:3:"],
+        );
+        assert!(!workshop.path("out").exists());
+        recipe("{ file: teacher/tokenizer.json }");
+        workshop.done(&["run", "alone.yaml"]);
+    }
+
+    #[test]
+    fn a_group_size_that_does_not_divide_names_the_layer() {
+        let workshop = Workshop::new();
+        let told = "error[quantize/uneven-groups]: `group_size` 24 does not divide the 16 columns of \
+                    `model.layers.0.self_attn.q_proj.weight`";
+        for student in [
+            "student={checkpoint: teacher}",
+            "student={from_teacher: {layers: [0]}}",
+        ] {
+            let overrides = [student, "quantize.group_size=24"];
+            let help = "help: use a divisor, or `channel`";
+            assert_refused(&workshop, &overrides, &[told, "leaves 16 over", help]);
+        }
+        // 32 divides the columns of `down_proj` and of no other layer.
+        let overrides = ["student={checkpoint: teacher}", "quantize.group_size=32"];
+        assert_refused(
+            &workshop,
+            &overrides,
+            &["`group_size` 32 does not divide the 16 columns"],
+        );
+    }
+
+    #[test]
+    fn a_truncated_weights_file_is_refused_by_name() {
+        let workshop = Workshop::new();
+        // Cut before anything, in the header, and one byte before the end.
+        with_weights(&workshop, |_| Vec::new());
+        let told = "bad/model.safetensors` (0 bytes) is not a whole safetensors file";
+        assert_bad_checkpoint(&workshop, told);
+        with_weights(&workshop, |bytes| bytes[..100].to_vec());
+        assert_bad_checkpoint(&workshop, " bytes, but the file has 100");
+        with_weights(&workshop, |bytes| bytes[..bytes.len() - 1].to_vec());
+        assert_bad_checkpoint(&workshop, "is not a whole safetensors file");
+    }
+
+    #[test]
+    fn an_oversized_header_is_refused_and_never_allocated() {
+        let workshop = Workshop::new();
+        for length in [u64::MAX, 1 << 40] {
+            with_weights(&workshop, |mut bytes| {
+                bytes[..8].copy_from_slice(&length.to_le_bytes());
+                bytes
+            });
+            let told = format!("bad/model.safetensors` takes {length} bytes, but the file has ");
+            assert_bad_checkpoint(&workshop, &told);
+        }
+    }
+
+    #[test]
+    fn a_weight_of_another_dtype_or_shape_is_refused_by_name() {
+        let workshop = Workshop::new();
+        let replaced = |bytes: &[u8], dtype: Dtype, shape: Vec<usize>| {
+            let file = SafeTensors::deserialize(bytes).unwrap();
+            let data = vec![0; dtype.bitsize() / 8 * shape.iter().product::<usize>()];
+            let tensors = file.iter().map(|(name, tensor)| {
+                let tensor = if name == "model.norm.weight" {
+                    TensorView::new(dtype, shape.clone(), &data).unwrap()
+                } else {
+                    tensor
+                };
+                (name, tensor)
+            });
+            serialize(tensors, None).unwrap()
+        };
+        with_weights(&workshop, |bytes| replaced(&bytes, Dtype::I64, vec![16]));
+        let told = "`model.norm.weight` must be F32 or F16 or BF16, but is I64";
+        assert_bad_checkpoint(&workshop, told);
+        with_weights(&workshop, |bytes| replaced(&bytes, Dtype::F32, vec![17]));
+        let told = "`model.norm.weight` must have shape [16], but has [17]";
+        assert_bad_checkpoint(&workshop, told);
+    }
+
+    #[test]
+    fn a_missing_shard_of_a_checkpoint_is_named_with_a_tensor_it_holds() {
+        let workshop = Workshop::new();
+        workshop.copy_files(Path::new(&golden("hf-llama-sharded")), "bad");
+        workshop.done(&["inspect", "bad"]);
+        fs::remove_file(workshop.path("bad/model-00002-of-00004.safetensors")).unwrap();
+        let told = "bad/model-00002-of-00004.safetensors` is missing; it holds `model.layers.0.";
+        assert_bad_checkpoint(&workshop, told);
+    }
+
+    #[test]
+    fn text_without_text_is_refused_with_the_key_to_change() {
+        let workshop = Workshop::new();
+        workshop.write("text/empty.txt", b"");
+        workshop.write("text/blank.jsonl", b"{\"text\": \" \"}\n");
+        for (split, file) in [
+            ("train", "empty.txt"),
+            ("validation", "empty.txt"),
+            ("train", "blank.jsonl"),
+        ] {
+            let set = format!("data.{split}=[text/{file}]");
+            let told = format!("error[data]: {split} text: no text in `");
+            let help = format!("help: name `.txt` or `.jsonl` files with text in `data.{split}`");
+            let args = ["run", "chain.yaml", "--set", &set];
+            workshop.fails(&args, 2, &[&told, file, &help]);
+        }
+        // The least text there is, a letter, gives two positions: the letter and the end.
+        workshop.write("text/short.txt", b"a");
+        let set = "data.validation=[text/short.txt]";
+        let ran = workshop.done(&["run", "chain.yaml", "--set", set]);
+        assert!(
+            ran.stderr.contains(" training and 2 validation tokens"),
+            "{}",
+            ran.stderr
+        );
+        let folders = crate::common::folders(&workshop.path("out/chain"), "0");
+        assert_eq!(
+            folders.len(),
+            6,
+            "the refused texts left no stage: {folders:?}"
+        );
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_refused_with_path_and_byte() {
+        let workshop = Workshop::new();
+        workshop.write("text/latin.txt", b"caf\xe9");
+        let args = ["run", "chain.yaml", "--set", "data.train=[text]"];
+        let help = "help: mend these places or take the files out of `data.train`";
+        let needles = ["text/latin.txt", "not UTF-8 at byte 3 of the file", help];
+        workshop.fails(&args, 2, &needles);
+        assert!(!workshop.path("out/chain/01-distill").exists());
+    }
+}

@@ -1,0 +1,147 @@
+//! The command line: help texts, exit codes, and which stream gets what.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use alambic::device;
+
+    use crate::common::Workshop;
+
+    /// Every command, as it is typed.
+    const COMMANDS: [&str; 12] = [
+        "",
+        "run",
+        "plan",
+        "cache",
+        "cache build",
+        "cache stat",
+        "cache verify",
+        "evaluate",
+        "generate",
+        "inspect",
+        "schema",
+        "help",
+    ];
+
+    fn help(workshop: &Workshop, command: &str) -> String {
+        let mut args: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
+        args.push("--help");
+        workshop.done(&args).stdout
+    }
+
+    #[test]
+    fn the_help_of_every_command_is_as_in_its_snapshot() {
+        let workshop = Workshop::empty();
+        for command in COMMANDS.iter().filter(|command| **command != "help") {
+            let name = format!("help {command}").trim_end().replace(' ', "_");
+            insta::assert_snapshot!(name, help(&workshop, command));
+        }
+    }
+
+    #[test]
+    fn the_help_lists_every_command_that_has_a_snapshot_and_no_other() {
+        let workshop = Workshop::empty();
+        let listed = |command: &str| -> Vec<String> {
+            let help = help(&workshop, command);
+            let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+            lines
+                .take_while(|line| !line.is_empty())
+                .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
+                .collect()
+        };
+        let want: Vec<&str> = COMMANDS
+            .into_iter()
+            .filter(|command| !command.is_empty() && !command.contains(' '))
+            .collect();
+        assert_eq!(listed(""), want);
+        assert_eq!(listed("cache"), ["build", "stat", "verify", "help"]);
+    }
+
+    #[test]
+    fn the_version_is_that_of_the_package() {
+        let workshop = Workshop::empty();
+        let version = concat!("alambic ", env!("CARGO_PKG_VERSION"), "\n");
+        assert_eq!(workshop.done(&["--version"]).stdout, version);
+    }
+
+    #[test]
+    fn what_cannot_be_parsed_exits_with_2_and_prints_no_data() {
+        let workshop = Workshop::empty();
+        for (args, needle) in [
+            (&["destill"][..], "unrecognized subcommand 'destill'"),
+            (&[], "Usage: alambic"),
+            (&["run"], "<RECIPE>"),
+            (&["run", "a.yaml", "--frob"], "unexpected argument '--frob'"),
+            (&["cache", "purge"], "unrecognized subcommand 'purge'"),
+            (
+                &["generate", "a", "--prompt", "b", "--seed", "x"],
+                "invalid value 'x' for '--seed <SEED>'",
+            ),
+            (&["evaluate", "teacher"], "--text <TEXT>"),
+            (
+                &["evaluate", "a", "--text", "b", "--sequence-length", "0"],
+                "0 is not in 1..",
+            ),
+            (
+                &["run", "absent.yaml"],
+                "error[recipe/unreadable]: absent.yaml: ",
+            ),
+            (&["evaluate", "absent", "--text", "b"], "absent/config.json"),
+        ] {
+            workshop.fails(args, 2, &[needle]);
+        }
+    }
+
+    #[test]
+    fn a_device_that_is_not_linked_or_known_says_how_to_get_one() {
+        let workshop = Workshop::new();
+        let linked = device::linked();
+        let missing = device::DEVICE_NAMES
+            .into_iter()
+            .find(|name| !linked.contains(name));
+        if let Some(name) = missing {
+            let told = format!("error[device]: device `{name}` is not linked into this binary");
+            let build = format!("cargo build --release --features {name}");
+            let needles = [told.as_str(), &build];
+            workshop.fails(&["run", "chain.yaml", "--device", name], 2, &needles);
+            let key = format!("device={name}");
+            workshop.fails(&["plan", "chain.yaml", "--set", &key], 2, &needles);
+            let text = ["--text", "text", "--device", name];
+            workshop.fails(&[&["evaluate", "teacher"][..], &text].concat(), 2, &needles);
+        }
+        let needles = ["`cdua` is not a device; known devices: flex, wgpu, vulkan, tch, cuda"];
+        workshop.fails(&["run", "chain.yaml", "--device", "cdua"], 2, &needles);
+        let prompt = ["generate", "teacher", "--prompt", "a", "--device", "cdua"];
+        workshop.fails(&prompt, 2, &needles);
+        assert!(!workshop.path("out").exists());
+    }
+
+    #[test]
+    fn data_goes_to_stdout_and_everything_else_to_stderr() {
+        let workshop = Workshop::new();
+        let ran = workshop.done(&["run", "chain.yaml"]);
+        assert!(ran.stdout.starts_with("pass "), "{}", ran.stdout);
+        assert!(!ran.stdout.contains("tokens/s"), "{}", ran.stdout);
+        for line in [
+            "data: made, ",
+            "cache, train: 100 %",
+            "01-distill: 100 %",
+            "05-export: verified, in ",
+        ] {
+            let told = ran.stderr.lines().filter(|told| told.starts_with(line));
+            assert_eq!(told.count(), 1, "{line}: {}", ran.stderr);
+        }
+        assert!(!ran.stderr.contains('\u{1b}'), "no escapes off a terminal");
+
+        let quiet = workshop.done(&["run", "chain.yaml", "--quiet", "--set", "seed=9"]);
+        assert_eq!(quiet.stderr, "");
+        assert!(quiet.stdout.starts_with("pass "), "{}", quiet.stdout);
+        let json = workshop.done(&["--json", "run", "chain.yaml"]);
+        assert_eq!(json.json()["recipe"], "chain");
+        // A failure is told in words, also where data would have been JSON.
+        let args = ["run", "chain.yaml", "--json", "--set", "seed=-1"];
+        workshop.fails(&args, 2, &["error[recipe/"]);
+    }
+}

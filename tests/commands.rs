@@ -1,0 +1,225 @@
+//! The commands beside `run`: what they measure agrees with the run and with each other.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use serde_json::Value;
+
+    use crate::common::{Workshop, folders};
+
+    fn assert_close(got: &Value, want: &Value, tolerance: f64, name: &str) {
+        let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
+        assert!(
+            (got - want).abs() <= tolerance,
+            "{name}: got {got}, want {want}"
+        );
+    }
+
+    #[test]
+    fn an_export_evaluates_to_the_last_row_of_its_run() {
+        let workshop = Workshop::new();
+        let report = workshop.done(&["run", "chain.yaml", "--json"]).json();
+        let row = report["passes"].as_array().unwrap().last().unwrap().clone();
+        let export = workshop.folder("out/chain", "05-export");
+        for format in ["huggingface", "compressed-tensors"] {
+            let dir = export.join(format).display().to_string();
+            let args = [
+                "evaluate",
+                &dir,
+                "--text",
+                "text/validation.txt",
+                "--sequence-length",
+                "32",
+                "--json",
+            ];
+            let alone = workshop.done(&args).json();
+            for key in ["loss_nats", "perplexity", "bits_per_byte"] {
+                assert_close(&alone[key], &row[key], 1e-6, key);
+            }
+            assert_close(&alone["calibration_error"], &row["ece"], 1e-6, "ece");
+            assert_eq!(alone["kl_nats"], Value::Null);
+
+            let beside = [&args[..], &["--teacher", "teacher"]].concat();
+            let beside = workshop.done(&beside).json();
+            assert_eq!(beside["loss_nats"], alone["loss_nats"]);
+            // Rounded log-probabilities of the cache may tie where the teacher's own do not.
+            assert_close(
+                &beside["top1_agreement"],
+                &row["top1_agreement"],
+                0.01,
+                "top-1",
+            );
+            let (exact, pooled) = (
+                beside["kl_nats"].as_f64().unwrap(),
+                row["kl_nats"].as_f64().unwrap(),
+            );
+            assert!(
+                exact >= pooled - 1e-3,
+                "pooling the tail cannot add to {exact}, but gave {pooled}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_model_agrees_with_itself() {
+        let workshop = Workshop::new();
+        let found = workshop
+            .done(&[
+                "evaluate",
+                "teacher",
+                "--text",
+                "text",
+                "--sequence-length",
+                "32",
+                "--teacher",
+                "teacher",
+                "--json",
+            ])
+            .json();
+        assert!(found["kl_nats"].as_f64().unwrap().abs() < 1e-6, "{found}");
+        assert_eq!(found["top1_agreement"], 1.0);
+        let golden = format!("{}/tests/golden/hf-llama", env!("CARGO_MANIFEST_DIR"));
+        let args = [
+            "evaluate",
+            "teacher",
+            "--text",
+            "text",
+            "--teacher",
+            &golden,
+        ];
+        let needles = ["the teacher has 320 tokens, but the checkpoint has 300"];
+        workshop.fails(&args, 2, &needles);
+    }
+
+    #[test]
+    fn generated_text_is_a_function_of_prompt_and_seed() {
+        let workshop = Workshop::new();
+        let generate = |more: &[&str]| {
+            let args = ["generate", "teacher", "--prompt", "Sir Walter ", "--json"];
+            let found = workshop.done(&[&args[..], more].concat()).json();
+            assert_eq!(found["prompt"], "Sir Walter ");
+            let ids = found["ids"].as_array().unwrap().len();
+            (found["text"].as_str().unwrap().to_owned(), ids)
+        };
+        let (text, num_ids) = generate(&["--max-tokens", "20", "--seed", "5"]);
+        assert_eq!(num_ids, 20);
+        assert_eq!(generate(&["--max-tokens", "20", "--seed", "5"]).0, text);
+        assert_ne!(generate(&["--max-tokens", "20", "--seed", "6"]).0, text);
+        let greedy = |seed: &str| generate(&["--temperature", "0", "--seed", seed]);
+        assert_eq!(greedy("1"), greedy("2"));
+        assert_eq!(generate(&["--max-tokens", "0"]), (String::new(), 0));
+
+        let args = ["generate", "teacher", "--prompt", "Sir Walter "];
+        let plain = workshop.done(&[&args[..], &["--max-tokens", "20", "--seed", "5"]].concat());
+        assert_eq!(
+            plain.stdout.trim_end(),
+            format!("Sir Walter {text}").trim_end()
+        );
+    }
+
+    #[test]
+    fn a_cache_built_alone_is_the_cache_of_the_run() {
+        let workshop = Workshop::new();
+        let built = workshop
+            .done(&["cache", "build", "chain.yaml", "--json"])
+            .json();
+        let cache = workshop.folder("out", "cache");
+        assert_eq!(built["cache"].as_str().unwrap(), cache.to_str().unwrap());
+        let stages = folders(&workshop.path("out/chain"), "");
+        assert!(stages.is_empty(), "no pass has run: {stages:?}");
+
+        let dir = cache.display().to_string();
+        let stat = workshop.done(&["cache", "stat", &dir, "--json"]).json();
+        let verified = workshop.done(&["cache", "verify", &dir, "--json"]).json();
+        for split in ["train", "validation"] {
+            let manifest = fs::read(cache.join(split).join("manifest.json")).unwrap();
+            let manifest: Value = serde_json::from_slice(&manifest).unwrap();
+            let stat = &stat[split];
+            assert_eq!(stat["fingerprint"], manifest["fingerprint"]);
+            assert_eq!(stat["fingerprint"]["top_k"], 16);
+            let mass = stat["mean_support_mass"].as_f64().unwrap();
+            assert!((0.1..1.0).contains(&mass), "{mass}");
+            assert_close(
+                &stat["mean_tail_mass"],
+                &Value::from(1.0 - mass),
+                1e-6,
+                "tail",
+            );
+            let verified = &verified[split];
+            assert_eq!(verified["sound"], true);
+            assert_eq!(verified["report"]["num_rows"], stat["num_rows"]);
+            let shards = manifest["shards"].as_array().unwrap().len();
+            assert_eq!(verified["report"]["num_shards"], shards);
+        }
+        let one = cache.join("train").display().to_string();
+        let alone = workshop.done(&["cache", "stat", &one, "--json"]).json();
+        assert_eq!(alone, stat["train"]);
+        assert_eq!(
+            workshop.done(&["inspect", &one, "--json"]).json()["kind"],
+            "cache"
+        );
+
+        let ran = workshop.done(&["run", "chain.yaml"]);
+        assert!(ran.stderr.contains("cache: done"), "{}", ran.stderr);
+        let text = workshop.done(&["cache", "stat", &dir]).stdout;
+        assert!(text.contains("\n  mean_support_mass: 0."), "{text}");
+        workshop.fails(
+            &["cache", "stat", "text"],
+            2,
+            &["`text` holds no finished cache"],
+        );
+    }
+
+    #[test]
+    fn inspect_knows_checkpoints_runs_and_artifacts() {
+        let workshop = Workshop::new();
+        workshop.done(&["run", "chain.yaml"]);
+        let inspect = |path: &str| workshop.done(&["inspect", path, "--json"]).json();
+        let teacher = inspect("teacher");
+        assert_eq!(teacher["kind"], "checkpoint");
+        assert_eq!(teacher["config"]["vocab_size"], 300);
+        assert_eq!(teacher["quantization"], Value::Null);
+        assert_eq!(
+            teacher["weights_bytes"],
+            4 * teacher["parameters"].as_u64().unwrap()
+        );
+
+        let export = workshop.folder("out/chain", "05-export");
+        let packed = inspect(export.join("compressed-tensors").to_str().unwrap());
+        assert_eq!(packed["quantization"]["bits"], 4);
+        assert_eq!(packed["quantization"]["group_size"], 16);
+
+        let run = inspect("out/chain");
+        assert_eq!(
+            (&run["kind"], &run["facts"]["recipe"]),
+            (&"run".into(), &"chain".into())
+        );
+        let pass = workshop.folder("out/chain", "02-prune");
+        let pass = inspect(pass.to_str().unwrap());
+        assert_eq!(
+            (&pass["kind"], &pass["facts"]["stage"]),
+            (&"artifact".into(), &"02-prune".into())
+        );
+        let text = workshop.done(&["inspect", "teacher"]).stdout;
+        assert!(text.starts_with("kind: checkpoint\nparameters: "), "{text}");
+        workshop.fails(&["inspect", "text"], 2, &["`text` is neither a checkpoint"]);
+    }
+
+    #[test]
+    fn the_schema_is_json_and_knows_the_keys_of_the_recipe() {
+        let workshop = Workshop::new();
+        let pretty: Value = serde_json::from_str(&workshop.done(&["schema"]).stdout).unwrap();
+        assert_eq!(pretty, workshop.done(&["schema", "--json"]).json());
+        let keys = pretty["properties"].as_object().unwrap();
+        for key in [
+            "name", "seed", "output", "device", "data", "teacher", "cache", "student", "passes",
+            "export",
+        ] {
+            assert!(keys.contains_key(key), "{key}");
+        }
+    }
+}

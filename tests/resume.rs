@@ -1,0 +1,260 @@
+//! A run that is killed, stopped or doubled ends as one that was left alone.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+    use std::process::{Child, Command};
+    use std::time::{Duration, Instant};
+
+    use alambic::random::Stream;
+
+    use crate::common::{
+        PASSES, Ran, Workshop, assert_same_results, assert_whole, figures, files_below, folders,
+        wait_for,
+    };
+
+    /// Moments at which the long run is killed.
+    const NUM_KILLS: usize = 5;
+
+    /// States and shards as often as can be, so that a kill strikes in the middle of something.
+    const BUSY: [&str; 8] = [
+        "--set",
+        "distill.save_every=2",
+        "--set",
+        "quantize.save_every=2",
+        "--set",
+        "cache.rows_per_shard=8",
+        "--set",
+        "teacher.batch_size=3",
+    ];
+
+    fn finished(child: Child) -> Ran {
+        child.wait_with_output().unwrap().into()
+    }
+
+    fn signal(child: &Child, name: &str) {
+        let kill = format!("kill -{name} {}", child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+
+    /// Whether an unfinished pass of this name has saved a state.
+    fn has_state(run_dir: &Path, pass: &str) -> bool {
+        let partial = folders(run_dir, &format!(".partial-{pass}"));
+        partial
+            .iter()
+            .any(|dir| dir.join("state.safetensors").exists())
+    }
+
+    fn assert_no_parts(dir: &Path) {
+        let is_part = |path: &Path| path.to_string_lossy().contains(".partial-");
+        let parts: Vec<_> = files_below(dir)
+            .into_keys()
+            .filter(|path| is_part(path))
+            .collect();
+        assert!(parts.is_empty(), "left behind: {parts:?}");
+    }
+
+    #[test]
+    fn a_run_killed_at_five_moments_ends_in_the_bytes_of_one_that_never_was() {
+        let workshop = Workshop::new();
+        let args = [&["run", "chain.yaml"][..], &BUSY].concat();
+        let whole_args = [&args[..], &["--set", "output=whole"]].concat();
+        let since = Instant::now();
+        workshop.done(&whole_args);
+        let mut whole_secs = since.elapsed().as_secs_f64();
+
+        let mut stream = Stream::new(17, "moments of the kills");
+        let mut num_killed = 0;
+        let mut last_moment = 0.0;
+        while num_killed < NUM_KILLS {
+            // One moment in each fifth of the run, counted in seconds that the program was up.
+            let moment = (num_killed as f64 + stream.uniform()) / NUM_KILLS as f64;
+            let secs = whole_secs * (moment - last_moment);
+            let mut child = workshop.start(&args);
+            std::thread::sleep(Duration::from_secs_f64(secs));
+            if child.try_wait().unwrap().is_none() {
+                child.kill().unwrap();
+                (num_killed, last_moment) = (num_killed + 1, moment);
+            } else {
+                // The machine has become faster than it was: the kills that are left strike another run, earlier.
+                fs::remove_dir_all(workshop.path("out")).unwrap();
+                whole_secs /= 2.0;
+            }
+            let told = finished(child).stderr;
+            println!("killed after {secs:.2} s, having told:\n{told}");
+            assert_whole(&workshop.path("out/chain"));
+        }
+        workshop.done(&args);
+
+        assert_same_results(&workshop.path("out"), &workshop.path("whole"));
+        assert_eq!(
+            figures(&workshop.path("out/chain/report.json")),
+            figures(&workshop.path("whole/chain/report.json"))
+        );
+        assert_no_parts(&workshop.path("out"));
+    }
+
+    #[test]
+    fn a_signal_saves_the_state_of_a_pass_and_the_next_run_goes_on_from_it() {
+        for (name, pass, steps) in [
+            ("INT", "01-distill", "passes.0.distill.steps=120"),
+            ("TERM", "04-quantize", "passes.3.quantize.steps=120"),
+        ] {
+            let workshop = Workshop::new();
+            let args = ["run", "chain.yaml", "--set", steps];
+            let child = workshop.start(&args);
+            let run_dir = workshop.path("out/chain");
+            wait_for("state", || has_state(&run_dir, pass));
+            signal(&child, name);
+            let ran = finished(child);
+            assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+            assert_eq!(ran.stdout, "");
+            let told = format!("of pass {pass}; the state is in ");
+            assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+            assert!(
+                ran.stderr.ends_with("run the same command to go on\n"),
+                "{}",
+                ran.stderr
+            );
+            assert_whole(&run_dir);
+            assert!(folders(&run_dir, pass).is_empty());
+
+            let again = workshop.done(&args);
+            let resumed = format!("{pass}: resumed at ");
+            assert!(again.stderr.contains(&resumed), "{}", again.stderr);
+            workshop.done(&[&args[..], &["--set", "output=whole"]].concat());
+            assert_same_results(&workshop.path("out"), &workshop.path("whole"));
+            assert_no_parts(&workshop.path("out"));
+        }
+    }
+
+    #[test]
+    fn a_signal_keeps_the_whole_shards_of_a_capture() {
+        let workshop = Workshop::new();
+        let args = [
+            "cache",
+            "build",
+            "chain.yaml",
+            "--set",
+            "cache.rows_per_shard=2",
+            "--set",
+            "teacher.batch_size=1",
+        ];
+        let child = workshop.start(&args);
+        let shard = |output: &str| {
+            let cache = folders(&workshop.path(output), "cache");
+            cache
+                .first()
+                .map(|dir| dir.join("train/shard-00000.parquet"))
+        };
+        wait_for("shard", || shard("out").is_some_and(|shard| shard.exists()));
+        signal(&child, "INT");
+        let ran = finished(child);
+        assert_eq!(ran.code, Some(130), "{}", ran.stderr);
+        assert!(
+            ran.stderr.contains("rows of the cache in "),
+            "{}",
+            ran.stderr
+        );
+        let written = shard("out")
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .modified()
+            .unwrap();
+
+        let again = workshop.done(&args);
+        assert!(
+            again.stderr.contains("cache, train: resumed at "),
+            "{}",
+            again.stderr
+        );
+        let kept = shard("out")
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .modified()
+            .unwrap();
+        assert_eq!(kept, written, "the first shard is not captured twice");
+        workshop.done(&[&args[..], &["--set", "output=whole"]].concat());
+        let shards = |output: &str| {
+            let dir = shard(output).unwrap();
+            let files = files_below(dir.parent().unwrap()).into_iter();
+            files
+                .map(|(path, (bytes, _))| (path, bytes))
+                .collect::<Vec<_>>()
+        };
+        assert!(shards("out").len() > 50);
+        assert!(shards("out") == shards("whole"));
+    }
+
+    #[test]
+    fn a_second_run_on_the_same_folder_refuses_and_the_first_goes_on() {
+        let workshop = Workshop::new();
+        let long = [
+            "run",
+            "chain.yaml",
+            "--set",
+            "passes.0.distill.steps=100000",
+        ];
+        let mut first = workshop.start(&[&long[..], &BUSY].concat());
+        let run_dir = workshop.path("out/chain");
+        wait_for("state", || has_state(&run_dir, PASSES[0]));
+        let shown = run_dir.canonicalize().unwrap();
+        let told = format!(
+            "error[run/locked]: `{}` is in use by another run",
+            shown.display()
+        );
+        let help = "help: wait until it has ended, or change `name`";
+        workshop.fails(&long, 2, &[&told, help]);
+        workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);
+        assert!(first.try_wait().unwrap().is_none(), "the first goes on");
+
+        // Another name is another folder; the cache is shared.
+        let other = workshop.done(&["run", "chain.yaml", "--set", "name=other"]);
+        assert!(other.stderr.contains("cache: done"), "{}", other.stderr);
+        signal(&first, "INT");
+        assert_eq!(finished(first).code, Some(130));
+        workshop.done(&["run", "chain.yaml"]); // the lock went with the process
+    }
+
+    #[test]
+    fn two_captures_of_the_same_cache_at_once_are_refused() {
+        let workshop = Workshop::new();
+        let args = [
+            "cache",
+            "build",
+            "chain.yaml",
+            "--set",
+            "cache.rows_per_shard=1",
+            "--set",
+            "teacher.batch_size=1",
+        ];
+        let first = workshop.start(&args);
+        let capturing = || {
+            let cache = folders(&workshop.path("out"), "cache");
+            cache
+                .iter()
+                .any(|dir| dir.join("train/progress.jsonl").exists())
+        };
+        wait_for("capture", capturing);
+        signal(&first, "STOP");
+        let needles = ["another process is writing the cache", "help: wait until"];
+        let other = ["run", "chain.yaml", "--set", "name=other"];
+        workshop.fails(&other, 2, &needles);
+        workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);
+        signal(&first, "CONT");
+        assert_eq!(finished(first).code, Some(0));
+        workshop.done(&other);
+    }
+}
