@@ -6,6 +6,9 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
+/// Scales below this are not split exactly into bf16 near the end of the f32 range; such weights become zero.
+const SMALLEST_SCALE: f64 = 1e-30;
+
 /// A symmetric integer grid: weight ≈ code × scale, with codes from −2^(bits−1) to 2^(bits−1) − 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grid {
@@ -24,7 +27,7 @@ pub struct Grid {
 pub struct Quantized {
     /// Integers, held as floats.
     pub codes: Tensor<3>,
-    /// Positive, exact in bf16; 1 where all weights of the group are zero.
+    /// Positive, exact in bf16; 1 where all weights of the group are zero, or too small for a scale.
     pub scales: Tensor<3>,
 }
 
@@ -60,7 +63,9 @@ impl Grid {
         let largest = grouped.clone().abs().max_dim(2); // [R, G, 1]
         let steps = f64::from((1_u32 << self.bits) - 1) / 2.0;
         let scales = round_to_bf16(largest.div_scalar(steps));
-        let scales = scales.clone().mask_fill(scales.equal_scalar(0.0), 1.0);
+        let scales = scales
+            .clone()
+            .mask_fill(scales.lower_scalar(SMALLEST_SCALE), 1.0);
         let limit = f64::from(1_u32 << (self.bits - 1));
         let codes = (grouped / scales.clone())
             .round()

@@ -15,18 +15,28 @@ const BATCH_ROWS: usize = 4;
 pub type SiteSums = BTreeMap<(usize, Site), Vec<f64>>;
 
 /// Sum of squares of every input feature over the first `num_tokens` training positions (at least one row).
+///
+/// Padded rows are left out, unless there is no other.
 pub fn input_squares(
     decoder: &Decoder,
     num_tokens: usize,
     context: &FitContext<'_>,
 ) -> Result<SiteSums, PassError> {
     let rows = context.rows;
-    let num_rows = num_tokens
-        .div_ceil(rows.sequence_length())
-        .clamp(1, rows.num_rows());
+    let is_full = |row_idx: &usize| rows.counted(*row_idx) == rows.sequence_length();
+    let num_rows = num_tokens.div_ceil(rows.sequence_length()).max(1);
+    let mut row_idxs: Vec<usize> = (0..rows.num_rows())
+        .filter(is_full)
+        .take(num_rows)
+        .collect();
+    if row_idxs.is_empty() {
+        row_idxs.push(0);
+    }
     let mut sums = SiteSums::new();
-    let mut progress = Progress::new(context.label, (num_rows * rows.sequence_length()) as u64);
-    let row_idxs: Vec<usize> = (0..num_rows).collect();
+    let mut progress = Progress::new(
+        context.label,
+        (row_idxs.len() * rows.sequence_length()) as u64,
+    );
     for batch in row_idxs.chunks(BATCH_ROWS) {
         if context.stop.load(Ordering::Relaxed) {
             progress.finish();

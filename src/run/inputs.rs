@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use super::{RunContext, RunError, say_done};
+use super::{RunContext, RunError, say_done, wait_for_lock};
 use crate::cache::{Cache, Fingerprint};
 use crate::checkpoint::Checkpoint;
 use crate::data::{self, DataError, Prepared, TokenRows};
@@ -31,6 +31,7 @@ pub(super) fn prepare_data(plan: &Plan, stage: &Stage) -> Result<Prepared, RunEr
         .as_ref()
         .and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     fs::create_dir_all(&stage.dir).map_err(|error| with_path(error, &stage.dir))?;
+    let _lock = wait_for_lock(&stage.dir)?; // other recipes may ask for the same rows at the same time
     let teacher_dir = teacher.as_ref().map(Checkpoint::dir);
     let prepare = |end_of_text| data::prepare(&plan.data, teacher_dir, &stage.dir, end_of_text);
     // A tokenizer that names no separator may still come with a model that does.

@@ -210,6 +210,24 @@ fn say_done(stage: &Stage) {
 
 /// Takes a folder for this process until the lock is dropped.
 fn lock(dir: &Path) -> Result<File, RunError> {
+    let file = lock_file(dir)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(RunError::Locked {
+            dir: dir.to_path_buf(),
+        }),
+        Err(TryLockError::Error(error)) => Err(with_path(error, dir).into()),
+    }
+}
+
+/// As [`lock`], waiting for whoever has it: for folders that are held for seconds.
+fn wait_for_lock(dir: &Path) -> io::Result<File> {
+    let file = lock_file(dir)?;
+    file.lock().map_err(|error| with_path(error, dir))?;
+    Ok(file)
+}
+
+fn lock_file(dir: &Path) -> io::Result<File> {
     fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
     let path = dir.join(".lock");
     let file = File::options()
@@ -217,12 +235,5 @@ fn lock(dir: &Path) -> Result<File, RunError> {
         .truncate(false)
         .write(true)
         .open(&path);
-    let file = file.map_err(|error| with_path(error, &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(RunError::Locked {
-            dir: dir.to_path_buf(),
-        }),
-        Err(TryLockError::Error(error)) => Err(with_path(error, &path).into()),
-    }
+    file.map_err(|error| with_path(error, &path))
 }
