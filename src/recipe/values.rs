@@ -1,6 +1,7 @@
 //! Single values: their types and ranges, and how a wrong one is told.
 
 use std::fs;
+use std::io;
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,7 @@ pub(super) fn path(
         PathKind::FileOrFolder => (found.is_ok(), "file or folder"),
         PathKind::Output => (found.as_ref().map_or(true, fs::Metadata::is_dir), "folder"),
     };
-    let absolute = std::path::absolute(&path).ok().filter(|_| is_right);
+    let absolute = resolved(&path).ok().filter(|_| is_right);
     absolute.ok_or_else(|| {
         let label = match &found {
             Ok(_) => format!("`{}` is not a {noun}", path.display()),
@@ -73,6 +74,15 @@ pub(super) fn path(
             .primary(&node.span, label)
             .help("paths are relative to the folder of the recipe")
     })
+}
+
+/// A path without `..` and links; of a path that is not there yet, the part that is.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Err(_), Some(parent), Some(name)) => Ok(resolved(parent)?.join(name)),
+        (Err(_), _, _) => std::path::absolute(path),
+        (found, _, _) => found,
+    }
 }
 
 /// The fault of a value of the wrong type, range or length.
@@ -249,9 +259,9 @@ fn is_folder_name(text: &str) -> bool {
 }
 
 /// Without the number that the operating system adds.
-fn io_reason(error: &std::io::Error) -> String {
+fn io_reason(error: &io::Error) -> String {
     match error.kind() {
-        std::io::ErrorKind::NotFound => "nothing is there".to_owned(),
+        io::ErrorKind::NotFound => "nothing is there".to_owned(),
         _ => error.to_string(),
     }
 }
