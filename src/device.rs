@@ -85,9 +85,19 @@ pub fn open(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// Forward passes that should run at once: on a CPU one per core, since most operations of a small model are too
+/// small to be split; one on any other device.
+pub fn parallelism(device: &Device) -> usize {
+    if is_host(device) {
+        rayon::current_num_threads()
+    } else {
+        1
+    }
+}
+
 /// Whether tensors of this device live in the process's own memory, where several threads may work on
 /// separate graphs at once and reading a tensor costs nothing.
-pub fn is_host(device: &Device) -> bool {
+fn is_host(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     {
         *device == Device::flex()

@@ -1,5 +1,8 @@
 //! What a plan will cost, before any of it is paid.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
@@ -71,7 +74,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     }
     for (pass, stage) in plan.passes.iter().zip(&stages.passes) {
         let mut estimate = forward(plan, stage, sizes.validation_tokens, &sizes.student, 4);
-        estimate.disk_bytes = student_bytes;
+        estimate.disk_bytes = student_bytes * 7; // the student, and its state with moments while it is replaced
         match pass {
             PassPlan::Distill(fit) => add_fit(&mut estimate, fit, &sizes.student, plan),
             PassPlan::Quantize(quantize) => {
@@ -164,8 +167,8 @@ fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
             unreachable!("a checked recipe with `from_teacher` has a teacher")
         }
     };
-    let tokens = |paths: &[std::path::PathBuf], limit: Option<u64>| {
-        let text_bytes: u64 = paths.iter().map(|path| size_of(path)).sum();
+    let tokens = |paths: &[PathBuf], limit: Option<u64>| {
+        let text_bytes: u64 = paths.iter().map(|path| text_bytes(path)).sum();
         limit.unwrap_or(u64::MAX).min(text_bytes * 10 / 38) // 3.8 bytes a token in English prose
     };
     Ok(Sizes {
@@ -176,9 +179,26 @@ fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
     })
 }
 
+/// Bytes of the text in a file or folder; of a folder only what the data stage reads.
+fn text_bytes(path: &Path) -> u64 {
+    let is_text = |path: &Path| {
+        path.extension()
+            .is_some_and(|kind| kind == "txt" || kind == "jsonl")
+    };
+    match fs::read_dir(path) {
+        Ok(entries) => entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir() || is_text(path))
+            .map(|path| text_bytes(&path))
+            .sum(),
+        Err(_) => size_of(path),
+    }
+}
+
 /// Bytes of a file or of all files in a folder; what cannot be read counts nothing.
-fn size_of(path: &std::path::Path) -> u64 {
-    match std::fs::read_dir(path) {
+pub fn size_of(path: &Path) -> u64 {
+    match fs::read_dir(path) {
         Ok(entries) => entries.flatten().map(|entry| size_of(&entry.path())).sum(),
         Err(_) => path.metadata().map_or(0, |metadata| metadata.len()),
     }

@@ -84,6 +84,11 @@ impl PartialDir {
         })
     }
 
+    /// Where an unfinished `target` is kept.
+    pub fn at(target: &Path) -> io::Result<PathBuf> {
+        partial_path(target)
+    }
+
     /// Where to write.
     pub fn path(&self) -> &Path {
         &self.partial

@@ -8,11 +8,13 @@ use rustix::fs::{Access, access, statvfs};
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
 use crate::diag::Diagnostic;
-use crate::estimate::StageEstimate;
+use crate::estimate::{StageEstimate, size_of};
+use crate::files::PartialDir;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
 use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
+use crate::stages::Stage;
 
 /// Checks a plan against the headers of the files it names; writes nothing.
 ///
@@ -44,7 +46,11 @@ pub fn check_disk(
     let needed: u64 = estimates
         .iter()
         .filter(|estimate| !estimate.done)
-        .map(|estimate| estimate.disk_bytes)
+        .map(|estimate| {
+            let Stage { dir, .. } = &estimate.stage;
+            let there = PartialDir::at(dir).map_or(0, |partial| size_of(&partial)) + size_of(dir);
+            estimate.disk_bytes.saturating_sub(there)
+        })
         .sum();
     let Ok(disk) = statvfs(nearest_folder(&plan.output)) else {
         return Ok(());
@@ -113,7 +119,8 @@ impl Preflight<'_> {
                 ("teacher.checkpoint", plan.checkpoint.join("tokenizer.json"))
             }
         };
-        self.ids_fit(key, self.tokenizer_size(key, &path)?, "teacher", config)
+        self.ids_fit(key, self.tokenizer_size(key, &path)?, "teacher", config)?;
+        self.same_tokens(key, &path)
     }
 
     /// Every id of the tokenizer has a row in the embedding of a given student that learns without a teacher.
@@ -130,12 +137,37 @@ impl Preflight<'_> {
     }
 
     fn tokenizer_size(&self, key: &str, path: &Path) -> Result<usize, RecipeFaults> {
-        let tokenizer = Tokenizer::open(path).map_err(|error| {
+        Ok(self.tokenizer(key, path)?.vocab_size())
+    }
+
+    fn tokenizer(&self, key: &str, path: &Path) -> Result<Tokenizer, RecipeFaults> {
+        Tokenizer::open(path).map_err(|error| {
             let fault = Diagnostic::new("data/tokenizer", error.to_string())
                 .help("put a `tokenizer.json` there that the tokenizers library reads");
             self.fault(key, "its tokenizer", fault)
-        })?;
-        Ok(tokenizer.vocab_size())
+        })
+    }
+
+    /// The tokenizer at `path` gives every id the meaning that the teacher's own gives it. A folder without a
+    /// `tokenizer.json` tells nothing and is taken at its word.
+    fn same_tokens(&self, key: &str, path: &Path) -> Result<(), RecipeFaults> {
+        let teacher = self
+            .plan
+            .teacher
+            .as_ref()
+            .map(|teacher| teacher.checkpoint.join("tokenizer.json"));
+        let Some(teacher) = teacher.filter(|teacher| teacher.exists() && path.exists()) else {
+            return Ok(());
+        };
+        let ours = self.tokenizer(key, path)?;
+        let theirs = self.tokenizer("teacher.checkpoint", &teacher)?;
+        let Some((id, ours, theirs)) = ours.first_difference(&theirs) else {
+            return Ok(());
+        };
+        let fact = format!("token {id} is `{ours}` here and `{theirs}` to the teacher");
+        let fault =
+            Diagnostic::new("data/other-tokenizer", fact).help("use the teacher's own tokenizer");
+        Err(self.fault(key, "another vocabulary", fault))
     }
 
     fn ids_fit(

@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{self, SourceError};
+use crate::export::huggingface::tokenizer_files;
 use crate::files;
 use crate::passes;
 use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
@@ -123,15 +124,16 @@ impl Stages {
             .transpose()?;
         let data = Stage::new(&plan.output, "data".to_owned(), &data_parts(plan)?);
         let inputs = json!({ "data": data.key, "teacher": teacher_hash });
-        let teacher = plan
-            .teacher
-            .as_ref()
-            .map(|_| Stage::new(&run_dir, "00-teacher".to_owned(), &inputs));
         let cache = plan.cache.as_ref().map(|cache| {
+            let parts = json!({ "inputs": inputs, "plan": cache, "teacher": plan.teacher });
+            Stage::new(&plan.output, "cache".to_owned(), &parts)
+        });
+        // The teacher's own figures are taken against its cache.
+        let teacher = cache.as_ref().map(|cache| {
             Stage::new(
-                &plan.output,
-                "cache".to_owned(),
-                &json!({ "inputs": inputs, "plan": cache }),
+                &run_dir,
+                "00-teacher".to_owned(),
+                &json!({ "cache": cache.key }),
             )
         });
 
@@ -155,11 +157,10 @@ impl Stages {
             stages.push(stage);
         }
         let export_name = format!("{:02}-export", plan.passes.len() + 1);
-        let export = Stage::new(
-            &run_dir,
-            export_name,
-            &json!({ "student": last, "export": plan.export }),
-        );
+        let parts = json!({
+            "student": last, "export": plan.export, "tokenizer": tokenizer_hashes(plan)?,
+        });
+        let export = Stage::new(&run_dir, export_name, &parts);
         Ok(Self {
             run_dir,
             data,
@@ -178,6 +179,22 @@ impl Stages {
             .chain(&self.passes)
             .chain(iter::once(&self.export))
     }
+}
+
+/// Hashes of the tokenizer files that an export copies.
+fn tokenizer_hashes(plan: &Plan) -> io::Result<Vec<(String, String)>> {
+    let Some(teacher) = plan
+        .teacher
+        .as_ref()
+        .filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
+    else {
+        return Ok(Vec::new());
+    };
+    let files = tokenizer_files(&teacher.checkpoint);
+    files
+        .into_iter()
+        .map(|(name, path)| Ok((name.to_owned(), files::hash_file(&path)?)))
+        .collect()
 }
 
 /// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.

@@ -57,18 +57,14 @@ pub fn capture(
     let missing = writer.missing_rows();
     let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
     progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
-    let at_once = if device::is_host(&decoder.device()) {
-        rayon::current_num_threads()
-    } else {
-        1
-    };
+    let at_once = device::parallelism(&decoder.device());
     let mut done = rows.num_rows() - missing.len();
     // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
     let batches: Vec<&[usize]> = missing
         .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
         .flat_map(|shard| shard.chunks(job.batch_size))
         .collect();
-    for group in batches.chunks(at_once.max(1)) {
+    for group in batches.chunks(at_once) {
         if job.stop.load(atomic::Ordering::Relaxed) {
             progress.finish();
             return Err(CaptureError::Interrupted {

@@ -39,7 +39,7 @@ mod tests {
         let entries = fs::read_dir("recipes").unwrap();
         let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
         paths.sort();
-        assert_eq!(paths.len(), 2);
+        assert_eq!(paths.len(), 3);
         for path in paths {
             let plan = recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
             let stem = path.file_stem().unwrap().to_str().unwrap();
@@ -184,7 +184,8 @@ mod tests {
             #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
             fs::write(&path, &text).unwrap();
             let plan = recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
-            let resolved = recipe::resolved_yaml(&plan);
+            let folder = fs::canonicalize(dir.path()).unwrap();
+            let resolved = recipe::resolved_yaml(&plan, &folder);
             #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
             fs::write(&path, &resolved).unwrap();
             let again =

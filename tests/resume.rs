@@ -221,7 +221,8 @@ mod tests {
         assert!(first.try_wait().unwrap().is_none(), "the first goes on");
 
         // Another name is another folder; the cache is shared.
-        let other = workshop.done(&["run", "chain.yaml", "--set", "name=other"]);
+        let other = [&["run", "chain.yaml", "--set", "name=other"], &BUSY[..]].concat();
+        let other = workshop.done(&other);
         assert!(other.stderr.contains("cache: done"), "{}", other.stderr);
         signal(&first, "INT");
         assert_eq!(finished(first).code, Some(130));
@@ -231,16 +232,13 @@ mod tests {
     #[test]
     fn two_captures_of_the_same_cache_at_once_are_refused() {
         let workshop = Workshop::new();
-        let args = [
-            "cache",
-            "build",
-            "chain.yaml",
+        let small = [
             "--set",
             "cache.rows_per_shard=1",
             "--set",
             "teacher.batch_size=1",
         ];
-        let first = workshop.start(&args);
+        let first = workshop.start(&[&["cache", "build", "chain.yaml"], &small[..]].concat());
         let capturing = || {
             let cache = folders(&workshop.path("out"), "cache");
             cache
@@ -250,7 +248,7 @@ mod tests {
         wait_for("capture", capturing);
         signal(&first, "STOP");
         let needles = ["another process is writing the cache", "help: wait until"];
-        let other = ["run", "chain.yaml", "--set", "name=other"];
+        let other = [&["run", "chain.yaml", "--set", "name=other"], &small[..]].concat();
         workshop.fails(&other, 2, &needles);
         workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);
         signal(&first, "CONT");

@@ -204,6 +204,13 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
                 );
                 return Err(Failure::input("evaluate/vocabulary", &fact));
             }
+            let theirs = open_tokenizer(dir, config.vocab_size)?;
+            if let Some((id, ours, theirs)) = tokenizer.first_difference(&theirs) {
+                let fact = format!(
+                    "token {id} is `{ours}` to the checkpoint and `{theirs}` to the teacher"
+                );
+                return Err(Failure::input("evaluate/vocabulary", &fact));
+            }
             Some(
                 load_decoder(&teacher, &device)
                     .map_err(|error| Failure::input("checkpoint", &error))?,

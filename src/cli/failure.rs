@@ -134,6 +134,7 @@ impl From<RunError> for Failure {
             RunError::Capture(error @ CaptureError::Interrupted { .. }) => {
                 Self::interrupted(&error)
             }
+            error @ RunError::NotFinite { .. } => Self::run("run/not-finite", &error),
             RunError::Student(error) => Self::run("student", &error),
             RunError::Pass(
                 error @ (PassError::Interrupted { .. }

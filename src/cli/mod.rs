@@ -105,10 +105,10 @@ struct GenerateArgs {
     #[arg(long, default_value_t = 100)]
     max_tokens: usize,
     /// 0 takes the likeliest token each time
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, value_parser = between::<0, 100>)]
     temperature: f64,
     /// Draw among the likeliest tokens that hold this mass
-    #[arg(long, default_value_t = 0.95)]
+    #[arg(long, default_value_t = 0.95, value_parser = between::<0, 1>)]
     top_p: f64,
     /// Seed of the draws
     #[arg(long, default_value_t = 0)]
@@ -116,6 +116,16 @@ struct GenerateArgs {
     /// Device: flex, wgpu, vulkan, tch or cuda
     #[arg(long, default_value = "flex")]
     device: String,
+}
+
+/// A number from `LOW` to `HIGH`.
+fn between<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if (f64::from(LOW)..=f64::from(HIGH)).contains(&number) {
+        Ok(number)
+    } else {
+        Err(format!("must be in {LOW} ..= {HIGH}"))
+    }
 }
 
 /// Runs a command; data goes to `out`, everything else to stderr.

@@ -250,6 +250,15 @@ impl Tokenizer {
         &END_OF_TEXT_NAMES
     }
 
+    /// The first id that means another token in another tokenizer, with both meanings; `None` if all agree.
+    pub fn first_difference(&self, other: &Self) -> Option<(u32, String, String)> {
+        let token = |tokenizer: &Self, id| tokenizer.inner.id_to_token(id).unwrap_or_default();
+        let num_ids = self.vocab_size.max(other.vocab_size);
+        (0..u32::try_from(num_ids).unwrap_or(u32::MAX))
+            .map(|id| (id, token(self, id), token(other, id)))
+            .find(|(_, mine, theirs)| mine != theirs)
+    }
+
     /// BLAKE3 (hex) of the bytes of `tokenizer.json`.
     pub fn hash(&self) -> String {
         blake3::hash(&self.bytes).to_hex().to_string()

@@ -1,7 +1,7 @@
 //! Plain Hugging Face folders: weights, `config.json`, `generation_config.json` and the tokenizer's files.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -68,14 +68,16 @@ pub fn write_tokenizer(
     if source.is_file() {
         copy_file(source, &dir.join("tokenizer.json"))?;
     } else {
-        for name in TOKENIZER_FILES {
-            let path = source.join(name);
-            if path.exists() {
-                copy_file(&path, &dir.join(name))?;
-            } else if name == "tokenizer.json" {
-                let source_dir = source.to_path_buf();
-                return Err(ExportError::NoTokenizer { source_dir });
-            }
+        let files = tokenizer_files(source);
+        if files
+            .first()
+            .is_none_or(|(name, _)| *name != TOKENIZER_FILES[0])
+        {
+            let source_dir = source.to_path_buf();
+            return Err(ExportError::NoTokenizer { source_dir });
+        }
+        for (name, path) in files {
+            copy_file(&path, &dir.join(name))?;
         }
     }
     let path = dir.join("tokenizer_config.json");
@@ -83,6 +85,14 @@ pub fn write_tokenizer(
         write_json(&path, &tokenizer_config(dir, config)?)?;
     }
     Ok(())
+}
+
+/// The tokenizer files of a model folder that are there, by name.
+pub fn tokenizer_files(source: &Path) -> Vec<(&'static str, PathBuf)> {
+    let files = TOKENIZER_FILES
+        .iter()
+        .map(|&name| (name, source.join(name)));
+    files.filter(|(_, path)| path.exists()).collect()
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), ExportError> {

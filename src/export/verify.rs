@@ -211,6 +211,33 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_folder_of_another_model_is_refused_by_weight_and_by_budget() {
+        let dir = Path::new("tests/golden/hf-llama");
+        let decoder = load_decoder(&Checkpoint::open(dir).unwrap(), &Device::flex()).unwrap();
+        let other = decoder.map(|_, weight| weight.mul_scalar(1.01));
+        let rows = TokenRows::new(4, vec![5, 6, 7, 8, 9], vec![4], 9);
+        let expect = |stored, budget| Expectation {
+            format: "huggingface",
+            stored,
+            student: &other,
+            budget,
+        };
+
+        let wrong = verify(dir, &rows, &expect(&other, 1.0)).unwrap_err();
+        assert!(
+            matches!(wrong, VerifyError::Weight { index: 0, .. }),
+            "{wrong}"
+        );
+        let over = verify(dir, &rows, &expect(&decoder, 1e-3)).unwrap_err();
+        let VerifyError::OverBudget { difference, .. } = over else {
+            panic!("{over}")
+        };
+        assert!(difference > 1e-3, "{difference}");
+        let found = verify(dir, &rows, &expect(&decoder, difference)).unwrap();
+        assert_eq!(found.positions, 4);
+    }
+
+    #[test]
     fn differences_are_the_largest_logit_gap_the_divergence_and_the_shared_top() {
         let mut found = Differences::default();
         found.add(&[0.0, 1.0], &[0.0, 1.0]);

@@ -5,16 +5,18 @@ use rayon::prelude::*;
 
 use super::PassError;
 use super::calibrate::{SiteSums, input_squares};
-use crate::model::{ParameterKind, ParameterSpec, Site, parameter_specs};
+use crate::model::{ParameterKind, ParameterSpec, Site};
 use crate::recipe::{PruneMethod, PrunePlan};
 use crate::student::Student;
 use crate::tensors;
 use crate::train::fit::FitContext;
 
+/// Score of a weight that is already masked, below any other.
+const PRUNED: f32 = -1.0;
+
 /// Masks the linear layers inside blocks; embedding, norms and output matrix stay dense.
 ///
-/// A weight that an earlier pass masked scores lowest, so masks only grow. The free weights are zeroed where
-/// they are masked.
+/// What an earlier pass masked stays masked, so masks only grow. The free weights are zeroed where they are masked.
 pub fn prune(
     plan: &PrunePlan,
     student: Student,
@@ -34,6 +36,14 @@ pub fn prune(
         if let Some(squares) = &squares {
             scale_by_inputs(&mut scores, &spec, squares);
         }
+        if let Some(mask) = student.masks.get(&spec.name) {
+            let kept = tensors::to_vec(mask);
+            scores.iter_mut().zip(kept).for_each(|(score, kept)| {
+                if kept == 0.0 {
+                    *score = PRUNED;
+                }
+            });
+        }
         let mask = select(&scores, spec.shape[1], plan.sparsity);
         let mask = Tensor::from_data(TensorData::new(mask, spec.shape), &weight.device());
         student.masks.insert(spec.name.clone(), mask);
@@ -41,10 +51,6 @@ pub fn prune(
     student.decoder = student
         .decoder
         .map(|spec, weight| student.masked(spec, weight));
-    debug_assert_eq!(
-        parameter_specs(&student.decoder.config).len(),
-        student.decoder.parameters().len()
-    );
     Ok(student)
 }
 
@@ -65,7 +71,7 @@ fn scale_by_inputs(scores: &mut [f32], spec: &ParameterSpec, squares: &SiteSums)
 }
 
 /// 1 for the weights that stay: in every row of `columns` scores the lowest `round(columns · sparsity)` go, the
-/// earlier of equals first.
+/// earlier of equals first, and all that are [`PRUNED`].
 fn select(scores: &[f32], columns: usize, sparsity: f64) -> Vec<f32> {
     #[expect(
         clippy::cast_possible_truncation,
@@ -79,7 +85,8 @@ fn select(scores: &[f32], columns: usize, sparsity: f64) -> Vec<f32> {
         .for_each(|(mask, scores)| {
             let mut order: Vec<usize> = (0..columns).collect();
             order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-            for &column in &order[..num_pruned] {
+            let num_masked = scores.iter().filter(|&&score| score < 0.0).count();
+            for &column in &order[..num_pruned.max(num_masked)] {
                 mask[column] = 0.0;
             }
         });
@@ -115,6 +122,18 @@ mod tests {
             [1.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0]
         );
         assert_eq!(select(&scores, 4, 0.0), [1.0; 8]);
+    }
+
+    #[test]
+    fn what_is_masked_stays_masked_even_beside_other_zeros() {
+        let scores = [0.0, PRUNED, 0.0, PRUNED];
+        assert_eq!(select(&scores, 4, 0.5), [1.0, 0.0, 1.0, 0.0]);
+        assert_eq!(
+            select(&scores, 4, 0.25),
+            [1.0, 0.0, 1.0, 0.0],
+            "a lower sparsity brings nothing back"
+        );
+        assert_eq!(select(&scores, 4, 0.75), [0.0, 0.0, 1.0, 0.0]);
     }
 
     #[test]

@@ -78,8 +78,7 @@ pub struct TeacherPlan {
     /// Hugging Face folder.
     #[serde(skip)]
     pub checkpoint: PathBuf,
-    /// Rows in one forward pass of the capture.
-    #[serde(skip)]
+    /// Rows in one forward pass of the capture; the shape of a product may move its last bits.
     pub batch_size: usize,
 }
 
@@ -91,7 +90,6 @@ pub struct CachePlan {
     /// Temperatures at which the cached distribution is exact; ascending, distinct.
     pub temperatures: Vec<f64>,
     /// Rows per shard: what a killed capture loses at most.
-    #[serde(skip)]
     pub rows_per_shard: usize,
 }
 

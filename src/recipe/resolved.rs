@@ -1,6 +1,7 @@
 //! A plan written back as a recipe: what ran, with nothing left to a default.
 
 use std::fmt::Write as _;
+use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -8,33 +9,55 @@ use super::plan::{
     FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, TokenizerPlan,
 };
 
-/// The plan as a recipe that [`super::load`] turns into the same plan; paths are absolute.
-pub fn resolved_yaml(plan: &Plan) -> String {
+/// The plan as a recipe that [`super::load`] turns into the same plan if it is read from `folder`, which all paths
+/// start at: a published export does not tell where its maker keeps their files.
+pub fn resolved_yaml(plan: &Plan, folder: &Path) -> String {
     let mut out = String::new();
-    write_yaml(&recipe(plan), 0, &mut out);
+    write_yaml(&recipe(plan, folder), 0, &mut out);
     out
 }
 
-fn recipe(plan: &Plan) -> Value {
+/// The way from one absolute folder to a path.
+fn relative(path: &Path, folder: &Path) -> PathBuf {
+    let shared = path
+        .components()
+        .zip(folder.components())
+        .take_while(|(a, b)| a == b)
+        .count();
+    let up = folder
+        .components()
+        .skip(shared)
+        .map(|_| Component::ParentDir);
+    let way: PathBuf = up.chain(path.components().skip(shared)).collect();
+    if way.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        way
+    }
+}
+
+fn recipe(plan: &Plan, folder: &Path) -> Value {
     let data = &plan.data;
+    let at = |path: &PathBuf| relative(path, folder);
+    let all = |paths: &[PathBuf]| paths.iter().map(at).collect::<Vec<_>>();
     let mut recipe = json!({
         "name": plan.name,
         "seed": plan.seed,
-        "output": plan.output,
+        "output": at(&plan.output),
         "device": plan.device,
         "data": {
-            "train": data.train,
-            "validation": data.validation,
+            "train": all(&data.train),
+            "validation": all(&data.validation),
             "sequence_length": data.sequence_length,
             "validation_tokens": data.validation_tokens,
             "tokenizer": match &data.tokenizer {
                 TokenizerPlan::Teacher => json!("teacher"),
-                TokenizerPlan::File(path) => json!({"file": path}),
+                TokenizerPlan::File(path) => json!({"file": at(path)}),
                 TokenizerPlan::Train { vocab_size } => json!({"train": {"vocab_size": vocab_size}}),
             },
         },
         "teacher": plan.teacher.as_ref().map(|teacher| json!({
-            "checkpoint": teacher.checkpoint,
+            "checkpoint": at(&teacher.checkpoint),
             "batch_size": teacher.batch_size,
         })),
         "cache": plan.cache.as_ref().map(|cache| json!({
@@ -46,7 +69,7 @@ fn recipe(plan: &Plan) -> Value {
         "student": match &plan.student {
             StudentPlan::Architecture(sizes) => json!({"architecture": sizes}),
             StudentPlan::FromTeacher { layers } => json!({"from_teacher": {"layers": layers}}),
-            StudentPlan::Checkpoint(path) => json!({"checkpoint": path}),
+            StudentPlan::Checkpoint(path) => json!({"checkpoint": at(path)}),
         },
         "passes": plan.passes.iter().map(pass).collect::<Vec<_>>(),
         "export": plan.export,

@@ -63,7 +63,10 @@ pub(super) fn path(
         PathKind::FileOrFolder => (found.is_ok(), "file or folder"),
         PathKind::Output => (found.as_ref().map_or(true, fs::Metadata::is_dir), "folder"),
     };
-    let absolute = resolved(&path).ok().filter(|_| is_right);
+    let absolute = std::path::absolute(&path)
+        .and_then(|path| resolved(&path))
+        .ok()
+        .filter(|_| is_right);
     absolute.ok_or_else(|| {
         let label = match &found {
             Ok(_) => format!("`{}` is not a {noun}", path.display()),
@@ -76,11 +79,10 @@ pub(super) fn path(
     })
 }
 
-/// A path without `..` and links; of a path that is not there yet, the part that is.
+/// An absolute path without `..` and links; of a path that is not there yet, the part that is.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     match (fs::canonicalize(path), path.parent(), path.file_name()) {
         (Err(_), Some(parent), Some(name)) => Ok(resolved(parent)?.join(name)),
-        (Err(_), _, _) => std::path::absolute(path),
         (found, _, _) => found,
     }
 }

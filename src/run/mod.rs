@@ -51,6 +51,8 @@ pub enum RunError {
     Recipe(#[from] RecipeFaults),
     #[error("`{}` is in use by another run", dir.display())]
     Locked { dir: PathBuf },
+    #[error("the validation loss is {loss} after stage {stage}; nothing of it was published")]
+    NotFinite { stage: String, loss: f64 },
     #[error(transparent)]
     Stages(#[from] StagesError),
     #[error(transparent)]
@@ -106,6 +108,9 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
 pub fn build_cache(plan: &Plan, context: &RunContext<'_>) -> Result<Option<PathBuf>, RunError> {
     preflight::check(plan, context.overrides)?;
     let stages = Stages::of(plan)?;
+    let mut estimates = estimate(plan, &stages)?;
+    estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
+    preflight::check_disk(plan, &estimates, context.overrides)?;
     let _lock = lock(&stages.run_dir)?;
     let data = prepare_data(plan, &stages.data)?;
     open_or_capture(plan, &stages, &data, context)?;
@@ -150,7 +155,7 @@ impl Run<'_> {
             tokenizer_dir: teacher_dir.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher),
             tokenizer: &self.data.tokenizer,
             rows: &self.data.validation,
-            recipe: &recipe::resolved_yaml(plan),
+            recipe: &recipe::resolved_yaml(plan, &stage.dir.join("format")), // each format has a folder
             table: report::table_cells(&self.rows),
         };
         let partial = PartialDir::create(&stage.dir)?;
@@ -196,10 +201,23 @@ impl Run<'_> {
 
 /// The command line that makes this run again, for a POSIX shell.
 fn command(plan: &Plan, overrides: &[String]) -> String {
-    let mut command = format!("alambic run {}", plan.recipe_path.display());
+    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
+    let recipe = plan.recipe_path.display().to_string();
+    let is_plain = |text: &str| {
+        text.chars()
+            .all(|c| c.is_alphanumeric() || "/._-".contains(c))
+    };
+    let recipe = if is_plain(&recipe) {
+        recipe
+    } else {
+        quoted(&recipe)
+    };
+    let mut command = format!("alambic run {recipe}");
     for assignment in overrides {
-        let quoted = assignment.replace('\'', r"'\''");
-        let _ = write!(command, " --set '{quoted}'");
+        let _ = write!(command, " --set {}", quoted(assignment));
+    }
+    if plan.device != "flex" {
+        let _ = write!(command, " --device {}", plan.device);
     }
     command
 }

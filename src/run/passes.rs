@@ -36,6 +36,7 @@ impl Run<'_> {
                 .push(row("teacher", &artifact.result, artifact.secs));
             return Ok(());
         }
+        self.check_stop(stage)?;
         let since = Instant::now();
         let checkpoint = Checkpoint::open(&plan.checkpoint)?;
         let teacher = Student::new(load_decoder(&checkpoint, self.context.device)?);
@@ -100,7 +101,7 @@ impl Run<'_> {
         student.save(partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, &measured)?;
-        // The state goes last: a process killed before this line resumes at its end.
+        // The state goes last: a process killed before the folder has its name resumes from it.
         let dir = partial.publish()?;
         fit::discard_state(&dir)?;
         self.rows.push(row(&stage.name, &measured, secs));
@@ -111,9 +112,15 @@ impl Run<'_> {
         let opinion = self
             .caches
             .map_or(Opinion::None, |caches| Opinion::Cache(&caches.validation));
-        let label = format!("{label}, validation");
+        let progress_label = format!("{label}, validation");
+        let rows = &self.data.validation;
+        let evaluation = evaluate(&student.effective(), rows, opinion, &progress_label)?;
+        if !evaluation.loss_nats.is_finite() {
+            let (stage, loss) = (label.to_owned(), evaluation.loss_nats);
+            return Err(RunError::NotFinite { stage, loss });
+        }
         Ok(Measured {
-            evaluation: evaluate(&student.effective(), &self.data.validation, opinion, &label)?,
+            evaluation,
             size_bytes: student.size_bytes(),
             sparsity: student.sparsity(),
         })

@@ -60,13 +60,9 @@ pub fn evaluate(
 ) -> Result<Evaluation, CacheError> {
     let mut progress = Progress::new(label, rows.num_positions());
     let all: Vec<usize> = (0..rows.num_rows()).collect();
-    let at_once = if device::is_host(&decoder.device()) {
-        rayon::current_num_threads()
-    } else {
-        1
-    };
+    let at_once = device::parallelism(&decoder.device());
     let mut sums = Sums::default();
-    for group in all.chunks(BATCH_ROWS * at_once.max(1)) {
+    for group in all.chunks(BATCH_ROWS * at_once) {
         let parts: Result<Vec<_>, CacheError> = group
             .par_chunks(BATCH_ROWS)
             .map(|batch| batch_statistics(decoder, rows, opinion, batch))
@@ -162,7 +158,7 @@ impl Sums {
         let gap = |bin: &Bin| (bin.confidence - bin.correct as f64).abs();
         Evaluation {
             loss_nats: self.loss / count,
-            perplexity: (self.loss / count).exp(),
+            perplexity: (self.loss / count).exp().min(f64::MAX), // JSON has no infinity
             bits_per_byte: self.loss / std::f64::consts::LN_2 / num_bytes.max(1) as f64,
             kl_nats: has_teacher.then_some(self.kl / count),
             top1_agreement: has_teacher.then_some(self.agreed as f64 / count),

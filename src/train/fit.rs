@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use std::{fs, io};
 
+use burn::tensor::Tensor;
 use thiserror::Error;
 
 use super::gradient::{MicroBatch, StepGradient, step_gradient};
@@ -14,10 +15,11 @@ use super::{MetricsError, MetricsLog, learning_rate, row_targets};
 use crate::cache::{Cache, CacheError, RowSupports};
 use crate::data::{BatchOrder, TokenRows};
 use crate::loss::LossSpec;
+use crate::model::Decoder;
 use crate::progress::Progress;
 use crate::recipe::FitPlan;
 use crate::student::Student;
-use crate::tensors::TensorsError;
+use crate::tensors::{self, TensorsError};
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
 #[derive(Clone, Copy)]
@@ -44,11 +46,11 @@ pub enum FitError {
     /// The loss or the gradient is NaN or infinite.
     #[error("the {what} is {value} at step {step} of pass {label}; {last_good}")]
     NotFinite {
-        /// `loss` or `gradient norm`.
+        /// `loss`, `gradient norm` or `largest weight`.
         what: &'static str,
         /// NaN or infinity.
         value: f64,
-        /// Zero-based step that was not taken.
+        /// Zero-based step, not taken or (for a weight) just taken.
         step: usize,
         /// The pass.
         label: String,
@@ -196,6 +198,10 @@ pub fn fit(
         }
         let stopping = context.stop.load(Ordering::Relaxed) && done < plan.steps;
         if stopping || (done % plan.save_every == 0 && done < plan.steps) {
+            check_finite(&student.decoder, step, label, dir)?;
+            for (spec, weight) in student.decoder.parameters() {
+                log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
+            }
             log.sync()?;
             state::save(dir, &student.decoder, &optimizer).map_err(save_error)?;
         }
@@ -209,8 +215,29 @@ pub fn fit(
         }
     }
     progress.finish();
+    check_finite(&student.decoder, plan.steps.saturating_sub(1), label, dir)?;
     log.sync()?;
     Ok(student)
+}
+
+/// Weights that are NaN or infinite must not replace a good state.
+fn check_finite(decoder: &Decoder, step: usize, label: &str, dir: &Path) -> Result<(), FitError> {
+    let largest: Vec<Tensor<1>> = decoder
+        .parameters()
+        .into_iter()
+        .map(|(_, weight)| weight.abs().max())
+        .collect();
+    let largest = Tensor::cat(largest, 0).max().into_scalar::<f32>();
+    if largest.is_finite() {
+        return Ok(());
+    }
+    Err(FitError::NotFinite {
+        what: "largest weight",
+        value: f64::from(largest),
+        step,
+        label: label.to_owned(),
+        last_good: last_good(dir),
+    })
 }
 
 /// Deletes the state of a pass that is complete.

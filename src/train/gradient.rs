@@ -40,13 +40,9 @@ pub fn step_gradient(
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
 ) -> StepGradient {
-    let at_once = if device::is_host(&decoder.device()) {
-        rayon::current_num_threads()
-    } else {
-        1
-    };
+    let at_once = device::parallelism(&decoder.device());
     let mut total: Option<(LossSums, Vec<Tensor<2>>)> = None;
-    for group in micro_batches.chunks(at_once.max(1)) {
+    for group in micro_batches.chunks(at_once) {
         let parts: Vec<_> = group
             .par_iter()
             .map(|micro_batch| sum_gradient(decoder, micro_batch, spec))

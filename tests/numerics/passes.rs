@@ -7,7 +7,7 @@ use alambic::checkpoint::Checkpoint;
 use alambic::data::{TokenRows, Tokenizer};
 use alambic::export::{ExportContext, export};
 use alambic::model::ParameterKind;
-use alambic::passes::{PassContext, apply, name};
+use alambic::passes::{apply, name};
 use alambic::recipe::{
     ExportDtype, ExportFormat, ExportPlan, PassPlan, PruneMethod, PrunePlan, QuantizeMethod,
     QuantizePlan,
@@ -15,6 +15,7 @@ use alambic::recipe::{
 use alambic::student::Student;
 use alambic::teacher::load_decoder;
 use alambic::tensors::to_vec;
+use alambic::train::fit::FitContext;
 
 use super::golden;
 use super::tiny::{config, device, fit_plan, random_decoder, random_rows};
@@ -38,7 +39,7 @@ fn qat(bits: u32, group_size: Option<usize>) -> PassPlan {
 /// Runs a pass in a folder of its own.
 fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
     let dir = tempfile::tempdir().unwrap();
-    let context = PassContext {
+    let context = FitContext {
         label: name(plan),
         dir: dir.path(),
         seed: 1,

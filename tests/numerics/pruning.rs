@@ -6,10 +6,11 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::model::DecoderConfig;
-use alambic::passes::{PassContext, apply};
+use alambic::passes::apply;
 use alambic::recipe::{PassPlan, PruneMethod, PrunePlan};
 use alambic::student::Student;
 use alambic::tensors::to_vec;
+use alambic::train::fit::FitContext;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -44,7 +45,7 @@ fn magnitude_and_wanda_masks_equal_those_of_the_formula() {
     let num_rows = inputs.tokens.len() / (inputs.sequence_length + 1);
     let counted = vec![u32::try_from(inputs.sequence_length).unwrap(); num_rows];
     let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, counted, 1);
-    let context = PassContext {
+    let context = FitContext {
         label: "prune",
         dir: Path::new("unused"),
         seed: 0,
