@@ -1,62 +1,85 @@
 #!/usr/bin/env python3
-"""Measures what the README claims, with three seeds: python3 scripts/figures.py [--seeds 1 2 3] [--steps-frac 1.0]
+"""Measures what the README claims, with three seeds: python3 scripts/figures.py [--seeds 1 2 3]
 
-Runs recipes/quickstart.yaml in variants and prints one line per seed and claim, then mean and spread:
+1. Distilled against cross-entropy alone: the first pass of recipes/quickstart.yaml, same student, data, steps and seed.
+2. Wanda against magnitude at 50 %, before and after recovery: in the quickstart's student, and in the teacher itself.
+3. int4, one scale per row: what round-to-nearest costs the teacher (recipes/quantize-teacher.yaml), and how much of it training with
+   the rounding in the loop recovers.
 
-1. distilled against cross-entropy alone: same student, data, steps and seed; validation bits per byte;
-2. Wanda against magnitude at 50 %, before and after recovery;
-3. int4, one scale per row: what round-to-nearest costs, and how much of it training with the rounding in the loop recovers.
-
-Stages that variants share run once. Needs nothing but Python 3 and `cargo build --release`.
+Stages that variants share run once. Needs Python 3 and `cargo build --release`.
 """
 import argparse
 import json
 import pathlib
+import re
 import statistics
 import subprocess
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-parser.add_argument("--recipe", default="recipes/quickstart.yaml")
+parser.add_argument("--claims", type=int, nargs="+", default=[1, 2, 3])
 args = parser.parse_args()
 
 
-def run(seed, *settings):
-    """Rows of the report by pass name."""
-    command = [ROOT / "target/release/alambic", "run", ROOT / args.recipe, "--quiet", "--json", "--set", f"name=figures-{seed}",
-               "--set", f"seed={seed}", "--set", "export.formats=[]"]
+def run(recipe, seed, passes):
+    """Rows of the report, by pass name."""
+    settings = [f"name=figures-{recipe}-{seed}", f"seed={seed}", "export.formats=[]", f"passes=[{', '.join(passes)}]"]
+    command = [ROOT / "target/release/alambic", "run", ROOT / "recipes" / f"{recipe}.yaml", "--quiet", "--json"]
     for setting in settings:
         command += ["--set", setting]
     report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return {row["pass"]: row for row in report["passes"]}
 
 
+def passes_of(recipe):
+    """The passes of a recipe, one text each."""
+    return re.findall(r"^  - (\w+: \{.*\})", (ROOT / "recipes" / f"{recipe}.yaml").read_text(), re.MULTILINE)
+
+
+def tell(text):
+    print(text, flush=True)
+
+
 def summary(name, values, unit):
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    print(f"{name}: mean {statistics.mean(values):.4f} {unit}, standard deviation {spread:.4f}, n = {len(values)}")
+    tell(f"=> {name}: mean {statistics.mean(values):.4f} {unit}, standard deviation {spread:.4f}, n = {len(values)}")
 
 
-gains, before, after, shares = [], [], [], []
-for seed in args.seeds:
-    wanda = run(seed, "quantize.group_size=channel")
-    plain = run(seed, "distill.losses={cross_entropy: 1.0}")
-    distilled, alone = wanda["01-distill"]["bits_per_byte"], plain["01-distill"]["bits_per_byte"]
-    gains.append(alone - distilled)
-    print(f"seed {seed}: distilled {distilled:.4f}, cross-entropy alone {alone:.4f} bits per byte")
+quickstart, (qat,) = passes_of("quickstart"), passes_of("quantize-teacher")
+if 1 in args.claims:
+    gains = []
+    for seed in args.seeds:
+        alone = quickstart[0].replace("forward_kl: 0.9, cross_entropy: 0.1", "cross_entropy: 1.0")
+        assert alone != quickstart[0]
+        distilled, alone = (run("quickstart", seed, [p])["01-distill"]["bits_per_byte"] for p in (quickstart[0], alone))
+        gains.append(alone - distilled)
+        tell(f"seed {seed}: distilled {distilled:.4f}, cross-entropy alone {alone:.4f} bits per byte")
+    summary("gain of distillation", gains, "bits per byte")
 
-    magnitude = run(seed, "prune.method=magnitude", "quantize.group_size=channel")
-    for name, stage, differences in (("before", "02-prune", before), ("after", "03-distill", after)):
-        differences.append(magnitude[stage]["loss_nats"] - wanda[stage]["loss_nats"])
-        print(f"seed {seed}: {name} recovery: Wanda {wanda[stage]['loss_nats']:.4f}, magnitude {magnitude[stage]['loss_nats']:.4f} nats")
+if 2 in args.claims:
+    recover = "distill: {steps: 30, learning_rate: 5e-4, losses: {forward_kl: 1.0}}"
+    students = [("quickstart", quickstart[:3], 1), ("quantize-teacher", ["prune: {method: wanda, sparsity: 0.5}", recover], 0)]
+    for recipe, wanda_passes, prune_idx in students:
+        magnitude_passes = [p.replace("method: wanda", "method: magnitude") for p in wanda_passes]
+        gains = {"before": [], "after": []}
+        for seed in args.seeds:
+            wanda, magnitude = run(recipe, seed, wanda_passes), run(recipe, seed, magnitude_passes)
+            for when, number, kind in (("before", prune_idx + 1, "prune"), ("after", prune_idx + 2, "distill")):
+                w, m = (rows[f"{number:02}-{kind}"] for rows in (wanda, magnitude))
+                gains[when].append(m["loss_nats"] - w["loss_nats"])
+                tell(f"seed {seed}, {recipe}, {when} recovery: Wanda {w['loss_nats']:.4f} (KL {w['kl_nats']:.4f}), "
+                     f"magnitude {m['loss_nats']:.4f} (KL {m['kl_nats']:.4f}) nats")
+        for when, values in gains.items():
+            summary(f"gain of Wanda, {recipe}, {when} recovery", values, "nats")
 
-    rounded = run(seed, "quantize={method: round-to-nearest, bits: 4, group_size: channel}")
-    full = wanda["03-distill"]["loss_nats"]
-    cost, left = rounded["04-quantize"]["loss_nats"] - full, wanda["04-quantize"]["loss_nats"] - full
-    shares.append((cost - left) / cost)
-    print(f"seed {seed}: int4 per row: before {full:.4f}, round-to-nearest +{cost:.4f}, trained {left:+.4f} nats: {100 * shares[-1]:.0f} % recovered")
-
-summary("gain of distillation", gains, "bits per byte")
-summary("gain of Wanda before recovery", before, "nats")
-summary("gain of Wanda after recovery", after, "nats")
-summary("share recovered by QAT", shares, "")
+if 3 in args.claims:
+    shares = []
+    for seed in args.seeds:
+        trained = run("quantize-teacher", seed, [qat])
+        rounded = run("quantize-teacher", seed, ["quantize: {method: round-to-nearest, bits: 4, group_size: channel}"])
+        teacher, trained, rounded = trained["teacher"], trained["01-quantize"], rounded["01-quantize"]
+        shares.append(1 - trained["kl_nats"] / rounded["kl_nats"])
+        tell(f"seed {seed}: int4 per row: KL to the teacher: rounded {rounded['kl_nats']:.5f}, trained {trained['kl_nats']:.5f} nats; "
+             f"loss: teacher {teacher['loss_nats']:.4f}, rounded {rounded['loss_nats']:.4f}, trained {trained['loss_nats']:.4f}")
+    summary("share of the KL recovered", shares, "")
