@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
+use crate::progress::thousands;
 
 /// What the card says; nothing in it is estimated.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +97,7 @@ fn sizes(card: &mut String, facts: &CardFacts) {
         card,
         &["what".to_owned(), "value".to_owned()],
         &[
-            ("parameters", grouped(num_parameters as u64)),
+            ("parameters", thousands(num_parameters as u64)),
             ("layers", config.num_hidden_layers.to_string()),
             ("hidden size", config.hidden_size.to_string()),
             (
@@ -108,16 +109,16 @@ fn sizes(card: &mut String, facts: &CardFacts) {
             ),
             (
                 "vocabulary",
-                format!("{}, {tied} output", grouped(config.vocab_size as u64)),
+                format!("{}, {tied} output", thousands(config.vocab_size as u64)),
             ),
             (
                 "longest context",
-                grouped(config.max_position_embeddings as u64),
+                thousands(config.max_position_embeddings as u64),
             ),
             ("storage", facts.storage.clone()),
             (
                 "weights file",
-                format!("{} bytes", grouped(facts.weights_bytes)),
+                format!("{} bytes", thousands(facts.weights_bytes)),
             ),
         ]
         .map(|(what, value)| vec![what.to_owned(), value]),
@@ -137,7 +138,7 @@ fn verified(card: &mut String, facts: &VerificationFacts) {
         card,
         "\n## Verified\n\nThis folder was read back and compared with the model in memory on {} positions: \
          largest logit difference {:.2e} (allowed {:.2e}), KL {:.2e} nats, same likeliest token at {:.2} % of positions.\n",
-        grouped(facts.num_positions),
+        thousands(facts.num_positions),
         facts.max_logit_difference,
         facts.max_logit_difference_allowed,
         facts.kl,
@@ -183,24 +184,6 @@ fn table(card: &mut String, columns: &[String], rows: &[Vec<String>]) {
 /// A cell that cannot end itself or its row.
 fn escaped(cell: &str) -> String {
     cell.replace('|', "\\|").replace(['\n', '\r'], " ")
-}
-
-/// A count with thousands separators.
-fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let first = digits.len() % 3;
-    let (head, tail) = digits.split_at(first);
-    let mut groups: Vec<&str> = Vec::new();
-    if !head.is_empty() {
-        groups.push(head);
-    }
-    let mut rest = tail;
-    while !rest.is_empty() {
-        let (group, after) = rest.split_at(3);
-        groups.push(group);
-        rest = after;
-    }
-    groups.join(",")
 }
 
 #[cfg(test)]
@@ -303,11 +286,5 @@ mod tests {
         for absent in ["base_model", "Measured", "Verified", "compressed-tensors"] {
             assert!(!card.contains(absent), "{absent}: {card}");
         }
-    }
-
-    #[test]
-    fn counts_are_grouped_by_thousands() {
-        let got = [0, 12, 999, 1_000, 1_234_567].map(grouped);
-        assert_eq!(got, ["0", "12", "999", "1,000", "1,234,567"]);
     }
 }
