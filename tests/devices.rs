@@ -1,5 +1,6 @@
 //! The chain on every linked device: each in a process of its own, so that a driver's crash is a skip and not a lost run.
 
+#[cfg(test)]
 mod common;
 
 #[cfg(test)]
