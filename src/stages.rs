@@ -99,6 +99,8 @@ pub struct Artifact<T> {
 pub struct Stages {
     /// Folder of the recipe's own artifacts.
     pub run_dir: PathBuf,
+    /// BLAKE3 (hex) of the teacher's tensors and architecture, hashed once for all keys.
+    pub teacher_hash: Option<String>,
     /// Token rows of both texts.
     pub data: Stage,
     /// The teacher, measured on the validation text.
@@ -163,6 +165,7 @@ impl Stages {
         let export = Stage::new(&run_dir, export_name, &parts);
         Ok(Self {
             run_dir,
+            teacher_hash,
             data,
             teacher,
             cache,
@@ -198,7 +201,7 @@ fn tokenizer_hashes(plan: &Plan) -> io::Result<Vec<(String, String)>> {
 }
 
 /// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
-pub fn model_hash(checkpoint: &Checkpoint) -> String {
+fn model_hash(checkpoint: &Checkpoint) -> String {
     files::hash_json(&(checkpoint.content_hash(), checkpoint.config()))
 }
 

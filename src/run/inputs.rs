@@ -11,7 +11,7 @@ use crate::files::with_path;
 use crate::model::Decoder;
 use crate::progress;
 use crate::recipe::{CachePlan, Plan, TeacherPlan};
-use crate::stages::{Stage, Stages, model_hash};
+use crate::stages::{Stage, Stages};
 use crate::teacher::{CaptureJob, capture, load_decoder};
 
 /// What the teacher said of both texts.
@@ -73,7 +73,10 @@ pub(super) fn open_or_capture(
     };
     let since = Instant::now();
     let checkpoint = Checkpoint::open(&teacher.checkpoint)?;
-    let weights = model_hash(&checkpoint);
+    let weights = stages
+        .teacher_hash
+        .clone()
+        .expect("stages of a plan with a teacher have hashed it");
     let mut captured = Capture {
         teacher,
         cache,
