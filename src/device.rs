@@ -1,6 +1,6 @@
 //! From a device name to a Burn device; what depends on the backends of Burn stands here.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 /// Device names that recipes and `--device` know, each with the cargo feature of the same name.
@@ -31,6 +31,14 @@ pub enum DeviceError {
         name: String,
         /// How to get one.
         help: &'static str,
+    },
+    /// The device multiplies matrices wrongly, which a broken driver does without an error.
+    #[error(
+        "device `{name}` multiplies two small matrices wrongly, so nothing it computes can be trusted; update its driver or take another device (`--device`)"
+    )]
+    Wrong {
+        /// The device asked for.
+        name: String,
     },
 }
 
@@ -119,13 +127,49 @@ fn first_of(
     help: &'static str,
 ) -> Result<Device, DeviceError> {
     let found = std::panic::catch_unwind(|| Device::enumerate(kind).into_vec());
-    found
+    let device = found
         .ok()
         .and_then(|devices| devices.into_iter().next())
         .ok_or(DeviceError::Absent {
             name: name.to_owned(),
             help,
+        })?;
+    if multiplies(&device) {
+        Ok(device)
+    } else {
+        Err(DeviceError::Wrong {
+            name: name.to_owned(),
         })
+    }
+}
+
+/// Whether the device's matrix product, the operation that drivers get wrong, is right in every bit: sums of products
+/// of small whole numbers are exact in any order and at any width of float.
+#[cfg_attr(
+    not(any(feature = "wgpu", feature = "vulkan", feature = "cuda")),
+    allow(dead_code, reason = "only drivers of GPUs are in doubt")
+)]
+fn multiplies(device: &Device) -> bool {
+    const ROWS: usize = 24;
+    const INNER: usize = 40;
+    const COLUMNS: usize = 36;
+    let whole = |rows: usize, columns: usize, step: u16| -> Vec<f32> {
+        let values = (0..rows * columns).map(|at| at % usize::from(step));
+        values
+            .map(|value| value as f32 - f32::from(step / 2))
+            .collect()
+    };
+    let (left, right) = (whole(ROWS, INNER, 7), whole(INNER, COLUMNS, 5));
+    let want = (0..ROWS * COLUMNS).map(|at| {
+        let (row, column) = (at / COLUMNS, at % COLUMNS);
+        let terms = (0..INNER).map(|k| left[row * INNER + k] * right[k * COLUMNS + column]);
+        terms.sum::<f32>()
+    });
+    let tensor = |values: &[f32], shape: [usize; 2]| {
+        Tensor::<2>::from_data(TensorData::new(values.to_vec(), shape), device)
+    };
+    let product = tensor(&left, [ROWS, INNER]).matmul(tensor(&right, [INNER, COLUMNS]));
+    product.into_data().iter::<f32>().eq(want)
 }
 
 #[cfg(test)]
@@ -140,6 +184,12 @@ mod tests {
         let Some(name) = missing else { return };
         let message = open(name).unwrap_err().to_string();
         assert!(message.contains(&format!("--features {name}")), "{message}");
+    }
+
+    #[test]
+    #[cfg(feature = "flex")]
+    fn the_cpu_multiplies_rightly() {
+        assert!(multiplies(&Device::flex()));
     }
 
     #[test]
