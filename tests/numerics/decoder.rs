@@ -23,11 +23,17 @@ const SAME: Tolerance = Tolerance {
     rtol: 0.0,
 };
 
-const PLAIN: [&str; 5] = [
+const PLAIN: [&str; 11] = [
+    "hf-gemma",
+    "hf-gemma2",
+    "hf-gemma3",
     "hf-llama",
     "hf-llama-256",
     "hf-llama-sharded",
     "hf-llama3-rope",
+    "hf-mistral",
+    "hf-qwen2-tied",
+    "hf-qwen3-tied",
     "hf-smollm2-tied",
 ];
 
