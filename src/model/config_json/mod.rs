@@ -222,4 +222,6 @@ fn soft_cap(
 }
 
 #[cfg(test)]
+mod family_tests;
+#[cfg(test)]
 mod tests;

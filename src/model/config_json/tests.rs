@@ -253,3 +253,24 @@ fn sizes_out_of_bounds_are_refused() {
         assert_eq!(refusal(changes), want);
     }
 }
+
+#[test]
+fn linear_scaling_is_read_in_both_styles_and_written_back() {
+    let want = Rope {
+        theta: 10_000.0,
+        scaling: RopeScaling::Linear { factor: 2.5 },
+    };
+    for changes in [
+        json!({ "rope_scaling": { "type": "linear", "factor": 2.5 } }),
+        json!({ "rope_parameters": { "rope_type": "linear", "factor": 2.5, "rope_theta": 1e4 } }),
+    ] {
+        let config = DecoderConfig::from_json(&with(changes)).unwrap();
+        assert_eq!(config.rope, want);
+        let written = config.to_json("bfloat16");
+        assert_eq!(
+            written["rope_scaling"],
+            json!({ "rope_type": "linear", "factor": 2.5 })
+        );
+        assert_eq!(DecoderConfig::from_json(&written).unwrap(), config);
+    }
+}
