@@ -36,8 +36,8 @@ impl Checkpoint {
     /// Reads `config.json` and the tensor headers.
     ///
     /// Weights may be plain (F32, F16, BF16) or compressed-tensors `pack-quantized`. Tensors that no part of the
-    /// decoder owns are ignored, as transformers does; one that belongs to a module of the decoder and is not
-    /// understood (a bias, a zero point, a column order) is refused, since leaving it out would change the model.
+    /// decoder owns are ignored, as transformers does; one that belongs to a module of the decoder or to one of its
+    /// layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the model.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("config.json");
         let json = read_json(&path)?;
@@ -94,6 +94,12 @@ impl Checkpoint {
         self.scheme.as_ref().filter(|scheme| scheme.covers(spec))
     }
 
+    /// Whether a tensor takes part in a layer; the rotary frequencies that old conversions hold are computed anew.
+    fn is_in_a_layer(&self, name: &str) -> bool {
+        let is_layer = |layer_idx| layer_idx < self.config.num_hidden_layers;
+        layer_idx(name).is_some_and(is_layer) && !name.ends_with(".rotary_emb.inv_freq")
+    }
+
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let specs = parameter_specs(&self.config);
         let mut known = BTreeSet::new();
@@ -109,7 +115,8 @@ impl Checkpoint {
         let modules: BTreeSet<&str> = specs.iter().map(ParameterSpec::module).collect();
         let stranger = self.files.names().find(|name| {
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-            modules.contains(module) && !known.contains(*name)
+            let is_ours = modules.contains(module) || self.is_in_a_layer(name);
+            is_ours && !known.contains(*name)
         });
         match stranger {
             None => Ok(()),
@@ -119,6 +126,11 @@ impl Checkpoint {
             }),
         }
     }
+}
+
+fn layer_idx(name: &str) -> Option<usize> {
+    let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    layer.parse().ok()
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {
