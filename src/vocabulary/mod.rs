@@ -281,5 +281,4 @@ impl Comparison {
 }
 
 #[cfg(test)]
-#[path = "vocabulary_tests.rs"]
 mod tests;
