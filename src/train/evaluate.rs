@@ -109,7 +109,7 @@ fn batch_statistics(
             .map_or(asked.first(), |rows| rows.get(entry));
         let targets: Vec<_> = row_targets(rows, row_idx, support, None).collect();
         let hidden = hidden.clone().narrow(0, entry, 1).reshape([seq, size]); // [T, D]
-        let statistics = head_statistics(&hidden, &decoder.output_weight(), &targets);
+        let statistics = head_statistics(&hidden, &decoder.head(), &targets);
         let pairs = statistics.into_iter().zip(&targets);
         found.extend(
             pairs.filter_map(|(statistics, target)| Some((statistics?, target.as_ref()?.label))),
