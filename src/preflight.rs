@@ -6,10 +6,11 @@ use std::path::Path;
 use rustix::fs::{Access, access, statvfs};
 
 use crate::checkpoint::Checkpoint;
-use crate::data::Tokenizer;
+use crate::data::{Tokenizer, tokenizer_path};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::PartialDir;
+use crate::gguf::is_gguf;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
@@ -99,11 +100,21 @@ impl Preflight<'_> {
         })
     }
 
-    fn checkpoint(&self, key: &str, dir: &Path) -> Result<DecoderConfig, RecipeFaults> {
-        let checkpoint = Checkpoint::open(dir).map_err(|error| {
-            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string())
-                .help("name a model folder in Hugging Face layout whose files are whole");
-            self.fault(key, "this folder", fault)
+    fn checkpoint(&self, key: &str, path: &Path) -> Result<DecoderConfig, RecipeFaults> {
+        let checkpoint = Checkpoint::open(path).map_err(|error| {
+            let (label, help) = if is_gguf(path) {
+                (
+                    "this file",
+                    "name a whole GGUF file of a known family and tensor types",
+                )
+            } else {
+                (
+                    "this folder",
+                    "name a model folder in Hugging Face layout whose files are whole",
+                )
+            };
+            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
+            self.fault(key, label, fault)
         })?;
         Ok(checkpoint.config().clone())
     }
@@ -116,7 +127,7 @@ impl Preflight<'_> {
         let (key, path) = match &self.plan.data.tokenizer {
             TokenizerPlan::File(path) => ("data.tokenizer.file", path.clone()),
             TokenizerPlan::Teacher | TokenizerPlan::Train { .. } => {
-                ("teacher.checkpoint", plan.checkpoint.join("tokenizer.json"))
+                ("teacher.checkpoint", tokenizer_path(&plan.checkpoint))
             }
         };
         self.ids_fit(key, self.tokenizer_size(key, &path)?, "teacher", config)?;
@@ -142,8 +153,12 @@ impl Preflight<'_> {
 
     fn tokenizer(&self, key: &str, path: &Path) -> Result<Tokenizer, RecipeFaults> {
         Tokenizer::open(path).map_err(|error| {
-            let fault = Diagnostic::new("data/tokenizer", error.to_string())
-                .help("put a `tokenizer.json` there that the tokenizers library reads");
+            let help = if is_gguf(path) {
+                "write `tokenizer: { file: ... }` under `data`, with the `tokenizer.json` of this model"
+            } else {
+                "put a `tokenizer.json` there that the tokenizers library reads"
+            };
+            let fault = Diagnostic::new("data/tokenizer", error.to_string()).help(help);
             self.fault(key, "its tokenizer", fault)
         })
     }
@@ -155,7 +170,7 @@ impl Preflight<'_> {
             .plan
             .teacher
             .as_ref()
-            .map(|teacher| teacher.checkpoint.join("tokenizer.json"));
+            .map(|teacher| tokenizer_path(&teacher.checkpoint));
         let Some(teacher) = teacher.filter(|teacher| teacher.exists() && path.exists()) else {
             return Ok(());
         };

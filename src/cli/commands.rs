@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -15,7 +15,7 @@ use signal_hook::flag;
 use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs};
 use crate::cache::{self, Cache};
 use crate::checkpoint::Checkpoint;
-use crate::data::{Tokenizer, read_rows};
+use crate::data::{Tokenizer, read_rows, tokenizer_path};
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
 use crate::generate::{Sampling, generate as continue_prompt};
@@ -318,14 +318,13 @@ fn with_context<T>(
     Ok(work(&context)?)
 }
 
-fn open_checkpoint(dir: &Path) -> Result<Checkpoint, Failure> {
-    Checkpoint::open(dir).map_err(|error| Failure::input("checkpoint", &error))
+fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+    Checkpoint::open(path).map_err(|error| Failure::input("checkpoint", &error))
 }
 
-fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
-    let path: PathBuf = dir.join("tokenizer.json");
-    let tokenizer =
-        Tokenizer::open(&path).map_err(|error| Failure::input("data/tokenizer", &error))?;
+fn open_tokenizer(checkpoint: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
+    let tokenizer = Tokenizer::open(&tokenizer_path(checkpoint))
+        .map_err(|error| Failure::input("data/tokenizer", &error))?;
     if tokenizer.vocab_size() > vocab_size {
         let fact = format!(
             "the tokenizer has {} tokens, but the model knows {vocab_size}",
