@@ -285,3 +285,8 @@ fn read_header(file: &[u8]) -> Result<Header, GgufFault> {
     let tensors = directory::read_directory(&mut reader, num_tensors, alignment, file.len())?;
     Ok((metadata, tensors))
 }
+
+#[cfg(test)]
+pub(crate) mod draft;
+#[cfg(test)]
+mod tests;

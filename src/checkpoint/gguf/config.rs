@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::CheckpointError;
 use super::Family;
 use super::rope::llama3_scaling;
-use crate::gguf::{GgufError, GgufFile};
+use crate::gguf::{self, GgufError, GgufFile};
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -55,10 +55,7 @@ pub(super) fn config_json(file: &GgufFile, family: Family) -> Result<Value, Chec
     let keys = Keys { file, family };
     for name in FOREIGN_KEYS {
         let key = keys.key(name);
-        let is_off = matches!(
-            file.value(&key),
-            None | Some(crate::gguf::Value::Integer(0))
-        );
+        let is_off = matches!(file.value(&key), None | Some(gguf::Value::Integer(0)));
         if !is_off {
             return Err(file
                 .wrong_value(&key, "absent: alambic has no such part")
@@ -215,30 +212,27 @@ fn gemma(
 /// positions, which is what llama.cpp assumes.
 fn layer_types(keys: &Keys<'_>, num_layers: u64) -> Result<Value, GgufError> {
     let key = keys.key("attention.sliding_window_pattern");
-    let listed = match keys.file.value(&key) {
-        Some(crate::gguf::Value::Array(_)) => keys.file.flags(&key)?,
-        _ => None,
+    if let Some(gguf::Value::Array(_)) = keys.file.value(&key) {
+        let slides = keys.file.flags(&key)?.unwrap_or_default();
+        return Ok(slides.into_iter().map(layer_type).collect());
+    }
+    let period = match keys.file.unsigned(&key)? {
+        Some(0) => return Err(keys.file.wrong_value(&key, "above 0")),
+        Some(period) => period,
+        None if keys.family == Family::Gemma2 => 2,
+        None => 6,
     };
-    let slides = match listed {
-        Some(slides) => slides,
-        None => {
-            let period = match keys.file.unsigned(&key)? {
-                Some(0) => return Err(keys.file.wrong_value(&key, "above 0")),
-                Some(period) => period,
-                None if keys.family == Family::Gemma2 => 2,
-                None => 6,
-            };
-            (1..=num_layers.min(1 << 12))
-                .map(|layer| !layer.is_multiple_of(period))
-                .collect()
-        }
-    };
-    let name = |slides| {
-        if slides {
-            "sliding_attention"
-        } else {
-            "full_attention"
-        }
-    };
-    Ok(slides.into_iter().map(name).collect())
+    // Sizes are bounded where `config.json` is read: a list beyond that bound need not be made.
+    let layers = 1..=num_layers.min(1 << 12);
+    Ok(layers
+        .map(|layer| layer_type(!layer.is_multiple_of(period)))
+        .collect())
+}
+
+fn layer_type(slides: bool) -> &'static str {
+    if slides {
+        "sliding_attention"
+    } else {
+        "full_attention"
+    }
 }
