@@ -250,10 +250,7 @@ impl Preflight<'_> {
                         fault,
                     ));
                 }
-                DecoderConfig {
-                    num_hidden_layers: layers.len(),
-                    ..teacher.clone()
-                }
+                teacher.with_layers(layers)
             }
             // Sizes in the recipe were checked with it.
             (StudentPlan::FromTeacher { .. } | StudentPlan::Architecture(_), _) => return Ok(()),

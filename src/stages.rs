@@ -21,7 +21,7 @@ use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// Raised when a stage would write something else from the same inputs.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why the stages cannot be named.
 #[derive(Debug, Error)]

@@ -130,7 +130,7 @@ pub fn supports(
     let mut positions: Vec<PositionSupport> = Vec::with_capacity(batch * seq);
     for_logits(
         &hidden.reshape([batch * seq, size]),
-        &decoder.output_weight(),
+        &decoder.head(),
         |logits| {
             positions.par_extend(
                 logits

@@ -162,11 +162,11 @@ fn compare_logits(
             hidden.reshape([seq, size])
         };
         let mut want = Vec::new();
-        for_logits(&hidden(student), &student.output_weight(), |logits| {
+        for_logits(&hidden(student), &student.head(), |logits| {
             want.extend_from_slice(logits);
         });
         let mut got = Vec::new();
-        for_logits(&hidden(reloaded), &reloaded.output_weight(), |logits| {
+        for_logits(&hidden(reloaded), &reloaded.head(), |logits| {
             got.extend_from_slice(logits);
         });
         for (want, got) in want

@@ -111,7 +111,7 @@ fn batch_statistics(
         .collect();
     let statistics = head_statistics(
         &hidden.reshape([num_rows * seq, size]),
-        &decoder.output_weight(),
+        &decoder.head(),
         &targets,
     );
     let pairs = statistics.into_iter().zip(&targets);

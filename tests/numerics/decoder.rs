@@ -23,11 +23,17 @@ const SAME: Tolerance = Tolerance {
     rtol: 0.0,
 };
 
-const PLAIN: [&str; 5] = [
+const PLAIN: [&str; 11] = [
+    "hf-gemma",
+    "hf-gemma2",
+    "hf-gemma3",
     "hf-llama",
     "hf-llama-256",
     "hf-llama-sharded",
     "hf-llama3-rope",
+    "hf-mistral",
+    "hf-qwen2-tied",
+    "hf-qwen3-tied",
     "hf-smollm2-tied",
 ];
 
@@ -69,18 +75,9 @@ fn assert_logits(folder: &str, name: &str) {
     assert_close(folder, &values(decoder.logits(hidden)), &want, LOGITS);
 }
 
-/// Folders in `tests/golden` whose names begin so, sorted.
-fn folders(prefix: &str) -> Vec<String> {
-    let entries = fs::read_dir(golden::path("")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
-    names.sort();
-    names
-}
-
 #[test]
 fn logits_of_plain_checkpoints_equal_those_of_transformers() {
-    assert_eq!(folders("hf-"), PLAIN);
+    assert_eq!(golden::names("hf-"), PLAIN);
     for folder in PLAIN {
         assert_logits(folder, "logits_f32");
     }
@@ -88,7 +85,7 @@ fn logits_of_plain_checkpoints_equal_those_of_transformers() {
 
 #[test]
 fn logits_of_packed_checkpoints_equal_those_of_their_dequantised_weights() {
-    assert_eq!(folders("ct-"), PACKED);
+    assert_eq!(golden::names("ct-"), PACKED);
     for folder in PACKED {
         assert_logits(folder, "logits_dequant_f32");
     }
