@@ -289,4 +289,5 @@ fn read_header(file: &[u8]) -> Result<Header, GgufFault> {
 #[cfg(test)]
 pub(crate) mod draft;
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests;

@@ -208,7 +208,11 @@ static STUDENT: Block = Block {
             Kind::Block(&FROM_TEACHER),
             "chosen layers of the teacher, with its embedding and head",
         ),
-        required("checkpoint", CHECKPOINT, "an existing Hugging Face folder"),
+        required(
+            "checkpoint",
+            CHECKPOINT,
+            "an existing Hugging Face folder or `.gguf` file",
+        ),
     ]],
 };
 
