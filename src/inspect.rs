@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::cache::{Cache, CacheError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::with_path;
+use crate::gguf::is_gguf;
 use crate::model::parameter_specs;
 use crate::progress::{bytes_text, thousands};
 use crate::vocabulary::{Vocabulary, VocabularyError};
@@ -17,7 +18,7 @@ use crate::vocabulary::{Vocabulary, VocabularyError};
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum InspectError {
-    #[error("`{}` is neither a checkpoint (config.json), a cache (manifest.json) nor a run (report.json)", path.display())]
+    #[error("`{}` is neither a checkpoint (config.json or a `.gguf` file), a cache (manifest.json) nor a run (report.json)", path.display())]
     Unknown { path: PathBuf },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
@@ -36,7 +37,7 @@ pub enum InspectError {
 
 /// Facts about a path, as one JSON object.
 pub fn inspect(path: &Path) -> Result<Value, InspectError> {
-    if path.join("config.json").exists() {
+    if is_gguf(path) || path.join("config.json").exists() {
         return checkpoint(path);
     }
     if path.join("manifest.json").exists() {
@@ -76,7 +77,8 @@ fn checkpoint(path: &Path) -> Result<Value, InspectError> {
     Ok(json!({
         "kind": "checkpoint",
         "parameters": num_parameters,
-        "weights_bytes": checkpoint.files().num_bytes(),
+        "weights_bytes": checkpoint.num_bytes(),
+        "tensors": checkpoint.num_tensors(),
         "quantization": quantization,
         "content_blake3": checkpoint.content_hash(),
         "config": checkpoint.config(),

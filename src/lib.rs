@@ -22,6 +22,8 @@ pub mod random;
 
 pub mod tensors;
 
+pub mod gguf;
+
 // Recipe: text -> plan.
 pub mod recipe;
 

@@ -6,9 +6,11 @@ use std::path::Path;
 use rustix::fs::{Access, access, statvfs};
 
 use crate::checkpoint::Checkpoint;
+use crate::data::{TokenizerError, tokenizer_path};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::PartialDir;
+use crate::gguf::is_gguf;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
@@ -115,11 +117,21 @@ impl Preflight<'_> {
         })
     }
 
-    fn checkpoint(&self, key: &str, dir: &Path) -> Result<DecoderConfig, RecipeFaults> {
-        let checkpoint = Checkpoint::open(dir).map_err(|error| {
-            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string())
-                .help("name a model folder in Hugging Face layout whose files are whole");
-            self.fault(key, "this folder", fault)
+    fn checkpoint(&self, key: &str, path: &Path) -> Result<DecoderConfig, RecipeFaults> {
+        let checkpoint = Checkpoint::open(path).map_err(|error| {
+            let (label, help) = if is_gguf(path) {
+                (
+                    "this file",
+                    "name a whole GGUF file of a known family and tensor types",
+                )
+            } else {
+                (
+                    "this folder",
+                    "name a model folder in Hugging Face layout whose files are whole",
+                )
+            };
+            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
+            self.fault(key, label, fault)
         })?;
         Ok(checkpoint.config().clone())
     }
@@ -133,23 +145,29 @@ impl Preflight<'_> {
         let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
             return Ok(());
         };
-        let theirs = self.of_model("teacher.checkpoint", &plan.checkpoint);
+        let theirs = Vocabulary::of_model(&plan.checkpoint);
         let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
             let key = "data.tokenizer.file";
             let ours = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
             self.ids_fit(key, ours.num_tokens(), "teacher", config)?;
-            // A teacher without a `tokenizer.json` tells nothing and is taken at its word.
-            if plan.checkpoint.join("tokenizer.json").exists() {
-                let found = ours.compare(&theirs?);
-                if let Some(fact) = found.disagreement("tokenizer", "teacher") {
-                    let fault = Diagnostic::new("data/other-tokenizer", fact)
-                        .help("use the teacher's own tokenizer");
-                    return Err(self.fault(key, "another vocabulary", fault));
+            match theirs {
+                Ok(theirs) => {
+                    let found = ours.compare(&theirs);
+                    if let Some(fact) = found.disagreement("tokenizer", "teacher") {
+                        let fault = Diagnostic::new("data/other-tokenizer", fact)
+                            .help("use the teacher's own tokenizer");
+                        return Err(self.fault(key, "another vocabulary", fault));
+                    }
+                }
+                // It tells nothing and is taken at its word, which the user gave by naming a tokenizer.
+                Err(error) => {
+                    notes.push(format!("the teacher's tokens were not compared: {error}"));
                 }
             }
             ours.num_tokens()
         } else {
-            theirs?.num_tokens()
+            self.vocabulary_at("teacher.checkpoint", theirs)?
+                .num_tokens()
         };
         if config.vocab_size > num_tokens {
             notes.push(format!(
@@ -171,11 +189,16 @@ impl Preflight<'_> {
         outcome: Result<Vocabulary, VocabularyError>,
     ) -> Result<Vocabulary, RecipeFaults> {
         outcome.map_err(|error| {
-            let (id, help, label) = match error {
+            let (id, help, label) = match &error {
                 VocabularyError::TooFewRows { .. } => (
                     "data/vocabulary",
                     "take the `tokenizer.json` that belongs to the model",
                     "ids beyond its embedding",
+                ),
+                VocabularyError::Tokenizer(TokenizerError::Gguf(_)) => (
+                    "data/tokenizer",
+                    "write `tokenizer: { file: ... }` under `data`, with the `tokenizer.json` of this model",
+                    "its tokenizer",
                 ),
                 _ => (
                     "data/tokenizer",
@@ -292,7 +315,7 @@ impl Preflight<'_> {
         };
         let key = "student.checkpoint";
         let theirs = self.of_model("teacher.checkpoint", &teacher.checkpoint)?;
-        if !student.join("tokenizer.json").exists() {
+        if !tokenizer_path(student).exists() {
             return self.ids_fit(key, theirs.num_tokens(), "student", config);
         }
         let found = self.of_model(key, student)?.compare(&theirs);

@@ -323,8 +323,8 @@ fn with_context<T>(
     Ok(work(&context)?)
 }
 
-fn open_checkpoint(dir: &Path) -> Result<Checkpoint, Failure> {
-    Checkpoint::open(dir).map_err(|error| Failure::input("checkpoint", &error))
+fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+    Checkpoint::open(path).map_err(|error| Failure::input("checkpoint", &error))
 }
 
 fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {

@@ -39,9 +39,9 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
-    /// Show what a checkpoint, cache or run folder says of itself
+    /// Show what a checkpoint, cache or run says of itself
     Inspect {
-        /// Folder
+        /// Folder, or `.gguf` file
         path: PathBuf,
         /// Compare the vocabularies of two checkpoints or `tokenizer.json` files instead
         #[arg(long, value_name = "OTHER")]
@@ -81,7 +81,7 @@ struct RecipeArgs {
 
 #[derive(Debug, Args)]
 struct EvaluateArgs {
-    /// Model folder in Hugging Face layout
+    /// Model folder in Hugging Face layout, or `.gguf` file
     checkpoint: PathBuf,
     /// Text or jsonl file, or a folder of them
     #[arg(long, required = true)]
@@ -89,7 +89,7 @@ struct EvaluateArgs {
     /// Positions per row; each row starts without context
     #[arg(long, default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
     sequence_length: usize,
-    /// Model folder to compare with: exact KL and agreement
+    /// Model folder or `.gguf` file to compare with: exact KL and agreement
     #[arg(long)]
     teacher: Option<PathBuf>,
     /// Device: flex, wgpu, vulkan, tch or cuda
@@ -99,7 +99,7 @@ struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 struct GenerateArgs {
-    /// Model folder in Hugging Face layout
+    /// Model folder in Hugging Face layout, or `.gguf` file
     checkpoint: PathBuf,
     /// Text to continue
     #[arg(long)]

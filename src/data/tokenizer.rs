@@ -16,9 +16,10 @@ use tokenizers::{
 };
 
 use crate::files;
+use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
+use crate::gguf::{GgufError, GgufFile, is_gguf};
 
-/// Name of a tokenizer's file.
-const FILE: &str = "tokenizer.json";
+const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The end-of-text token of tokenizers trained here.
 const END_OF_TEXT: &str = "<|endoftext|>";
@@ -42,6 +43,9 @@ pub enum TokenizerError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A GGUF file cannot be read, or its tokenizer is of a kind that is not known.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A file's content is not a tokenizer.
     #[error("{}: not a tokenizer: {reason}", .path.display())]
     NotATokenizer {
@@ -93,7 +97,7 @@ pub struct TokenizedText {
     pub num_bytes: Vec<u32>,
 }
 
-/// Text to token ids and back, as a `tokenizer.json` says.
+/// Text to token ids and back, as a `tokenizer.json` or a GGUF file says.
 ///
 /// Three things in such files are passed over, because they would make rows that are not the text:
 /// truncation, padding, and BPE dropout (which is random). Special tokens are never added, but those that
@@ -108,8 +112,14 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one.
+    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one; or the tokenizer that a
+    /// `.gguf` file carries.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        if is_gguf(path) {
+            let TokenizerFiles { tokenizer, config } = tokenizer_files(&GgufFile::open(path)?)?;
+            let bytes = tokenizer.to_string().into_bytes();
+            return Self::from_bytes(bytes, Some(config.to_string().into_bytes()), path);
+        }
         let read = |path: &Path| fs::read(path).map_err(|error| files::with_path(error, path));
         let config_path = path.with_file_name("tokenizer_config.json");
         let config = config_path
@@ -119,9 +129,9 @@ impl Tokenizer {
         Self::from_bytes(read(path)?, config, path)
     }
 
-    /// The tokenizer of a model folder.
+    /// The tokenizer of a model folder or `.gguf` file.
     pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
-        Self::open(&model.join(FILE))
+        Self::open(&tokenizer_path(model))
     }
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
@@ -280,14 +290,29 @@ impl Tokenizer {
         &self.bytes
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, byte for byte as they were read.
+    /// Names and bytes of `tokenizer.json` and `tokenizer_config.json`, as they were read.
+    pub fn files(&self) -> [(&'static str, &[u8]); 2] {
+        [
+            (TOKENIZER_FILE, &self.bytes),
+            ("tokenizer_config.json", &self.config),
+        ]
+    }
+
+    /// Writes [`Tokenizer::files`] into a folder.
     pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
-        let write = |name: &str, bytes: &[u8]| {
-            files::write_atomically(&dir.join(name), |out| out.write_all(bytes))
-        };
-        write("tokenizer.json", &self.bytes)?;
-        write("tokenizer_config.json", &self.config)?;
+        for (name, bytes) in self.files() {
+            files::write_atomically(&dir.join(name), |out| out.write_all(bytes))?;
+        }
         Ok(())
+    }
+}
+
+/// The file that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
+pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
+    if is_gguf(checkpoint) {
+        checkpoint.to_path_buf()
+    } else {
+        checkpoint.join(TOKENIZER_FILE)
     }
 }
 

@@ -32,8 +32,8 @@ pub(super) fn prepare_data(plan: &Plan, stage: &Stage) -> Result<Prepared, RunEr
         .and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     fs::create_dir_all(&stage.dir).map_err(|error| with_path(error, &stage.dir))?;
     let _lock = wait_for_lock(&stage.dir)?; // other recipes may ask for the same rows at the same time
-    let teacher_dir = teacher.as_ref().map(Checkpoint::dir);
-    let prepare = |end_of_text| data::prepare(&plan.data, teacher_dir, &stage.dir, end_of_text);
+    let teacher_path = teacher.as_ref().map(Checkpoint::path);
+    let prepare = |end_of_text| data::prepare(&plan.data, teacher_path, &stage.dir, end_of_text);
     // A tokenizer that names no separator may still come with a model that does.
     let data = match prepare(None) {
         Err(DataError::NoEndOfText) if end_of_text.is_some() => prepare(end_of_text)?,

@@ -21,6 +21,7 @@ use crate::estimate::estimate;
 use crate::export::verify::Verification;
 use crate::export::{self, ExportContext, ExportError};
 use crate::files::{PartialDir, with_path};
+use crate::gguf::is_gguf;
 use crate::passes::PassError;
 use crate::preflight;
 use crate::progress;
@@ -148,17 +149,18 @@ impl Run<'_> {
             Some(student) => student,
             None => self.student_after(self.stages.passes.last())?,
         };
-        let teacher_dir = plan
+        let teacher_path = plan
             .teacher
             .as_ref()
             .map(|teacher| teacher.checkpoint.as_path());
-        let teacher = teacher_dir
+        let teacher = teacher_path
             .and_then(Path::file_name)
             .map(|name| name.to_string_lossy().into_owned());
         let export_context = ExportContext {
             name: &plan.name,
             teacher,
-            tokenizer_dir: teacher_dir.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher),
+            tokenizer_dir: teacher_path
+                .filter(|path| plan.data.tokenizer == TokenizerPlan::Teacher && !is_gguf(path)),
             tokenizer: &self.data.tokenizer,
             rows: &self.data.validation,
             recipe: &recipe::resolved_yaml(plan, &stage.dir.join("format")), // each format has a folder
