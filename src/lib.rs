@@ -22,6 +22,8 @@ pub mod random;
 
 pub mod tensors;
 
+pub mod gguf;
+
 // Recipe: text -> plan.
 pub mod recipe;
 
@@ -32,6 +34,8 @@ pub mod data;
 pub mod model;
 
 pub mod checkpoint;
+
+pub mod vocabulary;
 
 pub mod loss;
 

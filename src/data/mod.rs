@@ -19,4 +19,4 @@ pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,
     read_documents,
 };
-pub use tokenizer::{TextStream, TokenizedText, Tokenizer, TokenizerError};
+pub use tokenizer::{TextStream, TokenizedText, Tokenizer, TokenizerError, tokenizer_path};

@@ -12,7 +12,7 @@ use super::pack::pack;
 use super::rows::TokenRows;
 use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
 use super::store::Store;
-use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
+use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError, tokenizer_path};
 use crate::files;
 use crate::recipe::{DataPlan, TokenizerPlan};
 
@@ -102,7 +102,7 @@ pub enum DataError {
 /// tokenizer is asked ([`Tokenizer::end_of_text`]). Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
 pub fn prepare(
     plan: &DataPlan,
-    teacher_dir: Option<&Path>,
+    teacher: Option<&Path>,
     cache_dir: &Path,
     eos: Option<u32>,
 ) -> Result<Prepared, DataError> {
@@ -115,11 +115,9 @@ pub fn prepare(
     let mut store = Store::open(cache_dir)?;
     let tokenizer = match &plan.tokenizer {
         TokenizerPlan::File(path) => Tokenizer::open(path)?,
-        TokenizerPlan::Teacher => Tokenizer::open(
-            &teacher_dir
-                .ok_or(DataError::NoTeacher)?
-                .join("tokenizer.json"),
-        )?,
+        TokenizerPlan::Teacher => {
+            Tokenizer::open(&tokenizer_path(teacher.ok_or(DataError::NoTeacher)?))?
+        }
         TokenizerPlan::Train { vocab_size } => {
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
         }

@@ -100,7 +100,7 @@ pub fn verify(
     found.kl /= positions;
     let verification = Verification {
         format: expected.format.to_owned(),
-        size_bytes: checkpoint.files().num_bytes(),
+        size_bytes: checkpoint.num_bytes(),
         positions: found.positions,
         max_logit_difference: found.difference,
         budget: expected.budget,

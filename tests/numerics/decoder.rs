@@ -44,6 +44,8 @@ const PACKED: [&str; 4] = [
     "ct-w8a16-g32-sym",
 ];
 
+const GGUF: [&str; 3] = ["gguf-q4_k_m", "gguf-q8_0-llama3rope", "gguf-q8_0-tied"];
+
 fn open(folder: &str) -> Decoder {
     let checkpoint = Checkpoint::open(&golden::path(folder)).unwrap();
     load_decoder(&checkpoint, &device()).unwrap()
@@ -67,7 +69,10 @@ fn values(tensor: Tensor<3>) -> Vec<f32> {
 }
 
 fn assert_logits(folder: &str, name: &str) {
-    let decoder = open(folder);
+    assert_logits_of(&open(folder), folder, name);
+}
+
+fn assert_logits_of(decoder: &Decoder, folder: &str, name: &str) {
     let (ids, want) = expected(folder, name);
     assert_eq!(want.len(), ids.len() * decoder.config.vocab_size);
     assert!(ids.len() >= 16, "{folder}: {} positions", ids.len());
@@ -88,6 +93,16 @@ fn logits_of_packed_checkpoints_equal_those_of_their_dequantised_weights() {
     assert_eq!(golden::names("ct-"), PACKED);
     for folder in PACKED {
         assert_logits(folder, "logits_dequant_f32");
+    }
+}
+
+#[test]
+fn logits_of_gguf_files_equal_those_of_their_dequantised_weights() {
+    assert_eq!(golden::names("gguf-"), GGUF);
+    for folder in GGUF {
+        let checkpoint = Checkpoint::open(&golden::path(folder).join("model.gguf")).unwrap();
+        let decoder = load_decoder(&checkpoint, &device()).unwrap();
+        assert_logits_of(&decoder, folder, "logits_dequant_f32");
     }
 }
 

@@ -1,6 +1,7 @@
 //! Golden folders and what damages them.
 
 mod files;
+mod gguf;
 mod packed;
 
 use std::fs;
