@@ -163,6 +163,12 @@ fn which_layers_slide_follows_from_the_list_or_the_rule_of_the_family() {
             "FFFFFSS",
         ),
         (
+            Qwen2,
+            json!({ "use_sliding_window": true, "max_window_layers": 0 }),
+            Some(4096),
+            "SSSSSSS",
+        ),
+        (
             Qwen3,
             json!({ "use_sliding_window": true, "sliding_window": 9, "layer_types": list, "num_hidden_layers": 3 }),
             Some(9),
@@ -186,6 +192,8 @@ fn which_layers_slide_follows_from_the_list_or_the_rule_of_the_family() {
         let got = read(architecture, changes);
         assert_eq!(got.sliding_window, window, "{architecture:?}");
         assert_eq!(types_text(&got), types, "{architecture:?}");
+        let written = got.to_json("bfloat16");
+        assert_eq!(DecoderConfig::from_json(&written).unwrap(), got);
     }
 }
 
