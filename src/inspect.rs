@@ -12,6 +12,7 @@ use crate::files::with_path;
 use crate::gguf::is_gguf;
 use crate::model::parameter_specs;
 use crate::progress::{bytes_text, thousands};
+use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// Why a path cannot be inspected.
 #[derive(Debug, Error)]
@@ -21,6 +22,8 @@ pub enum InspectError {
     Unknown { path: PathBuf },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error("`{}` is not JSON: {source}", path.display())]
@@ -53,6 +56,13 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
     Err(InspectError::Unknown {
         path: path.to_path_buf(),
     })
+}
+
+/// Two vocabularies side by side: for people, and as one JSON object.
+pub fn against(path: &Path, other: &Path) -> Result<(String, Value), InspectError> {
+    let found = Vocabulary::open(path)?.compare(&Vocabulary::open(other)?);
+    let facts = serde_json::to_value(&found).map_err(io::Error::other)?;
+    Ok((found.text(), facts))
 }
 
 fn checkpoint(path: &Path) -> Result<Value, InspectError> {

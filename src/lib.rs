@@ -35,6 +35,8 @@ pub mod model;
 
 pub mod checkpoint;
 
+pub mod vocabulary;
+
 pub mod loss;
 
 // Teacher -> cache.

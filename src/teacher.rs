@@ -14,7 +14,7 @@ use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
 use crate::loss::log_sum_exp;
-use crate::model::{Decoder, ids_tensor};
+use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
 
 /// Why a capture ended early.
@@ -37,6 +37,38 @@ pub enum CaptureError {
 pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
     Decoder::from_parameters(checkpoint.config().clone(), |spec| {
         let weight = checkpoint.weight(spec)?;
+        Ok(Tensor::from_data(
+            TensorData::new(weight, spec.shape),
+            device,
+        ))
+    })
+}
+
+/// Loads a teacher without the rows of its embedding and output matrix that no token uses.
+///
+/// Models are padded to sizes that suit the hardware; what such a model gives to ids that mean nothing is noise, and
+/// two models of one family may be padded differently.
+pub fn load_teacher(
+    checkpoint: &Checkpoint,
+    num_tokens: usize,
+    device: &Device,
+) -> Result<Decoder, CheckpointError> {
+    let whole = checkpoint.config();
+    let config = DecoderConfig {
+        vocab_size: num_tokens.min(whole.vocab_size),
+        ..whole.clone()
+    };
+    Decoder::from_parameters(config, |spec| {
+        let mut weight = match spec.kind {
+            ParameterKind::Embedding | ParameterKind::Head => {
+                checkpoint.weight(&ParameterSpec {
+                    shape: [whole.vocab_size, spec.shape[1]],
+                    ..spec.clone()
+                })?
+            }
+            _ => checkpoint.weight(spec)?,
+        };
+        weight.truncate(spec.num_elements());
         Ok(Tensor::from_data(
             TensorData::new(weight, spec.shape),
             device,

@@ -92,7 +92,7 @@ mod tests {
             "--teacher",
             &golden,
         ];
-        let needles = ["the teacher has 320 tokens, but the checkpoint has 300"];
+        let needles = ["the checkpoint has 300 tokens, but the teacher has 320: token 1 is"];
         workshop.fails(&args, 2, &needles);
     }
 

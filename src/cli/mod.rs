@@ -43,6 +43,9 @@ enum Command {
     Inspect {
         /// Folder, or `.gguf` file
         path: PathBuf,
+        /// Compare the vocabularies of two checkpoints or `tokenizer.json` files instead
+        #[arg(long, value_name = "OTHER")]
+        against: Option<PathBuf>,
     },
     /// Print the JSON Schema of recipes
     Schema,
@@ -143,7 +146,9 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Cache(CacheCommand::Verify { dir }) => commands::verify_cache(dir, &mut output),
         Command::Evaluate(args) => commands::evaluate(args, &mut output),
         Command::Generate(args) => commands::generate(args, &mut output),
-        Command::Inspect { path } => commands::inspect(path, &mut output),
+        Command::Inspect { path, against } => {
+            commands::inspect(path, against.as_deref(), &mut output)
+        }
         Command::Schema => commands::schema(&mut output),
     }
 }

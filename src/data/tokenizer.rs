@@ -20,6 +20,7 @@ use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
 
+/// Name of a tokenizer's file.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The end-of-text token of tokenizers trained here.
@@ -128,6 +129,11 @@ impl Tokenizer {
             .then(|| read(&config_path))
             .transpose()?;
         Self::from_bytes(read(path)?, config, path)
+    }
+
+    /// The tokenizer of a model folder or `.gguf` file.
+    pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
+        Self::open(&tokenizer_path(model))
     }
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
@@ -260,13 +266,16 @@ impl Tokenizer {
         &END_OF_TEXT_NAMES
     }
 
-    /// The first id that means another token in another tokenizer, with both meanings; `None` if all agree.
-    pub fn first_difference(&self, other: &Self) -> Option<(u32, String, String)> {
-        let token = |tokenizer: &Self, id| tokenizer.inner.id_to_token(id).unwrap_or_default();
-        let num_ids = self.vocab_size.max(other.vocab_size);
-        (0..u32::try_from(num_ids).unwrap_or(u32::MAX))
-            .map(|id| (id, token(self, id), token(other, id)))
-            .find(|(_, mine, theirs)| mine != theirs)
+    /// The token of an id; `None` if no token has it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether the id is a special token, which stands for no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        let token = added.get_added_tokens_decoder().get(&id);
+        token.is_some_and(|token| token.special)
     }
 
     /// BLAKE3 (hex) of the bytes of `tokenizer.json`.

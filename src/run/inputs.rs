@@ -12,7 +12,7 @@ use crate::model::Decoder;
 use crate::progress;
 use crate::recipe::{CachePlan, Plan, TeacherPlan};
 use crate::stages::{Stage, Stages};
-use crate::teacher::{CaptureJob, capture, load_decoder};
+use crate::teacher::{CaptureJob, capture, load_teacher};
 
 /// What the teacher said of both texts.
 pub(super) struct Caches {
@@ -116,7 +116,7 @@ impl Capture<'_> {
             rows: rows.hash(),
             sequence_length: rows.sequence_length(),
             num_rows: rows.num_rows(),
-            vocab_size: self.checkpoint.config().vocab_size,
+            vocab_size: data.tokenizer.vocab_size(), // rows that no token uses are not captured
             top_k: self.cache.top_k,
             temperatures: self.cache.temperatures.clone(),
         };
@@ -127,7 +127,11 @@ impl Capture<'_> {
         }
         let decoder = match &mut self.decoder {
             Some(decoder) => decoder,
-            none => none.insert(load_decoder(&self.checkpoint, self.context.device)?),
+            none => none.insert(load_teacher(
+                &self.checkpoint,
+                fingerprint.vocab_size,
+                self.context.device,
+            )?),
         };
         let job = CaptureJob {
             dir: &dir,

@@ -76,7 +76,7 @@ pub enum RunError {
 
 /// Runs the whole recipe; what is done is skipped, what was cut is resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
-    preflight::check(plan, context.overrides)?;
+    say_notes(&preflight::check(plan, context.overrides)?);
     let stages = Stages::of(plan)?;
     preflight::check_disk(plan, &estimate(plan, &stages)?, context.overrides)?;
     let _lock = lock(&stages.run_dir)?;
@@ -105,9 +105,15 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     Ok(report)
 }
 
+fn say_notes(notes: &[String]) {
+    for note in notes {
+        progress::say(&format!("note: {note}"));
+    }
+}
+
 /// Captures what the recipe's cache holds, and no more; the folder, or `None` if there is no teacher.
 pub fn build_cache(plan: &Plan, context: &RunContext<'_>) -> Result<Option<PathBuf>, RunError> {
-    preflight::check(plan, context.overrides)?;
+    say_notes(&preflight::check(plan, context.overrides)?);
     let stages = Stages::of(plan)?;
     let mut estimates = estimate(plan, &stages)?;
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());

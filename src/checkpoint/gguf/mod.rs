@@ -121,9 +121,11 @@ impl GgufWeights {
     }
 
     fn tensor_name(&self, spec: &ParameterSpec) -> Result<String, CheckpointError> {
-        gguf_name(&spec.name, self.family.architecture).ok_or_else(|| CheckpointError::MissingTensor {
-            dir: self.file.path().to_path_buf(),
-            tensor: spec.name.clone(),
+        gguf_name(&spec.name, self.family.architecture).ok_or_else(|| {
+            CheckpointError::MissingTensor {
+                dir: self.file.path().to_path_buf(),
+                tensor: spec.name.clone(),
+            }
         })
     }
 }
