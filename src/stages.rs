@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{self, SourceError, Tokenizer, TokenizerError, tokenizer_path};
+use crate::data::{self, SourceError, Tokenizer, TokenizerError};
 use crate::export::huggingface::tokenizer_files;
 use crate::files;
 use crate::gguf::is_gguf;
@@ -198,7 +198,7 @@ fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
         return Ok(Vec::new());
     };
     if is_gguf(&teacher.checkpoint) {
-        let tokenizer = Tokenizer::open(&teacher.checkpoint)?;
+        let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
         let hash = |(name, bytes): (&str, &[u8])| {
             (name.to_owned(), blake3::hash(bytes).to_hex().to_string())
         };
@@ -219,7 +219,7 @@ fn model_hash(checkpoint: &Checkpoint) -> String {
 fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
     let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
         (TokenizerPlan::Teacher, Some(teacher)) => {
-            Some(Tokenizer::open(&tokenizer_path(&teacher.checkpoint))?.hash())
+            Some(Tokenizer::of_model(&teacher.checkpoint)?.hash())
         }
         (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?.hash()),
         (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,

@@ -12,7 +12,7 @@ use super::pack::pack;
 use super::rows::TokenRows;
 use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
 use super::store::Store;
-use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError, tokenizer_path};
+use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::files;
 use crate::recipe::{DataPlan, TokenizerPlan};
 
@@ -115,9 +115,7 @@ pub fn prepare(
     let mut store = Store::open(cache_dir)?;
     let tokenizer = match &plan.tokenizer {
         TokenizerPlan::File(path) => Tokenizer::open(path)?,
-        TokenizerPlan::Teacher => {
-            Tokenizer::open(&tokenizer_path(teacher.ok_or(DataError::NoTeacher)?))?
-        }
+        TokenizerPlan::Teacher => Tokenizer::of_model(teacher.ok_or(DataError::NoTeacher)?)?,
         TokenizerPlan::Train { vocab_size } => {
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
         }

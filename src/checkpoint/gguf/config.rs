@@ -6,6 +6,7 @@ use super::super::CheckpointError;
 use super::Family;
 use super::rope::llama3_scaling;
 use crate::gguf::{self, GgufError, GgufFile};
+use crate::model::Architecture;
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
 pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -31,7 +32,7 @@ struct Keys<'a> {
 
 impl Keys<'_> {
     fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.family.name())
+        format!("{}.{name}", self.family.name)
     }
 
     fn size(&self, name: &str) -> Result<Option<u64>, GgufError> {
@@ -74,8 +75,8 @@ pub(super) fn config_json(file: &GgufFile, family: Family) -> Result<Value, Chec
     })?;
     let (rope_theta, rope_scaling) = rope(&keys)?;
     let json = json!({
-        "architectures": [family.class_name()],
-        "model_type": family.model_type(),
+        "architectures": [family.architecture.class_name()],
+        "model_type": family.architecture.model_type(),
         "vocab_size": vocab_size, // the rows that are there, filling included
         "hidden_size": hidden_size,
         "intermediate_size": keys.required_size("feed_forward_length")?,
@@ -95,7 +96,7 @@ pub(super) fn config_json(file: &GgufFile, family: Family) -> Result<Value, Chec
     let Value::Object(mut json) = json else {
         unreachable!("it is an object")
     };
-    if family.is_gemma() {
+    if family.architecture.is_gemma() {
         gemma(&keys, &mut json, hidden_size / num_heads.max(1), head_dim)?;
     }
     Ok(Value::Object(json))
@@ -169,18 +170,18 @@ fn gemma(
     hidden_per_head: u64,
     head_dim: u64,
 ) -> Result<(), GgufError> {
-    let family = keys.family;
+    let architecture = keys.family.architecture;
     let mut set = |key: &str, value: Value| json.insert(key.to_owned(), value);
     set("hidden_act", json!("gelu_pytorch_tanh"));
     set("hidden_activation", json!("gelu_pytorch_tanh"));
-    if family == Family::Gemma {
+    if architecture == Architecture::Gemma {
         return Ok(());
     }
     let num_layers = keys.required_size("block_count")?;
     // The two of 27 B parameters scale attention by the hidden size per head; layers are how llama.cpp tells them.
     let is_largest = matches!(
-        (family, num_layers),
-        (Family::Gemma2, 46) | (Family::Gemma3, 62)
+        (architecture, num_layers),
+        (Architecture::Gemma2, 46) | (Architecture::Gemma3, 62)
     );
     let scalar = if is_largest {
         hidden_per_head
@@ -194,7 +195,7 @@ fn gemma(
     );
     set("layer_types", layer_types(keys, num_layers)?);
     let final_cap = keys.number("final_logit_softcapping")?;
-    if family == Family::Gemma2 {
+    if architecture == Architecture::Gemma2 {
         set(
             "attn_logit_softcapping",
             json!(keys.number("attn_logit_softcapping")?.unwrap_or(50.0)),
@@ -219,7 +220,7 @@ fn layer_types(keys: &Keys<'_>, num_layers: u64) -> Result<Value, GgufError> {
     let period = match keys.file.unsigned(&key)? {
         Some(0) => return Err(keys.file.wrong_value(&key, "above 0")),
         Some(period) => period,
-        None if keys.family == Family::Gemma2 => 2,
+        None if keys.family.architecture == Architecture::Gemma2 => 2,
         None => 6,
     };
     // Sizes are bounded where `config.json` is read: a list beyond that bound need not be made.

@@ -13,68 +13,26 @@ use self::config::{ROPE_FREQS, config_json};
 use self::names::gguf_name;
 use super::CheckpointError;
 use crate::gguf::GgufFile;
-use crate::model::{DecoderConfig, ParameterKind, ParameterSpec};
+use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec};
 
 const ARCHITECTURE: &str = "general.architecture";
 
-/// Families, as llama.cpp names them in `general.architecture`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    /// Also SmolLM and Mistral.
-    Llama,
-    Qwen2,
-    Qwen3,
-    Gemma,
-    Gemma2,
-    Gemma3,
-}
+/// Families that are read, by their name in `general.architecture`. SmolLM and Mistral are `llama` there.
+const FAMILIES: [(&str, Architecture); 6] = [
+    (LLAMA, Architecture::Llama),
+    ("qwen2", Architecture::Qwen2),
+    ("qwen3", Architecture::Qwen3),
+    ("gemma", Architecture::Gemma),
+    ("gemma2", Architecture::Gemma2),
+    ("gemma3", Architecture::Gemma3),
+];
+const LLAMA: &str = "llama";
 
-impl Family {
-    const ALL: [Self; 6] = [
-        Self::Llama,
-        Self::Qwen2,
-        Self::Qwen3,
-        Self::Gemma,
-        Self::Gemma2,
-        Self::Gemma3,
-    ];
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::Llama => "llama",
-            Self::Qwen2 => "qwen2",
-            Self::Qwen3 => "qwen3",
-            Self::Gemma => "gemma",
-            Self::Gemma2 => "gemma2",
-            Self::Gemma3 => "gemma3",
-        }
-    }
-
-    fn class_name(self) -> &'static str {
-        match self {
-            Self::Llama => "LlamaForCausalLM",
-            Self::Qwen2 => "Qwen2ForCausalLM",
-            Self::Qwen3 => "Qwen3ForCausalLM",
-            Self::Gemma => "GemmaForCausalLM",
-            Self::Gemma2 => "Gemma2ForCausalLM",
-            Self::Gemma3 => "Gemma3ForCausalLM",
-        }
-    }
-
-    fn model_type(self) -> &'static str {
-        match self {
-            Self::Gemma3 => "gemma3_text",
-            _ => self.name(),
-        }
-    }
-
-    fn is_gemma(self) -> bool {
-        matches!(self, Self::Gemma | Self::Gemma2 | Self::Gemma3)
-    }
-
-    fn has_four_norms(self) -> bool {
-        matches!(self, Self::Gemma2 | Self::Gemma3)
-    }
+/// A family; keys of the metadata begin with its name.
+#[derive(Debug, Clone, Copy)]
+struct Family {
+    name: &'static str,
+    architecture: Architecture,
 }
 
 /// The weights of a GGUF file.
@@ -88,9 +46,11 @@ impl GgufWeights {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = GgufFile::open(path)?;
         let name = file.text(ARCHITECTURE)?;
-        let family =
-            name.and_then(|name| Family::ALL.into_iter().find(|known| known.name() == name));
-        let names = Family::ALL.map(Family::name).join("`, `");
+        let family = FAMILIES
+            .iter()
+            .find(|(known, _)| name == Some(known))
+            .map(|&(name, architecture)| Family { name, architecture });
+        let names = FAMILIES.map(|(name, _)| name).join("`, `");
         let family =
             family.ok_or_else(|| file.wrong_value(ARCHITECTURE, format!("one of `{names}`")))?;
         Ok(Self { file, family })
@@ -139,13 +99,13 @@ impl GgufWeights {
         config: &DecoderConfig,
     ) -> Result<Vec<f32>, CheckpointError> {
         let mut weight = self.file.f32s(&self.tensor_name(spec)?)?;
-        if self.family.is_gemma() && spec.kind == ParameterKind::Norm {
+        if self.family.architecture.is_gemma() && spec.kind == ParameterKind::Norm {
             // The converter adds the 1 that Gemma's norm adds to its weight.
             for value in &mut weight {
                 *value -= 1.0;
             }
         }
-        if self.family == Family::Llama {
+        if self.family.name == LLAMA {
             let module = spec.module();
             let num_heads = [
                 (".self_attn.q_proj", config.num_attention_heads),
@@ -161,9 +121,11 @@ impl GgufWeights {
     }
 
     fn tensor_name(&self, spec: &ParameterSpec) -> Result<String, CheckpointError> {
-        gguf_name(&spec.name, self.family).ok_or_else(|| CheckpointError::MissingTensor {
-            dir: self.file.path().to_path_buf(),
-            tensor: spec.name.clone(),
+        gguf_name(&spec.name, self.family.architecture).ok_or_else(|| {
+            CheckpointError::MissingTensor {
+                dir: self.file.path().to_path_buf(),
+                tensor: spec.name.clone(),
+            }
         })
     }
 }

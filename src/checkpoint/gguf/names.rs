@@ -1,6 +1,6 @@
 //! Tensor names: Hugging Face's to llama.cpp's.
 
-use super::Family;
+use crate::model::Architecture;
 
 /// Parts of a block that all families name alike, Hugging Face's name first.
 const BLOCK: [(&str, &str); 10] = [
@@ -27,7 +27,7 @@ const FOUR_NORMS: [(&str, &str); 3] = [
 ];
 
 /// The tensor of a GGUF file that holds the weight of this Hugging Face name; `None` if llama.cpp has none.
-pub(super) fn gguf_name(name: &str, family: Family) -> Option<String> {
+pub(super) fn gguf_name(name: &str, architecture: Architecture) -> Option<String> {
     let (module, ending) = name.rsplit_once('.')?;
     let outside = match module {
         "model.embed_tokens" => Some("token_embd"),
@@ -39,7 +39,7 @@ pub(super) fn gguf_name(name: &str, family: Family) -> Option<String> {
         return Some(format!("{module}.{ending}"));
     }
     let (layer_idx, module) = module.strip_prefix("model.layers.")?.split_once('.')?;
-    let norms: &[_] = if family.has_four_norms() {
+    let norms: &[_] = if architecture.has_output_norms() {
         &FOUR_NORMS
     } else {
         &TWO_NORMS
