@@ -146,28 +146,28 @@ impl Preflight<'_> {
             return Ok(());
         };
         let theirs = Vocabulary::of_model(&plan.checkpoint);
-        let is_unknown = matches!(
-            &theirs,
-            Err(VocabularyError::Tokenizer(TokenizerError::Gguf(_)))
-        );
-        let theirs = self.vocabulary_at("teacher.checkpoint", theirs);
         let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
             let key = "data.tokenizer.file";
             let ours = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
             self.ids_fit(key, ours.num_tokens(), "teacher", config)?;
-            // A teacher without a `tokenizer.json`, or with one of a kind that is not known, tells nothing and is taken
-            // at its word.
-            if tokenizer_path(&plan.checkpoint).exists() && !is_unknown {
-                let found = ours.compare(&theirs?);
-                if let Some(fact) = found.disagreement("tokenizer", "teacher") {
-                    let fault = Diagnostic::new("data/other-tokenizer", fact)
-                        .help("use the teacher's own tokenizer");
-                    return Err(self.fault(key, "another vocabulary", fault));
+            match theirs {
+                Ok(theirs) => {
+                    let found = ours.compare(&theirs);
+                    if let Some(fact) = found.disagreement("tokenizer", "teacher") {
+                        let fault = Diagnostic::new("data/other-tokenizer", fact)
+                            .help("use the teacher's own tokenizer");
+                        return Err(self.fault(key, "another vocabulary", fault));
+                    }
+                }
+                // It tells nothing and is taken at its word, which the user gave by naming a tokenizer.
+                Err(error) => {
+                    notes.push(format!("the teacher's tokens were not compared: {error}"));
                 }
             }
             ours.num_tokens()
         } else {
-            theirs?.num_tokens()
+            self.vocabulary_at("teacher.checkpoint", theirs)?
+                .num_tokens()
         };
         if config.vocab_size > num_tokens {
             notes.push(format!(
@@ -189,7 +189,7 @@ impl Preflight<'_> {
         outcome: Result<Vocabulary, VocabularyError>,
     ) -> Result<Vocabulary, RecipeFaults> {
         outcome.map_err(|error| {
-            let (id, help, label) = match error {
+            let (id, help, label) = match &error {
                 VocabularyError::TooFewRows { .. } => (
                     "data/vocabulary",
                     "take the `tokenizer.json` that belongs to the model",
