@@ -50,9 +50,9 @@ impl Checkpoint {
     /// Reads the headers of a model folder or of a `.gguf` file.
     ///
     /// In a folder, weights may be plain (F32, F16, BF16) or compressed-tensors `pack-quantized`. Tensors that no part
-    /// of the decoder owns are ignored, as transformers does; one that belongs to a module of the decoder and is not
-    /// understood (a bias, a zero point, a column order) is refused, since leaving it out would change the model. In a
-    /// GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
+    /// of the decoder owns are ignored, as transformers does; one that belongs to a module of the decoder or to one of
+    /// its layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the
+    /// model. In a GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let checkpoint = if is_gguf(path) {
             Self::open_gguf(path)?
@@ -200,9 +200,13 @@ fn check_folder(
         }
     }
     let modules: BTreeSet<&str> = specs.iter().map(ParameterSpec::module).collect();
+    let layers: BTreeSet<&str> = specs.iter().filter_map(|spec| layer(&spec.name)).collect();
     let stranger = files.names().find(|name| {
         let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-        modules.contains(module) && !known.contains(*name)
+        let is_in_a_layer = layer(name).is_some_and(|layer| layers.contains(layer));
+        // Rotary frequencies, which old conversions hold, are computed anew.
+        let is_ours = is_in_a_layer && !name.ends_with(".rotary_emb.inv_freq");
+        (is_ours || modules.contains(module)) && !known.contains(*name)
     });
     match stranger {
         None => Ok(()),
@@ -211,6 +215,12 @@ fn check_folder(
             tensor: name.to_owned(),
         }),
     }
+}
+
+/// Number of the layer that a tensor belongs to, as it is written in its name.
+fn layer(name: &str) -> Option<&str> {
+    let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    Some(layer)
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {

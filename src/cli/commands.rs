@@ -327,9 +327,9 @@ fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
     Checkpoint::open(path).map_err(|error| Failure::input("checkpoint", &error))
 }
 
-fn open_tokenizer(model: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
+fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
     let tokenizer =
-        Tokenizer::of_model(model).map_err(|error| Failure::input("data/tokenizer", &error))?;
+        Tokenizer::of_model(dir).map_err(|error| Failure::input("data/tokenizer", &error))?;
     if tokenizer.vocab_size() > vocab_size {
         let fact = format!(
             "the tokenizer has {} tokens, but the model knows {vocab_size}",

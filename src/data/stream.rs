@@ -1,6 +1,6 @@
-//! Text of token ids as they come.
+//! Token ids to text, as they come.
 
-use super::tokenizer::{Tokenizer, TokenizerError};
+use super::{Tokenizer, TokenizerError};
 
 /// Text of ids that come one by one.
 ///
@@ -14,8 +14,7 @@ pub struct TextStream<'a> {
 }
 
 impl<'a> TextStream<'a> {
-    /// Nothing has come yet.
-    pub fn new(tokenizer: &'a Tokenizer) -> Self {
+    pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
         Self {
             tokenizer,
             ids: Vec::new(),

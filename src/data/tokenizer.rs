@@ -15,12 +15,11 @@ use tokenizers::{
     TokenizerBuilder, TruncationParams,
 };
 
-use super::stream::TextStream;
+use super::TextStream;
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
 
-/// Name of a tokenizer's file.
 const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The end-of-text token of tokenizers trained here.

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
+use alambic::teacher::supports;
 use alambic::tensors::to_vec;
 use serde::Deserialize;
 use serde_json::Value;
@@ -50,30 +52,31 @@ fn no_window(config: &mut DecoderConfig) {
 
 #[test]
 fn the_golden_files_can_tell_whether_a_part_is_there() {
-    let default_rope = |config: &mut DecoderConfig| {
+    type Removal = fn(&mut DecoderConfig);
+    let default_rope: Removal = |config| {
         config.rope = Rope {
             theta: config.rope.theta,
             scaling: RopeScaling::Default,
         };
     };
-    let cases: [(&str, &str, &dyn Fn(&mut DecoderConfig)); 11] = [
-        ("mistral", "window", &no_window),
-        ("qwen2", "window", &no_window),
-        ("qwen3", "window", &no_window),
-        ("gemma2", "window", &no_window),
-        ("gemma3", "window", &|config| config.sliding_window = None),
-        ("gemma2", "score cap", &|config| {
+    let cases: [(&str, &str, Removal); 11] = [
+        ("mistral", "window", no_window),
+        ("qwen2", "window", no_window),
+        ("qwen3", "window", no_window),
+        ("gemma2", "window", no_window),
+        ("gemma3", "window", |config| config.sliding_window = None),
+        ("gemma2", "score cap", |config| {
             config.attn_logit_softcapping = None;
         }),
-        ("gemma2", "logit cap", &|config| {
+        ("gemma2", "logit cap", |config| {
             config.final_logit_softcapping = None;
         }),
-        ("gemma2", "query scale", &|config| {
+        ("gemma2", "query scale", |config| {
             config.query_pre_attn_scalar = config.head_dim;
         }),
-        ("gemma3", "local rope", &|config| config.local_rope = None),
-        ("gemma3", "rope scaling", &default_rope),
-        ("gemma", "its gains, activation and embedding", &|config| {
+        ("gemma3", "local rope", |config| config.local_rope = None),
+        ("gemma3", "rope scaling", default_rope),
+        ("gemma", "its gains, activation and embedding", |config| {
             config.architecture = Architecture::Llama; // whose table of weights is the same
         }),
     ];
@@ -148,6 +151,20 @@ fn a_window_as_long_as_the_text_is_none() {
             "{window}"
         );
     }
+}
+
+#[test]
+fn what_a_capped_teacher_says_is_said_of_capped_logits() {
+    let (teacher, ids) = golden_model("gemma2");
+    let supports = supports(&teacher, &[&ids], 32, &[1.0]);
+    let logits = logits(&teacher, &ids);
+    assert!(logits.iter().all(|logit| logit.abs() < 1.5), "{logits:?}");
+    let log_probs = logits.chunks(32).flat_map(|row| {
+        let lse = log_sum_exp(row, 1.0);
+        row.iter().map(move |logit| f64::from(logit - lse))
+    });
+    let want: Vec<f64> = log_probs.collect();
+    assert_close("log-probabilities", &supports[0].log_probs, &want, SAME);
 }
 
 #[test]

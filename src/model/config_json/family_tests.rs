@@ -132,9 +132,9 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
             got.pad_token_id,
         );
         assert_eq!(got_ids, ids, "{architecture:?}");
-        assert_eq!(got.rms_norm_eps, 1e-6);
         let theta = if architecture == Gemma3 { 1e6 } else { 1e4 };
-        assert_eq!(got.rope.theta, theta, "{architecture:?}");
+        let numbers = (got.rms_norm_eps, got.rope.theta);
+        assert_eq!(numbers, (1e-6, theta), "{architecture:?}");
         let local = got.local_rope.map(|rope| rope.theta);
         assert_eq!(local, (architecture == Gemma3).then_some(1e4));
     }
@@ -227,8 +227,7 @@ fn gemma_3_with_images_is_refused_by_name() {
 
 #[test]
 fn what_a_family_does_not_have_is_refused() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3};
-    let both = json!({ "full_attention": { "rope_theta": 1e4 } });
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Qwen3};
     for (architecture, changes, want) in [
         (
             Qwen3,
@@ -265,6 +264,15 @@ fn what_a_family_does_not_have_is_refused() {
             json!({ "model_type": "mistral" }),
             "`model_type` must be `llama` beside `LlamaForCausalLM`, but is `\"mistral\"`",
         ),
+    ] {
+        assert_eq!(family_refusal(architecture, changes), want);
+    }
+}
+
+#[test]
+fn layers_that_no_window_or_list_explains_are_refused() {
+    use Architecture::{Gemma2, Gemma3, Mistral, Qwen2};
+    for (architecture, changes, want) in [
         (
             Qwen2,
             json!({ "layer_types": ["full_attention"], "num_hidden_layers": 1, "use_sliding_window": 1 }),
@@ -298,6 +306,16 @@ fn what_a_family_does_not_have_is_refused() {
             "`layer_types` must be the same for all layers, sliding if there is a `sliding_window`, but is \
              `[\"full_attention\",\"sliding_attention\"]`",
         ),
+    ] {
+        assert_eq!(family_refusal(architecture, changes), want);
+    }
+}
+
+#[test]
+fn rotary_settings_that_the_decoder_lacks_are_refused() {
+    use Architecture::{Gemma2, Gemma3, Llama, Qwen3};
+    let both = json!({ "full_attention": { "rope_theta": 1e4 } });
+    for (architecture, changes, want) in [
         (
             Llama,
             json!({ "partial_rotary_factor": 0.5 }),
