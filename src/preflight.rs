@@ -13,7 +13,9 @@ use crate::files::PartialDir;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
-use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
+use crate::recipe::{
+    PassPlan, Plan, RecipeFaults, StudentPlan, SupportPlan, TokenizerPlan, fault_at,
+};
 use crate::stages::Stage;
 
 /// Checks a plan against the headers of the files it names; writes nothing.
@@ -195,12 +197,15 @@ impl Preflight<'_> {
         let (Some(config), Some(cache)) = (teacher, &self.plan.cache) else {
             return Ok(());
         };
-        if cache.top_k <= config.vocab_size {
+        let SupportPlan::TopK(top_k) = cache.support else {
+            return Ok(());
+        };
+        if top_k <= config.vocab_size {
             return Ok(());
         }
         let fact = format!(
-            "`top_k` is {}, but the teacher has {} tokens",
-            cache.top_k, config.vocab_size
+            "`top_k` is {top_k}, but the teacher has {} tokens",
+            config.vocab_size
         );
         let help = format!("write at most {}", config.vocab_size);
         let fault = Diagnostic::new("cache/top-k", fact).help(help);

@@ -49,9 +49,8 @@ mod tests {
         for field in [
             "teacher_weights",
             "tokenizer",
-            "rows",
             "sequence_length",
-            "top_k",
+            "vocab_size",
         ] {
             let own = value(field);
             let foreign = if own.starts_with('"') {
@@ -88,8 +87,8 @@ mod tests {
         workshop.copy_files(&source, relative.to_str().unwrap());
         let needles = [
             "error[cache]",
-            "`rows` is ",
-            "`num_rows` is ",
+            "rows 0 to 31 in ",
+            "were captured from other tokens",
             "help: delete `",
         ];
         workshop.fails(&["run", "chain.yaml"], 2, &needles);

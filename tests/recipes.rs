@@ -8,7 +8,8 @@ mod tests {
 
     use alambic::diag::Diagnostic;
     use alambic::recipe::{
-        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, TokenizerPlan,
+        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan,
+        TokenizerPlan,
     };
 
     const MINIMAL: &str = "name: small\ndata: { train: [.], validation: [.] }\nteacher: { checkpoint: . }\n\
@@ -59,8 +60,8 @@ mod tests {
         );
         let cache = plan.cache.unwrap();
         assert_eq!(
-            (plan.data.train_tokens, cache.top_k, cache.rows_per_shard),
-            (None, 32, 128)
+            (plan.data.train_tokens, cache.support, cache.rows_per_shard),
+            (None, SupportPlan::TopK(32), 128)
         );
         assert_eq!(cache.temperatures, [1.0]);
         let fit = fit(&plan.passes[0]);

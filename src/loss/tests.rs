@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::chunked::{head_gradients, head_statistics};
-use super::{LossSpec, RowTarget, Support, loss_row, row_statistics};
+use super::{LossSpec, RowTarget, Samples, Support, Tail, TopK, loss_row, row_statistics};
 
 /// Written by `tests/golden/losses/make.py` with torch in f64.
 #[derive(Deserialize)]
@@ -16,6 +16,7 @@ struct Reference {
     topk_logprobs: Vec<Vec<f32>>,
     teacher_logits: Vec<Vec<f64>>,
     lse: BTreeMap<String, Vec<f32>>,
+    sampled_counts: Vec<Vec<u32>>,
     cases: BTreeMap<String, Case>,
 }
 
@@ -81,11 +82,11 @@ fn assert_equal(name: &str, got: &Case, want: &Case) {
 fn top_k<'a>(reference: &'a Reference, temperature: &str) -> impl Fn(usize) -> Option<Support<'a>> {
     let lse = &reference.lse[temperature];
     move |row| {
-        Some(Support {
+        Some(Support::TopK(TopK {
             ids: &reference.topk_ids[row],
             log_probs: &reference.topk_logprobs[row],
             log_sum_exp: lse[row],
-        })
+        }))
     }
 }
 
@@ -97,6 +98,7 @@ fn bucketed_kl_and_cross_entropy_equal_torch_in_value_and_gradient() {
             forward_kl: 1.0,
             cross_entropy: 0.0,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, top_k(&reference, name));
         assert_equal(
@@ -109,6 +111,7 @@ fn bucketed_kl_and_cross_entropy_equal_torch_in_value_and_gradient() {
             forward_kl: 0.0,
             cross_entropy: 1.0,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, |_| None);
         assert_equal(
@@ -121,6 +124,7 @@ fn bucketed_kl_and_cross_entropy_equal_torch_in_value_and_gradient() {
             forward_kl: 0.75,
             cross_entropy: 0.25,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, top_k(&reference, name));
         let kl = &reference.cases[&format!("topk_bucket@T={name}")];
@@ -162,16 +166,17 @@ fn with_the_whole_vocabulary_as_support_the_kl_is_exact() {
     for (temperature, name) in [(1.0, "1"), (2.0, "2")] {
         let lse = &reference.lse[name];
         let support = |row: usize| {
-            Some(Support {
+            Some(Support::TopK(TopK {
                 ids: &ids,
                 log_probs: &log_probs[row],
                 log_sum_exp: lse[row],
-            })
+            }))
         };
         let spec = LossSpec {
             forward_kl: 1.0,
             cross_entropy: 0.0,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, support);
         assert_equal(
@@ -183,20 +188,131 @@ fn with_the_whole_vocabulary_as_support_the_kl_is_exact() {
 }
 
 #[test]
+fn renormalized_kl_equals_torch_in_value_and_gradient() {
+    let reference = reference();
+    for (temperature, name) in [(1.0, "1"), (2.0, "2")] {
+        let spec = LossSpec {
+            forward_kl: 1.0,
+            cross_entropy: 0.0,
+            temperature,
+            tail: Tail::Renormalize,
+        };
+        let got = run(&reference, &spec, top_k(&reference, name));
+        let want = &reference.cases[&format!("topk_renormalized@T={name}")];
+        assert_equal("topk_renormalized", &got, want);
+    }
+}
+
+const SAMPLED: LossSpec = LossSpec {
+    forward_kl: 1.0,
+    cross_entropy: 0.0,
+    temperature: 1.0,
+    tail: Tail::Bucket,
+};
+
+#[test]
+fn sampled_kl_equals_torch_in_value_and_gradient() {
+    let reference = reference();
+    let drawn: Vec<(Vec<u32>, Vec<u32>)> = reference
+        .sampled_counts
+        .iter()
+        .map(|counts| {
+            let drawn = (0..).zip(counts).filter(|(_, count)| **count > 0);
+            drawn.unzip()
+        })
+        .collect();
+    assert!(
+        drawn
+            .iter()
+            .all(|(_, counts)| counts.iter().sum::<u32>() == 16)
+    );
+    let samples = |entropy: f32| {
+        let drawn = &drawn;
+        move |row: usize| {
+            let (ids, counts) = &drawn[row];
+            Some(Support::Samples(Samples {
+                ids,
+                counts,
+                entropy,
+            }))
+        }
+    };
+    let want = &reference.cases["sampled@T=1"];
+    // torch minimises the cross-entropy; the KL is less by the teacher's entropy and has the same slope.
+    assert_equal("sampled", &run(&reference, &SAMPLED, samples(0.0)), want);
+    let mut less = run(&reference, &SAMPLED, samples(2.5));
+    less.loss += 2.5;
+    assert_equal("sampled, less an entropy", &less, want);
+    // The text's own term is added as it is.
+    let both = LossSpec {
+        forward_kl: 0.5,
+        cross_entropy: 0.5,
+        ..SAMPLED
+    };
+    let got = run(&reference, &both, samples(0.0));
+    let hard = &reference.cases["hard_ce@T=1"];
+    assert!((got.loss - 0.5 * (want.loss + hard.loss)).abs() < 1e-6);
+    assert!((got.grad[1][7] - 0.5 * (want.grad[1][7] + hard.grad[1][7])).abs() < 1e-6);
+}
+
+#[test]
+fn the_mean_of_sampled_divergences_is_the_exact_one() {
+    // Every way to draw two ids of (1/2, 1/4, 1/4), weighted by its probability.
+    let teacher = [0.5_f64, 0.25, 0.25];
+    let entropy = -teacher.iter().map(|p| p * p.ln()).sum::<f64>();
+    let student = [0.2_f32, 0.5, 0.3];
+    let (mut mean, mut slopes) = (0.0, [0.0; 3]);
+    for first in 0..3_u32 {
+        for second in 0..3_u32 {
+            let ids: &[u32] = &if first == second {
+                vec![first]
+            } else {
+                vec![first.min(second), first.max(second)]
+            };
+            let counts: &[u32] = if first == second { &[2] } else { &[1, 1] };
+            let weight = teacher[first as usize] * teacher[second as usize];
+            #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
+            let support = Support::Samples(Samples {
+                ids,
+                counts,
+                entropy: entropy as f32,
+            });
+            let mut logits = student.map(f32::ln);
+            let target = RowTarget {
+                label: 0,
+                support: Some(support),
+            };
+            let sums = loss_row(&mut logits, &mut [0.0; 3], target, &SAMPLED);
+            mean += weight * sums.forward_kl;
+            for (slope, got) in slopes.iter_mut().zip(logits) {
+                *slope += weight * f64::from(got);
+            }
+        }
+    }
+    let pairs = || teacher.iter().zip(student.map(f64::from));
+    let exact: f64 = pairs().map(|(p, q)| p * (p / q).ln()).sum();
+    assert!((mean - exact).abs() < 1e-6, "{mean} for {exact}");
+    for (got, (p, q)) in slopes.iter().zip(pairs()) {
+        assert!((got - (q - p)).abs() < 1e-6, "{got} for {}", q - p);
+    }
+}
+
+#[test]
 fn a_student_that_equals_its_teacher_has_no_divergence_and_no_slope() {
     let logits = [1.0_f32, -2.0, 0.5, 3.0, 0.0, -1.0];
     let lse = logits.iter().map(|z| z.exp()).sum::<f32>().ln();
     let ids = [0, 3, 4];
     let log_probs = ids.map(|id: u32| logits[id as usize] - lse);
-    let support = Support {
+    let support = Support::TopK(TopK {
         ids: &ids,
         log_probs: &log_probs,
         log_sum_exp: 0.0,
-    };
+    });
     let spec = LossSpec {
         forward_kl: 1.0,
         cross_entropy: 0.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     let mut gradient = logits.to_vec();
     let target = RowTarget {
@@ -215,15 +331,16 @@ fn a_student_that_equals_its_teacher_has_no_divergence_and_no_slope() {
 fn a_student_sure_of_itself_gives_finite_numbers() {
     let mut logits = vec![-200.0_f32; 64];
     logits[5] = 200.0;
-    let support = Support {
+    let support = Support::TopK(TopK {
         ids: &[1, 2],
         log_probs: &[0.5_f32.ln(), 0.25_f32.ln()],
         log_sum_exp: 0.0,
-    };
+    });
     let spec = LossSpec {
         forward_kl: 1.0,
         cross_entropy: 1.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     let target = RowTarget {
         label: 1,
@@ -243,11 +360,11 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
 fn statistics_name_the_top_token_its_confidence_and_the_divergence() {
     // probs 0.1, 0.6, 0.3
     let logits = [0.1_f32.ln(), 0.6_f32.ln(), 0.3_f32.ln()];
-    let support = Support {
+    let support = Support::TopK(TopK {
         ids: &[0, 2],
         log_probs: &[0.25_f32.ln(), 0.5_f32.ln()],
         log_sum_exp: 0.0,
-    };
+    });
     let got = row_statistics(
         &mut logits.to_vec(),
         RowTarget {
@@ -303,6 +420,7 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
         forward_kl: 0.0,
         cross_entropy: 1.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     let got = head_gradients(&hidden, &weight, &targets, &spec);
 

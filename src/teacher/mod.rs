@@ -1,0 +1,146 @@
+//! The teacher: a frozen decoder that tells the support of every position, and its capture into a cache.
+
+mod bench;
+mod compare;
+mod select;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{self, AtomicBool};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use rayon::prelude::*;
+use thiserror::Error;
+
+use crate::cache::{CacheError, CacheWriter, Part, RowSupports, Wanted};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::TokenRows;
+use crate::device;
+use crate::loss::chunked::for_logits;
+use crate::model::{Decoder, ids_tensor};
+use crate::progress::Progress;
+use select::{PositionSupport, RowDraws};
+
+pub use bench::{Trade, bench};
+pub use compare::{Comparison, compare};
+pub use select::Selection;
+
+/// Why a capture ended early.
+#[derive(Debug, Error)]
+pub enum CaptureError {
+    /// The cache refused.
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    /// A signal asked to stop; whole shards are kept.
+    #[error("stopped after {rows} rows of the cache in {dir}; run the same command to go on")]
+    Interrupted {
+        /// Rows captured so far, those of unfinished shards included.
+        rows: usize,
+        /// The cache.
+        dir: PathBuf,
+    },
+}
+
+/// Loads a checkpoint's decoder in f32, one tensor at a time.
+pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
+    Decoder::from_parameters(checkpoint.config().clone(), |spec| {
+        let weight = checkpoint.weight(spec)?;
+        Ok(Tensor::from_data(
+            TensorData::new(weight, spec.shape),
+            device,
+        ))
+    })
+}
+
+/// Captures all rows into a cache, or goes on where an earlier process stopped.
+///
+/// Whole shards are committed one by one; a process killed at any instant loses one shard at most.
+pub fn capture(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    wanted: Wanted<'_>,
+    job: &CaptureJob<'_>,
+) -> Result<(), CaptureError> {
+    let mut writer = CacheWriter::open(job.dir, wanted, job.rows_per_shard, job.part)?;
+    let selection = Selection::of(wanted.fingerprint);
+    let missing = writer.missing_rows();
+    let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
+    progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
+    let at_once = device::parallelism(&decoder.device());
+    let mut done = rows.num_rows() - missing.len();
+    // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
+    let batches: Vec<&[usize]> = missing
+        .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
+        .flat_map(|shard| shard.chunks(job.batch_size))
+        .collect();
+    for group in batches.chunks(at_once) {
+        if job.stop.load(atomic::Ordering::Relaxed) {
+            progress.finish();
+            return Err(CaptureError::Interrupted {
+                rows: done,
+                dir: job.dir.to_path_buf(),
+            });
+        }
+        let supports: Vec<Vec<RowSupports>> = group
+            .par_iter()
+            .map(|batch| {
+                let rows: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.row(row_idx)).collect();
+                supports(decoder, &rows, &selection)
+            })
+            .collect();
+        let row_idxs: Vec<usize> = group.concat();
+        for (&row_idx, supports) in row_idxs.iter().zip(supports.iter().flatten()) {
+            let counted =
+                u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
+            writer.push(rows.row(row_idx), counted, supports)?;
+        }
+        done += row_idxs.len();
+        progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
+    }
+    progress.finish();
+    Ok(writer.finish()?)
+}
+
+/// Where and how a capture runs; nothing here changes what is captured.
+pub struct CaptureJob<'a> {
+    /// Folder of the cache.
+    pub dir: &'a Path,
+    /// Rows in one forward pass.
+    pub batch_size: usize,
+    /// Rows per shard.
+    pub rows_per_shard: usize,
+    /// The part of the shards that is captured here; `None` captures all.
+    pub part: Option<Part>,
+    /// Name in progress.
+    pub label: &'a str,
+    /// Set by the first signal.
+    pub stop: &'a AtomicBool,
+}
+
+/// What the teacher says of every position of some rows of equal length. `rows` are whole: the last token of each is no
+/// input, but names the row where draws depend on it.
+///
+/// No graph is recorded, and logits live for one chunk of positions.
+pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -> Vec<RowSupports> {
+    let vocab = decoder.config.vocab_size;
+    let inputs: Vec<&[u32]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();
+    let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
+    let [batch, seq, size] = hidden.dims();
+    let draws: Vec<RowDraws> = rows.iter().map(|row| selection.draws(row)).collect();
+    let mut positions: Vec<PositionSupport> = Vec::with_capacity(batch * seq);
+    for_logits(
+        &hidden.reshape([batch * seq, size]),
+        &decoder.output_weight(),
+        |logits| {
+            let first = positions.len();
+            let chunk = logits.par_chunks(vocab).enumerate().map(|(place, logits)| {
+                let position = first + place;
+                selection.select(logits, &draws[position / seq], position % seq)
+            });
+            positions.par_extend(chunk);
+        },
+    );
+    positions
+        .chunks(seq)
+        .map(|positions| selection.row(positions))
+        .collect()
+}
