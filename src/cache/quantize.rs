@@ -11,6 +11,9 @@ use super::{RowSupports, SampledSupports, TopKSupports};
 /// Nats between two levels of a log-probability.
 pub(super) const LEVEL_STEP: f64 = 1.0 / 16.0;
 
+/// What the likeliest id is above others of its step, in nats: enough to be told from them in f32.
+const TOP_MARGIN: f64 = 1.0 / 4096.0;
+
 /// Lowest level; log-probabilities further below the likeliest come back as this.
 pub(super) const LOWEST_LEVEL: u16 = 1023;
 
@@ -40,7 +43,8 @@ pub(super) enum RowCodes {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct TopKCodes {
     pub(super) ids: Vec<u32>,
-    /// Steps below the likeliest, whose level is 0.
+    /// 0 for the likeliest alone, so that it is known even where others are as near as half a step; for all others
+    /// one more than their steps below it.
     pub(super) levels: Vec<u16>,
     /// Log-odds of the tail at temperature 1 and then at each other, position by position. `[L * num_tails]`
     pub(super) tails: Vec<u16>,
@@ -105,14 +109,19 @@ fn quantize_top_k(supports: &TopKSupports, temperatures: &[f64]) -> TopKCodes {
     };
     let positions = supports.log_probs.chunks_exact(supports.top_k);
     for (position, log_probs) in positions.enumerate() {
-        let top = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let level = |&log_prob: &f32| {
-            code(
-                (f64::from(top) - f64::from(log_prob)) / LEVEL_STEP,
-                LOWEST_LEVEL,
-            )
+        let top_place = (1..log_probs.len()).fold(0, |best, place| {
+            if log_probs[place] > log_probs[best] {
+                place
+            } else {
+                best
+            }
+        });
+        let top = f64::from(log_probs[top_place]);
+        let level = |(place, &log_prob): (usize, &f32)| match place {
+            place if place == top_place => 0,
+            _ => code((top - f64::from(log_prob)) / LEVEL_STEP + 1.0, LOWEST_LEVEL).max(1),
         };
-        codes.levels.extend(log_probs.iter().map(level));
+        codes.levels.extend(log_probs.iter().enumerate().map(level));
         for temperature in tail_temperatures(temperatures) {
             let declared = temperatures
                 .iter()
@@ -154,7 +163,7 @@ fn dequantize_top_k(codes: TopKCodes, top_k: usize, temperatures: &[f64]) -> Top
     for (levels, tails) in positions.zip(codes.tails.chunks_exact(stored.len())) {
         let sum: f64 = levels.iter().map(|&level| EXPS[usize::from(level)]).sum();
         let top = log_mass(tails[0]) - sum.ln();
-        let log_prob = |&level: &u16| to_f32(top - f64::from(level) * LEVEL_STEP);
+        let log_prob = |&level: &u16| to_f32(top - below_top(level));
         log_probs.extend(levels.iter().map(log_prob));
         for (temperature, lse) in temperatures.iter().zip(&mut lse) {
             let place = stored
@@ -165,7 +174,7 @@ fn dequantize_top_k(codes: TopKCodes, top_k: usize, temperatures: &[f64]) -> Top
                 lse.push(0.0); // normalised above
                 continue;
             }
-            let soft = |&level: &u16| (-f64::from(level) * LEVEL_STEP / temperature).exp();
+            let soft = |&level: &u16| (-below_top(level) / temperature).exp();
             let sum: f64 = levels.iter().map(soft).sum();
             lse.push(to_f32(
                 top / temperature + sum.ln() - log_mass(tails[place]),
@@ -180,12 +189,19 @@ fn dequantize_top_k(codes: TopKCodes, top_k: usize, temperatures: &[f64]) -> Top
     }
 }
 
+/// Nats of a level below the likeliest.
+fn below_top(level: u16) -> f64 {
+    match level {
+        0 => 0.0,
+        1 => TOP_MARGIN,
+        level => f64::from(level - 1) * LEVEL_STEP,
+    }
+}
+
 /// `exp` of every level.
 static EXPS: LazyLock<Vec<f64>> = LazyLock::new(|| {
     let levels = 0..=LOWEST_LEVEL;
-    levels
-        .map(|level| (-f64::from(level) * LEVEL_STEP).exp())
-        .collect()
+    levels.map(|level| (-below_top(level)).exp()).collect()
 });
 
 #[expect(

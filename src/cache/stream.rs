@@ -236,7 +236,7 @@ impl Fields {
         (top_k, num_tails): (u32, usize),
     ) -> Option<TopKCodes> {
         let mut codes = TopKCodes::default();
-        let mut entries: Vec<(u32, u32)> = Vec::with_capacity(top_k as usize);
+        let mut entries: Vec<u64> = Vec::with_capacity(top_k as usize);
         for _ in 0..self.sequence_length {
             for context in 0..num_tails {
                 let tail = self.masses.decode(context, tables, from)?;
@@ -248,11 +248,11 @@ impl Fields {
                 let rank = self.decode_rank(from, tables, next, left)?;
                 let octave = OCTAVES.bin(rank) as usize;
                 let above = self.weights.decode(octave, tables, from)?;
-                entries.push((*ids.get(rank as usize)?, depth.checked_sub(above)?));
+                entries.push(packed(*ids.get(rank as usize)?, depth.checked_sub(above)?));
                 next = rank + 1;
             }
             entries.sort_unstable();
-            for (id, level) in entries.drain(..) {
+            for (id, level) in entries.drain(..).map(unpacked) {
                 codes.ids.push(id);
                 codes.levels.push(u16::try_from(level).ok()?);
             }
@@ -268,7 +268,7 @@ impl Fields {
         samples: u32,
     ) -> Option<SampleCodes> {
         let mut codes = SampleCodes::default();
-        let mut entries: Vec<(u32, u32)> = Vec::new();
+        let mut entries: Vec<u64> = Vec::new();
         for _ in 0..self.sequence_length {
             let (mut next, mut left) = (0, samples);
             while left > 0 {
@@ -278,7 +278,7 @@ impl Fields {
                 if count == 0 {
                     return None;
                 }
-                entries.push((*ids.get(rank as usize)?, count));
+                entries.push(packed(*ids.get(rank as usize)?, count));
                 next = rank + 1;
                 left = left.checked_sub(count)?;
             }
@@ -289,7 +289,7 @@ impl Fields {
             codes.num_ids.push(num_ids);
             codes.entropies.push(u16::try_from(entropy).ok()?);
             entries.sort_unstable();
-            for (id, count) in entries.drain(..) {
+            for (id, count) in entries.drain(..).map(unpacked) {
                 codes.ids.push(id);
                 codes.counts.push(count);
             }
@@ -318,6 +318,17 @@ impl Coded {
         to.put_bits(self.low_bits, self.num_low_bits);
         Some(())
     }
+}
+
+/// An id and its weight as one number, which sorts by id.
+fn packed(id: u32, weight: u32) -> u64 {
+    u64::from(id) << 32 | u64::from(weight)
+}
+
+fn unpacked(entry: u64) -> (u32, u32) {
+    let [id, weight] = [entry >> 32, entry & u64::from(u32::MAX)];
+    let half = |half: u64| u32::try_from(half).expect("32 bits were put in");
+    (half(id), half(weight))
 }
 
 /// Entries of a position by ascending rank.

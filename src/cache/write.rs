@@ -110,6 +110,14 @@ impl CacheWriter {
         Some(self.layout.rows(self.shard_idx(place)).start + there)
     }
 
+    /// Rows that this capture is to have: all, or those of a part.
+    pub fn num_rows(&self) -> usize {
+        let shard_idxs = self.layout.shard_idxs();
+        shard_idxs
+            .map(|shard_idx| self.layout.rows(shard_idx).len())
+            .sum()
+    }
+
     /// All rows still to push, in the order in which they are taken.
     pub fn missing_rows(&self) -> Vec<usize> {
         let mut pushed = self.open_shard.as_ref().map(Vec::len);

@@ -109,7 +109,8 @@ fn bench(args: &RecipeArgs, num_rows: usize, output: &mut Output<'_>) -> Result<
         );
     }
     text.push_str(
-        "tables: once a shard, and larger in a full one; rounding KL in nats; squared error: of the target, summed over the vocabulary",
+        "tables: once a shard, and larger in a full one; rounding KL in nats; squared error of the target: with samples noise, \
+         which averages out, with top_k what is outside, which does not",
     );
     output.print(&text, &json!({ "supports": trades }))
 }

@@ -63,10 +63,13 @@ pub fn capture(
     let mut writer = CacheWriter::open(job.dir, wanted, job.rows_per_shard, job.part)?;
     let selection = Selection::of(wanted.fingerprint);
     let missing = writer.missing_rows();
-    let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
-    progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
+    let mut progress = Progress::new(
+        job.label,
+        (writer.num_rows() * rows.sequence_length()) as u64,
+    );
+    progress.resume_at(((writer.num_rows() - missing.len()) * rows.sequence_length()) as u64);
     let at_once = device::parallelism(&decoder.device());
-    let mut done = rows.num_rows() - missing.len();
+    let mut done = writer.num_rows() - missing.len();
     // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
     let batches: Vec<&[usize]> = missing
         .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)

@@ -70,6 +70,34 @@ fn the_likeliest_ids_keep_the_mass_that_was_captured() {
 }
 
 #[test]
+fn the_likeliest_id_stays_the_likeliest_however_near_others_are() {
+    for (log_probs, top) in [
+        ([-1.2_f32, -1.19, -1.191, -1.25, -3.0], 1),
+        ([-1.5, -1.5, -1.5, -1.5, -1.5], 0),
+        ([-1.6, -1.6, -1.6, -1.600_1, -1.599_9], 4),
+    ] {
+        let row = TopKSupports {
+            top_k: 5,
+            ids: vec![3, 4, 5, 6, 9],
+            log_probs: log_probs.to_vec(),
+            lse: vec![vec![0.0]],
+        };
+        let codes = quantize(&RowSupports::TopK(row), &[1.0]);
+        let RowSupports::TopK(back) = dequantize(codes, 5, &[1.0]) else {
+            panic!("the likeliest ids");
+        };
+        let others = back
+            .log_probs
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| *place != top);
+        for (_, other) in others {
+            assert!(*other < back.log_probs[top], "{:?}", back.log_probs);
+        }
+    }
+}
+
+#[test]
 fn rounding_costs_less_than_a_thousandth_of_a_nat() {
     let of = Fingerprint {
         support: SupportPlan::TopK(32),
