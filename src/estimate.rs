@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, parameter_specs};
-use crate::recipe::{FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, TokenizerPlan};
+use crate::recipe::{
+    CachePlan, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan, TokenizerPlan,
+};
 use crate::stages::{Stage, Stages};
 use crate::student::architecture;
 
@@ -59,11 +61,11 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     let mut estimates = vec![data];
     if let (Some(config), Some(teacher), Some(cache)) = (&sizes.teacher, &plan.teacher, &plan.cache)
     {
-        // Measured on the Austen text: 2.8 bytes an entry, and the tokens.
-        let position_bytes = 4 + 14 * cache.top_k as u64 / 5 + 2 * cache.temperatures.len() as u64;
+        let position_bytes = position_bytes(cache);
         if let Some(stage) = &stages.cache {
             let estimate = forward(plan, stage, all_tokens, config, teacher.batch_size);
             estimates.push(StageEstimate {
+                done: stages.cache_is_done(),
                 disk_bytes: all_tokens * position_bytes,
                 ..estimate
             });
@@ -91,6 +93,24 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     export.disk_bytes = plan.export.formats.len() as u64 * student_bytes / 2;
     estimates.push(export);
     Ok(estimates)
+}
+
+/// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
+fn position_bytes(cache: &CachePlan) -> u64 {
+    let num_tails = 1 + cache.temperatures.len() as u64;
+    match cache.support {
+        SupportPlan::TopK(top_k) => 4 + 3 * top_k as u64 / 2 + num_tails,
+        SupportPlan::Samples { num_draws, .. } => {
+            let num_ids = 3.0 * (num_draws as f64).sqrt(); // 17 ids of 33 draws, 23 of 50
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a few bytes"
+            )]
+            let entries = (1.2 * num_ids) as u64;
+            4 + entries
+        }
+    }
 }
 
 /// A stage that only runs a model forward.

@@ -41,7 +41,7 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
         return checkpoint(path);
     }
     if path.join("manifest.json").exists() {
-        let cache = Cache::open(path, None)?;
+        let cache = Cache::open_any(path)?;
         return Ok(json!({ "kind": "cache", "manifest": cache.manifest() }));
     }
     for (name, kind) in [("report.json", "run"), ("artifact.json", "artifact")] {

@@ -14,7 +14,9 @@ use crate::gguf::is_gguf;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
-use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
+use crate::recipe::{
+    PassPlan, Plan, RecipeFaults, StudentPlan, SupportPlan, TokenizerPlan, fault_at,
+};
 use crate::stages::Stage;
 use crate::vocabulary::{Facts, Vocabulary, VocabularyError};
 
@@ -250,12 +252,15 @@ impl Preflight<'_> {
         let (Some(config), Some(cache)) = (teacher, &self.plan.cache) else {
             return Ok(());
         };
-        if cache.top_k <= config.vocab_size {
+        let SupportPlan::TopK(top_k) = cache.support else {
+            return Ok(());
+        };
+        if top_k <= config.vocab_size {
             return Ok(());
         }
         let fact = format!(
-            "`top_k` is {}, but the teacher has {} tokens",
-            cache.top_k, config.vocab_size
+            "`top_k` is {top_k}, but the teacher has {} tokens",
+            config.vocab_size
         );
         let help = format!("write at most {}", config.vocab_size);
         let fault = Diagnostic::new("cache/top-k", fact).help(help);

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use crate::cache::Fingerprint;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{self, SourceError, Tokenizer, TokenizerError};
 use crate::export::huggingface::tokenizer_files;
@@ -98,6 +99,12 @@ pub struct Artifact<T> {
     pub result: T,
 }
 
+/// What the artifact of a cache says: the data stages whose rows it has.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct CapturedFor {
+    data_keys: Vec<String>,
+}
+
 /// All stages of a plan, in order.
 #[derive(Debug, Clone, Serialize)]
 pub struct Stages {
@@ -128,10 +135,14 @@ impl Stages {
                 Checkpoint::open(&teacher.checkpoint).map(|checkpoint| model_hash(&checkpoint))
             })
             .transpose()?;
-        let data = Stage::new(&plan.output, "data".to_owned(), &data_parts(plan)?);
-        let inputs = json!({ "data": data.key, "teacher": teacher_hash });
+        let data_parts = data_parts(plan)?;
+        let data = Stage::new(&plan.output, "data".to_owned(), &data_parts);
+        let text = without_limits(data_parts, plan);
         let cache = plan.cache.as_ref().map(|cache| {
-            let parts = json!({ "inputs": inputs, "plan": cache, "teacher": plan.teacher });
+            let parts = json!({
+                "text": text, "teacher_hash": teacher_hash, "plan": cache, "teacher": plan.teacher,
+                "format": Fingerprint::VERSION,
+            });
             Stage::new(&plan.output, "cache".to_owned(), &parts)
         });
         // The teacher's own figures are taken against its cache.
@@ -139,7 +150,7 @@ impl Stages {
             Stage::new(
                 &run_dir,
                 "00-teacher".to_owned(),
-                &json!({ "cache": cache.key }),
+                &json!({ "cache": cache.key, "data": data.key }),
             )
         });
 
@@ -178,6 +189,25 @@ impl Stages {
         })
     }
 
+    /// Whether the cache has all rows that this plan asks for.
+    pub fn cache_is_done(&self) -> bool {
+        let captured = self.cache.as_ref().and_then(Stage::artifact::<CapturedFor>);
+        captured.is_some_and(|artifact| artifact.result.data_keys.contains(&self.data.key))
+    }
+
+    /// Notes that the cache has all rows that this plan asks for.
+    pub fn seal_cache(&self, secs: f64) -> io::Result<()> {
+        let Some(stage) = self.cache.as_ref().filter(|_| !self.cache_is_done()) else {
+            return Ok(());
+        };
+        let before = stage.artifact::<CapturedFor>();
+        let (mut captured, secs_before) = before.map_or_else(Default::default, |artifact| {
+            (artifact.result, artifact.secs)
+        });
+        captured.data_keys.push(self.data.key.clone());
+        stage.seal(&stage.dir, secs_before + secs, &captured)
+    }
+
     /// All stages, in the order in which they run.
     pub fn all(&self) -> impl Iterator<Item = &Stage> {
         iter::once(&self.data)
@@ -212,8 +242,26 @@ fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
 }
 
 /// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
-fn model_hash(checkpoint: &Checkpoint) -> String {
+pub fn model_hash(checkpoint: &Checkpoint) -> String {
     files::hash_json(&(checkpoint.content_hash(), checkpoint.config()))
+}
+
+/// The text without how much of it is used: one cache serves recipes that want more or less of the same.
+///
+/// Limits cut at the end of a row, so that rows are the same under each; only a limit below one row, which pads it, makes
+/// another.
+fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
+    let data = &plan.data;
+    for (name, limit) in [
+        ("train_tokens", data.train_tokens),
+        ("validation_tokens", data.validation_tokens),
+    ] {
+        let cuts_a_row = limit.filter(|&limit| limit < data.sequence_length as u64);
+        if let Some(value) = data_parts.pointer_mut(&format!("/plan/{name}")) {
+            *value = json!(cuts_a_row);
+        }
+    }
+    data_parts
 }
 
 fn data_parts(plan: &Plan) -> Result<Value, StagesError> {

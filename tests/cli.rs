@@ -10,12 +10,14 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 12] = [
+    const COMMANDS: [&str; 14] = [
         "",
         "run",
         "plan",
         "cache",
         "cache build",
+        "cache merge",
+        "cache bench",
         "cache stat",
         "cache verify",
         "evaluate",
@@ -56,7 +58,10 @@ mod tests {
             .filter(|command| !command.is_empty() && !command.contains(' '))
             .collect();
         assert_eq!(listed(""), want);
-        assert_eq!(listed("cache"), ["build", "stat", "verify", "help"]);
+        assert_eq!(
+            listed("cache"),
+            ["build", "merge", "bench", "stat", "verify", "help"]
+        );
     }
 
     #[test]

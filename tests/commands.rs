@@ -247,7 +247,7 @@ export: { formats: [huggingface] }
             let manifest: Value = serde_json::from_slice(&manifest).unwrap();
             let stat = &stat[split];
             assert_eq!(stat["fingerprint"], manifest["fingerprint"]);
-            assert_eq!(stat["fingerprint"]["top_k"], 16);
+            assert_eq!(stat["fingerprint"]["support"]["top_k"], 16);
             let mass = stat["mean_support_mass"].as_f64().unwrap();
             assert!((0.1..1.0).contains(&mass), "{mass}");
             assert_close(

@@ -8,7 +8,8 @@ mod tests {
 
     use alambic::diag::Diagnostic;
     use alambic::recipe::{
-        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, TokenizerPlan,
+        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan,
+        TokenizerPlan,
     };
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -112,8 +113,8 @@ mod tests {
         );
         let cache = plan.cache.unwrap();
         assert_eq!(
-            (plan.data.train_tokens, cache.top_k, cache.rows_per_shard),
-            (None, 32, 128)
+            (plan.data.train_tokens, cache.support, cache.rows_per_shard),
+            (None, SupportPlan::TopK(32), 128)
         );
         assert_eq!(cache.temperatures, [1.0]);
         let fit = fit(&plan.passes[0]);

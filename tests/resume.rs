@@ -247,7 +247,7 @@ mod tests {
         };
         wait_for("capture", capturing);
         signal(&first, "STOP");
-        let needles = ["another process is writing the cache", "help: wait until"];
+        let needles = ["another process is using the cache", "help: wait until"];
         let other = [&["run", "chain.yaml", "--set", "name=other"], &small[..]].concat();
         workshop.fails(&other, 2, &needles);
         workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);

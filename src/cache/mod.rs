@@ -5,54 +5,53 @@
 //! stopped; [`Cache`] reads it and refuses whatever does not match. Host data only: this module
 //! knows neither tensors nor the teacher's model.
 
-mod codec;
-mod format;
+mod bins;
+mod columns;
+mod fingerprint;
+mod journal;
+mod manifest;
+mod merge;
+mod quantize;
+mod rans;
 mod read;
+mod shard;
 mod stat;
+mod stream;
+mod support;
+mod tables;
+mod trial;
 mod write;
 
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use format::{FieldDifference, Fingerprint, Manifest, ShardRecord};
-pub use read::Cache;
+pub use fingerprint::{FieldDifference, Fingerprint};
+pub use manifest::{Manifest, Part, ShardRecord, TokenHashes};
+pub use merge::merge;
+pub use read::{Cache, Wanted};
 pub use stat::{CacheStat, VerifyReport, verify};
+pub use support::{RowSupports, SampledSupports, TopKSupports};
+pub use trial::Trial;
 pub use write::CacheWriter;
 
-/// Largest difference in nats between a log-probability and what the cache gives back for it,
-/// for values down to [`LOWEST_LOG_PROB`]; lower ones come back as that.
+/// Largest difference in nats between a log-probability and what the cache gives back for it, for values within
+/// [`LOWEST_BELOW_TOP`] of the position's likeliest; lower ones come back as that.
 ///
-/// Half of the step 2⁻¹¹. A probability is thus off by a factor of at most `1 ± 2.5e-4`.
-pub const LOG_PROB_ERROR_BOUND: f32 = 1.0 / 4096.0;
+/// One step of 1/16 (half of it from its own rounding, at most half from that of the others, which sets the sum) and
+/// half a step of the tail's log-odds, and what sets the likeliest apart. The root of the mean square is about 0.02, and the sum over the support is
+/// right to the log-odds, so that the divergence from what was captured is of second order: about 1e-4 nats.
+pub const LOG_PROB_ERROR_BOUND: f32 = 3.0 / 32.0 + 1.0 / 4096.0;
 
-/// Lowest log-probability that the cache can hold, in nats: a probability of `1.3e-14`.
-pub const LOWEST_LOG_PROB: f32 = -65535.0 / 2048.0;
+/// Nats below the likeliest id of a position at which log-probabilities end.
+pub const LOWEST_BELOW_TOP: f32 = 1022.0 / 16.0;
 
-/// What the teacher said about the positions of one row.
-///
-/// Position `t` is about token `t + 1` of its row. At the `j`-th declared temperature `T` the
-/// probability of support entry `i` of position `t` is `exp(log_probs[i] / T − lse[j][t])`; what is
-/// missing to one is the tail mass. The sum over the support may pass one by
-/// [`LOG_PROB_ERROR_BOUND`] when the tail is empty, so clamp the tail mass at zero.
-///
-/// # Shapes
-///
-/// `L` is the sequence length, `K` the entries kept per position.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RowSupports {
-    /// Entries kept per position.
-    pub top_k: usize,
-    /// Token ids, distinct and ascending within a position. `[L * K]`
-    pub ids: Vec<u32>,
-    /// Natural logarithms of the probabilities at temperature 1, in the order of `ids`. `[L * K]`
-    pub log_probs: Vec<f32>,
-    /// Per temperature, log-sum-exp of all `V` log-probabilities divided by it. `[num_temperatures][L]`
-    pub lse: Vec<Vec<f32>>,
-}
+/// Largest difference in nats between an entropy and what the cache gives back for it.
+pub const ENTROPY_ERROR_BOUND: f32 = 1.0 / 32.0;
 
 /// Why a cache cannot be read or written.
 #[derive(Debug, Error)]
@@ -84,8 +83,8 @@ pub enum CacheError {
         /// Every field that differs.
         fields: Vec<FieldDifference>,
     },
-    /// Another process is capturing into this folder.
-    #[error("another process is writing the cache in `{}`", dir.display())]
+    /// Another process is capturing into this folder, or reads from it while rows were to be added.
+    #[error("another process is using the cache in `{}`", dir.display())]
     Locked {
         /// Folder of the cache.
         dir: PathBuf,
@@ -123,6 +122,40 @@ pub enum CacheError {
         dir: PathBuf,
         /// The row.
         row_idx: usize,
+    },
+    /// Rows that are wanted were captured from other tokens.
+    #[error("rows {} to {} in `{}` were captured from other tokens", rows.start, rows.end.saturating_sub(1), path.display())]
+    OtherRows {
+        /// The shard.
+        path: PathBuf,
+        /// Rows in it.
+        rows: Range<usize>,
+    },
+    /// A cache was wanted and one part of it is there.
+    #[error("`{}` is part {} of {} of a cache", dir.display(), part.part, part.of)]
+    OnlyPart {
+        /// Folder of the part.
+        dir: PathBuf,
+        /// Which it is.
+        part: Part,
+    },
+    /// The folder holds another part, or a whole cache where a part is to be captured.
+    #[error("`{}` holds another part of a cache", dir.display())]
+    OtherPart {
+        /// Folder of the cache.
+        dir: PathBuf,
+    },
+    /// Folders that are not the parts of one cache, each once.
+    #[error("these are not the parts of one cache: {what}")]
+    NotParts {
+        /// What does not fit.
+        what: String,
+    },
+    /// Parts were to be joined where another cache is.
+    #[error("`{}` holds another cache", dir.display())]
+    Occupied {
+        /// Folder of the cache.
+        dir: PathBuf,
     },
     /// A row was asked for that the cache does not have.
     #[error("row {row_idx} was asked for, the cache in `{}` has {num_rows} rows", dir.display())]
@@ -179,7 +212,10 @@ pub enum CacheError {
 impl CacheError {
     /// Whether [`CacheWriter::open`] can complete this cache: it is unfinished or lacks a shard.
     pub fn is_unfinished(&self) -> bool {
-        matches!(self, Self::NoManifest { .. } | Self::ShardMissing { .. })
+        matches!(
+            self,
+            Self::NoManifest { .. } | Self::ShardMissing { .. } | Self::Unfinished { .. }
+        )
     }
 
     /// What to do about it, if the error itself can tell.
@@ -202,6 +238,19 @@ impl CacheError {
                 "delete `{}` or name another folder; the cache is then captured anew",
                 dir.display()
             )),
+            Self::OtherRows { path, .. } => Some(format!(
+                "delete `{}` or name another folder; the text is then captured anew",
+                path.parent().unwrap_or(path).display()
+            )),
+            Self::OnlyPart { .. } => {
+                Some("join all parts with `alambic cache merge PART… --into DIR`".to_owned())
+            }
+            Self::NotParts { .. } => Some(
+                "name every folder that `alambic cache build --shard i/n` left, for one recipe and one n"
+                    .to_owned(),
+            ),
+            Self::Occupied { .. } => Some("name an empty folder".to_owned()),
+            Self::OtherPart { .. } => Some("name another folder".to_owned()),
             Self::Locked { .. } => Some("wait until the other process has ended".to_owned()),
             _ => None,
         }

@@ -2,78 +2,92 @@
 
 #![warn(clippy::indexing_slicing)] // what comes from outside is read with `get`
 
-use std::fs::File;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::fs::{File, TryLockError};
+use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use arrow_array::RecordBatch;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
-    RowSelectionPolicy,
-};
-use parquet::file::metadata::PageIndexPolicy;
 
-use super::format::{Fingerprint, Manifest, ShardLayout, ShardRecord, column, schema};
-use super::{CacheError, RowSupports, codec};
+use super::columns::{self, column};
+use super::manifest::{Manifest, ShardLayout, TokenHashes, tokens_hash};
+use super::quantize::dequantize;
+use super::shard::Shard;
+use super::{CacheError, Fingerprint, RowSupports};
 use crate::files::with_path;
 
 /// A finished cache.
 ///
 /// Rows are read from disk when they are asked for, in any order and from any thread. A shard is
 /// compared with its checksum the first time one of its rows is read, and each row with the tokens
-/// it is wanted for.
+/// it is wanted for. While this lives, no other process can add rows to the folder.
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
     manifest: Manifest,
     layout: ShardLayout,
     shards: Vec<Shard>,
+    _lock: Option<File>,
 }
 
-/// A shard, and its footer once the checksum was found right.
-#[derive(Debug)]
-pub(super) struct Shard {
-    pub(super) record: ShardRecord,
-    pub(super) path: PathBuf,
-    footer: OnceLock<ArrowReaderMetadata>,
+/// What a cache must have been made from, and the rows that it must have.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// Teacher, tokenizer, support and the rest.
+    pub fingerprint: &'a Fingerprint,
+    /// The rows' tokens.
+    pub tokens: &'a TokenHashes,
 }
 
 impl Cache {
-    /// Opens a finished cache, if it was made from `wanted` and every shard is there in full length.
-    ///
-    /// Without `wanted`, any cache of this format will do: that is for looking at one, not for training.
-    pub fn open(dir: &Path, wanted: Option<&Fingerprint>) -> Result<Self, CacheError> {
-        let cache = Self::open_unchecked(dir, wanted)?;
+    /// Opens a finished cache, if it was made from what is wanted, has all rows that are wanted, and every shard is
+    /// there in full length. It may have more rows.
+    pub fn open(dir: &Path, wanted: Wanted<'_>) -> Result<Self, CacheError> {
+        let cache = Self::open_any(dir)?;
+        let dir = || dir.to_path_buf();
+        let fields = cache.fingerprint().differences(wanted.fingerprint);
+        if !fields.is_empty() {
+            return Err(CacheError::Stale { dir: dir(), fields });
+        }
+        if let Some(part) = cache.manifest.part {
+            return Err(CacheError::OnlyPart { dir: dir(), part });
+        }
+        let is_wanted = |rows: &Range<usize>| rows.start < wanted.tokens.num_rows();
+        for (shard, rows) in cache.shards().filter(|(_, rows)| is_wanted(rows)) {
+            shard.check_tokens(&cache.dir, rows, wanted.tokens)?;
+        }
+        let (found, num_rows) = (cache.manifest.num_rows, wanted.tokens.num_rows());
+        if found < num_rows {
+            let missing = num_rows - found;
+            return Err(CacheError::Unfinished {
+                dir: dir(),
+                missing,
+                num_rows,
+            });
+        }
+        Ok(cache)
+    }
+
+    /// Opens any cache of this format, parts too: for looking at one, not for training.
+    pub fn open_any(dir: &Path) -> Result<Self, CacheError> {
+        let cache = Self::open_unchecked(dir)?;
         for shard in &cache.shards {
             shard.record.check_length(dir)?;
         }
         Ok(cache)
     }
 
-    /// Like [`Cache::open`], but the shards are not looked at.
-    pub(super) fn open_unchecked(
-        dir: &Path,
-        wanted: Option<&Fingerprint>,
-    ) -> Result<Self, CacheError> {
+    /// Like [`Cache::open_any`], but the shards are not looked at.
+    pub(super) fn open_unchecked(dir: &Path) -> Result<Self, CacheError> {
+        let lock = shared_lock(dir)?;
         let manifest = Manifest::load(dir)?;
-        let fields =
-            wanted.map_or_else(Vec::new, |wanted| manifest.fingerprint.differences(wanted));
-        if !fields.is_empty() {
-            let dir = dir.to_path_buf();
-            return Err(CacheError::Stale { dir, fields });
-        }
-        let shards = manifest.shards.iter().map(|record| Shard {
-            record: record.clone(),
-            path: dir.join(&record.file),
-            footer: OnceLock::new(),
-        });
+        let shards = manifest.shards.iter();
         Ok(Self {
             dir: dir.to_path_buf(),
-            layout: ShardLayout::new(&manifest.fingerprint, manifest.rows_per_shard),
-            shards: shards.collect(),
+            layout: manifest.layout(),
+            shards: shards.map(|record| Shard::new(dir, record)).collect(),
             manifest,
+            _lock: lock,
         })
     }
 
@@ -110,10 +124,10 @@ impl Cache {
         row_idx: usize,
         tokens: impl Fn() -> &'t [u32],
     ) -> Result<RowSupports, CacheError> {
-        let num_rows = self.fingerprint().num_rows;
+        let num_rows = self.manifest.num_rows;
         let shard_idx = self.layout.shard_idx(row_idx);
         let shard = self.shards.get(shard_idx).filter(|_| row_idx < num_rows);
-        let Some(shard) = shard else {
+        let Some(shard) = shard.filter(|_| self.manifest.part.is_none()) else {
             return Err(CacheError::NoSuchRow {
                 dir: self.dir.clone(),
                 row_idx,
@@ -121,123 +135,79 @@ impl Cache {
             });
         };
         let first_row = self.layout.rows(shard_idx).start;
-        let batch = shard.read_row(&self.dir, row_idx - first_row)?;
-        let (stored_idx, hash) = codec::decode_key(&batch).map_err(|what| shard.corrupt(what))?;
+        let batch = shard.read_row(&self.dir, row_idx - first_row, self.fingerprint())?;
+        let (stored_idx, hash) = columns::decode_key(&batch).map_err(|what| shard.corrupt(what))?;
         if stored_idx != row_idx as u64 {
             return Err(shard.corrupt(format!("row {row_idx} says it is row {stored_idx}")));
         }
-        if hash != codec::tokens_hash(tokens()) {
+        if hash != tokens_hash(tokens()) {
             return Err(CacheError::RowTokens {
                 dir: self.dir.clone(),
                 row_idx,
             });
         }
-        codec::decode_supports(&batch, self.fingerprint())
+        self.supports(shard, &batch)
             .map_err(|what| shard.corrupt(format!("row {row_idx}: {what}")))
     }
 
+    /// Rows that are here: all, or those of a part.
+    pub fn row_idxs(&self) -> Vec<usize> {
+        self.shards().flat_map(|(_, rows)| rows).collect()
+    }
+
+    /// The tokens of a row and what the teacher said about them, as they were captured.
+    pub fn captured_row(&self, row_idx: usize) -> Result<(Vec<u32>, RowSupports), CacheError> {
+        let found = self.shards().find(|(_, rows)| rows.contains(&row_idx));
+        let (shard, rows) = found.ok_or_else(|| CacheError::NoSuchRow {
+            dir: self.dir.clone(),
+            row_idx,
+            num_rows: self.manifest.num_rows,
+        })?;
+        let fingerprint = self.fingerprint();
+        let footer = shard.footer(&self.dir)?;
+        shard.tables(&self.dir, fingerprint)?;
+        let columns = [column::COUNTED, column::TOKENS, column::SUPPORTS];
+        let batch = shard.read_columns(footer, row_idx - rows.start, &columns)?;
+        let corrupt = |what: String| shard.corrupt(format!("row {row_idx}: {what}"));
+        let (tokens, _) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
+        let supports = self.supports(shard, &batch).map_err(corrupt)?;
+        Ok((tokens, supports))
+    }
+
+    /// Supports of a batch of one row, whose shard's tables have been read.
+    pub(super) fn supports(
+        &self,
+        shard: &Shard,
+        batch: &RecordBatch,
+    ) -> Result<RowSupports, String> {
+        let fingerprint = self.fingerprint();
+        let codes = shard.codes(batch)?;
+        Ok(dequantize(
+            codes,
+            fingerprint.most_entries(),
+            &fingerprint.temperatures,
+        ))
+    }
+
     /// All shards, each with the rows that it must hold.
-    pub(super) fn shards(&self) -> impl Iterator<Item = (&Shard, std::ops::Range<usize>)> {
-        let shards = self.shards.iter().enumerate();
-        shards.map(|(shard_idx, shard)| (shard, self.layout.rows(shard_idx)))
+    pub(super) fn shards(&self) -> impl Iterator<Item = (&Shard, Range<usize>)> {
+        let shards = self.shards.iter().zip(self.layout.shard_idxs());
+        shards.map(|(shard, shard_idx)| (shard, self.layout.rows(shard_idx)))
     }
 }
 
-impl Shard {
-    /// The footer; the first call compares the whole file with its checksum.
-    pub(super) fn footer(&self, dir: &Path) -> Result<&ArrowReaderMetadata, CacheError> {
-        if let Some(footer) = self.footer.get() {
-            return Ok(footer);
-        }
-        self.record.check_bytes(dir)?;
-        let options = ArrowReaderOptions::new()
-            .with_offset_index_policy(PageIndexPolicy::Required)
-            .with_column_index_policy(PageIndexPolicy::Skip);
-        let file = self.open()?;
-        let footer = self.guard(|| {
-            ArrowReaderMetadata::load(&file, options)
-                .map_err(|error| self.corrupt(error.to_string()))
-        })?;
-        if footer.schema().fields() != schema().fields() {
-            return Err(self.corrupt("has other columns than a cache".to_owned()));
-        }
-        let rows = footer.metadata().file_metadata().num_rows();
-        if usize::try_from(rows) != Ok(self.record.rows) {
-            let listed = self.record.rows;
-            return Err(self.corrupt(format!("has {rows} rows, the manifest lists {listed}")));
-        }
-        Ok(self.footer.get_or_init(|| footer))
-    }
-
-    /// One row as a batch, without the columns that only [`verify`](super::verify) looks at.
-    fn read_row(&self, dir: &Path, idx_in_shard: usize) -> Result<RecordBatch, CacheError> {
-        let footer = self.footer(dir)?;
-        let columns = [
-            column::ROW_IDX,
-            column::TOKENS_HASH,
-            column::ID_GAPS,
-            column::LOG_PROBS,
-            column::LSE,
-        ];
-        let mask = ProjectionMask::columns(footer.parquet_schema(), columns);
-        let row = idx_in_shard..idx_in_shard + 1;
-        let selection = RowSelection::from_consecutive_ranges([row].into_iter(), self.record.rows);
-        let reader = self.reader(footer)?.with_projection(mask);
-        let reader = reader
-            .with_row_selection(selection)
-            .with_row_selection_policy(RowSelectionPolicy::Selectors); // a mask decodes all rows
-        let batch = self.batches(reader)?.next();
-        batch.unwrap_or_else(|| Err(self.corrupt(format!("has no row {idx_in_shard}"))))
-    }
-
-    /// All rows, one per batch, with all columns; ends with the first fault.
-    pub(super) fn read_all(
-        &self,
-        dir: &Path,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
-        self.batches(self.reader(self.footer(dir)?)?)
-    }
-
-    fn batches(
-        &self,
-        reader: ParquetRecordBatchReaderBuilder<File>,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
-        let corrupt = |error: &dyn std::fmt::Display| self.corrupt(error.to_string());
-        let mut batches = self.guard(|| reader.build().map_err(|error| corrupt(&error)))?;
-        let mut next = move || {
-            let batch = batches.next().transpose();
-            batch.map_err(|error| corrupt(&error))
-        };
-        Ok(std::iter::from_fn(move || {
-            self.guard(&mut next).transpose()
-        }))
-    }
-
-    /// Runs the Parquet decoder, which panics instead of failing on some files that carry the right
-    /// checksum and that no writer makes: here that is a fault of the file.
-    fn guard<T>(&self, decode: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
-        // What a panic may leave half done is local to `decode` and dropped with it.
-        catch_unwind(AssertUnwindSafe(decode))
-            .unwrap_or_else(|_| Err(self.corrupt("makes the Parquet decoder panic".to_owned())))
-    }
-
-    pub(super) fn corrupt(&self, what: String) -> CacheError {
-        let path = self.path.clone();
-        CacheError::Corrupt { path, what }
-    }
-
-    /// The file is opened for each read: clones of a `File` share one position, and threads would
-    /// read from each other's.
-    fn reader(
-        &self,
-        footer: &ArrowReaderMetadata,
-    ) -> Result<ParquetRecordBatchReaderBuilder<File>, CacheError> {
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.open()?, footer.clone());
-        Ok(reader.with_batch_size(1))
-    }
-
-    fn open(&self) -> Result<File, CacheError> {
-        File::open(&self.path).map_err(|error| with_path(error, &self.path).into())
+/// Keeps writers out of a folder. A file system without locks is taken at its word.
+fn shared_lock(dir: &Path) -> Result<Option<File>, CacheError> {
+    let folder = match File::open(dir) {
+        Ok(folder) => folder,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(with_path(error, dir).into()),
+    };
+    match folder.try_lock_shared() {
+        Ok(()) => Ok(Some(folder)),
+        Err(TryLockError::WouldBlock) => Err(CacheError::Locked {
+            dir: dir.to_path_buf(),
+        }),
+        Err(TryLockError::Error(_)) => Ok(None),
     }
 }

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::read::Shard;
-use super::{Cache, CacheError, Fingerprint, RowSupports, codec};
+use super::columns::StoredRow;
+use super::quantize::dequantize;
+use super::{Cache, CacheError, Fingerprint, RowSupports};
 
 /// What a cache holds, in numbers. Means are taken over counted positions, at temperature 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -27,12 +28,18 @@ pub struct CacheStat {
     pub bytes_per_position: f64,
     /// Length of each column's pages over all shards; footers are not in it.
     pub column_bytes: BTreeMap<String, u64>,
-    /// Mean probability of the support.
+    /// Mean number of ids in a support.
+    pub mean_num_ids: f64,
+    /// Ids that are in any support.
+    pub num_distinct_ids: usize,
+    /// Mean probability of the support; 1 for samples, which have no tail.
     pub mean_support_mass: f64,
     /// Mean probability outside the support.
     pub mean_tail_mass: f64,
-    /// Mean entropy of the teacher with its tail pooled into one class, in nats: a lower bound of its entropy.
-    pub mean_pooled_entropy_nats: f64,
+    /// Mean probability of the `k` likeliest ids, for powers of two up to the support; of samples, share of the draws.
+    pub mean_mass_by_k: BTreeMap<usize, f64>,
+    /// Mean entropy of the teacher in nats. From its likeliest ids with the tail pooled into one class: a lower bound.
+    pub mean_entropy_nats: f64,
 }
 
 /// What was found sound.
@@ -46,50 +53,121 @@ pub struct VerifyReport {
     pub total_bytes: u64,
 }
 
-/// A row as [`scan`] gives it.
-struct ScannedRow {
-    counted: usize,
-    supports: RowSupports,
-}
-
 impl Cache {
     /// What the cache holds, in numbers. Reads all of it.
     pub fn stat(&self) -> Result<CacheStat, CacheError> {
         let fingerprint = self.fingerprint();
-        let (mut total_bytes, mut num_counted) = (0u64, 0);
-        let mut column_bytes = BTreeMap::new();
-        let (mut support_mass, mut tail_mass, mut entropy) = (0.0, 0.0, 0.0);
+        let mut sums = Sums::new(fingerprint);
+        let mut column_bytes: BTreeMap<String, u64> = BTreeMap::new();
         for (shard, rows) in self.shards() {
-            total_bytes = total_bytes.saturating_add(shard.record.bytes);
-            add_column_bytes(shard, self.dir(), &mut column_bytes)?;
-            scan(self, shard, rows, |row| {
-                num_counted += row.counted as u64;
-                let positions = row.supports.log_probs.chunks_exact(fingerprint.top_k);
-                for log_probs in positions.take(row.counted) {
-                    let mass: f64 = log_probs.iter().map(|l| f64::from(*l).exp()).sum();
-                    let tail = (1.0 - mass).max(0.0);
-                    support_mass += mass;
-                    tail_mass += tail;
-                    entropy += pooled_entropy(log_probs, tail);
-                }
+            for (name, bytes) in shard.column_bytes(self.dir())? {
+                *column_bytes.entry(name).or_default() += bytes;
+            }
+            sums.num_rows += rows.len();
+            sums.total_bytes = sums.total_bytes.saturating_add(shard.record.bytes);
+            shard.stored_rows(self.dir(), rows, fingerprint, |row| {
+                let StoredRow { counted, codes, .. } = row;
+                let (most, temperatures) = (fingerprint.most_entries(), &fingerprint.temperatures);
+                sums.add(&dequantize(codes, most, temperatures), counted as usize);
+                Ok(())
             })?;
         }
-        let num_positions = (fingerprint.num_rows * fingerprint.sequence_length) as u64;
-        let counted = num_counted.max(1) as f64;
+        let num_positions = (sums.num_rows * fingerprint.sequence_length) as u64;
+        let counted = sums.num_counted.max(1) as f64;
+        let mass =
+            |&k: &usize| Some((k, sums.mass_by_rank.get(..k)?.iter().sum::<f64>() / counted));
+        let powers: Vec<usize> = (0..usize::BITS).map(|power| 1 << power).collect();
         Ok(CacheStat {
             fingerprint: fingerprint.clone(),
             num_shards: self.shards().count(),
-            num_rows: fingerprint.num_rows,
+            num_rows: sums.num_rows,
             num_positions,
-            num_counted,
-            total_bytes,
-            bytes_per_position: total_bytes as f64 / num_positions as f64,
+            num_counted: sums.num_counted,
+            total_bytes: sums.total_bytes,
+            bytes_per_position: sums.total_bytes as f64 / num_positions as f64,
             column_bytes,
-            mean_support_mass: support_mass / counted,
-            mean_tail_mass: tail_mass / counted,
-            mean_pooled_entropy_nats: entropy / counted,
+            mean_num_ids: sums.num_ids as f64 / counted,
+            num_distinct_ids: sums.seen.iter().filter(|seen| **seen).count(),
+            mean_support_mass: sums.mass / counted,
+            mean_tail_mass: sums.tail_mass / counted,
+            mean_mass_by_k: powers.iter().map_while(mass).collect(),
+            mean_entropy_nats: sums.entropy / counted,
         })
     }
+}
+
+/// Sums over counted positions.
+struct Sums {
+    num_rows: usize,
+    total_bytes: u64,
+    num_counted: u64,
+    num_ids: u64,
+    seen: Vec<bool>,
+    mass: f64,
+    tail_mass: f64,
+    mass_by_rank: Vec<f64>,
+    entropy: f64,
+}
+
+impl Sums {
+    fn new(fingerprint: &Fingerprint) -> Self {
+        Self {
+            num_rows: 0,
+            total_bytes: 0,
+            num_counted: 0,
+            num_ids: 0,
+            seen: vec![false; fingerprint.vocab_size],
+            mass: 0.0,
+            tail_mass: 0.0,
+            mass_by_rank: vec![0.0; fingerprint.most_entries()],
+            entropy: 0.0,
+        }
+    }
+
+    fn add(&mut self, supports: &RowSupports, counted: usize) {
+        match supports {
+            RowSupports::TopK(supports) => {
+                let positions = supports.ids.chunks_exact(supports.top_k);
+                let positions = positions.zip(supports.log_probs.chunks_exact(supports.top_k));
+                for (ids, log_probs) in positions.take(counted) {
+                    let probs = log_probs.iter().map(|log_prob| f64::from(*log_prob).exp());
+                    let mass: f64 = probs.clone().sum();
+                    let tail = (1.0 - mass).max(0.0);
+                    self.tail_mass += tail;
+                    self.entropy += probs.clone().chain([tail]).map(surprise).sum::<f64>();
+                    self.add_position(ids, probs.collect());
+                }
+            }
+            RowSupports::Samples(supports) => {
+                let positions = supports.ranges().zip(&supports.entropies);
+                for (range, entropy) in positions.take(counted) {
+                    let counts = supports.counts[range.clone()].iter();
+                    let drawn = f64::from(counts.clone().sum::<u32>());
+                    self.entropy += f64::from(*entropy);
+                    let shares = counts.map(|count| f64::from(*count) / drawn);
+                    self.add_position(&supports.ids[range], shares.collect());
+                }
+            }
+        }
+    }
+
+    fn add_position(&mut self, ids: &[u32], mut probs: Vec<f64>) {
+        self.num_counted += 1;
+        self.num_ids += ids.len() as u64;
+        for &id in ids {
+            self.seen[id as usize] = true;
+        }
+        self.mass += probs.iter().sum::<f64>();
+        probs.sort_by(|a, b| b.total_cmp(a));
+        for (sum, prob) in self.mass_by_rank.iter_mut().zip(probs) {
+            *sum += prob;
+        }
+    }
+}
+
+/// `−p ln p`, 0 at 0.
+fn surprise(prob: f64) -> f64 {
+    if prob > 0.0 { -prob * prob.ln() } else { 0.0 }
 }
 
 /// Reads all of a cache: checksums, hashes of tokens, ranges of values.
@@ -97,7 +175,7 @@ impl Cache {
 /// `progress` is told how many rows of the cache have been looked at. Looking goes on behind a
 /// damaged shard, so that one run names them all ([`CacheError::Damaged`]).
 pub fn verify(dir: &Path, mut progress: impl FnMut(usize)) -> Result<VerifyReport, CacheError> {
-    let cache = Cache::open_unchecked(dir, None)?;
+    let cache = Cache::open_unchecked(dir)?;
     let mut report = VerifyReport {
         num_shards: 0,
         num_rows: 0,
@@ -105,13 +183,14 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(usize)) -> Result<VerifyRepor
     };
     let mut faults = Vec::new();
     for (shard, rows) in cache.shards() {
-        let end = rows.end;
+        let end = report.num_rows + rows.len();
         report.num_shards += 1;
         report.total_bytes = report.total_bytes.saturating_add(shard.record.bytes);
         let num_rows = &mut report.num_rows;
-        let scanned = scan(&cache, shard, rows, |_| {
+        let scanned = shard.stored_rows(dir, rows, cache.fingerprint(), |_| {
             *num_rows += 1;
             progress(*num_rows);
+            Ok(())
         });
         if let Err(fault) = scanned {
             faults.push(fault);
@@ -124,61 +203,4 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(usize)) -> Result<VerifyRepor
     }
     let dir = dir.to_path_buf();
     Err(CacheError::Damaged { dir, faults })
-}
-
-/// Gives every row of a shard to `visit`, in order and after all its checks.
-fn scan(
-    cache: &Cache,
-    shard: &Shard,
-    rows: std::ops::Range<usize>,
-    mut visit: impl FnMut(ScannedRow),
-) -> Result<(), CacheError> {
-    let mut next_row = rows.start;
-    for batch in shard.read_all(cache.dir())? {
-        let batch = batch?;
-        let corrupt = |what: String| shard.corrupt(format!("row {next_row}: {what}"));
-        let (row_idx, hash) = codec::decode_key(&batch).map_err(corrupt)?;
-        if row_idx != next_row as u64 {
-            return Err(corrupt(format!("says it is row {row_idx}")));
-        }
-        let tokens = codec::decode_tokens(&batch, cache.fingerprint());
-        let (tokens, counted) = tokens.map_err(corrupt)?;
-        if hash != codec::tokens_hash(&tokens) {
-            return Err(corrupt("tokens and their hash differ".to_owned()));
-        }
-        let supports = codec::decode_supports(&batch, cache.fingerprint());
-        visit(ScannedRow {
-            counted: counted as usize,
-            supports: supports.map_err(corrupt)?,
-        });
-        next_row += 1;
-    }
-    if next_row != rows.end {
-        let found = next_row - rows.start;
-        return Err(shard.corrupt(format!("has {found} rows instead of {}", rows.len())));
-    }
-    Ok(())
-}
-
-fn add_column_bytes(
-    shard: &Shard,
-    dir: &Path,
-    column_bytes: &mut BTreeMap<String, u64>,
-) -> Result<(), CacheError> {
-    let footer = shard.footer(dir)?;
-    for group in footer.metadata().row_groups() {
-        for column in group.columns() {
-            let name = column.column_path().parts().first().cloned();
-            let bytes = u64::try_from(column.compressed_size()).unwrap_or(0);
-            *column_bytes.entry(name.unwrap_or_default()).or_default() += bytes;
-        }
-    }
-    Ok(())
-}
-
-fn pooled_entropy(log_probs: &[f32], tail: f64) -> f64 {
-    let term = |log_prob: &f32| -f64::from(*log_prob) * f64::from(*log_prob).exp();
-    let support: f64 = log_probs.iter().map(term).sum();
-    let tail = if tail > 0.0 { -tail * tail.ln() } else { 0.0 };
-    support + tail
 }

@@ -1,101 +1,97 @@
 //! Rows → shards, each written whole; a capture that was killed goes on with the first missing shard.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use serde::{Deserialize, Serialize};
 
-use super::codec::{self, CapturedRow};
-use super::format::{self, Fingerprint, MANIFEST, Manifest, PROGRESS, ShardLayout, ShardRecord};
-use super::{Cache, CacheError, RowSupports};
+use super::columns::{self, StoredRow};
+use super::journal::{Header, append_line, lock, recorded, remove_if_there, write_line};
+use super::manifest::{self, MANIFEST, Manifest, PROGRESS, Part, ShardLayout, ShardRecord};
+use super::shard::Shard;
+use super::tables::Tables;
+use super::{CacheError, Fingerprint, RowSupports, TokenHashes, Wanted};
 use crate::files::{self, with_path};
 
 /// Fills a cache row by row.
 ///
-/// Rows are encoded as they come and a shard is written when it is full, so that a process killed
-/// at any instant loses less than a shard. A shard counts once `progress.jsonl` lists its length and
-/// checksum; whatever else lies in the folder is captured again. Borders of shards are those the
-/// capture was begun with, and the same rows give the same bytes, so an interrupted capture ends in the
-/// same files as one that never was.
+/// Rows of a shard are held until it is full, measured, and written together, so that a process killed at any instant
+/// loses less than a shard. A shard counts once `progress.jsonl` lists its length and checksum; whatever else lies in
+/// the folder is captured again. Borders of shards are those the capture was begun with, and the same rows give the
+/// same bytes, so an interrupted capture ends in the same files as one that never was.
+///
+/// A cache of fewer rows of the same text is continued: its shards are kept, and the rows of a last shard that was not
+/// full are taken over into the one that replaces it.
 ///
 /// The folder is locked while this lives.
 #[derive(Debug)]
 pub struct CacheWriter {
     dir: PathBuf,
-    fingerprint: Fingerprint,
+    tokens: TokenHashes,
     layout: ShardLayout,
     header: Header,
-    /// Shards on disk, by place; `None` is still to capture.
-    shards: Vec<Option<ShardRecord>>,
+    /// Shards on disk, by place among those of this part; those after the wanted rows stand last.
+    shards: Vec<Place>,
     /// Rows of the first missing shard so far.
-    open_shard: Option<OpenShard>,
+    open_shard: Option<Vec<StoredRow>>,
     _lock: File,
 }
 
-/// First line of `progress.jsonl`; a [`ShardRecord`] follows on each further line.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Header {
-    fingerprint: Fingerprint,
-    rows_per_shard: usize,
-}
-
-struct OpenShard {
-    rows: usize,
-    writer: ArrowWriter<Vec<u8>>,
-}
-
-impl std::fmt::Debug for OpenShard {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut debug = f.debug_struct("OpenShard");
-        debug.field("rows", &self.rows).finish_non_exhaustive()
-    }
+/// A shard as the writer sees it.
+#[derive(Debug, Clone)]
+enum Place {
+    /// Still to capture.
+    Missing,
+    /// On disk with fewer rows than it is to have.
+    Short(ShardRecord),
+    /// On disk.
+    Done(ShardRecord),
 }
 
 impl CacheWriter {
-    /// Begins a cache, or goes on with one that was begun or has lost shards.
+    /// Begins a cache, or goes on with one that was begun, has lost shards, or has fewer rows.
     ///
-    /// `rows_per_shard` is used by a new cache only. Every shard that is already listed is read and
-    /// compared with its checksum; those that differ are captured anew. A cache of another
-    /// fingerprint is left as it is ([`CacheError::Stale`]).
+    /// `rows_per_shard` is used by a new cache only. Every shard that is already listed is read and compared with its
+    /// checksum; those that differ are captured anew. A cache of another fingerprint or of other rows is left as it
+    /// is ([`CacheError::Stale`], [`CacheError::OtherRows`]). With `part`, only the shards of that part are captured.
     pub fn open(
         dir: &Path,
-        fingerprint: &Fingerprint,
+        wanted: Wanted<'_>,
         rows_per_shard: usize,
+        part: Option<Part>,
     ) -> Result<Self, CacheError> {
-        fingerprint.check_sizes()?;
+        wanted.fingerprint.check_sizes()?;
         fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
         let lock = lock(dir)?;
         let (header, recorded) = recorded(dir)?.unwrap_or_else(|| {
             let header = Header {
-                fingerprint: fingerprint.clone(),
+                fingerprint: wanted.fingerprint.clone(),
                 rows_per_shard: rows_per_shard.max(1),
+                part,
             };
             (header, Vec::new())
         });
-        let fields = header.fingerprint.differences(fingerprint);
+        let fields = header.fingerprint.differences(wanted.fingerprint);
         if !fields.is_empty() {
             let dir = dir.to_path_buf();
             return Err(CacheError::Stale { dir, fields });
         }
+        if header.part != part {
+            let dir = dir.to_path_buf();
+            return Err(CacheError::OtherPart { dir });
+        }
         files::remove_parts(dir)?;
-        let layout = ShardLayout::new(fingerprint, header.rows_per_shard);
-        let shards = (0..layout.num_shards()).map(|shard_idx| {
-            let file = format::shard_file(shard_idx);
-            let shard = recorded.iter().rfind(|shard| shard.file == file)?;
-            let rows = layout.rows(shard_idx).len();
-            let sound = shard.rows == rows && shard.check_bytes(dir).is_ok();
-            sound.then(|| shard.clone())
-        });
+        let num_rows = wanted.tokens.num_rows();
+        let layout = ShardLayout::new(num_rows, header.rows_per_shard, part);
+        let shards = places(dir, layout, &recorded, wanted.tokens)?;
         let writer = Self {
             dir: dir.to_path_buf(),
-            fingerprint: fingerprint.clone(),
+            tokens: wanted.tokens.clone(),
             layout,
             header,
-            shards: shards.collect(),
+            shards,
             open_shard: None,
             _lock: lock,
         };
@@ -105,20 +101,37 @@ impl CacheWriter {
 
     /// Index of the row that [`push`](Self::push) takes next; `None` if every row is captured.
     pub fn next_row(&self) -> Option<usize> {
-        let shard_idx = self.missing_shard()?;
-        let pushed = self.open_shard.as_ref().map_or(0, |open| open.rows);
-        Some(self.layout.rows(shard_idx).start + pushed)
+        let place = self.missing_place()?;
+        let there = match (&self.open_shard, self.shards.get(place)) {
+            (Some(rows), _) => rows.len(),
+            (None, Some(Place::Short(shard))) => shard.rows,
+            (None, _) => 0,
+        };
+        Some(self.layout.rows(self.shard_idx(place)).start + there)
+    }
+
+    /// Rows that this capture is to have: all, or those of a part.
+    pub fn num_rows(&self) -> usize {
+        let shard_idxs = self.layout.shard_idxs();
+        shard_idxs
+            .map(|shard_idx| self.layout.rows(shard_idx).len())
+            .sum()
     }
 
     /// All rows still to push, in the order in which they are taken.
     pub fn missing_rows(&self) -> Vec<usize> {
-        let Some(next_row) = self.next_row() else {
-            return Vec::new();
-        };
-        let shards = self.shards.iter().enumerate();
-        let missing = shards.filter(|(_, shard)| shard.is_none());
-        let rows = missing.flat_map(|(shard_idx, _)| self.layout.rows(shard_idx));
-        rows.filter(|row_idx| *row_idx >= next_row).collect()
+        let mut pushed = self.open_shard.as_ref().map(Vec::len);
+        let places = self.shards.iter().zip(self.layout.shard_idxs());
+        let missing = places.flat_map(|(place, shard_idx)| {
+            let rows = self.layout.rows(shard_idx);
+            let there = match place {
+                Place::Done(_) => rows.len(),
+                Place::Short(shard) => pushed.take().unwrap_or(shard.rows),
+                Place::Missing => pushed.take().unwrap_or(0),
+            };
+            rows.skip(there)
+        });
+        missing.collect()
     }
 
     /// Takes what the teacher said about row [`next_row`](Self::next_row); the row that fills a shard writes it.
@@ -131,71 +144,111 @@ impl CacheWriter {
         counted: u32,
         supports: &RowSupports,
     ) -> Result<(), CacheError> {
-        let num_rows = self.fingerprint.num_rows;
+        let num_rows = self.tokens.num_rows();
         let refused = |row_idx, what| CacheError::Refused { row_idx, what };
-        let (Some(shard_idx), Some(row_idx)) = (self.missing_shard(), self.next_row()) else {
+        let (Some(place), Some(row_idx)) = (self.missing_place(), self.next_row()) else {
             return Err(refused(num_rows, format!("all {num_rows} rows are there")));
         };
-        let row = CapturedRow {
-            row_idx,
-            tokens,
-            counted,
-            supports,
+        let stored = columns::store(tokens, counted, supports, &self.header.fingerprint);
+        let stored = stored.map_err(|what| refused(row_idx, what))?;
+        if self.tokens.row(row_idx) != Some(&manifest::tokens_hash(tokens)) {
+            return Err(refused(
+                row_idx,
+                "its tokens are not those announced".to_owned(),
+            ));
+        }
+        let mut rows = match self.open_shard.take() {
+            Some(rows) => rows,
+            None => self.rows_taken_over(place)?,
         };
-        let batch = codec::encode(row, &self.fingerprint);
-        let batch = batch.map_err(|what| refused(row_idx, what))?;
-        let mut open = match self.open_shard.take() {
-            Some(open) => open,
-            None => OpenShard::new(&self.fingerprint)?,
-        };
-        open.writer.write(&batch).map_err(io::Error::other)?;
-        open.rows += 1;
-        if open.rows == self.layout.rows(shard_idx).len() {
-            self.commit(shard_idx, open)?;
+        rows.push(stored);
+        if rows.len() == self.layout.rows(self.shard_idx(place)).len() {
+            self.commit(place, &rows)?;
         } else {
-            self.open_shard = Some(open);
+            self.open_shard = Some(rows);
         }
         Ok(())
     }
 
-    /// Makes the folder a finished cache and opens it.
-    pub fn finish(self) -> Result<Cache, CacheError> {
+    /// Makes the folder a finished cache, or a finished part of one.
+    pub fn finish(self) -> Result<(), CacheError> {
         let missing = self.missing_rows().len();
         if missing > 0 {
             return Err(CacheError::Unfinished {
                 dir: self.dir,
                 missing,
-                num_rows: self.fingerprint.num_rows,
+                num_rows: self.tokens.num_rows(),
             });
         }
+        let shards: Vec<ShardRecord> = self
+            .shards
+            .iter()
+            .filter_map(Place::record)
+            .cloned()
+            .collect();
+        let num_rows = match self.header.part {
+            Some(_) => self.tokens.num_rows(),
+            None => shards.iter().map(|shard| shard.rows).sum(),
+        };
         let manifest = Manifest {
-            fingerprint: self.fingerprint.clone(),
+            fingerprint: self.header.fingerprint.clone(),
             rows_per_shard: self.header.rows_per_shard,
-            shards: self.shards.into_iter().flatten().collect(),
+            num_rows,
+            part: self.header.part,
+            shards,
         };
         files::write_json(&self.dir.join(MANIFEST), &manifest)?;
-        remove_if_there(&self.dir.join(PROGRESS))?;
-        Cache::open(&self.dir, Some(&self.fingerprint))
+        remove_if_there(&self.dir.join(PROGRESS))
     }
 
-    fn missing_shard(&self) -> Option<usize> {
-        self.shards.iter().position(Option::is_none)
+    /// Place of the first shard that is not done.
+    fn missing_place(&self) -> Option<usize> {
+        let is_missing = |place: &Place| !matches!(place, Place::Done(_));
+        self.shards.iter().position(is_missing)
+    }
+
+    fn shard_idx(&self, place: usize) -> usize {
+        let mut shard_idxs = self.layout.shard_idxs();
+        shard_idxs
+            .nth(place)
+            .expect("places beyond the wanted rows are done")
+    }
+
+    /// Rows that a shorter shard already has.
+    fn rows_taken_over(&self, place: usize) -> Result<Vec<StoredRow>, CacheError> {
+        let mut taken = Vec::new();
+        if let Some(Place::Short(record)) = self.shards.get(place) {
+            let start = self.layout.rows(self.shard_idx(place)).start;
+            let rows = start..start + record.rows;
+            let shard = Shard::new(&self.dir, record);
+            shard.stored_rows(&self.dir, rows, &self.header.fingerprint, |row| {
+                taken.push(row);
+                Ok(())
+            })?;
+        }
+        Ok(taken)
     }
 
     /// Writes a shard, then lists it. In between it is on disk and not yet trusted.
-    fn commit(&mut self, shard_idx: usize, open: OpenShard) -> Result<(), CacheError> {
-        let bytes = open.writer.into_inner().map_err(io::Error::other)?;
+    fn commit(&mut self, place: usize, rows: &[StoredRow]) -> Result<(), CacheError> {
+        let shard_idx = self.shard_idx(place);
+        let range = self.layout.rows(shard_idx);
+        let bytes = shard_bytes(&self.header.fingerprint, range.start, rows)?;
         let shard = ShardRecord {
-            file: format::shard_file(shard_idx),
-            rows: open.rows,
+            file: manifest::shard_file(shard_idx),
+            rows: rows.len(),
+            tokens_blake3: self
+                .tokens
+                .of_rows(range)
+                .expect("a shard holds wanted rows"),
             bytes: bytes.len() as u64,
             blake3: blake3::hash(&bytes).to_hex().to_string(),
         };
         files::write_atomically(&self.dir.join(&shard.file), |out| out.write_all(&bytes))?;
         let path = self.dir.join(PROGRESS);
         append_line(&path, &shard).map_err(|error| with_path(error, &path))?;
-        if let Some(place) = self.shards.get_mut(shard_idx) {
-            *place = Some(shard);
+        if let Some(place) = self.shards.get_mut(place) {
+            *place = Place::Done(shard);
         }
         Ok(())
     }
@@ -204,80 +257,85 @@ impl CacheWriter {
     fn write_progress(&self) -> Result<(), CacheError> {
         files::write_atomically(&self.dir.join(PROGRESS), |out| {
             write_line(&mut *out, &self.header)?;
-            let mut shards = self.shards.iter().flatten();
+            let mut shards = self.shards.iter().filter_map(Place::record);
             shards.try_for_each(|shard| write_line(&mut *out, shard))
         })?;
         remove_if_there(&self.dir.join(MANIFEST))
     }
 }
 
-impl OpenShard {
-    fn new(fingerprint: &Fingerprint) -> Result<Self, CacheError> {
-        let properties = codec::writer_properties(fingerprint).map_err(io::Error::other)?;
-        let options = ArrowWriterOptions::new()
-            .with_properties(properties)
-            .with_skip_arrow_metadata(true); // Parquet's own types say everything
-        let writer = ArrowWriter::try_new_with_options(Vec::new(), format::schema(), options);
-        Ok(Self {
-            rows: 0,
-            writer: writer.map_err(io::Error::other)?,
-        })
-    }
-}
-
-/// What an earlier process says it wrote, finished or not; nothing of it has been compared with the shards.
-fn recorded(dir: &Path) -> Result<Option<(Header, Vec<ShardRecord>)>, CacheError> {
-    match Manifest::load(dir) {
-        Ok(manifest) => {
-            let header = Header {
-                fingerprint: manifest.fingerprint,
-                rows_per_shard: manifest.rows_per_shard,
-            };
-            return Ok(Some((header, manifest.shards)));
+impl Place {
+    fn record(&self) -> Option<&ShardRecord> {
+        match self {
+            Self::Missing => None,
+            Self::Short(record) | Self::Done(record) => Some(record),
         }
-        Err(CacheError::NoManifest { .. }) => {}
-        Err(error) => return Err(error),
-    }
-    let path = dir.join(PROGRESS);
-    let text = match fs::read(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(with_path(error, &path).into()),
-    };
-    let mut lines = text.split(|byte| *byte == b'\n');
-    let header = format::parse(dir, &path, lines.next().unwrap_or_default())?;
-    // A line that a killed process wrote in part ends the list.
-    let shards = lines.map_while(|line| serde_json::from_slice(line).ok());
-    Ok(Some((header, shards.collect())))
-}
-
-fn lock(dir: &Path) -> Result<File, CacheError> {
-    let folder = File::open(dir).map_err(|error| with_path(error, dir))?;
-    match folder.try_lock() {
-        Ok(()) => Ok(folder),
-        Err(TryLockError::WouldBlock) => Err(CacheError::Locked {
-            dir: dir.to_path_buf(),
-        }),
-        Err(TryLockError::Error(error)) => Err(with_path(error, dir).into()),
     }
 }
 
-fn remove_if_there(path: &Path) -> Result<(), CacheError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(with_path(error, path).into()),
-        _ => Ok(()),
+/// What is on disk of the wanted shards, and the sound ones that follow them without a gap.
+fn places(
+    dir: &Path,
+    layout: ShardLayout,
+    recorded: &[ShardRecord],
+    tokens: &TokenHashes,
+) -> Result<Vec<Place>, CacheError> {
+    let mut places = Vec::new();
+    for shard_idx in layout.shard_idxs() {
+        let wanted = layout.rows(shard_idx);
+        let file = manifest::shard_file(shard_idx);
+        let found = recorded.iter().rfind(|shard| shard.file == file);
+        let is_sound = |shard: &&ShardRecord| {
+            shard.rows > 0 && layout.has_room(shard.rows) && shard.check_bytes(dir).is_ok()
+        };
+        let found = found.filter(is_sound);
+        let Some(record) = found else {
+            places.push(Place::Missing);
+            continue;
+        };
+        let there = wanted.start..wanted.start + record.rows;
+        Shard::new(dir, record).check_tokens(dir, there, tokens)?;
+        let place = if record.rows < wanted.len() {
+            Place::Short
+        } else {
+            Place::Done
+        };
+        places.push(place(record.clone()));
     }
+    let mut next = layout.next_shard_idx();
+    while let Some(Place::Done(last)) = places.last() {
+        let file = manifest::shard_file(next);
+        let follows = |shard: &&ShardRecord| shard.file == file && shard.check_bytes(dir).is_ok();
+        let found = recorded.iter().rfind(follows);
+        let Some(record) = found.filter(|_| layout.is_full(last.rows)) else {
+            break;
+        };
+        places.push(Place::Done(record.clone()));
+        next += layout.step();
+    }
+    Ok(places)
 }
 
-fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).open(path)?;
-    write_line(&mut file, value)?;
-    file.sync_data()
-}
-
-/// One write per line, so that lines are torn as rarely as can be.
-fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    out.write_all(&line)
+/// The file of a shard: tables measured on its rows, then each row by them.
+pub(super) fn shard_bytes(
+    fingerprint: &Fingerprint,
+    first_row: usize,
+    rows: &[StoredRow],
+) -> Result<Vec<u8>, CacheError> {
+    let properties = columns::writer_properties(fingerprint).map_err(io::Error::other)?;
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties)
+        .with_skip_arrow_metadata(true); // Parquet's own types say everything
+    let writer = ArrowWriter::try_new_with_options(Vec::new(), columns::schema(), options);
+    let mut writer = writer.map_err(io::Error::other)?;
+    let tables = Tables::measure(fingerprint, rows.iter().map(|row| &row.codes));
+    let ranks = tables.ranks();
+    let mut stored_tables = tables.to_bytes();
+    for (row_idx, row) in (first_row..).zip(rows) {
+        let stream = tables.encode(&row.codes, &ranks);
+        let batch = columns::encode(row_idx, row, &std::mem::take(&mut stored_tables), &stream);
+        let batch = batch.map_err(|what| CacheError::Refused { row_idx, what })?;
+        writer.write(&batch).map_err(io::Error::other)?;
+    }
+    Ok(writer.into_inner().map_err(io::Error::other)?)
 }

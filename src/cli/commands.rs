@@ -8,12 +8,11 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs};
-use crate::cache::{self, Cache};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, read_rows};
 use crate::device;
@@ -21,7 +20,7 @@ use crate::estimate::{StageEstimate, estimate};
 use crate::generate::{Sampling, generate as continue_prompt};
 use crate::inspect as facts;
 use crate::preflight;
-use crate::progress::{Progress, bytes_text, duration_text, thousands};
+use crate::progress::{bytes_text, duration_text, thousands};
 use crate::recipe::{self, Plan};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
@@ -37,7 +36,7 @@ pub(super) struct Output<'a> {
 }
 
 impl Output<'_> {
-    fn print(&mut self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
+    pub(super) fn print(&mut self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
         if self.json {
             let json = serde_json::to_string(json).map_err(std::io::Error::other)?;
             writeln!(self.out, "{json}")?;
@@ -67,17 +66,6 @@ pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fail
     let dir = plan.output.join(&plan.name);
     let _ = write!(text, "\nreport: {}", shown(&dir.join("report.md")));
     output.print(&text, &report)
-}
-
-pub(super) fn build_cache(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(args)?;
-    match with_context(&plan, args, |context| run::build_cache(&plan, context))? {
-        Some(dir) => output.print(&format!("cache: {}", shown(&dir)), &json!({ "cache": dir })),
-        None => Err(Failure::input(
-            "cache",
-            &"the recipe has no `teacher`: there is nothing to capture",
-        )),
-    }
 }
 
 pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -146,52 +134,6 @@ pub(super) fn inspect(
         return output.print(&text, &found);
     }
     let found = facts::inspect(path).map_err(failed)?;
-    output.print(&facts::text(&found), &found)
-}
-
-pub(super) fn stat_cache(dir: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
-    each_cache(dir, output, |dir| {
-        let stat = Cache::open(dir, None)?.stat()?;
-        Ok(serde_json::to_value(stat).map_err(std::io::Error::other)?)
-    })
-}
-
-pub(super) fn verify_cache(dir: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
-    each_cache(dir, output, |dir| {
-        let cache = Cache::open(dir, None)?;
-        let sequence_length = cache.fingerprint().sequence_length as u64;
-        let total = cache.fingerprint().num_rows as u64 * sequence_length;
-        let mut progress = Progress::new("cache verify", total);
-        let mut rows_before = 0;
-        let report = cache::verify(dir, |rows| {
-            progress.advance((rows - rows_before) as u64 * sequence_length);
-            rows_before = rows;
-        })?;
-        progress.finish();
-        Ok(json!({ "sound": true, "report": report }))
-    })
-}
-
-/// A cache stage holds one cache per text; a folder with a manifest is one cache.
-fn each_cache(
-    dir: &Path,
-    output: &mut Output<'_>,
-    facts_of: impl Fn(&Path) -> Result<Value, Failure>,
-) -> Result<(), Failure> {
-    let splits = ["train", "validation"].map(|split| dir.join(split));
-    if dir.join("manifest.json").exists() || !splits.iter().any(|split| split.exists()) {
-        let found = facts_of(dir)?;
-        return output.print(&facts::text(&found), &found);
-    }
-    let mut found = serde_json::Map::new();
-    for split in splits.iter().filter(|split| split.exists()) {
-        let name = split
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        found.insert(name, facts_of(split)?);
-    }
-    let found = Value::Object(found);
     output.print(&facts::text(&found), &found)
 }
 
@@ -286,7 +228,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     )
 }
 
-fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
+pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
     let mut plan = recipe::load(&args.recipe, &args.set)?;
     if let Some(device) = &args.device {
         plan.device.clone_from(device);
@@ -296,7 +238,7 @@ fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
 
 /// Opens the device, listens to signals and calls `work`: the first SIGINT or SIGTERM sets the stop flag, the
 /// second ends the process at once.
-fn with_context<T>(
+pub(super) fn with_context<T>(
     plan: &Plan,
     args: &RecipeArgs,
     work: impl FnOnce(&RunContext<'_>) -> Result<T, run::RunError>,
@@ -323,7 +265,7 @@ fn with_context<T>(
     Ok(work(&context)?)
 }
 
-fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+pub(super) fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
     Checkpoint::open(path).map_err(|error| Failure::input("checkpoint", &error))
 }
 
@@ -341,7 +283,7 @@ fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
 }
 
 /// A path as short as it can be told.
-fn shown(path: &Path) -> String {
+pub(super) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here)
         .unwrap_or(path)

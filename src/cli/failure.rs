@@ -47,7 +47,7 @@ impl Failure {
         }
     }
 
-    fn help(mut self, help: Option<String>) -> Self {
+    pub(super) fn help(mut self, help: Option<String>) -> Self {
         if let Some(help) = help {
             self.message.push_str("\n  = help: ");
             self.message.push_str(&help);

@@ -1,5 +1,6 @@
 //! The command line: arguments, dispatch, exit codes. No logic of its own.
 
+mod cache;
 mod commands;
 mod failure;
 
@@ -10,6 +11,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use failure::Failure;
 
+use crate::cache::Part;
 use crate::progress;
 
 /// Turns a large language model into a small one: capture, distil, prune, quantise, export, verify.
@@ -54,17 +56,52 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum CacheCommand {
     /// Capture what a recipe's passes need, and stop there
-    Build(RecipeArgs),
+    Build {
+        #[command(flatten)]
+        recipe: RecipeArgs,
+        /// Capture one of several parts, such as 1/4, into a folder of its own; `merge` joins them
+        #[arg(long, value_name = "I/N", value_parser = part)]
+        shard: Option<Part>,
+    },
+    /// Join the parts that `build --shard` left into one cache
+    Merge {
+        /// Folders of all parts
+        #[arg(required = true)]
+        parts: Vec<PathBuf>,
+        /// Folder of the cache
+        #[arg(long, value_name = "DIR")]
+        into: PathBuf,
+    },
+    /// Measure what kinds of support would cost and keep, on a few rows of the text
+    Bench {
+        #[command(flatten)]
+        recipe: RecipeArgs,
+        /// Rows to measure on
+        #[arg(long, default_value_t = 4)]
+        rows: usize,
+    },
     /// Show what a cache holds: bytes by column, mass on the support, entropy
     Stat {
         /// Folder with `manifest.json`, or the folder above it
         dir: PathBuf,
     },
-    /// Check every checksum, token hash and value of a cache
-    Verify {
-        /// Folder with `manifest.json`, or the folder above it
-        dir: PathBuf,
-    },
+    /// Check every checksum, token hash and value of a cache, and some rows against the teacher
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+struct VerifyArgs {
+    /// Folder with `manifest.json`, or the folder above it
+    dir: PathBuf,
+    /// Model folder of the teacher: compute some rows anew and compare
+    #[arg(long)]
+    teacher: Option<PathBuf>,
+    /// Rows to compute anew in each cache
+    #[arg(long, default_value_t = 8, requires = "teacher")]
+    rows: usize,
+    /// Device of the teacher: flex, wgpu, vulkan, tch or cuda
+    #[arg(long, default_value = "flex", requires = "teacher")]
+    device: String,
 }
 
 #[derive(Debug, Args)]
@@ -121,6 +158,21 @@ struct GenerateArgs {
     device: String,
 }
 
+/// A part such as `1/4`.
+fn part(text: &str) -> Result<Part, String> {
+    let fault = || "write the part and how many there are, such as 1/4".to_owned();
+    let (part, of) = text.split_once('/').ok_or_else(fault)?;
+    let (part, of) = (
+        part.parse().map_err(|_| fault())?,
+        of.parse().map_err(|_| fault())?,
+    );
+    if (1..=of).contains(&part) {
+        Ok(Part { part, of })
+    } else {
+        Err(format!("parts of {of} count from 1 to {of}"))
+    }
+}
+
 /// A number from `LOW` to `HIGH`.
 fn between<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
@@ -141,9 +193,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     match &cli.command {
         Command::Run(args) => commands::run(args, &mut output),
         Command::Plan(args) => commands::plan(args, &mut output),
-        Command::Cache(CacheCommand::Build(args)) => commands::build_cache(args, &mut output),
-        Command::Cache(CacheCommand::Stat { dir }) => commands::stat_cache(dir, &mut output),
-        Command::Cache(CacheCommand::Verify { dir }) => commands::verify_cache(dir, &mut output),
+        Command::Cache(command) => cache::execute(command, &mut output),
         Command::Evaluate(args) => commands::evaluate(args, &mut output),
         Command::Generate(args) => commands::generate(args, &mut output),
         Command::Inspect { path, against } => {

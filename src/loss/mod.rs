@@ -11,10 +11,12 @@ pub mod chunked;
 mod row;
 mod softmax;
 mod statistics;
+mod support;
 
-pub use row::{LossSpec, RowTarget, Support, loss_row};
-pub use softmax::log_sum_exp;
+pub use row::{LossSpec, RowTarget, loss_row};
+pub use softmax::{exps_in_place, log_sum_exp};
 pub use statistics::{RowStatistics, row_statistics};
+pub use support::{Samples, Support, Tail, TopK};
 
 /// Sums over counted positions; divide by `positions` for means.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]

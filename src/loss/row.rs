@@ -2,6 +2,7 @@
 
 use super::LossSums;
 use super::softmax::{Softmax, sum};
+use super::support::{Support, Tail, TopK};
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -12,42 +13,8 @@ pub struct LossSpec {
     pub cross_entropy: f32,
     /// Temperature of the KL.
     pub temperature: f32,
-}
-
-/// What the cache holds of the teacher at one position.
-#[derive(Debug, Clone, Copy)]
-pub struct Support<'a> {
-    /// Token ids, distinct.
-    pub ids: &'a [u32],
-    /// Natural log-probabilities of those ids at temperature 1.
-    pub log_probs: &'a [f32],
-    /// ln Σ exp(log_prob / T) over the whole vocabulary, at the temperature of the loss.
-    pub log_sum_exp: f32,
-}
-
-impl Support<'_> {
-    /// Probabilities on the support at a temperature, and the mass outside it.
-    ///
-    /// Log-probabilities come rounded from a cache: where their sum exceeds one by that, they are scaled back.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "probabilities are f32 in arithmetic"
-    )]
-    pub(super) fn probs(&self, temperature: f32) -> (Vec<f32>, f32) {
-        let inverse = temperature.recip();
-        let mut probs: Vec<f32> = self
-            .log_probs
-            .iter()
-            .map(|log_prob| (log_prob * inverse - self.log_sum_exp).exp())
-            .collect();
-        let mass: f64 = probs.iter().map(|&prob| f64::from(prob)).sum();
-        if mass > 1.0 {
-            for prob in &mut probs {
-                *prob = (f64::from(*prob) / mass) as f32;
-            }
-        }
-        (probs, (1.0 - mass).max(0.0) as f32)
-    }
+    /// What becomes of the teacher's mass outside a top-k support.
+    pub tail: Tail,
 }
 
 /// What one position is measured against. Position `t` is about token `t + 1`: nothing is shifted here.
@@ -61,7 +28,7 @@ pub struct RowTarget<'a> {
 
 /// Value of the loss at one position; writes d loss / d logits over `logits`.
 ///
-/// The KL pools all classes outside the support into one bucket on both sides, so that each side sums to one:
+/// Over a top-k support, the KL pools all other classes into one bucket on both sides, so that each side sums to one:
 ///
 /// ```text
 /// KL = Σ_K p (ln p − ln q)  +  p_tail (ln p_tail − ln q_tail)          loss = w_kl T² KL + w_ce CE
@@ -69,12 +36,23 @@ pub struct RowTarget<'a> {
 ///            = q_j (1 − p_tail / q_tail)       outside
 /// ```
 ///
-/// Pooling can only lower the divergence, and with `K = V` it is exact. Renormalising over the support would
-/// let the student move mass into the tail unseen.
+/// Pooling can only lower the divergence, and with `K = V` it is exact. [`Tail::Renormalize`] divides the
+/// teacher's probabilities by their sum instead and teaches that the tail is empty: a student that fits it is
+/// too sure of itself by that factor. It is there to be compared with.
+///
+/// Over `N` samples the weights are the shares drawn, and the tail needs no bucket:
+///
+/// ```text
+/// KL = −Σ_S c/N ln q − H(p)        T dKL/dz_j = q_j − c_j/N
+/// ```
+///
+/// Shares are unbiased, the entropy is the teacher's own, so value and slope are the exact KL's in the mean
+/// over draws. A single position may be below zero.
 ///
 /// `scratch` is as long as `logits` and is overwritten.
 ///
-/// Reference: Hinton, Vinyals, Dean 2015, <https://arxiv.org/abs/1503.02531>, section 2.
+/// Reference: Hinton, Vinyals, Dean 2015, <https://arxiv.org/abs/1503.02531>, section 2; for samples
+/// Anshumann et al. 2025, <https://arxiv.org/abs/2503.16870>.
 ///
 /// # Panics
 ///
@@ -96,7 +74,7 @@ pub fn loss_row(
     let plain = if let Some(support) = support {
         let temperature = spec.temperature;
         let softmax = Softmax::of(logits, temperature, scratch);
-        let kl = bucketed_kl(scratch, softmax.sum, &support, temperature);
+        let kl = soft_kl(scratch, softmax.sum, &support, spec);
         forward_kl = f64::from(temperature * temperature) * kl.value;
 
         let weight = spec.forward_kl * temperature;
@@ -117,7 +95,7 @@ pub fn loss_row(
                 .for_each(|(gradient, exp)| *gradient = slope * *gradient + outside * exp);
             plain
         };
-        for (&id, slope) in support.ids.iter().zip(kl.support_slopes) {
+        for (&id, slope) in support.ids().iter().zip(kl.support_slopes) {
             logits[id as usize] += weight * slope - outside * scratch[id as usize];
         }
         plain
@@ -143,24 +121,68 @@ pub fn loss_row(
 }
 
 /// A divergence and its slopes with respect to the softened logits.
-pub(super) struct BucketedKl {
+pub(super) struct SoftKl {
     pub(super) value: f64,
     /// `q − p` for each id of the support.
     support_slopes: Vec<f32>,
-    /// `1 − p_tail / q_tail`: times `q` it is the slope of every other class.
+    /// Times `q` it is the slope of every other class: `1 − p_tail / q_tail` with a bucket, 1 without.
     outside_slope: f32,
 }
 
-/// KL over the support and one bucket, from the student's exponentials and their sum.
-///
-/// The student's tail is summed over the classes outside the support; taken as 1 − Σ_K q it would be rounding
-/// noise once the student is sure of itself. `exps` is changed for that sum and put back.
-pub(super) fn bucketed_kl(
+/// The divergence at one position, from the student's exponentials and their sum.
+pub(super) fn soft_kl(
     exps: &mut [f32],
     exps_sum: f32,
     support: &Support<'_>,
-    temperature: f32,
-) -> BucketedKl {
+    spec: &LossSpec,
+) -> SoftKl {
+    match (support, spec.tail) {
+        (Support::TopK(top_k), Tail::Bucket) => {
+            bucketed_kl(exps, exps_sum, top_k, spec.temperature)
+        }
+        (Support::TopK(top_k), Tail::Renormalize) => {
+            let (mut probs, tail) = top_k.probs(spec.temperature);
+            let mass = 1.0 - tail;
+            for prob in &mut probs {
+                *prob /= mass;
+            }
+            let entropy = -probs.iter().map(|&p| relative_entropy(p, 1.0)).sum::<f64>();
+            weighted_kl(exps, exps_sum, top_k.ids, &probs, entropy)
+        }
+        (Support::Samples(samples), _) => {
+            let shares = samples.shares();
+            weighted_kl(
+                exps,
+                exps_sum,
+                samples.ids,
+                &shares,
+                f64::from(samples.entropy),
+            )
+        }
+    }
+}
+
+/// Cross-entropy of the student against weights that sum to one, less an entropy.
+fn weighted_kl(exps: &[f32], exps_sum: f32, ids: &[u32], weights: &[f32], entropy: f64) -> SoftKl {
+    let mut value = -entropy;
+    let mut support_slopes = Vec::with_capacity(ids.len());
+    for (&id, &weight) in ids.iter().zip(weights) {
+        let q = exps[id as usize] / exps_sum;
+        value -= f64::from(weight) * f64::from(q.max(f32::MIN_POSITIVE)).ln();
+        support_slopes.push(q - weight);
+    }
+    SoftKl {
+        value,
+        support_slopes,
+        outside_slope: 1.0,
+    }
+}
+
+/// KL over the support and one bucket.
+///
+/// The student's tail is summed over the classes outside the support; taken as 1 − Σ_K q it would be rounding
+/// noise once the student is sure of itself. `exps` is changed for that sum and put back.
+fn bucketed_kl(exps: &mut [f32], exps_sum: f32, support: &TopK<'_>, temperature: f32) -> SoftKl {
     let (teacher, teacher_tail) = support.probs(temperature);
     let kept: Vec<f32> = support
         .ids
@@ -180,7 +202,7 @@ pub(super) fn bucketed_kl(
         support_slopes.push(q - p);
     }
     if kept.len() == exps.len() {
-        return BucketedKl {
+        return SoftKl {
             value,
             support_slopes,
             outside_slope: 0.0,
@@ -188,7 +210,7 @@ pub(super) fn bucketed_kl(
     }
     let student_tail = (outside / exps_sum).max(f32::MIN_POSITIVE);
     value += relative_entropy(teacher_tail, student_tail);
-    BucketedKl {
+    SoftKl {
         value,
         support_slopes,
         outside_slope: 1.0 - teacher_tail / student_tail,

@@ -51,6 +51,11 @@ pub fn log_sum_exp(logits: &[f32], temperature: f32) -> f32 {
     Softmax::of(logits, temperature, &mut vec![0.0; logits.len()]).log_sum_exp()
 }
 
+/// Replaces logits by `exp((z − max) / T)`: probabilities but for their sum.
+pub fn exps_in_place(logits: &mut [f32], temperature: f32) {
+    Softmax::in_place(logits, temperature);
+}
+
 /// Sums run in this many lanes: a fixed order of additions that compilers can vectorise.
 const LANES: usize = 32;
 

@@ -1,22 +1,32 @@
 //! What an evaluation wants to know of one position.
 
-use super::row::{RowTarget, bucketed_kl};
+use super::row::{LossSpec, RowTarget, soft_kl};
 use super::softmax::Softmax;
+use super::support::Tail;
 
 /// Measures of one position, all at temperature 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowStatistics {
     /// Negative log-likelihood of the token that came, in nats.
     pub cross_entropy: f64,
-    /// KL(teacher ‖ student) on the support and one bucket, in nats, if the teacher's opinion is known.
+    /// KL(teacher ‖ student) in nats, if the teacher's opinion is known: on the support and one bucket, or the
+    /// estimate from samples, unbiased and at times below zero.
     pub forward_kl: Option<f64>,
     /// The likeliest token; the first of equals.
     pub top_id: u32,
     /// Its probability.
     pub confidence: f32,
-    /// The teacher's likeliest token.
+    /// The teacher's likeliest token; from samples the one drawn most often.
     pub teacher_top_id: Option<u32>,
 }
+
+/// The divergence that is reported, whatever is minimised.
+const EXACT: LossSpec = LossSpec {
+    forward_kl: 1.0,
+    cross_entropy: 0.0,
+    temperature: 1.0,
+    tail: Tail::Bucket,
+};
 
 /// Measures one position. Overwrites `logits`.
 ///
@@ -35,19 +45,8 @@ pub fn row_statistics(logits: &mut [f32], target: RowTarget<'_>) -> RowStatistic
         );
     let forward_kl = target
         .support
-        .map(|support| bucketed_kl(logits, softmax.sum, &support, 1.0).value);
-    let teacher_top_id = target.support.and_then(|support| {
-        let best = |best: Option<(u32, f32)>, (&id, &log_prob): (&u32, &f32)| match best {
-            Some((_, most)) if most >= log_prob => best,
-            _ => Some((id, log_prob)),
-        };
-        support
-            .ids
-            .iter()
-            .zip(support.log_probs)
-            .fold(None, best)
-            .map(|(id, _)| id)
-    });
+        .map(|support| soft_kl(logits, softmax.sum, &support, &EXACT).value);
+    let teacher_top_id = target.support.and_then(|support| support.top_id());
     RowStatistics {
         cross_entropy: f64::from(softmax.log_sum_exp() - label_logit),
         forward_kl,

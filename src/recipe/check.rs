@@ -13,6 +13,7 @@ pub(super) fn contradictions(recipe: &Fields) -> Vec<Diagnostic> {
     needs_teacher(recipe, &mut faults);
     if let Some(cache) = recipe.block("cache") {
         distinct::<f64>(cache, "temperatures", &mut faults);
+        support(cache, &mut faults);
     }
     student(recipe, &mut faults);
     passes(recipe, &mut faults);
@@ -66,6 +67,40 @@ fn needs_teacher(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
                 "tokenizer",
                 "by default, the teacher's `tokenizer.json`",
             );
+        }
+        _ => {}
+    }
+}
+
+/// What the kind of support leaves without meaning.
+fn support(cache: &Fields, faults: &mut Vec<Diagnostic>) {
+    let Some(support) = cache.block("support") else {
+        return;
+    };
+    match support.variant() {
+        Some(("top_k", _)) if cache.is_written("sampling") => {
+            let message = "`sampling` has no effect: the support is `top_k`";
+            faults.push(
+                Diagnostic::new("recipe/unused-key", message)
+                    .primary(cache.span("sampling"), "how `samples` are drawn")
+                    .secondary(support.holder.as_ref(), "")
+                    .help("delete it, or write `support: { samples: 50 }`"),
+            );
+        }
+        Some(("samples", _)) => {
+            let declared = cache.get::<Vec<f64>>("temperatures");
+            if let Some(declared) = declared.filter(|declared| *declared != [1.0]) {
+                let message = "samples serve temperature 1 alone";
+                faults.push(
+                    Diagnostic::new("recipe/samples-temperature", message)
+                        .primary(cache.span("temperatures"), format!("declares {declared:?}"))
+                        .secondary(
+                            support.span("samples"),
+                            "drawn from the teacher at temperature 1",
+                        )
+                        .help("delete `temperatures`, or write `support: { top_k: 64 }`"),
+                );
+            }
         }
         _ => {}
     }

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::fields::{Fields, Item};
 use super::plan::{
     ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    LossWeights, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, StudentPlan,
-    TeacherPlan, TokenizerPlan,
+    LossWeights, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, Sampling,
+    StudentPlan, SupportPlan, TailPlan, TeacherPlan, TokenizerPlan,
 };
 
 /// The plan of a recipe without faults.
@@ -80,7 +80,16 @@ fn cache(fields: &Fields) -> Option<CachePlan> {
     let mut temperatures: Vec<f64> = fields.get("temperatures")?;
     temperatures.sort_by(f64::total_cmp);
     Some(CachePlan {
-        top_k: fields.block("support")?.get("top_k")?,
+        support: match fields.block("support")?.variant()? {
+            ("top_k", _) => SupportPlan::TopK(fields.block("support")?.get("top_k")?),
+            _ => SupportPlan::Samples {
+                num_draws: fields.block("support")?.get("samples")?,
+                sampling: match fields.get::<String>("sampling")?.as_str() {
+                    "independent" => Sampling::Independent,
+                    _ => Sampling::Systematic,
+                },
+            },
+        },
         temperatures,
         rows_per_shard: fields.get("rows_per_shard")?,
     })
@@ -171,6 +180,10 @@ fn fit(fields: &Fields, has_teacher: bool) -> Option<FitPlan> {
         max_grad_norm: fields.get("max_grad_norm")?,
         temperature: fields.get("temperature")?,
         losses,
+        tail: match fields.get::<String>("tail")?.as_str() {
+            "renormalize" => TailPlan::Renormalize,
+            _ => TailPlan::Bucket,
+        },
         save_every: fields.get("save_every")?,
         log_every: fields.get("log_every")?,
     })

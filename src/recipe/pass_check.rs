@@ -108,6 +108,25 @@ fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     if is_soft {
         temperature(recipe, fields, faults);
     }
+    tail(recipe, fields, faults);
+}
+
+fn tail(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let support = recipe
+        .block("cache")
+        .and_then(|cache| cache.block("support"));
+    let Some(support) = support.filter(|_| fields.is_written("tail")) else {
+        return;
+    };
+    if let Some(("samples", _)) = support.variant() {
+        let message = "`tail` has no effect: samples have no tail";
+        faults.push(
+            Diagnostic::new("recipe/unused-key", message)
+                .primary(fields.span("tail"), "the mass outside `top_k`")
+                .secondary(support.span("samples"), "")
+                .help("delete it"),
+        );
+    }
 }
 
 fn temperature(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
@@ -123,12 +142,18 @@ fn temperature(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     };
     let message = format!("the cache is not exact at temperature {used}");
     let label = format!("the cache declares {declared:?}");
-    declared.push(used);
+    let is_sampled = cache.block("support").and_then(Fields::variant);
+    let help = if is_sampled.is_some_and(|(name, _)| name == "samples") {
+        "write `temperature: 1.0`, the only one that samples serve".to_owned()
+    } else {
+        declared.push(used);
+        format!("write `temperatures: {declared:?}` in `cache`")
+    };
     faults.push(
         Diagnostic::new("recipe/undeclared-temperature", message)
             .primary(fields.span("temperature"), label)
             .secondary(cache.span("temperatures"), "")
-            .help(format!("write `temperatures: {declared:?}` in `cache`")),
+            .help(help),
     );
 }
 

@@ -89,7 +89,7 @@ const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
 const STEPS_ABOUT: &str = "optimizer updates";
 
 /// The keys of training, but for `steps`.
-pub(super) static FIT: [Key; 13] = [
+pub(super) static FIT: [Key; 14] = [
     or(
         "tokens_per_step",
         Kind::Tokens(1),
@@ -152,6 +152,12 @@ pub(super) static FIT: [Key; 13] = [
         "weights of the loss terms",
     ),
     or(
+        "tail",
+        Kind::Word(&["bucket", "renormalize"]),
+        "bucket",
+        "the teacher's mass outside `top_k`: one bucket, or shared out over the support (biased; to compare with)",
+    ),
+    or(
         "save_every",
         Kind::Integer(1, MAX_STEPS),
         "50",
@@ -173,7 +179,7 @@ static LOSSES: Block = Block {
             "forward_kl",
             FROM_0,
             "0.0",
-            "KL(teacher ‖ student) on the support and one bucket for the tail",
+            "KL(teacher ‖ student) on the support: with one bucket for the tail, or estimated from samples",
         ),
         or(
             "cross_entropy",

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A whole recipe, checked and completed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -86,11 +86,36 @@ pub struct TeacherPlan {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CachePlan {
     /// Token ids kept per position.
-    pub top_k: usize,
+    pub support: SupportPlan,
     /// Temperatures at which the cached distribution is exact; ascending, distinct.
     pub temperatures: Vec<f64>,
     /// Rows per shard: what a killed capture loses at most.
     pub rows_per_shard: usize,
+}
+
+/// Which token ids the cache holds at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SupportPlan {
+    /// The teacher's likeliest, this many.
+    TopK(usize),
+    /// Ids drawn from the teacher (Anshumann et al. 2025, arXiv 2503.16870).
+    Samples {
+        /// Draws at each position.
+        num_draws: usize,
+        /// How they are drawn.
+        sampling: Sampling,
+    },
+}
+
+/// How ids are drawn from the teacher; both are unbiased.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Sampling {
+    /// One random offset and equal steps through the distribution: no count is a whole draw off its expectation.
+    Systematic,
+    /// Every draw for itself.
+    Independent,
 }
 
 /// The model that is trained.
@@ -162,6 +187,8 @@ pub struct FitPlan {
     pub temperature: f64,
     /// Weights of the loss terms.
     pub losses: LossWeights,
+    /// What becomes of the teacher's mass outside a top-k support.
+    pub tail: TailPlan,
     /// Steps between training states on disk.
     #[serde(skip)]
     pub save_every: usize,
@@ -170,10 +197,20 @@ pub struct FitPlan {
     pub log_every: usize,
 }
 
+/// What becomes of the teacher's mass outside a top-k support.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TailPlan {
+    /// One bucket on both sides.
+    Bucket,
+    /// Shared out over the support in proportion.
+    Renormalize,
+}
+
 /// Weights of the loss terms; at least one is positive.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LossWeights {
-    /// KL(teacher ‖ student) on the support and one bucket for the tail.
+    /// KL(teacher ‖ student) on the support.
     pub forward_kl: f64,
     /// Negative log-likelihood of the text.
     pub cross_entropy: f64,

@@ -173,7 +173,13 @@ static CACHE: Block = Block {
             "temperatures",
             Kind::List(&TEMPERATURE, 1, 64),
             "[1.0]",
-            "temperatures at which the cached distribution is exact",
+            "temperatures at which the cached distribution is exact; samples serve temperature 1 alone",
+        ),
+        or(
+            "sampling",
+            Kind::Word(&["systematic", "independent"]),
+            "systematic",
+            "how `samples` are drawn: by equal steps from one random offset, or every draw for itself",
         ),
         or(
             "rows_per_shard",
@@ -187,11 +193,18 @@ static CACHE: Block = Block {
 static SUPPORT: Block = Block {
     name: "support",
     about: "Which token ids the cache holds at a position.",
-    keys: &[&[required(
-        "top_k",
-        Kind::Integer(1, MAX_SIZE),
-        "the teacher's likeliest tokens, this many",
-    )]],
+    keys: &[&[
+        required(
+            "top_k",
+            Kind::Integer(1, MAX_SIZE),
+            "the teacher's likeliest tokens, this many",
+        ),
+        required(
+            "samples",
+            Kind::Integer(1, 1 << 16),
+            "tokens drawn from the teacher, this many draws: unbiased, smaller, and without a tail",
+        ),
+    ]],
 };
 
 static STUDENT: Block = Block {

@@ -6,7 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::plan::{
-    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, TokenizerPlan,
+    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, SupportPlan, TailPlan,
+    TokenizerPlan,
 };
 
 /// The plan as a recipe that [`super::load`] turns into the same plan if it is read from `folder`, which all paths
@@ -62,7 +63,14 @@ fn recipe(plan: &Plan, folder: &Path) -> Value {
         })),
         "cache": plan.cache.as_ref().map(|cache| json!({
             "tokens": data.train_tokens,
-            "support": {"top_k": cache.top_k},
+            "support": match cache.support {
+                SupportPlan::TopK(top_k) => json!({"top_k": top_k}),
+                SupportPlan::Samples { num_draws, .. } => json!({"samples": num_draws}),
+            },
+            "sampling": match cache.support {
+                SupportPlan::TopK(_) => Value::Null,
+                SupportPlan::Samples { sampling, .. } => json!(sampling),
+            },
             "temperatures": cache.temperatures,
             "rows_per_shard": cache.rows_per_shard,
         })),
@@ -105,6 +113,9 @@ fn pass(pass: &PassPlan) -> Value {
 
 fn fit(plan: &FitPlan) -> Value {
     let mut keys = json!(plan);
+    if plan.tail == TailPlan::Bucket {
+        drop_key(&mut keys, "tail"); // samples have none and refuse the key
+    }
     put(&mut keys, "save_every", json!(plan.save_every));
     put(&mut keys, "log_every", json!(plan.log_every));
     keys

@@ -13,8 +13,8 @@ use std::time::Instant;
 use burn::tensor::Device;
 use thiserror::Error;
 
-use self::inputs::{Caches, open_or_capture, prepare_data};
-use crate::cache::CacheError;
+use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
+use crate::cache::{CacheError, Part};
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, Prepared};
 use crate::estimate::estimate;
@@ -29,7 +29,7 @@ use crate::recipe::{self, Plan, RecipeFaults, TokenizerPlan};
 use crate::report::{self, Curve, PassRow, RunReport};
 use crate::stages::{Stage, Stages, StagesError};
 use crate::student::{Student, StudentError};
-use crate::teacher::CaptureError;
+use crate::teacher::{CaptureError, Trade};
 use crate::train::read_metrics;
 
 /// What a run is given beside its plan.
@@ -111,8 +111,12 @@ fn say_notes(notes: &[String]) {
     }
 }
 
-/// Captures what the recipe's cache holds, and no more; the folder, or `None` if there is no teacher.
-pub fn build_cache(plan: &Plan, context: &RunContext<'_>) -> Result<Option<PathBuf>, RunError> {
+/// Captures what the recipe's cache holds, or one part of it, and no more; the folder, or `None` if there is no teacher.
+pub fn build_cache(
+    plan: &Plan,
+    part: Option<Part>,
+    context: &RunContext<'_>,
+) -> Result<Option<PathBuf>, RunError> {
     say_notes(&preflight::check(plan, context.overrides)?);
     let stages = Stages::of(plan)?;
     let mut estimates = estimate(plan, &stages)?;
@@ -120,8 +124,24 @@ pub fn build_cache(plan: &Plan, context: &RunContext<'_>) -> Result<Option<PathB
     preflight::check_disk(plan, &estimates, context.overrides)?;
     let _lock = lock(&stages.run_dir)?;
     let data = prepare_data(plan, &stages.data)?;
+    if let Some(part) = part {
+        return capture_part(plan, &stages, &data, context, part);
+    }
     open_or_capture(plan, &stages, &data, context)?;
     Ok(stages.cache.map(|stage| stage.dir))
+}
+
+/// Measures what kinds of support would cost and keep; `None` if there is no teacher. Captures nothing.
+pub fn bench_cache(
+    plan: &Plan,
+    num_rows: usize,
+    context: &RunContext<'_>,
+) -> Result<Option<Vec<Trade>>, RunError> {
+    preflight::check(plan, context.overrides)?;
+    let stages = Stages::of(plan)?;
+    let _lock = lock(&stages.run_dir)?;
+    let data = prepare_data(plan, &stages.data)?;
+    bench_supports(plan, &stages, &data, context, num_rows)
 }
 
 /// A run past its inputs: what the passes and the export share.

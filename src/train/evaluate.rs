@@ -11,7 +11,8 @@ use crate::loss::RowStatistics;
 use crate::loss::chunked::head_statistics;
 use crate::model::{Decoder, ids_tensor};
 use crate::progress::Progress;
-use crate::teacher::supports;
+use crate::recipe::SupportPlan;
+use crate::teacher::{Selection, supports};
 
 /// Rows in one forward pass.
 const BATCH_ROWS: usize = 4;
@@ -28,9 +29,10 @@ pub struct Evaluation {
     pub perplexity: f64,
     /// Loss of the whole text in bits over its length in bytes: comparable between tokenizers.
     pub bits_per_byte: f64,
-    /// Mean KL(teacher ‖ student); from a cache on its support with one bucket for the tail: at most the exact KL.
+    /// Mean KL(teacher ‖ student). From a cache of the likeliest ids with one bucket for the tail: at most the exact
+    /// KL. From a cache of samples an unbiased estimate of it, which may be below zero.
     pub kl_nats: Option<f64>,
-    /// Share of positions at which the likeliest token is the teacher's.
+    /// Share of positions at which the likeliest token is the teacher's; against samples, the one drawn most often.
     pub top1_agreement: Option<f64>,
     /// Expected calibration error of the likeliest token, 15 equal bins (Guo et al. 2017, arXiv 1706.04599).
     pub calibration_error: f64,
@@ -43,7 +45,7 @@ pub struct Evaluation {
 pub enum Opinion<'a> {
     /// Nowhere: no KL, no agreement.
     None,
-    /// A cache of the same rows: KL on its support, with one bucket for the tail.
+    /// A cache of the same rows: KL on its support.
     Cache(&'a Cache),
     /// The teacher itself: exact KL over the whole vocabulary.
     Teacher(&'a Decoder),
@@ -99,8 +101,11 @@ fn batch_statistics(
         // One row at a time: what a teacher says of a whole vocabulary is large.
         let asked = match opinion {
             Opinion::Teacher(teacher) => {
-                let vocab_size = teacher.config.vocab_size;
-                supports(teacher, &inputs[entry..=entry], vocab_size, &[])
+                let everything = Selection {
+                    support: SupportPlan::TopK(teacher.config.vocab_size),
+                    temperatures: &[],
+                };
+                supports(teacher, &[rows.row(row_idx)], &everything)
             }
             Opinion::None | Opinion::Cache(_) => Vec::new(),
         };

@@ -14,10 +14,10 @@ use super::state::{self, State};
 use super::{MetricsError, MetricsLog, learning_rate, row_targets};
 use crate::cache::{Cache, CacheError, RowSupports};
 use crate::data::{BatchOrder, TokenRows};
-use crate::loss::LossSpec;
+use crate::loss::{LossSpec, Tail};
 use crate::model::Decoder;
 use crate::progress::Progress;
-use crate::recipe::FitPlan;
+use crate::recipe::{FitPlan, TailPlan};
 use crate::student::Student;
 use crate::tensors::{self, TensorsError};
 
@@ -257,6 +257,10 @@ fn loss_spec(plan: &FitPlan) -> LossSpec {
         forward_kl: plan.losses.forward_kl as f32,
         cross_entropy: plan.losses.cross_entropy as f32,
         temperature: plan.temperature as f32,
+        tail: match plan.tail {
+            TailPlan::Bucket => Tail::Bucket,
+            TailPlan::Renormalize => Tail::Renormalize,
+        },
     }
 }
 

@@ -36,7 +36,7 @@ pub fn learning_rate(step: usize, plan: &FitPlan) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::LossWeights;
+    use crate::recipe::{LossWeights, TailPlan};
 
     fn rates(steps: usize, warmup_steps: usize) -> Vec<f64> {
         let plan = FitPlan {
@@ -55,6 +55,7 @@ mod tests {
                 forward_kl: 0.0,
                 cross_entropy: 1.0,
             },
+            tail: TailPlan::Bucket,
             save_every: 1,
             log_every: 1,
         };

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use alambic::cache::RowSupports;
 use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
-use alambic::teacher::supports;
+use alambic::recipe::SupportPlan;
+use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use serde::Deserialize;
 use serde_json::Value;
@@ -156,7 +158,15 @@ fn a_window_as_long_as_the_text_is_none() {
 #[test]
 fn what_a_capped_teacher_says_is_said_of_capped_logits() {
     let (teacher, ids) = golden_model("gemma2");
-    let supports = supports(&teacher, &[&ids], 32, &[1.0]);
+    let selection = Selection {
+        support: SupportPlan::TopK(32),
+        temperatures: &[1.0],
+    };
+    let row = [&ids[..], &[0]].concat(); // the last token is a label, not an input
+    let said = supports(&teacher, &[&row], &selection);
+    let [RowSupports::TopK(supports)] = said.as_slice() else {
+        panic!("{said:?}");
+    };
     let logits = logits(&teacher, &ids);
     assert!(logits.iter().all(|logit| logit.abs() < 1.5), "{logits:?}");
     let log_probs = logits.chunks(32).flat_map(|row| {
@@ -164,7 +174,7 @@ fn what_a_capped_teacher_says_is_said_of_capped_logits() {
         row.iter().map(move |logit| f64::from(logit - lse))
     });
     let want: Vec<f64> = log_probs.collect();
-    assert_close("log-probabilities", &supports[0].log_probs, &want, SAME);
+    assert_close("log-probabilities", &supports.log_probs, &want, SAME);
 }
 
 #[test]

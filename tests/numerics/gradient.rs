@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use alambic::cache::RowSupports;
+use alambic::cache::{RowSupports, TopKSupports};
 use alambic::data::TokenRows;
-use alambic::loss::LossSpec;
+use alambic::loss::{LossSpec, Tail};
 use alambic::model::{Decoder, DecoderConfig};
-use alambic::teacher::supports;
+use alambic::recipe::SupportPlan;
+use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{MicroBatch, StepGradient, step_gradient};
 use alambic::train::row_targets;
@@ -54,11 +55,13 @@ impl GradientInputs {
         let per_row = self.sequence_length * self.top_k;
         let rows = self.ids.chunks(per_row).zip(self.log_probs.chunks(per_row));
         rows.zip(self.lse.chunks(self.sequence_length))
-            .map(|((ids, log_probs), lse)| RowSupports {
-                top_k: self.top_k,
-                ids: ids.to_vec(),
-                log_probs: log_probs.to_vec(),
-                lse: vec![lse.to_vec()],
+            .map(|((ids, log_probs), lse)| {
+                RowSupports::TopK(TopKSupports {
+                    top_k: self.top_k,
+                    ids: ids.to_vec(),
+                    log_probs: log_probs.to_vec(),
+                    lse: vec![lse.to_vec()],
+                })
             })
             .collect()
     }
@@ -148,11 +151,13 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
             forward_kl: 0.0,
             cross_entropy: 1.0,
             temperature: 1.0,
+            tail: Tail::Bucket,
         };
         let mix = LossSpec {
             forward_kl: inputs.loss_weights.forward_kl,
             cross_entropy: inputs.loss_weights.cross_entropy,
             temperature: inputs.temperature,
+            tail: Tail::Bucket,
         };
         for size in [1, 2] {
             let batches = micro_batches(&rows, &[0, 1], None, size);
@@ -202,12 +207,17 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     let teacher = random_decoder(config(), 2);
     // The first four rows are the step; the last two are padding alone.
     let rows = random_rows(16, &[16, 3, 16, 9, 0, 0], 3);
-    let inputs: Vec<&[u32]> = (0..6).map(|row| rows.inputs(row)).collect();
-    let supports = supports(&teacher, &inputs, 8, &[2.0]);
+    let all: Vec<&[u32]> = (0..6).map(|row| rows.row(row)).collect();
+    let selection = Selection {
+        support: SupportPlan::TopK(8),
+        temperatures: &[2.0],
+    };
+    let supports = supports(&teacher, &all, &selection);
     let spec = LossSpec {
         forward_kl: 0.7,
         cross_entropy: 0.3,
         temperature: 2.0,
+        tail: Tail::Bucket,
     };
     let run = |row_idxs: &[usize], size| {
         step_gradient(
@@ -239,6 +249,7 @@ fn a_step_that_counts_no_position_has_no_loss_and_no_gradient() {
         forward_kl: 0.0,
         cross_entropy: 1.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     let got = step_gradient(&decoder, &micro_batches(&rows, &[0, 1], None, 1), &spec);
     assert_eq!((got.sums.positions, got.sums.means().total), (0, 0.0));

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use alambic::data::TokenRows;
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
-use alambic::recipe::{FitPlan, LossWeights};
+use alambic::recipe::{FitPlan, LossWeights, TailPlan};
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {
@@ -109,6 +109,7 @@ pub(crate) fn fit_plan() -> FitPlan {
             forward_kl: 0.0,
             cross_entropy: 1.0,
         },
+        tail: TailPlan::Bucket,
         save_every: 100,
         log_every: 1,
     }

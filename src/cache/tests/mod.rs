@@ -1,7 +1,11 @@
 //! Tests of the cache as a whole: a made-up teacher is captured and read back.
 
+mod codec;
+mod grow;
+mod merge;
 mod refuse;
 mod resume;
+mod stat;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,22 +15,23 @@ use std::path::Path;
 use proptest::prelude::*;
 use tempfile::tempdir;
 
-use super::codec::{log_prob_to_steps, steps_to_log_prob};
 use super::*;
+use crate::recipe::{Sampling, SupportPlan};
 
 const ROWS_PER_SHARD: usize = 4;
 
-/// Ten rows of 16 positions: three shards.
+/// Rows of the caches here, but where another number is given: three shards.
+const NUM_ROWS: usize = 10;
+
+/// Rows of 16 positions.
 fn fingerprint() -> Fingerprint {
     Fingerprint {
         version: Fingerprint::VERSION,
         teacher_weights: "11".repeat(32),
         tokenizer: "22".repeat(32),
-        rows: "33".repeat(32),
         sequence_length: 16,
-        num_rows: 10,
         vocab_size: 64,
-        top_k: 5,
+        support: SupportPlan::TopK(5),
         temperatures: vec![1.0, 2.0],
     }
 }
@@ -51,25 +56,53 @@ fn counted(row_idx: usize, of: &Fingerprint) -> usize {
     of.sequence_length - row_idx % 2
 }
 
-/// Supports of a made-up teacher: a Zipf-like prior that each position shakes up.
+/// The same with samples.
+fn sampled() -> Fingerprint {
+    Fingerprint {
+        support: SupportPlan::Samples {
+            num_draws: 20,
+            sampling: Sampling::Systematic,
+        },
+        temperatures: vec![1.0],
+        ..fingerprint()
+    }
+}
+
+/// Supports of a made-up teacher.
 fn supports(row_idx: usize, of: &Fingerprint) -> RowSupports {
+    match of.support {
+        SupportPlan::TopK(top_k) => RowSupports::TopK(top_k_supports(row_idx, of, top_k)),
+        SupportPlan::Samples { num_draws, .. } => {
+            RowSupports::Samples(sampled_supports(row_idx, of, num_draws))
+        }
+    }
+}
+
+/// Log-probabilities of every position: a Zipf-like prior that each position shakes up.
+fn teacher(row_idx: usize, of: &Fingerprint) -> impl Iterator<Item = Vec<f64>> {
     let mut noise = uniforms(row_idx);
-    let mut row = RowSupports {
-        top_k: of.top_k,
+    let vocab_size = of.vocab_size;
+    (0..of.sequence_length).map(move |_| {
+        let sharpness = 2.0 + 10.0 * noise.next().unwrap();
+        let mut logit =
+            |id: usize| sharpness * noise.next().unwrap() - 1.1 * (id as f64 + 3.0).ln();
+        let logits: Vec<f64> = (0..vocab_size).map(&mut logit).collect();
+        let norm = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
+        logits.iter().map(|l| l - norm).collect()
+    })
+}
+
+fn top_k_supports(row_idx: usize, of: &Fingerprint, top_k: usize) -> TopKSupports {
+    let mut row = TopKSupports {
+        top_k,
         ids: Vec::new(),
         log_probs: Vec::new(),
         lse: vec![Vec::new(); of.temperatures.len()],
     };
-    for _ in 0..of.sequence_length {
-        let sharpness = 2.0 + 10.0 * noise.next().unwrap();
-        let mut logit =
-            |id: usize| sharpness * noise.next().unwrap() - 1.1 * (id as f64 + 3.0).ln();
-        let logits: Vec<f64> = (0..of.vocab_size).map(&mut logit).collect();
-        let norm = logits.iter().map(|l| l.exp()).sum::<f64>().ln();
-        let log_probs: Vec<f64> = logits.iter().map(|l| l - norm).collect();
+    for log_probs in teacher(row_idx, of) {
         let mut ids: Vec<usize> = (0..of.vocab_size).collect();
         ids.sort_by(|a, b| log_probs[*b].total_cmp(&log_probs[*a]));
-        ids.truncate(of.top_k);
+        ids.truncate(top_k);
         ids.sort_unstable();
         row.ids
             .extend(ids.iter().map(|id| u32::try_from(*id).unwrap()));
@@ -84,6 +117,35 @@ fn supports(row_idx: usize, of: &Fingerprint) -> RowSupports {
     row
 }
 
+fn sampled_supports(row_idx: usize, of: &Fingerprint, num_draws: usize) -> SampledSupports {
+    let mut row = SampledSupports {
+        num_ids: Vec::new(),
+        ids: Vec::new(),
+        counts: Vec::new(),
+        entropies: Vec::new(),
+    };
+    let mut draws = uniforms(1000 + row_idx);
+    for log_probs in teacher(row_idx, of) {
+        let mut counts = BTreeMap::new();
+        for _ in 0..num_draws {
+            let mut point = draws.next().unwrap();
+            let after = log_probs.iter().position(|l| {
+                point -= l.exp();
+                point < 0.0
+            });
+            *counts
+                .entry(u32::try_from(after.unwrap_or(0)).unwrap())
+                .or_insert(0) += 1;
+        }
+        row.num_ids.push(u32::try_from(counts.len()).unwrap());
+        row.ids.extend(counts.keys());
+        row.counts.extend(counts.values());
+        row.entropies
+            .push(to_f32(-log_probs.iter().map(|l| l * l.exp()).sum::<f64>()));
+    }
+    row
+}
+
 #[expect(
     clippy::cast_possible_truncation,
     reason = "rounding is what a teacher in f32 does"
@@ -92,8 +154,34 @@ fn to_f32(value: f64) -> f32 {
     value as f32
 }
 
+/// Hashes of the first rows' tokens.
+fn hashes(of: &Fingerprint, num_rows: usize) -> TokenHashes {
+    let rows: Vec<Vec<u32>> = (0..num_rows).map(|row_idx| tokens(row_idx, of)).collect();
+    TokenHashes::of(rows.iter().map(Vec::as_slice))
+}
+
+fn try_writer(dir: &Path, of: &Fingerprint, num_rows: usize) -> Result<CacheWriter, CacheError> {
+    let tokens = hashes(of, num_rows);
+    let wanted = Wanted {
+        fingerprint: of,
+        tokens: &tokens,
+    };
+    CacheWriter::open(dir, wanted, ROWS_PER_SHARD, None)
+}
+
 fn open_writer(dir: &Path) -> CacheWriter {
-    CacheWriter::open(dir, &fingerprint(), ROWS_PER_SHARD).unwrap()
+    try_writer(dir, &fingerprint(), NUM_ROWS).unwrap()
+}
+
+fn open_for(dir: &Path, of: &Fingerprint, num_rows: usize) -> Result<Cache, CacheError> {
+    let tokens = hashes(of, num_rows);
+    Cache::open(
+        dir,
+        Wanted {
+            fingerprint: of,
+            tokens: &tokens,
+        },
+    )
 }
 
 /// Pushes the next rows, at most `limit`; tells which.
@@ -110,9 +198,14 @@ fn capture(writer: &mut CacheWriter, of: &Fingerprint, limit: usize) -> Vec<usiz
 }
 
 fn build(dir: &Path, of: &Fingerprint) -> Cache {
-    let mut writer = CacheWriter::open(dir, of, ROWS_PER_SHARD).unwrap();
+    build_rows(dir, of, NUM_ROWS)
+}
+
+fn build_rows(dir: &Path, of: &Fingerprint, num_rows: usize) -> Cache {
+    let mut writer = try_writer(dir, of, num_rows).unwrap();
     capture(&mut writer, of, usize::MAX);
-    writer.finish().unwrap()
+    writer.finish().unwrap();
+    open_for(dir, of, num_rows).unwrap()
 }
 
 /// Rows of a cache, for the tokens that [`fingerprint`] was captured from.
@@ -125,9 +218,7 @@ fn read_for(
     row_idxs: &[usize],
     of: &Fingerprint,
 ) -> Result<Vec<RowSupports>, CacheError> {
-    let all: Vec<Vec<u32>> = (0..of.num_rows)
-        .map(|row_idx| tokens(row_idx, of))
-        .collect();
+    let all: Vec<Vec<u32>> = (0..NUM_ROWS).map(|row_idx| tokens(row_idx, of)).collect();
     cache.rows(row_idxs, |row_idx| {
         all.get(row_idx).map_or(&[][..], Vec::as_slice)
     })
@@ -155,13 +246,45 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
 }
 
 fn assert_close(got: &RowSupports, want: &RowSupports) {
+    match (got, want) {
+        (RowSupports::TopK(got), RowSupports::TopK(want)) => assert_top_k_close(got, want),
+        (RowSupports::Samples(got), RowSupports::Samples(want)) => {
+            assert_eq!(
+                (&got.num_ids, &got.ids, &got.counts),
+                (&want.num_ids, &want.ids, &want.counts)
+            );
+            for (got, want) in got.entropies.iter().zip(&want.entropies) {
+                assert!(
+                    (got - want).abs() <= ENTROPY_ERROR_BOUND + 1e-5,
+                    "{got} for {want}"
+                );
+            }
+        }
+        _ => panic!("another kind of support"),
+    }
+}
+
+fn assert_top_k_close(got: &TopKSupports, want: &TopKSupports) {
     assert_eq!((got.top_k, &got.ids), (want.top_k, &want.ids));
-    assert_eq!(got.lse, want.lse);
     assert_eq!(got.log_probs.len(), want.log_probs.len());
-    for (got, want) in got.log_probs.iter().zip(&want.log_probs) {
-        let want = want.max(LOWEST_LOG_PROB);
+    let positions = got
+        .log_probs
+        .chunks(got.top_k)
+        .zip(want.log_probs.chunks(got.top_k));
+    for (got, want) in positions {
+        let top = want.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for (got, want) in got.iter().zip(want) {
+            let want = want.max(top - LOWEST_BELOW_TOP);
+            assert!(
+                (got - want).abs() <= LOG_PROB_ERROR_BOUND + 1e-5,
+                "{got} for {want}"
+            );
+        }
+    }
+    assert_eq!(got.lse.len(), want.lse.len());
+    for (got, want) in got.lse.iter().flatten().zip(want.lse.iter().flatten()) {
         assert!(
-            (got - want).abs() <= LOG_PROB_ERROR_BOUND,
+            (got - want).abs() <= 2.0 * LOG_PROB_ERROR_BOUND,
             "{got} for {want}"
         );
     }
@@ -169,13 +292,15 @@ fn assert_close(got: &RowSupports, want: &RowSupports) {
 
 #[test]
 fn rows_come_back_in_the_order_asked_for() {
-    let dir = tempdir().unwrap();
-    let cache = build(dir.path(), &fingerprint());
-    let row_idxs = [9, 0, 5, 5, 3, 8];
-    let rows = read(&cache, &row_idxs).unwrap();
-    assert_eq!(rows.len(), row_idxs.len());
-    for (row_idx, row) in row_idxs.into_iter().zip(&rows) {
-        assert_close(row, &supports(row_idx, &fingerprint()));
+    for of in [fingerprint(), sampled()] {
+        let dir = tempdir().unwrap();
+        let cache = build(dir.path(), &of);
+        let row_idxs = [9, 0, 5, 5, 3, 8];
+        let rows = read(&cache, &row_idxs).unwrap();
+        assert_eq!(rows.len(), row_idxs.len());
+        for (row_idx, row) in row_idxs.into_iter().zip(&rows) {
+            assert_close(row, &supports(row_idx, &of));
+        }
     }
 }
 
@@ -197,98 +322,45 @@ fn threads_read_the_same_rows_from_one_cache() {
 }
 
 #[test]
-fn the_whole_vocabulary_leaves_no_tail() {
-    let dir = tempdir().unwrap();
-    let whole = Fingerprint {
-        top_k: 64,
-        ..fingerprint()
-    };
-    let cache = build(dir.path(), &whole);
-    assert_close(&read(&cache, &[7]).unwrap()[0], &supports(7, &whole));
-    let stat = cache.stat().unwrap();
-    assert!((stat.mean_support_mass - 1.0).abs() < 2.5e-4, "{stat:?}");
-    assert!((0.0..2.5e-4).contains(&stat.mean_tail_mass), "{stat:?}");
-}
-
-#[test]
-fn the_statistics_are_those_of_the_teacher() {
-    let dir = tempdir().unwrap();
-    let of = fingerprint();
-    let stat = build(dir.path(), &of).stat().unwrap();
-    let (mut mass, mut entropy) = (0.0, 0.0);
-    for row_idx in 0..10 {
-        let row = supports(row_idx, &of);
-        for log_probs in row.log_probs.chunks(5).take(counted(row_idx, &of)) {
-            let probs: Vec<f64> = log_probs.iter().map(|l| f64::from(*l).exp()).collect();
-            let tail = 1.0 - probs.iter().sum::<f64>();
-            mass += 1.0 - tail;
-            entropy -= probs.iter().map(|p| p * p.ln()).sum::<f64>() + tail * tail.ln();
-        }
-    }
-    assert_eq!((stat.num_positions, stat.num_counted), (160, 155));
-    assert!(
-        (stat.mean_support_mass - mass / 155.0).abs() < 1e-4,
-        "{stat:?}"
-    );
-    assert!(
-        (stat.mean_tail_mass - (1.0 - mass / 155.0)).abs() < 1e-4,
-        "{stat:?}"
-    );
-    assert!(
-        (stat.mean_pooled_entropy_nats - entropy / 155.0).abs() < 1e-3,
-        "{stat:?}"
-    );
-    assert_eq!(stat.column_bytes.len(), 7);
-    assert!(stat.column_bytes.values().sum::<u64>() < stat.total_bytes);
-}
-
-#[test]
-fn a_zipf_like_teacher_takes_less_than_84_bytes_per_position() {
-    let dir = tempdir().unwrap();
-    let large = Fingerprint {
-        sequence_length: 256,
-        num_rows: 8,
-        vocab_size: 4096,
-        top_k: 32,
-        temperatures: vec![1.0],
-        ..fingerprint()
-    };
-    let stat = build(dir.path(), &large).stat().unwrap();
-    assert!(stat.bytes_per_position < 84.0, "{stat:?}");
-}
-
-#[test]
 fn the_lowest_log_probability_stands_for_all_below_it() {
-    for log_prob in [-32.0, -1e30, f32::NEG_INFINITY] {
-        let back = steps_to_log_prob(log_prob_to_steps(log_prob));
-        assert_eq!(back.to_bits(), LOWEST_LOG_PROB.to_bits());
+    let of = fingerprint();
+    let mut row = top_k_supports(0, &of, 5);
+    let top = row.log_probs[..5]
+        .iter()
+        .copied()
+        .fold(f32::NEG_INFINITY, f32::max);
+    let lowest = row.log_probs[..5].iter().position(|l| *l < top).unwrap();
+    for log_prob in [top - 64.0, -1e30, f32::NEG_INFINITY] {
+        row.log_probs[lowest] = log_prob;
+        let codes = quantize::quantize(&RowSupports::TopK(row.clone()), &of.temperatures);
+        let RowSupports::TopK(back) = quantize::dequantize(codes, 5, &of.temperatures) else {
+            panic!("the likeliest ids");
+        };
+        let back_top = back.log_probs[..5]
+            .iter()
+            .copied()
+            .fold(f32::NEG_INFINITY, f32::max);
+        assert!((back_top - back.log_probs[lowest] - LOWEST_BELOW_TOP).abs() < 1e-4);
     }
-    assert_eq!(
-        log_prob_to_steps(1e-4),
-        0,
-        "rounding above one is pulled back"
-    );
 }
 
 proptest! {
     #[test]
-    fn a_log_probability_comes_back_within_the_bound(log_prob in -40.0f32..=0.0) {
-        let back = steps_to_log_prob(log_prob_to_steps(log_prob));
-        let want = log_prob.max(LOWEST_LOG_PROB);
-        prop_assert!((back - want).abs() <= LOG_PROB_ERROR_BOUND, "{} for {}", back, want);
-    }
-
-    #[test]
     fn a_cache_of_any_size_comes_back(
         sequence_length in 1usize..20,
         num_rows in 1usize..6,
-        (vocab_size, top_k) in (1usize..50).prop_flat_map(|v| (Just(v), 1..=v)),
+        (vocab_size, support) in (1usize..50).prop_flat_map(|v| (Just(v), prop_oneof![
+            (1..=v).prop_map(SupportPlan::TopK),
+            (1usize..70).prop_map(|num_draws| SupportPlan::Samples { num_draws, sampling: Sampling::Independent }),
+        ])),
     ) {
-        let sizes = Fingerprint {
-            sequence_length, num_rows, vocab_size, top_k, ..fingerprint()
+        let temperatures = match support {
+            SupportPlan::TopK(_) => vec![0.5, 2.0],
+            SupportPlan::Samples { .. } => vec![1.0],
         };
+        let sizes = Fingerprint { sequence_length, vocab_size, support, temperatures, ..fingerprint() };
         let dir = tempdir().unwrap();
-        let cache = build(dir.path(), &sizes);
+        let cache = build_rows(dir.path(), &sizes, num_rows);
         let row_idxs: Vec<usize> = (0..num_rows).collect();
         for (row_idx, row) in read(&cache, &row_idxs).unwrap().iter().enumerate() {
             assert_close(row, &supports(row_idx, &sizes));

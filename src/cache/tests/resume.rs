@@ -11,8 +11,8 @@ fn a_capture_that_stops_at_any_row_ends_in_the_same_bytes() {
     let whole = tempdir().unwrap();
     build(whole.path(), &fingerprint());
     let want = contents(whole.path());
-    let shards = (0..3).map(format::shard_file);
-    let names: Vec<String> = [format::MANIFEST.to_owned()]
+    let shards = (0..3).map(manifest::shard_file);
+    let names: Vec<String> = [manifest::MANIFEST.to_owned()]
         .into_iter()
         .chain(shards)
         .collect();
@@ -22,11 +22,18 @@ fn a_capture_that_stops_at_any_row_ends_in_the_same_bytes() {
         let mut writer = open_writer(dir.path());
         capture(&mut writer, &fingerprint(), stop);
         drop(writer);
-        let error = Cache::open(dir.path(), None).unwrap_err();
+        let error = Cache::open_any(dir.path()).unwrap_err();
         assert!(matches!(error, CacheError::NoManifest { .. }), "{error}");
 
         // Another shard size does not move the borders of a cache that was begun.
-        let mut writer = CacheWriter::open(dir.path(), &fingerprint(), 7).unwrap();
+        let mut writer = {
+            let (of, tokens) = (fingerprint(), hashes(&fingerprint(), NUM_ROWS));
+            let wanted = Wanted {
+                fingerprint: &of,
+                tokens: &tokens,
+            };
+            CacheWriter::open(dir.path(), wanted, 7, None).unwrap()
+        };
         let kept = if stop == 10 {
             10
         } else {
@@ -45,7 +52,7 @@ fn what_a_killed_process_wrote_in_part_is_captured_again() {
     let mut writer = open_writer(dir.path());
     capture(&mut writer, &fingerprint(), 8);
     drop(writer);
-    change(&dir.path().join(format::PROGRESS), |bytes| {
+    change(&dir.path().join(manifest::PROGRESS), |bytes| {
         bytes.truncate(bytes.len() - 9);
     });
     let part = dir.path().join(".partial-shard-00001.parquet");
@@ -60,9 +67,9 @@ fn missing_and_damaged_shards_are_captured_anew() {
     let dir = tempdir().unwrap();
     build(dir.path(), &fingerprint());
     let want = contents(dir.path());
-    let shard = |shard_idx| dir.path().join(format::shard_file(shard_idx));
+    let shard = |shard_idx| dir.path().join(manifest::shard_file(shard_idx));
     fs::remove_file(shard(0)).unwrap();
-    let error = Cache::open(dir.path(), Some(&fingerprint())).unwrap_err();
+    let error = open_for(dir.path(), &fingerprint(), NUM_ROWS).unwrap_err();
     assert!(
         matches!(&error, CacheError::ShardMissing { path } if *path == shard(0)),
         "{error}"
@@ -84,16 +91,17 @@ fn missing_and_damaged_shards_are_captured_anew() {
 fn a_second_writer_is_refused() {
     let dir = tempdir().unwrap();
     let writer = open_writer(dir.path());
-    let error = CacheWriter::open(dir.path(), &fingerprint(), ROWS_PER_SHARD).unwrap_err();
+    let error = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap_err();
     assert!(matches!(error, CacheError::Locked { .. }), "{error}");
     drop(writer);
     assert_eq!(open_writer(dir.path()).next_row(), Some(0));
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
-    type Change = fn(&mut Vec<u32>, &mut u32, &mut RowSupports);
-    let cases: [(Change, &str); 10] = [
+    type Change = fn(&mut Vec<u32>, &mut u32, &mut TopKSupports);
+    let cases: [(Change, &str); 11] = [
         (
             |tokens, _, _| tokens.truncate(16),
             "16 tokens instead of 17",
@@ -128,15 +136,21 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
             |_, _, row| row.lse.truncate(1),
             "1 temperatures instead of 2",
         ),
+        (
+            |tokens, _, _| tokens[3] = 5,
+            "its tokens are not those announced",
+        ),
     ];
     let dir = tempdir().unwrap();
     let mut writer = open_writer(dir.path());
     capture(&mut writer, &fingerprint(), 1);
     for (change, want) in cases {
         let (mut tokens, mut counted) = (tokens(1, &fingerprint()), 16);
-        let mut row = supports(1, &fingerprint());
+        let mut row = top_k_supports(1, &fingerprint(), 5);
         change(&mut tokens, &mut counted, &mut row);
-        let error = writer.push(&tokens, counted, &row).unwrap_err();
+        let error = writer
+            .push(&tokens, counted, &RowSupports::TopK(row))
+            .unwrap_err();
         assert!(
             matches!(error, CacheError::Refused { row_idx: 1, .. }),
             "{error}"
@@ -149,6 +163,47 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
         matches!(error, CacheError::Unfinished { missing: 9, .. }),
         "{error}"
     );
+}
+
+#[test]
+fn samples_that_do_not_fit_are_refused() {
+    type Change = fn(&mut SampledSupports);
+    let cases: [(Change, &str); 7] = [
+        (
+            |row| row.counts[0] += 1,
+            "21 draws at position 0 instead of 20",
+        ),
+        (|row| row.counts[0] = 0, "draws at position 0 instead of 20"),
+        (
+            |row| row.ids.swap(0, 1),
+            "token ids of position 0 do not ascend",
+        ),
+        (
+            |row| row.ids[row.num_ids[0] as usize - 1] = 64,
+            "token 64 in a vocabulary of 64",
+        ),
+        (|row| row.entropies[3] = f32::NAN, "an entropy of NaN"),
+        (|row| row.entropies[3] = 4.2, "an entropy of 4.2"), // ln 64 = 4.16
+        (
+            |row| *row.num_ids.last_mut().unwrap() += 1,
+            "no ids for position 15",
+        ),
+    ];
+    let dir = tempdir().unwrap();
+    let of = sampled();
+    let mut writer = try_writer(dir.path(), &of, NUM_ROWS).unwrap();
+    for (change, want) in cases {
+        let mut row = sampled_supports(0, &of, 20);
+        change(&mut row);
+        let error = writer
+            .push(&tokens(0, &of), 16, &RowSupports::Samples(row))
+            .unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+    }
+    let error = writer
+        .push(&tokens(0, &of), 16, &supports(0, &fingerprint()))
+        .unwrap_err();
+    assert!(error.to_string().contains("instead of samples"), "{error}");
 }
 
 #[test]

@@ -1,10 +1,12 @@
+mod sampled;
+
 use std::collections::BTreeMap;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::chunked::{head_gradients, head_statistics};
-use super::{LossSpec, RowTarget, Support, loss_row, row_statistics};
+use super::{LossSpec, RowTarget, Support, Tail, TopK, loss_row, row_statistics};
 use crate::model::Head;
 
 /// Written by `tests/golden/losses/make.py` with torch in f64.
@@ -17,6 +19,7 @@ struct Reference {
     topk_logprobs: Vec<Vec<f32>>,
     teacher_logits: Vec<Vec<f64>>,
     lse: BTreeMap<String, Vec<f32>>,
+    sampled_counts: Vec<Vec<u32>>,
     cases: BTreeMap<String, Case>,
 }
 
@@ -27,7 +30,7 @@ struct Case {
 }
 
 fn reference() -> Reference {
-    serde_json::from_str(include_str!("../../tests/golden/losses/reference.json")).unwrap()
+    serde_json::from_str(include_str!("../../../tests/golden/losses/reference.json")).unwrap()
 }
 
 /// Mean loss over counted positions and its gradient, from the function under test.
@@ -82,11 +85,11 @@ fn assert_equal(name: &str, got: &Case, want: &Case) {
 fn top_k<'a>(reference: &'a Reference, temperature: &str) -> impl Fn(usize) -> Option<Support<'a>> {
     let lse = &reference.lse[temperature];
     move |row| {
-        Some(Support {
+        Some(Support::TopK(TopK {
             ids: &reference.topk_ids[row],
             log_probs: &reference.topk_logprobs[row],
             log_sum_exp: lse[row],
-        })
+        }))
     }
 }
 
@@ -98,6 +101,7 @@ fn bucketed_kl_and_cross_entropy_equal_torch_in_value_and_gradient() {
             forward_kl: 1.0,
             cross_entropy: 0.0,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, top_k(&reference, name));
         assert_equal(
@@ -110,6 +114,7 @@ fn bucketed_kl_and_cross_entropy_equal_torch_in_value_and_gradient() {
             forward_kl: 0.0,
             cross_entropy: 1.0,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, |_| None);
         assert_equal(
@@ -122,6 +127,7 @@ fn bucketed_kl_and_cross_entropy_equal_torch_in_value_and_gradient() {
             forward_kl: 0.75,
             cross_entropy: 0.25,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, top_k(&reference, name));
         let kl = &reference.cases[&format!("topk_bucket@T={name}")];
@@ -163,16 +169,17 @@ fn with_the_whole_vocabulary_as_support_the_kl_is_exact() {
     for (temperature, name) in [(1.0, "1"), (2.0, "2")] {
         let lse = &reference.lse[name];
         let support = |row: usize| {
-            Some(Support {
+            Some(Support::TopK(TopK {
                 ids: &ids,
                 log_probs: &log_probs[row],
                 log_sum_exp: lse[row],
-            })
+            }))
         };
         let spec = LossSpec {
             forward_kl: 1.0,
             cross_entropy: 0.0,
             temperature,
+            tail: Tail::Bucket,
         };
         let got = run(&reference, &spec, support);
         assert_equal(
@@ -184,20 +191,37 @@ fn with_the_whole_vocabulary_as_support_the_kl_is_exact() {
 }
 
 #[test]
+fn renormalized_kl_equals_torch_in_value_and_gradient() {
+    let reference = reference();
+    for (temperature, name) in [(1.0, "1"), (2.0, "2")] {
+        let spec = LossSpec {
+            forward_kl: 1.0,
+            cross_entropy: 0.0,
+            temperature,
+            tail: Tail::Renormalize,
+        };
+        let got = run(&reference, &spec, top_k(&reference, name));
+        let want = &reference.cases[&format!("topk_renormalized@T={name}")];
+        assert_equal("topk_renormalized", &got, want);
+    }
+}
+
+#[test]
 fn a_student_that_equals_its_teacher_has_no_divergence_and_no_slope() {
     let logits = [1.0_f32, -2.0, 0.5, 3.0, 0.0, -1.0];
     let lse = logits.iter().map(|z| z.exp()).sum::<f32>().ln();
     let ids = [0, 3, 4];
     let log_probs = ids.map(|id: u32| logits[id as usize] - lse);
-    let support = Support {
+    let support = Support::TopK(TopK {
         ids: &ids,
         log_probs: &log_probs,
         log_sum_exp: 0.0,
-    };
+    });
     let spec = LossSpec {
         forward_kl: 1.0,
         cross_entropy: 0.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     let mut gradient = logits.to_vec();
     let target = RowTarget {
@@ -216,15 +240,16 @@ fn a_student_that_equals_its_teacher_has_no_divergence_and_no_slope() {
 fn a_student_sure_of_itself_gives_finite_numbers() {
     let mut logits = vec![-200.0_f32; 64];
     logits[5] = 200.0;
-    let support = Support {
+    let support = Support::TopK(TopK {
         ids: &[1, 2],
         log_probs: &[0.5_f32.ln(), 0.25_f32.ln()],
         log_sum_exp: 0.0,
-    };
+    });
     let spec = LossSpec {
         forward_kl: 1.0,
         cross_entropy: 1.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     let target = RowTarget {
         label: 1,
@@ -244,11 +269,11 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
 fn statistics_name_the_top_token_its_confidence_and_the_divergence() {
     // probs 0.1, 0.6, 0.3
     let logits = [0.1_f32.ln(), 0.6_f32.ln(), 0.3_f32.ln()];
-    let support = Support {
+    let support = Support::TopK(TopK {
         ids: &[0, 2],
         log_probs: &[0.25_f32.ln(), 0.5_f32.ln()],
         log_sum_exp: 0.0,
-    };
+    });
     let got = row_statistics(
         &mut logits.to_vec(),
         RowTarget {
@@ -304,6 +329,7 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
         forward_kl: 0.0,
         cross_entropy: 1.0,
         temperature: 1.0,
+        tail: Tail::Bucket,
     };
     for soft_cap in [None, Some(1.5)] {
         let head = Head {

@@ -1,6 +1,9 @@
 //! The teacher: a frozen decoder that tells the support of every position, and its capture into a cache.
 
-use std::cmp::Ordering;
+mod bench;
+mod compare;
+mod select;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{self, AtomicBool};
 
@@ -8,14 +11,18 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::cache::{Cache, CacheError, CacheWriter, Fingerprint, RowSupports};
+use crate::cache::{CacheError, CacheWriter, Part, RowSupports, Wanted};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
-use crate::loss::log_sum_exp;
 use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
+use select::{PositionSupport, RowDraws};
+
+pub use bench::{Trade, bench};
+pub use compare::{Comparison, compare};
+pub use select::Selection;
 
 /// Why a capture ended early.
 #[derive(Debug, Error)]
@@ -82,15 +89,19 @@ pub fn load_teacher(
 pub fn capture(
     decoder: &Decoder,
     rows: &TokenRows,
-    fingerprint: &Fingerprint,
+    wanted: Wanted<'_>,
     job: &CaptureJob<'_>,
-) -> Result<Cache, CaptureError> {
-    let mut writer = CacheWriter::open(job.dir, fingerprint, job.rows_per_shard)?;
+) -> Result<(), CaptureError> {
+    let mut writer = CacheWriter::open(job.dir, wanted, job.rows_per_shard, job.part)?;
+    let selection = Selection::of(wanted.fingerprint);
     let missing = writer.missing_rows();
-    let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
-    progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
+    let mut progress = Progress::new(
+        job.label,
+        (writer.num_rows() * rows.sequence_length()) as u64,
+    );
+    progress.resume_at(((writer.num_rows() - missing.len()) * rows.sequence_length()) as u64);
     let at_once = device::parallelism(&decoder.device());
-    let mut done = rows.num_rows() - missing.len();
+    let mut done = writer.num_rows() - missing.len();
     // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
     let batches: Vec<&[usize]> = missing
         .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
@@ -107,14 +118,8 @@ pub fn capture(
         let supports: Vec<Vec<RowSupports>> = group
             .par_iter()
             .map(|batch| {
-                let inputs: Vec<&[u32]> =
-                    batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
-                supports(
-                    decoder,
-                    &inputs,
-                    fingerprint.top_k,
-                    &fingerprint.temperatures,
-                )
+                let rows: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.row(row_idx)).collect();
+                supports(decoder, &rows, &selection)
             })
             .collect();
         let row_idxs: Vec<usize> = group.concat();
@@ -138,130 +143,39 @@ pub struct CaptureJob<'a> {
     pub batch_size: usize,
     /// Rows per shard.
     pub rows_per_shard: usize,
+    /// The part of the shards that is captured here; `None` captures all.
+    pub part: Option<Part>,
     /// Name in progress.
     pub label: &'a str,
     /// Set by the first signal.
     pub stop: &'a AtomicBool,
 }
 
-/// The teacher's `top_k` at every position of some rows of equal length, with its log-sum-exp at each
-/// temperature.
+/// What the teacher says of every position of some rows of equal length. `rows` are whole: the last token of each is no
+/// input, but names the row where draws depend on it.
 ///
-/// No graph is recorded, and logits live for one chunk of positions. The likeliest ids are selected, not
-/// sorted out of the whole vocabulary; of equals the lower id is kept.
-pub fn supports(
-    decoder: &Decoder,
-    rows: &[&[u32]],
-    top_k: usize,
-    temperatures: &[f64],
-) -> Vec<RowSupports> {
+/// No graph is recorded, and logits live for one chunk of positions.
+pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -> Vec<RowSupports> {
     let vocab = decoder.config.vocab_size;
-    let top_k = top_k.min(vocab);
-    let hidden = decoder.hidden(ids_tensor(rows, &decoder.device())); // [B, T, D]
+    let inputs: Vec<&[u32]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();
+    let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
     let [batch, seq, size] = hidden.dims();
+    let draws: Vec<RowDraws> = rows.iter().map(|row| selection.draws(row)).collect();
     let mut positions: Vec<PositionSupport> = Vec::with_capacity(batch * seq);
     for_logits(
         &hidden.reshape([batch * seq, size]),
         &decoder.head(),
         |logits| {
-            positions.par_extend(
-                logits
-                    .par_chunks(vocab)
-                    .map(|row| position_support(row, top_k, temperatures)),
-            );
+            let first = positions.len();
+            let chunk = logits.par_chunks(vocab).enumerate().map(|(place, logits)| {
+                let position = first + place;
+                selection.select(logits, &draws[position / seq], position % seq)
+            });
+            positions.par_extend(chunk);
         },
     );
     positions
         .chunks(seq)
-        .map(|positions| RowSupports {
-            top_k,
-            ids: positions
-                .iter()
-                .flat_map(|position| position.ids.iter().copied())
-                .collect(),
-            log_probs: positions
-                .iter()
-                .flat_map(|position| position.log_probs.iter().copied())
-                .collect(),
-            lse: (0..temperatures.len())
-                .map(|temperature| {
-                    positions
-                        .iter()
-                        .map(|position| position.lse[temperature])
-                        .collect()
-                })
-                .collect(),
-        })
+        .map(|positions| selection.row(positions))
         .collect()
-}
-
-struct PositionSupport {
-    ids: Vec<u32>,
-    log_probs: Vec<f32>,
-    lse: Vec<f32>,
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "temperatures are f32 in arithmetic, and ids fit u32"
-)]
-fn position_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
-    let plain = log_sum_exp(logits, 1.0);
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let likelier = |a: &u32, b: &u32| -> Ordering {
-        logits[*b as usize]
-            .total_cmp(&logits[*a as usize])
-            .then(a.cmp(b))
-    };
-    if top_k < order.len() {
-        order.select_nth_unstable_by(top_k, likelier);
-        order.truncate(top_k);
-    }
-    order.sort_unstable();
-    let log_probs = order
-        .iter()
-        .map(|&id| logits[id as usize] - plain)
-        .collect();
-    let lse = |&temperature: &f64| match temperature as f32 {
-        1.0 => 0.0, // log-probabilities are normalised at 1
-        temperature => log_sum_exp(logits, temperature) - plain / temperature,
-    };
-    PositionSupport {
-        ids: order,
-        log_probs,
-        lse: temperatures.iter().map(lse).collect(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_support_is_the_likeliest_ids_in_ascending_order_with_exact_log_sum_exps() {
-        let logits = [0.0, 3.0, 1.0, 3.0, -2.0];
-        let got = position_support(&logits, 3, &[1.0, 2.0]);
-        assert_eq!(got.ids, [1, 2, 3]);
-        let sum: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
-        for (id, log_prob) in got.ids.iter().zip(&got.log_probs) {
-            assert!(
-                (f64::from(*log_prob) - (f64::from(logits[*id as usize]) - sum.ln())).abs() < 2e-6
-            );
-        }
-        assert!(got.lse[0].abs() < 1e-6);
-        let softened: f64 = logits
-            .iter()
-            .map(|z| (f64::from(*z) / 2.0 - sum.ln() / 2.0).exp())
-            .sum();
-        assert!((f64::from(got.lse[1]) - softened.ln()).abs() < 1e-6);
-    }
-
-    #[test]
-    fn of_equal_logits_the_lower_id_is_kept() {
-        assert_eq!(position_support(&[1.0; 6], 2, &[1.0]).ids, [0, 1]);
-        assert_eq!(
-            position_support(&[1.0; 6], 6, &[1.0]).ids,
-            [0, 1, 2, 3, 4, 5]
-        );
-    }
 }

@@ -1,0 +1,319 @@
+//! Rows ↔ the columns of a shard. The table of columns is in `docs/formats.md`.
+
+use std::sync::Arc;
+
+use arrow_array::builder::{ListBuilder, PrimitiveBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{ArrowPrimitiveType, UInt32Type, UInt64Type};
+use arrow_array::{
+    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch,
+};
+use arrow_array::{UInt32Array, UInt64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use super::manifest::tokens_hash;
+use super::quantize::{RowCodes, quantize};
+use super::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
+use crate::recipe::SupportPlan;
+
+/// Names of the columns, in their order.
+pub(super) mod column {
+    pub(crate) const ROW_IDX: &str = "row_idx";
+    pub(crate) const COUNTED: &str = "counted";
+    pub(crate) const TOKENS_HASH: &str = "tokens_blake3";
+    pub(crate) const TOKENS: &str = "tokens";
+    pub(crate) const TABLES: &str = "tables";
+    pub(crate) const SUPPORTS: &str = "supports";
+}
+
+/// Key of the fingerprint in the footer of a shard.
+pub(super) const FINGERPRINT: &str = "fingerprint";
+
+/// Bytes of the hash over a row's tokens.
+const TOKENS_HASH_BYTES: i32 = 32;
+
+/// Rows of a page: a reader of one row unpacks so many, and a page costs forty bytes a column.
+const ROWS_PER_PAGE: usize = 16;
+
+/// Probability that a support may hold beyond one: rounding of a teacher's f32 softmax, generously.
+const MASS_TOLERANCE: f64 = 1e-3;
+
+/// A row as it is stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredRow {
+    pub(super) tokens: Vec<u32>,
+    pub(super) counted: u32,
+    pub(super) codes: RowCodes,
+}
+
+/// Arrow schema of a shard; nothing in it is nullable.
+pub(super) fn schema() -> SchemaRef {
+    let hash = DataType::FixedSizeBinary(TOKENS_HASH_BYTES);
+    let tokens = DataType::List(item(DataType::UInt32));
+    Arc::new(Schema::new(vec![
+        Field::new(column::ROW_IDX, DataType::UInt64, false),
+        Field::new(column::COUNTED, DataType::UInt32, false),
+        Field::new(column::TOKENS_HASH, hash, false),
+        Field::new(column::TOKENS, tokens, false),
+        Field::new(column::TABLES, DataType::Binary, false),
+        Field::new(column::SUPPORTS, DataType::Binary, false),
+    ]))
+}
+
+/// The fingerprint as it stands in the footer of a shard.
+pub(super) fn fingerprint_text(fingerprint: &Fingerprint) -> String {
+    serde_json::to_string(fingerprint).expect("a fingerprint is a struct of strings and numbers")
+}
+
+/// How shards are written. No time, host or library version, so that the same rows give the same bytes.
+pub(super) fn writer_properties(
+    fingerprint: &Fingerprint,
+) -> Result<WriterProperties, ParquetError> {
+    let path =
+        |names: &[&str]| ColumnPath::new(names.iter().map(|&name| name.to_owned()).collect());
+    Ok(WriterProperties::builder()
+        .set_created_by("alambic".to_owned())
+        .set_key_value_metadata(Some(vec![KeyValue::new(
+            FINGERPRINT.to_owned(),
+            fingerprint_text(fingerprint),
+        )]))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(9)?))
+        .set_column_compression(path(&[column::SUPPORTS]), Compression::UNCOMPRESSED) // as short as it gets
+        .set_dictionary_enabled(false)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_data_page_row_count_limit(ROWS_PER_PAGE)
+        .set_max_row_group_row_count(None)
+        .set_column_encoding(
+            path(&[column::TOKENS, "list", "element"]),
+            Encoding::BYTE_STREAM_SPLIT,
+        )
+        .build())
+}
+
+/// A row to store, or what about it cannot be stored.
+pub(super) fn store(
+    tokens: &[u32],
+    counted: u32,
+    supports: &RowSupports,
+    fingerprint: &Fingerprint,
+) -> Result<StoredRow, String> {
+    check_tokens(tokens, counted, fingerprint)?;
+    match supports {
+        RowSupports::TopK(top_k) => {
+            check_top_k(top_k, fingerprint)?;
+            check_mass(top_k, fingerprint)?;
+        }
+        RowSupports::Samples(samples) => check_samples(samples, fingerprint)?,
+    }
+    Ok(StoredRow {
+        tokens: tokens.to_vec(),
+        counted,
+        codes: quantize(supports, &fingerprint.temperatures),
+    })
+}
+
+/// One row as a record batch. `tables` is empty but in the first row of a shard.
+pub(super) fn encode(
+    row_idx: usize,
+    row: &StoredRow,
+    tables: &[u8],
+    supports: &[u8],
+) -> Result<RecordBatch, String> {
+    let hash = tokens_hash(&row.tokens);
+    let hash = FixedSizeBinaryArray::try_from_iter(std::iter::once(hash));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(UInt64Array::from_iter_values([row_idx as u64])),
+        Arc::new(UInt32Array::from_iter_values([row.counted])),
+        Arc::new(hash.map_err(|error| error.to_string())?),
+        list_of::<UInt32Type>(row.tokens.iter().copied()),
+        Arc::new(BinaryArray::from_iter_values([tables])),
+        Arc::new(BinaryArray::from_iter_values([supports])),
+    ];
+    RecordBatch::try_new(schema(), columns).map_err(|error| error.to_string())
+}
+
+/// Row index and hash of the tokens, of a batch of one row.
+pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
+    let hash = column_of(batch, column::TOKENS_HASH)?
+        .as_fixed_size_binary_opt()
+        .ok_or("a token hash is no bytes")?;
+    let row_idx = value_of::<UInt64Type>(batch, column::ROW_IDX)?;
+    Ok((row_idx, hash.value(0)))
+}
+
+/// Tokens and number of counted positions, of a batch of one row.
+pub(super) fn decode_tokens(
+    batch: &RecordBatch,
+    fingerprint: &Fingerprint,
+) -> Result<(Vec<u32>, u32), String> {
+    let tokens = values_of::<UInt32Type>(batch, column::TOKENS)?;
+    let tokens = tokens.values().to_vec();
+    let counted = value_of::<UInt32Type>(batch, column::COUNTED)?;
+    check_tokens(&tokens, counted, fingerprint)?;
+    Ok((tokens, counted))
+}
+
+/// Bytes of a binary column, of a batch of one row.
+pub(super) fn decode_bytes<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b [u8], String> {
+    let column = column_of(batch, name)?.as_binary_opt::<i32>();
+    let column = column.ok_or_else(|| format!("column `{name}` holds no bytes"))?;
+    Ok(column.value(0))
+}
+
+fn check_tokens(tokens: &[u32], counted: u32, fingerprint: &Fingerprint) -> Result<(), String> {
+    let positions = fingerprint.sequence_length;
+    same_length("tokens", tokens.len(), positions + 1)?;
+    if counted as usize > positions {
+        return Err(format!("counts {counted} of {positions} positions"));
+    }
+    let vocab_size = fingerprint.vocab_size;
+    match tokens.iter().find(|token| **token as usize >= vocab_size) {
+        Some(token) => Err(format!("token {token} in a vocabulary of {vocab_size}")),
+        None => Ok(()),
+    }
+}
+
+fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(), String> {
+    let SupportPlan::TopK(top_k) = fingerprint.support else {
+        return Err("the likeliest ids instead of samples".to_owned());
+    };
+    let entries = fingerprint.sequence_length * top_k;
+    same_length("ids per position", supports.top_k, top_k)?;
+    same_length("ids", supports.ids.len(), entries)?;
+    same_length("log-probabilities", supports.log_probs.len(), entries)?;
+    let num_temperatures = fingerprint.temperatures.len();
+    same_length("temperatures", supports.lse.len(), num_temperatures)?;
+    for lse in &supports.lse {
+        same_length("log-sum-exps", lse.len(), fingerprint.sequence_length)?;
+        if let Some(bad) = lse.iter().find(|value| !value.is_finite()) {
+            return Err(format!("a log-sum-exp of {bad}"));
+        }
+    }
+    for (position, ids) in supports.ids.chunks_exact(top_k).enumerate() {
+        check_ids(position, ids, fingerprint)?;
+    }
+    Ok(())
+}
+
+fn check_samples(supports: &SampledSupports, fingerprint: &Fingerprint) -> Result<(), String> {
+    let SupportPlan::Samples { num_draws, .. } = fingerprint.support else {
+        return Err("samples instead of the likeliest ids".to_owned());
+    };
+    same_length(
+        "positions",
+        supports.num_ids.len(),
+        fingerprint.sequence_length,
+    )?;
+    same_length(
+        "entropies",
+        supports.entropies.len(),
+        fingerprint.sequence_length,
+    )?;
+    same_length("counts", supports.counts.len(), supports.ids.len())?;
+    let largest = (fingerprint.vocab_size as f64).ln() + MASS_TOLERANCE;
+    let is_outside = |entropy: &&f32| !(-MASS_TOLERANCE..=largest).contains(&f64::from(**entropy));
+    if let Some(bad) = supports.entropies.iter().find(is_outside) {
+        return Err(format!("an entropy of {bad}"));
+    }
+    for (position, range) in supports.ranges().enumerate() {
+        let ids = supports.ids.get(range.clone());
+        let counts = supports.counts.get(range);
+        let (Some(ids), Some(counts)) = (ids, counts) else {
+            return Err(format!("no ids for position {position}"));
+        };
+        check_ids(position, ids, fingerprint)?;
+        let drawn: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        if drawn != num_draws as u64 || counts.contains(&0) {
+            return Err(format!(
+                "{drawn} draws at position {position} instead of {num_draws}"
+            ));
+        }
+    }
+    same_length(
+        "ids",
+        supports.ids.len(),
+        supports.num_ids.iter().map(|&n| n as usize).sum(),
+    )
+}
+
+fn check_ids(position: usize, ids: &[u32], fingerprint: &Fingerprint) -> Result<(), String> {
+    if !ids.is_sorted_by(|before, after| before < after) {
+        return Err(format!("token ids of position {position} do not ascend"));
+    }
+    let vocab_size = fingerprint.vocab_size;
+    match ids.last().filter(|id| **id as usize >= vocab_size) {
+        Some(last) => Err(format!("token {last} in a vocabulary of {vocab_size}")),
+        None => Ok(()),
+    }
+}
+
+/// No position may hold more than all probability, at any temperature: a teacher whose
+/// log-probabilities and log-sum-exps do not belong together is noticed before it is cached.
+fn check_mass(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(), String> {
+    for (temperature, lse) in fingerprint.temperatures.iter().zip(&supports.lse) {
+        let positions = supports.log_probs.chunks_exact(supports.top_k).zip(lse);
+        for (position, (log_probs, lse)) in positions.enumerate() {
+            let prob =
+                |log_prob: &f32| (f64::from(*log_prob) / temperature - f64::from(*lse)).exp();
+            let mass: f64 = log_probs.iter().map(prob).sum();
+            let above_one = log_probs.iter().any(|log_prob| *log_prob > 1e-3);
+            if mass.is_nan() || mass <= 0.0 || mass > 1.0 + MASS_TOLERANCE || above_one {
+                return Err(format!(
+                    "position {position} holds a probability of {mass} at temperature {temperature}"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn same_length(what: &str, got: usize, want: usize) -> Result<(), String> {
+    if got == want {
+        return Ok(());
+    }
+    Err(format!("{got} {what} instead of {want}"))
+}
+
+/// Field of a list's entries.
+fn item(data_type: DataType) -> Arc<Field> {
+    Arc::new(Field::new("element", data_type, false))
+}
+
+fn list_of<T: ArrowPrimitiveType>(values: impl Iterator<Item = T::Native>) -> ArrayRef {
+    let values_builder = PrimitiveBuilder::<T>::new();
+    let mut builder = ListBuilder::new(values_builder).with_field(item(T::DATA_TYPE));
+    builder.append_value(values.map(Some));
+    Arc::new(builder.finish())
+}
+
+fn column_of<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef, String> {
+    let column = batch
+        .column_by_name(name)
+        .filter(|column| column.len() == 1);
+    column.ok_or_else(|| format!("no single value in column `{name}`"))
+}
+
+fn value_of<T: ArrowPrimitiveType>(batch: &RecordBatch, name: &str) -> Result<T::Native, String> {
+    let column = column_of(batch, name)?.as_primitive_opt::<T>();
+    let column = column.ok_or_else(|| format!("column `{name}` is not {}", T::DATA_TYPE))?;
+    Ok(column.value(0))
+}
+
+fn values_of<T: ArrowPrimitiveType>(
+    batch: &RecordBatch,
+    name: &str,
+) -> Result<PrimitiveArray<T>, String> {
+    let list = column_of(batch, name)?.as_list_opt::<i32>();
+    let values = list.map(|list| list.value(0));
+    let values = values
+        .as_ref()
+        .and_then(|values| values.as_primitive_opt::<T>());
+    values
+        .cloned()
+        .ok_or_else(|| format!("column `{name}` is not a list of {}", T::DATA_TYPE))
+}

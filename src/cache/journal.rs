@@ -1,0 +1,79 @@
+//! What a capture has written down so far: `progress.jsonl`, the manifest it becomes, and the lock on their folder.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::{self, Manifest, PROGRESS, Part, ShardRecord};
+use super::{CacheError, Fingerprint};
+use crate::files::with_path;
+
+/// First line of `progress.jsonl`; a [`ShardRecord`] follows on each further line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Header {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) rows_per_shard: usize,
+    pub(super) part: Option<Part>,
+}
+
+/// What an earlier process says it wrote, finished or not; nothing of it has been compared with the shards.
+pub(super) fn recorded(dir: &Path) -> Result<Option<(Header, Vec<ShardRecord>)>, CacheError> {
+    match Manifest::load(dir) {
+        Ok(manifest) => {
+            let header = Header {
+                fingerprint: manifest.fingerprint,
+                rows_per_shard: manifest.rows_per_shard,
+                part: manifest.part,
+            };
+            return Ok(Some((header, manifest.shards)));
+        }
+        Err(CacheError::NoManifest { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    let path = dir.join(PROGRESS);
+    let text = match fs::read(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(with_path(error, &path).into()),
+    };
+    let mut lines = text.split(|byte| *byte == b'\n');
+    let header = manifest::parse(dir, &path, lines.next().unwrap_or_default())?;
+    // A line that a killed process wrote in part ends the list.
+    let shards = lines.map_while(|line| serde_json::from_slice(line).ok());
+    Ok(Some((header, shards.collect())))
+}
+
+/// Takes a folder for this process until the lock is dropped.
+pub(super) fn lock(dir: &Path) -> Result<File, CacheError> {
+    let folder = File::open(dir).map_err(|error| with_path(error, dir))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(CacheError::Locked {
+            dir: dir.to_path_buf(),
+        }),
+        Err(TryLockError::Error(error)) => Err(with_path(error, dir).into()),
+    }
+}
+
+pub(super) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(with_path(error, path).into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    let mut file = OpenOptions::new().append(true).open(path)?;
+    write_line(&mut file, value)?;
+    file.sync_data()
+}
+
+/// One write per line, so that lines are torn as rarely as can be.
+pub(super) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    out.write_all(&line)
+}

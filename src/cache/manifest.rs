@@ -1,0 +1,290 @@
+//! What is in the folder of a cache: manifest, shards, and which rows stand in which.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{CacheError, Fingerprint};
+use crate::files::with_path;
+
+/// Name of the file that makes a folder a finished cache; it is written last.
+pub(super) const MANIFEST: &str = "manifest.json";
+
+/// Name of the file that lists the shards of a cache that is being captured.
+pub(super) const PROGRESS: &str = "progress.jsonl";
+
+/// A shard whose bytes are on disk in full.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShardRecord {
+    /// Name of the file in the folder of the cache.
+    pub file: String,
+    /// Rows in it.
+    pub rows: usize,
+    /// BLAKE3 (hex) over the hashes of its rows' tokens: which text it was captured from.
+    pub tokens_blake3: String,
+    /// Its length.
+    pub bytes: u64,
+    /// BLAKE3 (hex) of its bytes.
+    pub blake3: String,
+}
+
+impl ShardRecord {
+    /// Whether the file is there, as long as it should be; its bytes are not read.
+    pub(super) fn check_length(&self, dir: &Path) -> Result<(), CacheError> {
+        let path = dir.join(&self.file);
+        let found_bytes = match fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(CacheError::ShardMissing { path });
+            }
+            Err(error) => return Err(with_path(error, &path).into()),
+        };
+        if found_bytes != self.bytes {
+            return Err(CacheError::ShardLength {
+                path,
+                found_bytes,
+                listed_bytes: self.bytes,
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the file holds the bytes that were written; all of them are read.
+    pub(super) fn check_bytes(&self, dir: &Path) -> Result<(), CacheError> {
+        self.check_length(dir)?;
+        let path = dir.join(&self.file);
+        let found = crate::files::hash_file(&path)?;
+        if found != self.blake3 {
+            return Err(CacheError::ShardChecksum {
+                path,
+                found,
+                listed: self.blake3.clone(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// One of several captures that together make a cache: every `of`-th shard, from shard `part − 1` on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// Which part, from 1.
+    pub part: usize,
+    /// How many parts.
+    pub of: usize,
+}
+
+/// What `manifest.json` says: the cache is complete, this is what it was made from, these are its shards.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// What the cache was made from.
+    pub fingerprint: Fingerprint,
+    /// Rows in every shard but the last.
+    pub rows_per_shard: usize,
+    /// Rows in the cache; of a part, those of all parts together.
+    pub num_rows: usize,
+    /// Which part of a cache this is; a whole one has no such entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<Part>,
+    /// All shards, in the order of their rows.
+    pub shards: Vec<ShardRecord>,
+}
+
+impl Manifest {
+    /// Reads and checks the manifest of a folder; the shards themselves are not looked at.
+    pub(super) fn load(dir: &Path) -> Result<Self, CacheError> {
+        let path = dir.join(MANIFEST);
+        let json = match fs::read(&path) {
+            Ok(json) => json,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(CacheError::NoManifest {
+                    dir: dir.to_path_buf(),
+                });
+            }
+            Err(error) => return Err(with_path(error, &path).into()),
+        };
+        let manifest: Self = parse(dir, &path, &json)?;
+        manifest.check(&path)?;
+        Ok(manifest)
+    }
+
+    /// Which rows stand in which shard.
+    pub(super) fn layout(&self) -> ShardLayout {
+        ShardLayout::new(self.num_rows, self.rows_per_shard, self.part)
+    }
+
+    fn check(&self, path: &Path) -> Result<(), CacheError> {
+        let refuse = |what: String| {
+            let path = path.to_path_buf();
+            Err(CacheError::Corrupt { path, what })
+        };
+        if let Err(error) = self.fingerprint.check_sizes() {
+            return refuse(error.to_string());
+        }
+        if let Some(Part { part, of }) = self.part
+            && !(1..=of).contains(&part)
+        {
+            return refuse(format!("is part {part} of {of}"));
+        }
+        let layout = self.layout();
+        if self.num_rows == 0 || self.shards.len() != layout.num_shards() {
+            return refuse(format!(
+                "lists {} shards, {} rows in shards of {} make {}",
+                self.shards.len(),
+                self.num_rows,
+                layout.rows_per_shard,
+                layout.num_shards()
+            ));
+        }
+        for (shard, shard_idx) in self.shards.iter().zip(layout.shard_idxs()) {
+            let (file, rows) = (shard_file(shard_idx), layout.rows(shard_idx).len());
+            if shard.file != file || shard.rows != rows {
+                return refuse(format!(
+                    "shard {shard_idx} is `{}` with {} rows, it must be `{file}` with {rows}",
+                    shard.file, shard.rows
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads JSON that begins with a fingerprint. Another version is told before anything else, since
+/// its other fields may be others too.
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(
+    dir: &Path,
+    path: &Path,
+    json: &[u8],
+) -> Result<T, CacheError> {
+    let corrupt = |error: serde_json::Error| CacheError::Corrupt {
+        path: path.to_path_buf(),
+        what: error.to_string(),
+    };
+    let value: Value = serde_json::from_slice(json).map_err(corrupt)?;
+    let version = value.pointer("/fingerprint/version");
+    if let Some(version) = version.filter(|version| **version != Fingerprint::VERSION) {
+        return Err(CacheError::Version {
+            dir: dir.to_path_buf(),
+            cached: version.to_string(),
+            known: Fingerprint::VERSION,
+        });
+    }
+    serde_json::from_value(value).map_err(corrupt)
+}
+
+/// Which rows stand in which shard. Shards are numbered through all parts of a cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShardLayout {
+    num_rows: usize,
+    rows_per_shard: usize,
+    part: Part,
+}
+
+impl ShardLayout {
+    /// A shard has at least one row, whatever is asked for.
+    pub(super) fn new(num_rows: usize, rows_per_shard: usize, part: Option<Part>) -> Self {
+        Self {
+            num_rows,
+            rows_per_shard: rows_per_shard.max(1),
+            part: part.unwrap_or(Part { part: 1, of: 1 }),
+        }
+    }
+
+    /// Numbers of the shards that are here.
+    pub(super) fn shard_idxs(self) -> impl Iterator<Item = usize> {
+        let all = self.num_rows.div_ceil(self.rows_per_shard);
+        (self.part.part.saturating_sub(1)..all).step_by(self.step())
+    }
+
+    /// Number of the shard that would follow the last one here.
+    pub(super) fn next_shard_idx(self) -> usize {
+        let first = self.part.part.saturating_sub(1);
+        self.shard_idxs()
+            .last()
+            .map_or(first, |last| last + self.step())
+    }
+
+    /// From one shard that is here to the next.
+    pub(super) fn step(self) -> usize {
+        self.part.of.max(1)
+    }
+
+    /// Whether so many rows fit into a shard.
+    pub(super) fn has_room(self, num_rows: usize) -> bool {
+        num_rows <= self.rows_per_shard
+    }
+
+    /// Whether so many rows fill a shard.
+    pub(super) fn is_full(self, num_rows: usize) -> bool {
+        num_rows == self.rows_per_shard
+    }
+
+    pub(super) fn num_shards(self) -> usize {
+        self.shard_idxs().count()
+    }
+
+    /// Rows of a shard.
+    pub(super) fn rows(self, shard_idx: usize) -> std::ops::Range<usize> {
+        let start = shard_idx.saturating_mul(self.rows_per_shard);
+        let end = start.saturating_add(self.rows_per_shard);
+        start.min(self.num_rows)..end.min(self.num_rows)
+    }
+
+    /// Shard of a row.
+    pub(super) fn shard_idx(self, row_idx: usize) -> usize {
+        row_idx / self.rows_per_shard
+    }
+}
+
+/// File name of a shard.
+pub(super) fn shard_file(shard_idx: usize) -> String {
+    format!("shard-{shard_idx:05}.parquet")
+}
+
+/// BLAKE3 over the tokens of each row: which text a cache is wanted for.
+///
+/// A cache may hold more rows than are wanted, or fewer; those that both have must be the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenHashes(Vec<[u8; blake3::OUT_LEN]>);
+
+impl TokenHashes {
+    /// Hashes rows, in their order.
+    pub fn of<'t>(rows: impl Iterator<Item = &'t [u32]>) -> Self {
+        Self(rows.map(tokens_hash).collect())
+    }
+
+    /// Rows in all.
+    pub fn num_rows(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Hash of a row's tokens.
+    pub(super) fn row(&self, row_idx: usize) -> Option<&[u8; blake3::OUT_LEN]> {
+        self.0.get(row_idx)
+    }
+
+    /// What a [`ShardRecord`] of these rows says of them; `None` if they are not all here.
+    pub(super) fn of_rows(&self, rows: std::ops::Range<usize>) -> Option<String> {
+        Some(hash_of_hashes(self.0.get(rows)?))
+    }
+}
+
+/// BLAKE3 over a row's tokens, each as four little-endian bytes.
+pub(super) fn tokens_hash(tokens: &[u32]) -> [u8; blake3::OUT_LEN] {
+    let bytes: Vec<u8> = tokens
+        .iter()
+        .flat_map(|token| token.to_le_bytes())
+        .collect();
+    *blake3::hash(&bytes).as_bytes()
+}
+
+/// BLAKE3 (hex) over hashes, one after the other.
+pub(super) fn hash_of_hashes(hashes: &[[u8; blake3::OUT_LEN]]) -> String {
+    blake3::hash(hashes.as_flattened()).to_hex().to_string()
+}

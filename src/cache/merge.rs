@@ -1,0 +1,109 @@
+//! Parts of a cache → the cache.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::journal::lock;
+use super::manifest::{MANIFEST, Manifest, Part};
+use super::{CacheError, ShardRecord};
+use crate::files::{self, with_path};
+
+/// Joins the parts of one capture, given in any order, into a cache.
+///
+/// Each shard is compared with its checksum and copied as it is, so the files are those of a capture that was never
+/// split. The manifest is written last: a merge that was killed is simply run again. Nothing is written if the parts
+/// are not exactly those of one cache.
+pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
+    let manifests = parts
+        .iter()
+        .map(|dir| Ok((dir.as_path(), Manifest::load(dir)?)));
+    let manifests: Vec<(&Path, Manifest)> = manifests.collect::<Result<_, CacheError>>()?;
+    check_parts(&manifests)?;
+    let mut shards: Vec<(&Path, &ShardRecord)> = Vec::new();
+    for (dir, manifest) in &manifests {
+        for shard in &manifest.shards {
+            shard.check_bytes(dir)?;
+            shards.push((dir, shard));
+        }
+    }
+    shards.sort_by(|(_, a), (_, b)| a.file.cmp(&b.file));
+    let (_, first) = &manifests[0];
+    let whole = Manifest {
+        part: None,
+        shards: shards.iter().map(|(_, shard)| (*shard).clone()).collect(),
+        ..first.clone()
+    };
+    fs::create_dir_all(into).map_err(|error| with_path(error, into))?;
+    let _lock = lock(into)?;
+    match Manifest::load(into) {
+        Err(CacheError::NoManifest { .. }) => {}
+        Ok(there) if there == whole => {}
+        Ok(_) => {
+            let dir = into.to_path_buf();
+            return Err(CacheError::Occupied { dir });
+        }
+        Err(error) => return Err(error),
+    }
+    for (dir, shard) in shards {
+        let path = dir.join(&shard.file);
+        let mut from = fs::File::open(&path).map_err(|error| with_path(error, &path))?;
+        files::write_atomically(&into.join(&shard.file), |out| {
+            io::copy(&mut from, out).map(drop)
+        })?;
+        shard.check_bytes(into)?; // a part may have changed since it was checked
+    }
+    files::write_json(&into.join(MANIFEST), &whole)?;
+    Ok(whole)
+}
+
+/// Whether these are the parts of one cache, each once.
+fn check_parts(manifests: &[(&Path, Manifest)]) -> Result<(), CacheError> {
+    let refuse = |what: String| Err(CacheError::NotParts { what });
+    let Some((first_dir, first)) = manifests.first() else {
+        return refuse("no part is named".to_owned());
+    };
+    let mut seen: Vec<(Part, &Path)> = Vec::new();
+    for (dir, manifest) in manifests {
+        let fields = first.fingerprint.differences(&manifest.fingerprint);
+        if !fields.is_empty() {
+            let dir = first_dir.to_path_buf();
+            return Err(CacheError::Stale { dir, fields });
+        }
+        let (Some(part), Some(of)) = (manifest.part, first.part.map(|part| part.of)) else {
+            return refuse(format!("`{}` is no part but a whole cache", dir.display()));
+        };
+        let sizes = |manifest: &Manifest| (manifest.num_rows, manifest.rows_per_shard);
+        if part.of != of || sizes(manifest) != sizes(first) {
+            return refuse(format!(
+                "`{}` is one of {of} parts of {} rows in shards of {}, `{}` one of {} of {} in {}",
+                first_dir.display(),
+                first.num_rows,
+                first.rows_per_shard,
+                dir.display(),
+                part.of,
+                manifest.num_rows,
+                manifest.rows_per_shard
+            ));
+        }
+        if let Some((_, other)) = seen.iter().find(|(other, _)| *other == part) {
+            return refuse(format!(
+                "`{}` and `{}` are both part {} of {of}",
+                other.display(),
+                dir.display(),
+                part.part
+            ));
+        }
+        seen.push((part, dir));
+    }
+    let of = first.part.map_or(0, |part| part.of);
+    let is_there = |part: &usize| seen.iter().any(|(seen, _)| seen.part == *part);
+    let missing: Vec<String> = (1..=of)
+        .filter(|part| !is_there(part))
+        .map(|part| part.to_string())
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    refuse(format!("of {of} parts, {} is missing", missing.join(", ")))
+}

@@ -1,0 +1,219 @@
+//! Supports ↔ the whole numbers that are stored, with the stated error bounds.
+//!
+//! Log-probabilities of a position are rounded to steps below the likeliest; what they sum to is not left to the
+//! rounding but stored beside them, as the log-odds of the tail, once per temperature. Errors of the steps thus
+//! cancel in the mean: the divergence from what was captured is of second order. Samples are whole numbers already.
+
+use std::sync::LazyLock;
+
+use super::{RowSupports, SampledSupports, TopKSupports};
+
+/// Nats between two levels of a log-probability.
+pub(super) const LEVEL_STEP: f64 = 1.0 / 16.0;
+
+/// What the likeliest id is above others of its step, in nats: enough to be told from them in f32.
+const TOP_MARGIN: f64 = 1.0 / 4096.0;
+
+/// Lowest level; log-probabilities further below the likeliest come back as this.
+pub(super) const LOWEST_LEVEL: u16 = 1023;
+
+/// Nats between two codes of a tail's log-odds.
+const TAIL_STEP: f64 = 1.0 / 16.0;
+
+/// The code of even odds; log-odds reach from −20 to 20.
+const EVEN_TAIL: u16 = 320;
+
+/// Code of a tail that is empty, or holds less than 2e-9.
+pub(super) const NO_TAIL: u16 = 2 * EVEN_TAIL + 1;
+
+/// Nats between two codes of an entropy.
+const ENTROPY_STEP: f64 = 1.0 / 16.0;
+
+/// Largest code of an entropy; the entropy of 2^31 classes is 21.5 nats.
+pub(super) const LARGEST_ENTROPY: u16 = 344;
+
+/// A row as whole numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RowCodes {
+    TopK(TopKCodes),
+    Samples(SampleCodes),
+}
+
+/// Shapes as in [`TopKSupports`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct TopKCodes {
+    pub(super) ids: Vec<u32>,
+    /// 0 for the likeliest alone, so that it is known even where others are as near as half a step; for all others
+    /// one more than their steps below it.
+    pub(super) levels: Vec<u16>,
+    /// Log-odds of the tail at temperature 1 and then at each other, position by position. `[L * num_tails]`
+    pub(super) tails: Vec<u16>,
+}
+
+/// Shapes as in [`SampledSupports`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct SampleCodes {
+    pub(super) num_ids: Vec<u32>,
+    pub(super) ids: Vec<u32>,
+    pub(super) counts: Vec<u32>,
+    pub(super) entropies: Vec<u16>,
+}
+
+/// Temperatures that have a stored tail: 1, at which log-probabilities are normalised, and the declared others.
+pub(super) fn tail_temperatures(declared: &[f64]) -> Vec<f64> {
+    let others = declared
+        .iter()
+        .copied()
+        .filter(|t| t.to_bits() != 1.0_f64.to_bits());
+    std::iter::once(1.0).chain(others).collect()
+}
+
+/// The whole numbers of a row whose sizes and values have been checked.
+pub(super) fn quantize(supports: &RowSupports, temperatures: &[f64]) -> RowCodes {
+    match supports {
+        RowSupports::TopK(top_k) => RowCodes::TopK(quantize_top_k(top_k, temperatures)),
+        RowSupports::Samples(samples) => RowCodes::Samples(SampleCodes {
+            num_ids: samples.num_ids.clone(),
+            ids: samples.ids.clone(),
+            counts: samples.counts.clone(),
+            entropies: samples
+                .entropies
+                .iter()
+                .map(|&entropy| code(f64::from(entropy) / ENTROPY_STEP, LARGEST_ENTROPY))
+                .collect(),
+        }),
+    }
+}
+
+/// What the whole numbers of a row stand for. `top_k` is that of the fingerprint.
+pub(super) fn dequantize(codes: RowCodes, top_k: usize, temperatures: &[f64]) -> RowSupports {
+    match codes {
+        RowCodes::TopK(codes) => RowSupports::TopK(dequantize_top_k(codes, top_k, temperatures)),
+        RowCodes::Samples(codes) => RowSupports::Samples(SampledSupports {
+            num_ids: codes.num_ids,
+            ids: codes.ids,
+            counts: codes.counts,
+            entropies: codes
+                .entropies
+                .iter()
+                .map(|&code| to_f32(f64::from(code) * ENTROPY_STEP))
+                .collect(),
+        }),
+    }
+}
+
+fn quantize_top_k(supports: &TopKSupports, temperatures: &[f64]) -> TopKCodes {
+    let mut codes = TopKCodes {
+        ids: supports.ids.clone(),
+        ..TopKCodes::default()
+    };
+    let positions = supports.log_probs.chunks_exact(supports.top_k);
+    for (position, log_probs) in positions.enumerate() {
+        let top_place = (1..log_probs.len()).fold(0, |best, place| {
+            if log_probs[place] > log_probs[best] {
+                place
+            } else {
+                best
+            }
+        });
+        let top = f64::from(log_probs[top_place]);
+        let level = |(place, &log_prob): (usize, &f32)| match place {
+            place if place == top_place => 0,
+            _ => code((top - f64::from(log_prob)) / LEVEL_STEP + 1.0, LOWEST_LEVEL).max(1),
+        };
+        codes.levels.extend(log_probs.iter().enumerate().map(level));
+        for temperature in tail_temperatures(temperatures) {
+            let declared = temperatures
+                .iter()
+                .position(|t| t.to_bits() == temperature.to_bits());
+            let lse = declared.map_or(0.0, |idx| f64::from(supports.lse[idx][position]));
+            let prob = |log_prob: &f32| (f64::from(*log_prob) / temperature - lse).exp();
+            let mass: f64 = log_probs.iter().map(prob).sum();
+            codes.tails.push(tail_code(mass));
+        }
+    }
+    codes
+}
+
+/// The code of a tail from the mass on the support.
+fn tail_code(mass: f64) -> u16 {
+    let even = f64::from(EVEN_TAIL);
+    let log_odds = (1.0 - mass).ln() - mass.ln();
+    if mass >= 1.0 || log_odds / TAIL_STEP < -even {
+        return NO_TAIL;
+    }
+    code(log_odds / TAIL_STEP + even, 2 * EVEN_TAIL)
+}
+
+/// Natural logarithm of the mass on the support.
+fn log_mass(tail_code: u16) -> f64 {
+    if tail_code == NO_TAIL {
+        return 0.0;
+    }
+    let log_odds = (f64::from(tail_code) - f64::from(EVEN_TAIL)) * TAIL_STEP;
+    -log_odds.exp().ln_1p()
+}
+
+fn dequantize_top_k(codes: TopKCodes, top_k: usize, temperatures: &[f64]) -> TopKSupports {
+    let stored = tail_temperatures(temperatures);
+    let num_positions = codes.levels.len() / top_k;
+    let mut log_probs = Vec::with_capacity(codes.levels.len());
+    let mut lse = vec![Vec::with_capacity(num_positions); temperatures.len()];
+    let positions = codes.levels.chunks_exact(top_k);
+    for (levels, tails) in positions.zip(codes.tails.chunks_exact(stored.len())) {
+        let sum: f64 = levels.iter().map(|&level| EXPS[usize::from(level)]).sum();
+        let top = log_mass(tails[0]) - sum.ln();
+        let log_prob = |&level: &u16| to_f32(top - below_top(level));
+        log_probs.extend(levels.iter().map(log_prob));
+        for (temperature, lse) in temperatures.iter().zip(&mut lse) {
+            let place = stored
+                .iter()
+                .position(|t| t.to_bits() == temperature.to_bits());
+            let place = place.expect("a tail is stored for every declared temperature");
+            if place == 0 {
+                lse.push(0.0); // normalised above
+                continue;
+            }
+            let soft = |&level: &u16| (-below_top(level) / temperature).exp();
+            let sum: f64 = levels.iter().map(soft).sum();
+            lse.push(to_f32(
+                top / temperature + sum.ln() - log_mass(tails[place]),
+            ));
+        }
+    }
+    TopKSupports {
+        top_k,
+        ids: codes.ids,
+        log_probs,
+        lse,
+    }
+}
+
+/// Nats of a level below the likeliest.
+fn below_top(level: u16) -> f64 {
+    match level {
+        0 => 0.0,
+        1 => TOP_MARGIN,
+        level => f64::from(level - 1) * LEVEL_STEP,
+    }
+}
+
+/// `exp` of every level.
+static EXPS: LazyLock<Vec<f64>> = LazyLock::new(|| {
+    let levels = 0..=LOWEST_LEVEL;
+    levels.map(|level| (-below_top(level)).exp()).collect()
+});
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "clamped to 0..=largest; a NaN was refused before and would give 0"
+)]
+fn code(steps: f64, largest: u16) -> u16 {
+    steps.round().clamp(0.0, f64::from(largest)) as u16
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
+fn to_f32(value: f64) -> f32 {
+    value as f32
+}

@@ -1,0 +1,276 @@
+//! One shard: its footer, tables and rows, each checked before it is believed.
+
+#![warn(clippy::indexing_slicing)] // what comes from outside is read with `get`
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use arrow_array::RecordBatch;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder, RowSelection,
+    RowSelectionPolicy,
+};
+use parquet::file::metadata::PageIndexPolicy;
+
+use super::columns::{self, FINGERPRINT, StoredRow, column, schema};
+use super::manifest::{ShardRecord, TokenHashes, hash_of_hashes, tokens_hash};
+use super::quantize::RowCodes;
+use super::tables::Tables;
+use super::{CacheError, Fingerprint};
+use crate::files::with_path;
+
+/// A shard; its footer and tables once the checksum was found right.
+#[derive(Debug)]
+pub(super) struct Shard {
+    pub(super) record: ShardRecord,
+    pub(super) path: PathBuf,
+    footer: OnceLock<ArrowReaderMetadata>,
+    tables: OnceLock<Tables>,
+}
+
+impl Shard {
+    pub(super) fn new(dir: &Path, record: &ShardRecord) -> Self {
+        Self {
+            record: record.clone(),
+            path: dir.join(&record.file),
+            footer: OnceLock::new(),
+            tables: OnceLock::new(),
+        }
+    }
+
+    /// Refuses a shard if any of its rows is wanted for other tokens than it was captured from.
+    ///
+    /// The record tells it for all rows at once; where only some of them are wanted, their hashes are read.
+    pub(super) fn check_tokens(
+        &self,
+        dir: &Path,
+        rows: Range<usize>,
+        wanted: &TokenHashes,
+    ) -> Result<(), CacheError> {
+        let others = || {
+            let rows = rows.clone();
+            Err(CacheError::OtherRows {
+                path: self.path.clone(),
+                rows,
+            })
+        };
+        match wanted.of_rows(rows.clone()) {
+            Some(hash) if hash == self.record.tokens_blake3 => return Ok(()),
+            Some(_) => return others(),
+            None => {}
+        }
+        let footer = self.footer(dir)?;
+        let columns = [column::ROW_IDX, column::TOKENS_HASH];
+        let mask = ProjectionMask::columns(footer.parquet_schema(), columns);
+        let batches = self.batches(self.reader(footer)?.with_projection(mask))?;
+        for (batch, row_idx) in batches.zip(rows.clone()) {
+            let batch = batch?;
+            let (_, hash) = columns::decode_key(&batch).map_err(|what| self.corrupt(what))?;
+            if wanted.row(row_idx).is_some_and(|wanted| wanted != hash) {
+                return others();
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole numbers of a batch of one row.
+    pub(super) fn codes(&self, batch: &RecordBatch) -> Result<RowCodes, String> {
+        let tables = self.tables.get().ok_or("the tables were not read")?;
+        let stream = columns::decode_bytes(batch, column::SUPPORTS)?;
+        let codes = tables.decode(stream);
+        codes.ok_or_else(|| "its supports are not what this shard's tables can say".to_owned())
+    }
+
+    /// All rows as they are stored, each after all its checks.
+    pub(super) fn stored_rows(
+        &self,
+        dir: &Path,
+        rows: Range<usize>,
+        fingerprint: &Fingerprint,
+        mut visit: impl FnMut(StoredRow) -> Result<(), CacheError>,
+    ) -> Result<(), CacheError> {
+        let mut hashes = Vec::new();
+        for batch in self.read_all(dir, fingerprint)? {
+            let batch = batch?;
+            let row_idx = rows.start + hashes.len();
+            let corrupt = |what: String| self.corrupt(format!("row {row_idx}: {what}"));
+            let (stored_idx, hash) = columns::decode_key(&batch).map_err(corrupt)?;
+            if stored_idx != row_idx as u64 {
+                return Err(corrupt(format!("says it is row {stored_idx}")));
+            }
+            let (tokens, counted) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
+            if hash != tokens_hash(&tokens) {
+                return Err(corrupt("tokens and their hash differ".to_owned()));
+            }
+            hashes.push(tokens_hash(&tokens));
+            let codes = self.codes(&batch).map_err(corrupt)?;
+            visit(StoredRow {
+                tokens,
+                counted,
+                codes,
+            })?;
+        }
+        if hashes.len() != rows.len() {
+            let found = hashes.len();
+            return Err(self.corrupt(format!("has {found} rows instead of {}", rows.len())));
+        }
+        if hash_of_hashes(&hashes) != self.record.tokens_blake3 {
+            return Err(self.corrupt("holds other tokens than the manifest lists".to_owned()));
+        }
+        Ok(())
+    }
+
+    /// The footer; the first call compares the whole file with its checksum.
+    pub(super) fn footer(&self, dir: &Path) -> Result<&ArrowReaderMetadata, CacheError> {
+        if let Some(footer) = self.footer.get() {
+            return Ok(footer);
+        }
+        self.record.check_bytes(dir)?;
+        let options = ArrowReaderOptions::new()
+            .with_offset_index_policy(PageIndexPolicy::Required)
+            .with_column_index_policy(PageIndexPolicy::Skip);
+        let file = self.open()?;
+        let footer = self.guard(|| {
+            ArrowReaderMetadata::load(&file, options)
+                .map_err(|error| self.corrupt(error.to_string()))
+        })?;
+        if footer.schema().fields() != schema().fields() {
+            return Err(self.corrupt("has other columns than a cache".to_owned()));
+        }
+        let rows = footer.metadata().file_metadata().num_rows();
+        if usize::try_from(rows) != Ok(self.record.rows) {
+            let listed = self.record.rows;
+            return Err(self.corrupt(format!("has {rows} rows, the manifest lists {listed}")));
+        }
+        Ok(self.footer.get_or_init(|| footer))
+    }
+
+    /// Length of each column's pages.
+    pub(super) fn column_bytes(&self, dir: &Path) -> Result<BTreeMap<String, u64>, CacheError> {
+        let mut column_bytes: BTreeMap<String, u64> = BTreeMap::new();
+        for group in self.footer(dir)?.metadata().row_groups() {
+            for column in group.columns() {
+                let name = column.column_path().parts().first().cloned();
+                let bytes = u64::try_from(column.compressed_size()).unwrap_or(0);
+                *column_bytes.entry(name.unwrap_or_default()).or_default() += bytes;
+            }
+        }
+        Ok(column_bytes)
+    }
+
+    /// One row as a batch, without the columns that only [`verify`](super::verify) looks at.
+    pub(super) fn read_row(
+        &self,
+        dir: &Path,
+        idx_in_shard: usize,
+        fingerprint: &Fingerprint,
+    ) -> Result<RecordBatch, CacheError> {
+        let footer = self.footer(dir)?;
+        self.tables(dir, fingerprint)?;
+        let columns = [column::ROW_IDX, column::TOKENS_HASH, column::SUPPORTS];
+        self.read_columns(footer, idx_in_shard, &columns)
+    }
+
+    pub(super) fn read_columns(
+        &self,
+        footer: &ArrowReaderMetadata,
+        idx_in_shard: usize,
+        columns: &[&str],
+    ) -> Result<RecordBatch, CacheError> {
+        let mask = ProjectionMask::columns(footer.parquet_schema(), columns.iter().copied());
+        let row = idx_in_shard..idx_in_shard + 1;
+        let selection = RowSelection::from_consecutive_ranges([row].into_iter(), self.record.rows);
+        let reader = self.reader(footer)?.with_projection(mask);
+        let reader = reader
+            .with_row_selection(selection)
+            .with_row_selection_policy(RowSelectionPolicy::Selectors); // a mask decodes all rows
+        let batch = self.batches(reader)?.next();
+        batch.unwrap_or_else(|| Err(self.corrupt(format!("has no row {idx_in_shard}"))))
+    }
+
+    /// The tables, which stand in the first row.
+    pub(super) fn tables(
+        &self,
+        dir: &Path,
+        fingerprint: &Fingerprint,
+    ) -> Result<&Tables, CacheError> {
+        if let Some(tables) = self.tables.get() {
+            return Ok(tables);
+        }
+        let footer = self.footer(dir)?;
+        let told = footer.metadata().file_metadata().key_value_metadata();
+        let told = told.and_then(|entries| entries.iter().find(|entry| entry.key == FINGERPRINT));
+        let told = told
+            .and_then(|entry| entry.value.as_deref())
+            .unwrap_or_default();
+        if told != columns::fingerprint_text(fingerprint) {
+            let what = "was captured for another fingerprint than the manifest's";
+            return Err(self.corrupt(what.to_owned()));
+        }
+        let batch = self.read_columns(footer, 0, &[column::TABLES])?;
+        let bytes = columns::decode_bytes(&batch, column::TABLES);
+        let bytes = bytes.map_err(|what| self.corrupt(what))?;
+        let tables = Tables::from_bytes(bytes, fingerprint);
+        let tables =
+            tables.ok_or_else(|| self.corrupt("has tables of another shape".to_owned()))?;
+        Ok(self.tables.get_or_init(|| tables))
+    }
+
+    /// All rows, one per batch, with all columns; ends with the first fault.
+    fn read_all(
+        &self,
+        dir: &Path,
+        fingerprint: &Fingerprint,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
+        self.tables(dir, fingerprint)?;
+        self.batches(self.reader(self.footer(dir)?)?)
+    }
+
+    fn batches(
+        &self,
+        reader: ParquetRecordBatchReaderBuilder<File>,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
+        let corrupt = |error: &dyn std::fmt::Display| self.corrupt(error.to_string());
+        let mut batches = self.guard(|| reader.build().map_err(|error| corrupt(&error)))?;
+        let mut next = move || {
+            let batch = batches.next().transpose();
+            batch.map_err(|error| corrupt(&error))
+        };
+        Ok(std::iter::from_fn(move || {
+            self.guard(&mut next).transpose()
+        }))
+    }
+
+    /// Runs the Parquet decoder, which panics instead of failing on some files that carry the right
+    /// checksum and that no writer makes: here that is a fault of the file.
+    fn guard<T>(&self, decode: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
+        // What a panic may leave half done is local to `decode` and dropped with it.
+        catch_unwind(AssertUnwindSafe(decode))
+            .unwrap_or_else(|_| Err(self.corrupt("makes the Parquet decoder panic".to_owned())))
+    }
+
+    pub(super) fn corrupt(&self, what: String) -> CacheError {
+        let path = self.path.clone();
+        CacheError::Corrupt { path, what }
+    }
+
+    /// The file is opened for each read: clones of a `File` share one position, and threads would
+    /// read from each other's.
+    fn reader(
+        &self,
+        footer: &ArrowReaderMetadata,
+    ) -> Result<ParquetRecordBatchReaderBuilder<File>, CacheError> {
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(self.open()?, footer.clone());
+        Ok(reader.with_batch_size(1))
+    }
+
+    fn open(&self) -> Result<File, CacheError> {
+        File::open(&self.path).map_err(|error| with_path(error, &self.path).into())
+    }
+}

@@ -1,0 +1,339 @@
+//! Whole numbers of a row ↔ a stream, by the tables of its shard.
+//!
+//! Ids of a position go as distances between ascending *ranks*, each with its weight (a level or a count). A rank is an
+//! id's place among those of the shard by how often they occur in supports, so that most distances are small; their
+//! bins are coded by context: the octave of the rank before and of what is left to come. A position of samples ends
+//! when its counts are complete; nothing says how many ids there are.
+
+use super::Fingerprint;
+use super::bins::{Bins, OCTAVES};
+use super::quantize::{
+    LARGEST_ENTROPY, LOWEST_LEVEL, NO_TAIL, RowCodes, SampleCodes, TopKCodes, tail_temperatures,
+};
+use super::rans::{Decoder, Encoder, Table};
+use crate::recipe::SupportPlan;
+
+/// Bins of the distance from one rank to the next, less one.
+const GAPS: Bins = Bins::new(1);
+
+/// Bins of the ids or samples that are still to come.
+const LEFT: Bins = Bins::new(1);
+
+/// Bins of levels, counted upwards from the lowest of the position.
+const LEVELS: Bins = Bins::new(3);
+
+/// Bins of the lowest level of a position.
+const DEPTHS: Bins = Bins::new(4);
+
+/// Bins of counts.
+const COUNTS: Bins = Bins::new(2);
+
+/// No bins: every number is a symbol.
+const PLAIN: Bins = Bins::new(15);
+
+/// One kind of number: its bins and its contexts, which have a table each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Field {
+    bins: Bins,
+    largest: u32,
+    first_table: usize,
+    num_tables: usize,
+}
+
+/// The kinds of numbers in the streams of a cache.
+#[derive(Debug, Clone)]
+pub(super) struct Fields {
+    gaps: Field,
+    weights: Field,
+    /// Lowest level of a position; without a place in samples.
+    depths: Field,
+    /// Codes of the tail at each temperature, or of the entropy.
+    masses: Field,
+    left_contexts: usize,
+    per_position: PerPosition,
+    sequence_length: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum PerPosition {
+    TopK { top_k: u32, num_tails: usize },
+    Samples { samples: u32 },
+}
+
+/// A number of a stream and the table of its bin.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Coded {
+    pub(super) table: usize,
+    pub(super) bin: u32,
+    low_bits: u32,
+    pub(super) num_low_bits: u32,
+}
+
+impl Field {
+    fn coded(&self, context: usize, number: u32) -> Coded {
+        let (low_bits, num_low_bits) = self.bins.low_bits(number);
+        Coded {
+            table: self.first_table + context,
+            bin: self.bins.bin(number),
+            low_bits,
+            num_low_bits,
+        }
+    }
+
+    #[inline]
+    fn decode(&self, context: usize, tables: &[Table], from: &mut Decoder<'_>) -> Option<u32> {
+        let bin = from.symbol(tables.get(self.first_table + context)?)?;
+        let (start, num_low_bits) = self.bins.start(bin);
+        let number = start + from.bits(num_low_bits)?;
+        (number <= self.largest).then_some(number)
+    }
+
+    fn num_symbols(&self) -> usize {
+        self.bins.count(self.largest)
+    }
+}
+
+impl Fields {
+    pub(super) fn of(fingerprint: &Fingerprint) -> Self {
+        let size = |size: usize| u32::try_from(size).expect("sizes of a fingerprint are checked");
+        let largest_gap = size(fingerprint.vocab_size) - 1;
+        let rank_contexts = OCTAVES.count(largest_gap + 1);
+        let mut num_tables = 0;
+        let mut field = |bins, largest, contexts: usize| {
+            let first_table = num_tables;
+            num_tables += contexts;
+            Field {
+                bins,
+                largest,
+                first_table,
+                num_tables: contexts,
+            }
+        };
+        let (left, per_position) = match fingerprint.support {
+            SupportPlan::TopK(top_k) => {
+                let num_tails = tail_temperatures(&fingerprint.temperatures).len();
+                let top_k = size(top_k);
+                (top_k, PerPosition::TopK { top_k, num_tails })
+            }
+            SupportPlan::Samples { num_draws, .. } => {
+                let samples = size(num_draws);
+                (samples, PerPosition::Samples { samples })
+            }
+        };
+        let left_contexts = LEFT.count(left);
+        let gaps = field(GAPS, largest_gap, rank_contexts * left_contexts);
+        let (weights, depths, masses) = match per_position {
+            PerPosition::TopK { num_tails, .. } => (
+                field(LEVELS, u32::from(LOWEST_LEVEL), rank_contexts),
+                field(DEPTHS, u32::from(LOWEST_LEVEL), 1),
+                field(PLAIN, u32::from(NO_TAIL), num_tails),
+            ),
+            PerPosition::Samples { samples } => (
+                field(COUNTS, samples, rank_contexts * left_contexts),
+                field(DEPTHS, 0, 0),
+                field(PLAIN, u32::from(LARGEST_ENTROPY), left_contexts),
+            ),
+        };
+        Self {
+            gaps,
+            weights,
+            depths,
+            masses,
+            left_contexts,
+            per_position,
+            sequence_length: fingerprint.sequence_length,
+        }
+    }
+
+    /// Symbols of every table, in the order of the tables.
+    pub(super) fn num_symbols(&self) -> impl Iterator<Item = usize> {
+        let fields = [self.gaps, self.weights, self.depths, self.masses];
+        fields
+            .into_iter()
+            .flat_map(|field| std::iter::repeat_n(field.num_symbols(), field.num_tables))
+    }
+
+    /// Context of what follows a rank: `next` is the least rank that may come, `left` what is still to come.
+    #[inline]
+    fn context(&self, next: u32, left: u32) -> usize {
+        OCTAVES.bin(next) as usize * self.left_contexts + LEFT.bin(left) as usize
+    }
+
+    /// Gives every number of a row to `visit`, in the order of the stream. `ranks` are those of the row's ids.
+    pub(super) fn walk(&self, codes: &RowCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
+        match codes {
+            RowCodes::TopK(codes) => self.walk_top_k(codes, ranks, visit),
+            RowCodes::Samples(codes) => self.walk_samples(codes, ranks, visit),
+        }
+    }
+
+    fn walk_top_k(&self, codes: &TopKCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
+        let PerPosition::TopK { top_k, num_tails } = self.per_position else {
+            return;
+        };
+        let positions = ranks.chunks_exact(top_k as usize);
+        let positions = positions.zip(codes.levels.chunks_exact(top_k as usize));
+        for ((ranks, levels), tails) in positions.zip(codes.tails.chunks_exact(num_tails)) {
+            for (context, &tail) in tails.iter().enumerate() {
+                visit(self.masses.coded(context, u32::from(tail)));
+            }
+            let depth = u32::from(levels.iter().copied().max().unwrap_or(0));
+            visit(self.depths.coded(0, depth));
+            let entries = ranks.iter().copied().zip(levels.iter().copied());
+            let (mut next, mut left) = (0, top_k);
+            for (rank, level) in ascending(entries) {
+                visit(self.gaps.coded(self.context(next, left), rank - next));
+                let octave = OCTAVES.bin(rank) as usize;
+                visit(self.weights.coded(octave, depth - u32::from(level)));
+                (next, left) = (rank + 1, left - 1);
+            }
+        }
+    }
+
+    fn walk_samples(&self, codes: &SampleCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
+        let PerPosition::Samples { samples } = self.per_position else {
+            return;
+        };
+        let mut start = 0;
+        for (&num_ids, &entropy) in codes.num_ids.iter().zip(&codes.entropies) {
+            let range = start..start + num_ids as usize;
+            start = range.end;
+            let entries = ranks[range.clone()].iter().copied();
+            let entries = entries.zip(codes.counts[range].iter().copied());
+            let (mut next, mut left) = (0, samples);
+            for (rank, count) in ascending(entries) {
+                let context = self.context(next, left);
+                visit(self.gaps.coded(context, rank - next));
+                let context = self.context(rank, left);
+                visit(self.weights.coded(context, count));
+                (next, left) = (rank + 1, left - count);
+            }
+            let context = LEFT.bin(num_ids) as usize;
+            visit(self.masses.coded(context, u32::from(entropy)));
+        }
+    }
+
+    /// The row of a stream, or `None` if the stream is not one that [`walk`](Self::walk) makes. `ids` are those of the
+    /// shard by rank.
+    pub(super) fn decode(&self, bytes: &[u8], ids: &[u32], tables: &[Table]) -> Option<RowCodes> {
+        let mut from = Decoder::new(bytes)?;
+        let codes = match self.per_position {
+            PerPosition::TopK { top_k, num_tails } => {
+                RowCodes::TopK(self.decode_top_k(&mut from, ids, tables, (top_k, num_tails))?)
+            }
+            PerPosition::Samples { samples } => {
+                RowCodes::Samples(self.decode_samples(&mut from, ids, tables, samples)?)
+            }
+        };
+        from.is_finished().then_some(codes)
+    }
+
+    fn decode_top_k(
+        &self,
+        from: &mut Decoder<'_>,
+        ids: &[u32],
+        tables: &[Table],
+        (top_k, num_tails): (u32, usize),
+    ) -> Option<TopKCodes> {
+        let mut codes = TopKCodes::default();
+        let mut entries: Vec<u64> = Vec::with_capacity(top_k as usize);
+        for _ in 0..self.sequence_length {
+            for context in 0..num_tails {
+                let tail = self.masses.decode(context, tables, from)?;
+                codes.tails.push(u16::try_from(tail).ok()?);
+            }
+            let depth = self.depths.decode(0, tables, from)?;
+            let mut next = 0;
+            for left in (1..=top_k).rev() {
+                let rank = self.decode_rank(from, tables, next, left)?;
+                let octave = OCTAVES.bin(rank) as usize;
+                let above = self.weights.decode(octave, tables, from)?;
+                entries.push(packed(*ids.get(rank as usize)?, depth.checked_sub(above)?));
+                next = rank + 1;
+            }
+            entries.sort_unstable();
+            for (id, level) in entries.drain(..).map(unpacked) {
+                codes.ids.push(id);
+                codes.levels.push(u16::try_from(level).ok()?);
+            }
+        }
+        Some(codes)
+    }
+
+    fn decode_samples(
+        &self,
+        from: &mut Decoder<'_>,
+        ids: &[u32],
+        tables: &[Table],
+        samples: u32,
+    ) -> Option<SampleCodes> {
+        let mut codes = SampleCodes::default();
+        let mut entries: Vec<u64> = Vec::new();
+        for _ in 0..self.sequence_length {
+            let (mut next, mut left) = (0, samples);
+            while left > 0 {
+                let rank = self.decode_rank(from, tables, next, left)?;
+                let context = self.context(rank, left);
+                let count = self.weights.decode(context, tables, from)?;
+                if count == 0 {
+                    return None;
+                }
+                entries.push(packed(*ids.get(rank as usize)?, count));
+                next = rank + 1;
+                left = left.checked_sub(count)?;
+            }
+            let num_ids = u32::try_from(entries.len()).ok()?;
+            let entropy = self
+                .masses
+                .decode(LEFT.bin(num_ids) as usize, tables, from)?;
+            codes.num_ids.push(num_ids);
+            codes.entropies.push(u16::try_from(entropy).ok()?);
+            entries.sort_unstable();
+            for (id, count) in entries.drain(..).map(unpacked) {
+                codes.ids.push(id);
+                codes.counts.push(count);
+            }
+        }
+        Some(codes)
+    }
+
+    #[inline]
+    fn decode_rank(
+        &self,
+        from: &mut Decoder<'_>,
+        tables: &[Table],
+        next: u32,
+        left: u32,
+    ) -> Option<u32> {
+        let gap = self.gaps.decode(self.context(next, left), tables, from)?;
+        let rank = next.checked_add(gap)?;
+        (rank <= self.gaps.largest).then_some(rank)
+    }
+}
+
+impl Coded {
+    /// Puts the number on a stream; `None` if its table does not have its bin.
+    pub(super) fn put(self, tables: &[Table], to: &mut Encoder) -> Option<()> {
+        to.put(tables.get(self.table)?.slot(self.bin)?);
+        to.put_bits(self.low_bits, self.num_low_bits);
+        Some(())
+    }
+}
+
+/// An id and its weight as one number, which sorts by id.
+fn packed(id: u32, weight: u32) -> u64 {
+    u64::from(id) << 32 | u64::from(weight)
+}
+
+fn unpacked(entry: u64) -> (u32, u32) {
+    let [id, weight] = [entry >> 32, entry & u64::from(u32::MAX)];
+    let half = |half: u64| u32::try_from(half).expect("32 bits were put in");
+    (half(id), half(weight))
+}
+
+/// Entries of a position by ascending rank.
+fn ascending<T: Copy>(entries: impl Iterator<Item = (u32, T)>) -> Vec<(u32, T)> {
+    let mut entries: Vec<(u32, T)> = entries.collect();
+    entries.sort_unstable_by_key(|(rank, _)| *rank);
+    entries
+}

@@ -1,0 +1,57 @@
+//! What a cache gives back for a row.
+
+/// What the teacher said about the positions of one row. Position `t` is about token `t + 1`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowSupports {
+    /// The teacher's likeliest ids.
+    TopK(TopKSupports),
+    /// Ids drawn from the teacher.
+    Samples(SampledSupports),
+}
+
+/// The teacher's likeliest ids at every position of a row.
+///
+/// At the `j`-th declared temperature `T` the probability of support entry `i` of position `t` is
+/// `exp(log_probs[i] / T − lse[j][t])`; what is missing to one is the tail mass. The sum over the support may pass
+/// one by rounding in f32 when the tail is empty, so clamp the tail mass at zero.
+///
+/// # Shapes
+///
+/// `L` is the sequence length, `K` the entries kept per position.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopKSupports {
+    /// Entries kept per position.
+    pub top_k: usize,
+    /// Token ids, distinct and ascending within a position. `[L * K]`
+    pub ids: Vec<u32>,
+    /// Natural logarithms of the probabilities at temperature 1, in the order of `ids`. `[L * K]`
+    pub log_probs: Vec<f32>,
+    /// Per temperature, log-sum-exp of all `V` log-probabilities divided by it. `[num_temperatures][L]`
+    pub lse: Vec<Vec<f32>>,
+}
+
+/// Ids drawn from the teacher at temperature 1, at every position of a row, and how often each was.
+///
+/// `counts / N` is an unbiased estimate of the teacher's probabilities, and there is no tail.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SampledSupports {
+    /// Distinct ids of each position. `[L]`
+    pub num_ids: Vec<u32>,
+    /// Token ids, distinct and ascending within a position, position by position.
+    pub ids: Vec<u32>,
+    /// Draws that fell on each, in the order of `ids`; those of a position sum to `N`.
+    pub counts: Vec<u32>,
+    /// The teacher's own entropy, in nats. `[L]`
+    pub entropies: Vec<f32>,
+}
+
+impl SampledSupports {
+    /// The entries of each position, as a range into `ids` and `counts`.
+    pub fn ranges(&self) -> impl Iterator<Item = std::ops::Range<usize>> {
+        self.num_ids.iter().scan(0, |start, &num_ids| {
+            let range = *start..*start + num_ids as usize;
+            *start = range.end;
+            Some(range)
+        })
+    }
+}

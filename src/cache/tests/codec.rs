@@ -1,0 +1,264 @@
+//! The entropy coder against itself, against the entropy, and against garbage.
+
+use super::super::quantize::{RowCodes, dequantize, quantize};
+use super::super::stream::Fields;
+use super::super::tables::Tables;
+use super::*;
+
+fn codes(of: &Fingerprint, num_rows: usize) -> Vec<RowCodes> {
+    let rows = (0..num_rows).map(|row_idx| supports(row_idx, of));
+    rows.map(|row| quantize(&row, &of.temperatures)).collect()
+}
+
+fn measured(of: &Fingerprint, rows: &[RowCodes]) -> (Tables, Vec<Vec<u8>>) {
+    let written = Tables::measure(of, rows.iter());
+    let ranks = written.ranks();
+    let streams = rows.iter().map(|row| written.encode(row, &ranks)).collect();
+    let read = Tables::from_bytes(&written.to_bytes(), of).unwrap();
+    (read, streams)
+}
+
+#[test]
+fn every_row_of_a_shard_comes_back_from_its_stream_alone() {
+    for of in [fingerprint(), sampled()] {
+        let rows = codes(&of, 7);
+        let (tables, streams) = measured(&of, &rows);
+        for (row, stream) in rows.iter().zip(&streams).rev() {
+            assert_eq!(tables.decode(stream).as_ref(), Some(row));
+        }
+    }
+}
+
+#[test]
+fn what_came_back_is_stored_as_the_same_numbers() {
+    for of in [fingerprint(), sampled()] {
+        for row in codes(&of, 10) {
+            let back = dequantize(row.clone(), of.most_entries(), &of.temperatures);
+            assert_eq!(quantize(&back, &of.temperatures), row);
+        }
+    }
+}
+
+#[test]
+fn the_likeliest_ids_keep_the_mass_that_was_captured() {
+    let of = fingerprint();
+    for row_idx in 0..10 {
+        let want = top_k_supports(row_idx, &of, 5);
+        let codes = quantize(&RowSupports::TopK(want.clone()), &of.temperatures);
+        let RowSupports::TopK(got) = dequantize(codes, 5, &of.temperatures) else {
+            panic!("the likeliest ids");
+        };
+        for (place, temperature) in of.temperatures.iter().enumerate() {
+            for position in 0..of.sequence_length {
+                let mass = |row: &TopKSupports| -> f64 {
+                    let log_probs = &row.log_probs[5 * position..5 * position + 5];
+                    let lse = f64::from(row.lse[place][position]);
+                    log_probs
+                        .iter()
+                        .map(|l| (f64::from(*l) / temperature - lse).exp())
+                        .sum()
+                };
+                let log_odds = |mass: f64| (1.0 - mass).ln() - mass.ln();
+                let difference = log_odds(mass(&got)) - log_odds(mass(&want));
+                assert!(
+                    difference.abs() <= 1.0 / 32.0 + 1e-4,
+                    "{difference} at {temperature}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_likeliest_id_stays_the_likeliest_however_near_others_are() {
+    for (log_probs, top) in [
+        ([-1.2_f32, -1.19, -1.191, -1.25, -3.0], 1),
+        ([-1.5, -1.5, -1.5, -1.5, -1.5], 0),
+        ([-1.6, -1.6, -1.6, -1.600_1, -1.599_9], 4),
+    ] {
+        let row = TopKSupports {
+            top_k: 5,
+            ids: vec![3, 4, 5, 6, 9],
+            log_probs: log_probs.to_vec(),
+            lse: vec![vec![0.0]],
+        };
+        let codes = quantize(&RowSupports::TopK(row), &[1.0]);
+        let RowSupports::TopK(back) = dequantize(codes, 5, &[1.0]) else {
+            panic!("the likeliest ids");
+        };
+        let others = back
+            .log_probs
+            .iter()
+            .enumerate()
+            .filter(|(place, _)| *place != top);
+        for (_, other) in others {
+            assert!(*other < back.log_probs[top], "{:?}", back.log_probs);
+        }
+    }
+}
+
+#[test]
+fn rounding_costs_less_than_a_thousandth_of_a_nat() {
+    let of = Fingerprint {
+        support: SupportPlan::TopK(32),
+        ..fingerprint()
+    };
+    let (mut kl, mut positions) = (0.0, 0.0);
+    for row_idx in 0..10 {
+        let want = top_k_supports(row_idx, &of, 32);
+        let codes = quantize(&RowSupports::TopK(want.clone()), &of.temperatures);
+        let RowSupports::TopK(got) = dequantize(codes, 32, &of.temperatures) else {
+            panic!("the likeliest ids");
+        };
+        for (got, want) in got.log_probs.chunks(32).zip(want.log_probs.chunks(32)) {
+            let tail = |row: &[f32]| 1.0 - row.iter().map(|l| f64::from(*l).exp()).sum::<f64>();
+            let pairs = want
+                .iter()
+                .zip(got)
+                .map(|(p, q)| (f64::from(*p), f64::from(*q)));
+            kl += pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            kl += tail(want) * (tail(want) / tail(got)).ln();
+            positions += 1.0;
+        }
+    }
+    assert!(
+        (0.0..1e-3).contains(&(kl / positions)),
+        "{}",
+        kl / positions
+    );
+}
+
+/// The plain twin: ranks by sorting, numbers of bits by the definition of entropy.
+#[test]
+fn streams_are_as_long_as_the_entropy_of_their_contexts() {
+    for of in [
+        Fingerprint {
+            sequence_length: 300,
+            ..fingerprint()
+        },
+        Fingerprint {
+            sequence_length: 300,
+            ..sampled()
+        },
+    ] {
+        let rows = codes(&of, 6);
+        let (_, streams) = measured(&of, &rows);
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        let ids = |row: &RowCodes| match row {
+            RowCodes::TopK(codes) => codes.ids.clone(),
+            RowCodes::Samples(codes) => codes.ids.clone(),
+        };
+        for id in rows.iter().flat_map(&ids) {
+            *counts.entry(id).or_default() += 1;
+        }
+        let mut by_rank: Vec<u32> = counts.keys().copied().collect();
+        by_rank.sort_by_key(|id| (std::cmp::Reverse(counts[id].ilog2()), *id));
+        let ranks: BTreeMap<u32, u32> = by_rank.into_iter().zip(0..).collect();
+        let fields = Fields::of(&of);
+        let mut symbols: BTreeMap<usize, BTreeMap<u32, f64>> = BTreeMap::new();
+        let mut raw_bits = 0;
+        for row in &rows {
+            let ranks: Vec<u32> = ids(row).iter().map(|id| ranks[id]).collect();
+            fields.walk(row, &ranks, &mut |coded| {
+                *symbols
+                    .entry(coded.table)
+                    .or_default()
+                    .entry(coded.bin)
+                    .or_default() += 1.0;
+                raw_bits += coded.num_low_bits;
+            });
+        }
+        let entropy = |counts: &BTreeMap<u32, f64>| {
+            let total: f64 = counts.values().sum();
+            counts
+                .values()
+                .map(|count| count * (total / count).log2())
+                .sum::<f64>()
+        };
+        let want = f64::from(raw_bits) + symbols.values().map(entropy).sum::<f64>();
+        let got = streams
+            .iter()
+            .map(|stream| stream.len() as f64 * 8.0 - 64.0)
+            .sum::<f64>();
+        assert!(
+            (0.999 * want..1.01 * want + 200.0).contains(&got),
+            "{got} bits for {want}"
+        );
+    }
+}
+
+#[test]
+fn the_largest_numbers_come_back() {
+    let of = Fingerprint {
+        sequence_length: 2,
+        vocab_size: 1 << 17,
+        support: SupportPlan::Samples {
+            num_draws: 1 << 16,
+            sampling: Sampling::Independent,
+        },
+        ..sampled()
+    };
+    let last = (1 << 17) - 1;
+    let row = RowSupports::Samples(SampledSupports {
+        num_ids: vec![1, 3],
+        ids: vec![last, 0, 1, last],
+        counts: vec![1 << 16, 1, (1 << 16) - 3, 2],
+        entropies: vec![0.0, 11.0],
+    });
+    let rows = [quantize(&row, &of.temperatures)];
+    let (tables, streams) = measured(&of, &rows);
+    assert_eq!(tables.decode(&streams[0]).as_ref(), Some(&rows[0]));
+    assert_eq!(dequantize(rows[0].clone(), 0, &of.temperatures), row);
+}
+
+proptest! {
+    #[test]
+    fn flipped_bits_of_a_stream_end_in_an_answer(flips in prop::collection::vec(any::<prop::sample::Index>(), 1..4), is_sampled in any::<bool>()) {
+        let of = if is_sampled { sampled() } else { fingerprint() };
+        let rows = codes(&of, 2);
+        let (tables, mut streams) = measured(&of, &rows);
+        for flip in flips {
+            let bit = flip.index(streams[0].len() * 8);
+            streams[0][bit / 8] ^= 1 << (bit % 8);
+        }
+        // What is noticed is refused; the rest is a row of the right shape.
+        match tables.decode(&streams[0]) {
+            None => {}
+            Some(RowCodes::TopK(codes)) => prop_assert_eq!(codes.ids.len(), 80),
+            Some(RowCodes::Samples(codes)) => prop_assert_eq!(codes.num_ids.len(), 16),
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_tables_and_streams_or_are_refused(
+        mut bytes in prop::collection::vec(any::<u8>(), 0..400),
+        stream in prop::collection::vec(any::<u8>(), 0..400),
+        num_flips in 0usize..8,
+    ) {
+        for of in [fingerprint(), sampled()] {
+            prop_assert!(Tables::from_bytes(&bytes, &of).is_none_or(|tables| tables.decode(&stream).is_none_or(|_| true)));
+            // Tables that are nearly right are where the danger is.
+            let rows = codes(&of, 1);
+            let mut near = Tables::measure(&of, rows.iter()).to_bytes();
+            for flip in bytes.drain(..num_flips.min(bytes.len())) {
+                let place = usize::from(flip) * near.len() / 256;
+                near[place] ^= flip;
+            }
+            if let Some(tables) = Tables::from_bytes(&near, &of) {
+                tables.decode(&stream);
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_probability_comes_back_within_the_bound(log_odds in prop::collection::vec(-30.0f32..0.0, 5), tail in 0.0f64..0.9) {
+        let norm = log_odds.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln() - (1.0 - tail).ln();
+        let log_probs: Vec<f32> = log_odds.iter().map(|l| to_f32(f64::from(*l) - norm)).collect();
+        let row = TopKSupports { top_k: 5, ids: vec![0, 1, 2, 3, 4], log_probs, lse: vec![vec![0.0]] };
+        let codes = quantize(&RowSupports::TopK(row.clone()), &[1.0]);
+        let RowSupports::TopK(back) = dequantize(codes, 5, &[1.0]) else {
+            panic!("the likeliest ids");
+        };
+        assert_top_k_close(&back, &row);
+    }
+}

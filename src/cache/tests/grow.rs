@@ -1,0 +1,112 @@
+//! Caches that get more rows.
+
+use tempfile::tempdir;
+
+use super::*;
+
+#[test]
+fn a_cache_that_grew_has_the_bytes_of_one_captured_at_once() {
+    for (few, many) in [(3, 10), (4, 10), (6, 7), (1, 9), (9, 10)] {
+        let (whole, dir) = (tempdir().unwrap(), tempdir().unwrap());
+        build_rows(whole.path(), &fingerprint(), many);
+        build_rows(dir.path(), &fingerprint(), few);
+        let error = open_for(dir.path(), &fingerprint(), many).unwrap_err();
+        assert!(error.is_unfinished(), "{error}");
+        let mut writer = try_writer(dir.path(), &fingerprint(), many).unwrap();
+        assert_eq!(
+            writer.missing_rows(),
+            (few..many).collect::<Vec<_>>(),
+            "nothing twice"
+        );
+        capture(&mut writer, &fingerprint(), usize::MAX);
+        writer.finish().unwrap();
+        assert!(
+            contents(dir.path()) == contents(whole.path()),
+            "{few} rows, then {many}"
+        );
+    }
+}
+
+#[test]
+fn a_capture_killed_while_it_grows_keeps_what_was_there() {
+    let (whole, dir) = (tempdir().unwrap(), tempdir().unwrap());
+    build(whole.path(), &fingerprint());
+    build_rows(dir.path(), &fingerprint(), 6);
+    let mut writer = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap();
+    capture(&mut writer, &fingerprint(), 1);
+    drop(writer);
+    // The rows of before are a cache as they were,
+    let writer = try_writer(dir.path(), &fingerprint(), 6).unwrap();
+    assert_eq!(writer.missing_rows(), [0_usize; 0]);
+    writer.finish().unwrap();
+    assert_eq!(
+        open_for(dir.path(), &fingerprint(), 6)
+            .unwrap()
+            .manifest()
+            .num_rows,
+        6
+    );
+    // and the rest is captured as if nothing had happened.
+    let mut writer = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap();
+    assert_eq!(
+        capture(&mut writer, &fingerprint(), usize::MAX),
+        [6, 7, 8, 9]
+    );
+    writer.finish().unwrap();
+    assert!(contents(dir.path()) == contents(whole.path()));
+}
+
+#[test]
+fn a_larger_cache_serves_who_wants_less() {
+    let dir = tempdir().unwrap();
+    let of = fingerprint();
+    build(dir.path(), &of);
+    let before = contents(dir.path());
+    for num_rows in [1, 4, 6, 9] {
+        let cache = open_for(dir.path(), &of, num_rows).unwrap();
+        assert_close(
+            &read(&cache, &[num_rows - 1]).unwrap()[0],
+            &supports(num_rows - 1, &of),
+        );
+    }
+    // A shard is lost: who wants less mends it and takes nothing away.
+    fs::remove_file(dir.path().join("shard-00000.parquet")).unwrap();
+    let mut writer = try_writer(dir.path(), &of, 6).unwrap();
+    assert_eq!(capture(&mut writer, &of, usize::MAX), [0, 1, 2, 3]);
+    writer.finish().unwrap();
+    assert!(contents(dir.path()) == before);
+}
+
+#[test]
+fn rows_of_another_text_are_refused_and_left_alone() {
+    let dir = tempdir().unwrap();
+    let of = fingerprint();
+    build_rows(dir.path(), &of, 6);
+    let before = contents(dir.path());
+    for (changed, num_rows) in [(2, 6), (5, 10), (4, 5)] {
+        let mut rows: Vec<Vec<u32>> = (0..num_rows).map(|row_idx| tokens(row_idx, &of)).collect();
+        rows[changed][0] ^= 1;
+        let other = TokenHashes::of(rows.iter().map(Vec::as_slice));
+        let wanted = Wanted {
+            fingerprint: &of,
+            tokens: &other,
+        };
+        let opened = Cache::open(dir.path(), wanted).unwrap_err();
+        let written = CacheWriter::open(dir.path(), wanted, ROWS_PER_SHARD, None).unwrap_err();
+        for error in [opened, written] {
+            assert!(matches!(error, CacheError::OtherRows { .. }), "{error}");
+            assert!(error.help().is_some());
+        }
+    }
+    assert!(contents(dir.path()) == before);
+}
+
+#[test]
+fn no_rows_are_added_while_another_reads() {
+    let dir = tempdir().unwrap();
+    let cache = build_rows(dir.path(), &fingerprint(), 6);
+    let error = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap_err();
+    assert!(matches!(error, CacheError::Locked { .. }), "{error}");
+    drop(cache);
+    assert_eq!(open_writer(dir.path()).next_row(), Some(6));
+}

@@ -1,0 +1,147 @@
+//! A capture that is split and joined.
+
+use std::path::PathBuf;
+
+use tempfile::{TempDir, tempdir};
+
+use super::*;
+
+fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> CacheWriter {
+    let tokens = hashes(of, num_rows);
+    let wanted = Wanted {
+        fingerprint: of,
+        tokens: &tokens,
+    };
+    CacheWriter::open(dir, wanted, ROWS_PER_SHARD, Some(part)).unwrap()
+}
+
+fn build_part(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> Vec<usize> {
+    let mut writer = part_writer(dir, of, num_rows, part);
+    let captured = capture(&mut writer, of, usize::MAX);
+    writer.finish().unwrap();
+    captured
+}
+
+fn parts(of: usize) -> Vec<TempDir> {
+    let dirs: Vec<TempDir> = (0..of).map(|_| tempdir().unwrap()).collect();
+    for (place, dir) in dirs.iter().enumerate() {
+        build_part(
+            dir.path(),
+            &fingerprint(),
+            NUM_ROWS,
+            Part {
+                part: place + 1,
+                of,
+            },
+        );
+    }
+    dirs
+}
+
+fn paths(dirs: &[TempDir]) -> Vec<PathBuf> {
+    dirs.iter().map(|dir| dir.path().to_path_buf()).collect()
+}
+
+#[test]
+fn merged_parts_have_the_bytes_of_one_capture() {
+    let whole = tempdir().unwrap();
+    build(whole.path(), &fingerprint());
+    // Three shards: one part each, two parts, and more parts than shards.
+    for of in 1..=5 {
+        let (dirs, into) = (parts(of), tempdir().unwrap());
+        let mut paths = paths(&dirs);
+        paths.reverse();
+        let manifest = merge(&paths, into.path()).unwrap();
+        assert_eq!((manifest.num_rows, manifest.part), (10, None));
+        assert!(
+            contents(into.path()) == contents(whole.path()),
+            "{of} parts"
+        );
+        merge(&paths, into.path()).unwrap(); // again is no harm
+        let cache = open_for(into.path(), &fingerprint(), NUM_ROWS).unwrap();
+        assert_close(
+            &read(&cache, &[9]).unwrap()[0],
+            &supports(9, &fingerprint()),
+        );
+    }
+}
+
+#[test]
+fn a_part_has_its_own_rows_resumes_and_is_verified_but_not_trained_on() {
+    let dir = tempdir().unwrap();
+    let part = Part { part: 2, of: 2 };
+    let mut writer = part_writer(dir.path(), &fingerprint(), NUM_ROWS, part);
+    assert_eq!(writer.missing_rows(), [4, 5, 6, 7]);
+    capture(&mut writer, &fingerprint(), 2);
+    drop(writer);
+    assert_eq!(
+        build_part(dir.path(), &fingerprint(), NUM_ROWS, part),
+        [4, 5, 6, 7]
+    );
+    assert_eq!(verify(dir.path(), |_| {}).unwrap().num_rows, 4);
+    assert_eq!(
+        Cache::open_any(dir.path())
+            .unwrap()
+            .stat()
+            .unwrap()
+            .num_rows,
+        4
+    );
+    let error = open_for(dir.path(), &fingerprint(), NUM_ROWS).unwrap_err();
+    assert!(matches!(error, CacheError::OnlyPart { .. }), "{error}");
+    assert!(error.help().unwrap().contains("cache merge"));
+    let error = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap_err();
+    assert!(matches!(error, CacheError::OtherPart { .. }), "{error}");
+}
+
+#[test]
+fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
+    let (two, three) = (parts(2), parts(3));
+    let (two, three) = (paths(&two), paths(&three));
+    let others = tempdir().unwrap();
+    build_part(others.path(), &sampled(), NUM_ROWS, Part { part: 2, of: 2 });
+    let shorter = tempdir().unwrap();
+    build_part(shorter.path(), &fingerprint(), 9, Part { part: 2, of: 2 });
+    let whole = tempdir().unwrap();
+    build(whole.path(), &fingerprint());
+    let path = |dir: &TempDir| dir.path().to_path_buf();
+    let cases = [
+        (vec![], "no part is named"),
+        (vec![two[0].clone()], "of 2 parts, 2 is missing"),
+        (vec![three[1].clone()], "of 3 parts, 1, 3 is missing"),
+        (
+            vec![two[0].clone(), two[1].clone(), two[0].clone()],
+            "are both part 1 of 2",
+        ),
+        (
+            vec![two[0].clone(), three[1].clone()],
+            "one of 3 of 10 in 4",
+        ),
+        (vec![two[0].clone(), path(&shorter)], "one of 2 of 9 in 4"),
+        (vec![two[0].clone(), path(&others)], "`support` is"),
+        (
+            vec![two[0].clone(), path(&whole)],
+            "is no part but a whole cache",
+        ),
+        (
+            vec![two[0].clone(), two[1].join("nowhere")],
+            "holds no finished cache",
+        ),
+    ];
+    let into = tempdir().unwrap();
+    for (parts, want) in cases {
+        let error = merge(&parts, into.path()).unwrap_err();
+        assert!(error.to_string().contains(want), "{want}: {error}");
+        assert!(contents(into.path()).is_empty(), "nothing was written");
+    }
+    let error = merge(&two, whole.path()).map(|manifest| manifest.num_rows);
+    assert_eq!(error.unwrap(), 10, "the same cache is there already");
+    let error = merge(&two, others.path()).unwrap_err();
+    assert!(matches!(error, CacheError::Occupied { .. }), "{error}");
+
+    let shard = two[0].join("shard-00000.parquet");
+    change(&shard, |bytes| bytes[100] ^= 1);
+    let error = merge(&two, into.path()).unwrap_err();
+    assert!(matches!(error, CacheError::ShardChecksum { .. }), "{error}");
+    assert!(contents(into.path()).is_empty(), "nothing was written");
+}

@@ -1,0 +1,73 @@
+//! A shard in memory: what rows would take, and what they would come back as.
+
+use super::columns::{column, store};
+use super::quantize::dequantize;
+use super::shard::Shard;
+use super::tables::Tables;
+use super::write::shard_bytes;
+use super::{CacheError, Fingerprint, RowSupports, ShardRecord, manifest};
+
+/// A few rows as they would be stored in one shard.
+#[derive(Debug)]
+pub struct Trial {
+    /// Length of the shard without its tables.
+    pub rows_bytes: u64,
+    /// Length of its tables, which a shard has once; more rows need somewhat larger ones.
+    pub tables_bytes: u64,
+    fingerprint: Fingerprint,
+    tables: Tables,
+    streams: Vec<Vec<u8>>,
+}
+
+impl Trial {
+    /// Stores rows, each with its tokens.
+    pub fn of(
+        fingerprint: &Fingerprint,
+        rows: &[(&[u32], &RowSupports)],
+    ) -> Result<Self, CacheError> {
+        fingerprint.check_sizes()?;
+        let mut stored = Vec::new();
+        for (row_idx, (tokens, supports)) in rows.iter().enumerate() {
+            let row = store(tokens, 0, supports, fingerprint);
+            stored.push(row.map_err(|what| CacheError::Refused { row_idx, what })?);
+        }
+        let bytes = shard_bytes(fingerprint, 0, &stored)?;
+        let dir = tempfile::tempdir()?;
+        let record = ShardRecord {
+            file: manifest::shard_file(0),
+            rows: rows.len(),
+            tokens_blake3: String::new(),
+            bytes: bytes.len() as u64,
+            blake3: blake3::hash(&bytes).to_hex().to_string(),
+        };
+        let path = dir.path().join(&record.file);
+        crate::files::write_atomically(&path, |out| out.write_all(&bytes))?;
+        let columns = Shard::new(dir.path(), &record).column_bytes(dir.path())?;
+        let tables_bytes = columns.get(column::TABLES).copied().unwrap_or(0);
+        let written = Tables::measure(fingerprint, stored.iter().map(|row| &row.codes));
+        let ranks = written.ranks();
+        let streams = stored.iter().map(|row| written.encode(&row.codes, &ranks));
+        let streams = streams.collect();
+        let tables = Tables::from_bytes(&written.to_bytes(), fingerprint);
+        Ok(Self {
+            rows_bytes: record.bytes.saturating_sub(tables_bytes),
+            tables_bytes,
+            fingerprint: fingerprint.clone(),
+            tables: tables.expect("tables come back from their own bytes"),
+            streams,
+        })
+    }
+
+    /// The rows as a reader gets them.
+    pub fn decode(&self) -> Vec<RowSupports> {
+        let Fingerprint { temperatures, .. } = &self.fingerprint;
+        let decode = |stream: &Vec<u8>| {
+            let codes = self
+                .tables
+                .decode(stream)
+                .expect("a stream of these tables");
+            dequantize(codes, self.fingerprint.most_entries(), temperatures)
+        };
+        self.streams.iter().map(decode).collect()
+    }
+}

@@ -1,0 +1,214 @@
+//! What kinds of support cost and keep, measured on a few rows before a long capture.
+
+use std::hint::black_box;
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::select::PositionSupport;
+use super::{Selection, supports};
+use crate::cache::{CacheError, Fingerprint, RowSupports, TopKSupports, Trial};
+use crate::data::TokenRows;
+use crate::model::Decoder;
+use crate::recipe::SupportPlan;
+
+/// Times that rows are decoded; the fastest counts, since other processes can only slow it down.
+const DECODES: usize = 5;
+
+/// Cost and loss of one kind of support. Means are taken over counted positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Trade {
+    /// The support.
+    pub support: SupportPlan,
+    /// Bytes of a position, tokens and all, without the tables of the shard.
+    pub bytes_per_position: f64,
+    /// Bytes of the tables that these rows need; a shard has them once, and those of many rows are a few times as long.
+    pub tables_bytes: u64,
+    /// Ids in a support.
+    pub mean_num_ids: f64,
+    /// Probability outside the support; 0 for samples.
+    pub mean_tail_mass: f64,
+    /// KL(exact ‖ decoded) on the support and one bucket: what rounding costs. Samples are not rounded: 0.
+    pub rounding_kl_nats: f64,
+    /// Mean square of what the target is off the teacher's distribution, summed over the vocabulary: of samples the
+    /// noise of the draws, of the likeliest ids the part outside them, for which the student is told only the sum.
+    pub squared_error: f64,
+    /// Positions decoded in a second on one core.
+    pub decoded_per_sec: u64,
+}
+
+/// Measures kinds of support on the given rows.
+///
+/// Rounding is measured with what the cache's own reader gives back. `fingerprint` names the teacher; its support is
+/// replaced by each of `kinds`.
+pub fn bench(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    row_idxs: &[usize],
+    fingerprint: &Fingerprint,
+    kinds: &[SupportPlan],
+    mut progress: impl FnMut(usize),
+) -> Result<Vec<Trade>, CacheError> {
+    let exact = Selection {
+        support: SupportPlan::TopK(decoder.config.vocab_size),
+        temperatures: &[],
+    };
+    let mut sums: Vec<Sums> = kinds.iter().map(|_| Sums::default()).collect();
+    let mut captured: Vec<Vec<RowSupports>> = kinds.iter().map(|_| Vec::new()).collect();
+    for (place, &row_idx) in row_idxs.iter().enumerate() {
+        let row = [rows.row(row_idx)];
+        let everything = supports(decoder, &row, &exact);
+        for ((&support, sums), captured) in kinds.iter().zip(&mut sums).zip(&mut captured) {
+            let temperatures = &[1.0];
+            let selection = Selection {
+                support,
+                temperatures,
+            };
+            let draws = selection.draws(row[0]);
+            for all in &everything {
+                let RowSupports::TopK(all) = all else {
+                    continue;
+                };
+                let positions = all.log_probs.par_chunks(all.top_k).enumerate();
+                let kept: Vec<PositionSupport> = positions
+                    .map(|(position, log_probs)| selection.select(log_probs, &draws, position))
+                    .collect();
+                let kept = selection.row(&kept);
+                sums.add_errors(&kept, all, rows.counted(row_idx));
+                captured.push(kept);
+            }
+        }
+        progress(place + 1);
+    }
+    let measured = kinds.iter().zip(sums).zip(captured);
+    let trades = measured.map(|((&support, sums), captured)| {
+        let fingerprint = Fingerprint {
+            support,
+            temperatures: vec![1.0],
+            ..fingerprint.clone()
+        };
+        store(rows, row_idxs, &fingerprint, sums, &captured)
+    });
+    trades.collect()
+}
+
+/// Stores what was kept of the rows and reads it back.
+fn store(
+    rows: &TokenRows,
+    row_idxs: &[usize],
+    fingerprint: &Fingerprint,
+    mut sums: Sums,
+    captured: &[RowSupports],
+) -> Result<Trade, CacheError> {
+    let entries = row_idxs.iter().zip(captured);
+    let entries: Vec<(&[u32], &RowSupports)> = entries
+        .map(|(&row_idx, kept)| (rows.row(row_idx), kept))
+        .collect();
+    let trial = Trial::of(fingerprint, &entries)?;
+    let decoded = trial.decode();
+    let timed = (0..DECODES).map(|_| {
+        let since = Instant::now();
+        black_box(trial.decode());
+        since.elapsed().as_secs_f64()
+    });
+    let secs = timed.fold(f64::INFINITY, f64::min);
+    let num_positions = row_idxs.len() * rows.sequence_length();
+    for ((kept, decoded), &row_idx) in captured.iter().zip(&decoded).zip(row_idxs) {
+        sums.add_rounding(kept, decoded, rows.counted(row_idx));
+    }
+    let counted = sums.counted.max(1) as f64;
+    Ok(Trade {
+        support: fingerprint.support,
+        bytes_per_position: trial.rows_bytes as f64 / num_positions as f64,
+        tables_bytes: trial.tables_bytes,
+        mean_num_ids: sums.num_ids as f64 / counted,
+        mean_tail_mass: sums.tail_mass / counted,
+        rounding_kl_nats: sums.rounding_kl / counted,
+        squared_error: sums.squared_error / counted,
+        decoded_per_sec: rate(num_positions, secs),
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rounded; a cast saturates"
+)]
+fn rate(count: usize, secs: f64) -> u64 {
+    (count as f64 / secs).round() as u64
+}
+
+#[derive(Default)]
+struct Sums {
+    counted: usize,
+    num_ids: usize,
+    tail_mass: f64,
+    rounding_kl: f64,
+    squared_error: f64,
+}
+
+impl Sums {
+    /// What was kept of a row against the whole of it.
+    fn add_errors(&mut self, kept: &RowSupports, all: &TopKSupports, counted: usize) {
+        let positions = all
+            .log_probs
+            .chunks_exact(all.top_k)
+            .enumerate()
+            .take(counted);
+        let mut ranges = match kept {
+            RowSupports::TopK(_) => None,
+            RowSupports::Samples(samples) => Some(samples.ranges()),
+        };
+        for (position, log_probs) in positions {
+            self.counted += 1;
+            let prob = |id: &u32| f64::from(log_probs[*id as usize]).exp();
+            let square: f64 = log_probs.iter().map(|l| f64::from(*l).exp().powi(2)).sum();
+            match (kept, ranges.as_mut().and_then(Iterator::next)) {
+                (RowSupports::Samples(samples), Some(range)) => {
+                    let ids = &samples.ids[range.clone()];
+                    let counts = &samples.counts[range];
+                    let drawn = f64::from(counts.iter().sum::<u32>());
+                    let shares = counts.iter().map(|count| f64::from(*count) / drawn);
+                    let changed = ids
+                        .iter()
+                        .zip(shares)
+                        .map(|(id, share)| (share - prob(id)).powi(2) - prob(id).powi(2));
+                    self.squared_error += (square + changed.sum::<f64>()).max(0.0);
+                    self.num_ids += ids.len();
+                }
+                (RowSupports::TopK(kept), _) => {
+                    let ids = &kept.ids[position * kept.top_k..(position + 1) * kept.top_k];
+                    let inside: f64 = ids.iter().map(|id| prob(id).powi(2)).sum();
+                    self.squared_error += (square - inside).max(0.0);
+                    self.tail_mass += (1.0 - ids.iter().map(prob).sum::<f64>()).max(0.0);
+                    self.num_ids += ids.len();
+                }
+                (RowSupports::Samples(_), None) => {}
+            }
+        }
+    }
+
+    fn add_rounding(&mut self, kept: &RowSupports, decoded: &RowSupports, counted: usize) {
+        let (RowSupports::TopK(kept), RowSupports::TopK(decoded)) = (kept, decoded) else {
+            return;
+        };
+        let k = kept.top_k;
+        let positions = kept
+            .log_probs
+            .chunks_exact(k)
+            .zip(decoded.log_probs.chunks_exact(k));
+        for (kept, decoded) in positions.take(counted) {
+            let tail = |row: &[f32]| 1.0 - row.iter().map(|l| f64::from(*l).exp()).sum::<f64>();
+            let pairs = kept
+                .iter()
+                .zip(decoded)
+                .map(|(p, q)| (f64::from(*p), f64::from(*q)));
+            self.rounding_kl += pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            let (p, q) = (tail(kept), tail(decoded));
+            if p > 0.0 && q > 0.0 {
+                self.rounding_kl += p * (p / q).ln();
+            }
+        }
+    }
+}

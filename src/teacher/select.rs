@@ -1,0 +1,249 @@
+//! From the logits of a position to what a cache holds of it.
+
+use std::cmp::Ordering;
+
+use crate::cache::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
+use crate::loss::{exps_in_place, log_sum_exp};
+use crate::random::Stream;
+use crate::recipe::{Sampling, SupportPlan};
+
+/// Logits further below the largest have no probability to speak of: e^−87 is the smallest normal f32.
+const LOWEST_LOGIT: f32 = -87.0;
+
+/// Which part of a distribution is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    /// Kind and size of the support.
+    pub support: SupportPlan,
+    /// Temperatures that get a log-sum-exp.
+    pub temperatures: &'a [f64],
+}
+
+/// Uniform numbers of a row, `per_position` for each.
+pub(super) struct RowDraws {
+    uniforms: Vec<f64>,
+    per_position: usize,
+}
+
+/// What is kept of one position.
+pub(super) enum PositionSupport {
+    TopK {
+        ids: Vec<u32>,
+        log_probs: Vec<f32>,
+        lse: Vec<f32>,
+    },
+    Samples {
+        ids: Vec<u32>,
+        counts: Vec<u32>,
+        entropy: f32,
+    },
+}
+
+impl<'a> Selection<'a> {
+    /// What a cache holds.
+    pub fn of(fingerprint: &'a Fingerprint) -> Self {
+        Self {
+            support: fingerprint.support,
+            temperatures: &fingerprint.temperatures,
+        }
+    }
+
+    /// The random numbers of a row: a function of its tokens alone, so that they are the same in every batch, shard,
+    /// process and recipe. Equal rows get equal draws.
+    pub(super) fn draws(&self, tokens: &[u32]) -> RowDraws {
+        let SupportPlan::Samples {
+            num_draws,
+            sampling,
+        } = self.support
+        else {
+            return RowDraws {
+                uniforms: Vec::new(),
+                per_position: 0,
+            };
+        };
+        let per_position = match sampling {
+            Sampling::Systematic => 1,
+            Sampling::Independent => num_draws,
+        };
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| token.to_le_bytes())
+            .collect();
+        let purpose = format!("samples of row {}", blake3::hash(&bytes).to_hex());
+        let mut stream = Stream::new(0, &purpose);
+        let num_positions = tokens.len() - 1;
+        RowDraws {
+            uniforms: (0..num_positions * per_position)
+                .map(|_| stream.uniform())
+                .collect(),
+            per_position,
+        }
+    }
+
+    /// What is kept of the position.
+    pub(super) fn select(
+        &self,
+        logits: &[f32],
+        draws: &RowDraws,
+        position: usize,
+    ) -> PositionSupport {
+        match self.support {
+            SupportPlan::TopK(top_k) => top_k_support(logits, top_k, self.temperatures),
+            SupportPlan::Samples {
+                num_draws,
+                sampling,
+            } => {
+                let start = position * draws.per_position;
+                let uniforms = &draws.uniforms[start..start + draws.per_position];
+                sampled_support(logits, num_draws, sampling, uniforms)
+            }
+        }
+    }
+
+    /// The positions of a row together.
+    pub(super) fn row(&self, positions: &[PositionSupport]) -> RowSupports {
+        let mut top_k = TopKSupports {
+            top_k: 0,
+            ids: Vec::new(),
+            log_probs: Vec::new(),
+            lse: vec![Vec::new(); self.temperatures.len()],
+        };
+        let mut samples = SampledSupports {
+            num_ids: Vec::new(),
+            ids: Vec::new(),
+            counts: Vec::new(),
+            entropies: Vec::new(),
+        };
+        for position in positions {
+            match position {
+                PositionSupport::TopK {
+                    ids,
+                    log_probs,
+                    lse,
+                } => {
+                    top_k.top_k = ids.len();
+                    top_k.ids.extend(ids);
+                    top_k.log_probs.extend(log_probs);
+                    top_k
+                        .lse
+                        .iter_mut()
+                        .zip(lse)
+                        .for_each(|(all, &lse)| all.push(lse));
+                }
+                PositionSupport::Samples {
+                    ids,
+                    counts,
+                    entropy,
+                } => {
+                    samples.num_ids.push(small(ids.len()));
+                    samples.ids.extend(ids);
+                    samples.counts.extend(counts);
+                    samples.entropies.push(*entropy);
+                }
+            }
+        }
+        match self.support {
+            SupportPlan::TopK(_) => RowSupports::TopK(top_k),
+            SupportPlan::Samples { .. } => RowSupports::Samples(samples),
+        }
+    }
+}
+
+/// The likeliest ids, selected and not sorted out of the whole vocabulary; of equals the lower id is kept.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "temperatures are f32 in arithmetic"
+)]
+fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
+    let plain = log_sum_exp(logits, 1.0);
+    let mut order: Vec<u32> = (0..small(logits.len())).collect();
+    let likelier = |a: &u32, b: &u32| -> Ordering {
+        logits[*b as usize]
+            .total_cmp(&logits[*a as usize])
+            .then(a.cmp(b))
+    };
+    if top_k < order.len() {
+        order.select_nth_unstable_by(top_k, likelier);
+        order.truncate(top_k);
+    }
+    order.sort_unstable();
+    let log_probs = order.iter().map(|&id| logits[id as usize] - plain);
+    let lse = |&temperature: &f64| match temperature as f32 {
+        1.0 => 0.0, // log-probabilities are normalised at 1
+        temperature => log_sum_exp(logits, temperature) - plain / temperature,
+    };
+    PositionSupport::TopK {
+        log_probs: log_probs.collect(),
+        lse: temperatures.iter().map(lse).collect(),
+        ids: order,
+    }
+}
+
+/// Ids drawn from the distribution, and its entropy.
+///
+/// The distribution is cumulated in f64 over ascending ids. Systematic draws fall at `(n + U) / N` of it: an id of
+/// probability `t` is drawn `⌊N t⌋` or `⌈N t⌉` times, in the mean `N t` times, and the variance of its share is
+/// `f (1 − f) / N²` with `f` the fraction of `N t`, where that of independent draws is `t (1 − t) / N`.
+fn sampled_support(
+    logits: &[f32],
+    num_draws: usize,
+    sampling: Sampling,
+    uniforms: &[f64],
+) -> PositionSupport {
+    let mut weights = logits.to_vec();
+    exps_in_place(&mut weights, 1.0);
+    let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+    let mut points: Vec<f64> = match sampling {
+        Sampling::Systematic => {
+            let step = total / num_draws as f64;
+            (0..num_draws)
+                .map(|draw| (draw as f64 + uniforms[0]) * step)
+                .collect()
+        }
+        Sampling::Independent => uniforms.iter().map(|uniform| uniform * total).collect(),
+    };
+    points.sort_unstable_by(f64::total_cmp);
+    let (mut ids, mut counts) = (Vec::new(), Vec::new());
+    let mut remaining = points.iter().peekable();
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let (mut below, mut weighted_logits) = (0.0, 0.0);
+    let mut last = 0;
+    for ((id, &logit), &weight) in (0..).zip(logits).zip(&weights) {
+        let weight = f64::from(weight);
+        weighted_logits += weight * f64::from((logit - largest).max(LOWEST_LOGIT));
+        below += weight;
+        let mut count = 0;
+        while remaining.next_if(|&&point| point < below).is_some() {
+            count += 1;
+        }
+        if count > 0 {
+            ids.push(id);
+            counts.push(count);
+        }
+        last = id;
+    }
+    // A point that rounding put at the very end belongs to the last id.
+    for _ in remaining {
+        if ids.last() == Some(&last) {
+            *counts.last_mut().expect("as many as ids") += 1;
+        } else {
+            ids.push(last);
+            counts.push(1);
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
+    let entropy = (total.ln() - weighted_logits / total) as f32;
+    PositionSupport::Samples {
+        ids,
+        counts,
+        entropy,
+    }
+}
+
+fn small(count: usize) -> u32 {
+    u32::try_from(count).expect("a vocabulary has fewer than 2^32 tokens")
+}
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;

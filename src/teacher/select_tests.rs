@@ -1,0 +1,181 @@
+//! What is kept of a distribution, against the distribution and the laws of its draws.
+
+use super::*;
+
+fn top_k(logits: &[f32], top_k: usize, temperatures: &[f64]) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
+    match top_k_support(logits, top_k, temperatures) {
+        PositionSupport::TopK {
+            ids,
+            log_probs,
+            lse,
+        } => (ids, log_probs, lse),
+        PositionSupport::Samples { .. } => panic!("the likeliest ids"),
+    }
+}
+
+fn sampled(
+    logits: &[f32],
+    num_draws: usize,
+    sampling: Sampling,
+    uniforms: &[f64],
+) -> (Vec<u32>, Vec<u32>, f32) {
+    match sampled_support(logits, num_draws, sampling, uniforms) {
+        PositionSupport::Samples {
+            ids,
+            counts,
+            entropy,
+        } => (ids, counts, entropy),
+        PositionSupport::TopK { .. } => panic!("samples"),
+    }
+}
+
+#[test]
+fn a_support_is_the_likeliest_ids_in_ascending_order_with_exact_log_sum_exps() {
+    let logits = [0.0, 3.0, 1.0, 3.0, -2.0];
+    let (ids, log_probs, lse) = top_k(&logits, 3, &[1.0, 2.0]);
+    assert_eq!(ids, [1, 2, 3]);
+    let sum: f64 = logits.iter().map(|z| f64::from(*z).exp()).sum();
+    for (id, log_prob) in ids.iter().zip(&log_probs) {
+        assert!((f64::from(*log_prob) - (f64::from(logits[*id as usize]) - sum.ln())).abs() < 2e-6);
+    }
+    assert!(lse[0].abs() < 1e-6);
+    let softened: f64 = logits
+        .iter()
+        .map(|z| (f64::from(*z) / 2.0 - sum.ln() / 2.0).exp())
+        .sum();
+    assert!((f64::from(lse[1]) - softened.ln()).abs() < 1e-6);
+}
+
+#[test]
+fn of_equal_logits_the_lower_id_is_kept() {
+    assert_eq!(top_k(&[1.0; 6], 2, &[1.0]).0, [0, 1]);
+    assert_eq!(top_k(&[1.0; 6], 6, &[1.0]).0, [0, 1, 2, 3, 4, 5]);
+}
+
+/// The distribution of `docs`' worked example: softmax of (2, 1, 0.5, 0, -1), by its logits.
+const LOGITS: [f32; 5] = [2.0, 1.0, 0.0, 0.5, -1.0];
+
+fn probs() -> [f64; 5] {
+    let sum: f64 = LOGITS.iter().map(|z| f64::from(*z).exp()).sum();
+    LOGITS.map(|z| f64::from(z).exp() / sum)
+}
+
+/// Shares of many supports: mean per id, sum over ids of the variance, mean number of ids; and checks each.
+fn law(num_draws: usize, sampling: Sampling, trials: usize) -> ([f64; 5], f64, f64) {
+    let mut stream = Stream::new(5, "law");
+    let (mut sums, mut squares, mut num_ids) = ([0.0; 5], 0.0, 0);
+    let per_position = if sampling == Sampling::Systematic {
+        1
+    } else {
+        num_draws
+    };
+    for _ in 0..trials {
+        let uniforms: Vec<f64> = (0..per_position).map(|_| stream.uniform()).collect();
+        let (ids, counts, _) = sampled(&LOGITS, num_draws, sampling, &uniforms);
+        assert_eq!(counts.iter().sum::<u32>() as usize, num_draws);
+        assert!(ids.is_sorted_by(|a, b| a < b) && !counts.contains(&0));
+        num_ids += ids.len();
+        let mut shares = [0.0; 5];
+        for (id, count) in ids.iter().zip(&counts) {
+            shares[*id as usize] = f64::from(*count) / num_draws as f64;
+        }
+        for ((share, prob), sum) in shares.iter().zip(probs()).zip(&mut sums) {
+            if sampling == Sampling::Systematic {
+                assert!((share - prob).abs() * (num_draws as f64) < 1.0 + 1e-6);
+            }
+            squares += (share - prob).powi(2);
+            *sum += share;
+        }
+    }
+    let trials = trials as f64;
+    (
+        sums.map(|sum| sum / trials),
+        squares / trials,
+        num_ids as f64 / trials,
+    )
+}
+
+#[test]
+fn systematic_draws_are_unbiased_with_the_variance_of_their_fractions() {
+    const TRIALS: usize = 40_000;
+    for num_draws in [4, 13, 50] {
+        let (means, variance, num_ids) = law(num_draws, Sampling::Systematic, TRIALS);
+        let draws = num_draws as f64;
+        let fractions = probs().map(|prob| (prob * draws).fract());
+        let variances = fractions.map(|f| f * (1.0 - f) / (draws * draws));
+        for ((mean, prob), variance) in means.iter().zip(probs()).zip(variances) {
+            let error = (variance / TRIALS as f64).sqrt();
+            assert!(
+                (mean - prob).abs() < 3.0 * error + 1e-9,
+                "{mean} for {prob}"
+            );
+        }
+        let want: f64 = variances.iter().sum();
+        assert!(
+            (variance / want - 1.0).abs() < 0.03,
+            "{variance} for {want}"
+        );
+        let want: f64 = probs().iter().map(|prob| (prob * draws).min(1.0)).sum();
+        assert!((num_ids - want).abs() < 0.02, "{num_ids} ids for {want}");
+    }
+}
+
+#[test]
+fn independent_draws_are_unbiased_with_the_variance_of_a_multinomial() {
+    const TRIALS: usize = 40_000;
+    for num_draws in [4, 13, 50] {
+        let (means, variance, num_ids) = law(num_draws, Sampling::Independent, TRIALS);
+        let draws = num_draws as f64;
+        for (mean, prob) in means.iter().zip(probs()) {
+            let error = (prob * (1.0 - prob) / draws / TRIALS as f64).sqrt();
+            assert!((mean - prob).abs() < 3.0 * error, "{mean} for {prob}");
+        }
+        let want = probs().iter().map(|prob| prob * (1.0 - prob)).sum::<f64>() / draws;
+        assert!(
+            (variance / want - 1.0).abs() < 0.03,
+            "{variance} for {want}"
+        );
+        let missed = |prob: f64| (1.0 - prob).powf(draws);
+        let want: f64 = probs().iter().map(|&prob| 1.0 - missed(prob)).sum();
+        assert!((num_ids - want).abs() < 0.02, "{num_ids} ids for {want}");
+    }
+}
+
+#[test]
+fn the_entropy_beside_the_samples_is_that_of_the_whole_distribution() {
+    let want: f64 = probs().iter().map(|prob| -prob * prob.ln()).sum();
+    let (.., entropy) = sampled(&LOGITS, 3, Sampling::Systematic, &[0.5]);
+    assert!(
+        (f64::from(entropy) - want).abs() < 1e-6,
+        "{entropy} for {want}"
+    );
+    let (ids, counts, entropy) = sampled(
+        &[0.0, f32::NEG_INFINITY, 0.0],
+        4,
+        Sampling::Systematic,
+        &[0.999],
+    );
+    assert_eq!((ids, counts), (vec![0, 2], vec![2, 2]));
+    assert!((entropy - 2.0_f32.ln()).abs() < 1e-6);
+}
+
+#[test]
+fn draws_are_those_of_the_row_wherever_it_stands() {
+    let support = |sampling| SupportPlan::Samples {
+        num_draws: 3,
+        sampling,
+    };
+    let selection = Selection {
+        support: support(Sampling::Systematic),
+        temperatures: &[1.0],
+    };
+    let draws = |tokens: &[u32]| selection.draws(tokens).uniforms;
+    assert_eq!(draws(&[1, 2, 3]).len(), 2);
+    assert_eq!(draws(&[1, 2, 3]), draws(&[1, 2, 3]));
+    assert_ne!(draws(&[1, 2, 3]), draws(&[1, 2, 4]));
+    let independent = Selection {
+        support: support(Sampling::Independent),
+        temperatures: &[1.0],
+    };
+    assert_eq!(independent.draws(&[1, 2, 3]).uniforms.len(), 6);
+}
