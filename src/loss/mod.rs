@@ -8,10 +8,12 @@
 //! `tests/golden/losses/reference.json`.
 
 pub mod chunked;
+mod likeliest;
 mod row;
 mod softmax;
 mod statistics;
 
+pub use likeliest::likeliest;
 pub use row::{LossSpec, RowTarget, Support, loss_row};
 pub use softmax::log_sum_exp;
 pub use statistics::{RowStatistics, row_statistics};

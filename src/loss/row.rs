@@ -1,7 +1,8 @@
 //! The loss of one position and its gradient.
 
 use super::LossSums;
-use super::softmax::{Softmax, sum};
+use super::softmax::Softmax;
+use crate::vector::{sum, vectorized};
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -167,7 +168,7 @@ pub(super) fn bucketed_kl(
         .iter()
         .map(|&id| std::mem::take(&mut exps[id as usize]))
         .collect();
-    let outside = sum(exps);
+    let outside = vectorized(|| sum(exps));
     for (&id, &exp) in support.ids.iter().zip(&kept) {
         exps[id as usize] = exp;
     }
