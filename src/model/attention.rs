@@ -1,15 +1,11 @@
 //! Grouped-query causal attention.
 
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::fused::{HIDDEN, masked_softmax};
 use super::linear::linear;
 use super::rope::RopeTable;
 use super::{DecoderConfig, Site, Tap};
-
-/// Added to the scores of positions that may not be seen; its exponential is 0, and unlike minus infinity it
-/// cannot turn into NaN on a device that subtracts it from itself.
-const HIDDEN: f32 = -1e9;
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]
@@ -123,8 +119,8 @@ impl Attention {
 
         let queries = queries.mul_scalar((head_dim as f64).powf(-0.5));
         let queries = queries.reshape([batch, kv_heads, groups * seq, head_dim]); // [B, KV, G·T, H]
-        let scores = queries.matmul(keys.transpose()) + context.mask.clone(); // [B, KV, G·T, S]
-        let mixed = softmax(scores, 3).matmul(values); // [B, KV, G·T, H]
+        let scores = queries.matmul(keys.transpose()); // [B, KV, G·T, S]
+        let mixed = masked_softmax(scores, &context.mask).matmul(values); // [B, KV, G·T, H]
         let mixed = mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2);
         let mixed = mixed.reshape([batch, seq, heads * head_dim]); // [B, T, N·H]
         tap.observe(Site::AttentionOutput, &mixed);

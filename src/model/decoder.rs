@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::attention::{Attention, AttentionContext, KeyValues};
+use super::fused::rms_norm;
 use super::linear::linear;
 use super::mlp::Mlp;
 use super::{DecoderConfig, ParameterSpec, Tap, parameter_specs};
@@ -201,17 +202,6 @@ impl Decoder {
         }
         rms_norm(x, &self.norm, eps)
     }
-}
-
-/// `x / √(mean(x²) + eps) · weight`, the mean over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467).
-///
-/// # Shapes
-///
-/// `x` is `[B, T, D]`, returned alike; `weight` is `[1, D]`.
-pub fn rms_norm(x: Tensor<3>, weight: &Tensor<2>, eps: f64) -> Tensor<3> {
-    let mean_square = x.clone().square().mean_dim(2); // [B, T, 1]
-    let scale = mean_square.add_scalar(eps).sqrt().recip();
-    x * scale * weight.clone().unsqueeze::<3>()
 }
 
 /// Token ids as a tensor.

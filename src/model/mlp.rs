@@ -1,8 +1,8 @@
 //! Gated feed-forward layer.
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
+use super::fused::swiglu;
 use super::linear::linear;
 use super::{Site, Tap};
 
@@ -23,8 +23,8 @@ impl Mlp {
     /// `x` is `[B, T, D]`, returned alike.
     pub fn forward(&self, x: Tensor<3>, tap: &mut Tap<'_>) -> Tensor<3> {
         tap.observe(Site::MlpInput, &x);
-        let gate = silu(linear(x.clone(), &self.gate_proj)); // [B, T, F]
-        let hidden = gate * linear(x, &self.up_proj);
+        let gate = linear(x.clone(), &self.gate_proj); // [B, T, F]
+        let hidden = swiglu(gate, linear(x, &self.up_proj));
         tap.observe(Site::MlpHidden, &hidden);
         linear(hidden, &self.down_proj)
     }

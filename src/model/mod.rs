@@ -7,6 +7,7 @@ pub mod attention;
 mod config;
 mod config_json;
 mod decoder;
+mod fused;
 pub mod grid;
 pub mod linear;
 pub mod mlp;
@@ -16,6 +17,7 @@ mod tap;
 
 pub use config::{DecoderConfig, Rope, RopeScaling};
 pub use config_json::{ConfigError, KNOWN_ARCHITECTURES};
-pub use decoder::{Decoder, ids_tensor, rms_norm};
+pub use decoder::{Decoder, ids_tensor};
+pub use fused::rms_norm;
 pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};
 pub use tap::{Site, Tap};
