@@ -1,6 +1,5 @@
 //! The teacher: a frozen decoder that tells the support of every position, and its capture into a cache.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{self, AtomicBool};
 
@@ -13,7 +12,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
-use crate::loss::log_sum_exp;
+use crate::loss::{likeliest, log_sum_exp};
 use crate::model::{Decoder, ids_tensor};
 use crate::progress::Progress;
 
@@ -44,6 +43,11 @@ pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder,
     })
 }
 
+/// Positions in one forward pass on a CPU: enough to keep its units busy, few enough that the activations of a small
+/// model stay in a core's cache and take little memory. Measured on SmolLM2-135M, 256 positions per row: 512 take as
+/// long as 2,048 and 250 MiB less.
+const HOST_POSITIONS: usize = 512;
+
 /// Captures all rows into a cache, or goes on where an earlier process stopped.
 ///
 /// Whole shards are committed one by one; a process killed at any instant loses one shard at most.
@@ -58,6 +62,11 @@ pub fn capture(
     let mut progress = Progress::new(job.label, (rows.num_rows() * rows.sequence_length()) as u64);
     progress.resume_at(((rows.num_rows() - missing.len()) * rows.sequence_length()) as u64);
     let at_once = device::parallelism(&decoder.device());
+    let rows_per_pass = if device::is_host(&decoder.device()) {
+        (HOST_POSITIONS / rows.sequence_length()).max(1)
+    } else {
+        job.batch_size
+    };
     let mut done = rows.num_rows() - missing.len();
     // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
     let batches: Vec<&[usize]> = missing
@@ -72,11 +81,15 @@ pub fn capture(
                 dir: job.dir.to_path_buf(),
             });
         }
-        let supports: Vec<Vec<RowSupports>> = group
+        let passes: Vec<&[usize]> = group
+            .iter()
+            .flat_map(|batch| batch.chunks(rows_per_pass))
+            .collect();
+        let supports: Vec<Vec<RowSupports>> = passes
             .par_iter()
-            .map(|batch| {
+            .map(|pass| {
                 let inputs: Vec<&[u32]> =
-                    batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+                    pass.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
                 supports(
                     decoder,
                     &inputs,
@@ -102,7 +115,7 @@ pub fn capture(
 pub struct CaptureJob<'a> {
     /// Folder of the cache.
     pub dir: &'a Path,
-    /// Rows in one forward pass.
+    /// Rows in one forward pass; on a CPU, rows that each core is given at a time.
     pub batch_size: usize,
     /// Rows per shard.
     pub rows_per_shard: usize,
@@ -171,31 +184,18 @@ struct PositionSupport {
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "temperatures are f32 in arithmetic, and ids fit u32"
+    reason = "temperatures are f32 in arithmetic"
 )]
 fn position_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
     let plain = log_sum_exp(logits, 1.0);
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let likelier = |a: &u32, b: &u32| -> Ordering {
-        logits[*b as usize]
-            .total_cmp(&logits[*a as usize])
-            .then(a.cmp(b))
-    };
-    if top_k < order.len() {
-        order.select_nth_unstable_by(top_k, likelier);
-        order.truncate(top_k);
-    }
-    order.sort_unstable();
-    let log_probs = order
-        .iter()
-        .map(|&id| logits[id as usize] - plain)
-        .collect();
+    let ids = likeliest(logits, top_k);
+    let log_probs = ids.iter().map(|&id| logits[id as usize] - plain).collect();
     let lse = |&temperature: &f64| match temperature as f32 {
         1.0 => 0.0, // log-probabilities are normalised at 1
         temperature => log_sum_exp(logits, temperature) - plain / temperature,
     };
     PositionSupport {
-        ids: order,
+        ids,
         log_probs,
         lse: temperatures.iter().map(lse).collect(),
     }
