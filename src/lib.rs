@@ -24,6 +24,8 @@ pub mod random;
 
 pub mod tensors;
 
+pub mod gguf;
+
 // Recipe: text -> plan.
 pub mod recipe;
 
@@ -34,6 +36,8 @@ pub mod data;
 pub mod model;
 
 pub mod checkpoint;
+
+pub mod vocabulary;
 
 pub mod loss;
 

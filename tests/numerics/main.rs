@@ -8,6 +8,8 @@
 #[cfg(test)]
 mod decoder;
 #[cfg(test)]
+mod families;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod gradient;
