@@ -116,7 +116,7 @@ pub fn parallelism(device: &Device) -> usize {
 
 /// Whether tensors of this device live in the process's own memory, where several threads may work on
 /// separate graphs at once and reading a tensor costs nothing.
-fn is_host(device: &Device) -> bool {
+pub(crate) fn is_host(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     {
         *device == Device::flex()

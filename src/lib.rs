@@ -18,6 +18,8 @@ pub mod diag;
 
 pub mod device;
 
+pub mod vector;
+
 pub mod random;
 
 pub mod tensors;

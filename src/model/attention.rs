@@ -1,17 +1,13 @@
 //! Grouped-query causal attention.
 
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::fused::{HIDDEN, masked_softmax};
 use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
 use super::soft_cap::soft_cap;
 use super::{DecoderConfig, LayerType, Site, Tap};
-
-/// Added to the scores of positions that may not be seen; its exponential is 0, and unlike minus infinity it
-/// cannot turn into NaN on a device that subtracts it from itself.
-const HIDDEN: f32 = -1e9;
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]
@@ -146,7 +142,7 @@ impl Attention {
             Some(cap) => soft_cap(scores, cap),
             None => scores,
         };
-        let mixed = softmax(scores + context.mask.clone(), 3).matmul(values); // [B, KV, G·T, H]
+        let mixed = masked_softmax(scores, &context.mask).matmul(values); // [B, KV, G·T, H]
         let mixed = mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2);
         let mixed = mixed.reshape([batch, seq, heads * head_dim]); // [B, T, N·H]
         tap.observe(Site::AttentionOutput, &mixed);

@@ -3,8 +3,8 @@
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use burn::tensor::Tensor;
-use burn::tensor::activation::silu;
 
+use super::fused::swiglu;
 use super::linear::linear;
 use super::{Activation, Site, Tap};
 
@@ -26,11 +26,11 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<3>, activation: Activation, tap: &mut Tap<'_>) -> Tensor<3> {
         tap.observe(Site::MlpInput, &x);
         let gate = linear(x.clone(), &self.gate_proj); // [B, T, F]
-        let gate = match activation {
-            Activation::Silu => silu(gate),
-            Activation::GeluTanh => gelu_tanh(gate),
+        let up = linear(x, &self.up_proj);
+        let hidden = match activation {
+            Activation::Silu => swiglu(gate, up),
+            Activation::GeluTanh => gelu_tanh(gate) * up,
         };
-        let hidden = gate * linear(x, &self.up_proj);
         tap.observe(Site::MlpHidden, &hidden);
         linear(hidden, &self.down_proj)
     }

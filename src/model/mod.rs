@@ -8,6 +8,7 @@ pub mod attention;
 mod config;
 mod config_json;
 mod decoder;
+mod fused;
 pub mod grid;
 mod head;
 pub mod linear;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::fused::rotate;
 use super::{Rope, RopeScaling};
 
 /// Cosines and sines of every position and frequency.
@@ -49,12 +50,7 @@ impl RopeTable {
     ///
     /// `[B, N, T, H]`, returned alike.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, head_dim] = x.dims();
-        let first = x.clone().narrow(3, 0, head_dim / 2); // [B, N, T, H/2]
-        let second = x.narrow(3, head_dim / 2, head_dim / 2);
-        let turned_first = first.clone() * self.cos.clone() - second.clone() * self.sin.clone();
-        let turned_second = second * self.cos.clone() + first * self.sin.clone();
-        Tensor::cat(vec![turned_first, turned_second], 3) // [B, N, T, H]
+        rotate(x, &self.cos, &self.sin)
     }
 }
 
