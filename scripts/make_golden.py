@@ -5,7 +5,8 @@
 
 Needs torch and transformers; compressed-tensors for `grid_int8_channel`. Made with torch 2.13.0, transformers 5.17.0 and
 compressed-tensors 0.19.0. Inputs are numbers that f32 holds exactly; what is expected is computed in f64, so a tolerance
-is about the f32 arithmetic of the program alone. Names ending in `_tied` and `_untied` differ in the output matrix.
+is about the f32 arithmetic of the program alone. `decoder_gradient_tied` and `_untied` are Llamas that differ in the output
+matrix; the others are named by their family.
 """
 import importlib.metadata
 import json
@@ -81,24 +82,60 @@ def adamw(name):
     write(name, seed, ELEMENTWISE, inputs, expected)
 
 
+def randomize(model, seed, decimals, gain=1):
+    """Weights large enough that attention is not uniform."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(short(gain + 0.2 * noise if "norm" in key else 0.3 * noise, decimals))
+    return generator
+
+
 def tiny_llama(seed, tied, decimals):
-    """A Llama whose head_dim is not hidden_size / heads, with weights large enough that attention is not uniform."""
+    """A Llama whose head_dim is not hidden_size / heads."""
     from transformers import LlamaConfig, LlamaForCausalLM
     config = LlamaConfig(
         vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
         max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=tied, attention_bias=False, mlp_bias=False,
         bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation="eager")
     model = LlamaForCausalLM(config).double().eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, parameter in model.named_parameters():
-            noise = torch.randn(parameter.shape, generator=generator)
-            parameter.copy_(short(1 + 0.2 * noise if "norm" in key else 0.3 * noise, decimals))
+    generator = randomize(model, seed, decimals)
     keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
             "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"]
     written = dict(architectures=["LlamaForCausalLM"], model_type="llama", hidden_act="silu", rope_theta=10000.0,
                    **{key: getattr(config, key) for key in keys})
     return model, written, generator
+
+
+# What makes a family its own, in numbers that matter in eight positions: windows that are shorter, caps that bend.
+FAMILIES = {
+    "mistral": ("Mistral", dict(sliding_window=3)),
+    "qwen2": ("Qwen2", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1)),
+    "qwen3": ("Qwen3", dict(use_sliding_window=True, sliding_window=3, max_window_layers=1)),
+    "gemma": ("Gemma", dict()),
+    "gemma2": ("Gemma2", dict(sliding_window=3, query_pre_attn_scalar=4, attn_logit_softcapping=1.0, final_logit_softcapping=1.5)),
+    "gemma3": ("Gemma3", dict(
+        sliding_window=3, query_pre_attn_scalar=4, final_logit_softcapping=2.0, layer_types=["sliding_attention", "full_attention"],
+        rope_parameters=dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1e4),
+                             sliding_attention=dict(rope_type="default", rope_theta=100.0)))),
+}
+
+
+def tiny_family(seed, family, decimals):
+    import transformers
+    name, settings = FAMILIES[family]
+    gemma = family.startswith("gemma")
+    config_class = getattr(transformers, name + ("TextConfig" if name == "Gemma3" else "Config"))
+    config = config_class(
+        vocab_size=32, hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
+        max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=gemma, bos_token_id=None, eos_token_id=None, pad_token_id=None,
+        attn_implementation="eager", **settings)
+    model = getattr(transformers, name + "ForCausalLM")(config).double().eval()
+    generator = randomize(model, seed, decimals, gain=0 if gemma else 1)
+    left_out = {"transformers_version", "attention_dropout", "initializer_range", "use_cache", "dtype"}
+    written = {key: value for key, value in config.to_diff_dict().items() if key not in left_out}
+    return model, dict(written, architectures=[name + "ForCausalLM"]), generator
 
 
 def flat(model):
@@ -108,12 +145,15 @@ def flat(model):
 def decoder_gradient(name):
     """Two rows, the second counted in part: cross-entropy alone, and with a forward KL on a top-k support at T = 2.
 
+    A soft-cap of the logits is part of the model, so losses and gradients go through it.
+
     The pooled KL and its T² are those of tests/golden/losses/make.py. Norms and the softmax of attention run in f32, as
     transformers has them whatever the dtype of the model.
     """
     seed, rows, seq, top_k, temperature, counted = 2, 2, 8, 6, 2.0, [8, 5]
     weights = dict(forward_kl=0.7, cross_entropy=0.3)
-    model, config, generator = tiny_llama(seed, name.endswith("_tied"), 3)
+    variant = name.removeprefix("decoder_gradient_")
+    model, config, generator = tiny_family(seed, variant, 3) if variant in FAMILIES else tiny_llama(seed, variant == "tied", 3)
     tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
     mask = torch.tensor([[position < count for position in range(seq)] for count in counted])
     teacher = (torch.randn(rows, seq, config["vocab_size"], generator=generator).double() * 2).log_softmax(-1)
@@ -208,8 +248,8 @@ def grid_int8_channel(name):
     write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "bfloat16", ["compressed-tensors"])
 
 
-CASES = {"adamw": adamw, "decoder_gradient_tied": decoder_gradient, "decoder_gradient_untied": decoder_gradient,
-         "prune": prune, "grid_int8_channel": grid_int8_channel}
+CASES = {"adamw": adamw, "prune": prune, "grid_int8_channel": grid_int8_channel,
+         **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":
     names = sys.argv[1:]

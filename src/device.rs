@@ -58,10 +58,21 @@ pub fn linked() -> Vec<&'static str> {
         .collect()
 }
 
-/// Opens the device of that name.
+/// Opens the device of that name, and lets it multiply once to see that it can.
 ///
 /// Tensors made on it record no graph; training asks for gradients leaf by leaf.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
+    let device = find(name)?;
+    if multiplies(&device) {
+        Ok(device)
+    } else {
+        Err(DeviceError::Wrong {
+            name: name.to_owned(),
+        })
+    }
+}
+
+fn find(name: &str) -> Result<Device, DeviceError> {
     match name {
         #[cfg(feature = "flex")]
         "flex" => Ok(Device::flex()),
@@ -105,7 +116,7 @@ pub fn parallelism(device: &Device) -> usize {
 
 /// Whether tensors of this device live in the process's own memory, where several threads may work on
 /// separate graphs at once and reading a tensor costs nothing.
-fn is_host(device: &Device) -> bool {
+pub(crate) fn is_host(device: &Device) -> bool {
     #[cfg(feature = "flex")]
     {
         *device == Device::flex()
@@ -127,28 +138,17 @@ fn first_of(
     help: &'static str,
 ) -> Result<Device, DeviceError> {
     let found = std::panic::catch_unwind(|| Device::enumerate(kind).into_vec());
-    let device = found
+    found
         .ok()
         .and_then(|devices| devices.into_iter().next())
         .ok_or(DeviceError::Absent {
             name: name.to_owned(),
             help,
-        })?;
-    if multiplies(&device) {
-        Ok(device)
-    } else {
-        Err(DeviceError::Wrong {
-            name: name.to_owned(),
         })
-    }
 }
 
 /// Whether the device's matrix product, the operation that drivers get wrong, is right in every bit: sums of products
 /// of small whole numbers are exact in any order and at any width of float.
-#[cfg_attr(
-    not(any(feature = "wgpu", feature = "vulkan", feature = "cuda")),
-    allow(dead_code, reason = "only drivers of GPUs are in doubt")
-)]
 fn multiplies(device: &Device) -> bool {
     const ROWS: usize = 24;
     const INNER: usize = 40;

@@ -178,10 +178,7 @@ fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
         (StudentPlan::Architecture(sizes), _) => {
             architecture(sizes, vocab_size, plan.data.sequence_length, None)
         }
-        (StudentPlan::FromTeacher { layers }, Some(teacher)) => DecoderConfig {
-            num_hidden_layers: layers.len(),
-            ..teacher.clone()
-        },
+        (StudentPlan::FromTeacher { layers }, Some(teacher)) => teacher.with_layers(layers),
         (StudentPlan::Checkpoint(dir), _) => Checkpoint::open(dir)?.config().clone(),
         (StudentPlan::FromTeacher { .. }, None) => {
             unreachable!("a checked recipe with `from_teacher` has a teacher")

@@ -9,17 +9,21 @@ use thiserror::Error;
 use crate::cache::{Cache, CacheError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::with_path;
+use crate::gguf::is_gguf;
 use crate::model::parameter_specs;
 use crate::progress::{bytes_text, thousands};
+use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// Why a path cannot be inspected.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum InspectError {
-    #[error("`{}` is neither a checkpoint (config.json), a cache (manifest.json) nor a run (report.json)", path.display())]
+    #[error("`{}` is neither a checkpoint (config.json or a `.gguf` file), a cache (manifest.json) nor a run (report.json)", path.display())]
     Unknown { path: PathBuf },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
     #[error(transparent)]
     Cache(#[from] CacheError),
     #[error("`{}` is not JSON: {source}", path.display())]
@@ -33,7 +37,7 @@ pub enum InspectError {
 
 /// Facts about a path, as one JSON object.
 pub fn inspect(path: &Path) -> Result<Value, InspectError> {
-    if path.join("config.json").exists() {
+    if is_gguf(path) || path.join("config.json").exists() {
         return checkpoint(path);
     }
     if path.join("manifest.json").exists() {
@@ -54,6 +58,13 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
     })
 }
 
+/// Two vocabularies side by side: for people, and as one JSON object.
+pub fn against(path: &Path, other: &Path) -> Result<(String, Value), InspectError> {
+    let found = Vocabulary::open(path)?.compare(&Vocabulary::open(other)?);
+    let facts = serde_json::to_value(&found).map_err(io::Error::other)?;
+    Ok((found.text(), facts))
+}
+
 fn checkpoint(path: &Path) -> Result<Value, InspectError> {
     let checkpoint = Checkpoint::open(path)?;
     let num_parameters: usize = parameter_specs(checkpoint.config())
@@ -66,7 +77,8 @@ fn checkpoint(path: &Path) -> Result<Value, InspectError> {
     Ok(json!({
         "kind": "checkpoint",
         "parameters": num_parameters,
-        "weights_bytes": checkpoint.files().num_bytes(),
+        "weights_bytes": checkpoint.num_bytes(),
+        "tensors": checkpoint.num_tensors(),
         "quantization": quantization,
         "content_blake3": checkpoint.content_hash(),
         "config": checkpoint.config(),

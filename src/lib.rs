@@ -18,9 +18,13 @@ pub mod diag;
 
 pub mod device;
 
+pub mod vector;
+
 pub mod random;
 
 pub mod tensors;
+
+pub mod gguf;
 
 // Recipe: text -> plan.
 pub mod recipe;
@@ -32,6 +36,8 @@ pub mod data;
 pub mod model;
 
 pub mod checkpoint;
+
+pub mod vocabulary;
 
 pub mod loss;
 

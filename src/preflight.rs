@@ -6,10 +6,11 @@ use std::path::Path;
 use rustix::fs::{Access, access, statvfs};
 
 use crate::checkpoint::Checkpoint;
-use crate::data::Tokenizer;
+use crate::data::{TokenizerError, tokenizer_path};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::PartialDir;
+use crate::gguf::is_gguf;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
@@ -17,22 +18,39 @@ use crate::recipe::{
     PassPlan, Plan, RecipeFaults, StudentPlan, SupportPlan, TokenizerPlan, fault_at,
 };
 use crate::stages::Stage;
+use crate::vocabulary::{Facts, Vocabulary, VocabularyError};
 
 /// Checks a plan against the headers of the files it names; writes nothing.
 ///
+/// Returns what is no fault and yet worth a line before the run.
+///
 /// # Errors
 ///
-/// The first fault found, pointed at the recipe's line.
-pub fn check(plan: &Plan, overrides: &[String]) -> Result<(), RecipeFaults> {
+/// Every fault found, pointed at the recipe's lines.
+pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFaults> {
     let preflight = Preflight { plan, overrides };
-    preflight.output()?;
-    let teacher = match &plan.teacher {
-        Some(teacher) => Some(preflight.checkpoint("teacher.checkpoint", &teacher.checkpoint)?),
-        None => None,
-    };
-    preflight.vocabulary(teacher.as_ref())?;
-    preflight.support(teacher.as_ref())?;
-    preflight.student(teacher.as_ref())
+    let teacher = plan
+        .teacher
+        .as_ref()
+        .map(|teacher| preflight.checkpoint("teacher.checkpoint", &teacher.checkpoint))
+        .transpose();
+    let mut notes = Vec::new();
+    let mut faults: Vec<RecipeFaults> = preflight.output().err().into_iter().collect();
+    match teacher {
+        Err(fault) => faults.push(fault),
+        Ok(teacher) => {
+            let checks = [
+                preflight.vocabulary(teacher.as_ref(), &mut notes),
+                preflight.support(teacher.as_ref()),
+                preflight.student(teacher.as_ref(), &mut notes),
+            ];
+            faults.extend(checks.into_iter().filter_map(Result::err));
+        }
+    }
+    match faults.into_iter().reduce(RecipeFaults::and) {
+        None => Ok(notes),
+        Some(faults) => Err(faults),
+    }
 }
 
 /// Refuses a run whose estimated artifacts do not fit on the disk that `output` is on.
@@ -101,28 +119,98 @@ impl Preflight<'_> {
         })
     }
 
-    fn checkpoint(&self, key: &str, dir: &Path) -> Result<DecoderConfig, RecipeFaults> {
-        let checkpoint = Checkpoint::open(dir).map_err(|error| {
-            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string())
-                .help("name a model folder in Hugging Face layout whose files are whole");
-            self.fault(key, "this folder", fault)
+    fn checkpoint(&self, key: &str, path: &Path) -> Result<DecoderConfig, RecipeFaults> {
+        let checkpoint = Checkpoint::open(path).map_err(|error| {
+            let (label, help) = if is_gguf(path) {
+                (
+                    "this file",
+                    "name a whole GGUF file of a known family and tensor types",
+                )
+            } else {
+                (
+                    "this folder",
+                    "name a model folder in Hugging Face layout whose files are whole",
+                )
+            };
+            let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
+            self.fault(key, label, fault)
         })?;
         Ok(checkpoint.config().clone())
     }
 
-    /// Every id of the tokenizer has a row in the embedding of the teacher, if there is one.
-    fn vocabulary(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
+    /// Every id of the tokenizer means the same to the teacher, if there is one.
+    fn vocabulary(
+        &self,
+        teacher: Option<&DecoderConfig>,
+        notes: &mut Vec<String>,
+    ) -> Result<(), RecipeFaults> {
         let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
             return Ok(());
         };
-        let (key, path) = match &self.plan.data.tokenizer {
-            TokenizerPlan::File(path) => ("data.tokenizer.file", path.clone()),
-            TokenizerPlan::Teacher | TokenizerPlan::Train { .. } => {
-                ("teacher.checkpoint", plan.checkpoint.join("tokenizer.json"))
+        let theirs = Vocabulary::of_model(&plan.checkpoint);
+        let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
+            let key = "data.tokenizer.file";
+            let ours = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
+            self.ids_fit(key, ours.num_tokens(), "teacher", config)?;
+            match theirs {
+                Ok(theirs) => {
+                    let found = ours.compare(&theirs);
+                    if let Some(fact) = found.disagreement("tokenizer", "teacher") {
+                        let fault = Diagnostic::new("data/other-tokenizer", fact)
+                            .help("use the teacher's own tokenizer");
+                        return Err(self.fault(key, "another vocabulary", fault));
+                    }
+                }
+                // It tells nothing and is taken at its word, which the user gave by naming a tokenizer.
+                Err(error) => {
+                    notes.push(format!("the teacher's tokens were not compared: {error}"));
+                }
             }
+            ours.num_tokens()
+        } else {
+            self.vocabulary_at("teacher.checkpoint", theirs)?
+                .num_tokens()
         };
-        self.ids_fit(key, self.tokenizer_size(key, &path)?, "teacher", config)?;
-        self.same_tokens(key, &path)
+        if config.vocab_size > num_tokens {
+            notes.push(format!(
+                "the teacher has {} rows for {} tokens; the others stand for nothing and are left out of the cache",
+                thousands(config.vocab_size as u64),
+                thousands(num_tokens as u64)
+            ));
+        }
+        Ok(())
+    }
+
+    fn of_model(&self, key: &str, model: &Path) -> Result<Vocabulary, RecipeFaults> {
+        self.vocabulary_at(key, Vocabulary::of_model(model))
+    }
+
+    fn vocabulary_at(
+        &self,
+        key: &str,
+        outcome: Result<Vocabulary, VocabularyError>,
+    ) -> Result<Vocabulary, RecipeFaults> {
+        outcome.map_err(|error| {
+            let (id, help, label) = match &error {
+                VocabularyError::TooFewRows { .. } => (
+                    "data/vocabulary",
+                    "take the `tokenizer.json` that belongs to the model",
+                    "ids beyond its embedding",
+                ),
+                VocabularyError::Tokenizer(TokenizerError::Gguf(_)) => (
+                    "data/tokenizer",
+                    "write `tokenizer: { file: ... }` under `data`, with the `tokenizer.json` of this model",
+                    "its tokenizer",
+                ),
+                _ => (
+                    "data/tokenizer",
+                    "put a `tokenizer.json` there that the tokenizers library reads",
+                    "its tokenizer",
+                ),
+            };
+            let fault = Diagnostic::new(id, error.to_string()).help(help);
+            self.fault(key, label, fault)
+        })
     }
 
     /// Every id of the tokenizer has a row in the embedding of a given student that learns without a teacher.
@@ -130,46 +218,13 @@ impl Preflight<'_> {
         let (key, size) = match &self.plan.data.tokenizer {
             TokenizerPlan::File(path) => {
                 let key = "data.tokenizer.file";
-                (key, self.tokenizer_size(key, path)?)
+                let tokenizer = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
+                (key, tokenizer.num_tokens())
             }
             TokenizerPlan::Train { vocab_size } => ("data.tokenizer.train.vocab_size", *vocab_size),
             TokenizerPlan::Teacher => return Ok(()), // refused with the recipe
         };
         self.ids_fit(key, size, "student", student)
-    }
-
-    fn tokenizer_size(&self, key: &str, path: &Path) -> Result<usize, RecipeFaults> {
-        Ok(self.tokenizer(key, path)?.vocab_size())
-    }
-
-    fn tokenizer(&self, key: &str, path: &Path) -> Result<Tokenizer, RecipeFaults> {
-        Tokenizer::open(path).map_err(|error| {
-            let fault = Diagnostic::new("data/tokenizer", error.to_string())
-                .help("put a `tokenizer.json` there that the tokenizers library reads");
-            self.fault(key, "its tokenizer", fault)
-        })
-    }
-
-    /// The tokenizer at `path` gives every id the meaning that the teacher's own gives it. A folder without a
-    /// `tokenizer.json` tells nothing and is taken at its word.
-    fn same_tokens(&self, key: &str, path: &Path) -> Result<(), RecipeFaults> {
-        let teacher = self
-            .plan
-            .teacher
-            .as_ref()
-            .map(|teacher| teacher.checkpoint.join("tokenizer.json"));
-        let Some(teacher) = teacher.filter(|teacher| teacher.exists() && path.exists()) else {
-            return Ok(());
-        };
-        let ours = self.tokenizer(key, path)?;
-        let theirs = self.tokenizer("teacher.checkpoint", &teacher)?;
-        let Some((id, ours, theirs)) = ours.first_difference(&theirs) else {
-            return Ok(());
-        };
-        let fact = format!("token {id} is `{ours}` here and `{theirs}` to the teacher");
-        let fault =
-            Diagnostic::new("data/other-tokenizer", fact).help("use the teacher's own tokenizer");
-        Err(self.fault(key, "another vocabulary", fault))
     }
 
     fn ids_fit(
@@ -213,12 +268,16 @@ impl Preflight<'_> {
     }
 
     /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
-    fn student(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
+    fn student(
+        &self,
+        teacher: Option<&DecoderConfig>,
+        notes: &mut Vec<String>,
+    ) -> Result<(), RecipeFaults> {
         let config = match (&self.plan.student, teacher) {
             (StudentPlan::Checkpoint(dir), _) => {
                 let config = self.checkpoint("student.checkpoint", dir)?;
                 match teacher {
-                    Some(teacher) => self.same_vocabulary(&config, teacher)?,
+                    Some(_) => self.same_vocabulary(dir, &config, notes)?,
                     None => self.vocabulary_alone(&config)?,
                 }
                 config
@@ -240,10 +299,7 @@ impl Preflight<'_> {
                         fault,
                     ));
                 }
-                DecoderConfig {
-                    num_hidden_layers: layers.len(),
-                    ..teacher.clone()
-                }
+                teacher.with_layers(layers)
             }
             // Sizes in the recipe were checked with it.
             (StudentPlan::FromTeacher { .. } | StudentPlan::Architecture(_), _) => return Ok(()),
@@ -251,22 +307,37 @@ impl Preflight<'_> {
         self.groups(&config)
     }
 
+    /// Every id means to a given student what it means to the teacher. Without a `tokenizer.json` of its own it must
+    /// have as many rows as the teacher.
     fn same_vocabulary(
         &self,
-        student: &DecoderConfig,
-        teacher: &DecoderConfig,
+        student: &Path,
+        config: &DecoderConfig,
+        notes: &mut Vec<String>,
     ) -> Result<(), RecipeFaults> {
-        if teacher.vocab_size == student.vocab_size {
+        let Some(teacher) = &self.plan.teacher else {
             return Ok(());
+        };
+        let key = "student.checkpoint";
+        let theirs = self.of_model("teacher.checkpoint", &teacher.checkpoint)?;
+        if !tokenizer_path(student).exists() {
+            return self.ids_fit(key, theirs.num_tokens(), "student", config);
         }
-        let (student, teacher) = (
-            thousands(student.vocab_size as u64),
-            thousands(teacher.vocab_size as u64),
-        );
-        let fact = format!("the student has {student} tokens, but the teacher has {teacher}");
-        let fault = Diagnostic::new("student/vocabulary", fact)
-            .help("teacher and student must share one tokenizer");
-        Err(self.fault("student.checkpoint", "another vocabulary", fault))
+        let found = self.of_model(key, student)?.compare(&theirs);
+        if let Some(fact) = found.disagreement("student", "teacher") {
+            let fault = Diagnostic::new("student/vocabulary", fact)
+                .help("teacher and student must share one tokenizer");
+            return Err(self.fault(key, "another vocabulary", fault));
+        }
+        if !found.same_end_of_text {
+            let ends = |side: &Facts| format!("`{}`", side.end_of_text.join("`, `"));
+            notes.push(format!(
+                "the student ends a text with {}, the teacher with {}",
+                ends(&found.a),
+                ends(&found.b)
+            ));
+        }
+        Ok(())
     }
 
     fn groups(&self, config: &DecoderConfig) -> Result<(), RecipeFaults> {

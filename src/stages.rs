@@ -11,9 +11,10 @@ use thiserror::Error;
 
 use crate::cache::Fingerprint;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{self, SourceError};
+use crate::data::{self, SourceError, Tokenizer, TokenizerError};
 use crate::export::huggingface::tokenizer_files;
 use crate::files;
+use crate::gguf::is_gguf;
 use crate::passes;
 use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 
@@ -21,7 +22,7 @@ use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// Raised when a stage would write something else from the same inputs.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why the stages cannot be named.
 #[derive(Debug, Error)]
@@ -32,6 +33,9 @@ pub enum StagesError {
     /// A checkpoint cannot be read.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
     /// A file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -214,8 +218,8 @@ impl Stages {
     }
 }
 
-/// Hashes of the tokenizer files that an export copies.
-fn tokenizer_hashes(plan: &Plan) -> io::Result<Vec<(String, String)>> {
+/// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
+fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
     let Some(teacher) = plan
         .teacher
         .as_ref()
@@ -223,6 +227,13 @@ fn tokenizer_hashes(plan: &Plan) -> io::Result<Vec<(String, String)>> {
     else {
         return Ok(Vec::new());
     };
+    if is_gguf(&teacher.checkpoint) {
+        let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
+        let hash = |(name, bytes): (&str, &[u8])| {
+            (name.to_owned(), blake3::hash(bytes).to_hex().to_string())
+        };
+        return Ok(tokenizer.files().map(hash).to_vec());
+    }
     let files = tokenizer_files(&teacher.checkpoint);
     files
         .into_iter()
@@ -255,10 +266,10 @@ fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
 
 fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
     let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
-        (TokenizerPlan::Teacher, Some(teacher)) => Some(files::hash_file(
-            &teacher.checkpoint.join("tokenizer.json"),
-        )?),
-        (TokenizerPlan::File(path), _) => Some(files::hash_file(path)?),
+        (TokenizerPlan::Teacher, Some(teacher)) => {
+            Some(Tokenizer::of_model(&teacher.checkpoint)?.hash())
+        }
+        (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?.hash()),
         (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
     };
     Ok(json!({

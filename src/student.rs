@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::model::grid::{Grid, round_to_bf16};
 use crate::model::{
-    Decoder, DecoderConfig, ParameterKind, ParameterSpec, Rope, RopeScaling, parameter_specs,
+    Architecture, Decoder, DecoderConfig, LayerType, ParameterKind, ParameterSpec, Rope,
+    RopeScaling, parameter_specs,
 };
 use crate::random::Stream;
 use crate::recipe::ArchitecturePlan;
@@ -72,14 +73,19 @@ impl Student {
     }
 
     /// Fresh weights: normal with deviation 0.02, divided by √(2·layers) where a layer writes into the residual
-    /// stream (GPT-2; Radford et al. 2019), norms at 1.
+    /// stream (GPT-2; Radford et al. 2019), gains of norms at 1, biases at 0.
     pub fn fresh(config: DecoderConfig, seed: u64, device: &Device) -> Self {
+        let gain = 1.0 - config.architecture.gain_offset();
         let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
         let decoder = Decoder::from_parameters(config, |spec| {
             let writes_residual =
                 spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
             let deviation = if writes_residual { residual } else { 0.02 };
-            Ok::<_, std::convert::Infallible>(fresh_parameter(spec, seed, deviation, device))
+            Ok::<_, std::convert::Infallible>(match spec.kind {
+                ParameterKind::Norm => Tensor::full(spec.shape, gain, device),
+                ParameterKind::Bias => Tensor::zeros(spec.shape, device),
+                _ => normal(spec, seed, deviation, device),
+            })
         });
         match decoder {
             Ok(decoder) => Self::new(decoder),
@@ -216,6 +222,7 @@ pub fn architecture(
     end_of_text: Option<u32>,
 ) -> DecoderConfig {
     DecoderConfig {
+        architecture: Architecture::Llama,
         vocab_size,
         hidden_size: plan.hidden_size,
         intermediate_size: plan.intermediate_size,
@@ -223,11 +230,17 @@ pub fn architecture(
         num_attention_heads: plan.num_attention_heads,
         num_key_value_heads: plan.num_key_value_heads,
         head_dim: plan.head_dim,
+        query_pre_attn_scalar: plan.head_dim,
+        attn_logit_softcapping: None,
+        final_logit_softcapping: None,
+        sliding_window: None,
+        layer_types: vec![LayerType::Full; plan.num_hidden_layers],
         rms_norm_eps: plan.rms_norm_eps,
         rope: Rope {
             theta: plan.rope_theta,
             scaling: RopeScaling::Default,
         },
+        local_rope: None,
         max_position_embeddings: sequence_length,
         tie_word_embeddings: plan.tie_word_embeddings,
         bos_token_id: end_of_text,
@@ -242,10 +255,7 @@ pub fn architecture(
 ///
 /// If a layer does not exist: the recipe is checked against the teacher before.
 pub fn from_layers(teacher: &Decoder, layers: &[usize]) -> Decoder {
-    let config = DecoderConfig {
-        num_hidden_layers: layers.len(),
-        ..teacher.config.clone()
-    };
+    let config = teacher.config.with_layers(layers);
     let mut weights: BTreeMap<String, Tensor<2>> = teacher
         .parameters()
         .into_iter()
@@ -271,15 +281,10 @@ fn mask_name(name: &str) -> String {
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
-fn fresh_parameter(spec: &ParameterSpec, seed: u64, deviation: f64, device: &Device) -> Tensor<2> {
-    let count = spec.shape[0] * spec.shape[1];
-    let values: Vec<f32> = if spec.kind == ParameterKind::Norm {
-        vec![1.0; count]
-    } else {
-        let mut stream = Stream::new(seed, &format!("init {}", spec.name));
-        (0..count)
-            .map(|_| (deviation * stream.normal()) as f32)
-            .collect()
-    };
+fn normal(spec: &ParameterSpec, seed: u64, deviation: f64, device: &Device) -> Tensor<2> {
+    let mut stream = Stream::new(seed, &format!("init {}", spec.name));
+    let values: Vec<f32> = (0..spec.num_elements())
+        .map(|_| (deviation * stream.normal()) as f32)
+        .collect();
     Tensor::from_data(TensorData::new(values, spec.shape), device)
 }

@@ -65,10 +65,13 @@ mod tests {
                 "data.validation=[absent]",
                 "`validation` names no file or folder",
             ),
-            ("teacher.checkpoint=absent", "`checkpoint` names no folder"),
+            (
+                "teacher.checkpoint=absent",
+                "`checkpoint` names no model folder or `.gguf` file",
+            ),
             (
                 "student={checkpoint: absent}",
-                "`checkpoint` names no folder",
+                "`checkpoint` names no model folder or `.gguf` file",
             ),
             ("data.tokenizer={file: absent.json}", "`file` names no file"),
         ] {

@@ -6,6 +6,7 @@ mod common;
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::Path;
 
     use serde_json::Value;
 
@@ -91,8 +92,114 @@ mod tests {
             "--teacher",
             &golden,
         ];
-        let needles = ["the teacher has 320 tokens, but the checkpoint has 300"];
+        let needles = ["the checkpoint has 300 tokens, but the teacher has 320: token 1 is"];
         workshop.fails(&args, 2, &needles);
+    }
+
+    /// Sixteen-position rows, ten steps: what a student learns here does not matter, but where all comes from.
+    const GGUF_RECIPE: &str = "\
+name: gguf
+output: out
+data: { train: [text/train.txt], validation: [text/validation.txt], sequence_length: 16, validation_tokens: 256 }
+teacher: { checkpoint: model.gguf }
+cache: { tokens: 2k, support: { top_k: 8 } }
+student: { from_teacher: { layers: [0] } }
+passes: [{ distill: { steps: 10, tokens_per_step: 64 } }]
+export: { formats: [huggingface] }
+";
+
+    #[test]
+    fn a_gguf_file_stands_wherever_a_model_folder_does() {
+        let workshop = Workshop::new();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let model = fs::read(golden.join("gguf-q4_k_m/model.gguf")).unwrap();
+        workshop.write("model.gguf", &model);
+        workshop.write("gguf.yaml", GGUF_RECIPE.as_bytes());
+
+        let facts = workshop.done(&["inspect", "model.gguf", "--json"]).json();
+        assert_eq!(facts["kind"], "checkpoint");
+        assert_eq!(
+            facts["tensors"],
+            serde_json::json!({ "F32": 3, "Q4_K": 5, "Q6_K": 3 })
+        );
+        let prompt = [
+            "generate",
+            "model.gguf",
+            "--prompt",
+            "the quick",
+            "--max-tokens",
+            "5",
+            "--json",
+        ];
+        let generated = workshop.done(&prompt).json();
+        assert_eq!(generated["ids"].as_array().unwrap().len(), 5);
+
+        // Its folder in bf16 is another model, by as much as four bits round.
+        let folder = golden.join("hf-llama-256").display().to_string();
+        let text = [
+            "--text",
+            "text/validation.txt",
+            "--sequence-length",
+            "16",
+            "--json",
+        ];
+        let beside = [&["evaluate", "model.gguf", "--teacher", &folder], &text[..]].concat();
+        let beside = workshop.done(&beside).json();
+        let kl = beside["kl_nats"].as_f64().unwrap();
+        assert!((1e-6..0.1).contains(&kl), "{kl}");
+
+        workshop.done(&["plan", "gguf.yaml"]);
+        let report = workshop.done(&["run", "gguf.yaml", "--json"]).json();
+        assert_eq!(report["passes"].as_array().unwrap().len(), 2);
+        let export = workshop.folder("out/gguf", "02-export").join("huggingface");
+        let original: Value =
+            serde_json::from_slice(&fs::read(golden.join("hf-llama-256/tokenizer.json")).unwrap())
+                .unwrap();
+        let tokenizer: Value =
+            serde_json::from_slice(&fs::read(export.join("tokenizer.json")).unwrap()).unwrap();
+        for part in ["vocab", "merges"] {
+            assert_eq!(tokenizer["model"][part], original["model"][part], "{part}");
+        }
+        assert_eq!(tokenizer["added_tokens"], original["added_tokens"]);
+        let config: Value =
+            serde_json::from_slice(&fs::read(export.join("tokenizer_config.json")).unwrap())
+                .unwrap();
+        assert_eq!(config["eos_token"], "<|im_end|>");
+        assert!(
+            config["chat_template"]
+                .as_str()
+                .unwrap()
+                .contains("<|im_start|>")
+        );
+        let again = workshop.done(&["run", "gguf.yaml"]);
+        assert!(again.stderr.contains("02-export: done"), "{}", again.stderr);
+    }
+
+    #[test]
+    fn a_gguf_file_that_is_cut_off_is_refused_with_its_place() {
+        let workshop = Workshop::new();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        let model = fs::read(golden.join("gguf-q4_k_m/model.gguf")).unwrap();
+        workshop.write("model.gguf", &model[..200_000]);
+        workshop.write("gguf.yaml", GGUF_RECIPE.as_bytes());
+        let needles = [
+            "error[checkpoint]",
+            "model.gguf",
+            "it is cut off or damaged",
+        ];
+        workshop.fails(&["generate", "model.gguf", "--prompt", "a"], 2, &needles);
+        let needles = [
+            "error[checkpoint/unreadable]",
+            "gguf.yaml:4:24",
+            "this file",
+            "cut off",
+        ];
+        workshop.fails(&["run", "gguf.yaml"], 2, &needles);
+        workshop.fails(
+            &["inspect", "absent.gguf"],
+            2,
+            &["absent.gguf", "No such file"],
+        );
     }
 
     #[test]

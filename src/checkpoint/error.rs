@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use ::safetensors::{Dtype, SafeTensorError};
 
+use crate::gguf::GgufError;
 use crate::model::ConfigError;
 
 /// Why a checkpoint is refused; every message names the file or the tensor.
@@ -20,6 +21,10 @@ pub enum CheckpointError {
     },
     #[error("`{}`: {source}", path.display())]
     Config { path: PathBuf, source: ConfigError },
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("`{tensor}` in `{}` is a scaling of rotary positions that alambic does not know: Llama 3's it is not", path.display())]
+    UnknownRope { path: PathBuf, tensor: String },
     #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
     NoWeights { dir: PathBuf },
     #[error("the header of `{}` takes {header_bytes} bytes, but the file has {file_bytes}", path.display())]

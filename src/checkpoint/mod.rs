@@ -1,13 +1,14 @@
-//! Checkpoints: model folders in Hugging Face layout, read one weight at a time.
+//! Checkpoints: model folders in Hugging Face layout and GGUF files, read one weight at a time.
 //!
-//! Nothing here knows how such a folder is written: what `export` writes is checked by reading it back through
+//! Nothing here knows how a folder is written: what `export` writes is checked by reading it back through
 //! this module.
 
 mod compressed_tensors;
 mod error;
+mod gguf;
 mod safetensors;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,28 +18,52 @@ pub use self::compressed_tensors::PackedScheme;
 #[cfg(test)]
 pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
 pub use self::error::CheckpointError;
+use self::gguf::GgufWeights;
 pub use self::safetensors::TensorFiles;
 use crate::files::with_path;
+use crate::gguf::is_gguf;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 
-/// A model folder whose headers have been checked: every weight is there with its shape and dtype.
+/// A model whose headers have been checked: every weight is there with its shape and dtype.
 ///
 /// Weights are read on demand, so that a model is never held twice.
 #[derive(Debug)]
 pub struct Checkpoint {
-    dir: PathBuf,
+    path: PathBuf,
     config: DecoderConfig,
-    files: TensorFiles,
-    scheme: Option<PackedScheme>,
+    weights: Weights,
+}
+
+/// Where the weights are.
+#[derive(Debug)]
+enum Weights {
+    /// In the safetensors files of a folder.
+    Folder {
+        files: TensorFiles,
+        scheme: Option<PackedScheme>,
+    },
+    /// In a GGUF file.
+    Gguf(GgufWeights),
 }
 
 impl Checkpoint {
-    /// Reads `config.json` and the tensor headers.
+    /// Reads the headers of a model folder or of a `.gguf` file.
     ///
-    /// Weights may be plain (F32, F16, BF16) or compressed-tensors `pack-quantized`. Tensors that no part of the
-    /// decoder owns are ignored, as transformers does; one that belongs to a module of the decoder and is not
-    /// understood (a bias, a zero point, a column order) is refused, since leaving it out would change the model.
-    pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
+    /// In a folder, weights may be plain (F32, F16, BF16) or compressed-tensors `pack-quantized`. Tensors that no part
+    /// of the decoder owns are ignored, as transformers does; one that belongs to a module of the decoder or to one of
+    /// its layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the
+    /// model. In a GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let checkpoint = if is_gguf(path) {
+            Self::open_gguf(path)?
+        } else {
+            Self::open_folder(path)?
+        };
+        checkpoint.check_tensors()?;
+        Ok(checkpoint)
+    }
+
+    fn open_folder(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("config.json");
         let json = read_json(&path)?;
         let config = DecoderConfig::from_json(&json);
@@ -46,19 +71,32 @@ impl Checkpoint {
         let (config, scheme) = config
             .and_then(|config| Ok((config, scheme?)))
             .map_err(|source| CheckpointError::Config { path, source })?;
-        let checkpoint = Self {
-            dir: dir.to_path_buf(),
+        let files = TensorFiles::open(dir)?;
+        Ok(Self {
+            path: dir.to_path_buf(),
             config,
-            files: TensorFiles::open(dir)?,
-            scheme,
-        };
-        checkpoint.check_tensors()?;
-        Ok(checkpoint)
+            weights: Weights::Folder { files, scheme },
+        })
     }
 
-    /// Folder it was read from.
-    pub fn dir(&self) -> &Path {
-        &self.dir
+    fn open_gguf(path: &Path) -> Result<Self, CheckpointError> {
+        let path = path.to_path_buf();
+        let weights = GgufWeights::open(&path)?;
+        let config = DecoderConfig::from_json(&weights.config_json()?);
+        let config = config.map_err(|source| CheckpointError::Config {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(Self {
+            path,
+            config,
+            weights: Weights::Gguf(weights),
+        })
+    }
+
+    /// Folder or file it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Architecture.
@@ -66,59 +104,123 @@ impl Checkpoint {
         &self.config
     }
 
-    /// How weights are quantised; `None` if they are plain.
-    pub fn scheme(&self) -> Option<&PackedScheme> {
-        self.scheme.as_ref()
-    }
-
-    /// The files behind it.
-    pub fn files(&self) -> &TensorFiles {
-        &self.files
-    }
-
-    /// One weight in f32, row-major, dequantised if it is packed.
-    pub fn weight(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
-        match self.packed(spec) {
-            Some(scheme) => scheme.weight(&self.files, spec),
-            None => self.files.f32s(&spec.name, &spec.stored_shape()),
+    /// The safetensors files of a folder; `None` for a GGUF file.
+    pub fn files(&self) -> Option<&TensorFiles> {
+        match &self.weights {
+            Weights::Folder { files, .. } => Some(files),
+            Weights::Gguf(_) => None,
         }
     }
 
-    /// BLAKE3 (hex) over all tensors; see [`TensorFiles::content_hash`].
-    pub fn content_hash(&self) -> String {
-        self.files.content_hash()
+    /// How weights are packed in a folder; `None` if they are plain, or in a GGUF file.
+    pub fn scheme(&self) -> Option<&PackedScheme> {
+        match &self.weights {
+            Weights::Folder { scheme, .. } => scheme.as_ref(),
+            Weights::Gguf(_) => None,
+        }
     }
 
-    /// The scheme, if this weight is packed.
-    fn packed(&self, spec: &ParameterSpec) -> Option<&PackedScheme> {
-        self.scheme.as_ref().filter(|scheme| scheme.covers(spec))
+    /// Number of tensors stored as each type, by its name.
+    pub fn num_tensors(&self) -> BTreeMap<String, usize> {
+        let kinds: Vec<String> = match &self.weights {
+            Weights::Folder { files, .. } => {
+                let dtypes = files.names().filter_map(|name| files.info(name));
+                dtypes.map(|(dtype, _)| dtype.to_string()).collect()
+            }
+            Weights::Gguf(weights) => {
+                let kinds = weights.file().tensors().map(|(_, info)| info.kind);
+                kinds.map(|kind| kind.name().to_owned()).collect()
+            }
+        };
+        let mut counts = BTreeMap::new();
+        for kind in kinds {
+            *counts.entry(kind).or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// Bytes of all tensors together.
+    pub fn num_bytes(&self) -> u64 {
+        match &self.weights {
+            Weights::Folder { files, .. } => files.num_bytes(),
+            Weights::Gguf(weights) => weights.file().num_bytes(),
+        }
+    }
+
+    /// One weight in f32, row-major, dequantised if it is packed, in Hugging Face's order of rows.
+    pub fn weight(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
+        match &self.weights {
+            Weights::Gguf(weights) => weights.weight(spec, &self.config),
+            Weights::Folder { files, scheme } => match packed(scheme.as_ref(), spec) {
+                Some(scheme) => scheme.weight(files, spec),
+                None => files.f32s(&spec.name, &spec.stored_shape()),
+            },
+        }
+    }
+
+    /// BLAKE3 (hex) over all tensors; see [`TensorFiles::content_hash`] and
+    /// [`GgufFile::content_hash`](crate::gguf::GgufFile::content_hash).
+    pub fn content_hash(&self) -> String {
+        match &self.weights {
+            Weights::Folder { files, .. } => files.content_hash(),
+            Weights::Gguf(weights) => weights.file().content_hash(),
+        }
     }
 
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let specs = parameter_specs(&self.config);
-        let mut known = BTreeSet::new();
-        for spec in &specs {
-            if let Some(scheme) = self.packed(spec) {
-                scheme.check(&self.files, spec)?;
-                known.extend(PackedScheme::tensor_names(spec));
-            } else {
-                self.files.check_floats(&spec.name, &spec.stored_shape())?;
-                known.insert(spec.name.clone());
+        match &self.weights {
+            Weights::Folder { files, scheme } => {
+                check_folder(&self.path, files, scheme.as_ref(), &specs)
             }
-        }
-        let modules: BTreeSet<&str> = specs.iter().map(ParameterSpec::module).collect();
-        let stranger = self.files.names().find(|name| {
-            let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-            modules.contains(module) && !known.contains(*name)
-        });
-        match stranger {
-            None => Ok(()),
-            Some(name) => Err(CheckpointError::UnknownTensor {
-                dir: self.dir.clone(),
-                tensor: name.to_owned(),
-            }),
+            Weights::Gguf(weights) => weights.check(&specs),
         }
     }
+}
+
+/// The scheme, if this weight is packed.
+fn packed<'a>(scheme: Option<&'a PackedScheme>, spec: &ParameterSpec) -> Option<&'a PackedScheme> {
+    scheme.filter(|scheme| scheme.covers(spec))
+}
+
+fn check_folder(
+    dir: &Path,
+    files: &TensorFiles,
+    scheme: Option<&PackedScheme>,
+    specs: &[ParameterSpec],
+) -> Result<(), CheckpointError> {
+    let mut known = BTreeSet::new();
+    for spec in specs {
+        if let Some(scheme) = packed(scheme, spec) {
+            scheme.check(files, spec)?;
+            known.extend(PackedScheme::tensor_names(spec));
+        } else {
+            files.check_floats(&spec.name, &spec.stored_shape())?;
+            known.insert(spec.name.clone());
+        }
+    }
+    let modules: BTreeSet<&str> = specs.iter().map(ParameterSpec::module).collect();
+    let layers: BTreeSet<&str> = specs.iter().filter_map(|spec| layer(&spec.name)).collect();
+    let stranger = files.names().find(|name| {
+        let module = name.rsplit_once('.').map_or("", |(module, _)| module);
+        let is_in_a_layer = layer(name).is_some_and(|layer| layers.contains(layer));
+        // Rotary frequencies, which old conversions hold, are computed anew.
+        let is_ours = is_in_a_layer && !name.ends_with(".rotary_emb.inv_freq");
+        (is_ours || modules.contains(module)) && !known.contains(*name)
+    });
+    match stranger {
+        None => Ok(()),
+        Some(name) => Err(CheckpointError::UnknownTensor {
+            dir: dir.to_path_buf(),
+            tensor: name.to_owned(),
+        }),
+    }
+}
+
+/// Number of the layer that a tensor belongs to, as it is written in its name.
+fn layer(name: &str) -> Option<&str> {
+    let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    Some(layer)
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {

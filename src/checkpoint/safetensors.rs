@@ -84,11 +84,13 @@ impl TensorFiles {
         self.check_floats(name, shape)?;
         let tensor = self.tensor(name)?;
         let bytes = self.bytes(tensor);
-        Ok(match tensor.dtype {
+        let values = match tensor.dtype {
             Dtype::F16 => decode(bytes, |le| half::f16::from_le_bytes(le).to_f32()),
             Dtype::BF16 => decode(bytes, |le| half::bf16::from_le_bytes(le).to_f32()),
             _ => decode(bytes, f32::from_le_bytes), // checked above: one of three
-        })
+        };
+        self.release(tensor);
+        Ok(values)
     }
 
     /// A tensor stored as I64.
@@ -123,6 +125,7 @@ impl TensorFiles {
                 hasher.update(&(part.len() as u64).to_le_bytes());
                 hasher.update(part);
             }
+            self.release(tensor);
         }
         hasher.finalize().to_hex().to_string()
     }
@@ -189,6 +192,13 @@ impl TensorFiles {
             })
     }
 
+    /// Lets go of the pages of a tensor that was read through, so that a model is not in memory twice.
+    fn release(&self, tensor: &StoredTensor) {
+        if let Some(file) = self.files.get(tensor.file_idx) {
+            release(file, &tensor.bytes);
+        }
+    }
+
     fn bytes(&self, tensor: &StoredTensor) -> &[u8] {
         self.files
             .get(tensor.file_idx)
@@ -196,6 +206,20 @@ impl TensorFiles {
             .expect("the header was checked against the mapped file")
     }
 }
+
+/// Tells the system that the pages of a range are not needed for now.
+#[cfg(unix)]
+fn release(file: &Mmap, range: &Range<usize>) {
+    #[expect(unsafe_code, reason = "nothing else takes mapped pages out of memory")]
+    // SAFETY: the map is read-only and of a file, so that a page which is touched again holds the same bytes again.
+    let advised = unsafe {
+        file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
+    };
+    let _ = advised; // a system that does not take the advice keeps the pages, and nothing else changes
+}
+
+#[cfg(not(unix))]
+fn release(_: &Mmap, _: &Range<usize>) {}
 
 fn read_header(
     file: &[u8],

@@ -14,7 +14,7 @@ use crate::progress::{Progress, bytes_text, thousands};
 use crate::recipe::{Sampling, SupportPlan};
 use crate::run;
 use crate::stages::model_hash;
-use crate::teacher::{compare, load_decoder};
+use crate::teacher::{compare, load_teacher};
 
 /// The texts of a recipe: a cache stage holds one cache for each.
 const SPLITS: [&str; 2] = ["train", "validation"];
@@ -133,9 +133,7 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
         Some(dir) => {
             let device = device::open(&args.device)?;
             let checkpoint = open_checkpoint(dir)?;
-            let decoder = load_decoder(&checkpoint, &device)
-                .map_err(|error| Failure::input("checkpoint", &error))?;
-            Some((model_hash(&checkpoint), decoder))
+            Some((model_hash(&checkpoint), checkpoint, device))
         }
         None => None,
     };
@@ -151,7 +149,7 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
         })?;
         progress.finish();
         let mut found = json!({ "sound": true, "report": report });
-        if let Some((hash, decoder)) = &teacher {
+        if let Some((hash, checkpoint, device)) = &teacher {
             let captured = &cache.fingerprint().teacher_weights;
             if hash != captured {
                 let fact = format!(
@@ -164,7 +162,9 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
             }
             let total = args.rows.min(cache.row_idxs().len()) as u64 * sequence_length;
             let mut progress = Progress::new("cache verify, teacher", total);
-            let compared = compare(decoder, &cache, args.rows, |_| {
+            let decoder = load_teacher(checkpoint, cache.fingerprint().vocab_size, device)
+                .map_err(|error| Failure::input("checkpoint", &error))?;
+            let compared = compare(&decoder, &cache, args.rows, |_| {
                 progress.advance(sequence_length);
             })?;
             progress.finish();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -25,8 +25,9 @@ use crate::recipe::{self, Plan};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
 use crate::stages::Stages;
-use crate::teacher::load_decoder;
+use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{self as measure, Opinion};
+use crate::vocabulary::Vocabulary;
 
 /// Where data goes and in what form.
 pub(super) struct Output<'a> {
@@ -70,7 +71,7 @@ pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fail
 pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(args)?;
     device::open(&plan.device)?;
-    preflight::check(&plan, &args.set)?;
+    let notes = preflight::check(&plan, &args.set)?;
     let stages = Stages::of(&plan).map_err(|error| Failure::input("run/input", &error))?;
     let estimates =
         estimate(&plan, &stages).map_err(|error| Failure::input("checkpoint", &error))?;
@@ -109,7 +110,11 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
         "to do: about {} on two cores (memory, disk and time are estimates)",
         duration_text(left)
     );
-    output.print(&text, &json!({ "stages": estimates, "secs_to_do": left }))
+    for note in &notes {
+        let _ = write!(text, "\nnote: {note}");
+    }
+    let found = json!({ "stages": estimates, "secs_to_do": left, "notes": notes });
+    output.print(&text, &found)
 }
 
 pub(super) fn schema(output: &mut Output<'_>) -> Result<(), Failure> {
@@ -118,8 +123,17 @@ pub(super) fn schema(output: &mut Output<'_>) -> Result<(), Failure> {
     output.print(&text, &schema)
 }
 
-pub(super) fn inspect(path: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
-    let found = facts::inspect(path).map_err(|error| Failure::input("inspect", &error))?;
+pub(super) fn inspect(
+    path: &Path,
+    against: Option<&Path>,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let failed = |error| Failure::input("inspect", &error);
+    if let Some(other) = against {
+        let (text, found) = facts::against(path, other).map_err(failed)?;
+        return output.print(&text, &found);
+    }
+    let found = facts::inspect(path).map_err(failed)?;
     output.print(&facts::text(&found), &found)
 }
 
@@ -138,23 +152,14 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     let teacher = match &args.teacher {
         Some(dir) => {
             let teacher = open_checkpoint(dir)?;
-            if teacher.config().vocab_size != config.vocab_size {
-                let fact = format!(
-                    "the teacher has {} tokens, but the checkpoint has {}",
-                    thousands(teacher.config().vocab_size as u64),
-                    thousands(config.vocab_size as u64)
-                );
-                return Err(Failure::input("evaluate/vocabulary", &fact));
-            }
-            let theirs = open_tokenizer(dir, config.vocab_size)?;
-            if let Some((id, ours, theirs)) = tokenizer.first_difference(&theirs) {
-                let fact = format!(
-                    "token {id} is `{ours}` to the checkpoint and `{theirs}` to the teacher"
-                );
+            let failed = |error| Failure::input("evaluate/vocabulary", &error);
+            let ours = Vocabulary::of_model(&args.checkpoint).map_err(failed)?;
+            let theirs = Vocabulary::of_model(dir).map_err(failed)?;
+            if let Some(fact) = ours.compare(&theirs).disagreement("checkpoint", "teacher") {
                 return Err(Failure::input("evaluate/vocabulary", &fact));
             }
             Some(
-                load_decoder(&teacher, &device)
+                load_teacher(&teacher, theirs.num_tokens(), &device)
                     .map_err(|error| Failure::input("checkpoint", &error))?,
             )
         }
@@ -260,14 +265,13 @@ pub(super) fn with_context<T>(
     Ok(work(&context)?)
 }
 
-pub(super) fn open_checkpoint(dir: &Path) -> Result<Checkpoint, Failure> {
-    Checkpoint::open(dir).map_err(|error| Failure::input("checkpoint", &error))
+pub(super) fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
+    Checkpoint::open(path).map_err(|error| Failure::input("checkpoint", &error))
 }
 
 fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
-    let path: PathBuf = dir.join("tokenizer.json");
     let tokenizer =
-        Tokenizer::open(&path).map_err(|error| Failure::input("data/tokenizer", &error))?;
+        Tokenizer::of_model(dir).map_err(|error| Failure::input("data/tokenizer", &error))?;
     if tokenizer.vocab_size() > vocab_size {
         let fact = format!(
             "the tokenizer has {} tokens, but the model knows {vocab_size}",

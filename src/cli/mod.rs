@@ -41,10 +41,13 @@ enum Command {
     Evaluate(EvaluateArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
-    /// Show what a checkpoint, cache or run folder says of itself
+    /// Show what a checkpoint, cache or run says of itself
     Inspect {
-        /// Folder
+        /// Folder, or `.gguf` file
         path: PathBuf,
+        /// Compare the vocabularies of two checkpoints or `tokenizer.json` files instead
+        #[arg(long, value_name = "OTHER")]
+        against: Option<PathBuf>,
     },
     /// Print the JSON Schema of recipes
     Schema,
@@ -115,7 +118,7 @@ struct RecipeArgs {
 
 #[derive(Debug, Args)]
 struct EvaluateArgs {
-    /// Model folder in Hugging Face layout
+    /// Model folder in Hugging Face layout, or `.gguf` file
     checkpoint: PathBuf,
     /// Text or jsonl file, or a folder of them
     #[arg(long, required = true)]
@@ -123,7 +126,7 @@ struct EvaluateArgs {
     /// Positions per row; each row starts without context
     #[arg(long, default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
     sequence_length: usize,
-    /// Model folder to compare with: exact KL and agreement
+    /// Model folder or `.gguf` file to compare with: exact KL and agreement
     #[arg(long)]
     teacher: Option<PathBuf>,
     /// Device: flex, wgpu, vulkan, tch or cuda
@@ -133,7 +136,7 @@ struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 struct GenerateArgs {
-    /// Model folder in Hugging Face layout
+    /// Model folder in Hugging Face layout, or `.gguf` file
     checkpoint: PathBuf,
     /// Text to continue
     #[arg(long)]
@@ -193,7 +196,9 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Cache(command) => cache::execute(command, &mut output),
         Command::Evaluate(args) => commands::evaluate(args, &mut output),
         Command::Generate(args) => commands::generate(args, &mut output),
-        Command::Inspect { path } => commands::inspect(path, &mut output),
+        Command::Inspect { path, against } => {
+            commands::inspect(path, against.as_deref(), &mut output)
+        }
         Command::Schema => commands::schema(&mut output),
     }
 }

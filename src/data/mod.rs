@@ -6,6 +6,7 @@ mod prepare;
 mod rows;
 mod source;
 mod store;
+mod stream;
 mod tokenizer;
 
 #[cfg(test)]
@@ -19,4 +20,5 @@ pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,
     read_documents,
 };
-pub use tokenizer::{TextStream, TokenizedText, Tokenizer, TokenizerError};
+pub use stream::TextStream;
+pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError, tokenizer_path};

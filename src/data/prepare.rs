@@ -102,7 +102,7 @@ pub enum DataError {
 /// tokenizer is asked ([`Tokenizer::end_of_text`]). Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
 pub fn prepare(
     plan: &DataPlan,
-    teacher_dir: Option<&Path>,
+    teacher: Option<&Path>,
     cache_dir: &Path,
     eos: Option<u32>,
 ) -> Result<Prepared, DataError> {
@@ -115,11 +115,7 @@ pub fn prepare(
     let mut store = Store::open(cache_dir)?;
     let tokenizer = match &plan.tokenizer {
         TokenizerPlan::File(path) => Tokenizer::open(path)?,
-        TokenizerPlan::Teacher => Tokenizer::open(
-            &teacher_dir
-                .ok_or(DataError::NoTeacher)?
-                .join("tokenizer.json"),
-        )?,
+        TokenizerPlan::Teacher => Tokenizer::of_model(teacher.ok_or(DataError::NoTeacher)?)?,
         TokenizerPlan::Train { vocab_size } => {
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
         }

@@ -15,7 +15,12 @@ use tokenizers::{
     TokenizerBuilder, TruncationParams,
 };
 
+use super::TextStream;
 use crate::files;
+use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
+use crate::gguf::{GgufError, GgufFile, is_gguf};
+
+const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The end-of-text token of tokenizers trained here.
 const END_OF_TEXT: &str = "<|endoftext|>";
@@ -39,6 +44,9 @@ pub enum TokenizerError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A GGUF file cannot be read, or its tokenizer is of a kind that is not known.
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
     /// A file's content is not a tokenizer.
     #[error("{}: not a tokenizer: {reason}", .path.display())]
     NotATokenizer {
@@ -90,7 +98,7 @@ pub struct TokenizedText {
     pub num_bytes: Vec<u32>,
 }
 
-/// Text to token ids and back, as a `tokenizer.json` says.
+/// Text to token ids and back, as a `tokenizer.json` or a GGUF file says.
 ///
 /// Three things in such files are passed over, because they would make rows that are not the text:
 /// truncation, padding, and BPE dropout (which is random). Special tokens are never added, but those that
@@ -105,8 +113,14 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one.
+    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one; or the tokenizer that a
+    /// `.gguf` file carries.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
+        if is_gguf(path) {
+            let TokenizerFiles { tokenizer, config } = tokenizer_files(&GgufFile::open(path)?)?;
+            let bytes = tokenizer.to_string().into_bytes();
+            return Self::from_bytes(bytes, Some(config.to_string().into_bytes()), path);
+        }
         let read = |path: &Path| fs::read(path).map_err(|error| files::with_path(error, path));
         let config_path = path.with_file_name("tokenizer_config.json");
         let config = config_path
@@ -114,6 +128,11 @@ impl Tokenizer {
             .then(|| read(&config_path))
             .transpose()?;
         Self::from_bytes(read(path)?, config, path)
+    }
+
+    /// The tokenizer of a model folder or `.gguf` file.
+    pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
+        Self::open(&tokenizer_path(model))
     }
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
@@ -228,11 +247,7 @@ impl Tokenizer {
 
     /// Decodes ids as they come, one by one.
     pub fn stream(&self) -> TextStream<'_> {
-        TextStream {
-            tokenizer: self,
-            ids: Vec::new(),
-            num_shown: 0,
-        }
+        TextStream::new(self)
     }
 
     /// One more than the largest token id: rows that an embedding must have.
@@ -250,13 +265,16 @@ impl Tokenizer {
         &END_OF_TEXT_NAMES
     }
 
-    /// The first id that means another token in another tokenizer, with both meanings; `None` if all agree.
-    pub fn first_difference(&self, other: &Self) -> Option<(u32, String, String)> {
-        let token = |tokenizer: &Self, id| tokenizer.inner.id_to_token(id).unwrap_or_default();
-        let num_ids = self.vocab_size.max(other.vocab_size);
-        (0..u32::try_from(num_ids).unwrap_or(u32::MAX))
-            .map(|id| (id, token(self, id), token(other, id)))
-            .find(|(_, mine, theirs)| mine != theirs)
+    /// The token of an id; `None` if no token has it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// Whether the id is a special token, which stands for no text.
+    pub fn is_special(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary();
+        let token = added.get_added_tokens_decoder().get(&id);
+        token.is_some_and(|token| token.special)
     }
 
     /// BLAKE3 (hex) of the bytes of `tokenizer.json`.
@@ -269,50 +287,29 @@ impl Tokenizer {
         &self.bytes
     }
 
-    /// Writes `tokenizer.json` and `tokenizer_config.json` into a folder, byte for byte as they were read.
+    /// Names and bytes of `tokenizer.json` and `tokenizer_config.json`, as they were read.
+    pub fn files(&self) -> [(&'static str, &[u8]); 2] {
+        [
+            (TOKENIZER_FILE, &self.bytes),
+            ("tokenizer_config.json", &self.config),
+        ]
+    }
+
+    /// Writes [`Tokenizer::files`] into a folder.
     pub fn save(&self, dir: &Path) -> Result<(), TokenizerError> {
-        let write = |name: &str, bytes: &[u8]| {
-            files::write_atomically(&dir.join(name), |out| out.write_all(bytes))
-        };
-        write("tokenizer.json", &self.bytes)?;
-        write("tokenizer_config.json", &self.config)?;
+        for (name, bytes) in self.files() {
+            files::write_atomically(&dir.join(name), |out| out.write_all(bytes))?;
+        }
         Ok(())
     }
 }
 
-/// Text of ids that come one by one.
-///
-/// A character may be split over several tokens, and a decoder may treat the first token specially: each
-/// piece is what the text with the new ids has more than the text without, ids shown last being decoded with both.
-#[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
-    ids: Vec<u32>,
-    num_shown: usize,
-}
-
-impl TextStream<'_> {
-    /// The text that this id completes; empty while a character is incomplete.
-    pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
-        self.ids.push(id);
-        let piece = self.pending()?;
-        if piece.is_empty() || piece.ends_with(char::REPLACEMENT_CHARACTER) {
-            return Ok(String::new());
-        }
-        self.ids.drain(..self.num_shown);
-        self.num_shown = self.ids.len();
-        Ok(piece)
-    }
-
-    /// What is left at the end: incomplete characters become U+FFFD.
-    pub fn finish(self) -> Result<String, TokenizerError> {
-        self.pending()
-    }
-
-    fn pending(&self) -> Result<String, TokenizerError> {
-        let shown = self.tokenizer.decode(&self.ids[..self.num_shown])?;
-        let text = self.tokenizer.decode(&self.ids)?;
-        Ok(text.get(shown.len()..).unwrap_or_default().to_owned())
+/// The file that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
+pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
+    if is_gguf(checkpoint) {
+        checkpoint.to_path_buf()
+    } else {
+        checkpoint.join(TOKENIZER_FILE)
     }
 }
 

@@ -29,7 +29,7 @@ fn packed_shape([rows, cols]: [usize; 2], bits: u32) -> [usize; 2] {
 
 /// Codes and scales of one projection, as a golden file holds them.
 fn stored(source: &Checkpoint, spec: &ParameterSpec, scheme: PackScheme) -> QuantizedWeight {
-    let files = source.files();
+    let files = source.files().unwrap();
     let shape = packed_shape(spec.shape, scheme.bits);
     let name = format!("{}_packed", spec.name);
     let packed = files.raw(&name, Dtype::I32, &shape).unwrap();
@@ -59,7 +59,11 @@ fn every_packed_tensor_of_the_reference_repacks_to_the_same_bytes() {
             let got = bytes_of(&pack(&codes, spec.shape, scheme.bits));
             let shape = packed_shape(spec.shape, scheme.bits);
             let name = format!("{}_packed", spec.name);
-            let want = source.files().raw(&name, Dtype::I32, &shape).unwrap();
+            let want = source
+                .files()
+                .unwrap()
+                .raw(&name, Dtype::I32, &shape)
+                .unwrap();
             assert!(got == want, "{name}");
             num_tensors += 1;
         }

@@ -20,9 +20,15 @@ fn export(name: &str, dir: &Path, dtype: ExportDtype) -> DecoderConfig {
 #[test]
 fn bf16_exports_of_golden_folders_equal_them_byte_for_byte() {
     for name in [
+        "hf-gemma",
+        "hf-gemma2",
+        "hf-gemma3",
         "hf-llama",
         "hf-llama-256",
         "hf-llama3-rope",
+        "hf-mistral",
+        "hf-qwen2-tied",
+        "hf-qwen3-tied",
         "hf-smollm2-tied",
     ] {
         let dir = tempfile::tempdir().unwrap();

@@ -98,6 +98,7 @@ fn sizes(card: &mut String, facts: &CardFacts) {
         &["what".to_owned(), "value".to_owned()],
         &[
             ("parameters", thousands(num_parameters as u64)),
+            ("architecture", config.architecture.class_name().to_owned()),
             ("layers", config.num_hidden_layers.to_string()),
             ("hidden size", config.hidden_size.to_string()),
             (
@@ -189,13 +190,14 @@ fn escaped(cell: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Rope, RopeScaling};
+    use crate::model::{Architecture, LayerType, Rope, RopeScaling};
 
     fn facts() -> CardFacts {
         CardFacts {
             name: "quickstart".to_owned(),
             teacher: Some("austen-teacher".to_owned()),
             config: DecoderConfig {
+                architecture: Architecture::Llama,
                 vocab_size: 4096,
                 hidden_size: 128,
                 intermediate_size: 352,
@@ -204,6 +206,12 @@ mod tests {
                 num_key_value_heads: 2,
                 head_dim: 32,
                 rms_norm_eps: 1e-5,
+                query_pre_attn_scalar: 32,
+                attn_logit_softcapping: None,
+                final_logit_softcapping: None,
+                sliding_window: None,
+                layer_types: vec![LayerType::Full; 4],
+                local_rope: None,
                 rope: Rope {
                     theta: 10_000.0,
                     scaling: RopeScaling::Default,

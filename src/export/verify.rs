@@ -100,7 +100,7 @@ pub fn verify(
     found.kl /= positions;
     let verification = Verification {
         format: expected.format.to_owned(),
-        size_bytes: checkpoint.files().num_bytes(),
+        size_bytes: checkpoint.num_bytes(),
         positions: found.positions,
         max_logit_difference: found.difference,
         budget: expected.budget,
@@ -162,11 +162,11 @@ fn compare_logits(
             hidden.reshape([seq, size])
         };
         let mut want = Vec::new();
-        for_logits(&hidden(student), &student.output_weight(), |logits| {
+        for_logits(&hidden(student), &student.head(), |logits| {
             want.extend_from_slice(logits);
         });
         let mut got = Vec::new();
-        for_logits(&hidden(reloaded), &reloaded.output_weight(), |logits| {
+        for_logits(&hidden(reloaded), &reloaded.head(), |logits| {
             got.extend_from_slice(logits);
         });
         for (want, got) in want

@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use super::LossSums;
 use super::row::{LossSpec, RowTarget, loss_row};
 use super::statistics::{RowStatistics, row_statistics};
+use crate::model::Head;
 
 /// Logits held at a time; two chunks of this many f32 are the memory of the loss.
 const CHUNK_LOGITS: usize = 1 << 22;
@@ -26,6 +27,8 @@ pub struct HeadGradients {
 
 /// Loss of all positions and its gradients with respect to hidden states and output matrix.
 ///
+/// Where the head bends the logits (a soft-cap), the slope of the bend enters with the loss's own.
+///
 /// A position whose target is `None` does not count: no loss, no gradient. Gradients are those of the sum over
 /// counted positions; the caller divides by the number counted in the whole optimizer step, so that
 /// neither chunks nor micro-batches change them.
@@ -33,20 +36,22 @@ pub struct HeadGradients {
 /// # Shapes
 ///
 /// - `hidden`: `[P, D]`, without autodiff
-/// - `weight`: `[V, D]`, without autodiff
+/// - `head`: its weight `[V, D]`, without autodiff
 /// - `targets`: `P` entries
 pub fn head_gradients(
     hidden: &Tensor<2>,
-    weight: &Tensor<2>,
+    head: &Head,
     targets: &[Option<RowTarget<'_>>],
     spec: &LossSpec,
 ) -> HeadGradients {
-    let [vocab, _] = weight.dims();
+    let [vocab, _] = head.weight.dims();
     let mut sums = LossSums::default();
     let mut hidden_gradients = Vec::new();
     let mut weight_gradient: Option<Tensor<2>> = None;
     for_chunks(hidden, vocab, targets, |chunk, targets| {
-        let mut logits = read_logits(&chunk, weight);
+        let logits = head.logits(chunk.clone()); // [P, V]
+        let bend = head.slope(&logits);
+        let mut logits = read(logits);
         let rows: Vec<LossSums> = logits
             .par_chunks_mut(vocab)
             .zip(targets)
@@ -64,7 +69,11 @@ pub fn head_gradients(
             .collect();
         sums = rows.into_iter().fold(sums, LossSums::plus);
         let slopes = tensor(logits, [targets.len(), vocab], &chunk.device()); // [P, V]
-        hidden_gradients.push(slopes.clone().matmul(weight.clone()));
+        let slopes = match bend {
+            Some(bend) => slopes * bend,
+            None => slopes,
+        };
+        hidden_gradients.push(slopes.clone().matmul(head.weight.clone()));
         let part = slopes.transpose().matmul(chunk); // [V, D]
         weight_gradient = Some(match weight_gradient.take() {
             Some(total) => total + part,
@@ -74,7 +83,7 @@ pub fn head_gradients(
     HeadGradients {
         sums,
         hidden: Tensor::cat(hidden_gradients, 0),
-        weight: weight_gradient.unwrap_or_else(|| weight.zeros_like()),
+        weight: weight_gradient.unwrap_or_else(|| head.weight.zeros_like()),
     }
 }
 
@@ -85,13 +94,13 @@ pub fn head_gradients(
 /// As in [`head_gradients`].
 pub fn head_statistics(
     hidden: &Tensor<2>,
-    weight: &Tensor<2>,
+    head: &Head,
     targets: &[Option<RowTarget<'_>>],
 ) -> Vec<Option<RowStatistics>> {
-    let [vocab, _] = weight.dims();
+    let [vocab, _] = head.weight.dims();
     let mut statistics = Vec::with_capacity(targets.len());
     for_chunks(hidden, vocab, targets, |chunk, targets| {
-        let mut logits = read_logits(&chunk, weight);
+        let mut logits = read(head.logits(chunk));
         let rows = logits.par_chunks_mut(vocab).zip(targets);
         let rows: Vec<_> = rows
             .map(|(row, target)| target.map(|target| row_statistics(row, target)))
@@ -102,12 +111,12 @@ pub fn head_statistics(
 }
 
 /// Calls `visit` with the logits of chunks of positions, row by row, `[chunk, V]`.
-pub fn for_logits(hidden: &Tensor<2>, weight: &Tensor<2>, mut visit: impl FnMut(&mut [f32])) {
+pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f32])) {
     let [positions, _] = hidden.dims();
-    let [vocab, _] = weight.dims();
+    let [vocab, _] = head.weight.dims();
     let no_targets = vec![None; positions];
     for_chunks(hidden, vocab, &no_targets, |chunk, _| {
-        visit(&mut read_logits(&chunk, weight));
+        visit(&mut read(head.logits(chunk)));
     });
 }
 
@@ -129,8 +138,7 @@ fn for_chunks<'t, 'a>(
     }
 }
 
-fn read_logits(hidden: &Tensor<2>, weight: &Tensor<2>) -> Vec<f32> {
-    let logits = hidden.clone().matmul(weight.clone().transpose()); // [P, V]
+fn read(logits: Tensor<2>) -> Vec<f32> {
     logits
         .try_into_vec_as::<f32>()
         .expect("a product of f32 matrices is f32 and finite in size")

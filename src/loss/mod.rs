@@ -8,11 +8,13 @@
 //! `tests/golden/losses/reference.json`.
 
 pub mod chunked;
+mod likeliest;
 mod row;
 mod softmax;
 mod statistics;
 mod support;
 
+pub use likeliest::likeliest;
 pub use row::{LossSpec, RowTarget, loss_row};
 pub use softmax::{exps_in_place, log_sum_exp};
 pub use statistics::{RowStatistics, row_statistics};

@@ -1,8 +1,9 @@
 //! The loss of one position and its gradient.
 
 use super::LossSums;
-use super::softmax::{Softmax, sum};
+use super::softmax::Softmax;
 use super::support::{Support, Tail, TopK};
+use crate::vector::{sum, vectorized};
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -189,7 +190,7 @@ fn bucketed_kl(exps: &mut [f32], exps_sum: f32, support: &TopK<'_>, temperature:
         .iter()
         .map(|&id| std::mem::take(&mut exps[id as usize]))
         .collect();
-    let outside = sum(exps);
+    let outside = vectorized(|| sum(exps));
     for (&id, &exp) in support.ids.iter().zip(&kept) {
         exps[id as usize] = exp;
     }

@@ -1,15 +1,13 @@
 //! Grouped-query causal attention.
 
-use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
 
+use super::fused::{HIDDEN, masked_softmax};
 use super::linear::linear;
+use super::norm::norm;
 use super::rope::RopeTable;
-use super::{DecoderConfig, Site, Tap};
-
-/// Added to the scores of positions that may not be seen; its exponential is 0, and unlike minus infinity it
-/// cannot turn into NaN on a device that subtracts it from itself.
-const HIDDEN: f32 = -1e9;
+use super::soft_cap::soft_cap;
+use super::{DecoderConfig, LayerType, Site, Tap};
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]
@@ -22,9 +20,15 @@ pub struct Attention {
     pub v_proj: Tensor<2>,
     /// `[D, N·H]`
     pub o_proj: Tensor<2>,
+    /// Biases of queries, keys and values: `[1, N·H]` and twice `[1, KV·H]`.
+    pub qkv_bias: Option<[Tensor<2>; 3]>,
+    /// Norms of queries and keys, `[1, H]` each.
+    pub qk_norm: Option<[Tensor<2>; 2]>,
 }
 
 /// Keys and values of the positions that were already read, `[B, KV, S, H]` each.
+///
+/// A sliding layer keeps all of them, too: the mask hides what has left its window.
 #[derive(Debug, Clone, Default)]
 pub struct KeyValues {
     kept: Option<(Tensor<4>, Tensor<4>)>,
@@ -54,7 +58,7 @@ impl KeyValues {
     }
 }
 
-/// What all layers of one forward pass share.
+/// What all layers of one type share in a forward pass.
 pub struct AttentionContext {
     rope: RopeTable,
     mask: Tensor<4>, // [1, 1, N/KV · T, S]
@@ -62,17 +66,30 @@ pub struct AttentionContext {
 
 impl AttentionContext {
     /// For `num_new` positions that follow `num_past` ones.
-    pub fn new(config: &DecoderConfig, num_past: usize, num_new: usize, device: &Device) -> Self {
+    pub fn new(
+        config: &DecoderConfig,
+        layer_type: LayerType,
+        num_past: usize,
+        num_new: usize,
+        device: &Device,
+    ) -> Self {
         let total = num_past + num_new;
         let groups = config.num_attention_heads / config.num_key_value_heads;
+        let window = config.window(layer_type).unwrap_or(total);
         let mut mask = Vec::with_capacity(groups * num_new * total);
         for _ in 0..groups {
             for position in num_past..total {
-                mask.extend((0..total).map(|seen| if seen <= position { 0.0 } else { HIDDEN }));
+                let seen = (position + 1).saturating_sub(window)..=position;
+                mask.extend((0..total).map(
+                    |other| {
+                        if seen.contains(&other) { 0.0 } else { HIDDEN }
+                    },
+                ));
             }
         }
+        let rope = config.rope_of(layer_type);
         Self {
-            rope: RopeTable::new(config, num_past..total, device),
+            rope: RopeTable::new(rope, config.head_dim, num_past..total, device),
             mask: Tensor::from_data(
                 TensorData::new(mask, [1, 1, groups * num_new, total]),
                 device,
@@ -107,27 +124,56 @@ impl Attention {
         let groups = heads / kv_heads;
         tap.observe(Site::AttentionInput, &x);
 
+        let [queries, keys, values] = self.project(x, config);
         let split =
             |x: Tensor<3>, heads: usize| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
-        let queries = context
-            .rope
-            .rotate(split(linear(x.clone(), &self.q_proj), heads)); // [B, N, T, H]
-        let keys = context
-            .rope
-            .rotate(split(linear(x.clone(), &self.k_proj), kv_heads)); // [B, KV, T, H]
-        let values = split(linear(x, &self.v_proj), kv_heads);
+        let queries = context.rope.rotate(split(queries, heads)); // [B, N, T, H]
+        let keys = context.rope.rotate(split(keys, kv_heads)); // [B, KV, T, H]
+        let values = split(values, kv_heads);
         let (keys, values) = match past {
             Some(past) => past.extend(keys, values), // [B, KV, S, H]
             None => (keys, values),
         };
 
-        let queries = queries.mul_scalar((head_dim as f64).powf(-0.5));
+        let queries = queries.mul_scalar((config.query_pre_attn_scalar as f64).powf(-0.5));
         let queries = queries.reshape([batch, kv_heads, groups * seq, head_dim]); // [B, KV, G·T, H]
-        let scores = queries.matmul(keys.transpose()) + context.mask.clone(); // [B, KV, G·T, S]
-        let mixed = softmax(scores, 3).matmul(values); // [B, KV, G·T, H]
+        let scores = queries.matmul(keys.transpose()); // [B, KV, G·T, S]
+        let scores = match config.attn_logit_softcapping {
+            Some(cap) => soft_cap(scores, cap),
+            None => scores,
+        };
+        let mixed = masked_softmax(scores, &context.mask).matmul(values); // [B, KV, G·T, H]
         let mixed = mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2);
         let mixed = mixed.reshape([batch, seq, heads * head_dim]); // [B, T, N·H]
         tap.observe(Site::AttentionOutput, &mixed);
         linear(mixed, &self.o_proj)
+    }
+
+    /// Queries, keys and values before they are turned: projected, then moved by their bias or normed head by head
+    /// where the family does so.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[B, T, D]`; returns `[B, T, N·H]` and twice `[B, T, KV·H]`.
+    fn project(&self, x: Tensor<3>, config: &DecoderConfig) -> [Tensor<3>; 3] {
+        let [batch, seq, _] = x.dims();
+        let mut queries = linear(x.clone(), &self.q_proj);
+        let mut keys = linear(x.clone(), &self.k_proj);
+        let mut values = linear(x, &self.v_proj);
+        if let Some([q_bias, k_bias, v_bias]) = &self.qkv_bias {
+            queries = queries + q_bias.clone().unsqueeze::<3>();
+            keys = keys + k_bias.clone().unsqueeze::<3>();
+            values = values + v_bias.clone().unsqueeze::<3>();
+        }
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            let per_head = |x: Tensor<3>, weight| {
+                let [_, _, size] = x.dims();
+                let heads = x.reshape([batch, seq * size / config.head_dim, config.head_dim]);
+                norm(heads, weight, config).reshape([batch, seq, size])
+            };
+            queries = per_head(queries, q_norm);
+            keys = per_head(keys, k_norm);
+        }
+        [queries, keys, values]
     }
 }

@@ -2,10 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Architecture;
+
 /// Architecture of a decoder; field names are those of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub struct DecoderConfig {
+    /// Family.
+    pub architecture: Architecture,
     pub vocab_size: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -13,14 +17,68 @@ pub struct DecoderConfig {
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
     pub head_dim: usize,
+    /// Attention scores are divided by its root; `head_dim` unless the family names another number.
+    pub query_pre_attn_scalar: usize,
+    /// Attention scores stay within this of 0.
+    pub attn_logit_softcapping: Option<f64>,
+    /// Logits stay within this of 0.
+    pub final_logit_softcapping: Option<f64>,
+    /// Positions that a sliding layer sees, the current one among them.
+    pub sliding_window: Option<usize>,
+    /// One entry per layer; if any slides, there is a `sliding_window`.
+    pub layer_types: Vec<LayerType>,
     pub rms_norm_eps: f64,
+    /// Rotary positions of layers with full attention.
     pub rope: Rope,
+    /// Rotary positions of sliding layers; those of the others if none.
+    pub local_rope: Option<Rope>,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
     /// All end-of-text ids; empty if the file names none.
     pub eos_token_ids: Vec<u32>,
     pub pad_token_id: Option<u32>,
+}
+
+impl DecoderConfig {
+    /// The same decoder with chosen layers alone, in the order given.
+    ///
+    /// # Panics
+    ///
+    /// If a layer does not exist.
+    #[must_use]
+    pub fn with_layers(&self, layers: &[usize]) -> Self {
+        Self {
+            num_hidden_layers: layers.len(),
+            layer_types: layers.iter().map(|&idx| self.layer_types[idx]).collect(),
+            ..self.clone()
+        }
+    }
+
+    /// Positions that a layer of this type sees; `None` is all.
+    pub fn window(&self, layer_type: LayerType) -> Option<usize> {
+        self.sliding_window
+            .filter(|_| layer_type == LayerType::Sliding)
+    }
+
+    /// Rotary positions of layers of this type.
+    pub fn rope_of(&self, layer_type: LayerType) -> &Rope {
+        match layer_type {
+            LayerType::Full => &self.rope,
+            LayerType::Sliding => self.local_rope.as_ref().unwrap_or(&self.rope),
+        }
+    }
+}
+
+/// How far back a layer sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LayerType {
+    /// All positions.
+    #[serde(rename = "full_attention")]
+    Full,
+    /// The last `sliding_window` positions.
+    #[serde(rename = "sliding_attention")]
+    Sliding,
 }
 
 /// Rotary positions.
@@ -37,6 +95,10 @@ pub struct Rope {
 #[expect(missing_docs, reason = "the names are those of config.json")]
 pub enum RopeScaling {
     Default,
+    /// All waves stretched by `factor` (Chen et al. 2023, arXiv 2306.15595).
+    Linear {
+        factor: f64,
+    },
     Llama3 {
         factor: f64,
         low_freq_factor: f64,

@@ -3,13 +3,13 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::attention::{Attention, AttentionContext, KeyValues};
-use super::linear::linear;
 use super::mlp::Mlp;
-use super::{DecoderConfig, ParameterSpec, Tap, parameter_specs};
+use super::norm::norm;
+use super::{Architecture, DecoderConfig, Head, LayerType, ParameterSpec, Tap, parameter_specs};
 
-/// A decoder-only transformer of the Llama family.
+/// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
-/// Every parameter is a matrix as the checkpoint stores it, `[out, in]`; the weight of a norm is one row.
+/// Every parameter is a matrix as the checkpoint stores it, `[out, in]`; a norm's weight or a bias is one row.
 /// Tensors are handles: a clone of a decoder copies no numbers.
 #[derive(Debug, Clone)]
 pub struct Decoder {
@@ -23,10 +23,12 @@ pub struct Decoder {
 
 #[derive(Debug, Clone)]
 struct Block {
-    input_layernorm: Tensor<2>,
+    attention_input_norm: Tensor<2>,
     attention: Attention,
-    post_attention_layernorm: Tensor<2>,
+    attention_output_norm: Option<Tensor<2>>,
+    mlp_input_norm: Tensor<2>,
     mlp: Mlp,
+    mlp_output_norm: Option<Tensor<2>>,
 }
 
 impl Decoder {
@@ -58,33 +60,7 @@ impl Decoder {
     /// All parameters, in the order of [`parameter_specs`].
     pub fn parameters(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
         let mut tensors = vec![self.embed_tokens.clone()];
-        for block in &self.blocks {
-            let Attention {
-                q_proj,
-                k_proj,
-                v_proj,
-                o_proj,
-            } = &block.attention;
-            let Mlp {
-                gate_proj,
-                up_proj,
-                down_proj,
-            } = &block.mlp;
-            tensors.extend(
-                [
-                    &block.input_layernorm,
-                    q_proj,
-                    k_proj,
-                    v_proj,
-                    o_proj,
-                    &block.post_attention_layernorm,
-                    gate_proj,
-                    up_proj,
-                    down_proj,
-                ]
-                .map(Clone::clone),
-            );
-        }
+        tensors.extend(self.blocks.iter().flat_map(Block::parameters));
         tensors.push(self.norm.clone());
         tensors.extend(self.lm_head.clone());
         let specs = parameter_specs(&self.config);
@@ -101,21 +77,7 @@ impl Decoder {
         };
         let embed_tokens = next();
         let blocks = (0..config.num_hidden_layers)
-            .map(|_| Block {
-                input_layernorm: next(),
-                attention: Attention {
-                    q_proj: next(),
-                    k_proj: next(),
-                    v_proj: next(),
-                    o_proj: next(),
-                },
-                post_attention_layernorm: next(),
-                mlp: Mlp {
-                    gate_proj: next(),
-                    up_proj: next(),
-                    down_proj: next(),
-                },
-            })
+            .map(|_| Block::from_next(config.architecture, &mut next))
             .collect();
         let norm = next();
         let lm_head = (!config.tie_word_embeddings).then(next);
@@ -133,11 +95,13 @@ impl Decoder {
         self.embed_tokens.device()
     }
 
-    /// The matrix that turns hidden states into logits, `[V, D]`: its own, or the embedding if tied.
-    pub fn output_weight(&self) -> Tensor<2> {
-        self.lm_head
-            .clone()
-            .unwrap_or_else(|| self.embed_tokens.clone())
+    /// The layer that turns hidden states into logits.
+    pub fn head(&self) -> Head {
+        let own = self.lm_head.clone();
+        Head {
+            weight: own.unwrap_or_else(|| self.embed_tokens.clone()),
+            soft_cap: self.config.final_logit_softcapping,
+        }
     }
 
     /// Final, normalised hidden states: what the output matrix is applied to.
@@ -151,19 +115,16 @@ impl Decoder {
 
     /// As [`Decoder::hidden`], showing the inputs of every linear layer to `tap`.
     pub fn hidden_tapped(&self, ids: Tensor<2, Int>, tap: &mut Tap<'_>) -> Tensor<3> {
-        let [_, seq] = ids.dims();
-        let context =
-            AttentionContext::new(&self.config, 0, seq, &self.device().without_autodiff());
-        self.forward(ids, &context, None, tap)
+        let contexts = Contexts::new(&self.config, 0, &ids, &self.device().without_autodiff());
+        self.forward(ids, &contexts, None, tap)
     }
 
     /// Reads on after the positions that `past` holds (one entry per layer), and adds the new ones to it.
     pub fn hidden_after(&self, ids: Tensor<2, Int>, past: &mut Vec<KeyValues>) -> Tensor<3> {
         past.resize_with(self.blocks.len(), KeyValues::default);
-        let [_, seq] = ids.dims();
         let num_past = past.first().map_or(0, KeyValues::len);
-        let context = AttentionContext::new(&self.config, num_past, seq, &self.device());
-        self.forward(ids, &context, Some(past), &mut Tap::none())
+        let contexts = Contexts::new(&self.config, num_past, &ids, &self.device());
+        self.forward(ids, &contexts, Some(past), &mut Tap::none())
     }
 
     /// Logits of hidden states.
@@ -172,46 +133,148 @@ impl Decoder {
     ///
     /// `[B, T, D]` to `[B, T, V]`.
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        linear(hidden, &self.output_weight())
+        let [batch, seq, size] = hidden.dims();
+        let logits = self.head().logits(hidden.reshape([batch * seq, size])); // [B·T, V]
+        logits.reshape([batch, seq, self.config.vocab_size])
     }
 
     fn forward(
         &self,
         ids: Tensor<2, Int>,
-        context: &AttentionContext,
+        contexts: &Contexts,
         mut past: Option<&mut Vec<KeyValues>>,
         tap: &mut Tap<'_>,
     ) -> Tensor<3> {
+        let mut x = self.embed(ids);
+        for (layer, block) in self.blocks.iter().enumerate() {
+            tap.enter(layer);
+            let context = contexts.of(self.config.layer_types[layer]);
+            let past = past.as_deref_mut().map(|past| &mut past[layer]);
+            x = block.forward(x, &self.config, context, past, tap);
+        }
+        norm(x, &self.norm, &self.config)
+    }
+
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, seq] = ids.dims();
-        let eps = self.config.rms_norm_eps;
+        let hidden_size = self.config.hidden_size;
         let embedded = self
             .embed_tokens
             .clone()
             .select(0, ids.reshape([batch * seq])); // [B·T, D]
-        let mut x = embedded.reshape([batch, seq, self.config.hidden_size]);
-        for (layer, block) in self.blocks.iter().enumerate() {
-            tap.enter(layer);
-            let past = past.as_deref_mut().map(|past| &mut past[layer]);
-            let normed = rms_norm(x.clone(), &block.input_layernorm, eps);
-            x = x + block
-                .attention
-                .forward(normed, &self.config, context, past, tap);
-            let normed = rms_norm(x.clone(), &block.post_attention_layernorm, eps);
-            x = x + block.mlp.forward(normed, tap);
+        let embedded = embedded.reshape([batch, seq, hidden_size]);
+        match self.config.architecture.embedding_scale(hidden_size) {
+            Some(scale) => embedded.mul_scalar(scale),
+            None => embedded,
         }
-        rms_norm(x, &self.norm, eps)
     }
 }
 
-/// `x / √(mean(x²) + eps) · weight`, the mean over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467).
-///
-/// # Shapes
-///
-/// `x` is `[B, T, D]`, returned alike; `weight` is `[1, D]`.
-pub fn rms_norm(x: Tensor<3>, weight: &Tensor<2>, eps: f64) -> Tensor<3> {
-    let mean_square = x.clone().square().mean_dim(2); // [B, T, 1]
-    let scale = mean_square.add_scalar(eps).sqrt().recip();
-    x * scale * weight.clone().unsqueeze::<3>()
+impl Block {
+    /// Takes the tensors of one layer, in the order of the table.
+    fn from_next(architecture: Architecture, next: &mut impl FnMut() -> Tensor<2>) -> Self {
+        let has_output_norms = architecture.has_output_norms();
+        Self {
+            attention_input_norm: next(),
+            attention: Attention {
+                q_proj: next(),
+                k_proj: next(),
+                v_proj: next(),
+                o_proj: next(),
+                qkv_bias: architecture
+                    .has_qkv_bias()
+                    .then(|| [next(), next(), next()]),
+                qk_norm: architecture.has_qk_norm().then(|| [next(), next()]),
+            },
+            attention_output_norm: has_output_norms.then(&mut *next),
+            mlp_input_norm: next(),
+            mlp: Mlp {
+                gate_proj: next(),
+                up_proj: next(),
+                down_proj: next(),
+            },
+            mlp_output_norm: has_output_norms.then(next),
+        }
+    }
+
+    /// Its tensors, in the order of the table.
+    fn parameters(&self) -> Vec<Tensor<2>> {
+        let Attention {
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
+            qkv_bias,
+            qk_norm,
+        } = &self.attention;
+        let Mlp {
+            gate_proj,
+            up_proj,
+            down_proj,
+        } = &self.mlp;
+        let mut tensors = vec![&self.attention_input_norm, q_proj, k_proj, v_proj, o_proj];
+        tensors.extend(qkv_bias.iter().flatten());
+        tensors.extend(qk_norm.iter().flatten());
+        tensors.extend(&self.attention_output_norm);
+        tensors.extend([&self.mlp_input_norm, gate_proj, up_proj, down_proj]);
+        tensors.extend(&self.mlp_output_norm);
+        tensors.into_iter().cloned().collect()
+    }
+
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        config: &DecoderConfig,
+        context: &AttentionContext,
+        past: Option<&mut KeyValues>,
+        tap: &mut Tap<'_>,
+    ) -> Tensor<3> {
+        let output = |y: Tensor<3>, weight: &Option<Tensor<2>>| match weight {
+            Some(weight) => norm(y, weight, config),
+            None => y,
+        };
+        let normed = norm(x.clone(), &self.attention_input_norm, config);
+        let mixed = self.attention.forward(normed, config, context, past, tap);
+        let x = x + output(mixed, &self.attention_output_norm);
+        let normed = norm(x.clone(), &self.mlp_input_norm, config);
+        let fed = self
+            .mlp
+            .forward(normed, config.architecture.activation(), tap);
+        x + output(fed, &self.mlp_output_norm)
+    }
+}
+
+/// The context of each type of layer that a decoder has.
+struct Contexts {
+    full: Option<AttentionContext>,
+    sliding: Option<AttentionContext>,
+}
+
+impl Contexts {
+    fn new(
+        config: &DecoderConfig,
+        num_past: usize,
+        new_ids: &Tensor<2, Int>,
+        device: &Device,
+    ) -> Self {
+        let [_, seq] = new_ids.dims();
+        let context = |layer_type| {
+            let is_used = config.layer_types.contains(&layer_type);
+            is_used.then(|| AttentionContext::new(config, layer_type, num_past, seq, device))
+        };
+        Self {
+            full: context(LayerType::Full),
+            sliding: context(LayerType::Sliding),
+        }
+    }
+
+    fn of(&self, layer_type: LayerType) -> &AttentionContext {
+        let context = match layer_type {
+            LayerType::Full => &self.full,
+            LayerType::Sliding => &self.sliding,
+        };
+        context.as_ref().expect("each type in use has a context")
+    }
 }
 
 /// Token ids as a tensor.

@@ -3,19 +3,26 @@
 //! Shape letters: B batch, T position, D hidden, F feed-forward, V vocabulary, K kept classes, N heads, KV key/value
 //! heads, H head size, S positions seen, G groups.
 
+mod architecture;
 pub mod attention;
 mod config;
 mod config_json;
 mod decoder;
+mod fused;
 pub mod grid;
+mod head;
 pub mod linear;
 pub mod mlp;
+pub mod norm;
 mod parameters;
 pub mod rope;
+pub mod soft_cap;
 mod tap;
 
-pub use config::{DecoderConfig, Rope, RopeScaling};
-pub use config_json::{ConfigError, KNOWN_ARCHITECTURES};
-pub use decoder::{Decoder, ids_tensor, rms_norm};
+pub use architecture::{Activation, Architecture};
+pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
+pub use config_json::ConfigError;
+pub use decoder::{Decoder, ids_tensor};
+pub use head::Head;
 pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};
 pub use tap::{Site, Tap};

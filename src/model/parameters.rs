@@ -7,7 +7,7 @@ use super::DecoderConfig;
 pub struct ParameterSpec {
     /// Name of the tensor in a Hugging Face checkpoint, such as `model.norm.weight`.
     pub name: String,
-    /// `[out, in]`; a norm is `[1, D]` here and `[D]` on disk, see [`ParameterSpec::stored_shape`].
+    /// `[out, in]`; a norm or bias is `[1, N]` here and `[N]` on disk, see [`ParameterSpec::stored_shape`].
     pub shape: [usize; 2],
     /// What it is for.
     pub kind: ParameterKind,
@@ -22,6 +22,8 @@ pub enum ParameterKind {
     Norm,
     /// Projection inside a block.
     Linear,
+    /// Bias of a projection.
+    Bias,
     /// Untied output layer, `[V, D]`.
     Head,
 }
@@ -32,65 +34,111 @@ impl ParameterSpec {
         self.shape[0] * self.shape[1]
     }
 
-    /// Shape in a checkpoint file: that of the spec, but `[D]` for a norm.
+    /// Whether it is one row of numbers, such as a norm's: stored with one dimension and not decayed.
+    pub fn is_vector(&self) -> bool {
+        matches!(self.kind, ParameterKind::Norm | ParameterKind::Bias)
+    }
+
+    /// Shape in a checkpoint file: that of the spec, but `[N]` for a vector.
     pub fn stored_shape(&self) -> Vec<usize> {
-        match self.kind {
-            ParameterKind::Norm => vec![self.shape[1]],
-            _ => self.shape.to_vec(),
+        if self.is_vector() {
+            vec![self.shape[1]]
+        } else {
+            self.shape.to_vec()
         }
     }
 
-    /// Name of the module that owns the weight: the name without `.weight`.
+    /// Name of the module that owns the weight: the name without `.weight` or `.bias`.
     pub fn module(&self) -> &str {
-        self.name.strip_suffix(".weight").unwrap_or(&self.name)
+        self.name
+            .rsplit_once('.')
+            .map_or(&self.name, |(module, _)| module)
     }
 }
 
-/// All weights of a decoder, in one fixed order: embedding, then per layer input norm, q, k, v, o,
-/// post-attention norm, gate, up, down; then the final norm and, unless it is tied, the head.
+/// All weights of a decoder, in one fixed order: embedding; per layer input norm, q, k, v, o and what belongs to them
+/// (biases, norms of queries and keys), the norms between, gate, up, down; then the final norm and, unless it is tied,
+/// the head.
 pub fn parameter_specs(config: &DecoderConfig) -> Vec<ParameterSpec> {
-    use ParameterKind::{Embedding, Head, Linear, Norm};
+    use ParameterKind::{Embedding, Head, Norm};
     let hidden = config.hidden_size;
-    let inner = config.intermediate_size;
-    let queries = config.num_attention_heads * config.head_dim;
-    let keys = config.num_key_value_heads * config.head_dim;
-
-    let mut specs = Vec::with_capacity(3 + 9 * config.num_hidden_layers);
-    let mut add = |module: String, shape, kind| {
-        let name = format!("{module}.weight");
-        specs.push(ParameterSpec { name, shape, kind });
-    };
     let vocabulary = [config.vocab_size, hidden];
-    add("model.embed_tokens".to_owned(), vocabulary, Embedding);
+    let block = block_specs(config);
+
+    let spec = |name: &str, shape, kind| ParameterSpec {
+        name: name.to_owned(),
+        shape,
+        kind,
+    };
+    let mut specs = vec![spec("model.embed_tokens.weight", vocabulary, Embedding)];
     for layer_idx in 0..config.num_hidden_layers {
-        for (module, shape, kind) in [
-            ("input_layernorm", [1, hidden], Norm),
-            ("self_attn.q_proj", [queries, hidden], Linear),
-            ("self_attn.k_proj", [keys, hidden], Linear),
-            ("self_attn.v_proj", [keys, hidden], Linear),
-            ("self_attn.o_proj", [hidden, queries], Linear),
-            ("post_attention_layernorm", [1, hidden], Norm),
-            ("mlp.gate_proj", [inner, hidden], Linear),
-            ("mlp.up_proj", [inner, hidden], Linear),
-            ("mlp.down_proj", [hidden, inner], Linear),
-        ] {
-            add(format!("model.layers.{layer_idx}.{module}"), shape, kind);
-        }
+        specs.extend(block.iter().map(|&(name, shape, kind)| {
+            spec(&format!("model.layers.{layer_idx}.{name}"), shape, kind)
+        }));
     }
-    add("model.norm".to_owned(), [1, hidden], Norm);
+    specs.push(spec("model.norm.weight", [1, hidden], Norm));
     if !config.tie_word_embeddings {
-        add("lm_head".to_owned(), vocabulary, Head);
+        specs.push(spec("lm_head.weight", vocabulary, Head));
+    }
+    specs
+}
+
+/// The weights of one layer, without its number.
+fn block_specs(config: &DecoderConfig) -> Vec<(&'static str, [usize; 2], ParameterKind)> {
+    use ParameterKind::{Bias, Linear, Norm};
+    let (hidden, inner, head) = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.head_dim,
+    );
+    let queries = config.num_attention_heads * head;
+    let keys = config.num_key_value_heads * head;
+
+    let mut specs = vec![
+        ("input_layernorm.weight", [1, hidden], Norm),
+        ("self_attn.q_proj.weight", [queries, hidden], Linear),
+        ("self_attn.k_proj.weight", [keys, hidden], Linear),
+        ("self_attn.v_proj.weight", [keys, hidden], Linear),
+        ("self_attn.o_proj.weight", [hidden, queries], Linear),
+    ];
+    if config.architecture.has_qkv_bias() {
+        specs.extend([
+            ("self_attn.q_proj.bias", [1, queries], Bias),
+            ("self_attn.k_proj.bias", [1, keys], Bias),
+            ("self_attn.v_proj.bias", [1, keys], Bias),
+        ]);
+    }
+    if config.architecture.has_qk_norm() {
+        specs.extend([
+            ("self_attn.q_norm.weight", [1, head], Norm),
+            ("self_attn.k_norm.weight", [1, head], Norm),
+        ]);
+    }
+    // The name that other families give to the norm before the feed-forward layer, Gemma 2 and 3 give to the one
+    // behind attention.
+    specs.push(("post_attention_layernorm.weight", [1, hidden], Norm));
+    if config.architecture.has_output_norms() {
+        specs.push(("pre_feedforward_layernorm.weight", [1, hidden], Norm));
+    }
+    specs.extend([
+        ("mlp.gate_proj.weight", [inner, hidden], Linear),
+        ("mlp.up_proj.weight", [inner, hidden], Linear),
+        ("mlp.down_proj.weight", [hidden, inner], Linear),
+    ]);
+    if config.architecture.has_output_norms() {
+        specs.push(("post_feedforward_layernorm.weight", [1, hidden], Norm));
     }
     specs
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Rope, RopeScaling};
+    use super::super::{Architecture, LayerType, Rope, RopeScaling};
     use super::*;
 
     fn config(tie_word_embeddings: bool) -> DecoderConfig {
         DecoderConfig {
+            architecture: Architecture::Llama,
             vocab_size: 10,
             hidden_size: 12,
             intermediate_size: 20,
@@ -98,11 +146,17 @@ mod tests {
             num_attention_heads: 4,
             num_key_value_heads: 2,
             head_dim: 8, // on purpose not hidden_size / num_attention_heads
+            query_pre_attn_scalar: 8,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            sliding_window: None,
+            layer_types: vec![LayerType::Full; 2],
             rms_norm_eps: 1e-5,
             rope: Rope {
                 theta: 10_000.0,
                 scaling: RopeScaling::Default,
             },
+            local_rope: None,
             max_position_embeddings: 64,
             tie_word_embeddings,
             bos_token_id: None,
@@ -164,5 +218,64 @@ mod tests {
         let specs = parameter_specs(&config(true));
         assert_eq!(specs.len(), 20);
         assert!(specs.iter().all(|spec| spec.kind != ParameterKind::Head));
+    }
+
+    #[test]
+    fn each_family_has_its_own_weights_in_a_layer() {
+        use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3};
+        let extra = |architecture| -> Vec<(String, Vec<usize>)> {
+            let plain: Vec<_> = parameter_specs(&config(true));
+            let config = DecoderConfig {
+                architecture,
+                ..config(true)
+            };
+            let first = |spec: &ParameterSpec| spec.name.contains(".0.") && !plain.contains(spec);
+            parameter_specs(&config)
+                .iter()
+                .filter(|spec| first(spec))
+                .map(|spec| {
+                    let (_, name) = spec.name.split_once(".0.").unwrap();
+                    (name.to_owned(), spec.stored_shape())
+                })
+                .collect()
+        };
+        let owned = |pairs: &[(&str, usize)]| -> Vec<(String, Vec<usize>)> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|&(name, size)| (name.to_owned(), vec![size]))
+                .collect()
+        };
+        let biases = [
+            ("self_attn.q_proj.bias", 32),
+            ("self_attn.k_proj.bias", 16),
+            ("self_attn.v_proj.bias", 16),
+        ];
+        let qk = [
+            ("self_attn.q_norm.weight", 8),
+            ("self_attn.k_norm.weight", 8),
+        ];
+        let outer = [
+            ("pre_feedforward_layernorm.weight", 12),
+            ("post_feedforward_layernorm.weight", 12),
+        ];
+        for architecture in [Llama, Mistral, Gemma] {
+            assert_eq!(extra(architecture), []);
+        }
+        assert_eq!(extra(Qwen2), owned(&biases));
+        assert_eq!(extra(Qwen3), owned(&qk));
+        assert_eq!(extra(Gemma2), owned(&outer));
+        assert_eq!(extra(Gemma3), owned(&[qk, outer].concat()));
+    }
+
+    #[test]
+    fn a_bias_belongs_to_the_module_of_its_weight() {
+        let config = DecoderConfig {
+            architecture: Architecture::Qwen2,
+            ..config(true)
+        };
+        let specs = parameter_specs(&config);
+        assert_eq!(specs[6].name, "model.layers.0.self_attn.q_proj.bias");
+        assert_eq!(specs[6].kind, ParameterKind::Bias);
+        assert_eq!(specs[6].module(), specs[2].module());
     }
 }

@@ -5,7 +5,8 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{DecoderConfig, Rope, RopeScaling};
+use super::fused::rotate;
+use super::{Rope, RopeScaling};
 
 /// Cosines and sines of every position and frequency.
 ///
@@ -23,8 +24,8 @@ impl RopeTable {
     ///
     /// Angles are products of f32 numbers, as in `transformers`: at position 8,000 an f64 table would differ
     /// from what the model was trained with.
-    pub fn new(config: &DecoderConfig, positions: Range<usize>, device: &Device) -> Self {
-        let frequencies = inverse_frequencies(&config.rope, config.head_dim);
+    pub fn new(rope: &Rope, head_dim: usize, positions: Range<usize>, device: &Device) -> Self {
+        let frequencies = inverse_frequencies(rope, head_dim);
         let shape = [1, 1, positions.len(), frequencies.len()];
         let angles: Vec<f32> = positions
             .flat_map(|position| {
@@ -49,12 +50,7 @@ impl RopeTable {
     ///
     /// `[B, N, T, H]`, returned alike.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, head_dim] = x.dims();
-        let first = x.clone().narrow(3, 0, head_dim / 2); // [B, N, T, H/2]
-        let second = x.narrow(3, head_dim / 2, head_dim / 2);
-        let turned_first = first.clone() * self.cos.clone() - second.clone() * self.sin.clone();
-        let turned_second = second * self.cos.clone() + first * self.sin.clone();
-        Tensor::cat(vec![turned_first, turned_second], 3) // [B, N, T, H]
+        rotate(x, &self.cos, &self.sin)
     }
 }
 
@@ -77,16 +73,16 @@ pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
     reason = "the model computes rotary angles in f32"
 )]
 fn scale_frequency(frequency: f64, scaling: &RopeScaling) -> f32 {
-    let RopeScaling::Llama3 {
-        factor,
-        low_freq_factor,
-        high_freq_factor,
-        original_max_position_embeddings,
-    } = scaling
-    else {
-        return frequency as f32;
+    let (factor, low_freq_factor, high_freq_factor, context) = match *scaling {
+        RopeScaling::Default => return frequency as f32,
+        RopeScaling::Linear { factor } => return (frequency / factor) as f32,
+        RopeScaling::Llama3 {
+            factor,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings: context,
+        } => (factor, low_freq_factor, high_freq_factor, context as f64),
     };
-    let context = *original_max_position_embeddings as f64;
     let wavelength = TAU / frequency;
     let scaled = if wavelength < context / high_freq_factor {
         frequency
@@ -111,6 +107,18 @@ mod tests {
             scaling: RopeScaling::Default,
         };
         assert_eq!(inverse_frequencies(&rope, 8), [1.0, 0.1, 0.01, 0.001]);
+    }
+
+    #[test]
+    fn linear_scaling_stretches_all_waves() {
+        let rope = Rope {
+            theta: 10_000.0,
+            scaling: RopeScaling::Linear { factor: 4.0 },
+        };
+        assert_eq!(
+            inverse_frequencies(&rope, 8),
+            [0.25, 0.025, 0.0025, 0.00025]
+        );
     }
 
     #[test]

@@ -69,8 +69,9 @@ pub(super) enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathKind {
     File,
-    Folder,
     FileOrFolder,
+    /// A model folder or a `.gguf` file.
+    Checkpoint,
     /// A folder that the run makes.
     Output,
 }

@@ -55,6 +55,17 @@ impl RecipeFaults {
     }
 }
 
+impl RecipeFaults {
+    /// These faults and others of the same recipe, in the order of its text.
+    #[must_use]
+    pub fn and(mut self, others: Self) -> Self {
+        self.diagnostics.extend(others.diagnostics);
+        diag::sort(&mut self.diagnostics);
+        self.diagnostics.dedup();
+        self
+    }
+}
+
 impl fmt::Display for RecipeFaults {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(&self.render(false))

@@ -61,9 +61,9 @@ pub struct DataPlan {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenizerPlan {
-    /// `tokenizer.json` of the teacher's folder.
+    /// The teacher's own, from its `tokenizer.json` or `.gguf` file.
     Teacher,
-    /// A `tokenizer.json` file.
+    /// A `tokenizer.json` or `.gguf` file.
     File(#[serde(skip)] PathBuf),
     /// A byte-level BPE trained on the training text.
     Train {

@@ -10,7 +10,7 @@ use super::pass_keys::PASS;
 
 const MAX_LAYERS: u64 = 1024;
 const TEXTS: Kind = Kind::List(&Kind::Path(PathKind::FileOrFolder), 1, 10_000);
-const CHECKPOINT: Kind = Kind::Path(PathKind::Folder);
+const CHECKPOINT: Kind = Kind::Path(PathKind::Checkpoint);
 
 /// The whole recipe.
 pub(super) static RECIPE: Block = Block {
@@ -110,12 +110,12 @@ static TOKENIZER: Block = Block {
         required(
             "teacher",
             Kind::Unit,
-            "`tokenizer.json` of the teacher's folder",
+            "the teacher's own, from its `tokenizer.json` or `.gguf` file",
         ),
         required(
             "file",
             Kind::Path(PathKind::File),
-            "a `tokenizer.json` file",
+            "a `tokenizer.json` or `.gguf` file",
         ),
         required(
             "train",
@@ -139,7 +139,11 @@ static TEACHER: Block = Block {
     name: "teacher",
     about: "The model that is imitated.",
     keys: &[&[
-        required("checkpoint", CHECKPOINT, "Hugging Face folder"),
+        required(
+            "checkpoint",
+            CHECKPOINT,
+            "Hugging Face folder or `.gguf` file",
+        ),
         or(
             "batch_size",
             Kind::Integer(1, MAX_SIZE),
@@ -217,7 +221,11 @@ static STUDENT: Block = Block {
             Kind::Block(&FROM_TEACHER),
             "chosen layers of the teacher, with its embedding and head",
         ),
-        required("checkpoint", CHECKPOINT, "an existing Hugging Face folder"),
+        required(
+            "checkpoint",
+            CHECKPOINT,
+            "an existing Hugging Face folder or `.gguf` file",
+        ),
     ]],
 };
 

@@ -10,7 +10,11 @@ use super::fields::Checked;
 use super::keys::{Fallback, Key, Kind, MAX_TOKENS, PathKind};
 use super::tree::{Node, Value};
 use crate::diag::{Diagnostic, Span, code_list, nearest};
+use crate::gguf::is_gguf;
 use crate::progress::thousands;
+
+/// Folder of a model that is not committed but fetched.
+const FETCHED: &str = "checkpoints/smollm2-135m";
 
 /// A value without keys or entries, if it has the type and range.
 pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
@@ -59,7 +63,13 @@ pub(super) fn path(
     let found = fs::metadata(&path);
     let (is_right, noun) = match kind {
         PathKind::File => (found.as_ref().is_ok_and(fs::Metadata::is_file), "file"),
-        PathKind::Folder => (found.as_ref().is_ok_and(fs::Metadata::is_dir), "folder"),
+        PathKind::Checkpoint if is_gguf(&path) => {
+            (found.as_ref().is_ok_and(fs::Metadata::is_file), "file")
+        }
+        PathKind::Checkpoint => (
+            found.as_ref().is_ok_and(fs::Metadata::is_dir),
+            "model folder or `.gguf` file",
+        ),
         PathKind::FileOrFolder => (found.is_ok(), "file or folder"),
         PathKind::Output => (found.as_ref().map_or(true, fs::Metadata::is_dir), "folder"),
     };
@@ -73,9 +83,14 @@ pub(super) fn path(
             Err(error) => format!("`{}`: {}", path.display(), io_reason(error)),
         };
         let message = format!("`{}` names no {noun}", key.name);
+        let help = if found.is_err() && path.parent().is_some_and(|dir| dir.ends_with(FETCHED)) {
+            "run `scripts/fetch_smollm2.sh`, which gets it"
+        } else {
+            "paths are relative to the folder of the recipe"
+        };
         Diagnostic::new("recipe/no-such-path", message)
             .primary(&node.span, label)
-            .help("paths are relative to the folder of the recipe")
+            .help(help)
     })
 }
 
@@ -168,7 +183,8 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::Word(words) => format!("one of {}", code_list(words.iter().copied())),
         Kind::Path(PathKind::File) => "a path of a file".to_owned(),
         Kind::Path(PathKind::FileOrFolder) => "a path of a file or folder".to_owned(),
-        Kind::Path(PathKind::Folder | PathKind::Output) => "a path of a folder".to_owned(),
+        Kind::Path(PathKind::Checkpoint) => "a path of a model folder or a `.gguf` file".to_owned(),
+        Kind::Path(PathKind::Output) => "a path of a folder".to_owned(),
         Kind::List(of, min, max) if min == max => format!("a list of {min}, each {}", phrase(of)),
         Kind::List(of, 0, _) => format!("a list, each {}", phrase(of)),
         Kind::List(of, min, _) => format!("a list of at least {min}, each {}", phrase(of)),

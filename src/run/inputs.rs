@@ -13,7 +13,7 @@ use crate::model::Decoder;
 use crate::progress::{self, Progress};
 use crate::recipe::{CachePlan, Plan, Sampling, SupportPlan, TeacherPlan};
 use crate::stages::{Stage, Stages};
-use crate::teacher::{CaptureJob, Trade, bench, capture, load_decoder};
+use crate::teacher::{CaptureJob, Trade, bench, capture, load_teacher};
 
 /// What the teacher said of both texts.
 pub(super) struct Caches {
@@ -33,8 +33,8 @@ pub(super) fn prepare_data(plan: &Plan, stage: &Stage) -> Result<Prepared, RunEr
         .and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     fs::create_dir_all(&stage.dir).map_err(|error| with_path(error, &stage.dir))?;
     let _lock = wait_for_lock(&stage.dir)?; // other recipes may ask for the same rows at the same time
-    let teacher_dir = teacher.as_ref().map(Checkpoint::dir);
-    let prepare = |end_of_text| data::prepare(&plan.data, teacher_dir, &stage.dir, end_of_text);
+    let teacher_path = teacher.as_ref().map(Checkpoint::path);
+    let prepare = |end_of_text| data::prepare(&plan.data, teacher_path, &stage.dir, end_of_text);
     // A tokenizer that names no separator may still come with a model that does.
     let data = match prepare(None) {
         Err(DataError::NoEndOfText) if end_of_text.is_some() => prepare(end_of_text)?,
@@ -133,7 +133,7 @@ pub(super) fn bench_supports(
             true
         }
     });
-    let decoder = load_decoder(&captured.checkpoint, context.device)?;
+    let decoder = load_teacher(&captured.checkpoint, fingerprint.vocab_size, context.device)?;
     let num_rows = num_rows.clamp(1, rows.num_rows());
     let row_idxs: Vec<usize> = (0..num_rows)
         .map(|place| place * rows.num_rows() / num_rows)
@@ -187,7 +187,7 @@ impl<'a> Capture<'a> {
             teacher_weights: self.weights.clone(),
             tokenizer: data.tokenizer.hash(),
             sequence_length: rows.sequence_length(),
-            vocab_size: self.checkpoint.config().vocab_size,
+            vocab_size: data.tokenizer.vocab_size(), // rows that no token uses are not captured
             support: self.cache.support,
             temperatures: self.cache.temperatures.clone(),
         }
@@ -225,7 +225,11 @@ impl<'a> Capture<'a> {
         };
         let decoder = match &mut self.decoder {
             Some(decoder) => decoder,
-            none => none.insert(load_decoder(&self.checkpoint, self.context.device)?),
+            none => none.insert(load_teacher(
+                &self.checkpoint,
+                fingerprint.vocab_size,
+                self.context.device,
+            )?),
         };
         let job = CaptureJob {
             dir,

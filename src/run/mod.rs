@@ -21,6 +21,7 @@ use crate::estimate::estimate;
 use crate::export::verify::Verification;
 use crate::export::{self, ExportContext, ExportError};
 use crate::files::{PartialDir, with_path};
+use crate::gguf::is_gguf;
 use crate::passes::PassError;
 use crate::preflight;
 use crate::progress;
@@ -75,7 +76,7 @@ pub enum RunError {
 
 /// Runs the whole recipe; what is done is skipped, what was cut is resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
-    preflight::check(plan, context.overrides)?;
+    say_notes(&preflight::check(plan, context.overrides)?);
     let stages = Stages::of(plan)?;
     preflight::check_disk(plan, &estimate(plan, &stages)?, context.overrides)?;
     let _lock = lock(&stages.run_dir)?;
@@ -104,13 +105,19 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     Ok(report)
 }
 
+fn say_notes(notes: &[String]) {
+    for note in notes {
+        progress::say(&format!("note: {note}"));
+    }
+}
+
 /// Captures what the recipe's cache holds, or one part of it, and no more; the folder, or `None` if there is no teacher.
 pub fn build_cache(
     plan: &Plan,
     part: Option<Part>,
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
-    preflight::check(plan, context.overrides)?;
+    say_notes(&preflight::check(plan, context.overrides)?);
     let stages = Stages::of(plan)?;
     let mut estimates = estimate(plan, &stages)?;
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
@@ -162,17 +169,18 @@ impl Run<'_> {
             Some(student) => student,
             None => self.student_after(self.stages.passes.last())?,
         };
-        let teacher_dir = plan
+        let teacher_path = plan
             .teacher
             .as_ref()
             .map(|teacher| teacher.checkpoint.as_path());
-        let teacher = teacher_dir
+        let teacher = teacher_path
             .and_then(Path::file_name)
             .map(|name| name.to_string_lossy().into_owned());
         let export_context = ExportContext {
             name: &plan.name,
             teacher,
-            tokenizer_dir: teacher_dir.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher),
+            tokenizer_dir: teacher_path
+                .filter(|path| plan.data.tokenizer == TokenizerPlan::Teacher && !is_gguf(path)),
             tokenizer: &self.data.tokenizer,
             rows: &self.data.validation,
             recipe: &recipe::resolved_yaml(plan, &stage.dir.join("format")), // each format has a folder

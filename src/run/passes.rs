@@ -143,15 +143,10 @@ impl Run<'_> {
             .transpose()?;
         match &plan.student {
             StudentPlan::Architecture(sizes) => {
-                // A padded vocabulary of the teacher is kept, so that both rank the same ids.
-                let vocab_size = teacher.map_or(data.tokenizer.vocab_size(), |teacher| {
-                    teacher.config().vocab_size
-                });
-                let sequence_length = data.train.sequence_length();
                 let config = student::architecture(
                     sizes,
-                    vocab_size,
-                    sequence_length,
+                    data.tokenizer.vocab_size(),
+                    data.train.sequence_length(),
                     Some(data.end_of_text),
                 );
                 Ok(Student::fresh(config, plan.seed, device))

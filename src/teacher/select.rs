@@ -1,9 +1,7 @@
 //! From the logits of a position to what a cache holds of it.
 
-use std::cmp::Ordering;
-
 use crate::cache::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
-use crate::loss::{exps_in_place, log_sum_exp};
+use crate::loss::{exps_in_place, likeliest, log_sum_exp};
 use crate::random::Stream;
 use crate::recipe::{Sampling, SupportPlan};
 
@@ -156,18 +154,8 @@ impl<'a> Selection<'a> {
 )]
 fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
     let plain = log_sum_exp(logits, 1.0);
-    let mut order: Vec<u32> = (0..small(logits.len())).collect();
-    let likelier = |a: &u32, b: &u32| -> Ordering {
-        logits[*b as usize]
-            .total_cmp(&logits[*a as usize])
-            .then(a.cmp(b))
-    };
-    if top_k < order.len() {
-        order.select_nth_unstable_by(top_k, likelier);
-        order.truncate(top_k);
-    }
-    order.sort_unstable();
-    let log_probs = order.iter().map(|&id| logits[id as usize] - plain);
+    let ids = likeliest(logits, top_k);
+    let log_probs = ids.iter().map(|&id| logits[id as usize] - plain);
     let lse = |&temperature: &f64| match temperature as f32 {
         1.0 => 0.0, // log-probabilities are normalised at 1
         temperature => log_sum_exp(logits, temperature) - plain / temperature,
@@ -175,7 +163,7 @@ fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> Position
     PositionSupport::TopK {
         log_probs: log_probs.collect(),
         lse: temperatures.iter().map(lse).collect(),
-        ids: order,
+        ids,
     }
 }
 

@@ -90,41 +90,37 @@ fn batch_statistics(
     batch: &[usize],
 ) -> Result<Vec<(RowStatistics, u32)>, CacheError> {
     let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
-    let supports = match opinion {
-        Opinion::None => None,
+    let cached = match opinion {
         Opinion::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
-        Opinion::Teacher(teacher) => {
-            let rows: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.row(row_idx)).collect();
-            let everything = Selection {
-                support: SupportPlan::TopK(teacher.config.vocab_size),
-                temperatures: &[],
-            };
-            Some(supports(teacher, &rows, &everything))
-        }
+        Opinion::None | Opinion::Teacher(_) => None,
     };
     let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
-    let [num_rows, seq, size] = hidden.dims();
-    let targets: Vec<_> = batch
-        .iter()
-        .enumerate()
-        .flat_map(|(entry, &row_idx)| {
-            row_targets(
-                rows,
-                row_idx,
-                supports.as_ref().map(|supports| &supports[entry]),
-                None,
-            )
-        })
-        .collect();
-    let statistics = head_statistics(
-        &hidden.reshape([num_rows * seq, size]),
-        &decoder.output_weight(),
-        &targets,
-    );
-    let pairs = statistics.into_iter().zip(&targets);
-    Ok(pairs
-        .filter_map(|(statistics, target)| Some((statistics?, target.as_ref()?.label)))
-        .collect())
+    let [_, seq, size] = hidden.dims();
+    let mut found = Vec::new();
+    for (entry, &row_idx) in batch.iter().enumerate() {
+        // One row at a time: what a teacher says of a whole vocabulary is large.
+        let asked = match opinion {
+            Opinion::Teacher(teacher) => {
+                let everything = Selection {
+                    support: SupportPlan::TopK(teacher.config.vocab_size),
+                    temperatures: &[],
+                };
+                supports(teacher, &[rows.row(row_idx)], &everything)
+            }
+            Opinion::None | Opinion::Cache(_) => Vec::new(),
+        };
+        let support = cached
+            .as_ref()
+            .map_or(asked.first(), |rows| rows.get(entry));
+        let targets: Vec<_> = row_targets(rows, row_idx, support, None).collect();
+        let hidden = hidden.clone().narrow(0, entry, 1).reshape([seq, size]); // [T, D]
+        let statistics = head_statistics(&hidden, &decoder.head(), &targets);
+        let pairs = statistics.into_iter().zip(&targets);
+        found.extend(
+            pairs.filter_map(|(statistics, target)| Some((statistics?, target.as_ref()?.label))),
+        );
+    }
+    Ok(found)
 }
 
 #[derive(Default)]

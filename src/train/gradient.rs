@@ -90,7 +90,7 @@ fn sum_gradient(
 
     let head = head_gradients(
         &hidden.clone().inner(),
-        &decoder.output_weight(),
+        &decoder.head(),
         &micro_batch.targets,
         spec,
     );
@@ -103,7 +103,7 @@ fn sum_gradient(
         let is_output = match spec.kind {
             ParameterKind::Head => true,
             ParameterKind::Embedding => tied,
-            ParameterKind::Norm | ParameterKind::Linear => false,
+            ParameterKind::Norm | ParameterKind::Linear | ParameterKind::Bias => false,
         };
         gradients.push(match (from_trunk, is_output) {
             (Some(gradient), false) => gradient,

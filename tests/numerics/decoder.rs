@@ -23,11 +23,17 @@ const SAME: Tolerance = Tolerance {
     rtol: 0.0,
 };
 
-const PLAIN: [&str; 5] = [
+const PLAIN: [&str; 11] = [
+    "hf-gemma",
+    "hf-gemma2",
+    "hf-gemma3",
     "hf-llama",
     "hf-llama-256",
     "hf-llama-sharded",
     "hf-llama3-rope",
+    "hf-mistral",
+    "hf-qwen2-tied",
+    "hf-qwen3-tied",
     "hf-smollm2-tied",
 ];
 
@@ -37,6 +43,8 @@ const PACKED: [&str; 4] = [
     "ct-w4a16-g32-sym-tied",
     "ct-w8a16-g32-sym",
 ];
+
+const GGUF: [&str; 3] = ["gguf-q4_k_m", "gguf-q8_0-llama3rope", "gguf-q8_0-tied"];
 
 fn open(folder: &str) -> Decoder {
     let checkpoint = Checkpoint::open(&golden::path(folder)).unwrap();
@@ -61,7 +69,10 @@ fn values(tensor: Tensor<3>) -> Vec<f32> {
 }
 
 fn assert_logits(folder: &str, name: &str) {
-    let decoder = open(folder);
+    assert_logits_of(&open(folder), folder, name);
+}
+
+fn assert_logits_of(decoder: &Decoder, folder: &str, name: &str) {
     let (ids, want) = expected(folder, name);
     assert_eq!(want.len(), ids.len() * decoder.config.vocab_size);
     assert!(ids.len() >= 16, "{folder}: {} positions", ids.len());
@@ -69,18 +80,9 @@ fn assert_logits(folder: &str, name: &str) {
     assert_close(folder, &values(decoder.logits(hidden)), &want, LOGITS);
 }
 
-/// Folders in `tests/golden` whose names begin so, sorted.
-fn folders(prefix: &str) -> Vec<String> {
-    let entries = fs::read_dir(golden::path("")).unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
-    names.sort();
-    names
-}
-
 #[test]
 fn logits_of_plain_checkpoints_equal_those_of_transformers() {
-    assert_eq!(folders("hf-"), PLAIN);
+    assert_eq!(golden::names("hf-"), PLAIN);
     for folder in PLAIN {
         assert_logits(folder, "logits_f32");
     }
@@ -88,9 +90,19 @@ fn logits_of_plain_checkpoints_equal_those_of_transformers() {
 
 #[test]
 fn logits_of_packed_checkpoints_equal_those_of_their_dequantised_weights() {
-    assert_eq!(folders("ct-"), PACKED);
+    assert_eq!(golden::names("ct-"), PACKED);
     for folder in PACKED {
         assert_logits(folder, "logits_dequant_f32");
+    }
+}
+
+#[test]
+fn logits_of_gguf_files_equal_those_of_their_dequantised_weights() {
+    assert_eq!(golden::names("gguf-"), GGUF);
+    for folder in GGUF {
+        let checkpoint = Checkpoint::open(&golden::path(folder).join("model.gguf")).unwrap();
+        let decoder = load_decoder(&checkpoint, &device()).unwrap();
+        assert_logits_of(&decoder, folder, "logits_dequant_f32");
     }
 }
 

@@ -28,6 +28,15 @@ pub(crate) fn path(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Files and folders in `tests/golden` whose names begin so, sorted.
+pub(crate) fn names(prefix: &str) -> Vec<String> {
+    let entries = fs::read_dir(path("")).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with(prefix)).collect();
+    names.sort();
+    names
+}
+
 pub(crate) fn read<I: DeserializeOwned, E: DeserializeOwned>(file: &str) -> Golden<I, E> {
     let path = path(file);
     let text = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -121,9 +121,22 @@ fn assert_gradient_case(
     }
 }
 
+/// Llamas, tied and untied, and one of every other family.
+const GOLDEN: [&str; 8] = [
+    "decoder_gradient_gemma.json",
+    "decoder_gradient_gemma2.json",
+    "decoder_gradient_gemma3.json",
+    "decoder_gradient_mistral.json",
+    "decoder_gradient_qwen2.json",
+    "decoder_gradient_qwen3.json",
+    "decoder_gradient_tied.json",
+    "decoder_gradient_untied.json",
+];
+
 #[test]
-fn the_gradient_of_every_parameter_equals_torch_tied_and_untied() {
-    for file in ["decoder_gradient_tied.json", "decoder_gradient_untied.json"] {
+fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
+    assert_eq!(golden::names("decoder_gradient_"), GOLDEN);
+    for file in GOLDEN {
         let Golden {
             tolerance,
             inputs,

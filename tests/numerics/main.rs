@@ -10,6 +10,8 @@ mod cache;
 #[cfg(test)]
 mod decoder;
 #[cfg(test)]
+mod families;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod gradient;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use alambic::data::TokenRows;
-use alambic::model::{Decoder, DecoderConfig, Rope, RopeScaling};
+use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
 use alambic::recipe::{FitPlan, LossWeights, TailPlan};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -20,6 +20,7 @@ pub(crate) fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
 /// One layer, 320 tokens (as many as the golden tokenizers have), rows of linear layers in whole groups of 16.
 pub(crate) fn config() -> DecoderConfig {
     DecoderConfig {
+        architecture: Architecture::Llama,
         vocab_size: 320,
         hidden_size: 16,
         intermediate_size: 32,
@@ -28,6 +29,12 @@ pub(crate) fn config() -> DecoderConfig {
         num_key_value_heads: 2,
         head_dim: 4,
         rms_norm_eps: 1e-5,
+        query_pre_attn_scalar: 4,
+        attn_logit_softcapping: None,
+        final_logit_softcapping: None,
+        sliding_window: None,
+        layer_types: vec![LayerType::Full; 1],
+        local_rope: None,
         rope: Rope {
             theta: 10_000.0,
             scaling: RopeScaling::Default,

@@ -1,6 +1,7 @@
 //! Golden folders and what damages them.
 
 mod files;
+mod gguf;
 mod packed;
 
 use std::fs;
@@ -10,11 +11,17 @@ use serde_json::json;
 
 use super::*;
 
-const PLAIN: [&str; 5] = [
+const PLAIN: [&str; 11] = [
+    "hf-gemma",
+    "hf-gemma2",
+    "hf-gemma3",
     "hf-llama",
     "hf-llama-256",
     "hf-llama-sharded",
     "hf-llama3-rope",
+    "hf-mistral",
+    "hf-qwen2-tied",
+    "hf-qwen3-tied",
     "hf-smollm2-tied",
 ];
 const PACKED: [&str; 4] = [

@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::chunked::{head_gradients, head_statistics};
 use super::{LossSpec, RowTarget, Support, Tail, TopK, loss_row, row_statistics};
+use crate::model::Head;
 
 /// Written by `tests/golden/losses/make.py` with torch in f64.
 #[derive(Deserialize)]
@@ -330,34 +331,43 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
         temperature: 1.0,
         tail: Tail::Bucket,
     };
-    let got = head_gradients(&hidden, &weight, &targets, &spec);
+    for soft_cap in [None, Some(1.5)] {
+        let head = Head {
+            weight: weight.clone(),
+            soft_cap,
+        };
+        let got = head_gradients(&hidden, &head, &targets, &spec);
 
-    let (h, w) = (
-        hidden.clone().autodiff().require_grad(),
-        weight.clone().autodiff().require_grad(),
-    );
-    let log_probs =
-        burn::tensor::activation::log_softmax(h.clone().matmul(w.clone().transpose()), 1);
-    let mut picks = vec![0.0_f32; positions * vocab];
-    for (row, (label, counts)) in labels.iter().zip(counts).enumerate() {
-        picks[row * vocab + *label as usize] = if counts { -1.0 } else { 0.0 };
+        let (h, w) = (
+            hidden.clone().autodiff().require_grad(),
+            weight.clone().autodiff().require_grad(),
+        );
+        let mut logits = h.clone().matmul(w.clone().transpose());
+        if let Some(cap) = soft_cap {
+            logits = (logits / cap).tanh() * cap;
+        }
+        let log_probs = burn::tensor::activation::log_softmax(logits, 1);
+        let mut picks = vec![0.0_f32; positions * vocab];
+        for (row, (label, counts)) in labels.iter().zip(counts).enumerate() {
+            picks[row * vocab + *label as usize] = if counts { -1.0 } else { 0.0 };
+        }
+        let picks =
+            Tensor::<2>::from_data(TensorData::new(picks, [positions, vocab]), &device).autodiff();
+        let loss = (log_probs * picks).sum();
+        let gradients = loss.backward();
+        let difference = |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar::<f32>();
+        assert!(difference(got.hidden, h.grad(&gradients).unwrap()) < 1e-5);
+        assert!(difference(got.weight, w.grad(&gradients).unwrap()) < 1e-5);
+        assert!((got.sums.total - f64::from(loss.into_scalar::<f32>())).abs() < 1e-4);
+        assert_eq!(got.sums.positions, 4);
+
+        let statistics = head_statistics(&hidden, &head, &targets);
+        let total: f64 = statistics
+            .iter()
+            .flatten()
+            .map(|row| row.cross_entropy)
+            .sum();
+        assert!((total - got.sums.cross_entropy).abs() < 1e-5);
+        assert_eq!(statistics.iter().filter(|row| row.is_none()).count(), 1);
     }
-    let picks =
-        Tensor::<2>::from_data(TensorData::new(picks, [positions, vocab]), &device).autodiff();
-    let loss = (log_probs * picks).sum();
-    let gradients = loss.backward();
-    let difference = |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar::<f32>();
-    assert!(difference(got.hidden, h.grad(&gradients).unwrap()) < 1e-5);
-    assert!(difference(got.weight, w.grad(&gradients).unwrap()) < 1e-5);
-    assert!((got.sums.total - f64::from(loss.into_scalar::<f32>())).abs() < 1e-4);
-    assert_eq!(got.sums.positions, 4);
-
-    let statistics = head_statistics(&hidden, &weight, &targets);
-    let total: f64 = statistics
-        .iter()
-        .flatten()
-        .map(|row| row.cross_entropy)
-        .sum();
-    assert!((total - got.sums.cross_entropy).abs() < 1e-5);
-    assert_eq!(statistics.iter().filter(|row| row.is_none()).count(), 1);
 }

@@ -1,4 +1,7 @@
+use serde_json::json;
+
 use super::*;
+use crate::model::{LayerType, RopeScaling};
 
 fn llama() -> Value {
     json!({
@@ -39,6 +42,7 @@ fn an_old_style_config_is_read_with_defaults_filled_in() {
     assert_eq!(
         config,
         DecoderConfig {
+            architecture: Architecture::Llama,
             vocab_size: 320,
             hidden_size: 128,
             intermediate_size: 256,
@@ -46,6 +50,12 @@ fn an_old_style_config_is_read_with_defaults_filled_in() {
             num_attention_heads: 4,
             num_key_value_heads: 2,
             head_dim: 32,
+            query_pre_attn_scalar: 32,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            sliding_window: None,
+            layer_types: vec![LayerType::Full; 2],
+            local_rope: None,
             rms_norm_eps: 1e-5,
             rope: Rope {
                 theta: 10_000.0,
@@ -157,7 +167,8 @@ fn each_style_of_a_written_config_is_complete_alone() {
 fn other_architectures_are_refused_by_name() {
     assert_eq!(
         refusal(json!({ "architectures": ["GPT2LMHeadModel"] })),
-        "unknown architecture `GPT2LMHeadModel`; known: `LlamaForCausalLM`"
+        "unknown architecture `GPT2LMHeadModel`; known: `LlamaForCausalLM`, `MistralForCausalLM`, \
+         `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`"
     );
     assert_eq!(
         refusal(json!({ "architectures": null })),
@@ -187,7 +198,7 @@ fn parts_that_the_decoder_lacks_are_refused() {
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "type": "yarn", "factor": 2.0 } })),
-        "`rope_type` must be `default` or `llama3`, but is `\"yarn\"`"
+        "`rope_type` must be `default`, `linear` or `llama3`, but is `\"yarn\"`"
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } })),
@@ -240,5 +251,26 @@ fn sizes_out_of_bounds_are_refused() {
         ),
     ] {
         assert_eq!(refusal(changes), want);
+    }
+}
+
+#[test]
+fn linear_scaling_is_read_in_both_styles_and_written_back() {
+    let want = Rope {
+        theta: 10_000.0,
+        scaling: RopeScaling::Linear { factor: 2.5 },
+    };
+    for changes in [
+        json!({ "rope_scaling": { "type": "linear", "factor": 2.5 } }),
+        json!({ "rope_parameters": { "rope_type": "linear", "factor": 2.5, "rope_theta": 1e4 } }),
+    ] {
+        let config = DecoderConfig::from_json(&with(changes)).unwrap();
+        assert_eq!(config.rope, want);
+        let written = config.to_json("bfloat16");
+        assert_eq!(
+            written["rope_scaling"],
+            json!({ "rope_type": "linear", "factor": 2.5 })
+        );
+        assert_eq!(DecoderConfig::from_json(&written).unwrap(), config);
     }
 }

@@ -1,0 +1,97 @@
+//! Tokenizers out of GGUF files give the ids of the tokenizers that the files were converted from.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::data::{Tokenizer, tokenizer_path};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn reference() -> Value {
+    let text = std::fs::read(golden("gguf/tokenizers.json")).unwrap();
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn texts(reference: &Value) -> Vec<&str> {
+    let texts = reference["texts"].as_array().unwrap();
+    texts.iter().map(|text| text.as_str().unwrap()).collect()
+}
+
+#[test]
+fn ids_equal_those_of_the_original_tokenizers() {
+    let reference = reference();
+    let texts = texts(&reference);
+    let files = reference["files"].as_object().unwrap();
+    assert_eq!((texts.len(), files.len()), (14, 7));
+    for (name, expected) in files {
+        let tokenizer = Tokenizer::open(&golden(&format!("gguf/{name}.gguf"))).unwrap();
+        assert_eq!(
+            tokenizer.vocab_size() as u64,
+            expected["vocab_size"],
+            "{name}"
+        );
+        for (text, want) in texts.iter().zip(expected["ids"].as_array().unwrap()) {
+            let got = tokenizer.encode(text).unwrap();
+            assert_eq!(serde_json::json!(got), *want, "{name}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn text_without_special_tokens_comes_back_from_its_ids() {
+    let reference = reference();
+    for name in reference["files"].as_object().unwrap().keys() {
+        let tokenizer = Tokenizer::open(&golden(&format!("gguf/{name}.gguf"))).unwrap();
+        for text in texts(&reference) {
+            // Composed characters do not come back from a tokenizer that normalizes them.
+            if text.contains("<|") || name == "bpe-qwen2" && text.contains('\u{301}') {
+                continue;
+            }
+            let ids = tokenizer.encode(text).unwrap();
+            assert_eq!(tokenizer.decode(&ids).unwrap(), text, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_model_file_tokenizes_as_the_folder_it_was_made_of() {
+    let pairs = [
+        ("gguf-q8_0-tied", "hf-smollm2-tied"),
+        ("gguf-q8_0-llama3rope", "hf-llama3-rope"),
+        ("gguf-q4_k_m", "hf-llama-256"),
+    ];
+    for (gguf, folder) in pairs {
+        let path = golden(gguf).join("model.gguf");
+        assert_eq!(tokenizer_path(&path), path);
+        let rebuilt = Tokenizer::open(&path).unwrap();
+        let original = Tokenizer::open(&tokenizer_path(&golden(folder))).unwrap();
+        assert_eq!(rebuilt.vocab_size(), original.vocab_size());
+        for id in (0..).take(original.vocab_size()) {
+            assert_eq!(rebuilt.token(id), original.token(id), "{gguf}: {id}");
+            assert_eq!(rebuilt.is_special(id), original.is_special(id));
+        }
+        assert_eq!(rebuilt.end_of_text(), original.end_of_text());
+        for text in texts(&reference()) {
+            let (got, want) = (
+                rebuilt.encode(text).unwrap(),
+                original.encode(text).unwrap(),
+            );
+            assert_eq!(got, want, "{gguf}: {text:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_saved_of_a_model_file_reads_back_as_the_same_tokenizer() {
+    let tokenizer = Tokenizer::open(&golden("gguf/spm-llama.gguf")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let saved = Tokenizer::open(&tokenizer_path(dir.path())).unwrap();
+    assert_eq!(saved.files(), tokenizer.files());
+    assert_eq!(saved.hash(), tokenizer.hash());
+}

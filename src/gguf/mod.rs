@@ -1,0 +1,293 @@
+//! GGUF files, the format of llama.cpp, versions 2 and 3: metadata, tensors and their values in f32.
+//!
+//! Every count, length and offset is checked against the file before it is used, so a hostile file can neither reach
+//! beyond it nor ask for more memory than it takes on disk. What keys and tensors mean to a decoder is not known here.
+//!
+//! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+#![warn(clippy::indexing_slicing)]
+
+#[expect(clippy::indexing_slicing, reason = "blocks are arrays of known length")]
+mod blocks;
+mod directory;
+mod error;
+mod metadata;
+mod read;
+pub mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+pub use self::blocks::TensorType;
+pub use self::directory::TensorInfo;
+pub use self::error::{GgufError, GgufFault};
+pub use self::metadata::Value;
+use self::read::Reader;
+use crate::files::with_path;
+
+/// Whether a path names a GGUF file: by its ending, whatever is there.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
+}
+
+/// A GGUF file whose header has been checked, memory-mapped: tensors that are not asked for are not read.
+///
+/// The file must not change while this lives: see [`crate::checkpoint::TensorFiles`].
+#[derive(Debug)]
+pub struct GgufFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: BTreeMap<String, Value>,
+    tensors: BTreeMap<String, TensorInfo>,
+}
+
+impl GgufFile {
+    /// Maps a file and reads its header.
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let file = File::open(path).map_err(|error| with_path(error, path))?;
+        #[expect(
+            unsafe_code,
+            reason = "a copy of the weights would double the memory of a run"
+        )]
+        // SAFETY: the map is read-only and bytes of any value are valid; that nobody truncates the file under us is
+        // asked of the caller in the docs.
+        let map = unsafe { Mmap::map(&file) }.map_err(|error| with_path(error, path))?;
+        let (metadata, tensors) = read_header(&map).map_err(|source| GgufError::Content {
+            path: path.to_path_buf(),
+            source,
+        })?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            map,
+            metadata,
+            tensors,
+        })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Value of a key.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.metadata.get(key)
+    }
+
+    /// Text at a key, if the key is there.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
+        self.scalar(key, "text", |value| match value {
+            Value::Text(text) => Some(text.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Whole number from 0 on at a key, if the key is there.
+    pub fn unsigned(&self, key: &str) -> Result<Option<u64>, GgufError> {
+        self.scalar(key, "a whole number from 0 on", unsigned)
+    }
+
+    /// Number at a key, if the key is there.
+    pub fn float(&self, key: &str) -> Result<Option<f64>, GgufError> {
+        self.scalar(key, "a number", float)
+    }
+
+    /// `true` or `false` at a key, if the key is there.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
+        self.scalar(key, "`true` or `false`", flag)
+    }
+
+    /// Texts at a key, if the key is there.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<String>>, GgufError> {
+        self.array(key, "an array of texts", |value| match value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        })
+    }
+
+    /// Whole numbers from 0 on at a key, if the key is there.
+    pub fn unsigneds(&self, key: &str) -> Result<Option<Vec<u64>>, GgufError> {
+        self.array(key, "an array of whole numbers from 0 on", |value| {
+            unsigned(&value)
+        })
+    }
+
+    /// Numbers at a key, if the key is there.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f64>>, GgufError> {
+        self.array(key, "an array of numbers", |value| float(&value))
+    }
+
+    /// `true` and `false` at a key, if the key is there.
+    pub fn flags(&self, key: &str) -> Result<Option<Vec<bool>>, GgufError> {
+        self.array(key, "an array of `true` and `false`", |value| flag(&value))
+    }
+
+    /// A value that has to be there.
+    pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, GgufError> {
+        value.ok_or_else(|| {
+            self.fault(GgufFault::MissingKey {
+                key: key.to_owned(),
+            })
+        })
+    }
+
+    /// The value of a key is refused: it must be `want`.
+    pub fn wrong_value(&self, key: &str, want: impl Into<String>) -> GgufError {
+        let got = self
+            .value(key)
+            .map_or("absent".to_owned(), Value::to_string);
+        self.fault(GgufFault::WrongValue {
+            key: key.to_owned(),
+            want: want.into(),
+            got,
+        })
+    }
+
+    /// Tensors with their names, in byte order.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &TensorInfo)> {
+        self.tensors
+            .iter()
+            .map(|(name, info)| (name.as_str(), info))
+    }
+
+    /// A tensor, if it is there.
+    pub fn info(&self, name: &str) -> Option<&TensorInfo> {
+        self.tensors.get(name)
+    }
+
+    /// A tensor's values in f32, row-major.
+    pub fn f32s(&self, name: &str) -> Result<Vec<f32>, GgufError> {
+        let missing = || {
+            self.fault(GgufFault::MissingTensor {
+                tensor: name.to_owned(),
+            })
+        };
+        let info = self.info(name).ok_or_else(missing)?;
+        Ok(info.kind.decode(self.bytes(info)))
+    }
+
+    /// Bytes of all tensors together.
+    pub fn num_bytes(&self) -> u64 {
+        let num_bytes = |info: &TensorInfo| info.bytes.len() as u64;
+        self.tensors.values().map(num_bytes).sum()
+    }
+
+    /// BLAKE3 (hex) over all tensors: names in byte order, then shape, type and bytes.
+    ///
+    /// Where they lie in the file does not matter, nor does the metadata. Every part is preceded by its length, so no
+    /// two files give one stream of bytes.
+    pub fn content_hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, info) in &self.tensors {
+            let description = format!("{name}\0{:?}\0{}", info.shape, info.kind.name());
+            for part in [description.as_bytes(), self.bytes(info)] {
+                hasher.update(&(part.len() as u64).to_le_bytes());
+                hasher.update(part);
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    fn bytes(&self, info: &TensorInfo) -> &[u8] {
+        self.map
+            .get(info.bytes.clone())
+            .expect("the directory was checked against the mapped file")
+    }
+
+    fn fault(&self, source: GgufFault) -> GgufError {
+        GgufError::Content {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    fn scalar<'a, T>(
+        &'a self,
+        key: &str,
+        want: &str,
+        read: impl Fn(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, GgufError> {
+        let Some(value) = self.value(key) else {
+            return Ok(None);
+        };
+        match read(value) {
+            Some(found) => Ok(Some(found)),
+            None => Err(self.wrong_value(key, want)),
+        }
+    }
+
+    fn array<T>(
+        &self,
+        key: &str,
+        want: &str,
+        read: impl Fn(Value) -> Option<T>,
+    ) -> Result<Option<Vec<T>>, GgufError> {
+        let values = match self.value(key) {
+            None => return Ok(None),
+            Some(Value::Array(array)) => array.values(&self.map),
+            Some(_) => return Err(self.wrong_value(key, want)),
+        };
+        let found: Option<Vec<T>> = values.into_iter().map(read).collect();
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => Err(self.wrong_value(key, want)),
+        }
+    }
+}
+
+fn unsigned(value: &Value) -> Option<u64> {
+    match value {
+        Value::Integer(number) => u64::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn float(value: &Value) -> Option<f64> {
+    match value {
+        Value::Float(number) => Some(*number),
+        _ => None,
+    }
+}
+
+fn flag(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(flag) => Some(*flag),
+        _ => None,
+    }
+}
+
+type Header = (BTreeMap<String, Value>, BTreeMap<String, TensorInfo>);
+
+fn read_header(file: &[u8]) -> Result<Header, GgufFault> {
+    if !file.starts_with(b"GGUF") {
+        return Err(GgufFault::NotGguf);
+    }
+    let mut reader = Reader::new(file, b"GGUF".len());
+    let version = reader.u32(&"the version")?;
+    match version {
+        2 | 3 => {} // the same layout; 3 allows big-endian files
+        _ if (1..=3).contains(&version.swap_bytes()) => return Err(GgufFault::BigEndian),
+        _ => return Err(GgufFault::Version { version }),
+    }
+    let num_tensors = reader.u64(&"the number of tensors")?;
+    let num_keys = reader.u64(&"the number of keys")?;
+    let metadata = metadata::read_metadata(&mut reader, num_keys)?;
+    let alignment = match metadata.get("general.alignment") {
+        None => 32, // the format's default
+        Some(value) => unsigned(value).unwrap_or_default(),
+    };
+    if !alignment.is_power_of_two() || alignment > 1 << 30 {
+        return Err(GgufFault::Alignment { alignment });
+    }
+    let tensors = directory::read_directory(&mut reader, num_tensors, alignment, file.len())?;
+    Ok((metadata, tensors))
+}
+
+#[cfg(test)]
+pub(crate) mod draft;
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
+mod tests;

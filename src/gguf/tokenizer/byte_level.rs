@@ -1,0 +1,165 @@
+//! Byte-level BPE, the kind of GPT-2, Llama 3, Qwen and SmolLM.
+
+use serde_json::{Value, json};
+
+use super::super::{GgufError, GgufFile};
+use super::{Parts, Vocabulary};
+
+const PRE: &str = "tokenizer.ggml.pre";
+const MERGES: &str = "tokenizer.ggml.merges";
+
+/// Splits of Llama 3: words with the character before them, up to three digits, runs of other characters.
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// As [`LLAMA3`], with digits one by one.
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// Splits of Mistral's Tekken: a capital letter begins a word.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// llama.cpp's own rule for files that name none, one split after the other.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
+
+/// How a family splits text into words.
+struct Rule {
+    /// Names under which llama.cpp knows it.
+    names: &'static [&'static str],
+    normalizer: Option<&'static str>,
+    /// Splits before the bytes are mapped to characters.
+    splits: Splits,
+    /// Whether a word that is a token is taken whole, whatever the merges say.
+    ignores_merges: bool,
+    adds_bos: bool,
+}
+
+enum Splits {
+    /// GPT-2's, which the byte-level step brings along.
+    Gpt2,
+    /// Each digit alone, then GPT-2's.
+    DigitsThenGpt2,
+    /// These, in order.
+    Regexes(&'static [&'static str]),
+}
+
+/// Names and rules, checked against `llm_tokenizer_bpe` of llama.cpp and the families' own `tokenizer.json`.
+const RULES: [Rule; 6] = [
+    Rule {
+        names: &["gpt-2", "phi-2"],
+        normalizer: None,
+        splits: Splits::Gpt2,
+        ignores_merges: false,
+        adds_bos: false,
+    },
+    Rule {
+        names: &["smollm", "starcoder"],
+        normalizer: None,
+        splits: Splits::DigitsThenGpt2,
+        ignores_merges: false,
+        adds_bos: false,
+    },
+    Rule {
+        names: &["llama-bpe", "llama3", "llama-v3"],
+        normalizer: None,
+        splits: Splits::Regexes(&[LLAMA3]),
+        ignores_merges: true,
+        adds_bos: true,
+    },
+    Rule {
+        names: &["qwen2"],
+        normalizer: Some("NFC"),
+        splits: Splits::Regexes(&[QWEN2]),
+        ignores_merges: false,
+        adds_bos: false,
+    },
+    Rule {
+        names: &["tekken"],
+        normalizer: None,
+        splits: Splits::Regexes(&[TEKKEN]),
+        ignores_merges: true,
+        adds_bos: true,
+    },
+    Rule {
+        names: &["default"],
+        normalizer: None,
+        splits: Splits::Regexes(&DEFAULT),
+        ignores_merges: false,
+        adds_bos: false,
+    },
+];
+
+pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, GgufError> {
+    let rule = rule(file)?;
+    let merges = file.texts(MERGES)?;
+    let merges = file.required(MERGES, merges)?;
+    let pairs = merges.iter().map(|merge| match merge.split_once(' ') {
+        Some((left, right)) if !right.contains(' ') => Ok([left, right]),
+        _ => {
+            let want = format!("pairs with one space between, but one is `{merge}`");
+            Err(file.wrong_value(MERGES, want))
+        }
+    });
+    let pairs: Vec<[&str; 2]> = pairs.collect::<Result<_, _>>()?;
+    Ok(Parts {
+        normalizer: rule
+            .normalizer
+            .map_or(Value::Null, |name| json!({ "type": name })),
+        pre_tokenizer: pre_tokenizer(&rule.splits),
+        decoder: byte_level(true),
+        model: json!({
+            "type": "BPE",
+            "dropout": null,
+            "unk_token": null,
+            "continuing_subword_prefix": null,
+            "end_of_word_suffix": null,
+            "fuse_unk": false,
+            "byte_fallback": false,
+            "ignore_merges": rule.ignores_merges,
+            "vocab": vocabulary.ids(file)?,
+            "merges": pairs,
+        }),
+        adds_bos: rule.adds_bos,
+    })
+}
+
+fn rule(file: &GgufFile) -> Result<&'static Rule, GgufError> {
+    let name = file.text(PRE)?;
+    let found = name.and_then(|name| RULES.iter().find(|rule| rule.names.contains(&name)));
+    found.ok_or_else(|| {
+        let names: Vec<&str> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
+        file.wrong_value(
+            PRE,
+            format!("a rule that alambic knows (`{}`)", names.join("`, `")),
+        )
+    })
+}
+
+fn pre_tokenizer(splits: &Splits) -> Value {
+    let mut steps = match splits {
+        Splits::Gpt2 => return byte_level(true),
+        Splits::DigitsThenGpt2 => vec![json!({ "type": "Digits", "individual_digits": true })],
+        Splits::Regexes(regexes) => {
+            let split = |regex: &&str| {
+                json!({
+                    "type": "Split",
+                    "pattern": { "Regex": regex },
+                    "behavior": "Isolated",
+                    "invert": false,
+                })
+            };
+            regexes.iter().map(split).collect()
+        }
+    };
+    steps.push(byte_level(matches!(splits, Splits::DigitsThenGpt2)));
+    json!({ "type": "Sequence", "pretokenizers": steps })
+}
+
+fn byte_level(use_regex: bool) -> Value {
+    json!({
+        "type": "ByteLevel",
+        "add_prefix_space": false,
+        "trim_offsets": true,
+        "use_regex": use_regex,
+    })
+}

@@ -1,0 +1,231 @@
+//! The tokenizer that a GGUF file carries, as the `tokenizer.json` it was converted from.
+//!
+//! A file holds tokens, their types, merges or scores, and the *name* of the rule that splits text into words. The
+//! rule itself, the normalizer and the decoder are the model family's, and are stated here for the names known.
+//! What a conversion drops cannot be had back: white space that an added token swallows beside it (`lstrip`,
+//! `rstrip`), and whether it must stand alone (`single_word`). No tokenizer of the families read here uses these.
+
+mod byte_level;
+mod sentencepiece;
+
+use serde_json::{Map, Value, json};
+
+use super::{GgufError, GgufFile};
+
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
+const MODEL: &str = "tokenizer.ggml.model";
+
+/// Contents of `tokenizer.json` and `tokenizer_config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenizerFiles {
+    /// `tokenizer.json`, for the tokenizers library.
+    pub tokenizer: Value,
+    /// `tokenizer_config.json`, for transformers: class, special tokens, chat template.
+    pub config: Value,
+}
+
+/// What a token is for, by llama.cpp's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TokenKind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    Unused,
+    Byte,
+}
+
+/// Tokens of a file, in order of their ids.
+struct Vocabulary {
+    tokens: Vec<String>,
+    kinds: Vec<TokenKind>,
+}
+
+/// The parts of a `tokenizer.json` that depend on the kind of tokenizer.
+struct Parts {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
+    model: Value,
+    /// Whether text begins with the first token if the file does not say.
+    adds_bos: bool,
+}
+
+/// Rebuilds the tokenizer of a file.
+///
+/// # Errors
+///
+/// A kind of tokenizer or a rule that is not known is refused by name: another one would give other ids, silently.
+pub fn tokenizer_files(file: &GgufFile) -> Result<TokenizerFiles, GgufError> {
+    let kind = file.text(MODEL)?;
+    let kind = file.required(MODEL, kind)?;
+    let vocabulary = Vocabulary::read(file)?;
+    let parts = match kind {
+        "gpt2" => byte_level::parts(file, &vocabulary)?,
+        "llama" => sentencepiece::parts(file, &vocabulary)?,
+        _ => {
+            return Err(file.wrong_value(
+                MODEL,
+                "`gpt2` (byte-level BPE) or `llama` (SentencePiece BPE)",
+            ));
+        }
+    };
+    let special = |name: &str| special_token(file, name, &vocabulary);
+    let (bos, eos) = (special("bos")?, special("eos")?);
+    let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?;
+    let adds_bos = bos.filter(|_| adds_bos.unwrap_or(parts.adds_bos));
+    let adds_eos = file.flag("tokenizer.ggml.add_eos_token")?;
+    let adds_eos = eos.filter(|_| adds_eos.unwrap_or(false));
+    let tokenizer = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": vocabulary.added_tokens(),
+        "normalizer": parts.normalizer,
+        "pre_tokenizer": parts.pre_tokenizer,
+        "post_processor": post_processor(adds_bos, adds_eos),
+        "decoder": parts.decoder,
+        "model": parts.model,
+    });
+    let mut config = Map::new();
+    config.insert(
+        "tokenizer_class".to_owned(),
+        json!("PreTrainedTokenizerFast"),
+    );
+    config.insert("clean_up_tokenization_spaces".to_owned(), json!(false));
+    for (key, name) in [
+        ("bos_token", "bos"),
+        ("eos_token", "eos"),
+        ("unk_token", "unknown"),
+        ("pad_token", "padding"),
+    ] {
+        if let Some((_, token)) = special(name)? {
+            config.insert(key.to_owned(), json!(token));
+        }
+    }
+    if let Some(template) = file.text("tokenizer.chat_template")? {
+        config.insert("chat_template".to_owned(), json!(template));
+    }
+    Ok(TokenizerFiles {
+        tokenizer,
+        config: Value::Object(config),
+    })
+}
+
+impl Vocabulary {
+    fn read(file: &GgufFile) -> Result<Self, GgufError> {
+        let tokens = file.texts(TOKENS)?;
+        let tokens = file.required(TOKENS, tokens)?;
+        let kinds = file.unsigneds(TOKEN_TYPE)?;
+        let kinds = file.required(TOKEN_TYPE, kinds)?;
+        if kinds.len() != tokens.len() {
+            return Err(file.wrong_value(TOKEN_TYPE, one_per_token(&tokens)));
+        }
+        let kinds = kinds.into_iter().map(|kind| {
+            Some(match kind {
+                1 => TokenKind::Normal,
+                2 => TokenKind::Unknown,
+                3 => TokenKind::Control,
+                4 => TokenKind::UserDefined,
+                5 => TokenKind::Unused,
+                6 => TokenKind::Byte,
+                _ => return None,
+            })
+        });
+        let kinds: Option<Vec<_>> = kinds.collect();
+        let want = "an array of numbers from 1 to 6";
+        let kinds = kinds.ok_or_else(|| file.wrong_value(TOKEN_TYPE, want))?;
+        Ok(Self { tokens, kinds })
+    }
+
+    /// Ids and tokens that text or ids can be made of: all but the filling up to the size of the embedding.
+    fn used(&self) -> impl Iterator<Item = (usize, &str, TokenKind)> {
+        let all = self.tokens.iter().zip(&self.kinds).enumerate();
+        all.filter(|(id, (token, kind))| {
+            **kind != TokenKind::Unused || **token != format!("[PAD{id}]")
+        })
+        .map(|(id, (token, kind))| (id, token.as_str(), *kind))
+    }
+
+    /// Tokens to ids.
+    fn ids(&self, file: &GgufFile) -> Result<Map<String, Value>, GgufError> {
+        let mut ids = Map::new();
+        for (id, token, _) in self.used() {
+            if ids.insert(token.to_owned(), json!(id)).is_some() {
+                let want = format!("different texts, but `{token}` stands twice");
+                return Err(file.wrong_value(TOKENS, want));
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Tokens that are cut out of text before it is split: control tokens, and those that users defined.
+    fn added_tokens(&self) -> Vec<Value> {
+        let added = self.used().filter_map(|(id, token, kind)| {
+            let special = match kind {
+                TokenKind::Control | TokenKind::Unknown => true,
+                TokenKind::UserDefined => false,
+                TokenKind::Normal | TokenKind::Unused | TokenKind::Byte => return None,
+            };
+            Some(json!({
+                "id": id,
+                "content": token,
+                "single_word": false,
+                "lstrip": false,
+                "rstrip": false,
+                "normalized": false,
+                "special": special,
+            }))
+        });
+        added.collect()
+    }
+}
+
+fn one_per_token(tokens: &[String]) -> String {
+    format!("an array of {} values, one per token", tokens.len())
+}
+
+/// Id and text of the `bos`, `eos`, `unknown` or `padding` token.
+fn special_token<'a>(
+    file: &GgufFile,
+    name: &str,
+    vocabulary: &'a Vocabulary,
+) -> Result<Option<(u64, &'a str)>, GgufError> {
+    let key = format!("tokenizer.ggml.{name}_token_id");
+    let Some(id) = file.unsigned(&key)? else {
+        return Ok(None);
+    };
+    let token = usize::try_from(id).ok();
+    let token = token.and_then(|id| vocabulary.tokens.get(id));
+    let Some(token) = token else {
+        let want = format!("below {}, the number of tokens", vocabulary.tokens.len());
+        return Err(file.wrong_value(&key, want));
+    };
+    Ok(Some((id, token)))
+}
+
+/// The first and last token around a text, as transformers adds them when asked.
+fn post_processor(bos: Option<(u64, &str)>, eos: Option<(u64, &str)>) -> Value {
+    if bos.is_none() && eos.is_none() {
+        return Value::Null;
+    }
+    let sequence = |name: &str, type_id: u8| {
+        let special = |(_, token): (u64, &str)| json!({ "SpecialToken": { "id": token, "type_id": type_id } });
+        let text = json!({ "Sequence": { "id": name, "type_id": type_id } });
+        let parts = bos.map(special).into_iter().chain([text]);
+        parts.chain(eos.map(special)).collect::<Vec<_>>()
+    };
+    let tokens = bos.into_iter().chain(eos).map(|(id, token)| {
+        let token = token.to_owned();
+        let entry = json!({ "id": token, "ids": [id], "tokens": [token] });
+        (token, entry)
+    });
+    let pair = [sequence("A", 0), sequence("B", 1)].concat();
+    json!({
+        "type": "TemplateProcessing",
+        "single": sequence("A", 0),
+        "pair": pair,
+        "special_tokens": tokens.collect::<Map<_, _>>(),
+    })
+}

@@ -1,0 +1,168 @@
+//! Values of `config.json`, checked one by one.
+
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
+
+use super::ConfigError;
+
+/// The value of a key; `null` counts as absent.
+pub(super) fn field<'a>(json: &'a Value, key: &str) -> Option<&'a Value> {
+    json.get(key).filter(|value| !value.is_null())
+}
+
+pub(super) fn size(
+    json: &Value,
+    key: &'static str,
+    max: usize,
+) -> Result<Option<usize>, ConfigError> {
+    whole_number(json, key, 1..=max)
+}
+
+/// A whole number of a range, if it is there.
+pub(super) fn whole_number(
+    json: &Value,
+    key: &'static str,
+    range: RangeInclusive<usize>,
+) -> Result<Option<usize>, ConfigError> {
+    let Some(value) = field(json, key) else {
+        return Ok(None);
+    };
+    let number = value
+        .as_u64()
+        .and_then(|number| usize::try_from(number).ok());
+    if let Some(number) = number.filter(|number| range.contains(number)) {
+        return Ok(Some(number));
+    }
+    let expected = format!("a whole number in {} ..= {}", range.start(), range.end());
+    Err(ConfigError::unexpected(key, expected, Some(value)))
+}
+
+/// A size that is `default` if the key is left out, and none if it is `null`.
+pub(super) fn size_or(
+    json: &Value,
+    key: &'static str,
+    max: usize,
+    default: Option<usize>,
+) -> Result<Option<usize>, ConfigError> {
+    match json.get(key) {
+        None => Ok(default),
+        Some(_) => size(json, key, max),
+    }
+}
+
+pub(super) fn required_size(
+    json: &Value,
+    key: &'static str,
+    max: usize,
+) -> Result<usize, ConfigError> {
+    size(json, key, max)?.ok_or(ConfigError::Missing { key })
+}
+
+pub(super) fn positive(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
+    let Some(value) = field(json, key) else {
+        return Ok(None);
+    };
+    match value.as_f64().filter(|&number| number > 0.0) {
+        Some(number) => Ok(Some(number)),
+        None => Err(ConfigError::unexpected(
+            key,
+            "a positive number",
+            Some(value),
+        )),
+    }
+}
+
+pub(super) fn required_positive(json: &Value, key: &'static str) -> Result<f64, ConfigError> {
+    positive(json, key)?.ok_or(ConfigError::Missing { key })
+}
+
+/// `true` or `false`, if it is there.
+pub(super) fn flag(json: &Value, key: &'static str) -> Result<Option<bool>, ConfigError> {
+    match field(json, key) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        other => Err(ConfigError::unexpected(key, "`true` or `false`", other)),
+    }
+}
+
+pub(super) fn check_divides(
+    (key, value): (&'static str, usize),
+    (divisor, by): (&'static str, usize),
+) -> Result<(), ConfigError> {
+    if value.is_multiple_of(by) {
+        return Ok(());
+    }
+    Err(ConfigError::Uneven {
+        key,
+        value,
+        divisor,
+        by,
+    })
+}
+
+/// Size of one head; even, since rotary positions turn pairs. Without a value and a default the heads share
+/// `hidden_size`.
+pub(super) fn head_dim(
+    json: &Value,
+    default: Option<usize>,
+    hidden_size: usize,
+    num_heads: usize,
+) -> Result<usize, ConfigError> {
+    let key = "head_dim";
+    let head_dim = if let Some(head_dim) = size_or(json, key, 1 << 13, default)? {
+        head_dim
+    } else {
+        check_divides(
+            ("hidden_size", hidden_size),
+            ("num_attention_heads", num_heads),
+        )?;
+        hidden_size / num_heads
+    };
+    if head_dim.is_multiple_of(2) {
+        Ok(head_dim)
+    } else {
+        let found = Value::from(head_dim);
+        Err(ConfigError::unexpected(key, "even", Some(&found)))
+    }
+}
+
+/// One id or a list of them.
+pub(super) fn eos_token_ids(json: &Value, default: Option<u32>) -> Result<Vec<u32>, ConfigError> {
+    let key = "eos_token_id";
+    match json.get(key) {
+        Some(Value::Array(ids)) => ids
+            .iter()
+            .map(|id| {
+                parse_id(key, id)?
+                    .ok_or_else(|| ConfigError::unexpected(key, "a token id", Some(id)))
+            })
+            .collect(),
+        _ => Ok(token_id(json, key, default)?.into_iter().collect()),
+    }
+}
+
+/// A token id: `default` if it is left out, none if it is `null`.
+pub(super) fn token_id(
+    json: &Value,
+    key: &'static str,
+    default: Option<u32>,
+) -> Result<Option<u32>, ConfigError> {
+    match json.get(key) {
+        None => Ok(default),
+        Some(value) => parse_id(key, value),
+    }
+}
+
+/// A token id; `null`, and −1, which early Llama conversions write for "none", is none.
+///
+/// Ids are compared with tokens and never index a weight, so one beyond the vocabulary does no harm.
+fn parse_id(key: &'static str, value: &Value) -> Result<Option<u32>, ConfigError> {
+    if value.is_null() || value.as_i64() == Some(-1) {
+        return Ok(None);
+    }
+    match value.as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => Ok(Some(id)),
+        None => Err(ConfigError::unexpected(key, "a token id", Some(value))),
+    }
+}

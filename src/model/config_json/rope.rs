@@ -1,0 +1,137 @@
+//! Rotary settings of `config.json`, in the style of transformers 4 and of 5.
+
+use serde_json::Value;
+
+use super::fields::{field, positive, required_positive, required_size};
+use super::{Architecture, ConfigError, Rope};
+use crate::model::RopeScaling;
+
+/// What transformers 4 wrote for one kind of layer.
+struct OldStyle<'a> {
+    keys: &'static str,
+    theta: Option<f64>,
+    /// `null` is no scaling.
+    scaling: Option<&'a Value>,
+    default_theta: f64,
+}
+
+/// Rotary settings of full layers and, where they have their own, of sliding ones.
+///
+/// A file that holds both styles must say the same twice.
+pub(super) fn ropes(
+    json: &Value,
+    architecture: Architecture,
+) -> Result<(Rope, Option<Rope>), ConfigError> {
+    let key = "rope_parameters";
+    let new = field(json, key);
+    if let Some(new) = new.filter(|new| !new.is_object()) {
+        return Err(ConfigError::unexpected(key, "a table", Some(new)));
+    }
+    check_whole(json)?;
+    let of = |layer_type| new.and_then(|new| field(new, layer_type));
+    let by_layer_type = [of("full_attention"), of("sliding_attention")];
+    let is_by_layer_type = by_layer_type.iter().any(Option::is_some);
+    let old = OldStyle {
+        keys: "rope_theta`, `rope_scaling",
+        theta: positive(json, "rope_theta")?,
+        scaling: json.get("rope_scaling"),
+        default_theta: 10_000.0,
+    };
+    if architecture != Architecture::Gemma3 {
+        if is_by_layer_type {
+            return Err(ConfigError::unexpected(key, "the same for all layers", new));
+        }
+        return Ok((merge(new, &old)?, None));
+    }
+    if new.is_some() && !is_by_layer_type {
+        let expected = "a table of `full_attention` and `sliding_attention`";
+        return Err(ConfigError::unexpected(key, expected, new));
+    }
+    let [full, local] = by_layer_type;
+    let old = OldStyle {
+        default_theta: 1e6,
+        ..old
+    };
+    let old_local = OldStyle {
+        keys: "rope_local_base_freq",
+        theta: positive(json, "rope_local_base_freq")?,
+        scaling: None,
+        default_theta: 10_000.0,
+    };
+    Ok((merge(full, &old)?, Some(merge(local, &old_local)?)))
+}
+
+fn merge(new: Option<&Value>, old: &OldStyle<'_>) -> Result<Rope, ConfigError> {
+    let old_scaling = old.scaling.map(rope_scaling).transpose()?;
+    let Some(parameters) = new else {
+        return Ok(Rope {
+            theta: old.theta.unwrap_or(old.default_theta),
+            scaling: old_scaling.unwrap_or(RopeScaling::Default),
+        });
+    };
+    let theta = positive(parameters, "rope_theta")?;
+    let new = Rope {
+        theta: theta.or(old.theta).unwrap_or(old.default_theta),
+        scaling: rope_scaling(parameters)?,
+    };
+    let older = Rope {
+        theta: old.theta.unwrap_or(new.theta),
+        scaling: old_scaling.unwrap_or_else(|| new.scaling.clone()),
+    };
+    if new == older {
+        Ok(new)
+    } else {
+        Err(ConfigError::RopeDisagrees {
+            old_keys: old.keys,
+            new: format!("{new:?}"),
+            old: format!("{older:?}"),
+        })
+    }
+}
+
+fn rope_scaling(json: &Value) -> Result<RopeScaling, ConfigError> {
+    if json.is_null() {
+        return Ok(RopeScaling::Default);
+    }
+    if !json.is_object() {
+        let expected = "a table or `null`";
+        return Err(ConfigError::unexpected(
+            "rope_scaling",
+            expected,
+            Some(json),
+        ));
+    }
+    check_whole(json)?;
+    let rope_type = field(json, "rope_type").or(field(json, "type")); // `type` before transformers 4.43
+    match rope_type.map_or(Some("default"), Value::as_str) {
+        Some("default") => Ok(RopeScaling::Default),
+        Some("linear") => Ok(RopeScaling::Linear {
+            factor: required_positive(json, "factor")?,
+        }),
+        Some("llama3") => {
+            let key = "original_max_position_embeddings";
+            Ok(RopeScaling::Llama3 {
+                factor: required_positive(json, "factor")?,
+                low_freq_factor: required_positive(json, "low_freq_factor")?,
+                high_freq_factor: required_positive(json, "high_freq_factor")?,
+                original_max_position_embeddings: required_size(json, key, 1 << 30)?,
+            })
+        }
+        _ => Err(ConfigError::unexpected(
+            "rope_type",
+            "`default`, `linear` or `llama3`",
+            rope_type,
+        )),
+    }
+}
+
+/// All dimensions of a head turn.
+fn check_whole(json: &Value) -> Result<(), ConfigError> {
+    let key = "partial_rotary_factor";
+    match field(json, key) {
+        Some(factor) if factor.as_f64() != Some(1.0) => {
+            Err(ConfigError::unexpected(key, "1", Some(factor)))
+        }
+        _ => Ok(()),
+    }
+}

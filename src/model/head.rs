@@ -1,0 +1,39 @@
+//! From hidden states to logits.
+
+use burn::tensor::Tensor;
+
+use super::soft_cap::{soft_cap, soft_cap_slope};
+
+/// The output layer: everything between hidden states and logits, and the only place that knows it.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// `[V, D]`; the embedding if the two are tied.
+    pub weight: Tensor<2>,
+    /// Bound of the logits, if they have one.
+    pub soft_cap: Option<f64>,
+}
+
+impl Head {
+    /// Logits of hidden states.
+    ///
+    /// # Shapes
+    ///
+    /// `[P, D]` to `[P, V]`.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
+        let product = hidden.matmul(self.weight.clone().transpose()); // [P, V]
+        match self.soft_cap {
+            Some(cap) => soft_cap(product, cap),
+            None => product,
+        }
+    }
+
+    /// d logit / d product of hidden state and weight, element by element; `None` is 1 everywhere.
+    ///
+    /// # Shapes
+    ///
+    /// `[P, V]`, returned alike.
+    pub fn slope(&self, logits: &Tensor<2>) -> Option<Tensor<2>> {
+        let cap = self.soft_cap?;
+        Some(soft_cap_slope(logits.clone(), cap))
+    }
+}

@@ -1,0 +1,284 @@
+//! What token ids mean to a model, and whether they mean the same to another.
+//!
+//! A student that learns from the teacher's token 7 while its own token 7 is another word trains without an error and
+//! learns nothing. So vocabularies are compared token by token before anything runs.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::{Tokenizer, TokenizerError};
+use crate::progress::thousands;
+
+/// Differing ids that a comparison names; the others are counted.
+const NUM_NAMED: usize = 8;
+
+/// Why a path has no vocabulary.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum VocabularyError {
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(
+        "{}: the tokenizer has {} tokens, but the model knows {}", path.display(), thousands(*num_tokens as u64), thousands(*num_rows as u64)
+    )]
+    TooFewRows {
+        path: PathBuf,
+        num_tokens: usize,
+        num_rows: usize,
+    },
+}
+
+/// The ids of a model, or of a tokenizer that stands alone.
+#[derive(Debug, Clone)]
+pub struct Vocabulary {
+    path: PathBuf,
+    tokenizer: Tokenizer,
+    num_rows: Option<usize>,
+    end_of_text: Vec<u32>,
+}
+
+impl Vocabulary {
+    /// Of a checkpoint with its tokenizer, or of a `tokenizer.json` alone.
+    pub fn open(path: &Path) -> Result<Self, VocabularyError> {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "json")
+        {
+            Self::of_tokenizer(path)
+        } else {
+            Self::of_model(path)
+        }
+    }
+
+    /// Of a tokenizer that stands alone.
+    pub fn of_tokenizer(path: &Path) -> Result<Self, VocabularyError> {
+        let tokenizer = Tokenizer::open(path)?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            end_of_text: tokenizer.end_of_text().into_iter().collect(),
+            tokenizer,
+            num_rows: None,
+        })
+    }
+
+    /// Of a checkpoint with its tokenizer.
+    pub fn of_model(path: &Path) -> Result<Self, VocabularyError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let tokenizer = Tokenizer::of_model(path)?;
+        let (config, num_tokens) = (checkpoint.config(), tokenizer.vocab_size());
+        if num_tokens > config.vocab_size {
+            return Err(VocabularyError::TooFewRows {
+                path: path.to_path_buf(),
+                num_tokens,
+                num_rows: config.vocab_size,
+            });
+        }
+        let mut end_of_text = config.eos_token_ids.clone();
+        end_of_text.sort_unstable();
+        Ok(Self {
+            path: path.to_path_buf(),
+            tokenizer,
+            num_rows: Some(config.vocab_size),
+            end_of_text,
+        })
+    }
+
+    /// One more than the largest token id.
+    pub fn num_tokens(&self) -> usize {
+        self.tokenizer.vocab_size()
+    }
+
+    /// Both sides, token by token.
+    pub fn compare(&self, other: &Self) -> Comparison {
+        let num_ids = self.num_tokens().max(other.num_tokens());
+        let meanings = |vocabulary: &Self, id: u32| Meaning {
+            token: vocabulary.tokenizer.token(id),
+            special: vocabulary.tokenizer.is_special(id),
+        };
+        let mut differing = (0..u32::try_from(num_ids).unwrap_or(u32::MAX)).filter_map(|id| {
+            let (a, b) = (meanings(self, id), meanings(other, id));
+            (a != b).then_some(Difference { id, a, b })
+        });
+        let named: Vec<Difference> = differing.by_ref().take(NUM_NAMED).collect();
+        let num_differing = named.len() + differing.count();
+        Comparison {
+            agree: num_differing == 0,
+            same_end_of_text: self.end_of_text == other.end_of_text,
+            a: self.facts(),
+            b: other.facts(),
+            num_differing,
+            differing: named,
+        }
+    }
+
+    fn facts(&self) -> Facts {
+        let num_tokens = self.tokenizer.vocab_size();
+        let name = |&id: &u32| self.tokenizer.token(id).unwrap_or_default();
+        Facts {
+            path: self.path.clone(),
+            num_tokens,
+            num_rows: self.num_rows,
+            num_padding_rows: self.num_rows.map(|num_rows| num_rows - num_tokens),
+            end_of_text: self.end_of_text.iter().map(name).collect(),
+            end_of_text_ids: self.end_of_text.clone(),
+        }
+    }
+}
+
+/// One vocabulary beside another.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// Whether every id means the same to both.
+    pub agree: bool,
+    /// Whether both end a text with the same ids. A base model and its chat model differ here and still share
+    /// their tokens.
+    pub same_end_of_text: bool,
+    /// The first vocabulary.
+    pub a: Facts,
+    /// The second vocabulary.
+    pub b: Facts,
+    /// Ids that mean one thing to one and another to the other.
+    pub num_differing: usize,
+    /// The first of them.
+    pub differing: Vec<Difference>,
+}
+
+/// One side of a comparison.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Facts {
+    /// Where it was read from.
+    pub path: PathBuf,
+    /// One more than the largest token id.
+    pub num_tokens: usize,
+    /// Rows of the model's embedding; none for a tokenizer alone.
+    pub num_rows: Option<usize>,
+    /// Rows that no token uses; models are padded to sizes that suit the hardware.
+    pub num_padding_rows: Option<usize>,
+    /// Tokens that end a text.
+    pub end_of_text: Vec<String>,
+    /// Their ids.
+    pub end_of_text_ids: Vec<u32>,
+}
+
+/// An id that means two things.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The id.
+    pub id: u32,
+    /// What it is to the first.
+    pub a: Meaning,
+    /// What it is to the second.
+    pub b: Meaning,
+}
+
+/// What an id is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Meaning {
+    /// Its token; none if no token has this id.
+    pub token: Option<String>,
+    /// Whether it is a special token, which stands for no text.
+    pub special: bool,
+}
+
+impl std::fmt::Display for Meaning {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.token, self.special) {
+            (None, _) => out.write_str("no token"),
+            (Some(token), false) => write!(out, "`{token}`"),
+            (Some(token), true) => write!(out, "`{token}` (special)"),
+        }
+    }
+}
+
+impl Comparison {
+    /// The disagreement in one sentence, with the first ids that differ; none if there is none.
+    pub fn disagreement(&self, a: &str, b: &str) -> Option<String> {
+        if self.agree {
+            return None;
+        }
+        let named: Vec<String> = self
+            .differing
+            .iter()
+            .take(3)
+            .map(
+                |Difference {
+                     id,
+                     a: ours,
+                     b: theirs,
+                 }| {
+                    format!("token {id} is {ours} to the {a} and {theirs} to the {b}")
+                },
+            )
+            .collect();
+        let mut text = String::new();
+        if self.a.num_tokens != self.b.num_tokens {
+            let sizes = [&self.a, &self.b].map(|side| thousands(side.num_tokens as u64));
+            let _ = write!(
+                text,
+                "the {a} has {} tokens, but the {b} has {}: ",
+                sizes[0], sizes[1]
+            );
+        }
+        text.push_str(&named.join("; "));
+        let more = self.num_differing - named.len();
+        if more > 0 {
+            let _ = write!(text, "; and {} more ids differ", thousands(more as u64));
+        }
+        Some(text)
+    }
+
+    /// For people: both sides, then what differs.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        for side in [&self.a, &self.b] {
+            let _ = write!(
+                text,
+                "{}: {} tokens",
+                side.path.display(),
+                thousands(side.num_tokens as u64)
+            );
+            if let (Some(rows), Some(padding)) = (side.num_rows, side.num_padding_rows) {
+                let (rows, padding) = (thousands(rows as u64), thousands(padding as u64));
+                let _ = write!(text, ", {rows} rows ({padding} that no token uses)");
+            }
+            let ends: Vec<String> = side
+                .end_of_text_ids
+                .iter()
+                .zip(&side.end_of_text)
+                .map(|(id, token)| format!("`{token}` ({id})"))
+                .collect();
+            let ends = if ends.is_empty() {
+                "nothing".to_owned()
+            } else {
+                ends.join(", ")
+            };
+            let _ = writeln!(text, ", text ends with {ends}");
+        }
+        if self.agree {
+            let ends = if self.same_end_of_text {
+                ""
+            } else {
+                ", but they end a text differently"
+            };
+            let _ = write!(text, "every id means the same to both{ends}");
+            return text;
+        }
+        let _ = write!(text, "{} ids differ:", thousands(self.num_differing as u64));
+        for Difference { id, a, b } in &self.differing {
+            let _ = write!(text, "\n  {id}: {a} / {b}");
+        }
+        if self.num_differing > self.differing.len() {
+            text.push_str("\n  …");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! What makes a family its own: that each part matters where it is compared, and windows.
+
+use std::collections::BTreeMap;
+
+use alambic::cache::RowSupports;
+use alambic::loss::log_sum_exp;
+use alambic::model::{
+    Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
+};
+use alambic::recipe::SupportPlan;
+use alambic::teacher::{Selection, supports};
+use alambic::tensors::to_vec;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::golden::{self, Golden, Tolerance, assert_close};
+use super::tiny::{config, decoder_of, device, random_decoder};
+
+/// The same model, the same numbers, another order of summation.
+const SAME: Tolerance = Tolerance {
+    atol: 1e-5,
+    rtol: 0.0,
+};
+
+#[derive(Deserialize)]
+struct Inputs {
+    config: Value,
+    weights: BTreeMap<String, Vec<f32>>,
+    tokens: Vec<u32>,
+}
+
+/// The model of a gradient's golden file, and eight tokens.
+fn golden_model(family: &str) -> (Decoder, Vec<u32>) {
+    let file = format!("decoder_gradient_{family}.json");
+    let Golden { inputs, .. } = golden::read::<Inputs, Value>(&file);
+    let config = DecoderConfig::from_json(&inputs.config).unwrap();
+    let decoder = decoder_of(config, &inputs.weights);
+    (decoder, inputs.tokens[..8].to_vec())
+}
+
+fn logits(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
+    let hidden = decoder.hidden(ids_tensor(&[ids], &device()));
+    decoder.logits(hidden).try_into_vec_as::<f32>().unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    let gaps = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    gaps.fold(0.0, f32::max)
+}
+
+fn no_window(config: &mut DecoderConfig) {
+    config.layer_types.fill(LayerType::Full);
+}
+
+#[test]
+fn the_golden_files_can_tell_whether_a_part_is_there() {
+    type Removal = fn(&mut DecoderConfig);
+    let default_rope: Removal = |config| {
+        config.rope = Rope {
+            theta: config.rope.theta,
+            scaling: RopeScaling::Default,
+        };
+    };
+    let cases: [(&str, &str, Removal); 11] = [
+        ("mistral", "window", no_window),
+        ("qwen2", "window", no_window),
+        ("qwen3", "window", no_window),
+        ("gemma2", "window", no_window),
+        ("gemma3", "window", |config| config.sliding_window = None),
+        ("gemma2", "score cap", |config| {
+            config.attn_logit_softcapping = None;
+        }),
+        ("gemma2", "logit cap", |config| {
+            config.final_logit_softcapping = None;
+        }),
+        ("gemma2", "query scale", |config| {
+            config.query_pre_attn_scalar = config.head_dim;
+        }),
+        ("gemma3", "local rope", |config| config.local_rope = None),
+        ("gemma3", "rope scaling", default_rope),
+        ("gemma", "its gains, activation and embedding", |config| {
+            config.architecture = Architecture::Llama; // whose table of weights is the same
+        }),
+    ];
+    for (family, part, remove) in cases {
+        let (decoder, ids) = golden_model(family);
+        let mut without = decoder.clone();
+        remove(&mut without.config);
+        let difference = largest_difference(&logits(&decoder, &ids), &logits(&without, &ids));
+        assert!(difference > 1e-2, "{family} without {part}: {difference}");
+    }
+}
+
+#[test]
+fn a_window_gives_the_same_states_token_by_token_in_chunks_and_at_once() {
+    for family in ["mistral", "qwen2", "qwen3", "gemma2", "gemma3"] {
+        let (decoder, ids) = golden_model(family);
+        assert_eq!(decoder.config.sliding_window, Some(3));
+        let values = |hidden: burn::tensor::Tensor<3>| hidden.try_into_vec_as::<f32>().unwrap();
+        let whole: Vec<f64> = values(decoder.hidden(ids_tensor(&[&ids], &device())))
+            .into_iter()
+            .map(f64::from)
+            .collect();
+        for chunks in [vec![1; 8], vec![5, 1, 2], vec![2, 6]] {
+            let (mut past, mut rest, mut got) = (Vec::new(), &ids[..], Vec::new());
+            for &size in &chunks {
+                let (chunk, after) = rest.split_at(size);
+                let hidden = decoder.hidden_after(ids_tensor(&[chunk], &device()), &mut past);
+                got.extend(values(hidden));
+                rest = after;
+            }
+            assert!(rest.is_empty());
+            assert_close(&format!("{family} in {chunks:?}"), &got, &whole, SAME);
+        }
+    }
+}
+
+#[test]
+fn a_window_hides_exactly_what_lies_before_it() {
+    let sliding = |window| DecoderConfig {
+        sliding_window: Some(window),
+        layer_types: vec![LayerType::Sliding],
+        ..config()
+    };
+    let ids = [5_u32, 6, 7, 8, 9, 10];
+    let other = [5_u32, 200, 7, 8, 9, 10]; // the second token differs
+    for window in 1..=6 {
+        let decoder = random_decoder(sliding(window), 1);
+        let (one, two) = (logits(&decoder, &ids), logits(&decoder, &other));
+        let (one, two): (Vec<_>, Vec<_>) = (one.chunks(320).collect(), two.chunks(320).collect());
+        for position in 0..ids.len() {
+            let sees = (1..1 + window).contains(&position);
+            assert_eq!(
+                one[position] != two[position],
+                sees,
+                "window {window}, position {position}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_window_as_long_as_the_text_is_none() {
+    let full = random_decoder(config(), 1);
+    let ids = [5_u32, 6, 7, 8, 9, 10];
+    for (window, is_full) in [(5, false), (6, true), (100, true)] {
+        let mut windowed = full.clone();
+        windowed.config.sliding_window = Some(window);
+        windowed.config.layer_types = vec![LayerType::Sliding];
+        assert_eq!(
+            logits(&windowed, &ids) == logits(&full, &ids),
+            is_full,
+            "{window}"
+        );
+    }
+}
+
+#[test]
+fn what_a_capped_teacher_says_is_said_of_capped_logits() {
+    let (teacher, ids) = golden_model("gemma2");
+    let selection = Selection {
+        support: SupportPlan::TopK(32),
+        temperatures: &[1.0],
+    };
+    let row = [&ids[..], &[0]].concat(); // the last token is a label, not an input
+    let said = supports(&teacher, &[&row], &selection);
+    let [RowSupports::TopK(supports)] = said.as_slice() else {
+        panic!("{said:?}");
+    };
+    let logits = logits(&teacher, &ids);
+    assert!(logits.iter().all(|logit| logit.abs() < 1.5), "{logits:?}");
+    let log_probs = logits.chunks(32).flat_map(|row| {
+        let lse = log_sum_exp(row, 1.0);
+        row.iter().map(move |logit| f64::from(logit - lse))
+    });
+    let want: Vec<f64> = log_probs.collect();
+    assert_close("log-probabilities", &supports.log_probs, &want, SAME);
+}
+
+#[test]
+fn chosen_layers_keep_their_type_and_their_weights() {
+    let (teacher, ids) = golden_model("gemma3");
+    for layers in [vec![0, 1], vec![1], vec![0]] {
+        let student = alambic::student::from_layers(&teacher, &layers);
+        let types = layers
+            .iter()
+            .map(|&layer| [LayerType::Sliding, LayerType::Full][layer]);
+        assert_eq!(student.config.layer_types, types.collect::<Vec<_>>());
+        let json = student.config.to_json("float32");
+        assert_eq!(DecoderConfig::from_json(&json).unwrap(), student.config);
+    }
+    let same = alambic::student::from_layers(&teacher, &[0, 1]);
+    assert_eq!(logits(&same, &ids), logits(&teacher, &ids));
+    let turned = alambic::student::from_layers(&teacher, &[1, 0]);
+    let weights = |decoder: &Decoder, name: &str| {
+        let parameters = decoder.parameters();
+        let found = parameters
+            .iter()
+            .find(|(spec, _)| spec.name == name)
+            .unwrap();
+        to_vec(&found.1)
+    };
+    assert_eq!(
+        weights(&turned, "model.layers.0.self_attn.q_norm.weight"),
+        weights(&teacher, "model.layers.1.self_attn.q_norm.weight")
+    );
+}
