@@ -99,7 +99,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
 fn position_bytes(cache: &CachePlan) -> u64 {
     let num_tails = 1 + cache.temperatures.len() as u64;
     match cache.support {
-        SupportPlan::TopK(top_k) => 4 + 3 * top_k as u64 / 2 + num_tails,
+        SupportPlan::TopK(top_k) => 4 + 17 * top_k as u64 / 10 + num_tails,
         SupportPlan::Samples { num_draws, .. } => {
             let num_ids = 3.0 * (num_draws as f64).sqrt(); // 17 ids of 33 draws, 23 of 50
             #[expect(

@@ -168,10 +168,10 @@ mod tests {
     #[test]
     fn a_full_disk_fails_the_run_by_the_name_of_the_file_and_room_lets_it_go_on() {
         let workshop = Workshop::new();
-        // In kB: rows 35, shards 76, weights 120, a state 360.
+        // In kB: rows 35, the larger shard 75, weights 120, a state 360.
         let sets = [
             "student.architecture.intermediate_size=512",
-            "cache.rows_per_shard=96",
+            "cache.rows_per_shard=192",
         ];
         let args = ["run", "chain.yaml", "--set", sets[0], "--set", sets[1]];
         workshop.done(&[&args[..], &["--set", "output=whole"]].concat());

@@ -42,13 +42,13 @@ pub use write::CacheWriter;
 /// Largest difference in nats between a log-probability and what the cache gives back for it, for values within
 /// [`LOWEST_BELOW_TOP`] of the position's likeliest; lower ones come back as that.
 ///
-/// One step of 1/16 (half of it from its own rounding, at most half from that of the others, which sets the sum) and
-/// half a step of the tail's log-odds, and what sets the likeliest apart. The root of the mean square is about 0.02, and the sum over the support is
-/// right to the log-odds, so that the divergence from what was captured is of second order: about 1e-4 nats.
-pub const LOG_PROB_ERROR_BOUND: f32 = 3.0 / 32.0 + 1.0 / 4096.0;
+/// One step of 1/32 (half of it from its own rounding, at most half from that of the others, which sets the sum) and
+/// half a step of the tail's log-odds, and what sets the likeliest apart. The root of the mean square is about 0.01, and the sum over the support is
+/// right to the log-odds, so that the divergence from what was captured is of second order: a few 1e-5 nats.
+pub const LOG_PROB_ERROR_BOUND: f32 = 1.0 / 16.0 + 1.0 / 4096.0;
 
 /// Nats below the likeliest id of a position at which log-probabilities end.
-pub const LOWEST_BELOW_TOP: f32 = 1022.0 / 16.0;
+pub const LOWEST_BELOW_TOP: f32 = 1022.0 / 32.0;
 
 /// Largest difference in nats between an entropy and what the cache gives back for it.
 pub const ENTROPY_ERROR_BOUND: f32 = 1.0 / 32.0;

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use super::{RowSupports, SampledSupports, TopKSupports};
 
 /// Nats between two levels of a log-probability.
-pub(super) const LEVEL_STEP: f64 = 1.0 / 16.0;
+pub(super) const LEVEL_STEP: f64 = 1.0 / 32.0;
 
 /// What the likeliest id is above others of its step, in nats: enough to be told from them in f32.
 const TOP_MARGIN: f64 = 1.0 / 4096.0;
