@@ -54,13 +54,9 @@ pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fail
     for export in &report.exports {
         let _ = write!(
             text,
-            "\nexport {}: {}, logits within {:.1e} of the student in memory (at most {:.0e}), KL {:.1e} nats, top-1 agreement {:.2} %",
+            "\nexport {}: {}, read back: {export}",
             export.format,
             bytes_text(export.size_bytes),
-            export.max_logit_difference,
-            export.budget,
-            export.kl_nats,
-            100.0 * export.top1_agreement
         );
     }
     let dir = plan.output.join(&plan.name);

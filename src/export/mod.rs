@@ -13,10 +13,10 @@ use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 
 pub use error::ExportError;
-pub use model_card::{CardFacts, VerificationFacts, model_card};
+pub use model_card::{CardFacts, model_card};
 
 use self::compressed_tensors::{PackScheme, QuantizedWeight};
-use self::verify::{Expectation, Verification, verify};
+use self::verify::{Budget, Expectation, Verification, verify};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::{Grid, Quantized};
@@ -90,9 +90,9 @@ fn export_format(
 
     let exact = plan.dtype == ExportDtype::F32 || grid.is_some();
     let budget = if exact {
-        plan.max_logit_difference
+        Budget::LogitDifference(plan.max_logit_difference)
     } else {
-        plan.max_rounding_difference
+        Budget::Kl(plan.max_rounding_kl)
     };
     let expected = Expectation {
         format: folder(format),
@@ -215,13 +215,7 @@ fn card_facts(
         weights_bytes: verification.size_bytes,
         columns,
         rows,
-        verification: Some(VerificationFacts {
-            num_positions: verification.positions,
-            max_logit_difference: verification.max_logit_difference,
-            kl: verification.kl_nats,
-            top_1_agreement: verification.top1_agreement,
-            max_logit_difference_allowed: verification.budget,
-        }),
+        verification: Some(verification.clone()),
         is_compressed: grid.is_some(),
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::verify::Verification;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
 
@@ -25,24 +26,9 @@ pub struct CardFacts {
     /// One row per pass, as many cells as there are columns.
     pub rows: Vec<Vec<String>>,
     /// How the folder differs from the model that was trained.
-    pub verification: Option<VerificationFacts>,
+    pub verification: Option<Verification>,
     /// Whether weights are in compressed-tensors, which transformers needs a package for.
     pub is_compressed: bool,
-}
-
-/// The folder, read back, against the student in memory.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct VerificationFacts {
-    /// Validation positions compared.
-    pub num_positions: u64,
-    /// Largest absolute difference of a logit.
-    pub max_logit_difference: f64,
-    /// KL(student in memory ‖ folder), nats per position.
-    pub kl: f64,
-    /// Share of positions whose likeliest token is the same.
-    pub top_1_agreement: f64,
-    /// Largest difference that the recipe allowed.
-    pub max_logit_difference_allowed: f64,
 }
 
 /// Text of the card: YAML front matter as the Hugging Face hub reads it, then Markdown.
@@ -134,16 +120,11 @@ fn measurements(card: &mut String, facts: &CardFacts) {
     table(card, &facts.columns, &facts.rows);
 }
 
-fn verified(card: &mut String, facts: &VerificationFacts) {
+fn verified(card: &mut String, found: &Verification) {
     let _ = write!(
         card,
-        "\n## Verified\n\nThis folder was read back and compared with the model in memory on {} positions: \
-         largest logit difference {:.2e} (allowed {:.2e}), KL {:.2e} nats, same likeliest token at {:.2} % of positions.\n",
-        thousands(facts.num_positions),
-        facts.max_logit_difference,
-        facts.max_logit_difference_allowed,
-        facts.kl,
-        100.0 * facts.top_1_agreement,
+        "\n## Verified\n\nThis folder was read back and compared with the model in memory on {} positions: {found}.\n",
+        thousands(found.positions),
     );
 }
 
@@ -189,6 +170,7 @@ fn escaped(cell: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::verify::Budget;
     use super::*;
     use crate::model::{Architecture, LayerType, Rope, RopeScaling};
 
@@ -229,12 +211,14 @@ mod tests {
                 vec!["00-distill".to_owned(), "4.21".to_owned()],
                 vec!["01-a|b".to_owned(), "4.30".to_owned()],
             ],
-            verification: Some(VerificationFacts {
-                num_positions: 12_345,
+            verification: Some(Verification {
+                format: "compressed-tensors".to_owned(),
+                size_bytes: 1_483_000,
+                positions: 12_345,
                 max_logit_difference: 0.000_031,
-                kl: 1.5e-9,
-                top_1_agreement: 0.9995,
-                max_logit_difference_allowed: 1e-3,
+                kl_nats: 1.5e-9,
+                top1_agreement: 0.9995,
+                budget: Budget::LogitDifference(1e-3),
             }),
             is_compressed: true,
         }
@@ -260,7 +244,7 @@ mod tests {
             "{card}"
         );
         assert!(
-            card.contains("on 12,345 positions: largest logit difference 3.10e-5 (allowed 1.00e-3), KL 1.50e-9 nats, same likeliest token at 99.95 % of positions."),
+            card.contains("on 12,345 positions: largest logit difference 3.1e-5 (at most 1e-3), KL 1.5e-9 nats, top-1 agreement 99.95 %."),
             "{card}"
         );
         assert!(

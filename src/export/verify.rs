@@ -1,5 +1,6 @@
 //! An exported folder against the student in memory.
 
+use std::fmt;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
@@ -17,6 +18,17 @@ use crate::tensors;
 /// Validation rows on which logits are compared.
 const NUM_ROWS: usize = 8;
 
+/// How far a folder may be from the student in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Budget {
+    /// Largest difference of a logit, for a format that holds the student exactly.
+    LogitDifference(f64),
+    /// KL in nats per position, where weights are rounded on the way: that moves logits in proportion to their size,
+    /// which differs between models.
+    Kl(f64),
+}
+
 /// What the comparison found.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
@@ -29,11 +41,37 @@ pub struct Verification {
     /// Largest absolute difference of a logit.
     pub max_logit_difference: f64,
     /// What the recipe allows.
-    pub budget: f64,
+    pub budget: Budget,
     /// KL(student in memory ‖ folder), nats per position.
     pub kl_nats: f64,
     /// Share of positions whose likeliest token is the same.
     pub top1_agreement: f64,
+}
+
+impl Verification {
+    /// Whether the folder is within its budget; what is not a number is not.
+    pub fn holds(&self) -> bool {
+        match self.budget {
+            Budget::LogitDifference(most) => self.max_logit_difference <= most,
+            Budget::Kl(most) => self.kl_nats <= most,
+        }
+    }
+}
+
+impl fmt::Display for Verification {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (logits, kl) = match self.budget {
+            Budget::LogitDifference(most) => (format!(" (at most {most:.0e})"), String::new()),
+            Budget::Kl(most) => (String::new(), format!(" (at most {most:.0e})")),
+        };
+        write!(
+            out,
+            "largest logit difference {:.1e}{logits}, KL {:.1e} nats{kl}, top-1 agreement {:.2} %",
+            self.max_logit_difference,
+            self.kl_nats,
+            100.0 * self.top1_agreement
+        )
+    }
 }
 
 /// Why a folder is not published.
@@ -58,17 +96,18 @@ pub enum VerifyError {
     },
     /// The folder computes something else.
     #[error(
-        "{format}: logits differ by up to {difference:.3e} from the student in memory, the recipe allows {budget:.3e}; \
-         nothing was published"
+        "{} is not the student in memory: {}; nothing was published; {}", .0.format, .0, help(.0.budget)
     )]
-    OverBudget {
-        /// Format.
-        format: String,
-        /// Largest difference.
-        difference: f64,
-        /// What the recipe allows.
-        budget: f64,
-    },
+    OverBudget(Box<Verification>),
+}
+
+fn help(budget: Budget) -> &'static str {
+    match budget {
+        Budget::LogitDifference(_) => "`export.max_logit_difference` is the limit",
+        Budget::Kl(_) => {
+            "write `export.dtype: f32`, which rounds nothing, or raise the limit, `export.max_rounding_kl`"
+        }
+    }
 }
 
 /// What a folder is held against.
@@ -77,10 +116,10 @@ pub struct Expectation<'a> {
     pub format: &'a str,
     /// The model as this format holds it: every weight must read back as here, bit for bit.
     pub stored: &'a Decoder,
-    /// The student in memory: logits must agree within the budget.
+    /// The student in memory: predictions must agree within the budget.
     pub student: &'a Decoder,
-    /// Largest logit difference allowed.
-    pub budget: f64,
+    /// What may differ.
+    pub budget: Budget,
 }
 
 /// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.
@@ -107,15 +146,11 @@ pub fn verify(
         kl_nats: found.kl,
         top1_agreement: found.agreed as f64 / positions,
     };
-    if found.difference <= expected.budget {
-        return Ok(verification);
+    if verification.holds() {
+        Ok(verification)
+    } else {
+        Err(VerifyError::OverBudget(Box::new(verification)))
     }
-    let (format, difference, budget) = (verification.format, found.difference, expected.budget);
-    Err(VerifyError::OverBudget {
-        format,
-        difference,
-        budget,
-    })
 }
 
 #[expect(
@@ -223,18 +258,29 @@ mod tests {
             budget,
         };
 
-        let wrong = verify(dir, &rows, &expect(&other, 1.0)).unwrap_err();
+        let logits = Budget::LogitDifference;
+        let wrong = verify(dir, &rows, &expect(&other, logits(1.0))).unwrap_err();
         assert!(
             matches!(wrong, VerifyError::Weight { index: 0, .. }),
             "{wrong}"
         );
-        let over = verify(dir, &rows, &expect(&decoder, 1e-3)).unwrap_err();
-        let VerifyError::OverBudget { difference, .. } = over else {
-            panic!("{over}")
-        };
-        assert!(difference > 1e-3, "{difference}");
-        let found = verify(dir, &rows, &expect(&decoder, difference)).unwrap();
-        assert_eq!(found.positions, 4);
+        for (too_little, limit) in [
+            (logits(1e-3), "`export.max_logit_difference` is the limit"),
+            (Budget::Kl(1e-9), "`export.dtype: f32`"),
+        ] {
+            let over = verify(dir, &rows, &expect(&decoder, too_little)).unwrap_err();
+            assert!(over.to_string().contains(limit), "{over}");
+            let VerifyError::OverBudget(found) = over else {
+                panic!("{over}")
+            };
+            assert!(found.max_logit_difference > 1e-3 && found.kl_nats > 1e-9);
+            let enough = match too_little {
+                Budget::LogitDifference(_) => logits(found.max_logit_difference),
+                Budget::Kl(_) => Budget::Kl(found.kl_nats),
+            };
+            let found = verify(dir, &rows, &expect(&decoder, enough)).unwrap();
+            assert_eq!(found.positions, 4);
+        }
     }
 
     #[test]

@@ -202,7 +202,7 @@ fn export(fields: &Fields) -> Option<ExportPlan> {
             _ => ExportDtype::Bf16,
         },
         max_logit_difference: fields.get("max_logit_difference")?,
-        max_rounding_difference: fields.get("max_rounding_difference")?,
+        max_rounding_kl: fields.get("max_rounding_kl")?,
     })
 }
 

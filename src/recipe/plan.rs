@@ -268,8 +268,8 @@ pub struct ExportPlan {
     /// Budget of verification where the format holds the student exactly (f32, or integers on its grid): largest
     /// logit difference between the folder and the student in memory.
     pub max_logit_difference: f64,
-    /// The same budget where weights are rounded to bf16 on the way.
-    pub max_rounding_difference: f64,
+    /// The budget where weights are rounded to bf16 on the way: KL(student in memory ‖ folder), nats per position.
+    pub max_rounding_kl: f64,
 }
 
 /// A format that engines load.

@@ -319,10 +319,10 @@ static EXPORT: Block = Block {
             "largest difference of a logit between the folder and the student in memory, where the format holds it exactly",
         ),
         or(
-            "max_rounding_difference",
+            "max_rounding_kl",
             ABOVE_0,
-            "0.25",
-            "the same where weights are rounded to bf16 on the way",
+            "0.02",
+            "largest KL(student in memory ‖ folder), nats per position, where weights are rounded to bf16 on the way",
         ),
     ]],
 };

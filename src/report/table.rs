@@ -117,18 +117,12 @@ fn markdown_line(cells: &[String; NUM_COLUMNS]) -> String {
 }
 
 fn export_line(export: &Verification) -> String {
-    let holds = export.max_logit_difference <= export.budget; // false for NaN
     format!(
-        "- `{}`, {} ({} bytes): largest logit difference {:.1e}, {} the budget of {:.1e}; \
-         KL {:.1e} nats; top-1 agreement {:.2} %\n",
+        "- `{}`, {} ({} bytes): {export}{}\n",
         export.format,
         bytes_text(export.size_bytes),
         thousands(export.size_bytes),
-        export.max_logit_difference,
-        if holds { "within" } else { "above" },
-        export.budget,
-        export.kl_nats,
-        100.0 * export.top1_agreement,
+        if export.holds() { "" } else { ": **too much**" },
     )
 }
 
@@ -140,6 +134,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::export::verify::Budget;
     use crate::report::Curve;
 
     pub(in crate::report) fn report() -> RunReport {
@@ -174,7 +169,7 @@ pub(super) mod tests {
                 format: "huggingface".to_owned(),
                 size_bytes: 2_097_152,
                 max_logit_difference: 2.5e-4,
-                budget: 1e-3,
+                budget: Budget::LogitDifference(1e-3),
                 kl_nats: 1.5e-8,
                 top1_agreement: 1.0,
             }],
@@ -219,7 +214,7 @@ Measured on the validation text after each pass.
 
 Each was read back from disk and compared with the student in memory.
 
-- `huggingface`, 2.0 MiB (2,097,152 bytes): largest logit difference 2.5e-4, within the budget of 1.0e-3; KL 1.5e-8 nats; top-1 agreement 100.00 %
+- `huggingface`, 2.0 MiB (2,097,152 bytes): largest logit difference 2.5e-4 (at most 1e-3), KL 1.5e-8 nats, top-1 agreement 100.00 %
 
 ## Training loss
 
@@ -234,7 +229,12 @@ Each was read back from disk and compared with the student in memory.
         for difference in [2e-3, f64::NAN] {
             export.max_logit_difference = difference;
             let line = export_line(&export);
-            assert!(line.contains("above the budget of 1.0e-3"), "{line}");
+            assert!(
+                line.ends_with(
+                    "(at most 1e-3), KL 1.5e-8 nats, top-1 agreement 100.00 %: **too much**\n"
+                ),
+                "{line}"
+            );
         }
     }
 
