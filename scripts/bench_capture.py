@@ -12,7 +12,7 @@ alambic: the seconds that its cache stage records: open the weights, run them, s
 eager PyTorch under `inference_mode`, one batch after the other, logits of a whole batch at a time as `model(ids).logits` gives them;
 loading the weights is left out of its seconds, and nothing is written.
 
-FOLDER may hold a GGUF file (--gguf NAME) for transformers to read; alambic then reads --alambic-checkpoint.
+With --gguf NAME both read that file of FOLDER instead (transformers needs `pip install gguf`) and dequantise it to f32.
 """
 import argparse
 import json
@@ -28,8 +28,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--checkpoint", type=pathlib.Path, required=True, help="Hugging Face folder")
-parser.add_argument("--gguf", help="name of a GGUF file in the folder, for transformers")
-parser.add_argument("--alambic-checkpoint", type=pathlib.Path, help="folder for alambic, if it is another")
+parser.add_argument("--gguf", help="name of a GGUF file in the folder to read instead")
 parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/alambic")
 parser.add_argument("--rows", type=int, default=64)
 parser.add_argument("--sequence-length", type=int, default=256)
@@ -54,7 +53,7 @@ def run_alambic():
         paths = {name: json.dumps(str(path.resolve())) for name, path in [
             ("train", ROOT / "datasets/austen/train"),
             ("validation", ROOT / "datasets/austen/validation"),
-            ("checkpoint", args.alambic_checkpoint or args.checkpoint),
+            ("checkpoint", args.checkpoint / (args.gguf or "")),
         ]}
         recipe.write_text(f"""\
 name: bench

@@ -107,7 +107,7 @@ mod tests {
             let text = format!(
                 "name: alone\noutput: out\n\
                  data: {{ train: [text], validation: [text], sequence_length: 32, tokenizer: {tokenizer} }}\n\
-                 student: {{ checkpoint: teacher }}\npasses: [distill: {{ steps: 2, tokens_per_step: 64 }}]\n"
+                 student: {{ checkpoint: teacher }}\npasses: [distill: {{ steps: 2, tokens_per_step: 64 }}]\nexport: {{ dtype: f32 }}\n"
             );
             workshop.write("alone.yaml", text.as_bytes());
         };

@@ -243,6 +243,10 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
         u32("llama.rope.dimension_count", 16),
         ": `llama.rope.dimension_count` must be 32, the size of a head, but is `16`"
     );
+    assert_eq!(
+        u32("split.count", 3),
+        ": `split.count` must be 1 (`llama-gguf-split --merge` joins the parts), but is `3`"
+    );
     let yarn = text("llama.rope.scaling.type", "yarn");
     assert!(
         yarn.contains("`rope_type` must be") && yarn.contains("yarn"),
