@@ -199,9 +199,7 @@ impl Tokenizer {
         check_added_tokens(&inner, &bytes, path)?;
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| not_a_tokenizer("it has no tokens".into()))?;
-        let end_of_text = END_OF_TEXT_NAMES
-            .iter()
-            .find_map(|name| inner.token_to_id(name));
+        let end_of_text = end_of_text(&inner);
         Ok(Self {
             config: config.unwrap_or_else(|| default_config(&inner, end_of_text)),
             inner,
@@ -360,6 +358,17 @@ fn check_added_tokens(
         }
     }
     Ok(())
+}
+
+/// The first of the usual names, sought among special tokens before others: Gemma has a `</s>` that is HTML.
+fn end_of_text(inner: &tokenizers::Tokenizer) -> Option<u32> {
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let is_special = |id: &u32| added.get(id).is_some_and(|token| token.special);
+    let ids = || {
+        let names = END_OF_TEXT_NAMES.iter();
+        names.filter_map(|name| inner.token_to_id(name))
+    };
+    ids().find(is_special).or(ids().next())
 }
 
 /// What `transformers` needs to load a `tokenizer.json`.
