@@ -1,5 +1,7 @@
 //! Values of `config.json`, checked one by one.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use super::ConfigError;
@@ -14,14 +16,23 @@ pub(super) fn size(
     key: &'static str,
     max: usize,
 ) -> Result<Option<usize>, ConfigError> {
+    whole_number(json, key, 1..=max)
+}
+
+/// A whole number in a range, if it is there.
+pub(super) fn whole_number(
+    json: &Value,
+    key: &'static str,
+    range: RangeInclusive<usize>,
+) -> Result<Option<usize>, ConfigError> {
     let Some(value) = field(json, key) else {
         return Ok(None);
     };
-    let size = value.as_u64().and_then(|size| usize::try_from(size).ok());
-    if let Some(size) = size.filter(|size| (1..=max).contains(size)) {
-        return Ok(Some(size));
+    let number = value.as_u64().and_then(|size| usize::try_from(size).ok());
+    if let Some(number) = number.filter(|number| range.contains(number)) {
+        return Ok(Some(number));
     }
-    let expected = format!("a whole number in 1 ..= {max}");
+    let expected = format!("a whole number in {} ..= {}", range.start(), range.end());
     Err(ConfigError::unexpected(key, expected, Some(value)))
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::fields::{field, flag, size, size_or};
+use super::fields::{field, flag, size, size_or, whole_number};
 use super::{Architecture, ConfigError};
 use crate::model::LayerType;
 
@@ -37,7 +37,7 @@ pub(super) fn layer_types(
         Llama | Gemma => None, // these know no such list
         _ => field(json, key),
     };
-    let first_sliding = size(json, "max_window_layers", 1 << 30)?.unwrap_or(28);
+    let first_sliding = whole_number(json, "max_window_layers", 0..=1 << 30)?.unwrap_or(28);
     let period = match architecture {
         Gemma3 => size(json, "sliding_window_pattern", 1 << 12)?.unwrap_or(6),
         _ => 2,
