@@ -16,7 +16,7 @@ use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress::{bytes_text, thousands};
 use crate::recipe::{PassPlan, Plan, RecipeFaults, StudentPlan, TokenizerPlan, fault_at};
 use crate::stages::Stage;
-use crate::vocabulary::{Facts, Vocabulary, VocabularyError};
+use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// Checks a plan against the headers of the files it names; writes nothing.
 ///
@@ -325,11 +325,10 @@ impl Preflight<'_> {
             return Err(self.fault(key, "another vocabulary", fault));
         }
         if !found.same_end_of_text {
-            let ends = |side: &Facts| format!("`{}`", side.end_of_text.join("`, `"));
             notes.push(format!(
                 "the student ends a text with {}, the teacher with {}",
-                ends(&found.a),
-                ends(&found.b)
+                found.a.ends(),
+                found.b.ends()
             ));
         }
         Ok(())

@@ -113,6 +113,14 @@ fn other_ends_of_text_are_told_and_are_no_disagreement() {
 }
 
 #[test]
+fn an_end_of_text_beyond_the_tokens_is_told_as_none_of_them() {
+    let dir = folder(&["<eos>", "a", "b"], &["<eos>"], 5, 4);
+    let vocabulary = Vocabulary::open(dir.path()).unwrap();
+    let text = vocabulary.compare(&vocabulary).text();
+    assert!(text.contains("text ends with no token (4)\n"), "{text}");
+}
+
+#[test]
 fn a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused() {
     let dir = folder(&["<eos>", "a", "b"], &[], 2, 0);
     let message = Vocabulary::open(dir.path()).unwrap_err().to_string();
