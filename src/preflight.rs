@@ -18,7 +18,7 @@ use crate::recipe::{
     PassPlan, Plan, RecipeFaults, StudentPlan, SupportPlan, TokenizerPlan, fault_at,
 };
 use crate::stages::Stage;
-use crate::vocabulary::{Facts, Vocabulary, VocabularyError};
+use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// Checks a plan against the headers of the files it names; writes nothing.
 ///
@@ -39,9 +39,13 @@ pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFau
     match teacher {
         Err(fault) => faults.push(fault),
         Ok(teacher) => {
+            notes.extend(preflight.positions(teacher.as_ref()));
+            let vocabulary = preflight.vocabulary(teacher.as_ref(), &mut notes);
+            let num_tokens = vocabulary.as_ref().ok().copied().flatten();
+            let num_rows = teacher.as_ref().map(|teacher| teacher.vocab_size);
             let checks = [
-                preflight.vocabulary(teacher.as_ref(), &mut notes),
-                preflight.support(teacher.as_ref()),
+                vocabulary.map(drop),
+                preflight.support(num_tokens.or(num_rows)),
                 preflight.student(teacher.as_ref(), &mut notes),
             ];
             faults.extend(checks.into_iter().filter_map(Result::err));
@@ -138,14 +142,14 @@ impl Preflight<'_> {
         Ok(checkpoint.config().clone())
     }
 
-    /// Every id of the tokenizer means the same to the teacher, if there is one.
+    /// Every id of the tokenizer means the same to the teacher, if there is one. Returns the number of tokens.
     fn vocabulary(
         &self,
         teacher: Option<&DecoderConfig>,
         notes: &mut Vec<String>,
-    ) -> Result<(), RecipeFaults> {
+    ) -> Result<Option<usize>, RecipeFaults> {
         let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
-            return Ok(());
+            return Ok(None);
         };
         let theirs = Vocabulary::of_model(&plan.checkpoint);
         let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
@@ -168,8 +172,14 @@ impl Preflight<'_> {
             }
             ours.num_tokens()
         } else {
-            self.vocabulary_at("teacher.checkpoint", theirs)?
-                .num_tokens()
+            let theirs = self.vocabulary_at("teacher.checkpoint", theirs)?;
+            if theirs.num_without_row() > 0 {
+                notes.push(format!(
+                    "the teacher has no row for {} added tokens of its tokenizer: a text that names one is read by its letters",
+                    thousands(theirs.num_without_row() as u64)
+                ));
+            }
+            theirs.num_tokens()
         };
         if config.vocab_size > num_tokens {
             notes.push(format!(
@@ -178,7 +188,7 @@ impl Preflight<'_> {
                 thousands(num_tokens as u64)
             ));
         }
-        Ok(())
+        Ok(Some(num_tokens))
     }
 
     fn of_model(&self, key: &str, model: &Path) -> Result<Vocabulary, RecipeFaults> {
@@ -248,21 +258,32 @@ impl Preflight<'_> {
         Err(self.fault(key, &label, fault))
     }
 
-    fn support(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
-        let (Some(config), Some(cache)) = (teacher, &self.plan.cache) else {
+    /// What to say if rows are longer than the texts that the teacher was made for.
+    fn positions(&self, teacher: Option<&DecoderConfig>) -> Option<String> {
+        let known = teacher?.max_position_embeddings;
+        let asked = self.plan.data.sequence_length;
+        (asked > known).then(|| {
+            format!(
+                "rows have {} positions, but the teacher was made for {}: what it says of later ones is worth little",
+                thousands(asked as u64),
+                thousands(known as u64)
+            )
+        })
+    }
+
+    /// The teacher has as many tokens as are asked for; rows that no token uses do not count.
+    fn support(&self, num_tokens: Option<usize>) -> Result<(), RecipeFaults> {
+        let (Some(num_tokens), Some(cache)) = (num_tokens, &self.plan.cache) else {
             return Ok(());
         };
         let SupportPlan::TopK(top_k) = cache.support else {
             return Ok(());
         };
-        if top_k <= config.vocab_size {
+        if top_k <= num_tokens {
             return Ok(());
         }
-        let fact = format!(
-            "`top_k` is {top_k}, but the teacher has {} tokens",
-            config.vocab_size
-        );
-        let help = format!("write at most {}", config.vocab_size);
+        let fact = format!("`top_k` is {top_k}, but the teacher has {num_tokens} tokens");
+        let help = format!("write at most {num_tokens}");
         let fault = Diagnostic::new("cache/top-k", fact).help(help);
         Err(self.fault("cache.support.top_k", "more than there are", fault))
     }
@@ -330,11 +351,10 @@ impl Preflight<'_> {
             return Err(self.fault(key, "another vocabulary", fault));
         }
         if !found.same_end_of_text {
-            let ends = |side: &Facts| format!("`{}`", side.end_of_text.join("`, `"));
             notes.push(format!(
                 "the student ends a text with {}, the teacher with {}",
-                ends(&found.a),
-                ends(&found.b)
+                found.a.ends(),
+                found.b.ends()
             ));
         }
         Ok(())

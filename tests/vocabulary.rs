@@ -93,6 +93,59 @@ mod tests {
     }
 
     #[test]
+    fn rows_longer_than_the_teacher_was_made_for_are_worth_a_note() {
+        let workshop = Workshop::new();
+        let config = fs::read(workshop.path("teacher/config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let known = config["max_position_embeddings"].as_u64().unwrap();
+        assert_eq!(known, 32);
+        let planned = |length: u64| {
+            let set = format!("data.sequence_length={length}");
+            workshop.done(&["plan", "chain.yaml", "--set", &set]).stdout
+        };
+        let note = "note: rows have 33 positions, but the teacher was made for 32: what it says of later ones is worth little";
+        assert!(planned(33).contains(note), "{}", planned(33));
+        assert!(!planned(32).contains("note: rows have"), "{}", planned(32));
+    }
+
+    #[test]
+    fn rows_that_no_token_uses_do_not_count_for_a_support() {
+        let workshop = Workshop::new();
+        pad_teacher(&workshop);
+        let set = ["teacher.checkpoint=padded", "cache.support={top_k: 301}"];
+        let args = ["plan", "chain.yaml", "--set", set[0], "--set", set[1]];
+        let needles = ["error[cache/top-k]: `top_k` is 301, but the teacher has 300 tokens"];
+        workshop.fails(&args, 2, &needles);
+    }
+
+    #[test]
+    fn special_ids_of_a_config_that_no_row_has_are_refused() {
+        let workshop = Workshop::new();
+        workshop.copy_files(&workshop.path("teacher"), "odd");
+        let edit = |name: &str, change: &dyn Fn(&mut Value)| {
+            let text = fs::read(workshop.path(name)).unwrap();
+            let mut json = serde_json::from_slice(&text).unwrap();
+            change(&mut json);
+            workshop.write(name, json.to_string().as_bytes());
+        };
+        edit("odd/config.json", &|config| {
+            config["eos_token_id"] = 128_001.into();
+            config["bos_token_id"] = 128_000.into();
+        });
+        edit("odd/tokenizer.json", &|tokenizer| {
+            tokenizer["added_tokens"][0]["content"] = "<other>".into();
+            let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            let id = vocab.remove("<|endoftext|>").unwrap();
+            vocab.insert("<other>".to_owned(), id);
+        });
+        let args = ["evaluate", "odd", "--text", "text/validation.txt"];
+        let needle = "end-of-text id 128001 is outside of the tokenizer's 300 tokens";
+        workshop.fails(&args, 2, &[needle]);
+        let needle = "the prompt has no token, and the model no first token";
+        workshop.fails(&["generate", "odd", "--prompt", ""], 2, &[needle]);
+    }
+
+    #[test]
     fn inspect_compares_two_vocabularies() {
         let workshop = Workshop::new();
         pad_teacher(&workshop);

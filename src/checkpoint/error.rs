@@ -55,6 +55,12 @@ pub enum CheckpointError {
     MissingTensor { dir: PathBuf, tensor: String },
     #[error("`{}` has a tensor `{tensor}`, which alambic does not understand and must not ignore", dir.display())]
     UnknownTensor { dir: PathBuf, tensor: String },
+    #[error(
+        "`{}` has a `{tensor}` that is not its embedding, though `tie_word_embeddings` is true: write \
+         `\"tie_word_embeddings\": false` in `config.json` if both were trained, or take the tensor out",
+        dir.display()
+    )]
+    NotTied { dir: PathBuf, tensor: String },
     #[error("`{tensor}` must be {want}, but is {got}")]
     WrongDtype {
         tensor: String,

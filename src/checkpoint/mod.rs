@@ -24,6 +24,9 @@ use crate::files::with_path;
 use crate::gguf::is_gguf;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
 /// A model whose headers have been checked: every weight is there with its shape and dtype.
 ///
 /// Weights are read on demand, so that a model is never held twice.
@@ -208,13 +211,28 @@ fn check_folder(
         let is_ours = is_in_a_layer && !name.ends_with(".rotary_emb.inv_freq");
         (is_ours || modules.contains(module)) && !known.contains(*name)
     });
-    match stranger {
-        None => Ok(()),
-        Some(name) => Err(CheckpointError::UnknownTensor {
+    if let Some(name) = stranger {
+        return Err(CheckpointError::UnknownTensor {
             dir: dir.to_path_buf(),
             tensor: name.to_owned(),
-        }),
+        });
     }
+    check_tied(dir, files, &known)
+}
+
+/// An output matrix that the config calls tied is the embedding: transformers 4 would drop another, 5 would use it.
+fn check_tied(
+    dir: &Path,
+    files: &TensorFiles,
+    known: &BTreeSet<String>,
+) -> Result<(), CheckpointError> {
+    if known.contains(HEAD) || files.info(HEAD).is_none() || files.are_equal(HEAD, EMBEDDING)? {
+        return Ok(());
+    }
+    Err(CheckpointError::NotTied {
+        dir: dir.to_path_buf(),
+        tensor: HEAD.to_owned(),
+    })
 }
 
 /// Number of the layer that a tensor belongs to, as it is written in its name.

@@ -112,6 +112,13 @@ impl TensorFiles {
         check(name, tensor, &[Dtype::F32, Dtype::F16, Dtype::BF16], shape)
     }
 
+    /// Whether two tensors have one dtype, one shape and the same bytes.
+    pub fn are_equal(&self, one: &str, other: &str) -> Result<bool, CheckpointError> {
+        let (one, other) = (self.tensor(one)?, self.tensor(other)?);
+        let header = |tensor: &StoredTensor| (tensor.dtype, tensor.shape.clone());
+        Ok(header(one) == header(other) && self.bytes(one) == self.bytes(other))
+    }
+
     /// BLAKE3 (hex) over all tensors: names in byte order, then shape, dtype and bytes.
     ///
     /// How the tensors are spread over files does not matter, nor does their order in them. Every part is preceded by

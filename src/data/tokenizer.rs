@@ -20,7 +20,7 @@ use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
 
-const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The end-of-text token of tokenizers trained here.
 const END_OF_TEXT: &str = "<|endoftext|>";
@@ -110,6 +110,7 @@ pub struct Tokenizer {
     config: Vec<u8>,
     vocab_size: usize,
     end_of_text: Option<u32>,
+    pub(super) num_without_row: usize,
 }
 
 impl Tokenizer {
@@ -128,11 +129,6 @@ impl Tokenizer {
             .then(|| read(&config_path))
             .transpose()?;
         Self::from_bytes(read(path)?, config, path)
-    }
-
-    /// The tokenizer of a model folder or `.gguf` file.
-    pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
-        Self::open(&tokenizer_path(model))
     }
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
@@ -199,15 +195,14 @@ impl Tokenizer {
         check_added_tokens(&inner, &bytes, path)?;
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| not_a_tokenizer("it has no tokens".into()))?;
-        let end_of_text = END_OF_TEXT_NAMES
-            .iter()
-            .find_map(|name| inner.token_to_id(name));
+        let end_of_text = end_of_text(&inner);
         Ok(Self {
             config: config.unwrap_or_else(|| default_config(&inner, end_of_text)),
             inner,
             bytes,
             vocab_size: largest_id as usize + 1,
             end_of_text,
+            num_without_row: 0,
         })
     }
 
@@ -304,15 +299,6 @@ impl Tokenizer {
     }
 }
 
-/// The file that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
-pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
-    if is_gguf(checkpoint) {
-        checkpoint.to_path_buf()
-    } else {
-        checkpoint.join(TOKENIZER_FILE)
-    }
-}
-
 /// Runs the library: it panics on some files (a merge longer than every token, a prefix longer than a merge).
 fn guard<T>(
     doing: &'static str,
@@ -360,6 +346,17 @@ fn check_added_tokens(
         }
     }
     Ok(())
+}
+
+/// The first of the usual names, sought among special tokens before others: Gemma has a `</s>` that is HTML.
+fn end_of_text(inner: &tokenizers::Tokenizer) -> Option<u32> {
+    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
+    let is_special = |id: &u32| added.get(id).is_some_and(|token| token.special);
+    let ids = || {
+        let names = END_OF_TEXT_NAMES.iter();
+        names.filter_map(|name| inner.token_to_id(name))
+    };
+    ids().find(is_special).or(ids().next())
 }
 
 /// What `transformers` needs to load a `tokenizer.json`.

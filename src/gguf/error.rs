@@ -102,6 +102,10 @@ pub enum GgufFault {
         want: String,
         got: String,
     },
+    #[error(
+        "part {part} of {num_parts} of a model; alambic reads whole files: join them with `llama-gguf-split --merge`"
+    )]
+    Split { part: u64, num_parts: u64 },
     #[error("it has no tensor `{tensor}`")]
     MissingTensor { tensor: String },
 }

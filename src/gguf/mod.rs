@@ -90,9 +90,11 @@ impl GgufFile {
         self.scalar(key, "a whole number from 0 on", unsigned)
     }
 
-    /// Number at a key, if the key is there.
+    /// Finite number at a key, if the key is there.
     pub fn float(&self, key: &str) -> Result<Option<f64>, GgufError> {
-        self.scalar(key, "a number", float)
+        self.scalar(key, "a finite number", |value| {
+            float(value).filter(|number| number.is_finite())
+        })
     }
 
     /// `true` or `false` at a key, if the key is there.
@@ -282,8 +284,21 @@ fn read_header(file: &[u8]) -> Result<Header, GgufFault> {
     if !alignment.is_power_of_two() || alignment > 1 << 30 {
         return Err(GgufFault::Alignment { alignment });
     }
+    refuse_part(&metadata)?;
     let tensors = directory::read_directory(&mut reader, num_tensors, alignment, file.len())?;
     Ok((metadata, tensors))
+}
+
+/// The file is not one of several: a part has the metadata of the whole model and a few of its tensors.
+fn refuse_part(metadata: &BTreeMap<String, Value>) -> Result<(), GgufFault> {
+    let number = |key| metadata.get(key).and_then(unsigned).unwrap_or_default();
+    match number("split.count") {
+        0 | 1 => Ok(()),
+        num_parts => Err(GgufFault::Split {
+            part: number("split.no").saturating_add(1),
+            num_parts,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,11 @@ impl Vocabulary {
         self.tokenizer.vocab_size()
     }
 
+    /// Added tokens of the tokenizer that the model has no row for; they are left out.
+    pub fn num_without_row(&self) -> usize {
+        self.tokenizer.num_without_row()
+    }
+
     /// Both sides, token by token.
     pub fn compare(&self, other: &Self) -> Comparison {
         let num_ids = self.num_tokens().max(other.num_tokens());
@@ -119,7 +124,7 @@ impl Vocabulary {
 
     fn facts(&self) -> Facts {
         let num_tokens = self.tokenizer.vocab_size();
-        let name = |&id: &u32| self.tokenizer.token(id).unwrap_or_default();
+        let name = |&id: &u32| self.tokenizer.token(id);
         Facts {
             path: self.path.clone(),
             num_tokens,
@@ -160,10 +165,27 @@ pub struct Facts {
     pub num_rows: Option<usize>,
     /// Rows that no token uses; models are padded to sizes that suit the hardware.
     pub num_padding_rows: Option<usize>,
-    /// Tokens that end a text.
-    pub end_of_text: Vec<String>,
+    /// Tokens that end a text; none where the model names an id that is no token.
+    pub end_of_text: Vec<Option<String>>,
     /// Their ids.
     pub end_of_text_ids: Vec<u32>,
+}
+
+impl Facts {
+    /// The tokens that end a text, with their ids.
+    pub fn ends(&self) -> String {
+        let ids = self.end_of_text_ids.iter().zip(&self.end_of_text);
+        let ends: Vec<String> = ids
+            .map(|(id, token)| match token {
+                Some(token) => format!("`{token}` ({id})"),
+                None => format!("no token ({id})"),
+            })
+            .collect();
+        match ends.as_slice() {
+            [] => "nothing".to_owned(),
+            ends => ends.join(", "),
+        }
+    }
 }
 
 /// An id that means two things.
@@ -247,18 +269,7 @@ impl Comparison {
                 let (rows, padding) = (thousands(rows as u64), thousands(padding as u64));
                 let _ = write!(text, ", {rows} rows ({padding} that no token uses)");
             }
-            let ends: Vec<String> = side
-                .end_of_text_ids
-                .iter()
-                .zip(&side.end_of_text)
-                .map(|(id, token)| format!("`{token}` ({id})"))
-                .collect();
-            let ends = if ends.is_empty() {
-                "nothing".to_owned()
-            } else {
-                ends.join(", ")
-            };
-            let _ = writeln!(text, ", text ends with {ends}");
+            let _ = writeln!(text, ", text ends with {}", side.ends());
         }
         if self.agree {
             let ends = if self.same_end_of_text {

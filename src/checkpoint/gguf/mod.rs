@@ -16,8 +16,6 @@ use crate::gguf::GgufFile;
 use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec};
 
 const ARCHITECTURE: &str = "general.architecture";
-/// Number of files that a model is spread over.
-const SPLIT_COUNT: &str = "split.count";
 
 /// Families that are read, by their name in `general.architecture`. SmolLM and Mistral are `llama` there.
 const FAMILIES: [(&str, Architecture); 6] = [
@@ -47,10 +45,6 @@ pub(super) struct GgufWeights {
 impl GgufWeights {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = GgufFile::open(path)?;
-        if file.unsigned(SPLIT_COUNT)?.is_some_and(|count| count > 1) {
-            let want = "1 (`llama-gguf-split --merge` joins the parts)";
-            return Err(file.wrong_value(SPLIT_COUNT, want).into());
-        }
         let name = file.text(ARCHITECTURE)?;
         let family = FAMILIES
             .iter()

@@ -304,3 +304,36 @@ fn tensors_that_would_change_the_model_are_refused_and_others_ignored() {
         Checkpoint::open(dir.path()).unwrap();
     }
 }
+
+/// The tied model with an output matrix in a second shard: its embedding, changed.
+fn with_head(change: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
+    let dir = copy("hf-smollm2-tied");
+    let file = dir.path().join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let embedding = tensors.tensor("model.embed_tokens.weight").unwrap();
+    let mut head = embedding.data().to_vec();
+    change(&mut head);
+    let view = ::safetensors::tensor::TensorView::new;
+    let head = view(embedding.dtype(), embedding.shape().to_vec(), &head).unwrap();
+    let mut all = tensors.tensors();
+    all.push(("lm_head.weight".to_owned(), head));
+    let bytes = ::safetensors::serialize(all, None).unwrap();
+    damage(&file, |file| *file = bytes);
+    dir
+}
+
+#[test]
+fn an_output_matrix_beside_a_tied_embedding_must_be_the_same() {
+    let same = Checkpoint::open(with_head(|_| ()).path()).unwrap();
+    assert!(same.config().tie_word_embeddings);
+    let other = with_head(|head| *head.last_mut().unwrap() ^= 1);
+    let message = refusal(other.path());
+    assert!(
+        message.ends_with(
+            "has a `lm_head.weight` that is not its embedding, though `tie_word_embeddings` is true: write \
+             `\"tie_word_embeddings\": false` in `config.json` if both were trained, or take the tensor out"
+        ),
+        "{message}"
+    );
+}

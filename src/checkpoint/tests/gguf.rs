@@ -243,10 +243,6 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
         u32("llama.rope.dimension_count", 16),
         ": `llama.rope.dimension_count` must be 32, the size of a head, but is `16`"
     );
-    assert_eq!(
-        u32("split.count", 3),
-        ": `split.count` must be 1 (`llama-gguf-split --merge` joins the parts), but is `3`"
-    );
     let yarn = text("llama.rope.scaling.type", "yarn");
     assert!(
         yarn.contains("`rope_type` must be") && yarn.contains("yarn"),
@@ -293,4 +289,35 @@ fn ends_of_turns_end_text_too() {
     let mut draft = converted(&open("hf-llama"), "llama");
     draft.u32("tokenizer.ggml.eot_token_id", 9);
     assert_eq!(reopened(&draft).unwrap().config().eos_token_ids, [2, 9]);
+}
+
+#[test]
+fn numbers_that_are_none_are_refused() {
+    for number in [f32::NAN, f32::INFINITY] {
+        for key in ["attention.layer_norm_rms_epsilon", "rope.freq_base"] {
+            let key = format!("llama.{key}");
+            let told = told_of(|draft| {
+                draft.f32(&key, number);
+            });
+            let want = format!(": `{key}` must be a finite number, but is `{number}`");
+            assert_eq!(told.to_lowercase(), want.to_lowercase());
+        }
+    }
+}
+
+#[test]
+fn a_part_of_a_split_model_is_refused_with_what_joins_it() {
+    let told = told_of(|draft| {
+        draft.raw("split.no", [&2_u32.to_le_bytes()[..], &[1, 0]].concat());
+        draft.raw("split.count", [&2_u32.to_le_bytes()[..], &[3, 0]].concat());
+        draft.tensors.truncate(2);
+    });
+    assert_eq!(
+        told,
+        ": part 2 of 3 of a model; alambic reads whole files: join them with `llama-gguf-split --merge`"
+    );
+    // A model that was split and fits one file.
+    let mut draft = converted(&open("hf-llama"), "llama");
+    draft.u32("split.count", 1);
+    reopened(&draft).unwrap();
 }

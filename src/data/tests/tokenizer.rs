@@ -275,3 +275,33 @@ fn a_vocabulary_without_room_for_every_byte_is_refused() {
         257
     );
 }
+
+#[test]
+fn a_tag_of_html_is_no_end_of_text_where_a_special_token_is() {
+    // Gemma has tokens of HTML, and `</s>` closes what is struck through there.
+    let with = |eos_is_special: bool| {
+        let tokenizer = reopened(|json| {
+            let added = json["added_tokens"].as_array_mut().unwrap();
+            added[0]["content"] = json!("<eos>");
+            added[0]["special"] = json!(eos_is_special);
+            let mut tag = added[0].clone();
+            tag["id"] = json!(300);
+            tag["content"] = json!("</s>");
+            tag["special"] = json!(false);
+            added.push(tag);
+            let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+            let id = vocab.remove("<|endoftext|>").unwrap();
+            vocab.insert("<eos>".to_owned(), id);
+            vocab.insert("</s>".to_owned(), json!(300));
+        });
+        let tokenizer = tokenizer.unwrap();
+        let end = tokenizer.end_of_text().and_then(|id| tokenizer.token(id));
+        end.unwrap()
+    };
+    assert_eq!(with(true), "<eos>");
+    assert_eq!(
+        with(false),
+        "</s>",
+        "if none is special, the order of names decides"
+    );
+}

@@ -259,8 +259,8 @@ fn what_a_family_does_not_have_is_refused() {
         ),
         (
             Gemma,
-            json!({ "hidden_act": "gelu" }),
-            "`hidden_act` must be `gelu_pytorch_tanh`, but is `\"gelu\"`",
+            json!({ "hidden_act": "silu" }),
+            "`hidden_act` must be `gelu_pytorch_tanh`, but is `\"silu\"`",
         ),
         (
             Gemma3,
@@ -367,4 +367,35 @@ fn rotary_settings_that_the_decoder_lacks_are_refused() {
             .starts_with("`rope_parameters` and the older `rope_local_base_freq` disagree: Rope"),
         "{message}"
     );
+}
+
+#[test]
+fn the_activation_of_gemma_is_read_as_it_was_meant() {
+    // Gemma's first release says `gelu` and means its tanh form, as it was trained.
+    for changes in [
+        json!({}),
+        json!({ "hidden_act": "gelu" }),
+        json!({ "hidden_act": "gelu", "hidden_activation": null }),
+        json!({ "hidden_act": "gelu", "hidden_activation": "gelu_pytorch_tanh" }),
+        json!({ "hidden_act": "gelu_pytorch_tanh" }),
+    ] {
+        let json = old_style(Architecture::Gemma, changes.clone());
+        let config = DecoderConfig::from_json(&json);
+        assert!(config.is_ok(), "{changes}: {config:?}");
+    }
+    let both = json!({ "hidden_act": "gelu", "hidden_activation": "gelu" });
+    assert_eq!(
+        family_refusal(Architecture::Gemma, both),
+        "`hidden_activation` must be `gelu_pytorch_tanh`, but is `\"gelu\"`"
+    );
+}
+
+#[test]
+fn all_layers_of_qwen_may_slide() {
+    let changes =
+        json!({ "max_window_layers": 0, "use_sliding_window": true, "sliding_window": 8 });
+    let config = read(Architecture::Qwen2, changes);
+    assert_eq!(types_text(&config), "SSSSSSS");
+    let changes = json!({ "max_window_layers": 0, "use_sliding_window": false });
+    assert_eq!(types_text(&read(Architecture::Qwen2, changes)), "FFFFFFF");
 }

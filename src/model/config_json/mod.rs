@@ -142,7 +142,7 @@ fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
 
 /// The file asks for no part that the decoder lacks.
 fn check_parts(json: &Value, architecture: Architecture) -> Result<(), ConfigError> {
-    use Architecture::{Gemma2, Gemma3, Qwen2};
+    use Architecture::{Gemma3, Qwen2};
     let absent = |key| match flag(json, key)? {
         Some(true) => Err(ConfigError::unexpected(key, "`false`", field(json, key))),
         _ => Ok(()),
@@ -158,12 +158,22 @@ fn check_parts(json: &Value, architecture: Architecture) -> Result<(), ConfigErr
             return Err(ConfigError::unexpected(key, "`null`", Some(cap)));
         }
     }
+    check_activation(json, architecture)
+}
+
+/// The activation is the family's.
+fn check_activation(json: &Value, architecture: Architecture) -> Result<(), ConfigError> {
+    use Architecture::{Gemma, Gemma2, Gemma3};
+    let (newer, older) = ("hidden_activation", "hidden_act");
     let key = match architecture {
-        Gemma2 | Gemma3 => "hidden_activation",
-        _ => "hidden_act",
+        Gemma2 | Gemma3 => newer,
+        Gemma if field(json, newer).is_some() => newer, // which overrules the older key
+        _ => older,
     };
     let expected = architecture.activation().json_name();
     match field(json, key) {
+        // The first release of Gemma says `gelu` and was trained with the tanh form, which transformers 4 takes, too.
+        Some(found) if architecture == Gemma && key == older && found == "gelu" => Ok(()),
         Some(found) if found != expected => Err(ConfigError::unexpected(
             key,
             format!("`{expected}`"),
