@@ -37,6 +37,7 @@ pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFau
     match teacher {
         Err(fault) => faults.push(fault),
         Ok(teacher) => {
+            notes.extend(preflight.positions(teacher.as_ref()));
             let checks = [
                 preflight.vocabulary(teacher.as_ref(), &mut notes),
                 preflight.support(teacher.as_ref()),
@@ -244,6 +245,19 @@ impl Preflight<'_> {
         let fault = Diagnostic::new("data/vocabulary", fact).help(help);
         let label = format!("ids beyond the {whose}'s embedding");
         Err(self.fault(key, &label, fault))
+    }
+
+    /// What to say if rows are longer than the texts that the teacher was made for.
+    fn positions(&self, teacher: Option<&DecoderConfig>) -> Option<String> {
+        let known = teacher?.max_position_embeddings;
+        let asked = self.plan.data.sequence_length;
+        (asked > known).then(|| {
+            format!(
+                "rows have {} positions, but the teacher was made for {}: what it says of later ones is worth little",
+                thousands(asked as u64),
+                thousands(known as u64)
+            )
+        })
     }
 
     fn support(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {

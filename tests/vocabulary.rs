@@ -93,6 +93,22 @@ mod tests {
     }
 
     #[test]
+    fn rows_longer_than_the_teacher_was_made_for_are_worth_a_note() {
+        let workshop = Workshop::new();
+        let config = fs::read(workshop.path("teacher/config.json")).unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        let known = config["max_position_embeddings"].as_u64().unwrap();
+        assert_eq!(known, 32);
+        let planned = |length: u64| {
+            let set = format!("data.sequence_length={length}");
+            workshop.done(&["plan", "chain.yaml", "--set", &set]).stdout
+        };
+        let note = "note: rows have 64 positions, but the teacher was made for 32: what it says of later ones is worth little";
+        assert!(planned(64).contains(note), "{}", planned(64));
+        assert!(!planned(32).contains("note: rows have"), "{}", planned(32));
+    }
+
+    #[test]
     fn inspect_compares_two_vocabularies() {
         let workshop = Workshop::new();
         pad_teacher(&workshop);
