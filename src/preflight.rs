@@ -167,8 +167,14 @@ impl Preflight<'_> {
             }
             ours.num_tokens()
         } else {
-            self.vocabulary_at("teacher.checkpoint", theirs)?
-                .num_tokens()
+            let theirs = self.vocabulary_at("teacher.checkpoint", theirs)?;
+            if theirs.num_without_row() > 0 {
+                notes.push(format!(
+                    "the teacher has no row for {} added tokens of its tokenizer: a text that names one is read by its letters",
+                    thousands(theirs.num_without_row() as u64)
+                ));
+            }
+            theirs.num_tokens()
         };
         if config.vocab_size > num_tokens {
             notes.push(format!(

@@ -1,6 +1,7 @@
 //! Text to token rows.
 
 mod batch;
+mod model_tokenizer;
 mod pack;
 mod prepare;
 mod rows;
@@ -13,6 +14,7 @@ mod tokenizer;
 mod tests;
 
 pub use batch::BatchOrder;
+pub use model_tokenizer::tokenizer_path;
 pub use pack::pack;
 pub use prepare::{DataError, Prepared, Split, prepare, read_rows};
 pub use rows::TokenRows;
@@ -21,4 +23,4 @@ pub use source::{
     read_documents,
 };
 pub use stream::TextStream;
-pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError, tokenizer_path};
+pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};

@@ -20,7 +20,7 @@ use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
 
-const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The end-of-text token of tokenizers trained here.
 const END_OF_TEXT: &str = "<|endoftext|>";
@@ -110,6 +110,7 @@ pub struct Tokenizer {
     config: Vec<u8>,
     vocab_size: usize,
     end_of_text: Option<u32>,
+    pub(super) num_without_row: usize,
 }
 
 impl Tokenizer {
@@ -128,11 +129,6 @@ impl Tokenizer {
             .then(|| read(&config_path))
             .transpose()?;
         Self::from_bytes(read(path)?, config, path)
-    }
-
-    /// The tokenizer of a model folder or `.gguf` file.
-    pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
-        Self::open(&tokenizer_path(model))
     }
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
@@ -206,6 +202,7 @@ impl Tokenizer {
             bytes,
             vocab_size: largest_id as usize + 1,
             end_of_text,
+            num_without_row: 0,
         })
     }
 
@@ -299,15 +296,6 @@ impl Tokenizer {
             files::write_atomically(&dir.join(name), |out| out.write_all(bytes))?;
         }
         Ok(())
-    }
-}
-
-/// The file that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
-pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
-    if is_gguf(checkpoint) {
-        checkpoint.to_path_buf()
-    } else {
-        checkpoint.join(TOKENIZER_FILE)
     }
 }
 

@@ -94,6 +94,11 @@ impl Vocabulary {
         self.tokenizer.vocab_size()
     }
 
+    /// Added tokens of the tokenizer that the model has no row for; they are left out.
+    pub fn num_without_row(&self) -> usize {
+        self.tokenizer.num_without_row()
+    }
+
     /// Both sides, token by token.
     pub fn compare(&self, other: &Self) -> Comparison {
         let num_ids = self.num_tokens().max(other.num_tokens());

@@ -129,3 +129,25 @@ fn a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused() {
         "{message}"
     );
 }
+
+#[test]
+fn an_added_token_that_the_model_has_no_row_for_is_left_out() {
+    let dir = folder(&["<eos>", "a", "b"], &["<eos>"], 3, 0);
+    let path = dir.path().join("tokenizer.json");
+    let mut json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let mut image = json["added_tokens"][0].clone();
+    image["id"] = 3.into();
+    image["content"] = "<image>".into();
+    json["added_tokens"].as_array_mut().unwrap().push(image);
+    files::write_json(&path, &json).unwrap();
+
+    let whole = Vocabulary::of_tokenizer(&path).unwrap();
+    assert_eq!((whole.num_tokens(), whole.num_without_row()), (4, 0));
+    let of_model = Vocabulary::open(dir.path()).unwrap();
+    assert_eq!((of_model.num_tokens(), of_model.num_without_row()), (3, 1));
+    let ids = of_model.tokenizer.encode("<image>").unwrap();
+    assert!(ids.iter().all(|&id| id < 3), "{ids:?}");
+    assert_eq!(of_model.tokenizer.encode("<eos>").unwrap(), [0]);
+    assert_eq!(of_model.tokenizer.end_of_text(), Some(0));
+}

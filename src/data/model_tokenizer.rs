@@ -1,0 +1,70 @@
+//! The tokenizer of a model: what of it the model has rows for.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::tokenizer::TOKENIZER_FILE;
+use super::{Tokenizer, TokenizerError};
+use crate::gguf::is_gguf;
+
+impl Tokenizer {
+    /// The tokenizer of a model folder or `.gguf` file, without the added tokens that the folder's model has no row
+    /// for.
+    ///
+    /// The models of a family share a tokenizer, and some lack the rows of its last tokens (the smallest Gemma 3 that
+    /// of images); to others a padding token was added later. A text that names such a token is read by its letters.
+    /// Other ids beyond the rows stay: whoever knows the model refuses them.
+    pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
+        let path = tokenizer_path(model);
+        let whole = Self::open(&path)?;
+        match num_rows(model) {
+            Some(num_rows) if num_rows < whole.vocab_size() as u64 => whole.within(num_rows, &path),
+            _ => Ok(whole),
+        }
+    }
+
+    /// Added tokens that were left out because the model has no row for them.
+    pub fn num_without_row(&self) -> usize {
+        self.num_without_row
+    }
+
+    fn within(self, num_rows: u64, path: &Path) -> Result<Self, TokenizerError> {
+        let [(_, bytes), (_, config)] = self.files();
+        let json = serde_json::from_slice(bytes);
+        let mut json: Value = json.map_err(|error| TokenizerError::NotATokenizer {
+            path: path.to_path_buf(),
+            reason: error.to_string(),
+        })?;
+        let Some(added) = json.get_mut("added_tokens").and_then(Value::as_array_mut) else {
+            return Ok(self);
+        };
+        let num_added = added.len();
+        added.retain(|token| {
+            let id = token.get("id").and_then(Value::as_u64);
+            id.is_none_or(|id| id < num_rows)
+        });
+        let num_without_row = num_added - added.len();
+        let mut inside =
+            Self::from_bytes(json.to_string().into_bytes(), Some(config.to_vec()), path)?;
+        inside.num_without_row = num_without_row;
+        Ok(inside)
+    }
+}
+
+/// The file that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
+pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
+    if is_gguf(checkpoint) {
+        checkpoint.to_path_buf()
+    } else {
+        checkpoint.join(TOKENIZER_FILE)
+    }
+}
+
+/// Rows that `config.json` promises; none if it cannot be read, which the reader of the model tells better.
+fn num_rows(model: &Path) -> Option<u64> {
+    let text = fs::read(model.join("config.json")).ok()?;
+    let json: Value = serde_json::from_slice(&text).ok()?;
+    json.get("vocab_size")?.as_u64()
+}
