@@ -38,9 +38,12 @@ pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFau
         Err(fault) => faults.push(fault),
         Ok(teacher) => {
             notes.extend(preflight.positions(teacher.as_ref()));
+            let vocabulary = preflight.vocabulary(teacher.as_ref(), &mut notes);
+            let num_tokens = vocabulary.as_ref().ok().copied().flatten();
+            let num_rows = teacher.as_ref().map(|teacher| teacher.vocab_size);
             let checks = [
-                preflight.vocabulary(teacher.as_ref(), &mut notes),
-                preflight.support(teacher.as_ref()),
+                vocabulary.map(drop),
+                preflight.support(num_tokens.or(num_rows)),
                 preflight.student(teacher.as_ref(), &mut notes),
             ];
             faults.extend(checks.into_iter().filter_map(Result::err));
@@ -137,14 +140,14 @@ impl Preflight<'_> {
         Ok(checkpoint.config().clone())
     }
 
-    /// Every id of the tokenizer means the same to the teacher, if there is one.
+    /// Every id of the tokenizer means the same to the teacher, if there is one. Returns the number of tokens.
     fn vocabulary(
         &self,
         teacher: Option<&DecoderConfig>,
         notes: &mut Vec<String>,
-    ) -> Result<(), RecipeFaults> {
+    ) -> Result<Option<usize>, RecipeFaults> {
         let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
-            return Ok(());
+            return Ok(None);
         };
         let theirs = Vocabulary::of_model(&plan.checkpoint);
         let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
@@ -183,7 +186,7 @@ impl Preflight<'_> {
                 thousands(num_tokens as u64)
             ));
         }
-        Ok(())
+        Ok(Some(num_tokens))
     }
 
     fn of_model(&self, key: &str, model: &Path) -> Result<Vocabulary, RecipeFaults> {
@@ -266,18 +269,17 @@ impl Preflight<'_> {
         })
     }
 
-    fn support(&self, teacher: Option<&DecoderConfig>) -> Result<(), RecipeFaults> {
-        let (Some(config), Some(cache)) = (teacher, &self.plan.cache) else {
+    /// The teacher has as many tokens as are asked for; rows that no token uses do not count.
+    fn support(&self, num_tokens: Option<usize>) -> Result<(), RecipeFaults> {
+        let (Some(num_tokens), Some(cache)) = (num_tokens, &self.plan.cache) else {
             return Ok(());
         };
-        if cache.top_k <= config.vocab_size {
+        if cache.top_k <= num_tokens {
             return Ok(());
         }
-        let fact = format!(
-            "`top_k` is {}, but the teacher has {} tokens",
-            cache.top_k, config.vocab_size
-        );
-        let help = format!("write at most {}", config.vocab_size);
+        let top_k = cache.top_k;
+        let fact = format!("`top_k` is {top_k}, but the teacher has {num_tokens} tokens");
+        let help = format!("write at most {num_tokens}");
         let fault = Diagnostic::new("cache/top-k", fact).help(help);
         Err(self.fault("cache.support.top_k", "more than there are", fault))
     }

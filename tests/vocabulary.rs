@@ -109,6 +109,16 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_no_token_uses_do_not_count_for_a_support() {
+        let workshop = Workshop::new();
+        pad_teacher(&workshop);
+        let set = ["teacher.checkpoint=padded", "cache.support={top_k: 301}"];
+        let args = ["plan", "chain.yaml", "--set", set[0], "--set", set[1]];
+        let needles = ["error[cache/top-k]: `top_k` is 301, but the teacher has 300 tokens"];
+        workshop.fails(&args, 2, &needles);
+    }
+
+    #[test]
     fn inspect_compares_two_vocabularies() {
         let workshop = Workshop::new();
         pad_teacher(&workshop);
