@@ -119,6 +119,33 @@ mod tests {
     }
 
     #[test]
+    fn special_ids_of_a_config_that_no_row_has_are_refused() {
+        let workshop = Workshop::new();
+        workshop.copy_files(&workshop.path("teacher"), "odd");
+        let edit = |name: &str, change: &dyn Fn(&mut Value)| {
+            let text = fs::read(workshop.path(name)).unwrap();
+            let mut json = serde_json::from_slice(&text).unwrap();
+            change(&mut json);
+            workshop.write(name, json.to_string().as_bytes());
+        };
+        edit("odd/config.json", &|config| {
+            config["eos_token_id"] = 128_001.into();
+            config["bos_token_id"] = 128_000.into();
+        });
+        edit("odd/tokenizer.json", &|tokenizer| {
+            tokenizer["added_tokens"][0]["content"] = "<other>".into();
+            let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            let id = vocab.remove("<|endoftext|>").unwrap();
+            vocab.insert("<other>".to_owned(), id);
+        });
+        let args = ["evaluate", "odd", "--text", "text/validation.txt"];
+        let needle = "end-of-text id 128001 is outside of the tokenizer's 300 tokens";
+        workshop.fails(&args, 2, &[needle]);
+        let needle = "the prompt has no token, and the model no first token";
+        workshop.fails(&["generate", "odd", "--prompt", ""], 2, &[needle]);
+    }
+
+    #[test]
     fn inspect_compares_two_vocabularies() {
         let workshop = Workshop::new();
         pad_teacher(&workshop);

@@ -238,7 +238,8 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     let failed = |error| Failure::input("data", &error);
     let mut prompt = tokenizer.encode(&args.prompt).map_err(failed)?;
     if prompt.is_empty() {
-        prompt.extend(tokenizer.end_of_text().or(checkpoint.config().bos_token_id));
+        let first = tokenizer.end_of_text().or(checkpoint.config().bos_token_id);
+        prompt.extend(first.filter(|&id| (id as usize) < checkpoint.config().vocab_size));
     }
     if prompt.is_empty() {
         return Err(Failure::input(

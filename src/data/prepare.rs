@@ -123,12 +123,7 @@ pub fn prepare(
     let end_of_text = eos
         .or(tokenizer.end_of_text())
         .ok_or(DataError::NoEndOfText)?;
-    if end_of_text as usize >= tokenizer.vocab_size() {
-        return Err(DataError::EndOfTextRange {
-            id: end_of_text,
-            vocab_size: tokenizer.vocab_size(),
-        });
-    }
+    check_end_of_text(end_of_text, &tokenizer)?;
 
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
     let mut rows = |split, documents: &[Document], limit| {
@@ -166,6 +161,7 @@ pub fn read_rows(
     sequence_length: usize,
     end_of_text: u32,
 ) -> Result<TokenRows, DataError> {
+    check_end_of_text(end_of_text, tokenizer)?;
     let split = Split::Validation;
     let documents = read_documents(paths)
         .map_err(|source| DataError::Source { split, source })?
@@ -176,6 +172,16 @@ pub fn read_rows(
         return Err(DataError::NoTokens { split });
     }
     Ok(rows)
+}
+
+/// The id may be a model's, and its tokenizer another.
+fn check_end_of_text(id: u32, tokenizer: &Tokenizer) -> Result<(), DataError> {
+    let vocab_size = tokenizer.vocab_size();
+    if (id as usize) < vocab_size {
+        Ok(())
+    } else {
+        Err(DataError::EndOfTextRange { id, vocab_size })
+    }
 }
 
 /// Documents are tokenised whole and in parallel.
