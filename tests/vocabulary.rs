@@ -103,8 +103,8 @@ mod tests {
             let set = format!("data.sequence_length={length}");
             workshop.done(&["plan", "chain.yaml", "--set", &set]).stdout
         };
-        let note = "note: rows have 33 positions, but the teacher was made for 32: what it says of later ones is worth little";
-        assert!(planned(33).contains(note), "{}", planned(33));
+        let note = "note: rows have 64 positions, but the teacher was made for 32: what it says of later ones is worth little";
+        assert!(planned(64).contains(note), "{}", planned(64));
         assert!(!planned(32).contains("note: rows have"), "{}", planned(32));
     }
 

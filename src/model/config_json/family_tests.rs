@@ -389,13 +389,3 @@ fn the_activation_of_gemma_is_read_as_it_was_meant() {
         "`hidden_activation` must be `gelu_pytorch_tanh`, but is `\"gelu\"`"
     );
 }
-
-#[test]
-fn all_layers_of_qwen_may_slide() {
-    let changes =
-        json!({ "max_window_layers": 0, "use_sliding_window": true, "sliding_window": 8 });
-    let config = read(Architecture::Qwen2, changes);
-    assert_eq!(types_text(&config), "SSSSSSS");
-    let changes = json!({ "max_window_layers": 0, "use_sliding_window": false });
-    assert_eq!(types_text(&read(Architecture::Qwen2, changes)), "FFFFFFF");
-}
