@@ -145,6 +145,14 @@ pub enum CacheError {
         /// Folder of the cache.
         dir: PathBuf,
     },
+    /// The folder holds a part of a cache of more rows than are wanted.
+    #[error("`{}` holds a part of a cache of more than {num_rows} rows", dir.display())]
+    LargerPart {
+        /// Folder of the part.
+        dir: PathBuf,
+        /// Rows that are wanted of all parts together.
+        num_rows: usize,
+    },
     /// Folders that are not the parts of one cache, each once.
     #[error("these are not the parts of one cache: {what}")]
     NotParts {
@@ -251,6 +259,10 @@ impl CacheError {
             ),
             Self::Occupied { .. } => Some("name an empty folder".to_owned()),
             Self::OtherPart { .. } => Some("name another folder".to_owned()),
+            Self::LargerPart { dir, .. } => Some(format!(
+                "capture and merge all parts of the larger cache, which serves whoever wants fewer rows, or delete `{}`",
+                dir.display()
+            )),
             Self::Locked { .. } => Some("wait until the other process has ended".to_owned()),
             _ => None,
         }

@@ -145,3 +145,39 @@ fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
     assert!(matches!(error, CacheError::ShardChecksum { .. }), "{error}");
     assert!(contents(into.path()).is_empty(), "nothing was written");
 }
+
+#[test]
+fn a_part_of_a_larger_cache_is_neither_cut_short_nor_left_unreadable() {
+    // The first part has rows 0 to 3, 8 and 9, the second 4 to 7.
+    for (part, num_rows) in [(1, 2), (1, 4), (1, 6), (1, 9), (2, 4), (2, 7)] {
+        let dir = tempdir().unwrap();
+        let part = Part { part, of: 2 };
+        build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
+        let before = contents(dir.path());
+        let tokens = hashes(&fingerprint(), num_rows);
+        let wanted = Wanted {
+            fingerprint: &fingerprint(),
+            tokens: &tokens,
+        };
+        let outcome = CacheWriter::open(dir.path(), wanted, ROWS_PER_SHARD, Some(part));
+        let error = outcome.and_then(CacheWriter::finish).unwrap_err();
+        assert!(
+            matches!(error, CacheError::LargerPart { .. }),
+            "{num_rows}: {error}"
+        );
+        assert!(error.help().is_some());
+        assert!(contents(dir.path()) == before, "{num_rows}");
+    }
+}
+
+#[test]
+fn a_part_that_grew_has_the_bytes_of_one_captured_at_once() {
+    for part in [1, 2] {
+        let part = Part { part, of: 2 };
+        let (whole, dir) = (tempdir().unwrap(), tempdir().unwrap());
+        build_part(whole.path(), &fingerprint(), NUM_ROWS, part);
+        build_part(dir.path(), &fingerprint(), 6, part);
+        build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
+        assert!(contents(dir.path()) == contents(whole.path()), "{part:?}");
+    }
+}
