@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tempfile::{TempDir, tempdir};
 
 use super::*;
+use crate::cache::merge::shards_in_order;
 
 fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> CacheWriter {
     let tokens = hashes(of, num_rows);
@@ -180,4 +181,44 @@ fn a_part_that_grew_has_the_bytes_of_one_captured_at_once() {
         build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
         assert!(contents(dir.path()) == contents(whole.path()), "{part:?}");
     }
+}
+
+#[test]
+fn shards_stay_in_order_when_their_numbers_get_longer() {
+    let num_rows = 100_002;
+    let manifest = |part: usize| Manifest {
+        fingerprint: fingerprint(),
+        rows_per_shard: 1,
+        num_rows,
+        part: Some(Part { part, of: 2 }),
+        shards: (part - 1..num_rows)
+            .step_by(2)
+            .map(|shard_idx| ShardRecord {
+                file: manifest::shard_file(shard_idx),
+                rows: 1,
+                tokens_blake3: String::new(),
+                bytes: 0,
+                blake3: String::new(),
+            })
+            .collect(),
+    };
+    let manifests = [(Path::new("b"), manifest(2)), (Path::new("a"), manifest(1))];
+    let files: Vec<&str> = shards_in_order(&manifests)
+        .iter()
+        .map(|(_, shard)| shard.file.as_str())
+        .collect();
+    let want: Vec<String> = (0..num_rows).map(manifest::shard_file).collect();
+    assert!(files == want, "{:?}", &files[..3]);
+}
+
+#[test]
+fn of_many_missing_parts_a_few_are_named() {
+    let dir = tempdir().unwrap();
+    let part = Part { part: 2, of: 1000 };
+    build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
+    let error = merge(&[dir.path().to_path_buf()], Path::new("nowhere")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "these are not the parts of one cache: of 1000 parts, 1, 3, 4, 5, 6, 7, 8, 9 and 991 more is missing"
+    );
 }
