@@ -47,6 +47,10 @@ pub use write::CacheWriter;
 /// right to the log-odds, so that the divergence from what was captured is of second order: a few 1e-5 nats.
 pub const LOG_PROB_ERROR_BOUND: f32 = 1.0 / 16.0 + 1.0 / 4096.0;
 
+/// Largest difference between what a support holds of all probability, at any temperature, and what the cache gives back
+/// for it: half a step of the tail's log-odds, 1/32, where it moves most, at even odds.
+pub const MASS_ERROR_BOUND: f32 = 1.0 / 128.0;
+
 /// Nats below the likeliest id of a position at which log-probabilities end.
 pub const LOWEST_BELOW_TOP: f32 = 1022.0 / 32.0;
 
