@@ -1,5 +1,6 @@
 //! What is in the folder of a cache: manifest, shards, and which rows stand in which.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -218,6 +219,17 @@ impl ShardLayout {
     /// Whether so many rows fit into a shard.
     pub(super) fn has_room(self, num_rows: usize) -> bool {
         num_rows <= self.rows_per_shard
+    }
+
+    /// Whether every one of these shards is among those here and has no more rows than it may.
+    pub(super) fn has_room_for_all(self, shards: &[ShardRecord]) -> bool {
+        let rows = |shard_idx| (shard_file(shard_idx), self.rows(shard_idx).len());
+        let room: BTreeMap<String, usize> = self.shard_idxs().map(rows).collect();
+        let fits = |shard: &ShardRecord| {
+            room.get(&shard.file)
+                .is_some_and(|&rows| shard.rows <= rows)
+        };
+        shards.iter().all(fits)
     }
 
     /// Whether so many rows fill a shard.

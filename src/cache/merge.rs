@@ -1,5 +1,6 @@
 //! Parts of a cache → the cache.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,9 @@ use super::journal::lock;
 use super::manifest::{MANIFEST, Manifest, Part};
 use super::{CacheError, ShardRecord};
 use crate::files::{self, with_path};
+
+/// Missing parts that a refusal names.
+const MOST_NAMED: usize = 8;
 
 /// Joins the parts of one capture, given in any order, into a cache.
 ///
@@ -20,14 +24,10 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
         .map(|dir| Ok((dir.as_path(), Manifest::load(dir)?)));
     let manifests: Vec<(&Path, Manifest)> = manifests.collect::<Result<_, CacheError>>()?;
     check_parts(&manifests)?;
-    let mut shards: Vec<(&Path, &ShardRecord)> = Vec::new();
-    for (dir, manifest) in &manifests {
-        for shard in &manifest.shards {
-            shard.check_bytes(dir)?;
-            shards.push((dir, shard));
-        }
+    let shards = shards_in_order(&manifests);
+    for (dir, shard) in &shards {
+        shard.check_bytes(dir)?;
     }
-    shards.sort_by(|(_, a), (_, b)| a.file.cmp(&b.file));
     let (_, first) = &manifests[0];
     let whole = Manifest {
         part: None,
@@ -55,6 +55,18 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
     }
     files::write_json(&into.join(MANIFEST), &whole)?;
     Ok(whole)
+}
+
+/// The shards of all parts by their numbers, each with its folder.
+pub(super) fn shards_in_order<'a>(
+    manifests: &'a [(&'a Path, Manifest)],
+) -> Vec<(&'a Path, &'a ShardRecord)> {
+    let numbered = manifests.iter().flat_map(|(dir, manifest)| {
+        let shards = manifest.layout().shard_idxs().zip(&manifest.shards);
+        shards.map(|(shard_idx, shard)| (shard_idx, (*dir, shard)))
+    });
+    let numbered: BTreeMap<usize, _> = numbered.collect();
+    numbered.into_values().collect()
 }
 
 /// Whether these are the parts of one cache, each once.
@@ -98,12 +110,21 @@ fn check_parts(manifests: &[(&Path, Manifest)]) -> Result<(), CacheError> {
     }
     let of = first.part.map_or(0, |part| part.of);
     let is_there = |part: &usize| seen.iter().any(|(seen, _)| seen.part == *part);
-    let missing: Vec<String> = (1..=of)
-        .filter(|part| !is_there(part))
-        .map(|part| part.to_string())
-        .collect();
-    if missing.is_empty() {
+    let num_missing = of - seen.len();
+    if num_missing == 0 {
         return Ok(());
     }
-    refuse(format!("of {of} parts, {} is missing", missing.join(", ")))
+    let named: Vec<String> = (1..=of)
+        .filter(|part| !is_there(part))
+        .take(MOST_NAMED)
+        .map(|part| part.to_string())
+        .collect();
+    let more = match num_missing - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    refuse(format!(
+        "of {of} parts, {}{more} is missing",
+        named.join(", ")
+    ))
 }

@@ -47,6 +47,10 @@ pub use write::CacheWriter;
 /// right to the log-odds, so that the divergence from what was captured is of second order: a few 1e-5 nats.
 pub const LOG_PROB_ERROR_BOUND: f32 = 1.0 / 16.0 + 1.0 / 4096.0;
 
+/// Largest difference between what a support holds of all probability, at any temperature, and what the cache gives back
+/// for it: half a step of the tail's log-odds, 1/32, where it moves most, at even odds.
+pub const MASS_ERROR_BOUND: f32 = 1.0 / 128.0;
+
 /// Nats below the likeliest id of a position at which log-probabilities end.
 pub const LOWEST_BELOW_TOP: f32 = 1022.0 / 32.0;
 
@@ -144,6 +148,14 @@ pub enum CacheError {
     OtherPart {
         /// Folder of the cache.
         dir: PathBuf,
+    },
+    /// The folder holds a part of a cache of more rows than are wanted.
+    #[error("`{}` holds a part of a cache of more than {num_rows} rows", dir.display())]
+    LargerPart {
+        /// Folder of the part.
+        dir: PathBuf,
+        /// Rows that are wanted of all parts together.
+        num_rows: usize,
     },
     /// Folders that are not the parts of one cache, each once.
     #[error("these are not the parts of one cache: {what}")]
@@ -251,6 +263,10 @@ impl CacheError {
             ),
             Self::Occupied { .. } => Some("name an empty folder".to_owned()),
             Self::OtherPart { .. } => Some("name another folder".to_owned()),
+            Self::LargerPart { dir, .. } => Some(format!(
+                "capture and merge all parts of the larger cache, which serves whoever wants fewer rows, or delete `{}`",
+                dir.display()
+            )),
             Self::Locked { .. } => Some("wait until the other process has ended".to_owned()),
             _ => None,
         }

@@ -55,7 +55,8 @@ impl CacheWriter {
     ///
     /// `rows_per_shard` is used by a new cache only. Every shard that is already listed is read and compared with its
     /// checksum; those that differ are captured anew. A cache of another fingerprint or of other rows is left as it
-    /// is ([`CacheError::Stale`], [`CacheError::OtherRows`]). With `part`, only the shards of that part are captured.
+    /// is ([`CacheError::Stale`], [`CacheError::OtherRows`]). With `part`, only the shards of that part are captured; a part
+    /// of more rows is left as it is, too ([`CacheError::LargerPart`]), since it has to fit the others.
     pub fn open(
         dir: &Path,
         wanted: Wanted<'_>,
@@ -85,6 +86,10 @@ impl CacheWriter {
         files::remove_parts(dir)?;
         let num_rows = wanted.tokens.num_rows();
         let layout = ShardLayout::new(num_rows, header.rows_per_shard, part);
+        if part.is_some() && !layout.has_room_for_all(&recorded) {
+            let dir = dir.to_path_buf();
+            return Err(CacheError::LargerPart { dir, num_rows });
+        }
         let shards = places(dir, layout, &recorded, wanted.tokens)?;
         let writer = Self {
             dir: dir.to_path_buf(),

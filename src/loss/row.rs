@@ -142,8 +142,8 @@ pub(super) fn soft_kl(
             bucketed_kl(exps, exps_sum, top_k, spec.temperature)
         }
         (Support::TopK(top_k), Tail::Renormalize) => {
-            let (mut probs, tail) = top_k.probs(spec.temperature);
-            let mass = 1.0 - tail;
+            let (mut probs, _) = top_k.probs(spec.temperature);
+            let mass = probs.iter().sum::<f32>(); // one less the tail would be rounding where the support holds little
             for prob in &mut probs {
                 *prob /= mass;
             }
@@ -225,4 +225,40 @@ fn relative_entropy(p: f32, q: f32) -> f64 {
     }
     let (p, q) = (f64::from(p), f64::from(q.max(f32::MIN_POSITIVE)));
     p * (p.ln() - q.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_little_the_support_holds_renormalised_it_sums_to_one() {
+        for mass in [1e-2_f32, 3e-6, 1e-9] {
+            let spec = LossSpec {
+                forward_kl: 1.0,
+                cross_entropy: 0.0,
+                temperature: 1.0,
+                tail: Tail::Renormalize,
+            };
+            let support = Support::TopK(TopK {
+                ids: &[2],
+                log_probs: &[mass.ln()],
+                log_sum_exp: 0.0,
+            });
+            let target = RowTarget {
+                label: 0,
+                support: Some(support),
+            };
+            let mut gradient = [0.0_f32; 4];
+            let sums = loss_row(&mut gradient, &mut [0.0; 4], target, &spec);
+            assert!(
+                (sums.total - 4_f64.ln()).abs() < 1e-6,
+                "{mass}: {}",
+                sums.total
+            );
+            for (slope, want) in gradient.iter().zip([0.25, 0.25, -0.75, 0.25]) {
+                assert!((slope - want).abs() < 1e-6, "{mass}: {gradient:?}");
+            }
+        }
+    }
 }

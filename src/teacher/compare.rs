@@ -4,7 +4,8 @@ use serde::Serialize;
 
 use super::{Selection, supports};
 use crate::cache::{
-    Cache, CacheError, ENTROPY_ERROR_BOUND, LOG_PROB_ERROR_BOUND, LOWEST_BELOW_TOP, RowSupports,
+    Cache, CacheError, ENTROPY_ERROR_BOUND, LOG_PROB_ERROR_BOUND, LOWEST_BELOW_TOP,
+    MASS_ERROR_BOUND, RowSupports, TopKSupports,
 };
 use crate::model::Decoder;
 use crate::random::Stream;
@@ -19,7 +20,7 @@ pub struct Comparison {
     pub num_rows: usize,
     /// Positions in them.
     pub num_positions: usize,
-    /// Positions with other ids or counts, or values beyond the codec's bound. A teacher computed in another batch or
+    /// Positions with other ids or counts, or values or a tail beyond the codec's bound, at any declared temperature. A teacher computed in another batch or
     /// on another machine may break a tie differently, at a few positions in a million.
     pub num_different: usize,
     /// Largest difference of a log-probability (or of an entropy, with samples) where ids agree, in nats.
@@ -61,7 +62,7 @@ pub fn compare(
         let (tokens, stored) = cache.captured_row(row_idxs.swap_remove(pick))?;
         let fresh = supports(decoder, &[&tokens], &selection);
         for fresh in &fresh {
-            comparison.add(&stored, fresh);
+            comparison.add(&stored, fresh, selection.temperatures);
         }
         comparison.num_rows += 1;
         progress(comparison.num_rows);
@@ -70,21 +71,25 @@ pub fn compare(
 }
 
 impl Comparison {
-    fn add(&mut self, stored: &RowSupports, fresh: &RowSupports) {
+    fn add(&mut self, stored: &RowSupports, fresh: &RowSupports, temperatures: &[f64]) {
         match (stored, fresh) {
             (RowSupports::TopK(stored), RowSupports::TopK(fresh)) => {
                 let k = stored.top_k;
+                let off_mass = mass_differences(stored, fresh, temperatures);
                 let ids = stored.ids.chunks_exact(k).zip(fresh.ids.chunks_exact(k));
                 let log_probs = stored
                     .log_probs
                     .chunks_exact(k)
                     .zip(fresh.log_probs.chunks_exact(k));
-                for ((stored_ids, fresh_ids), (stored, fresh)) in ids.zip(log_probs) {
+                let positions = ids.zip(log_probs).zip(off_mass);
+                for (((stored_ids, fresh_ids), (stored, fresh)), off_mass) in positions {
                     let top = fresh.iter().copied().fold(f32::NEG_INFINITY, f32::max);
                     let pairs = stored.iter().zip(fresh);
                     let worst = pairs.map(|(a, b)| (a - b.max(top - LOWEST_BELOW_TOP)).abs());
                     let worst = worst.fold(0.0, f32::max);
-                    self.add_position(stored_ids == fresh_ids, worst, LOG_PROB_ERROR_BOUND);
+                    let is_same = stored_ids == fresh_ids
+                        && off_mass <= f64::from(MASS_ERROR_BOUND + TEACHER_ROUNDING);
+                    self.add_position(is_same, worst, LOG_PROB_ERROR_BOUND);
                 }
             }
             (RowSupports::Samples(stored), RowSupports::Samples(fresh)) => {
@@ -107,6 +112,67 @@ impl Comparison {
         }
         if !has_same_ids || difference > bound + TEACHER_ROUNDING {
             self.num_different += 1;
+        }
+    }
+}
+
+/// Per position, the largest difference at any temperature between what two supports hold of all probability.
+fn mass_differences(stored: &TopKSupports, fresh: &TopKSupports, temperatures: &[f64]) -> Vec<f64> {
+    let mass = |supports: &TopKSupports, position: usize, place: usize, temperature: f64| {
+        let entries = position * supports.top_k..(position + 1) * supports.top_k;
+        let lse = f64::from(supports.lse[place][position]);
+        let log_probs = supports.log_probs[entries].iter();
+        log_probs
+            .map(|log_prob| (f64::from(*log_prob) / temperature - lse).exp())
+            .sum::<f64>()
+    };
+    let num_positions = stored.log_probs.len() / stored.top_k;
+    let difference = |position: usize| {
+        let temperatures = temperatures.iter().enumerate();
+        let differences = temperatures.map(|(place, &temperature)| {
+            let stored = mass(stored, position, place, temperature);
+            (stored - mass(fresh, position, place, temperature)).abs()
+        });
+        differences.fold(0.0, f64::max)
+    };
+    (0..num_positions).map(difference).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two ids of probability 0.6 and 0.3, and what their softened probabilities are divided by.
+    fn row(lse: [f32; 2]) -> RowSupports {
+        RowSupports::TopK(TopKSupports {
+            top_k: 2,
+            ids: vec![3, 5],
+            log_probs: vec![0.6_f32.ln(), 0.3_f32.ln()],
+            lse: lse.map(|lse| vec![lse]).to_vec(),
+        })
+    }
+
+    #[test]
+    fn the_mass_at_every_temperature_is_compared() {
+        let fresh = row([0.0, 0.5]);
+        for (lse, num_different) in [
+            ([0.0, 0.5], 0),
+            ([0.0, 0.505], 0),
+            ([0.0, 0.6], 1),
+            ([0.0, 0.3], 1),
+        ] {
+            let mut comparison = Comparison {
+                num_rows: 1,
+                num_positions: 0,
+                num_different: 0,
+                max_difference_nats: 0.0,
+            };
+            comparison.add(&row(lse), &fresh, &[1.0, 2.0]);
+            assert_eq!(
+                (comparison.num_positions, comparison.num_different),
+                (1, num_different),
+                "{lse:?}"
+            );
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use tempfile::{TempDir, tempdir};
 
 use super::*;
+use crate::cache::merge::shards_in_order;
 
 fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> CacheWriter {
     let tokens = hashes(of, num_rows);
@@ -144,4 +145,80 @@ fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
     let error = merge(&two, into.path()).unwrap_err();
     assert!(matches!(error, CacheError::ShardChecksum { .. }), "{error}");
     assert!(contents(into.path()).is_empty(), "nothing was written");
+}
+
+#[test]
+fn a_part_of_a_larger_cache_is_neither_cut_short_nor_left_unreadable() {
+    // The first part has rows 0 to 3, 8 and 9, the second 4 to 7.
+    for (part, num_rows) in [(1, 2), (1, 4), (1, 6), (1, 9), (2, 4), (2, 7)] {
+        let dir = tempdir().unwrap();
+        let part = Part { part, of: 2 };
+        build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
+        let before = contents(dir.path());
+        let tokens = hashes(&fingerprint(), num_rows);
+        let wanted = Wanted {
+            fingerprint: &fingerprint(),
+            tokens: &tokens,
+        };
+        let outcome = CacheWriter::open(dir.path(), wanted, ROWS_PER_SHARD, Some(part));
+        let error = outcome.and_then(CacheWriter::finish).unwrap_err();
+        assert!(
+            matches!(error, CacheError::LargerPart { .. }),
+            "{num_rows}: {error}"
+        );
+        assert!(error.help().is_some());
+        assert!(contents(dir.path()) == before, "{num_rows}");
+    }
+}
+
+#[test]
+fn a_part_that_grew_has_the_bytes_of_one_captured_at_once() {
+    for part in [1, 2] {
+        let part = Part { part, of: 2 };
+        let (whole, dir) = (tempdir().unwrap(), tempdir().unwrap());
+        build_part(whole.path(), &fingerprint(), NUM_ROWS, part);
+        build_part(dir.path(), &fingerprint(), 6, part);
+        build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
+        assert!(contents(dir.path()) == contents(whole.path()), "{part:?}");
+    }
+}
+
+#[test]
+fn shards_stay_in_order_when_their_numbers_get_longer() {
+    let num_rows = 100_002;
+    let manifest = |part: usize| Manifest {
+        fingerprint: fingerprint(),
+        rows_per_shard: 1,
+        num_rows,
+        part: Some(Part { part, of: 2 }),
+        shards: (part - 1..num_rows)
+            .step_by(2)
+            .map(|shard_idx| ShardRecord {
+                file: manifest::shard_file(shard_idx),
+                rows: 1,
+                tokens_blake3: String::new(),
+                bytes: 0,
+                blake3: String::new(),
+            })
+            .collect(),
+    };
+    let manifests = [(Path::new("b"), manifest(2)), (Path::new("a"), manifest(1))];
+    let files: Vec<&str> = shards_in_order(&manifests)
+        .iter()
+        .map(|(_, shard)| shard.file.as_str())
+        .collect();
+    let want: Vec<String> = (0..num_rows).map(manifest::shard_file).collect();
+    assert!(files == want, "{:?}", &files[..3]);
+}
+
+#[test]
+fn of_many_missing_parts_a_few_are_named() {
+    let dir = tempdir().unwrap();
+    let part = Part { part: 2, of: 1000 };
+    build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
+    let error = merge(&[dir.path().to_path_buf()], Path::new("nowhere")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "these are not the parts of one cache: of 1000 parts, 1, 3, 4, 5, 6, 7, 8, 9 and 991 more is missing"
+    );
 }
