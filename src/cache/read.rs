@@ -40,10 +40,11 @@ pub struct Wanted<'a> {
 }
 
 impl Cache {
-    /// Opens a finished cache, if it was made from what is wanted, has all rows that are wanted, and every shard is
-    /// there in full length. It may have more rows.
+    /// Opens a finished cache, if it was made from what is wanted, has all rows that are wanted, and every shard of
+    /// theirs is there in full length. It may have more rows; in what state those are is not asked, so that nobody mends
+    /// them who cannot.
     pub fn open(dir: &Path, wanted: Wanted<'_>) -> Result<Self, CacheError> {
-        let cache = Self::open_any(dir)?;
+        let cache = Self::open_unchecked(dir)?;
         let dir = || dir.to_path_buf();
         let fields = cache.fingerprint().differences(wanted.fingerprint);
         if !fields.is_empty() {
@@ -54,6 +55,7 @@ impl Cache {
         }
         let is_wanted = |rows: &Range<usize>| rows.start < wanted.tokens.num_rows();
         for (shard, rows) in cache.shards().filter(|(_, rows)| is_wanted(rows)) {
+            shard.record.check_length(&cache.dir)?;
             shard.check_tokens(&cache.dir, rows, wanted.tokens)?;
         }
         let (found, num_rows) = (cache.manifest.num_rows, wanted.tokens.num_rows());

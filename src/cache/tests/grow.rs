@@ -78,6 +78,29 @@ fn a_larger_cache_serves_who_wants_less() {
 }
 
 #[test]
+fn a_shard_that_is_lost_behind_what_is_wanted_is_no_reason_to_give_up_those_after_it() {
+    let dir = tempdir().unwrap();
+    let of = fingerprint();
+    build(dir.path(), &of);
+    fs::remove_file(dir.path().join("shard-00001.parquet")).unwrap();
+    let before = contents(dir.path());
+    for num_rows in [1, 4] {
+        let cache = open_for(dir.path(), &of, num_rows).unwrap();
+        assert_close(
+            &read(&cache, &[num_rows - 1]).unwrap()[0],
+            &supports(num_rows - 1, &of),
+        );
+    }
+    assert!(contents(dir.path()) == before);
+    for num_rows in [5, NUM_ROWS] {
+        let error = open_for(dir.path(), &of, num_rows).unwrap_err();
+        assert!(matches!(error, CacheError::ShardMissing { .. }), "{error}");
+    }
+    let mut writer = try_writer(dir.path(), &of, NUM_ROWS).unwrap();
+    assert_eq!(capture(&mut writer, &of, usize::MAX), [4, 5, 6, 7]);
+}
+
+#[test]
 fn rows_of_another_text_are_refused_and_left_alone() {
     let dir = tempdir().unwrap();
     let of = fingerprint();
