@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::journal::lock;
-use super::manifest::{MANIFEST, Manifest, Part};
+use super::manifest::{MANIFEST, Manifest, PROGRESS, Part};
 use super::{CacheError, ShardRecord};
 use crate::files::{self, with_path};
 
@@ -36,13 +36,17 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
     };
     fs::create_dir_all(into).map_err(|error| with_path(error, into))?;
     let _lock = lock(into)?;
+    let occupied = || CacheError::Occupied {
+        dir: into.to_path_buf(),
+    };
     match Manifest::load(into) {
+        // A capture that was cut left shards that its journal lists.
+        Err(CacheError::NoManifest { .. }) if into.join(PROGRESS).exists() => {
+            return Err(occupied());
+        }
         Err(CacheError::NoManifest { .. }) => {}
         Ok(there) if there == whole => {}
-        Ok(_) => {
-            let dir = into.to_path_buf();
-            return Err(CacheError::Occupied { dir });
-        }
+        Ok(_) => return Err(occupied()),
         Err(error) => return Err(error),
     }
     for (dir, shard) in shards {

@@ -164,7 +164,7 @@ pub enum CacheError {
         what: String,
     },
     /// Parts were to be joined where another cache is.
-    #[error("`{}` holds another cache", dir.display())]
+    #[error("`{}` holds another cache, whole or in the making", dir.display())]
     Occupied {
         /// Folder of the cache.
         dir: PathBuf,

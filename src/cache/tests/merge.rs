@@ -6,6 +6,7 @@ use tempfile::{TempDir, tempdir};
 
 use super::*;
 use crate::cache::merge::shards_in_order;
+use crate::files::write_atomically;
 
 fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> CacheWriter {
     let tokens = hashes(of, num_rows);
@@ -139,6 +140,14 @@ fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
     assert_eq!(error.unwrap(), 10, "the same cache is there already");
     let error = merge(&two, others.path()).unwrap_err();
     assert!(matches!(error, CacheError::Occupied { .. }), "{error}");
+    let unfinished = tempdir().unwrap();
+    write_atomically(&unfinished.path().join("progress.jsonl"), |out| {
+        out.write_all(b"{}\n")
+    })
+    .unwrap();
+    let error = merge(&two, unfinished.path()).unwrap_err();
+    assert!(matches!(error, CacheError::Occupied { .. }), "{error}");
+    assert_eq!(contents(unfinished.path()).len(), 1, "nothing was written");
 
     let shard = two[0].join("shard-00000.parquet");
     change(&shard, |bytes| bytes[100] ^= 1);
