@@ -5,6 +5,8 @@ mod common;
 
 #[cfg(test)]
 mod tests {
+    use std::process::Stdio;
+
     use alambic::device;
 
     use crate::common::Workshop;
@@ -31,6 +33,18 @@ mod tests {
         let mut args: Vec<&str> = command.split(' ').filter(|word| !word.is_empty()).collect();
         args.push("--help");
         workshop.done(&args).stdout
+    }
+
+    #[test]
+    fn a_reader_that_has_seen_enough_is_no_failure() {
+        let workshop = Workshop::empty();
+        let mut command = workshop.command(&["schema"]);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert_eq!(output.status.code(), Some(0));
     }
 
     #[test]

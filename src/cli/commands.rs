@@ -1,7 +1,7 @@
 //! One function per command.
 
 use std::fmt::Write as _;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -37,13 +37,17 @@ pub(super) struct Output<'a> {
 
 impl Output<'_> {
     pub(super) fn print(&mut self, text: &str, json: &impl Serialize) -> Result<(), Failure> {
-        if self.json {
+        let written = if self.json {
             let json = serde_json::to_string(json).map_err(std::io::Error::other)?;
-            writeln!(self.out, "{json}")?;
+            writeln!(self.out, "{json}")
         } else {
-            writeln!(self.out, "{}", text.trim_end())?;
+            writeln!(self.out, "{}", text.trim_end())
+        };
+        match written {
+            // A reader such as `head` has seen enough.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+            outcome => Ok(outcome?),
         }
-        Ok(())
     }
 }
 
