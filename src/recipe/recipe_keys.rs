@@ -148,7 +148,7 @@ static TEACHER: Block = Block {
             "batch_size",
             Kind::Integer(1, MAX_SIZE),
             "8",
-            "rows that the capture takes at a time, on a CPU for each core (which then cuts them into passes of at most 512 positions)",
+            "rows that the capture takes at a time, on a CPU for each core",
         ),
     ]],
 };
