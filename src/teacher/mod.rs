@@ -42,13 +42,7 @@ pub enum CaptureError {
 
 /// Loads a checkpoint's decoder in f32, one tensor at a time.
 pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
-    Decoder::from_parameters(checkpoint.config().clone(), |spec| {
-        let weight = checkpoint.weight(spec)?;
-        Ok(Tensor::from_data(
-            TensorData::new(weight, spec.shape),
-            device,
-        ))
-    })
+    load_teacher(checkpoint, checkpoint.config().vocab_size, device)
 }
 
 /// Loads a teacher without the rows of its embedding and output matrix that no token uses.
