@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
 parser.add_argument("--tokens", type=int, default=51200, help="training tokens captured; `dense` takes about 40 kB for each")
-parser.add_argument("--steps", type=int, default=400)
+parser.add_argument("--steps", type=int, default=250)
 parser.add_argument("--learning-rate", default="3e-3")
 parser.add_argument("--arms", nargs="+", help="only these")
 args = parser.parse_args()
@@ -38,7 +38,7 @@ def top_k(k):
 
 
 def samples(n, sampling):
-    return f"{{samples: {n}, sampling: {sampling}}}"
+    return f"{{samples: {n}}}, sampling: {sampling}"
 
 
 ARMS = {"cross-entropy": (top_k(64), LABELS, "bucket"), "dense": (top_k(VOCABULARY), KL, "bucket")}
@@ -51,9 +51,10 @@ for n in (13, 33, 50):
 
 WORK = ROOT / "checkpoints/supports"
 WORK.mkdir(parents=True, exist_ok=True)
-held_out = WORK / "validation.txt"
 text = sorted((ROOT / "datasets/austen/validation").glob("*.txt"))[0].read_text(encoding="utf-8")
-held_out.write_text(text[:36_000], encoding="utf-8")  # about 8,000 tokens
+(WORK / "watched.txt").write_text(text[:4_000], encoding="utf-8")  # the run's own validation, about 1,000 tokens
+held_out = WORK / "held-out.txt"
+held_out.write_text(text[4_000:40_000], encoding="utf-8")  # about 8,700 tokens
 
 
 def alambic(*arguments):
@@ -70,7 +71,7 @@ def recipe_of(name, seed, support, losses, tail):
 name: supports-{slug}-{seed}
 seed: {seed}
 output: ..
-data: {{ train: [../../datasets/austen/train], validation: [validation.txt], sequence_length: 256 }}
+data: {{ train: [../../datasets/austen/train], validation: [watched.txt], sequence_length: 256 }}
 teacher: {{ checkpoint: {json.dumps(str(TEACHER))}, batch_size: 4 }}
 cache: {{ tokens: {args.tokens}, support: {support}, rows_per_shard: 50 }}
 student: {STUDENT}
@@ -98,10 +99,11 @@ def spread(values):
 
 
 arms = args.arms or list(ARMS)
-results = {}
-for name in arms:
-    results[name] = [measure(name, seed) for seed in args.seeds]
-    print(name, json.dumps(results[name]), flush=True)
+results = {name: [] for name in arms}
+for seed in args.seeds:
+    for name in arms:
+        results[name].append(measure(name, seed))
+        print(f"seed {seed}, {name}:", json.dumps(results[name][-1]), flush=True)
 
 print("| arm | bits per byte | KL to the teacher (nats) | calibration error (%) | gap closed (%) |\n|---|---|---|---|---|")
 for name in arms:

@@ -178,7 +178,8 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     let checkpoint = open_checkpoint(&args.checkpoint)?;
     let tokenizer = open_tokenizer(&args.checkpoint, checkpoint.config().vocab_size)?;
     let failed = |error| Failure::input("data", &error);
-    let mut prompt = tokenizer.encode(&args.prompt).map_err(failed)?;
+    let mut prompt = Vec::from_iter(tokenizer.beginning_of_text());
+    prompt.extend(tokenizer.encode(&args.prompt).map_err(failed)?);
     if prompt.is_empty() {
         let first = tokenizer.end_of_text().or(checkpoint.config().bos_token_id);
         prompt.extend(first.filter(|&id| (id as usize) < checkpoint.config().vocab_size));

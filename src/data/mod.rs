@@ -6,6 +6,7 @@ mod pack;
 mod prepare;
 mod rows;
 mod source;
+mod special_tokens;
 mod store;
 mod stream;
 mod tokenizer;
@@ -15,7 +16,7 @@ mod tests;
 
 pub use batch::BatchOrder;
 pub use model_tokenizer::tokenizer_path;
-pub use pack::pack;
+pub use pack::{Packing, pack};
 pub use prepare::{DataError, Prepared, Split, prepare, read_rows};
 pub use rows::TokenRows;
 pub use source::{

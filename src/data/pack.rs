@@ -1,27 +1,42 @@
 //! Tokenized documents to rows of one length.
 
+use serde::Serialize;
+
 use super::rows::TokenRows;
 use super::tokenizer::TokenizedText;
 
-/// Rows over the stream `eot doc eot doc … doc eot`.
+/// How documents are cut to rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Packing {
+    /// Predicted positions of a row.
+    pub sequence_length: usize,
+    /// What the model expects before every text ([`Tokenizer::beginning_of_text`](super::Tokenizer::beginning_of_text)).
+    pub beginning_of_text: Option<u32>,
+    /// The token after each document.
+    pub end_of_text: u32,
+    /// Counted positions at most: whole rows as many as it allows, or one part of a row if it is smaller than a row.
+    pub limit: Option<u64>,
+}
+
+/// Rows over the stream `doc eot doc eot … doc eot`, of which each token is predicted exactly once.
 ///
-/// Each token of the text is predicted exactly once, the first of a document from the end-of-text token
-/// before it, and so is the end of each document. The last row is padded with the end-of-text token.
-/// Documents without tokens are left out.
+/// A row begins with the last token of the row before it, the first with end-of-text. If the model expects a token
+/// before every text, each row begins with that one instead: such a model spends its attention on it, and is
+/// another one without. The last row is padded with the end-of-text token. Documents without tokens are left out.
 ///
-/// `limit` bounds the counted positions: whole rows as many as it allows, or one part of a row if it is
-/// smaller than a row. The rows' `num_bytes` is what the predicted tokens are charged with
-/// ([`TokenizedText::num_bytes`]), 0 for end-of-text: without a limit the length of the text.
+/// The rows' `num_bytes` is what the predicted tokens are charged with ([`TokenizedText::num_bytes`]), 0 for
+/// end-of-text: without a limit the length of the text.
 ///
 /// # Panics
 ///
-/// If `sequence_length` is 0.
-pub fn pack(
-    documents: &[TokenizedText],
-    sequence_length: usize,
-    end_of_text: u32,
-    limit: Option<u64>,
-) -> TokenRows {
+/// If the sequence length is 0.
+pub fn pack(documents: &[TokenizedText], packing: Packing) -> TokenRows {
+    let Packing {
+        sequence_length,
+        beginning_of_text,
+        end_of_text,
+        limit,
+    } = packing;
     assert!(sequence_length > 0, "positions per row");
     let documents = || documents.iter().filter(|text| !text.ids.is_empty());
     let num_labels: usize = documents().map(|text| text.ids.len() + 1).sum();
@@ -36,7 +51,7 @@ pub fn pack(
     let mut last = end_of_text;
     for (position, (id, id_bytes)) in labels.take(num_positions).enumerate() {
         if position % sequence_length == 0 {
-            tokens.push(last); // rows overlap by one token
+            tokens.push(beginning_of_text.unwrap_or(last));
         }
         tokens.push(id);
         num_bytes += u64::from(id_bytes);
@@ -83,9 +98,18 @@ mod tests {
         ]
     }
 
+    fn packing(sequence_length: usize, limit: Option<u64>) -> Packing {
+        Packing {
+            sequence_length,
+            beginning_of_text: None,
+            end_of_text: EOT,
+            limit,
+        }
+    }
+
     #[test]
     fn rows_overlap_by_one_token_and_predict_each_token_and_each_end_once() {
-        let rows = pack(&documents(), 3, EOT, None);
+        let rows = pack(&documents(), packing(3, None));
         assert_eq!(rows.num_rows(), 3);
         assert_eq!(rows.row(0), [EOT, 11, 12, 13]);
         assert_eq!(rows.row(1), [13, EOT, 21, 22]);
@@ -96,23 +120,38 @@ mod tests {
 
     #[test]
     fn a_limit_cuts_at_a_row_and_counts_the_bytes_before_the_cut() {
-        let rows = pack(&documents(), 3, EOT, Some(5));
+        let rows = pack(&documents(), packing(3, Some(5)));
         assert_eq!((rows.num_rows(), rows.num_positions()), (1, 3));
         assert_eq!(rows.num_bytes(), 7);
-        let rows = pack(&documents(), 3, EOT, Some(2));
+        let rows = pack(&documents(), packing(3, Some(2)));
         assert_eq!(rows.row(0), [EOT, 11, 12, EOT]);
         assert_eq!((rows.num_positions(), rows.num_bytes()), (2, 3));
         assert_eq!(
-            pack(&documents(), 3, EOT, Some(7)),
-            pack(&documents(), 3, EOT, None)
+            pack(&documents(), packing(3, Some(7))),
+            pack(&documents(), packing(3, None))
         );
     }
 
     #[test]
     fn a_stream_that_fills_its_rows_is_not_padded() {
-        let rows = pack(&documents(), 7, EOT, None);
+        let rows = pack(&documents(), packing(7, None));
         assert_eq!(rows.row(0), [EOT, 11, 12, 13, EOT, 21, 22, EOT]);
         assert_eq!((rows.num_rows(), rows.counted(0)), (1, 7));
-        assert_eq!(pack(&[], 7, EOT, None).num_rows(), 0);
+        assert_eq!(pack(&[], packing(7, None)).num_rows(), 0);
+    }
+
+    #[test]
+    fn a_token_before_every_text_begins_every_row_and_each_token_is_still_predicted_once() {
+        const BOS: u32 = 1;
+        let with_bos = Packing {
+            beginning_of_text: Some(BOS),
+            ..packing(3, None)
+        };
+        let rows = pack(&documents(), with_bos);
+        assert_eq!(rows.row(0), [BOS, 11, 12, 13]);
+        assert_eq!(rows.row(1), [BOS, EOT, 21, 22]);
+        assert_eq!(rows.row(2), [BOS, EOT, EOT, EOT]);
+        assert_eq!([0, 1, 2].map(|row| rows.counted(row)), [3, 3, 1]);
+        assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
     }
 }

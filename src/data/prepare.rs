@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 use thiserror::Error;
 
-use super::pack::pack;
+use super::pack::{Packing, pack};
 use super::rows::TokenRows;
 use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
 use super::store::Store;
@@ -128,12 +128,12 @@ pub fn prepare(
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
     let mut rows = |split, documents: &[Document], limit| {
         let packing = Packing {
-            tokenizer: &tokenizer,
             sequence_length: plan.sequence_length,
+            beginning_of_text: tokenizer.beginning_of_text(),
             end_of_text,
             limit,
         };
-        let (rows, too_short) = packing.rows(&mut store, split, documents)?;
+        let (rows, too_short) = rows_of(&tokenizer, packing, &mut store, split, documents)?;
         skipped.extend(too_short);
         Ok::<_, DataError>(rows)
     };
@@ -167,7 +167,13 @@ pub fn read_rows(
         .map_err(|source| DataError::Source { split, source })?
         .documents;
     let texts = tokenize(tokenizer, &documents)?;
-    let rows = pack(&texts, sequence_length, end_of_text, None);
+    let packing = Packing {
+        sequence_length,
+        beginning_of_text: tokenizer.beginning_of_text(),
+        end_of_text,
+        limit: None,
+    };
+    let rows = pack(&texts, packing);
     if rows.num_rows() == 0 {
         return Err(DataError::NoTokens { split });
     }
@@ -213,71 +219,60 @@ fn train_tokenizer(
 }
 
 /// What decides the rows of a text.
-struct Packing<'a> {
-    tokenizer: &'a Tokenizer,
-    sequence_length: usize,
-    end_of_text: u32,
-    limit: Option<u64>,
-}
-
 #[derive(Serialize)]
 struct RowsKey {
     version: u32,
     texts: String,
     tokenizer: String,
-    sequence_length: usize,
-    end_of_text: u32,
-    limit: Option<u64>,
+    #[serde(flatten)]
+    packing: Packing,
 }
 
-impl Packing<'_> {
-    /// Rows of a split, and the documents that gave none.
-    fn rows(
-        &self,
-        store: &mut Store<'_>,
-        split: Split,
-        documents: &[Document],
-    ) -> Result<(TokenRows, Vec<Skipped>), DataError> {
-        let key = files::hash_json(&RowsKey {
-            version: VERSION,
-            texts: hash_texts(documents),
-            tokenizer: self.tokenizer.hash(),
-            sequence_length: self.sequence_length,
-            end_of_text: self.end_of_text,
-            limit: self.limit,
-        });
-        let make = || {
-            let texts = tokenize(self.tokenizer, documents)?;
-            let is_empty: Vec<u8> = texts
-                .iter()
-                .map(|text| u8::from(text.ids.is_empty()))
-                .collect();
-            let rows = pack(&texts, self.sequence_length, self.end_of_text, self.limit);
-            if rows.num_rows() == 0 {
-                return Err(DataError::NoTokens { split });
-            }
-            // One flag per document, then the rows: the warning must not depend on what is kept.
-            Ok((
-                [is_empty.clone(), rows.to_bytes()].concat(),
-                (rows, is_empty),
-            ))
-        };
-        let read = |bytes: &[u8]| {
-            let (is_empty, rows) = bytes.split_at_checked(documents.len())?;
-            Some((TokenRows::from_bytes(rows)?, is_empty.to_vec()))
-        };
-        let (rows, is_empty) = store.get_or_make("rows", &key, read, make)?;
-        let too_short = documents
+/// Rows of a split, and the documents that gave none.
+fn rows_of(
+    tokenizer: &Tokenizer,
+    packing: Packing,
+    store: &mut Store<'_>,
+    split: Split,
+    documents: &[Document],
+) -> Result<(TokenRows, Vec<Skipped>), DataError> {
+    let key = files::hash_json(&RowsKey {
+        version: VERSION,
+        texts: hash_texts(documents),
+        tokenizer: tokenizer.hash(),
+        packing,
+    });
+    let make = || {
+        let texts = tokenize(tokenizer, documents)?;
+        let is_empty: Vec<u8> = texts
             .iter()
-            .zip(is_empty)
-            .filter(|(_, empty)| *empty == 1);
-        let too_short = too_short.map(|(document, _)| Skipped {
-            path: document.path.clone(),
-            line: document.line,
-            reason: SkipReason::NoTokens,
-        });
-        Ok((rows, too_short.collect()))
-    }
+            .map(|text| u8::from(text.ids.is_empty()))
+            .collect();
+        let rows = pack(&texts, packing);
+        if rows.num_rows() == 0 {
+            return Err(DataError::NoTokens { split });
+        }
+        // One flag per document, then the rows: the warning must not depend on what is kept.
+        Ok((
+            [is_empty.clone(), rows.to_bytes()].concat(),
+            (rows, is_empty),
+        ))
+    };
+    let read = |bytes: &[u8]| {
+        let (is_empty, rows) = bytes.split_at_checked(documents.len())?;
+        Some((TokenRows::from_bytes(rows)?, is_empty.to_vec()))
+    };
+    let (rows, is_empty) = store.get_or_make("rows", &key, read, make)?;
+    let too_short = documents
+        .iter()
+        .zip(is_empty)
+        .filter(|(_, empty)| *empty == 1);
+    let too_short = too_short.map(|(document, _)| Skipped {
+        path: document.path.clone(),
+        line: document.line,
+        reason: SkipReason::NoTokens,
+    });
+    Ok((rows, too_short.collect()))
 }
 
 /// BLAKE3 (hex) over the texts with their lengths; where they were read does not matter.

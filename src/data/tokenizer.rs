@@ -6,7 +6,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
-use serde_json::json;
 use thiserror::Error;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -16,24 +15,14 @@ use tokenizers::{
 };
 
 use super::TextStream;
+use super::special_tokens::{
+    END_OF_TEXT, END_OF_TEXT_NAMES, beginning_of_text, default_config, end_of_text,
+};
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
-
-/// The end-of-text token of tokenizers trained here.
-const END_OF_TEXT: &str = "<|endoftext|>";
-
-/// Names of an end-of-text token, likeliest separator of documents first: GPT-2, SmolLM2 and Qwen; Llama 3;
-/// Llama 2 and Mistral; Gemma; chat models that have no other.
-const END_OF_TEXT_NAMES: [&str; 5] = [
-    END_OF_TEXT,
-    "<|end_of_text|>",
-    "</s>",
-    "<eos>",
-    "<|im_end|>",
-];
 
 /// Tokens of the smallest byte-level vocabulary: one per byte, and end-of-text.
 const MIN_VOCAB_SIZE: usize = 257;
@@ -109,6 +98,7 @@ pub struct Tokenizer {
     bytes: Vec<u8>,
     config: Vec<u8>,
     vocab_size: usize,
+    beginning_of_text: Option<u32>,
     end_of_text: Option<u32>,
     pub(super) num_without_row: usize,
 }
@@ -173,8 +163,10 @@ impl Tokenizer {
             path: path.to_path_buf(),
             reason,
         };
+        let mut beginning = None;
         let inner = guard("", || {
             let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
+            beginning = beginning_of_text(&inner, config.as_deref())?;
             inner.with_truncation(None::<TruncationParams>)?;
             inner.with_padding(None::<PaddingParams>);
             // It adds special tokens, which are not wanted, and trims offsets, which would misplace bytes.
@@ -201,6 +193,7 @@ impl Tokenizer {
             inner,
             bytes,
             vocab_size: largest_id as usize + 1,
+            beginning_of_text: beginning,
             end_of_text,
             num_without_row: 0,
         })
@@ -248,6 +241,11 @@ impl Tokenizer {
     /// One more than the largest token id: rows that an embedding must have.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// The token that belongs before every text (`<bos>` of Llama and Gemma); `None` if this tokenizer puts none there.
+    pub fn beginning_of_text(&self) -> Option<u32> {
+        self.beginning_of_text
     }
 
     /// The token that ends a document, by its usual names.
@@ -346,26 +344,4 @@ fn check_added_tokens(
         }
     }
     Ok(())
-}
-
-/// The first of the usual names, sought among special tokens before others: Gemma has a `</s>` that is HTML.
-fn end_of_text(inner: &tokenizers::Tokenizer) -> Option<u32> {
-    let added = inner.get_added_vocabulary().get_added_tokens_decoder();
-    let is_special = |id: &u32| added.get(id).is_some_and(|token| token.special);
-    let ids = || {
-        let names = END_OF_TEXT_NAMES.iter();
-        names.filter_map(|name| inner.token_to_id(name))
-    };
-    ids().find(is_special).or(ids().next())
-}
-
-/// What `transformers` needs to load a `tokenizer.json`.
-fn default_config(inner: &tokenizers::Tokenizer, end_of_text: Option<u32>) -> Vec<u8> {
-    let eos_token = end_of_text.and_then(|id| inner.id_to_token(id));
-    let config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": eos_token,
-        "clean_up_tokenization_spaces": false,
-    });
-    format!("{config:#}\n").into_bytes()
 }

@@ -130,6 +130,10 @@ impl Vocabulary {
             num_tokens,
             num_rows: self.num_rows,
             num_padding_rows: self.num_rows.map(|num_rows| num_rows - num_tokens),
+            beginning_of_text: self
+                .tokenizer
+                .beginning_of_text()
+                .map(|id| named(id, self.tokenizer.token(id))),
             end_of_text: self.end_of_text.iter().map(name).collect(),
             end_of_text_ids: self.end_of_text.clone(),
         }
@@ -165,6 +169,8 @@ pub struct Facts {
     pub num_rows: Option<usize>,
     /// Rows that no token uses; models are padded to sizes that suit the hardware.
     pub num_padding_rows: Option<usize>,
+    /// The token that belongs before every text, with its id.
+    pub beginning_of_text: Option<String>,
     /// Tokens that end a text; none where the model names an id that is no token.
     pub end_of_text: Vec<Option<String>>,
     /// Their ids.
@@ -175,16 +181,18 @@ impl Facts {
     /// The tokens that end a text, with their ids.
     pub fn ends(&self) -> String {
         let ids = self.end_of_text_ids.iter().zip(&self.end_of_text);
-        let ends: Vec<String> = ids
-            .map(|(id, token)| match token {
-                Some(token) => format!("`{token}` ({id})"),
-                None => format!("no token ({id})"),
-            })
-            .collect();
+        let ends: Vec<String> = ids.map(|(id, token)| named(*id, token.clone())).collect();
         match ends.as_slice() {
             [] => "nothing".to_owned(),
             ends => ends.join(", "),
         }
+    }
+}
+
+fn named(id: u32, token: Option<String>) -> String {
+    match token {
+        Some(token) => format!("`{token}` ({id})"),
+        None => format!("no token ({id})"),
     }
 }
 
@@ -268,6 +276,9 @@ impl Comparison {
             if let (Some(rows), Some(padding)) = (side.num_rows, side.num_padding_rows) {
                 let (rows, padding) = (thousands(rows as u64), thousands(padding as u64));
                 let _ = write!(text, ", {rows} rows ({padding} that no token uses)");
+            }
+            if let Some(beginning) = &side.beginning_of_text {
+                let _ = write!(text, ", text begins with {beginning}");
             }
             let _ = writeln!(text, ", text ends with {}", side.ends());
         }

@@ -76,6 +76,7 @@ fn a_model_file_tokenizes_as_the_folder_it_was_made_of() {
             assert_eq!(rebuilt.is_special(id), original.is_special(id));
         }
         assert_eq!(rebuilt.end_of_text(), original.end_of_text());
+        assert_eq!(rebuilt.beginning_of_text(), original.beginning_of_text());
         for text in texts(&reference()) {
             let (got, want) = (
                 rebuilt.encode(text).unwrap(),
@@ -92,6 +93,8 @@ fn what_is_saved_of_a_model_file_reads_back_as_the_same_tokenizer() {
     let dir = tempfile::tempdir().unwrap();
     tokenizer.save(dir.path()).unwrap();
     let saved = Tokenizer::open(&tokenizer_path(dir.path())).unwrap();
+    assert_eq!(tokenizer.beginning_of_text(), Some(1));
+    assert_eq!(saved.beginning_of_text(), Some(1));
     assert_eq!(saved.files(), tokenizer.files());
     assert_eq!(saved.hash(), tokenizer.hash());
 }

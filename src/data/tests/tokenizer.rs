@@ -178,14 +178,53 @@ fn truncation_padding_dropout_and_added_tokens_do_not_reach_the_ids() {
         json["padding"] = json!({"strategy": {"Fixed": 999}, "direction": "Right", "pad_to_multiple_of": null,
             "pad_id": 0, "pad_type_id": 0, "pad_token": "<|endoftext|>"});
         json["model"]["dropout"] = json!(0.5);
-        json["post_processor"] = json!({"type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}});
+        json["post_processor"] = template(true);
     })
     .unwrap();
     assert_eq!(tokenizer.encode(&text).unwrap(), expected);
     assert_eq!(tokenizer.encode_with_bytes(&text).unwrap().ids, expected);
+}
+
+/// A post-processor that adds token 0 before or after a text.
+fn template(before: bool) -> Value {
+    let special = json!({"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let single = if before {
+        [special, text]
+    } else {
+        [text, special]
+    };
+    json!({"type": "TemplateProcessing", "single": single,
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}})
+}
+
+#[test]
+fn what_belongs_before_a_text_is_told_by_the_config_or_else_by_the_post_processor() {
+    let beginning = |before: Option<bool>, config: Value| {
+        let mut json: Value = serde_json::from_slice(trained().bytes()).unwrap();
+        let byte_level = json["post_processor"].clone();
+        json["post_processor"] = match before {
+            Some(before) => {
+                json!({"type": "Sequence", "processors": [byte_level, template(before)]})
+            }
+            None => byte_level,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        files::write_json(&path, &json).unwrap();
+        files::write_json(&dir.path().join("tokenizer_config.json"), &config).unwrap();
+        Tokenizer::open(&path).unwrap().beginning_of_text()
+    };
+    assert_eq!(beginning(None, json!({})), None);
+    assert_eq!(beginning(Some(false), json!({})), None);
+    assert_eq!(beginning(Some(true), json!({})), Some(0));
+    let config = |adds: bool| json!({"add_bos_token": adds, "bos_token": "e"});
+    let e = trained().encode("e").unwrap();
+    assert_eq!(beginning(None, config(true)), Some(e[0]));
+    assert_eq!(beginning(Some(true), config(false)), None);
+    let object = json!({"add_bos_token": true, "bos_token": {"content": "e", "lstrip": false}});
+    assert_eq!(beginning(None, object), Some(e[0]));
 }
 
 #[test]
