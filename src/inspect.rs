@@ -53,8 +53,11 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
             return Ok(json!({ "kind": kind, "facts": facts }));
         }
     }
-    Err(InspectError::Unknown {
-        path: path.to_path_buf(),
+    Err(match Checkpoint::open(path) {
+        Err(hint @ CheckpointError::IsAGgufFile { .. }) => hint.into(),
+        _ => InspectError::Unknown {
+            path: path.to_path_buf(),
+        },
     })
 }
 

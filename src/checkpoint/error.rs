@@ -25,6 +25,8 @@ pub enum CheckpointError {
     Gguf(#[from] GgufError),
     #[error("`{tensor}` in `{}` is a scaling of rotary positions that alambic does not know: Llama 3's it is not", path.display())]
     UnknownRope { path: PathBuf, tensor: String },
+    #[error("`{}` has no `config.json`; its weights are in a GGUF file: name that, `{}`", dir.display(), gguf.display())]
+    IsAGgufFile { dir: PathBuf, gguf: PathBuf },
     #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
     NoWeights { dir: PathBuf },
     #[error("the header of `{}` takes {header_bytes} bytes, but the file has {file_bytes}", path.display())]

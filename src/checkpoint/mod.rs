@@ -22,7 +22,7 @@ use self::gguf::GgufWeights;
 pub use self::safetensors::TensorFiles;
 use crate::files::with_path;
 use crate::gguf::is_gguf;
-use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
+use crate::model::{DecoderConfig, ParameterSpec, has_images, parameter_specs};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -68,13 +68,24 @@ impl Checkpoint {
 
     fn open_folder(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("config.json");
+        if !path.exists()
+            && let Some(gguf) = only_gguf(dir)
+        {
+            return Err(CheckpointError::IsAGgufFile {
+                dir: dir.to_path_buf(),
+                gguf,
+            });
+        }
         let json = read_json(&path)?;
         let config = DecoderConfig::from_json(&json);
         let scheme = PackedScheme::from_config(&json);
         let (config, scheme) = config
             .and_then(|config| Ok((config, scheme?)))
             .map_err(|source| CheckpointError::Config { path, source })?;
-        let files = TensorFiles::open(dir)?;
+        let mut files = TensorFiles::open(dir)?;
+        if has_images(&json) {
+            files.rename(text_name);
+        }
         Ok(Self {
             path: dir.to_path_buf(),
             config,
@@ -235,10 +246,36 @@ fn check_tied(
     })
 }
 
+/// The name that a tensor of a model with images has in its decoder alone, as transformers before and since 4.52
+/// prefix it; `None` for the tower of vision and what joins it to the decoder.
+fn text_name(name: &str) -> Option<String> {
+    if let Some(name) = name.strip_prefix("model.language_model.") {
+        return Some(format!("model.{name}"));
+    }
+    let name = name.strip_prefix("language_model.").unwrap_or(name);
+    let is_text = name == HEAD || name.strip_prefix("model.").is_some_and(is_of_a_decoder);
+    is_text.then(|| name.to_owned())
+}
+
+fn is_of_a_decoder(name: &str) -> bool {
+    ["embed_tokens.", "layers.", "norm."]
+        .iter()
+        .any(|module| name.starts_with(module))
+}
+
 /// Number of the layer that a tensor belongs to, as it is written in its name.
 fn layer(name: &str) -> Option<&str> {
     let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
     Some(layer)
+}
+
+/// A `.gguf` file in a folder, the first by name.
+fn only_gguf(dir: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.filter_map(Result::ok);
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| is_gguf(path))
+        .min()
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {

@@ -60,6 +60,14 @@ impl TensorFiles {
         Ok(files)
     }
 
+    /// Gives tensors other names and forgets those for which there is none.
+    pub(super) fn rename(&mut self, name: impl Fn(&str) -> Option<String>) {
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors
+            .filter_map(|(old, tensor)| Some((name(&old)?, tensor)))
+            .collect();
+    }
+
     /// Tensor names in byte order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)

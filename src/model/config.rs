@@ -105,4 +105,28 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_max_position_embeddings: usize,
     },
+    /// Waves that turn less than `beta_slow` times in the trained context are stretched by `factor`, those that turn
+    /// more than `beta_fast` times are left, with a ramp between; queries and keys grow by `attention_factor`
+    /// (Peng et al. 2023, arXiv 2309.00071).
+    Yarn {
+        factor: f64,
+        attention_factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        original_max_position_embeddings: usize,
+        /// Whether the ramp's ends are rounded outwards to whole pairs of dimensions.
+        truncate: bool,
+    },
+}
+
+impl RopeScaling {
+    /// What sines and cosines are multiplied by.
+    pub fn attention_factor(&self) -> f64 {
+        match *self {
+            Self::Yarn {
+                attention_factor, ..
+            } => attention_factor,
+            _ => 1.0,
+        }
+    }
 }

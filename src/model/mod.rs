@@ -21,7 +21,7 @@ mod tap;
 
 pub use architecture::{Activation, Architecture};
 pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
-pub use config_json::ConfigError;
+pub use config_json::{ConfigError, has_images};
 pub use decoder::{Decoder, ids_tensor};
 pub use head::Head;
 pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};

@@ -34,8 +34,9 @@ impl RopeTable {
                     .map(move |frequency| position as f32 * frequency)
             })
             .collect();
+        let size = to_f32(rope.scaling.attention_factor());
         let table = |function: fn(f32) -> f32| {
-            let values: Vec<f32> = angles.iter().map(|&angle| function(angle)).collect();
+            let values: Vec<f32> = angles.iter().map(|&angle| size * function(angle)).collect();
             Tensor::from_data(TensorData::new(values, shape), device)
         };
         Self {
@@ -56,44 +57,73 @@ impl RopeTable {
 
 /// Radians per position of each pair of dimensions, `[H/2]`.
 ///
-/// Llama-3 scaling stretches the long waves by `factor`, leaves the short ones and blends between, as
-/// `_compute_llama3_parameters` of `transformers` does (Llama 3.1 release, 2024).
+/// For long contexts a share of every wave is stretched by a factor: all of it (linear), or all of the long waves, none
+/// of the short ones and a ramp between, by wavelength (Llama 3.1 release, 2024) or by dimension (`YaRN`, Peng et al.
+/// 2023, arXiv 2309.00071, section 3.2). The same numbers as `ROPE_INIT_FUNCTIONS` of `transformers`.
 pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
     (0..head_dim / 2)
         .map(|pair| {
             let exponent = (2 * pair) as f64 / head_dim as f64;
             let frequency = rope.theta.powf(-exponent);
-            scale_frequency(frequency, &rope.scaling)
+            let (share, factor) = match rope.scaling {
+                RopeScaling::Default => (0.0, 1.0),
+                RopeScaling::Linear { factor } => (1.0, factor),
+                RopeScaling::Llama3 {
+                    factor,
+                    low_freq_factor: low,
+                    high_freq_factor: high,
+                    original_max_position_embeddings: context,
+                } => {
+                    let turns = context as f64 * frequency / TAU; // of this wave in the trained context
+                    (ramp(turns, high, low), factor)
+                }
+                RopeScaling::Yarn { factor, .. } => {
+                    let (low, high) = yarn_range(rope, head_dim);
+                    (ramp(pair as f64, low, high), factor)
+                }
+            };
+            to_f32((1.0 - share) * frequency + share * frequency / factor)
         })
         .collect()
+}
+
+/// 0 up to `from`, 1 from `to` on, a line between; `from` may be the larger.
+fn ramp(x: f64, from: f64, to: f64) -> f64 {
+    ((x - from) / (to - from)).clamp(0.0, 1.0)
+}
+
+/// Pairs of dimensions between which `YaRN`'s ramp rises: their waves turn `beta_fast` and `beta_slow` times in the
+/// trained context.
+fn yarn_range(rope: &Rope, head_dim: usize) -> (f64, f64) {
+    let RopeScaling::Yarn {
+        beta_fast,
+        beta_slow,
+        original_max_position_embeddings: context,
+        truncate,
+        ..
+    } = rope.scaling
+    else {
+        unreachable!("asked for YaRN alone")
+    };
+    let pair_turning = |turns: f64| {
+        let wavelength = context as f64 / turns;
+        head_dim as f64 * (wavelength / TAU).ln() / (2.0 * rope.theta.ln())
+    };
+    let (mut low, mut high) = (pair_turning(beta_fast), pair_turning(beta_slow));
+    if truncate {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    let (low, high) = (low.max(0.0), high.min((head_dim - 1) as f64));
+    let is_step = (high - low).abs() < f64::EPSILON;
+    (low, if is_step { low + 0.001 } else { high }) // transformers' way out of 0 / 0
 }
 
 #[expect(
     clippy::cast_possible_truncation,
     reason = "the model computes rotary angles in f32"
 )]
-fn scale_frequency(frequency: f64, scaling: &RopeScaling) -> f32 {
-    let (factor, low_freq_factor, high_freq_factor, context) = match *scaling {
-        RopeScaling::Default => return frequency as f32,
-        RopeScaling::Linear { factor } => return (frequency / factor) as f32,
-        RopeScaling::Llama3 {
-            factor,
-            low_freq_factor,
-            high_freq_factor,
-            original_max_position_embeddings: context,
-        } => (factor, low_freq_factor, high_freq_factor, context as f64),
-    };
-    let wavelength = TAU / frequency;
-    let scaled = if wavelength < context / high_freq_factor {
-        frequency
-    } else if wavelength > context / low_freq_factor {
-        frequency / factor
-    } else {
-        let smooth =
-            (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-        (1.0 - smooth) * frequency / factor + smooth * frequency
-    };
-    scaled as f32
+fn to_f32(value: f64) -> f32 {
+    value as f32
 }
 
 #[cfg(test)]
@@ -144,5 +174,53 @@ mod tests {
                 "got {got}, want {want}"
             );
         }
+    }
+
+    /// `ROPE_INIT_FUNCTIONS["yarn"]` of transformers 5.17: Qwen2.5's long context, and a head of 8 without rounding.
+    #[test]
+    fn yarn_equals_transformers() {
+        let yarn = |factor, context, truncate| RopeScaling::Yarn {
+            factor,
+            attention_factor: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_max_position_embeddings: context,
+            truncate,
+        };
+        let check = |rope: &Rope, head_dim, at: &[usize], want: &[f32]| {
+            let all = inverse_frequencies(rope, head_dim);
+            for (&pair, &want) in at.iter().zip(want) {
+                let got = all[pair];
+                assert!(
+                    (got - want).abs() <= 1e-6 * want,
+                    "{pair}: {got}, not {want}"
+                );
+            }
+        };
+        let qwen = Rope {
+            theta: 1e6,
+            scaling: yarn(4.0, 32_768, true),
+        };
+        check(
+            &qwen,
+            128,
+            &[0, 20, 24, 30, 36, 40, 50, 63],
+            &[
+                1.0,
+                0.013_335_215,
+                0.005_375_321_5,
+                0.001_064_361,
+                0.000_179_841_15,
+                4.445_698_5e-5,
+                5.133_812_5e-6,
+                3.102_344_4e-7,
+            ],
+        );
+        let tiny = Rope {
+            theta: 1e4,
+            scaling: yarn(8.0, 64, false),
+        };
+        let want = [1.0, 0.013_194_458, 0.001_25, 0.000_125];
+        check(&tiny, 8, &[0, 1, 2, 3], &want);
     }
 }

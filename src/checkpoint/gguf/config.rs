@@ -14,7 +14,7 @@ const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 
 /// Keys, after the family's name, that change what a model computes and that no family read here has.
-const FOREIGN_KEYS: [&str; 7] = [
+const FOREIGN_KEYS: [&str; 11] = [
     "expert_count",
     "logit_scale",
     "embedding_scale",
@@ -22,6 +22,10 @@ const FOREIGN_KEYS: [&str; 7] = [
     "attention.scale",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
+    "rope.scaling.attn_factor",
+    "rope.scaling.yarn_attn_factor",
+    "rope.scaling.yarn_ext_factor",
+    "rope.scaling.yarn_log_multiplier",
 ];
 
 /// Metadata of one family: keys begin with its name.
@@ -144,6 +148,13 @@ fn rope(keys: &Keys<'_>) -> Result<(f64, Value), CheckpointError> {
     };
     let scaling = match (kind, factor) {
         (Some("none"), _) | (None, None) => Value::Null,
+        (Some("yarn"), factor) => json!({
+            "rope_type": "yarn",
+            "factor": factor,
+            "original_max_position_embeddings": keys.size("rope.scaling.original_context_length")?,
+            "beta_fast": keys.number("rope.scaling.yarn_beta_fast")?,
+            "beta_slow": keys.number("rope.scaling.yarn_beta_slow")?,
+        }),
         (kind, factor) => json!({ "rope_type": kind.unwrap_or("linear"), "factor": factor }),
     };
     Ok((theta, scaling))

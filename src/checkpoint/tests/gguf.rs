@@ -243,11 +243,13 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
         u32("llama.rope.dimension_count", 16),
         ": `llama.rope.dimension_count` must be 32, the size of a head, but is `16`"
     );
-    let yarn = text("llama.rope.scaling.type", "yarn");
+    let dynamic = text("llama.rope.scaling.type", "dynamic");
     assert!(
-        yarn.contains("`rope_type` must be") && yarn.contains("yarn"),
-        "{yarn}"
+        dynamic.contains("`rope_type` must be") && dynamic.contains("dynamic"),
+        "{dynamic}"
     );
+    let yarn = text("llama.rope.scaling.type", "yarn");
+    assert_eq!(yarn, ": `factor` is missing");
     let lacking = told_of(|draft| draft.keys.retain(|(key, _)| key != "llama.block_count"));
     assert_eq!(lacking, ": it has no key `llama.block_count`");
 }

@@ -81,3 +81,60 @@ fn spec(checkpoint: &Checkpoint, name: &str) -> ParameterSpec {
         .find(|spec| spec.name == name)
         .unwrap()
 }
+
+#[test]
+fn of_a_model_with_images_the_decoder_is_read() {
+    let original = Checkpoint::open(&golden("hf-gemma3")).unwrap();
+    for prefix in ["language_model.model.", "model.language_model."] {
+        let dir = copy("hf-gemma3");
+        edit_json(&dir.path().join("config.json"), |json| {
+            let text = json.take();
+            *json =
+                json!({ "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text });
+        });
+        let file = dir.path().join("model.safetensors");
+        let bytes = fs::read(&file).unwrap();
+        let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let mut all: Vec<_> = tensors
+            .tensors()
+            .into_iter()
+            .map(|(name, view)| {
+                (
+                    format!("{prefix}{}", name.strip_prefix("model.").unwrap()),
+                    view,
+                )
+            })
+            .collect();
+        let vision = tensors.tensor("model.norm.weight").unwrap();
+        for name in [
+            "vision_tower.encoder.layers.0.layer_norm1.bias",
+            "model.vision_tower.post_layernorm.weight",
+        ] {
+            all.push((name.to_owned(), vision.clone()));
+        }
+        let bytes = ::safetensors::serialize(all, None).unwrap();
+        damage(&file, |old| *old = bytes);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        assert_eq!(checkpoint.config(), original.config());
+        for spec in parameter_specs(original.config()) {
+            assert_eq!(
+                checkpoint.weight(&spec).unwrap(),
+                original.weight(&spec).unwrap()
+            );
+        }
+        assert_eq!(checkpoint.content_hash(), original.content_hash());
+    }
+}
+
+#[test]
+fn a_folder_with_nothing_but_a_gguf_file_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(
+        golden("gguf-q4_k_m/model.gguf"),
+        dir.path().join("small.gguf"),
+    )
+    .unwrap();
+    let message = Checkpoint::open(dir.path()).unwrap_err().to_string();
+    assert!(message.contains("has no `config.json`"), "{message}");
+    assert!(message.ends_with("small.gguf`"), "{message}");
+}

@@ -3,6 +3,7 @@
 mod defaults;
 mod fields;
 mod layers;
+mod multimodal;
 mod rope;
 mod write;
 
@@ -13,6 +14,8 @@ use self::fields::{
     eos_token_ids, field, flag, head_dim, positive, required_size, size, size_or, token_id,
 };
 use self::layers::{layer_types, sliding_window};
+pub use self::multimodal::has_images;
+use self::multimodal::text_part;
 use self::rope::ropes;
 use super::{Activation, Architecture, DecoderConfig, Rope};
 
@@ -64,9 +67,10 @@ impl DecoderConfig {
     /// Architecture from a parsed `config.json` of transformers 4 or 5.
     ///
     /// What is left out has the default of the family's config class in transformers, except the sizes that no model
-    /// leaves out. Every size is bounded far above any published model, so that no product of two sizes overflows and
+    /// leaves out. Of a model that reads images as well, the decoder is read. Every size is bounded far above any published model, so that no product of two sizes overflows and
     /// a hostile file cannot ask for more memory than its weights take.
     pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
+        let json = &*text_part(json)?;
         let architecture = architecture(json)?;
         check_parts(json, architecture)?;
         let defaults = Defaults::of(architecture);
@@ -110,10 +114,19 @@ fn known_architectures() -> String {
     names.join(", ")
 }
 
-/// The family, by class name; a `model_type`, if there is one, must be of the same.
+/// The family, by class name; a `model_type`, if there is one, must be of the same, and stands alone in some files.
 fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
     let key = "architectures";
-    let found = field(json, key).ok_or(ConfigError::Missing { key })?;
+    let Some(found) = field(json, key) else {
+        let found = field(json, "model_type").and_then(Value::as_str);
+        let found = found.ok_or(ConfigError::Missing { key })?;
+        let known = Architecture::ALL
+            .into_iter()
+            .find(|known| known.model_type() == found);
+        return known.ok_or_else(|| ConfigError::UnknownArchitecture {
+            found: found.to_owned(),
+        });
+    };
     let names: Option<Vec<&str>> = found
         .as_array()
         .and_then(|names| names.iter().map(Value::as_str).collect());

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::fields::{field, positive, required_positive, required_size};
+use super::fields::{field, flag, positive, required_positive, required_size};
 use super::{Architecture, ConfigError, Rope};
 use crate::model::RopeScaling;
 
@@ -117,12 +117,57 @@ fn rope_scaling(json: &Value) -> Result<RopeScaling, ConfigError> {
                 original_max_position_embeddings: required_size(json, key, 1 << 30)?,
             })
         }
+        Some("yarn") => yarn(json),
         _ => Err(ConfigError::unexpected(
             "rope_type",
-            "`default`, `linear` or `llama3`",
+            "`default`, `linear`, `llama3` or `yarn`",
             rope_type,
         )),
     }
+}
+
+/// `YaRN`, with the attention factor that follows from the others where none is written.
+fn yarn(json: &Value) -> Result<RopeScaling, ConfigError> {
+    let factor = required_positive(json, "factor")?;
+    let growth = |scale: f64| {
+        if factor > 1.0 {
+            0.1 * scale * factor.ln() + 1.0
+        } else {
+            1.0
+        }
+    };
+    let (mscale, mscale_all_dim) = (number(json, "mscale")?, number(json, "mscale_all_dim")?);
+    let derived = match (mscale, mscale_all_dim) {
+        (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => growth(mscale) / growth(all),
+        _ => growth(1.0),
+    };
+    let (fast, slow) = ("beta_fast", "beta_slow");
+    let beta_fast = positive(json, fast)?.unwrap_or(32.0);
+    let beta_slow = positive(json, slow)?.unwrap_or(1.0);
+    if beta_fast < beta_slow {
+        let expected = format!("at least `{slow}`, {beta_slow}");
+        return Err(ConfigError::unexpected(fast, expected, field(json, fast)));
+    }
+    let context = "original_max_position_embeddings";
+    Ok(RopeScaling::Yarn {
+        factor,
+        attention_factor: positive(json, "attention_factor")?.unwrap_or(derived),
+        beta_fast,
+        beta_slow,
+        original_max_position_embeddings: required_size(json, context, 1 << 30)?,
+        truncate: flag(json, "truncate")?.unwrap_or(true),
+    })
+}
+
+fn number(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
+    let Some(value) = field(json, key) else {
+        return Ok(None);
+    };
+    let number = value.as_f64().filter(|number| *number >= 0.0);
+    let expected = "a number of at least 0";
+    number
+        .map(Some)
+        .ok_or_else(|| ConfigError::unexpected(key, expected, Some(value)))
 }
 
 /// All dimensions of a head turn.

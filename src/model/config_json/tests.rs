@@ -171,8 +171,19 @@ fn other_architectures_are_refused_by_name() {
          `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`"
     );
     assert_eq!(
-        refusal(json!({ "architectures": null })),
+        refusal(json!({ "architectures": null, "model_type": "gpt2" })),
+        "unknown architecture `gpt2`; known: `LlamaForCausalLM`, `MistralForCausalLM`, \
+         `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`"
+    );
+    assert_eq!(
+        refusal(json!({ "architectures": null, "model_type": null })),
         "`architectures` is missing"
+    );
+    let by_type = with(json!({ "architectures": null, "model_type": "llama" }));
+    let by_class = with(json!({ "architectures": ["LlamaForCausalLM"] }));
+    assert_eq!(
+        DecoderConfig::from_json(&by_type).unwrap(),
+        DecoderConfig::from_json(&by_class).unwrap()
     );
     assert_eq!(
         refusal(json!({ "architectures": 3 })),
@@ -197,8 +208,8 @@ fn parts_that_the_decoder_lacks_are_refused() {
         "`hidden_act` must be `silu`, but is `\"gelu\"`"
     );
     assert_eq!(
-        refusal(json!({ "rope_scaling": { "type": "yarn", "factor": 2.0 } })),
-        "`rope_type` must be `default`, `linear` or `llama3`, but is `\"yarn\"`"
+        refusal(json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } })),
+        "`rope_type` must be `default`, `linear`, `llama3` or `yarn`, but is `\"dynamic\"`"
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } })),
@@ -273,4 +284,58 @@ fn linear_scaling_is_read_in_both_styles_and_written_back() {
         );
         assert_eq!(DecoderConfig::from_json(&written).unwrap(), config);
     }
+}
+
+#[test]
+fn yarn_is_read_with_the_growth_that_follows_and_written_back_whole() {
+    let read = |scaling: Value| DecoderConfig::from_json(&with(json!({ "rope_scaling": scaling })));
+    // The attention factors of `ROPE_INIT_FUNCTIONS["yarn"]`, transformers 5.17.
+    for (more, attention_factor) in [
+        (json!({}), 1.138_629_436_111_989),
+        (json!({ "attention_factor": 1.5 }), 1.5),
+        (
+            json!({ "mscale": 1.0, "mscale_all_dim": 0.0 }),
+            1.138_629_436_111_989,
+        ),
+        (
+            json!({ "mscale": 1.0, "mscale_all_dim": 0.5 }),
+            1.064_821_625_369_571_5,
+        ),
+    ] {
+        let mut scaling =
+            json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32_768 });
+        scaling
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        let config = read(scaling).unwrap();
+        let RopeScaling::Yarn {
+            attention_factor: got,
+            beta_fast,
+            beta_slow,
+            truncate,
+            ..
+        } = config.rope.scaling
+        else {
+            panic!("{:?}", config.rope)
+        };
+        assert!(
+            (got - attention_factor).abs() < 1e-9,
+            "{got}, not {attention_factor}"
+        );
+        assert_eq!((beta_fast, beta_slow, truncate), (32.0, 1.0, true));
+        let written = config.to_json("bfloat16");
+        assert_eq!(DecoderConfig::from_json(&written).unwrap(), config);
+    }
+    let refused = |scaling: Value| read(scaling).unwrap_err().to_string();
+    assert_eq!(
+        refused(json!({ "type": "yarn", "factor": 4.0 })),
+        "`original_max_position_embeddings` is missing"
+    );
+    assert_eq!(
+        refused(
+            json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 0.5 })
+        ),
+        "`beta_fast` must be at least `beta_slow`, 1, but is `0.5`"
+    );
 }

@@ -177,6 +177,22 @@ impl Rope {
                 "original_max_position_embeddings": original_max_position_embeddings,
                 "rope_type": "llama3",
             }),
+            RopeScaling::Yarn {
+                factor,
+                attention_factor,
+                beta_fast,
+                beta_slow,
+                original_max_position_embeddings,
+                truncate,
+            } => json!({
+                "attention_factor": attention_factor,
+                "beta_fast": beta_fast,
+                "beta_slow": beta_slow,
+                "factor": factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+                "rope_type": "yarn",
+                "truncate": truncate,
+            }),
         };
         let mut parameters = scaling.clone();
         parameters["rope_theta"] = json!(self.theta);
