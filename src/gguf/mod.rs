@@ -9,10 +9,13 @@
 #[expect(clippy::indexing_slicing, reason = "blocks are arrays of known length")]
 mod blocks;
 mod directory;
+#[expect(clippy::indexing_slicing, reason = "blocks are arrays of known length")]
+mod encode;
 mod error;
 mod metadata;
 mod read;
 pub mod tokenizer;
+mod write;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -25,6 +28,7 @@ pub use self::directory::TensorInfo;
 pub use self::error::{GgufError, GgufFault};
 pub use self::metadata::Value;
 use self::read::Reader;
+pub use self::write::{NewTensor, NewValue, write};
 use crate::files::with_path;
 
 /// Whether a path names a GGUF file: by its ending, whatever is there.

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::data::{Tokenizer, tokenizer_path};
+use crate::gguf::tokenizer::{TokenizerSource, tokenizer_metadata};
+use crate::gguf::write;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -97,4 +99,47 @@ fn what_is_saved_of_a_model_file_reads_back_as_the_same_tokenizer() {
     assert_eq!(saved.beginning_of_text(), Some(1));
     assert_eq!(saved.files(), tokenizer.files());
     assert_eq!(saved.hash(), tokenizer.hash());
+}
+
+/// What an export does with a tokenizer: written to a GGUF file and read again.
+fn through_a_file(tokenizer: &Tokenizer) -> Tokenizer {
+    let json: Value = serde_json::from_slice(tokenizer.bytes()).unwrap();
+    let metadata = tokenizer_metadata(TokenizerSource {
+        tokenizer: &json,
+        num_rows: tokenizer.vocab_size() + 3,
+        bos: tokenizer.beginning_of_text(),
+        adds_bos: tokenizer.beginning_of_text().is_some(),
+        eos: &[],
+        padding: None,
+        chat_template: None,
+    })
+    .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.gguf");
+    crate::files::write_atomically(&path, |out| {
+        write::<std::io::Error>(out, &metadata, &[], |_| Ok(vec![]))
+    })
+    .unwrap();
+    Tokenizer::open(&path).unwrap()
+}
+
+#[test]
+fn a_tokenizer_gives_the_same_ids_when_a_file_has_carried_it() {
+    let reference = reference();
+    let files = reference["files"].as_object().unwrap().keys();
+    let files = files.map(|name| golden(&format!("gguf/{name}.gguf")));
+    let folders = ["hf-llama", "hf-gemma3", "hf-qwen3-tied", "hf-smollm2-tied"];
+    let folders = folders.map(|name| golden(name).join("tokenizer.json"));
+    for path in files.chain(folders) {
+        let tokenizer = Tokenizer::open(&path).unwrap();
+        let carried = through_a_file(&tokenizer);
+        assert_eq!(carried.beginning_of_text(), tokenizer.beginning_of_text());
+        for text in texts(&reference) {
+            let (got, want) = (
+                carried.encode(text).unwrap(),
+                tokenizer.encode(text).unwrap(),
+            );
+            assert_eq!(got, want, "{}: {text:?}", path.display());
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Sound files give what the reference gives; damaged ones are refused and never believed.
 
 mod hostile;
+mod tokenizer_write;
 mod tokenizers;
 mod values;
 

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use super::super::{GgufError, GgufFile};
 use super::{Parts, Vocabulary};
 
-const PRE: &str = "tokenizer.ggml.pre";
-const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
 
 /// Splits of Llama 3: words with the character before them, up to three digits, runs of other characters.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -127,12 +127,69 @@ fn rule(file: &GgufFile) -> Result<&'static Rule, GgufError> {
     let name = file.text(PRE)?;
     let found = name.and_then(|name| RULES.iter().find(|rule| rule.names.contains(&name)));
     found.ok_or_else(|| {
-        let names: Vec<&str> = RULES.iter().flat_map(|rule| rule.names).copied().collect();
-        file.wrong_value(
-            PRE,
-            format!("a rule that alambic knows (`{}`)", names.join("`, `")),
-        )
+        let want = format!("a rule that alambic knows (`{}`)", names().join("`, `"));
+        file.wrong_value(PRE, want)
     })
+}
+
+/// The name of the rule by which a `tokenizer.json` splits text, if llama.cpp has one.
+pub(super) fn name_of(json: &Value) -> Option<&'static str> {
+    let found = (
+        normalizer_name(&json["normalizer"])?,
+        steps(&json["pre_tokenizer"])?,
+    );
+    let same = |rule: &&Rule| {
+        let ours = steps(&pre_tokenizer(&rule.splits)).expect("our own steps are known");
+        (rule.normalizer.unwrap_or_default(), ours) == found
+            && rule.ignores_merges == (json["model"]["ignore_merges"] == true)
+    };
+    RULES.iter().find(same)?.names.first().copied()
+}
+
+/// All names that a rule may have.
+pub(super) fn names() -> Vec<&'static str> {
+    RULES.iter().flat_map(|rule| rule.names).copied().collect()
+}
+
+/// The one normalizer, by name; empty for none.
+fn normalizer_name(normalizer: &Value) -> Option<&str> {
+    match normalizer["type"].as_str() {
+        None => Some(""),
+        Some("Sequence") => match normalizer["normalizers"].as_array()?.as_slice() {
+            [] => Some(""),
+            [one] => normalizer_name(one),
+            _ => None,
+        },
+        name => name,
+    }
+}
+
+/// The steps that split text, one string each, without keys that do not change where it is cut.
+fn steps(pre_tokenizer: &Value) -> Option<Vec<String>> {
+    match pre_tokenizer["type"].as_str()? {
+        "Sequence" => {
+            let steps_of = pre_tokenizer["pretokenizers"].as_array()?.iter().map(steps);
+            Some(steps_of.collect::<Option<Vec<_>>>()?.concat())
+        }
+        "Digits" => Some(vec![format!(
+            "digits {}",
+            pre_tokenizer["individual_digits"]
+        )]),
+        "Split" => Some(vec![format!(
+            "split {} {} {}",
+            pre_tokenizer["pattern"]["Regex"].as_str()?,
+            pre_tokenizer["behavior"],
+            pre_tokenizer["invert"]
+        )]),
+        "ByteLevel" => Some(vec![format!(
+            "bytes {} {}",
+            pre_tokenizer["add_prefix_space"],
+            pre_tokenizer
+                .get("use_regex")
+                .is_none_or(|regex| regex == true)
+        )]),
+        _ => None,
+    }
 }
 
 fn pre_tokenizer(splits: &Splits) -> Value {

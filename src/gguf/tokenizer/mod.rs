@@ -7,8 +7,11 @@
 
 mod byte_level;
 mod sentencepiece;
+mod write;
 
 use serde_json::{Map, Value, json};
+
+pub use self::write::{NoGgufForm, TokenizerSource, tokenizer_metadata};
 
 use super::{GgufError, GgufFile};
 

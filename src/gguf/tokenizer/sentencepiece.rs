@@ -4,16 +4,19 @@
 //! The list is made as transformers makes it when it converts such a model (`generate_merges`).
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 
 use serde_json::{Map, Value, json};
 
 use super::super::{GgufError, GgufFile};
 use super::{Parts, TokenKind, Vocabulary, one_per_token};
 
-const SCORES: &str = "tokenizer.ggml.scores";
-const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 /// Stands for a space inside of tokens.
 const SPACE: &str = "\u{2581}";
+/// The byte of a tab.
+pub(super) const TAB: &str = "<0x09>";
 
 pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, GgufError> {
     let scores = file.floats(SCORES)?;
@@ -57,6 +60,39 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, G
     })
 }
 
+/// Scores by which llama.cpp joins pairs in the order of the merges: that of a token falls with the place of the first
+/// merge that makes it. What no merge makes is never joined, and its score never asked for.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a vocabulary has fewer than 2^24 merges"
+)]
+pub(super) fn scores(tokens: &[String], merges: &[[String; 2]]) -> Vec<f32> {
+    let mut first = HashMap::new();
+    for (place, [left, right]) in merges.iter().enumerate() {
+        first.entry(format!("{left}{right}")).or_insert(place);
+    }
+    let score = |token| first.get(token).map_or(0.0, |&place| -(place as f32) - 1.0);
+    tokens.iter().map(score).collect()
+}
+
+/// Whether a `tokenizer.json` puts a space before each text: in its normalizer, or in what splits text.
+pub(super) fn adds_space(json: &Value) -> bool {
+    fn any(part: &Value, is: &impl Fn(&Value) -> bool) -> bool {
+        let steps = ["normalizers", "pretokenizers"].map(|key| part[key].as_array());
+        is(part)
+            || steps
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|step| any(step, is))
+    }
+    let prepends = |step: &Value| step["type"] == "Prepend" && step["prepend"] == SPACE;
+    let is_metaspace = |step: &Value| {
+        step["type"] == "Metaspace" && step["prepend_scheme"].as_str() != Some("never")
+    };
+    any(&json["normalizer"], &prepends) || any(&json["pre_tokenizer"], &is_metaspace)
+}
+
 /// Gemma has tokens of several tabs but none of one: its byte stands for it, which merges must be able to name.
 fn with_tab(ids: Map<String, Value>) -> Map<String, Value> {
     let has_long = ids
@@ -66,7 +102,7 @@ fn with_tab(ids: Map<String, Value>) -> Map<String, Value> {
         return ids;
     }
     let rename = |(token, id)| match token {
-        token if token == "<0x09>" => ("\t".to_owned(), id),
+        token if token == TAB => ("\t".to_owned(), id),
         token => (token, id),
     };
     ids.into_iter().map(rename).collect()

@@ -1,0 +1,201 @@
+//! The metadata that carries a tokenizer: [`super::tokenizer_files`] the other way round.
+
+use std::collections::HashMap;
+
+use serde_json::Value;
+use thiserror::Error;
+
+use super::super::NewValue;
+use super::{MODEL, TOKEN_TYPE, TOKENS, TokenKind, byte_level, sentencepiece};
+
+/// Why a tokenizer has no form in a GGUF file.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a GGUF file cannot carry this tokenizer: {fact}")]
+pub struct NoGgufForm {
+    /// What it has that llama.cpp's tokenizers lack.
+    pub fact: String,
+}
+
+/// A tokenizer and what a model says of its tokens.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenizerSource<'a> {
+    /// Contents of `tokenizer.json`.
+    pub tokenizer: &'a Value,
+    /// Rows of the embedding: tokens are filled up to them.
+    pub num_rows: usize,
+    /// First token of a text, whether or not it is put there.
+    pub bos: Option<u32>,
+    /// Whether it is put there.
+    pub adds_bos: bool,
+    /// Tokens that end a text, likeliest first.
+    pub eos: &'a [u32],
+    /// Filling of batches.
+    pub padding: Option<u32>,
+    /// Jinja template of a chat.
+    pub chat_template: Option<&'a str>,
+}
+
+/// Keys and values of a tokenizer.
+///
+/// # Errors
+///
+/// A model other than BPE, a rule of splitting that llama.cpp has no name for, and more tokens than rows. The caller
+/// should read the tokenizer back and compare ids: a file says less than a `tokenizer.json`.
+pub fn tokenizer_metadata(
+    source: TokenizerSource<'_>,
+) -> Result<Vec<(String, NewValue)>, NoGgufForm> {
+    let refuse = |fact: String| NoGgufForm { fact };
+    let json = source.tokenizer;
+    let model = &json["model"];
+    let kind = model["type"].as_str().unwrap_or_default();
+    if kind != "BPE" {
+        return Err(refuse(format!("its model is `{kind}`, not `BPE`")));
+    }
+    let merges =
+        merges(model).ok_or_else(|| refuse("its merges are not pairs of tokens".to_owned()))?;
+    let is_sentencepiece = model["byte_fallback"] == true;
+    let (tokens, kinds) = vocabulary(json, source.num_rows, is_sentencepiece)?;
+
+    let mut metadata = Vec::new();
+    let mut put = |key: &str, value: NewValue| metadata.push((key.to_owned(), value));
+    if is_sentencepiece {
+        put(MODEL, NewValue::Text("llama".to_owned()));
+        let scores = sentencepiece::scores(&tokens, &merges);
+        put(sentencepiece::SCORES, NewValue::F32s(scores));
+        let adds_space = sentencepiece::adds_space(json);
+        put(
+            "tokenizer.ggml.add_space_prefix",
+            NewValue::Bool(adds_space),
+        );
+        let unknown = model["unk_token"].as_str();
+        let unknown = unknown.and_then(|unknown| tokens.iter().position(|token| token == unknown));
+        if let Some(id) = unknown.and_then(|id| u32::try_from(id).ok()) {
+            put(sentencepiece::UNKNOWN, NewValue::U32(id));
+        }
+    } else {
+        put(MODEL, NewValue::Text("gpt2".to_owned()));
+        let rule = byte_level::name_of(json).ok_or_else(|| {
+            refuse(format!(
+                "llama.cpp has no name for how it splits text (known: `{}`)",
+                byte_level::names().join("`, `")
+            ))
+        })?;
+        put(byte_level::PRE, NewValue::Text(rule.to_owned()));
+        let pairs = merges.iter().map(|[left, right]| format!("{left} {right}"));
+        put(byte_level::MERGES, NewValue::Texts(pairs.collect()));
+    }
+    put(TOKENS, NewValue::Texts(tokens));
+    let kinds = kinds.into_iter().map(TokenKind::number).collect();
+    put(TOKEN_TYPE, NewValue::I32s(kinds));
+    let named = [
+        ("bos", source.bos),
+        ("eos", source.eos.first().copied()),
+        ("eot", source.eos.get(1).copied()),
+        ("eom", source.eos.get(2).copied()),
+        ("padding", source.padding),
+    ];
+    for (name, id) in named {
+        if let Some(id) = id {
+            put(
+                &format!("tokenizer.ggml.{name}_token_id"),
+                NewValue::U32(id),
+            );
+        }
+    }
+    put(
+        "tokenizer.ggml.add_bos_token",
+        NewValue::Bool(source.adds_bos),
+    );
+    if let Some(template) = source.chat_template {
+        put(
+            "tokenizer.chat_template",
+            NewValue::Text(template.to_owned()),
+        );
+    }
+    Ok(metadata)
+}
+
+impl TokenKind {
+    fn number(self) -> i32 {
+        match self {
+            Self::Normal => 1,
+            Self::Unknown => 2,
+            Self::Control => 3,
+            Self::UserDefined => 4,
+            Self::Unused => 5,
+            Self::Byte => 6,
+        }
+    }
+}
+
+/// Pairs of tokens, first to be joined first; `tokenizer.json` writes them as lists or with a space between.
+fn merges(model: &Value) -> Option<Vec<[String; 2]>> {
+    let merges = model.get("merges")?.as_array()?;
+    let pair = |merge: &Value| match merge {
+        Value::String(merge) => {
+            let (left, right) = merge.split_once(' ')?;
+            Some([left.to_owned(), right.to_owned()])
+        }
+        Value::Array(pair) => match pair.as_slice() {
+            [left, right] => Some([left.as_str()?.to_owned(), right.as_str()?.to_owned()]),
+            _ => None,
+        },
+        _ => None,
+    };
+    merges.iter().map(pair).collect()
+}
+
+/// Tokens by id, with what they are for, filled up to the rows of the embedding.
+fn vocabulary(
+    json: &Value,
+    num_rows: usize,
+    is_sentencepiece: bool,
+) -> Result<(Vec<String>, Vec<TokenKind>), NoGgufForm> {
+    let filling = |id: usize| (format!("[PAD{id}]"), TokenKind::Unused);
+    let (mut tokens, mut kinds): (Vec<_>, Vec<_>) = (0..num_rows).map(filling).unzip();
+    let unknown = json["model"]["unk_token"].as_str();
+    let mut put = |id: &Value, token: &str, kind: TokenKind| {
+        let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
+        let place = id.filter(|&id| id < num_rows).ok_or_else(|| NoGgufForm {
+            fact: format!("`{token}` has no row among the {num_rows} of the embedding"),
+        })?;
+        token.clone_into(&mut tokens[place]);
+        kinds[place] = kind;
+        Ok(())
+    };
+    let model = json["model"]["vocab"].as_object();
+    let lacks_tab = model.is_some_and(|vocab| !vocab.contains_key(sentencepiece::TAB));
+    for (token, id) in model.into_iter().flatten() {
+        let token = match token.as_str() {
+            "\t" if is_sentencepiece && lacks_tab => sentencepiece::TAB,
+            token => token,
+        };
+        let is_byte = is_sentencepiece
+            && token.len() == sentencepiece::TAB.len()
+            && token.starts_with("<0x")
+            && token.ends_with('>');
+        let kind = if is_byte {
+            TokenKind::Byte
+        } else {
+            TokenKind::Normal
+        };
+        put(id, token, kind)?;
+    }
+    for added in json["added_tokens"].as_array().into_iter().flatten() {
+        let token = added["content"].as_str().unwrap_or_default();
+        let kind = match added["special"].as_bool() {
+            _ if is_sentencepiece && Some(token) == unknown => TokenKind::Unknown,
+            Some(true) => TokenKind::Control,
+            _ => TokenKind::UserDefined,
+        };
+        put(&added["id"], token, kind)?;
+    }
+    let mut seen = HashMap::new();
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some(other) = seen.insert(token.as_str(), id) {
+            let fact = format!("`{token}` is both token {other} and token {id}");
+            return Err(NoGgufForm { fact });
+        }
+    }
+    Ok((tokens, kinds))
+}
