@@ -10,7 +10,7 @@ mod tests {
     use std::path::Path;
 
     use alambic::checkpoint::Checkpoint;
-    use alambic::model::{Architecture, LayerType};
+    use alambic::model::{Architecture, LayerType, ParameterKind, parameter_specs};
     use serde_json::Value;
 
     use crate::common::Workshop;
@@ -28,7 +28,7 @@ passes:
   - prune: { method: wanda, sparsity: 0.3 }
   - distill: { steps: 2, tokens_per_step: 256, learning_rate: 1e-4, losses: { forward_kl: 0.5, cross_entropy: 0.5 } }
   - quantize: { method: qat, bits: 4, group_size: 32, steps: 2, tokens_per_step: 256, learning_rate: 1e-4 }
-export: { formats: [huggingface, compressed-tensors], dtype: f32 }
+export: { formats: [huggingface, compressed-tensors, gguf], dtype: f32 }
 ";
 
     fn golden(name: &str) -> std::path::PathBuf {
@@ -72,6 +72,21 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
                 let json: Value =
                     serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
                 assert_eq!(json["model_type"], architecture.model_type());
+            }
+            // One grid in two containers: the projections are the same numbers.
+            let packed = Checkpoint::open(&export.join("compressed-tensors")).unwrap();
+            let gguf = Checkpoint::open(&export.join("gguf/chain-Q4_0.gguf")).unwrap();
+            let specs = parameter_specs(packed.config());
+            let linear = specs
+                .iter()
+                .filter(|spec| spec.kind == ParameterKind::Linear);
+            assert_eq!(
+                linear.clone().count(),
+                7 * packed.config().num_hidden_layers
+            );
+            for spec in linear {
+                let (packed, gguf) = (packed.weight(spec).unwrap(), gguf.weight(spec).unwrap());
+                assert!(packed == gguf, "{name}: {}", spec.name);
             }
             let dir = export.join("compressed-tensors").display().to_string();
             let args = ["generate", &dir, "--prompt", "It was", "--max-tokens", "4"];

@@ -19,6 +19,7 @@ pub use self::compressed_tensors::PackedScheme;
 pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
 pub use self::error::CheckpointError;
 use self::gguf::GgufWeights;
+pub use self::gguf::gguf_name;
 pub use self::safetensors::TensorFiles;
 use crate::files::with_path;
 use crate::gguf::is_gguf;

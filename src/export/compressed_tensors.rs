@@ -160,6 +160,7 @@ fn check(
             tensor: tensor(),
             scale_idx,
             value: weight.scales[scale_idx],
+            dtype: "bfloat16",
         });
     }
     Ok(num_groups)

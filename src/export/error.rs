@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::verify::VerifyError;
 use crate::data::TokenizerError;
+use crate::gguf::tokenizer::NoGgufForm;
 
 /// Why an export could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -31,11 +32,26 @@ pub enum ExportError {
         value: f32,
         dtype: &'static str,
     },
-    #[error("scale {scale_idx} of `{tensor}` is {value}, which bfloat16 does not hold exactly")]
+    #[error("scale {scale_idx} of `{tensor}` is {value}, which {dtype} does not hold exactly")]
     InexactScale {
         tensor: String,
         scale_idx: usize,
         value: f32,
+        dtype: &'static str,
+    },
+    #[error(
+        "llama.cpp has no key for `{key}` of this model, {found}, and would compute something else"
+    )]
+    NotInGguf { key: &'static str, found: String },
+    #[error(transparent)]
+    NoGgufForm(#[from] NoGgufForm),
+    #[error(
+        "the tokenizer in the GGUF file gives other ids than the student's: of {text:?} it makes {got:?}, not {want:?}"
+    )]
+    OtherIds {
+        text: String,
+        got: Vec<u32>,
+        want: Vec<u32>,
     },
     #[error("code {code_idx} of `{tensor}` is {code}, which does not fit {bits} bits")]
     CodeOutOfRange {

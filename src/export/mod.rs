@@ -2,18 +2,21 @@
 
 pub mod compressed_tensors;
 mod error;
+pub mod gguf;
 pub mod huggingface;
 mod model_card;
 mod safetensors;
 pub mod verify;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 
 pub use error::ExportError;
-pub use model_card::{CardFacts, model_card};
+pub use model_card::{CardFacts, Engine, model_card};
 
 use self::compressed_tensors::{PackScheme, QuantizedWeight};
 use self::verify::{Budget, Expectation, Verification, verify};
@@ -63,6 +66,7 @@ pub fn folder(format: ExportFormat) -> &'static str {
     match format {
         ExportFormat::HuggingFace => "huggingface",
         ExportFormat::CompressedTensors => "compressed-tensors",
+        ExportFormat::Gguf => "gguf",
     }
 }
 
@@ -75,21 +79,22 @@ fn export_format(
 ) -> Result<Verification, ExportError> {
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
     let effective = student.effective();
-    let grid = student
-        .grid
-        .filter(|_| format == ExportFormat::CompressedTensors);
-    let stored = stored(&effective, student, grid, plan.dtype);
-    write_model(plan, student, &effective, grid, dir)?;
-    match context.tokenizer_dir {
-        Some(source) => huggingface::write_tokenizer(dir, &effective.config, source)?,
-        None => context.tokenizer.save(dir)?,
+    let storage = Storage::of(plan, format, student);
+    let stored = storage.decoded(&effective, student);
+    let written = write_model(&storage, student, &effective, context, dir)?;
+    if format == ExportFormat::Gguf {
+        gguf::check_tokenizer(&written, context.tokenizer, context.rows)?;
+    } else {
+        match context.tokenizer_dir {
+            Some(source) => huggingface::write_tokenizer(dir, &effective.config, source)?,
+            None => context.tokenizer.save(dir)?,
+        }
     }
     files::write_atomically(&dir.join("recipe.yaml"), |out| {
         out.write_all(context.recipe.as_bytes())
     })?;
 
-    let exact = plan.dtype == ExportDtype::F32 || grid.is_some();
-    let budget = if exact {
+    let budget = if are_equal(&stored, &effective) {
         Budget::LogitDifference(plan.max_logit_difference)
     } else {
         Budget::Kl(plan.max_rounding_kl)
@@ -100,69 +105,123 @@ fn export_format(
         student: &effective,
         budget,
     };
-    let verification = verify(dir, context.rows, &expected)?;
-    let card = model_card(&card_facts(plan, grid, &effective, context, &verification));
+    let verification = verify(&written, context.rows, &expected)?;
+    let card = model_card(&card_facts(
+        &storage,
+        &effective,
+        context,
+        &written,
+        &verification,
+    ));
     files::write_atomically(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?;
     Ok(verification)
 }
 
-/// The model as the folder holds it.
-fn stored(
-    effective: &Decoder,
-    student: &Student,
-    grid: Option<Grid>,
-    dtype: ExportDtype,
-) -> Decoder {
-    effective.map(|spec, weight| {
-        let on_grid = grid.is_some() && student.grid_of(spec).is_some();
-        if dtype == ExportDtype::F32 || on_grid {
-            return weight;
-        }
-        let rounded: Vec<f32> = tensors::to_vec(&weight)
-            .into_iter()
-            .map(|value| bf16::from_f32(value).to_f32())
-            .collect();
-        Tensor::from_data(TensorData::new(rounded, spec.shape), &weight.device())
-    })
+/// How weights are stored.
+enum Storage {
+    /// All in one dtype.
+    Plain(ExportDtype),
+    /// Projections as integers, the rest in a dtype.
+    Packed(Grid, ExportDtype),
+    /// In blocks of ggml; on the student's grid, if its blocks hold that.
+    Gguf(gguf::Storage, Option<Grid>),
 }
 
+impl Storage {
+    fn of(plan: &ExportPlan, format: ExportFormat, student: &Student) -> Self {
+        match (format, student.grid) {
+            (ExportFormat::CompressedTensors, Some(grid)) => Self::Packed(grid, plan.dtype),
+            (ExportFormat::Gguf, grid) => {
+                let storage = gguf::Storage::of(plan, grid);
+                Self::Gguf(storage, grid.filter(|&grid| storage.holds(grid)))
+            }
+            _ => Self::Plain(plan.dtype),
+        }
+    }
+
+    /// The model as the folder holds it.
+    fn decoded(&self, effective: &Decoder, student: &Student) -> Decoder {
+        let rounded =
+            |weight: &Tensor<2>, spec: &ParameterSpec, round: &dyn Fn(Vec<f32>) -> Vec<f32>| {
+                let data = TensorData::new(round(tensors::to_vec(weight)), spec.shape);
+                Tensor::from_data(data, &weight.device())
+            };
+        let bf16 = |values: Vec<f32>| {
+            values
+                .into_iter()
+                .map(|x| bf16::from_f32(x).to_f32())
+                .collect()
+        };
+        effective.map(|spec, weight| {
+            let on_grid = student.grid_of(spec).is_some();
+            match self {
+                Self::Packed(..) | Self::Gguf(_, Some(_)) if on_grid => weight,
+                Self::Plain(ExportDtype::F32) | Self::Packed(_, ExportDtype::F32) => weight,
+                Self::Plain(ExportDtype::Bf16) | Self::Packed(_, ExportDtype::Bf16) => {
+                    rounded(&weight, spec, &bf16)
+                }
+                Self::Gguf(storage, _) => rounded(&weight, spec, &|values| {
+                    gguf::stored(spec, values, *storage, &effective.config)
+                }),
+            }
+        })
+    }
+}
+
+fn are_equal(one: &Decoder, other: &Decoder) -> bool {
+    let pairs = one.parameters().into_iter().zip(other.parameters());
+    pairs
+        .into_iter()
+        .all(|((_, one), (_, other))| tensors::to_vec(&one) == tensors::to_vec(&other))
+}
+
+/// Writes the weights and what describes them; the path by which they are read again.
 fn write_model(
-    plan: &ExportPlan,
+    storage: &Storage,
     student: &Student,
     effective: &Decoder,
-    grid: Option<Grid>,
+    context: &ExportContext<'_>,
     dir: &Path,
-) -> Result<(), ExportError> {
-    let weights: std::collections::BTreeMap<String, Tensor<2>> = effective
-        .parameters()
-        .into_iter()
-        .map(|(spec, weight)| (spec.name, weight))
-        .collect();
+) -> Result<PathBuf, ExportError> {
+    let by_name = |decoder: &Decoder| -> BTreeMap<String, Tensor<2>> {
+        let parameters = decoder.parameters().into_iter();
+        parameters
+            .map(|(spec, weight)| (spec.name, weight))
+            .collect()
+    };
+    let (weights, free) = (by_name(effective), by_name(&student.decoder));
     let weight = |spec: &ParameterSpec| tensors::to_vec(&weights[&spec.name]);
-    let Some(grid) = grid else {
-        return huggingface::write_model(dir, &effective.config, plan.dtype, weight);
-    };
-    let free: std::collections::BTreeMap<String, Tensor<2>> = student
-        .decoder
-        .parameters()
-        .into_iter()
-        .map(|(spec, weight)| (spec.name, weight))
-        .collect();
-    let scheme = PackScheme {
-        bits: grid.bits,
-        group_size: grid.group_size,
-    };
     // The free weights go through the same function that training used, so the codes are those trained against.
-    let quantized =
-        |spec: &ParameterSpec| host(&grid.quantize(student.masked(spec, free[&spec.name].clone())));
-    compressed_tensors::write_model(
-        dir,
-        &effective.config,
-        scheme,
-        plan.dtype,
-        weight,
-        quantized,
-    )
+    let quantized = |grid: &Grid, spec: &ParameterSpec| {
+        host(&grid.quantize(student.masked(spec, free[&spec.name].clone())))
+    };
+    let config = &effective.config;
+    match storage {
+        Storage::Plain(dtype) => huggingface::write_model(dir, config, *dtype, weight)?,
+        Storage::Packed(grid, dtype) => {
+            let scheme = PackScheme {
+                bits: grid.bits,
+                group_size: grid.group_size,
+            };
+            let quantized = |spec: &ParameterSpec| quantized(grid, spec);
+            compressed_tensors::write_model(dir, config, scheme, *dtype, weight, quantized)?;
+        }
+        Storage::Gguf(storage, grid) => {
+            let model = gguf::Model {
+                name: context.name,
+                config,
+                storage: *storage,
+                tokenizer: context.tokenizer,
+                template_dir: context.tokenizer_dir,
+            };
+            let codes = |spec: &ParameterSpec| {
+                let grid = grid.as_ref().filter(|_| student.grid_of(spec).is_some())?;
+                Some(quantized(grid, spec))
+            };
+            return gguf::write_model(dir, &model, weight, codes);
+        }
+    }
+    Ok(dir.to_path_buf())
 }
 
 #[expect(
@@ -185,37 +244,57 @@ fn host(quantized: &Quantized) -> QuantizedWeight {
 }
 
 fn card_facts(
-    plan: &ExportPlan,
-    grid: Option<Grid>,
+    storage: &Storage,
     effective: &Decoder,
     context: &ExportContext<'_>,
+    written: &Path,
     verification: &Verification,
 ) -> CardFacts {
-    let plain = match plan.dtype {
-        ExportDtype::Bf16 => "bfloat16",
-        ExportDtype::F32 => "float32",
-    };
-    let storage = match grid {
-        None => plain.to_owned(),
-        Some(Grid {
-            bits,
-            group_size: None,
-        }) => format!("int{bits}, one scale per row, {plain} elsewhere"),
-        Some(Grid {
-            bits,
-            group_size: Some(size),
-        }) => format!("int{bits}, groups of {size}, {plain} elsewhere"),
-    };
     let (columns, rows) = context.table.clone();
     CardFacts {
         name: context.name.to_owned(),
         teacher: context.teacher.clone(),
         config: effective.config.clone(),
-        storage,
+        storage: storage.to_string(),
         weights_bytes: verification.size_bytes,
         columns,
         rows,
         verification: Some(verification.clone()),
-        is_compressed: grid.is_some(),
+        engine: match storage {
+            Storage::Plain(_) => Engine::Transformers,
+            Storage::Packed(..) => Engine::CompressedTensors,
+            Storage::Gguf(..) => Engine::LlamaCpp {
+                file: written
+                    .file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+            },
+        },
+    }
+}
+
+impl fmt::Display for Storage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |dtype: &ExportDtype| match dtype {
+            ExportDtype::Bf16 => "bfloat16",
+            ExportDtype::F32 => "float32",
+        };
+        match self {
+            Self::Plain(dtype) => f.write_str(name(dtype)),
+            Self::Packed(grid, dtype) => {
+                let scales = match grid.group_size {
+                    None => "one scale per row".to_owned(),
+                    Some(size) => format!("groups of {size}"),
+                };
+                write!(f, "int{}, {scales}, {} elsewhere", grid.bits, name(dtype))
+            }
+            Self::Gguf(storage, _) => write!(
+                f,
+                "{}, embedding and output {}, vectors F32",
+                storage.linear.name(),
+                storage.embedding.name()
+            ),
+        }
     }
 }

@@ -27,8 +27,22 @@ pub struct CardFacts {
     pub rows: Vec<Vec<String>>,
     /// How the folder differs from the model that was trained.
     pub verification: Option<Verification>,
-    /// Whether weights are in compressed-tensors, which transformers needs a package for.
-    pub is_compressed: bool,
+    /// What loads it.
+    pub engine: Engine,
+}
+
+/// What loads an export.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// transformers and vLLM.
+    Transformers,
+    /// These, of which transformers needs a package more.
+    CompressedTensors,
+    /// llama.cpp.
+    LlamaCpp {
+        /// Name of the one file.
+        file: String,
+    },
 }
 
 /// Text of the card: YAML front matter as the Hugging Face hub reads it, then Markdown.
@@ -49,19 +63,25 @@ pub fn model_card(facts: &CardFacts) -> String {
     if let Some(verification) = &facts.verification {
         verified(&mut card, verification);
     }
-    loading(&mut card, facts.is_compressed);
+    loading(&mut card, &facts.engine);
     card
 }
 
 fn front_matter(facts: &CardFacts) -> String {
-    let mut text = "---\nlibrary_name: transformers\npipeline_tag: text-generation\n".to_owned();
+    let library = match facts.engine {
+        Engine::Transformers | Engine::CompressedTensors => "transformers",
+        Engine::LlamaCpp { .. } => "llama.cpp",
+    };
+    let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
     if let Some(teacher) = &facts.teacher {
         let quoted = Value::from(teacher.as_str()); // a JSON string is a YAML string
         let _ = writeln!(text, "base_model: {quoted}");
     }
     text.push_str("tags:\n- alambic\n- distillation\n");
-    if facts.is_compressed {
-        text.push_str("- compressed-tensors\n");
+    match facts.engine {
+        Engine::Transformers => {}
+        Engine::CompressedTensors => text.push_str("- compressed-tensors\n"),
+        Engine::LlamaCpp { .. } => text.push_str("- gguf\n"),
     }
     text.push_str("---\n");
     text
@@ -128,11 +148,21 @@ fn verified(card: &mut String, found: &Verification) {
     );
 }
 
-fn loading(card: &mut String, is_compressed: bool) {
-    let packages = if is_compressed {
-        "transformers torch compressed-tensors"
-    } else {
-        "transformers torch"
+fn loading(card: &mut String, engine: &Engine) {
+    let packages = match engine {
+        Engine::Transformers => "transformers torch",
+        Engine::CompressedTensors => "transformers torch compressed-tensors",
+        Engine::LlamaCpp { file } => {
+            let _ = write!(
+                card,
+                "\n## Use\n\n\
+                 With llama.cpp:\n\n\
+                 ```sh\n\
+                 llama-cli -m {file} -p \"It was\" -n 40 -no-cnv\n\
+                 ```\n"
+            );
+            return;
+        }
     };
     let _ = write!(
         card,
@@ -220,7 +250,7 @@ mod tests {
                 top1_agreement: 0.9995,
                 budget: Budget::LogitDifference(1e-3),
             }),
-            is_compressed: true,
+            engine: Engine::CompressedTensors,
         }
     }
 
@@ -273,7 +303,7 @@ mod tests {
         facts.teacher = None;
         facts.rows.clear();
         facts.verification = None;
-        facts.is_compressed = false;
+        facts.engine = Engine::Transformers;
         let card = model_card(&facts);
         for absent in ["base_model", "Measured", "Verified", "compressed-tensors"] {
             assert!(!card.contains(absent), "{absent}: {card}");

@@ -76,6 +76,13 @@ impl GgufFile {
         &self.path
     }
 
+    /// Keys with their values, in byte order.
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.metadata
+            .iter()
+            .map(|(key, value)| (key.as_str(), value))
+    }
+
     /// Value of a key.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.metadata.get(key)

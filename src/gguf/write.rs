@@ -48,21 +48,17 @@ impl NewTensor {
 
 /// Writes header, metadata, directory and data.
 ///
-/// `data` is asked for each tensor once, in order, and gives its blocks; one tensor is held at a time.
-///
-/// # Errors
-///
-/// Those of `out` and of `data`.
+/// `data` gives the blocks of each tensor, in order.
 ///
 /// # Panics
 ///
 /// If `data` gives another number of bytes than shape and type ask for.
-pub fn write<E: From<io::Error>>(
+pub fn write<'a>(
     out: &mut (impl io::Write + ?Sized),
     metadata: &[(String, NewValue)],
     tensors: &[NewTensor],
-    mut data: impl FnMut(usize) -> Result<Vec<u8>, E>,
-) -> Result<(), E> {
+    data: impl Fn(usize) -> &'a [u8],
+) -> io::Result<()> {
     let mut head = b"GGUF".to_vec();
     head.extend(3_u32.to_le_bytes());
     head.extend((tensors.len() as u64).to_le_bytes());
@@ -85,15 +81,16 @@ pub fn write<E: From<io::Error>>(
     pad(&mut head);
     out.write_all(&head)?;
     for (idx, tensor) in tensors.iter().enumerate() {
-        let mut bytes = data(idx)?;
+        let bytes = data(idx);
         assert_eq!(
             bytes.len(),
             tensor.num_bytes(),
             "bytes of `{}`",
             tensor.name
         );
-        pad(&mut bytes);
-        out.write_all(&bytes)?;
+        out.write_all(bytes)?;
+        let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
+        out.write_all(&[0; ALIGNMENT][..padding])?;
     }
     Ok(())
 }
@@ -189,11 +186,10 @@ mod tests {
                 .collect(),
             vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.5],
         ];
+        let blocks: [Vec<u8>; 3] =
+            std::array::from_fn(|idx| tensors[idx].kind.encode(&values[idx]).unwrap());
         let mut bytes = Vec::new();
-        write::<io::Error>(&mut bytes, &metadata, &tensors, |idx| {
-            Ok(tensors[idx].kind.encode(&values[idx]).unwrap())
-        })
-        .unwrap();
+        write(&mut bytes, &metadata, &tensors, |idx| &blocks[idx]).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.gguf");
         crate::files::write_atomically(&path, |out| out.write_all(&bytes)).unwrap();

@@ -6,8 +6,10 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-/// Scales below this are not split exactly into bf16 near the end of the f32 range; such weights become zero.
-const SMALLEST_SCALE: f64 = 1e-30;
+/// The least number of f16: weights of a group that would need a smaller scale become zero.
+const SMALLEST_SCALE: f64 = 5.960_464_477_539_063e-8; // 2^-24
+/// Below this, numbers of f16 are the multiples of the least one.
+const SMALLEST_NORMAL: f64 = 6.103_515_625e-5; // 2^-14
 
 /// A symmetric integer grid: weight ≈ code × scale, with codes from −2^(bits−1) to 2^(bits−1) − 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +29,7 @@ pub struct Grid {
 pub struct Quantized {
     /// Integers, held as floats.
     pub codes: Tensor<3>,
-    /// Positive, exact in bf16; 1 where all weights of the group are zero, or too small for a scale.
+    /// Positive, exact in bf16 and, up to 65,504, in f16; 1 where all weights of the group are zero, or too small for a scale.
     pub scales: Tensor<3>,
 }
 
@@ -41,8 +43,8 @@ impl Grid {
     /// Rounds a weight to the grid, half to even.
     ///
     /// The scale is max|w| / (2^bits − 1) · 2, so that both ends of the range lose at most half a step, as the
-    /// reference quantiser of compressed-tensors does; it is rounded to bf16 before it is used, because that is
-    /// what the file can hold.
+    /// reference quantiser of compressed-tensors does; it is rounded to a number that both bf16 and f16 hold before it
+    /// is used, because that is what files hold: one grid then fits every container.
     ///
     /// # Shapes
     ///
@@ -62,7 +64,7 @@ impl Grid {
         let grouped = weight.reshape([rows, columns / group_size, group_size]); // [R, G, C/G]
         let largest = grouped.clone().abs().max_dim(2); // [R, G, 1]
         let steps = f64::from((1_u32 << self.bits) - 1) / 2.0;
-        let scales = round_to_bf16(largest.div_scalar(steps));
+        let scales = round_to_halves(largest.div_scalar(steps));
         let scales = scales
             .clone()
             .mask_fill(scales.lower_scalar(SMALLEST_SCALE), 1.0);
@@ -91,6 +93,16 @@ impl Grid {
     }
 }
 
+/// Rounds to a number that is exact in bf16 and in f16: the 8 significant bits of the one, and no finer than the least
+/// number of the other.
+fn round_to_halves<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let x = round_to_bf16(x);
+    // Numbers between 0.5 and 1 are 2^-24 apart in f32: the sum is rounded to a multiple of that.
+    let coarse = x.clone().add_scalar(0.75).sub_scalar(0.75);
+    x.clone()
+        .mask_where(x.lower_scalar(SMALLEST_NORMAL), coarse)
+}
+
 /// Rounds f32 to the 8 significant bits of bf16, with f32 arithmetic alone (Dekker's splitting): not every
 /// device has the type. Numbers above 2^111 overflow.
 pub fn round_to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
@@ -101,7 +113,7 @@ pub fn round_to_bf16<const D: usize>(x: Tensor<D>) -> Tensor<D> {
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
-    use half::bf16;
+    use half::{bf16, f16};
 
     use super::*;
 
@@ -163,6 +175,30 @@ mod tests {
                 assert!(
                     (got - want).abs() <= step / 2.0 + slack,
                     "weight {i}: {got} for {want}, step {step}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn scales_of_any_size_are_exact_in_both_halves() {
+        let grid = Grid {
+            bits: 4,
+            group_size: Some(32),
+        };
+        for exponent in -30..15 {
+            let weight: Vec<f32> = noise(32 * 8)
+                .iter()
+                .map(|x| x * 2_f32.powi(exponent))
+                .collect();
+            let quantized = grid.quantize(tensor(weight, [8, 32]));
+            let scales: Vec<f32> = quantized.scales.to_data().try_into_vec().unwrap();
+            for scale in scales {
+                assert_eq!(bf16::from_f32(scale).to_f32().to_bits(), scale.to_bits());
+                assert_eq!(
+                    f16::from_f32(scale).to_f32().to_bits(),
+                    scale.to_bits(),
+                    "{scale}"
                 );
             }
         }

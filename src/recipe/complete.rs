@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use super::fields::{Fields, Item};
 use super::plan::{
     ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    LossWeights, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, Sampling,
-    StudentPlan, SupportPlan, TailPlan, TeacherPlan, TokenizerPlan,
+    GgufPlan, GgufType, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod,
+    QuantizePlan, Sampling, StudentPlan, SupportPlan, TailPlan, TeacherPlan, TokenizerPlan,
 };
 
 /// The plan of a recipe without faults.
@@ -193,6 +193,7 @@ fn export(fields: &Fields) -> Option<ExportPlan> {
     let formats: Vec<String> = fields.get("formats")?;
     let format = |name: &String| match name.as_str() {
         "huggingface" => ExportFormat::HuggingFace,
+        "gguf" => ExportFormat::Gguf,
         _ => ExportFormat::CompressedTensors,
     };
     Some(ExportPlan {
@@ -201,8 +202,24 @@ fn export(fields: &Fields) -> Option<ExportPlan> {
             "f32" => ExportDtype::F32,
             _ => ExportDtype::Bf16,
         },
+        gguf: GgufPlan {
+            linear: gguf_type(fields, "gguf_type"),
+            embedding: gguf_type(fields, "gguf_embedding_type"),
+        },
         max_logit_difference: fields.get("max_logit_difference")?,
         max_rounding_kl: fields.get("max_rounding_kl")?,
+    })
+}
+
+fn gguf_type(fields: &Fields, name: &str) -> Option<GgufType> {
+    Some(match fields.get::<String>(name)?.as_str() {
+        "f32" => GgufType::F32,
+        "f16" => GgufType::F16,
+        "bf16" => GgufType::Bf16,
+        "q8_0" => GgufType::Q8_0,
+        "q4_0" => GgufType::Q4_0,
+        "q4_1" => GgufType::Q4_1,
+        _ => GgufType::Q4_K,
     })
 }
 

@@ -265,6 +265,9 @@ pub struct ExportPlan {
     pub formats: Vec<ExportFormat>,
     /// Storage of weights that are not quantised.
     pub dtype: ExportDtype,
+    /// How weights are stored in a GGUF file.
+    #[serde(flatten)]
+    pub gguf: GgufPlan,
     /// Budget of verification where the format holds the student exactly (f32, or integers on its grid): largest
     /// logit difference between the folder and the student in memory.
     pub max_logit_difference: f64,
@@ -281,6 +284,37 @@ pub enum ExportFormat {
     HuggingFace,
     /// pack-quantized integers with scales.
     CompressedTensors,
+    /// One file for llama.cpp and what is built on it.
+    Gguf,
+}
+
+/// How weights are stored in a GGUF file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct GgufPlan {
+    /// Projections inside of blocks; `None` is the student's grid, if blocks hold it, or else the export's dtype.
+    #[serde(rename = "gguf_type", skip_serializing_if = "Option::is_none")]
+    pub linear: Option<GgufType>,
+    /// Embedding and output matrix; `None` is the export's dtype.
+    #[serde(
+        rename = "gguf_embedding_type",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub embedding: Option<GgufType>,
+}
+
+/// A type of ggml that weights are written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are those of ggml")]
+#[expect(non_camel_case_types, reason = "the names are those of ggml")]
+pub enum GgufType {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q4_0,
+    Q4_1,
+    Q4_K,
 }
 
 /// Storage of weights that are not quantised.

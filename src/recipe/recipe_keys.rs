@@ -296,21 +296,39 @@ static FROM_TEACHER: Block = Block {
     )]],
 };
 
+const GGUF_TYPE: Kind = Kind::Word(&["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"]);
+
 static EXPORT: Block = Block {
     name: "export",
     about: "What is written at the end and verified.",
     keys: &[&[
         or(
             "formats",
-            Kind::List(&Kind::Word(&["huggingface", "compressed-tensors"]), 0, 16),
+            Kind::List(
+                &Kind::Word(&["huggingface", "compressed-tensors", "gguf"]),
+                0,
+                16,
+            ),
             "[huggingface]",
-            "formats to write: plain weights, or packed integers with scales",
+            "formats to write: plain weights, packed integers with scales, or one file for llama.cpp",
         ),
         or(
             "dtype",
             Kind::Word(&["bf16", "f32"]),
             "bf16",
             "storage of weights that are not quantised",
+        ),
+        rule(
+            "gguf_type",
+            GGUF_TYPE,
+            "`q4_0` or `q8_0` for a student on that grid (4 or 8 bits in groups of 32), else `dtype`",
+            "type of the projections in a GGUF file",
+        ),
+        rule(
+            "gguf_embedding_type",
+            GGUF_TYPE,
+            "`dtype`",
+            "type of the embedding and the output matrix in a GGUF file",
         ),
         or(
             "max_logit_difference",
@@ -322,7 +340,7 @@ static EXPORT: Block = Block {
             "max_rounding_kl",
             ABOVE_0,
             "0.02",
-            "largest KL(student in memory ‖ folder), nats per position, where weights are rounded to bf16 on the way",
+            "largest KL(student in memory ‖ folder), nats per position, where weights are rounded on the way",
         ),
     ]],
 };

@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use self::config::{ROPE_FREQS, config_json};
-use self::names::gguf_name;
+pub use self::names::gguf_name;
 use super::CheckpointError;
 use crate::gguf::GgufFile;
 use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec};

@@ -27,7 +27,7 @@ const FOUR_NORMS: [(&str, &str); 3] = [
 ];
 
 /// The tensor of a GGUF file that holds the weight of this Hugging Face name; `None` if llama.cpp has none.
-pub(super) fn gguf_name(name: &str, architecture: Architecture) -> Option<String> {
+pub fn gguf_name(name: &str, architecture: Architecture) -> Option<String> {
     let (module, ending) = name.rsplit_once('.')?;
     let outside = match module {
         "model.embed_tokens" => Some("token_embd"),

@@ -1,0 +1,348 @@
+//! GGUF files, which llama.cpp and what is built on it load.
+
+mod metadata;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use serde_json::Value;
+
+use super::ExportError;
+use super::compressed_tensors::QuantizedWeight;
+use crate::checkpoint::gguf_name;
+use crate::data::{TokenRows, Tokenizer};
+use crate::files;
+use crate::gguf::tokenizer::{TokenizerSource, tokenizer_metadata};
+use crate::gguf::{NewTensor, NewValue, TensorType, write};
+use crate::model::grid::Grid;
+use crate::model::rope::inverse_frequencies;
+use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
+use crate::recipe::{ExportDtype, ExportPlan, GgufType};
+
+/// Llama 3's change of the rotary frequencies.
+const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// How the weights of a file are stored; vectors are F32 in every file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Projections inside of blocks.
+    pub linear: TensorType,
+    /// Embedding and output matrix.
+    pub embedding: TensorType,
+}
+
+impl Storage {
+    /// What a plan asks for, for a student on this grid.
+    pub fn of(plan: &ExportPlan, grid: Option<Grid>) -> Self {
+        let plain = match plan.dtype {
+            ExportDtype::Bf16 => TensorType::BF16,
+            ExportDtype::F32 => TensorType::F32,
+        };
+        Self {
+            linear: plan
+                .gguf
+                .linear
+                .map(tensor_type)
+                .or(grid.and_then(type_of_grid))
+                .unwrap_or(plain),
+            embedding: plan.gguf.embedding.map_or(plain, tensor_type),
+        }
+    }
+
+    /// Whether blocks of the projections hold codes and scales of a grid.
+    pub fn holds(self, grid: Grid) -> bool {
+        type_of_grid(grid) == Some(self.linear)
+    }
+
+    /// Type of a weight. Rows that do not fall into whole blocks are stored as F16, as llama.cpp does.
+    pub fn kind(self, spec: &ParameterSpec) -> TensorType {
+        let kind = match spec.kind {
+            ParameterKind::Norm | ParameterKind::Bias => return TensorType::F32,
+            ParameterKind::Linear => self.linear,
+            ParameterKind::Embedding | ParameterKind::Head => self.embedding,
+        };
+        let (block_len, _) = kind.block();
+        if spec.shape[1].is_multiple_of(block_len) {
+            kind
+        } else {
+            TensorType::F16
+        }
+    }
+}
+
+/// The type whose blocks are this grid.
+fn type_of_grid(grid: Grid) -> Option<TensorType> {
+    match (grid.bits, grid.group_size) {
+        (4, Some(32)) => Some(TensorType::Q4_0),
+        (8, Some(32)) => Some(TensorType::Q8_0),
+        _ => None,
+    }
+}
+
+fn tensor_type(kind: GgufType) -> TensorType {
+    match kind {
+        GgufType::F32 => TensorType::F32,
+        GgufType::F16 => TensorType::F16,
+        GgufType::Bf16 => TensorType::BF16,
+        GgufType::Q8_0 => TensorType::Q8_0,
+        GgufType::Q4_0 => TensorType::Q4_0,
+        GgufType::Q4_1 => TensorType::Q4_1,
+        GgufType::Q4_K => TensorType::Q4_K,
+    }
+}
+
+/// A model to be written.
+pub struct Model<'a> {
+    /// Its name, in the file and of it.
+    pub name: &'a str,
+    /// Architecture.
+    pub config: &'a DecoderConfig,
+    /// How weights are stored.
+    pub storage: Storage,
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Folder that may hold a `chat_template.jinja`.
+    pub template_dir: Option<&'a Path>,
+}
+
+impl Model<'_> {
+    /// Name of the file, as files of llama.cpp are named: the model's, then the type of its matrices.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}.gguf", self.name, self.storage.linear.name())
+    }
+}
+
+/// Writes the file into an existing folder and returns its path.
+///
+/// `quantized` is asked for each weight first: where it gives codes and scales in groups of 32, the blocks hold exactly
+/// these. Of the others, `weight` gives the values in f32, row-major.
+pub fn write_model(
+    dir: &Path,
+    model: &Model<'_>,
+    mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
+    mut quantized: impl FnMut(&ParameterSpec) -> Option<QuantizedWeight>,
+) -> Result<PathBuf, ExportError> {
+    let config = model.config;
+    let specs = parameter_specs(config);
+    let mut tensors = Vec::with_capacity(specs.len() + 1);
+    for spec in &specs {
+        tensors.push(NewTensor {
+            name: gguf_name(&spec.name, config.architecture).expect("every weight has a name"),
+            shape: spec.stored_shape(),
+            kind: model.storage.kind(spec),
+        });
+    }
+    let divisors = metadata::rope_divisors(&config.rope, |rope| {
+        inverse_frequencies(rope, config.head_dim)
+    });
+    if divisors.is_some() {
+        tensors.push(NewTensor {
+            name: ROPE_FREQS.to_owned(),
+            shape: vec![config.head_dim / 2],
+            kind: TensorType::F32,
+        });
+    }
+    let mut keys = metadata::metadata(config, model.name, model.storage.linear)?;
+    keys.extend(tokenizer_keys(model)?);
+    let mut data = Vec::with_capacity(tensors.len());
+    for spec in &specs {
+        let kind = model.storage.kind(spec);
+        data.push(match quantized(spec) {
+            Some(codes) => blocks(spec, &codes, kind, config)?,
+            None => encode(spec, weight(spec), kind, config)?,
+        });
+    }
+    data.extend(divisors.and_then(|divisors| TensorType::F32.encode(&divisors)));
+    let path = dir.join(model.file_name());
+    files::write_atomically(&path, |out| write(out, &keys, &tensors, |idx| &data[idx]))?;
+    Ok(path)
+}
+
+/// What a weight reads back as, in f32.
+pub fn stored(
+    spec: &ParameterSpec,
+    mut weight: Vec<f32>,
+    storage: Storage,
+    config: &DecoderConfig,
+) -> Vec<f32> {
+    if adds_one(spec, config) {
+        for value in &mut weight {
+            *value = (*value + 1.0) - 1.0;
+        }
+    }
+    let kind = storage.kind(spec);
+    kind.decode(&kind.encode(&weight).expect("a type that is written"))
+}
+
+/// llama.cpp's norm multiplies by what is stored, Gemma's by one more.
+fn adds_one(spec: &ParameterSpec, config: &DecoderConfig) -> bool {
+    config.architecture.is_gemma() && spec.kind == ParameterKind::Norm
+}
+
+/// Blocks of a weight in f32.
+fn encode(
+    spec: &ParameterSpec,
+    mut weight: Vec<f32>,
+    kind: TensorType,
+    config: &DecoderConfig,
+) -> Result<Vec<u8>, ExportError> {
+    check_finite(spec, &weight, kind)?;
+    if adds_one(spec, config) {
+        for value in &mut weight {
+            *value += 1.0;
+        }
+    }
+    if let Some(num_heads) = interleaved_heads(spec, config) {
+        weight = pairs_of_halves(&weight, num_heads, config.head_dim);
+    }
+    Ok(kind.encode(&weight).expect("a type that is written"))
+}
+
+/// A number that the type cannot hold would be read as infinity.
+fn check_finite(spec: &ParameterSpec, weight: &[f32], kind: TensorType) -> Result<(), ExportError> {
+    let most = match kind {
+        TensorType::F32 | TensorType::BF16 => f32::MAX,
+        _ => f16::MAX.to_f32(), // of blocks it bounds the scale, and more
+    };
+    match weight
+        .iter()
+        .position(|value| value.is_nan() || value.abs() > most)
+    {
+        None => Ok(()),
+        Some(element_idx) => Err(ExportError::NotFinite {
+            tensor: spec.name.clone(),
+            element_idx,
+            value: weight[element_idx],
+            dtype: kind.name(),
+        }),
+    }
+}
+
+/// Blocks that hold these codes and scales, neither rounded again.
+fn blocks(
+    spec: &ParameterSpec,
+    weight: &QuantizedWeight,
+    kind: TensorType,
+    config: &DecoderConfig,
+) -> Result<Vec<u8>, ExportError> {
+    let is_exact = |scale: f32| f16::from_f32(scale).to_f32().to_bits() == scale.to_bits();
+    if let Some(scale_idx) = weight.scales.iter().position(|&scale| !is_exact(scale)) {
+        return Err(ExportError::InexactScale {
+            tensor: spec.name.clone(),
+            scale_idx,
+            value: weight.scales[scale_idx],
+            dtype: "float16",
+        });
+    }
+    let (codes, _) = weight.codes.as_chunks::<32>();
+    let mut bytes: Vec<Vec<u8>> = Vec::with_capacity(codes.len());
+    for (codes, scale) in codes.iter().zip(&weight.scales) {
+        let mut block = f16::from_f32(*scale).to_le_bytes().to_vec();
+        if kind == TensorType::Q4_0 {
+            let nibble = |code: i8| (code + 8).cast_unsigned() & 15;
+            let (low, high) = codes.split_at(16);
+            let pairs = low.iter().zip(high);
+            block.extend(pairs.map(|(&low, &high)| nibble(low) | nibble(high) << 4));
+        } else {
+            block.extend(codes.iter().map(|code| code.cast_unsigned()));
+        }
+        bytes.push(block);
+    }
+    if let Some(num_heads) = interleaved_heads(spec, config) {
+        let [rows, columns] = spec.shape;
+        let rows_of_blocks: Vec<Vec<u8>> = bytes
+            .chunks(columns / 32)
+            .map(<[Vec<u8>]>::concat)
+            .collect();
+        debug_assert_eq!(rows_of_blocks.len(), rows);
+        return Ok(pairs_of_halves(&rows_of_blocks, num_heads, config.head_dim).concat());
+    }
+    Ok(bytes.concat())
+}
+
+/// Heads of a projection whose rows llama.cpp wants in another order: queries and keys of Llama and Mistral.
+fn interleaved_heads(spec: &ParameterSpec, config: &DecoderConfig) -> Option<usize> {
+    if !matches!(
+        config.architecture,
+        Architecture::Llama | Architecture::Mistral
+    ) {
+        return None;
+    }
+    let module = spec.module();
+    if module.ends_with(".self_attn.q_proj") {
+        Some(config.num_attention_heads)
+    } else if module.ends_with(".self_attn.k_proj") {
+        Some(config.num_key_value_heads)
+    } else {
+        None
+    }
+}
+
+/// Rows of queries or keys in llama.cpp's order, which turns neighbours: row `j` of a head goes to `2j`, row `j + H/2` to
+/// `2j + 1`. Elements of `rows` are whole rows, or as many equal parts of each.
+fn pairs_of_halves<T: Clone>(rows: &[T], num_heads: usize, head_dim: usize) -> Vec<T> {
+    let row_len = rows.len() / (num_heads * head_dim);
+    let mut ordered = Vec::with_capacity(rows.len());
+    for head in rows.chunks(head_dim * row_len) {
+        let (first, second) = head.split_at(head.len() / 2);
+        for (first, second) in first.chunks(row_len).zip(second.chunks(row_len)) {
+            ordered.extend_from_slice(first);
+            ordered.extend_from_slice(second);
+        }
+    }
+    ordered
+}
+
+fn tokenizer_keys(model: &Model<'_>) -> Result<Vec<(String, NewValue)>, ExportError> {
+    let [(name, bytes), (_, config_bytes)] = model.tokenizer.files();
+    let json: Value = serde_json::from_slice(bytes).map_err(|source| ExportError::Json {
+        path: PathBuf::from(name),
+        source,
+    })?;
+    let config: Value = serde_json::from_slice(config_bytes).unwrap_or_default();
+    let template = model
+        .template_dir
+        .map(|dir| dir.join("chat_template.jinja"));
+    let template = template.and_then(|path| fs::read_to_string(path).ok());
+    let template = template.as_deref().or(config["chat_template"].as_str());
+    let begins = model.tokenizer.beginning_of_text();
+    Ok(tokenizer_metadata(TokenizerSource {
+        tokenizer: &json,
+        num_rows: model.config.vocab_size,
+        bos: begins.or(model.config.bos_token_id),
+        adds_bos: begins.is_some(),
+        eos: &model.config.eos_token_ids,
+        padding: model.config.pad_token_id,
+        chat_template: template,
+    })?)
+}
+
+/// Rows of validation text that both tokenizers read.
+const NUM_ROWS: usize = 8;
+
+/// What tells rules of splitting apart: digits, capitals, marks, white space, other scripts.
+const PROBE: &str = "I've 12345 apples, we'LL  share\n\n\tthem: x=y+1.5e-3;\r\n Ünïcode ｆｕｌｌ 日本語 한국어 नमस्ते 😀👩‍👩‍👧 don't.  \n";
+
+/// The tokenizer that the file carries gives the ids of the student's, on validation text and a probe.
+pub fn check_tokenizer(
+    path: &Path,
+    tokenizer: &Tokenizer,
+    rows: &TokenRows,
+) -> Result<(), ExportError> {
+    let carried = Tokenizer::open(path)?;
+    let decoded =
+        (0..rows.num_rows().min(NUM_ROWS)).map(|row_idx| tokenizer.decode(rows.inputs(row_idx)));
+    let mut texts = decoded.collect::<Result<Vec<_>, _>>()?;
+    texts.push(PROBE.to_owned());
+    for text in texts {
+        let (got, want) = (carried.encode(&text)?, tokenizer.encode(&text)?);
+        if got != want {
+            return Err(ExportError::OtherIds { text, got, want });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

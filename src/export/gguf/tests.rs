@@ -1,0 +1,231 @@
+use super::*;
+use crate::checkpoint::Checkpoint;
+use crate::gguf::GgufFile;
+use crate::model::{RopeScaling, parameter_specs};
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(name)
+}
+
+fn tokenizer(name: &str) -> Tokenizer {
+    Tokenizer::of_model(&golden(name)).unwrap()
+}
+
+/// Writes what a golden folder holds, all matrices as one type.
+fn export(
+    name: &str,
+    kind: TensorType,
+    change: impl FnOnce(&mut DecoderConfig),
+) -> Result<(tempfile::TempDir, PathBuf), ExportError> {
+    let source = Checkpoint::open(&golden(name)).unwrap();
+    let mut config = source.config().clone();
+    change(&mut config);
+    let dir = tempfile::tempdir().unwrap();
+    let model = Model {
+        name,
+        config: &config,
+        storage: Storage {
+            linear: kind,
+            embedding: kind,
+        },
+        tokenizer: &tokenizer(name),
+        template_dir: Some(&golden(name)),
+    };
+    let weight = |spec: &ParameterSpec| source.weight(spec).unwrap();
+    let path = write_model(dir.path(), &model, weight, |_| None)?;
+    Ok((dir, path))
+}
+
+#[test]
+fn tensors_equal_those_of_the_reference_writer_byte_for_byte() {
+    for (folder, kind) in [
+        ("gguf-q4_0", TensorType::Q4_0),
+        ("gguf-q4_1", TensorType::Q4_1),
+        ("gguf-q8_0", TensorType::Q8_0),
+    ] {
+        let (_dir, path) = export("hf-llama", kind, |_| ()).unwrap();
+        assert_eq!(
+            path.file_name().unwrap(),
+            format!("hf-llama-{}.gguf", kind.name()).as_str()
+        );
+        let got = GgufFile::open(&path).unwrap();
+        let want = GgufFile::open(&golden(folder).join("model.gguf")).unwrap();
+        assert_eq!(got.content_hash(), want.content_hash(), "{folder}");
+    }
+}
+
+#[test]
+fn keys_equal_those_of_the_reference_writer() {
+    let (_dir, path) = export("hf-llama", TensorType::Q8_0, |_| ()).unwrap();
+    let got = GgufFile::open(&path).unwrap();
+    let want = GgufFile::open(&golden("gguf-q8_0").join("model.gguf")).unwrap();
+    let mut num_keys = 0;
+    for (key, value) in want.metadata() {
+        if key == "tokenizer.ggml.tokens" || key == "tokenizer.ggml.merges" {
+            assert_eq!(got.texts(key).unwrap(), want.texts(key).unwrap());
+        } else if key == "tokenizer.ggml.token_type" {
+            assert_eq!(got.unsigneds(key).unwrap(), want.unsigneds(key).unwrap());
+        } else {
+            assert_eq!(got.value(key), Some(value), "{key}");
+        }
+        num_keys += 1;
+    }
+    assert!(num_keys > 24, "{num_keys}");
+}
+
+#[test]
+fn models_of_every_family_read_back_as_they_were() {
+    for name in [
+        "hf-gemma",
+        "hf-gemma2",
+        "hf-gemma3",
+        "hf-llama",
+        "hf-llama3-rope",
+        "hf-mistral",
+        "hf-qwen2-tied",
+        "hf-qwen3-tied",
+        "hf-smollm2-tied",
+    ] {
+        for kind in [TensorType::F32, TensorType::BF16, TensorType::Q8_0] {
+            let (_dir, path) = export(name, kind, |_| ()).unwrap();
+            let (source, written) = (
+                Checkpoint::open(&golden(name)).unwrap(),
+                Checkpoint::open(&path).unwrap(),
+            );
+            let mut want = source.config().clone();
+            if want.architecture == Architecture::Mistral {
+                want.architecture = Architecture::Llama; // as llama.cpp calls it
+            }
+            assert_eq!(*written.config(), want, "{name}");
+            let storage = Storage {
+                linear: kind,
+                embedding: kind,
+            };
+            for spec in parameter_specs(source.config()) {
+                let want = stored(
+                    &spec,
+                    source.weight(&spec).unwrap(),
+                    storage,
+                    source.config(),
+                );
+                assert_eq!(
+                    written.weight(&spec).unwrap(),
+                    want,
+                    "{name}: {}",
+                    spec.name
+                );
+                if kind == TensorType::F32 && !adds_one(&spec, source.config()) {
+                    assert_eq!(want, source.weight(&spec).unwrap());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_window_that_llama_cpp_does_not_compute_bounds_the_context() {
+    use crate::model::LayerType;
+    let (_dir, path) = export("hf-mistral", TensorType::F32, |config| {
+        config.sliding_window = Some(48);
+        config.layer_types.fill(LayerType::Sliding);
+    })
+    .unwrap();
+    let written = Checkpoint::open(&path).unwrap();
+    assert_eq!(written.config().max_position_embeddings, 48);
+}
+
+#[test]
+fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
+    let config = Checkpoint::open(&golden("hf-llama"))
+        .unwrap()
+        .config()
+        .clone();
+    let source = Checkpoint::open(&golden("hf-llama")).unwrap();
+    for (bits, kind) in [(4, TensorType::Q4_0), (8, TensorType::Q8_0)] {
+        let grid = Grid {
+            bits,
+            group_size: Some(32),
+        };
+        let quantize = |spec: &ParameterSpec| {
+            let data = burn::tensor::TensorData::new(source.weight(spec).unwrap(), spec.shape);
+            let weight = burn::tensor::Tensor::from_data(data, &burn::tensor::Device::flex());
+            (
+                super::super::host(&grid.quantize(weight.clone())),
+                grid.fake_quantize(weight),
+            )
+        };
+        let storage = Storage {
+            linear: kind,
+            embedding: TensorType::F32,
+        };
+        assert!(storage.holds(grid));
+        let model = Model {
+            name: "grid",
+            config: &config,
+            storage,
+            tokenizer: &tokenizer("hf-llama"),
+            template_dir: None,
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = write_model(
+            dir.path(),
+            &model,
+            |spec| source.weight(spec).unwrap(),
+            |spec| (spec.kind == ParameterKind::Linear).then(|| quantize(spec).0),
+        )
+        .unwrap();
+        let written = Checkpoint::open(&path).unwrap();
+        for spec in parameter_specs(&config) {
+            let want = match spec.kind {
+                ParameterKind::Linear => crate::tensors::to_vec(&quantize(&spec).1),
+                _ => source.weight(&spec).unwrap(),
+            };
+            assert_eq!(written.weight(&spec).unwrap(), want, "{}", spec.name);
+        }
+    }
+}
+
+#[test]
+fn what_llama_cpp_would_compute_otherwise_is_refused() {
+    let refused = |name, change: fn(&mut DecoderConfig)| {
+        export(name, TensorType::F32, change)
+            .unwrap_err()
+            .to_string()
+    };
+    let message = refused("hf-gemma3", |config| config.query_pre_attn_scalar = 7);
+    assert_eq!(
+        message,
+        "llama.cpp has no key for `query_pre_attn_scalar` of this model, 7, and would compute something else"
+    );
+    let message = refused("hf-gemma2", |config| config.layer_types.reverse());
+    assert!(message.contains("`layer_types`"), "{message}");
+    let message = refused("hf-llama", |config| {
+        config.rope.scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            attention_factor: 1.0,
+            beta_fast: 32.0,
+            beta_slow: 1.0,
+            original_max_position_embeddings: 64,
+            truncate: true,
+        };
+    });
+    assert!(message.contains("`rope_scaling`"), "{message}");
+}
+
+#[test]
+fn a_number_that_blocks_cannot_hold_is_refused() {
+    let config = Checkpoint::open(&golden("hf-llama"))
+        .unwrap()
+        .config()
+        .clone();
+    let spec = &parameter_specs(&config)[0];
+    let mut weight = vec![0.0; spec.num_elements()];
+    weight[3] = 1e6;
+    let error = encode(spec, weight, TensorType::Q4_0, &config).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "element 3 of `model.embed_tokens.weight` is 1000000, which Q4_0 does not hold as a finite number"
+    );
+}
