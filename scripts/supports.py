@@ -85,17 +85,19 @@ def measure(name, seed):
     """Exact figures of the exported student against the teacher itself."""
     recipe = recipe_of(name, seed, *ARMS[name])
     alambic("run", recipe, "--quiet")
-    stage = pathlib.Path(alambic("plan", recipe)["stages"][-1]["dir"])
+    stages = {stage["name"]: pathlib.Path(stage["dir"]) for stage in alambic("plan", recipe)["stages"]}
+    stage = stages["02-export"]
     export = stage / "huggingface"
     found = WORK / f"{recipe.stem}-{stage.name}.json"  # the folder's name ends with a hash of all that made it
     if not found.exists():
         figures = alambic("evaluate", export, "--text", held_out, "--teacher", TEACHER, "--quiet")
         found.write_text(json.dumps(figures))
-    return json.loads(found.read_text())
+    cache = alambic("cache", "stat", stages["cache"])["train"]
+    return json.loads(found.read_text()) | {"bytes": cache["bytes_per_position"], "ids": cache["mean_num_ids"]}
 
 
-def spread(values):
-    return f"{statistics.mean(values):.4f} ± {statistics.stdev(values) if len(values) > 1 else 0:.4f}"
+def spread(values, digits):
+    return f"{statistics.mean(values):.{digits}f} ± {statistics.stdev(values) if len(values) > 1 else 0:.{digits}f}"
 
 
 arms = args.arms or list(ARMS)
@@ -105,14 +107,16 @@ for seed in args.seeds:
         results[name].append(measure(name, seed))
         print(f"seed {seed}, {name}:", json.dumps(results[name][-1]), flush=True)
 
-print("| arm | bits per byte | KL to the teacher (nats) | calibration error (%) | gap closed (%) |\n|---|---|---|---|---|")
+print("| arm | ids | bytes a position | loss (nats) | bits per byte | KL to the teacher (nats) | calibration error (%) | gap closed (%) |\n"
+      "|---|---|---|---|---|---|---|---|")
 for name in arms:
     rows = results[name]
     closed = "-"
     if {"cross-entropy", "dense"} <= results.keys():
         shares = [100 * (ce["loss_nats"] - row["loss_nats"]) / (ce["loss_nats"] - full["loss_nats"])
                   for row, ce, full in zip(rows, results["cross-entropy"], results["dense"])]
-        closed = f"{statistics.mean(shares):.0f}"
-    figures = [spread([row[key] * scale for row in rows])
-               for key, scale in (("bits_per_byte", 1), ("kl_nats", 1), ("calibration_error", 100))]
-    print(f"| {name} | {' | '.join(figures)} | {closed} |")
+        closed = spread(shares, 0)
+    figures = [spread([row[key] * scale for row in rows], digits)
+               for key, scale, digits in (("loss_nats", 1, 3), ("bits_per_byte", 1, 3), ("kl_nats", 1, 3), ("calibration_error", 100, 2))]
+    sizes = [f"{statistics.mean(row[key] for row in rows):,.1f}" for key in ("ids", "bytes")]
+    print(f"| {name} | {' | '.join(sizes + figures)} | {closed} |")
