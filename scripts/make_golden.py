@@ -192,6 +192,56 @@ def decoder_gradient(name):
           "float64, norms and softmax in float32", ["transformers"])
 
 
+def losses_on_support(name):
+    """The soft terms over eight ids and a bucket, or renormalised, and smoothed labels; inputs are those of losses/reference.json."""
+    given = json.loads((GOLDEN / "losses" / "reference.json").read_text())
+    tensor = lambda key: torch.tensor(given[key], dtype=torch.float64)
+    as_f32 = lambda key: tensor(key).float().double()
+    student, ids, mask, log_probs = as_f32("student_logits"), torch.tensor(given["topk_ids"]), tensor("mask"), as_f32("topk_logprobs")
+    lse = {t: torch.tensor(given["lse"][f"{t:g}"]).float().double().unsqueeze(-1) for t in (1.0, 2.0)}
+    beta, alpha, smoothing = 0.3, 0.2, 0.1
+    weights = dict(forward_kl=0.5, reverse_kl=0.25, jsd=1.5, skew_forward_kl=0.75, skew_reverse_kl=1.25, tvd=2.0, cross_entropy=0.4)
+    kl = lambda a, b: torch.where(a > 0, a * (a.clamp_min(1e-300).log() - b.clamp_min(1e-300).log()), 0.0).sum(-1)
+    divergences = dict(
+        forward_kl=lambda p, q: kl(p, q),
+        reverse_kl=lambda p, q: kl(q, p),
+        jsd=lambda p, q: beta * kl(p, beta * p + (1 - beta) * q) + (1 - beta) * kl(q, beta * p + (1 - beta) * q),
+        skew_forward_kl=lambda p, q: kl(p, alpha * p + (1 - alpha) * q),
+        skew_reverse_kl=lambda p, q: kl(q, (1 - alpha) * p + alpha * q),
+        tvd=lambda p, q: 0.5 * (p - q).abs().sum(-1),
+    )
+
+    def pooled(kept):
+        return torch.cat([kept, 1 - kept.sum(-1, keepdim=True)], -1)
+
+    def soft(term, tail, temperature):
+        def value(logits):
+            p = pooled((log_probs / temperature - lse[temperature]).exp())
+            q = pooled((logits / temperature).softmax(-1).gather(-1, ids))
+            if tail == "renormalize":
+                p = torch.cat([p[:, :-1] / p[:, :-1].sum(-1, keepdim=True), torch.zeros_like(p[:, -1:])], -1)
+            return divergences[term](p, q) * temperature**2
+        return value
+
+    def smoothed(logits):
+        return torch.nn.functional.cross_entropy(logits, torch.tensor(given["labels"]), reduction="none", label_smoothing=smoothing)
+
+    def mix(tail, temperature):
+        terms = {term: soft(term, tail, temperature) for term in divergences} | dict(cross_entropy=smoothed)
+        return lambda logits: sum(weight * terms[term](logits) for term, weight in weights.items())
+
+    def run(loss):
+        logits = student.clone().requires_grad_(True)
+        value = (loss(logits) * mask).sum() / mask.sum()
+        value.backward()
+        return dict(loss=value.item(), grad=[digits(row) for row in logits.grad])
+
+    cases = {f"{term} bucket@T={t:g}": run(soft(term, "bucket", t)) for t in (1.0, 2.0) for term in divergences if term != "forward_kl"}
+    cases |= {f"{term} renormalize@T=2": run(soft(term, "renormalize", 2.0)) for term in divergences if term not in ("forward_kl", "reverse_kl")}
+    cases |= {"smoothed cross_entropy": run(smoothed)} | {f"mix bucket@T={t:g}": run(mix("bucket", t)) for t in (1.0, 2.0)}
+    write(name, 0, dict(atol=0.0, rtol=1e-6), dict(beta=beta, alpha=alpha, label_smoothing=smoothing, weights=weights), cases)
+
+
 def prune(name):
     """Masks of all linear layers: |W|, and |W| · ‖X‖₂ with the inputs that hooks see (arXiv 2306.11695, equation 1).
 
@@ -248,7 +298,7 @@ def grid_int8_channel(name):
     write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "bfloat16", ["compressed-tensors"])
 
 
-CASES = {"adamw": adamw, "prune": prune, "grid_int8_channel": grid_int8_channel,
+CASES = {"adamw": adamw, "losses/on_support": losses_on_support, "prune": prune, "grid_int8_channel": grid_int8_channel,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":

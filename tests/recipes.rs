@@ -155,6 +155,41 @@ mod tests {
     }
 
     #[test]
+    fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
+        let losses = |written: &str| {
+            let plan = load_text(MINIMAL, &[&format!("distill.losses={written}")]).unwrap();
+            fit(&plan.passes[0]).losses
+        };
+        let bare =
+            losses("{jsd: 1, skew_forward_kl: 0.5, skew_reverse_kl: 2, cross_entropy: 0.25}");
+        assert_eq!((bare.jsd.weight, bare.jsd.beta), (1.0, 0.5));
+        let skews = (bare.skew_forward_kl, bare.skew_reverse_kl);
+        assert_eq!((skews.0.weight, skews.0.alpha), (0.5, 0.1));
+        assert_eq!((skews.1.weight, skews.1.alpha), (2.0, 0.1));
+        assert_eq!((bare.cross_entropy, bare.label_smoothing), (0.25, 0.0));
+        let shaped = losses(
+            "{reverse_kl: 1, jsd: {weight: 1, beta: 0.1}, skew_reverse_kl: {weight: 0, alpha: 0.3}, tvd: 3, \
+             cross_entropy: {label_smoothing: 0.2, weight: 0.25}}",
+        );
+        assert_eq!((shaped.jsd.weight, shaped.jsd.beta), (1.0, 0.1));
+        assert_eq!((shaped.reverse_kl, shaped.tvd), (1.0, 3.0));
+        assert_eq!((shaped.cross_entropy, shaped.label_smoothing), (0.25, 0.2));
+        assert_eq!(
+            shaped.skew_reverse_kl,
+            Default::default(),
+            "off, whatever its shape"
+        );
+        assert!(shaped.is_soft() && !losses("{cross_entropy: 1}").is_soft());
+    }
+
+    #[test]
+    fn a_term_that_is_off_does_not_change_what_identifies_a_stage() {
+        let plan = load_text(MINIMAL, &[]).unwrap();
+        let losses = serde_json::to_string(&fit(&plan.passes[0]).losses).unwrap();
+        assert_eq!(losses, r#"{"forward_kl":1.0,"cross_entropy":0.0}"#);
+    }
+
+    #[test]
     fn the_group_size_follows_the_bits() {
         let group_size = |keys: &str| {
             let text = MINIMAL.replace("distill: { steps: 7 }", &format!("quantize: {{ {keys} }}"));
@@ -229,6 +264,11 @@ mod tests {
                 .unwrap()
                 .replace("../datasets/austen/", "."),
         );
+        texts.push(MINIMAL.replace(
+            "steps: 7",
+            "steps: 7, losses: { forward_kl: 0.5, reverse_kl: 1, jsd: { weight: 2, beta: 0.3 }, skew_forward_kl: 1, \
+             skew_reverse_kl: { weight: 1, alpha: 0.2 }, tvd: 0.5, cross_entropy: { weight: 1, label_smoothing: 0.1 } }",
+        ));
         for text in &mut texts {
             *text = text
                 .replace("[.train]", "[.]")

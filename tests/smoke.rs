@@ -75,6 +75,32 @@ mod tests {
     }
 
     #[test]
+    fn every_term_that_is_on_is_logged_by_its_name_and_together_they_are_the_loss() {
+        let workshop = Workshop::new();
+        let losses = "distill.losses={forward_kl: 0.5, reverse_kl: 0.25, jsd: {weight: 2.0, beta: 0.3}, skew_reverse_kl: 1, \
+                      cross_entropy: {weight: 0.125, label_smoothing: 0.1}}";
+        workshop.done(&["run", "chain.yaml", "--set", losses]);
+        let terms = [
+            ("train/forward_kl", 0.5),
+            ("train/reverse_kl", 0.25),
+            ("train/jsd", 2.0),
+            ("train/skew_reverse_kl", 1.0),
+            ("train/cross_entropy", 0.125),
+        ];
+        for pass in ["01-distill", "03-distill"] {
+            let lines = read_metrics(&workshop.folder("out/chain", pass)).unwrap();
+            assert!(!lines.is_empty());
+            for line in lines {
+                let term = |name| line.get(name).unwrap_or_else(|| panic!("{name}: {line:?}"));
+                let sum: f64 = terms.map(|(name, weight)| weight * term(name)).iter().sum();
+                assert!((term("train/loss") - sum).abs() < 1e-9 * sum, "{line:?}");
+                assert!(terms.iter().all(|(name, _)| term(name) > 0.0), "{line:?}");
+                assert_eq!(line.get("train/tvd"), None, "it is off");
+            }
+        }
+    }
+
+    #[test]
     fn exports_are_whole_checkpoints_that_hold_the_mask_and_match_the_student() {
         let workshop = Workshop::new();
         let report = workshop.done(&["run", "chain.yaml", "--json"]).json();

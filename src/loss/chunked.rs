@@ -4,11 +4,12 @@
 //! 400 MB, and autodiff keeps several). Here they live for one chunk: product, loss and slope row by row,
 //! two products back, gone.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::LossSums;
-use super::row::{LossSpec, RowTarget, loss_row};
+use super::row::{RowTarget, loss_row};
+use super::spec::LossSpec;
 use super::statistics::{RowStatistics, row_statistics};
 use crate::model::Head;
 
@@ -29,9 +30,10 @@ pub struct HeadGradients {
 ///
 /// Where the head bends the logits (a soft-cap), the slope of the bend enters with the loss's own.
 ///
-/// A position whose target is `None` does not count: no loss, no gradient. Gradients are those of the sum over
-/// counted positions; the caller divides by the number counted in the whole optimizer step, so that
-/// neither chunks nor micro-batches change them.
+/// A position whose target is `None` does not count: no loss, no gradient, whatever its hidden state holds (0 times
+/// NaN would be NaN, so it is left out of the products). Gradients are those of the sum over counted positions; the
+/// caller divides by the number counted in the whole optimizer step, so that neither chunks nor micro-batches
+/// change them.
 ///
 /// # Shapes
 ///
@@ -44,11 +46,69 @@ pub fn head_gradients(
     targets: &[Option<RowTarget<'_>>],
     spec: &LossSpec,
 ) -> HeadGradients {
+    gradients_in_chunks(hidden, head, targets, spec, CHUNK_LOGITS)
+}
+
+/// [`head_gradients`], with at most so many logits at a time, but at least those of one position.
+pub(super) fn gradients_in_chunks(
+    hidden: &Tensor<2>,
+    head: &Head,
+    targets: &[Option<RowTarget<'_>>],
+    spec: &LossSpec,
+    chunk_logits: usize,
+) -> HeadGradients {
+    let counted: Vec<RowTarget<'_>> = targets.iter().copied().flatten().collect();
+    if counted.is_empty() {
+        return HeadGradients {
+            sums: LossSums::default(),
+            hidden: hidden.zeros_like(),
+            weight: head.weight.zeros_like(),
+        };
+    }
+    if counted.len() == targets.len() {
+        return counted_gradients(hidden, head, &counted, spec, chunk_logits);
+    }
+    let device = hidden.device();
+    let places = (0..).zip(targets).filter(|(_, target)| target.is_some());
+    let places = indices(places.map(|(place, _)| place).collect(), &device);
+    let got = counted_gradients(
+        &hidden.clone().select(0, places),
+        head,
+        &counted,
+        spec,
+        chunk_logits,
+    );
+    // Back to their places; all others take the row of zeros that stands last.
+    let [_, size] = hidden.dims();
+    let with_zeros = Tensor::cat(vec![got.hidden, Tensor::zeros([1, size], &device)], 0);
+    let zeros = i32::try_from(counted.len()).expect("positions fit into 31 bits");
+    let mut num_before = 0;
+    let origins = targets.iter().map(|target| match target {
+        Some(_) => {
+            num_before += 1;
+            num_before - 1
+        }
+        None => zeros,
+    });
+    HeadGradients {
+        hidden: with_zeros.select(0, indices(origins.collect(), &device)),
+        ..got
+    }
+}
+
+/// Where every position counts, and there is at least one.
+fn counted_gradients(
+    hidden: &Tensor<2>,
+    head: &Head,
+    targets: &[RowTarget<'_>],
+    spec: &LossSpec,
+    chunk_logits: usize,
+) -> HeadGradients {
     let [vocab, _] = head.weight.dims();
     let mut sums = LossSums::default();
     let mut hidden_gradients = Vec::new();
     let mut weight_gradient: Option<Tensor<2>> = None;
-    for_chunks(hidden, vocab, targets, |chunk, targets| {
+    for_chunks(hidden, vocab, targets, chunk_logits, |chunk, targets| {
         let logits = head.logits(chunk.clone()); // [P, V]
         let bend = head.slope(&logits);
         let mut logits = read(logits);
@@ -57,14 +117,7 @@ pub fn head_gradients(
             .zip(targets)
             .map_init(
                 || vec![0.0; vocab],
-                |scratch, (row, target)| {
-                    if let Some(target) = target {
-                        loss_row(row, scratch, *target, spec)
-                    } else {
-                        row.fill(0.0);
-                        LossSums::default()
-                    }
-                },
+                |scratch, (row, target)| loss_row(row, scratch, *target, spec),
             )
             .collect();
         sums = rows.into_iter().fold(sums, LossSums::plus);
@@ -83,7 +136,7 @@ pub fn head_gradients(
     HeadGradients {
         sums,
         hidden: Tensor::cat(hidden_gradients, 0),
-        weight: weight_gradient.unwrap_or_else(|| head.weight.zeros_like()),
+        weight: weight_gradient.expect("at least one position was visited"),
     }
 }
 
@@ -99,7 +152,7 @@ pub fn head_statistics(
 ) -> Vec<Option<RowStatistics>> {
     let [vocab, _] = head.weight.dims();
     let mut statistics = Vec::with_capacity(targets.len());
-    for_chunks(hidden, vocab, targets, |chunk, targets| {
+    for_chunks(hidden, vocab, targets, CHUNK_LOGITS, |chunk, targets| {
         let mut logits = read(head.logits(chunk));
         let rows = logits.par_chunks_mut(vocab).zip(targets);
         let rows: Vec<_> = rows
@@ -114,21 +167,22 @@ pub fn head_statistics(
 pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f32])) {
     let [positions, _] = hidden.dims();
     let [vocab, _] = head.weight.dims();
-    let no_targets = vec![None; positions];
-    for_chunks(hidden, vocab, &no_targets, |chunk, _| {
+    let no_targets = vec![(); positions];
+    for_chunks(hidden, vocab, &no_targets, CHUNK_LOGITS, |chunk, _| {
         visit(&mut read(head.logits(chunk)));
     });
 }
 
-fn for_chunks<'t, 'a>(
+fn for_chunks<'t, T>(
     hidden: &Tensor<2>,
     vocab: usize,
-    targets: &'t [Option<RowTarget<'a>>],
-    mut visit: impl FnMut(Tensor<2>, &'t [Option<RowTarget<'a>>]),
+    targets: &'t [T],
+    chunk_logits: usize,
+    mut visit: impl FnMut(Tensor<2>, &'t [T]),
 ) {
     let [positions, _] = hidden.dims();
     assert_eq!(targets.len(), positions, "one target for each position");
-    let chunk_size = (CHUNK_LOGITS / vocab).max(1);
+    let chunk_size = (chunk_logits / vocab).max(1);
     for start in (0..positions).step_by(chunk_size) {
         let size = chunk_size.min(positions - start);
         visit(
@@ -142,6 +196,11 @@ fn read(logits: Tensor<2>) -> Vec<f32> {
     logits
         .try_into_vec_as::<f32>()
         .expect("a product of f32 matrices is f32 and finite in size")
+}
+
+fn indices(places: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let count = places.len();
+    Tensor::from_data(TensorData::new(places, [count]), device)
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {

@@ -8,15 +8,18 @@
 //! `tests/golden/losses/reference.json`.
 
 pub mod chunked;
+mod divergence;
 mod likeliest;
 mod row;
 mod softmax;
+mod spec;
 mod statistics;
 mod support;
 
 pub use likeliest::likeliest;
-pub use row::{LossSpec, RowTarget, loss_row};
+pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, log_sum_exp};
+pub use spec::{LossSpec, Terms};
 pub use statistics::{RowStatistics, row_statistics};
 pub use support::{Samples, Support, Tail, TopK};
 
@@ -25,10 +28,8 @@ pub use support::{Samples, Support, Tail, TopK};
 pub struct LossSums {
     /// Weighted sum of the terms: what is minimised.
     pub total: f64,
-    /// KL(teacher ‖ student), in nats, times T².
-    pub forward_kl: f64,
-    /// Negative log-likelihood of the text, in nats.
-    pub cross_entropy: f64,
+    /// Each term that is on, in nats; the soft ones times T². The cross-entropy is always there.
+    pub terms: Terms,
     /// Positions counted.
     pub positions: u64,
 }
@@ -39,8 +40,7 @@ impl LossSums {
     pub fn plus(self, other: Self) -> Self {
         Self {
             total: self.total + other.total,
-            forward_kl: self.forward_kl + other.forward_kl,
-            cross_entropy: self.cross_entropy + other.cross_entropy,
+            terms: self.terms.plus(&other.terms),
             positions: self.positions + other.positions,
         }
     }
@@ -51,8 +51,7 @@ impl LossSums {
         let count = self.positions.max(1) as f64;
         Self {
             total: self.total / count,
-            forward_kl: self.forward_kl / count,
-            cross_entropy: self.cross_entropy / count,
+            terms: self.terms.times(1.0 / count),
             positions: self.positions,
         }
     }

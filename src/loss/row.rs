@@ -1,263 +1,168 @@
 //! The loss of one position and its gradient.
 
 use super::LossSums;
+use super::divergence::soft_loss;
 use super::softmax::Softmax;
-use super::support::{Support, Tail, TopK};
+use super::spec::{LossSpec, Terms};
+use super::support::Support;
 use crate::vector::{sum, vectorized};
-
-/// What is minimised.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct LossSpec {
-    /// Weight of KL(teacher ‖ student).
-    pub forward_kl: f32,
-    /// Weight of the negative log-likelihood of the text; never softened.
-    pub cross_entropy: f32,
-    /// Temperature of the KL.
-    pub temperature: f32,
-    /// What becomes of the teacher's mass outside a top-k support.
-    pub tail: Tail,
-}
 
 /// What one position is measured against. Position `t` is about token `t + 1`: nothing is shifted here.
 #[derive(Debug, Clone, Copy)]
 pub struct RowTarget<'a> {
     /// The token that came.
     pub label: u32,
-    /// The teacher's opinion; without it the KL has no value.
+    /// The teacher's opinion; without it the soft terms have no value.
     pub support: Option<Support<'a>>,
 }
 
 /// Value of the loss at one position; writes d loss / d logits over `logits`.
 ///
-/// Over a top-k support, the KL pools all other classes into one bucket on both sides, so that each side sums to one:
+/// With the teacher `p` and the student `q`, both softened by the temperature `T`:
 ///
 /// ```text
-/// KL = Σ_K p (ln p − ln q)  +  p_tail (ln p_tail − ln q_tail)          loss = w_kl T² KL + w_ce CE
-/// T dKL/dz_j = q_j − p_j                       on the support
-///            = q_j (1 − p_tail / q_tail)       outside
+/// forward_kl       Σ p ln(p / q)
+/// reverse_kl       Σ q ln(q / p)
+/// jsd              β Σ p ln(p / m) + (1 − β) Σ q ln(q / m)    m = β p + (1 − β) q
+/// skew_forward_kl  Σ p ln(p / m)                              m = α p + (1 − α) q
+/// skew_reverse_kl  Σ q ln(q / m)                              m = (1 − α) p + α q
+/// tvd              ½ Σ |p − q|
+/// cross_entropy    −Σ y ln q                                  never softened
+/// loss = Σ weight · T² · soft term + weight · cross_entropy
 /// ```
 ///
-/// Pooling can only lower the divergence, and with `K = V` it is exact. [`Tail::Renormalize`] divides the
-/// teacher's probabilities by their sum instead and teaches that the tail is empty: a student that fits it is
-/// too sure of itself by that factor. It is there to be compared with.
+/// where `y` is the label, a share `label_smoothing` of it spread evenly over all logits.
 ///
-/// Over `N` samples the weights are the shares drawn, and the tail needs no bucket:
+/// # The tail
+///
+/// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one. Every
+/// soft term is an f-divergence: pooling can only lower it (data-processing inequality), and with `K = V` it is exact.
+/// What it hides is how the two differ *within* the tail, where each term has one slope for all: the student is told
+/// how much mass belongs there and keeps its own proportions.
+///
+/// - `forward_kl`, `skew_forward_kl` weigh classes by the teacher, so they lose little: the tail is what the teacher holds
+///   unlikely.
+/// - `reverse_kl` weighs by the student and is there to punish mass where the teacher has none. In the tail it sees such
+///   mass as a whole only, and a student that moves it from one class of the tail to another goes unpunished: take a
+///   large `top_k`. A teacher's tail below 1.2e-7, which f32 cannot tell from none, counts as that much.
+/// - `jsd`, `skew_reverse_kl` share that blindness; their mixtures bound what it can cost, at `ln 1/β`, `ln 1/(1 − β)` and
+///   `ln 1/α` for each unit of tail mass.
+/// - `tvd` falls short by the smaller of the two tail masses at most. Its slope jumps where `p = q` and is 0 there.
+///
+/// [`Tail::Renormalize`](super::Tail::Renormalize) divides the teacher's probabilities by their sum instead and teaches that
+/// the tail is empty: a student that fits it is too sure of itself by that factor. It is there to be compared with;
+/// `reverse_kl` would be infinite.
+///
+/// Over `N` samples the weights of `forward_kl` are the shares drawn, and the tail needs no bucket:
 ///
 /// ```text
-/// KL = −Σ_S c/N ln q − H(p)        T dKL/dz_j = q_j − c_j/N
+/// forward_kl = −Σ_S c/N ln q − H(p)        T d/dz_j = q_j − c_j/N
 /// ```
 ///
-/// Shares are unbiased, the entropy is the teacher's own, so value and slope are the exact KL's in the mean
-/// over draws. A single position may be below zero.
+/// Shares are unbiased, the entropy is the teacher's own, so value and slope are the exact KL's in the mean over draws. A
+/// single position may be below zero. No other term is linear in `p`, so none has such an estimate.
 ///
 /// `scratch` is as long as `logits` and is overwritten.
 ///
-/// Reference: Hinton, Vinyals, Dean 2015, <https://arxiv.org/abs/1503.02531>, section 2; for samples
-/// Anshumann et al. 2025, <https://arxiv.org/abs/2503.16870>.
+/// Reference: Hinton, Vinyals, Dean 2015, <https://arxiv.org/abs/1503.02531>, section 2; for `jsd` Agarwal et al. 2024,
+/// <https://arxiv.org/abs/2306.13649>, equation 1; for the skewed terms Ko et al. 2024,
+/// <https://arxiv.org/abs/2402.03898>; for samples Anshumann et al. 2025, <https://arxiv.org/abs/2503.16870>. Checked
+/// against PyTorch: `tests/golden/losses`.
 ///
 /// # Panics
 ///
-/// If an id is not below the number of logits: ids are checked where they enter the program.
+/// If an id is not below the number of logits: ids are checked where they enter the program. If a term other than
+/// `forward_kl` meets samples: recipes that ask for it are refused.
 #[expect(
     clippy::float_cmp,
     reason = "temperature 1 is a value that recipes write"
 )]
+#[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
 pub fn loss_row(
     logits: &mut [f32],
     scratch: &mut [f32],
     target: RowTarget<'_>,
     spec: &LossSpec,
 ) -> LossSums {
-    let label = target.label as usize;
-    let label_logit = logits[label];
-    let support = target.support.filter(|_| spec.forward_kl != 0.0);
-    let mut forward_kl = 0.0;
-    let plain = if let Some(support) = support {
-        let temperature = spec.temperature;
-        let softmax = Softmax::of(logits, temperature, scratch);
-        let kl = soft_kl(scratch, softmax.sum, &support, spec);
-        forward_kl = f64::from(temperature * temperature) * kl.value;
-
-        let weight = spec.forward_kl * temperature;
-        let outside = weight * kl.outside_slope / softmax.sum;
-        let plain = if temperature == 1.0 {
-            let slope = outside + spec.cross_entropy / softmax.sum;
+    let hard = HardLoss::of(logits, target.label, spec);
+    let weight = spec.weights.cross_entropy as f32;
+    let mut terms = Terms::ZERO;
+    let plain = if let Some(support) = target.support.filter(|_| spec.is_soft()) {
+        let softmax = Softmax::of(logits, spec.temperature, scratch);
+        let of_ids = support.gather(logits);
+        let soft = soft_loss(scratch, softmax, &of_ids, &support, spec);
+        terms = soft.values;
+        let plain = if spec.temperature == 1.0 {
+            let slope = soft.outside + weight / softmax.sum;
             logits
                 .iter_mut()
                 .zip(&*scratch)
                 .for_each(|(gradient, exp)| *gradient = slope * exp);
+            let slope = weight / softmax.sum;
+            for (&id, exp) in support.ids().iter().zip(soft.exps) {
+                logits[id as usize] = slope * exp;
+            }
             softmax
         } else {
             let plain = Softmax::in_place(logits, 1.0);
-            let slope = spec.cross_entropy / plain.sum;
+            let slope = weight / plain.sum;
             logits
                 .iter_mut()
                 .zip(&*scratch)
-                .for_each(|(gradient, exp)| *gradient = slope * *gradient + outside * exp);
+                .for_each(|(gradient, exp)| *gradient = slope * *gradient + soft.outside * exp);
             plain
         };
-        for (&id, slope) in support.ids().iter().zip(kl.support_slopes) {
-            logits[id as usize] += weight * slope - outside * scratch[id as usize];
+        for (&id, slope) in support.ids().iter().zip(soft.slopes) {
+            logits[id as usize] += slope;
         }
         plain
     } else {
         let plain = Softmax::in_place(logits, 1.0);
-        let slope = spec.cross_entropy / plain.sum;
+        let slope = weight / plain.sum;
         for gradient in logits.iter_mut() {
             *gradient *= slope;
         }
         plain
     };
-    logits[label] -= spec.cross_entropy;
-
-    let cross_entropy = f64::from(plain.log_sum_exp() - label_logit);
-    let total =
-        f64::from(spec.forward_kl) * forward_kl + f64::from(spec.cross_entropy) * cross_entropy;
+    hard.subtract_labels(logits, spec);
+    terms.cross_entropy = plain.log_sum_exp() - hard.logit_of_labels;
     LossSums {
-        total,
-        forward_kl,
-        cross_entropy,
+        total: terms.weighted(&spec.weights),
+        terms,
         positions: 1,
     }
 }
 
-/// A divergence and its slopes with respect to the softened logits.
-pub(super) struct SoftKl {
-    pub(super) value: f64,
-    /// `q − p` for each id of the support.
-    support_slopes: Vec<f32>,
-    /// Times `q` it is the slope of every other class: `1 − p_tail / q_tail` with a bucket, 1 without.
-    outside_slope: f32,
+/// The side of the cross-entropy that depends on the label.
+struct HardLoss {
+    label: usize,
+    /// Σ y z, the logits weighted by the smoothed label.
+    logit_of_labels: f64,
 }
 
-/// The divergence at one position, from the student's exponentials and their sum.
-pub(super) fn soft_kl(
-    exps: &mut [f32],
-    exps_sum: f32,
-    support: &Support<'_>,
-    spec: &LossSpec,
-) -> SoftKl {
-    match (support, spec.tail) {
-        (Support::TopK(top_k), Tail::Bucket) => {
-            bucketed_kl(exps, exps_sum, top_k, spec.temperature)
+impl HardLoss {
+    fn of(logits: &[f32], label: u32, spec: &LossSpec) -> Self {
+        let label = label as usize;
+        let mut logit_of_labels = f64::from(logits[label]);
+        let smoothing = spec.label_smoothing;
+        if smoothing > 0.0 {
+            let mean = f64::from(vectorized(|| sum(logits))) / logits.len() as f64;
+            logit_of_labels = (1.0 - smoothing) * logit_of_labels + smoothing * mean;
         }
-        (Support::TopK(top_k), Tail::Renormalize) => {
-            let (mut probs, _) = top_k.probs(spec.temperature);
-            let mass = probs.iter().sum::<f32>(); // one less the tail would be rounding where the support holds little
-            for prob in &mut probs {
-                *prob /= mass;
-            }
-            let entropy = -probs.iter().map(|&p| relative_entropy(p, 1.0)).sum::<f64>();
-            weighted_kl(exps, exps_sum, top_k.ids, &probs, entropy)
-        }
-        (Support::Samples(samples), _) => {
-            let shares = samples.shares();
-            weighted_kl(
-                exps,
-                exps_sum,
-                samples.ids,
-                &shares,
-                f64::from(samples.entropy),
-            )
+        Self {
+            label,
+            logit_of_labels,
         }
     }
-}
 
-/// Cross-entropy of the student against weights that sum to one, less an entropy.
-fn weighted_kl(exps: &[f32], exps_sum: f32, ids: &[u32], weights: &[f32], entropy: f64) -> SoftKl {
-    let mut value = -entropy;
-    let mut support_slopes = Vec::with_capacity(ids.len());
-    for (&id, &weight) in ids.iter().zip(weights) {
-        let q = exps[id as usize] / exps_sum;
-        value -= f64::from(weight) * f64::from(q.max(f32::MIN_POSITIVE)).ln();
-        support_slopes.push(q - weight);
-    }
-    SoftKl {
-        value,
-        support_slopes,
-        outside_slope: 1.0,
-    }
-}
-
-/// KL over the support and one bucket.
-///
-/// The student's tail is summed over the classes outside the support; taken as 1 − Σ_K q it would be rounding
-/// noise once the student is sure of itself. `exps` is changed for that sum and put back.
-fn bucketed_kl(exps: &mut [f32], exps_sum: f32, support: &TopK<'_>, temperature: f32) -> SoftKl {
-    let (teacher, teacher_tail) = support.probs(temperature);
-    let kept: Vec<f32> = support
-        .ids
-        .iter()
-        .map(|&id| std::mem::take(&mut exps[id as usize]))
-        .collect();
-    let outside = vectorized(|| sum(exps));
-    for (&id, &exp) in support.ids.iter().zip(&kept) {
-        exps[id as usize] = exp;
-    }
-
-    let mut value = 0.0;
-    let mut support_slopes = Vec::with_capacity(kept.len());
-    for (&p, &exp) in teacher.iter().zip(&kept) {
-        let q = exp / exps_sum;
-        value += relative_entropy(p, q);
-        support_slopes.push(q - p);
-    }
-    if kept.len() == exps.len() {
-        return SoftKl {
-            value,
-            support_slopes,
-            outside_slope: 0.0,
-        };
-    }
-    let student_tail = (outside / exps_sum).max(f32::MIN_POSITIVE);
-    value += relative_entropy(teacher_tail, student_tail);
-    SoftKl {
-        value,
-        support_slopes,
-        outside_slope: 1.0 - teacher_tail / student_tail,
-    }
-}
-
-/// `p (ln p − ln q)`, 0 at `p = 0`.
-fn relative_entropy(p: f32, q: f32) -> f64 {
-    if p <= 0.0 {
-        return 0.0;
-    }
-    let (p, q) = (f64::from(p), f64::from(q.max(f32::MIN_POSITIVE)));
-    p * (p.ln() - q.ln())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn however_little_the_support_holds_renormalised_it_sums_to_one() {
-        for mass in [1e-2_f32, 3e-6, 1e-9] {
-            let spec = LossSpec {
-                forward_kl: 1.0,
-                cross_entropy: 0.0,
-                temperature: 1.0,
-                tail: Tail::Renormalize,
-            };
-            let support = Support::TopK(TopK {
-                ids: &[2],
-                log_probs: &[mass.ln()],
-                log_sum_exp: 0.0,
-            });
-            let target = RowTarget {
-                label: 0,
-                support: Some(support),
-            };
-            let mut gradient = [0.0_f32; 4];
-            let sums = loss_row(&mut gradient, &mut [0.0; 4], target, &spec);
-            assert!(
-                (sums.total - 4_f64.ln()).abs() < 1e-6,
-                "{mass}: {}",
-                sums.total
-            );
-            for (slope, want) in gradient.iter().zip([0.25, 0.25, -0.75, 0.25]) {
-                assert!((slope - want).abs() < 1e-6, "{mass}: {gradient:?}");
+    #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
+    fn subtract_labels(&self, gradient: &mut [f32], spec: &LossSpec) {
+        let (weight, smoothing) = (spec.weights.cross_entropy, spec.label_smoothing);
+        gradient[self.label] -= (weight * (1.0 - smoothing)) as f32;
+        if smoothing > 0.0 {
+            let everywhere = (weight * smoothing / gradient.len() as f64) as f32;
+            for slope in gradient {
+                *slope -= everywhere;
             }
         }
     }

@@ -1,8 +1,9 @@
 //! What an evaluation wants to know of one position.
 
-use super::row::{LossSpec, RowTarget, soft_kl};
+use super::divergence::soft_loss;
+use super::row::RowTarget;
 use super::softmax::Softmax;
-use super::support::Tail;
+use super::spec::{LossSpec, Terms};
 
 /// Measures of one position, all at temperature 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,12 +22,10 @@ pub struct RowStatistics {
 }
 
 /// The divergence that is reported, whatever is minimised.
-const EXACT: LossSpec = LossSpec {
+const REPORTED: LossSpec = LossSpec::of(Terms {
     forward_kl: 1.0,
-    cross_entropy: 0.0,
-    temperature: 1.0,
-    tail: Tail::Bucket,
-};
+    ..Terms::ZERO
+});
 
 /// Measures one position. Overwrites `logits`.
 ///
@@ -37,18 +36,21 @@ const EXACT: LossSpec = LossSpec {
 /// If an id is not below the number of logits.
 pub fn row_statistics(logits: &mut [f32], target: RowTarget<'_>) -> RowStatistics {
     let label_logit = logits[target.label as usize];
+    let support_logits = target.support.map(|support| support.gather(logits));
     let softmax = Softmax::in_place(logits, 1.0);
     let (top_id, top_exp) =
         logits.iter().enumerate().fold(
             (0, 0.0_f32),
             |best, (id, &exp)| if exp > best.1 { (id, exp) } else { best },
         );
-    let forward_kl = target
-        .support
-        .map(|support| soft_kl(logits, softmax.sum, &support, &EXACT).value);
+    let known = target.support.as_ref().zip(support_logits.as_deref());
+    let forward_kl = known.map(|(support, of_ids)| {
+        let soft = soft_loss(logits, softmax, of_ids, support, &REPORTED);
+        soft.values.forward_kl
+    });
     let teacher_top_id = target.support.and_then(|support| support.top_id());
     RowStatistics {
-        cross_entropy: f64::from(softmax.log_sum_exp() - label_logit),
+        cross_entropy: softmax.log_sum_exp() - f64::from(label_logit),
         forward_kl,
         top_id: u32::try_from(top_id).expect("a vocabulary has fewer than 2^32 tokens"),
         confidence: top_exp / softmax.sum,

@@ -49,6 +49,12 @@ impl<'a> Support<'a> {
         }
     }
 
+    /// The logits of those ids.
+    pub(super) fn gather(&self, logits: &[f32]) -> Vec<f32> {
+        let ids = self.ids().iter();
+        ids.map(|&id| logits[id as usize]).collect()
+    }
+
     /// The likeliest id, or the one drawn most often; the first of equals.
     pub fn top_id(&self) -> Option<u32> {
         match self {
@@ -59,37 +65,31 @@ impl<'a> Support<'a> {
 }
 
 impl TopK<'_> {
-    /// Probabilities on the support at a temperature, and the mass outside it.
+    /// ln of the probabilities on the support at a temperature, and the mass outside it.
     ///
     /// Log-probabilities come rounded from a cache: where their sum exceeds one by that, they are scaled back.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "probabilities are f32 in arithmetic"
-    )]
-    pub(super) fn probs(&self, temperature: f32) -> (Vec<f32>, f32) {
-        let inverse = temperature.recip();
-        let mut probs: Vec<f32> = self
-            .log_probs
-            .iter()
-            .map(|log_prob| (log_prob * inverse - self.log_sum_exp).exp())
-            .collect();
-        let mass: f64 = probs.iter().map(|&prob| f64::from(prob)).sum();
-        if mass > 1.0 {
-            for prob in &mut probs {
-                *prob = (f64::from(*prob) / mass) as f32;
+    pub(super) fn log_probs_and_tail(&self, temperature: f32, tail: Tail) -> (Vec<f64>, f64) {
+        let (temperature, log_sum_exp) = (f64::from(temperature), f64::from(self.log_sum_exp));
+        let softened = |&log_prob: &f32| f64::from(log_prob) / temperature - log_sum_exp;
+        let mut log_probs: Vec<f64> = self.log_probs.iter().map(softened).collect();
+        let mass: f64 = log_probs.iter().map(|log_prob| log_prob.exp()).sum();
+        if tail == Tail::Renormalize || mass > 1.0 {
+            let log_mass = mass.ln();
+            for log_prob in &mut log_probs {
+                *log_prob -= log_mass;
             }
+            return (log_probs, 0.0);
         }
-        (probs, (1.0 - mass).max(0.0) as f32)
+        (log_probs, 1.0 - mass)
     }
 }
 
 impl Samples<'_> {
     /// Share of the draws that fell on each id; they sum to one.
-    #[expect(clippy::cast_precision_loss, reason = "a few thousand draws at most")]
-    pub(super) fn shares(&self) -> Vec<f32> {
+    pub(super) fn shares(&self) -> impl Iterator<Item = f64> {
         let drawn: u32 = self.counts.iter().sum();
         let shares = self.counts.iter();
-        shares.map(|&count| count as f32 / drawn as f32).collect()
+        shares.map(move |&count| f64::from(count) / f64::from(drawn))
     }
 }
 

@@ -62,6 +62,6 @@ fn distill(
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, FitError> {
-    let cache = context.cache.filter(|_| plan.losses.forward_kl > 0.0);
+    let cache = context.cache.filter(|_| plan.losses.is_soft());
     fit(plan, student, &FitContext { cache, ..*context })
 }

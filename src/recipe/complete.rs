@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use super::fields::{Fields, Item};
 use super::plan::{
     ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    GgufPlan, GgufType, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod,
-    QuantizePlan, Sampling, StudentPlan, SupportPlan, TailPlan, TeacherPlan, TokenizerPlan,
+    GgufPlan, GgufType, JsdPlan, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan,
+    QuantizeMethod, QuantizePlan, Sampling, SkewPlan, StudentPlan, SupportPlan, TailPlan,
+    TeacherPlan, TokenizerPlan,
 };
 
 /// The plan of a recipe without faults.
@@ -153,17 +154,14 @@ fn pass(item: &Item, has_teacher: bool) -> Option<PassPlan> {
 fn fit(fields: &Fields, has_teacher: bool) -> Option<FitPlan> {
     let steps: usize = fields.get("steps")?;
     let losses = match fields.block("losses") {
-        Some(losses) => LossWeights {
-            forward_kl: losses.get("forward_kl")?,
-            cross_entropy: losses.get("cross_entropy")?,
-        },
+        Some(losses) => loss_weights(losses)?,
         None if has_teacher => LossWeights {
             forward_kl: 1.0,
-            cross_entropy: 0.0,
+            ..LossWeights::default()
         },
         None => LossWeights {
-            forward_kl: 0.0,
             cross_entropy: 1.0,
+            ..LossWeights::default()
         },
     };
     let betas: Vec<f64> = fields.get("betas")?;
@@ -187,6 +185,42 @@ fn fit(fields: &Fields, has_teacher: bool) -> Option<FitPlan> {
         save_every: fields.get("save_every")?,
         log_every: fields.get("log_every")?,
     })
+}
+
+fn loss_weights(losses: &Fields) -> Option<LossWeights> {
+    // The shape of a term that is off is as good as not written.
+    let shape = |term: &str, name: &str| {
+        let weight = loss_weight(losses, term)?;
+        let shape = losses.block(term)?.get::<f64>(name)?;
+        Some(if weight == 0.0 { 0.0 } else { shape })
+    };
+    let skew = |term: &str| {
+        Some(SkewPlan {
+            weight: loss_weight(losses, term)?,
+            alpha: shape(term, "alpha")?,
+        })
+    };
+    Some(LossWeights {
+        forward_kl: loss_weight(losses, "forward_kl")?,
+        reverse_kl: loss_weight(losses, "reverse_kl")?,
+        jsd: JsdPlan {
+            weight: loss_weight(losses, "jsd")?,
+            beta: shape("jsd", "beta")?,
+        },
+        skew_forward_kl: skew("skew_forward_kl")?,
+        skew_reverse_kl: skew("skew_reverse_kl")?,
+        tvd: loss_weight(losses, "tvd")?,
+        cross_entropy: loss_weight(losses, "cross_entropy")?,
+        label_smoothing: shape("cross_entropy", "label_smoothing")?,
+    })
+}
+
+/// The weight of a term, which may have further keys.
+pub(super) fn loss_weight(losses: &Fields, term: &str) -> Option<f64> {
+    match losses.block(term) {
+        Some(keys) => keys.get("weight"),
+        None => losses.get(term),
+    }
 }
 
 fn export(fields: &Fields) -> Option<ExportPlan> {

@@ -146,6 +146,7 @@ impl Reader<'_> {
     ) -> Option<Checked> {
         match kind {
             Kind::Block(block) => self.block(block, node, Some(name)).map(Checked::Block),
+            Kind::Short(block) => self.short(block, node, name).map(Checked::Block),
             Kind::Choice(block) => self.choice(block, node, name).map(Checked::Block),
             Kind::List(of, min, max) => match &node.value {
                 Value::List(items) if (*min..=*max).contains(&items.len()) => {
@@ -162,6 +163,24 @@ impl Reader<'_> {
                 None => self.refuse(values::mismatch(key, kind, node, name)),
             },
         }
+    }
+
+    /// A map of keys, or the value of the first key in its place.
+    fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Fields> {
+        let first = block.names().next();
+        let alone = first.filter(|_| !matches!(node.value, Value::Map(_)));
+        let Some(first) = alone else {
+            return self.block(block, node, Some(name));
+        };
+        let key = tree::Name {
+            span: name.clone(),
+            text: first.to_owned(),
+        };
+        let node = Node {
+            span: node.span.clone(),
+            value: Value::Map(vec![(key, node.clone())]),
+        };
+        self.block(block, &node, Some(name))
     }
 
     fn list(&mut self, key: &'static Key, of: &'static Kind, items: &[Node]) -> Checked {

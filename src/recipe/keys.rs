@@ -59,6 +59,8 @@ pub(super) enum Kind {
     List(&'static Self, usize, usize),
     /// Further keys.
     Block(&'static Block),
+    /// Further keys, or the value of the first of them alone.
+    Short(&'static Block),
     /// Exactly one of these keys; those of kind [`Kind::Unit`] are written as a bare word.
     Choice(&'static Block),
     /// A variant without keys.

@@ -1,7 +1,7 @@
 //! The rules of passes; the other half of `check.rs`.
 
 use super::check::division;
-use super::complete::group_size;
+use super::complete::{group_size, loss_weight};
 use super::fields::Fields;
 use super::pass_keys::FIT;
 use crate::diag::Diagnostic;
@@ -72,6 +72,16 @@ fn fit(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     }
 }
 
+/// The terms that compare with the teacher.
+const SOFT_TERMS: [&str; 6] = [
+    "forward_kl",
+    "reverse_kl",
+    "jsd",
+    "skew_forward_kl",
+    "skew_reverse_kl",
+    "tvd",
+];
+
 fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     let has_teacher = recipe.is_written("teacher");
     let mut is_soft = has_teacher;
@@ -79,12 +89,14 @@ fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
         let Some(losses) = fields.block("losses") else {
             return;
         };
-        let weight = |name: &str| losses.get::<f64>(name);
-        let (Some(soft), Some(hard)) = (weight("forward_kl"), weight("cross_entropy")) else {
+        let weight = |term: &'static str| Some((term, loss_weight(losses, term)?));
+        let soft: Option<Vec<_>> = SOFT_TERMS.into_iter().map(weight).collect();
+        let (Some(mut soft), Some((_, hard))) = (soft, weight("cross_entropy")) else {
             return;
         };
-        is_soft = soft > 0.0;
-        if soft + hard <= 0.0 && !losses.has_unknown {
+        soft.retain(|(_, weight)| *weight > 0.0);
+        is_soft = !soft.is_empty();
+        if !is_soft && hard <= 0.0 && !losses.has_unknown {
             let message = "no loss term has a weight above 0";
             faults.push(
                 Diagnostic::new("recipe/no-loss", message)
@@ -93,22 +105,67 @@ fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
             );
         }
         if is_soft && !has_teacher {
-            let message = "`forward_kl` needs a teacher, and there is none";
-            faults.push(
-                Diagnostic::new("recipe/no-teacher", message)
-                    .primary(
-                        losses.span("forward_kl"),
-                        "divergence from the teacher's predictions",
-                    )
-                    .help("write `losses: { cross_entropy: 1.0 }`, or add `teacher`"),
-            );
+            for (term, _) in soft {
+                let message = format!("`{term}` needs a teacher, and there is none");
+                faults.push(
+                    Diagnostic::new("recipe/no-teacher", message)
+                        .primary(
+                            losses.span(term),
+                            "divergence from the teacher's predictions",
+                        )
+                        .help("write `losses: { cross_entropy: 1.0 }`, or add `teacher`"),
+                );
+            }
             return;
+        }
+        for (term, _) in soft {
+            unserved(recipe, fields, losses, term, faults);
         }
     }
     if is_soft {
         temperature(recipe, fields, faults);
     }
     tail(recipe, fields, faults);
+}
+
+/// A term that the support has no value for.
+fn unserved(
+    recipe: &Fields,
+    fields: &Fields,
+    losses: &Fields,
+    term: &str,
+    faults: &mut Vec<Diagnostic>,
+) {
+    let support = recipe
+        .block("cache")
+        .and_then(|cache| cache.block("support"));
+    if let Some((support, "samples")) = support
+        .and_then(|support| Some((support, support.variant()?.0)))
+        .filter(|_| term != "forward_kl")
+    {
+        let message = format!("`{term}` cannot be estimated from samples");
+        faults.push(
+            Diagnostic::new("recipe/samples-term", message)
+                .primary(
+                    losses.span(term),
+                    "not linear in the teacher's probabilities: any estimate is biased",
+                )
+                .secondary(support.span("samples"), "holds counts of draws")
+                .help("write `support: { top_k: 64 }`, or `losses: { forward_kl: 1.0 }`"),
+        );
+    } else if term == "reverse_kl" && fields.get::<String>("tail").as_deref() == Some("renormalize")
+    {
+        let message = "`reverse_kl` is infinite with `tail: renormalize`";
+        faults.push(
+            Diagnostic::new("recipe/infinite-term", message)
+                .primary(
+                    losses.span(term),
+                    "the student has mass where the teacher is made to have none",
+                )
+                .secondary(fields.span("tail"), "")
+                .help("write `tail: bucket`, or `skew_reverse_kl` for `reverse_kl`"),
+        );
+    }
 }
 
 fn tail(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {

@@ -173,19 +173,95 @@ pub(super) static FIT: [Key; 14] = [
 
 static LOSSES: Block = Block {
     name: "losses",
-    about: "Weights of the loss terms; at least one is above 0.",
+    about: "Weights of the loss terms; at least one is above 0. `p` is the teacher, `q` the student, both at the temperature of \
+            the pass. Over `top_k` the tokens outside are one bucket, which sees the mass there but not how it is spread; over \
+            `samples` there is `forward_kl` alone.",
     keys: &[&[
         or(
             "forward_kl",
             FROM_0,
             "0.0",
-            "KL(teacher ‖ student) on the support: with one bucket for the tail, or estimated from samples",
+            "KL(p ‖ q), or its unbiased estimate from samples",
+        ),
+        or(
+            "reverse_kl",
+            FROM_0,
+            "0.0",
+            "KL(q ‖ p): punishes mass where the teacher has none, in the bucket only as a whole, so take a large `top_k`",
+        ),
+        or(
+            "jsd",
+            Kind::Short(&JSD),
+            "0.0",
+            "generalised Jensen-Shannon divergence, between forward and reverse",
+        ),
+        or(
+            "skew_forward_kl",
+            Kind::Short(&SKEW_FORWARD_KL),
+            "0.0",
+            "KL(p ‖ mixture), bounded where the student has no mass",
+        ),
+        or(
+            "skew_reverse_kl",
+            Kind::Short(&SKEW_REVERSE_KL),
+            "0.0",
+            "KL(q ‖ mixture), bounded where the teacher has no mass",
+        ),
+        or(
+            "tvd",
+            FROM_0,
+            "0.0",
+            "total variation distance, half the sum of the differences of p and q",
         ),
         or(
             "cross_entropy",
-            FROM_0,
+            Kind::Short(&CROSS_ENTROPY),
             "0.0",
-            "negative log-likelihood of the text",
+            "negative log-likelihood of the text, at temperature 1",
+        ),
+    ]],
+};
+
+const WEIGHT: Key = required("weight", FROM_0, "weight of the term");
+const INSIDE: Kind = Kind::Number(Excluded(0.0), Excluded(1.0));
+
+static JSD: Block = Block {
+    name: "jsd",
+    about: "β KL(p ‖ m) + (1 − β) KL(q ‖ m) with m = β p + (1 − β) q. A bare number is the weight.",
+    keys: &[&[
+        WEIGHT,
+        or("beta", INSIDE, "0.5", "the teacher's share of the mixture"),
+    ]],
+};
+
+static SKEW_FORWARD_KL: Block = Block {
+    name: "skew_forward_kl",
+    about: "KL(p ‖ α p + (1 − α) q). A bare number is the weight.",
+    keys: &[&[
+        WEIGHT,
+        or("alpha", INSIDE, "0.1", "the teacher's share of the mixture"),
+    ]],
+};
+
+static SKEW_REVERSE_KL: Block = Block {
+    name: "skew_reverse_kl",
+    about: "KL(q ‖ (1 − α) p + α q). A bare number is the weight.",
+    keys: &[&[
+        WEIGHT,
+        or("alpha", INSIDE, "0.1", "the student's share of the mixture"),
+    ]],
+};
+
+static CROSS_ENTROPY: Block = Block {
+    name: "cross_entropy",
+    about: "Negative log-likelihood of the text. A bare number is the weight.",
+    keys: &[&[
+        WEIGHT,
+        or(
+            "label_smoothing",
+            Kind::Number(Included(0.0), Excluded(1.0)),
+            "0.0",
+            "share of the label that is spread evenly over all tokens",
         ),
     ]],
 };

@@ -207,13 +207,79 @@ pub enum TailPlan {
     Renormalize,
 }
 
-/// Weights of the loss terms; at least one is positive.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+/// Weights of the loss terms, none negative and at least one positive. One that is off by default is not serialised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct LossWeights {
-    /// KL(teacher ‖ student) on the support.
+    /// KL(teacher ‖ student).
     pub forward_kl: f64,
+    /// KL(student ‖ teacher).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub reverse_kl: f64,
+    /// Generalised Jensen-Shannon divergence.
+    #[serde(skip_serializing_if = "JsdPlan::is_off")]
+    pub jsd: JsdPlan,
+    /// KL(teacher ‖ mixture).
+    #[serde(skip_serializing_if = "SkewPlan::is_off")]
+    pub skew_forward_kl: SkewPlan,
+    /// KL(student ‖ mixture).
+    #[serde(skip_serializing_if = "SkewPlan::is_off")]
+    pub skew_reverse_kl: SkewPlan,
+    /// Total variation distance.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tvd: f64,
     /// Negative log-likelihood of the text.
     pub cross_entropy: f64,
+    /// Share of its label that is spread over all tokens; a key of `cross_entropy`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
+}
+
+/// Weight and shape of `jsd`; zeros if it is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct JsdPlan {
+    /// Weight of the term.
+    pub weight: f64,
+    /// The teacher's share of the mixture.
+    pub beta: f64,
+}
+
+/// Weight and shape of a skewed divergence; zeros if it is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct SkewPlan {
+    /// Weight of the term.
+    pub weight: f64,
+    /// Share of the mixture that is the first distribution's own.
+    pub alpha: f64,
+}
+
+impl LossWeights {
+    /// Whether any term compares with the teacher.
+    pub fn is_soft(&self) -> bool {
+        let mixed = [
+            self.jsd.weight,
+            self.skew_forward_kl.weight,
+            self.skew_reverse_kl.weight,
+        ];
+        let plain = [self.forward_kl, self.reverse_kl, self.tvd];
+        mixed.iter().chain(&plain).any(|&weight| weight > 0.0)
+    }
+}
+
+impl JsdPlan {
+    fn is_off(&self) -> bool {
+        is_zero(&self.weight)
+    }
+}
+
+impl SkewPlan {
+    fn is_off(&self) -> bool {
+        is_zero(&self.weight)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
 }
 
 /// Which weights go.
@@ -251,6 +317,7 @@ pub struct QuantizePlan {
 /// Round to nearest, or train with the rounding in the loop.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "a plan has one of them")]
 pub enum QuantizeMethod {
     /// No training.
     RoundToNearest,

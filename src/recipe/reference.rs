@@ -116,6 +116,10 @@ fn kind_schema(kind: &Kind) -> Value {
             json!({"type": "array", "items": kind_schema(of), "minItems": min, "maxItems": max})
         }
         Kind::Block(block) => block_schema(block),
+        Kind::Short(block) => {
+            let first = block.iter().next().map(|key| kind_schema(&key.kind));
+            json!({"oneOf": [first, block_schema(block)]})
+        }
         Kind::Choice(block) => {
             json!({"oneOf": block.iter().map(variant_schema).collect::<Vec<_>>()})
         }
@@ -139,7 +143,7 @@ fn variant_schema(key: &Key) -> Value {
 fn section(kind: &Kind, path: &str, seen: &mut Vec<*const Block>, out: &mut String) {
     let (block, is_choice) = match kind {
         Kind::List(of, ..) => return section(of, path, seen, out),
-        Kind::Block(block) => (*block, false),
+        Kind::Block(block) | Kind::Short(block) => (*block, false),
         Kind::Choice(block) => (*block, true),
         _ => return,
     };

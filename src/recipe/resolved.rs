@@ -116,6 +116,15 @@ fn fit(plan: &FitPlan) -> Value {
     if plan.tail == TailPlan::Bucket {
         drop_key(&mut keys, "tail"); // samples have none and refuse the key
     }
+    let losses = &plan.losses;
+    if losses.label_smoothing > 0.0
+        && let Some(written) = keys.get_mut("losses")
+    {
+        drop_key(written, "label_smoothing");
+        let smoothed =
+            json!({"weight": losses.cross_entropy, "label_smoothing": losses.label_smoothing});
+        put(written, "cross_entropy", smoothed);
+    }
     put(&mut keys, "save_every", json!(plan.save_every));
     put(&mut keys, "log_every", json!(plan.log_every));
     keys

@@ -189,6 +189,10 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::List(of, 0, _) => format!("a list, each {}", phrase(of)),
         Kind::List(of, min, _) => format!("a list of at least {min}, each {}", phrase(of)),
         Kind::Block(_) => "a map of keys".to_owned(),
+        Kind::Short(block) => {
+            let first = block.iter().next().map(|key| phrase(&key.kind));
+            format!("{} or a map of keys", first.unwrap_or_default())
+        }
         Kind::Choice(block) => format!("one of {}", code_list(block.names())),
         Kind::Unit => "a bare word, without keys".to_owned(),
     }
@@ -207,6 +211,7 @@ fn bounds(min: Bound<f64>, max: Bound<f64>) -> String {
         (Included(min), Included(max)) => format!(" in {min} ..= {max}"),
         (Included(min), Excluded(max)) => format!(" of at least {min} and below {max}"),
         (Excluded(min), Included(max)) => format!(" above {min} and at most {max}"),
+        (Excluded(min), Excluded(max)) => format!(" above {min} and below {max}"),
         (Included(min), Unbounded) => format!(" of at least {min}"),
         (Excluded(min), Unbounded) => format!(" above {min}"),
         _ => String::new(),

@@ -14,7 +14,7 @@ use super::state::{self, State};
 use super::{MetricsError, MetricsLog, learning_rate, row_targets};
 use crate::cache::{Cache, CacheError, RowSupports};
 use crate::data::{BatchOrder, TokenRows};
-use crate::loss::{LossSpec, Tail};
+use crate::loss::{LossSpec, Tail, Terms};
 use crate::model::Decoder;
 use crate::progress::Progress;
 use crate::recipe::{FitPlan, TailPlan};
@@ -186,14 +186,17 @@ pub fn fit(
             progress.message(&format!("step {done} loss {:.4}", means.total));
             let mut values = vec![
                 ("train/loss", means.total),
-                ("train/cross_entropy", means.cross_entropy),
+                ("train/cross_entropy", means.terms.cross_entropy),
                 ("train/learning_rate", rate),
                 ("train/grad_norm", f64::from(norm)),
                 ("train/tokens_per_sec", tokens_per_sec),
             ];
-            if spec.forward_kl != 0.0 {
-                values.push(("train/kl", means.forward_kl));
-            }
+            let soft = means.terms.soft().into_iter().zip(spec.weights.soft());
+            let soft: Vec<(String, f64)> = soft
+                .filter(|(_, (_, weight))| *weight != 0.0)
+                .map(|((name, value), _)| (format!("train/{name}"), value))
+                .collect();
+            values.extend(soft.iter().map(|(name, value)| (name.as_str(), *value)));
             log.log(done as u64, &values)?;
         }
         let stopping = context.stop.load(Ordering::Relaxed) && done < plan.steps;
@@ -248,14 +251,23 @@ pub fn discard_state(dir: &Path) -> io::Result<()> {
     }
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "losses are computed in f32"
-)]
+#[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
 fn loss_spec(plan: &FitPlan) -> LossSpec {
+    let losses = &plan.losses;
     LossSpec {
-        forward_kl: plan.losses.forward_kl as f32,
-        cross_entropy: plan.losses.cross_entropy as f32,
+        weights: Terms {
+            forward_kl: losses.forward_kl,
+            reverse_kl: losses.reverse_kl,
+            jsd: losses.jsd.weight,
+            skew_forward_kl: losses.skew_forward_kl.weight,
+            skew_reverse_kl: losses.skew_reverse_kl.weight,
+            tvd: losses.tvd,
+            cross_entropy: losses.cross_entropy,
+        },
+        jsd_beta: losses.jsd.beta,
+        skew_forward_alpha: losses.skew_forward_kl.alpha,
+        skew_reverse_alpha: losses.skew_reverse_kl.alpha,
+        label_smoothing: losses.label_smoothing,
         temperature: plan.temperature as f32,
         tail: match plan.tail {
             TailPlan::Bucket => Tail::Bucket,

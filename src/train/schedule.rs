@@ -52,8 +52,8 @@ mod tests {
             max_grad_norm: 1.0,
             temperature: 1.0,
             losses: LossWeights {
-                forward_kl: 0.0,
                 cross_entropy: 1.0,
+                ..LossWeights::default()
             },
             tail: TailPlan::Bucket,
             save_every: 1,

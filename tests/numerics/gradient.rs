@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use alambic::cache::{RowSupports, TopKSupports};
 use alambic::data::TokenRows;
-use alambic::loss::{LossSpec, Tail};
+use alambic::loss::{LossSpec, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::recipe::SupportPlan;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{MicroBatch, StepGradient, step_gradient};
 use alambic::train::row_targets;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -29,13 +31,13 @@ struct GradientInputs {
     ids: Vec<u32>,
     log_probs: Vec<f32>,
     lse: Vec<f32>,
-    loss_weights: Terms,
+    loss_weights: Weights,
 }
 
 #[derive(Deserialize)]
-struct Terms {
-    forward_kl: f32,
-    cross_entropy: f32,
+struct Weights {
+    forward_kl: f64,
+    cross_entropy: f64,
 }
 
 #[derive(Deserialize)]
@@ -97,8 +99,8 @@ fn assert_gradient_case(
     for (term, want) in &want.losses {
         let got = match term.as_str() {
             "total" => means.total,
-            "forward_kl" => means.forward_kl,
-            "cross_entropy" => means.cross_entropy,
+            "forward_kl" => means.terms.forward_kl,
+            "cross_entropy" => means.terms.cross_entropy,
             term => panic!("unknown term {term}"),
         };
         let allowed = tolerance.atol + tolerance.rtol * want.abs();
@@ -147,17 +149,17 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
         let supports = inputs.supports();
         let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, inputs.counted, 1);
 
-        let plain = LossSpec {
-            forward_kl: 0.0,
+        let plain = LossSpec::of(Terms {
             cross_entropy: 1.0,
-            temperature: 1.0,
-            tail: Tail::Bucket,
-        };
+            ..Terms::ZERO
+        });
         let mix = LossSpec {
-            forward_kl: inputs.loss_weights.forward_kl,
-            cross_entropy: inputs.loss_weights.cross_entropy,
             temperature: inputs.temperature,
-            tail: Tail::Bucket,
+            ..LossSpec::of(Terms {
+                forward_kl: inputs.loss_weights.forward_kl,
+                cross_entropy: inputs.loss_weights.cross_entropy,
+                ..Terms::ZERO
+            })
         };
         for size in [1, 2] {
             let batches = micro_batches(&rows, &[0, 1], None, size);
@@ -214,10 +216,12 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     };
     let supports = supports(&teacher, &all, &selection);
     let spec = LossSpec {
-        forward_kl: 0.7,
-        cross_entropy: 0.3,
         temperature: 2.0,
-        tail: Tail::Bucket,
+        ..LossSpec::of(Terms {
+            forward_kl: 0.7,
+            cross_entropy: 0.3,
+            ..Terms::ZERO
+        })
     };
     let run = |row_idxs: &[usize], size| {
         step_gradient(
@@ -241,16 +245,71 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 24,
+        rng_seed: RngSeed::Fixed(17),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn however_a_step_is_cut_ordered_and_padded_its_gradient_is_the_same(
+        seed in 0..1000_u64,
+        sequence_length in 2..20_usize,
+        counted in prop::collection::vec(any::<prop::sample::Index>(), 1..7),
+        num_padding in 0..3_usize,
+        num_batches in prop::sample::select(vec![1, 2, 4]),
+        top_k in 1..40_usize,
+        order in any::<prop::sample::Index>(),
+    ) {
+        let decoder = random_decoder(config(), seed);
+        let teacher = random_decoder(config(), seed + 1000);
+        // At least two positions of the first row count, so that queries and keys have a gradient.
+        let mut counted: Vec<u32> = counted.iter().map(|counted| u32::try_from(counted.index(sequence_length + 1)).unwrap()).collect();
+        counted[0] = counted[0].max(2);
+        let num_rows = counted.len();
+        counted.resize(num_rows + num_padding, 0);
+        let rows = random_rows(sequence_length, &counted, seed);
+        let all: Vec<&[u32]> = (0..counted.len()).map(|row| rows.row(row)).collect();
+        let selection = Selection { support: SupportPlan::TopK(top_k), temperatures: &[2.0] };
+        let supports = supports(&teacher, &all, &selection);
+        let spec = LossSpec {
+            temperature: 2.0,
+            label_smoothing: 0.1,
+            ..LossSpec::of(Terms {
+                forward_kl: 0.4,
+                reverse_kl: 0.1,
+                jsd: 0.5,
+                skew_forward_kl: 0.2,
+                skew_reverse_kl: 0.3,
+                tvd: 0.1,
+                cross_entropy: 0.3,
+            })
+        };
+        let run = |row_idxs: &[usize], size| {
+            let batches = micro_batches(&rows, row_idxs, Some(&supports), size);
+            step_gradient(&decoder, &batches, &spec)
+        };
+        let mut row_idxs: Vec<usize> = (0..num_rows).collect();
+        let whole = run(&row_idxs, num_rows);
+        prop_assert_eq!(whole.sums.positions, counted.iter().map(|&count| u64::from(count)).sum::<u64>());
+        row_idxs.extend(num_rows..counted.len());
+        row_idxs.reverse();
+        row_idxs.rotate_left(order.index(counted.len()));
+        let cut = run(&row_idxs, counted.len().div_ceil(num_batches));
+        assert_same_gradient(&format!("{row_idxs:?} in {num_batches}"), &cut, &whole);
+    }
+}
+
 #[test]
 fn a_step_that_counts_no_position_has_no_loss_and_no_gradient() {
     let decoder = random_decoder(config(), 1);
     let rows = random_rows(16, &[0, 0], 3);
-    let spec = LossSpec {
-        forward_kl: 0.0,
+    let spec = LossSpec::of(Terms {
         cross_entropy: 1.0,
-        temperature: 1.0,
-        tail: Tail::Bucket,
-    };
+        ..Terms::ZERO
+    });
     let got = step_gradient(&decoder, &micro_batches(&rows, &[0, 1], None, 1), &spec);
     assert_eq!((got.sums.positions, got.sums.means().total), (0, 0.0));
     assert_eq!(got.gradients.len(), decoder.parameters().len());

@@ -106,8 +106,8 @@ pub(crate) fn fit_plan() -> FitPlan {
         max_grad_norm: 1.0,
         temperature: 1.0,
         losses: LossWeights {
-            forward_kl: 0.0,
             cross_entropy: 1.0,
+            ..LossWeights::default()
         },
         tail: TailPlan::Bucket,
         save_every: 100,

@@ -1,14 +1,7 @@
 //! The KL against samples.
 
-use super::super::{LossSpec, RowTarget, Samples, Support, Tail, loss_row};
-use super::{assert_equal, reference, run};
-
-const SAMPLED: LossSpec = LossSpec {
-    forward_kl: 1.0,
-    cross_entropy: 0.0,
-    temperature: 1.0,
-    tail: Tail::Bucket,
-};
+use super::super::{LossSpec, RowTarget, Samples, Support, Terms, loss_row};
+use super::{FORWARD_KL, assert_equal, reference, run};
 
 #[test]
 fn sampled_kl_equals_torch_in_value_and_gradient() {
@@ -39,17 +32,21 @@ fn sampled_kl_equals_torch_in_value_and_gradient() {
     };
     let want = &reference.cases["sampled@T=1"];
     // torch minimises the cross-entropy; the KL is less by the teacher's entropy and has the same slope.
-    assert_equal("sampled", &run(&reference, &SAMPLED, samples(0.0)), want);
-    let mut less = run(&reference, &SAMPLED, samples(2.5));
+    assert_equal(
+        "sampled",
+        &run(&reference, &FORWARD_KL, samples(0.0), 2),
+        want,
+    );
+    let mut less = run(&reference, &FORWARD_KL, samples(2.5), 2);
     less.loss += 2.5;
     assert_equal("sampled, less an entropy", &less, want);
     // The text's own term is added as it is.
-    let both = LossSpec {
+    let both = LossSpec::of(Terms {
         forward_kl: 0.5,
         cross_entropy: 0.5,
-        ..SAMPLED
-    };
-    let got = run(&reference, &both, samples(0.0));
+        ..Terms::ZERO
+    });
+    let got = run(&reference, &both, samples(0.0), 2);
     let hard = &reference.cases["hard_ce@T=1"];
     assert!((got.loss - 0.5 * (want.loss + hard.loss)).abs() < 1e-6);
     assert!((got.grad[1][7] - 0.5 * (want.grad[1][7] + hard.grad[1][7])).abs() < 1e-6);
@@ -82,8 +79,8 @@ fn the_mean_of_sampled_divergences_is_the_exact_one() {
                 label: 0,
                 support: Some(support),
             };
-            let sums = loss_row(&mut logits, &mut [0.0; 3], target, &SAMPLED);
-            mean += weight * sums.forward_kl;
+            let sums = loss_row(&mut logits, &mut [0.0; 3], target, &FORWARD_KL);
+            mean += weight * sums.terms.forward_kl;
             for (slope, got) in slopes.iter_mut().zip(logits) {
                 *slope += weight * f64::from(got);
             }
@@ -95,4 +92,24 @@ fn the_mean_of_sampled_divergences_is_the_exact_one() {
     for (got, (p, q)) in slopes.iter().zip(pairs()) {
         assert!((got - (q - p)).abs() < 1e-6, "{got} for {}", q - p);
     }
+}
+
+#[test]
+#[should_panic(expected = "recipes with other terms over samples are refused")]
+fn no_other_term_is_taken_from_samples() {
+    let samples = Support::Samples(Samples {
+        ids: &[1],
+        counts: &[4],
+        entropy: 0.5,
+    });
+    let target = RowTarget {
+        label: 0,
+        support: Some(samples),
+    };
+    let spec = LossSpec::of(Terms {
+        forward_kl: 1.0,
+        tvd: 1.0,
+        ..Terms::ZERO
+    });
+    loss_row(&mut [0.0; 3], &mut [0.0; 3], target, &spec);
 }

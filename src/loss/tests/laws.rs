@@ -1,0 +1,233 @@
+//! What holds for every loss, at any size.
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::super::{Tail, loss_row, row_statistics};
+use super::*;
+
+/// A position: what the student says, how much of the teacher is known, and at which temperature.
+fn positions() -> impl Strategy<Value = (u64, usize, usize, f32, f64)> {
+    (2..80_usize).prop_flat_map(|vocab| {
+        let temperature = prop::sample::select(vec![0.5_f32, 1.0, 2.0, 4.0]);
+        (any::<u64>(), Just(vocab), 1..=vocab, temperature, 0.1..6.0)
+    })
+}
+
+/// Sums and gradient at one position.
+fn at(
+    spec: &LossSpec,
+    logits: &[f32],
+    target: RowTarget<'_>,
+) -> (super::super::LossSums, Vec<f32>) {
+    let (mut gradient, mut scratch) = (logits.to_vec(), vec![0.0; logits.len()]);
+    let sums = loss_row(&mut gradient, &mut scratch, target, spec);
+    (sums, gradient)
+}
+
+fn target(support: &OwnedTopK) -> RowTarget<'_> {
+    RowTarget {
+        label: 0,
+        support: Some(support.support()),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        rng_seed: RngSeed::Fixed(17),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn a_student_that_equals_its_teacher_has_no_divergence_and_no_slope(
+        (seed, vocab, count, temperature, deviation) in positions(),
+    ) {
+        let teacher = normal(seed, "teacher", vocab, deviation);
+        let support = OwnedTopK::of(&teacher, count, temperature);
+        for weights in soft_terms() {
+            let spec = LossSpec { temperature, ..LossSpec::of(weights) };
+            let (sums, gradient) = at(&spec, &to_f32(&teacher), target(&support));
+            // Of the temperature, squared, and the rounding of log-probabilities to f32.
+            let bound = 4e-6 * f64::from(temperature.max(1.0)).powi(2);
+            prop_assert!(sums.total.abs() <= bound, "{weights:?}: {sums:?}");
+            if weights.tvd == 0.0 { // its slope jumps here
+                prop_assert!(gradient.iter().all(|slope| f64::from(slope.abs()) <= bound), "{weights:?}: {gradient:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_larger_support_never_lowers_a_divergence(
+        (seed, vocab, count, temperature, deviation) in positions(),
+        fewer in any::<prop::sample::Index>(),
+    ) {
+        let teacher = normal(seed, "teacher", vocab, deviation);
+        let student = to_f32(&normal(seed, "student", vocab, deviation));
+        let larger = OwnedTopK::of(&teacher, count, temperature);
+        let smaller = OwnedTopK::of(&teacher, fewer.index(count) + 1, temperature);
+        for weights in soft_terms() {
+            let spec = LossSpec { temperature, ..LossSpec::of(weights) };
+            let (more, _) = at(&spec, &student, target(&larger));
+            let (less, _) = at(&spec, &student, target(&smaller));
+            if weights.reverse_kl > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
+                continue; // counts as more than it is
+            }
+            let rounding = 1e-5 * f64::from(temperature).powi(2);
+            prop_assert!(less.total <= more.total + rounding, "{weights:?}: {} of {}", less.total, more.total);
+            prop_assert!(less.total >= -rounding, "{weights:?}: {}", less.total);
+        }
+    }
+
+    #[test]
+    fn slopes_of_a_position_sum_to_zero(
+        (seed, vocab, count, temperature, deviation) in positions(),
+        tail in prop::sample::select(vec![Tail::Bucket, Tail::Renormalize]),
+    ) {
+        let teacher = normal(seed, "teacher", vocab, deviation);
+        let student = to_f32(&normal(seed, "student", vocab, deviation));
+        let support = OwnedTopK::of(&teacher, count, temperature);
+        let weights = Terms { forward_kl: 0.5, jsd: 1.0, skew_forward_kl: 0.7, skew_reverse_kl: 0.3, tvd: 0.2, cross_entropy: 0.4, reverse_kl: 0.0 };
+        let spec = LossSpec { temperature, tail, label_smoothing: 0.2, ..LossSpec::of(weights) };
+        let (_, gradient) = at(&spec, &student, target(&support));
+        let (sum, scale) = gradient.iter().fold((0.0, 0.0), |(sum, scale), &slope| (sum + f64::from(slope), scale + f64::from(slope.abs())));
+        prop_assert!(sum.abs() <= 1e-6 * scale, "{sum} of {scale}: {gradient:?}");
+    }
+}
+
+#[test]
+fn a_student_sure_of_itself_gives_finite_numbers() {
+    let support = Support::TopK(TopK {
+        ids: &[1, 2],
+        log_probs: &[0.5_f32.ln(), 0.25_f32.ln()],
+        log_sum_exp: 0.0,
+    });
+    let target = RowTarget {
+        label: 1,
+        support: Some(support),
+    };
+    for sure_of in [5, 1] {
+        let mut logits = vec![-200.0_f32; 64];
+        logits[sure_of] = 200.0;
+        for weights in soft_terms() {
+            let weights = Terms {
+                cross_entropy: 1.0,
+                ..weights.times(10.0)
+            };
+            let (sums, gradient) = at(&LossSpec::of(weights), &logits, target);
+            assert!(sums.total.is_finite(), "{weights:?}: {sums:?}");
+            assert!(
+                gradient.iter().all(|slope| slope.is_finite()),
+                "{gradient:?}"
+            );
+            let total: f32 = gradient.iter().sum();
+            assert!(total.abs() < 1e-4, "{weights:?}: slopes sum to {total}");
+        }
+    }
+}
+
+#[test]
+fn a_student_without_a_tail_keeps_the_slopes_of_its_support() {
+    // q is (1 − 63 e⁻²⁵) on id 0, and p (0.6, 0.1) with 0.3 outside: the factor of the tail is 0.3 e²⁵ / 62.
+    for temperature in [1.0, 2.0] {
+        let mut logits = vec![0.0_f32; 64];
+        logits[0] = 25.0 * temperature;
+        let support = Support::TopK(TopK {
+            ids: &[0, 1],
+            log_probs: &[0.6_f32, 0.1].map(|p| temperature * p.ln()),
+            log_sum_exp: 0.0,
+        });
+        let target = RowTarget {
+            label: 9,
+            support: Some(support),
+        };
+        let spec = LossSpec {
+            temperature,
+            ..FORWARD_KL
+        };
+        let (_, gradient) = at(&spec, &logits, target);
+        for (slope, want) in gradient.iter().zip([0.4, -0.1, -0.3 / 62.0, -0.3 / 62.0]) {
+            let slope = slope / temperature;
+            assert!((slope - want).abs() < 1e-6, "{slope} for {want}");
+        }
+    }
+}
+
+#[test]
+fn however_little_the_support_holds_renormalised_it_sums_to_one() {
+    for mass in [1e-2_f32, 3e-6, 1e-9] {
+        let spec = LossSpec {
+            tail: Tail::Renormalize,
+            ..FORWARD_KL
+        };
+        let support = Support::TopK(TopK {
+            ids: &[2],
+            log_probs: &[mass.ln()],
+            log_sum_exp: 0.0,
+        });
+        let target = RowTarget {
+            label: 0,
+            support: Some(support),
+        };
+        let (sums, gradient) = at(&spec, &[0.0; 4], target);
+        assert!((sums.total - 4_f64.ln()).abs() < 1e-6, "{mass}: {sums:?}");
+        for (slope, want) in gradient.iter().zip([0.25, 0.25, -0.75, 0.25]) {
+            assert!((slope - want).abs() < 1e-6, "{mass}: {gradient:?}");
+        }
+    }
+}
+
+#[test]
+fn a_teacher_without_a_tail_leaves_the_reverse_divergence_finite() {
+    // p (3/4, 1/4), q (1/4, 1/4, 1/2): the tail counts as 2⁻²³.
+    let support = Support::TopK(TopK {
+        ids: &[0, 1],
+        log_probs: &[0.75_f32.ln(), 0.25_f32.ln()],
+        log_sum_exp: 0.0,
+    });
+    let target = RowTarget {
+        label: 0,
+        support: Some(support),
+    };
+    let spec = LossSpec::of(Terms {
+        reverse_kl: 1.0,
+        ..Terms::ZERO
+    });
+    let logits = [0.25_f32.ln(), 0.25_f32.ln(), 0.5_f32.ln()];
+    let (sums, gradient) = at(&spec, &logits, target);
+    let ratios = [(0.25_f64 / 0.75).ln(), 0.0, (0.5 * 2_f64.powi(23)).ln()];
+    let want = 0.25 * ratios[0] + 0.5 * ratios[2];
+    assert!((sums.total - want).abs() < 1e-5, "{sums:?} for {want}");
+    for ((slope, ratio), q) in gradient.iter().zip(ratios).zip([0.25, 0.25, 0.5]) {
+        let slope_want = q * (ratio - want);
+        assert!(
+            (f64::from(*slope) - slope_want).abs() < 1e-5,
+            "{slope} for {slope_want}"
+        );
+    }
+}
+
+#[test]
+fn statistics_name_the_top_token_its_confidence_and_the_divergence() {
+    // probs 0.1, 0.6, 0.3
+    let logits = [0.1_f32.ln(), 0.6_f32.ln(), 0.3_f32.ln()];
+    let support = Support::TopK(TopK {
+        ids: &[0, 2],
+        log_probs: &[0.25_f32.ln(), 0.5_f32.ln()],
+        log_sum_exp: 0.0,
+    });
+    let got = row_statistics(
+        &mut logits.to_vec(),
+        RowTarget {
+            label: 2,
+            support: Some(support),
+        },
+    );
+    let kl =
+        0.25 * (0.25_f64 / 0.1).ln() + 0.5 * (0.5_f64 / 0.3).ln() + 0.25 * (0.25_f64 / 0.6).ln();
+    assert!((got.cross_entropy + 0.3_f64.ln()).abs() < 1e-6);
+    assert!((got.forward_kl.unwrap() - kl).abs() < 1e-6);
+    assert_eq!((got.top_id, got.teacher_top_id), (1, Some(2)));
+    assert!((got.confidence - 0.6).abs() < 1e-6);
+}

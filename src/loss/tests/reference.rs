@@ -1,0 +1,164 @@
+//! Every term in value and gradient, whole vocabulary and support.
+
+use super::super::Tail;
+use super::*;
+
+/// Chunks of one position, of two, and one of all.
+const CHUNK_SIZES: [usize; 3] = [1, 2, 100];
+
+/// What `scripts/make_golden.py losses/on_support` writes over the logits of the other file.
+#[derive(Deserialize)]
+struct OnSupport {
+    inputs: Shapes,
+    expected: BTreeMap<String, Case>,
+}
+
+#[derive(Deserialize)]
+struct Shapes {
+    beta: f64,
+    alpha: f64,
+    label_smoothing: f64,
+    weights: BTreeMap<String, f64>,
+}
+
+/// Weights by name.
+fn terms(weights: &BTreeMap<String, f64>) -> Terms {
+    let weight = |name: &str| weights.get(name).copied().unwrap_or_default();
+    let terms = Terms {
+        forward_kl: weight("forward_kl"),
+        reverse_kl: weight("reverse_kl"),
+        jsd: weight("jsd"),
+        skew_forward_kl: weight("skew_forward_kl"),
+        skew_reverse_kl: weight("skew_reverse_kl"),
+        tvd: weight("tvd"),
+        cross_entropy: weight("cross_entropy"),
+    };
+    let used = terms.soft().map(|(_, weight)| weight);
+    let used = used.iter().chain([&terms.cross_entropy]);
+    assert_eq!(used.filter(|&&weight| weight > 0.0).count(), weights.len());
+    terms
+}
+
+fn alone(name: &str) -> Terms {
+    terms(&BTreeMap::from([(name.to_owned(), 1.0)]))
+}
+
+#[test]
+fn over_the_whole_vocabulary_every_term_is_exact() {
+    let reference = reference();
+    let vocab = reference.student_logits[0].len();
+    let mut num_cases = 0;
+    for temperature in [1.0, 2.0] {
+        let logits = reference.teacher_logits.iter();
+        let whole: Vec<OwnedTopK> = logits
+            .map(|row| OwnedTopK::of(row, vocab, temperature))
+            .collect();
+        for (name, want) in &reference.cases {
+            let Some(name) = name.strip_suffix(&format!("@T={temperature}")) else {
+                continue;
+            };
+            let (term, shape) = match name {
+                "jsd_0_5" => ("jsd", 0.5),
+                "jsd_0_1" => ("jsd", 0.1),
+                "skew_forward_kl_0_1" => ("skew_forward_kl", 0.1),
+                "skew_reverse_kl_0_1" => ("skew_reverse_kl", 0.1),
+                "forward_kl" | "reverse_kl" | "tvd" => (name, 0.5),
+                _ => continue,
+            };
+            let spec = LossSpec {
+                temperature,
+                jsd_beta: shape,
+                skew_forward_alpha: shape,
+                skew_reverse_alpha: shape,
+                ..LossSpec::of(alone(term))
+            };
+            for chunk_size in CHUNK_SIZES {
+                let support = |row: usize| Some(whole[row].support());
+                let got = run(&reference, &spec, support, chunk_size);
+                assert_equal(&format!("{name}@T={temperature}"), &got, want);
+            }
+            num_cases += 1;
+        }
+    }
+    assert_eq!(num_cases, 14);
+}
+
+#[test]
+fn forward_kl_on_a_support_equals_torch_with_a_bucket_and_renormalised() {
+    let reference = reference();
+    for temperature in [1.0, 2.0] {
+        for (name, tail) in [
+            ("topk_bucket", Tail::Bucket),
+            ("topk_renormalized", Tail::Renormalize),
+        ] {
+            let spec = LossSpec {
+                temperature,
+                tail,
+                ..FORWARD_KL
+            };
+            let name = format!("{name}@T={temperature}");
+            for chunk_size in CHUNK_SIZES {
+                let got = run(
+                    &reference,
+                    &spec,
+                    top_k(&reference, temperature),
+                    chunk_size,
+                );
+                assert_equal(&name, &got, &reference.cases[&name]);
+            }
+        }
+    }
+}
+
+#[test]
+fn cross_entropy_equals_torch_and_is_never_softened() {
+    let reference = reference();
+    for temperature in [1.0, 2.0] {
+        let spec = LossSpec {
+            temperature,
+            ..CROSS_ENTROPY
+        };
+        let want = &reference.cases[&format!("hard_ce@T={temperature}")];
+        assert_equal("alone", &run(&reference, &spec, |_| None, 2), want);
+        let support = top_k(&reference, temperature);
+        assert_equal("over a support", &run(&reference, &spec, support, 2), want);
+    }
+}
+
+#[test]
+fn every_term_on_a_support_and_all_of_them_at_once_equal_torch() {
+    let reference = reference();
+    let text = include_str!("../../../tests/golden/losses/on_support.json");
+    let OnSupport { inputs, expected } = serde_json::from_str(text).unwrap();
+    assert_eq!(expected.len(), 17);
+    for (name, want) in &expected {
+        let (name, temperature) = match name.split_once("@T=") {
+            Some((name, temperature)) => (name, temperature.parse().unwrap()),
+            None => (name.as_str(), 1.0),
+        };
+        let (weights, tail) = match name.split_once(' ') {
+            Some(("mix", _)) => (terms(&inputs.weights), Tail::Bucket),
+            Some(("smoothed", term) | (term, "bucket")) => (alone(term), Tail::Bucket),
+            Some((term, "renormalize")) => (alone(term), Tail::Renormalize),
+            _ => panic!("{name}"),
+        };
+        let spec = LossSpec {
+            weights,
+            jsd_beta: inputs.beta,
+            skew_forward_alpha: inputs.alpha,
+            skew_reverse_alpha: inputs.alpha,
+            label_smoothing: inputs.label_smoothing,
+            temperature,
+            tail,
+        };
+        for chunk_size in CHUNK_SIZES {
+            let got = run(
+                &reference,
+                &spec,
+                top_k(&reference, temperature),
+                chunk_size,
+            );
+            assert_equal(&format!("{name}@T={temperature}"), &got, want);
+        }
+    }
+}
