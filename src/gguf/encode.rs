@@ -1,7 +1,7 @@
 //! Values in f32 to blocks, as ggml's reference quantisers make them.
 //!
 //! Operations stand in the order of the reference (`quantize_row_*_ref` of `ggml-quants.c`), so that the bytes are its
-//! bytes: `tests/golden/gguf-q*` hold files that the `gguf` package and llama.cpp wrote of the same weights.
+//! bytes: `tests/golden/gguf/hf-llama-q*.gguf`, by the `gguf` package.
 
 use half::{bf16, f16};
 use rayon::prelude::*;

@@ -181,6 +181,7 @@ fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
             formats: vec![ExportFormat::CompressedTensors, ExportFormat::HuggingFace],
             dtype,
             max_logit_difference: 1e-5,
+            gguf: alambic::recipe::GgufPlan::default(),
             max_rounding_kl: 1.0,
         };
         let context = ExportContext {

@@ -40,10 +40,10 @@ fn export(
 
 #[test]
 fn tensors_equal_those_of_the_reference_writer_byte_for_byte() {
-    for (folder, kind) in [
-        ("gguf-q4_0", TensorType::Q4_0),
-        ("gguf-q4_1", TensorType::Q4_1),
-        ("gguf-q8_0", TensorType::Q8_0),
+    for (name, kind) in [
+        ("hf-llama-q4_0", TensorType::Q4_0),
+        ("hf-llama-q4_1", TensorType::Q4_1),
+        ("hf-llama-q8_0", TensorType::Q8_0),
     ] {
         let (_dir, path) = export("hf-llama", kind, |_| ()).unwrap();
         assert_eq!(
@@ -51,8 +51,8 @@ fn tensors_equal_those_of_the_reference_writer_byte_for_byte() {
             format!("hf-llama-{}.gguf", kind.name()).as_str()
         );
         let got = GgufFile::open(&path).unwrap();
-        let want = GgufFile::open(&golden(folder).join("model.gguf")).unwrap();
-        assert_eq!(got.content_hash(), want.content_hash(), "{folder}");
+        let want = GgufFile::open(&golden(&format!("gguf/{name}.gguf"))).unwrap();
+        assert_eq!(got.content_hash(), want.content_hash(), "{name}");
     }
 }
 
@@ -60,7 +60,7 @@ fn tensors_equal_those_of_the_reference_writer_byte_for_byte() {
 fn keys_equal_those_of_the_reference_writer() {
     let (_dir, path) = export("hf-llama", TensorType::Q8_0, |_| ()).unwrap();
     let got = GgufFile::open(&path).unwrap();
-    let want = GgufFile::open(&golden("gguf-q8_0").join("model.gguf")).unwrap();
+    let want = GgufFile::open(&golden("gguf/hf-llama-q8_0.gguf")).unwrap();
     let mut num_keys = 0;
     for (key, value) in want.metadata() {
         if key == "tokenizer.ggml.tokens" || key == "tokenizer.ggml.merges" {
