@@ -90,7 +90,7 @@ pub fn write<'a>(
         );
         out.write_all(bytes)?;
         let padding = bytes.len().next_multiple_of(ALIGNMENT) - bytes.len();
-        out.write_all(&[0; ALIGNMENT][..padding])?;
+        out.write_all(&vec![0; padding])?;
     }
     Ok(())
 }
@@ -151,6 +151,7 @@ fn put_array(bytes: &mut Vec<u8>, kind: u32, len: usize) {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
     use crate::gguf::GgufFile;

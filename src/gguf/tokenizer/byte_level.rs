@@ -141,7 +141,8 @@ pub(super) fn name_of(json: &Value) -> Option<&'static str> {
     let same = |rule: &&Rule| {
         let ours = steps(&pre_tokenizer(&rule.splits)).expect("our own steps are known");
         (rule.normalizer.unwrap_or_default(), ours) == found
-            && rule.ignores_merges == (json["model"]["ignore_merges"] == true)
+            && rule.ignores_merges
+                == (json.pointer("/model/ignore_merges") == Some(&Value::Bool(true)))
     };
     RULES.iter().find(same)?.names.first().copied()
 }
@@ -177,7 +178,7 @@ fn steps(pre_tokenizer: &Value) -> Option<Vec<String>> {
         )]),
         "Split" => Some(vec![format!(
             "split {} {} {}",
-            pre_tokenizer["pattern"]["Regex"].as_str()?,
+            pre_tokenizer.pointer("/pattern/Regex")?.as_str()?,
             pre_tokenizer["behavior"],
             pre_tokenizer["invert"]
         )]),

@@ -56,37 +56,66 @@ pub fn tokenizer_metadata(
     let is_sentencepiece = model["byte_fallback"] == true;
     let (tokens, kinds) = vocabulary(json, source.num_rows, is_sentencepiece)?;
 
-    let mut metadata = Vec::new();
-    let mut put = |key: &str, value: NewValue| metadata.push((key.to_owned(), value));
-    if is_sentencepiece {
-        put(MODEL, NewValue::Text("llama".to_owned()));
-        let scores = sentencepiece::scores(&tokens, &merges);
-        put(sentencepiece::SCORES, NewValue::F32s(scores));
-        let adds_space = sentencepiece::adds_space(json);
-        put(
-            "tokenizer.ggml.add_space_prefix",
-            NewValue::Bool(adds_space),
-        );
-        let unknown = model["unk_token"].as_str();
-        let unknown = unknown.and_then(|unknown| tokens.iter().position(|token| token == unknown));
-        if let Some(id) = unknown.and_then(|id| u32::try_from(id).ok()) {
-            put(sentencepiece::UNKNOWN, NewValue::U32(id));
-        }
+    let mut metadata = if is_sentencepiece {
+        sentencepiece_keys(json, &tokens, &merges)
     } else {
-        put(MODEL, NewValue::Text("gpt2".to_owned()));
-        let rule = byte_level::name_of(json).ok_or_else(|| {
-            refuse(format!(
-                "llama.cpp has no name for how it splits text (known: `{}`)",
-                byte_level::names().join("`, `")
-            ))
-        })?;
-        put(byte_level::PRE, NewValue::Text(rule.to_owned()));
-        let pairs = merges.iter().map(|[left, right]| format!("{left} {right}"));
-        put(byte_level::MERGES, NewValue::Texts(pairs.collect()));
-    }
-    put(TOKENS, NewValue::Texts(tokens));
+        byte_level_keys(json, &merges)?
+    };
     let kinds = kinds.into_iter().map(TokenKind::number).collect();
-    put(TOKEN_TYPE, NewValue::I32s(kinds));
+    metadata.push((TOKENS.to_owned(), NewValue::Texts(tokens)));
+    metadata.push((TOKEN_TYPE.to_owned(), NewValue::I32s(kinds)));
+    metadata.extend(special_keys(source));
+    Ok(metadata)
+}
+
+fn sentencepiece_keys(
+    json: &Value,
+    tokens: &[String],
+    merges: &[[String; 2]],
+) -> Vec<(String, NewValue)> {
+    let unknown = json.pointer("/model/unk_token").and_then(Value::as_str);
+    let unknown = tokens
+        .iter()
+        .position(|token| Some(token.as_str()) == unknown);
+    let unknown = unknown.and_then(|id| u32::try_from(id).ok());
+    let keys = [
+        (MODEL, Some(NewValue::Text("llama".to_owned()))),
+        (
+            sentencepiece::SCORES,
+            Some(NewValue::F32s(sentencepiece::scores(tokens, merges))),
+        ),
+        (
+            "tokenizer.ggml.add_space_prefix",
+            Some(NewValue::Bool(sentencepiece::adds_space(json))),
+        ),
+        (sentencepiece::UNKNOWN, unknown.map(NewValue::U32)),
+    ];
+    let keys = keys.into_iter();
+    keys.filter_map(|(key, value)| Some((key.to_owned(), value?)))
+        .collect()
+}
+
+fn byte_level_keys(
+    json: &Value,
+    merges: &[[String; 2]],
+) -> Result<Vec<(String, NewValue)>, NoGgufForm> {
+    let rule = byte_level::name_of(json).ok_or_else(|| NoGgufForm {
+        fact: format!(
+            "llama.cpp has no name for how it splits text (known: `{}`)",
+            byte_level::names().join("`, `")
+        ),
+    })?;
+    let pairs = merges.iter().map(|[left, right]| format!("{left} {right}"));
+    let keys = [
+        (MODEL, NewValue::Text("gpt2".to_owned())),
+        (byte_level::PRE, NewValue::Text(rule.to_owned())),
+        (byte_level::MERGES, NewValue::Texts(pairs.collect())),
+    ];
+    Ok(keys.map(|(key, value)| (key.to_owned(), value)).into())
+}
+
+/// What a model says of its tokens.
+fn special_keys(source: TokenizerSource<'_>) -> Vec<(String, NewValue)> {
     let named = [
         ("bos", source.bos),
         ("eos", source.eos.first().copied()),
@@ -94,25 +123,20 @@ pub fn tokenizer_metadata(
         ("eom", source.eos.get(2).copied()),
         ("padding", source.padding),
     ];
-    for (name, id) in named {
-        if let Some(id) = id {
-            put(
-                &format!("tokenizer.ggml.{name}_token_id"),
-                NewValue::U32(id),
-            );
-        }
-    }
-    put(
-        "tokenizer.ggml.add_bos_token",
-        NewValue::Bool(source.adds_bos),
-    );
+    let mut keys: Vec<(String, NewValue)> = named
+        .into_iter()
+        .filter_map(|(name, id)| {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            Some((key, NewValue::U32(id?)))
+        })
+        .collect();
+    let adds_bos = NewValue::Bool(source.adds_bos);
+    keys.push(("tokenizer.ggml.add_bos_token".to_owned(), adds_bos));
     if let Some(template) = source.chat_template {
-        put(
-            "tokenizer.chat_template",
-            NewValue::Text(template.to_owned()),
-        );
+        let template = NewValue::Text(template.to_owned());
+        keys.push(("tokenizer.chat_template".to_owned(), template));
     }
-    Ok(metadata)
+    keys
 }
 
 impl TokenKind {
@@ -153,17 +177,18 @@ fn vocabulary(
 ) -> Result<(Vec<String>, Vec<TokenKind>), NoGgufForm> {
     let filling = |id: usize| (format!("[PAD{id}]"), TokenKind::Unused);
     let (mut tokens, mut kinds): (Vec<_>, Vec<_>) = (0..num_rows).map(filling).unzip();
-    let unknown = json["model"]["unk_token"].as_str();
+    let unknown = json.pointer("/model/unk_token").and_then(Value::as_str);
     let mut put = |id: &Value, token: &str, kind: TokenKind| {
         let id = id.as_u64().and_then(|id| usize::try_from(id).ok());
-        let place = id.filter(|&id| id < num_rows).ok_or_else(|| NoGgufForm {
+        let place = id.and_then(|id| tokens.get_mut(id).zip(kinds.get_mut(id)));
+        let (token_there, kind_there) = place.ok_or_else(|| NoGgufForm {
             fact: format!("`{token}` has no row among the {num_rows} of the embedding"),
         })?;
-        token.clone_into(&mut tokens[place]);
-        kinds[place] = kind;
+        token.clone_into(token_there);
+        *kind_there = kind;
         Ok(())
     };
-    let model = json["model"]["vocab"].as_object();
+    let model = json.pointer("/model/vocab").and_then(Value::as_object);
     let lacks_tab = model.is_some_and(|vocab| !vocab.contains_key(sentencepiece::TAB));
     for (token, id) in model.into_iter().flatten() {
         let token = match token.as_str() {
