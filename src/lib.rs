@@ -24,6 +24,8 @@ pub mod random;
 
 pub mod tensors;
 
+pub mod difference;
+
 pub mod gguf;
 
 // Recipe: text -> plan.

@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::cache::Fingerprint;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{self, SourceError, Tokenizer, TokenizerError};
+use crate::difference::Difference;
 use crate::export::huggingface::tokenizer_files;
 use crate::files;
 use crate::gguf::is_gguf;
@@ -20,6 +21,9 @@ use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 
 /// File that makes a folder an artifact; written last.
 pub const ARTIFACT_FILE: &str = "artifact.json";
+
+/// File that tells what a stage is made from; written first.
+const NOTE_FILE: &str = "stage.json";
 
 /// Raised when a stage would write something else from the same inputs.
 const VERSION: u32 = 2;
@@ -53,13 +57,70 @@ pub struct Stage {
     pub key: String,
     /// Folder of the artifact.
     pub dir: PathBuf,
+    /// What the key is a hash of, in words: what stands in `stage.json`.
+    #[serde(skip)]
+    made_from: Value,
+}
+
+/// What `stage.json` says: written when a stage begins, for the message should it have to run anew.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    stage: String,
+    key: String,
+    made_from: Value,
 }
 
 impl Stage {
     fn new(root: &Path, name: String, parts: &Value) -> Self {
         let key = files::hash_json(&json!({ "version": VERSION, "stage": name, "parts": parts }));
         let dir = root.join(format!("{name}-{}", &key[..8]));
-        Self { name, key, dir }
+        let made_from = parts.clone();
+        Self {
+            name,
+            key,
+            dir,
+            made_from,
+        }
+    }
+
+    /// The same stage, telling of its inputs more than their keys.
+    fn made_from(self, made_from: Value) -> Self {
+        Self { made_from, ..self }
+    }
+
+    /// Writes what the stage is made from into the folder that it begins to fill.
+    pub fn note(&self, dir: &Path) -> io::Result<()> {
+        let note = Note {
+            stage: self.name.clone(),
+            key: self.key.clone(),
+            made_from: self.made_from.clone(),
+        };
+        files::write_json(&dir.join(NOTE_FILE), &note)
+    }
+
+    /// What was otherwise when an earlier run of this recipe came to this stage: the first key that differs, with both
+    /// values. `None` if there was no such run, or if this very stage is done or begun.
+    pub fn changed(&self) -> Option<String> {
+        let is_begun = files::PartialDir::at(&self.dir).is_ok_and(|partial| partial.exists());
+        if is_begun || self.is_done() {
+            return None;
+        }
+        let mut earlier: Vec<_> = fs::read_dir(self.dir.parent()?)
+            .ok()?
+            .flatten()
+            .filter_map(|entry| {
+                let path = entry.path().join(NOTE_FILE);
+                let note: Note = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+                let written = path.metadata().ok()?.modified().ok()?;
+                (note.stage == self.name && note.key != self.key).then_some((written, note))
+            })
+            .collect();
+        earlier.sort_by_key(|(written, _)| *written);
+        let (_, last) = earlier.pop()?;
+        Some(match Difference::first(&last.made_from, &self.made_from) {
+            Some(difference) => told(&difference),
+            None => "another version of the program made it".to_owned(),
+        })
     }
 
     /// What a finished run of this stage wrote down, if it is there and complete.
@@ -83,6 +144,33 @@ impl Stage {
             result,
         };
         files::write_json(&dir.join(ARTIFACT_FILE), &artifact)
+    }
+}
+
+/// A difference as a user would name it: without the blocks that hold a key, and keys of stages by what they stand for.
+fn told(difference: &Difference) -> String {
+    let holders = ["pass", "distill", "prune", "quantize", "method", "qat"];
+    let path: Vec<&str> = difference.path.iter().map(String::as_str).collect();
+    match path.as_slice() {
+        [stage] if stage.starts_with(|first: char| first.is_ascii_digit()) => {
+            format!("{stage}, which it goes on from, has changed")
+        }
+        [.., "teacher_hash" | "teacher"] => "the teacher has changed".to_owned(),
+        [.., "checkpoint"] => "the checkpoint of the student has changed".to_owned(),
+        [.., "tokenizer"] => "the tokenizer has changed".to_owned(),
+        ["data", "train"] => "the training text has changed".to_owned(),
+        ["data", "validation"] => "the validation text has changed".to_owned(),
+        [holders_and_key @ .., last] => {
+            let first = holders_and_key
+                .iter()
+                .position(|name| !holders.contains(name))
+                .unwrap_or(holders_and_key.len());
+            let inner = &holders_and_key[first..];
+            let names = inner.iter().chain([last]).copied();
+            let names: Vec<&str> = names.filter(|name| *name != "plan").collect();
+            format!("`{}` {}", names.join("."), difference.told("not set"))
+        }
+        [] => "its inputs have changed".to_owned(),
     }
 }
 
@@ -137,7 +225,7 @@ impl Stages {
             .transpose()?;
         let data_parts = data_parts(plan)?;
         let data = Stage::new(&plan.output, "data".to_owned(), &data_parts);
-        let text = without_limits(data_parts, plan);
+        let text = without_limits(data_parts.clone(), plan);
         let cache = plan.cache.as_ref().map(|cache| {
             let parts = json!({
                 "text": text, "teacher_hash": teacher_hash, "plan": cache, "teacher": plan.teacher,
@@ -145,39 +233,40 @@ impl Stages {
             });
             Stage::new(&plan.output, "cache".to_owned(), &parts)
         });
+        let captured = json!({
+            "plan": plan.cache, "teacher": plan.teacher, "teacher_hash": teacher_hash,
+        });
         // The teacher's own figures are taken against its cache.
         let teacher = cache.as_ref().map(|cache| {
-            Stage::new(
-                &run_dir,
-                "00-teacher".to_owned(),
-                &json!({ "cache": cache.key, "data": data.key }),
-            )
+            let parts = json!({ "cache": cache.key, "data": data.key });
+            Stage::new(&run_dir, "00-teacher".to_owned(), &parts)
+                .made_from(json!({ "data": data_parts, "cache": captured }))
         });
 
-        let student = match &plan.student {
-            StudentPlan::Checkpoint(dir) => {
-                json!({ "checkpoint": model_hash(&Checkpoint::open(dir)?) })
-            }
-            StudentPlan::FromTeacher { .. } => {
-                json!({ "plan": plan.student, "teacher": teacher_hash })
-            }
-            StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
-        };
+        let student = student_parts(plan, teacher_hash.as_deref())?;
         let mut last = json!({
             "student": student, "seed": plan.seed, "data": data.key, "cache": cache.as_ref().map(|cache| &cache.key),
+        });
+        let mut made_from = json!({
+            "student": last["student"], "seed": plan.seed, "data": data_parts, "cache": captured,
         });
         let mut stages = Vec::new();
         for (pass_idx, pass) in plan.passes.iter().enumerate() {
             let name = format!("{:02}-{}", pass_idx + 1, passes::name(pass));
-            let stage = Stage::new(&run_dir, name, &json!({ "student": last, "pass": pass }));
+            made_from["pass"] = json!(pass);
+            let stage = Stage::new(&run_dir, name, &json!({ "student": last, "pass": pass }))
+                .made_from(made_from);
             last = json!(stage.key);
+            made_from = json!({ &stage.name: stage.key });
             stages.push(stage);
         }
         let export_name = format!("{:02}-export", plan.passes.len() + 1);
         let parts = json!({
             "student": last, "export": plan.export, "tokenizer": tokenizer_hashes(plan)?,
         });
-        let export = Stage::new(&run_dir, export_name, &parts);
+        made_from["export"] = json!(plan.export);
+        made_from["tokenizer"] = parts["tokenizer"].clone();
+        let export = Stage::new(&run_dir, export_name, &parts).made_from(made_from);
         Ok(Self {
             run_dir,
             teacher_hash,
@@ -206,6 +295,16 @@ impl Stages {
         });
         captured.data_keys.push(self.data.key.clone());
         stage.seal(&stage.dir, secs_before + secs, &captured)
+    }
+
+    /// What each stage of this recipe that has to run anew has that an earlier run of it had not.
+    pub fn changes(&self) -> impl Iterator<Item = String> {
+        let own = self
+            .teacher
+            .iter()
+            .chain(&self.passes)
+            .chain([&self.export]);
+        own.filter_map(|stage| Some(format!("{} runs anew: {}", stage.name, stage.changed()?)))
     }
 
     /// All stages, in the order in which they run.
@@ -262,6 +361,18 @@ fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
         }
     }
     data_parts
+}
+
+fn student_parts(plan: &Plan, teacher_hash: Option<&str>) -> Result<Value, StagesError> {
+    Ok(match &plan.student {
+        StudentPlan::Checkpoint(dir) => {
+            json!({ "checkpoint": model_hash(&Checkpoint::open(dir)?) })
+        }
+        StudentPlan::FromTeacher { .. } => {
+            json!({ "plan": plan.student, "teacher": teacher_hash })
+        }
+        StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
+    })
 }
 
 fn data_parts(plan: &Plan) -> Result<Value, StagesError> {

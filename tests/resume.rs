@@ -105,6 +105,60 @@ mod tests {
     }
 
     #[test]
+    fn a_changed_recipe_says_which_stages_run_anew_and_why() {
+        let workshop = Workshop::new();
+        let changed = |set: &str, begins: &str, reasons: &[(&str, &str)]| {
+            let args = ["chain.yaml", "--set", set];
+            let planned = workshop.done(&[&["plan"], &args[..]].concat());
+            let ran = workshop.done(&[&["run"], &args[..]].concat());
+            for (stage, reason) in reasons {
+                let told = format!("{stage} runs anew: {reason}");
+                assert!(planned.stdout.contains(&told), "{told}\n{}", planned.stdout);
+                let told = format!("{stage}: runs anew: {reason}");
+                assert!(ran.stderr.contains(&told), "{told}\n{}", ran.stderr);
+            }
+            let told = ran.stderr.matches(" runs anew: ").count();
+            assert_eq!(told, reasons.len(), "{begins}: {}", ran.stderr);
+        };
+        changed("seed=3", "nothing was there before", &[]);
+        changed(
+            "export.formats=[]",
+            "the export",
+            &[("05-export", "`export.formats` was ")],
+        );
+        let after = "which it goes on from, has changed";
+        changed(
+            "passes.2.distill.learning_rate=1e-3",
+            "the third pass",
+            &[
+                ("03-distill", "`learning_rate` was 0.003, is 0.001"),
+                ("04-quantize", &format!("03-distill, {after}")),
+                ("05-export", &format!("04-quantize, {after}")),
+            ],
+        );
+        changed(
+            "quantize.learning_rate=2e-3",
+            "the last pass; the others are there from the first run",
+            &[
+                ("04-quantize", &format!("03-distill, {after}")),
+                ("05-export", &format!("04-quantize, {after}")),
+            ],
+        );
+        changed(
+            "data.sequence_length=16",
+            "everything",
+            &[
+                ("00-teacher", "`data.sequence_length` was 32, is 16"),
+                ("01-distill", "`data.sequence_length` was 32, is 16"),
+                ("02-prune", &format!("01-distill, {after}")),
+                ("03-distill", &format!("02-prune, {after}")),
+                ("04-quantize", &format!("03-distill, {after}")),
+                ("05-export", &format!("04-quantize, {after}")),
+            ],
+        );
+    }
+
+    #[test]
     fn a_signal_saves_the_state_of_a_pass_and_the_next_run_goes_on_from_it() {
         for (name, pass, steps) in [
             ("INT", "01-distill", "passes.0.distill.steps=120"),

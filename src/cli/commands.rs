@@ -71,7 +71,7 @@ pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fail
 pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(args)?;
     device::open(&plan.device)?;
-    let notes = preflight::check(&plan, &args.set)?;
+    let mut notes = preflight::check(&plan, &args.set)?;
     let stages = Stages::of(&plan).map_err(|error| Failure::input("run/input", &error))?;
     let estimates =
         estimate(&plan, &stages).map_err(|error| Failure::input("checkpoint", &error))?;
@@ -100,6 +100,7 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
             duration_text(*secs),
         );
     }
+    notes.extend(stages.changes());
     let left: f64 = estimates
         .iter()
         .filter(|estimate| !estimate.done)

@@ -186,7 +186,9 @@ impl Run<'_> {
             recipe: &recipe::resolved_yaml(plan, &stage.dir.join("format")), // each format has a folder
             table: report::table_cells(&self.rows),
         };
+        say_changed(stage);
         let partial = PartialDir::create(&stage.dir)?;
+        stage.note(partial.path())?;
         let verifications =
             export::export(&plan.export, &student, &export_context, partial.path())?;
         stage.seal(
@@ -252,6 +254,13 @@ fn command(plan: &Plan, overrides: &[String]) -> String {
 
 fn say_done(stage: &Stage) {
     progress::say(&format!("{}: done ({})", stage.name, &stage.key[..8]));
+}
+
+/// Says why a stage runs although an earlier run of this recipe has made it.
+fn say_changed(stage: &Stage) {
+    if let Some(reason) = stage.changed() {
+        progress::say(&format!("{}: runs anew: {reason}", stage.name));
+    }
 }
 
 /// Takes a folder for this process until the lock is dropped.

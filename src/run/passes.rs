@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Run, RunError, say_done};
+use super::{Run, RunError, say_changed, say_done};
 use crate::checkpoint::Checkpoint;
 use crate::files::PartialDir;
 use crate::passes;
@@ -40,7 +40,9 @@ impl Run<'_> {
         let since = Instant::now();
         let checkpoint = Checkpoint::open(&plan.checkpoint)?;
         let teacher = Student::new(load_decoder(&checkpoint, self.context.device)?);
+        say_changed(stage);
         let partial = PartialDir::create(&stage.dir)?;
+        stage.note(partial.path())?;
         let measured = self.measure(&teacher, "teacher")?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, &measured)?;
@@ -85,8 +87,10 @@ impl Run<'_> {
         seed: u64,
     ) -> Result<Student, RunError> {
         self.check_stop(stage)?;
+        say_changed(stage);
         let since = Instant::now();
         let partial = PartialDir::resume(&stage.dir)?;
+        stage.note(partial.path())?;
         let context = FitContext {
             label: &stage.name,
             dir: partial.path(),
