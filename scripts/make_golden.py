@@ -298,7 +298,85 @@ def grid_int8_channel(name):
     write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "bfloat16", ["compressed-tensors"])
 
 
-CASES = {"adamw": adamw, "losses/on_support": losses_on_support, "prune": prune, "grid_int8_channel": grid_int8_channel,
+def schedules(name):
+    """Learning rates of transformers; a scheduler's step 0 comes before the first update, so the first of these is its step 1.
+
+    `cosine_with_min_lr` with a warm-up of its own and `polynomial` are those that know a final rate; the others fall to 0.
+    `warmup_stable_decay` warms up from its final rate and is compared with a final rate of 0.
+    """
+    from transformers import optimization
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    peak, expected = 0.8, []
+
+    def rates(make, steps, first=1):
+        optimizer = torch.optim.SGD([parameter], lr=peak)
+        scheduler = make(optimizer)
+        found = []
+        for _ in range(steps + 1):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found[first : first + steps]
+
+    def case(schedule, steps, warmup, final, make, first=1, **keys):
+        expected.append(dict(schedule=schedule, steps=steps, warmup_steps=warmup, final_learning_rate_frac=final, **keys,
+                             rates=rates(make, steps, first)))
+
+    for steps, warmup in ((12, 1), (12, 5), (7, 7), (40, 2)):
+        case("constant", steps, warmup, 0.1, lambda o: optimization.get_constant_schedule_with_warmup(o, warmup))
+        case("cosine", steps, warmup, 0.0, lambda o: optimization.get_cosine_schedule_with_warmup(o, warmup, steps))
+        case("cosine", steps, warmup, 0.25,
+             lambda o: optimization.get_cosine_with_min_lr_schedule_with_warmup_lr_rate(o, warmup, steps, min_lr_rate=0.25), first=0)
+        if warmup < steps:  # transformers' linear schedules end a step early if all is warm-up
+            case("linear", steps, warmup, 0.0, lambda o: optimization.get_linear_schedule_with_warmup(o, warmup, steps))
+            case("linear", steps, warmup, 0.25,
+                 lambda o: optimization.get_polynomial_decay_schedule_with_warmup(o, warmup, steps, lr_end=0.25 * peak))
+        for decay, shape in ((1, "linear"), (steps - warmup, "cosine"), ((steps - warmup) // 2, "linear"), ((steps - warmup) // 2, "1-sqrt")):
+            if decay > 0 and warmup + decay <= steps:
+                case("warmup_stable_decay", steps, warmup, 0.0,
+                     lambda o: optimization.get_wsd_schedule(o, warmup, decay, num_training_steps=steps, decay_type=shape),
+                     decay_steps=decay, decay_shape=shape)
+    write(name, 0, dict(atol=1e-15, rtol=1e-14), dict(learning_rate=peak), expected, packages=["transformers"])
+
+
+def training(name):
+    """Ten AdamW steps of a Llama (grouped heads, tied) with a cosine after warm-up and clipping; every step sees all rows.
+
+    Decay spares norms. Losses and norms of each step are those before its update. Norms and the softmax of attention run in
+    f32, as transformers has them whatever the dtype of the model.
+    """
+    from transformers import optimization
+    seed, rows, seq, steps, warmup, counted = 11, 4, 8, 10, 3, [8, 8, 5, 8]
+    settings = dict(learning_rate=2e-2, betas=[0.9, 0.95], epsilon=1e-6, weight_decay=0.1, max_grad_norm=2.0)
+    model, config, generator = tiny_llama(seed, True, 3)
+    before = flat(model)
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    mask = torch.tensor([[position < count for position in range(seq)] for count in counted])
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    groups = [dict(params=matrices, weight_decay=settings["weight_decay"]), dict(params=norms, weight_decay=0.0)]
+    optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=tuple(settings["betas"]), eps=settings["epsilon"])
+    scheduler = optimization.get_cosine_schedule_with_warmup(optimizer, warmup, steps)
+    scheduler.step()
+    found = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        logits = model(tokens[:, :-1]).logits
+        loss = torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")[mask].mean()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings["max_grad_norm"])
+        found.append(dict(loss=loss.item(), norm=norm.item(), learning_rate=optimizer.param_groups[0]["lr"]))
+        optimizer.step()
+        scheduler.step()
+    assert sum(step["norm"] > settings["max_grad_norm"] for step in found) in range(1, steps)
+    inputs = dict(config=config, weights=before, tokens=tokens.flatten().tolist(), sequence_length=seq, counted=counted,
+                  steps=steps, warmup_steps=warmup, **settings)
+    after = {key: digits(parameter, 7, 9) for key, parameter in model.named_parameters()}
+    write(name, seed, dict(atol=1e-4, rtol=0.0), inputs, dict(steps=found, weights=after), "float64, norms and softmax in float32",
+          ["transformers"])
+
+
+CASES = {"adamw": adamw, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "grid_int8_channel": grid_int8_channel,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":

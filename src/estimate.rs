@@ -8,7 +8,8 @@ use serde::Serialize;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, parameter_specs};
 use crate::recipe::{
-    CachePlan, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan, TokenizerPlan,
+    CachePlan, FitPlan, HandOn, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan,
+    TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
 use crate::student::architecture;
@@ -76,7 +77,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     }
     for (pass, stage) in plan.passes.iter().zip(&stages.passes) {
         let mut estimate = forward(plan, stage, sizes.validation_tokens, &sizes.student, 4);
-        estimate.disk_bytes = student_bytes * 7; // the student, and its state with moments while it is replaced
+        estimate.disk_bytes = student_bytes;
         match pass {
             PassPlan::Distill(fit) => add_fit(&mut estimate, fit, &sizes.student, plan),
             PassPlan::Quantize(quantize) => {
@@ -135,15 +136,23 @@ fn forward(
 
 fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig, plan: &Plan) {
     let tokens = (fit.steps * fit.tokens_per_step) as u64;
-    estimate.tokens += tokens;
+    let measurements = fit
+        .evaluate_every
+        .map_or(0, |every| fit.steps.div_ceil(every));
+    estimate.secs *= 1.0 + measurements as f64;
+    estimate.tokens += tokens + measurements as u64 * estimate.tokens;
     estimate.secs += 6.0 * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
     let at_once = rayon::current_num_threads() as u64;
-    // Weights, two moments, and the gradient of each micro-batch of the step; the state on disk while it runs.
+    // Weights, two moments, perhaps their average, and the gradient of each micro-batch of the step; on disk the states
+    // that are kept, one more while it is written, and perhaps the best weights that they name.
     let micro_batches =
         (fit.tokens_per_step / plan.data.sequence_length / fit.micro_batch).max(1) as u64;
     let weights = num_parameters(student) * F32_BYTES;
+    let state = 3 + u64::from(fit.ema.is_some());
+    let best = u64::from(fit.hand_on == HandOn::Best);
+    estimate.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
     estimate.memory_bytes = PROCESS_BYTES
-        + weights * (3 + micro_batches.min(at_once) + 1)
+        + weights * (state + micro_batches.min(at_once) + 1)
         + at_once * activation_bytes(student, plan, fit.micro_batch);
 }
 

@@ -12,8 +12,10 @@ mod tests {
     use std::process::Command;
     use std::time::SystemTime;
 
+    use alambic::train::state::newest;
+
     use crate::common::{
-        PASSES, Ran, Workshop, assert_same_results, assert_whole, files_below, folders,
+        PASSES, Ran, Workshop, assert_same_results, assert_whole, files_below, folders, wait_for,
     };
 
     /// The cache of the chain, built.
@@ -179,7 +181,7 @@ mod tests {
         for (blocks, set, path) in [
             (20, "seed=3", "/rows-"),
             (100, "seed=3", ".parquet"),
-            (200, "seed=3", "/state.safetensors"),
+            (200, "seed=3", "/state-0000000004.safetensors"),
             (200, "distill.save_every=100", "/student.safetensors"),
         ] {
             let sets = [&sets[..], &[set]].concat();
@@ -271,7 +273,7 @@ mod tests {
         let partial = folders(run_dir, &format!(".partial-{pass}"));
         assert_eq!(partial.len(), 1, "{partial:?}");
         assert!(!partial[0].join("artifact.json").exists());
-        fs::read(partial[0].join("state.safetensors")).unwrap()
+        fs::read(newest(&partial[0]).unwrap()).unwrap()
     }
 
     #[test]
@@ -290,7 +292,7 @@ mod tests {
         let needles = [
             "error[train/not-finite]: the ",
             " at step 1 of pass 01-distill; the last saved state, ",
-            "/state.safetensors, is intact",
+            "/state-0000000001.safetensors, is intact",
             "help: run again with a smaller `learning_rate`",
         ];
         let run_dir = workshop.path("out/chain");
@@ -309,5 +311,57 @@ mod tests {
         workshop.fails(&args, 1, &needles);
         workshop.done(&["run", "chain.yaml"]);
         assert_whole(&run_dir);
+    }
+
+    #[test]
+    fn a_damaged_state_is_named_and_the_one_before_it_taken_up() {
+        let workshop = Workshop::new();
+        workshop.done(&["run", "chain.yaml", "--set", "output=whole"]);
+        let args = ["run", "chain.yaml"];
+        let stopped = |num_states: usize| {
+            let mut child = workshop.start(&args);
+            let partial = || folders(&workshop.path("out/chain"), ".partial-01-distill").pop();
+            let states = || {
+                let files = partial().map(|dir| files_below(&dir)).unwrap_or_default();
+                let mut names: Vec<_> = files.into_keys().collect();
+                names.retain(|path| path.to_string_lossy().starts_with("state-"));
+                names
+            };
+            wait_for("states", || states().len() >= num_states);
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let dir = partial().unwrap();
+            states()
+                .into_iter()
+                .map(move |name| dir.join(name))
+                .collect::<Vec<PathBuf>>()
+        };
+        let states = stopped(2);
+        let damage = |path: &Path| {
+            let relative = path.strip_prefix(workshop.path("")).unwrap();
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            workshop.write(relative.to_str().unwrap(), &bytes);
+        };
+        let newest = states.last().unwrap();
+        damage(newest);
+        let ran = workshop.done(&args);
+        let told = format!(
+            "warning: {} is damaged (the checksum does not match): going on from the state before it, after ",
+            newest.display()
+        );
+        assert!(ran.stderr.contains(&told), "{}", ran.stderr);
+        assert_same_results(&workshop.path("out"), &workshop.path("whole"));
+
+        fs::remove_dir_all(workshop.path("out")).unwrap();
+        for path in stopped(2) {
+            damage(&path);
+        }
+        let needles = [
+            "error[train/state]: ",
+            "the checksum does not match; delete the folder",
+        ];
+        workshop.fails(&args, 2, &needles);
     }
 }

@@ -9,9 +9,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use alambic::device;
+    use alambic::train::state;
     use serde_json::Value;
 
-    use super::common::{PASSES, Ran, Workshop};
+    use super::common::{PASSES, Ran, Workshop, folders, wait_for};
 
     /// Longest time that a device may take; a software driver compiles its kernels for minutes.
     const LIMIT: Duration = Duration::from_mins(7);
@@ -20,8 +21,7 @@ mod tests {
     const TOLERANCE_NATS: f64 = 0.02;
 
     /// What the device made of the chain, or why it made nothing.
-    fn ran_on(name: &str) -> Result<Ran, String> {
-        let workshop = Workshop::new();
+    fn ran_on(workshop: &Workshop, name: &str) -> Result<Ran, String> {
         let args = ["run", "chain.yaml", "--json", "--device", name];
         let mut command = workshop.command(&args);
         command
@@ -57,20 +57,45 @@ mod tests {
         losses.collect()
     }
 
+    fn assert_losses(name: &str, got: &Ran, want: &[f64]) {
+        for (got, want) in losses(got).iter().zip(want) {
+            assert!(
+                (got - want).abs() < TOLERANCE_NATS,
+                "{name}: {got} for {want}"
+            );
+        }
+    }
+
     #[test]
     fn every_linked_device_runs_the_chain_to_the_losses_of_the_cpu() {
-        let want = losses(&ran_on("flex").unwrap());
+        let want = losses(&ran_on(&Workshop::new(), "flex").unwrap());
         assert_eq!(want.len(), 1 + PASSES.len(), "the teacher and each pass");
         for name in device::linked().into_iter().filter(|&name| name != "flex") {
-            match ran_on(name) {
+            match ran_on(&Workshop::new(), name) {
+                Err(reason) => println!("{name} is skipped: {reason}"),
+                Ok(ran) => assert_losses(name, &ran, &want),
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_that_the_cpu_began_goes_on_on_every_linked_device() {
+        let want = losses(&ran_on(&Workshop::new(), "flex").unwrap());
+        for name in device::linked() {
+            let workshop = Workshop::new();
+            let mut child = workshop.start(&["run", "chain.yaml"]);
+            let begun = || folders(&workshop.path("out/chain"), ".partial-01-distill");
+            wait_for("state", || {
+                begun().iter().any(|dir| state::newest(dir).is_some())
+            });
+            child.kill().unwrap();
+            child.wait().unwrap();
+            match ran_on(&workshop, name) {
                 Err(reason) => println!("{name} is skipped: {reason}"),
                 Ok(ran) => {
-                    for (got, want) in losses(&ran).iter().zip(&want) {
-                        assert!(
-                            (got - want).abs() < TOLERANCE_NATS,
-                            "{name}: {got} for {want}"
-                        );
-                    }
+                    let told = "01-distill: resumed at ";
+                    assert!(ran.stderr.contains(told), "{name}: {}", ran.stderr);
+                    assert_losses(name, &ran, &want);
                 }
             }
         }

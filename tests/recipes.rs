@@ -8,8 +8,8 @@ mod tests {
 
     use alambic::diag::Diagnostic;
     use alambic::recipe::{
-        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan,
-        TokenizerPlan,
+        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, Scheduled, StudentPlan,
+        SupportPlan, TokenizerPlan,
     };
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(fit.betas, [0.9, 0.999]);
         assert_eq!(
             (fit.losses.forward_kl, fit.losses.cross_entropy),
-            (1.0, 0.0)
+            (Scheduled::Constant(1.0), Scheduled::Constant(0.0))
         );
         assert_eq!(plan.export.formats, [ExportFormat::HuggingFace]);
     }
@@ -144,7 +144,7 @@ mod tests {
         let fit = fit(&plan.passes[0]);
         assert_eq!(
             (fit.losses.forward_kl, fit.losses.cross_entropy),
-            (0.0, 1.0)
+            (Scheduled::Constant(0.0), Scheduled::Constant(1.0))
         );
         assert_eq!(fit.warmup_steps, 3, "a twentieth of the steps");
         let StudentPlan::Architecture(sizes) = plan.student else {
@@ -152,41 +152,6 @@ mod tests {
         };
         assert_eq!((sizes.head_dim, sizes.num_key_value_heads), (16, 4));
         assert!(sizes.tie_word_embeddings);
-    }
-
-    #[test]
-    fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
-        let losses = |written: &str| {
-            let plan = load_text(MINIMAL, &[&format!("distill.losses={written}")]).unwrap();
-            fit(&plan.passes[0]).losses
-        };
-        let bare =
-            losses("{jsd: 1, skew_forward_kl: 0.5, skew_reverse_kl: 2, cross_entropy: 0.25}");
-        assert_eq!((bare.jsd.weight, bare.jsd.beta), (1.0, 0.5));
-        let skews = (bare.skew_forward_kl, bare.skew_reverse_kl);
-        assert_eq!((skews.0.weight, skews.0.alpha), (0.5, 0.1));
-        assert_eq!((skews.1.weight, skews.1.alpha), (2.0, 0.1));
-        assert_eq!((bare.cross_entropy, bare.label_smoothing), (0.25, 0.0));
-        let shaped = losses(
-            "{reverse_kl: 1, jsd: {weight: 1, beta: 0.1}, skew_reverse_kl: {weight: 0, alpha: 0.3}, tvd: 3, \
-             cross_entropy: {label_smoothing: 0.2, weight: 0.25}}",
-        );
-        assert_eq!((shaped.jsd.weight, shaped.jsd.beta), (1.0, 0.1));
-        assert_eq!((shaped.reverse_kl, shaped.tvd), (1.0, 3.0));
-        assert_eq!((shaped.cross_entropy, shaped.label_smoothing), (0.25, 0.2));
-        assert_eq!(
-            shaped.skew_reverse_kl,
-            Default::default(),
-            "off, whatever its shape"
-        );
-        assert!(shaped.is_soft() && !losses("{cross_entropy: 1}").is_soft());
-    }
-
-    #[test]
-    fn a_term_that_is_off_does_not_change_what_identifies_a_stage() {
-        let plan = load_text(MINIMAL, &[]).unwrap();
-        let losses = serde_json::to_string(&fit(&plan.passes[0]).losses).unwrap();
-        assert_eq!(losses, r#"{"forward_kl":1.0,"cross_entropy":0.0}"#);
     }
 
     #[test]
@@ -231,7 +196,10 @@ mod tests {
         );
         assert_eq!(plan.data.train_tokens, Some(1_500_000));
         assert_eq!(fit(&plan.passes[0]).steps, 300, "the last one holds");
-        assert_eq!(fit(&plan.passes[0]).losses.cross_entropy, 0.5);
+        assert_eq!(
+            fit(&plan.passes[0]).losses.cross_entropy,
+            Scheduled::Constant(0.5)
+        );
         assert_eq!(
             plan.student,
             StudentPlan::FromTeacher { layers: vec![0, 2] }
@@ -259,6 +227,12 @@ mod tests {
             "passes: [",
             "cache: { tokens: 3k, temperatures: [2.0, 1.0] }\nseed: 18446744073709551615\npasses: [{ prune: { method: magnitude, sparsity: 0.3 } }, ",
         ).replace("distill: { steps: 7 }", "quantize: { method: qat, bits: 8, steps: 7, temperature: 2.0, save_every: 3 }"));
+        texts.push(MINIMAL.replace(
+            "passes: [",
+            "cache: { temperatures: [4.0, 1.0, 2.0] }\npasses: [{ distill: { steps: 9, schedule: constant, ema: 0.9, decay_embeddings: false } }, ",
+        ).replace("distill: { steps: 7 }", "distill: { steps: 100, schedule: warmup_stable_decay, decay_shape: cosine, \
+                   temperature: { from: 4.0, to: 1.0, over: 0.3 }, losses: { forward_kl: { from: 0.5, to: 1.0, over: 60, shape: cosine } }, \
+                   evaluate_every: 10, early_stop: { patience: 3, min_delta: 0.01 }, keep_states: 5 }"));
         texts.push(
             fs::read_to_string("recipes/austen-teacher.yaml")
                 .unwrap()

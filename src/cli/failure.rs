@@ -161,6 +161,9 @@ impl From<RunError> for Failure {
             | RunError::Pass(PassError::Fit(FitError::Metrics(
                 MetricsError::Io(error) | MetricsError::Events(EventError::Io(error)),
             ))) => error.into(),
+            RunError::Pass(PassError::Fit(FitError::State(error))) => {
+                Self::input("train/state", &error).help(error.help())
+            }
             RunError::Pass(error) => Self::run("train", &error),
             RunError::Export(error) => Self::run("export", &error),
         }

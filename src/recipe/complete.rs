@@ -5,11 +5,14 @@
 use std::path::{Path, PathBuf};
 
 use super::fields::{Fields, Item};
+use super::loss_plan::{JsdPlan, LossWeights, SkewPlan, TailPlan};
 use super::plan::{
     ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    GgufPlan, GgufType, JsdPlan, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan,
-    QuantizeMethod, QuantizePlan, Sampling, SkewPlan, StudentPlan, SupportPlan, TailPlan,
-    TeacherPlan, TokenizerPlan,
+    GgufPlan, GgufType, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan,
+    Sampling, StudentPlan, SupportPlan, TeacherPlan, TokenizerPlan,
+};
+use super::schedule_plan::{
+    EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
 };
 
 /// The plan of a recipe without faults.
@@ -25,8 +28,10 @@ pub(super) fn plan(recipe: &Fields, recipe_path: PathBuf) -> Option<Plan> {
         Some(_) => Some(cache(recipe.block("cache")?)?),
         None => None,
     };
-    let has_teacher = teacher.is_some();
     let passes = recipe.items("passes").iter();
+    let passes = passes
+        .map(|item| pass(item, cache.as_ref()))
+        .collect::<Option<_>>()?;
     Some(Plan {
         name: recipe.get("name")?,
         seed: recipe.get("seed")?,
@@ -40,9 +45,7 @@ pub(super) fn plan(recipe: &Fields, recipe_path: PathBuf) -> Option<Plan> {
         teacher,
         cache,
         student: student(recipe.block("student")?)?,
-        passes: passes
-            .map(|item| pass(item, has_teacher))
-            .collect::<Option<_>>()?,
+        passes,
         export: export(recipe.block("export")?)?,
     })
 }
@@ -127,11 +130,11 @@ fn architecture(sizes: &Fields) -> Option<ArchitecturePlan> {
     })
 }
 
-fn pass(item: &Item, has_teacher: bool) -> Option<PassPlan> {
+fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
     let (name, item) = item.as_block()?.variant()?;
     let fields = item.as_block()?;
     Some(match name {
-        "distill" => PassPlan::Distill(fit(fields, has_teacher)?),
+        "distill" => PassPlan::Distill(Box::new(fit(fields, cache)?)),
         "prune" => PassPlan::Prune(PrunePlan {
             method: match fields.get::<String>("method")?.as_str() {
                 "magnitude" => PruneMethod::Magnitude,
@@ -142,7 +145,7 @@ fn pass(item: &Item, has_teacher: bool) -> Option<PassPlan> {
         }),
         _ => PassPlan::Quantize(QuantizePlan {
             method: match fields.get::<String>("method")?.as_str() {
-                "qat" => QuantizeMethod::Qat(fit(fields, has_teacher)?),
+                "qat" => QuantizeMethod::Qat(Box::new(fit(fields, cache)?)),
                 _ => QuantizeMethod::RoundToNearest,
             },
             bits: fields.get("bits")?,
@@ -151,16 +154,16 @@ fn pass(item: &Item, has_teacher: bool) -> Option<PassPlan> {
     })
 }
 
-fn fit(fields: &Fields, has_teacher: bool) -> Option<FitPlan> {
+fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
     let steps: usize = fields.get("steps")?;
     let losses = match fields.block("losses") {
-        Some(losses) => loss_weights(losses)?,
-        None if has_teacher => LossWeights {
-            forward_kl: 1.0,
+        Some(losses) => loss_weights(losses, steps)?,
+        None if cache.is_some() => LossWeights {
+            forward_kl: Scheduled::Constant(1.0),
             ..LossWeights::default()
         },
         None => LossWeights {
-            cross_entropy: 1.0,
+            cross_entropy: Scheduled::Constant(1.0),
             ..LossWeights::default()
         },
     };
@@ -172,55 +175,149 @@ fn fit(fields: &Fields, has_teacher: bool) -> Option<FitPlan> {
         learning_rate: fields.get("learning_rate")?,
         final_learning_rate_frac: fields.get("final_learning_rate_frac")?,
         warmup_steps: fields.get("warmup_steps").unwrap_or((steps / 20).max(1)),
+        schedule: rate_schedule(fields, steps)?,
         weight_decay: fields.get("weight_decay")?,
+        decay_embeddings: fields.get("decay_embeddings")?,
         betas: betas.try_into().ok()?,
         epsilon: fields.get("epsilon")?,
         max_grad_norm: fields.get("max_grad_norm")?,
-        temperature: fields.get("temperature")?,
+        temperature: temperature(fields, cache, steps)?,
         losses,
         tail: match fields.get::<String>("tail")?.as_str() {
             "renormalize" => TailPlan::Renormalize,
             _ => TailPlan::Bucket,
         },
+        ema: fields.get("ema"),
+        evaluate_every: fields.get("evaluate_every"),
+        early_stop: match fields.block("early_stop") {
+            Some(early_stop) => Some(EarlyStopPlan {
+                patience: early_stop.get("patience")?,
+                min_delta: early_stop.get("min_delta")?,
+            }),
+            None => None,
+        },
+        hand_on: match fields.get::<String>("hand_on").as_deref() {
+            Some("best") => HandOn::Best,
+            None if fields.is_written("early_stop") => HandOn::Best,
+            _ => HandOn::Last,
+        },
         save_every: fields.get("save_every")?,
+        keep_states: fields.get("keep_states")?,
         log_every: fields.get("log_every")?,
     })
 }
 
-fn loss_weights(losses: &Fields) -> Option<LossWeights> {
+fn loss_weights(losses: &Fields, steps: usize) -> Option<LossWeights> {
+    let weight = |term: &str| loss_weight(losses, term, steps);
     // The shape of a term that is off is as good as not written.
-    let shape = |term: &str, name: &str| {
-        let weight = loss_weight(losses, term)?;
-        let shape = losses.block(term)?.get::<f64>(name)?;
-        Some(if weight == 0.0 { 0.0 } else { shape })
+    let of = |term: &str, name: &str| {
+        let number = losses.block(term)?.get::<f64>(name)?;
+        Some(if weight(term)?.is_used() { number } else { 0.0 })
     };
     let skew = |term: &str| {
         Some(SkewPlan {
-            weight: loss_weight(losses, term)?,
-            alpha: shape(term, "alpha")?,
+            weight: weight(term)?,
+            alpha: of(term, "alpha")?,
         })
     };
     Some(LossWeights {
-        forward_kl: loss_weight(losses, "forward_kl")?,
-        reverse_kl: loss_weight(losses, "reverse_kl")?,
+        forward_kl: weight("forward_kl")?,
+        reverse_kl: weight("reverse_kl")?,
         jsd: JsdPlan {
-            weight: loss_weight(losses, "jsd")?,
-            beta: shape("jsd", "beta")?,
+            weight: weight("jsd")?,
+            beta: of("jsd", "beta")?,
         },
         skew_forward_kl: skew("skew_forward_kl")?,
         skew_reverse_kl: skew("skew_reverse_kl")?,
-        tvd: loss_weight(losses, "tvd")?,
-        cross_entropy: loss_weight(losses, "cross_entropy")?,
-        label_smoothing: shape("cross_entropy", "label_smoothing")?,
+        tvd: weight("tvd")?,
+        cross_entropy: weight("cross_entropy")?,
+        label_smoothing: of("cross_entropy", "label_smoothing")?,
     })
 }
 
 /// The weight of a term, which may have further keys.
-pub(super) fn loss_weight(losses: &Fields, term: &str) -> Option<f64> {
-    match losses.block(term) {
-        Some(keys) => keys.get("weight"),
-        None => losses.get(term),
+pub(super) fn loss_weight(losses: &Fields, term: &str, steps: usize) -> Option<Scheduled> {
+    let keys = losses.block(term);
+    match keys.filter(|keys| keys.block.names().any(|name| name == "weight")) {
+        Some(keys) => scheduled(keys, "weight", steps),
+        None => scheduled(losses, term, steps),
     }
+}
+
+fn rate_schedule(fields: &Fields, steps: usize) -> Option<RateSchedule> {
+    Some(match fields.get::<String>("schedule")?.as_str() {
+        "constant" => RateSchedule::Constant,
+        "linear" => RateSchedule::Linear,
+        "cosine" => RateSchedule::Cosine,
+        _ => RateSchedule::WarmupStableDecay {
+            decay_steps: decay_steps(fields, steps),
+            decay_shape: shape(fields, "decay_shape")?,
+        },
+    })
+}
+
+/// Steps in which a stable learning rate falls; by default a tenth, as in MiniCPM (Hu et al. 2024, arXiv 2404.06395).
+pub(super) fn decay_steps(fields: &Fields, steps: usize) -> usize {
+    fields.get("decay_steps").unwrap_or((steps / 10).max(1))
+}
+
+fn shape(fields: &Fields, name: &str) -> Option<Shape> {
+    Some(match fields.get::<String>(name)?.as_str() {
+        "cosine" => Shape::Cosine,
+        "1-sqrt" => Shape::OneMinusSqrt,
+        _ => Shape::Linear,
+    })
+}
+
+/// A number that stands still or moves.
+fn scheduled(fields: &Fields, name: &str, steps: usize) -> Option<Scheduled> {
+    let Some(ramp) = fields.block(name) else {
+        return fields.get(name).map(Scheduled::Constant);
+    };
+    Some(Scheduled::Ramp(Ramp {
+        from: ramp.get("from")?,
+        to: ramp.get("to")?,
+        over: over(ramp, steps)?,
+        shape: shape(ramp, "shape")?,
+    }))
+}
+
+/// Steps that a number moves for.
+pub(super) fn over(ramp: &Fields, steps: usize) -> Option<usize> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of the steps"
+    )]
+    let of_share = |share: f64| ((steps as f64 * share).round() as usize).max(2);
+    match ramp.get("over") {
+        None if ramp.is_written("over") => ramp.get("over").map(of_share),
+        None => Some(steps),
+        written => written,
+    }
+}
+
+fn temperature(
+    fields: &Fields,
+    cache: Option<&CachePlan>,
+    steps: usize,
+) -> Option<TemperaturePlan> {
+    let Some(walk) = fields.block("temperature") else {
+        return fields.get("temperature").map(TemperaturePlan::Constant);
+    };
+    let (from, to): (f64, f64) = (walk.get("from")?, walk.get("to")?);
+    let is_between = |&declared: &f64| declared >= from.min(to) && declared <= from.max(to);
+    let declared = cache?.temperatures.iter().copied(); // ascending
+    let mut stops: Vec<f64> = declared.filter(is_between).collect();
+    if from > to {
+        stops.reverse();
+    }
+    Some(TemperaturePlan::Walk(TemperatureWalk {
+        from,
+        to,
+        over: over(walk, steps)?,
+        stops,
+    }))
 }
 
 fn export(fields: &Fields) -> Option<ExportPlan> {

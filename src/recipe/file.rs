@@ -148,6 +148,9 @@ impl Reader<'_> {
             Kind::Block(block) => self.block(block, node, Some(name)).map(Checked::Block),
             Kind::Short(block) => self.short(block, node, name).map(Checked::Block),
             Kind::Choice(block) => self.choice(block, node, name).map(Checked::Block),
+            Kind::Moving(_, block) if matches!(node.value, Value::Map(_)) => {
+                self.block(block, node, Some(name)).map(Checked::Block)
+            }
             Kind::List(of, min, max) => match &node.value {
                 Value::List(items) if (*min..=*max).contains(&items.len()) => {
                     Some(self.list(key, of, items))
@@ -167,14 +170,23 @@ impl Reader<'_> {
 
     /// A map of keys, or the value of the first key in its place.
     fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Fields> {
-        let first = block.names().next();
-        let alone = first.filter(|_| !matches!(node.value, Value::Map(_)));
-        let Some(first) = alone else {
+        let is_value = |first: &&Key| match (&node.value, &first.kind) {
+            // The keys of a number that moves.
+            (Value::Map(written), Kind::Moving(_, ramp)) => {
+                let is_of_ramp = |name: &str| ramp.names().any(|known| known == name);
+                written
+                    .first()
+                    .is_some_and(|(name, _)| is_of_ramp(&name.text))
+            }
+            (Value::Map(_), _) => false,
+            _ => true,
+        };
+        let Some(first) = block.iter().next().filter(is_value) else {
             return self.block(block, node, Some(name));
         };
         let key = tree::Name {
             span: name.clone(),
-            text: first.to_owned(),
+            text: first.name.to_owned(),
         };
         let node = Node {
             span: node.span.clone(),

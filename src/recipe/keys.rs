@@ -51,6 +51,10 @@ pub(super) enum Kind {
     Tokens(u64),
     /// A number.
     Number(Bound<f64>, Bound<f64>),
+    /// A number (the kind), or keys that say how it moves.
+    Moving(&'static Self, &'static Block),
+    /// At least two steps, or a share of the steps of a pass.
+    StepsOrShare,
     /// One of a few words.
     Word(&'static [&'static str]),
     /// A path; see [`PathKind`].
@@ -130,6 +134,7 @@ pub(super) const fn rule(
 
 /// Largest count of tokens: below it, no product of two sizes of a plan overflows 64 bits.
 pub(super) const MAX_TOKENS: u64 = 1_000_000_000_000;
+pub(super) const MAX_STEPS: u64 = 1_000_000_000;
 pub(super) const MAX_SIZE: u64 = 1 << 20; // widths, lengths and batches; real ones are a tenth of it
 pub(super) const SHARE_ABOVE_0: Kind = Kind::Number(Excluded(0.0), Included(1.0));
 pub(super) const ABOVE_0: Kind = Kind::Number(Excluded(0.0), Unbounded);

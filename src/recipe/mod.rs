@@ -1,7 +1,7 @@
 //! The recipe: from YAML text to a checked and completed [`Plan`].
 //!
 //! `tree` reads YAML with places, `set` replaces values, `file` checks each key against the table in
-//! `recipe_keys` and `pass_keys`, `check` and `pass_check` what keys mean together, and `complete` makes the plan.
+//! `recipe_keys` and `pass_keys`, `check`, `pass_check` and `schedule_check` what keys mean together, and `complete` makes the plan.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -10,12 +10,17 @@ mod complete;
 mod fields;
 mod file;
 mod keys;
+mod loss_plan;
 mod pass_check;
 mod pass_keys;
+#[cfg(test)]
+mod pass_tests;
 mod plan;
 mod recipe_keys;
 mod reference;
 mod resolved;
+mod schedule_check;
+mod schedule_plan;
 mod set;
 mod tree;
 mod values;
@@ -24,9 +29,11 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use loss_plan::*;
 pub use plan::*;
 pub use reference::{reference_markdown, schema};
 pub use resolved::resolved_yaml;
+pub use schedule_plan::*;
 
 use crate::diag::{self, Diagnostic, Sources};
 
@@ -189,9 +196,10 @@ mod tests {
 
     use super::*;
 
-    const TEXTS: [&str; 3] = [
+    const TEXTS: [&str; 4] = [
         include_str!("../../tests/bad_recipes/contradictions.yaml"),
         include_str!("../../tests/bad_recipes/values.yaml"),
+        include_str!("../../tests/bad_recipes/schedules.yaml"),
         include_str!("../../recipes/quickstart.yaml"),
     ];
 

@@ -4,6 +4,8 @@ use super::check::division;
 use super::complete::{group_size, loss_weight};
 use super::fields::Fields;
 use super::pass_keys::FIT;
+use super::schedule_check::schedules;
+use super::schedule_plan::Scheduled;
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 
@@ -56,20 +58,7 @@ fn fit(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
                 .help(format!("write `tokens_per_step: {}`", rows * length)),
         );
     }
-    if let (Some(warmup), Some(steps)) = (fields.get::<u64>("warmup_steps"), fields.get("steps"))
-        && warmup > steps
-    {
-        let message = format!(
-            "`warmup_steps` is {}, but the pass has {} steps",
-            thousands(warmup),
-            thousands(steps)
-        );
-        faults.push(
-            Diagnostic::new("recipe/long-warmup", message)
-                .primary(fields.span("warmup_steps"), "")
-                .secondary(fields.span("steps"), ""),
-        );
-    }
+    schedules(fields, faults);
 }
 
 /// The terms that compare with the teacher.
@@ -89,15 +78,25 @@ fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
         let Some(losses) = fields.block("losses") else {
             return;
         };
-        let weight = |term: &'static str| Some((term, loss_weight(losses, term)?));
+        let num_steps = usize::MAX; // the ends of a weight are asked for, not how long it takes
+        let weight = |term: &'static str| Some((term, loss_weight(losses, term, num_steps)?));
         let soft: Option<Vec<_>> = SOFT_TERMS.into_iter().map(weight).collect();
         let (Some(mut soft), Some((_, hard))) = (soft, weight("cross_entropy")) else {
             return;
         };
-        soft.retain(|(_, weight)| *weight > 0.0);
+        soft.retain(|(_, weight)| weight.is_used());
         is_soft = !soft.is_empty();
-        if !is_soft && hard <= 0.0 && !losses.has_unknown {
-            let message = "no loss term has a weight above 0";
+        let weights = soft.iter().map(|(_, weight)| *weight).chain([hard]);
+        let sums = weights.map(Scheduled::ends);
+        let [first, last] = sums.fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
+        let when = match (first > 0.0, last > 0.0) {
+            (true, true) => None,
+            (false, true) => Some(" at the first step"),
+            (true, false) => Some(" at the last step"),
+            (false, false) => Some(""),
+        };
+        if let Some(when) = when.filter(|_| !losses.has_unknown) {
+            let message = format!("no loss term has a weight above 0{when}");
             faults.push(
                 Diagnostic::new("recipe/no-loss", message)
                     .primary(fields.span("losses"), "the student would learn nothing")
@@ -122,9 +121,7 @@ fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
             unserved(recipe, fields, losses, term, faults);
         }
     }
-    if is_soft {
-        temperature(recipe, fields, faults);
-    }
+    temperatures(recipe, fields, is_soft, faults);
     tail(recipe, fields, faults);
 }
 
@@ -186,8 +183,31 @@ fn tail(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-fn temperature(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let Some(used) = fields.get::<f64>("temperature") else {
+/// Every temperature of a pass that a soft term uses.
+fn temperatures(recipe: &Fields, fields: &Fields, is_soft: bool, faults: &mut Vec<Diagnostic>) {
+    match fields.block("temperature") {
+        Some(walk) if is_soft => {
+            temperature(recipe, walk, "from", faults);
+            if walk.get::<f64>("from") != walk.get("to") {
+                temperature(recipe, walk, "to", faults);
+            }
+        }
+        Some(_) => {
+            let message = "`temperature` has no effect: no soft loss term has a weight above 0";
+            faults.push(
+                Diagnostic::new("recipe/unused-key", message)
+                    .primary(fields.span("temperature"), "moves")
+                    .help("delete it"),
+            );
+        }
+        None if is_soft => temperature(recipe, fields, "temperature", faults),
+        None => {}
+    }
+}
+
+/// A temperature, the key `name` of some fields, must be one of the cache's.
+fn temperature(recipe: &Fields, fields: &Fields, name: &str, faults: &mut Vec<Diagnostic>) {
+    let Some(used) = fields.get::<f64>(name) else {
         return;
     };
     let Some(cache) = recipe.block("cache") else {
@@ -208,7 +228,7 @@ fn temperature(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     };
     faults.push(
         Diagnostic::new("recipe/undeclared-temperature", message)
-            .primary(fields.span("temperature"), label)
+            .primary(fields.span(name), label)
             .secondary(cache.span("temperatures"), "")
             .help(help),
     );

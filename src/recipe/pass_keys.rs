@@ -3,10 +3,10 @@
 use std::ops::Bound::{Excluded, Included};
 
 use super::keys::{
-    ABOVE_0, Block, FROM_0, Key, Kind, MAX_SIZE, SHARE_ABOVE_0, TEMPERATURE, or, required, rule,
+    ABOVE_0, Block, FROM_0, Key, Kind, MAX_SIZE, MAX_STEPS, SHARE_ABOVE_0, TEMPERATURE, or,
+    required, rule,
 };
 
-const MAX_STEPS: u64 = 1_000_000_000;
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
 const DECAY_RATE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
 
@@ -89,7 +89,7 @@ const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
 const STEPS_ABOUT: &str = "optimizer updates";
 
 /// The keys of training, but for `steps`.
-pub(super) static FIT: [Key; 14] = [
+pub(super) static FIT: [Key; 23] = [
     or(
         "tokens_per_step",
         Kind::Tokens(1),
@@ -116,10 +116,34 @@ pub(super) static FIT: [Key; 14] = [
         "steps of linear warm-up; at most `steps`",
     ),
     or(
+        "schedule",
+        Kind::Word(&["constant", "linear", "cosine", "warmup_stable_decay"]),
+        "cosine",
+        "how the learning rate goes on after warm-up",
+    ),
+    rule(
+        "decay_steps",
+        Kind::Integer(1, MAX_STEPS),
+        "`steps / 10`, at least 1",
+        "last steps, in which `schedule: warmup_stable_decay` falls to the final rate",
+    ),
+    or(
+        "decay_shape",
+        Kind::Word(&["linear", "cosine", "1-sqrt"]),
+        "1-sqrt",
+        "how it falls in them",
+    ),
+    or(
         "weight_decay",
         FROM_0,
         "0.01",
         "decay of the optimizer (AdamW), on matrices only",
+    ),
+    or(
+        "decay_embeddings",
+        Kind::Switch,
+        "true",
+        "whether `weight_decay` acts on the embedding, which may be the output layer, too",
     ),
     or(
         "betas",
@@ -141,7 +165,7 @@ pub(super) static FIT: [Key; 14] = [
     ),
     or(
         "temperature",
-        TEMPERATURE,
+        Kind::Moving(&TEMPERATURE, &TEMPERATURE_WALK),
         "1.0",
         "temperature of the soft loss terms; one of `cache.temperatures`",
     ),
@@ -157,11 +181,41 @@ pub(super) static FIT: [Key; 14] = [
         "bucket",
         "the teacher's mass outside `top_k`: one bucket, or shared out over the support (biased; to compare with)",
     ),
+    rule(
+        "ema",
+        Kind::Number(Excluded(0.0), Excluded(1.0)),
+        "no average",
+        "decay of a moving average of the weights (after `n` steps at most `(1 + n) / (10 + n)`), which is what is measured and handed on",
+    ),
+    rule(
+        "evaluate_every",
+        Kind::Integer(1, MAX_STEPS),
+        "never",
+        "steps between measurements on the validation text, logged as `validation/loss`; the last step is measured, too",
+    ),
+    rule(
+        "early_stop",
+        Kind::Block(&EARLY_STOP),
+        "the pass runs to its last step",
+        "when to end before the last step; needs `evaluate_every`",
+    ),
+    rule(
+        "hand_on",
+        Kind::Word(&["last", "best"]),
+        "`best` with `early_stop`, else `last`",
+        "the weights that are handed on: the last, or those with the lowest validation loss",
+    ),
     or(
         "save_every",
         Kind::Integer(1, MAX_STEPS),
         "50",
         "steps between training states on disk",
+    ),
+    or(
+        "keep_states",
+        Kind::Integer(1, 1000),
+        "2",
+        "training states kept while the pass runs: should the newest be damaged, the one before it serves",
     ),
     or(
         "log_every",
@@ -173,19 +227,19 @@ pub(super) static FIT: [Key; 14] = [
 
 static LOSSES: Block = Block {
     name: "losses",
-    about: "Weights of the loss terms; at least one is above 0. `p` is the teacher, `q` the student, both at the temperature of \
+    about: "Weights of the loss terms; at every step at least one is above 0. `p` is the teacher, `q` the student, both at the temperature of \
             the pass. Over `top_k` the tokens outside are one bucket, which sees the mass there but not how it is spread; over \
             `samples` there is `forward_kl` alone.",
     keys: &[&[
         or(
             "forward_kl",
-            FROM_0,
+            MOVING_WEIGHT,
             "0.0",
             "KL(p ‖ q), or its unbiased estimate from samples",
         ),
         or(
             "reverse_kl",
-            FROM_0,
+            MOVING_WEIGHT,
             "0.0",
             "KL(q ‖ p): punishes mass where the teacher has none, in the bucket only as a whole, so take a large `top_k`",
         ),
@@ -209,7 +263,7 @@ static LOSSES: Block = Block {
         ),
         or(
             "tvd",
-            FROM_0,
+            MOVING_WEIGHT,
             "0.0",
             "total variation distance, half the sum of the differences of p and q",
         ),
@@ -222,7 +276,7 @@ static LOSSES: Block = Block {
     ]],
 };
 
-const WEIGHT: Key = required("weight", FROM_0, "weight of the term");
+const WEIGHT: Key = required("weight", MOVING_WEIGHT, "weight of the term");
 const INSIDE: Kind = Kind::Number(Excluded(0.0), Excluded(1.0));
 
 static JSD: Block = Block {
@@ -262,6 +316,61 @@ static CROSS_ENTROPY: Block = Block {
             Kind::Number(Included(0.0), Excluded(1.0)),
             "0.0",
             "share of the label that is spread evenly over all tokens",
+        ),
+    ]],
+};
+
+/// A weight of a loss term.
+const MOVING_WEIGHT: Kind = Kind::Moving(&FROM_0, &WEIGHT_RAMP);
+const OVER: Key = rule(
+    "over",
+    Kind::StepsOrShare,
+    "all steps of the pass",
+    "steps that it takes, or their share of the pass",
+);
+
+/// How the weight of a loss term moves.
+pub(super) static WEIGHT_RAMP: Block = Block {
+    name: "weight",
+    about: "A weight that moves, as that of any loss term may.",
+    keys: &[&[
+        required("from", FROM_0, "weight at the first step"),
+        required("to", FROM_0, "weight at the end of the way, where it stays"),
+        OVER,
+        or(
+            "shape",
+            Kind::Word(&["linear", "cosine"]),
+            "linear",
+            "a straight line, or half a cosine",
+        ),
+    ]],
+};
+
+/// How the temperature moves.
+pub(super) static TEMPERATURE_WALK: Block = Block {
+    name: "temperature",
+    about: "A temperature that moves through those of `cache.temperatures` between two of them, for equal numbers of steps each: a cache is exact at no other.",
+    keys: &[&[
+        required("from", TEMPERATURE, "temperature at the first step"),
+        required("to", TEMPERATURE, "temperature at the end, where it stays"),
+        OVER,
+    ]],
+};
+
+static EARLY_STOP: Block = Block {
+    name: "early_stop",
+    about: "When to end a pass before its last step.",
+    keys: &[&[
+        required(
+            "patience",
+            Kind::Integer(1, MAX_STEPS),
+            "measurements in a row without a lower validation loss, after which the pass ends",
+        ),
+        or(
+            "min_delta",
+            FROM_0,
+            "0.0",
+            "nats by which the loss must fall to count as lower",
         ),
     ]],
 };

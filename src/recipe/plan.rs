@@ -8,6 +8,9 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::loss_plan::{LossWeights, TailPlan};
+use super::schedule_plan::{EarlyStopPlan, HandOn, RateSchedule, TemperaturePlan, is_true};
+
 /// A whole recipe, checked and completed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Plan {
@@ -153,7 +156,7 @@ pub struct ArchitecturePlan {
 #[serde(rename_all = "snake_case")]
 pub enum PassPlan {
     /// Train against the cache and the text.
-    Distill(FitPlan),
+    Distill(Box<FitPlan>),
     /// Zero the least useful weights.
     Prune(PrunePlan),
     /// Put the weights on a quantised grid.
@@ -175,111 +178,47 @@ pub struct FitPlan {
     pub final_learning_rate_frac: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: usize,
+    /// How the learning rate goes on after them.
+    #[serde(skip_serializing_if = "RateSchedule::is_default")]
+    pub schedule: RateSchedule,
     /// AdamW decay, on matrices only.
     pub weight_decay: f64,
+    /// Whether it acts on the embedding, too.
+    #[serde(skip_serializing_if = "is_true")]
+    pub decay_embeddings: bool,
     /// AdamW decay rates of the moments.
     pub betas: [f64; 2],
     /// AdamW term added to the root of the second moment.
     pub epsilon: f64,
     /// Global norm above which gradients are scaled down.
     pub max_grad_norm: f64,
-    /// Temperature of the soft loss terms; one that the cache declares.
-    pub temperature: f64,
+    /// Temperature of the soft loss terms.
+    pub temperature: TemperaturePlan,
     /// Weights of the loss terms.
     pub losses: LossWeights,
     /// What becomes of the teacher's mass outside a top-k support.
     pub tail: TailPlan,
+    /// Decay of the moving average of the weights, which is then what is measured and handed on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Steps between measurements on the validation text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluate_every: Option<usize>,
+    /// When to end before the last step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStopPlan>,
+    /// Which weights are handed on.
+    #[serde(skip_serializing_if = "HandOn::is_default")]
+    pub hand_on: HandOn,
     /// Steps between training states on disk.
     #[serde(skip)]
     pub save_every: usize,
+    /// Training states that are kept on disk while the pass runs, the newest ones.
+    #[serde(skip)]
+    pub keep_states: usize,
     /// Steps between log lines.
     #[serde(skip)]
     pub log_every: usize,
-}
-
-/// What becomes of the teacher's mass outside a top-k support.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TailPlan {
-    /// One bucket on both sides.
-    Bucket,
-    /// Shared out over the support in proportion.
-    Renormalize,
-}
-
-/// Weights of the loss terms, none negative and at least one positive. One that is off by default is not serialised.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct LossWeights {
-    /// KL(teacher ‖ student).
-    pub forward_kl: f64,
-    /// KL(student ‖ teacher).
-    #[serde(skip_serializing_if = "is_zero")]
-    pub reverse_kl: f64,
-    /// Generalised Jensen-Shannon divergence.
-    #[serde(skip_serializing_if = "JsdPlan::is_off")]
-    pub jsd: JsdPlan,
-    /// KL(teacher ‖ mixture).
-    #[serde(skip_serializing_if = "SkewPlan::is_off")]
-    pub skew_forward_kl: SkewPlan,
-    /// KL(student ‖ mixture).
-    #[serde(skip_serializing_if = "SkewPlan::is_off")]
-    pub skew_reverse_kl: SkewPlan,
-    /// Total variation distance.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub tvd: f64,
-    /// Negative log-likelihood of the text.
-    pub cross_entropy: f64,
-    /// Share of its label that is spread over all tokens; a key of `cross_entropy`.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub label_smoothing: f64,
-}
-
-/// Weight and shape of `jsd`; zeros if it is off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct JsdPlan {
-    /// Weight of the term.
-    pub weight: f64,
-    /// The teacher's share of the mixture.
-    pub beta: f64,
-}
-
-/// Weight and shape of a skewed divergence; zeros if it is off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct SkewPlan {
-    /// Weight of the term.
-    pub weight: f64,
-    /// Share of the mixture that is the first distribution's own.
-    pub alpha: f64,
-}
-
-impl LossWeights {
-    /// Whether any term compares with the teacher.
-    pub fn is_soft(&self) -> bool {
-        let mixed = [
-            self.jsd.weight,
-            self.skew_forward_kl.weight,
-            self.skew_reverse_kl.weight,
-        ];
-        let plain = [self.forward_kl, self.reverse_kl, self.tvd];
-        mixed.iter().chain(&plain).any(|&weight| weight > 0.0)
-    }
-}
-
-impl JsdPlan {
-    fn is_off(&self) -> bool {
-        is_zero(&self.weight)
-    }
-}
-
-impl SkewPlan {
-    fn is_off(&self) -> bool {
-        is_zero(&self.weight)
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
 }
 
 /// Which weights go.
@@ -317,12 +256,11 @@ pub struct QuantizePlan {
 /// Round to nearest, or train with the rounding in the loop.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
-#[expect(clippy::large_enum_variant, reason = "a plan has one of them")]
 pub enum QuantizeMethod {
     /// No training.
     RoundToNearest,
     /// Quantisation-aware training, straight-through estimator.
-    Qat(FitPlan),
+    Qat(Box<FitPlan>),
 }
 
 /// What is written at the end.

@@ -5,7 +5,7 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Block, Fallback, Key, Kind, MAX_TOKENS};
+use super::keys::{Block, Fallback, Key, Kind, MAX_STEPS, MAX_TOKENS};
 use super::recipe_keys::RECIPE;
 use super::values;
 
@@ -110,6 +110,13 @@ fn kind_schema(kind: &Kind) -> Value {
             };
             Value::Object(schema)
         }
+        Kind::Moving(number, block) => {
+            json!({"oneOf": [kind_schema(number), block_schema(block)]})
+        }
+        Kind::StepsOrShare => json!({"oneOf": [
+            {"type": "integer", "minimum": 2, "maximum": MAX_STEPS},
+            {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        ]}),
         Kind::Word(words) => json!({"enum": words}),
         Kind::Path(_) => json!({"type": "string"}),
         Kind::List(of, min, max) => {
@@ -143,7 +150,7 @@ fn variant_schema(key: &Key) -> Value {
 fn section(kind: &Kind, path: &str, seen: &mut Vec<*const Block>, out: &mut String) {
     let (block, is_choice) = match kind {
         Kind::List(of, ..) => return section(of, path, seen, out),
-        Kind::Block(block) | Kind::Short(block) => (*block, false),
+        Kind::Block(block) | Kind::Short(block) | Kind::Moving(_, block) => (*block, false),
         Kind::Choice(block) => (*block, true),
         _ => return,
     };

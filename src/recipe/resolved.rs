@@ -5,10 +5,11 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::loss_plan::TailPlan;
 use super::plan::{
-    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, SupportPlan, TailPlan,
-    TokenizerPlan,
+    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, SupportPlan, TokenizerPlan,
 };
+use super::schedule_plan::RateSchedule;
 
 /// The plan as a recipe that [`super::load`] turns into the same plan if it is read from `folder`, which all paths
 /// start at: a published export does not tell where its maker keeps their files.
@@ -125,7 +126,25 @@ fn fit(plan: &FitPlan) -> Value {
             json!({"weight": losses.cross_entropy, "label_smoothing": losses.label_smoothing});
         put(written, "cross_entropy", smoothed);
     }
+    let word = match plan.schedule {
+        RateSchedule::WarmupStableDecay {
+            decay_steps,
+            decay_shape,
+        } => {
+            put(&mut keys, "decay_steps", json!(decay_steps));
+            put(&mut keys, "decay_shape", json!(decay_shape));
+            json!("warmup_stable_decay")
+        }
+        RateSchedule::Constant => {
+            drop_key(&mut keys, "final_learning_rate_frac"); // it has no effect and is refused
+            json!("constant")
+        }
+        schedule => json!(schedule),
+    };
+    put(&mut keys, "schedule", word);
+    put(&mut keys, "hand_on", json!(plan.hand_on));
     put(&mut keys, "save_every", json!(plan.save_every));
+    put(&mut keys, "keep_states", json!(plan.keep_states));
     put(&mut keys, "log_every", json!(plan.log_every));
     keys
 }

@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 use super::fields::Checked;
-use super::keys::{Fallback, Key, Kind, MAX_TOKENS, PathKind};
+use super::keys::{Fallback, Key, Kind, MAX_STEPS, MAX_TOKENS, PathKind};
 use super::tree::{Node, Value};
 use crate::diag::{Diagnostic, Span, code_list, nearest};
 use crate::gguf::is_gguf;
@@ -39,6 +39,11 @@ pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
         (Kind::Tokens(min), value) => integer(value, *min, MAX_TOKENS),
         (Kind::Number(min, max), value) => number(value)
             .filter(|value| value.is_finite() && (*min, *max).contains(value))
+            .map(Checked::Number),
+        (Kind::Moving(number, _), value) => scalar(number, value),
+        (Kind::StepsOrShare, value @ Value::Integer(_)) => integer(value, 2, MAX_STEPS),
+        (Kind::StepsOrShare, value) => number(value)
+            .filter(|share| *share > 0.0 && *share < 1.0)
             .map(Checked::Number),
         (Kind::Word(words), Value::Text(text)) if words.contains(&text.as_str()) => {
             Some(Checked::Text(text.clone()))
@@ -114,7 +119,9 @@ pub(super) fn mismatch(
     let (phrase, told) = (phrase(kind), told(node));
     let message = format!("{subject}`{}` must be {phrase}, but is {told}", key.name);
     let has_type = match (kind, &node.value) {
-        (Kind::Number(..), value) => number(value).is_some(),
+        (Kind::Number(..) | Kind::Moving(..) | Kind::StepsOrShare, value) => {
+            number(value).is_some()
+        }
         (Kind::Tokens(_), Value::Text(text)) => abbreviated(text).is_some(),
         (Kind::Integer(..) | Kind::IntegerOf(_) | Kind::IntegerOr(..) | Kind::Tokens(_), value) => {
             matches!(value, Value::Integer(_))
@@ -180,6 +187,16 @@ pub(super) fn phrase(kind: &Kind) -> String {
             format!("a count of at least {min}, such as 4096, `600k` or `1.5M`")
         }
         Kind::Number(min, max) => format!("a number{}", bounds(*min, *max)),
+        Kind::Moving(number, block) => {
+            format!(
+                "{}, or a map of {}",
+                phrase(number),
+                code_list(block.names())
+            )
+        }
+        Kind::StepsOrShare => {
+            "at least 2 steps, or a share of the pass above 0 and below 1".to_owned()
+        }
         Kind::Word(words) => format!("one of {}", code_list(words.iter().copied())),
         Kind::Path(PathKind::File) => "a path of a file".to_owned(),
         Kind::Path(PathKind::FileOrFolder) => "a path of a file or folder".to_owned(),
@@ -191,7 +208,8 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::Block(_) => "a map of keys".to_owned(),
         Kind::Short(block) => {
             let first = block.iter().next().map(|key| phrase(&key.kind));
-            format!("{} or a map of keys", first.unwrap_or_default())
+            let names = code_list(block.names());
+            format!("{}, or a map of {names}", first.unwrap_or_default())
         }
         Kind::Choice(block) => format!("one of {}", code_list(block.names())),
         Kind::Unit => "a bare word, without keys".to_owned(),

@@ -15,7 +15,8 @@ use crate::stages::Stage;
 use crate::student::{self, Student};
 use crate::teacher::load_decoder;
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
-use crate::train::fit::{self, FitContext};
+use crate::train::fit::FitContext;
+use crate::train::state;
 
 /// What the artifact of a pass says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -62,7 +63,7 @@ impl Run<'_> {
         {
             if let Some(artifact) = stage.artifact::<Measured>() {
                 say_done(stage);
-                fit::discard_state(&stage.dir)?;
+                state::discard(&stage.dir)?;
                 self.rows
                     .push(row(&stage.name, &artifact.result, artifact.secs));
                 student = None;
@@ -94,9 +95,12 @@ impl Run<'_> {
         let context = FitContext {
             label: &stage.name,
             dir: partial.path(),
+            key: &stage.key,
             seed,
             rows: &self.data.train,
             cache: self.caches.map(|caches| &caches.train),
+            validation: &self.data.validation,
+            validation_cache: self.caches.map(|caches| &caches.validation),
             stop: self.context.stop,
             wall_time: self.context.wall_time,
         };
@@ -107,7 +111,7 @@ impl Run<'_> {
         stage.seal(partial.path(), secs, &measured)?;
         // The state goes last: a process killed before the folder has its name resumes from it.
         let dir = partial.publish()?;
-        fit::discard_state(&dir)?;
+        state::discard(&dir)?;
         self.rows.push(row(&stage.name, &measured, secs));
         Ok(student)
     }

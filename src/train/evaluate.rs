@@ -51,7 +51,7 @@ pub enum Opinion<'a> {
     Teacher(&'a Decoder),
 }
 
-/// Runs the decoder over all rows.
+/// Runs the decoder over all rows, with progress on stderr.
 ///
 /// The text is cut into rows of `sequence_length`; each row starts without context.
 pub fn evaluate(
@@ -61,6 +61,22 @@ pub fn evaluate(
     label: &str,
 ) -> Result<Evaluation, CacheError> {
     let mut progress = Progress::new(label, rows.num_positions());
+    let measured = measure(decoder, rows, opinion, |tokens| {
+        progress.advance(tokens);
+        true
+    })?;
+    progress.finish();
+    Ok(measured.expect("nothing ended it"))
+}
+
+/// As [`evaluate`], telling `advance` how many positions were measured since it was last called; `None` if that says
+/// `false`, which ends it.
+pub fn measure(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    opinion: Opinion<'_>,
+    mut advance: impl FnMut(u64) -> bool,
+) -> Result<Option<Evaluation>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
     let at_once = device::parallelism(&decoder.device());
     let mut sums = Sums::default();
@@ -72,15 +88,13 @@ pub fn evaluate(
         for statistics in parts?.into_iter().flatten() {
             sums.add(&statistics.0, statistics.1);
         }
-        progress.advance(
-            group
-                .iter()
-                .map(|&row_idx| rows.counted(row_idx) as u64)
-                .sum(),
-        );
+        let positions = group.iter().map(|&row_idx| rows.counted(row_idx) as u64);
+        if !advance(positions.sum()) {
+            return Ok(None);
+        }
     }
-    progress.finish();
-    Ok(sums.finish(rows.num_bytes(), !matches!(opinion, Opinion::None)))
+    let has_teacher = !matches!(opinion, Opinion::None);
+    Ok(Some(sums.finish(rows.num_bytes(), has_teacher)))
 }
 
 fn batch_statistics(

@@ -3,23 +3,27 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use std::{fs, io};
+use std::{io, iter};
 
 use burn::tensor::Tensor;
 use thiserror::Error;
 
+use super::average::averaged;
+use super::evaluate::{Evaluation, Opinion, measure};
 use super::gradient::{MicroBatch, StepGradient, step_gradient};
 use super::optim::{AdamW, clip, global_norm};
-use super::state::{self, State};
-use super::{MetricsError, MetricsLog, learning_rate, row_targets};
+use super::state::{self, State, StateError, States};
+use super::{
+    MetricsError, MetricsLog, Validation, learning_rate, row_targets, scheduled, temperature,
+};
 use crate::cache::{Cache, CacheError, RowSupports};
 use crate::data::{BatchOrder, TokenRows};
 use crate::loss::{LossSpec, Tail, Terms};
 use crate::model::Decoder;
-use crate::progress::Progress;
-use crate::recipe::{FitPlan, TailPlan};
+use crate::progress::{Progress, say};
+use crate::recipe::{FitPlan, HandOn, TailPlan};
 use crate::student::Student;
-use crate::tensors::{self, TensorsError};
+use crate::tensors;
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
 #[derive(Clone, Copy)]
@@ -28,12 +32,18 @@ pub struct FitContext<'a> {
     pub label: &'a str,
     /// Folder of the unfinished pass: training state and metrics.
     pub dir: &'a Path,
+    /// Key of the stage: a training state says by which it was made.
+    pub key: &'a str,
     /// Seed of the order of rows.
     pub seed: u64,
     /// Training rows.
     pub rows: &'a TokenRows,
     /// The teacher's opinion of those rows, if any loss term needs it.
     pub cache: Option<&'a Cache>,
+    /// Rows of the validation text, for measurements during the pass.
+    pub validation: &'a TokenRows,
+    /// The teacher's opinion of those, if there is one.
+    pub validation_cache: Option<&'a Cache>,
     /// Set by the first signal: finish the step, save, stop.
     pub stop: &'a AtomicBool,
     /// Now, in seconds since 1970; reaches the TensorBoard events and nothing else.
@@ -46,7 +56,7 @@ pub enum FitError {
     /// The loss or the gradient is NaN or infinite.
     #[error("the {what} is {value} at step {step} of pass {label}; {last_good}")]
     NotFinite {
-        /// `loss`, `gradient norm` or `largest weight`.
+        /// `loss`, `gradient norm`, `largest weight` or `validation loss`.
         what: &'static str,
         /// NaN or infinity.
         value: f64,
@@ -72,9 +82,9 @@ pub enum FitError {
     /// The cache refused.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The state on disk cannot be read.
+    /// The state on disk cannot be taken up.
     #[error(transparent)]
-    State(#[from] TensorsError),
+    State(#[from] StateError),
     /// The record of the pass cannot be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
@@ -91,11 +101,15 @@ pub enum FitError {
 /// Runs `plan.steps` optimizer steps on the student and returns it.
 ///
 /// One step takes the gradient of the mean loss over all counted positions of its rows (in micro-batches,
-/// which do not change it), in this order: clip the global norm, update, log, and, if it is due, save. A
-/// state that an interrupted run left in `context.dir` is taken up.
+/// which do not change it), in this order: clip the global norm, update, average, log, and, if they are due,
+/// measure on the validation text and save. A state that an interrupted run left in `context.dir` is taken up.
 ///
 /// The same plan, student and rows give the same weights bit for bit on one CPU device, stopped and resumed
-/// or not: the rows and the learning rate of a step are functions of its number (`tests/resume.rs`).
+/// or not: the rows, the learning rate, the loss and the temperature of a step are functions of its number
+/// (`tests/resume.rs`).
+///
+/// With a moving average, it is the average that is measured and handed on. What is handed on are the weights after
+/// the last step, or those that were measured as the best.
 ///
 /// # Errors
 ///
@@ -114,13 +128,21 @@ pub fn fit(
         label: label.to_owned(),
         source,
     };
-    let device = student.decoder.device();
+    let states = States {
+        dir,
+        made_by: context.key,
+        keep: plan.keep_states,
+    };
     let mut student = student;
     let mut optimizer = AdamW::new(&student.decoder.parameters());
-    if let Some(state) = state::load(dir, &student.decoder, &device)? {
+    let mut average = plan.ema.map(|_| student.decoder.clone());
+    let mut validation = Validation::default();
+    if let Some(state) = states.load(&student.decoder, plan.ema.is_some())? {
         State {
             decoder: student.decoder,
             optimizer,
+            average,
+            validation,
         } = state;
     }
     let start = optimizer.num_updates;
@@ -130,22 +152,66 @@ pub fn fit(
         rows.num_rows(),
         plan.tokens_per_step / rows.sequence_length(),
     );
-    let spec = loss_spec(plan);
-    let temperature_idx = context
-        .cache
-        .and_then(|cache| cache.fingerprint().temperature_idx(plan.temperature));
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
     let mut since_log = Instant::now();
     let mut tokens_since_log = 0;
 
-    for step in start..plan.steps {
+    for done in start.. {
+        let since_measure = Instant::now();
+        if validation.is_due(done, plan)
+            && let Some(measured) = measured(&student, average.as_ref(), context)?
+        {
+            let loss = measured.loss_nats;
+            check_number("validation loss", loss, done - 1, context)?;
+            let kl = measured.kl_nats.map(|kl| ("validation/kl", kl));
+            let values: Vec<_> = iter::once(("validation/loss", loss)).chain(kl).collect();
+            log.log(done as u64, &values)?;
+            if validation.note(done, loss, plan.early_stop) && plan.hand_on == HandOn::Best {
+                let weights = average.as_ref().unwrap_or(&student.decoder);
+                states.save_best(done, weights).map_err(save_error)?;
+            }
+            since_log += since_measure.elapsed(); // training is what has a speed
+        }
+        let is_measured = !validation.is_due(done, plan); // unless a signal came between
+        if is_measured && (done == plan.steps || validation.is_over(plan.early_stop)) {
+            break;
+        }
+        let stopping = context.stop.load(Ordering::Relaxed);
+        if stopping || (done > start && done % plan.save_every == 0) {
+            check_finite(&student.decoder, done, context)?;
+            for (spec, weight) in student.decoder.parameters() {
+                log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
+            }
+            log.sync()?;
+            let state = State {
+                decoder: student.decoder.clone(),
+                optimizer: optimizer.clone(),
+                average: average.clone(),
+                validation,
+            };
+            states.save(&state).map_err(save_error)?;
+        }
+        if stopping {
+            progress.finish();
+            return Err(FitError::Interrupted {
+                step: done,
+                label: label.to_owned(),
+                path: state::newest(dir).unwrap_or_else(|| dir.to_path_buf()),
+            });
+        }
+
+        let step = done; // counted from 0
         let row_idxs = order.rows_at(step);
         let supports = match context.cache {
             Some(cache) => Some(cache.rows(&row_idxs, |row_idx| rows.row(row_idx))?),
             None => None,
         };
+        let spec = loss_spec(plan, step);
+        let temperature = temperature(&plan.temperature, step);
+        let temperature_idx =
+            (context.cache).and_then(|cache| cache.fingerprint().temperature_idx(temperature));
         let micro_batches =
             micro_batches(plan, rows, &row_idxs, supports.as_deref(), temperature_idx);
         let StepGradient { sums, gradients } =
@@ -154,17 +220,7 @@ pub fn fit(
         let norm = global_norm(&gradients);
         let means = sums.means();
         for (what, value) in [("loss", means.total), ("gradient norm", f64::from(norm))] {
-            if !value.is_finite() {
-                progress.finish();
-                let last_good = last_good(dir);
-                return Err(FitError::NotFinite {
-                    what,
-                    value,
-                    step,
-                    label: label.to_owned(),
-                    last_good,
-                });
-            }
+            check_number(what, value, step, context)?;
         }
 
         let rate = learning_rate(step, plan);
@@ -174,6 +230,10 @@ pub fn fit(
         student.decoder = student
             .decoder
             .map(|_, _| updated.next().expect("one update for each parameter"));
+
+        if let (Some(average), Some(ema)) = (&mut average, plan.ema) {
+            *average = averaged(average, &student.decoder, ema, optimizer.num_updates);
+        }
 
         let done = step + 1;
         let tokens = sums.positions;
@@ -199,76 +259,100 @@ pub fn fit(
             values.extend(soft.iter().map(|(name, value)| (name.as_str(), *value)));
             log.log(done as u64, &values)?;
         }
-        let stopping = context.stop.load(Ordering::Relaxed) && done < plan.steps;
-        if stopping || (done % plan.save_every == 0 && done < plan.steps) {
-            check_finite(&student.decoder, step, label, dir)?;
-            for (spec, weight) in student.decoder.parameters() {
-                log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
-            }
-            log.sync()?;
-            state::save(dir, &student.decoder, &optimizer).map_err(save_error)?;
-        }
-        if stopping {
-            progress.finish();
-            return Err(FitError::Interrupted {
-                step: done,
-                label: label.to_owned(),
-                path: state::path(dir),
-            });
-        }
     }
     progress.finish();
-    check_finite(&student.decoder, plan.steps.saturating_sub(1), label, dir)?;
+    if optimizer.num_updates < plan.steps {
+        say(&format!(
+            "{label}: ends after step {} of {}, its validation loss having ceased to fall",
+            optimizer.num_updates, plan.steps
+        ));
+    }
+    check_finite(&student.decoder, optimizer.num_updates, context)?;
     log.sync()?;
+    if let Some(average) = average {
+        student.decoder = average;
+    }
+    if let (HandOn::Best, Some(best)) = (plan.hand_on, validation.best) {
+        student.decoder = states.load_best(best.step, &student.decoder)?;
+        say(&format!(
+            "{label}: hands on its weights after step {}, with a validation loss of {:.4} nats",
+            best.step, best.loss_nats
+        ));
+    }
     Ok(student)
 }
 
+/// What the weights that would be handed on now make of the validation text; `None` if a signal asked to stop.
+fn measured(
+    student: &Student,
+    average: Option<&Decoder>,
+    context: &FitContext<'_>,
+) -> Result<Option<Evaluation>, CacheError> {
+    let mut student = student.clone();
+    if let Some(average) = average {
+        student.decoder = average.clone();
+    }
+    let opinion = context
+        .validation_cache
+        .map_or(Opinion::None, Opinion::Cache);
+    measure(&student.effective(), context.validation, opinion, |_| {
+        !context.stop.load(Ordering::Relaxed)
+    })
+}
+
+fn check_number(
+    what: &'static str,
+    value: f64,
+    step: usize,
+    context: &FitContext<'_>,
+) -> Result<(), FitError> {
+    if value.is_finite() {
+        return Ok(());
+    }
+    Err(FitError::NotFinite {
+        what,
+        value,
+        step,
+        label: context.label.to_owned(),
+        last_good: last_good(context.dir),
+    })
+}
+
 /// Weights that are NaN or infinite must not replace a good state.
-fn check_finite(decoder: &Decoder, step: usize, label: &str, dir: &Path) -> Result<(), FitError> {
+fn check_finite(
+    decoder: &Decoder,
+    num_updates: usize,
+    context: &FitContext<'_>,
+) -> Result<(), FitError> {
     let largest: Vec<Tensor<1>> = decoder
         .parameters()
         .into_iter()
         .map(|(_, weight)| weight.abs().max())
         .collect();
     let largest = Tensor::cat(largest, 0).max().into_scalar::<f32>();
-    if largest.is_finite() {
-        return Ok(());
-    }
-    Err(FitError::NotFinite {
-        what: "largest weight",
-        value: f64::from(largest),
-        step,
-        label: label.to_owned(),
-        last_good: last_good(dir),
-    })
-}
-
-/// Deletes the state of a pass that is complete.
-pub fn discard_state(dir: &Path) -> io::Result<()> {
-    match fs::remove_file(state::path(dir)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let step = num_updates.saturating_sub(1);
+    check_number("largest weight", f64::from(largest), step, context)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
-fn loss_spec(plan: &FitPlan) -> LossSpec {
+fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
+    let at = |weight| scheduled(weight, step);
     let losses = &plan.losses;
     LossSpec {
         weights: Terms {
-            forward_kl: losses.forward_kl,
-            reverse_kl: losses.reverse_kl,
-            jsd: losses.jsd.weight,
-            skew_forward_kl: losses.skew_forward_kl.weight,
-            skew_reverse_kl: losses.skew_reverse_kl.weight,
-            tvd: losses.tvd,
-            cross_entropy: losses.cross_entropy,
+            forward_kl: at(losses.forward_kl),
+            reverse_kl: at(losses.reverse_kl),
+            jsd: at(losses.jsd.weight),
+            skew_forward_kl: at(losses.skew_forward_kl.weight),
+            skew_reverse_kl: at(losses.skew_reverse_kl.weight),
+            tvd: at(losses.tvd),
+            cross_entropy: at(losses.cross_entropy),
         },
         jsd_beta: losses.jsd.beta,
         skew_forward_alpha: losses.skew_forward_kl.alpha,
         skew_reverse_alpha: losses.skew_reverse_kl.alpha,
         label_smoothing: losses.label_smoothing,
-        temperature: plan.temperature as f32,
+        temperature: temperature(&plan.temperature, step) as f32,
         tail: match plan.tail {
             TailPlan::Bucket => Tail::Bucket,
             TailPlan::Renormalize => Tail::Renormalize,
@@ -306,10 +390,8 @@ fn micro_batches<'a>(
 }
 
 fn last_good(dir: &Path) -> String {
-    let path = state::path(dir);
-    if path.exists() {
-        format!("the last saved state, {}, is intact", path.display())
-    } else {
-        "no state was saved yet".to_owned()
+    match state::newest(dir) {
+        Some(path) => format!("the last saved state, {}, is intact", path.display()),
+        None => "no state was saved yet".to_owned(),
     }
 }

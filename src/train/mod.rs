@@ -1,7 +1,8 @@
-//! Training one student: the loop, the optimizer, the schedule, what resumes it and the record of how it went.
+//! Training one student: the loop, the optimizer, the schedules, what resumes it and the record of how it went.
 //!
 //! Nothing here knows where a student came from or what becomes of it: those are the passes.
 
+mod average;
 pub mod evaluate;
 pub mod fit;
 pub mod gradient;
@@ -11,7 +12,10 @@ mod schedule;
 pub mod state;
 mod targets;
 pub mod tensorboard;
+mod validation;
 
+pub use average::averaged;
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
-pub use schedule::learning_rate;
+pub use schedule::{learning_rate, scheduled, temperature};
 pub use targets::row_targets;
+pub use validation::{Best, Validation};

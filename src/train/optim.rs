@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::model::ParameterSpec;
+use crate::model::{ParameterKind, ParameterSpec};
 use crate::recipe::FitPlan;
 
 /// Moments of one parameter.
@@ -22,7 +22,7 @@ pub struct Moments {
 /// w ← w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 /// ```
 ///
-/// Decay acts on matrices and never on norms and biases. State is kept per entry of the parameter table, so a resumed run
+/// Decay acts on matrices and never on norms and biases, on the embedding unless the plan spares it. State is kept per entry of the parameter table, so a resumed run
 /// finds it by name. Checked against PyTorch: `tests/golden/adamw.json`.
 #[derive(Debug, Clone)]
 pub struct AdamW {
@@ -61,7 +61,8 @@ impl AdamW {
         let entries = parameters.into_iter().zip(gradients).zip(&mut self.moments);
         entries
             .map(|(((spec, weight), gradient), moments)| {
-                let decay = if spec.is_vector() {
+                let is_spared = spec.kind == ParameterKind::Embedding && !plan.decay_embeddings;
+                let decay = if spec.is_vector() || is_spared {
                     0.0
                 } else {
                     plan.weight_decay

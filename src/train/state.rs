@@ -1,77 +1,366 @@
 //! The training state: what an interrupted pass needs to end in the weights it would have had.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use burn::tensor::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use thiserror::Error;
 
 use super::optim::{AdamW, Moments};
-use crate::model::Decoder;
+use super::validation::Validation;
+use crate::difference::Difference;
+use crate::files::with_path;
+use crate::model::{Decoder, DecoderConfig};
+use crate::progress;
 use crate::tensors::{self, TensorsError};
 
-/// File of the training state in the folder of an unfinished pass.
-pub const STATE_FILE: &str = "state.safetensors";
+/// Raised when a state holds something else, or the same with another meaning.
+const VERSION: u64 = 2;
 
-/// Free weights, moments and the number of updates made.
+/// States are `state-<updates>.safetensors`, weights that were measured as the best `best-<updates>.safetensors`.
+const STATE_PREFIX: &str = "state-";
+const BEST_PREFIX: &str = "best-";
+const SUFFIX: &str = ".safetensors";
+
+/// The one file of version 1, which did not say its version.
+const FIRST_VERSION_FILE: &str = "state.safetensors";
+
+/// What moves during a pass.
 ///
-/// Nothing else moves during a pass: masks and grids come with the student, the learning rate and the
-/// order of rows are functions of the step, and there is no other randomness.
+/// Nothing else does: masks and grids come with the student, the learning rate, the weights of the loss terms, the
+/// temperature and the order of rows are functions of the step, and there is no other randomness.
+#[derive(Debug, Clone)]
 pub struct State {
     /// Free weights after `optimizer.num_updates` steps.
     pub decoder: Decoder,
     /// Moments.
     pub optimizer: AdamW,
+    /// Moving average of the free weights, if the plan asks for one.
+    pub average: Option<Decoder>,
+    /// What was measured so far.
+    pub validation: Validation,
 }
 
-/// Where a pass keeps its state.
-pub fn path(dir: &Path) -> PathBuf {
-    dir.join(STATE_FILE)
+/// Why a training state is not taken up.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// It cannot be read, and there is none before it that can.
+    #[error(transparent)]
+    Tensors(#[from] TensorsError),
+    /// The folder cannot be read.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Another version of the program wrote it.
+    #[error("{} is a training state of format {found}, and this program reads format {VERSION}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The format it names.
+        found: u64,
+    },
+    /// It belongs to another architecture.
+    #[error("{} is the training state of another architecture: {difference}", path.display())]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// The first key of the architecture that differs, and how.
+        difference: String,
+    },
+    /// It belongs to another pass.
+    #[error("{} is the training state of another pass: it was made under the key {found}, and this one has {wanted}", path.display())]
+    Pass {
+        /// The file.
+        path: PathBuf,
+        /// Key of the pass that made it.
+        found: String,
+        /// Key of this pass.
+        wanted: String,
+    },
 }
 
-/// Replaces the state on disk; a process killed meanwhile leaves the old one.
-pub fn save(dir: &Path, decoder: &Decoder, optimizer: &AdamW) -> io::Result<()> {
-    let mut matrices = Vec::new();
-    for ((spec, weight), moments) in decoder.parameters().into_iter().zip(&optimizer.moments) {
-        matrices.push((format!("first.{}", spec.name), moments.first.clone()));
-        matrices.push((format!("second.{}", spec.name), moments.second.clone()));
-        matrices.push((spec.name, weight));
+impl StateError {
+    /// The way out, where the message does not say it.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::Tensors(_) | Self::Io(_) => None,
+            Self::Version { path, .. } => Some(format!(
+                "delete `{}` to begin the pass anew, or finish it with the version of alambic that began it",
+                path.display()
+            )),
+            Self::Architecture { path, .. } | Self::Pass { path, .. } => Some(format!(
+                "it was put there by hand: move `{}` back to where it belongs, or delete it to begin the pass anew",
+                path.display()
+            )),
+        }
     }
-    tensors::save(&path(dir), &matrices, &optimizer.num_updates)
 }
 
-/// The state that an interrupted run left, if any.
-///
-/// A state that was damaged on disk is an error and not a fresh start: hours of training may hang on it.
-pub fn load(dir: &Path, like: &Decoder, device: &Device) -> Result<Option<State>, TensorsError> {
-    let path = path(dir);
-    if !path.exists() {
-        return Ok(None);
+/// What a state says of itself beside its tensors.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    version: u64,
+    /// Key of the stage that made it.
+    made_by: String,
+    config: DecoderConfig,
+    num_updates: usize,
+    validation: Validation,
+}
+
+/// Where the states of a pass are, and whose they are.
+#[derive(Debug, Clone, Copy)]
+pub struct States<'a> {
+    /// Folder of the unfinished pass.
+    pub dir: &'a Path,
+    /// Key of its stage.
+    pub made_by: &'a str,
+    /// Newest states that stay when another is saved.
+    pub keep: usize,
+}
+
+impl States<'_> {
+    /// Writes a state, whole or not at all, and then deletes those that are not to be kept.
+    pub fn save(&self, state: &State) -> io::Result<()> {
+        let State {
+            decoder,
+            optimizer,
+            average,
+            validation,
+        } = state;
+        let mut matrices = Vec::new();
+        for ((spec, weight), moments) in decoder.parameters().into_iter().zip(&optimizer.moments) {
+            matrices.push((format!("first.{}", spec.name), moments.first.clone()));
+            matrices.push((format!("second.{}", spec.name), moments.second.clone()));
+            matrices.push((spec.name, weight));
+        }
+        for (spec, weight) in average.iter().flat_map(Decoder::parameters) {
+            matrices.push((format!("average.{}", spec.name), weight));
+        }
+        let facts = Facts {
+            version: VERSION,
+            made_by: self.made_by.to_owned(),
+            config: decoder.config.clone(),
+            num_updates: optimizer.num_updates,
+            validation: *validation,
+        };
+        let path = file(self.dir, STATE_PREFIX, optimizer.num_updates);
+        tensors::save(&path, &matrices, &facts)?;
+        self.discard_old(optimizer.num_updates)
     }
-    let (mut matrices, num_updates): (BTreeMap<String, Tensor<2>>, usize) =
-        tensors::load(&path, device)?;
-    let mut take = |name: String, shape: [usize; 2]| {
-        matrices
-            .remove(&name)
-            .filter(|matrix| matrix.dims() == shape)
-            .ok_or_else(|| TensorsError::Damaged {
-                path: path.display().to_string(),
-                fact: format!("no matrix `{name}` of shape {shape:?}"),
-            })
-    };
-    let mut moments = Vec::new();
-    let decoder = Decoder::from_parameters(like.config.clone(), |spec| {
-        moments.push(Moments {
-            first: take(format!("first.{}", spec.name), spec.shape)?,
-            second: take(format!("second.{}", spec.name), spec.shape)?,
+
+    /// The newest state that an interrupted run left, if any.
+    ///
+    /// A state that was damaged on disk is passed over with a warning if there is one before it. It is an error and
+    /// not a fresh start if there is none: hours of training may hang on it.
+    pub fn load(&self, like: &Decoder, with_average: bool) -> Result<Option<State>, StateError> {
+        let first_version = self.dir.join(FIRST_VERSION_FILE);
+        let found = files(self.dir, STATE_PREFIX)?;
+        if found.is_empty() && first_version.exists() {
+            return Err(StateError::Version {
+                path: first_version,
+                found: 1,
+            });
+        }
+        let mut damage = Vec::new();
+        for (num_updates, path) in found.into_iter().rev() {
+            match self.read(&path, like, with_average) {
+                Ok(state) => {
+                    for (path, fact) in damage {
+                        progress::say(&format!(
+                            "warning: {path} is damaged ({fact}): going on from the state before it, after {num_updates} steps"
+                        ));
+                    }
+                    self.discard_best_after(state.validation.best.map(|best| best.step))?;
+                    return Ok(Some(state));
+                }
+                Err(StateError::Tensors(TensorsError::Damaged { path, fact })) => {
+                    damage.push((path, fact));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match damage.into_iter().next() {
+            Some((path, fact)) => Err(TensorsError::Damaged { path, fact }.into()),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps weights that were measured as the best.
+    pub fn save_best(&self, step: usize, decoder: &Decoder) -> io::Result<()> {
+        let matrices: Vec<(String, Tensor<2>)> = decoder
+            .parameters()
+            .into_iter()
+            .map(|(spec, weight)| (spec.name, weight))
+            .collect();
+        tensors::save(&file(self.dir, BEST_PREFIX, step), &matrices, &self.made_by)
+    }
+
+    /// The weights that [`States::save_best`] kept.
+    pub fn load_best(&self, step: usize, like: &Decoder) -> Result<Decoder, StateError> {
+        let path = file(self.dir, BEST_PREFIX, step);
+        let (mut matrices, _): (_, String) = tensors::load(&path, &like.device())?;
+        Ok(decoder_of(&path, like, "", &mut matrices)?)
+    }
+
+    fn read(&self, path: &Path, like: &Decoder, with_average: bool) -> Result<State, StateError> {
+        let device: Device = like.device();
+        let (mut matrices, facts): (_, Value) = tensors::load(path, &device)?;
+        let facts = self.check(path, facts, &like.config)?;
+        let decoder = decoder_of(path, like, "", &mut matrices)?;
+        let first = decoder_of(path, like, "first.", &mut matrices)?;
+        let second = decoder_of(path, like, "second.", &mut matrices)?;
+        let average = if with_average {
+            Some(decoder_of(path, like, "average.", &mut matrices)?)
+        } else {
+            None
+        };
+        let moments = first.parameters().into_iter().zip(second.parameters());
+        let moments = moments.map(|((_, first), (_, second))| Moments { first, second });
+        Ok(State {
+            decoder,
+            optimizer: AdamW {
+                moments: moments.collect(),
+                num_updates: facts.num_updates,
+            },
+            average,
+            validation: facts.validation,
+        })
+    }
+
+    /// Refuses what another version, architecture or pass has written, in this order.
+    fn check(
+        &self,
+        path: &Path,
+        facts: Value,
+        config: &DecoderConfig,
+    ) -> Result<Facts, StateError> {
+        let found = facts.get("version").and_then(Value::as_u64).unwrap_or(1);
+        if found != VERSION {
+            return Err(StateError::Version {
+                path: path.to_path_buf(),
+                found,
+            });
+        }
+        let facts: Facts =
+            serde_json::from_value(facts).map_err(|error| damaged(path, error.to_string()))?;
+        if let Some(difference) = Difference::first(&json!(facts.config), &json!(config)) {
+            let key = difference.path.join(".");
+            return Err(StateError::Architecture {
+                path: path.to_path_buf(),
+                difference: format!("its `{key}` {}", difference.told("absent")),
+            });
+        }
+        if facts.made_by != self.made_by {
+            return Err(StateError::Pass {
+                path: path.to_path_buf(),
+                found: facts.made_by,
+                wanted: self.made_by.to_owned(),
+            });
+        }
+        Ok(facts)
+    }
+
+    /// Deletes best weights past those that the state names from which a run goes on: it has not measured them yet.
+    fn discard_best_after(&self, step: Option<usize>) -> io::Result<()> {
+        for (best, path) in files(self.dir, BEST_PREFIX)? {
+            if Some(best) > step {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes all states but the newest up to this one, and those past it, which a run left that went on from an
+    /// earlier one; and all best weights but those that a kept state may name.
+    fn discard_old(&self, num_updates: usize) -> io::Result<()> {
+        let states = files(self.dir, STATE_PREFIX)?;
+        let upto = states.partition_point(|(step, _)| *step <= num_updates);
+        let kept = upto.saturating_sub(self.keep)..upto;
+        let mut oldest_kept = num_updates;
+        for (place, (step, path)) in states.into_iter().enumerate() {
+            if kept.contains(&place) {
+                oldest_kept = oldest_kept.min(step);
+            } else {
+                remove(&path)?;
+            }
+        }
+        // The oldest names the last before its step, or the one at its step if it was saved after the measurement.
+        let best = files(self.dir, BEST_PREFIX)?;
+        let before = best.partition_point(|(step, _)| *step < oldest_kept);
+        for (_, path) in best.into_iter().take(before.saturating_sub(1)) {
+            remove(&path)?;
+        }
+        Ok(())
+    }
+}
+
+/// The newest state in the folder of an unfinished pass.
+pub fn newest(dir: &Path) -> Option<PathBuf> {
+    let mut found = files(dir, STATE_PREFIX).ok()?;
+    found.pop().map(|(_, path)| path)
+}
+
+/// Deletes what only an unfinished pass needs.
+pub fn discard(dir: &Path) -> io::Result<()> {
+    for prefix in [STATE_PREFIX, BEST_PREFIX] {
+        for (_, path) in files(dir, prefix)? {
+            remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn file(dir: &Path, prefix: &str, step: usize) -> PathBuf {
+    dir.join(format!("{prefix}{step:010}{SUFFIX}"))
+}
+
+/// Files of one kind with their steps, ascending.
+fn files(dir: &Path, prefix: &str) -> io::Result<Vec<(usize, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
+        let entry = entry.map_err(|error| with_path(error, dir))?;
+        let name = entry.file_name();
+        let step = name.to_str().and_then(|name| {
+            name.strip_prefix(prefix)?
+                .strip_suffix(SUFFIX)?
+                .parse()
+                .ok()
         });
-        take(spec.name.clone(), spec.shape)
-    })?;
-    Ok(Some(State {
-        decoder,
-        optimizer: AdamW {
-            moments,
-            num_updates,
-        },
-    }))
+        found.extend(step.map(|step: usize| (step, entry.path())));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    fs::remove_file(path).map_err(|error| with_path(error, path))
+}
+
+fn decoder_of(
+    path: &Path,
+    like: &Decoder,
+    prefix: &str,
+    matrices: &mut BTreeMap<String, Tensor<2>>,
+) -> Result<Decoder, TensorsError> {
+    Decoder::from_parameters(like.config.clone(), |spec| {
+        let name = format!("{prefix}{}", spec.name);
+        let matrix = matrices.remove(&name);
+        matrix
+            .filter(|matrix| matrix.dims() == spec.shape)
+            .ok_or_else(|| {
+                damaged(
+                    path,
+                    format!("no matrix `{name}` of shape {:?}", spec.shape),
+                )
+            })
+    })
+}
+
+fn damaged(path: &Path, fact: String) -> TensorsError {
+    TensorsError::Damaged {
+        path: path.display().to_string(),
+        fact,
+    }
 }

@@ -276,6 +276,33 @@ pub(crate) fn figures(report: &Path) -> Value {
     report
 }
 
+/// What a started program left behind, when it has ended.
+pub(crate) fn finished(child: Child) -> Ran {
+    child.wait_with_output().unwrap().into()
+}
+
+/// Sends a signal to a started program.
+pub(crate) fn signal(child: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", child.id());
+    assert!(
+        Command::new("sh")
+            .args(["-c", &kill])
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+/// No file or folder of an unfinished stage is below this folder.
+pub(crate) fn assert_no_parts(dir: &Path) {
+    let is_part = |path: &Path| path.to_string_lossy().contains(".partial-");
+    let parts: Vec<_> = files_below(dir)
+        .into_keys()
+        .filter(|path| is_part(path))
+        .collect();
+    assert!(parts.is_empty(), "left behind: {parts:?}");
+}
+
 /// Waits until something is there, for at most a minute.
 pub(crate) fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
     let since = Instant::now();

@@ -12,6 +12,8 @@ mod decoder;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod going_on;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod gradient;
@@ -26,4 +28,8 @@ mod passes;
 #[cfg(test)]
 mod pruning;
 #[cfg(test)]
+mod states;
+#[cfg(test)]
 mod tiny;
+#[cfg(test)]
+mod training;

@@ -7,9 +7,10 @@ use std::sync::atomic::AtomicBool;
 use alambic::recipe::FitPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
+use alambic::train::Validation;
 use alambic::train::fit::{FitContext, FitError, fit};
 use alambic::train::optim::AdamW;
-use alambic::train::state;
+use alambic::train::state::{self, State, States};
 
 use super::tiny::{config, fit_plan, random_decoder, random_rows, tensor};
 
@@ -34,13 +35,24 @@ fn try_fit(plan: &FitPlan, student: Student, dir: &Path) -> Result<Student, FitE
     let context = FitContext {
         label: "01-distill",
         dir,
+        key: "key",
         seed: 1,
         rows: &rows,
         cache: None,
+        validation: &rows,
+        validation_cache: None,
         stop: &AtomicBool::new(false),
         wall_time: 0.0,
     };
     fit(plan, student, &context)
+}
+
+fn states(dir: &Path) -> States<'_> {
+    States {
+        dir,
+        made_by: "key",
+        keep: 1,
+    }
 }
 
 /// The step that was not taken and the whole message.
@@ -70,7 +82,7 @@ fn a_nan_in_any_kind_of_weight_stops_training_before_its_first_step() {
             "{name}"
         );
         assert!(
-            !state::path(dir.path()).exists(),
+            state::newest(dir.path()).is_none(),
             "{name}: a state was saved"
         );
     }
@@ -79,11 +91,17 @@ fn a_nan_in_any_kind_of_weight_stops_training_before_its_first_step() {
 #[test]
 fn a_nan_met_after_resuming_leaves_the_saved_state_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
-    let student = spoilt("lm_head.weight");
-    let mut optimizer = AdamW::new(&student.decoder.parameters());
+    let decoder = spoilt("lm_head.weight").decoder;
+    let mut optimizer = AdamW::new(&decoder.parameters());
     optimizer.num_updates = 3;
-    state::save(dir.path(), &student.decoder, &optimizer).unwrap();
-    let path = state::path(dir.path());
+    let state = State {
+        decoder,
+        optimizer,
+        average: None,
+        validation: Validation::default(),
+    };
+    states(dir.path()).save(&state).unwrap();
+    let path = state::newest(dir.path()).unwrap();
     let before = fs::read(&path).unwrap();
 
     let plan = FitPlan {
@@ -115,7 +133,7 @@ fn training_that_diverges_stops_at_the_step_after_the_last_saved_state() {
         message.contains(&format!("at step {step} of pass 01-distill")),
         "{message}"
     );
-    let saved = state::load(dir.path(), &student.decoder, &student.decoder.device()).unwrap();
+    let saved = states(dir.path()).load(&student.decoder, false).unwrap();
     assert_eq!(saved.unwrap().optimizer.num_updates, step, "{message}");
     assert!(step >= 1);
 }

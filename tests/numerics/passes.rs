@@ -30,7 +30,7 @@ fn prune(method: PruneMethod, sparsity: f64) -> PassPlan {
 
 fn qat(bits: u32, group_size: Option<usize>) -> PassPlan {
     PassPlan::Quantize(QuantizePlan {
-        method: QuantizeMethod::Qat(fit_plan()),
+        method: QuantizeMethod::Qat(Box::new(fit_plan())),
         bits,
         group_size,
     })
@@ -42,9 +42,12 @@ fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
     let context = FitContext {
         label: name(plan),
         dir: dir.path(),
+        key: "key",
         seed: 1,
         rows,
         cache: None,
+        validation: rows,
+        validation_cache: None,
         stop: &AtomicBool::new(false),
         wall_time: 0.0,
     };
@@ -113,7 +116,11 @@ fn pruned_twice_and_trained(rows: &TokenRows) -> Student {
     let student = Student::new(random_decoder(config(), 5));
     let student = run(&prune(PruneMethod::Wanda, 0.5), student, rows);
     assert_zeros("pruned", &student, 0.5);
-    let trained = run(&PassPlan::Distill(fit_plan()), student.clone(), rows);
+    let trained = run(
+        &PassPlan::Distill(Box::new(fit_plan())),
+        student.clone(),
+        rows,
+    );
     assert_zeros("pruned, trained", &trained, 0.5);
     assert!(
         moved(&student, &trained) > 0.99,

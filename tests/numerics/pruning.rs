@@ -48,9 +48,12 @@ fn magnitude_and_wanda_masks_equal_those_of_the_formula() {
     let context = FitContext {
         label: "prune",
         dir: Path::new("unused"),
+        key: "key",
         seed: 0,
         rows: &rows,
         cache: None,
+        validation: &rows,
+        validation_cache: None,
         stop: &AtomicBool::new(false),
         wall_time: 0.0,
     };

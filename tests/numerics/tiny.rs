@@ -2,11 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
-use alambic::recipe::{FitPlan, LossWeights, TailPlan};
+use alambic::recipe::{
+    FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan, TemperaturePlan,
+};
+use alambic::tensors::to_vec;
+use alambic::train::fit::FitContext;
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {
@@ -66,6 +72,13 @@ pub(crate) fn random_decoder(config: DecoderConfig, seed: u64) -> Decoder {
     decoder
 }
 
+/// Every weight as it is stored.
+pub(crate) fn bits(decoder: &Decoder) -> Vec<Vec<u32>> {
+    let parameters = decoder.parameters().into_iter();
+    let bits = |weight| to_vec(&weight).into_iter().map(f32::to_bits).collect();
+    parameters.map(|(_, weight)| bits(weight)).collect()
+}
+
 /// A decoder from weights by name, each of which is used.
 pub(crate) fn decoder_of(config: DecoderConfig, weights: &BTreeMap<String, Vec<f32>>) -> Decoder {
     let decoder = Decoder::from_parameters(config, |spec| {
@@ -91,6 +104,26 @@ pub(crate) fn random_rows(sequence_length: usize, counted: &[u32], seed: u64) ->
     TokenRows::new(sequence_length, tokens, counted.to_vec(), 1000)
 }
 
+/// A pass on cross-entropy that is measured on its own training rows.
+pub(crate) fn context<'a>(
+    dir: &'a Path,
+    rows: &'a TokenRows,
+    stop: &'a AtomicBool,
+) -> FitContext<'a> {
+    FitContext {
+        label: "01-distill",
+        dir,
+        key: "key",
+        seed: 1,
+        rows,
+        cache: None,
+        validation: rows,
+        validation_cache: None,
+        stop,
+        wall_time: 0.0,
+    }
+}
+
 /// Five steps of four rows of 16 positions on cross-entropy, at a rate that moves every weight.
 pub(crate) fn fit_plan() -> FitPlan {
     FitPlan {
@@ -100,17 +133,24 @@ pub(crate) fn fit_plan() -> FitPlan {
         learning_rate: 1e-2,
         final_learning_rate_frac: 0.1,
         warmup_steps: 1,
+        schedule: RateSchedule::Cosine,
         weight_decay: 0.1,
+        decay_embeddings: true,
         betas: [0.9, 0.95],
         epsilon: 1e-8,
         max_grad_norm: 1.0,
-        temperature: 1.0,
+        temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights {
-            cross_entropy: 1.0,
+            cross_entropy: Scheduled::Constant(1.0),
             ..LossWeights::default()
         },
         tail: TailPlan::Bucket,
+        ema: None,
+        evaluate_every: None,
+        early_stop: None,
+        hand_on: HandOn::Last,
         save_every: 100,
+        keep_states: 2,
         log_every: 1,
     }
 }

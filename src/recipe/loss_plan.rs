@@ -1,0 +1,90 @@
+//! What a pass minimises.
+
+use serde::Serialize;
+
+use super::schedule_plan::Scheduled;
+
+/// What becomes of the teacher's mass outside a top-k support.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TailPlan {
+    /// One bucket on both sides.
+    Bucket,
+    /// Shared out over the support in proportion.
+    Renormalize,
+}
+
+/// Weights of the loss terms, none negative and at every step at least one positive. One that is off by default is not serialised.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct LossWeights {
+    /// KL(teacher ‖ student).
+    pub forward_kl: Scheduled,
+    /// KL(student ‖ teacher).
+    #[serde(skip_serializing_if = "Scheduled::is_off")]
+    pub reverse_kl: Scheduled,
+    /// Generalised Jensen-Shannon divergence.
+    #[serde(skip_serializing_if = "JsdPlan::is_off")]
+    pub jsd: JsdPlan,
+    /// KL(teacher ‖ mixture).
+    #[serde(skip_serializing_if = "SkewPlan::is_off")]
+    pub skew_forward_kl: SkewPlan,
+    /// KL(student ‖ mixture).
+    #[serde(skip_serializing_if = "SkewPlan::is_off")]
+    pub skew_reverse_kl: SkewPlan,
+    /// Total variation distance.
+    #[serde(skip_serializing_if = "Scheduled::is_off")]
+    pub tvd: Scheduled,
+    /// Negative log-likelihood of the text.
+    pub cross_entropy: Scheduled,
+    /// Share of its label that is spread over all tokens; a key of `cross_entropy`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub label_smoothing: f64,
+}
+
+/// Weight and shape of `jsd`; zeros if it is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct JsdPlan {
+    /// Weight of the term.
+    pub weight: Scheduled,
+    /// The teacher's share of the mixture.
+    pub beta: f64,
+}
+
+/// Weight and shape of a skewed divergence; zeros if it is off.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct SkewPlan {
+    /// Weight of the term.
+    pub weight: Scheduled,
+    /// Share of the mixture that is the first distribution's own.
+    pub alpha: f64,
+}
+
+impl LossWeights {
+    /// Whether any term compares with the teacher.
+    pub fn is_soft(&self) -> bool {
+        let mixed = [
+            self.jsd.weight,
+            self.skew_forward_kl.weight,
+            self.skew_reverse_kl.weight,
+        ];
+        let plain = [self.forward_kl, self.reverse_kl, self.tvd];
+        mixed.iter().chain(&plain).any(|weight| weight.is_used())
+    }
+}
+
+impl JsdPlan {
+    fn is_off(&self) -> bool {
+        self.weight.is_off()
+    }
+}
+
+impl SkewPlan {
+    fn is_off(&self) -> bool {
+        self.weight.is_off()
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+fn is_zero(value: &f64) -> bool {
+    *value == 0.0
+}

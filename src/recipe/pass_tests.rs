@@ -1,0 +1,145 @@
+//! What is written of a pass, and the plan that it becomes.
+#![expect(clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::path::Path;
+
+use super::Scheduled::Constant;
+use super::*;
+
+const MINIMAL: &str = "name: small\ndata: { train: [.], validation: [.] }\nteacher: { checkpoint: . }\n\
+                       student: { checkpoint: . }\npasses: [{ distill: { steps: 7 } }]\n";
+
+fn load_text(text: &str, overrides: &[&str]) -> Result<Plan, Vec<Diagnostic>> {
+    let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
+    let path = Path::new("recipe.yaml");
+    plan(text, &overrides, path, path.to_path_buf())
+}
+
+/// The first pass.
+fn fit(plan: &Plan) -> &FitPlan {
+    match &plan.passes[0] {
+        PassPlan::Distill(fit) => fit,
+        pass => panic!("{pass:?} does not train"),
+    }
+}
+
+#[test]
+fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
+    let losses = |written: &str| {
+        let plan = load_text(MINIMAL, &[&format!("distill.losses={written}")]).unwrap();
+        fit(&plan).losses
+    };
+    let bare = losses("{jsd: 1, skew_forward_kl: 0.5, skew_reverse_kl: 2, cross_entropy: 0.25}");
+    assert_eq!((bare.jsd.weight, bare.jsd.beta), (Constant(1.0), 0.5));
+    let skews = (bare.skew_forward_kl, bare.skew_reverse_kl);
+    assert_eq!((skews.0.weight, skews.0.alpha), (Constant(0.5), 0.1));
+    assert_eq!((skews.1.weight, skews.1.alpha), (Constant(2.0), 0.1));
+    assert_eq!(
+        (bare.cross_entropy, bare.label_smoothing),
+        (Constant(0.25), 0.0)
+    );
+    let shaped = losses(
+        "{reverse_kl: 1, jsd: {weight: 1, beta: 0.1}, skew_reverse_kl: {weight: 0, alpha: 0.3}, tvd: 3, \
+         cross_entropy: {label_smoothing: 0.2, weight: 0.25}}",
+    );
+    assert_eq!((shaped.jsd.weight, shaped.jsd.beta), (Constant(1.0), 0.1));
+    assert_eq!(
+        (shaped.reverse_kl, shaped.tvd),
+        (Constant(1.0), Constant(3.0))
+    );
+    assert_eq!(
+        (shaped.cross_entropy, shaped.label_smoothing),
+        (Constant(0.25), 0.2)
+    );
+    assert_eq!(
+        shaped.skew_reverse_kl,
+        Default::default(),
+        "off, whatever its shape"
+    );
+    assert!(shaped.is_soft() && !losses("{cross_entropy: 1}").is_soft());
+}
+
+#[test]
+fn a_term_that_is_off_does_not_change_what_identifies_a_stage() {
+    let plan = load_text(MINIMAL, &[]).unwrap();
+    let losses = serde_json::to_string(&fit(&plan).losses).unwrap();
+    assert_eq!(losses, r#"{"forward_kl":1.0,"cross_entropy":0.0}"#);
+}
+
+#[test]
+fn numbers_that_move_are_completed_with_their_steps() {
+    let text = MINIMAL.replace(
+        "passes: [{ distill: { steps: 7 } }]",
+        "cache: { temperatures: [4.0, 1.0, 2.0, 8.0] }\n\
+         passes: [{ distill: { steps: 100, schedule: warmup_stable_decay, temperature: { from: 4.0, to: 1.0, over: 0.3 }, \
+         losses: { forward_kl: { from: 0.5, to: 1.0 } }, evaluate_every: 9, early_stop: { patience: 2 } } }]",
+    );
+    let plan = load_text(&text, &[]).unwrap();
+    let first = fit(&plan);
+    let TemperaturePlan::Walk(walk) = &first.temperature else {
+        panic!("{:?}", first.temperature)
+    };
+    assert_eq!(
+        (walk.over, walk.stops.as_slice()),
+        (30, &[4.0, 2.0, 1.0][..])
+    );
+    let ramp = Ramp {
+        from: 0.5,
+        to: 1.0,
+        over: 100,
+        shape: Shape::Linear,
+    };
+    assert_eq!(first.losses.forward_kl, Scheduled::Ramp(ramp));
+    let decay = RateSchedule::WarmupStableDecay {
+        decay_steps: 10,
+        decay_shape: Shape::OneMinusSqrt,
+    };
+    assert_eq!((first.schedule, first.hand_on), (decay, HandOn::Best));
+    let kept = load_text(&text, &["distill.hand_on=last"]).unwrap();
+    assert_eq!(fit(&kept).hand_on, HandOn::Last);
+}
+
+#[test]
+fn keys_at_their_defaults_leave_the_plan_of_a_stage_as_it_was() {
+    let defaults = "distill: { steps: 7, schedule: cosine, decay_embeddings: true, hand_on: last, keep_states: 9, \
+                    temperature: 1.0, losses: { forward_kl: 1.0 } }";
+    let written = load_text(&MINIMAL.replace("distill: { steps: 7 }", defaults), &[]).unwrap();
+    let json = serde_json::to_value(&written.passes[0]).unwrap();
+    let minimal = load_text(MINIMAL, &[]).unwrap();
+    assert_eq!(json, serde_json::to_value(&minimal.passes[0]).unwrap());
+    let keys: Vec<_> = json["distill"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .cloned()
+        .collect();
+    let before = "steps tokens_per_step micro_batch learning_rate final_learning_rate_frac warmup_steps \
+                  weight_decay betas epsilon max_grad_norm temperature losses tail";
+    assert_eq!(keys.join(" "), before);
+}
+
+#[test]
+fn the_weight_of_every_term_may_move() {
+    let ends = |written: &str| {
+        let text = format!("distill.losses={{forward_kl: 1, {written}}}");
+        let losses = fit(&load_text(MINIMAL, &[&text]).unwrap()).losses;
+        let LossWeights { jsd, tvd, .. } = losses;
+        [jsd.weight, tvd, losses.cross_entropy].map(Scheduled::ends)
+    };
+    let (off, ramp) = ([0.0; 2], [0.25, 0.5]);
+    let moves = "{ from: 0.25, to: 0.5, over: 3 }";
+    assert_eq!(ends(&format!("tvd: {moves}")), [off, ramp, off]);
+    assert_eq!(ends(&format!("jsd: {moves}")), [ramp, off, off]);
+    assert_eq!(
+        ends(&format!("jsd: {{ beta: 0.3, weight: {moves} }}")),
+        [ramp, off, off]
+    );
+    assert_eq!(ends(&format!("cross_entropy: {moves}")), [off, off, ramp]);
+    let long = "distill.losses={cross_entropy: { weight: { from: 1, to: 2, over: 8 } }}";
+    let faults = load_text(MINIMAL, &[long]).unwrap_err();
+    assert_eq!(faults.len(), 1);
+    assert_eq!(
+        faults[0].message,
+        "`cross_entropy` moves over 8 steps, but the pass has 7"
+    );
+}

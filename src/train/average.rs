@@ -1,0 +1,42 @@
+//! A moving average of the weights.
+
+use crate::model::Decoder;
+
+/// The average after one more update, whose weights are given: `a ← a + (1 − d) (w − a)`.
+///
+/// `d` is `ema`, but in the beginning at most `(1 + n) / (10 + n)` after `n` updates: an average that began with the
+/// first weights would not leave them for `1 / (1 − ema)` steps. (The bound is that of TensorFlow's
+/// `ExponentialMovingAverage` with `num_updates`.)
+///
+/// What is zero in both stays zero, so an average of masked weights is masked. It is of the free weights; a grid is
+/// laid on it when it is used.
+///
+/// Reference: Polyak, Juditsky 1992, SIAM J. Control Optim. 30, in the exponential form of Tarvainen, Valpola 2017,
+/// <https://arxiv.org/abs/1703.01780>.
+pub fn averaged(average: &Decoder, weights: &Decoder, ema: f64, num_updates: usize) -> Decoder {
+    let share = 1.0 - decay(ema, num_updates);
+    let mut weights = weights.parameters().into_iter();
+    average.map(|_, average| {
+        let (_, weight) = weights.next().expect("both have the same parameters");
+        average.clone() + (weight - average).mul_scalar(share)
+    })
+}
+
+fn decay(ema: f64, num_updates: usize) -> f64 {
+    let count = num_updates as f64;
+    ema.min((1.0 + count) / (10.0 + count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_decay_rises_to_its_own() {
+        for (num_updates, want) in [(1, 2.0 / 11.0), (8, 0.5), (79, 80.0 / 89.0), (80, 0.9)] {
+            let got = decay(0.9, num_updates);
+            assert!((got - want).abs() < 1e-15, "{num_updates}: {got}, {want}");
+        }
+        assert!((decay(0.9, 1000) - 0.9).abs() < 1e-15);
+    }
+}

@@ -1,0 +1,225 @@
+//! Training states: what they hold, which are kept, and which are refused.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use alambic::files::write_atomically;
+use alambic::model::DecoderConfig;
+use alambic::tensors::{self, to_vec};
+use alambic::train::Validation;
+use alambic::train::optim::AdamW;
+use alambic::train::state::{State, StateError, States};
+use serde_json::{Value, json};
+
+use super::tiny::{bits, config, device, random_decoder};
+
+fn states(dir: &Path) -> States<'_> {
+    States {
+        dir,
+        made_by: "key",
+        keep: 2,
+    }
+}
+
+/// A state after so many updates, with other numbers for each.
+fn state(num_updates: usize) -> State {
+    let decoder = random_decoder(config(), num_updates as u64);
+    let mut optimizer = AdamW::new(&random_decoder(config(), 100).parameters());
+    for (moments, (_, weight)) in optimizer.moments.iter_mut().zip(decoder.parameters()) {
+        moments.first = weight.clone().mul_scalar(0.5);
+        moments.second = weight.square();
+    }
+    optimizer.num_updates = num_updates;
+    let mut validation = Validation::default();
+    validation.note(num_updates, 1.0 / num_updates as f64, None);
+    State {
+        decoder,
+        optimizer,
+        average: Some(random_decoder(config(), 1000 + num_updates as u64)),
+        validation,
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn path(dir: &Path, num_updates: usize) -> PathBuf {
+    dir.join(format!("state-{num_updates:010}.safetensors"))
+}
+
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    write_atomically(path, |out| out.write_all(&bytes)).unwrap();
+}
+
+#[test]
+fn a_state_comes_back_bit_for_bit_with_all_its_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let saved = state(7);
+    states(dir.path()).save(&saved).unwrap();
+    let like = random_decoder(config(), 1);
+    let loaded = states(dir.path()).load(&like, true).unwrap().unwrap();
+    assert_eq!(bits(&loaded.decoder), bits(&saved.decoder));
+    let averages = (loaded.average.unwrap(), saved.average.unwrap());
+    assert_eq!(bits(&averages.0), bits(&averages.1));
+    assert_eq!(loaded.optimizer.num_updates, 7);
+    assert_eq!(loaded.validation, saved.validation);
+    let moments = loaded
+        .optimizer
+        .moments
+        .iter()
+        .zip(&saved.optimizer.moments);
+    for (got, want) in moments {
+        assert_eq!(to_vec(&got.first), to_vec(&want.first));
+        assert_eq!(to_vec(&got.second), to_vec(&want.second));
+    }
+    assert!(
+        states(dir.path())
+            .load(&like, false)
+            .unwrap()
+            .unwrap()
+            .average
+            .is_none()
+    );
+    let empty = tempfile::tempdir().unwrap();
+    assert!(states(empty.path()).load(&like, true).unwrap().is_none());
+}
+
+#[test]
+fn the_newest_states_are_kept_and_what_lies_past_one_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let kept = |states: &[usize]| {
+        let want: Vec<String> = states
+            .iter()
+            .map(|step| format!("state-{step:010}.safetensors"))
+            .collect();
+        assert_eq!(names(dir.path()), want);
+    };
+    for step in [4, 8, 12, 16] {
+        states(dir.path()).save(&state(step)).unwrap();
+    }
+    kept(&[12, 16]);
+    states(dir.path()).save(&state(14)).unwrap(); // went on from 12, since 16 was damaged
+    kept(&[12, 14]);
+}
+
+#[test]
+fn best_weights_stay_as_long_as_a_kept_state_may_name_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let states = states(dir.path());
+    let best = |step: usize| states.save_best(step, &random_decoder(config(), step as u64));
+    let kept = |want: &[usize]| {
+        let mut names = names(dir.path());
+        names.retain(|name| name.starts_with("best-"));
+        let want: Vec<String> = want
+            .iter()
+            .map(|step| format!("best-{step:010}.safetensors"))
+            .collect();
+        assert_eq!(names, want);
+    };
+    for step in [2, 4, 6, 10] {
+        best(step).unwrap();
+    }
+    states.save(&state(8)).unwrap();
+    kept(&[6, 10]);
+    states.save(&state(12)).unwrap();
+    kept(&[6, 10]);
+    states.save(&state(16)).unwrap();
+    kept(&[10]);
+    let found = states.load_best(10, &random_decoder(config(), 1)).unwrap();
+    assert_eq!(bits(&found), bits(&random_decoder(config(), 10)));
+    // A state names the best at its step or before: a later one has yet to be measured again.
+    best(20).unwrap();
+    states.load(&random_decoder(config(), 1), true).unwrap();
+    kept(&[10]);
+}
+
+#[test]
+fn a_damaged_newest_state_gives_way_to_the_one_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let like = random_decoder(config(), 1);
+    let loaded = || states(dir.path()).load(&like, true);
+    for step in [4, 8] {
+        states(dir.path()).save(&state(step)).unwrap();
+    }
+    damage(&path(dir.path(), 8));
+    let found = loaded().unwrap().unwrap();
+    assert_eq!(found.optimizer.num_updates, 4);
+    assert_eq!(bits(&found.decoder), bits(&state(4).decoder));
+    damage(&path(dir.path(), 4));
+    let told = loaded().unwrap_err().to_string();
+    assert!(told.contains("state-0000000008.safetensors: "), "{told}");
+    assert!(told.ends_with("delete the folder and run again"), "{told}");
+}
+
+/// A state with other facts.
+fn with_facts(dir: &Path, change: impl FnOnce(&mut Value)) {
+    states(dir).save(&state(3)).unwrap();
+    let path = path(dir, 3);
+    let (matrices, mut facts): (_, Value) = tensors::load(&path, &device()).unwrap();
+    change(&mut facts);
+    let matrices: Vec<_> = matrices.into_iter().collect();
+    tensors::save(&path, &matrices, &facts).unwrap();
+}
+
+#[test]
+fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let refused = |like: DecoderConfig, needles: &[&str]| {
+        let error = states(dir)
+            .load(&random_decoder(like, 1), true)
+            .unwrap_err();
+        let told = format!("{error}\n{}", error.help().unwrap());
+        for needle in needles {
+            assert!(told.contains(needle), "no `{needle}` in: {told}");
+        }
+    };
+    // A good state before it does not hide that the newest one belongs elsewhere.
+    states(dir).save(&state(2)).unwrap();
+    with_facts(dir, |facts| facts["version"] = json!(3));
+    refused(
+        config(),
+        &[
+            "state-0000000003.safetensors is a training state of format 3, and this program reads format 2",
+            "finish it with the version of alambic that began it",
+        ],
+    );
+    with_facts(dir, |_| {});
+    let narrow = DecoderConfig {
+        intermediate_size: 16,
+        ..config()
+    };
+    refused(
+        narrow,
+        &[
+            "is the training state of another architecture: its `intermediate_size` was 32, is 16",
+            "delete it to begin the pass anew",
+        ],
+    );
+    with_facts(dir, |facts| facts["made_by"] = json!("another"));
+    refused(
+        config(),
+        &["of another pass: it was made under the key another, and this one has key"],
+    );
+}
+
+#[test]
+fn the_one_state_file_of_the_first_version_is_refused_and_not_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let old = dir.path().join("state.safetensors");
+    tensors::save(&old, &[], &40_usize).unwrap();
+    let error = states(dir.path()).load(&random_decoder(config(), 1), false);
+    assert!(matches!(
+        error,
+        Err(StateError::Version { found: 1, path }) if path == old
+    ));
+}
