@@ -11,7 +11,7 @@ use crate::recipe::{
     CachePlan, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
-use crate::student::architecture;
+use crate::student::{architecture, part_of_teacher};
 
 /// Arithmetic of one core that a training step of a small model reaches, in operations per second: 5,000 tokens
 /// a second of a 5.5 M parameter model on two cores of a 2024 server, six operations a parameter and token.
@@ -88,6 +88,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
         }
         estimates.push(estimate);
     }
+    add_importance(&mut estimates, plan, stages, &sizes);
     let verified_tokens = 8 * plan.data.sequence_length as u64;
     let mut export = forward(plan, &stages.export, verified_tokens, &sizes.student, 1);
     export.disk_bytes = plan.export.formats.len() as u64 * student_bytes / 2;
@@ -147,6 +148,26 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig,
         + at_once * activation_bytes(student, plan, fit.micro_batch);
 }
 
+/// The teacher's run that tells which of its parts make the student; the first pass begins with it.
+fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages, sizes: &Sizes) {
+    let StudentPlan::FromTeacher(parts) = &plan.student else {
+        return;
+    };
+    let (Some(tokens), Some(config), Some(stage)) = (
+        parts.calibration_tokens,
+        &sizes.teacher,
+        stages.passes.first(),
+    ) else {
+        return;
+    };
+    let run = forward(plan, stage, tokens as u64, config, 4);
+    if let Some(first) = estimates.iter_mut().find(|other| other.stage == *stage) {
+        first.tokens += run.tokens;
+        first.secs += run.secs;
+        first.memory_bytes = first.memory_bytes.max(run.memory_bytes);
+    }
+}
+
 /// Activations that the backward pass of `rows` rows keeps: about thirty vectors of the hidden size, nine of the
 /// feed-forward size and five score matrices per layer.
 fn activation_bytes(config: &DecoderConfig, plan: &Plan, rows: usize) -> u64 {
@@ -178,7 +199,7 @@ fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
         (StudentPlan::Architecture(sizes), _) => {
             architecture(sizes, vocab_size, plan.data.sequence_length, None)
         }
-        (StudentPlan::FromTeacher { layers }, Some(teacher)) => teacher.with_layers(layers),
+        (StudentPlan::FromTeacher(parts), Some(teacher)) => part_of_teacher(parts, teacher),
         (StudentPlan::Checkpoint(dir), _) => Checkpoint::open(dir)?.config().clone(),
         (StudentPlan::FromTeacher { .. }, None) => {
             unreachable!("a checked recipe with `from_teacher` has a teacher")

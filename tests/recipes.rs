@@ -8,8 +8,8 @@ mod tests {
 
     use alambic::diag::Diagnostic;
     use alambic::recipe::{
-        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan,
-        TokenizerPlan,
+        self, ExportFormat, FitPlan, FromTeacherPlan, LayersPlan, PassPlan, Plan, QuantizeMethod,
+        StudentPlan, SupportPlan, TokenizerPlan,
     };
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -199,7 +199,13 @@ mod tests {
         assert_eq!(fit(&plan.passes[0]).losses.cross_entropy, 0.5);
         assert_eq!(
             plan.student,
-            StudentPlan::FromTeacher { layers: vec![0, 2] }
+            StudentPlan::FromTeacher(FromTeacherPlan {
+                layers: Some(LayersPlan::Layers(vec![0, 2])),
+                hidden_size: None,
+                intermediate_size: None,
+                num_key_value_heads: None,
+                calibration_tokens: None,
+            })
         );
     }
 
@@ -228,6 +234,19 @@ mod tests {
             fs::read_to_string("recipes/austen-teacher.yaml")
                 .unwrap()
                 .replace("../datasets/austen/", "."),
+        );
+        texts.extend(
+            [
+                "every: 2",
+                "highest_influence: 3, hidden_size: 8",
+                "layers: [1], num_key_value_heads: 1, calibration_tokens: 5",
+            ]
+            .map(|parts| {
+                MINIMAL.replace(
+                    "student: { checkpoint: . }",
+                    &format!("student: {{ from_teacher: {{ {parts} }} }}"),
+                )
+            }),
         );
         for text in &mut texts {
             *text = text

@@ -233,6 +233,39 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_part_of_the_teacher_is_trained_and_exported_as_such() {
+        let workshop = Workshop::new();
+        let parts = "student={from_teacher: {highest_influence: 1, hidden_size: 12, intermediate_size: 24, calibration_tokens: 128}}";
+        let args = ["--set", parts, "--set", "quantize.group_size=channel"];
+        let ran = workshop.done(&[&["run", "chain.yaml"][..], &args].concat());
+        assert!(
+            ran.stderr
+                .contains("student: layers of highest influence: 0 ("),
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains("student: 100 % · 128 of 128 tokens"),
+            "{}",
+            ran.stderr
+        );
+        let dir = workshop
+            .folder("out/chain", "05-export")
+            .join("huggingface");
+        let config = Checkpoint::open(&dir).unwrap().config().clone();
+        assert_eq!((config.hidden_size, config.intermediate_size), (12, 24));
+        assert_eq!(
+            (config.num_attention_heads, config.head_dim),
+            (2, 8),
+            "heads stay whole"
+        );
+
+        // A pass that needs no student finds all done and measures nothing.
+        let again = workshop.done(&[&["run", "chain.yaml"][..], &args].concat());
+        assert!(!again.stderr.contains("student"), "{}", again.stderr);
+    }
+
+    #[test]
     fn a_plan_tells_what_is_done_and_writes_nothing() {
         let workshop = Workshop::new();
         let stages = |args: &[&str]| -> Vec<(String, bool)> {

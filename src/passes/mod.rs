@@ -5,6 +5,7 @@ pub mod prune;
 
 use thiserror::Error;
 
+use crate::calibration::Interrupted;
 use crate::model::grid::Grid;
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
 use crate::student::Student;
@@ -17,11 +18,8 @@ pub enum PassError {
     #[error(transparent)]
     Fit(#[from] FitError),
     /// A signal asked to stop.
-    #[error("stopped at stage {label}: run the same command to go on")]
-    Interrupted {
-        /// The stage.
-        label: String,
-    },
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// Short name of a pass, as in the recipe.

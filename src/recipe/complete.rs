@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use super::fields::{Fields, Item};
 use super::plan::{
     ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    LossWeights, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, Sampling,
-    StudentPlan, SupportPlan, TailPlan, TeacherPlan, TokenizerPlan,
+    FromTeacherPlan, LayersPlan, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan,
+    QuantizeMethod, QuantizePlan, Sampling, StudentPlan, SupportPlan, TailPlan, TeacherPlan,
+    TokenizerPlan,
 };
 
 /// The plan of a recipe without faults.
@@ -99,12 +100,43 @@ fn student(fields: &Fields) -> Option<StudentPlan> {
     let (name, item) = fields.variant()?;
     Some(match name {
         "architecture" => StudentPlan::Architecture(architecture(item.as_block()?)?),
-        "from_teacher" => StudentPlan::FromTeacher {
-            layers: item.as_block()?.get("layers")?,
-        },
+        "from_teacher" => StudentPlan::FromTeacher(from_teacher(item.as_block()?)?),
         _ => StudentPlan::Checkpoint(fields.get("checkpoint")?),
     })
 }
+
+fn from_teacher(fields: &Fields) -> Option<FromTeacherPlan> {
+    let listed = fields.get("layers").map(LayersPlan::Layers);
+    let layers = listed
+        .or_else(|| fields.get("every").map(LayersPlan::Every))
+        .or_else(|| {
+            fields
+                .get("highest_influence")
+                .map(LayersPlan::HighestInfluence)
+        });
+    let calibration_tokens = fields.get("calibration_tokens")?;
+    Some(FromTeacherPlan {
+        layers,
+        hidden_size: fields.get("hidden_size"),
+        intermediate_size: fields.get("intermediate_size"),
+        num_key_value_heads: fields.get("num_key_value_heads"),
+        calibration_tokens: chooses_by_importance(fields).then_some(calibration_tokens),
+    })
+}
+
+/// Whether something of `from_teacher` can be told only by running the teacher.
+pub(super) fn chooses_by_importance(from_teacher: &Fields) -> bool {
+    CHOICES_BY_IMPORTANCE
+        .iter()
+        .any(|name| from_teacher.is_written(name))
+}
+
+const CHOICES_BY_IMPORTANCE: [&str; 4] = [
+    "highest_influence",
+    "hidden_size",
+    "intermediate_size",
+    "num_key_value_heads",
+];
 
 fn architecture(sizes: &Fields) -> Option<ArchitecturePlan> {
     let hidden_size: usize = sizes.get("hidden_size")?;

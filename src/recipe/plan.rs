@@ -124,13 +124,42 @@ pub enum Sampling {
 pub enum StudentPlan {
     /// Fresh weights.
     Architecture(ArchitecturePlan),
-    /// Chosen layers of the teacher, with its embedding and head.
-    FromTeacher {
-        /// Zero-based layers of the teacher, ascending.
-        layers: Vec<usize>,
-    },
+    /// Layers of the teacher, whole or narrower, with its embedding and head.
+    FromTeacher(FromTeacherPlan),
     /// An existing checkpoint folder.
     Checkpoint(#[serde(skip)] PathBuf),
+}
+
+/// What a student keeps of the teacher; at least one field is there.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FromTeacherPlan {
+    /// Layers; `None` keeps all.
+    #[serde(flatten)]
+    pub layers: Option<LayersPlan>,
+    /// Dimensions of the residual stream; `None` keeps all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hidden_size: Option<usize>,
+    /// Feed-forward channels of each layer; `None` keeps all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<usize>,
+    /// Key and value heads of each layer, with the query heads that share them; `None` keeps all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<usize>,
+    /// Training positions over which importance is measured; `None` if nothing is chosen by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration_tokens: Option<usize>,
+}
+
+/// Which layers of the teacher a student keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayersPlan {
+    /// These, zero-based, ascending.
+    Layers(Vec<usize>),
+    /// Every n-th, the first among them.
+    Every(usize),
+    /// As many, of the highest block influence.
+    HighestInfluence(usize),
 }
 
 /// Sizes of a fresh student; names are those of `config.json`.

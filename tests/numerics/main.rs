@@ -12,6 +12,8 @@ mod decoder;
 #[cfg(test)]
 mod families;
 #[cfg(test)]
+mod from_teacher;
+#[cfg(test)]
 mod golden;
 #[cfg(test)]
 mod gradient;

@@ -1,5 +1,8 @@
 //! The student: a decoder with the masks and grids that passes put on it.
 
+mod from_teacher;
+mod importance;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -8,6 +11,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
+pub use self::importance::Importance;
 use crate::model::grid::{Grid, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, LayerType, ParameterKind, ParameterSpec, Rope,
@@ -247,33 +252,6 @@ pub fn architecture(
         eos_token_ids: end_of_text.into_iter().collect(),
         pad_token_id: None,
     }
-}
-
-/// A decoder with chosen layers of another, and its embedding, norm and output matrix.
-///
-/// # Panics
-///
-/// If a layer does not exist: the recipe is checked against the teacher before.
-pub fn from_layers(teacher: &Decoder, layers: &[usize]) -> Decoder {
-    let config = teacher.config.with_layers(layers);
-    let mut weights: BTreeMap<String, Tensor<2>> = teacher
-        .parameters()
-        .into_iter()
-        .map(|(spec, weight)| (spec.name, weight))
-        .collect();
-    let source = |name: &str| match name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split_once('.'))
-    {
-        Some((layer, rest)) => {
-            let layer: usize = layer.parse().expect("the table numbers its layers");
-            format!("model.layers.{}.{rest}", layers[layer])
-        }
-        None => name.to_owned(),
-    };
-    let decoder =
-        Decoder::from_parameters(config, |spec| weights.remove(&source(&spec.name)).ok_or(()));
-    decoder.expect("the layers are distinct and exist")
 }
 
 fn mask_name(name: &str) -> String {
