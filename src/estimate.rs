@@ -139,12 +139,17 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig,
     estimate.tokens += tokens;
     estimate.secs += 6.0 * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
     let at_once = rayon::current_num_threads() as u64;
-    // Weights, two moments, and the gradient of each micro-batch of the step; the state on disk while it runs.
+    // Weights, two moments of what is trained, and the gradient of each micro-batch of the step.
     let micro_batches =
         (fit.tokens_per_step / plan.data.sequence_length / fit.micro_batch).max(1) as u64;
     let weights = num_parameters(student) * F32_BYTES;
+    let moments = match &fit.adapter {
+        Some(_) => weights, // the sum of weight and adapter; its moments are few
+        None => 2 * weights,
+    };
     estimate.memory_bytes = PROCESS_BYTES
-        + weights * (3 + micro_batches.min(at_once) + 1)
+        + moments
+        + weights * (1 + micro_batches.min(at_once) + 1)
         + at_once * activation_bytes(student, plan, fit.micro_batch);
 }
 

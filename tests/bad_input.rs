@@ -195,6 +195,14 @@ mod tests {
     }
 
     #[test]
+    fn an_adapter_wider_than_its_weight_is_refused() {
+        let workshop = Workshop::new();
+        let overrides = ["passes.0.distill.adapter={rank: 9, targets: [q_proj, v_proj]}"];
+        let told = "error[distill/rank]: `rank` is 9, but `model.layers.0.self_attn.v_proj.weight` has rank 8";
+        assert_refused(&workshop, &overrides, &[told, "help: write at most 8"]);
+    }
+
+    #[test]
     fn a_truncated_weights_file_is_refused_by_name() {
         let workshop = Workshop::new();
         // Cut before anything, in the header, and one byte before the end.

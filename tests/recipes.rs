@@ -235,6 +235,10 @@ mod tests {
                 .unwrap()
                 .replace("../datasets/austen/", "."),
         );
+        texts.push(MINIMAL.replace(
+            "steps: 7",
+            "steps: 7, adapter: { rank: 8, targets: [o_proj, up_proj] }",
+        ));
         texts.extend(
             [
                 "every: 2",

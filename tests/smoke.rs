@@ -266,6 +266,28 @@ mod tests {
     }
 
     #[test]
+    fn a_pass_with_an_adapter_leaves_it_and_hands_on_the_merged_student() {
+        let workshop = Workshop::new();
+        let adapter = "distill.adapter={rank: 4}";
+        workshop.done(&["run", "chain.yaml", "--set", adapter]);
+        let pass = |name: &str| workshop.folder("out/chain", name);
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            assert!(
+                pass("01-distill").join("adapter").join(file).exists(),
+                "{file}"
+            );
+        }
+        assert!(!pass("03-distill").join("adapter").exists(), "masks hold");
+        let card = fs::read_to_string(pass("05-export").join("huggingface/recipe.yaml")).unwrap();
+        assert!(
+            card.contains("rank: 4") && card.contains("alpha: 4.0"),
+            "{card}"
+        );
+        let again = workshop.done(&["run", "chain.yaml", "--set", adapter]);
+        assert!(again.stderr.contains("05-export: done"), "{}", again.stderr);
+    }
+
+    #[test]
     fn a_plan_tells_what_is_done_and_writes_nothing() {
         let workshop = Workshop::new();
         let stages = |args: &[&str]| -> Vec<(String, bool)> {

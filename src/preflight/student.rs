@@ -7,8 +7,8 @@ use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
-use crate::recipe::{PassPlan, RecipeFaults, StudentPlan};
-use crate::student::{NoSuchPart, check_parts, part_of_teacher};
+use crate::recipe::{FitPlan, PassPlan, RecipeFaults, StudentPlan};
+use crate::student::{NoSuchPart, architecture, check_parts, is_target, part_of_teacher};
 
 impl Preflight<'_> {
     /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
@@ -30,10 +30,39 @@ impl Preflight<'_> {
                 check_parts(parts, teacher).map_err(|error| self.no_such_part(&error))?;
                 part_of_teacher(parts, teacher)
             }
-            // Sizes in the recipe were checked with it.
-            (StudentPlan::FromTeacher { .. } | StudentPlan::Architecture(_), _) => return Ok(()),
+            // Sizes in the recipe were checked with it; the number of tokens does not matter here.
+            (StudentPlan::Architecture(sizes), _) => {
+                architecture(sizes, 1, self.plan.data.sequence_length, None)
+            }
+            (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
         };
-        self.groups(&config)
+        self.groups(&config)?;
+        self.ranks(&config)
+    }
+
+    /// An adapter is at most as wide as what it is added to.
+    fn ranks(&self, config: &DecoderConfig) -> Result<(), RecipeFaults> {
+        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
+            let PassPlan::Distill(FitPlan {
+                adapter: Some(adapter),
+                ..
+            }) = pass
+            else {
+                continue;
+            };
+            let specs = parameter_specs(config).into_iter();
+            let widths = specs
+                .filter(|spec| is_target(adapter, spec))
+                .map(|spec| (spec.shape[0].min(spec.shape[1]), spec.name));
+            if let Some((width, name)) = widths.min().filter(|(width, _)| adapter.rank > *width) {
+                let fact = format!("`rank` is {}, but `{name}` has rank {width}", adapter.rank);
+                let fault = Diagnostic::new("distill/rank", fact)
+                    .help(format!("write at most {width}; 4 to 64 is common"));
+                let key = format!("passes.{pass_idx}.distill.adapter.rank");
+                return Err(self.fault(&key, "more than the weight's own", fault));
+            }
+        }
+        Ok(())
     }
 
     fn no_such_part(&self, error: &NoSuchPart) -> RecipeFaults {

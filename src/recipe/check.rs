@@ -242,7 +242,11 @@ fn export(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-fn distinct<T: FromChecked + PartialEq>(fields: &Fields, name: &str, faults: &mut Vec<Diagnostic>) {
+pub(super) fn distinct<T: FromChecked + PartialEq>(
+    fields: &Fields,
+    name: &str,
+    faults: &mut Vec<Diagnostic>,
+) {
     let mut seen: Vec<T> = Vec::new();
     for item in fields.items(name) {
         let Some(value) = item.value.as_ref().and_then(T::from_checked) else {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::fields::{Fields, Item};
 use super::plan::{
-    ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    FromTeacherPlan, LayersPlan, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan,
+    AdapterPlan, ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan,
+    FitPlan, FromTeacherPlan, LayersPlan, LossWeights, PassPlan, Plan, PruneMethod, PrunePlan,
     QuantizeMethod, QuantizePlan, Sampling, StudentPlan, SupportPlan, TailPlan, TeacherPlan,
     TokenizerPlan,
 };
@@ -162,7 +162,13 @@ fn pass(item: &Item, has_teacher: bool) -> Option<PassPlan> {
     let (name, item) = item.as_block()?.variant()?;
     let fields = item.as_block()?;
     Some(match name {
-        "distill" => PassPlan::Distill(fit(fields, has_teacher)?),
+        "distill" => PassPlan::Distill(FitPlan {
+            adapter: match fields.block("adapter") {
+                Some(adapter_fields) => Some(adapter(adapter_fields)?),
+                None => None,
+            },
+            ..fit(fields, has_teacher)?
+        }),
         "prune" => PassPlan::Prune(PrunePlan {
             method: match fields.get::<String>("method")?.as_str() {
                 "magnitude" => PruneMethod::Magnitude,
@@ -179,6 +185,15 @@ fn pass(item: &Item, has_teacher: bool) -> Option<PassPlan> {
             bits: fields.get("bits")?,
             group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
         }),
+    })
+}
+
+fn adapter(fields: &Fields) -> Option<AdapterPlan> {
+    let rank: usize = fields.get("rank")?;
+    Some(AdapterPlan {
+        rank,
+        alpha: fields.get("alpha").unwrap_or(rank as f64),
+        targets: fields.get("targets")?,
     })
 }
 
@@ -216,6 +231,7 @@ fn fit(fields: &Fields, has_teacher: bool) -> Option<FitPlan> {
             "renormalize" => TailPlan::Renormalize,
             _ => TailPlan::Bucket,
         },
+        adapter: None, // a key of `distill` alone
         save_every: fields.get("save_every")?,
         log_every: fields.get("log_every")?,
     })

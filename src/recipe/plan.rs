@@ -218,12 +218,26 @@ pub struct FitPlan {
     pub losses: LossWeights,
     /// What becomes of the teacher's mass outside a top-k support.
     pub tail: TailPlan,
+    /// What is trained in the place of the weights; `None` trains all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterPlan>,
     /// Steps between training states on disk.
     #[serde(skip)]
     pub save_every: usize,
     /// Steps between log lines.
     #[serde(skip)]
     pub log_every: usize,
+}
+
+/// A low-rank adapter (LoRA).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdapterPlan {
+    /// Rows of A and columns of B.
+    pub rank: usize,
+    /// Its share of `rank` is what the product of B and A is multiplied by.
+    pub alpha: f64,
+    /// Modules of a block, such as `q_proj`; distinct.
+    pub targets: Vec<String>,
 }
 
 /// What becomes of the teacher's mass outside a top-k support.

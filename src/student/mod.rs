@@ -1,5 +1,6 @@
 //! The student: a decoder with the masks and grids that passes put on it.
 
+mod adapter;
 mod from_teacher;
 mod importance;
 
@@ -11,6 +12,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::Importance;
 use crate::model::grid::{Grid, round_to_bf16};
@@ -41,6 +43,8 @@ pub struct Student {
     pub masks: BTreeMap<String, Tensor<2>>,
     /// The grid of all linear layers inside blocks, once a pass has put them on one.
     pub grid: Option<Grid>,
+    /// What is added to free weights and trained in their place, while a pass does so.
+    pub adapter: Option<Adapter>,
 }
 
 /// Why no student can be made or read.
@@ -74,6 +78,7 @@ impl Student {
             decoder,
             masks: BTreeMap::new(),
             grid: None,
+            adapter: None,
         }
     }
 
@@ -100,11 +105,11 @@ impl Student {
 
     /// The model that runs and is exported.
     pub fn effective(&self) -> Decoder {
-        if self.masks.is_empty() && self.grid.is_none() {
+        if self.masks.is_empty() && self.grid.is_none() && self.adapter.is_none() {
             return self.decoder.clone();
         }
         self.decoder.map(|spec, weight| {
-            let weight = self.masked(spec, weight);
+            let weight = self.masked(spec, self.adapted(spec, weight));
             match (self.grid, self.grid_of(spec)) {
                 (_, Some(grid)) => grid.fake_quantize(weight),
                 (Some(_), None) => round_to_bf16(weight),
@@ -113,17 +118,59 @@ impl Student {
         })
     }
 
-    /// The gradient of the free weights, from that of the effective ones.
+    /// What training moves: the matrices of the adapter if there is one, else all free weights.
+    pub fn trained(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
+        match &self.adapter {
+            Some(adapter) => adapter.parameters(),
+            None => self.decoder.parameters(),
+        }
+    }
+
+    /// The student with other matrices for those of [`Student::trained`], in that order.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    #[must_use]
+    pub fn with_trained(&self, matrices: Vec<Tensor<2>>) -> Self {
+        let mut student = self.clone();
+        if let Some(adapter) = &self.adapter {
+            student.adapter = Some(adapter.with(matrices));
+        } else {
+            let mut matrices = matrices.into_iter();
+            let mut next = || matrices.next().expect("a matrix for each free weight");
+            student.decoder = self.decoder.map(|_, _| next());
+        }
+        student
+    }
+
+    /// The gradient of what is trained, from that of the effective weights.
     pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-        if self.masks.is_empty() {
+        if self.masks.is_empty() && self.adapter.is_none() {
             return gradients;
         }
-        let specs = parameter_specs(&self.decoder.config);
-        specs
-            .iter()
-            .zip(gradients)
-            .map(|(spec, gradient)| self.masked(spec, gradient))
-            .collect()
+        let specs = parameter_specs(&self.decoder.config).into_iter();
+        let masked = specs.zip(gradients).map(|(spec, gradient)| {
+            let gradient = self.masked(&spec, gradient);
+            (spec.name, gradient)
+        });
+        match &self.adapter {
+            Some(adapter) => adapter.pull_back(masked.collect()),
+            None => masked.map(|(_, gradient)| gradient).collect(),
+        }
+    }
+
+    /// The student whose free weights hold what its adapter adds to them, masks applied.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        let decoder = self
+            .decoder
+            .map(|spec, weight| self.masked(spec, self.adapted(spec, weight)));
+        Self {
+            decoder,
+            adapter: None,
+            ..self
+        }
     }
 
     /// The grid of a parameter, if it is on one.
@@ -135,6 +182,13 @@ impl Student {
     pub fn masked(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
         match self.masks.get(&spec.name) {
             Some(mask) => weight * mask.clone(),
+            None => weight,
+        }
+    }
+
+    fn adapted(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
+        match &self.adapter {
+            Some(adapter) => adapter.adapted(spec, weight),
             None => weight,
         }
     }
@@ -215,6 +269,7 @@ impl Student {
             decoder,
             masks,
             grid: facts.grid,
+            adapter: None,
         })
     }
 }

@@ -10,12 +10,11 @@ use thiserror::Error;
 
 use super::gradient::{MicroBatch, StepGradient, step_gradient};
 use super::optim::{AdamW, clip, global_norm};
-use super::state::{self, State};
+use super::state;
 use super::{MetricsError, MetricsLog, learning_rate, row_targets};
 use crate::cache::{Cache, CacheError, RowSupports};
 use crate::data::{BatchOrder, TokenRows};
 use crate::loss::{LossSpec, Tail};
-use crate::model::Decoder;
 use crate::progress::Progress;
 use crate::recipe::{FitPlan, TailPlan};
 use crate::student::Student;
@@ -116,12 +115,10 @@ pub fn fit(
     };
     let device = student.decoder.device();
     let mut student = student;
-    let mut optimizer = AdamW::new(&student.decoder.parameters());
-    if let Some(state) = state::load(dir, &student.decoder, &device)? {
-        State {
-            decoder: student.decoder,
-            optimizer,
-        } = state;
+    let mut optimizer = AdamW::new(&student.trained());
+    if let Some(state) = state::load(dir, &student.trained(), &device)? {
+        student = student.with_trained(state.weights);
+        optimizer = state.optimizer;
     }
     let start = optimizer.num_updates;
 
@@ -169,11 +166,8 @@ pub fn fit(
 
         let rate = learning_rate(step, plan);
         let gradients = clip(gradients, norm, plan.max_grad_norm);
-        let updated = optimizer.step(student.decoder.parameters(), gradients, rate, plan);
-        let mut updated = updated.into_iter();
-        student.decoder = student
-            .decoder
-            .map(|_, _| updated.next().expect("one update for each parameter"));
+        let updated = optimizer.step(student.trained(), gradients, rate, plan);
+        student = student.with_trained(updated);
 
         let done = step + 1;
         let tokens = sums.positions;
@@ -198,12 +192,12 @@ pub fn fit(
         }
         let stopping = context.stop.load(Ordering::Relaxed) && done < plan.steps;
         if stopping || (done % plan.save_every == 0 && done < plan.steps) {
-            check_finite(&student.decoder, step, label, dir)?;
-            for (spec, weight) in student.decoder.parameters() {
+            check_finite(&student, step, label, dir)?;
+            for (spec, weight) in student.trained() {
                 log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
             }
             log.sync()?;
-            state::save(dir, &student.decoder, &optimizer).map_err(save_error)?;
+            state::save(dir, &student.trained(), &optimizer).map_err(save_error)?;
         }
         if stopping {
             progress.finish();
@@ -215,15 +209,15 @@ pub fn fit(
         }
     }
     progress.finish();
-    check_finite(&student.decoder, plan.steps.saturating_sub(1), label, dir)?;
+    check_finite(&student, plan.steps.saturating_sub(1), label, dir)?;
     log.sync()?;
     Ok(student)
 }
 
 /// Weights that are NaN or infinite must not replace a good state.
-fn check_finite(decoder: &Decoder, step: usize, label: &str, dir: &Path) -> Result<(), FitError> {
-    let largest: Vec<Tensor<1>> = decoder
-        .parameters()
+fn check_finite(student: &Student, step: usize, label: &str, dir: &Path) -> Result<(), FitError> {
+    let largest: Vec<Tensor<1>> = student
+        .trained()
         .into_iter()
         .map(|(_, weight)| weight.abs().max())
         .collect();

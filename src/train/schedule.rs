@@ -40,6 +40,7 @@ mod tests {
 
     fn rates(steps: usize, warmup_steps: usize) -> Vec<f64> {
         let plan = FitPlan {
+            adapter: None,
             steps,
             tokens_per_step: 64,
             micro_batch: 1,

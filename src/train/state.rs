@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, Tensor};
 
 use super::optim::{AdamW, Moments};
-use crate::model::Decoder;
+use crate::model::ParameterSpec;
 use crate::tensors::{self, TensorsError};
 
 /// File of the training state in the folder of an unfinished pass.
 pub const STATE_FILE: &str = "state.safetensors";
 
-/// Free weights, moments and the number of updates made.
+/// What is trained, moments and the number of updates made.
 ///
-/// Nothing else moves during a pass: masks and grids come with the student, the learning rate and the
+/// Nothing else moves during a pass: masks, grids and the weights that an adapter is added to come with the student, the learning rate and the
 /// order of rows are functions of the step, and there is no other randomness.
 pub struct State {
-    /// Free weights after `optimizer.num_updates` steps.
-    pub decoder: Decoder,
+    /// What is trained, after `optimizer.num_updates` steps; see [`Student::trained`](crate::student::Student::trained).
+    pub weights: Vec<Tensor<2>>,
     /// Moments.
     pub optimizer: AdamW,
 }
@@ -30,12 +30,16 @@ pub fn path(dir: &Path) -> PathBuf {
 }
 
 /// Replaces the state on disk; a process killed meanwhile leaves the old one.
-pub fn save(dir: &Path, decoder: &Decoder, optimizer: &AdamW) -> io::Result<()> {
+pub fn save(
+    dir: &Path,
+    trained: &[(ParameterSpec, Tensor<2>)],
+    optimizer: &AdamW,
+) -> io::Result<()> {
     let mut matrices = Vec::new();
-    for ((spec, weight), moments) in decoder.parameters().into_iter().zip(&optimizer.moments) {
+    for ((spec, weight), moments) in trained.iter().zip(&optimizer.moments) {
         matrices.push((format!("first.{}", spec.name), moments.first.clone()));
         matrices.push((format!("second.{}", spec.name), moments.second.clone()));
-        matrices.push((spec.name, weight));
+        matrices.push((spec.name.clone(), weight.clone()));
     }
     tensors::save(&path(dir), &matrices, &optimizer.num_updates)
 }
@@ -43,7 +47,11 @@ pub fn save(dir: &Path, decoder: &Decoder, optimizer: &AdamW) -> io::Result<()> 
 /// The state that an interrupted run left, if any.
 ///
 /// A state that was damaged on disk is an error and not a fresh start: hours of training may hang on it.
-pub fn load(dir: &Path, like: &Decoder, device: &Device) -> Result<Option<State>, TensorsError> {
+pub fn load(
+    dir: &Path,
+    trained: &[(ParameterSpec, Tensor<2>)],
+    device: &Device,
+) -> Result<Option<State>, TensorsError> {
     let path = path(dir);
     if !path.exists() {
         return Ok(None);
@@ -60,15 +68,16 @@ pub fn load(dir: &Path, like: &Decoder, device: &Device) -> Result<Option<State>
             })
     };
     let mut moments = Vec::new();
-    let decoder = Decoder::from_parameters(like.config.clone(), |spec| {
+    let mut weights = Vec::new();
+    for (spec, _) in trained {
         moments.push(Moments {
             first: take(format!("first.{}", spec.name), spec.shape)?,
             second: take(format!("second.{}", spec.name), spec.shape)?,
         });
-        take(spec.name.clone(), spec.shape)
-    })?;
+        weights.push(take(spec.name.clone(), spec.shape)?);
+    }
     Ok(Some(State {
-        decoder,
+        weights,
         optimizer: AdamW {
             moments,
             num_updates,

@@ -6,6 +6,8 @@
 )]
 
 #[cfg(test)]
+mod adapter;
+#[cfg(test)]
 mod cache;
 #[cfg(test)]
 mod decoder;

@@ -80,9 +80,9 @@ fn a_nan_in_any_kind_of_weight_stops_training_before_its_first_step() {
 fn a_nan_met_after_resuming_leaves_the_saved_state_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let student = spoilt("lm_head.weight");
-    let mut optimizer = AdamW::new(&student.decoder.parameters());
+    let mut optimizer = AdamW::new(&student.trained());
     optimizer.num_updates = 3;
-    state::save(dir.path(), &student.decoder, &optimizer).unwrap();
+    state::save(dir.path(), &student.trained(), &optimizer).unwrap();
     let path = state::path(dir.path());
     let before = fs::read(&path).unwrap();
 
@@ -115,7 +115,7 @@ fn training_that_diverges_stops_at_the_step_after_the_last_saved_state() {
         message.contains(&format!("at step {step} of pass 01-distill")),
         "{message}"
     );
-    let saved = state::load(dir.path(), &student.decoder, &student.decoder.device()).unwrap();
+    let saved = state::load(dir.path(), &student.trained(), &student.decoder.device()).unwrap();
     assert_eq!(saved.unwrap().optimizer.num_updates, step, "{message}");
     assert!(step >= 1);
 }

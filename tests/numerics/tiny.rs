@@ -110,6 +110,7 @@ pub(crate) fn fit_plan() -> FitPlan {
             cross_entropy: 1.0,
         },
         tail: TailPlan::Bucket,
+        adapter: None,
         save_every: 100,
         log_every: 1,
     }
