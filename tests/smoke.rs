@@ -288,6 +288,38 @@ mod tests {
     }
 
     #[test]
+    fn shared_layers_and_a_window_come_out_as_a_model_that_has_neither_word_for_it() {
+        let workshop = Workshop::new();
+        let sizes = "num_hidden_layers: 4, layer_repeats: 2, sliding_window: 6, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32";
+        let student = format!("student={{architecture: {{{sizes}}}}}");
+        workshop.done(&["run", "chain.yaml", "--set", &student]);
+        let export = workshop.folder("out/chain", "05-export");
+        for format in ["huggingface", "compressed-tensors"] {
+            let dir = export.join(format);
+            let text = fs::read(dir.join("config.json")).unwrap();
+            let config: Value = serde_json::from_slice(&text).unwrap();
+            assert_eq!(config["architectures"][0], "MistralForCausalLM");
+            assert_eq!(
+                (&config["num_hidden_layers"], &config["sliding_window"]),
+                (&4.into(), &6.into())
+            );
+            assert!(config.get("layer_repeats").is_none());
+            let checkpoint = Checkpoint::open(&dir).unwrap();
+            let specs = parameter_specs(checkpoint.config());
+            let of_layer = |layer: usize| -> Vec<Vec<f32>> {
+                let prefix = format!("model.layers.{layer}.");
+                let of_layer = specs.iter().filter(|spec| spec.name.starts_with(&prefix));
+                of_layer
+                    .map(|spec| checkpoint.weight(spec).unwrap())
+                    .collect()
+            };
+            assert_eq!(of_layer(0).len(), 9);
+            assert!(of_layer(0) == of_layer(1) && of_layer(2) == of_layer(3));
+            assert!(of_layer(1) != of_layer(2));
+        }
+    }
+
+    #[test]
     fn a_plan_tells_what_is_done_and_writes_nothing() {
         let workshop = Workshop::new();
         let stages = |args: &[&str]| -> Vec<(String, bool)> {

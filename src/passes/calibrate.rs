@@ -6,17 +6,19 @@ use burn::tensor::Tensor;
 
 use super::PassError;
 use crate::calibration::Calibration;
-use crate::model::{Decoder, Site};
+use crate::model::Site;
+use crate::student::Student;
 use crate::train::fit::FitContext;
 
 /// Sums over positions, by layer and site; one entry per input feature.
 pub type SiteSums = BTreeMap<(usize, Site), Vec<f64>>;
 
-/// Sum of squares of every input feature over the first `num_tokens` training positions (at least one row).
+/// Sum of squares of every input feature over the first `num_tokens` training positions (at least one row), by the
+/// student's own layers: over all runs of one.
 ///
 /// Padded rows are left out, unless there is no other.
 pub fn input_squares(
-    decoder: &Decoder,
+    student: &Student,
     num_tokens: usize,
     context: &FitContext<'_>,
 ) -> Result<SiteSums, PassError> {
@@ -39,13 +41,13 @@ pub fn input_squares(
             .try_into_vec_as::<f32>()
             .expect("activations are f32");
         let totals = sums
-            .entry((layer, site))
+            .entry((layer / student.layer_repeats, site))
             .or_insert_with(|| vec![0.0; squares.len()]);
         totals
             .iter_mut()
             .zip(squares)
             .for_each(|(total, square)| *total += f64::from(square));
     };
-    calibration.run(decoder, &mut observer)?;
+    calibration.run(&student.effective(), &mut observer)?;
     Ok(sums)
 }

@@ -79,7 +79,7 @@ fn distill(
         .as_ref()
         .filter(|_| student.masks.is_empty())
     {
-        let saved = adapter.save(&context.dir.join("adapter"));
+        let saved = adapter.save(&context.dir.join("adapter"), student.layer_repeats);
         saved.map_err(|source| FitError::Save {
             label: context.label.to_owned(),
             source,

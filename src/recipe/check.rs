@@ -113,6 +113,7 @@ fn student(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
         Some(("architecture", item)) => {
             if let Some(sizes) = item.as_block() {
                 heads(sizes, faults);
+                repeats(sizes, faults);
             }
         }
         Some(("from_teacher", item)) => {
@@ -157,6 +158,27 @@ fn from_teacher(fields: &Fields, faults: &mut Vec<Diagnostic>) {
             Diagnostic::new("recipe/nothing-chosen", message)
                 .primary(fields.holder.as_ref(), "the student would be the teacher")
                 .help("write `every: 2`, or `student: { checkpoint: ... }` for the whole teacher"),
+        );
+    }
+}
+
+fn repeats(sizes: &Fields, faults: &mut Vec<Diagnostic>) {
+    let (Some(layers), Some(repeats)) = (
+        sizes.get::<u64>("num_hidden_layers"),
+        sizes.get::<u64>("layer_repeats"),
+    ) else {
+        return;
+    };
+    if layers % repeats != 0 {
+        let message = "`layer_repeats` does not divide `num_hidden_layers`";
+        faults.push(
+            Diagnostic::new("recipe/uneven-repeats", message)
+                .primary(sizes.span("layer_repeats"), division(layers, repeats))
+                .secondary(sizes.span("num_hidden_layers"), "all layers that run")
+                .help(format!(
+                    "write `num_hidden_layers: {}`",
+                    layers.next_multiple_of(repeats)
+                )),
         );
     }
 }

@@ -155,6 +155,8 @@ fn architecture(sizes: &Fields) -> Option<ArchitecturePlan> {
         rope_theta: sizes.get("rope_theta")?,
         rms_norm_eps: sizes.get("rms_norm_eps")?,
         tie_word_embeddings: sizes.get("tie_word_embeddings")?,
+        sliding_window: sizes.get("sliding_window"),
+        layer_repeats: sizes.get("layer_repeats")?,
     })
 }
 

@@ -175,6 +175,17 @@ pub struct ArchitecturePlan {
     pub rope_theta: f64,
     pub rms_norm_eps: f64,
     pub tie_word_embeddings: bool,
+    /// Positions that each layer sees, the current one among them; `None` is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sliding_window: Option<usize>,
+    /// Layers in a row that share one set of weights; divides `num_hidden_layers`.
+    #[serde(skip_serializing_if = "is_one")]
+    pub layer_repeats: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 /// One pass: takes a student and returns a student.

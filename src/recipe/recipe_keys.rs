@@ -283,6 +283,18 @@ static ARCHITECTURE: Block = Block {
             "true",
             "whether the output layer is the embedding",
         ),
+        rule(
+            "sliding_window",
+            Kind::Integer(1, MAX_SIZE),
+            "none: each position sees all before it",
+            "positions that a layer sees, its own among them; the student is a Mistral then",
+        ),
+        or(
+            "layer_repeats",
+            Kind::Integer(1, MAX_LAYERS),
+            "1",
+            "layers in a row that share one set of weights; divides `num_hidden_layers`, and exports have all layers",
+        ),
     ]],
 };
 

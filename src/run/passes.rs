@@ -151,7 +151,12 @@ impl Run<'_> {
                     data.train.sequence_length(),
                     Some(data.end_of_text),
                 );
-                Ok(Student::fresh(config, plan.seed, device))
+                Ok(Student::fresh(
+                    &config,
+                    sizes.layer_repeats,
+                    plan.seed,
+                    device,
+                ))
             }
             StudentPlan::FromTeacher(parts) => {
                 let teacher = teacher.expect("a checked recipe with `from_teacher` has a teacher");

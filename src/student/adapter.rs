@@ -127,14 +127,19 @@ impl Adapter {
         self.pairs.iter().flat_map(of_pair).collect()
     }
 
-    /// Writes `adapter_config.json` and `adapter_model.safetensors` as `peft` does, into a folder that is made.
-    pub fn save(&self, dir: &Path) -> io::Result<()> {
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` as `peft` does, into a folder that is made; the matrices
+    /// of a layer that runs `layer_repeats` times stand there as often.
+    pub fn save(&self, dir: &Path, layer_repeats: usize) -> io::Result<()> {
         std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
-        let matrices: Vec<(String, Tensor<2>)> = self
-            .parameters()
-            .into_iter()
-            .map(|(spec, matrix)| (format!("base_model.model.{}", spec.name), matrix))
-            .collect();
+        let runs = |(spec, matrix): (ParameterSpec, Tensor<2>)| {
+            let (layer, part) = layer_and_part(&spec.name);
+            let layers = layer * layer_repeats..(layer + 1) * layer_repeats;
+            let name = move |layer| format!("base_model.model.model.layers.{layer}.{part}");
+            layers
+                .map(move |layer| (name(layer), matrix.clone()))
+                .collect::<Vec<_>>()
+        };
+        let matrices: Vec<_> = self.parameters().into_iter().flat_map(runs).collect();
         tensors::save(&dir.join("adapter_model.safetensors"), &matrices, &())?;
         let config = json!({
             "alpha_pattern": {},
@@ -167,6 +172,16 @@ pub fn is_target(plan: &AdapterPlan, spec: &ParameterSpec) -> bool {
     let module = spec.module();
     let module = module.rsplit('.').next().unwrap_or(module);
     spec.kind == ParameterKind::Linear && plan.targets.iter().any(|target| target == module)
+}
+
+/// The layer that a matrix belongs to, and the rest of its name.
+fn layer_and_part(name: &str) -> (usize, String) {
+    let rest = name.strip_prefix("model.layers.");
+    let (layer, part) = rest
+        .and_then(|rest| rest.split_once('.'))
+        .expect("linear layers stand inside blocks");
+    let layer = layer.parse().expect("the table numbers its layers");
+    (layer, part.to_owned())
 }
 
 /// Name of one matrix, as in `peft` behind `base_model.model.`.

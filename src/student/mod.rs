@@ -3,6 +3,7 @@
 mod adapter;
 mod from_teacher;
 mod importance;
+mod sharing;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,6 +40,9 @@ pub const STUDENT_FILE: &str = "student.safetensors";
 pub struct Student {
     /// Free weights.
     pub decoder: Decoder,
+    /// How often each layer of `decoder` runs, one run after the other, on one set of weights (Liu et al. 2024,
+    /// MobileLLM, <https://arxiv.org/abs/2402.14905>: immediate block-wise sharing).
+    pub layer_repeats: usize,
     /// By parameter name: 1 where a weight is kept, 0 where it was pruned.
     pub masks: BTreeMap<String, Tensor<2>>,
     /// The grid of all linear layers inside blocks, once a pass has put them on one.
@@ -69,13 +73,25 @@ pub enum StudentError {
 struct Facts {
     config: DecoderConfig,
     grid: Option<Grid>,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    layer_repeats: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 impl Student {
-    /// A student without masks and grid.
+    /// A student without masks and grid, each of whose layers runs once.
     pub fn new(decoder: Decoder) -> Self {
         Self {
             decoder,
+            layer_repeats: 1,
             masks: BTreeMap::new(),
             grid: None,
             adapter: None,
@@ -84,10 +100,19 @@ impl Student {
 
     /// Fresh weights: normal with deviation 0.02, divided by √(2·layers) where a layer writes into the residual
     /// stream (GPT-2; Radford et al. 2019), gains of norms at 1, biases at 0.
-    pub fn fresh(config: DecoderConfig, seed: u64, device: &Device) -> Self {
+    ///
+    /// `config` is that of the model that runs, in which each `layer_repeats` layers in a row are one.
+    ///
+    /// # Panics
+    ///
+    /// If `layer_repeats` does not divide the layers: the recipe is checked.
+    pub fn fresh(config: &DecoderConfig, layer_repeats: usize, seed: u64, device: &Device) -> Self {
+        let num_runs = config.num_hidden_layers;
+        assert!(num_runs.is_multiple_of(layer_repeats), "{num_runs} layers");
         let gain = 1.0 - config.architecture.gain_offset();
-        let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
-        let decoder = Decoder::from_parameters(config, |spec| {
+        let residual = 0.02 / (2.0 * num_runs as f64).sqrt();
+        let own: Vec<usize> = (0..num_runs).step_by(layer_repeats).collect();
+        let decoder = Decoder::from_parameters(config.with_layers(&own), |spec| {
             let writes_residual =
                 spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
             let deviation = if writes_residual { residual } else { 0.02 };
@@ -97,14 +122,23 @@ impl Student {
                 _ => normal(spec, seed, deviation, device),
             })
         });
-        match decoder {
-            Ok(decoder) => Self::new(decoder),
+        let decoder = match decoder {
+            Ok(decoder) => decoder,
             Err(never) => match never {},
+        };
+        Self {
+            layer_repeats,
+            ..Self::new(decoder)
         }
     }
 
     /// The model that runs and is exported.
     pub fn effective(&self) -> Decoder {
+        self.unroll(&self.effective_weights())
+    }
+
+    /// The effective weights of the student's own layers, each once.
+    pub fn effective_weights(&self) -> Decoder {
         if self.masks.is_empty() && self.grid.is_none() && self.adapter.is_none() {
             return self.decoder.clone();
         }
@@ -146,6 +180,7 @@ impl Student {
 
     /// The gradient of what is trained, from that of the effective weights.
     pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
+        let gradients = self.fold(gradients);
         if self.masks.is_empty() && self.adapter.is_none() {
             return gradients;
         }
@@ -211,9 +246,10 @@ impl Student {
         (zeros / total.max(1) as f64).max(0.0) // an empty sum of floats is -0
     }
 
-    /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere.
+    /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere; a shared layer as often as
+    /// it runs.
     pub fn size_bytes(&self) -> u64 {
-        let specs = parameter_specs(&self.decoder.config);
+        let specs = parameter_specs(&self.effective_config());
         let bits: u64 = specs
             .iter()
             .map(|spec| match self.grid_of(spec) {
@@ -240,6 +276,7 @@ impl Student {
         let facts = Facts {
             config: self.decoder.config.clone(),
             grid: self.grid,
+            layer_repeats: self.layer_repeats,
         };
         tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
     }
@@ -269,6 +306,7 @@ impl Student {
             decoder,
             masks,
             grid: facts.grid,
+            layer_repeats: facts.layer_repeats,
             adapter: None,
         })
     }
@@ -281,8 +319,12 @@ pub fn architecture(
     sequence_length: usize,
     end_of_text: Option<u32>,
 ) -> DecoderConfig {
+    let (architecture, layer_type) = match plan.sliding_window {
+        None => (Architecture::Llama, LayerType::Full),
+        Some(_) => (Architecture::Mistral, LayerType::Sliding), // a Llama with a window
+    };
     DecoderConfig {
-        architecture: Architecture::Llama,
+        architecture,
         vocab_size,
         hidden_size: plan.hidden_size,
         intermediate_size: plan.intermediate_size,
@@ -293,8 +335,8 @@ pub fn architecture(
         query_pre_attn_scalar: plan.head_dim,
         attn_logit_softcapping: None,
         final_logit_softcapping: None,
-        sliding_window: None,
-        layer_types: vec![LayerType::Full; plan.num_hidden_layers],
+        sliding_window: plan.sliding_window,
+        layer_types: vec![layer_type; plan.num_hidden_layers],
         rms_norm_eps: plan.rms_norm_eps,
         rope: Rope {
             theta: plan.rope_theta,

@@ -30,4 +30,6 @@ mod passes;
 #[cfg(test)]
 mod pruning;
 #[cfg(test)]
+mod sharing;
+#[cfg(test)]
 mod tiny;
