@@ -3,8 +3,8 @@
 
     python scripts/make_golden.py NAME...     (`all` for every one)
 
-Needs torch and transformers; compressed-tensors for `grid_int8_channel`. Made with torch 2.13.0, transformers 5.17.0 and
-compressed-tensors 0.19.0. Inputs are numbers that f32 holds exactly; what is expected is computed in f64, so a tolerance
+Needs torch and transformers; compressed-tensors for `grid_int8_channel`, peft for `adapter`. Made with torch 2.13.0, transformers 5.17.0,
+compressed-tensors 0.19.0 and peft 0.21.2. Inputs are numbers that f32 holds exactly; what is expected is computed in f64, so a tolerance
 is about the f32 arithmetic of the program alone. `decoder_gradient_tied` and `_untied` are Llamas that differ in the output
 matrix; the others are named by their family.
 """
@@ -376,7 +376,32 @@ def training(name):
           ["transformers"])
 
 
-CASES = {"adamw": adamw, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "grid_int8_channel": grid_int8_channel,
+def adapter(name):
+    """A LoRA of rank 3 on two modules, as peft runs it: logits, the gradients of A and B under cross-entropy, and logits of the merged model."""
+    from peft import LoraConfig, get_peft_model
+    seed, rows, seq, settings = 6, 2, 8, dict(rank=3, alpha=7.5, targets=["q_proj", "down_proj"])
+    model, config, generator = tiny_llama(seed, True, 3)
+    weights = flat(model)
+    lora = LoraConfig(r=settings["rank"], lora_alpha=settings["alpha"], target_modules=settings["targets"], task_type="CAUSAL_LM")
+    model = get_peft_model(model, lora).double()
+    trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        for parameter in trained.values():
+            parameter.copy_(short(0.2 * torch.randn(parameter.shape, generator=generator), 3))
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    logits = model(tokens[:, :-1]).logits
+    torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:]).backward()
+    own = lambda key: key.removeprefix("base_model.model.").replace(".default", "")
+    matrices = {own(key): exact(parameter) for key, parameter in trained.items()}
+    gradients = {own(key): digits(parameter.grad, 7, 9) for key, parameter in trained.items()}
+    merged = model.merge_and_unload()(tokens[:, :-1]).logits
+    assert torch.allclose(merged, logits, atol=1e-5)  # norms and softmax are computed in f32
+    inputs = dict(config=config, weights=weights, adapter=settings, matrices=matrices, tokens=tokens.flatten().tolist(), sequence_length=seq)
+    write(name, seed, dict(atol=1e-6, rtol=1e-5), inputs, dict(logits=digits(logits, 7, 7), gradients=gradients),
+          "float64, norms and softmax in float32", ["transformers", "peft"])
+
+
+CASES = {"adamw": adamw, "adapter": adapter, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "grid_int8_channel": grid_int8_channel,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ use crate::recipe::{
     TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
-use crate::student::architecture;
+use crate::student::{architecture, part_of_teacher};
 
 /// Arithmetic of one core that a training step of a small model reaches, in operations per second: 5,000 tokens
 /// a second of a 5.5 M parameter model on two cores of a 2024 server, six operations a parameter and token.
@@ -89,6 +89,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
         }
         estimates.push(estimate);
     }
+    add_importance(&mut estimates, plan, stages, &sizes);
     let verified_tokens = 8 * plan.data.sequence_length as u64;
     let mut export = forward(plan, &stages.export, verified_tokens, &sizes.student, 1);
     export.disk_bytes = plan.export.formats.len() as u64 * student_bytes / 2;
@@ -143,17 +144,42 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig,
     estimate.tokens += tokens + measurements as u64 * estimate.tokens;
     estimate.secs += 6.0 * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
     let at_once = rayon::current_num_threads() as u64;
-    // Weights, two moments, perhaps their average, and the gradient of each micro-batch of the step; on disk the states
-    // that are kept, one more while it is written, and perhaps the best weights that they name.
+    // Weights, two moments of what is trained, perhaps an average, and the gradient of each micro-batch of the step; on
+    // disk the states that are kept, one more while it is written, and perhaps the best weights that they name.
     let micro_batches =
         (fit.tokens_per_step / plan.data.sequence_length / fit.micro_batch).max(1) as u64;
     let weights = num_parameters(student) * F32_BYTES;
-    let state = 3 + u64::from(fit.ema.is_some());
+    let state = match &fit.adapter {
+        Some(_) => 2, // the weights and their sum with the adapter; its moments are few
+        None => 3 + u64::from(fit.ema.is_some()),
+    };
     let best = u64::from(fit.hand_on == HandOn::Best);
-    estimate.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
+    if fit.adapter.is_none() {
+        estimate.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
+    }
     estimate.memory_bytes = PROCESS_BYTES
         + weights * (state + micro_batches.min(at_once) + 1)
         + at_once * activation_bytes(student, plan, fit.micro_batch);
+}
+
+/// The teacher's run that tells which of its parts make the student; the first pass begins with it.
+fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages, sizes: &Sizes) {
+    let StudentPlan::FromTeacher(parts) = &plan.student else {
+        return;
+    };
+    let (Some(tokens), Some(config), Some(stage)) = (
+        parts.calibration_tokens,
+        &sizes.teacher,
+        stages.passes.first(),
+    ) else {
+        return;
+    };
+    let run = forward(plan, stage, tokens as u64, config, 4);
+    if let Some(first) = estimates.iter_mut().find(|other| other.stage == *stage) {
+        first.tokens += run.tokens;
+        first.secs += run.secs;
+        first.memory_bytes = first.memory_bytes.max(run.memory_bytes);
+    }
 }
 
 /// Activations that the backward pass of `rows` rows keeps: about thirty vectors of the hidden size, nine of the
@@ -187,7 +213,7 @@ fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
         (StudentPlan::Architecture(sizes), _) => {
             architecture(sizes, vocab_size, plan.data.sequence_length, None)
         }
-        (StudentPlan::FromTeacher { layers }, Some(teacher)) => teacher.with_layers(layers),
+        (StudentPlan::FromTeacher(parts), Some(teacher)) => part_of_teacher(parts, teacher),
         (StudentPlan::Checkpoint(dir), _) => Checkpoint::open(dir)?.config().clone(),
         (StudentPlan::FromTeacher { .. }, None) => {
             unreachable!("a checked recipe with `from_teacher` has a teacher")

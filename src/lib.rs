@@ -43,6 +43,8 @@ pub mod vocabulary;
 
 pub mod loss;
 
+pub mod calibration;
+
 // Teacher -> cache.
 pub mod cache;
 

@@ -158,6 +158,51 @@ mod tests {
     }
 
     #[test]
+    fn a_student_of_more_than_its_teacher_has_is_refused_at_its_key() {
+        let workshop = Workshop::new();
+        for (parts, told) in [
+            (
+                "layers: [0, 1]",
+                "layer 1 does not exist: the teacher has 1",
+            ),
+            (
+                "highest_influence: 2",
+                "`highest_influence` is 2, but the teacher has 1",
+            ),
+            (
+                "hidden_size: 17",
+                "`hidden_size` is 17, but the teacher has 16",
+            ),
+            (
+                "intermediate_size: 48",
+                "`intermediate_size` is 48, but the teacher has 32",
+            ),
+            (
+                "num_key_value_heads: 2",
+                "`num_key_value_heads` is 2, but the teacher has 1",
+            ),
+        ] {
+            let student = format!("student={{from_teacher: {{{parts}}}}}");
+            assert_refused(&workshop, &[&student], &[told, "^ ", "--> command line:1:"]);
+        }
+        // The sizes that are left decide which groups divide.
+        let overrides = [
+            "student={from_teacher: {hidden_size: 12}}",
+            "quantize.group_size=16",
+        ];
+        let told = "`group_size` 16 does not divide the 12 columns of";
+        assert_refused(&workshop, &overrides, &[told]);
+    }
+
+    #[test]
+    fn an_adapter_wider_than_its_weight_is_refused() {
+        let workshop = Workshop::new();
+        let overrides = ["passes.0.distill.adapter={rank: 9, targets: [q_proj, v_proj]}"];
+        let told = "error[distill/rank]: `rank` is 9, but `model.layers.0.self_attn.v_proj.weight` has rank 8";
+        assert_refused(&workshop, &overrides, &[told, "help: write at most 8"]);
+    }
+
+    #[test]
     fn a_truncated_weights_file_is_refused_by_name() {
         let workshop = Workshop::new();
         // Cut before anything, in the header, and one byte before the end.

@@ -8,8 +8,8 @@ mod tests {
 
     use alambic::diag::Diagnostic;
     use alambic::recipe::{
-        self, ExportFormat, FitPlan, PassPlan, Plan, QuantizeMethod, Scheduled, StudentPlan,
-        SupportPlan, TokenizerPlan,
+        self, ExportFormat, FitPlan, FromTeacherPlan, LayersPlan, PassPlan, Plan, QuantizeMethod,
+        Scheduled, StudentPlan, SupportPlan, TokenizerPlan,
     };
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -202,7 +202,13 @@ mod tests {
         );
         assert_eq!(
             plan.student,
-            StudentPlan::FromTeacher { layers: vec![0, 2] }
+            StudentPlan::FromTeacher(FromTeacherPlan {
+                layers: Some(LayersPlan::Layers(vec![0, 2])),
+                hidden_size: None,
+                intermediate_size: None,
+                num_key_value_heads: None,
+                calibration_tokens: None,
+            })
         );
     }
 
@@ -243,6 +249,23 @@ mod tests {
             "steps: 7, losses: { forward_kl: 0.5, reverse_kl: 1, jsd: { weight: 2, beta: 0.3 }, skew_forward_kl: 1, \
              skew_reverse_kl: { weight: 1, alpha: 0.2 }, tvd: 0.5, cross_entropy: { weight: 1, label_smoothing: 0.1 } }",
         ));
+        texts.push(MINIMAL.replace(
+            "steps: 7",
+            "steps: 7, adapter: { rank: 8, targets: [o_proj, up_proj] }",
+        ));
+        texts.extend(
+            [
+                "every: 2",
+                "highest_influence: 3, hidden_size: 8",
+                "layers: [1], num_key_value_heads: 1, calibration_tokens: 5",
+            ]
+            .map(|parts| {
+                MINIMAL.replace(
+                    "student: { checkpoint: . }",
+                    &format!("student: {{ from_teacher: {{ {parts} }} }}"),
+                )
+            }),
+        );
         for text in &mut texts {
             *text = text
                 .replace("[.train]", "[.]")

@@ -259,6 +259,93 @@ mod tests {
     }
 
     #[test]
+    fn a_narrow_part_of_the_teacher_is_trained_and_exported_as_such() {
+        let workshop = Workshop::new();
+        let parts = "student={from_teacher: {highest_influence: 1, hidden_size: 12, intermediate_size: 24, calibration_tokens: 128}}";
+        let args = ["--set", parts, "--set", "quantize.group_size=channel"];
+        let ran = workshop.done(&[&["run", "chain.yaml"][..], &args].concat());
+        assert!(
+            ran.stderr
+                .contains("student: layers of highest influence: 0 ("),
+            "{}",
+            ran.stderr
+        );
+        assert!(
+            ran.stderr.contains("student: 100 % · 128 of 128 tokens"),
+            "{}",
+            ran.stderr
+        );
+        let dir = workshop
+            .folder("out/chain", "05-export")
+            .join("huggingface");
+        let config = Checkpoint::open(&dir).unwrap().config().clone();
+        assert_eq!((config.hidden_size, config.intermediate_size), (12, 24));
+        assert_eq!(
+            (config.num_attention_heads, config.head_dim),
+            (2, 8),
+            "heads stay whole"
+        );
+
+        // A pass that needs no student finds all done and measures nothing.
+        let again = workshop.done(&[&["run", "chain.yaml"][..], &args].concat());
+        assert!(!again.stderr.contains("student"), "{}", again.stderr);
+    }
+
+    #[test]
+    fn a_pass_with_an_adapter_leaves_it_and_hands_on_the_merged_student() {
+        let workshop = Workshop::new();
+        let adapter = "distill.adapter={rank: 4}";
+        workshop.done(&["run", "chain.yaml", "--set", adapter]);
+        let pass = |name: &str| workshop.folder("out/chain", name);
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            assert!(
+                pass("01-distill").join("adapter").join(file).exists(),
+                "{file}"
+            );
+        }
+        assert!(!pass("03-distill").join("adapter").exists(), "masks hold");
+        let card = fs::read_to_string(pass("05-export").join("huggingface/recipe.yaml")).unwrap();
+        assert!(
+            card.contains("rank: 4") && card.contains("alpha: 4.0"),
+            "{card}"
+        );
+        let again = workshop.done(&["run", "chain.yaml", "--set", adapter]);
+        assert!(again.stderr.contains("05-export: done"), "{}", again.stderr);
+    }
+
+    #[test]
+    fn shared_layers_and_a_window_come_out_as_a_model_that_has_neither_word_for_it() {
+        let workshop = Workshop::new();
+        let sizes = "num_hidden_layers: 4, layer_repeats: 2, sliding_window: 6, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32";
+        let student = format!("student={{architecture: {{{sizes}}}}}");
+        workshop.done(&["run", "chain.yaml", "--set", &student]);
+        let export = workshop.folder("out/chain", "05-export");
+        for format in ["huggingface", "compressed-tensors"] {
+            let dir = export.join(format);
+            let text = fs::read(dir.join("config.json")).unwrap();
+            let config: Value = serde_json::from_slice(&text).unwrap();
+            assert_eq!(config["architectures"][0], "MistralForCausalLM");
+            assert_eq!(
+                (&config["num_hidden_layers"], &config["sliding_window"]),
+                (&4.into(), &6.into())
+            );
+            assert!(config.get("layer_repeats").is_none());
+            let checkpoint = Checkpoint::open(&dir).unwrap();
+            let specs = parameter_specs(checkpoint.config());
+            let of_layer = |layer: usize| -> Vec<Vec<f32>> {
+                let prefix = format!("model.layers.{layer}.");
+                let of_layer = specs.iter().filter(|spec| spec.name.starts_with(&prefix));
+                of_layer
+                    .map(|spec| checkpoint.weight(spec).unwrap())
+                    .collect()
+            };
+            assert_eq!(of_layer(0).len(), 9);
+            assert!(of_layer(0) == of_layer(1) && of_layer(2) == of_layer(3));
+            assert!(of_layer(1) != of_layer(2));
+        }
+    }
+
+    #[test]
     fn a_plan_tells_what_is_done_and_writes_nothing() {
         let workshop = Workshop::new();
         let stages = |args: &[&str]| -> Vec<(String, bool)> {

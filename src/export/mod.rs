@@ -78,6 +78,7 @@ fn export_format(
     dir: &Path,
 ) -> Result<Verification, ExportError> {
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
+    let student = &student.unrolled(); // no format has shared layers
     let effective = student.effective();
     let storage = Storage::of(plan, format, student);
     let stored = storage.decoded(&effective, student);

@@ -5,7 +5,9 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::attention::{Attention, AttentionContext, KeyValues};
 use super::mlp::Mlp;
 use super::norm::norm;
-use super::{Architecture, DecoderConfig, Head, LayerType, ParameterSpec, Tap, parameter_specs};
+use super::{
+    Architecture, DecoderConfig, Head, LayerType, ParameterSpec, Site, Tap, parameter_specs,
+};
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
@@ -113,7 +115,7 @@ impl Decoder {
         self.hidden_tapped(ids, &mut Tap::none())
     }
 
-    /// As [`Decoder::hidden`], showing the inputs of every linear layer to `tap`.
+    /// As [`Decoder::hidden`], showing what flows through it to `tap`.
     pub fn hidden_tapped(&self, ids: Tensor<2, Int>, tap: &mut Tap<'_>) -> Tensor<3> {
         let contexts = Contexts::new(&self.config, 0, &ids, &self.device().without_autodiff());
         self.forward(ids, &contexts, None, tap)
@@ -148,11 +150,16 @@ impl Decoder {
         let mut x = self.embed(ids);
         for (layer, block) in self.blocks.iter().enumerate() {
             tap.enter(layer);
+            tap.observe(Site::Residual, &x);
             let context = contexts.of(self.config.layer_types[layer]);
             let past = past.as_deref_mut().map(|past| &mut past[layer]);
             x = block.forward(x, &self.config, context, past, tap);
         }
-        norm(x, &self.norm, &self.config)
+        tap.enter(self.config.num_hidden_layers);
+        tap.observe(Site::Residual, &x);
+        let hidden = norm(x, &self.norm, &self.config);
+        tap.observe(Site::HeadInput, &hidden);
+        hidden
     }
 
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {

@@ -1,8 +1,8 @@
-//! A tap shows what flows into the linear layers, for pruning scores and calibration.
+//! A tap shows what flows through a decoder, for pruning scores and calibration.
 
 use burn::tensor::Tensor;
 
-/// A place whose activations enter linear layers.
+/// A place in a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Site {
     /// Enters `q_proj`, `k_proj` and `v_proj`.
@@ -13,6 +13,17 @@ pub enum Site {
     MlpInput,
     /// Enters `down_proj`.
     MlpHidden,
+    /// The residual stream in front of a layer; as that of layer `num_hidden_layers`, behind the last.
+    Residual,
+    /// Enters the output matrix; shown as of layer `num_hidden_layers`.
+    HeadInput,
+}
+
+impl Site {
+    /// Whether its activations enter linear layers inside a block.
+    pub fn enters_block_layers(self) -> bool {
+        !matches!(self, Self::Residual | Self::HeadInput)
+    }
 }
 
 type Observer<'a> = dyn FnMut(usize, Site, &Tensor<3>) + 'a;

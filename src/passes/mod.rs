@@ -5,9 +5,10 @@ pub mod prune;
 
 use thiserror::Error;
 
+use crate::calibration::Interrupted;
 use crate::model::grid::Grid;
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
-use crate::student::Student;
+use crate::student::{Adapter, Student};
 use crate::train::fit::{FitContext, FitError, fit};
 
 /// Why a pass ended early.
@@ -17,11 +18,8 @@ pub enum PassError {
     #[error(transparent)]
     Fit(#[from] FitError),
     /// A signal asked to stop.
-    #[error("stopped at stage {label}: run the same command to go on")]
-    Interrupted {
-        /// The stage.
-        label: String,
-    },
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
 }
 
 /// Short name of a pass, as in the recipe.
@@ -57,11 +55,35 @@ pub fn apply(
 }
 
 /// Trains against the cache and the text, with whatever masks and grid the student has.
+///
+/// An adapter is merged at the end. Without masks it is also left for `peft`, which knows no masks.
 fn distill(
     plan: &FitPlan,
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, FitError> {
     let cache = context.cache.filter(|_| plan.losses.is_soft());
-    fit(plan, student, &FitContext { cache, ..*context })
+    let context = FitContext { cache, ..*context };
+    let Some(adapter) = &plan.adapter else {
+        return fit(plan, student, &context);
+    };
+    let (config, device) = (&student.decoder.config, student.decoder.device());
+    let adapter = Adapter::init(adapter, config, context.seed, &device);
+    let student = Student {
+        adapter: Some(adapter),
+        ..student
+    };
+    let student = fit(plan, student, &context)?;
+    if let Some(adapter) = student
+        .adapter
+        .as_ref()
+        .filter(|_| student.masks.is_empty())
+    {
+        let saved = adapter.save(&context.dir.join("adapter"), student.layer_repeats);
+        saved.map_err(|source| FitError::Save {
+            label: context.label.to_owned(),
+            source,
+        })?;
+    }
+    Ok(student.merged())
 }

@@ -22,13 +22,12 @@ pub fn prune(
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, PassError> {
-    let effective = student.effective();
     let squares = match plan.method {
         PruneMethod::Magnitude => None,
-        PruneMethod::Wanda => Some(input_squares(&effective, plan.calibration_tokens, context)?),
+        PruneMethod::Wanda => Some(input_squares(&student, plan.calibration_tokens, context)?),
     };
     let mut student = student;
-    for (spec, weight) in effective.parameters() {
+    for (spec, weight) in student.effective_weights().parameters() {
         if spec.kind != ParameterKind::Linear {
             continue;
         }

@@ -2,6 +2,7 @@
 //!
 //! A rule speaks only if the keys it needs are good: what `file.rs` refused is not told twice.
 
+use super::complete::chooses_by_importance;
 use super::fields::{Checked, Fields, FromChecked, Item};
 use super::pass_check::passes;
 use crate::diag::Diagnostic;
@@ -112,14 +113,73 @@ fn student(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
         Some(("architecture", item)) => {
             if let Some(sizes) = item.as_block() {
                 heads(sizes, faults);
+                repeats(sizes, faults);
             }
         }
         Some(("from_teacher", item)) => {
             if let Some(fields) = item.as_block() {
                 ascending(fields, "layers", faults);
+                from_teacher(fields, faults);
             }
         }
         _ => {}
+    }
+}
+
+fn from_teacher(fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let choices = ["layers", "every", "highest_influence"];
+    let mut written = choices.iter().filter(|name| fields.is_written(name));
+    let first = written.next();
+    if let Some(first) = first {
+        for other in written {
+            let message = format!("`{first}` and `{other}` both choose the layers");
+            faults.push(
+                Diagnostic::new("recipe/two-choices", message)
+                    .primary(fields.span(other), "one of them")
+                    .secondary(fields.span(first), "the other")
+                    .help("delete one of the two"),
+            );
+        }
+    }
+    if chooses_by_importance(fields) || fields.has_unknown {
+        return;
+    }
+    if fields.is_written("calibration_tokens") {
+        let message = "`calibration_tokens` has no effect here";
+        let label = "nothing is chosen by what is measured";
+        faults.push(
+            Diagnostic::new("recipe/unused-key", message)
+                .primary(fields.span("calibration_tokens"), label)
+                .help("delete it, or write `highest_influence` or a width"),
+        );
+    } else if first.is_none() {
+        let message = "`from_teacher` chooses nothing";
+        faults.push(
+            Diagnostic::new("recipe/nothing-chosen", message)
+                .primary(fields.holder.as_ref(), "the student would be the teacher")
+                .help("write `every: 2`, or `student: { checkpoint: ... }` for the whole teacher"),
+        );
+    }
+}
+
+fn repeats(sizes: &Fields, faults: &mut Vec<Diagnostic>) {
+    let (Some(layers), Some(repeats)) = (
+        sizes.get::<u64>("num_hidden_layers"),
+        sizes.get::<u64>("layer_repeats"),
+    ) else {
+        return;
+    };
+    if layers % repeats != 0 {
+        let message = "`layer_repeats` does not divide `num_hidden_layers`";
+        faults.push(
+            Diagnostic::new("recipe/uneven-repeats", message)
+                .primary(sizes.span("layer_repeats"), division(layers, repeats))
+                .secondary(sizes.span("num_hidden_layers"), "all layers that run")
+                .help(format!(
+                    "write `num_hidden_layers: {}`",
+                    layers.next_multiple_of(repeats)
+                )),
+        );
     }
 }
 
@@ -204,7 +264,11 @@ fn export(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-fn distinct<T: FromChecked + PartialEq>(fields: &Fields, name: &str, faults: &mut Vec<Diagnostic>) {
+pub(super) fn distinct<T: FromChecked + PartialEq>(
+    fields: &Fields,
+    name: &str,
+    faults: &mut Vec<Diagnostic>,
+) {
     let mut seen: Vec<T> = Vec::new();
     for item in fields.items(name) {
         let Some(value) = item.value.as_ref().and_then(T::from_checked) else {

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use super::fields::{Fields, Item};
 use super::loss_plan::{JsdPlan, LossWeights, SkewPlan, TailPlan};
 use super::plan::{
-    ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan,
-    GgufPlan, GgufType, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan,
-    Sampling, StudentPlan, SupportPlan, TeacherPlan, TokenizerPlan,
+    AdapterPlan, ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan,
+    FitPlan, FromTeacherPlan, GgufPlan, GgufType, LayersPlan, PassPlan, Plan, PruneMethod,
+    PrunePlan, QuantizeMethod, QuantizePlan, Sampling, StudentPlan, SupportPlan, TeacherPlan,
+    TokenizerPlan,
 };
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
@@ -103,12 +104,43 @@ fn student(fields: &Fields) -> Option<StudentPlan> {
     let (name, item) = fields.variant()?;
     Some(match name {
         "architecture" => StudentPlan::Architecture(architecture(item.as_block()?)?),
-        "from_teacher" => StudentPlan::FromTeacher {
-            layers: item.as_block()?.get("layers")?,
-        },
+        "from_teacher" => StudentPlan::FromTeacher(from_teacher(item.as_block()?)?),
         _ => StudentPlan::Checkpoint(fields.get("checkpoint")?),
     })
 }
+
+fn from_teacher(fields: &Fields) -> Option<FromTeacherPlan> {
+    let listed = fields.get("layers").map(LayersPlan::Layers);
+    let layers = listed
+        .or_else(|| fields.get("every").map(LayersPlan::Every))
+        .or_else(|| {
+            fields
+                .get("highest_influence")
+                .map(LayersPlan::HighestInfluence)
+        });
+    let calibration_tokens = fields.get("calibration_tokens")?;
+    Some(FromTeacherPlan {
+        layers,
+        hidden_size: fields.get("hidden_size"),
+        intermediate_size: fields.get("intermediate_size"),
+        num_key_value_heads: fields.get("num_key_value_heads"),
+        calibration_tokens: chooses_by_importance(fields).then_some(calibration_tokens),
+    })
+}
+
+/// Whether something of `from_teacher` can be told only by running the teacher.
+pub(super) fn chooses_by_importance(from_teacher: &Fields) -> bool {
+    CHOICES_BY_IMPORTANCE
+        .iter()
+        .any(|name| from_teacher.is_written(name))
+}
+
+const CHOICES_BY_IMPORTANCE: [&str; 4] = [
+    "highest_influence",
+    "hidden_size",
+    "intermediate_size",
+    "num_key_value_heads",
+];
 
 fn architecture(sizes: &Fields) -> Option<ArchitecturePlan> {
     let hidden_size: usize = sizes.get("hidden_size")?;
@@ -127,6 +159,8 @@ fn architecture(sizes: &Fields) -> Option<ArchitecturePlan> {
         rope_theta: sizes.get("rope_theta")?,
         rms_norm_eps: sizes.get("rms_norm_eps")?,
         tie_word_embeddings: sizes.get("tie_word_embeddings")?,
+        sliding_window: sizes.get("sliding_window"),
+        layer_repeats: sizes.get("layer_repeats")?,
     })
 }
 
@@ -134,7 +168,13 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
     let (name, item) = item.as_block()?.variant()?;
     let fields = item.as_block()?;
     Some(match name {
-        "distill" => PassPlan::Distill(Box::new(fit(fields, cache)?)),
+        "distill" => PassPlan::Distill(Box::new(FitPlan {
+            adapter: match fields.block("adapter") {
+                Some(adapter_fields) => Some(adapter(adapter_fields)?),
+                None => None,
+            },
+            ..fit(fields, cache)?
+        })),
         "prune" => PassPlan::Prune(PrunePlan {
             method: match fields.get::<String>("method")?.as_str() {
                 "magnitude" => PruneMethod::Magnitude,
@@ -151,6 +191,15 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
             bits: fields.get("bits")?,
             group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
         }),
+    })
+}
+
+fn adapter(fields: &Fields) -> Option<AdapterPlan> {
+    let rank: usize = fields.get("rank")?;
+    Some(AdapterPlan {
+        rank,
+        alpha: fields.get("alpha").unwrap_or(rank as f64),
+        targets: fields.get("targets")?,
     })
 }
 
@@ -201,6 +250,7 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
             None if fields.is_written("early_stop") => HandOn::Best,
             _ => HandOn::Last,
         },
+        adapter: None, // a key of `distill` alone
         save_every: fields.get("save_every")?,
         keep_states: fields.get("keep_states")?,
         log_every: fields.get("log_every")?,

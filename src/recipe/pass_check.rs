@@ -1,6 +1,6 @@
 //! The rules of passes; the other half of `check.rs`.
 
-use super::check::division;
+use super::check::{distinct, division};
 use super::complete::{group_size, loss_weight};
 use super::fields::Fields;
 use super::pass_keys::FIT;
@@ -32,7 +32,12 @@ pub(super) fn passes(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
             continue;
         };
         match name {
-            "distill" => fit(recipe, fields, faults),
+            "distill" => {
+                fit(recipe, fields, faults);
+                if let Some(adapter) = fields.block("adapter") {
+                    distinct::<String>(adapter, "targets", faults);
+                }
+            }
             "prune" => prune(fields, faults),
             _ => quantize(recipe, fields, faults),
         }

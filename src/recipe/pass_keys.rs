@@ -35,8 +35,53 @@ pub(super) static PASS: Block = Block {
 static DISTILL: Block = Block {
     name: "distill",
     about: "Train against the cache and the text. Masks of earlier passes hold.",
-    keys: &[&[required("steps", STEPS, STEPS_ABOUT)], &FIT],
+    keys: &[
+        &[
+            required("steps", STEPS, STEPS_ABOUT),
+            rule(
+                "adapter",
+                Kind::Block(&ADAPTER),
+                "none: all weights are trained",
+                "what is trained in their place and merged into them at the end",
+            ),
+        ],
+        &FIT,
+    ],
 };
+
+static ADAPTER: Block = Block {
+    name: "adapter",
+    about: "Low-rank matrices that are added to some weights (LoRA). Without masks, they are also left in the folder of the pass, as `adapter/`, for `peft`.",
+    keys: &[&[
+        required(
+            "rank",
+            Kind::Integer(1, MAX_SIZE),
+            "width of the matrices; at most that of the weights they are added to",
+        ),
+        rule(
+            "alpha",
+            ABOVE_0,
+            "`rank`",
+            "what is added is multiplied by `alpha / rank`",
+        ),
+        or(
+            "targets",
+            Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()),
+            "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]",
+            "modules of every layer whose weight is added to",
+        ),
+    ]],
+};
+
+const TARGETS: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
 
 static PRUNE: Block = Block {
     name: "prune",

@@ -219,7 +219,7 @@ static STUDENT: Block = Block {
         required(
             "from_teacher",
             Kind::Block(&FROM_TEACHER),
-            "chosen layers of the teacher, with its embedding and head",
+            "layers of the teacher, whole or narrower, with its embedding and head",
         ),
         required(
             "checkpoint",
@@ -283,20 +283,73 @@ static ARCHITECTURE: Block = Block {
             "true",
             "whether the output layer is the embedding",
         ),
+        rule(
+            "sliding_window",
+            Kind::Integer(1, MAX_SIZE),
+            "none: each position sees all before it",
+            "positions that a layer sees, its own among them; the student is a Mistral then",
+        ),
+        or(
+            "layer_repeats",
+            Kind::Integer(1, MAX_LAYERS),
+            "1",
+            "layers in a row that share one set of weights; divides `num_hidden_layers`, and exports have all layers",
+        ),
     ]],
 };
 
 static FROM_TEACHER: Block = Block {
     name: "from_teacher",
-    about: "Chosen layers of the teacher, with its embedding and head.",
-    keys: &[&[required(
-        "layers",
-        Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024),
-        "zero-based layers of the teacher, ascending",
-    )]],
+    about: "The teacher's own weights, of which some are kept; at least one of these keys says which.",
+    keys: &[&[
+        rule(
+            "layers",
+            Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024),
+            ALL_LAYERS,
+            "keeps these zero-based layers, ascending",
+        ),
+        rule(
+            "every",
+            Kind::Integer(1, MAX_LAYERS),
+            ALL_LAYERS,
+            "keeps every n-th layer, the first among them",
+        ),
+        rule(
+            "highest_influence",
+            Kind::Integer(1, MAX_LAYERS),
+            ALL_LAYERS,
+            "keeps this many layers: those that turn what enters them the furthest",
+        ),
+        rule(
+            "hidden_size",
+            Kind::Integer(1, MAX_SIZE),
+            TEACHERS,
+            "keeps this many dimensions of the residual stream: those with the largest activations",
+        ),
+        rule(
+            "intermediate_size",
+            Kind::Integer(1, MAX_SIZE),
+            TEACHERS,
+            "keeps this many feed-forward channels, in each layer those with the largest activations",
+        ),
+        rule(
+            "num_key_value_heads",
+            Kind::Integer(1, MAX_SIZE),
+            TEACHERS,
+            "keeps this many key and value heads with their query heads, in each layer those with the largest activations",
+        ),
+        or(
+            "calibration_tokens",
+            Kind::Tokens(1),
+            "32k",
+            "training positions over which influence and activations are measured",
+        ),
+    ]],
 };
 
 const GGUF_TYPE: Kind = Kind::Word(&["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"]);
+const ALL_LAYERS: &str = "all layers, unless `layers`, `every` or `highest_influence` is written";
+const TEACHERS: &str = "the teacher's";
 
 static EXPORT: Block = Block {
     name: "export",

@@ -77,7 +77,7 @@ fn recipe(plan: &Plan, folder: &Path) -> Value {
         })),
         "student": match &plan.student {
             StudentPlan::Architecture(sizes) => json!({"architecture": sizes}),
-            StudentPlan::FromTeacher { layers } => json!({"from_teacher": {"layers": layers}}),
+            StudentPlan::FromTeacher(parts) => json!({"from_teacher": parts}),
             StudentPlan::Checkpoint(path) => json!({"checkpoint": at(path)}),
         },
         "passes": plan.passes.iter().map(pass).collect::<Vec<_>>(),

@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
 use crate::cache::{CacheError, Part};
+use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, Prepared};
 use crate::estimate::estimate;
@@ -204,10 +205,8 @@ impl Run<'_> {
     /// Ends the run before a stage, if a signal asked for it.
     fn check_stop(&self, stage: &Stage) -> Result<(), RunError> {
         if self.context.stop.load(Ordering::Relaxed) {
-            return Err(PassError::Interrupted {
-                label: stage.name.clone(),
-            }
-            .into());
+            let label = stage.name.clone();
+            return Err(PassError::from(Interrupted { label }).into());
         }
         Ok(())
     }

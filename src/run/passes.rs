@@ -5,14 +5,16 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::{Run, RunError, say_changed, say_done};
+use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::files::PartialDir;
-use crate::passes;
+use crate::passes::{self, PassError};
+use crate::progress;
 use crate::random;
-use crate::recipe::{PassPlan, StudentPlan};
+use crate::recipe::{FromTeacherPlan, LayersPlan, PassPlan, StudentPlan};
 use crate::report::PassRow;
 use crate::stages::Stage;
-use crate::student::{self, Student};
+use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::load_decoder;
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
 use crate::train::fit::FitContext;
@@ -157,19 +159,49 @@ impl Run<'_> {
                     data.train.sequence_length(),
                     Some(data.end_of_text),
                 );
-                Ok(Student::fresh(config, plan.seed, device))
+                Ok(Student::fresh(
+                    &config,
+                    sizes.layer_repeats,
+                    plan.seed,
+                    device,
+                ))
             }
-            StudentPlan::FromTeacher { layers } => {
+            StudentPlan::FromTeacher(parts) => {
                 let teacher = teacher.expect("a checked recipe with `from_teacher` has a teacher");
-                Ok(Student::new(student::from_layers(
-                    &load_decoder(&teacher, device)?,
-                    layers,
-                )))
+                self.part_of(&teacher, parts)
             }
             StudentPlan::Checkpoint(dir) => {
                 Ok(Student::new(load_decoder(&Checkpoint::open(dir)?, device)?))
             }
         }
+    }
+}
+
+impl Run<'_> {
+    /// The student that a plan makes of the teacher: only what is kept is read, unless the teacher must run to tell.
+    fn part_of(&self, teacher: &Checkpoint, parts: &FromTeacherPlan) -> Result<Student, RunError> {
+        let device = self.context.device;
+        let config = teacher.config();
+        let Some(num_tokens) = parts.calibration_tokens else {
+            let kept = Kept::choose(parts, config, &Importance::unmeasured(config));
+            return Ok(Student::new(kept.load(teacher, device)?));
+        };
+        let decoder = load_decoder(teacher, device)?;
+        let calibration = Calibration {
+            rows: &self.data.train,
+            num_tokens,
+            label: "student",
+            stop: self.context.stop,
+        };
+        let importance = Importance::measure(&decoder, &calibration).map_err(PassError::from)?;
+        let kept = Kept::choose(parts, config, &importance);
+        if let Some(LayersPlan::HighestInfluence(_)) = parts.layers {
+            let told = |&layer: &usize| format!("{layer} ({:.3})", importance.influence[layer]);
+            let layers: Vec<String> = kept.layers.iter().map(told).collect();
+            let layers = layers.join(", ");
+            progress::say(&format!("student: layers of highest influence: {layers}"));
+        }
+        Ok(Student::new(kept.cut(&decoder)))
     }
 }
 

@@ -1,6 +1,6 @@
 //! A moving average of the weights.
 
-use crate::model::Decoder;
+use burn::tensor::Tensor;
 
 /// The average after one more update, whose weights are given: `a ← a + (1 − d) (w − a)`.
 ///
@@ -8,18 +8,22 @@ use crate::model::Decoder;
 /// first weights would not leave them for `1 / (1 − ema)` steps. (The bound is that of TensorFlow's
 /// `ExponentialMovingAverage` with `num_updates`.)
 ///
-/// What is zero in both stays zero, so an average of masked weights is masked. It is of the free weights; a grid is
-/// laid on it when it is used.
+/// What is zero in both stays zero, so an average of masked weights is masked. It is of what is trained: the
+/// free weights, on which a grid is laid when they are used, or the matrices of an adapter.
 ///
 /// Reference: Polyak, Juditsky 1992, SIAM J. Control Optim. 30, in the exponential form of Tarvainen, Valpola 2017,
 /// <https://arxiv.org/abs/1703.01780>.
-pub fn averaged(average: &Decoder, weights: &Decoder, ema: f64, num_updates: usize) -> Decoder {
+pub fn averaged(
+    average: &[Tensor<2>],
+    weights: &[Tensor<2>],
+    ema: f64,
+    num_updates: usize,
+) -> Vec<Tensor<2>> {
     let share = 1.0 - decay(ema, num_updates);
-    let mut weights = weights.parameters().into_iter();
-    average.map(|_, average| {
-        let (_, weight) = weights.next().expect("both have the same parameters");
-        average.clone() + (weight - average).mul_scalar(share)
-    })
+    let pairs = average.iter().cloned().zip(weights.iter().cloned());
+    pairs
+        .map(|(average, weight)| average.clone() + (weight - average).mul_scalar(share))
+        .collect()
 }
 
 fn decay(ema: f64, num_updates: usize) -> f64 {

@@ -19,7 +19,6 @@ use super::{
 use crate::cache::{Cache, CacheError, RowSupports};
 use crate::data::{BatchOrder, TokenRows};
 use crate::loss::{LossSpec, Tail, Terms};
-use crate::model::Decoder;
 use crate::progress::{Progress, say};
 use crate::recipe::{FitPlan, HandOn, TailPlan};
 use crate::student::Student;
@@ -106,7 +105,7 @@ pub enum FitError {
 ///
 /// The same plan, student and rows give the same weights bit for bit on one CPU device, stopped and resumed
 /// or not: the rows, the learning rate, the loss and the temperature of a step are functions of its number
-/// (`tests/resume.rs`).
+/// (`tests/kill.rs`).
 ///
 /// With a moving average, it is the average that is measured and handed on. What is handed on are the weights after
 /// the last step, or those that were measured as the best.
@@ -134,16 +133,12 @@ pub fn fit(
         keep: plan.keep_states,
     };
     let mut student = student;
-    let mut optimizer = AdamW::new(&student.decoder.parameters());
-    let mut average = plan.ema.map(|_| student.decoder.clone());
+    let mut optimizer = AdamW::new(&student.trained());
+    let mut average = plan.ema.map(|_| student.trained_matrices());
     let mut validation = Validation::default();
-    if let Some(state) = states.load(&student.decoder, plan.ema.is_some())? {
-        State {
-            decoder: student.decoder,
-            optimizer,
-            average,
-            validation,
-        } = state;
+    if let Some(state) = states.load(&student, plan.ema.is_some())? {
+        student = student.with_trained(state.weights);
+        (optimizer, average, validation) = (state.optimizer, state.average, state.validation);
     }
     let start = optimizer.num_updates;
 
@@ -161,7 +156,7 @@ pub fn fit(
     for done in start.. {
         let since_measure = Instant::now();
         if validation.is_due(done, plan)
-            && let Some(measured) = measured(&student, average.as_ref(), context)?
+            && let Some(measured) = measured(&student, average.as_deref(), context)?
         {
             let loss = measured.loss_nats;
             check_number("validation loss", loss, done - 1, context)?;
@@ -169,8 +164,11 @@ pub fn fit(
             let values: Vec<_> = iter::once(("validation/loss", loss)).chain(kl).collect();
             log.log(done as u64, &values)?;
             if validation.note(done, loss, plan.early_stop) && plan.hand_on == HandOn::Best {
-                let weights = average.as_ref().unwrap_or(&student.decoder);
-                states.save_best(done, weights).map_err(save_error)?;
+                let weights = average
+                    .clone()
+                    .unwrap_or_else(|| student.trained_matrices());
+                let saved = states.save_best(done, &student, &weights);
+                saved.map_err(save_error)?;
             }
             since_log += since_measure.elapsed(); // training is what has a speed
         }
@@ -180,18 +178,18 @@ pub fn fit(
         }
         let stopping = context.stop.load(Ordering::Relaxed);
         if stopping || (done > start && done % plan.save_every == 0) {
-            check_finite(&student.decoder, done, context)?;
-            for (spec, weight) in student.decoder.parameters() {
+            check_finite(&student, done, context)?;
+            for (spec, weight) in student.trained() {
                 log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
             }
             log.sync()?;
             let state = State {
-                decoder: student.decoder.clone(),
+                weights: student.trained_matrices(),
                 optimizer: optimizer.clone(),
                 average: average.clone(),
                 validation,
             };
-            states.save(&state).map_err(save_error)?;
+            states.save(&student, &state).map_err(save_error)?;
         }
         if stopping {
             progress.finish();
@@ -225,15 +223,11 @@ pub fn fit(
 
         let rate = learning_rate(step, plan);
         let gradients = clip(gradients, norm, plan.max_grad_norm);
-        let updated = optimizer.step(student.decoder.parameters(), gradients, rate, plan);
-        let mut updated = updated.into_iter();
-        student.decoder = student
-            .decoder
-            .map(|_, _| updated.next().expect("one update for each parameter"));
-
+        let updated = optimizer.step(student.trained(), gradients, rate, plan);
         if let (Some(average), Some(ema)) = (&mut average, plan.ema) {
-            *average = averaged(average, &student.decoder, ema, optimizer.num_updates);
+            *average = averaged(average, &updated, ema, optimizer.num_updates);
         }
+        student = student.with_trained(updated);
 
         let done = step + 1;
         let tokens = sums.positions;
@@ -267,13 +261,14 @@ pub fn fit(
             optimizer.num_updates, plan.steps
         ));
     }
-    check_finite(&student.decoder, optimizer.num_updates, context)?;
+    check_finite(&student, optimizer.num_updates, context)?;
     log.sync()?;
     if let Some(average) = average {
-        student.decoder = average;
+        student = student.with_trained(average);
     }
     if let (HandOn::Best, Some(best)) = (plan.hand_on, validation.best) {
-        student.decoder = states.load_best(best.step, &student.decoder)?;
+        let weights = states.load_best(best.step, &student)?;
+        student = student.with_trained(weights);
         say(&format!(
             "{label}: hands on its weights after step {}, with a validation loss of {:.4} nats",
             best.step, best.loss_nats
@@ -285,13 +280,13 @@ pub fn fit(
 /// What the weights that would be handed on now make of the validation text; `None` if a signal asked to stop.
 fn measured(
     student: &Student,
-    average: Option<&Decoder>,
+    average: Option<&[Tensor<2>]>,
     context: &FitContext<'_>,
 ) -> Result<Option<Evaluation>, CacheError> {
-    let mut student = student.clone();
-    if let Some(average) = average {
-        student.decoder = average.clone();
-    }
+    let student = match average {
+        Some(average) => student.with_trained(average.to_vec()),
+        None => student.clone(),
+    };
     let opinion = context
         .validation_cache
         .map_or(Opinion::None, Opinion::Cache);
@@ -320,12 +315,12 @@ fn check_number(
 
 /// Weights that are NaN or infinite must not replace a good state.
 fn check_finite(
-    decoder: &Decoder,
+    student: &Student,
     num_updates: usize,
     context: &FitContext<'_>,
 ) -> Result<(), FitError> {
-    let largest: Vec<Tensor<1>> = decoder
-        .parameters()
+    let largest: Vec<Tensor<1>> = student
+        .trained()
         .into_iter()
         .map(|(_, weight)| weight.abs().max())
         .collect();

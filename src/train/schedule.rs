@@ -90,6 +90,7 @@ pub(super) mod tests {
     /// Cross-entropy alone, at a peak of 0.8 and a final rate of 0.4.
     pub(in crate::train) fn plan(steps: usize, warmup_steps: usize) -> FitPlan {
         FitPlan {
+            adapter: None,
             steps,
             tokens_per_step: 64,
             micro_batch: 1,

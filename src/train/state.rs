@@ -13,8 +13,9 @@ use super::optim::{AdamW, Moments};
 use super::validation::Validation;
 use crate::difference::Difference;
 use crate::files::with_path;
-use crate::model::{Decoder, DecoderConfig};
+use crate::model::{DecoderConfig, ParameterSpec};
 use crate::progress;
+use crate::student::Student;
 use crate::tensors::{self, TensorsError};
 
 /// Raised when a state holds something else, or the same with another meaning.
@@ -30,16 +31,16 @@ const FIRST_VERSION_FILE: &str = "state.safetensors";
 
 /// What moves during a pass.
 ///
-/// Nothing else does: masks and grids come with the student, the learning rate, the weights of the loss terms, the
+/// Nothing else does: masks, grids and the weights that an adapter is added to come with the student; the learning rate, the weights of the loss terms, the
 /// temperature and the order of rows are functions of the step, and there is no other randomness.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// Free weights after `optimizer.num_updates` steps.
-    pub decoder: Decoder,
+    /// What is trained, after `optimizer.num_updates` steps; see [`Student::trained`].
+    pub weights: Vec<Tensor<2>>,
     /// Moments.
     pub optimizer: AdamW,
-    /// Moving average of the free weights, if the plan asks for one.
-    pub average: Option<Decoder>,
+    /// Moving average of what is trained, if the plan asks for one.
+    pub average: Option<Vec<Tensor<2>>>,
     /// What was measured so far.
     pub validation: Validation,
 }
@@ -121,27 +122,28 @@ pub struct States<'a> {
 }
 
 impl States<'_> {
-    /// Writes a state, whole or not at all, and then deletes those that are not to be kept.
-    pub fn save(&self, state: &State) -> io::Result<()> {
+    /// Writes a state of this student, whole or not at all, and then deletes those that are not to be kept.
+    pub fn save(&self, student: &Student, state: &State) -> io::Result<()> {
         let State {
-            decoder,
+            weights,
             optimizer,
             average,
             validation,
         } = state;
+        let names: Vec<String> = names(student);
         let mut matrices = Vec::new();
-        for ((spec, weight), moments) in decoder.parameters().into_iter().zip(&optimizer.moments) {
-            matrices.push((format!("first.{}", spec.name), moments.first.clone()));
-            matrices.push((format!("second.{}", spec.name), moments.second.clone()));
-            matrices.push((spec.name, weight));
+        for ((name, weight), moments) in names.iter().zip(weights).zip(&optimizer.moments) {
+            matrices.push((format!("first.{name}"), moments.first.clone()));
+            matrices.push((format!("second.{name}"), moments.second.clone()));
+            matrices.push((name.clone(), weight.clone()));
         }
-        for (spec, weight) in average.iter().flat_map(Decoder::parameters) {
-            matrices.push((format!("average.{}", spec.name), weight));
+        for (name, weight) in names.iter().zip(average.iter().flatten()) {
+            matrices.push((format!("average.{name}"), weight.clone()));
         }
         let facts = Facts {
             version: VERSION,
             made_by: self.made_by.to_owned(),
-            config: decoder.config.clone(),
+            config: student.decoder.config.clone(),
             num_updates: optimizer.num_updates,
             validation: *validation,
         };
@@ -154,7 +156,7 @@ impl States<'_> {
     ///
     /// A state that was damaged on disk is passed over with a warning if there is one before it. It is an error and
     /// not a fresh start if there is none: hours of training may hang on it.
-    pub fn load(&self, like: &Decoder, with_average: bool) -> Result<Option<State>, StateError> {
+    pub fn load(&self, like: &Student, with_average: bool) -> Result<Option<State>, StateError> {
         let first_version = self.dir.join(FIRST_VERSION_FILE);
         let found = files(self.dir, STATE_PREFIX)?;
         if found.is_empty() && first_version.exists() {
@@ -187,39 +189,42 @@ impl States<'_> {
         }
     }
 
-    /// Keeps weights that were measured as the best.
-    pub fn save_best(&self, step: usize, decoder: &Decoder) -> io::Result<()> {
-        let matrices: Vec<(String, Tensor<2>)> = decoder
-            .parameters()
-            .into_iter()
-            .map(|(spec, weight)| (spec.name, weight))
-            .collect();
+    /// Keeps what is trained where it was measured as the best.
+    pub fn save_best(
+        &self,
+        step: usize,
+        student: &Student,
+        weights: &[Tensor<2>],
+    ) -> io::Result<()> {
+        let matrices = names(student).into_iter().zip(weights.iter().cloned());
+        let matrices: Vec<(String, Tensor<2>)> = matrices.collect();
         tensors::save(&file(self.dir, BEST_PREFIX, step), &matrices, &self.made_by)
     }
 
-    /// The weights that [`States::save_best`] kept.
-    pub fn load_best(&self, step: usize, like: &Decoder) -> Result<Decoder, StateError> {
+    /// What [`States::save_best`] kept.
+    pub fn load_best(&self, step: usize, like: &Student) -> Result<Vec<Tensor<2>>, StateError> {
         let path = file(self.dir, BEST_PREFIX, step);
-        let (mut matrices, _): (_, String) = tensors::load(&path, &like.device())?;
-        Ok(decoder_of(&path, like, "", &mut matrices)?)
+        let (mut matrices, _): (_, String) = tensors::load(&path, &like.decoder.device())?;
+        Ok(take(&path, &like.trained(), "", &mut matrices)?)
     }
 
-    fn read(&self, path: &Path, like: &Decoder, with_average: bool) -> Result<State, StateError> {
-        let device: Device = like.device();
+    fn read(&self, path: &Path, like: &Student, with_average: bool) -> Result<State, StateError> {
+        let device: Device = like.decoder.device();
         let (mut matrices, facts): (_, Value) = tensors::load(path, &device)?;
-        let facts = self.check(path, facts, &like.config)?;
-        let decoder = decoder_of(path, like, "", &mut matrices)?;
-        let first = decoder_of(path, like, "first.", &mut matrices)?;
-        let second = decoder_of(path, like, "second.", &mut matrices)?;
+        let facts = self.check(path, facts, &like.decoder.config)?;
+        let trained = like.trained();
+        let weights = take(path, &trained, "", &mut matrices)?;
+        let first = take(path, &trained, "first.", &mut matrices)?;
+        let second = take(path, &trained, "second.", &mut matrices)?;
         let average = if with_average {
-            Some(decoder_of(path, like, "average.", &mut matrices)?)
+            Some(take(path, &trained, "average.", &mut matrices)?)
         } else {
             None
         };
-        let moments = first.parameters().into_iter().zip(second.parameters());
-        let moments = moments.map(|((_, first), (_, second))| Moments { first, second });
+        let moments = first.into_iter().zip(second);
+        let moments = moments.map(|(first, second)| Moments { first, second });
         Ok(State {
-            decoder,
+            weights,
             optimizer: AdamW {
                 moments: moments.collect(),
                 num_updates: facts.num_updates,
@@ -338,24 +343,27 @@ fn remove(path: &Path) -> io::Result<()> {
     fs::remove_file(path).map_err(|error| with_path(error, path))
 }
 
-fn decoder_of(
+fn names(student: &Student) -> Vec<String> {
+    let trained = student.trained().into_iter();
+    trained.map(|(spec, _)| spec.name).collect()
+}
+
+/// The matrices of what is trained, by name after a prefix.
+fn take(
     path: &Path,
-    like: &Decoder,
+    trained: &[(ParameterSpec, Tensor<2>)],
     prefix: &str,
     matrices: &mut BTreeMap<String, Tensor<2>>,
-) -> Result<Decoder, TensorsError> {
-    Decoder::from_parameters(like.config.clone(), |spec| {
+) -> Result<Vec<Tensor<2>>, TensorsError> {
+    let one = |(spec, _): &(ParameterSpec, Tensor<2>)| {
         let name = format!("{prefix}{}", spec.name);
         let matrix = matrices.remove(&name);
+        let fact = || format!("no matrix `{name}` of shape {:?}", spec.shape);
         matrix
             .filter(|matrix| matrix.dims() == spec.shape)
-            .ok_or_else(|| {
-                damaged(
-                    path,
-                    format!("no matrix `{name}` of shape {:?}", spec.shape),
-                )
-            })
-    })
+            .ok_or_else(|| damaged(path, fact()))
+    };
+    trained.iter().map(one).collect()
 }
 
 fn damaged(path: &Path, fact: String) -> TensorsError {

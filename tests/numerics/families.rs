@@ -8,6 +8,7 @@ use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
 use alambic::recipe::SupportPlan;
+use alambic::student::Kept;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use serde::Deserialize;
@@ -181,7 +182,7 @@ fn what_a_capped_teacher_says_is_said_of_capped_logits() {
 fn chosen_layers_keep_their_type_and_their_weights() {
     let (teacher, ids) = golden_model("gemma3");
     for layers in [vec![0, 1], vec![1], vec![0]] {
-        let student = alambic::student::from_layers(&teacher, &layers);
+        let student = Kept::layers(&layers).cut(&teacher);
         let types = layers
             .iter()
             .map(|&layer| [LayerType::Sliding, LayerType::Full][layer]);
@@ -189,9 +190,9 @@ fn chosen_layers_keep_their_type_and_their_weights() {
         let json = student.config.to_json("float32");
         assert_eq!(DecoderConfig::from_json(&json).unwrap(), student.config);
     }
-    let same = alambic::student::from_layers(&teacher, &[0, 1]);
+    let same = Kept::layers(&[0, 1]).cut(&teacher);
     assert_eq!(logits(&same, &ids), logits(&teacher, &ids));
-    let turned = alambic::student::from_layers(&teacher, &[1, 0]);
+    let turned = Kept::layers(&[1, 0]).cut(&teacher);
     let weights = |decoder: &Decoder, name: &str| {
         let parameters = decoder.parameters();
         let found = parameters

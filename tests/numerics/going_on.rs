@@ -171,10 +171,10 @@ fn a_measurement_that_a_signal_ended_is_made_by_the_next_run() {
         ..fit_plan()
     };
     // After its last step, and not measured yet.
-    let mut optimizer = AdamW::new(&student.decoder.parameters());
+    let mut optimizer = AdamW::new(&student.trained());
     optimizer.num_updates = 3;
     let state = State {
-        decoder: student.decoder.clone(),
+        weights: student.trained_matrices(),
         optimizer,
         average: None,
         validation: Validation::default(),
@@ -184,7 +184,7 @@ fn a_measurement_that_a_signal_ended_is_made_by_the_next_run() {
         made_by: "key",
         keep: 2,
     };
-    states.save(&state).unwrap();
+    states.save(&student, &state).unwrap();
     let stop = AtomicBool::new(true);
     let run = || fit(&plan, student.clone(), &context(dir.path(), &rows, &stop));
     assert!(matches!(run(), Err(FitError::Interrupted { step: 3, .. })));

@@ -6,11 +6,15 @@
 )]
 
 #[cfg(test)]
+mod adapter;
+#[cfg(test)]
 mod cache;
 #[cfg(test)]
 mod decoder;
 #[cfg(test)]
 mod families;
+#[cfg(test)]
+mod from_teacher;
 #[cfg(test)]
 mod going_on;
 #[cfg(test)]
@@ -27,6 +31,8 @@ mod optimizer;
 mod passes;
 #[cfg(test)]
 mod pruning;
+#[cfg(test)]
+mod sharing;
 #[cfg(test)]
 mod states;
 #[cfg(test)]

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use alambic::files::write_atomically;
 use alambic::model::DecoderConfig;
+use alambic::student::Student;
 use alambic::tensors::{self, to_vec};
 use alambic::train::Validation;
 use alambic::train::optim::AdamW;
 use alambic::train::state::{State, StateError, States};
+use burn::tensor::Tensor;
 use serde_json::{Value, json};
 
-use super::tiny::{bits, config, device, random_decoder};
+use super::tiny::{config, device, random_decoder};
 
 fn states(dir: &Path) -> States<'_> {
     States {
@@ -21,10 +23,24 @@ fn states(dir: &Path) -> States<'_> {
     }
 }
 
+fn student(seed: u64) -> Student {
+    Student::new(random_decoder(config(), seed))
+}
+
+/// Free weights of a student, to be compared.
+fn bits_of(weights: &[Tensor<2>]) -> Vec<Vec<u32>> {
+    let of = |weight: &Tensor<2>| to_vec(weight).into_iter().map(f32::to_bits).collect();
+    weights.iter().map(of).collect()
+}
+
+fn save(dir: &Path, state: &State) {
+    states(dir).save(&student(1), state).unwrap();
+}
+
 /// A state after so many updates, with other numbers for each.
 fn state(num_updates: usize) -> State {
     let decoder = random_decoder(config(), num_updates as u64);
-    let mut optimizer = AdamW::new(&random_decoder(config(), 100).parameters());
+    let mut optimizer = AdamW::new(&student(100).trained());
     for (moments, (_, weight)) in optimizer.moments.iter_mut().zip(decoder.parameters()) {
         moments.first = weight.clone().mul_scalar(0.5);
         moments.second = weight.square();
@@ -33,9 +49,9 @@ fn state(num_updates: usize) -> State {
     let mut validation = Validation::default();
     validation.note(num_updates, 1.0 / num_updates as f64, None);
     State {
-        decoder,
+        weights: Student::new(decoder).trained_matrices(),
         optimizer,
-        average: Some(random_decoder(config(), 1000 + num_updates as u64)),
+        average: Some(student(1000 + num_updates as u64).trained_matrices()),
         validation,
     }
 }
@@ -64,12 +80,12 @@ fn damage(path: &Path) {
 fn a_state_comes_back_bit_for_bit_with_all_its_parts() {
     let dir = tempfile::tempdir().unwrap();
     let saved = state(7);
-    states(dir.path()).save(&saved).unwrap();
-    let like = random_decoder(config(), 1);
+    save(dir.path(), &saved);
+    let like = student(1);
     let loaded = states(dir.path()).load(&like, true).unwrap().unwrap();
-    assert_eq!(bits(&loaded.decoder), bits(&saved.decoder));
+    assert_eq!(bits_of(&loaded.weights), bits_of(&saved.weights));
     let averages = (loaded.average.unwrap(), saved.average.unwrap());
-    assert_eq!(bits(&averages.0), bits(&averages.1));
+    assert_eq!(bits_of(&averages.0), bits_of(&averages.1));
     assert_eq!(loaded.optimizer.num_updates, 7);
     assert_eq!(loaded.validation, saved.validation);
     let moments = loaded
@@ -104,10 +120,10 @@ fn the_newest_states_are_kept_and_what_lies_past_one_is_not() {
         assert_eq!(names(dir.path()), want);
     };
     for step in [4, 8, 12, 16] {
-        states(dir.path()).save(&state(step)).unwrap();
+        save(dir.path(), &state(step));
     }
     kept(&[12, 16]);
-    states(dir.path()).save(&state(14)).unwrap(); // went on from 12, since 16 was damaged
+    save(dir.path(), &state(14)); // went on from 12, since 16 was damaged
     kept(&[12, 14]);
 }
 
@@ -115,7 +131,8 @@ fn the_newest_states_are_kept_and_what_lies_past_one_is_not() {
 fn best_weights_stay_as_long_as_a_kept_state_may_name_them() {
     let dir = tempfile::tempdir().unwrap();
     let states = states(dir.path());
-    let best = |step: usize| states.save_best(step, &random_decoder(config(), step as u64));
+    let weights = |step: usize| student(step as u64).trained_matrices();
+    let best = |step: usize| states.save_best(step, &student(1), &weights(step));
     let kept = |want: &[usize]| {
         let mut names = names(dir.path());
         names.retain(|name| name.starts_with("best-"));
@@ -128,32 +145,32 @@ fn best_weights_stay_as_long_as_a_kept_state_may_name_them() {
     for step in [2, 4, 6, 10] {
         best(step).unwrap();
     }
-    states.save(&state(8)).unwrap();
+    save(dir.path(), &state(8));
     kept(&[6, 10]);
-    states.save(&state(12)).unwrap();
+    save(dir.path(), &state(12));
     kept(&[6, 10]);
-    states.save(&state(16)).unwrap();
+    save(dir.path(), &state(16));
     kept(&[10]);
-    let found = states.load_best(10, &random_decoder(config(), 1)).unwrap();
-    assert_eq!(bits(&found), bits(&random_decoder(config(), 10)));
+    let found = states.load_best(10, &student(1)).unwrap();
+    assert_eq!(bits_of(&found), bits_of(&weights(10)));
     // A state names the best at its step or before: a later one has yet to be measured again.
     best(20).unwrap();
-    states.load(&random_decoder(config(), 1), true).unwrap();
+    states.load(&student(1), true).unwrap();
     kept(&[10]);
 }
 
 #[test]
 fn a_damaged_newest_state_gives_way_to_the_one_before_it() {
     let dir = tempfile::tempdir().unwrap();
-    let like = random_decoder(config(), 1);
+    let like = student(1);
     let loaded = || states(dir.path()).load(&like, true);
     for step in [4, 8] {
-        states(dir.path()).save(&state(step)).unwrap();
+        save(dir.path(), &state(step));
     }
     damage(&path(dir.path(), 8));
     let found = loaded().unwrap().unwrap();
     assert_eq!(found.optimizer.num_updates, 4);
-    assert_eq!(bits(&found.decoder), bits(&state(4).decoder));
+    assert_eq!(bits_of(&found.weights), bits_of(&state(4).weights));
     damage(&path(dir.path(), 4));
     let told = loaded().unwrap_err().to_string();
     assert!(told.contains("state-0000000008.safetensors: "), "{told}");
@@ -162,7 +179,7 @@ fn a_damaged_newest_state_gives_way_to_the_one_before_it() {
 
 /// A state with other facts.
 fn with_facts(dir: &Path, change: impl FnOnce(&mut Value)) {
-    states(dir).save(&state(3)).unwrap();
+    save(dir, &state(3));
     let path = path(dir, 3);
     let (matrices, mut facts): (_, Value) = tensors::load(&path, &device()).unwrap();
     change(&mut facts);
@@ -176,7 +193,7 @@ fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out()
     let dir = dir.path();
     let refused = |like: DecoderConfig, needles: &[&str]| {
         let error = states(dir)
-            .load(&random_decoder(like, 1), true)
+            .load(&Student::new(random_decoder(like, 1)), true)
             .unwrap_err();
         let told = format!("{error}\n{}", error.help().unwrap());
         for needle in needles {
@@ -184,7 +201,7 @@ fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out()
         }
     };
     // A good state before it does not hide that the newest one belongs elsewhere.
-    states(dir).save(&state(2)).unwrap();
+    save(dir, &state(2));
     with_facts(dir, |facts| facts["version"] = json!(3));
     refused(
         config(),
@@ -217,7 +234,7 @@ fn the_one_state_file_of_the_first_version_is_refused_and_not_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("state.safetensors");
     tensors::save(&old, &[], &40_usize).unwrap();
-    let error = states(dir.path()).load(&random_decoder(config(), 1), false);
+    let error = states(dir.path()).load(&student(1), false);
     assert!(matches!(
         error,
         Err(StateError::Version { found: 1, path }) if path == old

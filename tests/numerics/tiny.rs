@@ -149,6 +149,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         evaluate_every: None,
         early_stop: None,
         hand_on: HandOn::Last,
+        adapter: None,
         save_every: 100,
         keep_states: 2,
         log_every: 1,

@@ -1,22 +1,21 @@
 //! What will fail, fails here: a look at headers before any work.
 
+mod student;
+
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
 use crate::checkpoint::Checkpoint;
-use crate::data::{TokenizerError, tokenizer_path};
+use crate::data::TokenizerError;
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::PartialDir;
 use crate::gguf::is_gguf;
-use crate::model::grid::Grid;
-use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::model::DecoderConfig;
 use crate::progress::{bytes_text, thousands};
-use crate::recipe::{
-    PassPlan, Plan, RecipeFaults, StudentPlan, SupportPlan, TokenizerPlan, fault_at,
-};
+use crate::recipe::{Plan, RecipeFaults, SupportPlan, TokenizerPlan, fault_at};
 use crate::stages::Stage;
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
@@ -286,112 +285,5 @@ impl Preflight<'_> {
         let help = format!("write at most {num_tokens}");
         let fault = Diagnostic::new("cache/top-k", fact).help(help);
         Err(self.fault("cache.support.top_k", "more than there are", fault))
-    }
-
-    /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
-    fn student(
-        &self,
-        teacher: Option<&DecoderConfig>,
-        notes: &mut Vec<String>,
-    ) -> Result<(), RecipeFaults> {
-        let config = match (&self.plan.student, teacher) {
-            (StudentPlan::Checkpoint(dir), _) => {
-                let config = self.checkpoint("student.checkpoint", dir)?;
-                match teacher {
-                    Some(_) => self.same_vocabulary(dir, &config, notes)?,
-                    None => self.vocabulary_alone(&config)?,
-                }
-                config
-            }
-            (StudentPlan::FromTeacher { layers }, Some(teacher)) => {
-                if let Some(layer) = layers
-                    .iter()
-                    .find(|&&layer| layer >= teacher.num_hidden_layers)
-                {
-                    let fact = format!(
-                        "layer {layer} does not exist: the teacher has {}",
-                        teacher.num_hidden_layers
-                    );
-                    let help = format!("layers count from 0 to {}", teacher.num_hidden_layers - 1);
-                    let fault = Diagnostic::new("student/layers", fact).help(help);
-                    return Err(self.fault(
-                        "student.from_teacher.layers",
-                        "past the last layer",
-                        fault,
-                    ));
-                }
-                teacher.with_layers(layers)
-            }
-            // Sizes in the recipe were checked with it.
-            (StudentPlan::FromTeacher { .. } | StudentPlan::Architecture(_), _) => return Ok(()),
-        };
-        self.groups(&config)
-    }
-
-    /// Every id means to a given student what it means to the teacher. Without a `tokenizer.json` of its own it must
-    /// have as many rows as the teacher.
-    fn same_vocabulary(
-        &self,
-        student: &Path,
-        config: &DecoderConfig,
-        notes: &mut Vec<String>,
-    ) -> Result<(), RecipeFaults> {
-        let Some(teacher) = &self.plan.teacher else {
-            return Ok(());
-        };
-        let key = "student.checkpoint";
-        let theirs = self.of_model("teacher.checkpoint", &teacher.checkpoint)?;
-        if !tokenizer_path(student).exists() {
-            return self.ids_fit(key, theirs.num_tokens(), "student", config);
-        }
-        let found = self.of_model(key, student)?.compare(&theirs);
-        if let Some(fact) = found.disagreement("student", "teacher") {
-            let fault = Diagnostic::new("student/vocabulary", fact)
-                .help("teacher and student must share one tokenizer");
-            return Err(self.fault(key, "another vocabulary", fault));
-        }
-        if !found.same_end_of_text {
-            notes.push(format!(
-                "the student ends a text with {}, the teacher with {}",
-                found.a.ends(),
-                found.b.ends()
-            ));
-        }
-        Ok(())
-    }
-
-    fn groups(&self, config: &DecoderConfig) -> Result<(), RecipeFaults> {
-        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
-            let PassPlan::Quantize(plan) = pass else {
-                continue;
-            };
-            let grid = Grid {
-                bits: plan.bits,
-                group_size: plan.group_size,
-            };
-            let specs = parameter_specs(config);
-            let uneven = specs
-                .iter()
-                .find(|spec| spec.kind == ParameterKind::Linear && !grid.divides(spec.shape[1]));
-            if let (Some(spec), Some(group_size)) = (uneven, plan.group_size) {
-                let columns = spec.shape[1];
-                let fact = format!(
-                    "`group_size` {group_size} does not divide the {columns} columns of `{}`",
-                    spec.name
-                );
-                let fault = Diagnostic::new("quantize/uneven-groups", fact)
-                    .help("use a divisor, or `channel`");
-                let label = format!(
-                    "{columns} / {group_size} leaves {} over",
-                    columns % group_size
-                );
-                return Err(self.fault(
-                    &format!("passes.{pass_idx}.quantize.group_size"),
-                    &label,
-                    fault,
-                ));
-            }
-        }
-        Ok(())
     }
 }

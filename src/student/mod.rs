@@ -1,5 +1,10 @@
 //! The student: a decoder with the masks and grids that passes put on it.
 
+mod adapter;
+mod from_teacher;
+mod importance;
+mod sharing;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
@@ -8,6 +13,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::adapter::{Adapter, is_target};
+pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
+pub use self::importance::Importance;
 use crate::model::grid::{Grid, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, LayerType, ParameterKind, ParameterSpec, Rope,
@@ -32,10 +40,15 @@ pub const STUDENT_FILE: &str = "student.safetensors";
 pub struct Student {
     /// Free weights.
     pub decoder: Decoder,
+    /// How often each layer of `decoder` runs, one run after the other, on one set of weights (Liu et al. 2024,
+    /// MobileLLM, <https://arxiv.org/abs/2402.14905>: immediate block-wise sharing).
+    pub layer_repeats: usize,
     /// By parameter name: 1 where a weight is kept, 0 where it was pruned.
     pub masks: BTreeMap<String, Tensor<2>>,
     /// The grid of all linear layers inside blocks, once a pass has put them on one.
     pub grid: Option<Grid>,
+    /// What is added to free weights and trained in their place, while a pass does so.
+    pub adapter: Option<Adapter>,
 }
 
 /// Why no student can be made or read.
@@ -60,24 +73,46 @@ pub enum StudentError {
 struct Facts {
     config: DecoderConfig,
     grid: Option<Grid>,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    layer_repeats: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_one(count: &usize) -> bool {
+    *count == 1
 }
 
 impl Student {
-    /// A student without masks and grid.
+    /// A student without masks and grid, each of whose layers runs once.
     pub fn new(decoder: Decoder) -> Self {
         Self {
             decoder,
+            layer_repeats: 1,
             masks: BTreeMap::new(),
             grid: None,
+            adapter: None,
         }
     }
 
     /// Fresh weights: normal with deviation 0.02, divided by √(2·layers) where a layer writes into the residual
     /// stream (GPT-2; Radford et al. 2019), gains of norms at 1, biases at 0.
-    pub fn fresh(config: DecoderConfig, seed: u64, device: &Device) -> Self {
+    ///
+    /// `config` is that of the model that runs, in which each `layer_repeats` layers in a row are one.
+    ///
+    /// # Panics
+    ///
+    /// If `layer_repeats` does not divide the layers: the recipe is checked.
+    pub fn fresh(config: &DecoderConfig, layer_repeats: usize, seed: u64, device: &Device) -> Self {
+        let num_runs = config.num_hidden_layers;
+        assert!(num_runs.is_multiple_of(layer_repeats), "{num_runs} layers");
         let gain = 1.0 - config.architecture.gain_offset();
-        let residual = 0.02 / (2.0 * config.num_hidden_layers as f64).sqrt();
-        let decoder = Decoder::from_parameters(config, |spec| {
+        let residual = 0.02 / (2.0 * num_runs as f64).sqrt();
+        let own: Vec<usize> = (0..num_runs).step_by(layer_repeats).collect();
+        let decoder = Decoder::from_parameters(config.with_layers(&own), |spec| {
             let writes_residual =
                 spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
             let deviation = if writes_residual { residual } else { 0.02 };
@@ -87,19 +122,28 @@ impl Student {
                 _ => normal(spec, seed, deviation, device),
             })
         });
-        match decoder {
-            Ok(decoder) => Self::new(decoder),
+        let decoder = match decoder {
+            Ok(decoder) => decoder,
             Err(never) => match never {},
+        };
+        Self {
+            layer_repeats,
+            ..Self::new(decoder)
         }
     }
 
     /// The model that runs and is exported.
     pub fn effective(&self) -> Decoder {
-        if self.masks.is_empty() && self.grid.is_none() {
+        self.unroll(&self.effective_weights())
+    }
+
+    /// The effective weights of the student's own layers, each once.
+    pub fn effective_weights(&self) -> Decoder {
+        if self.masks.is_empty() && self.grid.is_none() && self.adapter.is_none() {
             return self.decoder.clone();
         }
         self.decoder.map(|spec, weight| {
-            let weight = self.masked(spec, weight);
+            let weight = self.masked(spec, self.adapted(spec, weight));
             match (self.grid, self.grid_of(spec)) {
                 (_, Some(grid)) => grid.fake_quantize(weight),
                 (Some(_), None) => round_to_bf16(weight),
@@ -108,17 +152,66 @@ impl Student {
         })
     }
 
-    /// The gradient of the free weights, from that of the effective ones.
+    /// What training moves: the matrices of the adapter if there is one, else all free weights.
+    pub fn trained(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
+        match &self.adapter {
+            Some(adapter) => adapter.parameters(),
+            None => self.decoder.parameters(),
+        }
+    }
+
+    /// The matrices of [`Student::trained`], without what they are called.
+    pub fn trained_matrices(&self) -> Vec<Tensor<2>> {
+        let trained = self.trained().into_iter();
+        trained.map(|(_, matrix)| matrix).collect()
+    }
+
+    /// The student with other matrices for those of [`Student::trained`], in that order.
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    #[must_use]
+    pub fn with_trained(&self, matrices: Vec<Tensor<2>>) -> Self {
+        let mut student = self.clone();
+        if let Some(adapter) = &self.adapter {
+            student.adapter = Some(adapter.with(matrices));
+        } else {
+            let mut matrices = matrices.into_iter();
+            let mut next = || matrices.next().expect("a matrix for each free weight");
+            student.decoder = self.decoder.map(|_, _| next());
+        }
+        student
+    }
+
+    /// The gradient of what is trained, from that of the effective weights.
     pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
-        if self.masks.is_empty() {
+        let gradients = self.fold(gradients);
+        if self.masks.is_empty() && self.adapter.is_none() {
             return gradients;
         }
-        let specs = parameter_specs(&self.decoder.config);
-        specs
-            .iter()
-            .zip(gradients)
-            .map(|(spec, gradient)| self.masked(spec, gradient))
-            .collect()
+        let specs = parameter_specs(&self.decoder.config).into_iter();
+        let masked = specs.zip(gradients).map(|(spec, gradient)| {
+            let gradient = self.masked(&spec, gradient);
+            (spec.name, gradient)
+        });
+        match &self.adapter {
+            Some(adapter) => adapter.pull_back(masked.collect()),
+            None => masked.map(|(_, gradient)| gradient).collect(),
+        }
+    }
+
+    /// The student whose free weights hold what its adapter adds to them, masks applied.
+    #[must_use]
+    pub fn merged(self) -> Self {
+        let decoder = self
+            .decoder
+            .map(|spec, weight| self.masked(spec, self.adapted(spec, weight)));
+        Self {
+            decoder,
+            adapter: None,
+            ..self
+        }
     }
 
     /// The grid of a parameter, if it is on one.
@@ -130,6 +223,13 @@ impl Student {
     pub fn masked(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
         match self.masks.get(&spec.name) {
             Some(mask) => weight * mask.clone(),
+            None => weight,
+        }
+    }
+
+    fn adapted(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
+        match &self.adapter {
+            Some(adapter) => adapter.adapted(spec, weight),
             None => weight,
         }
     }
@@ -152,9 +252,10 @@ impl Student {
         (zeros / total.max(1) as f64).max(0.0) // an empty sum of floats is -0
     }
 
-    /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere.
+    /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere; a shared layer as often as
+    /// it runs.
     pub fn size_bytes(&self) -> u64 {
-        let specs = parameter_specs(&self.decoder.config);
+        let specs = parameter_specs(&self.effective_config());
         let bits: u64 = specs
             .iter()
             .map(|spec| match self.grid_of(spec) {
@@ -181,6 +282,7 @@ impl Student {
         let facts = Facts {
             config: self.decoder.config.clone(),
             grid: self.grid,
+            layer_repeats: self.layer_repeats,
         };
         tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
     }
@@ -210,6 +312,8 @@ impl Student {
             decoder,
             masks,
             grid: facts.grid,
+            layer_repeats: facts.layer_repeats,
+            adapter: None,
         })
     }
 }
@@ -221,8 +325,12 @@ pub fn architecture(
     sequence_length: usize,
     end_of_text: Option<u32>,
 ) -> DecoderConfig {
+    let (architecture, layer_type) = match plan.sliding_window {
+        None => (Architecture::Llama, LayerType::Full),
+        Some(_) => (Architecture::Mistral, LayerType::Sliding), // a Llama with a window
+    };
     DecoderConfig {
-        architecture: Architecture::Llama,
+        architecture,
         vocab_size,
         hidden_size: plan.hidden_size,
         intermediate_size: plan.intermediate_size,
@@ -233,8 +341,8 @@ pub fn architecture(
         query_pre_attn_scalar: plan.head_dim,
         attn_logit_softcapping: None,
         final_logit_softcapping: None,
-        sliding_window: None,
-        layer_types: vec![LayerType::Full; plan.num_hidden_layers],
+        sliding_window: plan.sliding_window,
+        layer_types: vec![layer_type; plan.num_hidden_layers],
         rms_norm_eps: plan.rms_norm_eps,
         rope: Rope {
             theta: plan.rope_theta,
@@ -247,33 +355,6 @@ pub fn architecture(
         eos_token_ids: end_of_text.into_iter().collect(),
         pad_token_id: None,
     }
-}
-
-/// A decoder with chosen layers of another, and its embedding, norm and output matrix.
-///
-/// # Panics
-///
-/// If a layer does not exist: the recipe is checked against the teacher before.
-pub fn from_layers(teacher: &Decoder, layers: &[usize]) -> Decoder {
-    let config = teacher.config.with_layers(layers);
-    let mut weights: BTreeMap<String, Tensor<2>> = teacher
-        .parameters()
-        .into_iter()
-        .map(|(spec, weight)| (spec.name, weight))
-        .collect();
-    let source = |name: &str| match name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split_once('.'))
-    {
-        Some((layer, rest)) => {
-            let layer: usize = layer.parse().expect("the table numbers its layers");
-            format!("model.layers.{}.{rest}", layers[layer])
-        }
-        None => name.to_owned(),
-    };
-    let decoder =
-        Decoder::from_parameters(config, |spec| weights.remove(&source(&spec.name)).ok_or(()));
-    decoder.expect("the layers are distinct and exist")
 }
 
 fn mask_name(name: &str) -> String {

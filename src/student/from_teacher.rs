@@ -1,0 +1,338 @@
+//! A student made of parts of its teacher: layers, dimensions of the residual stream, channels, heads.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use thiserror::Error;
+
+use super::importance::Importance;
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
+use crate::recipe::{FromTeacherPlan, LayersPlan};
+
+/// The parts of a teacher that a student keeps, zero-based and ascending.
+///
+/// The student computes what the teacher would with all other parts at zero: the weights of a layer that is left out,
+/// the rows of `gate_proj` and `up_proj` of a channel, the columns of `o_proj` of a head, and whatever is written to a
+/// dimension of the residual stream. Layers, channels and heads need nothing but the cut. Dimensions also change what a
+/// norm divides by: the mean of `hidden_size` squares, of which the student has fewer, all those left out being 0.
+/// With a share `s` of the dimensions kept, its norms have `eps / s` and gains of `1 / √s` times the teacher's, which
+/// makes the two equal:
+///
+/// ```text
+/// x / √(s · mean(x²) + eps) · gain  =  x / √(mean(x²) + eps / s) · gain / √s
+/// ```
+///
+/// Gemma also multiplies the embedding by √`hidden_size`: the student's embedding has `1 / √s` times the teacher's
+/// weights, and if the output matrix is tied to it, the gain of the last norm stays as it is. (Norms of queries and
+/// keys share the one `eps` and so differ by its tiny change; it is a ten-thousandth of what it is added to, or less.)
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// Layers, in the student's order, which need not ascend.
+    pub layers: Vec<usize>,
+    /// Dimensions of the residual stream; `None` keeps all.
+    pub hidden: Option<Vec<usize>>,
+    /// Feed-forward channels of each kept layer; `None` keeps all.
+    pub channels: Option<Vec<Vec<usize>>>,
+    /// Key and value heads of each kept layer, with the query heads that share them; `None` keeps all.
+    pub groups: Option<Vec<Vec<usize>>>,
+}
+
+/// A part that a plan asks for and the teacher does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum NoSuchPart {
+    #[error("layer {layer} does not exist: the teacher has {there}")]
+    Layer { layer: usize, there: usize },
+    #[error("`{key}` is {asked}, but the teacher has {there}")]
+    Size {
+        key: &'static str,
+        asked: usize,
+        there: usize,
+    },
+}
+
+/// Whether the teacher has what a plan asks for.
+pub fn check_parts(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<(), NoSuchPart> {
+    let num_layers = teacher.num_hidden_layers;
+    let mut sizes = vec![
+        ("hidden_size", plan.hidden_size, teacher.hidden_size),
+        (
+            "intermediate_size",
+            plan.intermediate_size,
+            teacher.intermediate_size,
+        ),
+        (
+            "num_key_value_heads",
+            plan.num_key_value_heads,
+            teacher.num_key_value_heads,
+        ),
+    ];
+    match &plan.layers {
+        Some(LayersPlan::Layers(layers)) => {
+            if let Some(&layer) = layers.iter().find(|&&layer| layer >= num_layers) {
+                let there = num_layers;
+                return Err(NoSuchPart::Layer { layer, there });
+            }
+        }
+        Some(LayersPlan::HighestInfluence(count)) => {
+            sizes.push(("highest_influence", Some(*count), num_layers));
+        }
+        None | Some(LayersPlan::Every(_)) => {}
+    }
+    for (key, asked, there) in sizes {
+        if let Some(asked) = asked.filter(|&asked| asked > there) {
+            return Err(NoSuchPart::Size { key, asked, there });
+        }
+    }
+    Ok(())
+}
+
+/// The architecture of a student that keeps a part of its teacher.
+///
+/// Exact but for [`layer_types`](DecoderConfig::layer_types) where the layers are chosen by what is measured.
+pub fn part_of_teacher(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> DecoderConfig {
+    Kept::choose(plan, teacher, &Importance::unmeasured(teacher)).config(teacher)
+}
+
+/// What one side of a weight runs over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Axis {
+    /// Something that students keep whole: tokens, one head, the one row of a vector.
+    Whole,
+    Hidden,
+    Channels,
+    Queries,
+    Keys,
+}
+
+impl Kept {
+    /// These layers, whole.
+    pub fn layers(layers: &[usize]) -> Self {
+        Self {
+            layers: layers.to_vec(),
+            hidden: None,
+            channels: None,
+            groups: None,
+        }
+    }
+
+    /// What a plan keeps: of each kind of part the highest scores, the earlier of equals first.
+    pub fn choose(plan: &FromTeacherPlan, teacher: &DecoderConfig, scores: &Importance) -> Self {
+        let num_layers = teacher.num_hidden_layers;
+        let layers = match &plan.layers {
+            None => (0..num_layers).collect(),
+            Some(LayersPlan::Layers(layers)) => layers.clone(),
+            Some(LayersPlan::Every(stride)) => (0..num_layers).step_by(*stride).collect(),
+            Some(LayersPlan::HighestInfluence(count)) => highest(&scores.influence, *count),
+        };
+        let in_each_layer = |count: Option<usize>, scores: &[Vec<f64>]| {
+            let of_layer = |count| layers.iter().map(move |&idx| highest(&scores[idx], count));
+            count.map(|count| of_layer(count).collect())
+        };
+        let hidden = plan.hidden_size.map(|count| highest(&scores.hidden, count));
+        Self {
+            hidden,
+            channels: in_each_layer(plan.intermediate_size, &scores.channels),
+            groups: in_each_layer(plan.num_key_value_heads, &scores.groups),
+            layers,
+        }
+    }
+
+    /// The student's architecture.
+    pub fn config(&self, teacher: &DecoderConfig) -> DecoderConfig {
+        let count = |parts: &Option<Vec<Vec<usize>>>, whole| {
+            let first = parts.as_ref().and_then(|parts| parts.first());
+            first.map_or(whole, Vec::len)
+        };
+        let groups = count(&self.groups, teacher.num_key_value_heads);
+        let queries_per_group = teacher.num_attention_heads / teacher.num_key_value_heads;
+        DecoderConfig {
+            hidden_size: self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len),
+            intermediate_size: count(&self.channels, teacher.intermediate_size),
+            num_attention_heads: groups * queries_per_group,
+            num_key_value_heads: groups,
+            rms_norm_eps: teacher.rms_norm_eps / self.hidden_share(teacher),
+            ..teacher.with_layers(&self.layers)
+        }
+    }
+
+    /// The student that keeps these parts of a checkpoint; no other layers are read.
+    pub fn load(&self, teacher: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
+        self.build(teacher.config(), |spec| {
+            let weight = TensorData::new(teacher.weight(spec)?, spec.shape);
+            Ok(Tensor::from_data(weight, device))
+        })
+    }
+
+    /// The student that keeps these parts of a decoder.
+    ///
+    /// # Panics
+    ///
+    /// If a part does not exist: the recipe is checked against the teacher before.
+    pub fn cut(&self, teacher: &Decoder) -> Decoder {
+        let weights: BTreeMap<String, Tensor<2>> = teacher
+            .parameters()
+            .into_iter()
+            .map(|(spec, weight)| (spec.name, weight))
+            .collect();
+        let student = self.build(&teacher.config, |spec| {
+            Ok::<_, Infallible>(weights[&spec.name].clone())
+        });
+        match student {
+            Ok(student) => student,
+            Err(never) => match never {},
+        }
+    }
+
+    /// Asks `weight` for the teacher's weights, one at a time, and keeps what the student has of each.
+    fn build<E>(
+        &self,
+        teacher: &DecoderConfig,
+        mut weight: impl FnMut(&ParameterSpec) -> Result<Tensor<2>, E>,
+    ) -> Result<Decoder, E> {
+        let whole: BTreeMap<String, ParameterSpec> = parameter_specs(teacher)
+            .into_iter()
+            .map(|spec| (spec.name.clone(), spec))
+            .collect();
+        Decoder::from_parameters(self.config(teacher), |spec| {
+            let (place, part) = place_and_part(&spec.name);
+            let source = match place {
+                Some(place) => format!("model.layers.{}.{part}", self.layers[place]),
+                None => spec.name.clone(),
+            };
+            let mut kept = weight(&whole[&source])?;
+            for (dim, axis) in axes(part).into_iter().enumerate() {
+                if let Some(idxs) = self.places(axis, place, teacher) {
+                    kept = select(kept, dim, &idxs);
+                }
+            }
+            Ok(self.rescale(spec, part, kept, teacher))
+        })
+    }
+
+    /// Places along an axis that stay, in the student's layer `place`; `None` is all.
+    fn places(
+        &self,
+        axis: Axis,
+        place: Option<usize>,
+        teacher: &DecoderConfig,
+    ) -> Option<Vec<usize>> {
+        let of_layer = |parts: &Option<Vec<Vec<usize>>>| Some(parts.as_ref()?[place?].clone());
+        let spread = |width: usize| {
+            let groups = of_layer(&self.groups)?.into_iter();
+            Some(
+                groups
+                    .flat_map(|idx| idx * width..(idx + 1) * width)
+                    .collect(),
+            )
+        };
+        let queries_per_group = teacher.num_attention_heads / teacher.num_key_value_heads;
+        match axis {
+            Axis::Whole => None,
+            Axis::Hidden => self.hidden.clone(),
+            Axis::Channels => of_layer(&self.channels),
+            Axis::Queries => spread(queries_per_group * teacher.head_dim),
+            Axis::Keys => spread(teacher.head_dim),
+        }
+    }
+
+    /// Makes up for the change of what norms take the mean over; see [`Kept`].
+    fn rescale(
+        &self,
+        spec: &ParameterSpec,
+        part: &str,
+        weight: Tensor<2>,
+        teacher: &DecoderConfig,
+    ) -> Tensor<2> {
+        if self.hidden.is_none() {
+            return weight;
+        }
+        let rise = self.hidden_share(teacher).sqrt().recip();
+        let is_scaled = teacher.architecture.is_gemma();
+        match spec.kind {
+            ParameterKind::Embedding if is_scaled => weight.mul_scalar(rise),
+            ParameterKind::Norm if axes(part) == [Axis::Whole, Axis::Hidden] => {
+                let is_last = spec.name == "model.norm.weight";
+                if is_last && is_scaled && teacher.tie_word_embeddings {
+                    return weight;
+                }
+                let offset = teacher.architecture.gain_offset();
+                weight
+                    .add_scalar(offset)
+                    .mul_scalar(rise)
+                    .sub_scalar(offset)
+            }
+            _ => weight,
+        }
+    }
+
+    /// Share of the residual stream's dimensions that stay.
+    fn hidden_share(&self, teacher: &DecoderConfig) -> f64 {
+        let kept = self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len);
+        kept as f64 / teacher.hidden_size as f64
+    }
+}
+
+/// Of a parameter's name: the layer, if it belongs to one, and what follows.
+fn place_and_part(name: &str) -> (Option<usize>, &str) {
+    let of_layer = name
+        .strip_prefix("model.layers.")
+        .and_then(|rest| rest.split_once('.'));
+    match of_layer {
+        Some((layer, part)) => {
+            let layer = layer.parse().expect("the table numbers its layers");
+            (Some(layer), part)
+        }
+        None => (None, name),
+    }
+}
+
+/// What the rows and columns of a weight run over.
+fn axes(part: &str) -> [Axis; 2] {
+    use Axis::{Channels, Hidden, Keys, Queries, Whole};
+    match part {
+        "self_attn.q_proj.weight" => [Queries, Hidden],
+        "self_attn.k_proj.weight" | "self_attn.v_proj.weight" => [Keys, Hidden],
+        "self_attn.o_proj.weight" => [Hidden, Queries],
+        "self_attn.q_proj.bias" => [Whole, Queries],
+        "self_attn.k_proj.bias" | "self_attn.v_proj.bias" => [Whole, Keys],
+        "self_attn.q_norm.weight" | "self_attn.k_norm.weight" => [Whole, Whole],
+        "mlp.gate_proj.weight" | "mlp.up_proj.weight" => [Channels, Hidden],
+        "mlp.down_proj.weight" => [Hidden, Channels],
+        _ => [Whole, Hidden], // embedding, output matrix, norms of the residual stream
+    }
+}
+
+/// Places of the highest scores, ascending; the earlier of equals first.
+fn highest(scores: &[f64], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..scores.len()).collect();
+    order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));
+    order.truncate(count);
+    order.sort_unstable();
+    order
+}
+
+fn select(weight: Tensor<2>, dim: usize, idxs: &[usize]) -> Tensor<2> {
+    let device = weight.device();
+    let idxs: Vec<i32> = idxs
+        .iter()
+        .map(|&idx| i32::try_from(idx).expect("no side of a weight has 2^31 places"))
+        .collect();
+    let count = idxs.len();
+    let idxs: Tensor<1, Int> = Tensor::from_data(TensorData::new(idxs, [count]), &device);
+    weight.select(dim, idxs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_scores_stay_in_their_order_and_the_earlier_of_equals_wins() {
+        assert_eq!(highest(&[1.0, 5.0, 3.0, 5.0], 2), [1, 3]);
+        assert_eq!(highest(&[2.0, 2.0, 2.0], 2), [0, 1]);
+        assert_eq!(highest(&[1.0, 2.0], 2), [0, 1]);
+    }
+}

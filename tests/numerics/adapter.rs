@@ -1,0 +1,294 @@
+//! Low-rank adapters: numbers of `peft`, what they leave alone, and what they leave behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+use alambic::data::TokenRows;
+use alambic::loss::{LossSpec, Terms};
+use alambic::model::{Decoder, DecoderConfig, ids_tensor};
+use alambic::passes::{PassError, apply};
+use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan};
+use alambic::student::{Adapter, Student};
+use alambic::tensors::{self, to_vec};
+use alambic::train::fit::{FitContext, FitError};
+use alambic::train::gradient::{MicroBatch, step_gradient};
+use alambic::train::row_targets;
+use burn::tensor::Tensor;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::golden::{self, Golden, Tolerance, assert_close};
+use super::tiny::{
+    config, context, decoder_of, device, fit_plan, random_decoder, random_rows, tensor,
+};
+
+#[derive(Deserialize)]
+struct Inputs {
+    config: Value,
+    weights: BTreeMap<String, Vec<f32>>,
+    adapter: Settings,
+    matrices: BTreeMap<String, Vec<f32>>,
+    tokens: Vec<u32>,
+    sequence_length: usize,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    rank: usize,
+    alpha: f64,
+    targets: Vec<String>,
+}
+
+impl Inputs {
+    fn student(&self) -> Student {
+        let plan = AdapterPlan {
+            rank: self.adapter.rank,
+            alpha: self.adapter.alpha,
+            targets: self.adapter.targets.clone(),
+        };
+        let config = DecoderConfig::from_json(&self.config).unwrap();
+        let student = with_adapter(decoder_of(config, &self.weights), &plan);
+        let matrices = student.trained().into_iter();
+        let matrices =
+            matrices.map(|(spec, _)| tensor(self.matrices[&spec.name].clone(), spec.shape));
+        student.with_trained(matrices.collect())
+    }
+}
+
+#[derive(Deserialize)]
+struct Expected {
+    logits: Vec<f64>,
+    gradients: BTreeMap<String, Vec<f64>>,
+}
+
+fn adapter_plan(rank: usize, targets: &[&str]) -> AdapterPlan {
+    AdapterPlan {
+        rank,
+        alpha: 4.0,
+        targets: targets.iter().map(ToString::to_string).collect(),
+    }
+}
+
+fn with_adapter(decoder: Decoder, plan: &AdapterPlan) -> Student {
+    let adapter = Adapter::init(plan, &decoder.config, 7, &device());
+    Student {
+        adapter: Some(adapter),
+        ..Student::new(decoder)
+    }
+}
+
+fn logits(decoder: &Decoder, rows: &[&[u32]]) -> Vec<f32> {
+    let hidden = decoder.hidden(ids_tensor(rows, &device()));
+    decoder.logits(hidden).try_into_vec_as::<f32>().unwrap()
+}
+
+#[test]
+fn logits_and_gradients_equal_those_of_peft() {
+    let Golden {
+        tolerance,
+        inputs,
+        expected,
+    } = golden::read::<Inputs, Expected>("adapter.json");
+    let student = inputs.student();
+    assert_eq!(student.trained().len(), 8, "two modules of two layers");
+
+    let num_rows = inputs.tokens.len() / (inputs.sequence_length + 1);
+    let counted = vec![u32::try_from(inputs.sequence_length).unwrap(); num_rows];
+    let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, counted, 1);
+    let all: Vec<&[u32]> = (0..num_rows).map(|row_idx| rows.inputs(row_idx)).collect();
+    let whole_model = Tolerance {
+        atol: 1e-5,
+        rtol: 1e-5,
+    };
+    for (name, decoder) in [
+        ("effective", student.effective()),
+        ("merged", student.clone().merged().decoder),
+    ] {
+        assert_close(name, &logits(&decoder, &all), &expected.logits, whole_model);
+    }
+
+    let targets = (0..num_rows).flat_map(|row_idx| row_targets(&rows, row_idx, None, None));
+    let micro_batch = MicroBatch {
+        inputs: all,
+        targets: targets.collect(),
+    };
+    let spec = LossSpec::of(Terms {
+        cross_entropy: 1.0,
+        ..Terms::ZERO
+    });
+    let step = step_gradient(&student.effective(), &[micro_batch], &spec);
+    let gradients = student.pull_back(step.gradients);
+    assert_eq!(gradients.len(), 8);
+    for ((spec, _), gradient) in student.trained().iter().zip(&gradients) {
+        assert_close(
+            &spec.name,
+            &to_vec(gradient),
+            &expected.gradients[&spec.name],
+            tolerance,
+        );
+    }
+}
+
+#[test]
+fn an_adapter_starts_as_nothing_within_kaimings_bound() {
+    let plan = adapter_plan(5, &["v_proj", "up_proj"]);
+    let decoder = random_decoder(config(), 5);
+    let student = with_adapter(decoder.clone(), &plan);
+    let ids: [&[u32]; 1] = [&[3, 14, 15]];
+    assert_eq!(logits(&student.effective(), &ids), logits(&decoder, &ids));
+    let trained = student.trained();
+    let shapes: Vec<_> = trained
+        .iter()
+        .map(|(spec, _)| (spec.name.as_str(), spec.shape))
+        .collect();
+    assert_eq!(
+        shapes,
+        [
+            ("model.layers.0.mlp.up_proj.lora_A.weight", [5, 16]),
+            ("model.layers.0.mlp.up_proj.lora_B.weight", [32, 5]),
+            ("model.layers.0.self_attn.v_proj.lora_A.weight", [5, 16]),
+            ("model.layers.0.self_attn.v_proj.lora_B.weight", [8, 5]),
+        ]
+    );
+    let bound = 0.25; // 1 / √16
+    for (spec, matrix) in trained {
+        let values = to_vec(&matrix);
+        let largest = values
+            .iter()
+            .fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        if spec.name.contains("lora_B") {
+            assert_eq!(largest, 0.0);
+        } else {
+            let mean_square =
+                values.iter().map(|value| value * value).sum::<f32>() / values.len() as f32;
+            assert!(largest < bound && largest > 0.9 * bound, "{largest}");
+            assert!(
+                (mean_square / (bound * bound / 3.0) - 1.0).abs() < 0.3,
+                "{mean_square}"
+            );
+        }
+    }
+}
+
+fn run(pass: &PassPlan, student: Student, dir: &Path, stop: bool) -> Result<Student, PassError> {
+    let rows = random_rows(16, &[16, 16, 16, 16, 16, 7], 6);
+    let stop = AtomicBool::new(stop);
+    let context = FitContext {
+        seed: 2,
+        ..context(dir, &rows, &stop)
+    };
+    apply(pass, student, &context)
+}
+
+fn distill(adapter: AdapterPlan) -> PassPlan {
+    PassPlan::Distill(Box::new(FitPlan {
+        adapter: Some(adapter),
+        ..fit_plan()
+    }))
+}
+
+/// Weights of two decoders that differ.
+fn differing(a: &Decoder, b: &Decoder) -> Vec<String> {
+    let pairs = a.parameters().into_iter().zip(b.parameters());
+    pairs
+        .filter(|((_, a), (_, b))| to_vec(a) != to_vec(b))
+        .map(|((spec, _), _)| spec.name)
+        .collect()
+}
+
+#[test]
+fn a_pass_moves_its_targets_alone_and_leaves_an_adapter_that_gives_the_same_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = Student::new(random_decoder(config(), 5));
+    let pass = distill(adapter_plan(2, &["q_proj", "down_proj"]));
+    let after = run(&pass, before.clone(), dir.path(), false).unwrap();
+    assert!(after.adapter.is_none());
+    let (q_proj, down_proj) = (
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.mlp.down_proj.weight",
+    );
+    assert_eq!(
+        differing(&before.decoder, &after.decoder),
+        [q_proj, down_proj]
+    );
+
+    let adapter = dir.path().join("adapter");
+    let text = fs::read(adapter.join("adapter_config.json")).unwrap();
+    let json: Value = serde_json::from_slice(&text).unwrap();
+    assert_eq!((&json["r"], &json["lora_alpha"]), (&2.into(), &4.0.into()));
+    assert_eq!(
+        json["target_modules"],
+        serde_json::json!(["q_proj", "down_proj"])
+    );
+    let (matrices, ()) =
+        tensors::load(&adapter.join("adapter_model.safetensors"), &device()).unwrap();
+    assert_eq!(matrices.len(), 4);
+    let again = before.decoder.map(|spec, weight| {
+        let part = |part: &str| {
+            let name = spec.name.replace(".weight", part);
+            matrices.get(&format!("base_model.model.{name}")).cloned()
+        };
+        match (part(".lora_A.weight"), part(".lora_B.weight")) {
+            (Some(a), Some(b)) => weight + b.matmul(a).mul_scalar(2.0), // alpha / rank
+            _ => weight,
+        }
+    });
+    assert!(differing(&again, &after.decoder).is_empty());
+}
+
+#[test]
+fn masks_hold_and_what_no_longer_fits_them_is_not_left() {
+    let dir = tempfile::tempdir().unwrap();
+    let prune = PassPlan::Prune(PrunePlan {
+        method: PruneMethod::Magnitude,
+        sparsity: 0.5,
+        calibration_tokens: 16,
+    });
+    let student = Student::new(random_decoder(config(), 5));
+    let pruned = run(&prune, student, dir.path(), false).unwrap();
+    let pass = distill(adapter_plan(2, &["k_proj", "gate_proj"]));
+    let after = run(&pass, pruned.clone(), dir.path(), false).unwrap();
+    assert_eq!(differing(&pruned.decoder, &after.decoder).len(), 2);
+    for (spec, weight) in after.decoder.parameters() {
+        let Some(mask) = after.masks.get(&spec.name) else {
+            continue;
+        };
+        let pairs = to_vec(&weight).into_iter().zip(to_vec(mask));
+        let revived = pairs.filter(|&(weight, kept)| kept == 0.0 && weight != 0.0);
+        assert_eq!(revived.count(), 0, "{}", spec.name);
+    }
+    assert!(!dir.path().join("adapter").exists());
+}
+
+#[test]
+fn a_stopped_pass_resumes_to_the_same_bits_from_a_state_of_the_adapter_alone() {
+    let student = || Student::new(random_decoder(config(), 5));
+    let pass = distill(adapter_plan(3, &["o_proj", "up_proj"]));
+    let whole_dir = tempfile::tempdir().unwrap();
+    let whole = run(&pass, student(), whole_dir.path(), false).unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut num_stops = 0;
+    let resumed = loop {
+        // A stop that is asked for before the first step comes after it: one step for each run.
+        match run(&pass, student(), dir.path(), num_stops < 3) {
+            Ok(student) => break student,
+            Err(PassError::Fit(FitError::Interrupted { path, .. })) => {
+                num_stops += 1;
+                let (matrices, _): (BTreeMap<String, Tensor<2>>, Value) =
+                    tensors::load(&path, &device()).unwrap();
+                assert_eq!(
+                    matrices.len(),
+                    4 * 3,
+                    "A and B of two weights, with two moments each"
+                );
+                assert!(matrices.keys().all(|name| name.contains("lora_")));
+            }
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(num_stops, 3);
+    assert!(differing(&whole.decoder, &resumed.decoder).is_empty());
+}
