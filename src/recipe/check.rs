@@ -2,9 +2,9 @@
 //!
 //! A rule speaks only if the keys it needs are good: what `file.rs` refused is not told twice.
 
-use super::complete::chooses_by_importance;
 use super::fields::{Checked, Fields, FromChecked, Item};
 use super::pass_check::passes;
+use super::student_complete::chooses_by_importance;
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 

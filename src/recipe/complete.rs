@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use super::fields::{Fields, Item};
 use super::loss_plan::{JsdPlan, LossWeights, SkewPlan, TailPlan};
 use super::plan::{
-    AdapterPlan, ArchitecturePlan, CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan,
-    FitPlan, FromTeacherPlan, GgufPlan, GgufType, LayersPlan, PassPlan, Plan, PruneMethod,
-    PrunePlan, QuantizeMethod, QuantizePlan, Sampling, StudentPlan, SupportPlan, TeacherPlan,
-    TokenizerPlan,
+    CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GgufType,
+    PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, Sampling, SupportPlan,
+    TeacherPlan, TokenizerPlan,
 };
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
 };
+use super::student_complete::{adapter, student};
 
 /// The plan of a recipe without faults.
 pub(super) fn plan(recipe: &Fields, recipe_path: PathBuf) -> Option<Plan> {
@@ -100,70 +100,6 @@ fn cache(fields: &Fields) -> Option<CachePlan> {
     })
 }
 
-fn student(fields: &Fields) -> Option<StudentPlan> {
-    let (name, item) = fields.variant()?;
-    Some(match name {
-        "architecture" => StudentPlan::Architecture(architecture(item.as_block()?)?),
-        "from_teacher" => StudentPlan::FromTeacher(from_teacher(item.as_block()?)?),
-        _ => StudentPlan::Checkpoint(fields.get("checkpoint")?),
-    })
-}
-
-fn from_teacher(fields: &Fields) -> Option<FromTeacherPlan> {
-    let listed = fields.get("layers").map(LayersPlan::Layers);
-    let layers = listed
-        .or_else(|| fields.get("every").map(LayersPlan::Every))
-        .or_else(|| {
-            fields
-                .get("highest_influence")
-                .map(LayersPlan::HighestInfluence)
-        });
-    let calibration_tokens = fields.get("calibration_tokens")?;
-    Some(FromTeacherPlan {
-        layers,
-        hidden_size: fields.get("hidden_size"),
-        intermediate_size: fields.get("intermediate_size"),
-        num_key_value_heads: fields.get("num_key_value_heads"),
-        calibration_tokens: chooses_by_importance(fields).then_some(calibration_tokens),
-    })
-}
-
-/// Whether something of `from_teacher` can be told only by running the teacher.
-pub(super) fn chooses_by_importance(from_teacher: &Fields) -> bool {
-    CHOICES_BY_IMPORTANCE
-        .iter()
-        .any(|name| from_teacher.is_written(name))
-}
-
-const CHOICES_BY_IMPORTANCE: [&str; 4] = [
-    "highest_influence",
-    "hidden_size",
-    "intermediate_size",
-    "num_key_value_heads",
-];
-
-fn architecture(sizes: &Fields) -> Option<ArchitecturePlan> {
-    let hidden_size: usize = sizes.get("hidden_size")?;
-    let num_attention_heads: usize = sizes.get("num_attention_heads")?;
-    Some(ArchitecturePlan {
-        num_hidden_layers: sizes.get("num_hidden_layers")?,
-        hidden_size,
-        num_attention_heads,
-        num_key_value_heads: sizes
-            .get("num_key_value_heads")
-            .unwrap_or(num_attention_heads),
-        intermediate_size: sizes.get("intermediate_size")?,
-        head_dim: sizes
-            .get("head_dim")
-            .or_else(|| hidden_size.checked_div(num_attention_heads))?,
-        rope_theta: sizes.get("rope_theta")?,
-        rms_norm_eps: sizes.get("rms_norm_eps")?,
-        tie_word_embeddings: sizes.get("tie_word_embeddings")?,
-        sliding_window: sizes.get("sliding_window"),
-        layer_repeats: sizes.get("layer_repeats")?,
-    })
-}
-
 fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
     let (name, item) = item.as_block()?.variant()?;
     let fields = item.as_block()?;
@@ -191,15 +127,6 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
             bits: fields.get("bits")?,
             group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
         }),
-    })
-}
-
-fn adapter(fields: &Fields) -> Option<AdapterPlan> {
-    let rank: usize = fields.get("rank")?;
-    Some(AdapterPlan {
-        rank,
-        alpha: fields.get("alpha").unwrap_or(rank as f64),
-        targets: fields.get("targets")?,
     })
 }
 
@@ -236,6 +163,7 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
             "renormalize" => TailPlan::Renormalize,
             _ => TailPlan::Bucket,
         },
+        adapter: None, // a key of `distill` alone
         ema: fields.get("ema"),
         evaluate_every: fields.get("evaluate_every"),
         early_stop: match fields.block("early_stop") {
@@ -250,7 +178,6 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
             None if fields.is_written("early_stop") => HandOn::Best,
             _ => HandOn::Last,
         },
-        adapter: None, // a key of `distill` alone
         save_every: fields.get("save_every")?,
         keep_states: fields.get("keep_states")?,
         log_every: fields.get("log_every")?,

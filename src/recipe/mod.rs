@@ -1,7 +1,7 @@
 //! The recipe: from YAML text to a checked and completed [`Plan`].
 //!
 //! `tree` reads YAML with places, `set` replaces values, `file` checks each key against the table in
-//! `recipe_keys` and `pass_keys`, `check`, `pass_check` and `schedule_check` what keys mean together, and `complete` makes the plan.
+//! `recipe_keys`, `student_keys` and `pass_keys`, `check`, `pass_check` and `schedule_check` what keys mean together, and `complete` makes the plan.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -22,6 +22,9 @@ mod resolved;
 mod schedule_check;
 mod schedule_plan;
 mod set;
+mod student_complete;
+mod student_keys;
+mod student_plan;
 mod tree;
 mod values;
 
@@ -34,6 +37,7 @@ pub use plan::*;
 pub use reference::{reference_markdown, schema};
 pub use resolved::resolved_yaml;
 pub use schedule_plan::*;
+pub use student_plan::*;
 
 use crate::diag::{self, Diagnostic, Sources};
 

@@ -6,6 +6,7 @@ use super::keys::{
     ABOVE_0, Block, FROM_0, Key, Kind, MAX_SIZE, MAX_STEPS, SHARE_ABOVE_0, TEMPERATURE, or,
     required, rule,
 };
+use super::student_keys::ADAPTER;
 
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
 const DECAY_RATE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
@@ -48,40 +49,6 @@ static DISTILL: Block = Block {
         &FIT,
     ],
 };
-
-static ADAPTER: Block = Block {
-    name: "adapter",
-    about: "Low-rank matrices that are added to some weights (LoRA). Without masks, they are also left in the folder of the pass, as `adapter/`, for `peft`.",
-    keys: &[&[
-        required(
-            "rank",
-            Kind::Integer(1, MAX_SIZE),
-            "width of the matrices; at most that of the weights they are added to",
-        ),
-        rule(
-            "alpha",
-            ABOVE_0,
-            "`rank`",
-            "what is added is multiplied by `alpha / rank`",
-        ),
-        or(
-            "targets",
-            Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()),
-            "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]",
-            "modules of every layer whose weight is added to",
-        ),
-    ]],
-};
-
-const TARGETS: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
 
 static PRUNE: Block = Block {
     name: "prune",

@@ -3,14 +3,12 @@
 //! The one table from which recipes are read, the JSON Schema printed and `docs/recipe.md` written.
 //! A default that depends on other keys is worked out in `complete.rs`; its rule is told here.
 
-use super::keys::{
-    ABOVE_0, Block, Kind, MAX_SIZE, PathKind, SHARE_ABOVE_0, TEMPERATURE, or, required, rule,
-};
+use super::keys::{ABOVE_0, Block, Kind, MAX_SIZE, PathKind, TEMPERATURE, or, required, rule};
 use super::pass_keys::PASS;
+use super::student_keys::STUDENT;
 
-const MAX_LAYERS: u64 = 1024;
 const TEXTS: Kind = Kind::List(&Kind::Path(PathKind::FileOrFolder), 1, 10_000);
-const CHECKPOINT: Kind = Kind::Path(PathKind::Checkpoint);
+pub(super) const CHECKPOINT: Kind = Kind::Path(PathKind::Checkpoint);
 
 /// The whole recipe.
 pub(super) static RECIPE: Block = Block {
@@ -207,149 +205,7 @@ static SUPPORT: Block = Block {
     ]],
 };
 
-static STUDENT: Block = Block {
-    name: "student",
-    about: "Where the student's first weights come from.",
-    keys: &[&[
-        required(
-            "architecture",
-            Kind::Block(&ARCHITECTURE),
-            "fresh weights of these sizes",
-        ),
-        required(
-            "from_teacher",
-            Kind::Block(&FROM_TEACHER),
-            "layers of the teacher, whole or narrower, with its embedding and head",
-        ),
-        required(
-            "checkpoint",
-            CHECKPOINT,
-            "an existing Hugging Face folder or `.gguf` file",
-        ),
-    ]],
-};
-
-static ARCHITECTURE: Block = Block {
-    name: "architecture",
-    about: "Sizes of a fresh student; the names are those of `config.json`.",
-    keys: &[&[
-        required(
-            "num_hidden_layers",
-            Kind::Integer(1, MAX_LAYERS),
-            "decoder blocks",
-        ),
-        required(
-            "hidden_size",
-            Kind::Integer(1, MAX_SIZE),
-            "width of the residual stream",
-        ),
-        required(
-            "num_attention_heads",
-            Kind::Integer(1, MAX_SIZE),
-            "query heads",
-        ),
-        rule(
-            "num_key_value_heads",
-            Kind::Integer(1, MAX_SIZE),
-            "`num_attention_heads`",
-            "key and value heads; divides the query heads",
-        ),
-        required(
-            "intermediate_size",
-            Kind::Integer(1, MAX_SIZE),
-            "width of the feed-forward layer",
-        ),
-        rule(
-            "head_dim",
-            Kind::Integer(2, MAX_SIZE),
-            "`hidden_size / num_attention_heads`",
-            "width of a head; even",
-        ),
-        or(
-            "rope_theta",
-            ABOVE_0,
-            "10000",
-            "base of the rotary wavelengths",
-        ),
-        or(
-            "rms_norm_eps",
-            SHARE_ABOVE_0,
-            "1e-5",
-            "term added to the mean square",
-        ),
-        or(
-            "tie_word_embeddings",
-            Kind::Switch,
-            "true",
-            "whether the output layer is the embedding",
-        ),
-        rule(
-            "sliding_window",
-            Kind::Integer(1, MAX_SIZE),
-            "none: each position sees all before it",
-            "positions that a layer sees, its own among them; the student is a Mistral then",
-        ),
-        or(
-            "layer_repeats",
-            Kind::Integer(1, MAX_LAYERS),
-            "1",
-            "layers in a row that share one set of weights; divides `num_hidden_layers`, and exports have all layers",
-        ),
-    ]],
-};
-
-static FROM_TEACHER: Block = Block {
-    name: "from_teacher",
-    about: "The teacher's own weights, of which some are kept; at least one of these keys says which.",
-    keys: &[&[
-        rule(
-            "layers",
-            Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024),
-            ALL_LAYERS,
-            "keeps these zero-based layers, ascending",
-        ),
-        rule(
-            "every",
-            Kind::Integer(1, MAX_LAYERS),
-            ALL_LAYERS,
-            "keeps every n-th layer, the first among them",
-        ),
-        rule(
-            "highest_influence",
-            Kind::Integer(1, MAX_LAYERS),
-            ALL_LAYERS,
-            "keeps this many layers: those that turn what enters them the furthest",
-        ),
-        rule(
-            "hidden_size",
-            Kind::Integer(1, MAX_SIZE),
-            TEACHERS,
-            "keeps this many dimensions of the residual stream: those with the largest activations",
-        ),
-        rule(
-            "intermediate_size",
-            Kind::Integer(1, MAX_SIZE),
-            TEACHERS,
-            "keeps this many feed-forward channels, in each layer those with the largest activations",
-        ),
-        rule(
-            "num_key_value_heads",
-            Kind::Integer(1, MAX_SIZE),
-            TEACHERS,
-            "keeps this many key and value heads with their query heads, in each layer those with the largest activations",
-        ),
-        or(
-            "calibration_tokens",
-            Kind::Tokens(1),
-            "32k",
-            "training positions over which influence and activations are measured",
-        ),
-    ]],
-};
-
 const GGUF_TYPE: Kind = Kind::Word(&["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"]);
-const ALL_LAYERS: &str = "all layers, unless `layers`, `every` or `highest_influence` is written";
-const TEACHERS: &str = "the teacher's";
 
 static EXPORT: Block = Block {
     name: "export",

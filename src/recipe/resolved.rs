@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 
 use super::loss_plan::TailPlan;
 use super::plan::{
-    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, StudentPlan, SupportPlan, TokenizerPlan,
+    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, SupportPlan, TokenizerPlan,
 };
 use super::schedule_plan::RateSchedule;
+use super::student_plan::StudentPlan;
 
 /// The plan as a recipe that [`super::load`] turns into the same plan if it is read from `folder`, which all paths
 /// start at: a published export does not tell where its maker keeps their files.
