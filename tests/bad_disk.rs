@@ -321,10 +321,13 @@ mod tests {
         let stopped = |num_states: usize| {
             let mut child = workshop.start(&args);
             let partial = || folders(&workshop.path("out/chain"), ".partial-01-distill").pop();
+            // Names alone: the run replaces its files while they are listed.
             let states = || {
-                let files = partial().map(|dir| files_below(&dir)).unwrap_or_default();
-                let mut names: Vec<_> = files.into_keys().collect();
-                names.retain(|path| path.to_string_lossy().starts_with("state-"));
+                let entries = partial().and_then(|dir| fs::read_dir(dir).ok());
+                let names = entries.into_iter().flatten().filter_map(Result::ok);
+                let mut names: Vec<_> = names.map(|entry| entry.file_name()).collect();
+                names.retain(|name| name.to_string_lossy().starts_with("state-"));
+                names.sort();
                 names
             };
             wait_for("states", || states().len() >= num_states);
