@@ -10,6 +10,8 @@
 //! (`tests/architecture.rs` checks).
 
 // Leaves: they know nothing of the pipeline.
+pub mod allocator;
+
 pub mod files;
 
 pub mod progress;
