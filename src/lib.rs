@@ -72,6 +72,8 @@ pub mod estimate;
 
 pub mod preflight;
 
+pub mod memory;
+
 pub mod run;
 
 pub mod generate;
