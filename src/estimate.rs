@@ -21,6 +21,9 @@ const OPERATIONS_PER_SEC: f64 = 80e9;
 /// Bytes of an f32.
 const F32_BYTES: u64 = 4;
 
+/// Logits of a chunk of positions, with room for the largest rows and for packed matrices.
+const LOSS_BYTES: u64 = 48 << 20;
+
 /// Text, tokenizer and code: what the process holds beside models.
 const PROCESS_BYTES: u64 = 64 << 20;
 
@@ -123,13 +126,14 @@ fn forward(
     config: &DecoderConfig,
     rows: usize,
 ) -> StageEstimate {
+    let positions = tokens.min((rows * plan.data.sequence_length) as u64);
     StageEstimate {
         stage: stage.clone(),
         done: stage.is_done(),
         tokens,
-        memory_bytes: PROCESS_BYTES
-            + num_parameters(config) * F32_BYTES
-            + activation_bytes(config, plan, rows) / 6,
+        memory_bytes: positions
+            .saturating_mul(layer_floats(config) as u64 * F32_BYTES)
+            .saturating_add(num_parameters(config) * F32_BYTES + LOSS_BYTES + PROCESS_BYTES),
         disk_bytes: 1 << 12,
         secs: 2.0 * num_parameters(config) as f64 * tokens as f64 / OPERATIONS_PER_SEC,
     }
@@ -142,12 +146,11 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig,
         .map_or(0, |every| fit.steps.div_ceil(every));
     estimate.secs *= 1.0 + measurements as f64;
     estimate.tokens += tokens + measurements as u64 * estimate.tokens;
-    estimate.secs += 6.0 * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
-    let at_once = rayon::current_num_threads() as u64;
-    // Weights, two moments of what is trained, perhaps an average, and the gradient of each micro-batch of the step; on
-    // disk the states that are kept, one more while it is written, and perhaps the best weights that they name.
-    let micro_batches =
-        (fit.tokens_per_step / plan.data.sequence_length / fit.micro_batch).max(1) as u64;
+    let operations = if fit.gradient_checkpointing { 8.0 } else { 6.0 }; // per parameter: two a pass forward, four backward
+    estimate.secs +=
+        operations * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
+    // Weights, two moments of what is trained, perhaps an average; on disk the states that are kept, one more while it is
+    // written, and perhaps the best weights that they name.
     let weights = num_parameters(student) * F32_BYTES;
     let state = match &fit.adapter {
         Some(_) => 2, // the weights and their sum with the adapter; its moments are few
@@ -157,9 +160,7 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig,
     if fit.adapter.is_none() {
         estimate.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
     }
-    estimate.memory_bytes = PROCESS_BYTES
-        + weights * (state + micro_batches.min(at_once) + 1)
-        + at_once * activation_bytes(student, plan, fit.micro_batch);
+    estimate.memory_bytes = fit_bytes(fit, student, plan, state);
 }
 
 /// The teacher's run that tells which of its parts make the student; the first pass begins with it.
@@ -182,14 +183,39 @@ fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages,
     }
 }
 
-/// Activations that the backward pass of `rows` rows keeps: about thirty vectors of the hidden size, nine of the
-/// feed-forward size and five score matrices per layer.
-fn activation_bytes(config: &DecoderConfig, plan: &Plan, rows: usize) -> u64 {
-    let seq = plan.data.sequence_length;
-    let per_position = 30 * config.hidden_size
-        + 9 * config.intermediate_size
-        + 5 * config.num_attention_heads * seq;
-    (rows * seq * config.num_hidden_layers * per_position) as u64 * F32_BYTES
+/// Most memory of a training pass whose training state is so many times the weights.
+fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, plan: &Plan, state: u64) -> u64 {
+    let weights = num_parameters(student) * F32_BYTES;
+    let rows = (fit.tokens_per_step / plan.data.sequence_length).max(1);
+    let micro_batch = fit.micro_batch.min(rows);
+    let micro_batches = rows.div_ceil(micro_batch);
+    let at_once = rayon::current_num_threads().min(micro_batches);
+    let gradients = micro_batches.min(at_once + 1) as u64; // of those under way, and the sum of those before
+    let positions = (micro_batch * plan.data.sequence_length) as u64;
+    let kept = positions.saturating_mul(kept_bytes(student, fit.gradient_checkpointing));
+    let forward_backward = (at_once as u64)
+        .saturating_mul(kept.saturating_add(LOSS_BYTES))
+        .saturating_add(weights.saturating_mul(state + gradients));
+    let update = weights.saturating_mul(state + 2); // one gradient, and the weights that replace those in use
+    forward_backward.max(update).saturating_add(PROCESS_BYTES)
+}
+
+/// Bytes at one position that the backward pass needs of the forward pass, and what it makes of them in one layer.
+fn kept_bytes(config: &DecoderConfig, gradient_checkpointing: bool) -> u64 {
+    let (num_layers, layer) = (config.num_hidden_layers, layer_floats(config));
+    let kept = if gradient_checkpointing {
+        num_layers * config.hidden_size + layer
+    } else {
+        num_layers * layer
+    };
+    (kept + layer + 4 * config.hidden_size) as u64 * F32_BYTES
+}
+
+/// Numbers that a layer makes of one position and that its backward pass needs: what enters the two norms and what leaves
+/// them; queries, keys, values and their mix; gate, up and their product.
+fn layer_floats(config: &DecoderConfig) -> usize {
+    let heads = config.num_attention_heads + config.num_key_value_heads;
+    4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
 }
 
 fn num_parameters(config: &DecoderConfig) -> u64 {

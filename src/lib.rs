@@ -10,6 +10,8 @@
 //! (`tests/architecture.rs` checks).
 
 // Leaves: they know nothing of the pipeline.
+pub mod allocator;
+
 pub mod files;
 
 pub mod progress;
@@ -69,6 +71,8 @@ pub mod stages;
 pub mod estimate;
 
 pub mod preflight;
+
+pub mod memory;
 
 pub mod run;
 

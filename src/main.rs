@@ -3,14 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use alambic::allocator::{self, MiMalloc};
 use alambic::cli::{self, Cli};
 use clap::Parser;
 
-/// Large tensors come and go at every step; the system's allocator gives their pages back each time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    allocator::keep_freed_pages();
     let cli = Cli::parse();
     match cli::execute(&cli, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,7 +10,7 @@ mod tests {
 
     use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
-    use crate::common::Workshop;
+    use crate::common::{Workshop, wait_for};
 
     fn golden(name: &str) -> String {
         format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -51,6 +51,41 @@ mod tests {
         workshop.fails(&text, 2, &[needle]);
         let teacher = ["evaluate", "teacher", "--text", "text", "--teacher", "bad"];
         workshop.fails(&teacher, 2, &[needle]);
+    }
+
+    #[test]
+    fn a_run_larger_than_the_memory_is_refused_unless_told() {
+        let workshop = Workshop::new();
+        let vast = [
+            "chain.yaml",
+            "--set",
+            "distill.tokens_per_step=3276800000",
+            "--set",
+            "distill.micro_batch=1048576",
+            "--set",
+            "student.architecture.intermediate_size=32768",
+        ];
+        let needles = [
+            "error[run/memory]: stage `01-distill` needs about ",
+            " TiB, but this machine has ",
+            "--> command line:",
+            "help: write a smaller `micro_batch` or `gradient_checkpointing: true`, or run with `--over-memory` if you know better",
+        ];
+        workshop.fails(&[&["run"][..], &vast].concat(), 2, &needles);
+        assert!(!workshop.path("out").exists());
+        let plan = workshop.done(&[&["plan"][..], &vast].concat()).stdout;
+        assert!(
+            plan.contains(": `run` will refuse without `--over-memory`"),
+            "{plan}"
+        );
+        let plan = workshop.done(&["plan", "chain.yaml"]).stdout;
+        assert!(plan.contains("\npeak memory: about "), "{plan}");
+        assert!(!plan.contains("will refuse"), "{plan}");
+
+        let mut told = workshop.start(&[&["run", "--over-memory"][..], &vast].concat());
+        wait_for("the output", || workshop.path("out").exists());
+        told.kill().unwrap();
+        told.wait().unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::commands::{Output, load_plan, open_checkpoint, shown, with_context};
-use super::{CacheCommand, Failure, RecipeArgs, VerifyArgs};
+use super::{CacheCommand, Failure, RecipeArgs, RunArgs, VerifyArgs};
 use crate::cache::{self, Cache, Part};
 use crate::device;
 use crate::inspect as facts;
@@ -21,7 +21,7 @@ const SPLITS: [&str; 2] = ["train", "validation"];
 
 pub(super) fn execute(command: &CacheCommand, output: &mut Output<'_>) -> Result<(), Failure> {
     match command {
-        CacheCommand::Build { recipe, shard } => build(recipe, *shard, output),
+        CacheCommand::Build { run, shard } => build(run, *shard, output),
         CacheCommand::Merge { parts, into } => merge(parts, into, output),
         CacheCommand::Bench { recipe, rows } => bench(recipe, *rows, output),
         CacheCommand::Stat { dir } => each_cache(dir, output, |dir| {
@@ -39,9 +39,9 @@ fn no_teacher() -> Failure {
     )
 }
 
-fn build(args: &RecipeArgs, part: Option<Part>, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(args)?;
-    let built = with_context(&plan, args, |context| {
+fn build(args: &RunArgs, part: Option<Part>, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = load_plan(&args.recipe)?;
+    let built = with_context(&plan, &args.recipe.set, args.over_memory, |context| {
         run::build_cache(&plan, part, context)
     })?;
     let dir = built.ok_or_else(no_teacher)?;
@@ -79,7 +79,7 @@ fn splits_of_parts(parts: &[PathBuf], into: &Path) -> Vec<(String, Vec<PathBuf>,
 
 fn bench(args: &RecipeArgs, num_rows: usize, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(args)?;
-    let trades = with_context(&plan, args, |context| {
+    let trades = with_context(&plan, &args.set, false, |context| {
         run::bench_cache(&plan, num_rows, context)
     })?;
     let trades = trades.ok_or_else(no_teacher)?;

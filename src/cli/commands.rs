@@ -12,13 +12,14 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs};
+use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs, RunArgs};
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, read_rows};
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
 use crate::generate::{Sampling, generate as continue_prompt};
 use crate::inspect as facts;
+use crate::memory;
 use crate::preflight;
 use crate::progress::{bytes_text, duration_text, thousands};
 use crate::recipe::{self, Plan};
@@ -51,9 +52,11 @@ impl Output<'_> {
     }
 }
 
-pub(super) fn run(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(args)?;
-    let report = with_context(&plan, args, |context| run::run(&plan, context))?;
+pub(super) fn run(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = load_plan(&args.recipe)?;
+    let report = with_context(&plan, &args.recipe.set, args.over_memory, |context| {
+        run::run(&plan, context)
+    })?;
     let mut text = terminal_table(&report.passes);
     for export in &report.exports {
         let _ = write!(
@@ -75,6 +78,45 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let stages = Stages::of(&plan).map_err(|error| Failure::input("run/input", &error))?;
     let estimates =
         estimate(&plan, &stages).map_err(|error| Failure::input("checkpoint", &error))?;
+    notes.extend(stages.changes());
+    let mut text = stage_table(&estimates);
+    let left: f64 = estimates
+        .iter()
+        .filter(|estimate| !estimate.done)
+        .map(|estimate| estimate.secs)
+        .sum();
+    let _ = write!(
+        text,
+        "to do: about {} on two cores (memory, disk and time are estimates)",
+        duration_text(left)
+    );
+    let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.memory_bytes);
+    let machine_bytes = memory::machine_bytes();
+    if let Some(machine_bytes) = machine_bytes {
+        let (peak, machine) = (bytes_text(peak_bytes), bytes_text(machine_bytes));
+        let _ = write!(
+            text,
+            "\npeak memory: about {peak}; this machine has {machine}"
+        );
+    }
+    let room = memory::check(&plan, &stages, &estimates, machine_bytes, &args.set);
+    if room.is_err() {
+        text.push_str(": `run` will refuse without `--over-memory`");
+    }
+    for note in &notes {
+        let _ = write!(text, "\nnote: {note}");
+    }
+    let found = json!({
+        "stages": estimates,
+        "secs_to_do": left,
+        "peak_memory_bytes": peak_bytes,
+        "machine_memory_bytes": machine_bytes,
+        "notes": notes,
+    });
+    output.print(&text, &found)
+}
+
+fn stage_table(estimates: &[StageEstimate]) -> String {
     let mut text = format!(
         "{:<14} {:<8} {:<5} {:>12} {:>10} {:>10} {:>10}\n",
         "stage", "key", "done", "tokens", "memory", "disk", "time"
@@ -86,7 +128,7 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
         memory_bytes,
         disk_bytes,
         secs,
-    } in &estimates
+    } in estimates
     {
         let done = if *done { "yes" } else { "no" };
         let _ = writeln!(
@@ -100,22 +142,7 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
             duration_text(*secs),
         );
     }
-    notes.extend(stages.changes());
-    let left: f64 = estimates
-        .iter()
-        .filter(|estimate| !estimate.done)
-        .map(|estimate| estimate.secs)
-        .sum();
-    let _ = write!(
-        text,
-        "to do: about {} on two cores (memory, disk and time are estimates)",
-        duration_text(left)
-    );
-    for note in &notes {
-        let _ = write!(text, "\nnote: {note}");
-    }
-    let found = json!({ "stages": estimates, "secs_to_do": left, "notes": notes });
-    output.print(&text, &found)
+    text
 }
 
 pub(super) fn schema(output: &mut Output<'_>) -> Result<(), Failure> {
@@ -243,7 +270,8 @@ pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
 /// second ends the process at once.
 pub(super) fn with_context<T>(
     plan: &Plan,
-    args: &RecipeArgs,
+    overrides: &[String],
+    over_memory: bool,
     work: impl FnOnce(&RunContext<'_>) -> Result<T, run::RunError>,
 ) -> Result<T, Failure> {
     let device = device::open(&plan.device)?;
@@ -263,7 +291,8 @@ pub(super) fn with_context<T>(
         device: &device,
         stop: &stop,
         wall_time: now,
-        overrides: &args.set,
+        overrides,
+        over_memory,
     };
     Ok(work(&context)?)
 }

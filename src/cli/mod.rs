@@ -31,7 +31,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a recipe; what is done is skipped, what was interrupted is resumed
-    Run(RecipeArgs),
+    Run(RunArgs),
     /// Show what a recipe would do, what is done, and what the rest will cost; writes nothing
     Plan(RecipeArgs),
     /// Build, measure or check a cache of a teacher's predictions
@@ -58,7 +58,7 @@ enum CacheCommand {
     /// Capture what a recipe's passes need, and stop there
     Build {
         #[command(flatten)]
-        recipe: RecipeArgs,
+        run: RunArgs,
         /// Capture one of several parts, such as 1/4, into a folder of its own; `merge` joins them
         #[arg(long, value_name = "I/N", value_parser = part)]
         shard: Option<Part>,
@@ -114,6 +114,15 @@ struct RecipeArgs {
     /// Device, instead of the recipe's: flex, wgpu, vulkan, tch or cuda
     #[arg(long)]
     device: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    #[command(flatten)]
+    recipe: RecipeArgs,
+    /// Run even what is estimated to need more memory than this machine has
+    #[arg(long)]
+    over_memory: bool,
 }
 
 #[derive(Debug, Args)]

@@ -11,9 +11,10 @@ use super::LossSums;
 use super::row::{RowTarget, loss_row};
 use super::spec::LossSpec;
 use super::statistics::{RowStatistics, row_statistics};
-use crate::model::Head;
+use crate::model::{Head, add_product};
 
-/// Logits held at a time; two chunks of this many f32 are the memory of the loss.
+/// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so that
+/// fewer positions cost more; the memory of the loss is one chunk beside its gradients.
 const CHUNK_LOGITS: usize = 1 << 22;
 
 /// Loss over hidden states and its gradients.
@@ -127,11 +128,9 @@ fn counted_gradients(
             None => slopes,
         };
         hidden_gradients.push(slopes.clone().matmul(head.weight.clone()));
-        let part = slopes.transpose().matmul(chunk); // [V, D]
-        weight_gradient = Some(match weight_gradient.take() {
-            Some(total) => total + part,
-            None => part,
-        });
+        let total = weight_gradient.take();
+        let total = total.unwrap_or_else(|| head.weight.zeros_like());
+        weight_gradient = Some(add_product(total, slopes.transpose(), chunk)); // [V, D]
     });
     HeadGradients {
         sums,

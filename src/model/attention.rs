@@ -1,12 +1,11 @@
 //! Grouped-query causal attention.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
-use super::fused::{HIDDEN, masked_softmax};
+use super::fused::{Sight, attention};
 use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
-use super::soft_cap::soft_cap;
 use super::{DecoderConfig, LayerType, Site, Tap};
 
 /// Weights of one attention layer, as Hugging Face stores them.
@@ -61,11 +60,16 @@ impl KeyValues {
 /// What all layers of one type share in a forward pass.
 pub struct AttentionContext {
     rope: RopeTable,
-    mask: Tensor<4>, // [1, 1, N/KV · T, S]
+    sight: Sight,
+    mask: Option<Tensor<4>>, // [1, 1, N/KV · T, S]
 }
 
 impl AttentionContext {
     /// For `num_new` positions that follow `num_past` ones.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "scores are computed in f32"
+    )]
     pub fn new(
         config: &DecoderConfig,
         layer_type: LayerType,
@@ -75,34 +79,23 @@ impl AttentionContext {
     ) -> Self {
         let total = num_past + num_new;
         let groups = config.num_attention_heads / config.num_key_value_heads;
-        let window = config.window(layer_type).unwrap_or(total);
-        let mut mask = Vec::with_capacity(groups * num_new * total);
-        for _ in 0..groups {
-            for position in num_past..total {
-                let seen = (position + 1).saturating_sub(window)..=position;
-                mask.extend((0..total).map(
-                    |other| {
-                        if seen.contains(&other) { 0.0 } else { HIDDEN }
-                    },
-                ));
-            }
-        }
+        let sight = Sight {
+            num_past,
+            window: config.window(layer_type).unwrap_or(total),
+            scale: (config.query_pre_attn_scalar as f64).powf(-0.5) as f32,
+            soft_cap: config.attn_logit_softcapping.map(|cap| cap as f32),
+        };
         let rope = config.rope_of(layer_type);
         Self {
             rope: RopeTable::new(rope, config.head_dim, num_past..total, device),
-            mask: Tensor::from_data(
-                TensorData::new(mask, [1, 1, groups * num_new, total]),
-                device,
-            ),
+            mask: sight.mask(groups, num_new, device),
+            sight,
         }
     }
 }
 
 impl Attention {
     /// Mixes positions.
-    ///
-    /// The query heads that share a key/value head are laid behind each other along the positions, so that
-    /// keys and values are never repeated: `[B, KV, G·T, H] · [B, KV, H, S]`.
     ///
     /// # Shapes
     ///
@@ -121,7 +114,6 @@ impl Attention {
             config.num_key_value_heads,
             config.head_dim,
         );
-        let groups = heads / kv_heads;
         tap.observe(Site::AttentionInput, &x);
 
         let [queries, keys, values] = self.project(x, config);
@@ -135,16 +127,8 @@ impl Attention {
             None => (keys, values),
         };
 
-        let queries = queries.mul_scalar((config.query_pre_attn_scalar as f64).powf(-0.5));
-        let queries = queries.reshape([batch, kv_heads, groups * seq, head_dim]); // [B, KV, G·T, H]
-        let scores = queries.matmul(keys.transpose()); // [B, KV, G·T, S]
-        let scores = match config.attn_logit_softcapping {
-            Some(cap) => soft_cap(scores, cap),
-            None => scores,
-        };
-        let mixed = masked_softmax(scores, &context.mask).matmul(values); // [B, KV, G·T, H]
-        let mixed = mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2);
-        let mixed = mixed.reshape([batch, seq, heads * head_dim]); // [B, T, N·H]
+        let (sight, mask) = (&context.sight, context.mask.as_ref());
+        let mixed = attention(queries, keys, values, sight, mask); // [B, T, N·H]
         tap.observe(Site::AttentionOutput, &mixed);
         linear(mixed, &self.o_proj)
     }

@@ -1,6 +1,6 @@
 //! The decoder: token ids to hidden states to logits.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::attention::{Attention, AttentionContext, KeyValues};
 use super::mlp::Mlp;
@@ -117,7 +117,7 @@ impl Decoder {
 
     /// As [`Decoder::hidden`], showing what flows through it to `tap`.
     pub fn hidden_tapped(&self, ids: Tensor<2, Int>, tap: &mut Tap<'_>) -> Tensor<3> {
-        let contexts = Contexts::new(&self.config, 0, &ids, &self.device().without_autodiff());
+        let contexts = self.contexts(&ids);
         self.forward(ids, &contexts, None, tap)
     }
 
@@ -125,7 +125,7 @@ impl Decoder {
     pub fn hidden_after(&self, ids: Tensor<2, Int>, past: &mut Vec<KeyValues>) -> Tensor<3> {
         past.resize_with(self.blocks.len(), KeyValues::default);
         let num_past = past.first().map_or(0, KeyValues::len);
-        let contexts = Contexts::new(&self.config, num_past, &ids, &self.device());
+        let contexts = LayerContexts::new(&self.config, num_past, &ids, &self.device());
         self.forward(ids, &contexts, Some(past), &mut Tap::none())
     }
 
@@ -143,7 +143,7 @@ impl Decoder {
     fn forward(
         &self,
         ids: Tensor<2, Int>,
-        contexts: &Contexts,
+        contexts: &LayerContexts,
         mut past: Option<&mut Vec<KeyValues>>,
         tap: &mut Tap<'_>,
     ) -> Tensor<3> {
@@ -162,7 +162,12 @@ impl Decoder {
         hidden
     }
 
-    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+    /// What a forward pass begins with.
+    ///
+    /// # Shapes
+    ///
+    /// `ids` is `[B, T]`; returns `[B, T, D]`.
+    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
         let [batch, seq] = ids.dims();
         let hidden_size = self.config.hidden_size;
         let embedded = self
@@ -173,6 +178,48 @@ impl Decoder {
         match self.config.architecture.embedding_scale(hidden_size) {
             Some(scale) => embedded.mul_scalar(scale),
             None => embedded,
+        }
+    }
+
+    /// Adds to `total` the gradient of the embedding: the slopes with respect to what [`Decoder::embed`] returned, each in the
+    /// row of its token.
+    ///
+    /// # Shapes
+    ///
+    /// `total` is `[V, D]`, returned alike; `ids` is `[B, T]`, `slope` is `[B, T, D]`.
+    pub fn add_embedding_gradient(
+        &self,
+        total: Tensor<2>,
+        ids: Tensor<2, Int>,
+        slope: Tensor<3>,
+    ) -> Tensor<2> {
+        let [batch, seq, hidden_size] = slope.dims();
+        let slope = match self.config.architecture.embedding_scale(hidden_size) {
+            Some(scale) => slope.mul_scalar(scale),
+            None => slope,
+        };
+        let slope = slope.reshape([batch * seq, hidden_size]);
+        let ids = ids.reshape([batch * seq]);
+        total.select_assign(0, ids, slope, IndexingUpdateOp::Add)
+    }
+
+    /// What the layers share in a pass over `ids` from their first position on.
+    pub fn contexts(&self, ids: &Tensor<2, Int>) -> LayerContexts {
+        LayerContexts::new(&self.config, 0, ids, &self.device().without_autodiff())
+    }
+
+    /// One layer of a forward pass; the one after the last is the final norm.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[B, T, D]`, returned alike.
+    pub fn layer(&self, layer: usize, x: Tensor<3>, contexts: &LayerContexts) -> Tensor<3> {
+        match self.blocks.get(layer) {
+            Some(block) => {
+                let context = contexts.of(self.config.layer_types[layer]);
+                block.forward(x, &self.config, context, None, &mut Tap::none())
+            }
+            None => norm(x, &self.norm, &self.config),
         }
     }
 }
@@ -252,12 +299,12 @@ impl Block {
 }
 
 /// The context of each type of layer that a decoder has.
-struct Contexts {
+pub struct LayerContexts {
     full: Option<AttentionContext>,
     sliding: Option<AttentionContext>,
 }
 
-impl Contexts {
+impl LayerContexts {
     fn new(
         config: &DecoderConfig,
         num_past: usize,

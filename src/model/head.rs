@@ -2,6 +2,7 @@
 
 use burn::tensor::Tensor;
 
+use super::fused::product;
 use super::soft_cap::{soft_cap, soft_cap_slope};
 
 /// The output layer: everything between hidden states and logits, and the only place that knows it.
@@ -20,10 +21,10 @@ impl Head {
     ///
     /// `[P, D]` to `[P, V]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let product = hidden.matmul(self.weight.clone().transpose()); // [P, V]
+        let logits = product(hidden, self.weight.clone().transpose()); // [P, V]
         match self.soft_cap {
-            Some(cap) => soft_cap(product, cap),
-            None => product,
+            Some(cap) => soft_cap(logits, cap),
+            None => logits,
         }
     }
 

@@ -148,6 +148,7 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
         steps,
         tokens_per_step: fields.get("tokens_per_step")?,
         micro_batch: fields.get("micro_batch")?,
+        gradient_checkpointing: fields.get("gradient_checkpointing")?,
         learning_rate: fields.get("learning_rate")?,
         final_learning_rate_frac: fields.get("final_learning_rate_frac")?,
         warmup_steps: fields.get("warmup_steps").unwrap_or((steps / 20).max(1)),

@@ -101,7 +101,7 @@ const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
 const STEPS_ABOUT: &str = "optimizer updates";
 
 /// The keys of training, but for `steps`.
-pub(super) static FIT: [Key; 23] = [
+pub(super) static FIT: [Key; 24] = [
     or(
         "tokens_per_step",
         Kind::Tokens(1),
@@ -113,6 +113,12 @@ pub(super) static FIT: [Key; 23] = [
         Kind::Integer(1, MAX_SIZE),
         "4",
         "rows per forward and backward pass; memory against speed, never the gradient",
+    ),
+    or(
+        "gradient_checkpointing",
+        Kind::Switch,
+        "false",
+        "keep the input of each layer and run it again in the backward pass: a third of the arithmetic more for a fraction of the memory, the same gradient",
     ),
     or("learning_rate", SHARE_ABOVE_0, "1e-3", "peak learning rate"),
     or(

@@ -143,6 +143,9 @@ pub struct FitPlan {
     pub tokens_per_step: usize,
     /// Rows per forward and backward pass; never changes the gradient but for rounding.
     pub micro_batch: usize,
+    /// Whether the backward pass runs each layer again instead of keeping its activations; never changes the gradient.
+    #[serde(skip)]
+    pub gradient_checkpointing: bool,
     /// Peak learning rate.
     pub learning_rate: f64,
     /// Learning rate at the last step, as a share of the peak.

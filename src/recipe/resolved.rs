@@ -144,6 +144,9 @@ fn fit(plan: &FitPlan) -> Value {
     };
     put(&mut keys, "schedule", word);
     put(&mut keys, "hand_on", json!(plan.hand_on));
+    if plan.gradient_checkpointing {
+        put(&mut keys, "gradient_checkpointing", json!(true));
+    }
     put(&mut keys, "save_every", json!(plan.save_every));
     put(&mut keys, "keep_states", json!(plan.keep_states));
     put(&mut keys, "log_every", json!(plan.log_every));

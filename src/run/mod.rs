@@ -18,11 +18,12 @@ use crate::cache::{CacheError, Part};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, Prepared};
-use crate::estimate::estimate;
+use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, ExportContext, ExportError};
 use crate::files::{PartialDir, with_path};
 use crate::gguf::is_gguf;
+use crate::memory;
 use crate::passes::PassError;
 use crate::preflight;
 use crate::progress;
@@ -43,6 +44,8 @@ pub struct RunContext<'a> {
     pub wall_time: f64,
     /// The `--set` arguments that the plan was loaded with, for messages.
     pub overrides: &'a [String],
+    /// Run even what is estimated to need more memory than the machine has.
+    pub over_memory: bool,
 }
 
 /// Why a run ended early.
@@ -79,7 +82,7 @@ pub enum RunError {
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
     say_notes(&preflight::check(plan, context.overrides)?);
     let stages = Stages::of(plan)?;
-    preflight::check_disk(plan, &estimate(plan, &stages)?, context.overrides)?;
+    check_room(plan, &stages, &estimate(plan, &stages)?, context)?;
     let _lock = lock(&stages.run_dir)?;
     let data = prepare_data(plan, &stages.data)?;
     let caches = open_or_capture(plan, &stages, &data, context)?;
@@ -106,6 +109,21 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     Ok(report)
 }
 
+/// Disk and memory are there for what is still to do.
+fn check_room(
+    plan: &Plan,
+    stages: &Stages,
+    estimates: &[StageEstimate],
+    context: &RunContext<'_>,
+) -> Result<(), RunError> {
+    preflight::check_disk(plan, estimates, context.overrides)?;
+    if !context.over_memory {
+        let machine_bytes = memory::machine_bytes();
+        memory::check(plan, stages, estimates, machine_bytes, context.overrides)?;
+    }
+    Ok(())
+}
+
 fn say_notes(notes: &[String]) {
     for note in notes {
         progress::say(&format!("note: {note}"));
@@ -122,7 +140,7 @@ pub fn build_cache(
     let stages = Stages::of(plan)?;
     let mut estimates = estimate(plan, &stages)?;
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
-    preflight::check_disk(plan, &estimates, context.overrides)?;
+    check_room(plan, &stages, &estimates, context)?;
     let _lock = lock(&stages.run_dir)?;
     let data = prepare_data(plan, &stages.data)?;
     if let Some(part) = part {

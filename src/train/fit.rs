@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use super::average::averaged;
 use super::evaluate::{Evaluation, Opinion, measure};
-use super::gradient::{MicroBatch, StepGradient, step_gradient};
+use super::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
 use super::optim::{AdamW, clip, global_norm};
 use super::state::{self, State, StateError, States};
 use super::{
@@ -147,6 +147,7 @@ pub fn fit(
         rows.num_rows(),
         plan.tokens_per_step / rows.sequence_length(),
     );
+    let activations = Activations::of(plan);
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
@@ -213,7 +214,7 @@ pub fn fit(
         let micro_batches =
             micro_batches(plan, rows, &row_idxs, supports.as_deref(), temperature_idx);
         let StepGradient { sums, gradients } =
-            step_gradient(&student.effective(), &micro_batches, &spec);
+            step_gradient_with(&student.effective(), &micro_batches, &spec, activations);
         let gradients = student.pull_back(gradients);
         let norm = global_norm(&gradients);
         let means = sums.means();

@@ -1,12 +1,14 @@
 //! The gradient of one optimizer step.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+pub use super::trunk::Activations;
+use super::trunk::Trunk;
 use crate::device;
 use crate::loss::chunked::head_gradients;
 use crate::loss::{LossSpec, LossSums, RowTarget};
-use crate::model::{Decoder, ParameterKind, ids_tensor};
+use crate::model::{Decoder, ids_tensor};
 
 /// A few rows with what each position is measured against.
 pub struct MicroBatch<'a> {
@@ -40,12 +42,22 @@ pub fn step_gradient(
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
 ) -> StepGradient {
+    step_gradient_with(decoder, micro_batches, spec, Activations::Kept)
+}
+
+/// As [`step_gradient`]; `activations` changes time and memory, and on the CPU no bit of the result.
+pub fn step_gradient_with(
+    decoder: &Decoder,
+    micro_batches: &[MicroBatch<'_>],
+    spec: &LossSpec,
+    activations: Activations,
+) -> StepGradient {
     let at_once = device::parallelism(&decoder.device());
     let mut total: Option<(LossSums, Vec<Tensor<2>>)> = None;
     for group in micro_batches.chunks(at_once) {
         let parts: Vec<_> = group
             .par_iter()
-            .map(|micro_batch| sum_gradient(decoder, micro_batch, spec))
+            .map(|micro_batch| sum_gradient(decoder, micro_batch, spec, activations))
             .collect();
         for (sums, gradients) in parts {
             total = Some(match total.take() {
@@ -75,42 +87,22 @@ pub fn step_gradient(
 /// Gradient of the summed loss of one micro-batch.
 ///
 /// The trunk runs under autodiff; the output matrix does not. Its two gradients come from the closed form, and
-/// the one of the hidden states enters the trunk's tape as the slope of `Σ hidden · slope`.
+/// the one of the hidden states is the slope that the trunk's backward pass begins with.
 fn sum_gradient(
     decoder: &Decoder,
     micro_batch: &MicroBatch<'_>,
     spec: &LossSpec,
+    activations: Activations,
 ) -> (LossSums, Vec<Tensor<2>>) {
-    let device = decoder.device();
-    let tracked = decoder.map(|_, parameter| parameter.autodiff().require_grad());
-    let ids = ids_tensor(&micro_batch.inputs, &device).autodiff();
-    let hidden = tracked.hidden(ids); // [B, T, D]
+    let ids = ids_tensor(&micro_batch.inputs, &decoder.device());
+    let (hidden, trunk) = Trunk::forward(decoder, ids, activations);
     let [batch, seq, size] = hidden.dims();
-    let hidden = hidden.reshape([batch * seq, size]);
-
     let head = head_gradients(
-        &hidden.clone().inner(),
+        &hidden.reshape([batch * seq, size]),
         &decoder.head(),
         &micro_batch.targets,
         spec,
     );
-    let tape = (hidden * head.hidden.autodiff()).sum().backward();
-
-    let tied = decoder.config.tie_word_embeddings;
-    let mut gradients = Vec::new();
-    for (spec, parameter) in tracked.parameters() {
-        let from_trunk = parameter.grad(&tape);
-        let is_output = match spec.kind {
-            ParameterKind::Head => true,
-            ParameterKind::Embedding => tied,
-            ParameterKind::Norm | ParameterKind::Linear | ParameterKind::Bias => false,
-        };
-        gradients.push(match (from_trunk, is_output) {
-            (Some(gradient), false) => gradient,
-            (Some(gradient), true) => gradient + head.weight.clone(),
-            (None, true) => head.weight.clone(),
-            (None, false) => Tensor::from_data(TensorData::zeros::<f32, _>(spec.shape), &device),
-        });
-    }
-    (head.sums, gradients)
+    let slope = head.hidden.reshape([batch, seq, size]);
+    (head.sums, trunk.backward(slope, head.weight))
 }

@@ -12,6 +12,7 @@ mod schedule;
 pub mod state;
 mod targets;
 pub mod tensorboard;
+mod trunk;
 mod validation;
 
 pub use average::averaged;

@@ -1,9 +1,17 @@
 //! AdamW and the global norm.
 
-use burn::tensor::Tensor;
+use std::mem;
 
+use burn::tensor::{Tensor, TensorData};
+use rayon::prelude::*;
+
+use crate::device;
 use crate::model::{ParameterKind, ParameterSpec};
 use crate::recipe::FitPlan;
+use crate::vector::vectorized;
+
+/// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.
+const TASK: usize = 1 << 14;
 
 /// Moments of one parameter.
 #[derive(Debug, Clone)]
@@ -67,21 +75,111 @@ impl AdamW {
                 } else {
                     plan.weight_decay
                 };
-                moments.first = moments.first.clone().mul_scalar(beta1)
-                    + gradient.clone().mul_scalar(1.0 - beta1);
-                moments.second = moments.second.clone().mul_scalar(beta2)
-                    + gradient.square().mul_scalar(1.0 - beta2);
-                let denominator = moments
-                    .second
-                    .clone()
-                    .sqrt()
-                    .div_scalar(root_correction)
-                    .add_scalar(plan.epsilon);
-                let update = moments.first.clone() / denominator;
-                weight.mul_scalar(1.0 - learning_rate * decay) - update.mul_scalar(step_size)
+                let rates = Rates {
+                    betas: plan.betas,
+                    kept: 1.0 - learning_rate * decay,
+                    step_size,
+                    root_correction,
+                    epsilon: plan.epsilon,
+                };
+                if device::is_host(&weight.device()) {
+                    rates.update_in_place(weight, gradient, moments)
+                } else {
+                    rates.update(weight, gradient, moments)
+                }
             })
             .collect()
     }
+}
+
+/// The numbers of one update of one parameter.
+struct Rates {
+    betas: [f64; 2],
+    /// Share of the weight that decay leaves.
+    kept: f64,
+    step_size: f64,
+    root_correction: f64,
+    epsilon: f64,
+}
+
+impl Rates {
+    /// The update as a chain of tensor operations.
+    fn update(&self, weight: Tensor<2>, gradient: Tensor<2>, moments: &mut Moments) -> Tensor<2> {
+        let [beta1, beta2] = self.betas;
+        moments.first =
+            moments.first.clone().mul_scalar(beta1) + gradient.clone().mul_scalar(1.0 - beta1);
+        moments.second =
+            moments.second.clone().mul_scalar(beta2) + gradient.square().mul_scalar(1.0 - beta2);
+        let denominator = moments
+            .second
+            .clone()
+            .sqrt()
+            .div_scalar(self.root_correction)
+            .add_scalar(self.epsilon);
+        let update = moments.first.clone() / denominator;
+        weight.mul_scalar(self.kept) - update.mul_scalar(self.step_size)
+    }
+
+    /// The same numbers to the bit, in one trip through memory, on all cores.
+    fn update_in_place(
+        &self,
+        weight: Tensor<2>,
+        gradient: Tensor<2>,
+        moments: &mut Moments,
+    ) -> Tensor<2> {
+        let (shape, device) = (weight.dims(), weight.device());
+        let take = |moment: &mut Tensor<2>| {
+            let nothing = Tensor::zeros([1, 1], &device);
+            into_vec(mem::replace(moment, nothing))
+        };
+        let (mut first, mut second) = (take(&mut moments.first), take(&mut moments.second));
+        let (mut weights, gradient) = (into_vec(weight), into_vec(gradient));
+        weights
+            .par_chunks_mut(TASK)
+            .zip(gradient.par_chunks(TASK))
+            .zip(first.par_chunks_mut(TASK))
+            .zip(second.par_chunks_mut(TASK))
+            .for_each(|(((weights, gradient), first), second)| {
+                vectorized(|| self.update_task(weights, gradient, first, second));
+            });
+        let tensor = |values| Tensor::from_data(TensorData::new(values, shape), &device);
+        moments.first = tensor(first);
+        moments.second = tensor(second);
+        tensor(weights)
+    }
+
+    #[expect(
+        clippy::inline_always,
+        reason = "compiled for a vector width only where it is inlined"
+    )]
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+    #[inline(always)]
+    fn update_task(
+        &self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        first: &mut [f32],
+        second: &mut [f32],
+    ) {
+        let [beta1, beta2] = self.betas.map(|beta| beta as f32);
+        let [rest1, rest2] = self.betas.map(|beta| (1.0 - beta) as f32);
+        let (kept, step_size) = (self.kept as f32, self.step_size as f32);
+        let (root_correction, epsilon) = (self.root_correction as f32, self.epsilon as f32);
+        let entries = weights.iter_mut().zip(gradient).zip(first).zip(second);
+        for (((weight, gradient), first), second) in entries {
+            *first = *first * beta1 + gradient * rest1;
+            *second = *second * beta2 + gradient * gradient * rest2;
+            let update = *first / (second.sqrt() / root_correction + epsilon);
+            *weight = *weight * kept - update * step_size;
+        }
+    }
+}
+
+/// The numbers of a tensor, without a copy if nobody else holds it and they came from a vector.
+fn into_vec(tensor: Tensor<2>) -> Vec<f32> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .expect("weights, gradients and moments are f32")
 }
 
 /// Euclidean norm over all gradients; one read from the device.
@@ -106,4 +204,45 @@ pub fn clip(gradients: Vec<Tensor<2>>, norm: f32, max_norm: f64) -> Vec<Tensor<2
         .into_iter()
         .map(|gradient| gradient.mul_scalar(scale))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+
+    #[test]
+    fn an_update_in_place_is_the_chain_of_operations_to_the_bit() {
+        let shape = [3, 20_001]; // several tasks, and a rest
+        let tensor = |seed: f32| {
+            let values: Vec<f32> = (0..60_003)
+                .map(|at| ((at as f32).sin() * seed).cos())
+                .collect();
+            Tensor::<2>::from_data(TensorData::new(values, shape), &Device::flex())
+        };
+        let moments = Moments {
+            first: tensor(2.0),
+            second: tensor(3.0).square(),
+        };
+        let rates = Rates {
+            betas: [0.9, 0.999],
+            kept: 0.99,
+            step_size: 3e-3,
+            root_correction: 0.3,
+            epsilon: 1e-8,
+        };
+        let bits = |weight: Tensor<2>, moments: Moments| {
+            [weight, moments.first, moments.second]
+                .map(|tensor| into_vec(tensor).into_iter().map(f32::to_bits).collect())
+        };
+        let [got, want]: [[Vec<u32>; 3]; 2] =
+            [Rates::update_in_place, Rates::update].map(|update| {
+                let mut moments = moments.clone();
+                let weight = update(&rates, tensor(5.0), tensor(7.0), &mut moments);
+                bits(weight, moments)
+            });
+        assert!(got == want);
+        assert!(want[0] != bits(tensor(5.0), moments)[0], "nothing moved");
+    }
 }

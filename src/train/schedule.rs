@@ -94,6 +94,7 @@ pub(super) mod tests {
             steps,
             tokens_per_step: 64,
             micro_batch: 1,
+            gradient_checkpointing: false,
             learning_rate: 0.8,
             final_learning_rate_frac: 0.5,
             warmup_steps,

@@ -28,6 +28,7 @@ fn busy_plan() -> FitPlan {
     FitPlan {
         steps: 14,
         micro_batch: 1,
+        gradient_checkpointing: false,
         learning_rate: 3e-2,
         warmup_steps: 2,
         schedule: RateSchedule::WarmupStableDecay {

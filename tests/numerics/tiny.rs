@@ -130,6 +130,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         steps: 5,
         tokens_per_step: 64,
         micro_batch: 2,
+        gradient_checkpointing: false,
         learning_rate: 1e-2,
         final_learning_rate_frac: 0.1,
         warmup_steps: 1,

@@ -140,6 +140,7 @@ fn ten_steps_with_warm_up_and_clipping_end_in_the_losses_and_weights_of_torch() 
         steps: inputs.steps,
         tokens_per_step: num_rows * inputs.sequence_length,
         micro_batch: 3,
+        gradient_checkpointing: false,
         learning_rate: inputs.learning_rate,
         final_learning_rate_frac: 0.0,
         warmup_steps: inputs.warmup_steps,
@@ -154,7 +155,8 @@ fn ten_steps_with_warm_up_and_clipping_end_in_the_losses_and_weights_of_torch() 
     for (line, want) in lines.iter().zip(&expected.steps) {
         for (name, want, room) in [
             ("train/loss", want.loss, 1e-5),
-            ("train/grad_norm", want.norm, 1e-4),
+            // Relative: AdamW's step magnifies rounding. PyTorch's own f32 is 1e-4 off its f64 at the fifth step, where the norm is 4.9.
+            ("train/grad_norm", want.norm, 1e-4 * want.norm.max(1.0)),
             ("train/learning_rate", want.learning_rate, 1e-15),
         ] {
             let got = line.get(name).unwrap();

@@ -8,11 +8,15 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::flex::FlexTensor;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::{HIDDEN, kernels};
+use super::attention::{Heads, Inputs, attention_slopes};
+use super::product::MatrixMut;
+use super::views::{HeadTensor, from_start, last_dim, like, matrix, owned, values};
+use super::{Sight, kernels};
 use crate::device;
 
 /// Whether the kernels compute this: in the process's own memory, in f32.
@@ -34,9 +38,31 @@ pub(super) fn rotate(x: Tensor<4>, cos: Tensor<4>, sin: Tensor<4>) -> Tensor<4> 
     Tensor::from_dispatch(Dispatch::rotate(x, cos, sin))
 }
 
-pub(super) fn masked_softmax(scores: Tensor<4>, mask: Tensor<4>) -> Tensor<4> {
-    let probs = Dispatch::masked_softmax(scores.into_dispatch(), mask.into_dispatch());
-    Tensor::from_dispatch(probs)
+pub(super) fn attention(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    sight: Sight,
+) -> Tensor<3> {
+    let (queries, keys) = (queries.into_dispatch(), keys.into_dispatch());
+    Tensor::from_dispatch(Dispatch::attend(
+        queries,
+        keys,
+        values.into_dispatch(),
+        sight,
+    ))
+}
+
+pub(super) fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
+    Tensor::from_dispatch(Dispatch::product(
+        left.into_dispatch(),
+        right.into_dispatch(),
+    ))
+}
+
+pub(super) fn add_product(total: Tensor<2>, left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
+    let (left, right) = (left.into_dispatch(), right.into_dispatch());
+    Tensor::from_dispatch(Dispatch::add_product(total.into_dispatch(), left, right))
 }
 
 /// The operations that this module adds to Burn's; shapes as in the functions of [`super`].
@@ -49,7 +75,18 @@ trait Fused: Backend {
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
-    fn masked_softmax(scores: FloatTensor<Self>, mask: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn attend(
+        queries: FloatTensor<Self>,
+        keys: FloatTensor<Self>,
+        values: FloatTensor<Self>,
+        sight: Sight,
+    ) -> FloatTensor<Self>;
+    fn product(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn add_product(
+        total: FloatTensor<Self>,
+        left: FloatTensor<Self>,
+        right: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 }
 
 impl Fused for Flex {
@@ -69,11 +106,32 @@ impl Fused for Flex {
         turn(x, &cos, &sin, 1.0)
     }
 
-    fn masked_softmax(scores: FlexTensor, mask: FlexTensor) -> FlexTensor {
-        let width = last_dim(&scores);
-        let (mut scores, mask) = (owned(scores), mask.to_contiguous());
-        kernels::masked_softmax(scores.storage_mut(), values(&mask), width, HIDDEN);
-        scores
+    fn attend(
+        queries: FlexTensor,
+        keys: FlexTensor,
+        values: FlexTensor,
+        sight: Sight,
+    ) -> FlexTensor {
+        let [queries, keys, values] = [queries, keys, values].map(HeadTensor::new);
+        let [batch, heads, seq, head_dim] = queries.rows.shape;
+        let inputs = inputs(&queries, &keys, &values, &sight);
+        let mixed = super::attention::attention(&inputs);
+        FlexTensor::from_data(TensorData::new(mixed, [batch, seq, heads * head_dim]))
+    }
+
+    fn product(left: FlexTensor, right: FlexTensor) -> FlexTensor {
+        let (left, right) = (from_start(left), from_start(right));
+        let (rows, columns) = (left.shape()[0], right.shape()[1]);
+        let mut values = vec![0.0; rows * columns];
+        MatrixMut::new(&mut values, columns).set(1.0, matrix(&left), matrix(&right));
+        FlexTensor::from_data(TensorData::new(values, [rows, columns]))
+    }
+
+    fn add_product(total: FlexTensor, left: FlexTensor, right: FlexTensor) -> FlexTensor {
+        let (mut total, left, right) = (owned(total), from_start(left), from_start(right));
+        let columns = last_dim(&total);
+        MatrixMut::new(total.storage_mut(), columns).add(1.0, matrix(&left), matrix(&right));
+        total
     }
 }
 
@@ -118,14 +176,30 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         }
     }
 
-    fn masked_softmax(scores: Tracked<C>, mask: Tracked<C>) -> Tracked<C> {
-        let (scores, scores_node) = scores.into_parts();
-        let probs = Flex::masked_softmax(scores, mask.into_primitive());
-        let step = SoftmaxStep.prepare::<C>([scores_node]);
+    fn attend(
+        queries: Tracked<C>,
+        keys: Tracked<C>,
+        values: Tracked<C>,
+        sight: Sight,
+    ) -> Tracked<C> {
+        let [queries, keys, values] = [queries, keys, values].map(Tracked::<C>::into_parts);
+        let ((queries, q_node), (keys, k_node), (values, v_node)) = (queries, keys, values);
+        let step = AttentionStep.prepare::<C>([q_node, k_node, v_node]);
         match step.compute_bound().stateful() {
-            OpsKind::Tracked(step) => step.finish(probs.clone(), probs),
-            OpsKind::UnTracked(step) => step.finish(probs),
+            OpsKind::Tracked(step) => {
+                let state = (queries.clone(), keys.clone(), values.clone(), sight);
+                step.finish(state, Flex::attend(queries, keys, values, sight))
+            }
+            OpsKind::UnTracked(step) => step.finish(Flex::attend(queries, keys, values, sight)),
         }
+    }
+
+    fn product(left: Tracked<C>, right: Tracked<C>) -> Tracked<C> {
+        Self::float_matmul(left, right)
+    }
+
+    fn add_product(total: Tracked<C>, left: Tracked<C>, right: Tracked<C>) -> Tracked<C> {
+        Self::float_add(total, Self::float_matmul(left, right))
     }
 }
 
@@ -193,68 +267,60 @@ impl Backward<Flex, 1> for RotateStep {
 }
 
 #[derive(Debug)]
-struct SoftmaxStep;
+struct AttentionStep;
 
-impl Backward<Flex, 1> for SoftmaxStep {
-    type State = FlexTensor;
+impl Backward<Flex, 3> for AttentionStep {
+    type State = (FlexTensor, FlexTensor, FlexTensor, Sight);
 
-    fn backward(self, ops: Ops<Self::State, 1>, gradients: &mut Gradients, _: &mut Checkpointer) {
-        let mut slope = owned(gradients.consume::<Flex>(&ops.node));
-        let probs = ops.state;
-        let width = last_dim(&probs);
-        kernels::softmax_slopes(values(&probs), slope.storage_mut(), width);
-        let [node] = ops.parents;
-        if let Some(node) = node {
-            gradients.register::<Flex>(node.id, slope);
+    fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (queries, keys, values, sight) = ops.state;
+        let [queries, keys, values] = [queries, keys, values].map(HeadTensor::new);
+        let shape = queries.rows.shape;
+        let [batch, heads, seq, head_dim] = shape;
+        let slope = gradients.consume::<Flex>(&ops.node);
+        let slope = slope.reshape([batch, seq, heads, head_dim].into());
+        let slope = HeadTensor::new(slope.transpose(1, 2)); // [B, N, T, H]
+        let inputs = inputs(&queries, &keys, &values, &sight);
+        let slopes = attention_slopes(&inputs, slope.heads());
+        let of_keys = keys.rows.shape;
+        let slopes = [
+            (slopes.queries, shape),
+            (slopes.keys, of_keys),
+            (slopes.values, of_keys),
+        ];
+        for (node, (slope, shape)) in ops.parents.into_iter().zip(slopes) {
+            if let Some(node) = node {
+                let slope = FlexTensor::from_data(TensorData::new(slope, shape));
+                gradients.register::<Flex>(node.id, slope);
+            }
         }
+    }
+}
+
+fn inputs<'a>(
+    queries: &'a HeadTensor,
+    keys: &'a HeadTensor,
+    values: &'a HeadTensor,
+    sight: &'a Sight,
+) -> Inputs<'a> {
+    Inputs {
+        queries: queries.heads(),
+        keys: keys.heads(),
+        values: values.heads(),
+        sight,
     }
 }
 
 /// [`kernels::rotate`] of any view.
 fn turn(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, sign: f32) -> FlexTensor {
-    let is_readable = |x: &FlexTensor| {
-        let strides = x.layout().strides();
-        strides.last() == Some(&1) && strides.iter().all(|&stride| stride >= 0)
-    };
-    let x = if is_readable(&x) {
-        x
-    } else {
-        x.to_contiguous()
-    };
-    let shape = x.shape();
-    let shape = [shape[0], shape[1], shape[2], shape[3]];
-    let strides = x.layout().strides();
-    let rows = kernels::HeadRows {
-        start: x.layout().start_offset(),
-        strides: [0, 1, 2].map(|dim| strides[dim].unsigned_abs()),
-        shape,
-    };
+    let x = HeadTensor::new(x);
+    let Heads {
+        values: numbers,
+        rows,
+    } = x.heads();
     let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
-    let turned = kernels::rotate(x.storage(), &rows, values(&cos), values(&sin), sign);
-    FlexTensor::from_data(TensorData::new(turned, shape))
-}
-
-/// The same numbers row by row, held by nobody else unless autodiff keeps them.
-fn owned(tensor: FlexTensor) -> FlexTensor {
-    let own = tensor.to_contiguous();
-    drop(tensor); // a second handle would make the first write a copy
-    own
-}
-
-/// The numbers of a tensor that lies row by row.
-fn values(tensor: &FlexTensor) -> &[f32] {
-    tensor
-        .as_slice()
-        .expect("a contiguous f32 tensor is one slice")
-}
-
-fn like(tensor: &FlexTensor, values: Vec<f32>) -> FlexTensor {
-    FlexTensor::from_data(TensorData::new(values, tensor.shape()))
-}
-
-fn last_dim(tensor: &FlexTensor) -> usize {
-    let shape = tensor.shape();
-    shape[shape.num_dims() - 1]
+    let turned = kernels::rotate(numbers, rows, values(&cos), values(&sin), sign);
+    FlexTensor::from_data(TensorData::new(turned, rows.shape))
 }
 
 #[expect(

@@ -3,11 +3,9 @@
 //! Rows do not depend on each other, and where they are summed up the order is fixed: neither the number of cores nor the
 //! width of the vectors moves a bit.
 
-use std::ops::Range;
-
 use rayon::prelude::*;
 
-use crate::vector::{dot, exp_in_place, max, sigmoid, vectorized};
+use crate::vector::{dot, sigmoid, vectorized};
 
 /// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.
 const TASK: usize = 1 << 15;
@@ -160,71 +158,6 @@ pub(super) fn rotate(x: &[f32], rows: &HeadRows, cos: &[f32], sin: &[f32], sign:
     turned
 }
 
-/// Softmax of rows of `scores + mask`, over what the mask shows; what it hides is 0.
-///
-/// The rows of `mask` repeat until there is one for each row of `scores`. Outside the span from the first to the last number
-/// it shows nothing is computed: a causal mask halves the work, a window does more.
-pub(super) fn masked_softmax(scores: &mut [f32], mask: &[f32], width: usize, hidden: f32) {
-    let num_masks = mask.len() / width;
-    let shown: Vec<Range<usize>> = mask
-        .chunks_exact(width)
-        .map(|row| shown(row, hidden))
-        .collect();
-    let rows = rows_per_task(width);
-    scores
-        .par_chunks_mut(rows * width)
-        .enumerate()
-        .for_each(|(task, scores)| {
-            vectorized(|| {
-                for (row, scores) in scores.chunks_exact_mut(width).enumerate() {
-                    let mask_idx = (task * rows + row) % num_masks;
-                    let shown = shown[mask_idx].clone();
-                    let mask = &mask[mask_idx * width..][..width][shown.clone()];
-                    scores[..shown.start].fill(0.0);
-                    scores[shown.end..].fill(0.0);
-                    let scores = &mut scores[shown];
-                    for (score, mask) in scores.iter_mut().zip(mask) {
-                        *score += mask;
-                    }
-                    let largest = max(scores);
-                    let inverse = exp_in_place(scores, largest, 1.0).recip();
-                    for score in scores {
-                        *score *= inverse;
-                    }
-                }
-            });
-        });
-}
-
-/// Replaces `slope`, that of what a softmax returned, by the slope with respect to its scores: `p (slope − Σ p slope)`.
-pub(super) fn softmax_slopes(probs: &[f32], slope: &mut [f32], width: usize) {
-    let task = rows_per_task(width) * width;
-    slope
-        .par_chunks_mut(task)
-        .zip(probs.par_chunks(task))
-        .for_each(|(slope, probs)| {
-            vectorized(|| {
-                let rows = slope.chunks_exact_mut(width).zip(probs.chunks_exact(width));
-                for (slope, probs) in rows {
-                    let mean = dot(probs, slope);
-                    for (slope, prob) in slope.iter_mut().zip(probs) {
-                        *slope = prob * (*slope - mean);
-                    }
-                }
-            });
-        });
-}
-
 fn rows_per_task(width: usize) -> usize {
     (TASK / width).max(1)
-}
-
-/// From the first number above `hidden` to the last; empty if there is none.
-fn shown(mask: &[f32], hidden: f32) -> Range<usize> {
-    let is_shown = |mask: &f32| *mask > hidden;
-    let first = mask.iter().position(is_shown);
-    let last = mask.iter().rposition(is_shown);
-    first
-        .zip(last)
-        .map_or(0..0, |(first, last)| first..last + 1)
 }

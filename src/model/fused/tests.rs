@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{HIDDEN, flex, plain};
+use super::{Sight, flex, plain};
 
 /// Relative; a tenth of it, relative to the largest number, is allowed besides. So far sums in another order move f32.
 const TOLERANCE: f32 = 1e-5;
@@ -137,53 +137,67 @@ fn a_rotation_equals_its_twin_in_value_and_slopes_of_any_view() {
     }
 }
 
-/// `[1, 1, groups · rows, width]`: the last `rows` of `width` positions see those before them, at most `window` of them.
-fn mask(groups: usize, rows: usize, width: usize, window: usize) -> Tensor<4> {
-    let mut mask = Vec::new();
-    for row in (0..groups * rows).map(|row| row % rows + width - rows) {
-        mask.extend((0..width).map(|seen| {
-            if seen <= row && seen + window > row {
-                0.0
-            } else {
-                HIDDEN
-            }
-        }));
-    }
-    let shape = [1, 1, groups * rows, width];
-    Tensor::from_data(TensorData::new(mask, shape), &Device::flex())
+/// Queries, keys and values of two rows; keys are there for `sight.num_past` more positions.
+fn heads(heads: usize, kv_heads: usize, seq: usize, sight: &Sight, scale: f32) -> Vec<Tensor<4>> {
+    let num_keys = sight.num_past + seq;
+    vec![
+        tensor([2, heads, seq, 6], 1.0, scale),
+        tensor([2, kv_heads, num_keys, 6], 2.0, scale),
+        tensor([2, num_keys, kv_heads, 6], 3.0, 1.0).swap_dims(1, 2), // values come as a view
+    ]
 }
 
 #[test]
-fn a_masked_softmax_equals_its_twin_in_value_and_slopes() {
-    for (groups, rows, width, window) in [
-        (1, 2, 2, 2),
-        (3, 33, 33, 33),
-        (2, 70, 70, 9),
-        (2, 1, 40, 40),
-        (1, 5, 300, 17),
+fn attention_equals_its_twin_in_value_and_slopes() {
+    let sight = |num_past, window, soft_cap| Sight {
+        num_past,
+        window,
+        scale: 0.4,
+        soft_cap,
+    };
+    for (num_heads, kv_heads, seq, sight) in [
+        (1, 1, 1, sight(1, 2, None)),
+        (4, 4, 2, sight(0, 2, None)),
+        (3, 1, 64, sight(0, 64, None)), // a strip, and one more query
+        (4, 2, 65, sight(0, 65, None)),
+        (6, 2, 150, sight(0, 9, None)), // strips that begin after the first key
+        (2, 2, 70, sight(0, 70, Some(1.5))),
+        (4, 2, 130, sight(0, 40, Some(3.0))),
+        (6, 3, 1, sight(40, 41, None)), // a word after others, as in generation
+        (2, 1, 67, sight(30, 17, None)),
     ] {
-        let mask = mask(groups, rows, width, window);
-        for scale in [1.0, 100.0] {
+        let device = Device::flex();
+        let mask = sight.mask_on(num_heads / kv_heads, seq, &device);
+        for scale in [1.0, 10.0] {
             compare(
-                &format!(
-                    "masked_softmax of {width} positions in a window of {window} times {scale}"
-                ),
-                1.0, // probabilities and slopes
-                vec![tensor([2, 3, groups * rows, width], 1.0, scale)],
-                |inputs| flex::masked_softmax(inputs[0].clone(), mask.clone()) + 1e-3,
-                |inputs| plain::masked_softmax(inputs[0].clone(), &mask) + 1e-3,
+                &format!("{num_heads} heads on {kv_heads}, {seq} queries times {scale}, {sight:?}"),
+                scale, // scores are sums of products whose size it is
+                heads(num_heads, kv_heads, seq, &sight, scale),
+                |inputs| {
+                    let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
+                    flex::attention(q, k, v, sight)
+                },
+                |inputs| {
+                    let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
+                    plain::attention(q, k, v, &sight, &mask)
+                },
             );
         }
     }
 }
 
 #[test]
-fn a_softmax_gives_nothing_to_what_the_mask_hides_and_shares_out_one() {
-    let mask = mask(1, 4, 4, 2);
-    let probs = floats(flex::masked_softmax(
-        Tensor::zeros([1, 1, 4, 4], &Device::flex()),
-        mask,
-    ));
+fn a_query_takes_nothing_from_keys_outside_its_window_and_shares_out_one() {
+    let sight = Sight {
+        num_past: 0,
+        window: 2,
+        scale: 1.0,
+        soft_cap: None,
+    };
+    let device = Device::flex();
+    let zeros = Tensor::zeros([1, 1, 4, 4], &device);
+    let unit = Tensor::<2>::eye(4, &device).reshape([1, 1, 4, 4]); // what is mixed are the probabilities
+    let probs = floats(flex::attention(zeros.clone(), zeros, unit, sight));
     #[rustfmt::skip]
     let want = [
         1.0, 0.0, 0.0, 0.0,
@@ -192,6 +206,25 @@ fn a_softmax_gives_nothing_to_what_the_mask_hides_and_shares_out_one() {
         0.0, 0.0, 0.5, 0.5,
     ];
     assert_eq!(probs, want);
+}
+
+#[test]
+fn products_of_any_view_are_those_of_tensors_and_change_nothing_they_read() {
+    for [rows, inner, columns] in [[1, 1, 1], [3, 5, 7], [200, 210, 220]] {
+        let wide = tensor([rows, 2 * inner], 1.0, 1.0);
+        let left = wide.clone().narrow(1, inner, inner);
+        let right = tensor([columns, inner], 2.0, 1.0).transpose();
+        let total = tensor([rows, columns], 3.0, 1.0);
+        let kept = total.clone();
+        let want = left.clone().matmul(right.clone());
+        let name = format!("product of {rows} × {inner} × {columns}");
+        let got = flex::product(left.clone(), right.clone());
+        assert_close(&name, &floats(got), &floats(want.clone()), inner as f32);
+        let got = flex::add_product(total.clone(), left, right);
+        let sum = floats(want + total.clone());
+        assert_close(&name, &floats(got), &sum, inner as f32);
+        assert_eq!(floats(total), floats(kept), "{name} wrote over the total");
+    }
 }
 
 #[test]
@@ -214,10 +247,16 @@ fn not_a_number_stays_so() {
     let x = nan([1, 1, 2, 4]);
     let flat = x.clone().reshape([1, 2, 4]);
     let gain = Tensor::ones([1, 4], &device);
+    let sight = Sight {
+        num_past: 0,
+        window: 2,
+        scale: 1.0,
+        soft_cap: None,
+    };
     let all = [
         floats(flex::rms_norm(flat.clone(), gain, 1e-5)),
         floats(flex::swiglu(flat.clone(), flat.ones_like())),
-        floats(flex::masked_softmax(x.clone(), mask(1, 2, 4, 4)))[..3].to_vec(),
+        floats(flex::attention(x.clone(), x.clone(), x.clone(), sight)),
         floats(flex::rotate(
             x,
             Tensor::ones([1, 1, 2, 2], &device),

@@ -1,0 +1,359 @@
+//! Tokens a second, processor time and peak memory of training steps: forward, loss, backward, clipping and AdamW.
+//!
+//! ```sh
+//! cargo bench --bench train_step -- small          # hidden 256, 6 layers, vocabulary 8,192, cross-entropy
+//! cargo bench --bench train_step -- large          # hidden 576, 12 layers, vocabulary 49,152, KL on the likeliest 64
+//! cargo bench --bench train_step -- loss           # the large model's loss alone: what it needs beside its inputs
+//! ```
+//!
+//! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256) and `--checkpointing` after the name; a step has 2,048
+//! positions. One JSON object goes to stdout. `scripts/bench_train.py` compares with PyTorch.
+
+#![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
+
+use std::error::Error;
+use std::fs;
+use std::time::Instant;
+
+use alambic::allocator::{self, MiMalloc};
+use alambic::device;
+use alambic::loss::chunked::head_gradients;
+use alambic::loss::{LossSpec, RowTarget, Support, Terms, TopK};
+use alambic::model::Head;
+use alambic::random::Stream;
+use alambic::recipe::{
+    ArchitecturePlan, FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan,
+    TemperaturePlan,
+};
+use alambic::student::{Student, architecture};
+use alambic::train::gradient::{Activations, MicroBatch, step_gradient_with};
+use alambic::train::optim::{AdamW, clip, global_norm};
+use burn::tensor::{Device, Tensor, TensorData};
+use serde_json::json;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+/// Positions in a step.
+const POSITIONS: usize = 2048;
+
+/// Ids that the teacher's opinion of a position holds.
+const TOP_K: usize = 64;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    allocator::keep_freed_pages();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
+    let number =
+        |name: &str, default: usize| match arguments.iter().position(|argument| argument == name) {
+            Some(at) => arguments
+                .get(at + 1)
+                .ok_or(format!("{name} needs a number"))?
+                .parse()
+                .map_err(|_| format!("{name} needs a number")),
+            None => Ok(default),
+        };
+    let settings = Settings {
+        steps: number("--steps", 5)?,
+        micro_batch: number("--micro-batch", 4)?,
+        sequence_length: number("--sequence-length", 256)?,
+        activations: if arguments
+            .iter()
+            .any(|argument| argument == "--checkpointing")
+        {
+            Activations::Recomputed
+        } else {
+            Activations::Kept
+        },
+    };
+    let device = device::open("flex")?;
+    let figures = match arguments.first().map(String::as_str) {
+        Some("small") => train(&SMALL, &settings, &device)?,
+        Some("large") => train(&LARGE, &settings, &device)?,
+        Some("loss") => loss(&device)?,
+        _ => return Err("name one of `small`, `large` and `loss`".into()),
+    };
+    println!("{figures}");
+    Ok(())
+}
+
+struct Settings {
+    steps: usize,
+    micro_batch: usize,
+    sequence_length: usize,
+    activations: Activations,
+}
+
+/// A student and what it learns from.
+struct Model {
+    architecture: ArchitecturePlan,
+    vocab_size: usize,
+    has_teacher: bool,
+}
+
+const SMALL: Model = Model {
+    architecture: ArchitecturePlan {
+        num_hidden_layers: 6,
+        hidden_size: 256,
+        num_attention_heads: 4,
+        num_key_value_heads: 4,
+        intermediate_size: 688,
+        head_dim: 64,
+        rope_theta: 1e4,
+        rms_norm_eps: 1e-5,
+        tie_word_embeddings: true,
+        sliding_window: None,
+        layer_repeats: 1,
+    },
+    vocab_size: 8192,
+    has_teacher: false,
+};
+
+const LARGE: Model = Model {
+    architecture: ArchitecturePlan {
+        num_hidden_layers: 12,
+        hidden_size: 576,
+        num_attention_heads: 9,
+        num_key_value_heads: 3,
+        intermediate_size: 1536,
+        ..SMALL.architecture
+    },
+    vocab_size: 49_152,
+    has_teacher: true,
+};
+
+/// Steps on random tokens; the first does not count.
+fn train(
+    model: &Model,
+    settings: &Settings,
+    device: &Device,
+) -> Result<serde_json::Value, Box<dyn Error>> {
+    let seq = settings.sequence_length;
+    let config = architecture(&model.architecture, model.vocab_size, seq, None);
+    let mut student = Student::fresh(&config, 1, 17, device);
+    let mut optimizer = AdamW::new(&student.decoder.parameters());
+    let (plan, spec) = plan_and_spec(model, settings);
+    let text = Text::random(model.vocab_size);
+    let targets = text.targets(model.has_teacher);
+
+    let mut secs = Vec::new();
+    let mut losses = Vec::new();
+    let mut cpu_before = cpu_secs()?;
+    for step in 0..=settings.steps {
+        if step == 1 {
+            cpu_before = cpu_secs()?;
+        }
+        let since = Instant::now();
+        let rows: Vec<&[u32]> = text.ids.chunks(seq).collect();
+        let micro_batches: Vec<MicroBatch<'_>> = rows
+            .chunks(settings.micro_batch)
+            .zip(targets.chunks(settings.micro_batch * seq))
+            .map(|(rows, targets)| MicroBatch {
+                inputs: rows.to_vec(),
+                targets: targets.to_vec(),
+            })
+            .collect();
+        let step_gradient = step_gradient_with(
+            &student.effective(),
+            &micro_batches,
+            &spec,
+            settings.activations,
+        );
+        let norm = global_norm(&step_gradient.gradients);
+        let gradients = clip(step_gradient.gradients, norm, plan.max_grad_norm);
+        let mut updated = optimizer
+            .step(
+                student.decoder.parameters(),
+                gradients,
+                plan.learning_rate,
+                &plan,
+            )
+            .into_iter();
+        student.decoder = student
+            .decoder
+            .map(|_, _| updated.next().expect("one update for each parameter"));
+        losses.push(step_gradient.sums.means().total);
+        secs.push(since.elapsed().as_secs_f64());
+    }
+    let cpu = (cpu_secs()? - cpu_before) / settings.steps as f64;
+    let mut sorted = secs[1..].to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let median = sorted[sorted.len() / 2];
+    Ok(json!({
+        "tokens_per_sec": POSITIONS as f64 / median,
+        "cpu_secs_per_step": cpu,
+        "peak_mib": status_mib("VmHWM:")?,
+        "step_secs": secs,
+        "losses": losses,
+    }))
+}
+
+/// The loss and its gradients alone, with the most memory it took beyond its inputs.
+fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
+    let (vocab, hidden_size) = (LARGE.vocab_size, LARGE.architecture.hidden_size);
+    let settings = Settings {
+        steps: 1,
+        micro_batch: 4,
+        sequence_length: 256,
+        activations: Activations::Kept,
+    };
+    let (_, spec) = plan_and_spec(&LARGE, &settings);
+    let text = Text::random(vocab);
+    let targets = text.targets(true);
+    let mut stream = Stream::new(17, "bench loss");
+    let mut matrix = |rows: usize, scale: f64| {
+        let values: Vec<f32> = (0..rows * hidden_size)
+            .map(|_| single(scale * stream.normal()))
+            .collect();
+        Tensor::<2>::from_data(TensorData::new(values, [rows, hidden_size]), device)
+    };
+    let hidden = matrix(POSITIONS, 1.0);
+    let head = Head {
+        weight: matrix(vocab, 0.02),
+        soft_cap: None,
+    };
+
+    #[expect(clippy::disallowed_methods, reason = "no file: the peak starts anew")]
+    fs::write("/proc/self/clear_refs", "5")?;
+    let before = status_mib("VmRSS:")?;
+    let cpu_before = cpu_secs()?;
+    let since = Instant::now();
+    let gradients = head_gradients(&hidden, &head, &targets, &spec);
+    Ok(json!({
+        "secs": since.elapsed().as_secs_f64(),
+        "cpu_secs": cpu_secs()? - cpu_before,
+        "inputs_mib": before,
+        "added_mib": status_mib("VmHWM:")? - before,
+        "loss": gradients.sums.means().total,
+    }))
+}
+
+fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
+    let forward_kl = f64::from(u8::from(model.has_teacher));
+    let cross_entropy = 1.0 - forward_kl;
+    let spec = LossSpec::of(Terms {
+        forward_kl,
+        cross_entropy,
+        ..Terms::ZERO
+    });
+    let plan = FitPlan {
+        steps: settings.steps,
+        tokens_per_step: POSITIONS,
+        micro_batch: settings.micro_batch,
+        gradient_checkpointing: false,
+        learning_rate: 1e-3,
+        final_learning_rate_frac: 1.0,
+        warmup_steps: 0,
+        schedule: RateSchedule::Constant,
+        weight_decay: 0.1,
+        decay_embeddings: true,
+        betas: [0.9, 0.95],
+        epsilon: 1e-8,
+        max_grad_norm: 1.0,
+        temperature: TemperaturePlan::Constant(1.0),
+        losses: LossWeights {
+            forward_kl: Scheduled::Constant(forward_kl),
+            cross_entropy: Scheduled::Constant(cross_entropy),
+            ..LossWeights::default()
+        },
+        tail: TailPlan::Bucket,
+        ema: None,
+        adapter: None,
+        evaluate_every: None,
+        early_stop: None,
+        hand_on: HandOn::Last,
+        save_every: usize::MAX,
+        keep_states: 1,
+        log_every: usize::MAX,
+    };
+    (plan, spec)
+}
+
+/// Tokens, and what a teacher might have said of them.
+struct Text {
+    ids: Vec<u32>,
+    labels: Vec<u32>,
+    support_ids: Vec<u32>,
+    log_probs: Vec<f32>,
+}
+
+impl Text {
+    fn random(vocab_size: usize) -> Self {
+        let mut stream = Stream::new(17, "bench text");
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "ids below the vocabulary"
+        )]
+        let mut id = |below: usize| (stream.uniform() * below as f64) as u32;
+        let ids = (0..POSITIONS).map(|_| id(vocab_size)).collect();
+        let labels = (0..POSITIONS).map(|_| id(vocab_size)).collect();
+        let stride = vocab_size / TOP_K;
+        let support_ids = (0..POSITIONS * TOP_K)
+            .map(|at| {
+                id(stride) + u32::try_from(at % TOP_K * stride).expect("an id of the vocabulary")
+            })
+            .collect();
+        let zipf: f64 = (0..TOP_K).map(|rank| 1.0 / (rank + 1) as f64).sum();
+        let log_probs = (0..POSITIONS * TOP_K)
+            .map(|at| single((0.9 / zipf / (at % TOP_K + 1) as f64).ln()))
+            .collect();
+        Self {
+            ids,
+            labels,
+            support_ids,
+            log_probs,
+        }
+    }
+
+    fn targets(&self, has_teacher: bool) -> Vec<Option<RowTarget<'_>>> {
+        let opinions = self
+            .support_ids
+            .chunks(TOP_K)
+            .zip(self.log_probs.chunks(TOP_K));
+        let pairs = self.labels.iter().zip(opinions);
+        pairs
+            .map(|(&label, (ids, log_probs))| {
+                let support = Support::TopK(TopK {
+                    ids,
+                    log_probs,
+                    log_sum_exp: 0.0,
+                });
+                Some(RowTarget {
+                    label,
+                    support: has_teacher.then_some(support),
+                })
+            })
+            .collect()
+    }
+}
+
+/// A line of `/proc/self/status` in MiB.
+fn status_mib(name: &str) -> Result<f64, Box<dyn Error>> {
+    let status = fs::read_to_string("/proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name))
+        .ok_or("no such line")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1024.0)
+}
+
+/// Seconds that all threads of this process have computed, those of the system for it included.
+fn cpu_secs() -> Result<f64, Box<dyn Error>> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, after_name) = stat.rsplit_once(')').ok_or("no name")?;
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
+    Ok(ticks / 100.0) // what `getconf CLK_TCK` says on Linux
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the program computes in f32"
+)]
+fn single(value: f64) -> f32 {
+    value as f32
+}

@@ -1,0 +1,99 @@
+//! Whether a run fits into the memory of this machine.
+
+use std::fs;
+use std::path::Path;
+
+use crate::diag::Diagnostic;
+use crate::estimate::StageEstimate;
+use crate::progress::bytes_text;
+use crate::recipe::{PassPlan, Plan, RecipeFaults, fault_at};
+use crate::stages::Stages;
+
+/// Bytes that this process may use: the memory of the machine, or the least limit of a control group around the process.
+/// `None` where the system does not tell.
+pub fn machine_bytes() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| total_bytes(&text));
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let group = Path::new("/sys/fs/cgroup").join(group.unwrap_or_default());
+    let limits = group.ancestors().filter_map(|dir| {
+        let text = fs::read_to_string(dir.join("memory.max")).ok()?;
+        text.trim().parse().ok() // `max` is no limit
+    });
+    limits.chain(machine).min()
+}
+
+/// The estimate that needs most memory among the stages that are still to run; the first of equals.
+pub fn peak(estimates: &[StageEstimate]) -> Option<&StageEstimate> {
+    let to_do = estimates.iter().filter(|estimate| !estimate.done);
+    to_do.rev().max_by_key(|estimate| estimate.memory_bytes)
+}
+
+/// Refuses a run on the CPU one of whose stages is estimated to need more memory than there is.
+///
+/// # Errors
+///
+/// Pointed at the key that sets how much is held at a time, if it is written.
+pub fn check(
+    plan: &Plan,
+    stages: &Stages,
+    estimates: &[StageEstimate],
+    machine_bytes: Option<u64>,
+    overrides: &[String],
+) -> Result<(), RecipeFaults> {
+    let Some((estimate, machine_bytes)) = peak(estimates).zip(machine_bytes) else {
+        return Ok(());
+    };
+    if plan.device != "flex" || estimate.memory_bytes <= machine_bytes {
+        return Ok(());
+    }
+    let fact = format!(
+        "stage `{}` needs about {}, but this machine has {}",
+        estimate.stage.name,
+        bytes_text(estimate.memory_bytes),
+        bytes_text(machine_bytes)
+    );
+    let pass_idx = stages
+        .passes
+        .iter()
+        .position(|stage| stage == &estimate.stage);
+    let (key, remedy) = match pass_idx.map(|idx| (idx, &plan.passes[idx])) {
+        Some((idx, PassPlan::Distill(_))) => (format!("passes.{idx}.distill.micro_batch"), FIT),
+        Some((idx, PassPlan::Quantize(_))) => (format!("passes.{idx}.quantize.micro_batch"), FIT),
+        Some((_, PassPlan::Prune(_))) => ("student".to_owned(), "take a smaller student"),
+        None => (
+            "teacher.batch_size".to_owned(),
+            "write a smaller `batch_size` under `teacher`",
+        ),
+    };
+    let help = format!("{remedy}, or run with `--over-memory` if you know better");
+    let fault = Diagnostic::new("run/memory", fact).help(help);
+    Err(fault_at(plan, overrides, &key, "more than fits", fault))
+}
+
+const FIT: &str = "write a smaller `micro_batch` or `gradient_checkpointing: true`";
+
+/// The first line of `/proc/meminfo`.
+fn total_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_memory_of_a_machine_is_read_in_kib() {
+        let text = "MemTotal:       24605012 kB\nMemFree:         5 kB\n";
+        assert_eq!(total_bytes(text), Some(24_605_012 * 1024));
+        for damaged in ["", "MemTotal: 5 MB\n", "MemTotal: many kB\n"] {
+            assert_eq!(total_bytes(damaged), None, "{damaged:?}");
+        }
+    }
+}

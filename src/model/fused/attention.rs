@@ -1,0 +1,241 @@
+//! Attention, strip by strip: the scores of a few queries with all they see, and never those of all queries.
+//!
+//! The backward pass computes each strip anew instead of keeping it, as FlashAttention does (Dao et al. 2022, arXiv
+//! 2205.14135); but a strip holds whole rows of scores, so that each softmax is taken at once. Memory grows with the
+//! length of the text, not with its square, and what a causal mask or a window hides from all of a strip costs nothing.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::Sight;
+use super::kernels::HeadRows;
+use super::product::{Matrix, MatrixMut};
+use crate::vector::{dot, exp_in_place, max, vectorized};
+
+/// Queries in a strip: enough rows for a product to run at full speed, few enough for the scores to stay in a core's cache.
+const QUERIES: usize = 64;
+
+/// Queries, keys or values where they lie.
+#[derive(Clone, Copy)]
+pub(super) struct Heads<'a> {
+    pub(super) values: &'a [f32],
+    pub(super) rows: &'a HeadRows,
+}
+
+impl<'a> Heads<'a> {
+    /// Some positions of one head, `[positions, H]`.
+    fn matrix(&self, batch_row: usize, head: usize, positions: Range<usize>) -> Matrix<'a> {
+        let [batch_step, head_step, step] = self.rows.strides;
+        let [_, _, _, head_dim] = self.rows.shape;
+        let start =
+            self.rows.start + batch_row * batch_step + head * head_step + positions.start * step;
+        Matrix::new(
+            &self.values[start..],
+            [positions.len(), head_dim],
+            [step, 1],
+        )
+    }
+}
+
+/// What attention takes, each `[B, N or KV, T or S, H]`.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) queries: Heads<'a>,
+    pub(super) keys: Heads<'a>,
+    pub(super) values: Heads<'a>,
+    pub(super) sight: &'a Sight,
+}
+
+/// Slopes with respect to queries, keys and values, each row-major.
+pub(super) struct Slopes {
+    pub(super) queries: Vec<f32>,
+    pub(super) keys: Vec<f32>,
+    pub(super) values: Vec<f32>,
+}
+
+/// A strip of queries of one head, with the keys that any of them sees.
+struct Strip {
+    batch_row: usize,
+    head: usize,
+    queries: Range<usize>,
+    keys: Range<usize>,
+}
+
+/// Scores of a strip and what becomes of them; one strip after the other uses the same room.
+#[derive(Default)]
+struct Scores {
+    /// Probabilities, `[queries, keys]`.
+    probs: Vec<f32>,
+    /// Their slopes, then those of the scores.
+    slopes: Vec<f32>,
+    /// Slopes of the soft-cap, if there is one.
+    bends: Vec<f32>,
+}
+
+/// Mixed values, `[B, T, N·H]`.
+pub(super) fn attention(inputs: &Inputs<'_>) -> Vec<f32> {
+    let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
+    let width = heads * head_dim;
+    let mut mixed = vec![0.0; batch * seq * width];
+    let strips = mixed
+        .par_chunks_mut(seq * width)
+        .enumerate()
+        .flat_map(|(batch_row, mixed)| {
+            let strips = mixed.par_chunks_mut(QUERIES * width).enumerate();
+            strips.map(move |(strip_idx, mixed)| (batch_row, strip_idx, mixed))
+        });
+    strips.for_each_init(Scores::default, |scores, (batch_row, strip_idx, mixed)| {
+        for head in 0..heads {
+            let strip = inputs.strip(batch_row, head, strip_idx);
+            inputs.probs(scores, &strip);
+            let probs = Matrix::of_rows(&scores.probs, strip.keys.len());
+            let mixed = MatrixMut::new(&mut mixed[head * head_dim..], width);
+            mixed.set(1.0, probs, inputs.values_of(&strip));
+        }
+    });
+    mixed
+}
+
+/// Slopes of what [`attention`] took, given those of what it returned, a `[B, N, T, H]` view.
+///
+/// ```text
+/// P = softmax(scores)     d values = Pᵀ slope     d P = slope valuesᵀ     d scores = P (d P − Σ P d P)
+/// d queries = scale · d scores · keys             d keys = scale · d scoresᵀ · queries
+/// ```
+pub(super) fn attention_slopes(inputs: &Inputs<'_>, slope: Heads<'_>) -> Slopes {
+    let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
+    let [_, kv_heads, seen, _] = inputs.keys.rows.shape;
+    let groups = heads / kv_heads;
+    let (of_queries, of_keys) = (seq * head_dim, seen * head_dim);
+    let mut slopes = Slopes {
+        queries: vec![0.0; batch * heads * of_queries],
+        keys: vec![0.0; batch * kv_heads * of_keys],
+        values: vec![0.0; batch * kv_heads * of_keys],
+    };
+    // One task for each key/value head: what its queries add to it is added in their order.
+    slopes
+        .queries
+        .par_chunks_mut(groups * of_queries)
+        .zip(slopes.keys.par_chunks_mut(of_keys))
+        .zip(slopes.values.par_chunks_mut(of_keys))
+        .enumerate()
+        .for_each_init(Scores::default, |scores, (idx, ((to_q, to_k), to_v))| {
+            let (batch_row, kv_head) = (idx / kv_heads, idx % kv_heads);
+            for (group, to_q) in to_q.chunks_mut(of_queries).enumerate() {
+                let head = kv_head * groups + group;
+                for (strip_idx, to_q) in to_q.chunks_mut(QUERIES * head_dim).enumerate() {
+                    let strip = inputs.strip(batch_row, head, strip_idx);
+                    let slope = slope.matrix(batch_row, head, strip.queries.clone());
+                    inputs.score_slopes(scores, &strip, slope);
+                    let probs = Matrix::of_rows(&scores.probs, strip.keys.len());
+                    let to_scores = Matrix::of_rows(&scores.slopes, strip.keys.len());
+                    let (scale, before) = (inputs.sight.scale, strip.keys.start * head_dim);
+                    let to_v = MatrixMut::new(&mut to_v[before..], head_dim);
+                    to_v.add(1.0, probs.transpose(), slope);
+                    let to_k = MatrixMut::new(&mut to_k[before..], head_dim);
+                    to_k.add(scale, to_scores.transpose(), inputs.queries_of(&strip));
+                    let to_q = MatrixMut::new(to_q, head_dim);
+                    to_q.set(scale, to_scores, inputs.keys_of(&strip));
+                }
+            }
+        });
+    slopes
+}
+
+impl Inputs<'_> {
+    fn strip(&self, batch_row: usize, head: usize, strip_idx: usize) -> Strip {
+        let [_, _, seq, _] = self.queries.rows.shape;
+        let start = strip_idx * QUERIES;
+        let queries = start..seq.min(start + QUERIES);
+        Strip {
+            batch_row,
+            head,
+            keys: self.sight.seen_by_any(&queries),
+            queries,
+        }
+    }
+
+    fn queries_of(&self, strip: &Strip) -> Matrix<'_> {
+        self.queries
+            .matrix(strip.batch_row, strip.head, strip.queries.clone())
+    }
+
+    fn keys_of(&self, strip: &Strip) -> Matrix<'_> {
+        self.keys
+            .matrix(strip.batch_row, self.kv_head(strip), strip.keys.clone())
+    }
+
+    fn values_of(&self, strip: &Strip) -> Matrix<'_> {
+        self.values
+            .matrix(strip.batch_row, self.kv_head(strip), strip.keys.clone())
+    }
+
+    /// The head of keys and values that the queries read.
+    fn kv_head(&self, strip: &Strip) -> usize {
+        let [_, heads, _, _] = self.queries.rows.shape;
+        let [_, kv_heads, _, _] = self.keys.rows.shape;
+        strip.head / (heads / kv_heads)
+    }
+
+    /// Fills `probs`, and `bends` if scores are capped.
+    fn probs(&self, scores: &mut Scores, strip: &Strip) {
+        let Scores { probs, bends, .. } = scores;
+        let Strip { queries, keys, .. } = strip;
+        let width = keys.len();
+        probs.resize(queries.len() * width, 0.0);
+        let keys_of = self.keys_of(strip).transpose();
+        MatrixMut::new(probs, width).set(self.sight.scale, self.queries_of(strip), keys_of);
+        if let Some(cap) = self.sight.soft_cap {
+            bends.clear();
+            for score in probs.iter_mut() {
+                let bent = (*score / cap).tanh();
+                *score = cap * bent;
+                bends.push(1.0 - bent * bent);
+            }
+        }
+        vectorized(|| {
+            for (query, row) in queries.clone().zip(probs.chunks_exact_mut(width)) {
+                let seen = self.sight.seen_by(query);
+                let seen = seen.start - keys.start..seen.end - keys.start;
+                row[..seen.start].fill(0.0);
+                row[seen.end..].fill(0.0);
+                let row = &mut row[seen];
+                let largest = max(row);
+                let inverse = exp_in_place(row, largest, 1.0).recip();
+                for prob in row {
+                    *prob *= inverse;
+                }
+            }
+        });
+    }
+
+    /// Fills `probs`, and `slopes` with those of the scaled scores.
+    fn score_slopes(&self, scores: &mut Scores, strip: &Strip, slope: Matrix<'_>) {
+        self.probs(scores, strip);
+        let Scores {
+            probs,
+            slopes,
+            bends,
+        } = scores;
+        let width = strip.keys.len();
+        slopes.resize(probs.len(), 0.0);
+        MatrixMut::new(slopes, width).set(1.0, slope, self.values_of(strip).transpose());
+        vectorized(|| {
+            let rows = slopes
+                .chunks_exact_mut(width)
+                .zip(probs.chunks_exact(width));
+            for (slopes, probs) in rows {
+                let mean = dot(probs, slopes);
+                for (slope, prob) in slopes.iter_mut().zip(probs) {
+                    *slope = prob * (*slope - mean);
+                }
+            }
+        });
+        if self.sight.soft_cap.is_some() {
+            for (slope, bend) in slopes.iter_mut().zip(bends) {
+                *slope *= *bend;
+            }
+        }
+    }
+}

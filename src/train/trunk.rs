@@ -1,0 +1,151 @@
+//! Forward and backward through everything below the output matrix, one layer at a time.
+//!
+//! Each layer has a tape of its own, which is gone as soon as its gradients are there. What lies between two layers is
+//! a plain tensor: the input of a layer is all that is needed to make its tape anew.
+
+use burn::tensor::{Int, Tensor};
+
+use crate::model::{Decoder, LayerContexts, ParameterKind};
+use crate::recipe::FitPlan;
+
+/// What becomes of the activations that the backward pass needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// All are kept from the forward pass on.
+    Kept,
+    /// Only the input of each layer is kept; the layer runs a second time when its turn comes (gradient checkpointing, Chen
+    /// et al. 2016, <https://arxiv.org/abs/1604.06174>). The same operations on the same numbers: on the CPU the same bits.
+    Recomputed,
+}
+
+impl Activations {
+    /// What a plan asks for.
+    pub fn of(plan: &FitPlan) -> Self {
+        if plan.gradient_checkpointing {
+            Self::Recomputed
+        } else {
+            Self::Kept
+        }
+    }
+}
+
+/// A forward pass that waits for its slopes.
+pub(super) struct Trunk {
+    /// Every parameter a leaf, so that a tape tells its gradient.
+    tracked: Decoder,
+    contexts: LayerContexts,
+    ids: Tensor<2, Int>,
+    layers: Vec<Layer>,
+}
+
+/// What is kept of a layer; the final norm is the last.
+struct Layer {
+    /// A leaf if there is a tape, else a plain tensor.
+    input: Tensor<3>,
+    /// The end of the tape, if it is kept.
+    output: Option<Tensor<3>>,
+}
+
+impl Trunk {
+    /// Returns the final hidden states, `[B, T, D]`, without a tape.
+    pub(super) fn forward(
+        decoder: &Decoder,
+        ids: Tensor<2, Int>,
+        activations: Activations,
+    ) -> (Tensor<3>, Self) {
+        let mut trunk = Self {
+            tracked: decoder.map(|_, parameter| parameter.autodiff().require_grad()),
+            contexts: decoder.contexts(&ids),
+            layers: Vec::new(),
+            ids,
+        };
+        let mut x = decoder.embed(trunk.ids.clone());
+        for layer in 0..=decoder.config.num_hidden_layers {
+            let (kept, output) = match activations {
+                Activations::Kept => {
+                    let (input, output) = run(&trunk.tracked, layer, x, &trunk.contexts);
+                    let plain = output.clone().inner();
+                    let output = Some(output);
+                    (Layer { input, output }, plain)
+                }
+                Activations::Recomputed => {
+                    let output = decoder.layer(layer, x.clone(), &trunk.contexts);
+                    (
+                        Layer {
+                            input: x,
+                            output: None,
+                        },
+                        output,
+                    )
+                }
+            };
+            trunk.layers.push(kept);
+            x = output;
+        }
+        (x, trunk)
+    }
+
+    /// Gradients of all parameters, in the order of their table, given the slope with respect to the final hidden states and
+    /// the gradient of the output matrix.
+    ///
+    /// If the two are tied, the embedding adds its part to that of the output matrix where it lies.
+    pub(super) fn backward(self, slope: Tensor<3>, output_matrix: Tensor<2>) -> Vec<Tensor<2>> {
+        let Self {
+            tracked,
+            contexts,
+            ids,
+            mut layers,
+        } = self;
+        let parameters = tracked.parameters();
+        let mut gradients: Vec<Option<Tensor<2>>> = vec![None; parameters.len()];
+        let mut slope = slope;
+        while let Some(Layer { input, output }) = layers.pop() {
+            let (input, output) = match output {
+                Some(output) => (input, output),
+                None => run(&tracked, layers.len(), input, &contexts),
+            };
+            let mut tape = (output * slope.autodiff()).sum().backward();
+            slope = input
+                .grad_remove(&mut tape)
+                .expect("a layer's output depends on its input");
+            for ((_, parameter), total) in parameters.iter().zip(&mut gradients) {
+                if let Some(part) = parameter.grad_remove(&mut tape) {
+                    *total = Some(match total.take() {
+                        Some(total) => total + part,
+                        None => part,
+                    });
+                }
+            }
+        }
+
+        let tied = tracked.config.tie_word_embeddings;
+        let mut output_matrix = Some(output_matrix);
+        let zeros = |parameter: &Tensor<2>| parameter.clone().inner().zeros_like();
+        let gradients = parameters.iter().zip(gradients);
+        gradients
+            .map(|((spec, parameter), gradient)| match spec.kind {
+                ParameterKind::Embedding => {
+                    let total = output_matrix.take_if(|_| tied);
+                    let total = total.unwrap_or_else(|| zeros(parameter));
+                    tracked.add_embedding_gradient(total, ids.clone(), slope.clone())
+                }
+                ParameterKind::Head => output_matrix.take().unwrap_or_else(|| zeros(parameter)),
+                ParameterKind::Norm | ParameterKind::Linear | ParameterKind::Bias => {
+                    gradient.unwrap_or_else(|| zeros(parameter))
+                }
+            })
+            .collect()
+    }
+}
+
+/// A layer with its tape: its input, a leaf, and its output.
+fn run(
+    tracked: &Decoder,
+    layer: usize,
+    x: Tensor<3>,
+    contexts: &LayerContexts,
+) -> (Tensor<3>, Tensor<3>) {
+    let input = x.autodiff().require_grad();
+    let output = tracked.layer(layer, input.clone(), contexts);
+    (input, output)
+}

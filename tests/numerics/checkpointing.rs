@@ -1,0 +1,78 @@
+//! Gradient checkpointing changes no bit of a gradient.
+
+use std::collections::BTreeMap;
+
+use alambic::data::TokenRows;
+use alambic::loss::{LossSpec, Terms};
+use alambic::model::{Decoder, DecoderConfig};
+use alambic::tensors::to_vec;
+use alambic::train::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
+use alambic::train::row_targets;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::golden::{self, Golden};
+use super::tiny::{config, decoder_of, random_decoder, random_rows};
+
+#[derive(Deserialize)]
+struct Inputs {
+    config: Value,
+    weights: BTreeMap<String, Vec<f32>>,
+    tokens: Vec<u32>,
+    sequence_length: usize,
+    counted: Vec<u32>,
+}
+
+fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> StepGradient {
+    let spec = LossSpec::of(Terms {
+        cross_entropy: 1.0,
+        ..Terms::ZERO
+    });
+    let micro_batches: Vec<MicroBatch<'_>> = (0..rows.num_rows())
+        .map(|row| MicroBatch {
+            inputs: vec![rows.inputs(row)],
+            targets: row_targets(rows, row, None, None).collect(),
+        })
+        .collect();
+    step_gradient_with(decoder, &micro_batches, &spec, activations)
+}
+
+fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
+    let kept = gradient(decoder, rows, Activations::Kept);
+    let recomputed = gradient(decoder, rows, Activations::Recomputed);
+    assert_eq!(kept.sums.total, recomputed.sums.total, "{name}");
+    let parameters = decoder.parameters();
+    assert_eq!(kept.gradients.len(), parameters.len(), "{name}");
+    let pairs = kept.gradients.iter().zip(&recomputed.gradients);
+    for ((spec, _), (kept, recomputed)) in parameters.iter().zip(pairs) {
+        let bits =
+            |gradient| -> Vec<u32> { to_vec(gradient).iter().map(|x| x.to_bits()).collect() };
+        let (kept, recomputed) = (bits(kept), bits(recomputed));
+        assert!(kept.iter().any(|bits| *bits != 0), "{name}: {}", spec.name);
+        assert!(kept == recomputed, "{name}: {}", spec.name);
+    }
+}
+
+#[test]
+fn a_layer_that_runs_again_gives_the_same_gradient_to_the_bit_in_every_family() {
+    let files = golden::names("decoder_gradient_");
+    assert_eq!(files.len(), 8);
+    for file in files {
+        let Golden { inputs, .. } = golden::read::<Inputs, IgnoredAny>(&file);
+        let config = DecoderConfig::from_json(&inputs.config).unwrap();
+        let decoder = decoder_of(config, &inputs.weights);
+        let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, inputs.counted, 1);
+        assert_same_bits(&file, &decoder, &rows);
+    }
+}
+
+#[test]
+fn a_layer_that_runs_again_gives_the_same_gradient_to_the_bit_over_several_strips_of_queries() {
+    let config = DecoderConfig {
+        max_position_embeddings: 150,
+        ..config()
+    };
+    let decoder = random_decoder(config, 5);
+    assert_same_bits("150 positions", &decoder, &random_rows(150, &[150, 70], 3));
+}
