@@ -55,19 +55,19 @@ impl Storage {
         type_of_grid(grid) == Some(self.linear)
     }
 
-    /// Type of a weight. Rows that do not fall into whole blocks are stored as F16, as llama.cpp does.
+    /// Type of a weight. Rows that do not fall into whole blocks are stored in smaller ones, or else as F16.
     pub fn kind(self, spec: &ParameterSpec) -> TensorType {
         let kind = match spec.kind {
             ParameterKind::Norm | ParameterKind::Bias => return TensorType::F32,
             ParameterKind::Linear => self.linear,
             ParameterKind::Embedding | ParameterKind::Head => self.embedding,
         };
-        let (block_len, _) = kind.block();
-        if spec.shape[1].is_multiple_of(block_len) {
-            kind
-        } else {
-            TensorType::F16
-        }
+        let fits = |kind: &TensorType| {
+            let (block_len, _) = kind.block();
+            spec.shape[1].is_multiple_of(block_len)
+        };
+        let found = [kind, TensorType::Q8_0].into_iter().find(fits);
+        found.unwrap_or(TensorType::F16)
     }
 }
 

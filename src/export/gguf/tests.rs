@@ -229,3 +229,29 @@ fn a_number_that_blocks_cannot_hold_is_refused() {
         "element 3 of `model.embed_tokens.weight` is 1000000, which Q4_0 does not hold as a finite number"
     );
 }
+
+#[test]
+fn rows_that_blocks_do_not_divide_are_stored_in_smaller_ones_or_as_halves() {
+    let storage = Storage {
+        linear: TensorType::Q4_K,
+        embedding: TensorType::Q4_0,
+    };
+    for (columns, linear, embedding) in [
+        (512, TensorType::Q4_K, TensorType::Q4_0),
+        (96, TensorType::Q8_0, TensorType::Q4_0),
+        (40, TensorType::F16, TensorType::F16),
+    ] {
+        for (kind, want) in [
+            (ParameterKind::Linear, linear),
+            (ParameterKind::Embedding, embedding),
+            (ParameterKind::Bias, TensorType::F32),
+        ] {
+            let spec = ParameterSpec {
+                name: "a".to_owned(),
+                shape: [4, columns],
+                kind,
+            };
+            assert_eq!(storage.kind(&spec), want, "{columns}");
+        }
+    }
+}
