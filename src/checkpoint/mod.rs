@@ -1,7 +1,7 @@
 //! Checkpoints: model folders in Hugging Face layout and GGUF files, read one weight at a time.
 //!
 //! Nothing here knows how a folder is written: what `export` writes is checked by reading it back through
-//! this module.
+//! this module. Only the names of tensors stand once for both.
 
 mod compressed_tensors;
 mod error;
@@ -19,7 +19,7 @@ pub use self::compressed_tensors::PackedScheme;
 pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
 pub use self::error::CheckpointError;
 use self::gguf::GgufWeights;
-pub use self::gguf::gguf_name;
+pub use self::gguf::{ROPE_FREQS, gguf_name};
 pub use self::safetensors::TensorFiles;
 use crate::files::with_path;
 use crate::gguf::is_gguf;

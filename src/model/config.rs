@@ -120,6 +120,12 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
+    /// Growth of queries and keys that a stretch by `factor` asks for (Peng et al. 2023), its logarithm times
+    /// `mscale`.
+    pub fn yarn_growth(factor: f64, mscale: f64) -> f64 {
+        0.1 * mscale * factor.max(1.0).ln() + 1.0
+    }
+
     /// What sines and cosines are multiplied by.
     pub fn attention_factor(&self) -> f64 {
         match *self {

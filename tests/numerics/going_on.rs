@@ -13,11 +13,10 @@ use alambic::recipe::{
 use alambic::student::Student;
 use alambic::tensors::to_vec;
 use alambic::train::fit::{FitContext, FitError, fit};
-use alambic::train::optim::AdamW;
-use alambic::train::state::{State, States};
-use alambic::train::{Validation, read_metrics};
+use alambic::train::read_metrics;
+use alambic::train::state::States;
 
-use super::tiny::{bits, config, context, fit_plan, random_decoder, random_rows};
+use super::tiny::{bits, config, context, fit_plan, random_decoder, random_rows, state_after};
 
 fn state_path(dir: &Path, num_updates: usize) -> PathBuf {
     dir.join(format!("state-{num_updates:010}.safetensors"))
@@ -172,14 +171,7 @@ fn a_measurement_that_a_signal_ended_is_made_by_the_next_run() {
         ..fit_plan()
     };
     // After its last step, and not measured yet.
-    let mut optimizer = AdamW::new(&student.trained());
-    optimizer.num_updates = 3;
-    let state = State {
-        weights: student.trained_matrices(),
-        optimizer,
-        average: None,
-        validation: Validation::default(),
-    };
+    let state = state_after(3, &student);
     let states = States {
         dir: dir.path(),
         made_by: "key",

@@ -7,12 +7,10 @@ use std::sync::atomic::AtomicBool;
 use alambic::recipe::FitPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::Validation;
 use alambic::train::fit::{FitContext, FitError, fit};
-use alambic::train::optim::AdamW;
-use alambic::train::state::{self, State, States};
+use alambic::train::state::{self, States};
 
-use super::tiny::{config, fit_plan, random_decoder, random_rows, tensor};
+use super::tiny::{config, fit_plan, random_decoder, random_rows, state_after, tensor};
 
 /// A student one of whose weights is NaN.
 fn spoilt(name: &str) -> Student {
@@ -92,14 +90,7 @@ fn a_nan_in_any_kind_of_weight_stops_training_before_its_first_step() {
 fn a_nan_met_after_resuming_leaves_the_saved_state_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let student = spoilt("lm_head.weight");
-    let mut optimizer = AdamW::new(&student.trained());
-    optimizer.num_updates = 3;
-    let state = State {
-        weights: student.trained_matrices(),
-        optimizer,
-        average: None,
-        validation: Validation::default(),
-    };
+    let state = state_after(3, &student);
     states(dir.path()).save(&student, &state).unwrap();
     let path = state::newest(dir.path()).unwrap();
     let before = fs::read(&path).unwrap();

@@ -11,8 +11,12 @@ use alambic::random::Stream;
 use alambic::recipe::{
     FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan, TemperaturePlan,
 };
+use alambic::student::Student;
 use alambic::tensors::to_vec;
+use alambic::train::Validation;
 use alambic::train::fit::FitContext;
+use alambic::train::optim::AdamW;
+use alambic::train::state::State;
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {
@@ -121,6 +125,18 @@ pub(crate) fn context<'a>(
         validation_cache: None,
         stop,
         wall_time: 0.0,
+    }
+}
+
+/// The state of a pass that made so many updates and changed nothing.
+pub(crate) fn state_after(num_updates: usize, student: &Student) -> State {
+    let mut optimizer = AdamW::new(&student.trained());
+    optimizer.num_updates = num_updates;
+    State {
+        weights: student.trained_matrices(),
+        optimizer,
+        average: None,
+        validation: Validation::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::gguf::{self, GgufError, GgufFile};
 use crate::model::Architecture;
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
-pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+pub const ROPE_FREQS: &str = "rope_freqs.weight";
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 

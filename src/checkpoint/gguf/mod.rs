@@ -9,7 +9,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use self::config::{ROPE_FREQS, config_json};
+pub use self::config::ROPE_FREQS;
+use self::config::config_json;
 pub use self::names::gguf_name;
 use super::CheckpointError;
 use crate::gguf::GgufFile;

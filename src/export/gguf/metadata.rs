@@ -200,7 +200,7 @@ fn check(config: &DecoderConfig) -> Result<(), ExportError> {
         ..
     } = config.rope.scaling
     {
-        let growth = 0.1 * factor.max(1.0).ln() + 1.0;
+        let growth = RopeScaling::yarn_growth(factor, 1.0);
         let is_usual = (attention_factor - growth).abs() < 1e-6
             && (beta_fast, beta_slow, truncate) == (32.0, 1.0, true);
         if !is_usual {

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::ExportError;
 use super::compressed_tensors::QuantizedWeight;
-use crate::checkpoint::gguf_name;
+use crate::checkpoint::{ROPE_FREQS, gguf_name};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerSource, tokenizer_metadata};
@@ -19,9 +19,6 @@ use crate::model::grid::Grid;
 use crate::model::rope::inverse_frequencies;
 use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
 use crate::recipe::{ExportDtype, ExportPlan, GgufType};
-
-/// Llama 3's change of the rotary frequencies.
-const ROPE_FREQS: &str = "rope_freqs.weight";
 
 /// How the weights of a file are stored; vectors are F32 in every file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -129,13 +129,7 @@ fn rope_scaling(json: &Value) -> Result<RopeScaling, ConfigError> {
 /// `YaRN`, with the attention factor that follows from the others where none is written.
 fn yarn(json: &Value) -> Result<RopeScaling, ConfigError> {
     let factor = required_positive(json, "factor")?;
-    let growth = |scale: f64| {
-        if factor > 1.0 {
-            0.1 * scale * factor.ln() + 1.0
-        } else {
-            1.0
-        }
-    };
+    let growth = |mscale| RopeScaling::yarn_growth(factor, mscale);
     let (mscale, mscale_all_dim) = (number(json, "mscale")?, number(json, "mscale_all_dim")?);
     let derived = match (mscale, mscale_all_dim) {
         (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => growth(mscale) / growth(all),
