@@ -3,7 +3,9 @@
 //! ```sh
 //! cargo bench --bench train_step -- small          # hidden 256, 6 layers, vocabulary 8,192, cross-entropy
 //! cargo bench --bench train_step -- large          # hidden 576, 12 layers, vocabulary 49,152, KL on the likeliest 64
+//! cargo bench --bench train_step -- medium         # hidden 384, 6 layers, vocabulary 49,152, KL on the likeliest 64
 //! cargo bench --bench train_step -- loss           # the large model's loss alone: what it needs beside its inputs
+//! cargo bench --bench train_step -- gradient       # the large model's gradient of one micro-batch: what it needs beside the weights
 //! ```
 //!
 //! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256) and `--checkpointing` after the name; a step has 2,048
@@ -71,9 +73,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = device::open("flex")?;
     let figures = match arguments.first().map(String::as_str) {
         Some("small") => train(&SMALL, &settings, &device)?,
+        Some("medium") => train(&MEDIUM, &settings, &device)?,
         Some("large") => train(&LARGE, &settings, &device)?,
         Some("loss") => loss(&device)?,
-        _ => return Err("name one of `small`, `large` and `loss`".into()),
+        Some("gradient") => gradient(&settings, &device)?,
+        _ => return Err("name one of `small`, `medium`, `large`, `loss` and `gradient`".into()),
     };
     println!("{figures}");
     Ok(())
@@ -109,6 +113,18 @@ const SMALL: Model = Model {
     },
     vocab_size: 8192,
     has_teacher: false,
+};
+
+const MEDIUM: Model = Model {
+    architecture: ArchitecturePlan {
+        hidden_size: 384,
+        num_attention_heads: 6,
+        num_key_value_heads: 2,
+        intermediate_size: 1024,
+        ..SMALL.architecture
+    },
+    vocab_size: 49_152,
+    has_teacher: true,
 };
 
 const LARGE: Model = Model {
@@ -227,6 +243,38 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
         "inputs_mib": before,
         "added_mib": status_mib("VmHWM:")? - before,
         "loss": gradients.sums.means().total,
+    }))
+}
+
+/// The gradient of one micro-batch, with the most memory it took beyond the weights.
+fn gradient(settings: &Settings, device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
+    let seq = settings.sequence_length;
+    let config = architecture(&LARGE.architecture, LARGE.vocab_size, seq, None);
+    let student = Student::fresh(&config, 1, 17, device);
+    let (_, spec) = plan_and_spec(&LARGE, settings);
+    let text = Text::random(LARGE.vocab_size);
+    let positions = settings.micro_batch * seq;
+    if positions > POSITIONS {
+        return Err(format!("a micro-batch has at most {POSITIONS} positions").into());
+    }
+    let micro_batch = MicroBatch {
+        inputs: text.ids[..positions].chunks(seq).collect(),
+        targets: text.targets(true)[..positions].to_vec(),
+    };
+
+    #[expect(clippy::disallowed_methods, reason = "no file: the peak starts anew")]
+    fs::write("/proc/self/clear_refs", "5")?;
+    let before = status_mib("VmRSS:")?;
+    let step_gradient = step_gradient_with(
+        &student.effective(),
+        &[micro_batch],
+        &spec,
+        settings.activations,
+    );
+    Ok(json!({
+        "weights_mib": before,
+        "added_mib": status_mib("VmHWM:")? - before,
+        "loss": step_gradient.sums.means().total,
     }))
 }
 

@@ -2,7 +2,7 @@
 """What a cached support is worth: one student, the same rows, steps and seeds, taught from supports of many kinds.
 
     scripts/fetch_smollm2.sh && cargo build --release
-    python3 scripts/supports.py [--seeds 1 2 3] [--tokens 40960] [--steps 320]
+    python3 scripts/supports.py [--seeds 1 2 3] [--tokens 163840] [--steps 320]
 
 Teacher: SmolLM2-135M. Student: a small Llama with the same vocabulary. Arms: cross-entropy alone; the whole vocabulary (`dense`);
 `top_k` 8, 16 and 64 with the rest as one bucket and renormalised; 13, 33 and 50 samples, systematic and independent. Every arm but the first
@@ -20,9 +20,9 @@ import subprocess
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-parser.add_argument("--tokens", type=int, default=40960, help="training tokens captured; `dense` takes about 40 kB for each")
+parser.add_argument("--tokens", type=int, default=163840, help="training tokens captured; `dense` takes about 40 kB for each")
 parser.add_argument("--steps", type=int, default=320)
-parser.add_argument("--learning-rate", default="3e-3")
+parser.add_argument("--learning-rate", default="1.5e-3")
 parser.add_argument("--arms", nargs="+", help="only these")
 args = parser.parse_args()
 
