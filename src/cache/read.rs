@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
+use rayon::prelude::*;
 
 use super::columns::{self, column};
 use super::manifest::{Manifest, ShardLayout, TokenHashes, tokens_hash};
@@ -115,10 +116,10 @@ impl Cache {
     pub fn rows<'t>(
         &self,
         row_idxs: &[usize],
-        tokens: impl Fn(usize) -> &'t [u32],
+        tokens: impl Fn(usize) -> &'t [u32] + Sync,
     ) -> Result<Vec<RowSupports>, CacheError> {
         let row = |row_idx: &usize| self.row(*row_idx, || tokens(*row_idx));
-        row_idxs.iter().map(row).collect()
+        row_idxs.par_iter().map(row).collect()
     }
 
     fn row<'t>(
