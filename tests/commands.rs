@@ -35,9 +35,12 @@ mod tests {
                 "text/validation.txt",
                 "--sequence-length",
                 "32",
+                "--losses",
+                "losses.jsonl",
                 "--json",
             ];
             let alone = workshop.done(&args).json();
+            assert_losses(&workshop, &alone);
             for key in ["loss_nats", "perplexity", "bits_per_byte"] {
                 assert_close(&alone[key], &row[key], 1e-6, key);
             }
@@ -63,6 +66,22 @@ mod tests {
                 "pooling the tail cannot add to {exact}, but gave {pooled}"
             );
         }
+    }
+
+    /// The losses written token by token are those of the mean, each of a token that has one before it.
+    fn assert_losses(workshop: &Workshop, evaluation: &Value) {
+        let lines = std::fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
+        let (mut sum, mut count) = (0.0, 0);
+        for line in lines.lines() {
+            let row: Value = serde_json::from_str(line).unwrap();
+            let losses: Vec<f64> = serde_json::from_value(row["loss_nats"].clone()).unwrap();
+            assert_eq!(row["tokens"].as_array().unwrap().len(), losses.len() + 1);
+            sum += losses.iter().sum::<f64>();
+            count += losses.len();
+        }
+        assert_eq!(evaluation["positions"], count);
+        let mean = serde_json::json!(sum / count as f64);
+        assert_close(&mean, &evaluation["loss_nats"], 1e-9, "mean of the losses");
     }
 
     #[test]

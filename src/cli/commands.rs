@@ -14,9 +14,10 @@ use signal_hook::flag;
 
 use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs, RunArgs};
 use crate::checkpoint::Checkpoint;
-use crate::data::{Tokenizer, read_rows};
+use crate::data::{TokenRows, Tokenizer, read_rows};
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
+use crate::files;
 use crate::generate::{Sampling, generate as continue_prompt};
 use crate::inspect as facts;
 use crate::memory;
@@ -196,9 +197,26 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     let decoder =
         load_decoder(&checkpoint, &device).map_err(|error| Failure::input("checkpoint", &error))?;
     let opinion = teacher.as_ref().map_or(Opinion::None, Opinion::Teacher);
-    let found = measure::evaluate(&decoder, &rows, opinion, "evaluate")?;
+    let mut losses = Vec::new();
+    let found = measure::evaluate_each(&decoder, &rows, opinion, "evaluate", |row| {
+        losses.push(row);
+    })?;
+    if let Some(path) = &args.losses {
+        write_losses(path, &rows, &losses)?;
+    }
     let found = serde_json::to_value(found).map_err(std::io::Error::other)?;
     output.print(&facts::text(&found), &found)
+}
+
+/// A row a line: the tokens that counted and the one before them, and the losses of the former.
+fn write_losses(path: &Path, rows: &TokenRows, losses: &[Vec<f64>]) -> std::io::Result<()> {
+    files::write_atomically(path, |out| {
+        for (row_idx, losses) in losses.iter().enumerate() {
+            let tokens = &rows.row(row_idx)[..=losses.len()];
+            writeln!(out, "{}", json!({ "tokens": tokens, "loss_nats": losses }))?;
+        }
+        Ok(())
+    })
 }
 
 pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(), Failure> {

@@ -138,6 +138,9 @@ struct EvaluateArgs {
     /// Model folder or `.gguf` file to compare with: exact KL and agreement
     #[arg(long)]
     teacher: Option<PathBuf>,
+    /// Write each row's tokens and the loss of each but the first to this file, a JSON object a line
+    #[arg(long, value_name = "FILE")]
+    losses: Option<PathBuf>,
     /// Device: flex, wgpu, vulkan, tch or cuda
     #[arg(long, default_value = "flex")]
     device: String,

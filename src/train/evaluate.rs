@@ -60,22 +60,34 @@ pub fn evaluate(
     opinion: Opinion<'_>,
     label: &str,
 ) -> Result<Evaluation, CacheError> {
+    evaluate_each(decoder, rows, opinion, label, |_| {})
+}
+
+/// As [`evaluate`]; `each` is given the losses of every row's counted tokens, in nats, row after row.
+pub fn evaluate_each(
+    decoder: &Decoder,
+    rows: &TokenRows,
+    opinion: Opinion<'_>,
+    label: &str,
+    mut each: impl FnMut(Vec<f64>),
+) -> Result<Evaluation, CacheError> {
     let mut progress = Progress::new(label, rows.num_positions());
-    let measured = measure(decoder, rows, opinion, |tokens| {
-        progress.advance(tokens);
+    let measured = measure(decoder, rows, opinion, |losses| {
+        progress.advance(losses.iter().map(|row| row.len() as u64).sum());
+        losses.into_iter().for_each(&mut each);
         true
     })?;
     progress.finish();
     Ok(measured.expect("nothing ended it"))
 }
 
-/// As [`evaluate`], telling `advance` how many positions were measured since it was last called; `None` if that says
-/// `false`, which ends it.
+/// As [`evaluate`], giving `advance` the losses of the rows that were measured since it was last called; `None` if that
+/// says `false`, which ends it.
 pub fn measure(
     decoder: &Decoder,
     rows: &TokenRows,
     opinion: Opinion<'_>,
-    mut advance: impl FnMut(u64) -> bool,
+    mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
 ) -> Result<Option<Evaluation>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
     let at_once = device::parallelism(&decoder.device());
@@ -85,11 +97,13 @@ pub fn measure(
             .par_chunks(BATCH_ROWS)
             .map(|batch| batch_statistics(decoder, rows, opinion, batch))
             .collect();
-        for statistics in parts?.into_iter().flatten() {
-            sums.add(&statistics.0, statistics.1);
+        let mut losses = Vec::with_capacity(group.len());
+        for row in parts?.into_iter().flatten() {
+            row.iter()
+                .for_each(|(token, label)| sums.add(token, *label));
+            losses.push(row.iter().map(|(token, _)| token.cross_entropy).collect());
         }
-        let positions = group.iter().map(|&row_idx| rows.counted(row_idx) as u64);
-        if !advance(positions.sum()) {
+        if !advance(losses) {
             return Ok(None);
         }
     }
@@ -102,7 +116,7 @@ fn batch_statistics(
     rows: &TokenRows,
     opinion: Opinion<'_>,
     batch: &[usize],
-) -> Result<Vec<(RowStatistics, u32)>, CacheError> {
+) -> Result<Vec<Vec<(RowStatistics, u32)>>, CacheError> {
     let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
     let cached = match opinion {
         Opinion::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
@@ -130,9 +144,8 @@ fn batch_statistics(
         let hidden = hidden.clone().narrow(0, entry, 1).reshape([seq, size]); // [T, D]
         let statistics = head_statistics(&hidden, &decoder.head(), &targets);
         let pairs = statistics.into_iter().zip(&targets);
-        found.extend(
-            pairs.filter_map(|(statistics, target)| Some((statistics?, target.as_ref()?.label))),
-        );
+        let counted = pairs.filter_map(|(token, target)| Some((token?, target.as_ref()?.label)));
+        found.push(counted.collect());
     }
     Ok(found)
 }
