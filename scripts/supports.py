@@ -92,7 +92,10 @@ def measure(name, seed):
     if not found.exists():
         figures = alambic("evaluate", export, "--text", held_out, "--teacher", TEACHER, "--quiet")
         found.write_text(json.dumps(figures))
-    cache = alambic("cache", "stat", stages["cache"])["train"]
+    held = WORK / f"{stages['cache'].name}.json"  # every position is decoded for it: once for all seeds
+    if not held.exists():
+        held.write_text(json.dumps(alambic("cache", "stat", stages["cache"])["train"]))
+    cache = json.loads(held.read_text())
     return json.loads(found.read_text()) | {"bytes": cache["bytes_per_position"], "ids": cache["mean_num_ids"]}
 
 
