@@ -60,15 +60,28 @@ pub struct SkewPlan {
 }
 
 impl LossWeights {
-    /// Whether any term compares with the teacher.
+    /// Whether any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
-        let mixed = [
-            self.jsd.weight,
-            self.skew_forward_kl.weight,
-            self.skew_reverse_kl.weight,
-        ];
-        let plain = [self.forward_kl, self.reverse_kl, self.tvd];
-        mixed.iter().chain(&plain).any(|weight| weight.is_used())
+        self.soft().iter().any(|(_, weight)| weight.is_used())
+    }
+
+    /// Weights of all terms by name, in the order of the recipe's table.
+    pub fn terms(&self) -> Vec<(&'static str, Scheduled)> {
+        let mut terms = self.soft().to_vec();
+        terms.push(("cross_entropy", self.cross_entropy));
+        terms
+    }
+
+    /// Weights of the terms that compare with the teacher's predictions, by name.
+    fn soft(&self) -> [(&'static str, Scheduled); 6] {
+        [
+            ("forward_kl", self.forward_kl),
+            ("reverse_kl", self.reverse_kl),
+            ("jsd", self.jsd.weight),
+            ("skew_forward_kl", self.skew_forward_kl.weight),
+            ("skew_reverse_kl", self.skew_reverse_kl.weight),
+            ("tvd", self.tvd),
+        ]
     }
 }
 

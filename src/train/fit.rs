@@ -10,17 +10,15 @@ use thiserror::Error;
 
 use super::average::averaged;
 use super::evaluate::{Evaluation, Opinion, measure};
-use super::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
+use super::gradient::{Activations, StepGradient, step_gradient_with};
+use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{AdamW, clip, global_norm};
 use super::state::{self, State, StateError, States};
-use super::{
-    MetricsError, MetricsLog, Validation, learning_rate, row_targets, scheduled, temperature,
-};
-use crate::cache::{Cache, CacheError, RowSupports};
+use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
+use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
-use crate::loss::{LossSpec, Tail, Terms};
 use crate::progress::{Progress, say};
-use crate::recipe::{FitPlan, HandOn, TailPlan};
+use crate::recipe::{FitPlan, HandOn};
 use crate::student::Student;
 use crate::tensors;
 
@@ -246,12 +244,9 @@ pub fn fit(
                 ("train/grad_norm", f64::from(norm)),
                 ("train/tokens_per_sec", tokens_per_sec),
             ];
-            let soft = means.terms.soft().into_iter().zip(spec.weights.soft());
-            let soft: Vec<(String, f64)> = soft
-                .filter(|(_, (_, weight))| *weight != 0.0)
-                .map(|((name, value), _)| (format!("train/{name}"), value))
-                .collect();
-            values.extend(soft.iter().map(|(name, value)| (name.as_str(), *value)));
+            let mut further = logged_terms(&means, &spec);
+            further.extend(logged_schedules(plan, step));
+            values.extend(further.iter().map(|(name, value)| (name.as_str(), *value)));
             log.log(done as u64, &values)?;
         }
     }
@@ -328,61 +323,6 @@ fn check_finite(
     let largest = Tensor::cat(largest, 0).max().into_scalar::<f32>();
     let step = num_updates.saturating_sub(1);
     check_number("largest weight", f64::from(largest), step, context)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
-fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
-    let at = |weight| scheduled(weight, step);
-    let losses = &plan.losses;
-    LossSpec {
-        weights: Terms {
-            forward_kl: at(losses.forward_kl),
-            reverse_kl: at(losses.reverse_kl),
-            jsd: at(losses.jsd.weight),
-            skew_forward_kl: at(losses.skew_forward_kl.weight),
-            skew_reverse_kl: at(losses.skew_reverse_kl.weight),
-            tvd: at(losses.tvd),
-            cross_entropy: at(losses.cross_entropy),
-        },
-        jsd_beta: losses.jsd.beta,
-        skew_forward_alpha: losses.skew_forward_kl.alpha,
-        skew_reverse_alpha: losses.skew_reverse_kl.alpha,
-        label_smoothing: losses.label_smoothing,
-        temperature: temperature(&plan.temperature, step) as f32,
-        tail: match plan.tail {
-            TailPlan::Bucket => Tail::Bucket,
-            TailPlan::Renormalize => Tail::Renormalize,
-        },
-    }
-}
-
-fn micro_batches<'a>(
-    plan: &FitPlan,
-    rows: &'a TokenRows,
-    row_idxs: &[usize],
-    supports: Option<&'a [RowSupports]>,
-    temperature_idx: Option<usize>,
-) -> Vec<MicroBatch<'a>> {
-    let entries: Vec<(usize, Option<&RowSupports>)> = row_idxs
-        .iter()
-        .enumerate()
-        .map(|(entry, &row_idx)| (row_idx, supports.map(|all| &all[entry])))
-        .collect();
-    entries
-        .chunks(plan.micro_batch)
-        .map(|entries| MicroBatch {
-            inputs: entries
-                .iter()
-                .map(|&(row_idx, _)| rows.inputs(row_idx))
-                .collect(),
-            targets: entries
-                .iter()
-                .flat_map(|&(row_idx, supports)| {
-                    row_targets(rows, row_idx, supports, temperature_idx)
-                })
-                .collect(),
-        })
-        .collect()
 }
 
 fn last_good(dir: &Path) -> String {

@@ -7,6 +7,7 @@ pub mod evaluate;
 pub mod fit;
 pub mod gradient;
 mod metrics;
+mod objective;
 pub mod optim;
 mod schedule;
 pub mod state;
