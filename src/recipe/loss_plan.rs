@@ -15,7 +15,7 @@ pub enum TailPlan {
 }
 
 /// Weights of the loss terms, none negative and at every step at least one positive. One that is off by default is not serialised.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct LossWeights {
     /// KL(teacher ‖ student).
     pub forward_kl: Scheduled,
@@ -39,6 +39,9 @@ pub struct LossWeights {
     /// Share of its label that is spread over all tokens; a key of `cross_entropy`.
     #[serde(skip_serializing_if = "is_zero")]
     pub label_smoothing: f64,
+    /// Distance of hidden states from the teacher's.
+    #[serde(skip_serializing_if = "HiddenPlan::is_off")]
+    pub hidden_mse: HiddenPlan,
 }
 
 /// Weight and shape of `jsd`; zeros if it is off.
@@ -59,6 +62,17 @@ pub struct SkewPlan {
     pub alpha: f64,
 }
 
+/// Weight of `hidden_mse` and the layers that it compares.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct HiddenPlan {
+    /// Weight of the term.
+    pub weight: Scheduled,
+    /// Layers of the student and of the teacher whose outputs are compared, counted from 0. `None`, or if it is off: spread
+    /// evenly over both models, which tell how many they have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<[usize; 2]>>,
+}
+
 impl LossWeights {
     /// Whether any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
@@ -69,6 +83,7 @@ impl LossWeights {
     pub fn terms(&self) -> Vec<(&'static str, Scheduled)> {
         let mut terms = self.soft().to_vec();
         terms.push(("cross_entropy", self.cross_entropy));
+        terms.push(("hidden_mse", self.hidden_mse.weight));
         terms
     }
 
@@ -86,6 +101,12 @@ impl LossWeights {
 }
 
 impl JsdPlan {
+    fn is_off(&self) -> bool {
+        self.weight.is_off()
+    }
+}
+
+impl HiddenPlan {
     fn is_off(&self) -> bool {
         self.weight.is_off()
     }

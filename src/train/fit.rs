@@ -10,16 +10,17 @@ use thiserror::Error;
 
 use super::average::averaged;
 use super::evaluate::{Evaluation, Opinion, measure};
-use super::gradient::{Activations, StepGradient, step_gradient_with};
+use super::gradient::{Activations, HiddenMatch, StepGradient, step_gradient_with};
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{AdamW, clip, global_norm};
 use super::state::{self, State, StateError, States};
 use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
+use crate::model::Decoder;
 use crate::progress::{Progress, say};
 use crate::recipe::{FitPlan, HandOn};
-use crate::student::Student;
+use crate::student::{Student, layer_pairs};
 use crate::tensors;
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
@@ -37,6 +38,8 @@ pub struct FitContext<'a> {
     pub rows: &'a TokenRows,
     /// The teacher's opinion of those rows, if any loss term needs it.
     pub cache: Option<&'a Cache>,
+    /// The teacher itself, if a loss term compares hidden states with its own: it runs along.
+    pub teacher: Option<&'a Decoder>,
     /// Rows of the validation text, for measurements during the pass.
     pub validation: &'a TokenRows,
     /// The teacher's opinion of those, if there is one.
@@ -146,6 +149,7 @@ pub fn fit(
         plan.tokens_per_step / rows.sequence_length(),
     );
     let activations = Activations::of(plan);
+    let teacher = compared_with(plan, &student, context);
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
@@ -211,9 +215,24 @@ pub fn fit(
             (context.cache).and_then(|cache| cache.fingerprint().temperature_idx(temperature));
         let micro_batches =
             micro_batches(plan, rows, &row_idxs, supports.as_deref(), temperature_idx);
-        let StepGradient { sums, gradients } =
-            step_gradient_with(&student.effective(), &micro_batches, &spec, activations);
-        let gradients = student.pull_back(gradients);
+        let hidden = teacher.as_ref().map(|(teacher, pairs)| HiddenMatch {
+            teacher,
+            pairs,
+            projections: &student.projections,
+        });
+        let StepGradient {
+            sums,
+            gradients,
+            projections,
+        } = step_gradient_with(
+            &student.effective(),
+            &micro_batches,
+            &spec,
+            hidden,
+            activations,
+        );
+        let mut gradients = student.pull_back(gradients);
+        gradients.extend(projections);
         let norm = global_norm(&gradients);
         let means = sums.means();
         for (what, value) in [("loss", means.total), ("gradient norm", f64::from(norm))] {
@@ -271,6 +290,27 @@ pub fn fit(
         ));
     }
     Ok(student)
+}
+
+/// The teacher that runs along, and the layers of both models whose outputs are compared; `None` if no loss term does so.
+fn compared_with<'a>(
+    plan: &FitPlan,
+    student: &Student,
+    context: &FitContext<'a>,
+) -> Option<(&'a Decoder, Vec<[usize; 2]>)> {
+    let hidden = &plan.losses.hidden_mse;
+    if !hidden.weight.is_used() {
+        return None;
+    }
+    let teacher = context
+        .teacher
+        .expect("a pass that compares hidden states is given the teacher");
+    let depth = student.effective_config().num_hidden_layers;
+    let pairs = layer_pairs(hidden, depth, teacher.config.num_hidden_layers);
+    Some((
+        teacher,
+        pairs.expect("the layers were looked up before the run"),
+    ))
 }
 
 /// What the weights that would be handed on now make of the validation text; `None` if a signal asked to stop.

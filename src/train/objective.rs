@@ -21,6 +21,7 @@ pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
             skew_reverse_kl: at(losses.skew_reverse_kl.weight),
             tvd: at(losses.tvd),
             cross_entropy: at(losses.cross_entropy),
+            hidden_mse: at(losses.hidden_mse.weight),
         },
         jsd_beta: losses.jsd.beta,
         skew_forward_alpha: losses.skew_forward_kl.alpha,
@@ -66,7 +67,11 @@ pub(super) fn micro_batches<'a>(
 
 /// Means of the terms that compare with the teacher, if they are on, by their names in the log.
 pub(super) fn logged_terms(means: &LossSums, spec: &LossSpec) -> Vec<(String, f64)> {
-    let terms = means.terms.soft().into_iter().zip(spec.weights.soft());
+    let all = |terms: &Terms| {
+        let hidden = ("hidden_mse", terms.hidden_mse);
+        terms.soft().into_iter().chain([hidden])
+    };
+    let terms = all(&means.terms).zip(all(&spec.weights));
     let terms = terms.filter(|(_, (_, weight))| *weight != 0.0);
     terms
         .map(|((name, value), _)| (format!("train/{name}"), value))
