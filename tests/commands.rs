@@ -70,7 +70,7 @@ mod tests {
 
     /// The losses written token by token are those of the mean, each of a token that has one before it.
     fn assert_losses(workshop: &Workshop, evaluation: &Value) {
-        let lines = std::fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
+        let lines = fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
         let (mut sum, mut count) = (0.0, 0);
         for line in lines.lines() {
             let row: Value = serde_json::from_str(line).unwrap();
