@@ -175,6 +175,7 @@ fn train(
             &student.effective(),
             &micro_batches,
             &spec,
+            None,
             settings.activations,
         );
         let norm = global_norm(&step_gradient.gradients);
@@ -269,6 +270,7 @@ fn gradient(settings: &Settings, device: &Device) -> Result<serde_json::Value, B
         &student.effective(),
         &[micro_batch],
         &spec,
+        None,
         settings.activations,
     );
     Ok(json!({

@@ -92,12 +92,12 @@ def randomize(model, seed, decimals, gain=1):
     return generator
 
 
-def tiny_llama(seed, tied, decimals):
+def tiny_llama(seed, tied, decimals, hidden_size=16, num_hidden_layers=2):
     """A Llama whose head_dim is not hidden_size / heads."""
     from transformers import LlamaConfig, LlamaForCausalLM
     config = LlamaConfig(
-        vocab_size=40, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
-        max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=tied, attention_bias=False, mlp_bias=False,
+        vocab_size=40, hidden_size=hidden_size, intermediate_size=24, num_hidden_layers=num_hidden_layers, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=6, max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=tied, attention_bias=False, mlp_bias=False,
         bos_token_id=None, eos_token_id=None, pad_token_id=None, attn_implementation="eager")
     model = LlamaForCausalLM(config).double().eval()
     generator = randomize(model, seed, decimals)
@@ -401,7 +401,52 @@ def adapter(name):
           "float64, norms and softmax in float32", ["transformers", "peft"])
 
 
-CASES = {"adamw": adamw, "adapter": adapter, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "grid_int8_channel": grid_int8_channel,
+def hidden_mse(name):
+    """Cross-entropy and the distance of the residual streams behind pairs of layers, to a teacher of another width (through a matrix for each
+    pair) and to one of the same width; a layer of the student is in two pairs, and so is one of the teacher.
+
+    The distance is `mse_loss` (a mean over counted positions and the teacher's width; TinyBERT, arXiv 1909.10351), and
+    the mean over the pairs. Hooks see the streams: the last of transformers' `hidden_states` has gone through the final norm.
+    """
+    seed, rows, seq, counted = 12, 2, 8, [8, 5]
+    loss_weights = dict(cross_entropy=0.9, hidden_mse=0.1)
+    student, config, generator = tiny_llama(seed, True, 2)
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    mask = torch.tensor([[position < count for position in range(seq)] for count in counted])
+
+    def streams(model):
+        found = {}
+        hooks = [layer.register_forward_hook(lambda _, __, output, index=index: found.__setitem__(index, output))
+                 for index, layer in enumerate(model.model.layers)]
+        logits = model(tokens[:, :-1]).logits
+        for hook in hooks:
+            hook.remove()
+        return logits, found
+
+    inputs, expected = {}, {}
+    for case, width, depth, pairs in (("narrow", 8, 3, [[0, 0], [1, 2], [0, 2]]), ("alike", 16, 1, [[0, 0], [1, 0]])):
+        teacher, teacher_config, generator = tiny_llama(seed + 1, True, 2, width, depth)
+        matrices = [short(0.4 * torch.randn(width, 16, generator=generator), 3).requires_grad_() for _ in pairs if width != 16]
+        student.zero_grad()
+        logits, own = streams(student)
+        with torch.no_grad():
+            _, theirs = streams(teacher)
+        seen = lambda pair, layer: own[layer] @ matrices[pair].T if matrices else own[layer]
+        distances = [torch.nn.functional.mse_loss(seen(pair, a)[mask], theirs[b][mask]) for pair, (a, b) in enumerate(pairs)]
+        losses = dict(hidden_mse=sum(distances) / len(pairs),
+                      cross_entropy=torch.nn.functional.cross_entropy(logits.transpose(1, 2), tokens[:, 1:], reduction="none")[mask].mean())
+        losses["total"] = sum(weight * losses[term] for term, weight in loss_weights.items())
+        losses["total"].backward()
+        inputs[case] = dict(config=teacher_config, weights=flat(teacher), pairs=pairs, projections=[exact(matrix) for matrix in matrices])
+        expected[case] = dict(losses={key: value.item() for key, value in losses.items()},
+                              gradients={key: digits(parameter.grad, 6, 7) for key, parameter in student.named_parameters()},
+                              projections=[digits(matrix.grad, 6, 7) for matrix in matrices])
+    inputs = dict(config=config, weights=flat(student), tokens=tokens.flatten().tolist(), sequence_length=seq, counted=counted,
+                  loss_weights=loss_weights, teachers=inputs)
+    write(name, seed, ELEMENTWISE, inputs, expected, "float64, norms and softmax in float32", ["transformers"])
+
+
+CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "grid_int8_channel": grid_int8_channel,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":

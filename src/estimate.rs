@@ -8,8 +8,7 @@ use serde::Serialize;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, parameter_specs};
 use crate::recipe::{
-    CachePlan, FitPlan, HandOn, PassPlan, Plan, QuantizeMethod, StudentPlan, SupportPlan,
-    TokenizerPlan,
+    CachePlan, FitPlan, HandOn, PassPlan, Plan, StudentPlan, SupportPlan, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
 use crate::student::{architecture, part_of_teacher};
@@ -81,14 +80,11 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     for (pass, stage) in plan.passes.iter().zip(&stages.passes) {
         let mut estimate = forward(plan, stage, sizes.validation_tokens, &sizes.student, 4);
         estimate.disk_bytes = student_bytes;
-        match pass {
-            PassPlan::Distill(fit) => add_fit(&mut estimate, fit, &sizes.student, plan),
-            PassPlan::Quantize(quantize) => {
-                if let QuantizeMethod::Qat(fit) = &quantize.method {
-                    add_fit(&mut estimate, fit, &sizes.student, plan);
-                }
-            }
-            PassPlan::Prune(prune) => estimate.tokens += prune.calibration_tokens as u64,
+        if let Some(fit) = pass.fit() {
+            add_fit(&mut estimate, fit, &sizes, plan);
+        }
+        if let PassPlan::Prune(prune) = pass {
+            estimate.tokens += prune.calibration_tokens as u64;
         }
         estimates.push(estimate);
     }
@@ -139,7 +135,8 @@ fn forward(
     }
 }
 
-fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig, plan: &Plan) {
+fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, sizes: &Sizes, plan: &Plan) {
+    let student = &sizes.student;
     let tokens = (fit.steps * fit.tokens_per_step) as u64;
     let measurements = fit
         .evaluate_every
@@ -161,6 +158,47 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, student: &DecoderConfig,
         estimate.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
     }
     estimate.memory_bytes = fit_bytes(fit, student, plan, state);
+    let compares = fit.losses.hidden_mse.weight.is_used();
+    if let Some(teacher) = sizes.teacher.as_ref().filter(|_| compares) {
+        estimate.secs += 2.0 * num_parameters(teacher) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
+        let along = along_bytes(fit, student, teacher, plan);
+        estimate.memory_bytes = estimate.memory_bytes.saturating_add(along);
+    }
+}
+
+/// What a teacher that runs along adds: its weights, its activations on one row for each micro-batch under way, the hidden
+/// states that are compared with the slopes of the student's, and the projections with their moments and gradient.
+fn along_bytes(
+    fit: &FitPlan,
+    student: &DecoderConfig,
+    teacher: &DecoderConfig,
+    plan: &Plan,
+) -> u64 {
+    let depths = [student, teacher].map(|config| config.num_hidden_layers);
+    let named = fit.losses.hidden_mse.layers.as_ref().map(Vec::len);
+    let num_pairs = named.unwrap_or(depths[0].min(depths[1])) as u64;
+    let [own, width] = [student, teacher].map(|config| config.hidden_size as u64);
+    let (micro_batch, at_once) = at_once(fit, plan);
+    let row = plan.data.sequence_length as u64;
+    let of_row = row.saturating_mul(layer_floats(teacher) as u64 + 4 * width);
+    let slopes = (row * micro_batch as u64).saturating_mul(2 * num_pairs * own);
+    let projections = if own == width {
+        0
+    } else {
+        num_pairs * own * width
+    };
+    let floats = num_parameters(teacher)
+        .saturating_add((at_once as u64).saturating_mul(of_row.saturating_add(slopes)))
+        .saturating_add(projections.saturating_mul(5));
+    floats.saturating_mul(F32_BYTES)
+}
+
+/// Rows of a micro-batch, and micro-batches that run at the same time.
+fn at_once(fit: &FitPlan, plan: &Plan) -> (usize, usize) {
+    let rows = (fit.tokens_per_step / plan.data.sequence_length).max(1);
+    let micro_batch = fit.micro_batch.min(rows);
+    let micro_batches = rows.div_ceil(micro_batch);
+    (micro_batch, rayon::current_num_threads().min(micro_batches))
 }
 
 /// The teacher's run that tells which of its parts make the student; the first pass begins with it.
@@ -187,9 +225,8 @@ fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages,
 fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, plan: &Plan, state: u64) -> u64 {
     let weights = num_parameters(student) * F32_BYTES;
     let rows = (fit.tokens_per_step / plan.data.sequence_length).max(1);
-    let micro_batch = fit.micro_batch.min(rows);
+    let (micro_batch, at_once) = at_once(fit, plan);
     let micro_batches = rows.div_ceil(micro_batch);
-    let at_once = rayon::current_num_threads().min(micro_batches);
     let gradients = micro_batches.min(at_once + 1) as u64; // of those under way, and the sum of those before
     let positions = (micro_batch * plan.data.sequence_length) as u64;
     let kept = positions.saturating_mul(kept_bytes(student, fit.gradient_checkpointing));

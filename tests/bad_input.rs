@@ -238,6 +238,31 @@ mod tests {
     }
 
     #[test]
+    fn hidden_states_of_layers_that_are_not_there_are_refused_at_their_key() {
+        let workshop = Workshop::new();
+        let help = "help: write `[student, teacher]` with layers from 0 to 0 and from 0 to 0";
+        for (pass, layers, told) in [
+            (
+                "passes.0.distill",
+                "[[0, 0], [1, 0]]",
+                "pair 2 of `layers` has layer 1 of the student, which has 1",
+            ),
+            (
+                "passes.3.quantize",
+                "[[0, 3]]",
+                "pair 1 of `layers` has layer 3 of the teacher, which has 1",
+            ),
+        ] {
+            let set = format!(
+                "{pass}.losses={{forward_kl: 1, hidden_mse: {{weight: 1, layers: {layers}}}}}"
+            );
+            let told = format!("error[losses/layers]: {told}");
+            let place = "^^^^^^ past the last layer";
+            assert_refused(&workshop, &[&set], &[&told, place, help]);
+        }
+    }
+
+    #[test]
     fn a_truncated_weights_file_is_refused_by_name() {
         let workshop = Workshop::new();
         // Cut before anything, in the header, and one byte before the end.

@@ -70,7 +70,7 @@ mod tests {
 
     /// The losses written token by token are those of the mean, each of a token that has one before it.
     fn assert_losses(workshop: &Workshop, evaluation: &Value) {
-        let lines = std::fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
+        let lines = fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
         let (mut sum, mut count) = (0.0, 0);
         for line in lines.lines() {
             let row: Value = serde_json::from_str(line).unwrap();
@@ -297,6 +297,38 @@ export: { formats: [huggingface] }
             &["cache", "stat", "text"],
             2,
             &["`text` holds no finished cache"],
+        );
+    }
+
+    #[test]
+    fn a_plan_counts_the_teacher_that_runs_along_with_a_pass() {
+        let workshop = Workshop::new();
+        let estimate = |sets: &[&str]| {
+            let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
+            let args = [&["plan", "chain.yaml", "--json"][..], &sets].concat();
+            let plan = workshop.done(&args).json();
+            let stages = plan["stages"].as_array().unwrap();
+            let pass = stages.iter().find(|stage| stage["name"] == "01-distill");
+            let number = |key: &str| pass.unwrap()[key].as_f64().unwrap();
+            (number("memory_bytes"), number("secs"))
+        };
+        let losses = |hidden: &str| format!("passes.0.distill.losses={{forward_kl: 1{hidden}}}");
+        let wider = "student.architecture.hidden_size=32";
+        let alone = estimate(&[&losses("")]);
+        let along = estimate(&[&losses(", hidden_mse: 1")]);
+        let teacher_bytes =
+            workshop.done(&["inspect", "teacher", "--json"]).json()["weights_bytes"].as_f64();
+        assert!(
+            along.0 > alone.0 + teacher_bytes.unwrap(),
+            "{along:?}, {alone:?}"
+        );
+        assert!(along.1 > alone.1, "{along:?}, {alone:?}");
+        // The projection of [16, 32], its moments, and what is made of it.
+        let alone = estimate(&[wider, &losses("")]);
+        let projected = estimate(&[wider, &losses(", hidden_mse: 1")]);
+        let projection_bytes = 4.0 * 16.0 * 32.0 * 5.0;
+        assert!(
+            projected.0 - alone.0 > along.0 - estimate(&[&losses("")]).0 + projection_bytes - 1.0
         );
     }
 

@@ -22,7 +22,8 @@ mod tests {
     const NUM_KILLS: usize = 20;
 
     /// All that a training state has to hold, and all that must not move when a run goes on: masks, micro-batches, an
-    /// average, measurements, and schedules of the rate, the temperature and the weights of the loss terms.
+    /// average, measurements, projections of hidden states to the teacher's width, and schedules of the rate, the temperature and the
+    /// weights of the loss terms.
     const BUSY_RECIPE: &str = "\
 name: busy
 seed: 5
@@ -31,7 +32,7 @@ data: { train: [text/train.txt], validation: [text/validation.txt], sequence_len
 teacher: { checkpoint: teacher, batch_size: 4 }
 cache: { support: { top_k: 16 }, temperatures: [1.0, 2.0], rows_per_shard: 64 }
 student:
-  architecture: { num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 32 }
+  architecture: { num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, num_key_value_heads: 1, intermediate_size: 32 }
 passes:
   - prune: { method: magnitude, sparsity: 0.5 }
   - distill:
@@ -43,7 +44,7 @@ passes:
       decay_steps: 20
       ema: 0.9
       temperature: { from: 2.0, to: 1.0, over: 0.5 }
-      losses: { forward_kl: { from: 0.2, to: 1.0, shape: cosine }, cross_entropy: { from: 1.0, to: 0.1, over: 40 } }
+      losses: { forward_kl: { from: 0.2, to: 1.0, shape: cosine }, cross_entropy: { from: 1.0, to: 0.1, over: 40 }, hidden_mse: 0.5 }
       evaluate_every: 7
       early_stop: { patience: 4 }
       save_every: 3

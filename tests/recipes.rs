@@ -244,15 +244,16 @@ mod tests {
                 .unwrap()
                 .replace("../datasets/austen/", "."),
         );
-        texts.push(MINIMAL.replace(
-            "steps: 7",
-            "steps: 7, losses: { forward_kl: 0.5, reverse_kl: 1, jsd: { weight: 2, beta: 0.3 }, skew_forward_kl: 1, \
-             skew_reverse_kl: { weight: 1, alpha: 0.2 }, tvd: 0.5, cross_entropy: { weight: 1, label_smoothing: 0.1 } }",
-        ));
-        texts.push(MINIMAL.replace(
-            "steps: 7",
-            "steps: 7, adapter: { rank: 8, targets: [o_proj, up_proj] }",
-        ));
+        texts.extend(
+            [
+                "losses: { forward_kl: 0.5, reverse_kl: 1, jsd: { weight: 2, beta: 0.3 }, skew_forward_kl: 1, \
+                 skew_reverse_kl: { weight: 1, alpha: 0.2 }, tvd: 0.5, cross_entropy: { weight: 1, label_smoothing: 0.1 } }",
+                "losses: { hidden_mse: { weight: { from: 1.0, to: 0.5, over: 3 }, layers: [[0, 1], [2, 5]] } }",
+                "losses: { forward_kl: 1, hidden_mse: 0.25 }",
+                "adapter: { rank: 8, targets: [o_proj, up_proj] }",
+            ]
+            .map(|keys| MINIMAL.replace("steps: 7", &format!("steps: 7, {keys}"))),
+        );
         texts.extend(
             [
                 "every: 2",

@@ -4,10 +4,11 @@
 //! 400 MB, and autodiff keeps several). Here they live for one chunk: product, loss and slope row by row,
 //! two products back, gone.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::LossSums;
+use super::counted::{at_their_places, counted_rows};
 use super::row::{RowTarget, loss_row};
 use super::spec::LossSpec;
 use super::statistics::{RowStatistics, row_statistics};
@@ -66,33 +67,11 @@ pub(super) fn gradients_in_chunks(
             weight: head.weight.zeros_like(),
         };
     }
-    if counted.len() == targets.len() {
-        return counted_gradients(hidden, head, &counted, spec, chunk_logits);
-    }
-    let device = hidden.device();
-    let places = (0..).zip(targets).filter(|(_, target)| target.is_some());
-    let places = indices(places.map(|(place, _)| place).collect(), &device);
-    let got = counted_gradients(
-        &hidden.clone().select(0, places),
-        head,
-        &counted,
-        spec,
-        chunk_logits,
-    );
-    // Back to their places; all others take the row of zeros that stands last.
-    let [_, size] = hidden.dims();
-    let with_zeros = Tensor::cat(vec![got.hidden, Tensor::zeros([1, size], &device)], 0);
-    let zeros = i32::try_from(counted.len()).expect("positions fit into 31 bits");
-    let mut num_before = 0;
-    let origins = targets.iter().map(|target| match target {
-        Some(_) => {
-            num_before += 1;
-            num_before - 1
-        }
-        None => zeros,
-    });
+    let is_counted: Vec<bool> = targets.iter().map(Option::is_some).collect();
+    let rows = counted_rows(hidden, &is_counted);
+    let got = counted_gradients(&rows, head, &counted, spec, chunk_logits);
     HeadGradients {
-        hidden: with_zeros.select(0, indices(origins.collect(), &device)),
+        hidden: at_their_places(got.hidden, &is_counted),
         ..got
     }
 }
@@ -195,11 +174,6 @@ fn read(logits: Tensor<2>) -> Vec<f32> {
     logits
         .try_into_vec_as::<f32>()
         .expect("a product of f32 matrices is f32 and finite in size")
-}
-
-fn indices(places: Vec<i32>, device: &Device) -> Tensor<1, Int> {
-    let count = places.len();
-    Tensor::from_data(TensorData::new(places, [count]), device)
 }
 
 fn tensor(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Tensor<2> {

@@ -2,13 +2,15 @@
 //!
 //! A row is one position: its logits, what the teacher said of it, and the token that came. Each function
 //! here turns logits into a value and d value / d logits; [`chunked`] carries them through the output matrix
-//! without ever keeping the logits of all positions.
+//! without ever keeping the logits of all positions. One term is not over the vocabulary: [`hidden_gradients`].
 //!
 //! All arithmetic is f32 within a row and f64 across rows. Checked against PyTorch in value and gradient:
 //! `tests/golden/losses/reference.json`.
 
 pub mod chunked;
+mod counted;
 mod divergence;
+mod hidden;
 mod likeliest;
 mod row;
 mod softmax;
@@ -16,6 +18,7 @@ mod spec;
 mod statistics;
 mod support;
 
+pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
 pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, log_sum_exp};

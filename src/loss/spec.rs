@@ -21,6 +21,9 @@ pub struct Terms {
     pub tvd: f64,
     /// Negative log-likelihood of the text, never softened; with smoothed labels if the spec smooths them.
     pub cross_entropy: f64,
+    /// Squared distance of hidden states from the teacher's, see [`hidden_gradients`](super::hidden_gradients); not in nats
+    /// and nothing that logits tell.
+    pub hidden_mse: f64,
 }
 
 impl Terms {
@@ -33,9 +36,10 @@ impl Terms {
         skew_reverse_kl: 0.0,
         tvd: 0.0,
         cross_entropy: 0.0,
+        hidden_mse: 0.0,
     };
 
-    /// The terms that compare with the teacher, by name.
+    /// The terms that compare with the teacher's predictions, by name.
     pub fn soft(&self) -> [(&'static str, f64); 6] {
         [
             ("forward_kl", self.forward_kl),
@@ -51,7 +55,7 @@ impl Terms {
     pub(super) fn weighted(&self, weights: &Self) -> f64 {
         let pairs = self.soft().into_iter().zip(weights.soft());
         let soft: f64 = pairs.map(|((_, value), (_, weight))| weight * value).sum();
-        soft + weights.cross_entropy * self.cross_entropy
+        soft + weights.cross_entropy * self.cross_entropy + weights.hidden_mse * self.hidden_mse
     }
 
     /// Term by term.
@@ -64,6 +68,7 @@ impl Terms {
             skew_reverse_kl: self.skew_reverse_kl + other.skew_reverse_kl,
             tvd: self.tvd + other.tvd,
             cross_entropy: self.cross_entropy + other.cross_entropy,
+            hidden_mse: self.hidden_mse + other.hidden_mse,
         }
     }
 
@@ -77,6 +82,7 @@ impl Terms {
             skew_reverse_kl: factor * self.skew_reverse_kl,
             tvd: factor * self.tvd,
             cross_entropy: factor * self.cross_entropy,
+            hidden_mse: factor * self.hidden_mse,
         }
     }
 }
@@ -114,7 +120,7 @@ impl LossSpec {
         }
     }
 
-    /// Whether any term compares with the teacher.
+    /// Whether any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
         self.weights.soft().iter().any(|(_, weight)| *weight != 0.0)
     }

@@ -7,8 +7,11 @@ use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::passes;
 use crate::recipe::{PassPlan, RecipeFaults, StudentPlan};
-use crate::student::{NoSuchPart, architecture, check_parts, is_target, part_of_teacher};
+use crate::student::{
+    NoSuchPart, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
+};
 
 impl Preflight<'_> {
     /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
@@ -37,7 +40,38 @@ impl Preflight<'_> {
             (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
         };
         self.groups(&config)?;
-        self.ranks(&config)
+        self.ranks(&config)?;
+        match teacher {
+            Some(teacher) => self.compared_layers(&config, teacher),
+            None => Ok(()),
+        }
+    }
+
+    /// Both models have the layers whose hidden states a pass compares.
+    fn compared_layers(
+        &self,
+        student: &DecoderConfig,
+        teacher: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
+            let Some(fit) = pass.fit() else {
+                continue;
+            };
+            let depths = [student, teacher].map(|config| config.num_hidden_layers);
+            let hidden = &fit.losses.hidden_mse;
+            if let Err(error) = layer_pairs(hidden, depths[0], depths[1]) {
+                let last = depths.map(|depth| depth - 1);
+                let help = format!(
+                    "write `[student, teacher]` with layers from 0 to {} and from 0 to {}",
+                    last[0], last[1]
+                );
+                let name = passes::name(pass);
+                let fault = Diagnostic::new("losses/layers", error.to_string()).help(help);
+                let key = format!("passes.{pass_idx}.{name}.losses.hidden_mse.layers");
+                return Err(self.fault(&key, "past the last layer", fault));
+            }
+        }
+        Ok(())
     }
 
     /// An adapter is at most as wide as what it is added to.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use super::fields::{Fields, Item};
-use super::loss_plan::{JsdPlan, LossWeights, SkewPlan, TailPlan};
+use super::loss_plan::{HiddenPlan, JsdPlan, LossWeights, SkewPlan, TailPlan};
 use super::plan::{
     CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GgufType,
     PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, Sampling, SupportPlan,
@@ -210,7 +210,21 @@ fn loss_weights(losses: &Fields, steps: usize) -> Option<LossWeights> {
         tvd: weight("tvd")?,
         cross_entropy: weight("cross_entropy")?,
         label_smoothing: of("cross_entropy", "label_smoothing")?,
+        hidden_mse: hidden(losses, steps)?,
     })
+}
+
+fn hidden(losses: &Fields, steps: usize) -> Option<HiddenPlan> {
+    let weight = loss_weight(losses, "hidden_mse", steps)?;
+    let keys = losses.block("hidden_mse")?;
+    let layers = if weight.is_used() && keys.is_written("layers") {
+        let pairs: Vec<Vec<usize>> = keys.get("layers")?;
+        let pairs = pairs.into_iter().map(<[usize; 2]>::try_from);
+        Some(pairs.collect::<Result<_, _>>().ok()?)
+    } else {
+        None
+    };
+    Some(HiddenPlan { weight, layers })
 }
 
 /// The weight of a term, which may have further keys.

@@ -1,4 +1,4 @@
-//! How the table of keys is written: `recipe_keys.rs` and `pass_keys.rs` hold its entries.
+//! How the table of keys is written: `recipe_keys.rs` and the other `*_keys.rs` hold its entries.
 
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 

@@ -1,7 +1,7 @@
 //! The recipe: from YAML text to a checked and completed [`Plan`].
 //!
 //! `tree` reads YAML with places, `set` replaces values, `file` checks each key against the table in
-//! `recipe_keys`, `student_keys` and `pass_keys`, `check`, `pass_check` and `schedule_check` what keys mean together, and `complete` makes the plan.
+//! `recipe_keys`, `student_keys`, `pass_keys` and `loss_keys`, `check` and the files beside it what keys mean together, and `complete` makes the plan.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -10,6 +10,8 @@ mod complete;
 mod fields;
 mod file;
 mod keys;
+mod loss_check;
+mod loss_keys;
 mod loss_plan;
 mod pass_check;
 mod pass_keys;

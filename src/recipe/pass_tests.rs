@@ -27,7 +27,7 @@ fn fit(plan: &Plan) -> &FitPlan {
 fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
     let losses = |written: &str| {
         let plan = load_text(MINIMAL, &[&format!("distill.losses={written}")]).unwrap();
-        fit(&plan).losses
+        fit(&plan).losses.clone()
     };
     let bare = losses("{jsd: 1, skew_forward_kl: 0.5, skew_reverse_kl: 2, cross_entropy: 0.25}");
     assert_eq!((bare.jsd.weight, bare.jsd.beta), (Constant(1.0), 0.5));
@@ -57,6 +57,30 @@ fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
         "off, whatever its shape"
     );
     assert!(shaped.is_soft() && !losses("{cross_entropy: 1}").is_soft());
+}
+
+#[test]
+fn hidden_states_are_compared_by_a_weight_and_perhaps_a_map_of_layers() {
+    let hidden = |written: &str| {
+        let losses = format!("distill.losses={{forward_kl: 1, hidden_mse: {written}}}");
+        let plan = load_text(MINIMAL, &[&losses]).unwrap();
+        fit(&plan).losses.hidden_mse.clone()
+    };
+    let bare = hidden("0.5");
+    assert_eq!((bare.weight, bare.layers), (Constant(0.5), None));
+    let mapped = hidden("{ weight: 2, layers: [[0, 1], [3, 5]] }");
+    assert_eq!(mapped.layers, Some(vec![[0, 1], [3, 5]]));
+    let moving = hidden("{ from: 1, to: 0 }");
+    let ramp = Ramp {
+        from: 1.0,
+        to: 0.0,
+        over: 7,
+        shape: Shape::Linear,
+    };
+    assert_eq!(moving.weight, Scheduled::Ramp(ramp));
+    assert_eq!(hidden("0"), HiddenPlan::default());
+    let alone = load_text(MINIMAL, &["distill.losses={hidden_mse: 1}"]).unwrap();
+    assert!(!fit(&alone).losses.is_soft(), "it needs no cache");
 }
 
 #[test]
@@ -122,7 +146,7 @@ fn keys_at_their_defaults_leave_the_plan_of_a_stage_as_it_was() {
 fn the_weight_of_every_term_may_move() {
     let ends = |written: &str| {
         let text = format!("distill.losses={{forward_kl: 1, {written}}}");
-        let losses = fit(&load_text(MINIMAL, &[&text]).unwrap()).losses;
+        let losses = fit(&load_text(MINIMAL, &[&text]).unwrap()).losses.clone();
         let LossWeights { jsd, tvd, .. } = losses;
         [jsd.weight, tvd, losses.cross_entropy].map(Scheduled::ends)
     };

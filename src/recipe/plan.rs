@@ -134,6 +134,20 @@ pub enum PassPlan {
     Quantize(QuantizePlan),
 }
 
+impl PassPlan {
+    /// How it trains, if it does.
+    pub fn fit(&self) -> Option<&FitPlan> {
+        match self {
+            Self::Distill(fit) => Some(fit),
+            Self::Quantize(plan) => match &plan.method {
+                QuantizeMethod::Qat(fit) => Some(fit),
+                QuantizeMethod::RoundToNearest => None,
+            },
+            Self::Prune(_) => None,
+        }
+    }
+}
+
 /// One training run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FitPlan {

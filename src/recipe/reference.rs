@@ -26,7 +26,7 @@ pub fn schema() -> Value {
 pub fn reference_markdown() -> String {
     let mut out = String::from(
         "# Recipe keys\n\n\
-         Made from the table in `src/recipe/recipe_keys.rs` and `pass_keys.rs`; after a change there, \
+         Made from the table in `src/recipe/*_keys.rs`; after a change there, \
          `cargo test --release --test recipes` names the file to copy here. Types are strict and an unknown key is an \
          error. Relative paths start at the folder of the recipe. `--set path=value` replaces any \
          value: `--set data.sequence_length=128`, `--set passes.0.distill.steps=200`.\n",

@@ -2,7 +2,7 @@
 
 use super::complete::{decay_steps, over};
 use super::fields::Fields;
-use super::pass_keys::{TEMPERATURE_WALK, WEIGHT_RAMP};
+use super::loss_keys::{TEMPERATURE_WALK, WEIGHT_RAMP};
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 

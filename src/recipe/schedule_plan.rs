@@ -83,6 +83,12 @@ impl Scheduled {
         }
     }
 
+    /// Whether it has two values or more.
+    pub fn moves(self) -> bool {
+        let [first, last] = self.ends();
+        first.to_bits() != last.to_bits()
+    }
+
     /// Whether it is 0 at every step.
     pub(super) fn is_off(&self) -> bool {
         !self.is_used()

@@ -1,4 +1,5 @@
-//! Loss curves as an SVG picture, drawn without a plotting library: two axes and one line per pass.
+//! Loss curves as an SVG picture, drawn without a plotting library: two axes, one line per pass, and rings where a pass was
+//! measured on the validation text.
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
@@ -15,6 +16,9 @@ const RIGHT: f64 = 160.0;
 const TOP: f64 = 16.0;
 const BOTTOM: f64 = 48.0;
 
+/// Length of the marks in the legend.
+const MARK: f64 = 18.0;
+
 /// Intervals between ticks that an axis aims at.
 const NUM_INTERVALS: f64 = 5.0;
 
@@ -28,13 +32,17 @@ const COLOURS: [&str; 7] = [
 pub struct Curve {
     /// Shown in the legend.
     pub name: String,
-    /// Steps and losses (nats), by step. What is not finite is not drawn.
+    /// Steps and losses (nats) on the training text, by step. What is not finite is not drawn.
     pub points: Vec<(u64, f64)>,
+    /// The same, as measured on the validation text while the pass ran.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validation: Vec<(u64, f64)>,
 }
 
 /// A picture of the losses over the steps, as a whole SVG file.
 pub fn loss_curve_svg(curves: &[Curve]) -> String {
-    let points = || curves.iter().flat_map(finite_points);
+    let all = |curve: &'_ Curve| [finite(&curve.points), finite(&curve.validation)].concat();
+    let points = || curves.iter().flat_map(all);
     let x_axis = Axis::around(points().map(|(step, _)| step), LEFT..=WIDTH - RIGHT);
     let y_axis = Axis::around(points().map(|(_, loss)| loss), HEIGHT - BOTTOM..=TOP);
     let mut svg = format!(
@@ -46,15 +54,25 @@ pub fn loss_curve_svg(curves: &[Curve]) -> String {
     for (curve_idx, curve) in curves.iter().enumerate() {
         let colour = COLOURS[curve_idx % COLOURS.len()];
         draw_curve(&mut svg, curve, colour, (&x_axis, &y_axis));
-        draw_legend(&mut svg, curve_idx, &curve.name, colour);
+        let place = legend_place(curve_idx);
+        line(&mut svg, place, (place.0 + MARK, place.1), colour);
+        label_at(&mut svg, beside(place), "start", &curve.name);
+    }
+    if curves
+        .iter()
+        .any(|curve| !finite(&curve.validation).is_empty())
+    {
+        let place = legend_place(curves.len());
+        ring(&mut svg, (place.0 + MARK / 2.0, place.1), "#404040");
+        label_at(&mut svg, beside(place), "start", "validation");
     }
     svg.push_str("</svg>\n");
     svg
 }
 
-fn finite_points(curve: &Curve) -> impl Iterator<Item = (f64, f64)> {
-    let points = curve.points.iter().map(|&(step, loss)| (step as f64, loss));
-    points.filter(|(_, loss)| loss.is_finite())
+fn finite(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
+    let points = points.iter().map(|&(step, loss)| (step as f64, loss));
+    points.filter(|(_, loss)| loss.is_finite()).collect()
 }
 
 fn draw_axes(svg: &mut String, x_axis: &Axis, y_axis: &Axis) {
@@ -86,26 +104,36 @@ fn draw_axes(svg: &mut String, x_axis: &Axis, y_axis: &Axis) {
 
 fn draw_curve(svg: &mut String, curve: &Curve, colour: &str, (x_axis, y_axis): (&Axis, &Axis)) {
     let place = |(step, loss)| (x_axis.pixel(step), y_axis.pixel(loss));
-    let places: Vec<(f64, f64)> = finite_points(curve).map(place).collect();
-    let Some((x, y)) = places.last() else {
-        return;
-    };
-    let points: Vec<String> = places
-        .iter()
-        .map(|(x, y)| format!("{x:.1},{y:.1}"))
-        .collect();
-    let points = points.join(" ");
-    let _ = writeln!(
-        svg,
-        "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{points}\"/>\n\
-         <circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>"
-    );
+    let places: Vec<(f64, f64)> = finite(&curve.points).into_iter().map(place).collect();
+    if let Some((x, y)) = places.last() {
+        let points = places.iter().map(|(x, y)| format!("{x:.1},{y:.1}"));
+        let points = points.collect::<Vec<String>>().join(" ");
+        let _ = writeln!(
+            svg,
+            "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.5\" points=\"{points}\"/>\n\
+             <circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.5\" fill=\"{colour}\"/>"
+        );
+    }
+    for measured in finite(&curve.validation) {
+        ring(svg, place(measured), colour);
+    }
 }
 
-fn draw_legend(svg: &mut String, curve_idx: usize, name: &str, colour: &str) {
-    let (x, y) = (WIDTH - RIGHT + 16.0, TOP + 8.0 + 18.0 * curve_idx as f64);
-    line(svg, (x, y), (x + 18.0, y), colour);
-    label_at(svg, (x + 24.0, y + 4.0), "start", name);
+/// Where an entry of the legend has its mark.
+fn legend_place(entry_idx: usize) -> (f64, f64) {
+    (WIDTH - RIGHT + 16.0, TOP + 8.0 + 18.0 * entry_idx as f64)
+}
+
+/// Where the text of an entry begins.
+fn beside((x, y): (f64, f64)) -> (f64, f64) {
+    (x + MARK + 6.0, y + 4.0)
+}
+
+fn ring(svg: &mut String, (x, y): (f64, f64), colour: &str) {
+    let _ = writeln!(
+        svg,
+        "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"white\" stroke=\"{colour}\" stroke-width=\"1.5\"/>"
+    );
 }
 
 fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &str) {
@@ -198,6 +226,7 @@ mod tests {
         Curve {
             name: name.to_owned(),
             points: points.to_vec(),
+            validation: Vec::new(),
         }
     }
 
@@ -261,5 +290,28 @@ mod tests {
             assert!(svg.contains(name), "{name} in {svg}");
         }
         assert_eq!(svg.matches("<polyline").count(), 2);
+        assert!(!svg.contains("validation"), "nothing was measured: {svg}");
+    }
+
+    #[test]
+    fn what_was_measured_on_validation_text_is_a_ring_in_the_colour_of_its_pass() {
+        let curves = [
+            curve("01-distill", &[(0, 8.0), (100, 4.0)]),
+            Curve {
+                validation: vec![(50, 10.0), (75, f64::NAN), (100, 5.0)],
+                ..curve("02-quantize", &[(0, 6.0)])
+            },
+        ];
+        let svg = loss_curve_svg(&curves);
+        // Losses 4 to 10 span y 312 to 16: the axis has room for what was measured, too.
+        for (x, y) in [("332.0", "16.0"), ("600.0", "262.7")] {
+            let ring = format!(
+                "<circle cx=\"{x}\" cy=\"{y}\" r=\"4\" fill=\"white\" stroke=\"{}\"",
+                COLOURS[1]
+            );
+            assert!(svg.contains(&ring), "{ring} in {svg}");
+        }
+        assert_eq!(svg.matches("r=\"4\"").count(), 3, "two, and the legend's");
+        assert_eq!(svg.matches(">validation<").count(), 1);
     }
 }

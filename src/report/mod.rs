@@ -29,7 +29,7 @@ pub struct RunReport {
     pub passes: Vec<PassRow>,
     /// How each export compared with the student in memory.
     pub exports: Vec<Verification>,
-    /// Training loss of each pass that trained.
+    /// Losses of each pass that trained.
     pub curves: Vec<Curve>,
 }
 

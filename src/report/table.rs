@@ -72,6 +72,15 @@ pub fn report_markdown(report: &RunReport) -> String {
     }
     if !report.curves.is_empty() {
         text.push_str("\n## Training loss\n\n![Training loss of each pass](loss.svg)\n");
+        if report
+            .curves
+            .iter()
+            .any(|curve| !curve.validation.is_empty())
+        {
+            text.push_str(
+                "\nLines are what a pass minimises, rings the loss on the validation text.\n",
+            );
+        }
     }
     text
 }
@@ -176,6 +185,7 @@ pub(super) mod tests {
             curves: vec![Curve {
                 name: "01-distill".to_owned(),
                 points: vec![(1, 4.0), (2, 3.5)],
+                validation: vec![(2, 3.75)],
             }],
         }
     }
@@ -219,6 +229,8 @@ Each was read back from disk and compared with the student in memory.
 ## Training loss
 
 ![Training loss of each pass](loss.svg)
+
+Lines are what a pass minimises, rings the loss on the validation text.
 ";
         assert_eq!(report_markdown(&report()), want);
     }

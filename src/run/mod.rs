@@ -229,17 +229,19 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Training losses of the passes that trained.
+    /// Losses of the passes that trained.
     fn curves(&self) -> Vec<Curve> {
         let curve = |stage: &Stage| {
             let lines = read_metrics(&stage.dir).ok()?;
-            let points = lines
-                .iter()
-                .filter_map(|line| Some((line.step, line.get("train/loss")?)))
-                .collect();
+            let points = |name: &str| {
+                let points = lines.iter();
+                let points = points.filter_map(|line| Some((line.step, line.get(name)?)));
+                points.collect()
+            };
             Some(Curve {
                 name: stage.name.clone(),
-                points,
+                points: points("train/loss"),
+                validation: points("validation/loss"),
             })
         };
         self.stages.passes.iter().filter_map(curve).collect()

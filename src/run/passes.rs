@@ -8,14 +8,15 @@ use super::{Run, RunError, say_changed, say_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::files::PartialDir;
+use crate::model::Decoder;
 use crate::passes::{self, PassError};
 use crate::progress;
 use crate::random;
-use crate::recipe::{FromTeacherPlan, LayersPlan, PassPlan, StudentPlan};
+use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, StudentPlan};
 use crate::report::PassRow;
 use crate::stages::Stage;
 use crate::student::{self, Importance, Kept, Student};
-use crate::teacher::load_decoder;
+use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
 use crate::train::fit::FitContext;
 use crate::train::state;
@@ -94,6 +95,7 @@ impl Run<'_> {
         let since = Instant::now();
         let partial = PartialDir::resume(&stage.dir)?;
         stage.note(partial.path())?;
+        let teacher = self.teacher_along(pass)?;
         let context = FitContext {
             label: &stage.name,
             dir: partial.path(),
@@ -101,6 +103,7 @@ impl Run<'_> {
             seed,
             rows: &self.data.train,
             cache: self.caches.map(|caches| &caches.train),
+            teacher: teacher.as_ref(),
             validation: &self.data.validation,
             validation_cache: self.caches.map(|caches| &caches.validation),
             stop: self.context.stop,
@@ -116,6 +119,19 @@ impl Run<'_> {
         state::discard(&dir)?;
         self.rows.push(row(&stage.name, &measured, secs));
         Ok(student)
+    }
+
+    /// The teacher, if it runs along with a pass.
+    fn teacher_along(&self, pass: &PassPlan) -> Result<Option<Decoder>, RunError> {
+        let compares = |fit: &FitPlan| fit.losses.hidden_mse.weight.is_used();
+        let teacher = self.plan.teacher.as_ref();
+        let Some(teacher) = teacher.filter(|_| pass.fit().is_some_and(compares)) else {
+            return Ok(None);
+        };
+        let checkpoint = Checkpoint::open(&teacher.checkpoint)?;
+        let num_tokens = self.data.tokenizer.vocab_size();
+        let teacher = load_teacher(&checkpoint, num_tokens, self.context.device)?;
+        Ok(Some(teacher))
     }
 
     fn measure(&self, student: &Student, label: &str) -> Result<Measured, RunError> {

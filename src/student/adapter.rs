@@ -45,14 +45,9 @@ impl Adapter {
             .filter(|spec| is_target(plan, spec))
             .map(|spec| {
                 let [outputs, inputs] = spec.shape;
-                let mut stream = Stream::new(seed, &format!("adapter {}", spec.name));
-                let bound = (inputs as f64).sqrt().recip();
-                #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
-                let values: Vec<f32> = (0..plan.rank * inputs)
-                    .map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32)
-                    .collect();
+                let stream = Stream::new(seed, &format!("adapter {}", spec.name));
                 let pair = Pair {
-                    a: Tensor::from_data(TensorData::new(values, [plan.rank, inputs]), device),
+                    a: kaiming_uniform([plan.rank, inputs], stream, device),
                     b: Tensor::zeros([outputs, plan.rank], device),
                 };
                 (spec.name, pair)
@@ -165,6 +160,17 @@ impl Adapter {
     fn scale(&self) -> f64 {
         self.plan.alpha / self.plan.rank as f64
     }
+}
+
+/// Draws within ±1 / √in for a matrix `[out, in]`: what PyTorch's linear layers start as.
+pub(super) fn kaiming_uniform(shape: [usize; 2], mut stream: Stream, device: &Device) -> Tensor<2> {
+    let [outputs, inputs] = shape;
+    let bound = (inputs as f64).sqrt().recip();
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+    let values: Vec<f32> = (0..outputs * inputs)
+        .map(|_| (bound * (2.0 * stream.uniform() - 1.0)) as f32)
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
 }
 
 /// Whether a plan's adapter has matrices for this weight.

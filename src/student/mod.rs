@@ -3,6 +3,7 @@
 mod adapter;
 mod from_teacher;
 mod importance;
+mod projection;
 mod sharing;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use thiserror::Error;
 pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::Importance;
+pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 use crate::model::grid::{Grid, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, LayerType, ParameterKind, ParameterSpec, Rope,
@@ -49,6 +51,8 @@ pub struct Student {
     pub grid: Option<Grid>,
     /// What is added to free weights and trained in their place, while a pass does so.
     pub adapter: Option<Adapter>,
+    /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.
+    pub projections: Vec<Projection>,
 }
 
 /// Why no student can be made or read.
@@ -95,6 +99,7 @@ impl Student {
             masks: BTreeMap::new(),
             grid: None,
             adapter: None,
+            projections: Vec::new(),
         }
     }
 
@@ -152,12 +157,14 @@ impl Student {
         })
     }
 
-    /// What training moves: the matrices of the adapter if there is one, else all free weights.
+    /// What training moves: the matrices of the adapter if there is one, else all free weights; and then the projections.
     pub fn trained(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
-        match &self.adapter {
+        let mut trained = match &self.adapter {
             Some(adapter) => adapter.parameters(),
             None => self.decoder.parameters(),
-        }
+        };
+        trained.extend(self.projections.iter().map(Projection::parameter));
+        trained
     }
 
     /// The matrices of [`Student::trained`], without what they are called.
@@ -172,8 +179,12 @@ impl Student {
     ///
     /// If there are fewer.
     #[must_use]
-    pub fn with_trained(&self, matrices: Vec<Tensor<2>>) -> Self {
+    pub fn with_trained(&self, mut matrices: Vec<Tensor<2>>) -> Self {
         let mut student = self.clone();
+        let projected = matrices.split_off(matrices.len() - self.projections.len());
+        for (projection, matrix) in student.projections.iter_mut().zip(projected) {
+            projection.matrix = matrix;
+        }
         if let Some(adapter) = &self.adapter {
             student.adapter = Some(adapter.with(matrices));
         } else {
@@ -184,7 +195,7 @@ impl Student {
         student
     }
 
-    /// The gradient of what is trained, from that of the effective weights.
+    /// The gradient of what is trained, but for the projections, from that of the effective weights.
     pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
         let gradients = self.fold(gradients);
         if self.masks.is_empty() && self.adapter.is_none() {
@@ -314,6 +325,7 @@ impl Student {
             grid: facts.grid,
             layer_repeats: facts.layer_repeats,
             adapter: None,
+            projections: Vec::new(),
         })
     }
 }

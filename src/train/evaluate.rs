@@ -99,8 +99,9 @@ pub fn measure(
             .collect();
         let mut losses = Vec::with_capacity(group.len());
         for row in parts?.into_iter().flatten() {
-            row.iter()
-                .for_each(|(token, label)| sums.add(token, *label));
+            for (token, label) in &row {
+                sums.add(token, *label);
+            }
             losses.push(row.iter().map(|(token, _)| token.cross_entropy).collect());
         }
         if !advance(losses) {

@@ -10,18 +10,17 @@ use thiserror::Error;
 
 use super::average::averaged;
 use super::evaluate::{Evaluation, Opinion, measure};
-use super::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
+use super::gradient::{Activations, HiddenMatch, StepGradient, step_gradient_with};
+use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{AdamW, clip, global_norm};
 use super::state::{self, State, StateError, States};
-use super::{
-    MetricsError, MetricsLog, Validation, learning_rate, row_targets, scheduled, temperature,
-};
-use crate::cache::{Cache, CacheError, RowSupports};
+use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
+use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
-use crate::loss::{LossSpec, Tail, Terms};
+use crate::model::Decoder;
 use crate::progress::{Progress, say};
-use crate::recipe::{FitPlan, HandOn, TailPlan};
-use crate::student::Student;
+use crate::recipe::{FitPlan, HandOn};
+use crate::student::{Student, layer_pairs};
 use crate::tensors;
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
@@ -39,6 +38,8 @@ pub struct FitContext<'a> {
     pub rows: &'a TokenRows,
     /// The teacher's opinion of those rows, if any loss term needs it.
     pub cache: Option<&'a Cache>,
+    /// The teacher itself, if a loss term compares hidden states with its own: it runs along.
+    pub teacher: Option<&'a Decoder>,
     /// Rows of the validation text, for measurements during the pass.
     pub validation: &'a TokenRows,
     /// The teacher's opinion of those, if there is one.
@@ -148,6 +149,7 @@ pub fn fit(
         plan.tokens_per_step / rows.sequence_length(),
     );
     let activations = Activations::of(plan);
+    let teacher = compared_with(plan, &student, context);
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
@@ -213,9 +215,24 @@ pub fn fit(
             (context.cache).and_then(|cache| cache.fingerprint().temperature_idx(temperature));
         let micro_batches =
             micro_batches(plan, rows, &row_idxs, supports.as_deref(), temperature_idx);
-        let StepGradient { sums, gradients } =
-            step_gradient_with(&student.effective(), &micro_batches, &spec, activations);
-        let gradients = student.pull_back(gradients);
+        let hidden = teacher.as_ref().map(|(teacher, pairs)| HiddenMatch {
+            teacher,
+            pairs,
+            projections: &student.projections,
+        });
+        let StepGradient {
+            sums,
+            gradients,
+            projections,
+        } = step_gradient_with(
+            &student.effective(),
+            &micro_batches,
+            &spec,
+            hidden,
+            activations,
+        );
+        let mut gradients = student.pull_back(gradients);
+        gradients.extend(projections);
         let norm = global_norm(&gradients);
         let means = sums.means();
         for (what, value) in [("loss", means.total), ("gradient norm", f64::from(norm))] {
@@ -246,12 +263,9 @@ pub fn fit(
                 ("train/grad_norm", f64::from(norm)),
                 ("train/tokens_per_sec", tokens_per_sec),
             ];
-            let soft = means.terms.soft().into_iter().zip(spec.weights.soft());
-            let soft: Vec<(String, f64)> = soft
-                .filter(|(_, (_, weight))| *weight != 0.0)
-                .map(|((name, value), _)| (format!("train/{name}"), value))
-                .collect();
-            values.extend(soft.iter().map(|(name, value)| (name.as_str(), *value)));
+            let mut further = logged_terms(&means, &spec);
+            further.extend(logged_schedules(plan, step));
+            values.extend(further.iter().map(|(name, value)| (name.as_str(), *value)));
             log.log(done as u64, &values)?;
         }
     }
@@ -276,6 +290,27 @@ pub fn fit(
         ));
     }
     Ok(student)
+}
+
+/// The teacher that runs along, and the layers of both models whose outputs are compared; `None` if no loss term does so.
+fn compared_with<'a>(
+    plan: &FitPlan,
+    student: &Student,
+    context: &FitContext<'a>,
+) -> Option<(&'a Decoder, Vec<[usize; 2]>)> {
+    let hidden = &plan.losses.hidden_mse;
+    if !hidden.weight.is_used() {
+        return None;
+    }
+    let teacher = context
+        .teacher
+        .expect("a pass that compares hidden states is given the teacher");
+    let depth = student.effective_config().num_hidden_layers;
+    let pairs = layer_pairs(hidden, depth, teacher.config.num_hidden_layers);
+    Some((
+        teacher,
+        pairs.expect("the layers were looked up before the run"),
+    ))
 }
 
 /// What the weights that would be handed on now make of the validation text; `None` if a signal asked to stop.
@@ -328,61 +363,6 @@ fn check_finite(
     let largest = Tensor::cat(largest, 0).max().into_scalar::<f32>();
     let step = num_updates.saturating_sub(1);
     check_number("largest weight", f64::from(largest), step, context)
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
-fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
-    let at = |weight| scheduled(weight, step);
-    let losses = &plan.losses;
-    LossSpec {
-        weights: Terms {
-            forward_kl: at(losses.forward_kl),
-            reverse_kl: at(losses.reverse_kl),
-            jsd: at(losses.jsd.weight),
-            skew_forward_kl: at(losses.skew_forward_kl.weight),
-            skew_reverse_kl: at(losses.skew_reverse_kl.weight),
-            tvd: at(losses.tvd),
-            cross_entropy: at(losses.cross_entropy),
-        },
-        jsd_beta: losses.jsd.beta,
-        skew_forward_alpha: losses.skew_forward_kl.alpha,
-        skew_reverse_alpha: losses.skew_reverse_kl.alpha,
-        label_smoothing: losses.label_smoothing,
-        temperature: temperature(&plan.temperature, step) as f32,
-        tail: match plan.tail {
-            TailPlan::Bucket => Tail::Bucket,
-            TailPlan::Renormalize => Tail::Renormalize,
-        },
-    }
-}
-
-fn micro_batches<'a>(
-    plan: &FitPlan,
-    rows: &'a TokenRows,
-    row_idxs: &[usize],
-    supports: Option<&'a [RowSupports]>,
-    temperature_idx: Option<usize>,
-) -> Vec<MicroBatch<'a>> {
-    let entries: Vec<(usize, Option<&RowSupports>)> = row_idxs
-        .iter()
-        .enumerate()
-        .map(|(entry, &row_idx)| (row_idx, supports.map(|all| &all[entry])))
-        .collect();
-    entries
-        .chunks(plan.micro_batch)
-        .map(|entries| MicroBatch {
-            inputs: entries
-                .iter()
-                .map(|&(row_idx, _)| rows.inputs(row_idx))
-                .collect(),
-            targets: entries
-                .iter()
-                .flat_map(|&(row_idx, supports)| {
-                    row_targets(rows, row_idx, supports, temperature_idx)
-                })
-                .collect(),
-        })
-        .collect()
 }
 
 fn last_good(dir: &Path) -> String {

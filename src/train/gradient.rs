@@ -1,8 +1,11 @@
 //! The gradient of one optimizer step.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+pub use super::hidden::HiddenMatch;
 pub use super::trunk::Activations;
 use super::trunk::Trunk;
 use crate::device;
@@ -25,6 +28,18 @@ pub struct StepGradient {
     pub sums: LossSums,
     /// d mean loss / d parameter.
     pub gradients: Vec<Tensor<2>>,
+    /// d mean loss / d projection, in the order of those that hidden states are compared through.
+    pub projections: Vec<Tensor<2>>,
+}
+
+impl MicroBatch<'_> {
+    /// Which positions count, row by row.
+    pub(super) fn counted(&self) -> Vec<Vec<bool>> {
+        let seq = self.inputs.first().map_or(1, |row| row.len().max(1));
+        let rows = self.targets.chunks(seq);
+        rows.map(|row| row.iter().map(Option::is_some).collect())
+            .collect()
+    }
 }
 
 /// Gradient of the mean loss over the counted positions of *all* micro-batches.
@@ -42,14 +57,15 @@ pub fn step_gradient(
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
 ) -> StepGradient {
-    step_gradient_with(decoder, micro_batches, spec, Activations::Kept)
+    step_gradient_with(decoder, micro_batches, spec, None, Activations::Kept)
 }
 
-/// As [`step_gradient`]; `activations` changes time and memory, and on the CPU no bit of the result.
+/// As [`step_gradient`], with the hidden states of a teacher if the loss has a term for them; `activations` changes time and memory, and on the CPU no bit of the result.
 pub fn step_gradient_with(
     decoder: &Decoder,
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
+    hidden: Option<HiddenMatch<'_>>,
     activations: Activations,
 ) -> StepGradient {
     let at_once = device::parallelism(&decoder.device());
@@ -57,7 +73,7 @@ pub fn step_gradient_with(
     for group in micro_batches.chunks(at_once) {
         let parts: Vec<_> = group
             .par_iter()
-            .map(|micro_batch| sum_gradient(decoder, micro_batch, spec, activations))
+            .map(|micro_batch| sum_gradient(decoder, micro_batch, spec, hidden, activations))
             .collect();
         for (sums, gradients) in parts {
             total = Some(match total.take() {
@@ -75,34 +91,49 @@ pub fn step_gradient_with(
     }
     let (sums, gradients) = total.unwrap_or_default();
     let scale = 1.0 / sums.positions.max(1) as f64;
+    let gradients = gradients.into_iter();
+    let mut gradients: Vec<_> = gradients.map(|sum| sum.mul_scalar(scale)).collect();
+    let num_projections = hidden.map_or(0, |hidden| hidden.projections.len());
+    let projections = gradients.split_off(gradients.len().saturating_sub(num_projections));
     StepGradient {
         sums,
-        gradients: gradients
-            .into_iter()
-            .map(|gradient| gradient.mul_scalar(scale))
-            .collect(),
+        gradients,
+        projections,
     }
 }
 
-/// Gradient of the summed loss of one micro-batch.
+/// Gradient of the summed loss of one micro-batch: of the parameters, and then of the projections.
 ///
 /// The trunk runs under autodiff; the output matrix does not. Its two gradients come from the closed form, and
-/// the one of the hidden states is the slope that the trunk's backward pass begins with.
+/// the one of the hidden states is the slope that the trunk's backward pass begins with. Slopes of hidden states on the way
+/// are closed forms, too.
 fn sum_gradient(
     decoder: &Decoder,
     micro_batch: &MicroBatch<'_>,
     spec: &LossSpec,
+    hidden: Option<HiddenMatch<'_>>,
     activations: Activations,
 ) -> (LossSums, Vec<Tensor<2>>) {
     let ids = ids_tensor(&micro_batch.inputs, &decoder.device());
-    let (hidden, trunk) = Trunk::forward(decoder, ids, activations);
-    let [batch, seq, size] = hidden.dims();
+    let (last, trunk) = Trunk::forward(decoder, ids, activations);
+    let weight = spec.weights.hidden_mse;
+    let pulled = hidden.map(|hidden| hidden.slopes(&trunk, micro_batch, weight));
+    let [batch, seq, size] = last.dims();
     let head = head_gradients(
-        &hidden.reshape([batch * seq, size]),
+        &last.reshape([batch * seq, size]),
         &decoder.head(),
         &micro_batch.targets,
         spec,
     );
     let slope = head.hidden.reshape([batch, seq, size]);
-    (head.sums, trunk.backward(slope, head.weight))
+    let Some(pulled) = pulled else {
+        let gradients = trunk.backward(slope, head.weight, BTreeMap::new());
+        return (head.sums, gradients);
+    };
+    let mut sums = head.sums;
+    sums.total += weight * pulled.sum;
+    sums.terms.hidden_mse += pulled.sum;
+    let mut gradients = trunk.backward(slope, head.weight, pulled.layers);
+    gradients.extend(pulled.projections);
+    (sums, gradients)
 }

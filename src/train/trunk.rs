@@ -3,6 +3,8 @@
 //! Each layer has a tape of its own, which is gone as soon as its gradients are there. What lies between two layers is
 //! a plain tensor: the input of a layer is all that is needed to make its tape anew.
 
+use std::collections::BTreeMap;
+
 use burn::tensor::{Int, Tensor};
 
 use crate::model::{Decoder, LayerContexts, ParameterKind};
@@ -85,11 +87,25 @@ impl Trunk {
         (x, trunk)
     }
 
-    /// Gradients of all parameters, in the order of their table, given the slope with respect to the final hidden states and
-    /// the gradient of the output matrix.
+    /// What a layer has made, `[B, T, D]`, without a tape; the residual stream behind it.
+    pub(super) fn output(&self, layer: usize) -> Tensor<3> {
+        match &self.layers[layer].output {
+            Some(output) => output.clone().inner(),
+            None => self.layers[layer + 1].input.clone(),
+        }
+    }
+
+    /// Gradients of all parameters, in the order of their table, given the slope with respect to the final hidden states, the
+    /// gradient of the output matrix, and slopes with respect to the outputs of some layers, which are added where the
+    /// backward pass comes by.
     ///
     /// If the two are tied, the embedding adds its part to that of the output matrix where it lies.
-    pub(super) fn backward(self, slope: Tensor<3>, output_matrix: Tensor<2>) -> Vec<Tensor<2>> {
+    pub(super) fn backward(
+        self,
+        slope: Tensor<3>,
+        output_matrix: Tensor<2>,
+        mut inner_slopes: BTreeMap<usize, Tensor<3>>,
+    ) -> Vec<Tensor<2>> {
         let Self {
             tracked,
             contexts,
@@ -100,6 +116,9 @@ impl Trunk {
         let mut gradients: Vec<Option<Tensor<2>>> = vec![None; parameters.len()];
         let mut slope = slope;
         while let Some(Layer { input, output }) = layers.pop() {
+            if let Some(inner) = inner_slopes.remove(&layers.len()) {
+                slope = slope + inner;
+            }
             let (input, output) = match output {
                 Some(output) => (input, output),
                 None => run(&tracked, layers.len(), input, &contexts),

@@ -35,7 +35,7 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> St
             targets: row_targets(rows, row, None, None).collect(),
         })
         .collect();
-    step_gradient_with(decoder, &micro_batches, &spec, activations)
+    step_gradient_with(decoder, &micro_batches, &spec, None, activations)
 }
 
 fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {

@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use alambic::data::TokenRows;
+use alambic::model::DecoderConfig;
 use alambic::passes::prune::prune;
 use alambic::recipe::{
-    EarlyStopPlan, FitPlan, HandOn, LossWeights, PruneMethod, PrunePlan, Ramp, RateSchedule,
-    Scheduled, Shape,
+    EarlyStopPlan, FitPlan, HandOn, HiddenPlan, LossWeights, PruneMethod, PrunePlan, Ramp,
+    RateSchedule, Scheduled, Shape,
 };
-use alambic::student::Student;
+use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
 use alambic::train::fit::{FitContext, FitError, fit};
 use alambic::train::read_metrics;
 use alambic::train::state::States;
 
-use super::tiny::{bits, config, context, fit_plan, random_decoder, random_rows, state_after};
+use super::tiny::{
+    bits, config, context, device, fit_plan, random_decoder, random_rows, state_after,
+};
 
 fn state_path(dir: &Path, num_updates: usize) -> PathBuf {
     dir.join(format!("state-{num_updates:010}.safetensors"))
@@ -72,20 +75,57 @@ fn going_on_from_any_state_ends_in_the_weights_of_never_having_stopped() {
     let rows = random_rows(16, &[16, 16, 9, 16, 16, 16], 6);
     // Measured on its own text the student runs to the end, on another one it ends early and hands on earlier weights.
     let other = random_rows(16, &[16; 4], 7);
-    assert_eq!(go_on_from_every_state(&rows, &rows), 13);
-    assert_eq!(go_on_from_every_state(&rows, &other), 11);
+    let student = pruned(&rows);
+    let stop = AtomicBool::new(false);
+    for (validation, num_states) in [(&rows, 13), (&other, 11)] {
+        let context = FitContext {
+            validation,
+            ..context(Path::new("unused"), &rows, &stop)
+        };
+        let found = go_on_from_every_state(&busy_plan(), &student, context);
+        assert_eq!(found, num_states);
+    }
+}
+
+#[test]
+fn projections_of_hidden_states_go_on_with_the_pass() {
+    let rows = random_rows(16, &[16, 16, 9, 16, 16, 16], 6);
+    let narrow = DecoderConfig {
+        hidden_size: 12,
+        ..config()
+    };
+    let teacher = random_decoder(narrow, 9);
+    let student = Student {
+        projections: Projection::init(&[[0, 0]], 16, 12, 3, &device()),
+        ..pruned(&rows)
+    };
+    let hidden_mse = HiddenPlan {
+        weight: Scheduled::Constant(0.5),
+        layers: None,
+    };
+    let plan = FitPlan {
+        losses: LossWeights {
+            hidden_mse,
+            ..busy_plan().losses
+        },
+        ..busy_plan()
+    };
+    let stop = AtomicBool::new(false);
+    let context = FitContext {
+        teacher: Some(&teacher),
+        ..context(Path::new("unused"), &rows, &stop)
+    };
+    assert_eq!(go_on_from_every_state(&plan, &student, context), 13);
 }
 
 /// Compares with the run that never stopped, and gives the number of states that it left.
-fn go_on_from_every_state(rows: &TokenRows, validation: &TokenRows) -> usize {
-    let student = pruned(rows);
+fn go_on_from_every_state(plan: &FitPlan, student: &Student, context: FitContext<'_>) -> usize {
     let dir = tempfile::tempdir().unwrap();
-    let stop = AtomicBool::new(false);
     let context = FitContext {
-        validation,
-        ..context(dir.path(), rows, &stop)
+        dir: dir.path(),
+        ..context
     };
-    let run = || fit(&busy_plan(), student.clone(), &context).unwrap();
+    let run = || fit(plan, student.clone(), &context).unwrap();
     let whole = run();
     let mut num_states = 0;
     let metrics = || {

@@ -285,6 +285,7 @@ proptest! {
                 skew_reverse_kl: 0.3,
                 tvd: 0.1,
                 cross_entropy: 0.3,
+                ..Terms::ZERO
             })
         };
         let run = |row_idxs: &[usize], size| {

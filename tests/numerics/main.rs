@@ -26,6 +26,8 @@ mod gradient;
 #[cfg(test)]
 mod grid;
 #[cfg(test)]
+mod hidden;
+#[cfg(test)]
 mod not_finite;
 #[cfg(test)]
 mod optimizer;

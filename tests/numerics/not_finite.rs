@@ -37,6 +37,7 @@ fn try_fit(plan: &FitPlan, student: Student, dir: &Path) -> Result<Student, FitE
         seed: 1,
         rows: &rows,
         cache: None,
+        teacher: None,
         validation: &rows,
         validation_cache: None,
         stop: &AtomicBool::new(false),

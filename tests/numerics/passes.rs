@@ -46,6 +46,7 @@ fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
         seed: 1,
         rows,
         cache: None,
+        teacher: None,
         validation: rows,
         validation_cache: None,
         stop: &AtomicBool::new(false),

@@ -52,6 +52,7 @@ fn magnitude_and_wanda_masks_equal_those_of_the_formula() {
         seed: 0,
         rows: &rows,
         cache: None,
+        teacher: None,
         validation: &rows,
         validation_cache: None,
         stop: &AtomicBool::new(false),

@@ -121,6 +121,7 @@ pub(crate) fn context<'a>(
         seed: 1,
         rows,
         cache: None,
+        teacher: None,
         validation: rows,
         validation_cache: None,
         stop,

@@ -88,7 +88,7 @@ proptest! {
         let teacher = normal(seed, "teacher", vocab, deviation);
         let student = to_f32(&normal(seed, "student", vocab, deviation));
         let support = OwnedTopK::of(&teacher, count, temperature);
-        let weights = Terms { forward_kl: 0.5, jsd: 1.0, skew_forward_kl: 0.7, skew_reverse_kl: 0.3, tvd: 0.2, cross_entropy: 0.4, reverse_kl: 0.0 };
+        let weights = Terms { forward_kl: 0.5, jsd: 1.0, skew_forward_kl: 0.7, skew_reverse_kl: 0.3, tvd: 0.2, cross_entropy: 0.4, ..Terms::ZERO };
         let spec = LossSpec { temperature, tail, label_smoothing: 0.2, ..LossSpec::of(weights) };
         let (_, gradient) = at(&spec, &student, target(&support));
         let (sum, scale) = gradient.iter().fold((0.0, 0.0), |(sum, scale), &slope| (sum + f64::from(slope), scale + f64::from(slope.abs())));

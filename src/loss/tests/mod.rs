@@ -1,6 +1,7 @@
 //! Losses against PyTorch, through the chunks that training uses, and their laws.
 
 mod chunked;
+mod hidden;
 mod laws;
 mod reference;
 mod sampled;

@@ -32,6 +32,7 @@ fn terms(weights: &BTreeMap<String, f64>) -> Terms {
         skew_reverse_kl: weight("skew_reverse_kl"),
         tvd: weight("tvd"),
         cross_entropy: weight("cross_entropy"),
+        ..Terms::ZERO
     };
     let used = terms.soft().map(|(_, weight)| weight);
     let used = used.iter().chain([&terms.cross_entropy]);

@@ -1,0 +1,48 @@
+//! Positions that count, taken out of a matrix and put back.
+
+use burn::tensor::{Int, Tensor, TensorData};
+
+/// The rows that count, in order; at least one.
+///
+/// What does not count must not enter a product: 0 times NaN is NaN.
+///
+/// # Shapes
+///
+/// `x` is `[P, D]`, `is_counted` has `P` entries.
+pub(super) fn counted_rows(x: &Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
+    if is_counted.iter().all(|&counts| counts) {
+        return x.clone();
+    }
+    let places = (0..).zip(is_counted).filter(|(_, counts)| **counts);
+    let places = places.map(|(place, _)| place).collect();
+    x.clone().select(0, indices(places, x))
+}
+
+/// The rows of [`counted_rows`] back at their places, and zeros at all others, `[P, D]`.
+pub(super) fn at_their_places(rows: Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
+    let [count, size] = rows.dims();
+    if count == is_counted.len() {
+        return rows;
+    }
+    // All others take the row of zeros that stands last.
+    let with_zeros = Tensor::cat(
+        vec![rows.clone(), Tensor::zeros([1, size], &rows.device())],
+        0,
+    );
+    let zeros = i32::try_from(count).expect("positions fit into 31 bits");
+    let mut num_before = 0;
+    let origins = is_counted.iter().map(|counts| {
+        if *counts {
+            num_before += 1;
+            num_before - 1
+        } else {
+            zeros
+        }
+    });
+    with_zeros.select(0, indices(origins.collect(), &rows))
+}
+
+fn indices(places: Vec<i32>, like: &Tensor<2>) -> Tensor<1, Int> {
+    let count = places.len();
+    Tensor::from_data(TensorData::new(places, [count]), &like.device())
+}

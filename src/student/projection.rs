@@ -1,0 +1,154 @@
+//! Which hidden states of student and teacher a pass compares, and what brings the first to the width of the second.
+
+use burn::tensor::{Device, Tensor};
+use thiserror::Error;
+
+use super::adapter::kaiming_uniform;
+use crate::model::{ParameterKind, ParameterSpec};
+use crate::random::Stream;
+use crate::recipe::HiddenPlan;
+
+/// A matrix that is trained beside the student and thrown away after the pass.
+#[derive(Debug, Clone)]
+pub struct Projection {
+    /// The layers of student and teacher whose outputs it brings together.
+    pub pair: [usize; 2],
+    /// `[D of the teacher, D of the student]`.
+    pub matrix: Tensor<2>,
+}
+
+/// A layer that a plan compares and a model does not have.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("pair {place} of `layers` has layer {layer} of the {whose}, which has {there}")]
+pub struct NoSuchLayer {
+    /// Place of its pair, counted from 1.
+    pub place: usize,
+    /// The layer, counted from 0.
+    pub layer: usize,
+    /// `student` or `teacher`.
+    pub whose: &'static str,
+    /// Layers that there are.
+    pub there: usize,
+}
+
+/// The pairs of layers that a plan compares in models of so many layers, counted from 0.
+///
+/// If it names none, all layers of the shallower model, spread evenly over the deeper one, the last on the last: of `K` pairs the
+/// k-th compares what `k/K` of each model makes. It is the uniform map of TinyBERT (Jiao et al. 2020, arXiv 1909.10351).
+pub fn layer_pairs(
+    plan: &HiddenPlan,
+    student: usize,
+    teacher: usize,
+) -> Result<Vec<[usize; 2]>, NoSuchLayer> {
+    let Some(pairs) = &plan.layers else {
+        let count = student.min(teacher);
+        let even = (1..=count).map(|k| [student, teacher].map(|depth| k * depth / count - 1));
+        return Ok(even.collect());
+    };
+    for (place, pair) in (1..).zip(pairs) {
+        let sides = [("student", student), ("teacher", teacher)];
+        for ((whose, there), &layer) in sides.into_iter().zip(pair) {
+            if layer >= there {
+                return Err(NoSuchLayer {
+                    place,
+                    layer,
+                    whose,
+                    there,
+                });
+            }
+        }
+    }
+    Ok(pairs.clone())
+}
+
+impl Projection {
+    /// A projection for each pair, drawn as PyTorch draws a linear layer; none if both models have one width.
+    pub fn init(
+        pairs: &[[usize; 2]],
+        student_size: usize,
+        teacher_size: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Vec<Self> {
+        if student_size == teacher_size {
+            return Vec::new();
+        }
+        let shape = [teacher_size, student_size];
+        let of_pair = |&pair: &[usize; 2]| Self {
+            pair,
+            matrix: kaiming_uniform(shape, Stream::new(seed, &name(pair)), device),
+        };
+        pairs.iter().map(of_pair).collect()
+    }
+
+    /// As one of what is trained.
+    pub(super) fn parameter(&self) -> (ParameterSpec, Tensor<2>) {
+        let spec = ParameterSpec {
+            name: name(self.pair),
+            shape: self.matrix.dims(),
+            kind: ParameterKind::Linear,
+        };
+        (spec, self.matrix.clone())
+    }
+}
+
+fn name([student, teacher]: [usize; 2]) -> String {
+    format!("projection.{student}-{teacher}.weight")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(layers: Option<&[[usize; 2]]>, student: usize, teacher: usize) -> Vec<[usize; 2]> {
+        let layers = layers.map(<[_]>::to_vec);
+        let plan = HiddenPlan {
+            layers,
+            ..HiddenPlan::default()
+        };
+        layer_pairs(&plan, student, teacher).unwrap()
+    }
+
+    #[test]
+    fn layers_are_spread_evenly_and_the_last_is_on_the_last() {
+        assert_eq!(pairs(None, 4, 12), [[0, 2], [1, 5], [2, 8], [3, 11]]);
+        assert_eq!(pairs(None, 3, 3), [[0, 0], [1, 1], [2, 2]]);
+        assert_eq!(pairs(None, 4, 6), [[0, 0], [1, 2], [2, 3], [3, 5]]);
+        assert_eq!(pairs(None, 5, 2), [[1, 0], [4, 1]]);
+        assert_eq!(pairs(None, 1, 7), [[0, 6]]);
+    }
+
+    #[test]
+    fn layers_that_are_named_are_taken_if_they_are_there() {
+        let named = [[3, 0], [0, 5]];
+        assert_eq!(pairs(Some(&named), 4, 6), named);
+        let plan = HiddenPlan {
+            layers: Some(named.to_vec()),
+            ..HiddenPlan::default()
+        };
+        let told = |student, teacher| {
+            let error = layer_pairs(&plan, student, teacher).unwrap_err();
+            error.to_string()
+        };
+        let student = "pair 1 of `layers` has layer 3 of the student, which has 3";
+        assert_eq!(told(3, 6), student);
+        let teacher = "pair 2 of `layers` has layer 5 of the teacher, which has 5";
+        assert_eq!(told(4, 5), teacher);
+    }
+
+    #[test]
+    fn a_projection_has_the_shape_of_its_widths_and_the_draws_of_its_seed() {
+        let device = Device::flex();
+        let init = |pairs, seed| Projection::init(pairs, 4, 6, seed, &device);
+        assert!(Projection::init(&[[0, 0]], 4, 4, 1, &device).is_empty());
+        let both = init(&[[0, 0], [1, 2]], 1);
+        let (spec, matrix) = both[1].parameter();
+        assert_eq!(spec.name, "projection.1-2.weight");
+        assert_eq!((spec.shape, matrix.dims()), ([6, 4], [6, 4]));
+        let values = |projection: &Projection| crate::tensors::to_vec(&projection.matrix);
+        assert!(values(&both[0]).iter().all(|value| value.abs() <= 0.5));
+        assert_ne!(values(&both[0]), values(&both[1]));
+        assert_eq!(values(&both[1]), values(&init(&[[1, 2]], 1)[0]));
+        assert_ne!(values(&both[1]), values(&init(&[[1, 2]], 2)[0]));
+    }
+}

@@ -1,0 +1,161 @@
+//! What one step minimises, on which rows, and what of it is logged.
+
+use super::gradient::MicroBatch;
+use super::{row_targets, scheduled, temperature};
+use crate::cache::RowSupports;
+use crate::data::TokenRows;
+use crate::loss::{LossSpec, LossSums, Tail, Terms};
+use crate::recipe::{FitPlan, TailPlan, TemperaturePlan};
+
+/// The loss of a step, counted from 0.
+#[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
+pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
+    let at = |weight| scheduled(weight, step);
+    let losses = &plan.losses;
+    LossSpec {
+        weights: Terms {
+            forward_kl: at(losses.forward_kl),
+            reverse_kl: at(losses.reverse_kl),
+            jsd: at(losses.jsd.weight),
+            skew_forward_kl: at(losses.skew_forward_kl.weight),
+            skew_reverse_kl: at(losses.skew_reverse_kl.weight),
+            tvd: at(losses.tvd),
+            cross_entropy: at(losses.cross_entropy),
+            hidden_mse: at(losses.hidden_mse.weight),
+        },
+        jsd_beta: losses.jsd.beta,
+        skew_forward_alpha: losses.skew_forward_kl.alpha,
+        skew_reverse_alpha: losses.skew_reverse_kl.alpha,
+        label_smoothing: losses.label_smoothing,
+        temperature: temperature(&plan.temperature, step) as f32,
+        tail: match plan.tail {
+            TailPlan::Bucket => Tail::Bucket,
+            TailPlan::Renormalize => Tail::Renormalize,
+        },
+    }
+}
+
+/// The rows of a step in micro-batches, with what each position is measured against.
+pub(super) fn micro_batches<'a>(
+    plan: &FitPlan,
+    rows: &'a TokenRows,
+    row_idxs: &[usize],
+    supports: Option<&'a [RowSupports]>,
+    temperature_idx: Option<usize>,
+) -> Vec<MicroBatch<'a>> {
+    let entries: Vec<(usize, Option<&RowSupports>)> = row_idxs
+        .iter()
+        .enumerate()
+        .map(|(entry, &row_idx)| (row_idx, supports.map(|all| &all[entry])))
+        .collect();
+    entries
+        .chunks(plan.micro_batch)
+        .map(|entries| MicroBatch {
+            inputs: entries
+                .iter()
+                .map(|&(row_idx, _)| rows.inputs(row_idx))
+                .collect(),
+            targets: entries
+                .iter()
+                .flat_map(|&(row_idx, supports)| {
+                    row_targets(rows, row_idx, supports, temperature_idx)
+                })
+                .collect(),
+        })
+        .collect()
+}
+
+/// Means of the terms that compare with the teacher, if they are on, by their names in the log.
+pub(super) fn logged_terms(means: &LossSums, spec: &LossSpec) -> Vec<(String, f64)> {
+    let all = |terms: &Terms| {
+        let hidden = ("hidden_mse", terms.hidden_mse);
+        terms.soft().into_iter().chain([hidden])
+    };
+    let terms = all(&means.terms).zip(all(&spec.weights));
+    let terms = terms.filter(|(_, (_, weight))| *weight != 0.0);
+    terms
+        .map(|((name, value), _)| (format!("train/{name}"), value))
+        .collect()
+}
+
+/// The temperature and the weights of the loss terms at a step, as far as they move, by their names in the log.
+pub(super) fn logged_schedules(plan: &FitPlan, step: usize) -> Vec<(String, f64)> {
+    let moves = match &plan.temperature {
+        TemperaturePlan::Constant(_) => false,
+        TemperaturePlan::Walk(walk) => walk.stops.len() > 1,
+    };
+    let mut moving = Vec::new();
+    if moves {
+        let value = temperature(&plan.temperature, step);
+        moving.push(("train/temperature".to_owned(), value));
+    }
+    let weights = plan.losses.terms().into_iter();
+    let weights = weights.filter(|(_, weight)| weight.moves());
+    moving.extend(weights.map(|(name, weight)| {
+        let name = format!("train/weight/{name}");
+        (name, scheduled(weight, step))
+    }));
+    moving
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{JsdPlan, LossWeights, Ramp, Scheduled, Shape, TemperatureWalk};
+    use crate::train::schedule::tests::plan;
+
+    fn ramp(from: f64, to: f64) -> Scheduled {
+        Scheduled::Ramp(Ramp {
+            from,
+            to,
+            over: 3,
+            shape: Shape::Linear,
+        })
+    }
+
+    fn logged(plan: &FitPlan, step: usize) -> Vec<(String, f64)> {
+        logged_schedules(plan, step)
+    }
+
+    #[test]
+    fn what_moves_is_logged_as_it_is_at_the_step_and_what_does_not_is_not() {
+        assert_eq!(logged(&plan(8, 1), 3), []);
+        let walk = |stops: &[f64]| {
+            TemperaturePlan::Walk(TemperatureWalk {
+                from: stops[0],
+                to: stops[stops.len() - 1],
+                over: 4,
+                stops: stops.to_vec(),
+            })
+        };
+        let moving = FitPlan {
+            temperature: walk(&[4.0, 1.0]),
+            losses: LossWeights {
+                forward_kl: ramp(1.0, 0.0),
+                jsd: JsdPlan {
+                    weight: ramp(0.0, 0.5),
+                    beta: 0.5,
+                },
+                tvd: ramp(0.25, 0.25),
+                cross_entropy: Scheduled::Constant(1.0),
+                ..LossWeights::default()
+            },
+            ..plan(8, 1)
+        };
+        let want = |temperature, forward_kl, jsd| {
+            [
+                ("train/temperature".to_owned(), temperature),
+                ("train/weight/forward_kl".to_owned(), forward_kl),
+                ("train/weight/jsd".to_owned(), jsd),
+            ]
+        };
+        assert_eq!(logged(&moving, 0), want(4.0, 1.0, 0.0));
+        assert_eq!(logged(&moving, 1), want(4.0, 0.5, 0.25));
+        assert_eq!(logged(&moving, 7), want(1.0, 0.0, 0.5));
+        let still = FitPlan {
+            temperature: walk(&[2.0]),
+            ..plan(8, 1)
+        };
+        assert_eq!(logged(&still, 0), []);
+    }
+}
