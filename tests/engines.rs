@@ -54,7 +54,7 @@ export: {{ formats: [gguf], dtype: f32 }}
             workshop.done(&["run", "engines.yaml", "--set", &set, "--set", limit]);
             let found = Command::new("python3")
                 .arg(root("scripts/verify_in_engines.py"))
-                .args(["--engines", "llama.cpp", "--binary"])
+                .args(["--tokens", "24", "--engines", "llama.cpp", "--binary"])
                 .arg(env!("CARGO_BIN_EXE_alambic"))
                 .arg("--")
                 .arg(export_of(&workshop, kind))
