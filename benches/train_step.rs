@@ -18,7 +18,7 @@ use std::fs;
 use std::time::Instant;
 
 use alambic::allocator::{self, MiMalloc};
-use alambic::device;
+use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
 use alambic::loss::{LossSpec, RowTarget, Support, Terms, TopK};
 use alambic::model::Head;
@@ -151,6 +151,7 @@ fn train(
     let mut student = Student::fresh(&config, 1, 17, device);
     let mut optimizer = AdamW::new(&student.decoder.parameters());
     let (plan, spec) = plan_and_spec(model, settings);
+    let read_back = ReadBack::of(device);
     let text = Text::random(model.vocab_size);
     let targets = text.targets(model.has_teacher);
 
@@ -171,15 +172,16 @@ fn train(
                 targets: targets.to_vec(),
             })
             .collect();
-        let step_gradient = step_gradient_with(
+        let step = step_gradient_with(
             &student.effective(),
             &micro_batches,
             &spec,
             None,
             settings.activations,
+            read_back,
         );
-        let norm = global_norm(&step_gradient.gradients);
-        let gradients = clip(step_gradient.gradients, norm, plan.max_grad_norm);
+        let norm = global_norm(&step.gradients);
+        let gradients = clip(step.gradients, &norm, plan.max_grad_norm, read_back);
         let mut updated = optimizer
             .step(
                 student.decoder.parameters(),
@@ -191,7 +193,7 @@ fn train(
         student.decoder = student
             .decoder
             .map(|_, _| updated.next().expect("one update for each parameter"));
-        losses.push(step_gradient.sums.means().total);
+        losses.push(step.sums.read().means().total);
         secs.push(since.elapsed().as_secs_f64());
     }
     let cpu = (cpu_secs()? - cpu_before) / settings.steps as f64;
@@ -237,13 +239,13 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
     let before = status_mib("VmRSS:")?;
     let cpu_before = cpu_secs()?;
     let since = Instant::now();
-    let gradients = head_gradients(&hidden, &head, &targets, &spec);
+    let gradients = head_gradients(&hidden, &head, &targets, &spec, ReadBack::of(device));
     Ok(json!({
         "secs": since.elapsed().as_secs_f64(),
         "cpu_secs": cpu_secs()? - cpu_before,
         "inputs_mib": before,
         "added_mib": status_mib("VmHWM:")? - before,
-        "loss": gradients.sums.means().total,
+        "loss": gradients.sums.read().means().total,
     }))
 }
 
@@ -272,11 +274,12 @@ fn gradient(settings: &Settings, device: &Device) -> Result<serde_json::Value, B
         &spec,
         None,
         settings.activations,
+        ReadBack::of(device),
     );
     Ok(json!({
         "weights_mib": before,
         "added_mib": status_mib("VmHWM:")? - before,
-        "loss": step_gradient.sums.means().total,
+        "loss": step_gradient.sums.read().means().total,
     }))
 }
 

@@ -114,6 +114,29 @@ pub fn parallelism(device: &Device) -> usize {
     }
 }
 
+/// What it costs to look at a number of a tensor while a step is computed.
+///
+/// It decides where a step's small numbers live: where looking is free they are computed on the host and checked at
+/// once; where it stalls, everything stays on the device until somebody needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadBack {
+    /// Nothing: tensors lie in the process's own memory.
+    Free,
+    /// The device has to finish all it was given, and idles until it is given more.
+    Stalls,
+}
+
+impl ReadBack {
+    /// What it costs on this device.
+    pub fn of(device: &Device) -> Self {
+        if is_host(device) {
+            Self::Free
+        } else {
+            Self::Stalls
+        }
+    }
+}
+
 /// Whether tensors of this device live in the process's own memory, where several threads may work on
 /// separate graphs at once and reading a tensor costs nothing.
 pub(crate) fn is_host(device: &Device) -> bool {

@@ -7,11 +7,13 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::LossSums;
 use super::counted::{at_their_places, counted_rows};
 use super::row::{RowTarget, loss_row};
 use super::spec::LossSpec;
 use super::statistics::{RowStatistics, row_statistics};
+use super::sums::{LossSums, Sums};
+use super::tensors::{Losses, losses};
+use crate::device::ReadBack;
 use crate::model::{Head, add_product};
 
 /// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so that
@@ -21,7 +23,7 @@ const CHUNK_LOGITS: usize = 1 << 22;
 /// Loss over hidden states and its gradients.
 pub struct HeadGradients {
     /// Sums over the counted positions.
-    pub sums: LossSums,
+    pub sums: Sums,
     /// d total / d hidden, `[P, D]`: of the *sum*, not of the mean.
     pub hidden: Tensor<2>,
     /// d total / d output weight, `[V, D]`.
@@ -37,6 +39,9 @@ pub struct HeadGradients {
 /// caller divides by the number counted in the whole optimizer step, so that neither chunks nor micro-batches
 /// change them.
 ///
+/// Where reading is free, rows go through [`loss_row`] on all cores; where it stalls, logits stay where they are and the
+/// loss is a chain of tensor operations, its sums with it.
+///
 /// # Shapes
 ///
 /// - `hidden`: `[P, D]`, without autodiff
@@ -47,29 +52,42 @@ pub fn head_gradients(
     head: &Head,
     targets: &[Option<RowTarget<'_>>],
     spec: &LossSpec,
+    read_back: ReadBack,
 ) -> HeadGradients {
-    gradients_in_chunks(hidden, head, targets, spec, CHUNK_LOGITS)
+    let chunks = Chunks {
+        num_logits: CHUNK_LOGITS,
+        read_back,
+    };
+    gradients_in_chunks(hidden, head, targets, spec, chunks)
 }
 
-/// [`head_gradients`], with at most so many logits at a time, but at least those of one position.
+/// How positions are cut, and what becomes of their logits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Chunks {
+    /// Logits at a time, at most, but at least those of one position.
+    pub(super) num_logits: usize,
+    pub(super) read_back: ReadBack,
+}
+
+/// [`head_gradients`] in such chunks.
 pub(super) fn gradients_in_chunks(
     hidden: &Tensor<2>,
     head: &Head,
     targets: &[Option<RowTarget<'_>>],
     spec: &LossSpec,
-    chunk_logits: usize,
+    chunks: Chunks,
 ) -> HeadGradients {
     let counted: Vec<RowTarget<'_>> = targets.iter().copied().flatten().collect();
     if counted.is_empty() {
         return HeadGradients {
-            sums: LossSums::default(),
+            sums: Sums::default(),
             hidden: hidden.zeros_like(),
             weight: head.weight.zeros_like(),
         };
     }
     let is_counted: Vec<bool> = targets.iter().map(Option::is_some).collect();
     let rows = counted_rows(hidden, &is_counted);
-    let got = counted_gradients(&rows, head, &counted, spec, chunk_logits);
+    let got = counted_gradients(&rows, head, &counted, spec, chunks);
     HeadGradients {
         hidden: at_their_places(got.hidden, &is_counted),
         ..got
@@ -82,40 +100,77 @@ fn counted_gradients(
     head: &Head,
     targets: &[RowTarget<'_>],
     spec: &LossSpec,
-    chunk_logits: usize,
+    chunks: Chunks,
 ) -> HeadGradients {
     let [vocab, _] = head.weight.dims();
-    let mut sums = LossSums::default();
+    let mut known = LossSums::default();
+    let mut terms: Option<Tensor<1>> = None;
     let mut hidden_gradients = Vec::new();
     let mut weight_gradient: Option<Tensor<2>> = None;
-    for_chunks(hidden, vocab, targets, chunk_logits, |chunk, targets| {
-        let logits = head.logits(chunk.clone()); // [P, V]
-        let bend = head.slope(&logits);
-        let mut logits = read(logits);
-        let rows: Vec<LossSums> = logits
-            .par_chunks_mut(vocab)
-            .zip(targets)
-            .map_init(
-                || vec![0.0; vocab],
-                |scratch, (row, target)| loss_row(row, scratch, *target, spec),
-            )
-            .collect();
-        sums = rows.into_iter().fold(sums, LossSums::plus);
-        let slopes = tensor(logits, [targets.len(), vocab], &chunk.device()); // [P, V]
-        let slopes = match bend {
-            Some(bend) => slopes * bend,
-            None => slopes,
-        };
-        hidden_gradients.push(slopes.clone().matmul(head.weight.clone()));
-        let total = weight_gradient.take();
-        let total = total.unwrap_or_else(|| head.weight.zeros_like());
-        weight_gradient = Some(add_product(total, slopes.transpose(), chunk)); // [V, D]
-    });
+    for_chunks(
+        hidden,
+        vocab,
+        targets,
+        chunks.num_logits,
+        |chunk, targets| {
+            let logits = head.logits(chunk.clone()); // [P, V]
+            let bend = head.slope(&logits);
+            let slopes = match chunks.read_back {
+                ReadBack::Free => {
+                    let (rows, slopes) = row_losses(logits, targets, spec);
+                    known = rows.into_iter().fold(known, LossSums::plus);
+                    slopes
+                }
+                ReadBack::Stalls => {
+                    let Losses {
+                        terms: part,
+                        slopes,
+                    } = losses(logits, targets, spec);
+                    terms = Some(match terms.take() {
+                        Some(terms) => terms + part,
+                        None => part,
+                    });
+                    slopes
+                }
+            };
+            let slopes = match bend {
+                Some(bend) => slopes * bend,
+                None => slopes,
+            };
+            hidden_gradients.push(slopes.clone().matmul(head.weight.clone()));
+            let total = weight_gradient.take();
+            let total = total.unwrap_or_else(|| head.weight.zeros_like());
+            weight_gradient = Some(add_product(total, slopes.transpose(), chunk)); // [V, D]
+        },
+    );
+    let sums = match terms {
+        Some(terms) => Sums::on_device(terms, spec.weights, targets.len() as u64),
+        None => known.into(),
+    };
     HeadGradients {
         sums,
         hidden: Tensor::cat(hidden_gradients, 0),
         weight: weight_gradient.expect("at least one position was visited"),
     }
+}
+
+/// Loss and slopes of each position, row by row on the host.
+fn row_losses(
+    logits: Tensor<2>,
+    targets: &[RowTarget<'_>],
+    spec: &LossSpec,
+) -> (Vec<LossSums>, Tensor<2>) {
+    let ([_, vocab], device) = (logits.dims(), logits.device());
+    let mut logits = read(logits);
+    let rows = logits
+        .par_chunks_mut(vocab)
+        .zip(targets)
+        .map_init(
+            || vec![0.0; vocab],
+            |scratch, (row, target)| loss_row(row, scratch, *target, spec),
+        )
+        .collect();
+    (rows, tensor(logits, [targets.len(), vocab], &device)) // [P, V]
 }
 
 /// Statistics of every position with a target, in order.

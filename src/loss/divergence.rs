@@ -11,6 +11,7 @@
 //! A multiple of `q` may be left out of every `h`, since it cancels. Slopes may be small differences, so the
 //! arithmetic is f64; it is done for the support alone.
 
+use super::classes::{Mass, class_terms};
 use super::softmax::Softmax;
 use super::spec::{LossSpec, Terms};
 use super::support::{Samples, Support, TopK};
@@ -18,7 +19,7 @@ use crate::vector::{sum, vectorized};
 
 /// A tail that a support leaves is known to this only, the rounding of a sum of f32: what a divergence takes the
 /// logarithm of is no less.
-const SMALLEST_TAIL: f64 = f32::EPSILON as f64;
+pub(super) const SMALLEST_TAIL: f64 = f32::EPSILON as f64;
 
 /// The soft terms at one position.
 pub(super) struct SoftLoss {
@@ -74,13 +75,6 @@ pub(super) fn soft_loss(
     sums.with_logits_as_variables(kept, total, f64::from(spec.temperature))
 }
 
-/// A probability and its natural logarithm.
-#[derive(Clone, Copy)]
-struct Mass {
-    prob: f64,
-    ln: f64,
-}
-
 /// Sums over classes.
 struct ClassSums {
     values: Terms,
@@ -113,8 +107,8 @@ impl ClassSums {
 
 fn over_classes(
     top_k: &TopK<'_>,
-    student: impl Iterator<Item = Mass>,
-    tail: Option<Mass>,
+    student: impl Iterator<Item = Mass<f64>>,
+    tail: Option<Mass<f64>>,
     spec: &LossSpec,
 ) -> ClassSums {
     let (teacher, teacher_tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
@@ -143,85 +137,20 @@ fn over_classes(
 }
 
 /// Adds one class to every term that is on; returns its `h`, weighted.
-fn add_class(values: &mut Terms, p: Mass, q: Mass, spec: &LossSpec) -> f64 {
-    let weights = &spec.weights;
-    let mut slope = 0.0;
-    if weights.forward_kl != 0.0 {
-        values.forward_kl += relative(p, q.ln);
-        slope -= weights.forward_kl * p.prob;
-    }
-    if weights.reverse_kl != 0.0 {
-        let value = relative(q, p.ln);
-        values.reverse_kl += value;
-        slope += weights.reverse_kl * value;
-    }
-    if weights.jsd != 0.0 {
-        let beta = spec.jsd_beta;
-        let middle = mixture(p, beta, q);
-        let student = (1.0 - beta) * relative(q, middle.ln);
-        values.jsd += beta * relative(p, middle.ln) + student;
-        slope += weights.jsd * student;
-    }
-    if weights.skew_forward_kl != 0.0 {
-        let alpha = spec.skew_forward_alpha;
-        let middle = mixture(p, alpha, q);
-        values.skew_forward_kl += relative(p, middle.ln);
-        slope -= weights.skew_forward_kl * (1.0 - alpha) * p.prob * q.prob / middle.prob;
-    }
-    if weights.skew_reverse_kl != 0.0 {
-        let alpha = spec.skew_reverse_alpha;
-        let middle = mixture(q, alpha, p);
-        let value = relative(q, middle.ln);
-        values.skew_reverse_kl += value;
-        slope += weights.skew_reverse_kl * (value - alpha * q.prob * q.prob / middle.prob);
-    }
-    if weights.tvd != 0.0 {
-        let difference = q.prob - p.prob;
-        values.tvd += 0.5 * difference.abs();
-        let sign = if difference == 0.0 {
-            0.0
-        } else {
-            difference.signum()
-        };
-        slope += weights.tvd * 0.5 * q.prob * sign;
-    }
-    slope
-}
-
-/// `a (ln a − ln b)`, 0 at `a = 0`.
-fn relative(a: Mass, ln_b: f64) -> f64 {
-    if a.prob == 0.0 {
-        0.0
-    } else {
-        a.prob * (a.ln - ln_b)
-    }
-}
-
-/// A share of one and the rest of the other.
-fn mixture(a: Mass, share: f64, b: Mass) -> Mass {
-    let prob = (share * a.prob + (1.0 - share) * b.prob).max(f64::MIN_POSITIVE);
-    Mass {
-        prob,
-        ln: prob.ln(),
-    }
+fn add_class(values: &mut Terms, p: Mass<f64>, q: Mass<f64>, spec: &LossSpec) -> f64 {
+    let terms = class_terms(&p, &q, spec);
+    values.add_soft(terms.values.map(Option::unwrap_or_default));
+    terms.slope.unwrap_or_default()
 }
 
 /// Cross-entropy against the shares drawn, less the teacher's entropy.
 fn over_samples(
     samples: &Samples<'_>,
-    student: impl Iterator<Item = Mass>,
+    student: impl Iterator<Item = Mass<f64>>,
     spec: &LossSpec,
 ) -> ClassSums {
+    spec.check_samples();
     let weight = spec.weights.forward_kl;
-    let only_forward = Terms {
-        forward_kl: weight,
-        cross_entropy: spec.weights.cross_entropy,
-        ..Terms::ZERO
-    };
-    assert!(
-        spec.weights == only_forward,
-        "recipes with other terms over samples are refused: {spec:?}"
-    );
     let mut value = -f64::from(samples.entropy);
     let mut support = Vec::with_capacity(samples.ids.len());
     for (share, q) in samples.shares().zip(student) {

@@ -6,12 +6,21 @@ use super::counted::{at_their_places, counted_rows};
 
 /// A squared distance and its gradients.
 pub struct HiddenGradients {
-    /// Sum over the counted positions.
-    pub sum: f64,
+    /// Of each counted position, `[P, 1]`; one 0 if there is none.
+    pub distances: Tensor<2>,
     /// d sum / d hidden states of the student, `[P, D]`; zeros where a position does not count.
     pub student: Tensor<2>,
     /// d sum / d projection, shaped like it.
     pub projection: Option<Tensor<2>>,
+}
+
+impl HiddenGradients {
+    /// Sum over the counted positions, read from the device.
+    pub fn sum(&self) -> f64 {
+        let distances = self.distances.try_to_vec_as::<f32>();
+        let distances = distances.expect("hidden states are f32");
+        distances.into_iter().map(f64::from).sum()
+    }
 }
 
 /// The mean over the teacher's `D'` dimensions of the squared difference, summed over the counted positions:
@@ -37,7 +46,7 @@ pub fn hidden_gradients(
 ) -> HiddenGradients {
     if !is_counted.contains(&true) {
         return HiddenGradients {
-            sum: 0.0,
+            distances: Tensor::zeros([1, 1], &student.device()),
             student: student.zeros_like(),
             projection: projection.map(Tensor::zeros_like),
         };
@@ -49,10 +58,7 @@ pub fn hidden_gradients(
         None => own.clone(),
     };
     let difference = seen - counted_rows(teacher, is_counted); // [P, D']
-    let means = difference.clone().square().mean_dim(1); // [P, 1]
-    let means = means
-        .try_into_vec_as::<f32>()
-        .expect("hidden states are f32");
+    let distances = difference.clone().square().mean_dim(1); // [P, 1]
     let slope = difference.mul_scalar(2.0 / width as f64);
     let (student, projection) = match projection {
         Some(projection) => (
@@ -62,7 +68,7 @@ pub fn hidden_gradients(
         None => (slope, None),
     };
     HiddenGradients {
-        sum: means.into_iter().map(f64::from).sum(),
+        distances,
         student: at_their_places(student, is_counted),
         projection,
     }

@@ -51,6 +51,31 @@ impl Terms {
         ]
     }
 
+    /// From the values of [`Terms::soft`], in its order, and the cross-entropy.
+    pub(super) fn of_values(soft: [f64; 6], cross_entropy: f64) -> Self {
+        let mut terms = Self {
+            cross_entropy,
+            ..Self::ZERO
+        };
+        terms.add_soft(soft);
+        terms
+    }
+
+    /// Adds values in the order of [`Terms::soft`].
+    pub(super) fn add_soft(&mut self, values: [f64; 6]) {
+        let terms = [
+            &mut self.forward_kl,
+            &mut self.reverse_kl,
+            &mut self.jsd,
+            &mut self.skew_forward_kl,
+            &mut self.skew_reverse_kl,
+            &mut self.tvd,
+        ];
+        for (term, value) in terms.into_iter().zip(values) {
+            *term += value;
+        }
+    }
+
     /// Σ weight · value.
     pub(super) fn weighted(&self, weights: &Self) -> f64 {
         let pairs = self.soft().into_iter().zip(weights.soft());
@@ -123,5 +148,23 @@ impl LossSpec {
     /// Whether any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
         self.weights.soft().iter().any(|(_, weight)| *weight != 0.0)
+    }
+
+    /// Sees to it that nothing but `forward_kl` is to be taken from samples.
+    ///
+    /// # Panics
+    ///
+    /// If another term of the teacher's predictions is: recipes that ask for it are refused.
+    pub(super) fn check_samples(&self) {
+        let only_forward = Terms {
+            forward_kl: self.weights.forward_kl,
+            cross_entropy: self.weights.cross_entropy,
+            hidden_mse: self.weights.hidden_mse,
+            ..Terms::ZERO
+        };
+        assert!(
+            self.weights == only_forward,
+            "recipes with other terms over samples are refused: {self:?}"
+        );
     }
 }

@@ -13,10 +13,12 @@ use super::evaluate::{Evaluation, Opinion, measure};
 use super::gradient::{Activations, HiddenMatch, StepGradient, step_gradient_with};
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{AdamW, clip, global_norm};
+use super::readings::{NotFinite, Reading, Readings, largest_weight};
 use super::state::{self, State, StateError, States};
 use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
+use crate::device::ReadBack;
 use crate::model::Decoder;
 use crate::progress::{Progress, say};
 use crate::recipe::{FitPlan, HandOn};
@@ -60,7 +62,7 @@ pub enum FitError {
         what: &'static str,
         /// NaN or infinity.
         value: f64,
-        /// Zero-based step, not taken or (for a weight) just taken.
+        /// Zero-based step: not taken, or taken in memory alone and gone with it.
         step: usize,
         /// The pass.
         label: String,
@@ -104,6 +106,8 @@ pub enum FitError {
 /// which do not change it), in this order: clip the global norm, update, average, log, and, if they are due,
 /// measure on the validation text and save. A state that an interrupted run left in `context.dir` is taken up.
 ///
+/// Nothing is read from a device that would stall before the next step is to be logged, measured or saved.
+///
 /// The same plan, student and rows give the same weights bit for bit on one CPU device, stopped and resumed
 /// or not: the rows, the learning rate, the loss and the temperature of a step are functions of its number
 /// (`tests/kill.rs`).
@@ -113,13 +117,25 @@ pub enum FitError {
 ///
 /// # Errors
 ///
-/// [`FitError::NotFinite`] at the first step whose loss or gradient is NaN or infinite, before the weights
-/// are touched; the last saved state is left in place.
-#[expect(clippy::too_many_lines, reason = "the loop is read from top to bottom")]
+/// [`FitError::NotFinite`] at the first step whose loss or gradient is NaN or infinite; the last saved state is left in
+/// place. Where reading is free that is before the weights are touched; where it stalls, later steps may have been
+/// taken, but none of them was measured or saved.
 pub fn fit(
     plan: &FitPlan,
     student: Student,
     context: &FitContext<'_>,
+) -> Result<Student, FitError> {
+    let read_back = ReadBack::of(&student.decoder.device());
+    fit_with(plan, student, context, read_back)
+}
+
+/// As [`fit`], on a device that takes reads in this way or as if it did.
+#[expect(clippy::too_many_lines, reason = "the loop is read from top to bottom")]
+pub fn fit_with(
+    plan: &FitPlan,
+    student: Student,
+    context: &FitContext<'_>,
+    read_back: ReadBack,
 ) -> Result<Student, FitError> {
     let FitContext {
         label, dir, rows, ..
@@ -153,14 +169,18 @@ pub fn fit(
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
+    let mut readings = Readings::new(read_back);
+    let unsound = |error| not_finite(error, context);
     let mut since_log = Instant::now();
     let mut tokens_since_log = 0;
 
     for done in start.. {
+        let is_due = validation.is_due(done, plan);
+        if is_due {
+            readings.read().map_err(unsound)?;
+        }
         let since_measure = Instant::now();
-        if validation.is_due(done, plan)
-            && let Some(measured) = measured(&student, average.as_deref(), context)?
-        {
+        if is_due && let Some(measured) = measured(&student, average.as_deref(), context)? {
             let loss = measured.loss_nats;
             check_number("validation loss", loss, done - 1, context)?;
             let kl = measured.kl_nats.map(|kl| ("validation/kl", kl));
@@ -181,6 +201,7 @@ pub fn fit(
         }
         let stopping = context.stop.load(Ordering::Relaxed);
         if stopping || (done > start && done % plan.save_every == 0) {
+            readings.read().map_err(unsound)?;
             check_finite(&student, done, context)?;
             for (spec, weight) in student.trained() {
                 log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
@@ -230,17 +251,16 @@ pub fn fit(
             &spec,
             hidden,
             activations,
+            read_back,
         );
         let mut gradients = student.pull_back(gradients);
         gradients.extend(projections);
         let norm = global_norm(&gradients);
-        let means = sums.means();
-        for (what, value) in [("loss", means.total), ("gradient norm", f64::from(norm))] {
-            check_number(what, value, step, context)?;
-        }
+        tokens_since_log += sums.positions();
+        readings.note(step, sums, norm.clone()).map_err(unsound)?;
 
         let rate = learning_rate(step, plan);
-        let gradients = clip(gradients, norm, plan.max_grad_norm);
+        let gradients = clip(gradients, &norm, plan.max_grad_norm, read_back);
         let updated = optimizer.step(student.trained(), gradients, rate, plan);
         if let (Some(average), Some(ema)) = (&mut average, plan.ema) {
             *average = averaged(average, &updated, ema, optimizer.num_updates);
@@ -248,10 +268,9 @@ pub fn fit(
         student = student.with_trained(updated);
 
         let done = step + 1;
-        let tokens = sums.positions;
-        tokens_since_log += tokens;
         progress.advance(plan.tokens_per_step as u64);
-        if done % plan.log_every == 0 || done == plan.steps {
+        let is_logged = done % plan.log_every == 0 || done == plan.steps;
+        if is_logged && let Some(Reading { means, norm }) = readings.read().map_err(unsound)? {
             let tokens_per_sec =
                 tokens_since_log as f64 / since_log.elapsed().as_secs_f64().max(1e-9);
             (since_log, tokens_since_log) = (Instant::now(), 0);
@@ -260,7 +279,7 @@ pub fn fit(
                 ("train/loss", means.total),
                 ("train/cross_entropy", means.terms.cross_entropy),
                 ("train/learning_rate", rate),
-                ("train/grad_norm", f64::from(norm)),
+                ("train/grad_norm", norm),
                 ("train/tokens_per_sec", tokens_per_sec),
             ];
             let mut further = logged_terms(&means, &spec);
@@ -340,13 +359,17 @@ fn check_number(
     if value.is_finite() {
         return Ok(());
     }
-    Err(FitError::NotFinite {
+    Err(not_finite(NotFinite { what, value, step }, context))
+}
+
+fn not_finite(NotFinite { what, value, step }: NotFinite, context: &FitContext<'_>) -> FitError {
+    FitError::NotFinite {
         what,
         value,
         step,
         label: context.label.to_owned(),
         last_good: last_good(context.dir),
-    })
+    }
 }
 
 /// Weights that are NaN or infinite must not replace a good state.
@@ -355,14 +378,8 @@ fn check_finite(
     num_updates: usize,
     context: &FitContext<'_>,
 ) -> Result<(), FitError> {
-    let largest: Vec<Tensor<1>> = student
-        .trained()
-        .into_iter()
-        .map(|(_, weight)| weight.abs().max())
-        .collect();
-    let largest = Tensor::cat(largest, 0).max().into_scalar::<f32>();
     let step = num_updates.saturating_sub(1);
-    check_number("largest weight", f64::from(largest), step, context)
+    check_number("largest weight", largest_weight(student), step, context)
 }
 
 fn last_good(dir: &Path) -> String {

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 pub use super::hidden::HiddenMatch;
 pub use super::trunk::Activations;
 use super::trunk::Trunk;
-use crate::device;
+use crate::device::{self, ReadBack};
 use crate::loss::chunked::head_gradients;
-use crate::loss::{LossSpec, LossSums, RowTarget};
+use crate::loss::{LossSpec, RowTarget, Sums};
 use crate::model::{Decoder, ids_tensor};
 
 /// A few rows with what each position is measured against.
@@ -25,7 +25,7 @@ pub struct MicroBatch<'a> {
 /// [`parameter_specs`](crate::model::parameter_specs).
 pub struct StepGradient {
     /// Sums over all counted positions of the step.
-    pub sums: LossSums,
+    pub sums: Sums,
     /// d mean loss / d parameter.
     pub gradients: Vec<Tensor<2>>,
     /// d mean loss / d projection, in the order of those that hidden states are compared through.
@@ -57,23 +57,30 @@ pub fn step_gradient(
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
 ) -> StepGradient {
-    step_gradient_with(decoder, micro_batches, spec, None, Activations::Kept)
+    let read_back = ReadBack::of(&decoder.device());
+    let kept = Activations::Kept;
+    step_gradient_with(decoder, micro_batches, spec, None, kept, read_back)
 }
 
-/// As [`step_gradient`], with the hidden states of a teacher if the loss has a term for them; `activations` changes time and memory, and on the CPU no bit of the result.
+/// As [`step_gradient`], with the hidden states of a teacher if the loss has a term for them; `activations` changes time
+/// and memory, and on the CPU no bit of the result. `read_back` says how the loss is computed: with [`ReadBack::Stalls`]
+/// nothing is read from the device here.
 pub fn step_gradient_with(
     decoder: &Decoder,
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
     hidden: Option<HiddenMatch<'_>>,
     activations: Activations,
+    read_back: ReadBack,
 ) -> StepGradient {
     let at_once = device::parallelism(&decoder.device());
-    let mut total: Option<(LossSums, Vec<Tensor<2>>)> = None;
+    let mut total: Option<(Sums, Vec<Tensor<2>>)> = None;
     for group in micro_batches.chunks(at_once) {
         let parts: Vec<_> = group
             .par_iter()
-            .map(|micro_batch| sum_gradient(decoder, micro_batch, spec, hidden, activations))
+            .map(|micro_batch| {
+                sum_gradient(decoder, micro_batch, spec, hidden, activations, read_back)
+            })
             .collect();
         for (sums, gradients) in parts {
             total = Some(match total.take() {
@@ -90,7 +97,7 @@ pub fn step_gradient_with(
         }
     }
     let (sums, gradients) = total.unwrap_or_default();
-    let scale = 1.0 / sums.positions.max(1) as f64;
+    let scale = 1.0 / sums.positions().max(1) as f64;
     let gradients = gradients.into_iter();
     let mut gradients: Vec<_> = gradients.map(|sum| sum.mul_scalar(scale)).collect();
     let num_projections = hidden.map_or(0, |hidden| hidden.projections.len());
@@ -113,27 +120,25 @@ fn sum_gradient(
     spec: &LossSpec,
     hidden: Option<HiddenMatch<'_>>,
     activations: Activations,
-) -> (LossSums, Vec<Tensor<2>>) {
+    read_back: ReadBack,
+) -> (Sums, Vec<Tensor<2>>) {
     let ids = ids_tensor(&micro_batch.inputs, &decoder.device());
     let (last, trunk) = Trunk::forward(decoder, ids, activations);
-    let weight = spec.weights.hidden_mse;
-    let pulled = hidden.map(|hidden| hidden.slopes(&trunk, micro_batch, weight));
+    let pulled = hidden.map(|hidden| hidden.slopes(&trunk, micro_batch, spec, read_back));
     let [batch, seq, size] = last.dims();
     let head = head_gradients(
         &last.reshape([batch * seq, size]),
         &decoder.head(),
         &micro_batch.targets,
         spec,
+        read_back,
     );
     let slope = head.hidden.reshape([batch, seq, size]);
     let Some(pulled) = pulled else {
         let gradients = trunk.backward(slope, head.weight, BTreeMap::new());
         return (head.sums, gradients);
     };
-    let mut sums = head.sums;
-    sums.total += weight * pulled.sum;
-    sums.terms.hidden_mse += pulled.sum;
     let mut gradients = trunk.backward(slope, head.weight, pulled.layers);
     gradients.extend(pulled.projections);
-    (sums, gradients)
+    (head.sums.plus(pulled.sums), gradients)
 }

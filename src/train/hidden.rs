@@ -6,7 +6,8 @@ use burn::tensor::Tensor;
 
 use super::gradient::MicroBatch;
 use super::trunk::Trunk;
-use crate::loss::hidden_gradients;
+use crate::device::ReadBack;
+use crate::loss::{LossSpec, Sums, hidden_gradients};
 use crate::model::{Decoder, ids_tensor};
 use crate::student::Projection;
 
@@ -23,8 +24,8 @@ pub struct HiddenMatch<'a> {
 
 /// The distance of one micro-batch and its gradients.
 pub(super) struct HiddenSlopes {
-    /// Sum over the counted positions of the mean over the pairs and the teacher's width.
-    pub(super) sum: f64,
+    /// Sum over the counted positions of the mean over the pairs and the teacher's width; it counts no positions.
+    pub(super) sums: Sums,
     /// d weight · sum / d output of a layer of the student, `[B, T, D]`, by layer.
     pub(super) layers: BTreeMap<usize, Tensor<3>>,
     /// d weight · sum / d projection, in the order of the pairs.
@@ -39,10 +40,12 @@ impl HiddenMatch<'_> {
         &self,
         trunk: &Trunk,
         micro_batch: &MicroBatch<'_>,
-        weight: f64,
+        spec: &LossSpec,
+        read_back: ReadBack,
     ) -> HiddenSlopes {
+        let weight = spec.weights.hidden_mse;
         let mut slopes = HiddenSlopes {
-            sum: 0.0,
+            sums: Sums::default(),
             layers: BTreeMap::new(),
             projections: (self.projections.iter())
                 .map(|projection| projection.matrix.zeros_like())
@@ -54,6 +57,7 @@ impl HiddenMatch<'_> {
         let outputs: Vec<Tensor<3>> = (self.pairs.iter())
             .map(|&[layer, _]| trunk.output(layer))
             .collect(); // [B, T, D] of each pair
+        let (mut known, mut unread) = (0.0, None::<Tensor<1>>);
         let share = (self.pairs.len() as f64).recip();
         let mut rows: Vec<Vec<Tensor<2>>> = vec![Vec::new(); self.pairs.len()]; // [T, D] of each pair and row
         let counted = micro_batch.counted();
@@ -72,7 +76,16 @@ impl HiddenMatch<'_> {
             self.for_teacher(input, |pair, teacher| {
                 let projection = self.projections.get(pair).map(|other| &other.matrix);
                 let got = hidden_gradients(&own(pair), teacher, projection, is_counted);
-                slopes.sum += share * got.sum;
+                match read_back {
+                    ReadBack::Free => known += share * got.sum(),
+                    ReadBack::Stalls => {
+                        let part = got.distances.clone().sum().mul_scalar(share);
+                        unread = Some(match unread.take() {
+                            Some(sum) => sum + part,
+                            None => part,
+                        });
+                    }
+                }
                 rows[pair].push(got.student.mul_scalar(share * weight));
                 if let Some(slope) = got.projection {
                     let total = slopes.projections[pair].clone();
@@ -88,6 +101,7 @@ impl HiddenMatch<'_> {
             };
             slopes.layers.insert(layer, total);
         }
+        slopes.sums = Sums::of_hidden(known, unread, &spec.weights);
         slopes
     }
 

@@ -10,6 +10,7 @@ mod hidden;
 mod metrics;
 mod objective;
 pub mod optim;
+mod readings;
 mod schedule;
 pub mod state;
 mod targets;

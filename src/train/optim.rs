@@ -5,13 +5,16 @@ use std::mem;
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use crate::device;
+use crate::device::{self, ReadBack};
 use crate::model::{ParameterKind, ParameterSpec};
 use crate::recipe::FitPlan;
 use crate::vector::vectorized;
 
 /// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.
 const TASK: usize = 1 << 14;
+
+/// What PyTorch adds to a norm before it divides by it.
+const NORM_ROOM: f64 = 1e-6;
 
 /// Moments of one parameter.
 #[derive(Debug, Clone)]
@@ -182,28 +185,51 @@ fn into_vec(tensor: Tensor<2>) -> Vec<f32> {
         .expect("weights, gradients and moments are f32")
 }
 
-/// Euclidean norm over all gradients; one read from the device.
-pub fn global_norm(gradients: &[Tensor<2>]) -> f32 {
+/// Euclidean norm over all gradients, `[1]`; nothing is read from the device.
+///
+/// # Panics
+///
+/// If there is no gradient.
+pub fn global_norm(gradients: &[Tensor<2>]) -> Tensor<1> {
     let squares: Vec<Tensor<1>> = gradients
         .iter()
         .map(|gradient| gradient.clone().square().sum())
         .collect();
-    if squares.is_empty() {
-        return 0.0;
-    }
-    Tensor::cat(squares, 0).sum().sqrt().into_scalar::<f32>()
+    Tensor::cat(squares, 0).sum().sqrt()
 }
 
 /// Scales gradients down to `max_norm` if their norm is larger, as `clip_grad_norm_` of PyTorch does.
-pub fn clip(gradients: Vec<Tensor<2>>, norm: f32, max_norm: f64) -> Vec<Tensor<2>> {
-    let scale = max_norm / (f64::from(norm) + 1e-6);
-    if scale >= 1.0 {
-        return gradients;
+///
+/// Where a read stalls, the scale stays on the device, and all gradients are multiplied by it: by 1 if their norm is
+/// small enough.
+pub fn clip(
+    gradients: Vec<Tensor<2>>,
+    norm: &Tensor<1>,
+    max_norm: f64,
+    read_back: ReadBack,
+) -> Vec<Tensor<2>> {
+    let gradients = gradients.into_iter();
+    match read_back {
+        ReadBack::Free => {
+            let norm = f64::from(norm.clone().into_scalar::<f32>());
+            let scale = max_norm / (norm + NORM_ROOM);
+            let is_large = scale < 1.0 || scale.is_nan();
+            gradients
+                .map(|gradient| {
+                    if is_large {
+                        gradient.mul_scalar(scale)
+                    } else {
+                        gradient
+                    }
+                })
+                .collect()
+        }
+        ReadBack::Stalls => {
+            let scale = norm.clone().add_scalar(NORM_ROOM).recip();
+            let scale = scale.mul_scalar(max_norm).clamp_max(1.0).unsqueeze::<2>(); // [1, 1]
+            gradients.map(|gradient| gradient * scale.clone()).collect()
+        }
     }
-    gradients
-        .into_iter()
-        .map(|gradient| gradient.mul_scalar(scale))
-        .collect()
 }
 
 #[cfg(test)]
@@ -211,6 +237,31 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+
+    #[test]
+    fn gradients_are_clipped_alike_whether_their_norm_is_read_or_not() {
+        let gradients = || {
+            [[3.0_f32, -4.0], [0.0, 12.0]].map(|row| {
+                let row = TensorData::new(row.to_vec(), [1, 2]);
+                Tensor::<2>::from_data(row, &Device::flex())
+            })
+        };
+        let norm = global_norm(&gradients());
+        assert!((norm.clone().into_scalar::<f32>() - 13.0).abs() < 1e-6);
+        for (max_norm, scale) in [(1.0, 1.0 / 13.0), (13.1, 1.0)] {
+            for read_back in [ReadBack::Free, ReadBack::Stalls] {
+                let got = clip(gradients().to_vec(), &norm, max_norm, read_back);
+                let got = got.into_iter().flat_map(into_vec);
+                for (got, want) in got.zip([3.0, -4.0, 0.0, 12.0]) {
+                    let (got, want) = (f64::from(got), scale * want);
+                    assert!(
+                        (got - want).abs() <= 2e-7 * want.abs(),
+                        "{got}, want {want}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn an_update_in_place_is_the_chain_of_operations_to_the_bit() {

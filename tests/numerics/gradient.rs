@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 
 use alambic::cache::{RowSupports, TopKSupports};
 use alambic::data::TokenRows;
+use alambic::device::ReadBack::{self, Free, Stalls};
 use alambic::loss::{LossSpec, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::recipe::SupportPlan;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
-use alambic::train::gradient::{MicroBatch, StepGradient, step_gradient};
+use alambic::train::gradient::{
+    Activations, MicroBatch, StepGradient, step_gradient, step_gradient_with,
+};
 use alambic::train::row_targets;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -88,6 +91,17 @@ fn micro_batches<'a>(
         .collect()
 }
 
+/// The gradient of a step on a device that takes reads in this way.
+fn gradient(
+    decoder: &Decoder,
+    micro_batches: &[MicroBatch<'_>],
+    spec: &LossSpec,
+    read_back: ReadBack,
+) -> StepGradient {
+    let kept = Activations::Kept;
+    step_gradient_with(decoder, micro_batches, spec, None, kept, read_back)
+}
+
 fn assert_gradient_case(
     name: &str,
     got: &StepGradient,
@@ -95,7 +109,7 @@ fn assert_gradient_case(
     want: &GradientCase,
     tolerance: Tolerance,
 ) {
-    let means = got.sums.means();
+    let means = got.sums.read().means();
     for (term, want) in &want.losses {
         let got = match term.as_str() {
             "total" => means.total,
@@ -161,15 +175,15 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
                 ..Terms::ZERO
             })
         };
-        for size in [1, 2] {
+        for (size, read_back) in [(1, Free), (2, Free), (1, Stalls), (2, Stalls)] {
             let batches = micro_batches(&rows, &[0, 1], None, size);
-            let got = step_gradient(&decoder, &batches, &plain);
-            let name = format!("{file}, cross-entropy, {size} rows at once");
+            let got = gradient(&decoder, &batches, &plain, read_back);
+            let name = format!("{file}, cross-entropy, {size} rows at once, {read_back:?}");
             assert_gradient_case(&name, &got, &decoder, &expected.cross_entropy, tolerance);
 
             let batches = micro_batches(&rows, &[0, 1], Some(&supports), size);
-            let got = step_gradient(&decoder, &batches, &mix);
-            let name = format!("{file}, mix, {size} rows at once");
+            let got = gradient(&decoder, &batches, &mix, read_back);
+            let name = format!("{file}, mix, {size} rows at once, {read_back:?}");
             assert_gradient_case(&name, &got, &decoder, &expected.mix, tolerance);
         }
     }
@@ -177,8 +191,9 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
 
 /// Each number within 5e-6 of the largest of its tensor: f32 sums in another order, some of which cancel.
 fn assert_same_gradient(name: &str, got: &StepGradient, want: &StepGradient) {
-    assert_eq!(got.sums.positions, want.sums.positions, "{name}");
-    let (total, want_total) = (got.sums.total, want.sums.total);
+    let (sums, want_sums) = (got.sums.read(), want.sums.read());
+    assert_eq!(sums.positions, want_sums.positions, "{name}");
+    let (total, want_total) = (sums.total, want_sums.total);
     assert!(
         (total - want_total).abs() <= 1e-6 * want_total.abs(),
         "{name}: {total} for {want_total}"
@@ -231,7 +246,7 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
         )
     };
     let whole = run(&[0, 1, 2, 3], 4);
-    assert_eq!(whole.sums.positions, 16 + 3 + 16 + 9);
+    assert_eq!(whole.sums.positions(), 16 + 3 + 16 + 9);
     for (row_idxs, size) in [
         (&[0, 1, 2, 3][..], 1),
         (&[0, 1, 2, 3], 2),
@@ -288,18 +303,20 @@ proptest! {
                 ..Terms::ZERO
             })
         };
-        let run = |row_idxs: &[usize], size| {
+        let run = |row_idxs: &[usize], size, read_back| {
             let batches = micro_batches(&rows, row_idxs, Some(&supports), size);
-            step_gradient(&decoder, &batches, &spec)
+            gradient(&decoder, &batches, &spec, read_back)
         };
         let mut row_idxs: Vec<usize> = (0..num_rows).collect();
-        let whole = run(&row_idxs, num_rows);
-        prop_assert_eq!(whole.sums.positions, counted.iter().map(|&count| u64::from(count)).sum::<u64>());
+        let whole = run(&row_idxs, num_rows, Free);
+        prop_assert_eq!(whole.sums.positions(), counted.iter().map(|&count| u64::from(count)).sum::<u64>());
         row_idxs.extend(num_rows..counted.len());
         row_idxs.reverse();
         row_idxs.rotate_left(order.index(counted.len()));
-        let cut = run(&row_idxs, counted.len().div_ceil(num_batches));
-        assert_same_gradient(&format!("{row_idxs:?} in {num_batches}"), &cut, &whole);
+        for read_back in [Free, Stalls] {
+            let cut = run(&row_idxs, counted.len().div_ceil(num_batches), read_back);
+            assert_same_gradient(&format!("{row_idxs:?} in {num_batches}, {read_back:?}"), &cut, &whole);
+        }
     }
 }
 
@@ -311,10 +328,20 @@ fn a_step_that_counts_no_position_has_no_loss_and_no_gradient() {
         cross_entropy: 1.0,
         ..Terms::ZERO
     });
-    let got = step_gradient(&decoder, &micro_batches(&rows, &[0, 1], None, 1), &spec);
-    assert_eq!((got.sums.positions, got.sums.means().total), (0, 0.0));
-    assert_eq!(got.gradients.len(), decoder.parameters().len());
-    for gradient in &got.gradients {
-        assert!(to_vec(gradient).iter().all(|value| *value == 0.0));
+    for read_back in [Free, Stalls] {
+        let got = gradient(
+            &decoder,
+            &micro_batches(&rows, &[0, 1], None, 1),
+            &spec,
+            read_back,
+        );
+        assert_eq!(
+            (got.sums.positions(), got.sums.read().means().total),
+            (0, 0.0)
+        );
+        assert_eq!(got.gradients.len(), decoder.parameters().len());
+        for slopes in &got.gradients {
+            assert!(to_vec(slopes).iter().all(|value| *value == 0.0));
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
+use alambic::device::ReadBack;
 use alambic::loss::{LossSpec, Terms};
 use alambic::model::{Decoder, DecoderConfig, LayerType};
 use alambic::passes::apply;
@@ -80,7 +81,7 @@ fn assert_case(
     want: &Expected,
     tolerance: Tolerance,
 ) {
-    let means = got.sums.means();
+    let means = got.sums.read().means();
     for (term, got) in [
         ("total", means.total),
         ("cross_entropy", means.terms.cross_entropy),
@@ -137,18 +138,21 @@ fn the_loss_and_the_gradient_of_every_parameter_and_projection_equal_torch() {
             pairs: &teacher.pairs,
             projections: &projections,
         };
-        for (size, activations) in [
-            (1, Activations::Kept),
-            (2, Activations::Kept),
-            (2, Activations::Recomputed),
+        for (size, activations, read_back) in [
+            (1, Activations::Kept, ReadBack::Free),
+            (2, Activations::Kept, ReadBack::Free),
+            (2, Activations::Recomputed, ReadBack::Free),
+            (1, Activations::Kept, ReadBack::Stalls),
+            (2, Activations::Recomputed, ReadBack::Stalls),
         ] {
-            let name = format!("{case}, {size} rows at once, {activations:?}");
+            let name = format!("{case}, {size} rows at once, {activations:?}, {read_back:?}");
             let got = step_gradient_with(
                 &student,
                 &micro_batches(&rows, &[0, 1], size),
                 &spec(ce, hidden),
                 Some(hidden_match),
                 activations,
+                read_back,
             );
             assert_case(&name, &got, &student, want, tolerance);
         }
@@ -167,7 +171,7 @@ fn sized(num_hidden_layers: usize, hidden_size: usize) -> DecoderConfig {
 
 /// Each number within 5e-6 of the largest of its tensor: f32 sums in another order, some of which cancel.
 fn assert_same_gradient(name: &str, got: &StepGradient, want: &StepGradient) {
-    let (total, want_total) = (got.sums.total, want.sums.total);
+    let (total, want_total) = (got.sums.read().total, want.sums.read().total);
     assert!(
         (total - want_total).abs() <= 1e-6 * want_total.abs(),
         "{name}: {total} for {want_total}"
@@ -216,18 +220,20 @@ proptest! {
         let pairs = [[0, 1], [1, 2]];
         let projections = Projection::init(&pairs, 16, hidden_size, seed, &device());
         let hidden = HiddenMatch { teacher: &teacher, pairs: &pairs, projections: &projections };
-        let run = |row_idxs: &[usize], size, activations| {
+        let run = |row_idxs: &[usize], size, activations, read_back| {
             let batches = micro_batches(&rows, row_idxs, size);
-            step_gradient_with(&student, &batches, &spec(0.3, 0.7), Some(hidden), activations)
+            step_gradient_with(&student, &batches, &spec(0.3, 0.7), Some(hidden), activations, read_back)
         };
         let mut row_idxs: Vec<usize> = (0..num_rows).collect();
-        let whole = run(&row_idxs, num_rows, Activations::Kept);
-        prop_assert!(whole.sums.terms.hidden_mse > 0.0);
+        let whole = run(&row_idxs, num_rows, Activations::Kept, ReadBack::Free);
+        prop_assert!(whole.sums.read().terms.hidden_mse > 0.0);
         row_idxs.extend(num_rows..counted.len());
         row_idxs.reverse();
         row_idxs.rotate_left(order.index(counted.len()));
-        let cut = run(&row_idxs, counted.len().div_ceil(num_batches), activations);
-        assert_same_gradient(&format!("{row_idxs:?} in {num_batches}"), &cut, &whole);
+        for read_back in [ReadBack::Free, ReadBack::Stalls] {
+            let cut = run(&row_idxs, counted.len().div_ceil(num_batches), activations, read_back);
+            assert_same_gradient(&format!("{row_idxs:?} in {num_batches}, {read_back:?}"), &cut, &whole);
+        }
     }
 }
 
@@ -245,14 +251,21 @@ fn what_follows_the_last_counted_position_does_not_reach_the_distance() {
     let run = |rows: &TokenRows| {
         let batches = micro_batches(rows, &[0, 1], 2);
         let kept = Activations::Kept;
-        step_gradient_with(&student, &batches, &spec(0.0, 1.0), Some(hidden), kept)
+        step_gradient_with(
+            &student,
+            &batches,
+            &spec(0.0, 1.0),
+            Some(hidden),
+            kept,
+            ReadBack::Free,
+        )
     };
     let rows = random_rows(16, &[9, 16], 4);
     let mut tokens: Vec<u32> = [rows.row(0), rows.row(1)].concat();
     tokens[10..17].fill(7); // the inputs after the ninth and its label
     let other = TokenRows::new(16, tokens, vec![9, 16], 1);
     let [got, want] = [run(&rows), run(&other)];
-    assert_eq!(got.sums, want.sums);
+    assert_eq!(got.sums.read(), want.sums.read());
     let [got, want] = [got, want].map(|step| {
         let all = [step.gradients, step.projections].concat();
         all.iter().map(to_vec).collect::<Vec<_>>()
@@ -274,15 +287,25 @@ fn a_student_at_its_teacher_has_no_distance_and_a_weight_of_0_no_gradient() {
         };
         let batches = micro_batches(&rows, &[0, 1], 1); // as the teacher runs, to the bit
         let kept = Activations::Kept;
-        step_gradient_with(&student, &batches, &spec(0.0, weight), Some(hidden), kept)
+        step_gradient_with(
+            &student,
+            &batches,
+            &spec(0.0, weight),
+            Some(hidden),
+            kept,
+            ReadBack::Free,
+        )
     };
     for (teacher, weight) in [(&student, 1.0), (&other, 0.0)] {
         let got = run(teacher, weight);
-        assert_eq!((got.sums.total, got.sums.terms.hidden_mse), (0.0, 0.0));
+        assert_eq!(
+            (got.sums.read().total, got.sums.read().terms.hidden_mse),
+            (0.0, 0.0)
+        );
         let is_zero = |gradient| to_vec(gradient).iter().all(|value| *value == 0.0);
         assert!(got.gradients.iter().all(is_zero));
     }
-    assert!(run(&other, 1.0).sums.terms.hidden_mse > 1.0);
+    assert!(run(&other, 1.0).sums.read().terms.hidden_mse > 1.0);
 }
 
 fn pulling(weight: Scheduled, layers: Option<Vec<[usize; 2]>>) -> FitPlan {

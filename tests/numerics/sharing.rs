@@ -97,6 +97,7 @@ fn the_gradient_of_a_shared_weight_is_the_slope_of_the_loss_along_it() {
             moved[place] = weight.clone() + gradients[place].clone().mul_scalar(step);
             loss_and_gradient(&student.with_trained(moved))
                 .sums
+                .read()
                 .means()
                 .total
         };
@@ -161,7 +162,7 @@ fn pruning_and_training_keep_one_set_of_weights_and_a_folder_keeps_how_often_the
         (3, 2)
     );
     let [before, after] =
-        [&pruned, &trained].map(|student| loss_and_gradient(student).sums.means().total);
+        [&pruned, &trained].map(|student| loss_and_gradient(student).sums.read().means().total);
     assert!(
         (before - after).abs() > 1e-3,
         "training moves it: {before}, {after}"

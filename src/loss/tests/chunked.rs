@@ -40,7 +40,7 @@ impl Positions {
     }
 
     /// Gradients of the positions in this order, put back into their own.
-    fn gradients(&self, order: &[usize], chunk_logits: usize) -> HeadGradients {
+    fn gradients(&self, order: &[usize], chunks: Chunks) -> HeadGradients {
         let [vocab, size] = self.head.weight.dims();
         let spec = LossSpec {
             temperature: 2.0,
@@ -62,7 +62,7 @@ impl Positions {
                 })
             })
             .collect();
-        let got = gradients_in_chunks(&hidden, &self.head, &targets, &spec, chunk_logits);
+        let got = gradients_in_chunks(&hidden, &self.head, &targets, &spec, chunks);
         let mut places = vec![0.0; order.len() * size];
         for (slopes, &at) in to_vec(&got.hidden).chunks(size).zip(order) {
             places[at * size..][..size].copy_from_slice(slopes);
@@ -76,8 +76,9 @@ impl Positions {
 
 /// Each number within 2e-6 of the largest: f32 sums in another order.
 fn assert_same(got: &HeadGradients, want: &HeadGradients) {
-    assert_eq!(got.sums.positions, want.sums.positions);
-    let (total, want_total) = (got.sums.total, want.sums.total);
+    let (sums, want_sums) = (got.sums.read(), want.sums.read());
+    assert_eq!(sums.positions, want_sums.positions);
+    let (total, want_total) = (sums.total, want_sums.total);
     assert!(
         (total - want_total).abs() <= 1e-6 * want_total.abs(),
         "{total} for {want_total}"
@@ -112,40 +113,40 @@ proptest! {
         size in 1..7_usize,
         vocab in 2..40_usize,
         soft_cap in prop::option::of(1.0..4.0),
-        chunk_logits in 1..500_usize,
+        num_logits in 1..500_usize,
     ) {
         let mut positions = Positions::random(seed, counts.clone(), size, vocab, soft_cap);
         let in_order: Vec<usize> = (0..counts.len()).collect();
-        let want = positions.gradients(&in_order, usize::MAX);
+        let whole = Chunks { num_logits: usize::MAX, read_back: ReadBack::Free };
+        let want = positions.gradients(&in_order, whole);
         for (hidden, counts) in positions.hidden.chunks_mut(size).zip(&counts) {
             if !counts {
                 hidden.fill(f32::NAN);
             }
         }
-        let got = positions.gradients(&order, chunk_logits);
-        assert_same(&got, &want);
-        let counted: Vec<usize> = order.iter().copied().filter(|&at| counts[at]).collect();
-        prop_assert_eq!(got.sums.positions, counted.len() as u64);
-        for (slopes, counts) in to_vec(&got.hidden).chunks(size).zip(&counts) {
-            prop_assert!(*counts || slopes.iter().all(|slope| *slope == 0.0));
+        for (read_back, _) in WAYS {
+            let got = positions.gradients(&order, Chunks { num_logits, read_back });
+            assert_same(&got, &want);
+            let counted: Vec<usize> = order.iter().copied().filter(|&at| counts[at]).collect();
+            prop_assert_eq!(got.sums.positions(), counted.len() as u64);
+            for (slopes, counts) in to_vec(&got.hidden).chunks(size).zip(&counts) {
+                prop_assert!(*counts || slopes.iter().all(|slope| *slope == 0.0));
+            }
         }
     }
+}
+
+fn noise([rows, columns]: [usize; 2], purpose: &str) -> Tensor<2> {
+    let values = to_f32(&normal(17, purpose, rows * columns, 0.6));
+    matrix(values, [rows, columns])
 }
 
 /// The plain twin: logits of all positions at once, gradient by autodiff.
 #[test]
 fn the_chunked_head_equals_autodiff_through_all_logits() {
     let (positions, hidden_size, vocab) = (5, 7, 48);
-    let noise = |rows, columns, purpose| {
-        matrix(
-            to_f32(&normal(17, purpose, rows * columns, 0.6)),
-            [rows, columns],
-        )
-    };
-    let (hidden, weight) = (
-        noise(positions, hidden_size, "hidden"),
-        noise(vocab, hidden_size, "weight"),
-    );
+    let hidden = noise([positions, hidden_size], "hidden");
+    let weight = noise([vocab, hidden_size], "weight");
     let labels = [3_u32, 0, 47, 11, 11];
     let counts = [true, true, false, true, true];
     let targets: Vec<_> = labels
@@ -163,8 +164,6 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
             weight: weight.clone(),
             soft_cap,
         };
-        let got = head_gradients(&hidden, &head, &targets, &CROSS_ENTROPY);
-
         let (h, w) = (
             hidden.clone().autodiff().require_grad(),
             weight.clone().autodiff().require_grad(),
@@ -182,18 +181,22 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
         let loss = (log_probs * picks).sum();
         let gradients = loss.backward();
         let difference = |a: Tensor<2>, b: Tensor<2>| (a - b).abs().max().into_scalar::<f32>();
-        assert!(difference(got.hidden, h.grad(&gradients).unwrap()) < 1e-5);
-        assert!(difference(got.weight, w.grad(&gradients).unwrap()) < 1e-5);
-        assert!((got.sums.total - f64::from(loss.into_scalar::<f32>())).abs() < 1e-4);
-        assert_eq!(got.sums.positions, 4);
-
+        let loss = f64::from(loss.into_scalar::<f32>());
         let statistics = head_statistics(&hidden, &head, &targets);
         let total: f64 = statistics
             .iter()
             .flatten()
             .map(|row| row.cross_entropy)
             .sum();
-        assert!((total - got.sums.terms.cross_entropy).abs() < 1e-5);
         assert_eq!(statistics.iter().filter(|row| row.is_none()).count(), 1);
+        for (read_back, _) in WAYS {
+            let got = head_gradients(&hidden, &head, &targets, &CROSS_ENTROPY, read_back);
+            assert!(difference(got.hidden, h.grad(&gradients).unwrap()) < 1e-5);
+            assert!(difference(got.weight, w.grad(&gradients).unwrap()) < 1e-5);
+            let sums = got.sums.read();
+            assert!((sums.total - loss).abs() < 1e-4);
+            assert!((sums.terms.cross_entropy - total).abs() < 1e-5);
+            assert_eq!(sums.positions, 4);
+        }
     }
 }

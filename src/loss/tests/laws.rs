@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-use super::super::{Tail, loss_row, row_statistics};
+use super::super::tensors::{Losses, losses};
+use super::super::{LossSums, Sums, Tail, loss_row, row_statistics};
 use super::*;
 
 /// A position: what the student says, how much of the teacher is known, and at which temperature.
@@ -19,10 +20,27 @@ fn at(
     spec: &LossSpec,
     logits: &[f32],
     target: RowTarget<'_>,
-) -> (super::super::LossSums, Vec<f32>) {
-    let (mut gradient, mut scratch) = (logits.to_vec(), vec![0.0; logits.len()]);
-    let sums = loss_row(&mut gradient, &mut scratch, target, spec);
-    (sums, gradient)
+    way: ReadBack,
+) -> (LossSums, Vec<f32>) {
+    match way {
+        ReadBack::Free => {
+            let (mut gradient, mut scratch) = (logits.to_vec(), vec![0.0; logits.len()]);
+            let sums = loss_row(&mut gradient, &mut scratch, target, spec);
+            (sums, gradient)
+        }
+        ReadBack::Stalls => {
+            let logits = matrix(logits.to_vec(), [1, logits.len()]);
+            let Losses { terms, slopes } = losses(logits, &[target], spec);
+            let sums = Sums::on_device(terms, spec.weights, 1).read();
+            (sums, to_vec(&slopes))
+        }
+    }
+}
+
+/// Every soft term alone, both ways.
+fn everything() -> impl Iterator<Item = (Terms, (ReadBack, f64))> {
+    let terms = soft_terms().into_iter();
+    terms.flat_map(|weights| WAYS.map(|way| (weights, way)))
 }
 
 fn target(support: &OwnedTopK) -> RowTarget<'_> {
@@ -46,11 +64,11 @@ proptest! {
     ) {
         let teacher = normal(seed, "teacher", vocab, deviation);
         let support = OwnedTopK::of(&teacher, count, temperature);
-        for weights in soft_terms() {
+        for (weights, (way, room)) in everything() {
             let spec = LossSpec { temperature, ..LossSpec::of(weights) };
-            let (sums, gradient) = at(&spec, &to_f32(&teacher), target(&support));
+            let (sums, gradient) = at(&spec, &to_f32(&teacher), target(&support), way);
             // Of the temperature, squared, and the rounding of log-probabilities to f32.
-            let bound = 4e-6 * f64::from(temperature.max(1.0)).powi(2);
+            let bound = 4.0 * room * f64::from(temperature.max(1.0)).powi(2);
             prop_assert!(sums.total.abs() <= bound, "{weights:?}: {sums:?}");
             if weights.tvd == 0.0 { // its slope jumps here
                 prop_assert!(gradient.iter().all(|slope| f64::from(slope.abs()) <= bound), "{weights:?}: {gradient:?}");
@@ -67,10 +85,10 @@ proptest! {
         let student = to_f32(&normal(seed, "student", vocab, deviation));
         let larger = OwnedTopK::of(&teacher, count, temperature);
         let smaller = OwnedTopK::of(&teacher, fewer.index(count) + 1, temperature);
-        for weights in soft_terms() {
+        for (weights, (way, _)) in everything() {
             let spec = LossSpec { temperature, ..LossSpec::of(weights) };
-            let (more, _) = at(&spec, &student, target(&larger));
-            let (less, _) = at(&spec, &student, target(&smaller));
+            let (more, _) = at(&spec, &student, target(&larger), way);
+            let (less, _) = at(&spec, &student, target(&smaller), way);
             if weights.reverse_kl > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
                 continue; // counts as more than it is
             }
@@ -90,9 +108,11 @@ proptest! {
         let support = OwnedTopK::of(&teacher, count, temperature);
         let weights = Terms { forward_kl: 0.5, jsd: 1.0, skew_forward_kl: 0.7, skew_reverse_kl: 0.3, tvd: 0.2, cross_entropy: 0.4, ..Terms::ZERO };
         let spec = LossSpec { temperature, tail, label_smoothing: 0.2, ..LossSpec::of(weights) };
-        let (_, gradient) = at(&spec, &student, target(&support));
-        let (sum, scale) = gradient.iter().fold((0.0, 0.0), |(sum, scale), &slope| (sum + f64::from(slope), scale + f64::from(slope.abs())));
-        prop_assert!(sum.abs() <= 1e-6 * scale, "{sum} of {scale}: {gradient:?}");
+        for (way, room) in WAYS {
+            let (_, gradient) = at(&spec, &student, target(&support), way);
+            let (sum, scale) = gradient.iter().fold((0.0, 0.0), |(sum, scale), &slope| (sum + f64::from(slope), scale + f64::from(slope.abs())));
+            prop_assert!(sum.abs() <= room * scale, "{way:?}: {sum} of {scale}: {gradient:?}");
+        }
     }
 }
 
@@ -110,12 +130,12 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
     for sure_of in [5, 1] {
         let mut logits = vec![-200.0_f32; 64];
         logits[sure_of] = 200.0;
-        for weights in soft_terms() {
+        for (weights, (way, _)) in everything() {
             let weights = Terms {
                 cross_entropy: 1.0,
                 ..weights.times(10.0)
             };
-            let (sums, gradient) = at(&LossSpec::of(weights), &logits, target);
+            let (sums, gradient) = at(&LossSpec::of(weights), &logits, target, way);
             assert!(sums.total.is_finite(), "{weights:?}: {sums:?}");
             assert!(
                 gradient.iter().all(|slope| slope.is_finite()),
@@ -146,10 +166,12 @@ fn a_student_without_a_tail_keeps_the_slopes_of_its_support() {
             temperature,
             ..FORWARD_KL
         };
-        let (_, gradient) = at(&spec, &logits, target);
-        for (slope, want) in gradient.iter().zip([0.4, -0.1, -0.3 / 62.0, -0.3 / 62.0]) {
-            let slope = slope / temperature;
-            assert!((slope - want).abs() < 1e-6, "{slope} for {want}");
+        for (way, _) in WAYS {
+            let (_, gradient) = at(&spec, &logits, target, way);
+            for (slope, want) in gradient.iter().zip([0.4, -0.1, -0.3 / 62.0, -0.3 / 62.0]) {
+                let slope = slope / temperature;
+                assert!((slope - want).abs() < 1e-6, "{way:?}: {slope} for {want}");
+            }
         }
     }
 }
@@ -170,10 +192,12 @@ fn however_little_the_support_holds_renormalised_it_sums_to_one() {
             label: 0,
             support: Some(support),
         };
-        let (sums, gradient) = at(&spec, &[0.0; 4], target);
-        assert!((sums.total - 4_f64.ln()).abs() < 1e-6, "{mass}: {sums:?}");
-        for (slope, want) in gradient.iter().zip([0.25, 0.25, -0.75, 0.25]) {
-            assert!((slope - want).abs() < 1e-6, "{mass}: {gradient:?}");
+        for (way, _) in WAYS {
+            let (sums, gradient) = at(&spec, &[0.0; 4], target, way);
+            assert!((sums.total - 4_f64.ln()).abs() < 1e-6, "{mass}: {sums:?}");
+            for (slope, want) in gradient.iter().zip([0.25, 0.25, -0.75, 0.25]) {
+                assert!((slope - want).abs() < 1e-6, "{mass}: {gradient:?}");
+            }
         }
     }
 }
@@ -195,16 +219,18 @@ fn a_teacher_without_a_tail_leaves_the_reverse_divergence_finite() {
         ..Terms::ZERO
     });
     let logits = [0.25_f32.ln(), 0.25_f32.ln(), 0.5_f32.ln()];
-    let (sums, gradient) = at(&spec, &logits, target);
     let ratios = [(0.25_f64 / 0.75).ln(), 0.0, (0.5 * 2_f64.powi(23)).ln()];
     let want = 0.25 * ratios[0] + 0.5 * ratios[2];
-    assert!((sums.total - want).abs() < 1e-5, "{sums:?} for {want}");
-    for ((slope, ratio), q) in gradient.iter().zip(ratios).zip([0.25, 0.25, 0.5]) {
-        let slope_want = q * (ratio - want);
-        assert!(
-            (f64::from(*slope) - slope_want).abs() < 1e-5,
-            "{slope} for {slope_want}"
-        );
+    for (way, _) in WAYS {
+        let (sums, gradient) = at(&spec, &logits, target, way);
+        assert!((sums.total - want).abs() < 1e-5, "{sums:?} for {want}");
+        for ((slope, ratio), q) in gradient.iter().zip(ratios).zip([0.25, 0.25, 0.5]) {
+            let slope_want = q * (ratio - want);
+            assert!(
+                (f64::from(*slope) - slope_want).abs() < 1e-5,
+                "{slope} for {slope_want}"
+            );
+        }
     }
 }
 

@@ -1,0 +1,166 @@
+//! What a loss comes to over positions.
+
+use burn::tensor::Tensor;
+
+use super::spec::Terms;
+
+/// Terms of a loss.
+const NUM_TERMS: usize = 8;
+
+/// Sums over counted positions; divide by `positions` for means.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LossSums {
+    /// Weighted sum of the terms: what is minimised.
+    pub total: f64,
+    /// Each term that is on, in nats; the soft ones times T². The cross-entropy is always there.
+    pub terms: Terms,
+    /// Positions counted.
+    pub positions: u64,
+}
+
+impl LossSums {
+    /// Adds the sums of other positions.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            total: self.total + other.total,
+            terms: self.terms.plus(&other.terms),
+            positions: self.positions + other.positions,
+        }
+    }
+
+    /// The same sums as means per counted position; zeros if nothing was counted.
+    #[must_use]
+    pub fn means(self) -> Self {
+        let count = self.positions.max(1) as f64;
+        Self {
+            total: self.total / count,
+            terms: self.terms.times(1.0 / count),
+            positions: self.positions,
+        }
+    }
+}
+
+/// Sums of which a part may still lie on the device.
+#[derive(Debug, Clone, Default)]
+pub struct Sums {
+    known: LossSums,
+    unread: Option<Unread>,
+}
+
+/// Terms on the device, all of positions that `known` has counted.
+#[derive(Debug, Clone)]
+struct Unread {
+    /// `[NUM_TERMS]`, the soft terms in the order of [`Terms::soft`], the cross-entropy, the distance of hidden states.
+    terms: Tensor<1>,
+    weights: Terms,
+}
+
+impl From<LossSums> for Sums {
+    fn from(known: LossSums) -> Self {
+        Self {
+            known,
+            unread: None,
+        }
+    }
+}
+
+impl Sums {
+    /// Terms that were summed on the device, `[NUM_TERMS]`, and what each counts in the total.
+    pub(super) fn on_device(terms: Tensor<1>, weights: Terms, positions: u64) -> Self {
+        Self {
+            known: LossSums {
+                positions,
+                ..LossSums::default()
+            },
+            unread: Some(Unread { terms, weights }),
+        }
+    }
+
+    /// The distance of hidden states, summed over positions that another term counts: what is known of it, and what
+    /// lies on the device, `[1]`.
+    pub fn of_hidden(known: f64, unread: Option<Tensor<1>>, weights: &Terms) -> Self {
+        let known = LossSums {
+            total: weights.hidden_mse * known,
+            terms: Terms {
+                hidden_mse: known,
+                ..Terms::ZERO
+            },
+            positions: 0,
+        };
+        let unread = unread.map(|sum| {
+            let others = Tensor::zeros([NUM_TERMS - 1], &sum.device());
+            Unread {
+                terms: Tensor::cat(vec![others, sum], 0),
+                weights: *weights,
+            }
+        });
+        Self { known, unread }
+    }
+
+    /// Positions counted, which are known without a look at the device.
+    pub fn positions(&self) -> u64 {
+        self.known.positions
+    }
+
+    /// Adds the sums of other positions, taken with the same weights.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
+        let unread = match (self.unread, other.unread) {
+            (Some(a), Some(b)) => {
+                assert_eq!(a.weights, b.weights, "sums of one loss");
+                Some(Unread {
+                    terms: a.terms + b.terms,
+                    weights: a.weights,
+                })
+            }
+            (a, b) => a.or(b),
+        };
+        Self {
+            known: self.known.plus(other.known),
+            unread,
+        }
+    }
+
+    /// What [`Sums::with_read`] needs from the device, if anything.
+    pub fn unread(&self) -> Option<Tensor<1>> {
+        Some(self.unread.as_ref()?.terms.clone())
+    }
+
+    /// Numbers of [`Sums::unread`].
+    pub fn num_unread(&self) -> usize {
+        self.unread.as_ref().map_or(0, |unread| {
+            let [count] = unread.terms.dims();
+            count
+        })
+    }
+
+    /// All of the sums, given the numbers of [`Sums::unread`].
+    ///
+    /// # Panics
+    ///
+    /// If there are fewer.
+    pub fn with_read(&self, numbers: &[f32]) -> LossSums {
+        let Some(Unread { weights, .. }) = &self.unread else {
+            return self.known;
+        };
+        let soft = std::array::from_fn(|idx| f64::from(numbers[idx]));
+        let terms = Terms {
+            hidden_mse: f64::from(numbers[NUM_TERMS - 1]),
+            ..Terms::of_values(soft, f64::from(numbers[soft.len()]))
+        };
+        self.known.plus(LossSums {
+            total: terms.weighted(weights),
+            terms,
+            positions: 0,
+        })
+    }
+
+    /// All of the sums, read now.
+    pub fn read(&self) -> LossSums {
+        let numbers = self.unread().map_or_else(Vec::new, |terms| {
+            terms.try_into_vec_as::<f32>().expect("terms are f32")
+        });
+        self.with_read(&numbers)
+    }
+}

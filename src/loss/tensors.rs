@@ -1,0 +1,249 @@
+//! The loss of many positions at once, as a chain of tensor operations: what [`loss_row`](super::loss_row) says, for
+//! devices on which the host does not see logits.
+//!
+//! The arithmetic is f32 throughout, where rows have f64 over the support: slopes that are small differences are off by
+//! the rounding of what they are differences of, 3e-6 of the largest slope of their position. The host prepares the
+//! teacher's side, which is small, and looks at nothing.
+
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+
+use super::classes::{ClassTerms, Mass, class_terms};
+use super::divergence::SMALLEST_TAIL;
+use super::row::RowTarget;
+use super::spec::LossSpec;
+use super::support::Support;
+
+/// Below it an exponential is held, as in [`exp_nonpositive`](crate::vector::exp_nonpositive): the smallest normal number.
+const SMALLEST_EXPONENT: f64 = -87.0;
+
+/// Terms and slopes of some positions.
+pub(super) struct Losses {
+    /// Sum of each term over the positions, `[8]`: in the order of [`Terms::soft`](super::Terms::soft), the cross-entropy,
+    /// and that of hidden states, which is 0 here.
+    pub(super) terms: Tensor<1>,
+    /// d weighted sum of terms / d logits, `[P, V]`.
+    pub(super) slopes: Tensor<2>,
+}
+
+/// Loss of every position.
+///
+/// # Shapes
+///
+/// `logits` is `[P, V]`; `targets` has `P` entries.
+///
+/// # Panics
+///
+/// As [`loss_row`](super::loss_row).
+pub(super) fn losses(logits: Tensor<2>, targets: &[RowTarget<'_>], spec: &LossSpec) -> Losses {
+    let shifted = logits.clone() - logits.max_dim(1); // [P, V], none above 0
+    let exps = exponentials(shifted.clone());
+    let (cross_entropy, mut slopes) = cross_entropy(&shifted, exps.clone(), targets, spec);
+    let mut terms = [const { None }; 6];
+    let has_support = targets.iter().any(|target| target.support.is_some());
+    if spec.is_soft() && has_support {
+        let soft = soft_losses(shifted, exps, targets, spec);
+        slopes = slopes + soft.slopes;
+        terms = soft.terms;
+    }
+    let zeros = || Tensor::zeros([1], &slopes.device());
+    let soft = terms.into_iter().map(|term| term.unwrap_or_else(zeros));
+    Losses {
+        terms: Tensor::cat(soft.chain([cross_entropy, zeros()]).collect(), 0),
+        slopes,
+    }
+}
+
+fn exponentials(exponents: Tensor<2>) -> Tensor<2> {
+    exponents.clamp_min(SMALLEST_EXPONENT).exp()
+}
+
+/// The cross-entropy, `[1]`, and its slopes times its weight.
+fn cross_entropy(
+    shifted: &Tensor<2>,
+    exps: Tensor<2>,
+    targets: &[RowTarget<'_>],
+    spec: &LossSpec,
+) -> (Tensor<1>, Tensor<2>) {
+    let (weight, smoothing) = (spec.weights.cross_entropy, spec.label_smoothing);
+    let [positions, vocab] = shifted.dims();
+    let device = shifted.device();
+    let labels = targets.iter().map(|target| target.label);
+    let labels = ids_tensor(labels, vocab, [positions, 1], &device);
+    let sum = exps.clone().sum_dim(1); // [P, 1]
+    let mut of_labels = shifted.clone().gather(1, labels.clone()); // [P, 1]
+    if smoothing > 0.0 {
+        let of_all = shifted.clone().mean_dim(1);
+        of_labels = of_labels.mul_scalar(1.0 - smoothing) + of_all.mul_scalar(smoothing);
+    }
+    let value = (sum.clone().log() - of_labels).sum();
+    if weight == 0.0 {
+        return (value, exps.zeros_like());
+    }
+    let mut slopes = exps * sum.recip().mul_scalar(weight);
+    if smoothing > 0.0 {
+        slopes = slopes.sub_scalar(weight * smoothing / vocab as f64);
+    }
+    let at_label = Tensor::full([positions, 1], -weight * (1.0 - smoothing), &device);
+    let slopes = slopes.scatter(1, labels, at_label, IndexingUpdateOp::Add);
+    (value, slopes)
+}
+
+/// The teacher's side of some positions: `K` ids each and, in the last column, the tail.
+///
+/// Positions differ in how many ids they have; the rest are classes without mass on either side, which add nothing to
+/// any term: `is_class` is 0 there. It is 0 everywhere at a position of which the teacher's opinion is not known.
+///
+/// # Shapes
+///
+/// `ids` is `[P, K]`, the others are `[P, K + 1]`.
+struct Teacher {
+    ids: Tensor<2, Int>,
+    mass: Mass<Tensor<2>>,
+    is_class: Tensor<2>,
+}
+
+impl Teacher {
+    #[expect(clippy::cast_possible_truncation, reason = "tensors are f32")]
+    fn new(targets: &[RowTarget<'_>], vocab: usize, spec: &LossSpec, device: &Device) -> Self {
+        let supports = || targets.iter().map(|target| target.support.as_ref());
+        let num_ids = supports().map(|support| support.map_or(0, |support| support.ids().len()));
+        let num_ids = num_ids.max().unwrap_or_default().max(1); // a device has no empty tensors
+        let width = num_ids + 1;
+        let mut ids = Vec::with_capacity(targets.len() * num_ids);
+        let [mut probs, mut ln, mut is_class] =
+            [(); 3].map(|()| Vec::with_capacity(targets.len() * width));
+        for support in supports() {
+            let (of_ids, tail) = match support {
+                Some(support) => classes(support, vocab, spec),
+                None => (Vec::new(), (0.0, 0.0)),
+            };
+            let num_absent = num_ids - of_ids.len();
+            ids.extend(support.map_or(&[][..], |support| support.ids()));
+            ids.extend((0..num_absent).map(|_| 0));
+            let known = f32::from(u8::from(support.is_some()));
+            is_class.extend(of_ids.iter().map(|_| 1.0_f32));
+            is_class.extend((0..num_absent).map(|_| 0.0));
+            is_class.push(known);
+            let absent = (0..num_absent).map(|_| (0.0, 0.0));
+            for (prob, log_prob) in of_ids.into_iter().chain(absent).chain([tail]) {
+                probs.push(prob as f32);
+                ln.push(log_prob.max(f64::from(f32::MIN)) as f32);
+            }
+        }
+        let tensor =
+            |values| Tensor::from_data(TensorData::new(values, [targets.len(), width]), device);
+        Self {
+            ids: ids_tensor(ids.into_iter(), vocab, [targets.len(), num_ids], device),
+            mass: Mass {
+                prob: tensor(probs),
+                ln: tensor(ln),
+            },
+            is_class: tensor(is_class),
+        }
+    }
+}
+
+/// Probability and logarithm of each id of a support, and of the tail.
+///
+/// Samples become classes with the same loss: shares drawn as probabilities, and as the logarithm of each the teacher's
+/// entropy, negative, which shares that sum to one turn into the constant of the loss.
+fn classes(support: &Support<'_>, vocab: usize, spec: &LossSpec) -> (Vec<(f64, f64)>, (f64, f64)) {
+    match support {
+        Support::TopK(top_k) => {
+            let (log_probs, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
+            let tail = if log_probs.len() < vocab { tail } else { 0.0 };
+            let of_ids = log_probs.into_iter().map(|ln| (ln.exp(), ln)).collect();
+            (of_ids, (tail, tail.max(SMALLEST_TAIL).ln()))
+        }
+        Support::Samples(samples) => {
+            spec.check_samples();
+            let ln = -f64::from(samples.entropy);
+            (
+                samples.shares().map(|share| (share, ln)).collect(),
+                (0.0, 0.0),
+            )
+        }
+    }
+}
+
+struct SoftLosses {
+    /// Each soft term that is on, `[1]`, in the order of [`Terms::soft`](super::Terms::soft).
+    terms: [Option<Tensor<1>>; 6],
+    slopes: Tensor<2>,
+}
+
+/// The terms that compare with the teacher.
+///
+/// With `h` the slope of the terms with respect to ln q of each class (see [`divergence`](super::divergence)):
+///
+/// ```text
+/// T d/dz_j = h_j − q_j Σh                          on the support
+///          = e_j / Σe · (h_tail − q_tail Σh)       outside, with the sum over the outside
+/// ```
+///
+/// `exps` are the exponentials of `shifted`, the logits less their largest.
+#[expect(
+    clippy::float_cmp,
+    reason = "temperature 1 is a value that recipes write"
+)]
+fn soft_losses(
+    shifted: Tensor<2>,
+    exps: Tensor<2>,
+    targets: &[RowTarget<'_>],
+    spec: &LossSpec,
+) -> SoftLosses {
+    let temperature = f64::from(spec.temperature);
+    let Teacher {
+        ids,
+        mass: teacher,
+        is_class,
+    } = Teacher::new(targets, shifted.dims()[1], spec, &shifted.device());
+    let (softened, exps) = if spec.temperature == 1.0 {
+        (shifted, exps)
+    } else {
+        let softened = shifted.div_scalar(temperature);
+        (softened.clone(), exponentials(softened))
+    };
+    let [_, num_ids] = ids.dims();
+    let is_id = is_class.clone().narrow(1, 0, num_ids); // [P, K]
+    // The tail is summed without the support: as 1 − Σ_K q it would be rounding noise once the student is sure of itself.
+    let inside = exps
+        .zeros_like()
+        .scatter(1, ids.clone(), is_id.clone(), IndexingUpdateOp::Add);
+    let outside = exps * inside.neg().add_scalar(1.0); // [P, V], 0 on the support
+    let sum_outside = outside.clone().sum_dim(1); // [P, 1]
+    let positive = sum_outside.clone().clamp_min(f32::MIN_POSITIVE);
+    let exponents = softened.gather(1, ids.clone()); // [P, K]
+    let of_ids = exponents.clone().exp() * is_id;
+    let total = of_ids.clone().sum_dim(1) + sum_outside.clone(); // [P, 1]
+    let student = Mass {
+        prob: Tensor::cat(vec![of_ids, sum_outside], 1) / total.clone() * is_class,
+        ln: Tensor::cat(vec![exponents, positive.clone().log()], 1) - total.log(),
+    };
+
+    let ClassTerms { values, slope } = class_terms(&teacher, &student, spec);
+    let slope = slope.expect("a term is on");
+    let slopes = slope.clone() - student.prob * slope.sum_dim(1); // [P, K + 1]
+    let slopes = slopes.mul_scalar(temperature);
+    let of_tail = slopes.clone().narrow(1, num_ids, 1);
+    let of_ids = slopes.narrow(1, 0, num_ids);
+    let slopes = outside / positive * of_tail; // in this order: a tail may be so small that its inverse is no number
+    SoftLosses {
+        terms: values.map(|value| Some(value?.sum().mul_scalar(temperature * temperature))),
+        slopes: slopes.scatter(1, ids, of_ids, IndexingUpdateOp::Add),
+    }
+}
+
+fn ids_tensor(
+    ids: impl Iterator<Item = u32>,
+    vocab: usize,
+    shape: [usize; 2],
+    device: &Device,
+) -> Tensor<2, Int> {
+    let id = |id: u32| {
+        assert!((id as usize) < vocab, "token {id} of {vocab}");
+        i32::try_from(id).expect("a vocabulary has fewer than 2^31 tokens")
+    };
+    let ids: Vec<i32> = ids.map(id).collect();
+    Tensor::from_data(TensorData::new(ids, shape), device)
+}
