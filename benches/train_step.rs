@@ -314,6 +314,7 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         tail: TailPlan::Bucket,
         ema: None,
         adapter: None,
+        prune: None,
         evaluate_every: None,
         early_stop: None,
         hand_on: HandOn::Last,

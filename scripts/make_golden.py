@@ -245,7 +245,8 @@ def losses_on_support(name):
 def prune(name):
     """Masks of all linear layers: |W|, and |W| · ‖X‖₂ with the inputs that hooks see (arXiv 2306.11695, equation 1).
 
-    The lowest round(columns · sparsity) of each output row go. A mask is a string, 1 where a weight is kept.
+    The lowest share of each output row, of the matrix, or the lower half of every 4 or 8 neighbours go. A mask is a string, 1 where a
+    weight is kept.
     """
     seed, rows, seq = 3, 3, 8
     model, config, generator = tiny_llama(seed, False, 6)
@@ -263,22 +264,112 @@ def prune(name):
         module.register_forward_pre_hook(watch(key))
     model(tokens[:, :-1])
 
-    def mask(scores, sparsity):
-        count = round(scores.shape[1] * sparsity)
-        ordered = scores.sort(dim=1).values
+    def mask(scores, case):
+        parts = scores.reshape(dict(row=scores.shape[0], matrix=1).get(case.get("within", "row")), -1)
+        if "pattern" in case:
+            parts = scores.reshape(-1, int(case["pattern"][-1]))
+        count = round(parts.shape[1] * case.get("sparsity", 0.5))
+        ordered = parts.sort(dim=1).values
         assert (ordered[:, count] > ordered[:, count - 1] * (1 + 1e-6)).all(), "a tie: take another seed"
-        kept = (scores >= ordered[:, count : count + 1]).int()
+        kept = (parts >= ordered[:, count : count + 1]).int()
         return "".join(str(bit) for bit in kept.flatten().tolist())
 
-    cases = {}
-    for method, sparsity in (("magnitude", 0.6), ("wanda", 0.5)):
-        scores = lambda key, w: w.abs() * (squares[key].sqrt() if method == "wanda" else 1)
-        cases[method] = dict(sparsity=sparsity, masks={f"{key}.weight": mask(scores(key, module.weight.detach()), sparsity)
-                                                       for key, module in linear.items()})
-    inputs = dict(config=config, weights=flat(model), tokens=tokens.flatten().tolist(), sequence_length=seq,
-                  sparsity={method: case["sparsity"] for method, case in cases.items()})
-    expected = {method: case["masks"] for method, case in cases.items()}
+    cases = dict(magnitude=dict(method="magnitude", sparsity=0.6), wanda=dict(method="wanda", sparsity=0.5),
+                 magnitude_of_matrix=dict(method="magnitude", sparsity=0.6, within="matrix"), wanda_of_matrix=dict(method="wanda", sparsity=0.3, within="matrix"),
+                 magnitude_2_4=dict(method="magnitude", pattern="2:4"), wanda_4_8=dict(method="wanda", pattern="4:8"))
+    expected = {}
+    for label, case in cases.items():
+        scores = lambda key, w: w.abs() * (squares[key].sqrt() if case["method"] == "wanda" else 1)
+        expected[label] = {f"{key}.weight": mask(scores(key, module.weight.detach()), case) for key, module in linear.items()}
+    inputs = dict(config=config, weights=flat(model), tokens=tokens.flatten().tolist(), sequence_length=seq, cases=cases)
     write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "float64, norms and softmax in float32", ["transformers"])
+
+
+def optimal_surgery(weight, moments, case, damping, block, masked=None):
+    """SparseGPT (arXiv 2301.00774, algorithm 1) on a matrix, straight from its formulas: weights, and 1 where one is kept.
+
+    Shares of zeros are rounded to whole weights at the end of each block; a weight that was masked before goes whatever it costs.
+    """
+    rows, columns = weight.shape
+    damped = moments + damping * moments.diagonal().mean() * torch.eye(columns)
+    upper = torch.linalg.cholesky(torch.linalg.inv(damped), upper=True)
+    weight, mask = weight.clone(), torch.ones_like(weight) if masked is None else masked.clone()
+    share = lambda count: int(count * case.get("sparsity", 0) + 0.5)
+
+    def lowest(start, end, parts, count):
+        """Masks the lowest of each part of these columns."""
+        scores = (weight[:, start:end] / upper.diagonal()[start:end]) ** 2
+        scores[mask[:, start:end] == 0] = -1
+        scores = scores.reshape(parts, -1)
+        kept = mask[:, start:end].reshape(parts, -1).clone()
+        for score, keep in zip(scores, kept):
+            order = score.argsort()
+            number = max(count, int((score < 0).sum()))
+            if 0 < number < len(order):
+                assert score[order[number]] > score[order[number - 1]] * (1 + 1e-5) or score[order[number - 1]] < 0, "a tie: take another seed"
+            keep[order[:number]] = 0
+        mask[:, start:end] = kept.reshape(rows, -1)
+
+    for start in range(0, columns, block):
+        end = min(start + block, columns)
+        if "sparsity" in case:
+            per = dict(row=1, matrix=rows)[case["within"]]
+            lowest(start, end, rows // per, share(per * end) - share(per * start))
+        for column in range(start, end):
+            if "pattern" in case and column % int(case["pattern"][-1]) == 0:
+                width = int(case["pattern"][-1])
+                lowest(column, column + width, rows, width // 2)
+            error = weight[:, column] * (1 - mask[:, column]) / upper[column, column]
+            weight[:, column:] -= error[:, None] * upper[column, column:]
+            weight[:, column] *= mask[:, column]
+    return weight, mask, upper
+
+
+def sparsegpt(name):
+    """A matrix in blocks of 16 columns; and the model of prune.json, where each projection sees what the pruned ones before it give."""
+    seed, shape, positions, damping, block = 8, (6, 40), 64, 0.01, 16
+    generator = torch.Generator().manual_seed(seed)
+    weight = short(torch.randn(shape, generator=generator), 3)
+    mixing = torch.randn((shape[1], shape[1]), generator=generator) * 0.3 + torch.eye(shape[1])
+    x = short(torch.randn((positions, shape[1]), generator=generator) @ mixing, 2)
+    moments = x.T @ x / positions
+    masked = (torch.rand(shape, generator=generator, dtype=torch.float64) > 0.3).double()
+    cases = dict(of_matrix=dict(sparsity=0.5, within="matrix"), of_rows=dict(sparsity=0.3, within="row"), pattern_2_4=dict(pattern="2:4"),
+                 pattern_4_8=dict(pattern="4:8"), masked=dict(sparsity=0.5, within="matrix", masked=True), masked_2_4=dict(pattern="2:4", masked=True))
+    text = lambda mask: "".join(str(int(bit)) for bit in mask.flatten().tolist())
+    matrices = {}
+    for label, case in cases.items():
+        given = weight * masked if case.get("masked") else weight
+        pruned, mask, upper = optimal_surgery(given, moments, case, damping, block, masked if case.get("masked") else None)
+        matrices[label] = dict(weight=digits(pruned, 7, 9), mask=text(mask))
+    factor = [digits(row[at:], 7, 9) for at, row in enumerate(upper)]
+
+    rows, seq = 3, 8
+    model, config, generator = tiny_llama(3, False, 6)
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"], ["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]
+    models = {}
+    for label, case in (("share", dict(sparsity=0.5, within="matrix")), ("pattern", dict(pattern="2:4"))):
+        model.load_state_dict(start)
+        found = {}
+        for layer in range(config["num_hidden_layers"]):
+            for together in names:
+                modules = {part: model.get_submodule(f"model.layers.{layer}.{part}") for part in together}
+                seen = []
+                hook = modules[together[0]].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().reshape(-1, inputs[0].shape[-1])))
+                with torch.no_grad():
+                    model(tokens[:, :-1])
+                hook.remove()
+                for part, module in modules.items():
+                    pruned, mask, _ = optimal_surgery(module.weight.detach(), seen[0].T @ seen[0] / len(seen[0]), case, 0.1, 128)
+                    lost = ((module.weight.detach() - pruned) @ seen[0].T).square().sum() / (module.weight.detach() @ seen[0].T).square().sum()
+                    module.weight.data = pruned
+                    found[f"model.layers.{layer}.{part}.weight"] = dict(weight=digits(pruned, 7, 7), mask=text(mask), output_error=lost.item())
+        models[label] = found
+    inputs = dict(shape=shape, weight=exact(weight), x=exact(x), masked=text(masked), damping=damping, block=block, cases=cases, model_damping=0.1)
+    write(name, seed, dict(atol=1e-5, rtol=1e-4), inputs, dict(factor=factor, matrices=matrices, models=models), "float64, norms and softmax in float32",
+          ["transformers"])
 
 
 def grid_int8_channel(name):
@@ -446,7 +537,8 @@ def hidden_mse(name):
     write(name, seed, ELEMENTWISE, inputs, expected, "float64, norms and softmax in float32", ["transformers"])
 
 
-CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "grid_int8_channel": grid_int8_channel,
+CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt,
+         "grid_int8_channel": grid_int8_channel,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::model::{DecoderConfig, parameter_specs};
+use crate::model::{DecoderConfig, num_parameters};
 use crate::recipe::{
-    CachePlan, FitPlan, HandOn, PassPlan, Plan, StudentPlan, SupportPlan, TokenizerPlan,
+    CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, ShrinkPlan,
+    StudentPlan, SupportPlan, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
-use crate::student::{architecture, part_of_teacher};
+use crate::student::{architecture, configs_of_passes, part_of_teacher};
 
 /// Arithmetic of one core that a training step of a small model reaches, in operations per second: 5,000 tokens
 /// a second of a 5.5 M parameter model on two cores of a 2024 server, six operations a parameter and token.
@@ -55,7 +56,6 @@ struct Sizes {
 /// Estimates every stage of a plan.
 pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, CheckpointError> {
     let sizes = sizes(plan)?;
-    let student_bytes = num_parameters(&sizes.student) * F32_BYTES;
     let all_tokens = sizes.train_tokens + sizes.validation_tokens;
 
     let mut data = forward(plan, &stages.data, all_tokens, &sizes.student, 0);
@@ -77,21 +77,31 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
             estimates.push(forward(plan, stage, sizes.validation_tokens, config, 4));
         }
     }
-    for (pass, stage) in plan.passes.iter().zip(&stages.passes) {
-        let mut estimate = forward(plan, stage, sizes.validation_tokens, &sizes.student, 4);
-        estimate.disk_bytes = student_bytes;
+    // A pass that cannot shrink its student is refused before anything is estimated.
+    let configs = configs_of_passes(&plan.passes, &sizes.student).unwrap_or_default();
+    let config_at = |pass_idx: usize| configs.get(pass_idx).unwrap_or(&sizes.student);
+    for (pass_idx, (pass, stage)) in plan.passes.iter().zip(&stages.passes).enumerate() {
+        let config = config_at(pass_idx);
+        let mut estimate = forward(plan, stage, sizes.validation_tokens, config, 4);
+        estimate.disk_bytes = num_parameters(config) * F32_BYTES;
         if let Some(fit) = pass.fit() {
-            add_fit(&mut estimate, fit, &sizes, plan);
+            add_fit(&mut estimate, fit, config, sizes.teacher.as_ref(), plan);
         }
-        if let PassPlan::Prune(prune) = pass {
-            estimate.tokens += prune.calibration_tokens as u64;
+        match pass {
+            PassPlan::Prune(prune) => add_prune(&mut estimate, prune, config),
+            PassPlan::Shrink(shrink) => {
+                let num_left = config_at(pass_idx + 1).num_hidden_layers;
+                add_shrink(&mut estimate, shrink, config, num_left);
+            }
+            PassPlan::Distill(_) | PassPlan::Quantize(_) => {}
         }
         estimates.push(estimate);
     }
     add_importance(&mut estimates, plan, stages, &sizes);
     let verified_tokens = 8 * plan.data.sequence_length as u64;
-    let mut export = forward(plan, &stages.export, verified_tokens, &sizes.student, 1);
-    export.disk_bytes = plan.export.formats.len() as u64 * student_bytes / 2;
+    let last = config_at(plan.passes.len());
+    let mut export = forward(plan, &stages.export, verified_tokens, last, 1);
+    export.disk_bytes = plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
     estimates.push(export);
     Ok(estimates)
 }
@@ -131,12 +141,17 @@ fn forward(
             .saturating_mul(layer_floats(config) as u64 * F32_BYTES)
             .saturating_add(num_parameters(config) * F32_BYTES + LOSS_BYTES + PROCESS_BYTES),
         disk_bytes: 1 << 12,
-        secs: 2.0 * num_parameters(config) as f64 * tokens as f64 / OPERATIONS_PER_SEC,
+        secs: run_secs(config, tokens),
     }
 }
 
-fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, sizes: &Sizes, plan: &Plan) {
-    let student = &sizes.student;
+fn add_fit(
+    estimate: &mut StageEstimate,
+    fit: &FitPlan,
+    student: &DecoderConfig,
+    teacher: Option<&DecoderConfig>,
+    plan: &Plan,
+) {
     let tokens = (fit.steps * fit.tokens_per_step) as u64;
     let measurements = fit
         .evaluate_every
@@ -159,7 +174,7 @@ fn add_fit(estimate: &mut StageEstimate, fit: &FitPlan, sizes: &Sizes, plan: &Pl
     }
     estimate.memory_bytes = fit_bytes(fit, student, plan, state);
     let compares = fit.losses.hidden_mse.weight.is_used();
-    if let Some(teacher) = sizes.teacher.as_ref().filter(|_| compares) {
+    if let Some(teacher) = teacher.filter(|_| compares) {
         estimate.secs += 2.0 * num_parameters(teacher) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
         let along = along_bytes(fit, student, teacher, plan);
         estimate.memory_bytes = estimate.memory_bytes.saturating_add(along);
@@ -199,6 +214,49 @@ fn at_once(fit: &FitPlan, plan: &Plan) -> (usize, usize) {
     let micro_batch = fit.micro_batch.min(rows);
     let micro_batches = rows.div_ceil(micro_batch);
     (micro_batch, rayon::current_num_threads().min(micro_batches))
+}
+
+/// What is measured before weights go. SparseGPT runs each layer twice, and holds the residual stream of its text and the
+/// second moments of the widest input with their factor.
+fn add_prune(estimate: &mut StageEstimate, prune: &PrunePlan, config: &DecoderConfig) {
+    let runs = match prune.method {
+        PruneMethod::Magnitude => 0,
+        PruneMethod::Wanda => 1,
+        PruneMethod::SparseGpt { .. } => 2,
+    };
+    let tokens = prune.calibration_tokens as u64;
+    estimate.tokens += runs * tokens;
+    estimate.secs += runs as f64 * run_secs(config, tokens);
+    if runs == 2 {
+        let widest = config.intermediate_size.max(config.hidden_size) as u64;
+        let held = tokens * config.hidden_size as u64 * F32_BYTES + 6 * widest * widest * F32_BYTES;
+        estimate.secs += run_secs(config, tokens) * widest as f64 / config.hidden_size as f64;
+        estimate.memory_bytes += held + num_parameters(config) * F32_BYTES;
+    }
+}
+
+/// Runs over the calibration text: two of the whole student, or one for each layer that might go next.
+fn add_shrink(
+    estimate: &mut StageEstimate,
+    shrink: &ShrinkPlan,
+    config: &DecoderConfig,
+    num_left: usize,
+) {
+    let there = config.num_hidden_layers;
+    let runs = match (shrink.layers_by, shrink.contiguous) {
+        (LayersBy::Loss, false) => 1 + (num_left + 1..=there).sum::<usize>(),
+        (LayersBy::Loss, true) => 2 + num_left,
+        (LayersBy::Influence, _) => 2,
+    };
+    let tokens = (runs * shrink.calibration_tokens) as u64;
+    estimate.tokens += tokens;
+    estimate.secs += run_secs(config, tokens);
+    estimate.memory_bytes += num_parameters(config) * F32_BYTES;
+}
+
+/// Seconds of so many tokens through a model, forward.
+fn run_secs(config: &DecoderConfig, tokens: u64) -> f64 {
+    2.0 * num_parameters(config) as f64 * tokens as f64 / OPERATIONS_PER_SEC
 }
 
 /// The teacher's run that tells which of its parts make the student; the first pass begins with it.
@@ -253,13 +311,6 @@ fn kept_bytes(config: &DecoderConfig, gradient_checkpointing: bool) -> u64 {
 fn layer_floats(config: &DecoderConfig) -> usize {
     let heads = config.num_attention_heads + config.num_key_value_heads;
     4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
-}
-
-fn num_parameters(config: &DecoderConfig) -> u64 {
-    parameter_specs(config)
-        .iter()
-        .map(|spec| (spec.shape[0] * spec.shape[1]) as u64)
-        .sum()
 }
 
 fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {

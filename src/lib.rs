@@ -55,6 +55,8 @@ pub mod teacher;
 // Student: weights, training.
 pub mod student;
 
+pub mod pruning;
+
 pub mod train;
 
 // Passes: student -> student.

@@ -62,7 +62,9 @@ pub fn check(
     let (key, remedy) = match pass_idx.map(|idx| (idx, &plan.passes[idx])) {
         Some((idx, PassPlan::Distill(_))) => (format!("passes.{idx}.distill.micro_batch"), FIT),
         Some((idx, PassPlan::Quantize(_))) => (format!("passes.{idx}.quantize.micro_batch"), FIT),
-        Some((_, PassPlan::Prune(_))) => ("student".to_owned(), "take a smaller student"),
+        Some((_, PassPlan::Prune(_) | PassPlan::Shrink(_))) => {
+            ("student".to_owned(), "take a smaller student")
+        }
         None => (
             "teacher.batch_size".to_owned(),
             "write a smaller `batch_size` under `teacher`",

@@ -43,14 +43,24 @@ pub struct Progress {
 impl Progress {
     /// Starts the clock and says what is to be done.
     pub fn new(label: &str, total_tokens: u64) -> Self {
-        let display = if QUIET.load(Ordering::Relaxed) {
-            Display::Hidden
-        } else if io::stderr().is_terminal() {
+        if QUIET.load(Ordering::Relaxed) {
+            return Self::hidden(label, total_tokens);
+        }
+        let display = if io::stderr().is_terminal() {
             Display::Bar(bar(label, total_tokens))
         } else {
             write_line(label, &format!("{} tokens", thousands(total_tokens)));
             Display::Lines(Instant::now())
         };
+        Self::shown(label, total_tokens, display)
+    }
+
+    /// As [`Progress::new`], but nobody sees it.
+    pub fn hidden(label: &str, total_tokens: u64) -> Self {
+        Self::shown(label, total_tokens, Display::Hidden)
+    }
+
+    fn shown(label: &str, total_tokens: u64, display: Display) -> Self {
         Self {
             pace: Pace {
                 label: label.to_owned(),

@@ -33,7 +33,7 @@ mod tests {
                 QuantizeMethod::Qat(fit) => fit,
                 QuantizeMethod::RoundToNearest => panic!("a pass that trains"),
             },
-            PassPlan::Prune(_) => panic!("a pass that trains"),
+            PassPlan::Prune(_) | PassPlan::Shrink(_) => panic!("a pass that trains"),
         }
     }
 
@@ -223,7 +223,9 @@ mod tests {
             (fit(&plan.passes[0]).steps, fit(&plan.passes[2]).steps),
             (9, 9)
         );
-        assert!(matches!(&plan.passes[1], PassPlan::Prune(prune) if prune.sparsity == 0.25));
+        assert!(
+            matches!(&plan.passes[1], PassPlan::Prune(prune) if prune.zeros.sparsity() == 0.25)
+        );
     }
 
     #[test]
@@ -349,7 +351,7 @@ mod tests {
         );
         assert_eq!(at("/properties/cache/properties/support/default/top_k"), 32);
         assert_eq!(at("/additionalProperties"), false);
-        let pass = "/properties/passes/items/oneOf/2/properties/quantize";
+        let pass = "/properties/passes/items/oneOf/3/properties/quantize";
         assert_eq!(
             at(&format!("{pass}/required")),
             &serde_json::json!(["method"])

@@ -164,6 +164,13 @@ impl From<RunError> for Failure {
             RunError::Pass(PassError::Fit(FitError::State(error))) => {
                 Self::input("train/state", &error).help(error.help())
             }
+            RunError::Pass(error @ PassError::Prune(_)) => {
+                Self::input("prune/inputs", &error).help(Some(
+                    "its activations are not finite, or too far apart in size: see whether the student is sound \
+                     before this pass, then try a larger `damping`"
+                        .to_owned(),
+                ))
+            }
             RunError::Pass(error) => Self::run("train", &error),
             RunError::Export(error) => Self::run("export", &error),
         }

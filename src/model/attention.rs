@@ -108,6 +108,23 @@ impl Attention {
         past: Option<&mut KeyValues>,
         tap: &mut Tap<'_>,
     ) -> Tensor<3> {
+        let mixed = self.mix(x, config, context, past, tap);
+        linear(mixed, &self.o_proj)
+    }
+
+    /// As [`Attention::forward`], without the projection at its end.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[B, T, D]`; returns `[B, T, N·H]`.
+    pub(super) fn mix(
+        &self,
+        x: Tensor<3>,
+        config: &DecoderConfig,
+        context: &AttentionContext,
+        past: Option<&mut KeyValues>,
+        tap: &mut Tap<'_>,
+    ) -> Tensor<3> {
         let [batch, seq, _] = x.dims();
         let (heads, kv_heads, head_dim) = (
             config.num_attention_heads,
@@ -130,7 +147,7 @@ impl Attention {
         let (sight, mask) = (&context.sight, context.mask.as_ref());
         let mixed = attention(queries, keys, values, sight, mask); // [B, T, N·H]
         tap.observe(Site::AttentionOutput, &mixed);
-        linear(mixed, &self.o_proj)
+        mixed
     }
 
     /// Queries, keys and values before they are turned: projected, then moved by their bias or normed head by head

@@ -2,12 +2,10 @@
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use super::attention::{Attention, AttentionContext, KeyValues};
-use super::mlp::Mlp;
+use super::attention::{AttentionContext, KeyValues};
+use super::block::Block;
 use super::norm::norm;
-use super::{
-    Architecture, DecoderConfig, Head, LayerType, ParameterSpec, Site, Tap, parameter_specs,
-};
+use super::{DecoderConfig, Head, LayerType, ParameterSpec, Site, Tap, parameter_specs};
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
@@ -21,16 +19,6 @@ pub struct Decoder {
     blocks: Vec<Block>,
     norm: Tensor<2>,            // [1, D]
     lm_head: Option<Tensor<2>>, // [V, D]; none if tied
-}
-
-#[derive(Debug, Clone)]
-struct Block {
-    attention_input_norm: Tensor<2>,
-    attention: Attention,
-    attention_output_norm: Option<Tensor<2>>,
-    mlp_input_norm: Tensor<2>,
-    mlp: Mlp,
-    mlp_output_norm: Option<Tensor<2>>,
 }
 
 impl Decoder {
@@ -222,79 +210,26 @@ impl Decoder {
             None => norm(x, &self.norm, &self.config),
         }
     }
-}
 
-impl Block {
-    /// Takes the tensors of one layer, in the order of the table.
-    fn from_next(architecture: Architecture, next: &mut impl FnMut() -> Tensor<2>) -> Self {
-        let has_output_norms = architecture.has_output_norms();
-        Self {
-            attention_input_norm: next(),
-            attention: Attention {
-                q_proj: next(),
-                k_proj: next(),
-                v_proj: next(),
-                o_proj: next(),
-                qkv_bias: architecture
-                    .has_qkv_bias()
-                    .then(|| [next(), next(), next()]),
-                qk_norm: architecture.has_qk_norm().then(|| [next(), next()]),
-            },
-            attention_output_norm: has_output_norms.then(&mut *next),
-            mlp_input_norm: next(),
-            mlp: Mlp {
-                gate_proj: next(),
-                up_proj: next(),
-                down_proj: next(),
-            },
-            mlp_output_norm: has_output_norms.then(next),
-        }
-    }
-
-    /// Its tensors, in the order of the table.
-    fn parameters(&self) -> Vec<Tensor<2>> {
-        let Attention {
-            q_proj,
-            k_proj,
-            v_proj,
-            o_proj,
-            qkv_bias,
-            qk_norm,
-        } = &self.attention;
-        let Mlp {
-            gate_proj,
-            up_proj,
-            down_proj,
-        } = &self.mlp;
-        let mut tensors = vec![&self.attention_input_norm, q_proj, k_proj, v_proj, o_proj];
-        tensors.extend(qkv_bias.iter().flatten());
-        tensors.extend(qk_norm.iter().flatten());
-        tensors.extend(&self.attention_output_norm);
-        tensors.extend([&self.mlp_input_norm, gate_proj, up_proj, down_proj]);
-        tensors.extend(&self.mlp_output_norm);
-        tensors.into_iter().cloned().collect()
-    }
-
-    fn forward(
+    /// What enters the projections at a place of one layer, computed no further than that.
+    ///
+    /// # Shapes
+    ///
+    /// `x`, which enters the layer, is `[B, T, D]`; returns `[B, T, inputs]`.
+    ///
+    /// # Panics
+    ///
+    /// If the place is none inside a layer.
+    pub fn entering(
         &self,
+        layer: usize,
+        site: Site,
         x: Tensor<3>,
-        config: &DecoderConfig,
-        context: &AttentionContext,
-        past: Option<&mut KeyValues>,
-        tap: &mut Tap<'_>,
+        contexts: &LayerContexts,
     ) -> Tensor<3> {
-        let output = |y: Tensor<3>, weight: &Option<Tensor<2>>| match weight {
-            Some(weight) => norm(y, weight, config),
-            None => y,
-        };
-        let normed = norm(x.clone(), &self.attention_input_norm, config);
-        let mixed = self.attention.forward(normed, config, context, past, tap);
-        let x = x + output(mixed, &self.attention_output_norm);
-        let normed = norm(x.clone(), &self.mlp_input_norm, config);
-        let fed = self
-            .mlp
-            .forward(normed, config.architecture.activation(), tap);
-        x + output(fed, &self.mlp_output_norm)
+        assert!(site.enters_block_layers(), "{site:?} is not inside a layer");
+        let context = contexts.of(self.config.layer_types[layer]);
+        self.blocks[layer].entering(site, x, &self.config, context)
     }
 }
 

@@ -24,6 +24,20 @@ impl Mlp {
     ///
     /// `x` is `[B, T, D]`, returned alike.
     pub fn forward(&self, x: Tensor<3>, activation: Activation, tap: &mut Tap<'_>) -> Tensor<3> {
+        linear(self.hidden(x, activation, tap), &self.down_proj)
+    }
+
+    /// As [`Mlp::forward`], without the projection at its end.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[B, T, D]`; returns `[B, T, F]`.
+    pub(super) fn hidden(
+        &self,
+        x: Tensor<3>,
+        activation: Activation,
+        tap: &mut Tap<'_>,
+    ) -> Tensor<3> {
         tap.observe(Site::MlpInput, &x);
         let gate = linear(x.clone(), &self.gate_proj); // [B, T, F]
         let up = linear(x, &self.up_proj);
@@ -32,7 +46,7 @@ impl Mlp {
             Activation::GeluTanh => gelu_tanh(gate) * up,
         };
         tap.observe(Site::MlpHidden, &hidden);
-        linear(hidden, &self.down_proj)
+        hidden
     }
 }
 

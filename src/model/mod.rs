@@ -5,6 +5,7 @@
 
 mod architecture;
 pub mod attention;
+mod block;
 mod config;
 mod config_json;
 mod decoder;
@@ -25,5 +26,5 @@ pub use config_json::{ConfigError, has_images};
 pub use decoder::{Decoder, LayerContexts, ids_tensor};
 pub use fused::add_product;
 pub use head::Head;
-pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};
+pub use parameters::{ParameterKind, ParameterSpec, num_parameters, parameter_specs};
 pub use tap::{Site, Tap};

@@ -1,6 +1,6 @@
 //! The table of a decoder's weights: names as on disk, shapes, and what each is for.
 
-use super::DecoderConfig;
+use super::{DecoderConfig, Site};
 
 /// One weight of a decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,21 @@ impl ParameterSpec {
         }
     }
 
+    /// Of a projection: its layer, and the place whose activations enter it.
+    pub fn input(&self) -> Option<(usize, Site)> {
+        if self.kind != ParameterKind::Linear {
+            return None;
+        }
+        let (layer, part) = self.name.strip_prefix("model.layers.")?.split_once('.')?;
+        let site = match part {
+            "self_attn.o_proj.weight" => Site::AttentionOutput,
+            "mlp.gate_proj.weight" | "mlp.up_proj.weight" => Site::MlpInput,
+            "mlp.down_proj.weight" => Site::MlpHidden,
+            _ => Site::AttentionInput,
+        };
+        Some((layer.parse().ok()?, site))
+    }
+
     /// Name of the module that owns the weight: the name without `.weight` or `.bias`.
     pub fn module(&self) -> &str {
         self.name
@@ -81,6 +96,14 @@ pub fn parameter_specs(config: &DecoderConfig) -> Vec<ParameterSpec> {
         specs.push(spec("lm_head.weight", vocabulary, Head));
     }
     specs
+}
+
+/// Number of weights of a decoder; a tied output matrix counts nothing.
+pub fn num_parameters(config: &DecoderConfig) -> u64 {
+    parameter_specs(config)
+        .iter()
+        .map(|spec| spec.num_elements() as u64)
+        .sum()
 }
 
 /// The weights of one layer, without its number.
@@ -211,6 +234,24 @@ mod tests {
         assert_eq!(specs[2].stored_shape(), [32, 12]);
         assert_eq!(specs[2].num_elements(), 384);
         assert_eq!(specs[2].module(), "model.layers.0.self_attn.q_proj");
+    }
+
+    #[test]
+    fn each_projection_knows_what_enters_it() {
+        let specs = parameter_specs(&config(true));
+        let last = specs.iter().filter(|spec| spec.name.contains(".1."));
+        let inputs: Vec<_> = last.filter_map(ParameterSpec::input).collect();
+        let want = [
+            Site::AttentionInput,
+            Site::AttentionInput,
+            Site::AttentionInput,
+            Site::AttentionOutput,
+            Site::MlpInput,
+            Site::MlpInput,
+            Site::MlpHidden,
+        ];
+        assert_eq!(inputs, want.map(|site| (1, site)));
+        assert!(specs[0].input().is_none() && specs[1].input().is_none());
     }
 
     #[test]

@@ -1,12 +1,17 @@
 //! Passes: each takes a student and returns a student.
 
-pub mod calibrate;
 pub mod prune;
+mod removed;
+pub mod shrink;
+
+use std::io;
 
 use thiserror::Error;
 
+pub use self::removed::{Parts, Removed, Sizes};
 use crate::calibration::Interrupted;
 use crate::model::grid::Grid;
+use crate::pruning::PruneError;
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
 use crate::train::fit::{FitContext, FitError, fit};
@@ -20,6 +25,18 @@ pub enum PassError {
     /// A signal asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
+    /// Pruning cannot.
+    #[error(transparent)]
+    Prune(PruneError),
+}
+
+impl From<PruneError> for PassError {
+    fn from(error: PruneError) -> Self {
+        match error {
+            PruneError::Interrupted(interrupted) => interrupted.into(),
+            error @ PruneError::Inputs { .. } => Self::Prune(error),
+        }
+    }
 }
 
 /// Short name of a pass, as in the recipe.
@@ -27,6 +44,7 @@ pub fn name(pass: &PassPlan) -> &'static str {
     match pass {
         PassPlan::Distill(_) => "distill",
         PassPlan::Prune(_) => "prune",
+        PassPlan::Shrink(_) => "shrink",
         PassPlan::Quantize(_) => "quantize",
     }
 }
@@ -40,6 +58,7 @@ pub fn apply(
     match pass {
         PassPlan::Distill(plan) => Ok(distill(plan, student, context)?),
         PassPlan::Prune(plan) => prune::prune(plan, student, context),
+        PassPlan::Shrink(plan) => shrink::shrink(plan, student, context),
         PassPlan::Quantize(plan) => {
             let mut student = student;
             student.grid = Some(Grid {
@@ -84,11 +103,8 @@ fn distill(
         .as_ref()
         .filter(|_| student.masks.is_empty())
     {
-        let saved = adapter.save(&context.dir.join("adapter"), student.layer_repeats);
-        saved.map_err(|source| FitError::Save {
-            label: context.label.to_owned(),
-            source,
-        })?;
+        let written = adapter.save(&context.dir.join("adapter"), student.layer_repeats);
+        saved(&context, written)?;
     }
     Ok(without_projections(student.merged()))
 }
@@ -116,4 +132,12 @@ fn without_projections(student: Student) -> Student {
         projections: Vec::new(),
         ..student
     }
+}
+
+/// The error of a pass whose folder cannot be written to.
+fn saved(context: &FitContext<'_>, written: io::Result<()>) -> Result<(), FitError> {
+    written.map_err(|source| FitError::Save {
+        label: context.label.to_owned(),
+        source,
+    })
 }

@@ -39,10 +39,12 @@ impl Preflight<'_> {
             }
             (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
         };
-        self.groups(&config)?;
-        self.ranks(&config)?;
+        let configs = self.shrunk(&config)?;
+        self.groups(&configs)?;
+        self.patterns(&configs)?;
+        self.ranks(&configs)?;
         match teacher {
-            Some(teacher) => self.compared_layers(&config, teacher),
+            Some(teacher) => self.compared_layers(&configs, teacher),
             None => Ok(()),
         }
     }
@@ -50,14 +52,14 @@ impl Preflight<'_> {
     /// Both models have the layers whose hidden states a pass compares.
     fn compared_layers(
         &self,
-        student: &DecoderConfig,
+        students: &[DecoderConfig],
         teacher: &DecoderConfig,
     ) -> Result<(), RecipeFaults> {
         for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
             let Some(fit) = pass.fit() else {
                 continue;
             };
-            let depths = [student, teacher].map(|config| config.num_hidden_layers);
+            let depths = [&students[pass_idx], teacher].map(|config| config.num_hidden_layers);
             let hidden = &fit.losses.hidden_mse;
             if let Err(error) = layer_pairs(hidden, depths[0], depths[1]) {
                 let last = depths.map(|depth| depth - 1);
@@ -75,7 +77,7 @@ impl Preflight<'_> {
     }
 
     /// An adapter is at most as wide as what it is added to.
-    fn ranks(&self, config: &DecoderConfig) -> Result<(), RecipeFaults> {
+    fn ranks(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
         for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
             let PassPlan::Distill(fit) = pass else {
                 continue;
@@ -83,7 +85,7 @@ impl Preflight<'_> {
             let Some(adapter) = &fit.adapter else {
                 continue;
             };
-            let specs = parameter_specs(config).into_iter();
+            let specs = parameter_specs(&configs[pass_idx]).into_iter();
             let widths = specs
                 .filter(|spec| is_target(adapter, spec))
                 .map(|spec| (spec.shape[0].min(spec.shape[1]), spec.name));
@@ -150,7 +152,7 @@ impl Preflight<'_> {
         Ok(())
     }
 
-    fn groups(&self, config: &DecoderConfig) -> Result<(), RecipeFaults> {
+    fn groups(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
         for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
             let PassPlan::Quantize(plan) = pass else {
                 continue;
@@ -159,7 +161,7 @@ impl Preflight<'_> {
                 bits: plan.bits,
                 group_size: plan.group_size,
             };
-            let specs = parameter_specs(config);
+            let specs = parameter_specs(&configs[pass_idx]);
             let uneven = specs
                 .iter()
                 .find(|spec| spec.kind == ParameterKind::Linear && !grid.divides(spec.shape[1]));

@@ -8,9 +8,10 @@ use super::fields::{Fields, Item};
 use super::loss_plan::{HiddenPlan, JsdPlan, LossWeights, SkewPlan, TailPlan};
 use super::plan::{
     CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GgufType,
-    PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan, Sampling, SupportPlan,
-    TeacherPlan, TokenizerPlan,
+    PassPlan, Plan, QuantizeMethod, QuantizePlan, Sampling, SupportPlan, TeacherPlan,
+    TokenizerPlan,
 };
+use super::prune_complete::{gradual, prune, shrink};
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
 };
@@ -109,16 +110,14 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
                 Some(adapter_fields) => Some(adapter(adapter_fields)?),
                 None => None,
             },
+            prune: match fields.block("prune") {
+                Some(prune) => Some(gradual(prune, fields.get("steps")?)?),
+                None => None,
+            },
             ..fit(fields, cache)?
         })),
-        "prune" => PassPlan::Prune(PrunePlan {
-            method: match fields.get::<String>("method")?.as_str() {
-                "magnitude" => PruneMethod::Magnitude,
-                _ => PruneMethod::Wanda,
-            },
-            sparsity: fields.get("sparsity")?,
-            calibration_tokens: fields.get("calibration_tokens")?,
-        }),
+        "prune" => PassPlan::Prune(prune(fields)?),
+        "shrink" => PassPlan::Shrink(shrink(fields)?),
         _ => PassPlan::Quantize(QuantizePlan {
             method: match fields.get::<String>("method")?.as_str() {
                 "qat" => QuantizeMethod::Qat(Box::new(fit(fields, cache)?)),
@@ -164,7 +163,8 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
             "renormalize" => TailPlan::Renormalize,
             _ => TailPlan::Bucket,
         },
-        adapter: None, // a key of `distill` alone
+        adapter: None, // keys of `distill` alone
+        prune: None,
         ema: fields.get("ema"),
         evaluate_every: fields.get("evaluate_every"),
         early_stop: match fields.block("early_stop") {

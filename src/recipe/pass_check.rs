@@ -5,6 +5,7 @@ use super::complete::group_size;
 use super::fields::Fields;
 use super::loss_check::losses;
 use super::pass_keys::FIT;
+use super::prune_check::{gradual, prune, shrink};
 use super::schedule_check::schedules;
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
@@ -37,8 +38,12 @@ pub(super) fn passes(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
                 if let Some(adapter) = fields.block("adapter") {
                     distinct::<String>(adapter, "targets", faults);
                 }
+                if let Some(prune) = fields.block("prune") {
+                    gradual(fields, prune, faults);
+                }
             }
             "prune" => prune(fields, faults),
+            "shrink" => shrink(recipe, fields, faults),
             _ => quantize(recipe, fields, faults),
         }
     }
@@ -66,18 +71,6 @@ fn fit(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     schedules(fields, faults);
 }
 
-fn prune(fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let method = fields.get::<String>("method");
-    if method.as_deref() == Some("magnitude") {
-        unused(
-            fields,
-            "calibration_tokens",
-            "`magnitude` measures no activations",
-            faults,
-        );
-    }
-}
-
 fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     match fields.get::<String>("method").as_deref() {
         Some("qat") if fields.is_written("steps") => fit(recipe, fields, faults),
@@ -89,7 +82,8 @@ fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
         Some(_) => {
             let names = FIT.iter().map(|key| key.name).chain(["steps"]);
             for name in names {
-                unused(fields, name, "`round-to-nearest` trains nothing", faults);
+                let label = "`round-to-nearest` trains nothing";
+                unused(fields, name, "method", label, faults);
             }
         }
         None => {}
@@ -156,13 +150,20 @@ fn layer_inputs(sizes: &Fields) -> Option<[(&'static str, &'static str, u64); 3]
     ])
 }
 
-fn unused(fields: &Fields, name: &str, label: &str, faults: &mut Vec<Diagnostic>) {
+/// A key that another one, `because`, leaves nothing to do.
+pub(super) fn unused(
+    fields: &Fields,
+    name: &str,
+    because: &str,
+    label: &str,
+    faults: &mut Vec<Diagnostic>,
+) {
     if fields.is_written(name) {
         let message = format!("`{name}` has no effect here");
         faults.push(
             Diagnostic::new("recipe/unused-key", message)
                 .primary(fields.span(name), label)
-                .secondary(fields.span("method"), "")
+                .secondary(fields.span(because), "")
                 .help(format!("delete `{name}`")),
         );
     }

@@ -7,6 +7,7 @@ use super::keys::{
     required, rule,
 };
 use super::loss_keys::{LOSSES, TEMPERATURE_WALK};
+use super::prune_keys::{GRADUAL, PRUNE, SHRINK};
 use super::student_keys::ADAPTER;
 
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
@@ -25,6 +26,11 @@ pub(super) static PASS: Block = Block {
             "prune",
             Kind::Block(&PRUNE),
             "zero the least useful weights",
+        ),
+        required(
+            "shrink",
+            Kind::Block(&SHRINK),
+            "take the least useful layers, channels, heads or dimensions out",
         ),
         required(
             "quantize",
@@ -46,33 +52,15 @@ static DISTILL: Block = Block {
                 "none: all weights are trained",
                 "what is trained in their place and merged into them at the end",
             ),
+            rule(
+                "prune",
+                Kind::Block(&GRADUAL),
+                "none",
+                "weights that go while the others are trained",
+            ),
         ],
         &FIT,
     ],
-};
-
-static PRUNE: Block = Block {
-    name: "prune",
-    about: "Zero the least useful weights of every output row.",
-    keys: &[&[
-        or(
-            "method",
-            Kind::Word(&["magnitude", "wanda"]),
-            "wanda",
-            "how a weight is scored: its size, or its size times the norm of its input",
-        ),
-        required(
-            "sparsity",
-            Kind::Number(Included(0.0), Included(0.95)),
-            "share of zeros in every output row: a fraction, not a percentage",
-        ),
-        or(
-            "calibration_tokens",
-            Kind::Tokens(1),
-            "32k",
-            "training positions over which `wanda` measures activations",
-        ),
-    ]],
 };
 
 static QUANTIZE: Block = Block {

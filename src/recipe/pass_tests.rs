@@ -167,3 +167,75 @@ fn the_weight_of_every_term_may_move() {
         "`cross_entropy` moves over 8 steps, but the pass has 7"
     );
 }
+
+fn pass_json(written: &str) -> String {
+    let text = MINIMAL.replace("distill: { steps: 7 }", written);
+    let plan = load_text(&text, &[]).unwrap();
+    serde_json::to_string(&plan.passes[0]).unwrap()
+}
+
+#[test]
+fn pruning_is_identified_as_before_unless_something_new_is_asked_for() {
+    for (written, want) in [
+        (
+            "prune: { method: wanda, sparsity: 0.5, within: row }",
+            r#"{"prune":{"method":"wanda","sparsity":0.5,"calibration_tokens":32000}}"#,
+        ),
+        (
+            "prune: { method: magnitude, sparsity: 0.5, within: matrix }",
+            r#"{"prune":{"method":"magnitude","sparsity":0.5,"within":"matrix","calibration_tokens":32000}}"#,
+        ),
+        (
+            "prune: { method: sparsegpt, pattern: 2:4 }",
+            r#"{"prune":{"method":"sparsegpt","damping":0.01,"pattern":"2:4","calibration_tokens":32000}}"#,
+        ),
+        (
+            "prune: { method: sparsegpt, sparsity: 0.25 }",
+            r#"{"prune":{"method":"sparsegpt","damping":0.01,"sparsity":0.25,"within":"matrix","calibration_tokens":32000}}"#,
+        ),
+        (
+            "shrink: { num_hidden_layers: 3, layers_by: influence, contiguous: false }",
+            r#"{"shrink":{"num_hidden_layers":3,"calibration_tokens":32000}}"#,
+        ),
+        (
+            "shrink: { parameters: 0.5, along: [num_hidden_layers], contiguous: true }",
+            r#"{"shrink":{"parameters":0.5,"along":["num_hidden_layers"],"contiguous":true,"calibration_tokens":32000}}"#,
+        ),
+    ] {
+        assert_eq!(pass_json(written), want, "{written}");
+    }
+}
+
+#[test]
+fn weights_that_go_meanwhile_leave_a_quarter_of_the_pass_to_make_up_for_them() {
+    let plan = load_text(MINIMAL, &["distill.prune={sparsity: 0.5}"]).unwrap();
+    let want = GradualPlan {
+        method: PruneMethod::Magnitude,
+        sparsity: 0.5,
+        within: Within::Row,
+        from_step: 0,
+        to_step: 5,
+        every: 10,
+        calibration_tokens: 4000,
+    };
+    assert_eq!(fit(&plan).prune, Some(want));
+}
+
+#[test]
+fn what_prunes_is_written_back_as_it_was() {
+    for written in [
+        "prune: { method: sparsegpt, sparsity: 0.25, within: row, damping: 0.1 }",
+        "prune: { method: magnitude, pattern: 4:8 }",
+        "shrink: { parameters: 0.5 }",
+        "shrink: { parameters: 0.5, along: [num_hidden_layers], layers_by: loss, contiguous: true }",
+        "shrink: { hidden_size: 64, num_key_value_heads: 2 }",
+        "distill: { steps: 7, prune: { sparsity: 0.5 } }",
+        "distill: { steps: 7, prune: { method: wanda, sparsity: 0.5, within: matrix, from_step: 1, to_step: 6, every: 2 } }",
+    ] {
+        let text = MINIMAL.replace("distill: { steps: 7 }", written);
+        let plan = load_text(&text, &[]).unwrap();
+        let folder = std::path::absolute(".").unwrap();
+        let again = load_text(&resolved_yaml(&plan, &folder), &[]).unwrap();
+        assert_eq!(again.passes, plan.passes, "{written}");
+    }
+}

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::loss_plan::{LossWeights, TailPlan};
+use super::prune_plan::{GradualPlan, PrunePlan, ShrinkPlan};
 use super::schedule_plan::{EarlyStopPlan, HandOn, RateSchedule, TemperaturePlan, is_true};
 use super::student_plan::{AdapterPlan, StudentPlan};
 
@@ -130,6 +131,8 @@ pub enum PassPlan {
     Distill(Box<FitPlan>),
     /// Zero the least useful weights.
     Prune(PrunePlan),
+    /// Take the least useful parts out.
+    Shrink(ShrinkPlan),
     /// Put the weights on a quantised grid.
     Quantize(QuantizePlan),
 }
@@ -143,7 +146,7 @@ impl PassPlan {
                 QuantizeMethod::Qat(fit) => Some(fit),
                 QuantizeMethod::RoundToNearest => None,
             },
-            Self::Prune(_) => None,
+            Self::Prune(_) | Self::Shrink(_) => None,
         }
     }
 }
@@ -201,6 +204,9 @@ pub struct FitPlan {
     /// What is trained in the place of the weights; `None` trains all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adapter: Option<AdapterPlan>,
+    /// Weights that go meanwhile.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prune: Option<GradualPlan>,
     /// Steps between training states on disk.
     #[serde(skip)]
     pub save_every: usize,
@@ -210,27 +216,6 @@ pub struct FitPlan {
     /// Steps between log lines.
     #[serde(skip)]
     pub log_every: usize,
-}
-
-/// Which weights go.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct PrunePlan {
-    /// How a weight is scored.
-    pub method: PruneMethod,
-    /// Share of zeros in every output row.
-    pub sparsity: f64,
-    /// Training positions over which activations are measured (Wanda).
-    pub calibration_tokens: usize,
-}
-
-/// How a weight is scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PruneMethod {
-    /// |weight|.
-    Magnitude,
-    /// |weight| times the norm of its input feature (Sun et al. 2023).
-    Wanda,
 }
 
 /// How weights reach the grid.

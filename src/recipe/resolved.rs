@@ -6,9 +6,8 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::loss_plan::TailPlan;
-use super::plan::{
-    FitPlan, PassPlan, Plan, PruneMethod, QuantizeMethod, SupportPlan, TokenizerPlan,
-};
+use super::plan::{FitPlan, PassPlan, Plan, QuantizeMethod, SupportPlan, TokenizerPlan};
+use super::prune_plan::{PruneMethod, Zeros};
 use super::schedule_plan::RateSchedule;
 use super::student_plan::StudentPlan;
 
@@ -96,7 +95,18 @@ fn pass(pass: &PassPlan) -> Value {
             if plan.method == PruneMethod::Magnitude {
                 drop_key(&mut keys, "calibration_tokens"); // it has no effect and is refused
             }
+            if let Zeros::Share { within, .. } = plan.zeros {
+                put(&mut keys, "within", json!(within));
+            }
             json!({"prune": keys})
+        }
+        PassPlan::Shrink(plan) => {
+            let mut keys = json!(plan);
+            if plan.target.takes_layers() {
+                put(&mut keys, "layers_by", json!(plan.layers_by));
+                put(&mut keys, "contiguous", json!(plan.contiguous));
+            }
+            json!({"shrink": keys})
         }
         PassPlan::Quantize(plan) => {
             let (method, mut keys) = match &plan.method {
@@ -117,6 +127,12 @@ fn fit(plan: &FitPlan) -> Value {
     let mut keys = json!(plan);
     if plan.tail == TailPlan::Bucket {
         drop_key(&mut keys, "tail"); // samples have none and refuse the key
+    }
+    if let Some(prune) = &plan.prune
+        && prune.method == PruneMethod::Magnitude
+        && let Some(written) = keys.get_mut("prune")
+    {
+        drop_key(written, "calibration_tokens"); // it has no effect and is refused
     }
     let losses = &plan.losses;
     if losses.label_smoothing > 0.0

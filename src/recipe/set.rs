@@ -48,7 +48,9 @@ fn set(root: &mut Node, text: &str, offset: usize) -> Result<(), Diagnostic> {
         start += part.len() + 1;
     }
     match names.split_first() {
-        Some((pass, rest)) if ["distill", "prune", "quantize"].contains(&pass.text.as_str()) => {
+        Some((pass, rest))
+            if ["distill", "prune", "shrink", "quantize"].contains(&pass.text.as_str()) =>
+        {
             in_passes(root, pass, rest, &value)
         }
         _ => replace(root, &names, &value),

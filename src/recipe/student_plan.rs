@@ -17,7 +17,7 @@ pub enum StudentPlan {
 }
 
 /// What a student keeps of the teacher; at least one field is there.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct FromTeacherPlan {
     /// Layers; `None` keeps all.
     #[serde(flatten)]

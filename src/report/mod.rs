@@ -3,6 +3,7 @@
 //! It takes numbers and gives text. What was measured, and how, is not known here.
 
 mod curve;
+mod removal;
 mod table;
 
 use std::io;
@@ -11,6 +12,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, loss_curve_svg};
+pub use removal::{Recovery, Removal};
 pub use table::{report_markdown, table_cells, terminal_table};
 
 use crate::export::verify::Verification;
@@ -27,6 +29,9 @@ pub struct RunReport {
     pub command: String,
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
+    /// What passes took out, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removals: Vec<Removal>,
     /// How each export compared with the student in memory.
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.

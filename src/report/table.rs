@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{PassRow, RunReport, Verification};
+use super::{PassRow, RunReport, Verification, removal};
 use crate::progress::{bytes_text, duration_text, thousands};
 
 const NUM_COLUMNS: usize = 10;
@@ -64,6 +64,9 @@ pub fn report_markdown(report: &RunReport) -> String {
     for row in &report.passes {
         text.push_str(&markdown_line(&cells(row)));
     }
+    if !report.removals.is_empty() {
+        text.push_str(&removal::section(&report.removals));
+    }
     if !report.exports.is_empty() {
         text.push_str("\n## Exports\n\nEach was read back from disk and compared with the student in memory.\n\n");
         for export in &report.exports {
@@ -120,8 +123,9 @@ fn aligned(line: &[String; NUM_COLUMNS], widths: &[usize; NUM_COLUMNS]) -> Strin
     text
 }
 
-fn markdown_line(cells: &[String; NUM_COLUMNS]) -> String {
-    let cells = cells.each_ref().map(|cell| escaped(cell));
+/// A row of a table.
+pub(super) fn markdown_line(cells: &[String]) -> String {
+    let cells: Vec<String> = cells.iter().map(|cell| escaped(cell)).collect();
     format!("| {} |\n", cells.join(" | "))
 }
 
@@ -173,6 +177,7 @@ pub(super) mod tests {
             seed: 17,
             command: "alambic run recipes/quickstart.yaml".to_owned(),
             passes: vec![distill, prune],
+            removals: Vec::new(),
             exports: vec![Verification {
                 positions: 2048,
                 format: "huggingface".to_owned(),

@@ -102,6 +102,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         seed: plan.seed,
         command: command(plan, context.overrides),
         curves: run.curves(),
+        removals: run.removals()?,
         passes: run.rows,
         exports,
     };

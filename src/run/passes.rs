@@ -9,11 +9,11 @@ use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::files::PartialDir;
 use crate::model::Decoder;
-use crate::passes::{self, PassError};
+use crate::passes::{self, PassError, Removed};
 use crate::progress;
 use crate::random;
 use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, StudentPlan};
-use crate::report::PassRow;
+use crate::report::{PassRow, Recovery, Removal};
 use crate::stages::Stage;
 use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::{load_decoder, load_teacher};
@@ -27,6 +27,9 @@ struct Measured {
     evaluation: Evaluation,
     size_bytes: u64,
     sparsity: f64,
+    /// Loss of the student before the pass, where no pass before has measured it and this one takes something out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    loss_before_nats: Option<f64>,
 }
 
 impl Run<'_> {
@@ -109,8 +112,19 @@ impl Run<'_> {
             stop: self.context.stop,
             wall_time: self.context.wall_time,
         };
+        let is_first = self.stages.passes.first() == Some(stage);
+        let takes_out = matches!(pass, PassPlan::Prune(_) | PassPlan::Shrink(_));
+        let loss_before_nats = if is_first && takes_out {
+            let label = format!("{}, before", stage.name);
+            Some(self.measure(&student, &label)?.evaluation.loss_nats)
+        } else {
+            None
+        };
         let student = passes::apply(pass, student, &context)?;
-        let measured = self.measure(&student, &stage.name)?;
+        let measured = Measured {
+            loss_before_nats,
+            ..self.measure(&student, &stage.name)?
+        };
         student.save(partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, &measured)?;
@@ -134,6 +148,38 @@ impl Run<'_> {
         Ok(Some(teacher))
     }
 
+    /// What passes took out, from what they left beside their students.
+    pub(super) fn removals(&self) -> Result<Vec<Removal>, RunError> {
+        let rows: Vec<&PassRow> = self
+            .rows
+            .iter()
+            .filter(|row| row.pass != "teacher")
+            .collect();
+        let mut removals = Vec::new();
+        for (idx, (stage, row)) in self.stages.passes.iter().zip(&rows).enumerate() {
+            let Some(removed) = Removed::read(&stage.dir)? else {
+                continue;
+            };
+            let measured = stage.artifact::<Measured>();
+            let measured = measured.and_then(|artifact| artifact.result.loss_before_nats);
+            let before = idx.checked_sub(1).map(|before| rows[before].loss_nats);
+            let next = self.plan.passes.get(idx + 1).zip(rows.get(idx + 1));
+            removals.push(Removal {
+                pass: stage.name.clone(),
+                loss_before_nats: before.or(measured),
+                loss_after_nats: row.loss_nats,
+                recovery: next
+                    .filter(|(pass, _)| pass.fit().is_some())
+                    .map(|(_, row)| Recovery {
+                        pass: row.pass.clone(),
+                        loss_nats: row.loss_nats,
+                    }),
+                removed,
+            });
+        }
+        Ok(removals)
+    }
+
     fn measure(&self, student: &Student, label: &str) -> Result<Measured, RunError> {
         let opinion = self
             .caches
@@ -149,6 +195,7 @@ impl Run<'_> {
             evaluation,
             size_bytes: student.size_bytes(),
             sparsity: student.sparsity(),
+            loss_before_nats: None,
         })
     }
 
@@ -207,6 +254,7 @@ impl Run<'_> {
             rows: &self.data.train,
             num_tokens,
             label: "student",
+            is_silent: false,
             stop: self.context.stop,
         };
         let importance = Importance::measure(&decoder, &calibration).map_err(PassError::from)?;
@@ -226,6 +274,7 @@ fn row(pass: &str, measured: &Measured, secs: f64) -> PassRow {
         evaluation,
         size_bytes,
         sparsity,
+        loss_before_nats: _, // of another student
     } = *measured;
     PassRow {
         pass: pass.to_owned(),

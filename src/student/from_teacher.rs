@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::Student;
 use super::importance::Importance;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
@@ -27,15 +29,18 @@ use crate::recipe::{FromTeacherPlan, LayersPlan};
 /// Gemma also multiplies the embedding by √`hidden_size`: the student's embedding has `1 / √s` times the teacher's
 /// weights, and if the output matrix is tied to it, the gain of the last norm stays as it is. (Norms of queries and
 /// keys share the one `eps` and so differ by its tiny change; it is a ten-thousandth of what it is added to, or less.)
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Layers, in the student's order, which need not ascend.
     pub layers: Vec<usize>,
     /// Dimensions of the residual stream; `None` keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hidden: Option<Vec<usize>>,
     /// Feed-forward channels of each kept layer; `None` keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub channels: Option<Vec<Vec<usize>>>,
     /// Key and value heads of each kept layer, with the query heads that share them; `None` keeps all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub groups: Option<Vec<Vec<usize>>>,
 }
 
@@ -184,6 +189,33 @@ impl Kept {
             Ok(student) => student,
             Err(never) => match never {},
         }
+    }
+
+    /// The student that keeps these parts of another, and the masks on them.
+    ///
+    /// # Panics
+    ///
+    /// If a part does not exist, if layers share weights, or if an adapter or a grid is on it: passes take parts out
+    /// before they put one on.
+    pub fn cut_student(&self, student: &Student) -> Student {
+        let is_plain = student.layer_repeats == 1 && student.adapter.is_none();
+        assert!(
+            is_plain && student.grid.is_none(),
+            "weights and masks alone"
+        );
+        let mut small = Student::new(self.cut(&student.decoder));
+        if !student.masks.is_empty() {
+            let masks = student.decoder.map(|spec, weight| {
+                let mask = student.masks.get(&spec.name).cloned();
+                mask.unwrap_or_else(|| weight.ones_like())
+            });
+            let masks = self.cut(&masks).parameters().into_iter();
+            small.masks = masks
+                .filter(|(spec, _)| spec.input().is_some())
+                .map(|(spec, mask)| (spec.name, mask))
+                .collect();
+        }
+        small
     }
 
     /// Asks `weight` for the teacher's weights, one at a time, and keeps what the student has of each.

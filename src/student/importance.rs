@@ -1,6 +1,6 @@
 //! How much each part of a teacher does, measured on text.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use burn::tensor::Tensor;
 
@@ -98,6 +98,46 @@ impl Importance {
             groups: layers.map(groups).collect(),
         })
     }
+}
+
+/// Influence of each run of so many layers in a row, taken as one layer (Gromov et al. 2024,
+/// <https://arxiv.org/abs/2403.17887>, who take the angle): 1 minus the mean cosine of what enters the first and what leaves
+/// the last.
+///
+/// # Panics
+///
+/// If there are fewer layers.
+pub fn run_influence(
+    decoder: &Decoder,
+    length: usize,
+    calibration: &Calibration<'_>,
+) -> Result<Vec<f64>, Interrupted> {
+    let num_layers = decoder.config.num_hidden_layers;
+    assert!(length <= num_layers, "{length} of {num_layers} layers");
+    let mut cosines = vec![0.0; num_layers - length + 1];
+    let mut num_positions = 0;
+    let mut before: VecDeque<Tensor<3>> = VecDeque::new(); // what entered the last `length` layers
+    let mut observer = |layer: usize, site: Site, x: &Tensor<3>| {
+        if site != Site::Residual {
+            return;
+        }
+        if layer == 0 {
+            before.clear();
+            let [batch, seq, _] = x.dims();
+            num_positions += batch * seq;
+        }
+        before.push_back(x.clone());
+        if before.len() > length
+            && let Some(entered) = before.pop_front()
+        {
+            cosines[layer - length] += sum_of_cosines(entered, x.clone());
+        }
+    };
+    calibration.run(decoder, &mut observer)?;
+    Ok(cosines
+        .iter()
+        .map(|sum| 1.0 - sum / num_positions as f64)
+        .collect())
 }
 
 /// Adds the squared mean size of every feature in every row.

@@ -5,6 +5,7 @@ mod from_teacher;
 mod importance;
 mod projection;
 mod sharing;
+mod shrink;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,8 +17,9 @@ use thiserror::Error;
 
 pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
-pub use self::importance::Importance;
+pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
+pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
 use crate::model::grid::{Grid, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, LayerType, ParameterKind, ParameterSpec, Rope,
@@ -215,14 +217,26 @@ impl Student {
     /// The student whose free weights hold what its adapter adds to them, masks applied.
     #[must_use]
     pub fn merged(self) -> Self {
-        let decoder = self
-            .decoder
-            .map(|spec, weight| self.masked(spec, self.adapted(spec, weight)));
-        Self {
+        let decoder = self.decoder.map(|spec, weight| self.adapted(spec, weight));
+        let merged = Self {
             decoder,
             adapter: None,
             ..self
-        }
+        };
+        merged.zeroed()
+    }
+
+    /// The student whose free weights are 0 where they are masked, and not -0, which has a bit set.
+    #[must_use]
+    pub fn zeroed(self) -> Self {
+        let decoder = self.decoder.map(|spec, weight| {
+            if self.masks.contains_key(&spec.name) {
+                self.masked(spec, weight).add_scalar(0.0) // -0 + 0 = 0
+            } else {
+                weight
+            }
+        });
+        Self { decoder, ..self }
     }
 
     /// The grid of a parameter, if it is on one.

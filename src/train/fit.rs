@@ -11,6 +11,7 @@ use thiserror::Error;
 use super::average::averaged;
 use super::evaluate::{Evaluation, Opinion, measure};
 use super::gradient::{Activations, HiddenMatch, StepGradient, step_gradient_with};
+use super::gradual::Gradual;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{AdamW, clip, global_norm};
 use super::readings::{NotFinite, Reading, Readings, largest_weight};
@@ -149,11 +150,13 @@ pub fn fit_with(
         made_by: context.key,
         keep: plan.keep_states,
     };
+    let gradual = Gradual::of(plan, &student, context);
     let mut student = student;
     let mut optimizer = AdamW::new(&student.trained());
     let mut average = plan.ema.map(|_| student.trained_matrices());
     let mut validation = Validation::default();
     if let Some(state) = states.load(&student, plan.ema.is_some())? {
+        student.masks.extend(state.masks);
         student = student.with_trained(state.weights);
         (optimizer, average, validation) = (state.optimizer, state.average, state.validation);
     }
@@ -186,7 +189,8 @@ pub fn fit_with(
             let kl = measured.kl_nats.map(|kl| ("validation/kl", kl));
             let values: Vec<_> = iter::once(("validation/loss", loss)).chain(kl).collect();
             log.log(done as u64, &values)?;
-            if validation.note(done, loss, plan.early_stop) && plan.hand_on == HandOn::Best {
+            let is_best = gradual.note(&mut validation, done, loss, plan.early_stop);
+            if is_best && plan.hand_on == HandOn::Best {
                 let weights = average
                     .clone()
                     .unwrap_or_else(|| student.trained_matrices());
@@ -211,6 +215,7 @@ pub fn fit_with(
                 weights: student.trained_matrices(),
                 optimizer: optimizer.clone(),
                 average: average.clone(),
+                masks: gradual.masks(&student),
                 validation,
             };
             states.save(&student, &state).map_err(save_error)?;
@@ -225,6 +230,7 @@ pub fn fit_with(
         }
 
         let step = done; // counted from 0
+        gradual.prune(step, &mut student, &mut optimizer, &mut average);
         let row_idxs = order.rows_at(step);
         let supports = match context.cache {
             Some(cache) => Some(cache.rows(&row_idxs, |row_idx| rows.row(row_idx))?),

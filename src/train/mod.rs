@@ -6,6 +6,7 @@ mod average;
 pub mod evaluate;
 pub mod fit;
 pub mod gradient;
+mod gradual;
 mod hidden;
 mod metrics;
 mod objective;

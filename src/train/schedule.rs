@@ -91,6 +91,7 @@ pub(super) mod tests {
     pub(in crate::train) fn plan(steps: usize, warmup_steps: usize) -> FitPlan {
         FitPlan {
             adapter: None,
+            prune: None,
             steps,
             tokens_per_step: 64,
             micro_batch: 1,

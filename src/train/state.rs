@@ -13,7 +13,7 @@ use super::optim::{AdamW, Moments};
 use super::validation::Validation;
 use crate::difference::Difference;
 use crate::files::with_path;
-use crate::model::{DecoderConfig, ParameterSpec};
+use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress;
 use crate::student::Student;
 use crate::tensors::{self, TensorsError};
@@ -31,7 +31,7 @@ const FIRST_VERSION_FILE: &str = "state.safetensors";
 
 /// What moves during a pass.
 ///
-/// Nothing else does: masks, grids and the weights that an adapter is added to come with the student; the learning rate, the weights of the loss terms, the
+/// Nothing else does: grids and the weights that an adapter is added to come with the student; the learning rate, the weights of the loss terms, the
 /// temperature and the order of rows are functions of the step, and there is no other randomness.
 #[derive(Debug, Clone)]
 pub struct State {
@@ -41,6 +41,8 @@ pub struct State {
     pub optimizer: AdamW,
     /// Moving average of what is trained, if the plan asks for one.
     pub average: Option<Vec<Tensor<2>>>,
+    /// Masks by parameter, where the pass makes them grow; else those of the student that it was given hold.
+    pub masks: BTreeMap<String, Tensor<2>>,
     /// What was measured so far.
     pub validation: Validation,
 }
@@ -128,6 +130,7 @@ impl States<'_> {
             weights,
             optimizer,
             average,
+            masks,
             validation,
         } = state;
         let names: Vec<String> = names(student);
@@ -140,6 +143,8 @@ impl States<'_> {
         for (name, weight) in names.iter().zip(average.iter().flatten()) {
             matrices.push((format!("average.{name}"), weight.clone()));
         }
+        let masks = masks.iter();
+        matrices.extend(masks.map(|(name, mask)| (format!("mask.{name}"), mask.clone())));
         let facts = Facts {
             version: VERSION,
             made_by: self.made_by.to_owned(),
@@ -221,6 +226,12 @@ impl States<'_> {
         } else {
             None
         };
+        let masked = parameter_specs(&like.decoder.config).into_iter();
+        let mask = |spec: ParameterSpec| {
+            let mask = matrices.remove(&format!("mask.{}", spec.name))?;
+            (mask.dims() == spec.shape).then_some((spec.name, mask))
+        };
+        let masks = masked.filter_map(mask).collect();
         let moments = first.into_iter().zip(second);
         let moments = moments.map(|(first, second)| Moments { first, second });
         Ok(State {
@@ -230,6 +241,7 @@ impl States<'_> {
                 num_updates: facts.num_updates,
             },
             average,
+            masks,
             validation: facts.validation,
         })
     }

@@ -50,6 +50,11 @@ impl Validation {
         is_best
     }
 
+    /// A measurement that says nothing of what is best.
+    pub fn pass_over(&mut self, step: usize) {
+        self.last_step = Some(step);
+    }
+
     /// Whether a measurement after `step` updates is due: every so many, at the end, and never twice.
     pub fn is_due(&self, step: usize, plan: &FitPlan) -> bool {
         let is_time = |every: usize| step > 0 && (step.is_multiple_of(every) || step == plan.steps);

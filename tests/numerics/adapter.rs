@@ -9,7 +9,7 @@ use alambic::data::TokenRows;
 use alambic::loss::{LossSpec, Terms};
 use alambic::model::{Decoder, DecoderConfig, ids_tensor};
 use alambic::passes::apply;
-use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan};
+use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan, Zeros};
 use alambic::student::{Adapter, Student};
 use alambic::tensors::{self, to_vec};
 use alambic::train::fit::FitContext;
@@ -243,7 +243,7 @@ fn masks_hold_and_what_no_longer_fits_them_is_not_left() {
     let dir = tempfile::tempdir().unwrap();
     let prune = PassPlan::Prune(PrunePlan {
         method: PruneMethod::Magnitude,
-        sparsity: 0.5,
+        zeros: Zeros::of_rows(0.5),
         calibration_tokens: 16,
     });
     let student = Student::new(random_decoder(config(), 5));

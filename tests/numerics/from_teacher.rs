@@ -13,13 +13,13 @@ use super::golden::{Tolerance, assert_close};
 use super::tiny::{config, device, random_decoder, random_rows, tensor};
 
 /// The same sum without the terms that are 0.
-const SAME: Tolerance = Tolerance {
+pub(crate) const SAME: Tolerance = Tolerance {
     atol: 1e-5,
     rtol: 1e-5,
 };
 
 /// Of a cut that rounds gains anew, over four layers of random weights; a wrong factor shows a thousand times more.
-const ROUNDED: Tolerance = Tolerance {
+pub(crate) const ROUNDED: Tolerance = Tolerance {
     atol: 1e-4,
     rtol: 1e-5,
 };
@@ -28,7 +28,7 @@ const HEAD_DIM: usize = 4;
 const QUERIES_PER_GROUP: usize = 2;
 
 /// Four layers, 16 dimensions, 32 channels, 4 key and value heads with 2 query heads each.
-fn teacher(architecture: Architecture, tie_word_embeddings: bool) -> Decoder {
+pub(crate) fn teacher(architecture: Architecture, tie_word_embeddings: bool) -> Decoder {
     let config = DecoderConfig {
         architecture,
         num_hidden_layers: 4,
@@ -44,13 +44,13 @@ fn teacher(architecture: Architecture, tie_word_embeddings: bool) -> Decoder {
     random_decoder(config, 11)
 }
 
-fn logits(decoder: &Decoder) -> Vec<f32> {
+pub(crate) fn logits(decoder: &Decoder) -> Vec<f32> {
     let hidden = decoder.hidden(ids_tensor(&[&[5, 317, 44, 8, 160, 201]], &device()));
     decoder.logits(hidden).try_into_vec_as::<f32>().unwrap()
 }
 
 /// The teacher with everything at zero that is not kept.
-fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
+pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
     teacher.map(|spec, weight| {
         let [rows, columns] = spec.shape;
         let layer = spec.name.strip_prefix("model.layers.").map(|rest| {
@@ -184,6 +184,7 @@ fn measured(decoder: &Decoder, num_tokens: usize) -> Result<Importance, Interrup
         rows: &rows,
         num_tokens,
         label: "student",
+        is_silent: false,
         stop: &AtomicBool::new(false),
     };
     Importance::measure(decoder, &calibration)
@@ -350,6 +351,7 @@ fn a_signal_ends_the_measuring() {
         rows: &rows,
         num_tokens: 8,
         label: "student",
+        is_silent: false,
         stop: &AtomicBool::new(true),
     };
     let told = Importance::measure(&teacher(Architecture::Llama, true), &calibration).unwrap_err();

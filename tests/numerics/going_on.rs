@@ -9,7 +9,7 @@ use alambic::model::DecoderConfig;
 use alambic::passes::prune::prune;
 use alambic::recipe::{
     EarlyStopPlan, FitPlan, HandOn, HiddenPlan, LossWeights, PruneMethod, PrunePlan, Ramp,
-    RateSchedule, Scheduled, Shape,
+    RateSchedule, Scheduled, Shape, Zeros,
 };
 use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
@@ -62,12 +62,12 @@ fn busy_plan() -> FitPlan {
 fn pruned(rows: &TokenRows) -> Student {
     let plan = PrunePlan {
         method: PruneMethod::Magnitude,
-        sparsity: 0.5,
+        zeros: Zeros::of_rows(0.5),
         calibration_tokens: 16,
     };
-    let (dir, stop) = (Path::new("unused"), AtomicBool::new(false));
+    let (dir, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
     let student = Student::new(random_decoder(config(), 5));
-    prune(&plan, student, &context(dir, rows, &stop)).unwrap()
+    prune(&plan, student, &context(dir.path(), rows, &stop)).unwrap()
 }
 
 #[test]

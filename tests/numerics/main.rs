@@ -24,6 +24,8 @@ mod golden;
 #[cfg(test)]
 mod gradient;
 #[cfg(test)]
+mod gradual;
+#[cfg(test)]
 mod grid;
 #[cfg(test)]
 mod hidden;
@@ -38,8 +40,12 @@ mod pruning;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]
+mod shrink;
+#[cfg(test)]
 mod states;
 #[cfg(test)]
 mod tiny;
 #[cfg(test)]
 mod training;
+#[cfg(test)]
+mod zeros;

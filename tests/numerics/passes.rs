@@ -10,7 +10,7 @@ use alambic::model::ParameterKind;
 use alambic::passes::{apply, name};
 use alambic::recipe::{
     ExportDtype, ExportFormat, ExportPlan, PassPlan, PruneMethod, PrunePlan, QuantizeMethod,
-    QuantizePlan,
+    QuantizePlan, Zeros,
 };
 use alambic::student::Student;
 use alambic::teacher::load_decoder;
@@ -23,12 +23,12 @@ use super::tiny::{config, device, fit_plan, random_decoder, random_rows};
 fn prune(method: PruneMethod, sparsity: f64) -> PassPlan {
     PassPlan::Prune(PrunePlan {
         method,
-        sparsity,
+        zeros: Zeros::of_rows(sparsity),
         calibration_tokens: 64,
     })
 }
 
-fn qat(bits: u32, group_size: Option<usize>) -> PassPlan {
+pub(crate) fn qat(bits: u32, group_size: Option<usize>) -> PassPlan {
     PassPlan::Quantize(QuantizePlan {
         method: QuantizeMethod::Qat(Box::new(fit_plan())),
         bits,
@@ -37,7 +37,7 @@ fn qat(bits: u32, group_size: Option<usize>) -> PassPlan {
 }
 
 /// Runs a pass in a folder of its own.
-fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
+pub(crate) fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
     let dir = tempfile::tempdir().unwrap();
     let context = FitContext {
         label: name(plan),
@@ -56,7 +56,7 @@ fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
 }
 
 /// Every masked weight is zero, free and effective; every row of the linear layers has this many zeros in its mask.
-fn assert_zeros(when: &str, student: &Student, sparsity: f64) {
+pub(crate) fn assert_zeros(when: &str, student: &Student, sparsity: f64) {
     let effective = student.effective().parameters();
     let free = student.decoder.parameters();
     let mut num_masked = 0;

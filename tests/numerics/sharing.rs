@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use alambic::calibration::Calibration;
 use alambic::loss::{LossSpec, Terms};
 use alambic::model::{DecoderConfig, LayerType, Site, parameter_specs};
 use alambic::passes::apply;
-use alambic::passes::calibrate::input_squares;
-use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan};
+use alambic::pruning::input_squares;
+use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan, Zeros};
 use alambic::student::Student;
 use alambic::tensors::{self, to_vec};
 use alambic::train::gradient::{MicroBatch, StepGradient, step_gradient};
@@ -116,10 +117,16 @@ fn the_gradient_of_a_shared_weight_is_the_slope_of_the_loss_along_it() {
 #[test]
 fn inputs_of_a_shared_layer_are_those_of_all_its_runs() {
     let rows = random_rows(16, &[16, 16], 6);
-    let (stop, dir) = (AtomicBool::new(false), Path::new("unused"));
+    let calibration = Calibration {
+        rows: &rows,
+        num_tokens: 32,
+        label: "prune",
+        is_silent: false,
+        stop: &AtomicBool::new(false),
+    };
     let student = shared();
-    let got = input_squares(&student, 32, &context(dir, &rows, &stop)).unwrap();
-    let unrolled = input_squares(&student.unrolled(), 32, &context(dir, &rows, &stop)).unwrap();
+    let got = input_squares(&student, &calibration).unwrap();
+    let unrolled = input_squares(&student.unrolled(), &calibration).unwrap();
     assert_eq!((got.len(), unrolled.len()), (2 * 4, 6 * 4));
     for ((layer, site), sums) in &got {
         for (feature, sum) in sums.iter().enumerate() {
@@ -139,7 +146,7 @@ fn pruning_and_training_keep_one_set_of_weights_and_a_folder_keeps_how_often_the
     let dir = tempfile::tempdir().unwrap();
     let prune = PassPlan::Prune(PrunePlan {
         method: PruneMethod::Wanda,
-        sparsity: 0.5,
+        zeros: Zeros::of_rows(0.5),
         calibration_tokens: 32,
     });
     let pruned = run(&prune, shared(), dir.path());

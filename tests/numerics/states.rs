@@ -1,5 +1,6 @@
 //! Training states: what they hold, which are kept, and which are refused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,7 @@ fn state(num_updates: usize) -> State {
         weights: Student::new(decoder).trained_matrices(),
         optimizer,
         average: Some(student(1000 + num_updates as u64).trained_matrices()),
+        masks: BTreeMap::new(),
         validation,
     }
 }

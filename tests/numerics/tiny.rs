@@ -137,6 +137,7 @@ pub(crate) fn state_after(num_updates: usize, student: &Student) -> State {
         weights: student.trained_matrices(),
         optimizer,
         average: None,
+        masks: BTreeMap::new(),
         validation: Validation::default(),
     }
 }
@@ -168,6 +169,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         early_stop: None,
         hand_on: HandOn::Last,
         adapter: None,
+        prune: None,
         save_every: 100,
         keep_states: 2,
         log_every: 1,

@@ -1,10 +1,15 @@
-//! A frozen decoder on the first training rows, to see what flows through it.
+//! Decoders on the first training rows, to see what flows through them: frozen, or changed layer by layer.
+
+mod hessian;
+mod walk;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Tensor;
 use thiserror::Error;
 
+pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite};
+pub use self::walk::Walk;
 use crate::data::TokenRows;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
 use crate::progress::Progress;
@@ -29,6 +34,8 @@ pub struct Calibration<'a> {
     pub num_tokens: usize,
     /// Name in progress and messages.
     pub label: &'a str,
+    /// Whether no progress is shown.
+    pub is_silent: bool,
     /// Set by the first signal.
     pub stop: &'a AtomicBool,
 }
@@ -49,12 +56,11 @@ impl Calibration<'_> {
         let rows = self.rows;
         let row_idxs = self.row_idxs();
         let num_tokens = row_idxs.len() * rows.sequence_length();
-        let mut progress = Progress::new(self.label, num_tokens as u64);
+        let mut progress = self.progress(num_tokens);
         for batch in row_idxs.chunks(BATCH_ROWS) {
-            if self.stop.load(Ordering::Relaxed) {
+            if let Err(interrupted) = self.check_stop() {
                 progress.finish();
-                let label = self.label.to_owned();
-                return Err(Interrupted { label });
+                return Err(interrupted);
             }
             let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
             let mut pass_on = |layer: usize, site: Site, x: &Tensor<3>| observer(layer, site, x);
@@ -68,6 +74,39 @@ impl Calibration<'_> {
         Ok(())
     }
 
+    fn progress(&self, num_tokens: usize) -> Progress {
+        if self.is_silent {
+            Progress::hidden(self.label, num_tokens as u64)
+        } else {
+            Progress::new(self.label, num_tokens as u64)
+        }
+    }
+
+    /// The rows that are read, with what they are about: to measure losses on.
+    pub fn read_rows(&self) -> TokenRows {
+        let row_idxs = self.row_idxs();
+        let tokens = row_idxs.iter().flat_map(|&row_idx| self.rows.row(row_idx));
+        let counted = |&row_idx: &usize| {
+            u32::try_from(self.rows.counted(row_idx)).expect("rows were counted in 32 bits")
+        };
+        TokenRows::new(
+            self.rows.sequence_length(),
+            tokens.copied().collect(),
+            row_idxs.iter().map(counted).collect(),
+            0, // bytes of text: not told row by row, and no loss needs them
+        )
+    }
+
+    /// Ends what it is used for, if a signal asked to stop.
+    pub fn check_stop(&self) -> Result<(), Interrupted> {
+        if self.stop.load(Ordering::Relaxed) {
+            let label = self.label.to_owned();
+            return Err(Interrupted { label });
+        }
+        Ok(())
+    }
+
+    /// The rows that are read.
     fn row_idxs(&self) -> Vec<usize> {
         let rows = self.rows;
         let is_full = |row_idx: &usize| rows.counted(*row_idx) == rows.sequence_length();

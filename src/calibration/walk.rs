@@ -1,0 +1,137 @@
+//! A decoder's layers one after the other, each on what those before it give as they are by then.
+
+use burn::tensor::Tensor;
+
+use super::{BATCH_ROWS, Calibration, Hessian, Interrupted};
+use crate::model::{Decoder, LayerContexts, ParameterSpec, Site, ids_tensor};
+use crate::progress::Progress;
+
+/// Calibration text on its way through a decoder whose layers may be changed while it stands in front of them.
+///
+/// What is measured in a layer is measured on what the changed layers before it give, so that each can make up for
+/// the errors of those: the way of GPTQ (Frantar et al. 2022, <https://arxiv.org/abs/2210.17323>) and SparseGPT. The
+/// first position of a row is part of it, and rows start as inference does: many models lean on that position alone.
+///
+/// Held are the decoder and the residual stream of the text in front of one layer.
+pub struct Walk<'a> {
+    calibration: Calibration<'a>,
+    decoder: Decoder,
+    layer_repeats: usize,
+    layer: usize,
+    contexts: LayerContexts,
+    /// `[B, T, D]` each.
+    batches: Vec<Tensor<3>>,
+    num_tokens: usize,
+    progress: Progress,
+}
+
+impl<'a> Walk<'a> {
+    /// In front of the first layer of a decoder, each of whose layers runs so many times in a row.
+    pub fn begin(calibration: &Calibration<'a>, decoder: Decoder, layer_repeats: usize) -> Self {
+        let rows = calibration.rows;
+        let row_idxs = calibration.row_idxs();
+        let ids = |batch: &[usize]| {
+            let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+            ids_tensor(&inputs, &decoder.device())
+        };
+        let num_tokens = row_idxs.len() * rows.sequence_length();
+        Self {
+            calibration: *calibration,
+            layer_repeats,
+            layer: 0,
+            contexts: decoder.contexts(&ids(&row_idxs[..1])),
+            batches: row_idxs
+                .chunks(BATCH_ROWS)
+                .map(|batch| decoder.embed(ids(batch)))
+                .collect(),
+            num_tokens,
+            progress: calibration.progress(num_tokens),
+            decoder,
+        }
+    }
+
+    /// The layer that the text stands in front of; `None` behind the last.
+    pub fn layer(&self) -> Option<usize> {
+        (self.layer < self.decoder.config.num_hidden_layers).then_some(self.layer)
+    }
+
+    /// Shows what enters the projections at a place of the layer, as the layer is by now, batch after batch and in
+    /// all of its runs.
+    ///
+    /// # Shapes
+    ///
+    /// `[B, T, inputs]`.
+    ///
+    /// # Panics
+    ///
+    /// Behind the last layer.
+    pub fn observe(
+        &self,
+        site: Site,
+        mut observer: impl FnMut(&Tensor<3>),
+    ) -> Result<(), Interrupted> {
+        for batch in &self.batches {
+            self.calibration.check_stop()?;
+            let mut x = batch.clone();
+            for run in 0..self.layer_repeats {
+                if run > 0 {
+                    x = self.decoder.layer(self.layer, x, &self.contexts);
+                }
+                let entering = self
+                    .decoder
+                    .entering(self.layer, site, x.clone(), &self.contexts);
+                observer(&entering);
+            }
+        }
+        Ok(())
+    }
+
+    /// Second moments of what enters the projections at a place of the layer, as the layer is by now.
+    ///
+    /// # Panics
+    ///
+    /// Behind the last layer.
+    pub fn hessian(&self, site: Site) -> Result<Hessian, Interrupted> {
+        let mut hessian = None;
+        self.observe(site, |x| {
+            let [_, _, size] = x.dims();
+            hessian.get_or_insert_with(|| Hessian::new(size)).add(x);
+        })?;
+        Ok(hessian.expect("calibration has at least one row"))
+    }
+
+    /// Replaces weights of the decoder by functions of them.
+    pub fn replace(&mut self, weight: impl FnMut(&ParameterSpec, Tensor<2>) -> Tensor<2>) {
+        self.decoder = self.decoder.map(weight);
+    }
+
+    /// Takes the text through the layer, as it is by now, to the next one; `message` stands beside the progress.
+    ///
+    /// # Panics
+    ///
+    /// Behind the last layer.
+    pub fn advance(&mut self, message: &str) -> Result<(), Interrupted> {
+        let num_layers = self.decoder.config.num_hidden_layers;
+        assert!(self.layer < num_layers, "behind the last layer");
+        for batch in &mut self.batches {
+            self.calibration.check_stop()?;
+            for _ in 0..self.layer_repeats {
+                *batch = self
+                    .decoder
+                    .layer(self.layer, batch.clone(), &self.contexts);
+            }
+        }
+        let passed = |layer: usize| self.num_tokens * layer / num_layers;
+        let tokens = passed(self.layer + 1) - passed(self.layer);
+        self.progress.message(message);
+        self.progress.advance(tokens as u64);
+        self.layer += 1;
+        Ok(())
+    }
+
+    /// Ends the walk; the decoder as it has become.
+    pub fn finish(self) -> Decoder {
+        self.progress.finish();
+        self.decoder
+    }
+}

@@ -1,0 +1,121 @@
+//! What a pass took out of its student, written beside it.
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{with_path, write_json};
+use crate::model::{DecoderConfig, num_parameters};
+use crate::progress::thousands;
+use crate::pruning::PrunedMatrix;
+use crate::student::Kept;
+
+/// File in the folder of a pass that took something out.
+const FILE: &str = "removed.json";
+
+/// What a pass took out of its student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Removed {
+    /// Weights, which are zero now.
+    Weights(Vec<PrunedMatrix>),
+    /// Whole parts, which are there no more.
+    Parts(Parts),
+}
+
+/// What is left of a larger student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parts {
+    /// Its sizes before.
+    pub before: Sizes,
+    /// Its sizes now.
+    pub after: Sizes,
+    /// What is left, by its places in the larger student.
+    pub kept: Kept,
+}
+
+/// Sizes of a student; the names are those of `config.json`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of config.json")]
+pub struct Sizes {
+    pub num_hidden_layers: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: usize,
+    /// All weights.
+    pub parameters: u64,
+}
+
+impl Sizes {
+    /// Those of an architecture.
+    pub fn of(config: &DecoderConfig) -> Self {
+        Self {
+            num_hidden_layers: config.num_hidden_layers,
+            hidden_size: config.hidden_size,
+            intermediate_size: config.intermediate_size,
+            num_attention_heads: config.num_attention_heads,
+            num_key_value_heads: config.num_key_value_heads,
+            parameters: num_parameters(config),
+        }
+    }
+}
+
+impl Parts {
+    /// What is gone, in a sentence.
+    pub fn told(&self) -> String {
+        let (before, after) = (&self.before, &self.after);
+        let gone: Vec<String> = (0..before.num_hidden_layers)
+            .filter(|layer| !self.kept.layers.contains(layer))
+            .map(|layer| layer.to_string())
+            .collect();
+        let mut told = Vec::new();
+        if !gone.is_empty() {
+            let plural = if gone.len() == 1 { "" } else { "s" };
+            let (gone, there) = (gone.join(", "), before.num_hidden_layers);
+            told.push(format!("layer{plural} {gone} of {there}"));
+        }
+        for (what, before, after) in [
+            ("dimensions", before.hidden_size, after.hidden_size),
+            (
+                "channels a layer",
+                before.intermediate_size,
+                after.intermediate_size,
+            ),
+            (
+                "key and value heads a layer",
+                before.num_key_value_heads,
+                after.num_key_value_heads,
+            ),
+        ] {
+            if after < before {
+                told.push(format!("{} of {before} {what}", before - after));
+            }
+        }
+        let share = 100.0 * after.parameters as f64 / before.parameters as f64;
+        format!(
+            "without {}: {} parameters are left, {share:.1} %",
+            told.join(", "),
+            thousands(after.parameters)
+        )
+    }
+}
+
+impl Removed {
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+        write_json(&dir.join(FILE), self)
+    }
+
+    /// What a pass wrote, if it took something out.
+    pub fn read(dir: &Path) -> io::Result<Option<Self>> {
+        let path = dir.join(FILE);
+        match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(|error| with_path(error.into(), &path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(with_path(error, &path)),
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Which weights of a student go: scores, the choice of the lowest, and what makes up for it.
+
+mod score;
+mod select;
+mod sparsegpt;
+
+use burn::tensor::{Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use self::score::{PRUNED, scale_by_inputs};
+pub use self::score::{SiteSums, input_squares};
+use self::select::select;
+use self::sparsegpt::compensate;
+use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
+use crate::model::Site;
+use crate::recipe::{PruneMethod, Zeros};
+use crate::student::Student;
+use crate::tensors;
+
+/// What became of one matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PrunedMatrix {
+    /// Name of the parameter.
+    pub name: String,
+    /// Share of its weights that are zero now.
+    pub sparsity: f64,
+    /// Square of what its outputs have lost over the square of what they were, on the calibration text; `None` where
+    /// that was not measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output_error: Option<f64>,
+}
+
+/// Why weights are not pruned.
+#[derive(Debug, Error)]
+pub enum PruneError {
+    /// A signal asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// What enters a layer cannot be worked with.
+    #[error("layer {layer} cannot be pruned at its {site:?}: {source}")]
+    Inputs {
+        /// The layer.
+        layer: usize,
+        /// The place in it.
+        site: Site,
+        /// What is wrong with its inputs.
+        source: NotPositiveDefinite,
+    },
+}
+
+/// Masks weights of the projections inside blocks; embedding, norms and output matrix stay dense.
+///
+/// What was masked before stays masked, so masks only grow. The free weights are zeroed where they are masked.
+pub fn prune(
+    student: Student,
+    method: PruneMethod,
+    zeros: Zeros,
+    calibration: &Calibration<'_>,
+) -> Result<(Student, Vec<PrunedMatrix>), PruneError> {
+    let squares = match method {
+        PruneMethod::Magnitude => None,
+        PruneMethod::Wanda => Some(input_squares(&student, calibration)?),
+        PruneMethod::SparseGpt { damping } => {
+            return compensate(student, damping, zeros, calibration);
+        }
+    };
+    Ok(mask_lowest(student, squares.as_ref(), zeros))
+}
+
+/// Masks the lowest scores: sizes of weights, times the norms of their inputs where there are any.
+pub fn mask_lowest(
+    student: Student,
+    squares: Option<&SiteSums>,
+    zeros: Zeros,
+) -> (Student, Vec<PrunedMatrix>) {
+    let mut student = student;
+    let mut pruned = Vec::new();
+    for (spec, weight) in student.effective_weights().parameters() {
+        let Some(input) = spec.input() else {
+            continue;
+        };
+        let mut scores: Vec<f32> = tensors::to_vec(&weight).into_iter().map(f32::abs).collect();
+        if let Some(squares) = squares {
+            scale_by_inputs(&mut scores, &squares[&input]);
+        }
+        if let Some(mask) = student.masks.get(&spec.name) {
+            keep_masked(&mut scores, &tensors::to_vec(mask));
+        }
+        let mask = select(&scores, spec.shape[1], zeros);
+        let num_zeros = mask.iter().filter(|kept| **kept == 0.0).count();
+        let mask = Tensor::from_data(TensorData::new(mask, spec.shape), &weight.device());
+        student.masks.insert(spec.name.clone(), mask);
+        pruned.push(PrunedMatrix {
+            sparsity: num_zeros as f64 / spec.num_elements() as f64,
+            output_error: None,
+            name: spec.name,
+        });
+    }
+    (student.zeroed(), pruned)
+}
+
+/// Puts what is masked below all else.
+fn keep_masked(scores: &mut [f32], mask: &[f32]) {
+    for (score, kept) in scores.iter_mut().zip(mask) {
+        if *kept == 0.0 {
+            *score = PRUNED;
+        }
+    }
+}

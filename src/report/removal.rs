@@ -1,0 +1,218 @@
+//! What passes took out, what that cost, and what came back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::table::markdown_line;
+use crate::passes::Removed;
+use crate::pruning::PrunedMatrix;
+
+/// What a pass took out of the student.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Removal {
+    /// Name of the pass.
+    pub pass: String,
+    /// Loss on the validation text before it, in nats.
+    pub loss_before_nats: Option<f64>,
+    /// After it.
+    pub loss_after_nats: f64,
+    /// After the training that follows, if any does.
+    pub recovery: Option<Recovery>,
+    /// What is gone.
+    pub removed: Removed,
+}
+
+/// What training made of a student from which something was taken out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recovery {
+    /// Name of the pass.
+    pub pass: String,
+    /// Loss on the validation text after it, in nats.
+    pub loss_nats: f64,
+}
+
+impl Removal {
+    /// What is gone, in a sentence.
+    fn told(&self) -> String {
+        match &self.removed {
+            Removed::Weights(matrices) => {
+                let sparsities = matrices.iter().map(|matrix| matrix.sparsity);
+                let mean = sparsities.sum::<f64>() / matrices.len().max(1) as f64;
+                let zeros = 100.0 * mean;
+                format!("{zeros:.1} % of a matrix are zero, on average")
+            }
+            Removed::Parts(parts) => parts.told(),
+        }
+    }
+}
+
+/// A section of the report: what each pass cost and what came back, then what each layer lost, where layers differ.
+pub(super) fn section(removals: &[Removal]) -> String {
+    let mut text = "\n## Taken out\n\nLoss in nats on the validation text: before the pass, after it, and after the training that follows.\n\n".to_owned();
+    text.push_str(
+        "| pass | what | before | after | recovered |\n| :--- | :--- | ---: | ---: | ---: |\n",
+    );
+    for removal in removals {
+        let nats = |loss: f64| format!("{loss:.4}");
+        let recovered = removal.recovery.as_ref();
+        text.push_str(&markdown_line(&[
+            removal.pass.clone(),
+            removal.told(),
+            removal
+                .loss_before_nats
+                .map_or_else(|| "-".to_owned(), nats),
+            nats(removal.loss_after_nats),
+            recovered.map_or_else(
+                || "-".to_owned(),
+                |recovery| format!("{:.4} ({})", recovery.loss_nats, recovery.pass),
+            ),
+        ]));
+    }
+    for removal in removals {
+        if let Removed::Weights(matrices) = &removal.removed {
+            text.push_str(&by_layer(&removal.pass, matrices));
+        }
+    }
+    text
+}
+
+/// Zeros of each matrix and, where it was measured, what its outputs lost; nothing if all are alike.
+fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
+    let mut cells: BTreeMap<(usize, &str), String> = BTreeMap::new();
+    let mut modules = Vec::new();
+    for matrix in matrices {
+        let Some((layer, module)) = place(&matrix.name) else {
+            continue;
+        };
+        if !modules.contains(&module) {
+            modules.push(module);
+        }
+        let zeros = format!("{:.1}", 100.0 * matrix.sparsity);
+        let cell = match matrix.output_error {
+            Some(error) => format!("{zeros} / {:.2}", 100.0 * error),
+            None => zeros,
+        };
+        cells.insert((layer, module), cell);
+    }
+    let different: BTreeSet<&String> = cells.values().collect();
+    if different.len() < 2 {
+        return String::new();
+    }
+    let mut text = format!("\n### {pass}\n\nZeros (%)");
+    if matrices.iter().any(|matrix| matrix.output_error.is_some()) {
+        text.push_str(
+            " / squared error of the outputs on the calibration text (% of their square)",
+        );
+    }
+    text.push_str(".\n\n| layer |");
+    for module in &modules {
+        let _ = write!(text, " {module} |"); // a `String` takes everything
+    }
+    text.push_str("\n| ---: |");
+    text.push_str(&" ---: |".repeat(modules.len()));
+    text.push('\n');
+    let layers: BTreeSet<usize> = cells.keys().map(|(layer, _)| *layer).collect();
+    for layer in layers {
+        let row = modules.iter().map(|module| {
+            let cell = cells.get(&(layer, *module));
+            cell.cloned().unwrap_or_default()
+        });
+        let row: Vec<String> = [layer.to_string()].into_iter().chain(row).collect();
+        text.push_str(&markdown_line(&row));
+    }
+    text
+}
+
+/// Layer and module of a parameter inside a block.
+fn place(name: &str) -> Option<(usize, &str)> {
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let module = part.strip_suffix(".weight")?.rsplit('.').next()?;
+    Some((layer.parse().ok()?, module))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::{Parts, Sizes};
+    use crate::student::Kept;
+
+    fn pruned(errors: [Option<f64>; 2]) -> Removed {
+        let matrix = |(module, output_error): (&str, Option<f64>)| PrunedMatrix {
+            name: format!("model.layers.3.{module}.weight"),
+            sparsity: 0.5,
+            output_error,
+        };
+        let modules = ["self_attn.q_proj", "mlp.down_proj"];
+        Removed::Weights(modules.into_iter().zip(errors).map(matrix).collect())
+    }
+
+    fn removal(pass: &str, removed: Removed) -> Removal {
+        Removal {
+            pass: pass.to_owned(),
+            loss_before_nats: Some(3.5),
+            loss_after_nats: 4.25,
+            recovery: None,
+            removed,
+        }
+    }
+
+    #[test]
+    fn a_section_tells_what_is_gone_what_it_cost_and_what_came_back() {
+        let before = Sizes {
+            num_hidden_layers: 4,
+            hidden_size: 64,
+            intermediate_size: 128,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            parameters: 200_000,
+        };
+        let after = Sizes {
+            num_hidden_layers: 2,
+            intermediate_size: 96,
+            parameters: 100_000,
+            ..before
+        };
+        let kept = Kept::layers(&[0, 3]);
+        let parts = Parts {
+            before,
+            after,
+            kept,
+        };
+        let shrunk = Removal {
+            recovery: Some(Recovery {
+                pass: "02-distill".to_owned(),
+                loss_nats: 3.75,
+            }),
+            ..removal("01-shrink", Removed::Parts(parts))
+        };
+        let errors = [Some(0.0125), Some(0.25)];
+        let text = section(&[shrunk, removal("03-prune", pruned(errors))]);
+        let want = "
+## Taken out
+
+Loss in nats on the validation text: before the pass, after it, and after the training that follows.
+
+| pass | what | before | after | recovered |
+| :--- | :--- | ---: | ---: | ---: |
+| 01-shrink | without layers 1, 2 of 4, 32 of 128 channels a layer: 100,000 parameters are left, 50.0 % | 3.5000 | 4.2500 | 3.7500 (02-distill) |
+| 03-prune | 50.0 % of a matrix are zero, on average | 3.5000 | 4.2500 | - |
+
+### 03-prune
+
+Zeros (%) / squared error of the outputs on the calibration text (% of their square).
+
+| layer | q_proj | down_proj |
+| ---: | ---: | ---: |
+| 3 | 50.0 / 1.25 | 50.0 / 25.00 |
+";
+        assert_eq!(text, want);
+    }
+
+    #[test]
+    fn layers_that_lost_alike_are_not_listed() {
+        let text = section(&[removal("01-prune", pruned([None, None]))]);
+        assert!(!text.contains("###"), "{text}");
+    }
+}
