@@ -6,7 +6,8 @@ use super::attention::{Attention, AttentionContext, KeyValues};
 use super::mlp::Mlp;
 use super::norm::norm;
 use super::{
-    Architecture, DecoderConfig, Head, LayerType, ParameterSpec, Site, Tap, parameter_specs,
+    Architecture, DecoderConfig, Head, InputLevels, LayerType, ParameterSpec, Site, Tap,
+    parameter_specs,
 };
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
@@ -56,7 +57,23 @@ impl Decoder {
             .into_iter()
             .map(|(spec, tensor)| function(&spec, tensor))
             .collect();
-        Self::from_list(self.config.clone(), tensors)
+        let inputs = self.blocks.iter().map(|block| block.mlp.inputs.clone());
+        Self::from_list(self.config.clone(), tensors).with_inputs(inputs.collect())
+    }
+
+    /// Rounds what enters the projections of each layer to other levels than now; a decoder is made to round nothing.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one entry per layer.
+    #[must_use]
+    pub fn with_inputs(mut self, inputs: Vec<InputLevels>) -> Self {
+        assert_eq!(inputs.len(), self.blocks.len(), "one entry per layer");
+        for (block, inputs) in self.blocks.iter_mut().zip(inputs) {
+            block.attention.inputs = inputs.clone();
+            block.mlp.inputs = inputs;
+        }
+        self
     }
 
     /// All parameters, in the order of [`parameter_specs`].
@@ -239,6 +256,7 @@ impl Block {
                     .has_qkv_bias()
                     .then(|| [next(), next(), next()]),
                 qk_norm: architecture.has_qk_norm().then(|| [next(), next()]),
+                inputs: InputLevels::default(),
             },
             attention_output_norm: has_output_norms.then(&mut *next),
             mlp_input_norm: next(),
@@ -246,6 +264,7 @@ impl Block {
                 gate_proj: next(),
                 up_proj: next(),
                 down_proj: next(),
+                inputs: InputLevels::default(),
             },
             mlp_output_norm: has_output_norms.then(next),
         }
@@ -260,11 +279,13 @@ impl Block {
             o_proj,
             qkv_bias,
             qk_norm,
+            inputs: _,
         } = &self.attention;
         let Mlp {
             gate_proj,
             up_proj,
             down_proj,
+            inputs: _,
         } = &self.mlp;
         let mut tensors = vec![&self.attention_input_norm, q_proj, k_proj, v_proj, o_proj];
         tensors.extend(qkv_bias.iter().flatten());

@@ -16,6 +16,7 @@ pub mod mlp;
 pub mod norm;
 mod parameters;
 pub mod rope;
+mod scheme;
 pub mod soft_cap;
 mod tap;
 
@@ -26,4 +27,5 @@ pub use decoder::{Decoder, LayerContexts, ids_tensor};
 pub use fused::add_product;
 pub use head::Head;
 pub use parameters::{ParameterKind, ParameterSpec, parameter_specs};
+pub use scheme::{InputLevels, Scheme, Schemes, uneven_groups, unlike_parts};
 pub use tap::{Site, Tap};

@@ -2,11 +2,11 @@
 
 pub mod calibrate;
 pub mod prune;
+pub mod quantize;
 
 use thiserror::Error;
 
 use crate::calibration::Interrupted;
-use crate::model::grid::Grid;
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
 use crate::train::fit::{FitContext, FitError, fit};
@@ -42,19 +42,21 @@ pub fn apply(
         PassPlan::Prune(plan) => prune::prune(plan, student, context),
         PassPlan::Quantize(plan) => {
             let mut student = student;
-            student.grid = Some(Grid {
-                bits: plan.bits,
-                group_size: plan.group_size,
-            });
+            student.schemes = quantize::schemes(plan, &student.decoder.config);
             match &plan.method {
                 QuantizeMethod::RoundToNearest => Ok(student),
-                QuantizeMethod::Qat(fit) => Ok(distill(fit, student, context)?),
+                QuantizeMethod::Qat(fit) => {
+                    if plan.learn_scales {
+                        student.learn_scales();
+                    }
+                    Ok(distill(fit, student, context)?)
+                }
             }
         }
     }
 }
 
-/// Trains against the cache and the text, with whatever masks and grid the student has.
+/// Trains against the cache and the text, with whatever masks and schemes the student has.
 ///
 /// Projections of hidden states are thrown away at the end. An adapter is merged; without masks it is also left for `peft`,
 /// which knows no masks.

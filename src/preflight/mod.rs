@@ -1,5 +1,6 @@
 //! What will fail, fails here: a look at headers before any work.
 
+mod schemes;
 mod student;
 
 use std::io;

@@ -38,7 +38,7 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> St
     step_gradient_with(decoder, &micro_batches, &spec, None, activations)
 }
 
-fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
+pub(crate) fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
     let kept = gradient(decoder, rows, Activations::Kept);
     let recomputed = gradient(decoder, rows, Activations::Recomputed);
     assert_eq!(kept.sums.total, recomputed.sums.total, "{name}");
