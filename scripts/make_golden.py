@@ -3,7 +3,7 @@
 
     python scripts/make_golden.py NAME...     (`all` for every one)
 
-Needs torch and transformers; compressed-tensors for `grid_int8_channel`, peft for `adapter`. Made with torch 2.13.0, transformers 5.17.0,
+Needs torch and transformers; compressed-tensors for `grid_int8_channel` and `rounded_activations`, peft for `adapter`. Made with torch 2.13.0, transformers 5.17.0,
 compressed-tensors 0.19.0 and peft 0.21.2. Inputs are numbers that f32 holds exactly; what is expected is computed in f64, so a tolerance
 is about the f32 arithmetic of the program alone. `decoder_gradient_tied` and `_untied` are Llamas that differ in the output
 matrix; the others are named by their family.
@@ -389,6 +389,57 @@ def grid_int8_channel(name):
     write(name, seed, dict(atol=0.0, rtol=0.0), inputs, expected, "bfloat16", ["compressed-tensors"])
 
 
+def rounded_activations(name):
+    """What compressed-tensors makes of activations with dynamic scales per token, int8 and fp8, in f32. The largest of a token lies between two levels of int8."""
+    from compressed_tensors.quantization import QuantizationArgs
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import compute_dynamic_scales_and_zp
+    seed, shape = 10, (2, 8, 24)
+    generator = torch.Generator().manual_seed(seed)
+    sizes = torch.logspace(-5, 4, 16).reshape(2, 8, 1)
+    x = (torch.randn(shape, generator=generator) * sizes).float()
+    x[1, 3] = 0
+    expected = {}
+    for kind, number in {"int8": "int", "fp8": "float"}.items():
+        args = QuantizationArgs(num_bits=8, type=number, symmetric=True, strategy="token", dynamic=True)
+        scale, zero = compute_dynamic_scales_and_zp(x, args, None)
+        expected[kind] = exact(fake_quantize(x, scale, zero, args))
+    write(name, seed, dict(atol=0.0, rtol=0.0), dict(shape=shape, x=exact(x)), expected, "float32", ["compressed-tensors"])
+
+
+def learned_scales(name):
+    """Weights on grids with given scales, and the slopes of both: LSQ of 2 to 4 bits, ParetoQ's stretched grids of two bits and of three levels."""
+    seed, shape, groups = 9, (3, 32), 2
+    generator = torch.Generator().manual_seed(seed)
+    weight = short(torch.randn(shape, generator=generator), 4)
+    slope = short(torch.randn(shape, generator=generator), 4)
+    straight = lambda x, to: x + (to - x).detach()
+
+    def integers(bits):
+        return lambda v: straight(v.clamp(-2 ** (bits - 1), 2 ** (bits - 1) - 1), v.clamp(-2 ** (bits - 1), 2 ** (bits - 1) - 1).round())
+
+    def elastic(parts, shift):  # on weight / alpha, where alpha is what the largest weight would have
+        def levels(v):
+            clipped = v.clamp(-0.99, 0.99)
+            return straight(clipped, ((clipped * parts - shift).round() + shift) / parts)
+        return levels
+
+    # A scale of ours is alpha over the quotient of the largest weight.
+    kinds = {"int2": (integers(2), 1.0, 0.75), "int3": (integers(3), 1.0, 0.5), "int4": (integers(4), 1.0, 0.25),
+             "stretched": (elastic(2, 0.5), 4.0, 0.5), "ternary": (elastic(1.5, 0.0), 1.5, 1.25)}
+    expected, scales = {}, {}
+    for kind, (levels, reach, size) in kinds.items():
+        scale = torch.tensor([[size, size * 0.75], [size * 1.25, size * 0.5], [size * 1.5, size]]).double()
+        free, step = weight.clone().requires_grad_(), scale.clone().requires_grad_()
+        alpha = (step * reach).repeat_interleave(shape[1] // groups, 1)
+        rounded = levels(free / alpha) * alpha
+        (rounded * slope).sum().backward()
+        scales[kind] = exact(scale)
+        expected[kind] = dict(weight=digits(rounded), of_weight=digits(free.grad), of_scale=digits(step.grad))
+    inputs = dict(shape=shape, groups=groups, weight=exact(weight), slope=exact(slope), scales=scales)
+    write(name, seed, ELEMENTWISE, inputs, expected)
+
+
 def schedules(name):
     """Learning rates of transformers; a scheduler's step 0 comes before the first update, so the first of these is its step 1.
 
@@ -538,7 +589,7 @@ def hidden_mse(name):
 
 
 CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt,
-         "grid_int8_channel": grid_int8_channel,
+         "grid_int8_channel": grid_int8_channel, "learned_scales": learned_scales, "rounded_activations": rounded_activations,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 
 if __name__ == "__main__":

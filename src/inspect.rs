@@ -1,5 +1,6 @@
 //! What a checkpoint, a cache or a run says of itself.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -74,9 +75,11 @@ fn checkpoint(path: &Path) -> Result<Value, InspectError> {
         .iter()
         .map(|spec| spec.shape[0] * spec.shape[1])
         .sum();
-    let quantization = checkpoint
-        .scheme()
-        .map(|scheme| json!({ "bits": scheme.bits, "group_size": scheme.group_size }));
+    let mut schemes: BTreeMap<String, usize> = BTreeMap::new();
+    for scheme in checkpoint.schemes().values() {
+        *schemes.entry(scheme.to_string()).or_insert(0) += 1;
+    }
+    let quantization = (!schemes.is_empty()).then_some(schemes);
     Ok(json!({
         "kind": "checkpoint",
         "parameters": num_parameters,

@@ -344,7 +344,12 @@ fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
 
 /// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
 pub fn model_hash(checkpoint: &Checkpoint) -> String {
-    files::hash_json(&(checkpoint.content_hash(), checkpoint.config()))
+    let (tensors, config) = (checkpoint.content_hash(), checkpoint.config());
+    let schemes = checkpoint.schemes();
+    if schemes.values().all(|scheme| scheme.input.is_none()) {
+        return files::hash_json(&(tensors, config));
+    }
+    files::hash_json(&(tensors, config, schemes)) // activations are rounded, which no tensor shows
 }
 
 /// The text without how much of it is used: one cache serves recipes that want more or less of the same.

@@ -10,22 +10,10 @@ mod tests {
 
     use safetensors::tensor::{Dtype, SafeTensors, TensorView, serialize};
 
-    use crate::common::{Workshop, wait_for};
+    use crate::common::{Workshop, assert_refused, wait_for};
 
     fn golden(name: &str) -> String {
         format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"))
-    }
-
-    /// The chain with these overrides is refused, by `run`, `plan` and `cache build` alike, before anything is written.
-    fn assert_refused(workshop: &Workshop, overrides: &[&str], needles: &[&str]) {
-        let sets: Vec<&str> = overrides.iter().flat_map(|set| ["--set", set]).collect();
-        for command in [&["run"][..], &["plan"], &["cache", "build"]] {
-            let args = [command, &["chain.yaml"], &sets].concat();
-            let told = workshop.fails(&args, 2, needles);
-            assert!(told.contains("  = help: "), "{told}");
-            assert!(!told.contains("panicked"), "{told}");
-        }
-        assert!(!workshop.path("out").exists(), "something was written");
     }
 
     /// A copy of the teacher in `bad/` with a changed weights file.

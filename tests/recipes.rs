@@ -159,7 +159,7 @@ mod tests {
         let group_size = |keys: &str| {
             let text = MINIMAL.replace("distill: { steps: 7 }", &format!("quantize: {{ {keys} }}"));
             match &load_text(&text, &[]).unwrap().passes[0] {
-                PassPlan::Quantize(plan) => plan.group_size,
+                PassPlan::Quantize(plan) => plan.scheme.group_size,
                 _ => panic!("a quantize pass"),
             }
         };
@@ -228,8 +228,8 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_resolved_recipe_loads_to_the_same_plan() {
+    /// Recipes that write keys of every kind.
+    fn texts() -> Vec<String> {
         let mut texts = vec![MINIMAL.to_owned()];
         texts.push(MINIMAL.replace(
             "passes: [",
@@ -241,6 +241,8 @@ mod tests {
         ).replace("distill: { steps: 7 }", "distill: { steps: 100, schedule: warmup_stable_decay, decay_shape: cosine, \
                    temperature: { from: 4.0, to: 1.0, over: 0.3 }, losses: { forward_kl: { from: 0.5, to: 1.0, over: 60, shape: cosine } }, \
                    evaluate_every: 10, early_stop: { patience: 3, min_delta: 0.01 }, keep_states: 5 }"));
+        let learned = "quantize: { method: qat, steps: 7, type: stretched, learn_scales: true }";
+        texts.push(MINIMAL.replace("distill: { steps: 7 }", learned));
         texts.push(
             fs::read_to_string("recipes/austen-teacher.yaml")
                 .unwrap()
@@ -258,6 +260,19 @@ mod tests {
         );
         texts.extend(
             [
+                "type: fp8, activations: per_token",
+                "bits: 2, symmetric: false, group_size: channel",
+                "type: ternary, overrides: [{ type: stretched, activations: per_token }]",
+                "bits: 3, overrides: [{ modules: [o_proj, down_proj], bits: 8, activations: per_token }, \
+                 { layers: [0, 2], keep: true }, { type: fp8, group_size: 64 }]",
+            ]
+            .map(|scheme| {
+                let quantize = format!("quantize: {{ method: round-to-nearest, {scheme} }}");
+                MINIMAL.replace("distill: { steps: 7 }", &quantize)
+            }),
+        );
+        texts.extend(
+            [
                 "every: 2",
                 "highest_influence: 3, hidden_size: 8",
                 "layers: [1], num_key_value_heads: 1, calibration_tokens: 5",
@@ -269,6 +284,12 @@ mod tests {
                 )
             }),
         );
+        texts
+    }
+
+    #[test]
+    fn a_resolved_recipe_loads_to_the_same_plan() {
+        let mut texts = texts();
         for text in &mut texts {
             *text = text
                 .replace("[.train]", "[.]")
@@ -358,7 +379,7 @@ mod tests {
         );
         assert_eq!(
             at(&format!("{pass}/properties/bits/enum")),
-            &serde_json::json!([4, 8])
+            &serde_json::json!([2, 3, 4, 8])
         );
         assert_eq!(
             at(&format!("{pass}/properties/learning_rate/exclusiveMinimum")),

@@ -129,7 +129,8 @@ mod tests {
             assert!(PASSES.iter().all(|pass| card.contains(pass)), "{card}");
 
             let checkpoint = Checkpoint::open(&dir).unwrap();
-            assert_eq!(checkpoint.scheme().is_some(), *format != "huggingface");
+            let num_quantized = if *format == "huggingface" { 0 } else { 7 };
+            assert_eq!(checkpoint.schemes().len(), num_quantized);
             let specs = parameter_specs(checkpoint.config());
             let linear: Vec<_> = specs
                 .iter()

@@ -81,6 +81,12 @@ pub enum CheckpointError {
         want: [usize; 2],
         got: Vec<i64>,
     },
+    #[error("`{tensor}` holds {code}, which does not fit {bits} bits")]
+    CodeOutOfRange {
+        tensor: String,
+        code: i16,
+        bits: u32,
+    },
     #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
     UnevenGroups {
         tensor: String,

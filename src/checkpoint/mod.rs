@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use self::compressed_tensors::PackedScheme;
+use self::compressed_tensors::Quantization;
 #[cfg(test)]
 pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
 pub use self::error::CheckpointError;
@@ -23,7 +23,7 @@ pub use self::gguf::{ROPE_FREQS, gguf_name};
 pub use self::safetensors::TensorFiles;
 use crate::files::with_path;
 use crate::gguf::is_gguf;
-use crate::model::{DecoderConfig, ParameterSpec, has_images, parameter_specs};
+use crate::model::{DecoderConfig, ParameterSpec, Schemes, has_images, parameter_specs};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -44,7 +44,7 @@ enum Weights {
     /// In the safetensors files of a folder.
     Folder {
         files: TensorFiles,
-        scheme: Option<PackedScheme>,
+        quantization: Option<Quantization>,
     },
     /// In a GGUF file.
     Gguf(GgufWeights),
@@ -53,7 +53,7 @@ enum Weights {
 impl Checkpoint {
     /// Reads the headers of a model folder or of a `.gguf` file.
     ///
-    /// In a folder, weights may be plain (F32, F16, BF16) or compressed-tensors `pack-quantized`. Tensors that no part
+    /// In a folder, weights may be plain (F32, F16, BF16) or compressed-tensors. Tensors that no part
     /// of the decoder owns are ignored, as transformers does; one that belongs to a module of the decoder or to one of
     /// its layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the
     /// model. In a GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
@@ -79,9 +79,11 @@ impl Checkpoint {
         }
         let json = read_json(&path)?;
         let config = DecoderConfig::from_json(&json);
-        let scheme = PackedScheme::from_config(&json);
-        let (config, scheme) = config
-            .and_then(|config| Ok((config, scheme?)))
+        let (config, quantization) = config
+            .and_then(|config| {
+                let quantization = Quantization::from_config(&json, &config)?;
+                Ok((config, quantization))
+            })
             .map_err(|source| CheckpointError::Config { path, source })?;
         let mut files = TensorFiles::open(dir)?;
         if has_images(&json) {
@@ -90,7 +92,10 @@ impl Checkpoint {
         Ok(Self {
             path: dir.to_path_buf(),
             config,
-            weights: Weights::Folder { files, scheme },
+            weights: Weights::Folder {
+                files,
+                quantization,
+            },
         })
     }
 
@@ -127,11 +132,14 @@ impl Checkpoint {
         }
     }
 
-    /// How weights are packed in a folder; `None` if they are plain, or in a GGUF file.
-    pub fn scheme(&self) -> Option<&PackedScheme> {
+    /// How weights of a folder are quantised, by name; plain ones and those of a GGUF file are not there.
+    pub fn schemes(&self) -> Schemes {
         match &self.weights {
-            Weights::Folder { scheme, .. } => scheme.as_ref(),
-            Weights::Gguf(_) => None,
+            Weights::Folder {
+                quantization: Some(quantization),
+                ..
+            } => quantization.schemes(),
+            Weights::Folder { .. } | Weights::Gguf(_) => Schemes::new(),
         }
     }
 
@@ -166,10 +174,16 @@ impl Checkpoint {
     pub fn weight(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
         match &self.weights {
             Weights::Gguf(weights) => weights.weight(spec, &self.config),
-            Weights::Folder { files, scheme } => match packed(scheme.as_ref(), spec) {
-                Some(scheme) => scheme.weight(files, spec),
-                None => files.f32s(&spec.name, &spec.stored_shape()),
-            },
+            Weights::Folder {
+                files,
+                quantization,
+            } => {
+                let quantized = quantization.as_ref();
+                match quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
+                    Some(weight) => Ok(weight),
+                    None => files.f32s(&spec.name, &spec.stored_shape()),
+                }
+            }
         }
     }
 
@@ -185,30 +199,25 @@ impl Checkpoint {
     fn check_tensors(&self) -> Result<(), CheckpointError> {
         let specs = parameter_specs(&self.config);
         match &self.weights {
-            Weights::Folder { files, scheme } => {
-                check_folder(&self.path, files, scheme.as_ref(), &specs)
-            }
+            Weights::Folder {
+                files,
+                quantization,
+            } => check_folder(&self.path, files, quantization.as_ref(), &specs),
             Weights::Gguf(weights) => weights.check(&specs),
         }
     }
 }
 
-/// The scheme, if this weight is packed.
-fn packed<'a>(scheme: Option<&'a PackedScheme>, spec: &ParameterSpec) -> Option<&'a PackedScheme> {
-    scheme.filter(|scheme| scheme.covers(spec))
-}
-
 fn check_folder(
     dir: &Path,
     files: &TensorFiles,
-    scheme: Option<&PackedScheme>,
+    quantization: Option<&Quantization>,
     specs: &[ParameterSpec],
 ) -> Result<(), CheckpointError> {
     let mut known = BTreeSet::new();
     for spec in specs {
-        if let Some(scheme) = packed(scheme, spec) {
-            scheme.check(files, spec)?;
-            known.extend(PackedScheme::tensor_names(spec));
+        if let Some(all) = quantization.filter(|all| all.covers(spec)) {
+            known.extend(all.check(files, spec)?);
         } else {
             files.check_floats(&spec.name, &spec.stored_shape())?;
             known.insert(spec.name.clone());

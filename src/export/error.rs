@@ -57,11 +57,11 @@ pub enum ExportError {
     CodeOutOfRange {
         tensor: String,
         code_idx: usize,
-        code: i8,
+        code: f32,
         bits: u32,
     },
-    #[error("`bits` must be 4 or 8, but is {bits}")]
-    Bits { bits: u32 },
+    #[error("`{tensor}` has {found}, for which compressed-tensors has no format")]
+    NoFormat { tensor: String, found: String },
     #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
     UnevenGroups {
         tensor: String,

@@ -8,7 +8,7 @@ mod model_card;
 mod safetensors;
 pub mod verify;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -18,12 +18,12 @@ use half::bf16;
 pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
 
-use self::compressed_tensors::{PackScheme, QuantizedWeight};
+use self::compressed_tensors::QuantizedWeight;
 use self::verify::{Budget, Expectation, Verification, verify};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::{Grid, Quantized};
-use crate::model::{Decoder, ParameterSpec};
+use crate::model::{Decoder, ParameterSpec, Scheme};
 use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};
 use crate::student::Student;
 use crate::tensors;
@@ -122,17 +122,21 @@ fn export_format(
 enum Storage {
     /// All in one dtype.
     Plain(ExportDtype),
-    /// Projections as integers, the rest in a dtype.
-    Packed(Grid, ExportDtype),
+    /// Weights that have a scheme as codes, the rest in a dtype.
+    Packed(BTreeSet<Scheme>, ExportDtype),
     /// In blocks of ggml; on the student's grid, if its blocks hold that.
     Gguf(gguf::Storage, Option<Grid>),
 }
 
 impl Storage {
     fn of(plan: &ExportPlan, format: ExportFormat, student: &Student) -> Self {
-        match (format, student.grid) {
-            (ExportFormat::CompressedTensors, Some(grid)) => Self::Packed(grid, plan.dtype),
-            (ExportFormat::Gguf, grid) => {
+        match format {
+            ExportFormat::CompressedTensors if !student.schemes.is_empty() => {
+                let schemes = student.schemes.values().copied();
+                Self::Packed(schemes.collect(), plan.dtype)
+            }
+            ExportFormat::Gguf => {
+                let grid = student.only_grid();
                 let storage = gguf::Storage::of(plan, grid);
                 Self::Gguf(storage, grid.filter(|&grid| storage.holds(grid)))
             }
@@ -193,19 +197,17 @@ fn write_model(
     let (weights, free) = (by_name(effective), by_name(&student.decoder));
     let weight = |spec: &ParameterSpec| tensors::to_vec(&weights[&spec.name]);
     // The free weights go through the same function that training used, so the codes are those trained against.
-    let quantized = |grid: &Grid, spec: &ParameterSpec| {
-        host(&grid.quantize(student.masked(spec, free[&spec.name].clone())))
+    let quantized = |scheme: Scheme, spec: &ParameterSpec| {
+        let masked = student.masked(spec, free[&spec.name].clone());
+        host(&student.quantize(spec, scheme, masked))
     };
     let config = &effective.config;
     match storage {
         Storage::Plain(dtype) => huggingface::write_model(dir, config, *dtype, weight)?,
-        Storage::Packed(grid, dtype) => {
-            let scheme = PackScheme {
-                bits: grid.bits,
-                group_size: grid.group_size,
-            };
-            let quantized = |spec: &ParameterSpec| quantized(grid, spec);
-            compressed_tensors::write_model(dir, config, scheme, *dtype, weight, quantized)?;
+        Storage::Packed(_, dtype) => {
+            let schemes = &student.schemes;
+            let quantized = |spec: &ParameterSpec, scheme: Scheme| quantized(scheme, spec);
+            compressed_tensors::write_model(dir, config, schemes, *dtype, weight, quantized)?;
         }
         Storage::Gguf(storage, grid) => {
             let model = gguf::Model {
@@ -216,8 +218,8 @@ fn write_model(
                 template_dir: context.tokenizer_dir,
             };
             let codes = |spec: &ParameterSpec| {
-                let grid = grid.as_ref().filter(|_| student.grid_of(spec).is_some())?;
-                Some(quantized(grid, spec))
+                grid.and(student.scheme_of(spec))
+                    .map(|scheme| quantized(scheme, spec))
             };
             return gguf::write_model(dir, &model, weight, codes);
         }
@@ -225,10 +227,6 @@ fn write_model(
     Ok(dir.to_path_buf())
 }
 
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "codes are whole numbers from -128 to 127"
-)]
 fn host(quantized: &Quantized) -> QuantizedWeight {
     let read = |tensor: &Tensor<3>| {
         tensor
@@ -236,11 +234,9 @@ fn host(quantized: &Quantized) -> QuantizedWeight {
             .expect("codes and scales are f32")
     };
     QuantizedWeight {
-        codes: read(&quantized.codes)
-            .into_iter()
-            .map(|code| code as i8)
-            .collect(),
-        scales: read(&quantized.scales),
+        codes: read(&quantized.codes),
+        scales: read(&quantized.scaling.scales),
+        zeros: quantized.scaling.zeros.as_ref().map(read),
     }
 }
 
@@ -283,12 +279,11 @@ impl fmt::Display for Storage {
         };
         match self {
             Self::Plain(dtype) => f.write_str(name(dtype)),
-            Self::Packed(grid, dtype) => {
-                let scales = match grid.group_size {
-                    None => "one scale per row".to_owned(),
-                    Some(size) => format!("groups of {size}"),
-                };
-                write!(f, "int{}, {scales}, {} elsewhere", grid.bits, name(dtype))
+            Self::Packed(schemes, dtype) => {
+                for scheme in schemes {
+                    write!(f, "{scheme}, ")?;
+                }
+                write!(f, "{} elsewhere", name(dtype))
             }
             Self::Gguf(storage, _) => write!(
                 f,

@@ -6,7 +6,7 @@ use super::fused::{Sight, attention};
 use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
-use super::{DecoderConfig, LayerType, Site, Tap};
+use super::{DecoderConfig, InputLevels, LayerType, Site, Tap};
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]
@@ -23,6 +23,8 @@ pub struct Attention {
     pub qkv_bias: Option<[Tensor<2>; 3]>,
     /// Norms of queries and keys, `[1, H]` each.
     pub qk_norm: Option<[Tensor<2>; 2]>,
+    /// What enters the projections is rounded to.
+    pub inputs: InputLevels,
 }
 
 /// Keys and values of the positions that were already read, `[B, KV, S, H]` each.
@@ -132,6 +134,7 @@ impl Attention {
             config.head_dim,
         );
         tap.observe(Site::AttentionInput, &x);
+        let x = self.inputs.round(Site::AttentionInput, x);
 
         let [queries, keys, values] = self.project(x, config);
         let split =
@@ -147,7 +150,7 @@ impl Attention {
         let (sight, mask) = (&context.sight, context.mask.as_ref());
         let mixed = attention(queries, keys, values, sight, mask); // [B, T, N·H]
         tap.observe(Site::AttentionOutput, &mixed);
-        mixed
+        self.inputs.round(Site::AttentionOutput, mixed)
     }
 
     /// Queries, keys and values before they are turned: projected, then moved by their bias or normed head by head

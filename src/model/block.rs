@@ -5,7 +5,7 @@ use burn::tensor::Tensor;
 use super::attention::{Attention, AttentionContext, KeyValues};
 use super::mlp::Mlp;
 use super::norm::norm;
-use super::{Architecture, DecoderConfig, Site, Tap};
+use super::{Architecture, DecoderConfig, InputLevels, Site, Tap};
 
 /// Weights of one layer.
 #[derive(Debug, Clone)]
@@ -36,6 +36,7 @@ impl Block {
                     .has_qkv_bias()
                     .then(|| [next(), next(), next()]),
                 qk_norm: architecture.has_qk_norm().then(|| [next(), next()]),
+                inputs: InputLevels::default(),
             },
             attention_output_norm: has_output_norms.then(&mut *next),
             mlp_input_norm: next(),
@@ -43,6 +44,7 @@ impl Block {
                 gate_proj: next(),
                 up_proj: next(),
                 down_proj: next(),
+                inputs: InputLevels::default(),
             },
             mlp_output_norm: has_output_norms.then(next),
         }
@@ -57,11 +59,13 @@ impl Block {
             o_proj,
             qkv_bias,
             qk_norm,
+            inputs: _,
         } = &self.attention;
         let Mlp {
             gate_proj,
             up_proj,
             down_proj,
+            inputs: _,
         } = &self.mlp;
         let mut tensors = vec![&self.attention_input_norm, q_proj, k_proj, v_proj, o_proj];
         tensors.extend(qkv_bias.iter().flatten());
@@ -70,6 +74,17 @@ impl Block {
         tensors.extend([&self.mlp_input_norm, gate_proj, up_proj, down_proj]);
         tensors.extend(&self.mlp_output_norm);
         tensors.into_iter().cloned().collect()
+    }
+
+    /// How what enters its projections is rounded.
+    pub(super) fn inputs(&self) -> &InputLevels {
+        &self.mlp.inputs
+    }
+
+    /// Rounds it to other levels than now.
+    pub(super) fn set_inputs(&mut self, inputs: InputLevels) {
+        self.attention.inputs = inputs.clone();
+        self.mlp.inputs = inputs;
     }
 
     /// # Shapes

@@ -5,7 +5,9 @@ use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use super::attention::{AttentionContext, KeyValues};
 use super::block::Block;
 use super::norm::norm;
-use super::{DecoderConfig, Head, LayerType, ParameterSpec, Site, Tap, parameter_specs};
+use super::{
+    DecoderConfig, Head, InputLevels, LayerType, ParameterSpec, Site, Tap, parameter_specs,
+};
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
@@ -44,7 +46,22 @@ impl Decoder {
             .into_iter()
             .map(|(spec, tensor)| function(&spec, tensor))
             .collect();
-        Self::from_list(self.config.clone(), tensors)
+        let inputs = self.blocks.iter().map(|block| block.inputs().clone());
+        Self::from_list(self.config.clone(), tensors).with_inputs(inputs.collect())
+    }
+
+    /// Rounds what enters the projections of each layer to other levels than now; a decoder is made to round nothing.
+    ///
+    /// # Panics
+    ///
+    /// If there is not one entry per layer.
+    #[must_use]
+    pub fn with_inputs(mut self, inputs: Vec<InputLevels>) -> Self {
+        assert_eq!(inputs.len(), self.blocks.len(), "one entry per layer");
+        for (block, inputs) in self.blocks.iter_mut().zip(inputs) {
+            block.set_inputs(inputs);
+        }
+        self
     }
 
     /// All parameters, in the order of [`parameter_specs`].

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use super::fused::swiglu;
 use super::linear::linear;
-use super::{Activation, Site, Tap};
+use super::{Activation, InputLevels, Site, Tap};
 
 /// Weights of one feed-forward layer: `down(activation(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub struct Mlp {
     pub up_proj: Tensor<2>,
     /// `[D, F]`
     pub down_proj: Tensor<2>,
+    /// What enters them is rounded to.
+    pub inputs: InputLevels,
 }
 
 impl Mlp {
@@ -39,6 +41,7 @@ impl Mlp {
         tap: &mut Tap<'_>,
     ) -> Tensor<3> {
         tap.observe(Site::MlpInput, &x);
+        let x = self.inputs.round(Site::MlpInput, x);
         let gate = linear(x.clone(), &self.gate_proj); // [B, T, F]
         let up = linear(x, &self.up_proj);
         let hidden = match activation {
@@ -46,7 +49,7 @@ impl Mlp {
             Activation::GeluTanh => gelu_tanh(gate) * up,
         };
         tap.observe(Site::MlpHidden, &hidden);
-        hidden
+        self.inputs.round(Site::MlpHidden, hidden)
     }
 }
 

@@ -17,6 +17,7 @@ pub mod mlp;
 pub mod norm;
 mod parameters;
 pub mod rope;
+mod scheme;
 pub mod soft_cap;
 mod tap;
 
@@ -27,4 +28,5 @@ pub use decoder::{Decoder, LayerContexts, ids_tensor};
 pub use fused::add_product;
 pub use head::Head;
 pub use parameters::{ParameterKind, ParameterSpec, num_parameters, parameter_specs};
+pub use scheme::{InputLevels, Scheme, Schemes, uneven_groups, unlike_parts};
 pub use tap::{Site, Tap};

@@ -26,6 +26,8 @@ pub enum ParameterKind {
     Bias,
     /// Untied output layer, `[V, D]`.
     Head,
+    /// Learned factors of the scales of a quantised weight; in no checkpoint, and so not in the table.
+    Scale,
 }
 
 impl ParameterSpec {
@@ -34,9 +36,12 @@ impl ParameterSpec {
         self.shape[0] * self.shape[1]
     }
 
-    /// Whether it is one row of numbers, such as a norm's: stored with one dimension and not decayed.
+    /// Whether it is not decayed: one row of numbers, such as a norm's, stored with one dimension, or factors of scales.
     pub fn is_vector(&self) -> bool {
-        matches!(self.kind, ParameterKind::Norm | ParameterKind::Bias)
+        matches!(
+            self.kind,
+            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale
+        )
     }
 
     /// Shape in a checkpoint file: that of the spec, but `[N]` for a vector.

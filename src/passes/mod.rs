@@ -1,6 +1,7 @@
 //! Passes: each takes a student and returns a student.
 
 pub mod prune;
+pub mod quantize;
 mod removed;
 pub mod shrink;
 
@@ -10,7 +11,6 @@ use thiserror::Error;
 
 pub use self::removed::{Parts, Removed, Sizes};
 use crate::calibration::Interrupted;
-use crate::model::grid::Grid;
 use crate::pruning::PruneError;
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
@@ -61,19 +61,21 @@ pub fn apply(
         PassPlan::Shrink(plan) => shrink::shrink(plan, student, context),
         PassPlan::Quantize(plan) => {
             let mut student = student;
-            student.grid = Some(Grid {
-                bits: plan.bits,
-                group_size: plan.group_size,
-            });
+            student.schemes = quantize::schemes(plan, &student.decoder.config);
             match &plan.method {
                 QuantizeMethod::RoundToNearest => Ok(student),
-                QuantizeMethod::Qat(fit) => Ok(distill(fit, student, context)?),
+                QuantizeMethod::Qat(fit) => {
+                    if plan.learn_scales {
+                        student.learn_scales();
+                    }
+                    Ok(distill(fit, student, context)?)
+                }
             }
         }
     }
 }
 
-/// Trains against the cache and the text, with whatever masks and grid the student has.
+/// Trains against the cache and the text, with whatever masks and schemes the student has.
 ///
 /// Projections of hidden states are thrown away at the end. An adapter is merged; without masks it is also left for `peft`,
 /// which knows no masks.

@@ -1,6 +1,7 @@
 //! What will fail, fails here: a look at headers before any work.
 
 mod prune;
+mod schemes;
 mod student;
 
 use std::io;

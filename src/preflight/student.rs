@@ -5,8 +5,7 @@ use std::path::Path;
 use super::Preflight;
 use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
-use crate::model::grid::Grid;
-use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::model::{DecoderConfig, parameter_specs};
 use crate::passes;
 use crate::recipe::{PassPlan, RecipeFaults, StudentPlan};
 use crate::student::{
@@ -40,7 +39,7 @@ impl Preflight<'_> {
             (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
         };
         let configs = self.shrunk(&config)?;
-        self.groups(&configs)?;
+        self.schemes(&configs)?;
         self.patterns(&configs)?;
         self.ranks(&configs)?;
         match teacher {
@@ -74,6 +73,16 @@ impl Preflight<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The student without repeats of layers.
+    pub(super) fn own_layers(&self, config: &DecoderConfig) -> DecoderConfig {
+        let repeats = match &self.plan.student {
+            StudentPlan::Architecture(sizes) => sizes.layer_repeats,
+            _ => 1,
+        };
+        let layers: Vec<usize> = (0..config.num_hidden_layers).step_by(repeats).collect();
+        config.with_layers(&layers)
     }
 
     /// An adapter is at most as wide as what it is added to.
@@ -148,41 +157,6 @@ impl Preflight<'_> {
                 found.a.ends(),
                 found.b.ends()
             ));
-        }
-        Ok(())
-    }
-
-    fn groups(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
-        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
-            let PassPlan::Quantize(plan) = pass else {
-                continue;
-            };
-            let grid = Grid {
-                bits: plan.bits,
-                group_size: plan.group_size,
-            };
-            let specs = parameter_specs(&configs[pass_idx]);
-            let uneven = specs
-                .iter()
-                .find(|spec| spec.kind == ParameterKind::Linear && !grid.divides(spec.shape[1]));
-            if let (Some(spec), Some(group_size)) = (uneven, plan.group_size) {
-                let columns = spec.shape[1];
-                let fact = format!(
-                    "`group_size` {group_size} does not divide the {columns} columns of `{}`",
-                    spec.name
-                );
-                let fault = Diagnostic::new("quantize/uneven-groups", fact)
-                    .help("use a divisor, or `channel`");
-                let label = format!(
-                    "{columns} / {group_size} leaves {} over",
-                    columns % group_size
-                );
-                return Err(self.fault(
-                    &format!("passes.{pass_idx}.quantize.group_size"),
-                    &label,
-                    fault,
-                ));
-            }
         }
         Ok(())
     }

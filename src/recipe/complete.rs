@@ -8,10 +8,11 @@ use super::fields::{Fields, Item};
 use super::loss_plan::{HiddenPlan, JsdPlan, LossWeights, SkewPlan, TailPlan};
 use super::plan::{
     CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GgufType,
-    PassPlan, Plan, QuantizeMethod, QuantizePlan, Sampling, SupportPlan, TeacherPlan,
-    TokenizerPlan,
+    PassPlan, Plan, Sampling, SupportPlan, TeacherPlan, TokenizerPlan,
 };
 use super::prune_complete::{gradual, prune, shrink};
+use super::quantize_complete::{overrides, scheme};
+use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
 };
@@ -50,15 +51,6 @@ pub(super) fn plan(recipe: &Fields, recipe_path: PathBuf) -> Option<Plan> {
         passes,
         export: export(recipe.block("export")?)?,
     })
-}
-
-/// Weights that share a scale; `None` is one scale per row. By default 32 with 4 bits, the group that
-/// compressed-tensors, GGUF, GPTQ and AWQ share, and rows with 8 bits, where groups gain little.
-pub(super) fn group_size(fields: &Fields) -> Option<u64> {
-    if fields.is_written("group_size") {
-        return fields.get("group_size");
-    }
-    (fields.get::<u32>("bits") == Some(4)).then_some(32)
 }
 
 fn data(fields: &Fields) -> Option<DataPlan> {
@@ -123,8 +115,9 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
                 "qat" => QuantizeMethod::Qat(Box::new(fit(fields, cache)?)),
                 _ => QuantizeMethod::RoundToNearest,
             },
-            bits: fields.get("bits")?,
-            group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
+            scheme: scheme(fields)?,
+            overrides: overrides(fields)?,
+            learn_scales: fields.get("learn_scales")?,
         }),
     })
 }

@@ -1,7 +1,7 @@
 //! The recipe: from YAML text to a checked and completed [`Plan`].
 //!
 //! `tree` reads YAML with places, `set` replaces values, `file` checks each key against the table in
-//! `recipe_keys`, `student_keys`, `pass_keys`, `loss_keys` and `prune_keys`, `check` and the files beside it what keys mean together, and `complete` makes the plan.
+//! `recipe_keys`, `student_keys`, `pass_keys`, `loss_keys`, `prune_keys` and `quantize_keys`, `check` and the files beside it what keys mean together, and `complete` makes the plan.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -22,6 +22,10 @@ mod prune_check;
 mod prune_complete;
 mod prune_keys;
 mod prune_plan;
+mod quantize_check;
+mod quantize_complete;
+mod quantize_keys;
+mod quantize_plan;
 mod recipe_keys;
 mod reference;
 mod resolved;
@@ -41,6 +45,7 @@ use std::path::{Path, PathBuf};
 pub use loss_plan::*;
 pub use plan::*;
 pub use prune_plan::*;
+pub use quantize_plan::*;
 pub use reference::{reference_markdown, schema};
 pub use resolved::resolved_yaml;
 pub use schedule_plan::*;

@@ -8,6 +8,7 @@ use super::keys::{
 };
 use super::loss_keys::{LOSSES, TEMPERATURE_WALK};
 use super::prune_keys::{GRADUAL, PRUNE, SHRINK};
+use super::quantize_keys::QUANTIZE;
 use super::student_keys::ADAPTER;
 
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
@@ -63,31 +64,8 @@ static DISTILL: Block = Block {
     ],
 };
 
-static QUANTIZE: Block = Block {
-    name: "quantize",
-    about: "Put the weights on a quantised grid. The keys of training are for `method: qat` alone.",
-    keys: &[
-        &[
-            required(
-                "method",
-                Kind::Word(&["round-to-nearest", "qat"]),
-                "round, or train with the rounding in the loop",
-            ),
-            or("bits", Kind::IntegerOf(&[4, 8]), "4", "width of a weight"),
-            rule(
-                "group_size",
-                Kind::IntegerOr(8, MAX_SIZE, "channel"),
-                "32 with 4 bits, `channel` with 8",
-                "weights that share a scale, along the input; `channel`: one scale per output row",
-            ),
-            rule("steps", STEPS, "required with `method: qat`", STEPS_ABOUT),
-        ],
-        &FIT,
-    ],
-};
-
-const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
-const STEPS_ABOUT: &str = "optimizer updates";
+pub(super) const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
+pub(super) const STEPS_ABOUT: &str = "optimizer updates";
 
 /// The keys of training, but for `steps`.
 pub(super) static FIT: [Key; 24] = [

@@ -239,3 +239,30 @@ fn what_prunes_is_written_back_as_it_was() {
         assert_eq!(again.passes, plan.passes, "{written}");
     }
 }
+
+#[test]
+fn a_scheme_is_completed_and_its_defaults_leave_the_plan_as_it_was() {
+    let plan = |keys: &str| {
+        let quantize = format!("quantize: {{ method: round-to-nearest, {keys} }}");
+        let text = MINIMAL.replace("distill: { steps: 7 }", &quantize);
+        let plan = load_text(&text, &[]).unwrap();
+        serde_json::to_value(&plan.passes[0]).unwrap()["quantize"].to_string()
+    };
+    let before = r#"{"method":"round_to_nearest","bits":4,"group_size":32}"#;
+    assert_eq!(plan(""), before);
+    let written = "type: int, bits: 4, symmetric: true, activations: none, overrides: []";
+    assert_eq!(plan(written), before);
+    assert_eq!(
+        plan("type: fp8, activations: per_token"),
+        r#"{"method":"round_to_nearest","bits":8,"group_size":null,"type":"fp8","activations":"per_token"}"#
+    );
+    assert_eq!(
+        plan(
+            "bits: 3, symmetric: false, overrides: [{ modules: [o_proj], layers: [1], bits: 8 }, { keep: true }]"
+        ),
+        r#"{"method":"round_to_nearest","bits":3,"group_size":32,"symmetric":false,"overrides":["#
+            .to_owned()
+            + r#"{"modules":["o_proj"],"layers":[1],"scheme":{"bits":8,"group_size":null}},"#
+            + r#"{"modules":["q_proj","k_proj","v_proj","o_proj","gate_proj","up_proj","down_proj"],"scheme":null}]}"#
+    );
+}

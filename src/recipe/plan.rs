@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::loss_plan::{LossWeights, TailPlan};
 use super::prune_plan::{GradualPlan, PrunePlan, ShrinkPlan};
+use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{EarlyStopPlan, HandOn, RateSchedule, TemperaturePlan, is_true};
 use super::student_plan::{AdapterPlan, StudentPlan};
 
@@ -216,27 +217,6 @@ pub struct FitPlan {
     /// Steps between log lines.
     #[serde(skip)]
     pub log_every: usize,
-}
-
-/// How weights reach the grid.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct QuantizePlan {
-    /// Round to nearest, or train with the rounding in the loop.
-    pub method: QuantizeMethod,
-    /// 4 or 8.
-    pub bits: u32,
-    /// Weights that share a scale, along the input; `None` is one scale per output row.
-    pub group_size: Option<usize>,
-}
-
-/// Round to nearest, or train with the rounding in the loop.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum QuantizeMethod {
-    /// No training.
-    RoundToNearest,
-    /// Quantisation-aware training, straight-through estimator.
-    Qat(Box<FitPlan>),
 }
 
 /// What is written at the end.

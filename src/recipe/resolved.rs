@@ -6,8 +6,9 @@ use std::path::{Component, Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::loss_plan::TailPlan;
-use super::plan::{FitPlan, PassPlan, Plan, QuantizeMethod, SupportPlan, TokenizerPlan};
+use super::plan::{FitPlan, PassPlan, Plan, SupportPlan, TokenizerPlan};
 use super::prune_plan::{PruneMethod, Zeros};
+use super::quantize_plan::{NumberType, OverridePlan, QuantizeMethod, SchemePlan};
 use super::schedule_plan::RateSchedule;
 use super::student_plan::StudentPlan;
 
@@ -114,13 +115,43 @@ fn pass(pass: &PassPlan) -> Value {
                 QuantizeMethod::Qat(plan) => ("qat", fit(plan)),
             };
             put(&mut keys, "method", json!(method));
-            put(&mut keys, "bits", json!(plan.bits));
-            let channel = json!("channel");
-            let group_size = plan.group_size.map_or(channel, |size| json!(size));
-            put(&mut keys, "group_size", group_size);
+            put_scheme(&mut keys, &plan.scheme);
+            if !plan.overrides.is_empty() {
+                let overrides: Vec<Value> = plan.overrides.iter().map(one_override).collect();
+                put(&mut keys, "overrides", json!(overrides));
+            }
+            if plan.learn_scales {
+                put(&mut keys, "learn_scales", json!(true));
+            }
             json!({"quantize": keys})
         }
     }
+}
+
+fn put_scheme(keys: &mut Value, plan: &SchemePlan) {
+    if let Value::Object(written) = json!(plan) {
+        for (key, value) in written {
+            put(keys, &key, value);
+        }
+    }
+    if plan.group_size.is_none() {
+        put(keys, "group_size", json!("channel"));
+    }
+    if plan.number != NumberType::Int {
+        drop_key(keys, "bits"); // it has no effect and is refused
+    }
+}
+
+fn one_override(plan: &OverridePlan) -> Value {
+    let mut keys = json!({"modules": plan.modules});
+    if let Some(layers) = &plan.layers {
+        put(&mut keys, "layers", json!(layers));
+    }
+    match &plan.scheme {
+        Some(scheme) => put_scheme(&mut keys, scheme),
+        None => put(&mut keys, "keep", json!(true)),
+    }
+    keys
 }
 
 fn fit(plan: &FitPlan) -> Value {

@@ -3,7 +3,7 @@
 use super::keys::{ABOVE_0, Block, Kind, MAX_SIZE, SHARE_ABOVE_0, or, required, rule};
 use super::recipe_keys::CHECKPOINT;
 
-const MAX_LAYERS: u64 = 1024;
+pub(super) const MAX_LAYERS: u64 = 1024;
 
 pub(super) static STUDENT: Block = Block {
     name: "student",
@@ -172,7 +172,7 @@ pub(super) static ADAPTER: Block = Block {
     ]],
 };
 
-const TARGETS: [&str; 7] = [
+pub(super) const TARGETS: [&str; 7] = [
     "q_proj",
     "k_proj",
     "v_proj",

@@ -180,7 +180,11 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::Integer(min, max) => whole_number(*min, *max),
         Kind::IntegerOf(allowed) => {
             let allowed: Vec<String> = allowed.iter().map(u64::to_string).collect();
-            allowed.join(" or ")
+            match allowed.split_last() {
+                Some((last, [])) => last.clone(),
+                Some((last, others)) => format!("{} or {last}", others.join(", ")),
+                None => String::new(),
+            }
         }
         Kind::IntegerOr(min, max, word) => format!("{} or `{word}`", whole_number(*min, *max)),
         Kind::Tokens(min) => {

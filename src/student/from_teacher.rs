@@ -200,7 +200,7 @@ impl Kept {
     pub fn cut_student(&self, student: &Student) -> Student {
         let is_plain = student.layer_repeats == 1 && student.adapter.is_none();
         assert!(
-            is_plain && student.grid.is_none(),
+            is_plain && student.schemes.is_empty(),
             "weights and masks alone"
         );
         let mut small = Student::new(self.cut(&student.decoder));

@@ -1,45 +1,46 @@
-//! The student: a decoder with the masks and grids that passes put on it.
+//! The student: a decoder with the masks and schemes that passes put on it.
 
 mod adapter;
+mod disk;
 mod from_teacher;
 mod importance;
 mod projection;
+mod quantized;
+mod scales;
 mod sharing;
 mod shrink;
 
 use std::collections::BTreeMap;
-use std::io;
-use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
+pub use self::scales::LearnedScales;
 pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
-use crate::model::grid::{Grid, round_to_bf16};
+use crate::model::grid::round_to_bf16;
 use crate::model::{
-    Architecture, Decoder, DecoderConfig, LayerType, ParameterKind, ParameterSpec, Rope,
-    RopeScaling, parameter_specs,
+    Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,
+    Rope, RopeScaling, Schemes, parameter_specs,
 };
 use crate::random::Stream;
 use crate::recipe::ArchitecturePlan;
-use crate::tensors::{self, TensorsError};
+use crate::tensors::TensorsError;
 
 /// File of a student inside an artifact.
 pub const STUDENT_FILE: &str = "student.safetensors";
 
 /// A model in training: free weights, and what stands between them and the model that runs.
 ///
-/// The model that runs has the *effective* weights: weight × mask, rounded to the grid (and, beside a grid, to
-/// bf16 where there is none: a quantised checkpoint is bf16 around integers). Training moves the
+/// The model that runs has the *effective* weights: weight × mask, rounded to the grid of its scheme (and, beside
+/// grids, to bf16 where there is none: a quantised checkpoint is bf16 around integers). Training moves the
 /// free weights; the gradient of an effective weight is taken as that of the free one where the mask is 1
-/// (the straight-through estimator, Bengio et al. 2013, <https://arxiv.org/abs/1308.3432>). The grid's scale
+/// (the straight-through estimator, Bengio et al. 2013, <https://arxiv.org/abs/1308.3432>). A grid's scale
 /// follows the largest weight of its group, so no weight is ever further than half a step from the grid and
-/// nothing needs to be cut off.
+/// nothing needs to be cut off; or it is trained, too, and weights beyond its reach have no gradient.
 #[derive(Debug, Clone)]
 pub struct Student {
     /// Free weights.
@@ -49,8 +50,10 @@ pub struct Student {
     pub layer_repeats: usize,
     /// By parameter name: 1 where a weight is kept, 0 where it was pruned.
     pub masks: BTreeMap<String, Tensor<2>>,
-    /// The grid of all linear layers inside blocks, once a pass has put them on one.
-    pub grid: Option<Grid>,
+    /// How weights of `decoder` are quantised, once a pass has put them on a grid.
+    pub schemes: Schemes,
+    /// By parameter name: scales that are trained. The others follow the weights.
+    pub scales: BTreeMap<String, LearnedScales>,
     /// What is added to free weights and trained in their place, while a pass does so.
     pub adapter: Option<Adapter>,
     /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.
@@ -75,31 +78,16 @@ pub enum StudentError {
     },
 }
 
-#[derive(Serialize, Deserialize)]
-struct Facts {
-    config: DecoderConfig,
-    grid: Option<Grid>,
-    #[serde(default = "one", skip_serializing_if = "is_one")]
-    layer_repeats: usize,
-}
-
-fn one() -> usize {
-    1
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_one(count: &usize) -> bool {
-    *count == 1
-}
-
 impl Student {
-    /// A student without masks and grid, each of whose layers runs once.
+    /// A student without masks and schemes, each of whose layers runs once.
     pub fn new(decoder: Decoder) -> Self {
+        let free = vec![InputLevels::default(); decoder.config.num_hidden_layers];
         Self {
-            decoder,
+            decoder: decoder.with_inputs(free),
             layer_repeats: 1,
             masks: BTreeMap::new(),
-            grid: None,
+            schemes: Schemes::new(),
+            scales: BTreeMap::new(),
             adapter: None,
             projections: Vec::new(),
         }
@@ -142,29 +130,38 @@ impl Student {
     /// The model that runs and is exported.
     pub fn effective(&self) -> Decoder {
         self.unroll(&self.effective_weights())
+            .with_inputs(self.inputs())
     }
 
     /// The effective weights of the student's own layers, each once.
     pub fn effective_weights(&self) -> Decoder {
-        if self.masks.is_empty() && self.grid.is_none() && self.adapter.is_none() {
+        if self.masks.is_empty() && self.schemes.is_empty() && self.adapter.is_none() {
             return self.decoder.clone();
         }
         self.decoder.map(|spec, weight| {
             let weight = self.masked(spec, self.adapted(spec, weight));
-            match (self.grid, self.grid_of(spec)) {
-                (_, Some(grid)) => grid.fake_quantize(weight),
-                (Some(_), None) => round_to_bf16(weight),
-                (None, None) => weight,
+            match self.schemes.get(&spec.name) {
+                Some(scheme) => {
+                    let shape = weight.dims();
+                    let on_grid = self.quantize(spec, *scheme, weight);
+                    on_grid.scaling.values(on_grid.codes).reshape(shape)
+                }
+                None if self.schemes.is_empty() => weight,
+                None => round_to_bf16(weight),
             }
         })
     }
 
-    /// What training moves: the matrices of the adapter if there is one, else all free weights; and then the projections.
+    /// What training moves: the matrices of the adapter if there is one, else all free weights and what learned scales are
+    /// multiplied by; and then the projections.
     pub fn trained(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
         let mut trained = match &self.adapter {
             Some(adapter) => adapter.parameters(),
             None => self.decoder.parameters(),
         };
+        if self.adapter.is_none() {
+            trained.extend(self.factors());
+        }
         trained.extend(self.projections.iter().map(Projection::parameter));
         trained
     }
@@ -193,6 +190,7 @@ impl Student {
             let mut matrices = matrices.into_iter();
             let mut next = || matrices.next().expect("a matrix for each free weight");
             student.decoder = self.decoder.map(|_, _| next());
+            student.take_factors(next);
         }
         student
     }
@@ -200,18 +198,21 @@ impl Student {
     /// The gradient of what is trained, but for the projections, from that of the effective weights.
     pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
         let gradients = self.fold(gradients);
-        if self.masks.is_empty() && self.adapter.is_none() {
+        if self.masks.is_empty() && self.adapter.is_none() && self.scales.is_empty() {
             return gradients;
         }
-        let specs = parameter_specs(&self.decoder.config).into_iter();
-        let masked = specs.zip(gradients).map(|(spec, gradient)| {
-            let gradient = self.masked(&spec, gradient);
-            (spec.name, gradient)
+        let specs = parameter_specs(&self.decoder.config);
+        let mut gradients: Vec<_> = specs.iter().zip(gradients).collect();
+        let of_factors = self.pull_back_scales(&mut gradients);
+        let masked = gradients.into_iter().map(|(spec, gradient)| {
+            let gradient = self.masked(spec, gradient);
+            (spec.name.clone(), gradient)
         });
-        match &self.adapter {
-            Some(adapter) => adapter.pull_back(masked.collect()),
-            None => masked.map(|(_, gradient)| gradient).collect(),
+        if let Some(adapter) = &self.adapter {
+            return adapter.pull_back(masked.collect());
         }
+        let weights = masked.map(|(_, gradient)| gradient);
+        weights.chain(of_factors).collect()
     }
 
     /// The student whose free weights hold what its adapter adds to them, masks applied.
@@ -237,11 +238,6 @@ impl Student {
             }
         });
         Self { decoder, ..self }
-    }
-
-    /// The grid of a parameter, if it is on one.
-    pub fn grid_of(&self, spec: &ParameterSpec) -> Option<Grid> {
-        self.grid.filter(|_| spec.kind == ParameterKind::Linear)
     }
 
     /// A parameter with its mask applied.
@@ -290,58 +286,6 @@ impl Student {
             .sum();
         bits.div_ceil(8)
     }
-
-    /// Writes `student.safetensors` into a folder: free weights, masks, config and grid.
-    pub fn save(&self, dir: &Path) -> io::Result<()> {
-        let mut matrices: Vec<_> = self
-            .decoder
-            .parameters()
-            .into_iter()
-            .map(|(spec, weight)| (spec.name, weight))
-            .collect();
-        matrices.extend(
-            self.masks
-                .iter()
-                .map(|(name, mask)| (mask_name(name), mask.clone())),
-        );
-        let facts = Facts {
-            config: self.decoder.config.clone(),
-            grid: self.grid,
-            layer_repeats: self.layer_repeats,
-        };
-        tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
-    }
-
-    /// Reads what [`Student::save`] wrote.
-    pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
-        let path = dir.join(STUDENT_FILE);
-        let (mut matrices, facts): (_, Facts) = tensors::load(&path, device)?;
-        let mut masks = BTreeMap::new();
-        let decoder = Decoder::from_parameters(facts.config, |spec| {
-            if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
-                masks.insert(spec.name.clone(), mask);
-            }
-            matrices
-                .remove(&spec.name)
-                .filter(|weight| weight.dims() == spec.shape)
-                .ok_or_else(|| {
-                    let path = path.display().to_string();
-                    StudentError::Parameter {
-                        path,
-                        name: spec.name.clone(),
-                        shape: spec.shape,
-                    }
-                })
-        })?;
-        Ok(Self {
-            decoder,
-            masks,
-            grid: facts.grid,
-            layer_repeats: facts.layer_repeats,
-            adapter: None,
-            projections: Vec::new(),
-        })
-    }
 }
 
 /// The architecture of a fresh student for a tokenizer of `vocab_size` tokens.
@@ -381,10 +325,6 @@ pub fn architecture(
         eos_token_ids: end_of_text.into_iter().collect(),
         pad_token_id: None,
     }
-}
-
-fn mask_name(name: &str) -> String {
-    format!("mask.{name}")
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]

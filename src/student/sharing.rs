@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 
 use super::{Kept, Student};
-use crate::model::{Decoder, DecoderConfig, parameter_specs};
+use crate::model::{Decoder, DecoderConfig, Schemes, parameter_specs};
 
 impl Student {
     /// Architecture of the model that runs: one layer for each run of the student's own.
@@ -13,7 +13,7 @@ impl Student {
         self.decoder.config.with_layers(&self.runs())
     }
 
-    /// The same student without sharing: a layer for each run, masks alike.
+    /// The same student without sharing: a layer for each run, masks, schemes and scales alike.
     ///
     /// # Panics
     ///
@@ -22,17 +22,28 @@ impl Student {
     pub fn unrolled(&self) -> Self {
         assert!(self.adapter.is_none(), "an adapter is merged before");
         let decoder = self.unroll(&self.decoder);
-        let names = parameter_specs(&decoder.config).into_iter();
-        let mask = |name: String| {
-            let mask = self.masks.get(&self.own_name(&name))?.clone();
-            Some((name, mask))
-        };
-        Self {
-            masks: names.filter_map(|spec| mask(spec.name)).collect(),
+        let specs = parameter_specs(&decoder.config).into_iter();
+        let names = specs.map(|spec| (self.own_name(&spec.name), spec.name));
+        let mut student = Self {
+            masks: BTreeMap::new(),
+            schemes: Schemes::new(),
+            scales: BTreeMap::new(),
             decoder,
             layer_repeats: 1,
             ..self.clone()
+        };
+        for (own, name) in names {
+            if let Some(scheme) = self.schemes.get(&own) {
+                student.schemes.insert(name.clone(), *scheme);
+            }
+            if let Some(learned) = self.scales.get(&own) {
+                student.scales.insert(name.clone(), learned.clone());
+            }
+            if let Some(mask) = self.masks.get(&own) {
+                student.masks.insert(name, mask.clone());
+            }
         }
+        student
     }
 
     /// A decoder of the student's own layers as one with a layer for each run; their tensors are shared.
@@ -66,7 +77,7 @@ impl Student {
     }
 
     /// Name of the student's own weight that a weight of the model that runs is.
-    fn own_name(&self, name: &str) -> String {
+    pub(super) fn own_name(&self, name: &str) -> String {
         let of_layer = name
             .strip_prefix("model.layers.")
             .and_then(|rest| rest.split_once('.'));
@@ -80,7 +91,7 @@ impl Student {
     }
 
     /// The student's own layers, in the order in which they run.
-    fn runs(&self) -> Vec<usize> {
+    pub(super) fn runs(&self) -> Vec<usize> {
         let num_runs = self.decoder.config.num_hidden_layers * self.layer_repeats;
         (0..num_runs).map(|run| run / self.layer_repeats).collect()
     }

@@ -16,7 +16,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
-use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, ids_tensor};
+use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterKind, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
 use select::{PositionSupport, RowDraws};
 
@@ -59,7 +59,7 @@ pub fn load_teacher(
         vocab_size: num_tokens.min(whole.vocab_size),
         ..whole.clone()
     };
-    Decoder::from_parameters(config, |spec| {
+    let decoder = Decoder::from_parameters(config, |spec| {
         let mut weight = match spec.kind {
             ParameterKind::Embedding | ParameterKind::Head => {
                 checkpoint.weight(&ParameterSpec {
@@ -70,11 +70,11 @@ pub fn load_teacher(
             _ => checkpoint.weight(spec)?,
         };
         weight.truncate(spec.num_elements());
-        Ok(Tensor::from_data(
-            TensorData::new(weight, spec.shape),
-            device,
-        ))
-    })
+        let data = TensorData::new(weight, spec.shape);
+        Ok::<_, CheckpointError>(Tensor::from_data(data, device))
+    })?;
+    let inputs = InputLevels::of_layers(&checkpoint.schemes(), whole);
+    Ok(decoder.with_inputs(inputs))
 }
 
 /// Positions in one forward pass on a CPU: enough to keep its units busy, few enough that the activations of a small

@@ -149,9 +149,10 @@ impl Trunk {
                     tracked.add_embedding_gradient(total, ids.clone(), slope.clone())
                 }
                 ParameterKind::Head => output_matrix.take().unwrap_or_else(|| zeros(parameter)),
-                ParameterKind::Norm | ParameterKind::Linear | ParameterKind::Bias => {
-                    gradient.unwrap_or_else(|| zeros(parameter))
-                }
+                ParameterKind::Norm
+                | ParameterKind::Linear
+                | ParameterKind::Bias
+                | ParameterKind::Scale => gradient.unwrap_or_else(|| zeros(parameter)),
             })
             .collect()
     }

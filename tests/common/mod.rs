@@ -276,6 +276,18 @@ pub(crate) fn figures(report: &Path) -> Value {
     report
 }
 
+/// The chain with these overrides is refused, by `run`, `plan` and `cache build` alike, before anything is written.
+pub(crate) fn assert_refused(workshop: &Workshop, overrides: &[&str], needles: &[&str]) {
+    let sets: Vec<&str> = overrides.iter().flat_map(|set| ["--set", set]).collect();
+    for command in [&["run"][..], &["plan"], &["cache", "build"]] {
+        let args = [command, &["chain.yaml"], &sets].concat();
+        let told = workshop.fails(&args, 2, needles);
+        assert!(told.contains("  = help: "), "{told}");
+        assert!(!told.contains("panicked"), "{told}");
+    }
+    assert!(!workshop.path("out").exists(), "something was written");
+}
+
 /// What a started program left behind, when it has ended.
 pub(crate) fn finished(child: Child) -> Ran {
     child.wait_with_output().unwrap().into()

@@ -40,7 +40,7 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> St
     step_gradient_with(decoder, &micro_batches, &spec, None, activations, read_back)
 }
 
-fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
+pub(crate) fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
     let kept = gradient(decoder, rows, Activations::Kept);
     let recomputed = gradient(decoder, rows, Activations::Recomputed);
     assert_eq!(kept.sums.read(), recomputed.sums.read(), "{name}");

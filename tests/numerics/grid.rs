@@ -1,17 +1,18 @@
 //! The grid against the reference quantiser of compressed-tensors.
 
+use std::collections::BTreeMap;
 use std::fs;
 
 use alambic::checkpoint::Checkpoint;
-use alambic::model::grid::{Grid, Quantized};
+use alambic::model::grid::{Grid, Levels, Quantized};
 use alambic::model::{ParameterKind, parameter_specs};
-use burn::tensor::Tensor;
+use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 use safetensors::SafeTensors;
 use serde::Deserialize;
 
 use super::golden;
-use super::tiny::tensor;
+use super::tiny::{device, tensor};
 
 /// A packed folder, the plain one it was made from, and its grid.
 const FOLDERS: [(&str, &str, u32, Option<usize>); 4] = [
@@ -55,7 +56,7 @@ struct Differences {
 impl Differences {
     /// Ours must be the nearest code to the quotient in f32, theirs the nearest to the quotient in bf16.
     fn add(&mut self, name: &str, weight: &[f32], quantized: &Quantized, want: &[f32], bits: u32) {
-        let (codes, scales) = (values(&quantized.codes), values(&quantized.scales));
+        let (codes, scales) = (values(&quantized.codes), values(&quantized.scaling.scales));
         assert_eq!(codes.len(), want.len(), "{name}");
         let per_scale = codes.len() / scales.len();
         let limit = f32::from(1_u8 << (bits - 1));
@@ -98,7 +99,7 @@ fn scales_equal_the_reference_and_codes_differ_only_where_bf16_moves_a_tie() {
         let source = Checkpoint::open(&golden::path(source)).unwrap();
         let bytes = fs::read(golden::path(folder).join("model.safetensors")).unwrap();
         let stored = SafeTensors::deserialize(&bytes).unwrap();
-        let grid = Grid { bits, group_size };
+        let grid = Grid::symmetric(bits, group_size);
         let mut found = Differences::default();
         for spec in parameter_specs(source.config()) {
             if spec.kind != ParameterKind::Linear {
@@ -115,13 +116,35 @@ fn scales_equal_the_reference_and_codes_differ_only_where_bf16_moves_a_tie() {
                 .iter()
                 .map(|bytes| bf16::from_le_bytes(*bytes).to_f32())
                 .collect();
-            assert_eq!(values(&quantized.scales), want, "{name}: scales");
+            assert_eq!(values(&quantized.scaling.scales), want, "{name}: scales");
             let packed = stored.tensor(&format!("{}_packed", spec.name)).unwrap();
             let want = unpack(packed.data(), bits);
             found.add(&name, &weight, &quantized, &want, bits);
         }
         assert!(found.codes >= 100_000, "{folder}: {} codes", found.codes);
         found.assert_few(folder, bits);
+    }
+}
+
+#[derive(Deserialize)]
+struct Activations {
+    shape: [usize; 3],
+    x: Vec<f32>,
+}
+
+#[test]
+fn rounded_activations_equal_the_reference_to_the_bit() {
+    let golden =
+        golden::read::<Activations, BTreeMap<String, Vec<f32>>>("rounded_activations.json");
+    let Activations { shape, x } = golden.inputs;
+    assert_eq!(golden.expected.len(), 2);
+    for (kind, want) in golden.expected {
+        let levels = match kind.as_str() {
+            "int8" => Levels::Symmetric { bits: 8 },
+            _ => Levels::Fp8,
+        };
+        let given = Tensor::<3>::from_data(TensorData::new(x.clone(), shape), &device());
+        assert_eq!(values(&levels.round_positions(given)), want, "{kind}");
     }
 }
 
@@ -142,12 +165,9 @@ fn int8_with_a_scale_per_row_equals_the_reference() {
     let golden = golden::read::<Inputs, Expected>("grid_int8_channel.json");
     let Inputs { shape, weight } = golden.inputs;
     let [rows, columns] = shape;
-    let grid = Grid {
-        bits: 8,
-        group_size: None,
-    };
+    let grid = Grid::symmetric(8, None);
     let quantized = grid.quantize(tensor(weight.clone(), shape));
-    let scales = values(&quantized.scales);
+    let scales = values(&quantized.scaling.scales);
     assert_eq!(scales.len(), rows);
     let mut zero_rows = 0;
     for (row, (got, want)) in scales.iter().zip(&golden.expected.scales).enumerate() {

@@ -30,6 +30,8 @@ mod grid;
 #[cfg(test)]
 mod hidden;
 #[cfg(test)]
+mod learned_scales;
+#[cfg(test)]
 mod not_finite;
 #[cfg(test)]
 mod optimizer;
@@ -37,6 +39,8 @@ mod optimizer;
 mod passes;
 #[cfg(test)]
 mod pruning;
+#[cfg(test)]
+mod schemes;
 #[cfg(test)]
 mod sharing;
 #[cfg(test)]

@@ -398,7 +398,9 @@ fn weight_decay_spares_the_embedding_if_told() {
                 assert_eq!(spared, free);
                 assert_ne!(spared, decayed);
             }
-            ParameterKind::Norm | ParameterKind::Bias => assert_eq!(decayed, free),
+            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => {
+                assert_eq!(decayed, free);
+            }
             ParameterKind::Linear | ParameterKind::Head => {
                 assert_eq!(spared, decayed);
                 assert_ne!(decayed, free);

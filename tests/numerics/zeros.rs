@@ -15,7 +15,7 @@ use alambic::tensors::to_vec;
 use safetensors::{Dtype, SafeTensors};
 
 use super::golden;
-use super::passes::{qat, run};
+use super::passes::{int, qat, run};
 use super::tiny::{config, fit_plan, random_decoder, random_rows};
 
 /// By parameter name, whether each weight is masked.
@@ -140,7 +140,7 @@ fn zeros_are_bit_exact_in_files_after_an_adapter_was_merged_and_after_training_o
             merged.clone(),
             &rows,
         );
-        let quantized = run(&qat(4, Some(16)), trained.clone(), &rows);
+        let quantized = run(&qat(int(4, Some(16))), trained.clone(), &rows);
         let (plain, packed) = (ExportFormat::HuggingFace, ExportFormat::CompressedTensors);
         let num_rounded = 1000; // small weights round to 0, too: about every seventh of those that stay
         for (when, student, format, num_others) in [

@@ -1,6 +1,7 @@
 //! Plain checkpoints: files, shards, shapes and dtypes.
 
 use super::*;
+use crate::model::grid::Levels;
 
 #[test]
 fn every_golden_folder_opens_and_gives_every_weight() {
@@ -8,8 +9,16 @@ fn every_golden_folder_opens_and_gives_every_weight() {
         let checkpoint = Checkpoint::open(&golden(name)).unwrap();
         let specs = parameter_specs(checkpoint.config());
         let num_stored = checkpoint.files().unwrap().names().count();
-        let is_packed = PACKED.contains(&name);
-        let num_extra = if is_packed { 2 * 14 } else { 0 }; // three tensors stand for each of 14 weights
+        let num_extra: usize = checkpoint
+            .schemes()
+            .values()
+            .map(|scheme| match (scheme.weight.levels, scheme.input) {
+                (Levels::Asymmetric { .. }, _) => 3,
+                (Levels::Symmetric { .. }, None) => 2,
+                _ => 1, // a scale beside the weight
+            })
+            .sum();
+        assert_eq!(num_extra > 0, PACKED.contains(&name), "{name}");
         assert_eq!(specs.len() + num_extra, num_stored, "{name}");
         for spec in specs {
             let weight = checkpoint.weight(&spec).unwrap();

@@ -24,7 +24,16 @@ const PLAIN: [&str; 11] = [
     "hf-qwen3-tied",
     "hf-smollm2-tied",
 ];
-const PACKED: [&str; 4] = [
+const PACKED: [&str; 13] = [
+    "ct-fp8-dynamic",
+    "ct-mixed-w4-w8a8",
+    "ct-w3a16-g32-sym",
+    "ct-w4a16-g128-asym",
+    "ct-w4a16-g128-sym",
+    "ct-w4a16-g32-asym",
+    "ct-w4a8-int",
+    "ct-w8a16-g32-asym",
+    "ct-w8a8-int8",
     "ct-w4a16-g32-sym",
     "ct-w4a16-g32-sym-tied",
     "ct-w4a16-channel-sym",
@@ -73,13 +82,6 @@ fn write_raw(path: &Path, header: &str, num_data_bytes: usize) {
 
 fn refusal(dir: &Path) -> String {
     Checkpoint::open(dir).unwrap_err().to_string()
-}
-
-fn spec(checkpoint: &Checkpoint, name: &str) -> ParameterSpec {
-    parameter_specs(checkpoint.config())
-        .into_iter()
-        .find(|spec| spec.name == name)
-        .unwrap()
 }
 
 #[test]

@@ -9,13 +9,13 @@ use half::f16;
 use serde_json::Value;
 
 use super::ExportError;
-use super::compressed_tensors::QuantizedWeight;
+use super::compressed_tensors::{QuantizedWeight, integers};
 use crate::checkpoint::{ROPE_FREQS, gguf_name};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerSource, tokenizer_metadata};
 use crate::gguf::{NewTensor, NewValue, TensorType, write};
-use crate::model::grid::Grid;
+use crate::model::grid::{Grid, Levels};
 use crate::model::rope::inverse_frequencies;
 use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
 use crate::recipe::{ExportDtype, ExportPlan, GgufType};
@@ -55,7 +55,9 @@ impl Storage {
     /// Type of a weight. Rows that do not fall into whole blocks are stored in smaller ones, or else as F16.
     pub fn kind(self, spec: &ParameterSpec) -> TensorType {
         let kind = match spec.kind {
-            ParameterKind::Norm | ParameterKind::Bias => return TensorType::F32,
+            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => {
+                return TensorType::F32;
+            }
             ParameterKind::Linear => self.linear,
             ParameterKind::Embedding | ParameterKind::Head => self.embedding,
         };
@@ -70,9 +72,9 @@ impl Storage {
 
 /// The type whose blocks are this grid.
 fn type_of_grid(grid: Grid) -> Option<TensorType> {
-    match (grid.bits, grid.group_size) {
-        (4, Some(32)) => Some(TensorType::Q4_0),
-        (8, Some(32)) => Some(TensorType::Q8_0),
+    match (grid.levels, grid.group_size) {
+        (Levels::Symmetric { bits: 4 }, Some(32)) => Some(TensorType::Q4_0),
+        (Levels::Symmetric { bits: 8 }, Some(32)) => Some(TensorType::Q8_0),
         _ => None,
     }
 }
@@ -232,7 +234,9 @@ fn blocks(
             dtype: "float16",
         });
     }
-    let (codes, _) = weight.codes.as_chunks::<32>();
+    let bits = if kind == TensorType::Q4_0 { 4 } else { 8 };
+    let codes = integers(&spec.name, &weight.codes, bits)?;
+    let (codes, _) = codes.as_chunks::<32>();
     let mut bytes: Vec<Vec<u8>> = Vec::with_capacity(codes.len());
     for (codes, scale) in codes.iter().zip(&weight.scales) {
         let mut block = f16::from_f32(*scale).to_le_bytes().to_vec();

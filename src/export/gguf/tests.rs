@@ -144,10 +144,7 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
         .clone();
     let source = Checkpoint::open(&golden("hf-llama")).unwrap();
     for (bits, kind) in [(4, TensorType::Q4_0), (8, TensorType::Q8_0)] {
-        let grid = Grid {
-            bits,
-            group_size: Some(32),
-        };
+        let grid = Grid::symmetric(bits, Some(32));
         let quantize = |spec: &ParameterSpec| {
             let data = burn::tensor::TensorData::new(source.weight(spec).unwrap(), spec.shape);
             let weight = burn::tensor::Tensor::from_data(data, &burn::tensor::Device::flex());

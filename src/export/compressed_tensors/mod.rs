@@ -1,0 +1,236 @@
+//! compressed-tensors: codes and what scales them, for vLLM, SGLang and transformers.
+//!
+//! Layout: `docs/formats-export.md`.
+
+mod config;
+mod pack;
+
+use std::path::Path;
+
+use ::safetensors::Dtype;
+
+use self::config::quantization_config;
+pub use self::pack::pack;
+use super::ExportError;
+use super::huggingface::write_configs;
+use super::safetensors::{
+    EncodedTensor, check_length, dtype_name, encode_bf16, encode_weight, write_file,
+};
+use crate::model::grid::Levels;
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::recipe::ExportDtype;
+
+/// A weight on its grid: `(code − zero) · scale`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizedWeight {
+    /// Row-major `[out, in]`; levels of the grid.
+    pub codes: Vec<f32>,
+    /// Row-major `[out, G]`; each exact in bfloat16, in which it is stored.
+    pub scales: Vec<f32>,
+    /// Row-major `[out, G]`, if the grid has zeros; levels of the grid.
+    pub zeros: Option<Vec<f32>>,
+}
+
+/// How the codes of a weight lie in the file; the names are those of `format` in `quantization_config`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Format {
+    /// Whole numbers in 32-bit words; weights only.
+    Pack,
+    /// Whole numbers in bytes, beside rounded activations.
+    Int,
+    /// Floats in bytes, beside rounded activations.
+    Float,
+    /// Floats in bytes; weights only.
+    Naive,
+}
+
+impl Format {
+    /// The format that the reference writer gives a scheme; an error if there is none.
+    pub(super) fn of(name: &str, scheme: Scheme) -> Result<Self, ExportError> {
+        match (scheme.weight.levels, scheme.input) {
+            (Levels::Fp8, None) => Ok(Self::Naive),
+            (Levels::Fp8, Some(Levels::Fp8)) => Ok(Self::Float),
+            (_, None) => Ok(Self::Pack),
+            (
+                Levels::Symmetric { .. } | Levels::Ternary | Levels::Stretched,
+                Some(Levels::Symmetric { bits: 8 }),
+            ) => Ok(Self::Int),
+            (levels, Some(input)) => Err(ExportError::NoFormat {
+                tensor: name.to_owned(),
+                found: format!("weights of {levels} and activations of {input}"),
+            }),
+        }
+    }
+
+    /// Its name in `config.json`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Pack => "pack-quantized",
+            Self::Int => "int-quantized",
+            Self::Float => "float-quantized",
+            Self::Naive => "naive-quantized",
+        }
+    }
+}
+
+/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
+///
+/// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
+/// Each is asked once per weight, in the order of [`parameter_specs`].
+pub fn write_model(
+    dir: &Path,
+    config: &DecoderConfig,
+    schemes: &Schemes,
+    dtype: ExportDtype,
+    mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
+    mut quantized: impl FnMut(&ParameterSpec, Scheme) -> QuantizedWeight,
+) -> Result<(), ExportError> {
+    let mut tensors = Vec::new();
+    for spec in parameter_specs(config) {
+        match schemes.get(&spec.name) {
+            Some(&scheme) => tensors.extend(encode(&spec, scheme, &quantized(&spec, scheme))?),
+            None => tensors.push(encode_weight(&spec, &weight(&spec), dtype)?),
+        }
+    }
+    let mut json = config.to_json(dtype_name(dtype));
+    json["quantization_config"] = quantization_config(schemes, config)?;
+    write_file(&dir.join("model.safetensors"), tensors)?;
+    write_configs(dir, config, &json)
+}
+
+/// Codes as bytes; one that no whole number of this width is, is refused.
+pub(super) fn integers(tensor: &str, codes: &[f32], bits: u32) -> Result<Vec<i8>, ExportError> {
+    let limit = f32::from(1_u8 << (bits - 1));
+    let one = |(code_idx, &code): (usize, &f32)| {
+        if code.fract() == 0.0 && (-limit..limit).contains(&code) {
+            #[expect(clippy::cast_possible_truncation, reason = "a whole number of 8 bits")]
+            return Ok(code as i8);
+        }
+        Err(ExportError::CodeOutOfRange {
+            tensor: tensor.to_owned(),
+            code_idx,
+            code,
+            bits,
+        })
+    };
+    codes.iter().enumerate().map(one).collect()
+}
+
+/// The tensors that stand for a weight.
+fn encode(
+    spec: &ParameterSpec,
+    scheme: Scheme,
+    weight: &QuantizedWeight,
+) -> Result<Vec<EncodedTensor>, ExportError> {
+    let [rows, cols] = spec.shape;
+    let num_groups = check(spec, scheme, weight)?;
+    let tensor = |suffix: &str, dtype, shape: [usize; 2], bytes| EncodedTensor {
+        name: format!("{}{suffix}", spec.name),
+        dtype,
+        shape: shape.to_vec(),
+        bytes,
+    };
+    let bits = scheme.weight.levels.bits();
+    let words = |codes: &[i8], shape| -> Vec<u8> {
+        let words = pack(codes, shape, bits).into_iter();
+        words.flat_map(i32::to_le_bytes).collect()
+    };
+    let num_words = |codes: usize| (codes * bits as usize).div_ceil(32);
+    let scales = tensor(
+        "_scale",
+        Dtype::BF16,
+        [rows, num_groups],
+        encode_bf16(&weight.scales),
+    );
+    Ok(match Format::of(&spec.name, scheme)? {
+        Format::Pack => {
+            let codes = integers(&spec.name, &weight.codes, bits)?;
+            let packed = words(&codes, spec.shape);
+            let shape = [rows as u64, cols as u64];
+            let mut tensors = vec![
+                tensor("_packed", Dtype::I32, [rows, num_words(cols)], packed),
+                scales,
+                EncodedTensor {
+                    name: format!("{}_shape", spec.name),
+                    dtype: Dtype::I64,
+                    shape: vec![2],
+                    bytes: shape.into_iter().flat_map(u64::to_le_bytes).collect(),
+                },
+            ];
+            if let Some(zeros) = &weight.zeros {
+                let name = format!("{}_zero_point", spec.name);
+                let zeros = integers(&name, zeros, bits)?;
+                // Zeros of a group are a stream down the rows.
+                let streams = transposed(&zeros, num_groups);
+                let words = pack(&streams, [num_groups, rows], bits);
+                let words = transposed(&words, num_words(rows)).into_iter();
+                let bytes = words.flat_map(i32::to_le_bytes).collect();
+                let shape = [num_words(rows), num_groups];
+                tensors.push(tensor("_zero_point", Dtype::I32, shape, bytes));
+            }
+            tensors
+        }
+        Format::Int => {
+            let codes = integers(&spec.name, &weight.codes, bits)?.into_iter();
+            let bytes = codes.map(i8::cast_unsigned).collect();
+            vec![tensor("", Dtype::I8, spec.shape, bytes), scales]
+        }
+        Format::Float | Format::Naive => {
+            let bytes = pack::fp8_bytes(&spec.name, &weight.codes)?;
+            vec![tensor("", Dtype::F8_E4M3, spec.shape, bytes), scales]
+        }
+    })
+}
+
+/// A matrix of rows of `columns`, with its rows as columns.
+fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
+    let row = |start| matrix.iter().skip(start).step_by(columns.max(1)).copied();
+    (0..columns).flat_map(row).collect()
+}
+
+/// The weight has what its scheme says, and the file can say it exactly; returns the number of groups in a row.
+fn check(
+    spec: &ParameterSpec,
+    scheme: Scheme,
+    weight: &QuantizedWeight,
+) -> Result<usize, ExportError> {
+    let [rows, cols] = spec.shape;
+    let group_size = scheme.weight.group_size.unwrap_or(cols);
+    if !scheme.weight.divides(cols) {
+        return Err(ExportError::UnevenGroups {
+            tensor: spec.name.clone(),
+            cols,
+            group_size,
+        });
+    }
+    let num_groups = cols / group_size;
+    let scale_name = format!("{}_scale", spec.name);
+    check_length(&spec.name, rows * cols, weight.codes.len())?;
+    check_length(&scale_name, rows * num_groups, weight.scales.len())?;
+    let num_zeros = weight.zeros.as_ref().map_or(0, Vec::len);
+    let want = if scheme.weight.levels.has_zeros() {
+        rows * num_groups
+    } else {
+        0
+    };
+    check_length(&format!("{}_zero_point", spec.name), want, num_zeros)?;
+    let is_exact = |scale: f32| {
+        scale.is_finite() && half::bf16::from_f32(scale).to_f32().to_bits() == scale.to_bits()
+    };
+    if let Some(scale_idx) = weight.scales.iter().position(|&scale| !is_exact(scale)) {
+        return Err(ExportError::InexactScale {
+            tensor: spec.name.clone(),
+            scale_idx,
+            value: weight.scales[scale_idx],
+            dtype: "bfloat16",
+        });
+    }
+    Ok(num_groups)
+}
+
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,389 @@
+//! Quantisation grids: the one place where a number is rounded.
+//!
+//! Training against a grid and packing for export both go through [`Grid::quantize`], so what is exported is
+//! what was trained, bit for bit.
+
+mod halves;
+
+use std::fmt;
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+pub use self::halves::round_to_bf16;
+use self::halves::{SMALLEST_SCALE, round_to_fp8, round_to_halves};
+
+/// The numbers that a code may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Levels {
+    /// Whole numbers from −2^(bits−1) to 2^(bits−1) − 1; 0 stands for 0.
+    Symmetric {
+        /// 2 to 8.
+        bits: u32,
+    },
+    /// The same numbers; which of them stands for 0 is chosen with the scale, so that both ends of the range are used.
+    Asymmetric {
+        /// 2 to 8.
+        bits: u32,
+    },
+    /// Floats of 8 bits, 4 of them exponent and 3 mantissa: from −448 to 448 without infinities (E4M3; Micikevicius et
+    /// al. 2022, <https://arxiv.org/abs/2209.05433>).
+    Fp8,
+    /// −1, 0 and 1, spread over the range as [`Levels::Stretched`] is.
+    Ternary,
+    /// −3, −1, 1 and 3: two bits whose levels are the middles of four equal parts of the range, none of them 0 (the
+    /// stretched elastic quantisation of ParetoQ; Liu et al. 2025, <https://arxiv.org/abs/2502.02631>, section 3.2).
+    Stretched,
+}
+
+/// Share of the range within which stretched levels follow a weight.
+const FOLLOWED: f64 = 0.99;
+
+/// The values that a weight may take: levels, times one scale for neighbouring weights of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Grid {
+    /// Before they are scaled.
+    pub levels: Levels,
+    /// Neighbouring weights of a row that share a scale; `None` is one scale per row.
+    pub group_size: Option<usize>,
+}
+
+/// What turns codes into values: `(code − zero) · scale`.
+///
+/// # Shapes
+///
+/// Those of the codes, but 1 along the last dimension.
+#[derive(Debug, Clone)]
+pub struct Scaling<const D: usize> {
+    /// Positive.
+    pub scales: Tensor<D>,
+    /// The codes that stand for 0; `None` if all are 0.
+    pub zeros: Option<Tensor<D>>,
+}
+
+/// A weight on a grid.
+///
+/// # Shapes
+///
+/// `codes` is `[R, G, C/G]`, what scales them `[R, G, 1]`, for a weight of R rows and C columns in G groups.
+#[derive(Debug, Clone)]
+pub struct Quantized {
+    /// Levels.
+    pub codes: Tensor<3>,
+    /// Scale and zero of each group.
+    pub scaling: Scaling<3>,
+}
+
+impl Levels {
+    /// Width of a code in a file, where whole numbers have two's complement.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::Symmetric { bits } | Self::Asymmetric { bits } => bits,
+            Self::Fp8 => 8,
+            Self::Ternary => 2,
+            Self::Stretched => 3,
+        }
+    }
+
+    /// Whether a group has a zero beside its scale.
+    pub fn has_zeros(self) -> bool {
+        matches!(self, Self::Asymmetric { .. })
+    }
+
+    /// The lowest and the highest code.
+    pub fn limits(self) -> [f64; 2] {
+        match self {
+            Self::Symmetric { bits } | Self::Asymmetric { bits } => {
+                let limit = f64::from(1_u32 << (bits - 1));
+                [-limit, limit - 1.0]
+            }
+            Self::Fp8 => [-448.0, 448.0],
+            Self::Ternary => [-1.0, 1.0],
+            Self::Stretched => [-3.0, 3.0],
+        }
+    }
+
+    /// Quotients of number and scale between which a level follows the number; beyond, it stays where it is.
+    pub fn followed(self) -> [f64; 2] {
+        match self {
+            Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Fp8 => self.limits(),
+            Self::Ternary | Self::Stretched => {
+                let end = FOLLOWED * self.reach();
+                [-end, end]
+            }
+        }
+    }
+
+    /// The quotient at which a scale that fits has the largest magnitude: both ends of the range lose at most half a step. Of
+    /// whole numbers it is the rule of the reference quantiser of compressed-tensors.
+    fn reach(self) -> f64 {
+        match self {
+            Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Fp8 => {
+                let [lowest, highest] = self.limits();
+                (highest - lowest) / 2.0
+            }
+            Self::Ternary => 1.5,
+            Self::Stretched => 4.0,
+        }
+    }
+
+    /// The levels that are nearest to numbers, given what scales them; of two equally near ones the even.
+    ///
+    /// A single column, `[R, 1]`, can be rounded against the scaling of its group, too.
+    pub fn round<const D: usize>(self, numbers: Tensor<D>, scaling: &Scaling<D>) -> Tensor<D> {
+        let [lowest, highest] = self.limits();
+        let [least, most] = self.followed();
+        let quotients = numbers / scaling.scales.clone();
+        match (self, &scaling.zeros) {
+            (Self::Fp8, _) => round_to_fp8(quotients.clamp(lowest, highest)),
+            (Self::Stretched, _) => {
+                let halves = quotients.clamp(least, most).div_scalar(2.0);
+                let pairs = halves.sub_scalar(0.5).round(); // -2 to 1
+                pairs.mul_scalar(2.0).add_scalar(1.0)
+            }
+            (_, Some(zeros)) => (quotients + zeros.clone()).round().clamp(lowest, highest),
+            (_, None) => quotients.round().clamp(lowest, highest),
+        }
+    }
+
+    /// Rounds what enters a projection, each position with a scale of its own, as engines do while a model runs
+    /// ("dynamic, per token"). The scale is not rounded, and the slope passes straight through.
+    ///
+    /// # Shapes
+    ///
+    /// `x` is `[B, T, D]`, returned alike.
+    pub fn round_positions(self, x: Tensor<3>) -> Tensor<3> {
+        let free = x.clone().detach();
+        let scaling = self.fit(&free, |scales| scales);
+        let rounded = scaling.values(self.round(free.clone(), &scaling));
+        // The error is at most half of a level other than 0, so both differences are exact (Sterbenz): what comes out is
+        // `rounded`, bit for bit, with and without a tape.
+        x - (free - rounded)
+    }
+
+    /// Scale and zero with which the levels reach over all numbers of the last dimension; `kept` is what becomes of a
+    /// scale before it is used.
+    fn fit<const D: usize>(
+        self,
+        numbers: &Tensor<D>,
+        kept: impl Fn(Tensor<D>) -> Tensor<D>,
+    ) -> Scaling<D> {
+        let scale_of = |steps: Tensor<D>| {
+            let scales = kept(steps);
+            let is_zero = scales.clone().equal_scalar(0.0);
+            scales.mask_fill(is_zero, 1.0)
+        };
+        if !self.has_zeros() {
+            let largest = numbers.clone().abs().max_dim(D - 1);
+            let scales = scale_of(largest.div_scalar(self.reach()));
+            return Scaling {
+                scales,
+                zeros: None,
+            };
+        }
+        let [lowest, highest] = self.limits();
+        // 0 is among the levels, whatever the numbers are: masks hold.
+        let least = numbers.clone().min_dim(D - 1).clamp_max(0.0);
+        let most = numbers.clone().max_dim(D - 1).clamp_min(0.0);
+        let scales = scale_of((most - least.clone()).div_scalar(highest - lowest));
+        let zeros = (least / scales.clone()).neg().add_scalar(lowest);
+        Scaling {
+            scales,
+            zeros: Some(zeros.round().clamp(lowest, highest)),
+        }
+    }
+}
+
+impl Grid {
+    /// Whole numbers of this width around 0.
+    pub const fn symmetric(bits: u32, group_size: Option<usize>) -> Self {
+        Self {
+            levels: Levels::Symmetric { bits },
+            group_size,
+        }
+    }
+
+    /// Whole numbers of this width around a zero of each group.
+    pub const fn asymmetric(bits: u32, group_size: Option<usize>) -> Self {
+        Self {
+            levels: Levels::Asymmetric { bits },
+            group_size,
+        }
+    }
+
+    /// Floats of 8 bits.
+    pub const fn fp8(group_size: Option<usize>) -> Self {
+        Self {
+            levels: Levels::Fp8,
+            group_size,
+        }
+    }
+
+    /// Whether rows of this many columns fall into whole groups.
+    pub fn divides(&self, columns: usize) -> bool {
+        self.group_size
+            .is_none_or(|group_size| group_size > 0 && columns.is_multiple_of(group_size))
+    }
+
+    /// Scale and zero of each group of a weight, for [`Grid::round`].
+    ///
+    /// A scale is rounded to a number that both bf16 and f16 hold before it is used, because that is what files hold: one
+    /// grid then fits every container. It is positive, and 1 where all weights of the group are zero, or too small for a
+    /// scale.
+    ///
+    /// # Shapes
+    ///
+    /// `weight` is `[R, C]`.
+    ///
+    /// # Panics
+    ///
+    /// If the groups do not divide the columns ([`Grid::divides`]).
+    pub fn scaling(&self, weight: Tensor<2>) -> Scaling<3> {
+        self.levels.fit(&self.grouped(weight), round_to_halves)
+    }
+
+    /// What scales of groups around 0 become before they are used, whatever they were made by; see [`Grid::scaling`].
+    ///
+    /// # Shapes
+    ///
+    /// `scales` is `[R, G]`; those of what is returned are `[R, G, 1]`.
+    pub fn kept(scales: Tensor<2>) -> Scaling<3> {
+        let scales = round_to_halves(scales.clamp_min(SMALLEST_SCALE));
+        Scaling {
+            scales: scales.unsqueeze_dim(2),
+            zeros: None,
+        }
+    }
+
+    /// Rounds a weight, given scale and zero of each group.
+    ///
+    /// # Shapes
+    ///
+    /// `weight` is `[R, C]`, `scaling` is `[R, G, 1]`.
+    ///
+    /// # Panics
+    ///
+    /// If the groups do not divide the columns ([`Grid::divides`]).
+    pub fn round(&self, weight: Tensor<2>, scaling: Scaling<3>) -> Quantized {
+        Quantized {
+            codes: self.levels.round(self.grouped(weight), &scaling),
+            scaling,
+        }
+    }
+
+    /// Rounds a weight to the grid, each group with the scale and zero that suit it.
+    ///
+    /// # Shapes
+    ///
+    /// `weight` is `[R, C]`.
+    ///
+    /// # Panics
+    ///
+    /// If the groups do not divide the columns ([`Grid::divides`]).
+    pub fn quantize(&self, weight: Tensor<2>) -> Quantized {
+        self.round(weight.clone(), self.scaling(weight))
+    }
+
+    /// The nearest weight on the grid: what the exported file decodes to.
+    ///
+    /// # Shapes
+    ///
+    /// `[R, C]`, returned alike.
+    pub fn fake_quantize(&self, weight: Tensor<2>) -> Tensor<2> {
+        let shape = weight.dims();
+        let Quantized { codes, scaling } = self.quantize(weight);
+        scaling.values(codes).reshape(shape)
+    }
+
+    /// The slopes of a weight and of the scales of its groups, given that of the weight on the grid (learned step sizes; Esser
+    /// et al. 2020, <https://arxiv.org/abs/1902.08153>, equations 1 to 3):
+    ///
+    /// ```text
+    /// ŵ = code · s         dŵ/dw = [followed]         dŵ/ds = code − w/s · [followed]
+    /// ```
+    ///
+    /// where `[followed]` is 1 for quotients that [`Levels::followed`] has, else 0. Checked against PyTorch:
+    /// `tests/golden/learned_scales.json`.
+    ///
+    /// # Shapes
+    ///
+    /// `weight` and `slope` are `[R, C]`, `scaling` is `[R, G, 1]`; returns `[R, C]` and `[R, G]`.
+    pub fn slopes(
+        &self,
+        weight: Tensor<2>,
+        scaling: &Scaling<3>,
+        slope: Tensor<2>,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let shape = weight.dims();
+        let (weight, slope) = (self.grouped(weight), self.grouped(slope)); // [R, G, C/G]
+        let codes = self.levels.round(weight.clone(), scaling);
+        let quotients = weight / scaling.scales.clone();
+        let [least, most] = self.levels.followed();
+        let beyond = quotients
+            .clone()
+            .lower_scalar(least)
+            .bool_or(quotients.clone().greater_scalar(most));
+        let of_weight = slope.clone().mask_fill(beyond.clone(), 0.0);
+        let of_scale = slope * (codes - quotients.mask_fill(beyond, 0.0));
+        (
+            of_weight.reshape(shape),
+            of_scale.sum_dim(2).squeeze_dim(2), // [R, G]
+        )
+    }
+
+    /// Bits stored for a weight of this shape: codes, 16-bit scales, and zeros as wide as a code.
+    pub fn stored_bits(&self, [rows, columns]: [usize; 2]) -> u64 {
+        let groups = self.group_size.map_or(1, |group_size| columns / group_size);
+        let bits = u64::from(self.levels.bits());
+        let zero_bits = if self.levels.has_zeros() { bits } else { 0 };
+        (rows * columns) as u64 * bits + (rows * groups) as u64 * (16 + zero_bits)
+    }
+
+    fn grouped(&self, weight: Tensor<2>) -> Tensor<3> {
+        let [rows, columns] = weight.dims();
+        assert!(
+            self.divides(columns),
+            "groups of {:?} in {columns} columns",
+            self.group_size
+        );
+        let group_size = self.group_size.unwrap_or(columns);
+        weight.reshape([rows, columns / group_size, group_size]) // [R, G, C/G]
+    }
+}
+
+impl<const D: usize> Scaling<D> {
+    /// What codes stand for.
+    pub fn values(&self, codes: Tensor<D>) -> Tensor<D> {
+        let codes = match &self.zeros {
+            Some(zeros) => codes - zeros.clone(),
+            None => codes,
+        };
+        codes * self.scales.clone()
+    }
+}
+
+/// As in `int4`, `int4 asymmetric` or `fp8`; alambic's own names otherwise.
+impl fmt::Display for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Symmetric { bits } => write!(f, "int{bits}"),
+            Self::Asymmetric { bits } => write!(f, "int{bits} asymmetric"),
+            Self::Fp8 => f.write_str("fp8"),
+            Self::Ternary => f.write_str("ternary"),
+            Self::Stretched => f.write_str("stretched"),
+        }
+    }
+}
+
+impl fmt::Display for Grid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.group_size {
+            None => write!(f, "{}, one scale per row", self.levels),
+            Some(size) => write!(f, "{}, groups of {size}", self.levels),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! What headers show of the schemes that a pass gives to the student's projections.
+
+use super::Preflight;
+use crate::diag::Diagnostic;
+use crate::export::folder;
+use crate::model::{DecoderConfig, Schemes, uneven_groups, unlike_parts};
+use crate::passes::quantize::schemes;
+use crate::recipe::{ExportFormat, PassPlan, QuantizePlan, RecipeFaults};
+
+impl Preflight<'_> {
+    /// Every scheme fits its projection, those of joined projections are alike, and every format can hold them.
+    ///
+    /// `configs` are those of the students that enter the passes.
+    pub(super) fn schemes(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
+        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
+            let PassPlan::Quantize(plan) = pass else {
+                continue;
+            };
+            let config = &self.own_layers(&configs[pass_idx]);
+            let key = format!("passes.{pass_idx}.quantize");
+            let schemes = schemes(plan, config);
+            self.layers_exist(plan, &key, config)?;
+            self.groups(plan, &key, &schemes, config)?;
+            self.parts_are_alike(&key, &schemes, config)?;
+            self.formats_hold(&schemes)?;
+        }
+        Ok(())
+    }
+
+    fn layers_exist(
+        &self,
+        plan: &QuantizePlan,
+        key: &str,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        let num_layers = config.num_hidden_layers;
+        for (idx, one) in plan.overrides.iter().enumerate() {
+            let layers = one.layers.iter().flatten();
+            if let Some(layer) = layers.copied().find(|&layer| layer >= num_layers) {
+                let fact = format!("the student has no layer {layer}");
+                let fault = Diagnostic::new("quantize/layers", fact)
+                    .help(format!("layers count from 0 to {}", num_layers - 1));
+                let key = format!("{key}.overrides.{idx}.layers");
+                return Err(self.fault(&key, "past the last layer", fault));
+            }
+        }
+        Ok(())
+    }
+
+    fn groups(
+        &self,
+        plan: &QuantizePlan,
+        key: &str,
+        schemes: &Schemes,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        let Some((spec, group_size)) = uneven_groups(schemes, config) else {
+            return Ok(());
+        };
+        let columns = spec.shape[1];
+        let fact = format!(
+            "`group_size` {group_size} does not divide the {columns} columns of `{}`",
+            spec.name
+        );
+        let fault = Diagnostic::new("quantize/uneven-groups", fact)
+            .help("use a divisor, or `channel`, for all projections or in an override");
+        let label = format!(
+            "{columns} / {group_size} leaves {} over",
+            columns % group_size
+        );
+        let key = match plan.scheme.group_size {
+            Some(size) if size == group_size => format!("{key}.group_size"),
+            _ => format!("{key}.overrides"),
+        };
+        Err(self.fault(&key, &label, fault))
+    }
+
+    fn parts_are_alike(
+        &self,
+        key: &str,
+        schemes: &Schemes,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        let Some([one, other]) = unlike_parts(schemes, config) else {
+            return Ok(());
+        };
+        let told = |name: &String| match schemes.get(name) {
+            Some(scheme) => scheme.to_string(),
+            None => "not quantised".to_owned(),
+        };
+        let fact = format!(
+            "`{one}` and `{other}` are one matrix in engines, but have two schemes: {}, and {}",
+            told(&one),
+            told(&other)
+        );
+        let fault = Diagnostic::new("quantize/unlike-parts", fact)
+            .help("name both in one override: `q_proj`, `k_proj` and `v_proj`, or `gate_proj` and `up_proj`");
+        Err(self.fault(&format!("{key}.overrides"), "takes them apart", fault))
+    }
+
+    /// Formats other than compressed-tensors say nothing of activations.
+    fn formats_hold(&self, schemes: &Schemes) -> Result<(), RecipeFaults> {
+        let mut rounded = schemes.iter().filter(|(_, scheme)| scheme.input.is_some());
+        let Some((name, scheme)) = rounded.next() else {
+            return Ok(());
+        };
+        let mut formats = self.plan.export.formats.iter().copied();
+        let Some(format) = formats.find(|&format| format != ExportFormat::CompressedTensors) else {
+            return Ok(());
+        };
+        let fact = format!(
+            "`{}` cannot say that what enters `{name}` is rounded: {scheme}",
+            folder(format)
+        );
+        let fault = Diagnostic::new("export/activations", fact)
+            .help("write `formats: [compressed-tensors]`, or `activations: none`");
+        Err(self.fault("export.formats", "has no place for it", fault))
+    }
+}

@@ -1,0 +1,174 @@
+//! The rules of the pass that quantises; a part of `pass_check.rs`.
+
+use std::iter;
+
+use super::check::{distinct, division};
+use super::fields::{Fields, Item};
+use super::pass_check::{fit, unused};
+use super::pass_keys::FIT;
+use super::quantize_complete::group_size;
+use crate::diag::Diagnostic;
+use crate::progress::thousands;
+
+/// Group sizes that engines have kernels for; suggested where they divide.
+const COMMON_GROUP_SIZES: [u64; 5] = [16, 32, 64, 128, 256];
+
+/// Every contradiction within a quantising pass, or of it with text, cache and student.
+pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    match fields.get::<String>("method").as_deref() {
+        Some("qat") if fields.is_written("steps") => fit(recipe, fields, faults),
+        Some("qat") => faults.push(
+            Diagnostic::new("recipe/missing-key", "`quantize` lacks `steps`")
+                .primary(fields.span("method"), "trains, and must know for how long")
+                .help("add `steps`, or write `method: round-to-nearest`"),
+        ),
+        Some(_) => {
+            let names = FIT.iter().map(|key| key.name);
+            let names = names.chain(["steps", "learn_scales"]);
+            for name in names {
+                let label = "`round-to-nearest` trains nothing";
+                unused(fields, name, "method", label, faults);
+            }
+        }
+        None => {}
+    }
+    scheme(fields, faults);
+    fixed_scales(fields, faults);
+    no_zero(recipe, fields, faults);
+    if fields.items("overrides").is_empty() {
+        uneven_groups(recipe, fields, faults);
+    }
+    for item in fields.items("overrides") {
+        let Some(one) = item.as_block() else {
+            continue;
+        };
+        distinct::<String>(one, "modules", faults);
+        distinct::<u64>(one, "layers", faults);
+        if one.get("keep") == Some(true) {
+            for name in ["type", "bits", "group_size", "symmetric", "activations"] {
+                let label = "what is kept as it is has no scheme";
+                unused(one, name, "keep", label, faults);
+            }
+        } else {
+            scheme(one, faults);
+        }
+    }
+}
+
+fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let number = fields.get::<String>("type");
+    if number.is_some_and(|number| number != "int") {
+        for name in ["bits", "symmetric"] {
+            unused(fields, name, "only `int` has a choice", "type", faults);
+        }
+    } else if fields.get("symmetric") == Some(false)
+        && fields.get::<String>("activations").as_deref() == Some("per_token")
+    {
+        let message = "`activations: per_token` needs a grid around 0";
+        faults.push(
+            Diagnostic::new("recipe/asymmetric-product", message)
+                .primary(
+                    fields.span("symmetric"),
+                    "no engine multiplies rounded activations with such weights",
+                )
+                .secondary(fields.span("activations"), "")
+                .help("write `symmetric: true`, or delete `activations`"),
+        );
+    }
+}
+
+fn fixed_scales(fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let is_float = fields.get::<String>("type").as_deref() == Some("fp8");
+    let is_asymmetric = fields.get("symmetric") == Some(false);
+    if fields.get("learn_scales") == Some(true) && (is_float || is_asymmetric) {
+        let because = if is_float { "type" } else { "symmetric" };
+        let message = "`learn_scales` needs whole numbers around 0";
+        faults.push(
+            Diagnostic::new("recipe/fixed-scales", message)
+                .primary(fields.span("learn_scales"), "would train nothing")
+                .secondary(fields.span(because), "")
+                .help("delete it"),
+        );
+    }
+}
+
+/// Weights that a pass before has zeroed would not stay zero.
+fn no_zero(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let of_overrides = fields.items("overrides").iter().filter_map(Item::as_block);
+    let is_stretched = |keys: &&Fields| keys.get::<String>("type").as_deref() == Some("stretched");
+    let Some(keys) = iter::once(fields).chain(of_overrides).find(is_stretched) else {
+        return;
+    };
+    let passes = recipe.items("passes").iter();
+    let mut variants = passes.filter_map(|item| item.as_block()?.variant());
+    if let Some((_, pruned)) = variants.find(|(name, _)| *name == "prune") {
+        let message = "`type: stretched` has no 0, but a pass prunes";
+        faults.push(
+            Diagnostic::new("recipe/no-zero", message)
+                .primary(keys.span("type"), "moves pruned weights away from 0")
+                .secondary(pruned.span.as_ref(), "zeroes weights")
+                .help("write `type: ternary`, or `bits: 2`"),
+        );
+    }
+}
+
+/// Of a pass with one scheme for all projections; whether overrides name all that a group does not divide, the headers of
+/// the student show.
+fn uneven_groups(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let Some(("architecture", item)) = recipe.block("student").and_then(Fields::variant) else {
+        return; // the sizes are in a checkpoint
+    };
+    let (Some(sizes), Some(group_size)) = (item.as_block(), group_size(fields)) else {
+        return;
+    };
+    let Some(inputs) = layer_inputs(sizes) else {
+        return;
+    };
+    let Some((layer, name, size)) = inputs.iter().find(|(_, _, size)| size % group_size != 0)
+    else {
+        return;
+    };
+    let divides_all = |group: &u64| inputs.iter().all(|(_, _, size)| size % group == 0);
+    let good: Vec<String> = COMMON_GROUP_SIZES
+        .iter()
+        .filter(|group| divides_all(group))
+        .map(u64::to_string)
+        .collect();
+    let help = if good.is_empty() {
+        "write `group_size: channel`".to_owned()
+    } else {
+        format!("use {} or `channel`", good.join(", "))
+    };
+    faults.push(
+        Diagnostic::new(
+            "recipe/uneven-groups",
+            format!("`group_size` does not divide the inputs of `{layer}`"),
+        )
+        .primary(fields.span("group_size"), division(*size, group_size))
+        .secondary(
+            sizes.span(name),
+            format!("each row of `{layer}` has {} weights", thousands(*size)),
+        )
+        .help(help),
+    );
+}
+
+/// A layer of each input width, the key it follows from, and the width.
+fn layer_inputs(sizes: &Fields) -> Option<[(&'static str, &'static str, u64); 3]> {
+    let hidden = sizes.get::<u64>("hidden_size")?;
+    let num_heads = sizes.get::<u64>("num_attention_heads")?;
+    let (attended, follows) = if sizes.is_written("head_dim") {
+        (num_heads * sizes.get::<u64>("head_dim")?, "head_dim")
+    } else {
+        (hidden, "hidden_size")
+    };
+    Some([
+        ("self_attn.q_proj", "hidden_size", hidden),
+        ("self_attn.o_proj", follows, attended),
+        (
+            "mlp.down_proj",
+            "intermediate_size",
+            sizes.get("intermediate_size")?,
+        ),
+    ])
+}

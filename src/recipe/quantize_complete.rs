@@ -1,0 +1,58 @@
+//! From checked fields to the plan of a quantising pass; a part of `complete.rs`.
+
+use super::fields::Fields;
+use super::quantize_plan::{Activations, NumberType, OverridePlan, SchemePlan};
+
+/// How projections are quantised.
+pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {
+    Some(SchemePlan {
+        bits: u32::try_from(bits(fields)?).ok()?,
+        group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
+        number: match fields.get::<String>("type")?.as_str() {
+            "fp8" => NumberType::Fp8,
+            "ternary" => NumberType::Ternary,
+            "stretched" => NumberType::Stretched,
+            _ => NumberType::Int,
+        },
+        symmetric: fields.get("symmetric")?,
+        activations: match fields.get::<String>("activations")?.as_str() {
+            "per_token" => Activations::PerToken,
+            _ => Activations::None,
+        },
+    })
+}
+
+/// Projections that have a scheme of their own.
+pub(super) fn overrides(fields: &Fields) -> Option<Vec<OverridePlan>> {
+    let one = |fields: &Fields| {
+        let keep: bool = fields.get("keep")?;
+        Some(OverridePlan {
+            modules: fields.get("modules")?,
+            layers: fields.get("layers"),
+            scheme: if keep { None } else { Some(scheme(fields)?) },
+        })
+    };
+    let items = fields.items("overrides").iter();
+    items.map(|item| one(item.as_block()?)).collect()
+}
+
+/// Width of a weight.
+fn bits(fields: &Fields) -> Option<u64> {
+    if fields.is_written("bits") {
+        return fields.get("bits");
+    }
+    Some(match fields.get::<String>("type")?.as_str() {
+        "fp8" => 8,
+        "ternary" | "stretched" => 2,
+        _ => 4,
+    })
+}
+
+/// Weights that share a scale; `None` is one scale per row. By default 32 below 8 bits, the group that
+/// compressed-tensors, GGUF, GPTQ and AWQ share, and rows with 8 bits, where groups gain little.
+pub(super) fn group_size(fields: &Fields) -> Option<u64> {
+    if fields.is_written("group_size") {
+        return fields.get("group_size");
+    }
+    (bits(fields)? < 8).then_some(32)
+}

@@ -1,0 +1,97 @@
+//! The keys of the pass that quantises; a part of the table in `pass_keys.rs`.
+
+use super::keys::{Block, Key, Kind, MAX_SIZE, or, required, rule};
+use super::pass_keys::{FIT, STEPS, STEPS_ABOUT};
+use super::student_keys::{MAX_LAYERS, TARGETS};
+
+pub(super) static QUANTIZE: Block = Block {
+    name: "quantize",
+    about: "Put the weights on a quantised grid. The keys of training are for `method: qat` alone.",
+    keys: &[
+        &[required(
+            "method",
+            Kind::Word(&["round-to-nearest", "qat"]),
+            "round, or train with the rounding in the loop",
+        )],
+        &SCHEME,
+        &[
+            or(
+                "overrides",
+                Kind::List(&Kind::Block(&OVERRIDE), 0, 1024),
+                "[]",
+                "projections that have a scheme of their own; the last that names one holds",
+            ),
+            or(
+                "learn_scales",
+                Kind::Switch,
+                "false",
+                "whether the scales of grids around 0 are trained, too; if not, they follow the largest weight of their group",
+            ),
+            rule("steps", STEPS, "required with `method: qat`", STEPS_ABOUT),
+        ],
+        &FIT,
+    ],
+};
+
+/// How a projection is quantised.
+static SCHEME: [Key; 5] = [
+    or(
+        "type",
+        Kind::Word(&["int", "fp8", "ternary", "stretched"]),
+        "int",
+        "whole numbers; floats of 8 bits (E4M3); -1, 0 and 1; two bits without a 0, for the middles of four equal parts",
+    ),
+    rule(
+        "bits",
+        Kind::IntegerOf(&[2, 3, 4, 8]),
+        "4, or that of another `type`",
+        "width of a weight",
+    ),
+    rule(
+        "group_size",
+        Kind::IntegerOr(8, MAX_SIZE, "channel"),
+        "32 below 8 bits, `channel` with 8",
+        "weights that share a scale, along the input; `channel`: one scale per output row",
+    ),
+    or(
+        "symmetric",
+        Kind::Switch,
+        "true",
+        "whether 0 is the middle of the grid; if not, each group has a zero of its own",
+    ),
+    or(
+        "activations",
+        Kind::Word(&["none", "per_token"]),
+        "none",
+        "what enters a projection: left as it is, or rounded while the model runs, to 8 bits of the same `type`, each position with its own scale",
+    ),
+];
+
+static OVERRIDE: Block = Block {
+    name: "override",
+    about: "Projections with a scheme of their own; a key that is left out has its default, whatever the pass says. Engines join `q_proj`, `k_proj` and `v_proj`, \
+            and `gate_proj` and `up_proj`: those of a layer have one scheme.",
+    keys: &[
+        &[
+            or(
+                "modules",
+                Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()),
+                "[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]",
+                "which projections of a layer",
+            ),
+            rule(
+                "layers",
+                Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024),
+                "all layers",
+                "of which layers, counted from 0",
+            ),
+            or(
+                "keep",
+                Kind::Switch,
+                "false",
+                "whether they are not quantised at all; no further key then",
+            ),
+        ],
+        &SCHEME,
+    ],
+};

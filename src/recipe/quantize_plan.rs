@@ -1,0 +1,115 @@
+//! What a quantising pass will do.
+
+use serde::Serialize;
+
+use super::plan::FitPlan;
+use super::schedule_plan::is_true;
+
+/// How weights reach the grid.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantizePlan {
+    /// Round to nearest, or train with the rounding in the loop.
+    pub method: QuantizeMethod,
+    /// Of all projections that no override names.
+    #[serde(flatten)]
+    pub scheme: SchemePlan,
+    /// The last that names a projection holds.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<OverridePlan>,
+    /// Whether scales of grids around 0 are trained with the weights.
+    #[serde(skip_serializing_if = "is_false")]
+    pub learn_scales: bool,
+}
+
+/// Round to nearest, or train with the rounding in the loop.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantizeMethod {
+    /// No training.
+    RoundToNearest,
+    /// Quantisation-aware training, straight-through estimator.
+    Qat(Box<FitPlan>),
+}
+
+/// How a projection is quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SchemePlan {
+    /// 2, 3, 4 or 8.
+    pub bits: u32,
+    /// Weights that share a scale, along the input; `None` is one scale per output row.
+    pub group_size: Option<usize>,
+    /// Kind of number.
+    #[serde(rename = "type", skip_serializing_if = "NumberType::is_default")]
+    pub number: NumberType,
+    /// Whether 0 is the middle of the grid.
+    #[serde(skip_serializing_if = "is_true")]
+    pub symmetric: bool,
+    /// What enters the projection.
+    #[serde(skip_serializing_if = "Activations::is_default")]
+    pub activations: Activations,
+}
+
+/// Kind of number that a code is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NumberType {
+    /// Whole numbers.
+    #[default]
+    Int,
+    /// Floats of 8 bits (E4M3).
+    Fp8,
+    /// −1, 0 and 1.
+    Ternary,
+    /// Two bits without a 0.
+    Stretched,
+}
+
+/// What becomes of what enters a projection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is rounded to 8 bits while the model runs, each position with its own scale.
+    PerToken,
+}
+
+/// Projections with a scheme of their own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OverridePlan {
+    /// Such as `q_proj`.
+    pub modules: Vec<String>,
+    /// Counted from 0; `None` is all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<Vec<usize>>,
+    /// `None` leaves them as they are.
+    pub scheme: Option<SchemePlan>,
+}
+
+impl OverridePlan {
+    /// Whether it names a module of a layer.
+    pub fn names(&self, layer: usize, module: &str) -> bool {
+        let is_layer = |layers: &Vec<usize>| layers.contains(&layer);
+        self.layers.as_ref().is_none_or(is_layer) && self.modules.iter().any(|name| name == module)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_false(switch: &bool) -> bool {
+    !*switch
+}
+
+impl NumberType {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Activations {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}

@@ -1,0 +1,103 @@
+//! A student in a file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::quantized::OnlyGrid;
+use super::scales::scale_name;
+use super::{LearnedScales, STUDENT_FILE, Student, StudentError};
+use crate::model::{Decoder, DecoderConfig, Schemes};
+use crate::tensors;
+
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    config: DecoderConfig,
+    #[serde(default, skip_serializing_if = "Schemes::is_empty")]
+    schemes: Schemes,
+    #[serde(default, skip_serializing)]
+    grid: Option<OnlyGrid>,
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    layer_repeats: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_one(count: &usize) -> bool {
+    *count == 1
+}
+
+impl Student {
+    /// Writes `student.safetensors` into a folder: free weights, masks, learned scales, config and schemes.
+    pub fn save(&self, dir: &Path) -> io::Result<()> {
+        let mut matrices: Vec<_> = self
+            .decoder
+            .parameters()
+            .into_iter()
+            .map(|(spec, weight)| (spec.name, weight))
+            .collect();
+        matrices.extend(
+            self.masks
+                .iter()
+                .map(|(name, mask)| (mask_name(name), mask.clone())),
+        );
+        let scales = self.scales.iter();
+        matrices.extend(scales.map(|(name, learned)| (scale_name(name), learned.scales())));
+        let facts = Facts {
+            config: self.decoder.config.clone(),
+            schemes: self.schemes.clone(),
+            grid: None,
+            layer_repeats: self.layer_repeats,
+        };
+        tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
+    }
+
+    /// Reads what [`Student::save`] wrote.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
+        let path = dir.join(STUDENT_FILE);
+        let (mut matrices, facts): (_, Facts) = tensors::load(&path, device)?;
+        let schemes = match &facts.grid {
+            Some(grid) => grid.schemes(&facts.config),
+            None => facts.schemes,
+        };
+        let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
+        let decoder = Decoder::from_parameters(facts.config, |spec| {
+            if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
+                masks.insert(spec.name.clone(), mask);
+            }
+            if let Some(learned) = matrices.remove(&scale_name(&spec.name)) {
+                scales.insert(spec.name.clone(), LearnedScales::new(learned));
+            }
+            matrices
+                .remove(&spec.name)
+                .filter(|weight| weight.dims() == spec.shape)
+                .ok_or_else(|| {
+                    let path = path.display().to_string();
+                    StudentError::Parameter {
+                        path,
+                        name: spec.name.clone(),
+                        shape: spec.shape,
+                    }
+                })
+        })?;
+        Ok(Self {
+            decoder,
+            masks,
+            schemes,
+            scales,
+            layer_repeats: facts.layer_repeats,
+            adapter: None,
+            projections: Vec::new(),
+        })
+    }
+}
+
+fn mask_name(name: &str) -> String {
+    format!("mask.{name}")
+}

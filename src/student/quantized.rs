@@ -1,0 +1,60 @@
+//! A student whose projections are quantised.
+
+use serde::Deserialize;
+
+use super::Student;
+use crate::model::grid::Grid;
+use crate::model::{
+    DecoderConfig, InputLevels, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
+};
+
+impl Student {
+    /// How a weight of the model that runs is quantised, if it is.
+    pub fn scheme_of(&self, spec: &ParameterSpec) -> Option<Scheme> {
+        self.schemes.get(&self.own_name(&spec.name)).copied()
+    }
+
+    /// The grid of a weight of the model that runs, if it is on one.
+    pub fn grid_of(&self, spec: &ParameterSpec) -> Option<Grid> {
+        self.scheme_of(spec).map(|scheme| scheme.weight)
+    }
+
+    /// The one grid of all projections, if there is such.
+    pub fn only_grid(&self) -> Option<Grid> {
+        let specs = parameter_specs(&self.decoder.config);
+        let linear = specs
+            .iter()
+            .filter(|spec| spec.kind == ParameterKind::Linear);
+        let mut grids = linear.map(|spec| self.grid_of(spec));
+        let first = grids.next()?;
+        first.filter(|_| grids.all(|grid| grid == first))
+    }
+
+    /// What enters the projections of each layer of the model that runs is rounded to.
+    pub(super) fn inputs(&self) -> Vec<InputLevels> {
+        let own = InputLevels::of_layers(&self.schemes, &self.decoder.config);
+        let runs = self.runs().into_iter();
+        runs.map(|layer| own[layer].clone()).collect()
+    }
+}
+
+/// What versions wrote that knew one grid for all projections.
+#[derive(Deserialize)]
+pub(super) struct OnlyGrid {
+    bits: u32,
+    group_size: Option<usize>,
+}
+
+impl OnlyGrid {
+    pub(super) fn schemes(&self, config: &DecoderConfig) -> Schemes {
+        let scheme = Scheme {
+            weight: Grid::symmetric(self.bits, self.group_size),
+            input: None,
+        };
+        let specs = parameter_specs(config).into_iter();
+        specs
+            .filter(|spec| spec.kind == ParameterKind::Linear)
+            .map(|spec| (spec.name, scheme))
+            .collect()
+    }
+}

@@ -1,0 +1,130 @@
+//! Scales that are trained with the weights (learned step sizes).
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+use super::Student;
+use crate::model::grid::{Grid, Levels, Quantized, Scaling};
+use crate::model::{ParameterKind, ParameterSpec, Scheme};
+
+/// The scales of one weight: those that it began with, and what they have been multiplied by since.
+///
+/// The factor is what is trained: AdamW moves every number by about the learning rate, which of a scale of a hundredth
+/// would be far too much.
+///
+/// # Shapes
+///
+/// `[R, G]` each.
+#[derive(Debug, Clone)]
+pub struct LearnedScales {
+    first: Tensor<2>,
+    factor: Tensor<2>,
+}
+
+impl LearnedScales {
+    /// Scales from which training begins, or at which it has ended.
+    pub fn new(scales: Tensor<2>) -> Self {
+        Self {
+            factor: scales.ones_like(),
+            first: scales,
+        }
+    }
+
+    /// The scales as they are now, before they are rounded to what files hold.
+    pub fn scales(&self) -> Tensor<2> {
+        self.first.clone() * self.factor.clone()
+    }
+
+    fn scaling(&self) -> Scaling<3> {
+        Grid::kept(self.scales())
+    }
+
+    fn with_factor(&self, factor: Tensor<2>) -> Self {
+        Self {
+            first: self.first.clone(),
+            factor,
+        }
+    }
+}
+
+impl Student {
+    /// From here on, scales are trained beside the weights, where grids are around 0 and made of whole numbers; they begin
+    /// with those that fit the weights.
+    pub fn learn_scales(&mut self) {
+        for (spec, weight) in self.decoder.parameters() {
+            let Some(grid) = self.schemes.get(&spec.name).map(|scheme| scheme.weight) else {
+                continue;
+            };
+            if matches!(grid.levels, Levels::Asymmetric { .. } | Levels::Fp8) {
+                continue;
+            }
+            let fitted = grid.scaling(self.masked(&spec, weight)).scales; // [R, G, 1]
+            let learned = LearnedScales::new(fitted.squeeze_dim(2));
+            self.scales.insert(spec.name, learned);
+        }
+    }
+
+    /// A masked weight on the grid of its scheme: what training uses and exports store.
+    pub fn quantize(&self, spec: &ParameterSpec, scheme: Scheme, weight: Tensor<2>) -> Quantized {
+        match self.scales.get(&spec.name) {
+            Some(learned) => scheme.weight.round(weight, learned.scaling()),
+            None => scheme.weight.quantize(weight),
+        }
+    }
+
+    /// The factors of learned scales, which are trained.
+    pub(super) fn factors(&self) -> impl Iterator<Item = (ParameterSpec, Tensor<2>)> {
+        self.scales.iter().map(|(name, learned)| {
+            let factor = learned.factor.clone();
+            let spec = ParameterSpec {
+                name: scale_name(name),
+                shape: factor.dims(),
+                kind: ParameterKind::Scale,
+            };
+            (spec, factor)
+        })
+    }
+
+    /// Takes other factors, in the order of [`Student::factors`].
+    pub(super) fn take_factors(&mut self, mut next: impl FnMut() -> Tensor<2>) {
+        for learned in self.scales.values_mut() {
+            *learned = learned.with_factor(next());
+        }
+    }
+
+    /// The gradients of factors, from those of the weights on their grids; these become those of the free weights.
+    pub(super) fn pull_back_scales(
+        &self,
+        gradients: &mut [(&ParameterSpec, Tensor<2>)],
+    ) -> Vec<Tensor<2>> {
+        if self.scales.is_empty() {
+            return Vec::new();
+        }
+        let free = self.decoder.parameters();
+        let mut of_factors = BTreeMap::new();
+        for ((spec, weight), (_, gradient)) in free.into_iter().zip(gradients) {
+            let name = &spec.name;
+            let (Some(learned), Some(scheme)) = (self.scales.get(name), self.schemes.get(name))
+            else {
+                continue;
+            };
+            let grid = scheme.weight;
+            let weight = self.masked(&spec, weight);
+            let (of_weight, of_scale) = grid.slopes(weight, &learned.scaling(), gradient.clone());
+            *gradient = of_weight;
+            // The slope of all weights of a group together would drown that of any one of them.
+            let group_size = grid.group_size.unwrap_or(spec.shape[1]) as f64;
+            let [_, highest] = grid.levels.limits();
+            let gain = (group_size * highest).sqrt().recip();
+            let of_factor = of_scale * learned.first.clone();
+            of_factors.insert(name.clone(), of_factor.mul_scalar(gain));
+        }
+        of_factors.into_values().collect()
+    }
+}
+
+/// Name of the scales of a weight, in states and folders of students.
+pub(super) fn scale_name(name: &str) -> String {
+    format!("{name}_scale")
+}

@@ -1,0 +1,55 @@
+//! Schemes that a student, an engine or a format cannot have: refused with exit code 2 before anything is written, by layer.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use crate::common::{Workshop, assert_refused};
+
+    #[test]
+    fn schemes_that_no_engine_or_format_takes_are_refused_with_the_layer() {
+        let workshop = Workshop::new();
+        for (set, needles) in [
+            (
+                "quantize.overrides=[{modules: [k_proj], bits: 8}]",
+                [
+                    "error[quantize/unlike-parts]: `model.layers.0.self_attn.q_proj.weight` and `model.layers.0.self_attn.k_proj.weight` \
+                     are one matrix in engines, but have two schemes: int4, groups of 16, and int8, one scale per row",
+                    "help: name both in one override: `q_proj`, `k_proj` and `v_proj`, or `gate_proj` and `up_proj`",
+                ],
+            ),
+            (
+                "quantize.overrides=[{modules: [up_proj], keep: true}]",
+                [
+                    "have two schemes: int4, groups of 16, and not quantised",
+                    "",
+                ],
+            ),
+            (
+                "quantize.overrides=[{layers: [1], bits: 8}]",
+                [
+                    "error[quantize/layers]: the student has no layer 1",
+                    "past the last layer",
+                ],
+            ),
+            (
+                "quantize.overrides=[{modules: [down_proj], group_size: 24}]",
+                [
+                    "error[quantize/uneven-groups]: `group_size` 24 does not divide the 32 columns of `model.layers.0.mlp.down_proj.weight`",
+                    "32 / 24 leaves 8 over",
+                ],
+            ),
+            (
+                "quantize.activations=per_token",
+                [
+                    "error[export/activations]: `huggingface` cannot say that what enters `model.layers.0.mlp.down_proj.weight` is rounded: \
+                     int4, groups of 16, activations int8",
+                    "help: write `formats: [compressed-tensors]`, or `activations: none`",
+                ],
+            ),
+        ] {
+            assert_refused(&workshop, &[set], &needles);
+        }
+    }
+}
