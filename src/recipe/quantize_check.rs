@@ -59,7 +59,7 @@ fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
     let number = fields.get::<String>("type");
     if number.is_some_and(|number| number != "int") {
         for name in ["bits", "symmetric"] {
-            unused(fields, name, "only `int` has a choice", "type", faults);
+            unused(fields, name, "type", "only `int` has a choice", faults);
         }
     } else if fields.get("symmetric") == Some(false)
         && fields.get::<String>("activations").as_deref() == Some("per_token")

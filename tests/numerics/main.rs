@@ -30,6 +30,8 @@ mod grid;
 #[cfg(test)]
 mod hidden;
 #[cfg(test)]
+mod hidden_passes;
+#[cfg(test)]
 mod learned_scales;
 #[cfg(test)]
 mod not_finite;
@@ -39,6 +41,8 @@ mod optimizer;
 mod passes;
 #[cfg(test)]
 mod pruning;
+#[cfg(test)]
+mod schedules;
 #[cfg(test)]
 mod schemes;
 #[cfg(test)]
