@@ -89,7 +89,7 @@ def in_llama_cpp(job):
     params = xllamacpp.CommonParams()
     params.model.path = str(pathlib.Path(job["folder"]) / job["file"])
     params.n_ctx, params.n_parallel, params.warmup = 4 * len(job["tokens"]) + job["greedy"], 1, False
-    params.cpuparams.n_threads = os.cpu_count()
+    params.cpuparams.n_threads, params.cpuparams.poll = os.cpu_count(), 0  # 0: threads that wait sleep
     server = xllamacpp.Server(params)
 
     def complete(prompt, count, num_probs):
