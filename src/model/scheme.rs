@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Levels};
-use super::{DecoderConfig, ParameterKind, ParameterSpec, Site, parameter_specs};
+use super::{DecoderConfig, ParameterSpec, Site, parameter_specs};
 
 /// How a projection is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ impl InputLevels {
         let mut layers = vec![Self::default(); config.num_hidden_layers];
         for spec in parameter_specs(config) {
             let input = schemes.get(&spec.name).and_then(|scheme| scheme.input);
-            if let (Some(levels), Some((layer, site))) = (input, entered_by(&spec)) {
+            if let (Some(levels), Some((layer, site))) = (input, spec.input()) {
                 layers[layer].0.insert(site, levels);
             }
         }
@@ -93,19 +93,4 @@ impl InputLevels {
             None => x,
         }
     }
-}
-
-/// The layer of a projection and the site that it takes its input from.
-fn entered_by(spec: &ParameterSpec) -> Option<(usize, Site)> {
-    if spec.kind != ParameterKind::Linear {
-        return None;
-    }
-    let (layer, part) = spec.name.strip_prefix("model.layers.")?.split_once('.')?;
-    let site = match part {
-        "self_attn.o_proj.weight" => Site::AttentionOutput,
-        "mlp.gate_proj.weight" | "mlp.up_proj.weight" => Site::MlpInput,
-        "mlp.down_proj.weight" => Site::MlpHidden,
-        _ => Site::AttentionInput,
-    };
-    Some((layer.parse().ok()?, site))
 }
