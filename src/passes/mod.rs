@@ -10,7 +10,7 @@ use std::io;
 use thiserror::Error;
 
 pub use self::removed::{Parts, Removed, Sizes};
-use crate::calibration::Interrupted;
+use crate::calibration::{Calibration, Interrupted};
 use crate::pruning::PruneError;
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
@@ -133,6 +133,17 @@ fn without_projections(student: Student) -> Student {
     Student {
         projections: Vec::new(),
         ..student
+    }
+}
+
+/// What a pass measures over the first training rows, with its own name and signal.
+fn calibration<'a>(context: &FitContext<'a>, num_tokens: usize) -> Calibration<'a> {
+    Calibration {
+        rows: context.rows,
+        num_tokens,
+        label: context.label,
+        is_silent: false,
+        stop: context.stop,
     }
 }
 

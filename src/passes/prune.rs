@@ -1,8 +1,7 @@
 //! Zeros the least useful weights of the student.
 
 use super::removed::Removed;
-use super::{PassError, saved};
-use crate::calibration::Calibration;
+use super::{PassError, calibration, saved};
 use crate::pruning;
 use crate::recipe::PrunePlan;
 use crate::student::Student;
@@ -14,13 +13,7 @@ pub fn prune(
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, PassError> {
-    let calibration = Calibration {
-        rows: context.rows,
-        num_tokens: plan.calibration_tokens,
-        label: context.label,
-        is_silent: false,
-        stop: context.stop,
-    };
+    let calibration = calibration(context, plan.calibration_tokens);
     let (student, pruned) = pruning::prune(student, plan.method, plan.zeros, &calibration)?;
     saved(context, Removed::Weights(pruned).write(context.dir))?;
     Ok(student)

@@ -1,7 +1,7 @@
 //! Takes whole layers, channels, heads and dimensions out of the student.
 
 use super::removed::{Parts, Removed, Sizes};
-use super::{PassError, saved};
+use super::{PassError, calibration, saved};
 use crate::calibration::Calibration;
 use crate::model::Decoder;
 use crate::progress::say;
@@ -20,13 +20,7 @@ pub fn shrink(
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, PassError> {
-    let calibration = Calibration {
-        rows: context.rows,
-        num_tokens: plan.calibration_tokens,
-        label: context.label,
-        is_silent: false,
-        stop: context.stop,
-    };
+    let calibration = calibration(context, plan.calibration_tokens);
     let whole = student.effective();
     let parts = shrunk_parts(&plan.target, &whole.config).expect("headers were checked");
     let layers = match parts.layers {
