@@ -66,10 +66,12 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     {
         let position_bytes = position_bytes(cache);
         if let Some(stage) = &stages.cache {
-            let estimate = forward(plan, stage, all_tokens, config, teacher.batch_size);
+            let train_tokens = u64::from(stages.captures_train) * sizes.train_tokens;
+            let captured_tokens = train_tokens + sizes.validation_tokens;
+            let estimate = forward(plan, stage, captured_tokens, config, teacher.batch_size);
             estimates.push(StageEstimate {
                 done: stages.cache_is_done(),
-                disk_bytes: all_tokens * position_bytes,
+                disk_bytes: captured_tokens * position_bytes,
                 ..estimate
             });
         }

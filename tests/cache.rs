@@ -98,6 +98,27 @@ mod tests {
     }
 
     #[test]
+    fn the_training_text_is_captured_only_for_a_pass_that_reads_it() {
+        let workshop = Workshop::new();
+        let rounding = [
+            "--set",
+            "passes=[quantize: {method: round-to-nearest, group_size: channel}]",
+            "--set",
+            "student={checkpoint: teacher}",
+        ];
+        workshop.done(&[&["run", "chain.yaml"], &rounding[..]].concat());
+        let cache = workshop.folder("out", "cache");
+        let has = |split: &str| cache.join(split).join("manifest.json").exists();
+        assert!(has("validation") && !has("train"));
+        // Asked for by name, or read by a pass, it comes into the same folder.
+        workshop.done(&["cache", "build", "chain.yaml"]);
+        assert!(has("train"));
+        let before = shards(&cache);
+        workshop.done(&["run", "chain.yaml"]);
+        assert!(shards(&cache) == before);
+    }
+
+    #[test]
     fn parts_captured_apart_and_merged_are_the_cache_of_one_capture() {
         let workshop = Workshop::new();
         workshop.done(&["cache", "build", "chain.yaml", "--set", "output=whole"]);

@@ -138,6 +138,14 @@ pub enum PassPlan {
     Quantize(QuantizePlan),
 }
 
+impl Plan {
+    /// Whether a pass is taught by the cache of the training text.
+    pub fn reads_cache(&self) -> bool {
+        let fits = self.passes.iter().filter_map(PassPlan::fit);
+        self.cache.is_some() && fits.into_iter().any(|fit| fit.losses.is_soft())
+    }
+}
+
 impl PassPlan {
     /// How it trains, if it does.
     pub fn fit(&self) -> Option<&FitPlan> {

@@ -17,7 +17,8 @@ use crate::teacher::{CaptureJob, Trade, bench, capture, load_teacher};
 
 /// What the teacher said of both texts.
 pub(super) struct Caches {
-    pub(super) train: Cache,
+    /// `None` where nothing reads it.
+    pub(super) train: Option<Cache>,
     pub(super) validation: Cache,
 }
 
@@ -73,7 +74,10 @@ pub(super) fn open_or_capture(
         return Ok(None);
     };
     let stage = captured.stage;
-    let train = captured.split("train", &data.train, data)?;
+    let train = stages
+        .captures_train
+        .then(|| captured.split("train", &data.train, data))
+        .transpose()?;
     let validation = captured.split("validation", &data.validation, data)?;
     if stages.cache_is_done() {
         say_done(stage);

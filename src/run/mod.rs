@@ -138,7 +138,10 @@ pub fn build_cache(
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
     say_notes(&preflight::check(plan, context.overrides)?);
-    let stages = Stages::of(plan)?;
+    let stages = Stages {
+        captures_train: true,
+        ..Stages::of(plan)?
+    };
     let mut estimates = estimate(plan, &stages)?;
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
     check_room(plan, &stages, &estimates, context)?;

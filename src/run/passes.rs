@@ -105,7 +105,7 @@ impl Run<'_> {
             key: &stage.key,
             seed,
             rows: &self.data.train,
-            cache: self.caches.map(|caches| &caches.train),
+            cache: self.caches.and_then(|caches| caches.train.as_ref()),
             teacher: teacher.as_ref(),
             validation: &self.data.validation,
             validation_cache: self.caches.map(|caches| &caches.validation),

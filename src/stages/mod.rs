@@ -1,5 +1,7 @@
 //! The stages of a run: their keys, where their artifacts live, and which are done.
 
+mod parts;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
@@ -9,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+pub use self::parts::model_hash;
+use self::parts::{data_parts, student_parts, tokenizer_hashes, without_limits};
 use crate::cache::Fingerprint;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{self, SourceError, Tokenizer, TokenizerError};
+use crate::data::{SourceError, TokenizerError};
 use crate::difference::Difference;
-use crate::export::huggingface::tokenizer_files;
 use crate::files;
-use crate::gguf::is_gguf;
 use crate::passes;
-use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
+use crate::recipe::Plan;
 
 /// File that makes a folder an artifact; written last.
 pub const ARTIFACT_FILE: &str = "artifact.json";
@@ -208,6 +210,9 @@ pub struct Stages {
     pub teacher: Option<Stage>,
     /// What the teacher says of both texts.
     pub cache: Option<Stage>,
+    /// Whether the cache is for the training text, too, and not for the validation text alone.
+    #[serde(skip)]
+    pub captures_train: bool,
     /// One stage per pass.
     pub passes: Vec<Stage>,
     /// The exported folders.
@@ -275,6 +280,7 @@ impl Stages {
             data,
             teacher,
             cache,
+            captures_train: plan.reads_cache(),
             passes: stages,
             export,
         })
@@ -283,7 +289,10 @@ impl Stages {
     /// Whether the cache has all rows that this plan asks for.
     pub fn cache_is_done(&self) -> bool {
         let captured = self.cache.as_ref().and_then(Stage::artifact::<CapturedFor>);
-        captured.is_some_and(|artifact| artifact.result.data_keys.contains(&self.data.key))
+        captured.is_some_and(|artifact| {
+            let has = |key: &String| artifact.result.data_keys.contains(key);
+            has(&self.data.key) || !self.captures_train && has(&self.validation_key())
+        })
     }
 
     /// Notes that the cache has all rows that this plan asks for.
@@ -295,8 +304,17 @@ impl Stages {
         let (mut captured, secs_before) = before.map_or_else(Default::default, |artifact| {
             (artifact.result, artifact.secs)
         });
-        captured.data_keys.push(self.data.key.clone());
+        captured.data_keys.push(if self.captures_train {
+            self.data.key.clone()
+        } else {
+            self.validation_key()
+        });
         stage.seal(&stage.dir, secs_before + secs, &captured)
+    }
+
+    /// What a cache notes that has the validation rows alone.
+    fn validation_key(&self) -> String {
+        format!("{}, validation", self.data.key)
     }
 
     /// What each stage of this recipe that has to run anew has that an earlier run of it had not.
@@ -317,83 +335,4 @@ impl Stages {
             .chain(&self.passes)
             .chain(iter::once(&self.export))
     }
-}
-
-/// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
-fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
-    let Some(teacher) = plan
-        .teacher
-        .as_ref()
-        .filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
-    else {
-        return Ok(Vec::new());
-    };
-    if is_gguf(&teacher.checkpoint) {
-        let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
-        let hash = |(name, bytes): (&str, &[u8])| {
-            (name.to_owned(), blake3::hash(bytes).to_hex().to_string())
-        };
-        return Ok(tokenizer.files().map(hash).to_vec());
-    }
-    let files = tokenizer_files(&teacher.checkpoint);
-    files
-        .into_iter()
-        .map(|(name, path)| Ok((name.to_owned(), files::hash_file(&path)?)))
-        .collect()
-}
-
-/// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
-pub fn model_hash(checkpoint: &Checkpoint) -> String {
-    let (tensors, config) = (checkpoint.content_hash(), checkpoint.config());
-    let schemes = checkpoint.schemes();
-    if schemes.values().all(|scheme| scheme.input.is_none()) {
-        return files::hash_json(&(tensors, config));
-    }
-    files::hash_json(&(tensors, config, schemes)) // activations are rounded, which no tensor shows
-}
-
-/// The text without how much of it is used: one cache serves recipes that want more or less of the same.
-///
-/// Limits cut at the end of a row, so that rows are the same under each; only a limit below one row, which pads it, makes
-/// another.
-fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
-    let data = &plan.data;
-    for (name, limit) in [
-        ("train_tokens", data.train_tokens),
-        ("validation_tokens", data.validation_tokens),
-    ] {
-        let cuts_a_row = limit.filter(|&limit| limit < data.sequence_length as u64);
-        if let Some(value) = data_parts.pointer_mut(&format!("/plan/{name}")) {
-            *value = json!(cuts_a_row);
-        }
-    }
-    data_parts
-}
-
-fn student_parts(plan: &Plan, teacher_hash: Option<&str>) -> Result<Value, StagesError> {
-    Ok(match &plan.student {
-        StudentPlan::Checkpoint(dir) => {
-            json!({ "checkpoint": model_hash(&Checkpoint::open(dir)?) })
-        }
-        StudentPlan::FromTeacher { .. } => {
-            json!({ "plan": plan.student, "teacher": teacher_hash })
-        }
-        StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
-    })
-}
-
-fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
-    let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
-        (TokenizerPlan::Teacher, Some(teacher)) => {
-            Some(Tokenizer::of_model(&teacher.checkpoint)?.hash())
-        }
-        (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?.hash()),
-        (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
-    };
-    Ok(json!({
-        "plan": plan.data,
-        "train": data::content_hash(&plan.data.train)?,
-        "validation": data::content_hash(&plan.data.validation)?,
-        "tokenizer": tokenizer,
-    }))
 }

@@ -1,0 +1,90 @@
+//! What stages are made from: hashes of what they read, for their keys.
+
+use serde_json::{Value, json};
+
+use super::StagesError;
+use crate::checkpoint::Checkpoint;
+use crate::data::{self, Tokenizer};
+use crate::export::huggingface::tokenizer_files;
+use crate::files;
+use crate::gguf::is_gguf;
+use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
+
+/// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
+pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
+    let Some(teacher) = plan
+        .teacher
+        .as_ref()
+        .filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
+    else {
+        return Ok(Vec::new());
+    };
+    if is_gguf(&teacher.checkpoint) {
+        let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
+        let hash = |(name, bytes): (&str, &[u8])| {
+            (name.to_owned(), blake3::hash(bytes).to_hex().to_string())
+        };
+        return Ok(tokenizer.files().map(hash).to_vec());
+    }
+    let files = tokenizer_files(&teacher.checkpoint);
+    files
+        .into_iter()
+        .map(|(name, path)| Ok((name.to_owned(), files::hash_file(&path)?)))
+        .collect()
+}
+
+/// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
+pub fn model_hash(checkpoint: &Checkpoint) -> String {
+    let (tensors, config) = (checkpoint.content_hash(), checkpoint.config());
+    let schemes = checkpoint.schemes();
+    if schemes.values().all(|scheme| scheme.input.is_none()) {
+        return files::hash_json(&(tensors, config));
+    }
+    files::hash_json(&(tensors, config, schemes)) // activations are rounded, which no tensor shows
+}
+
+/// The text without how much of it is used: one cache serves recipes that want more or less of the same.
+///
+/// Limits cut at the end of a row, so that rows are the same under each; only a limit below one row, which pads it, makes
+/// another.
+pub(super) fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
+    let data = &plan.data;
+    for (name, limit) in [
+        ("train_tokens", data.train_tokens),
+        ("validation_tokens", data.validation_tokens),
+    ] {
+        let cuts_a_row = limit.filter(|&limit| limit < data.sequence_length as u64);
+        if let Some(value) = data_parts.pointer_mut(&format!("/plan/{name}")) {
+            *value = json!(cuts_a_row);
+        }
+    }
+    data_parts
+}
+
+pub(super) fn student_parts(plan: &Plan, teacher_hash: Option<&str>) -> Result<Value, StagesError> {
+    Ok(match &plan.student {
+        StudentPlan::Checkpoint(dir) => {
+            json!({ "checkpoint": model_hash(&Checkpoint::open(dir)?) })
+        }
+        StudentPlan::FromTeacher { .. } => {
+            json!({ "plan": plan.student, "teacher": teacher_hash })
+        }
+        StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
+    })
+}
+
+pub(super) fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
+    let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
+        (TokenizerPlan::Teacher, Some(teacher)) => {
+            Some(Tokenizer::of_model(&teacher.checkpoint)?.hash())
+        }
+        (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?.hash()),
+        (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
+    };
+    Ok(json!({
+        "plan": plan.data,
+        "train": data::content_hash(&plan.data.train)?,
+        "validation": data::content_hash(&plan.data.validation)?,
+        "tokenizer": tokenizer,
+    }))
+}
