@@ -87,6 +87,21 @@ pub enum CheckpointError {
         code: i16,
         bits: u32,
     },
+    #[error(
+        "{codes} codes of {bits} bits, as `{tensor}` has them side by side, do not fill whole words of 32 bits"
+    )]
+    PartialWord {
+        tensor: String,
+        codes: usize,
+        bits: u32,
+    },
+    #[error("`{tensor}`[{column}] is {found}, but there are {groups} groups, counted from 0")]
+    NoSuchGroup {
+        tensor: String,
+        column: usize,
+        found: i32,
+        groups: usize,
+    },
     #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
     UnevenGroups {
         tensor: String,

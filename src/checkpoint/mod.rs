@@ -6,7 +6,10 @@
 mod compressed_tensors;
 mod error;
 mod gguf;
+mod mlx;
+mod quantized;
 mod safetensors;
+mod transposed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -14,12 +17,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use self::compressed_tensors::Quantization;
 #[cfg(test)]
 pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
 pub use self::error::CheckpointError;
 use self::gguf::GgufWeights;
 pub use self::gguf::{ROPE_FREQS, gguf_name};
+use self::quantized::Quantization;
 pub use self::safetensors::TensorFiles;
 use crate::files::with_path;
 use crate::gguf::is_gguf;
@@ -53,7 +56,7 @@ enum Weights {
 impl Checkpoint {
     /// Reads the headers of a model folder or of a `.gguf` file.
     ///
-    /// In a folder, weights may be plain (F32, F16, BF16) or compressed-tensors. Tensors that no part
+    /// In a folder, weights may be plain (F32, F16, BF16), compressed-tensors, GPTQ, AWQ or MLX. Tensors that no part
     /// of the decoder owns are ignored, as transformers does; one that belongs to a module of the decoder or to one of
     /// its layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the
     /// model. In a GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
@@ -79,7 +82,7 @@ impl Checkpoint {
         }
         let json = read_json(&path)?;
         let config = DecoderConfig::from_json(&json);
-        let (config, quantization) = config
+        let (config, mut quantization) = config
             .and_then(|config| {
                 let quantization = Quantization::from_config(&json, &config)?;
                 Ok((config, quantization))
@@ -88,6 +91,9 @@ impl Checkpoint {
         let mut files = TensorFiles::open(dir)?;
         if has_images(&json) {
             files.rename(text_name);
+        }
+        if let Some(quantization) = &mut quantization {
+            quantization.keep_stored(&files);
         }
         Ok(Self {
             path: dir.to_path_buf(),

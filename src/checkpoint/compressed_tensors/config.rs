@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::Value;
 
+use super::super::quantized::{expect, unexpected};
 use super::{Layout, StoredScheme};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{
@@ -33,7 +34,6 @@ pub(super) fn stored_schemes(
     json: &Value,
     config: &DecoderConfig,
 ) -> Result<BTreeMap<String, StoredScheme>, ConfigError> {
-    expect(json, "/quant_method", &["compressed-tensors".into()])?;
     let status = ["compressed".into(), Value::Null];
     expect(json, "/quantization_status", &status)?;
     let empty = || Value::Object(serde_json::Map::new());
@@ -254,23 +254,4 @@ fn group_size(weights: Option<&Value>, path: &str) -> Result<Option<usize>, Conf
             Err(unexpected(&key, expected, field("strategy")))
         }
     }
-}
-
-/// The value at a JSON pointer is one of these; `null` stands for absent.
-fn expect<'a>(
-    json: &'a Value,
-    pointer: &str,
-    allowed: &[Value],
-) -> Result<Option<&'a Value>, ConfigError> {
-    let found = json.pointer(pointer);
-    if allowed.contains(found.unwrap_or(&Value::Null)) {
-        return Ok(found);
-    }
-    let allowed: Vec<_> = allowed.iter().map(|value| format!("`{value}`")).collect();
-    Err(unexpected(pointer, &allowed.join(" or "), found))
-}
-
-fn unexpected(pointer: &str, expected: &str, found: Option<&Value>) -> ConfigError {
-    let key = format!("quantization_config{}", pointer.replace('/', "."));
-    ConfigError::unexpected(key, expected, found)
 }

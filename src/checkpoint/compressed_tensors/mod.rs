@@ -40,17 +40,11 @@ enum Layout {
 }
 
 impl Quantization {
-    /// Of a parsed `config.json`; `None` if it has no `quantization_config`.
+    /// Of a `quantization_config`.
     ///
     /// Strict: whatever would change a weight or an activation and is not implemented is refused by its key.
-    pub(super) fn from_config(
-        json: &Value,
-        config: &DecoderConfig,
-    ) -> Result<Option<Self>, ConfigError> {
-        match json.get("quantization_config") {
-            None | Some(Value::Null) => Ok(None),
-            Some(json) => Ok(Some(Self(config::stored_schemes(json, config)?))),
-        }
+    pub(super) fn from_config(json: &Value, config: &DecoderConfig) -> Result<Self, ConfigError> {
+        Ok(Self(config::stored_schemes(json, config)?))
     }
 
     /// The schemes alone.

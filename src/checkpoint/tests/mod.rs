@@ -1,5 +1,6 @@
 //! Golden folders and what damages them.
 
+mod containers;
 mod files;
 mod gguf;
 mod packed;

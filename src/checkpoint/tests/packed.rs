@@ -57,8 +57,8 @@ fn quantisation_that_is_not_implemented_is_refused_by_its_key() {
     for (key, value, want) in [
         (
             "quant_method",
-            json!("gptq"),
-            r#""compressed-tensors"`, but is `"gptq"`"#,
+            json!("bitsandbytes"),
+            r#""compressed-tensors"` or `"gptq"` or `"awq"`, but is `"bitsandbytes"`"#,
         ),
         ("format", json!("marlin-24"), r#""pack-quantized"`"#),
         ("format", json!("int-quantized"), r#""pack-quantized"`"#),

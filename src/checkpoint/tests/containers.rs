@@ -1,0 +1,333 @@
+//! GPTQ, AWQ and MLX checkpoints.
+
+use std::collections::BTreeMap;
+
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::model::Scheme;
+use crate::model::grid::Grid;
+
+/// Folders of the reference writers, and the grid that is told of their projections.
+const FOLDERS: [(&str, Grid); 9] = [
+    ("gptq-4bit-g32-sym", Grid::symmetric(4, Some(32))),
+    ("gptq-4bit-g32-sym-actorder", Grid::symmetric(4, Some(32))),
+    ("gptq-4bit-g32-asym", Grid::asymmetric(4, Some(32))),
+    ("gptq-8bit-g32-sym", Grid::symmetric(8, Some(32))),
+    ("awq-4bit-g32-gemm", Grid::asymmetric(4, Some(32))),
+    ("mlx-4bit-g32", Grid::asymmetric(4, Some(32))),
+    ("mlx-2bit-g32-tied", Grid::asymmetric(2, Some(32))),
+    ("mlx-3bit-g64-tied", Grid::asymmetric(3, Some(64))),
+    ("mlx-8bit-g64-tied", Grid::asymmetric(8, Some(64))),
+];
+
+/// Number of weights whose digests are those of another decoder, which `expected` has by name.
+fn num_equal(dir: &Path, expected: &Value) -> usize {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let mut num_equal = 0;
+    for spec in parameter_specs(checkpoint.config()) {
+        let Some(want) = expected.get(&spec.name) else {
+            continue; // of MLX, plain weights were not hashed
+        };
+        let got = checkpoint.weight(&spec).unwrap();
+        let bytes: Vec<u8> = got.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let digest = format!("{:x}", Sha256::digest(bytes));
+        assert_eq!(want, digest.as_str(), "{}: {}", dir.display(), spec.name);
+        num_equal += 1;
+    }
+    num_equal
+}
+
+fn expected(name: &str) -> Value {
+    let expected = read_json(&golden(name).join("expected/expected.json")).unwrap();
+    expected["sha256_dequant_f32"].clone()
+}
+
+#[test]
+fn weights_decode_to_what_another_decoder_makes_of_them() {
+    let mut counts = BTreeMap::new();
+    for (name, _) in FOLDERS {
+        counts.insert(name, num_equal(&golden(name), &expected(name)));
+    }
+    let of = |name: &str| counts[name];
+    assert_eq!(counts.values().sum::<usize>(), 5 * 21 + 16 + 3 * 15);
+    assert_eq!((of("mlx-4bit-g32"), of("mlx-2bit-g32-tied")), (16, 15));
+}
+
+#[test]
+fn projections_have_the_grid_of_the_config() {
+    for (name, grid) in FOLDERS {
+        let checkpoint = Checkpoint::open(&golden(name)).unwrap();
+        let schemes = checkpoint.schemes();
+        let want = match name {
+            "mlx-4bit-g32" => 16, // embedding and output matrix, too
+            name if name.starts_with("mlx") => 15,
+            _ => 14,
+        };
+        assert_eq!(schemes.len(), want, "{name}");
+        let scheme = Scheme {
+            weight: grid,
+            input: None,
+        };
+        assert!(schemes.values().all(|found| *found == scheme), "{name}");
+    }
+}
+
+/// Changes the bytes of a tensor in place.
+fn edit_tensor(dir: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
+    damage(&dir.join("model.safetensors"), |bytes| {
+        let (length, metadata) = ::safetensors::SafeTensors::read_metadata(bytes).unwrap();
+        let (start, end) = metadata.info(name).unwrap().data_offsets;
+        change(&mut bytes[8 + length + start..8 + length + end]);
+    });
+}
+
+#[test]
+fn zeros_of_the_second_version_of_gptq_stand_as_they_are() {
+    // The reference wrote this folder with other zeros and the same weights.
+    let dir = copy("gptq-4bit-g32-sym");
+    let config = Checkpoint::open(dir.path()).unwrap().config().clone();
+    for spec in parameter_specs(&config)
+        .iter()
+        .filter(|spec| spec.input().is_some())
+    {
+        edit_tensor(dir.path(), &format!("{}.qzeros", spec.module()), |bytes| {
+            assert!(bytes.iter().all(|&byte| byte == 0x77));
+            bytes.fill(0x88);
+        });
+    }
+    for key in ["checkpoint_format", "format"] {
+        edit_json(&dir.path().join("config.json"), |config| {
+            config["quantization_config"][key] = json!("gptq_v2");
+        });
+    }
+    assert_eq!(num_equal(dir.path(), &expected("gptq-4bit-g32-sym")), 21);
+}
+
+#[test]
+fn codes_of_worked_examples_stand_where_they_do() {
+    // Layer 0, q_proj: u[0:8, 0] = [6, 9, 8, 8, 11, 12, 6, 4] of GPTQ is word 0x46CB8896; u[0, 0:8] of AWQ is
+    // [6, 1, 0, 5, 1, 9, 10, 8], word 0x8951A106.
+    for (name, word) in [
+        ("gptq-4bit-g32-sym", 0x46CB_8896_u32),
+        ("awq-4bit-g32-gemm", 0x8951_A106),
+    ] {
+        let files = TensorFiles::open(&golden(name)).unwrap();
+        let tensor = "model.layers.0.self_attn.q_proj.qweight";
+        let shape = files.info(tensor).unwrap().1.to_vec();
+        let bytes = files
+            .raw(tensor, ::safetensors::Dtype::I32, &shape)
+            .unwrap();
+        assert_eq!(bytes[..4], word.to_le_bytes(), "{name}");
+    }
+    let weight = |name: &str| {
+        let checkpoint = Checkpoint::open(&golden(name)).unwrap();
+        let spec = &parameter_specs(checkpoint.config())[2];
+        checkpoint.weight(spec).unwrap()
+    };
+    let scale = 0.027_862_548_828_125; // f16, of row 0 and group 0
+    let want = [-2.0, 1.0, 0.0, 0.0, 3.0, 4.0, -2.0, -4.0].map(|code: f32| code * scale);
+    assert_eq!(weight("gptq-4bit-g32-sym")[..8], want);
+}
+
+#[test]
+fn what_a_folder_keeps_plain_is_read_plain() {
+    let dir = copy("gptq-4bit-g32-sym");
+    let file = dir.path().join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let module = "model.layers.1.mlp.down_proj";
+    let plain = Checkpoint::open(&golden("hf-llama")).unwrap();
+    let source = fs::read(golden("hf-llama/model.safetensors")).unwrap();
+    let source = ::safetensors::SafeTensors::deserialize(&source).unwrap();
+    let mut all = tensors.tensors();
+    all.retain(|(name, _)| !name.starts_with(module));
+    let name = format!("{module}.weight");
+    all.push((name.clone(), source.tensor(&name).unwrap()));
+    let bytes = ::safetensors::serialize(all, None).unwrap();
+    damage(&file, |old| *old = bytes);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(checkpoint.schemes().len(), 13);
+    let specs = parameter_specs(checkpoint.config());
+    let spec = specs.iter().find(|spec| spec.name == name).unwrap();
+    assert_eq!(
+        checkpoint.weight(spec).unwrap(),
+        plain.weight(spec).unwrap()
+    );
+}
+
+#[test]
+fn settings_that_are_not_implemented_are_refused_by_their_key() {
+    for (folder, key, value, want) in [
+        (
+            "gptq-4bit-g32-sym",
+            "bits",
+            json!(3),
+            "bits` must be `2` or `4` or `8`, but is `3`",
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "group_size",
+            json!(0),
+            "group_size` must be a positive number or -1",
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "sym",
+            json!(null),
+            "sym` must be `true` or `false`",
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "checkpoint_format",
+            json!("marlin"),
+            r#"must be `"gptq"` or `"gptq_v2"`"#,
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "dynamic",
+            json!({ "+:.*mlp": { "bits": 8 } }),
+            "dynamic` must be `null` or `{}`",
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "pack_dtype",
+            json!("int64"),
+            r#"pack_dtype` must be `"int32"`"#,
+        ),
+        (
+            "awq-4bit-g32-gemm",
+            "bits",
+            json!(8),
+            "bits` must be `4`, but is `8`",
+        ),
+        (
+            "awq-4bit-g32-gemm",
+            "version",
+            json!("gemv"),
+            r#"version` must be `"gemm"`"#,
+        ),
+        (
+            "awq-4bit-g32-gemm",
+            "zero_point",
+            json!(false),
+            "zero_point` must be `true`",
+        ),
+    ] {
+        let dir = copy(folder);
+        edit_json(&dir.path().join("config.json"), |config| {
+            config["quantization_config"][key] = value;
+        });
+        let message = refusal(dir.path());
+        assert!(
+            message.contains(want),
+            "{key}\ngot:  {message}\nwant: {want}"
+        );
+    }
+    for (key, value, want) in [
+        ("bits", json!(7), "bits` must be `2` or `3`"),
+        (
+            "group_size",
+            json!(48),
+            "group_size` must be `32` or `64` or `128`",
+        ),
+        (
+            "mode",
+            json!("mxfp4"),
+            r#"mode` must be `"affine"` or `null`"#,
+        ),
+        (
+            "lm_head",
+            json!({ "bits": 4 }),
+            "lm_head.group_size` must be `32`",
+        ),
+    ] {
+        let dir = copy("mlx-4bit-g32");
+        edit_json(&dir.path().join("config.json"), |config| {
+            config["quantization"][key] = value;
+        });
+        let message = refusal(dir.path());
+        assert!(
+            message.contains(want),
+            "{key}\ngot:  {message}\nwant: {want}"
+        );
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
+    let q_proj = "model.layers.0.self_attn.q_proj";
+    for (folder, key, value, want) in [
+        (
+            "gptq-4bit-g32-sym",
+            "bits",
+            json!(8),
+            "qweight` must have shape [32, 128], but has [16, 128]",
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "group_size",
+            json!(64),
+            "qzeros` must have shape [2, 16], but has [4, 16]",
+        ),
+        (
+            "awq-4bit-g32-gemm",
+            "group_size",
+            json!(48),
+            "does not divide the 128 columns of",
+        ),
+        (
+            "awq-4bit-g32-gemm",
+            "quant_method",
+            json!("gptq"),
+            "qweight` must have shape [16, 128], but has [128, 16]",
+        ),
+        (
+            "gptq-4bit-g32-sym",
+            "quant_method",
+            json!("awq"),
+            "quantization_config",
+        ),
+    ] {
+        let dir = copy(folder);
+        edit_json(&dir.path().join("config.json"), |config| {
+            let json = &mut config["quantization_config"];
+            json[key] = value;
+            if json["quant_method"] == "gptq" {
+                json["sym"] = json!(true);
+                json["format"] = json!("gptq");
+                json["checkpoint_format"] = json!("gptq");
+            }
+        });
+        let message = refusal(dir.path());
+        assert!(
+            message.contains(want),
+            "{key}\ngot:  {message}\nwant: {want}"
+        );
+    }
+    let dir = copy("mlx-4bit-g32");
+    edit_json(&dir.path().join("config.json"), |config| {
+        config["quantization"]["model.layers.0.self_attn.q_proj"] =
+            json!({ "bits": 8, "group_size": 32 });
+    });
+    let want = format!("`{q_proj}.weight` must have shape [128, 32], but has [128, 16]");
+    assert_eq!(refusal(dir.path()), want);
+
+    let dir = copy("gptq-4bit-g32-sym-actorder");
+    edit_tensor(dir.path(), &format!("{q_proj}.g_idx"), |bytes| {
+        bytes[4..8].copy_from_slice(&4_i32.to_le_bytes());
+    });
+    let want = format!("`{q_proj}.g_idx`[1] is 4, but there are 4 groups, counted from 0");
+    assert_eq!(refusal(dir.path()), want);
+
+    // A plain folder that calls itself packed.
+    let dir = copy("hf-llama");
+    edit_json(&dir.path().join("config.json"), |config| {
+        config["quantization"] = json!({ "bits": 4, "group_size": 32 });
+    });
+    let message = refusal(dir.path());
+    assert!(
+        message.contains("model.embed_tokens.weight` must be U32, but is BF16"),
+        "{message}"
+    );
+}

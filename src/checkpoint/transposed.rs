@@ -1,0 +1,292 @@
+//! GPTQ and AWQ: codes of transposed matrices, `[in, out]`, in words of 32 bits.
+//!
+//! Layout: `docs/formats-export.md`. Written apart from the writer in `export`, so that one checks the other: it looks up
+//! each code in its word, where the writer shifts whole rows into words and turns the matrix of words.
+#![warn(clippy::indexing_slicing)]
+
+use std::collections::BTreeSet;
+
+use ::safetensors::Dtype;
+use serde_json::Value;
+
+use super::quantized::{expect, num_groups, num_words, number, part, unexpected};
+use super::{CheckpointError, TensorFiles};
+use crate::model::grid::{Grid, Levels};
+use crate::model::{
+    ConfigError, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
+};
+
+/// The nibble of a word of AWQ that holds the code of a column; of eight columns, the even ones come first.
+const NIBBLE_OF_COLUMN: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
+
+/// The quantised projections of a folder, all on one grid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Transposed {
+    layout: Layout,
+    grid: Grid,
+    weights: BTreeSet<String>,
+}
+
+/// Where codes lie, and which zeros are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Codes of neighbouring inputs share a word.
+    Gptq {
+        /// What is added to a stored zero: 1 in the first version of the format.
+        zero_offset: i32,
+    },
+    /// Codes of neighbouring outputs share a word.
+    Awq,
+}
+
+impl Transposed {
+    /// Of the `quantization_config` of a GPTQ folder.
+    pub(super) fn gptq(json: &Value, config: &DecoderConfig) -> Result<Self, ConfigError> {
+        let null = Value::Null;
+        for key in ["/checkpoint_format", "/format"] {
+            expect(json, key, &["gptq".into(), "gptq_v2".into(), null.clone()])?;
+        }
+        expect(json, "/pack_dtype", &["int32".into(), null.clone()])?;
+        let empty = Value::Object(serde_json::Map::new());
+        expect(json, "/dynamic", &[null.clone(), empty])?;
+        expect(json, "/is_marlin_format", &[false.into(), null])?;
+        let named = ["checkpoint_format", "format"].map(|key| json.get(key));
+        let is_second = named.contains(&Some(&"gptq_v2".into()));
+        let layout = Layout::Gptq {
+            zero_offset: i32::from(!is_second),
+        };
+        let bits = number(json, "/bits", &[2, 4, 8])?;
+        let is_symmetric =
+            expect(json, "/sym", &[true.into(), false.into()])? == Some(&true.into());
+        let levels = if is_symmetric {
+            Levels::Symmetric { bits }
+        } else {
+            Levels::Asymmetric { bits }
+        };
+        Self::of(json, config, layout, levels)
+    }
+
+    /// Of the `quantization_config` of an AWQ folder.
+    pub(super) fn awq(json: &Value, config: &DecoderConfig) -> Result<Self, ConfigError> {
+        let versions = ["gemm", "GEMM"].map(Value::from);
+        for key in ["/version", "/checkpoint_format", "/format"] {
+            expect(json, key, &[&versions[..], &[Value::Null]].concat())?;
+        }
+        expect(json, "/pack_dtype", &["int32".into(), Value::Null])?;
+        expect(json, "/zero_point", &[true.into()])?;
+        let bits = number(json, "/bits", &[4])?;
+        Self::of(json, config, Layout::Awq, Levels::Asymmetric { bits })
+    }
+
+    fn of(
+        json: &Value,
+        config: &DecoderConfig,
+        layout: Layout,
+        levels: Levels,
+    ) -> Result<Self, ConfigError> {
+        let found = json.get("group_size");
+        let group_size = match found.and_then(Value::as_i64) {
+            Some(-1) => None,
+            size => match size.map(usize::try_from) {
+                Some(Ok(size)) if size > 0 => Some(size),
+                _ => return Err(unexpected("/group_size", "a positive number or -1", found)),
+            },
+        };
+        let specs = parameter_specs(config).into_iter();
+        let is_linear =
+            |spec: &ParameterSpec| matches!(spec.kind, ParameterKind::Linear | ParameterKind::Head);
+        Ok(Self {
+            layout,
+            grid: Grid { levels, group_size },
+            weights: specs.filter(is_linear).map(|spec| spec.name).collect(),
+        })
+    }
+
+    /// Only what has codes in the files: which projections stay plain, configs say in several ways. If none has, none
+    /// stays plain, so that the first is missed.
+    pub(super) fn keep_stored(&mut self, files: &TensorFiles) {
+        let is_stored = |name: &String| {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            files.info(&format!("{module}.qweight")).is_some()
+        };
+        if self.weights.iter().any(is_stored) {
+            self.weights.retain(is_stored);
+        }
+    }
+
+    pub(super) fn schemes(&self) -> Schemes {
+        let scheme = Scheme {
+            weight: self.grid,
+            input: None,
+        };
+        let names = self.weights.iter();
+        names.map(|name| (name.clone(), scheme)).collect()
+    }
+
+    pub(super) fn covers(&self, spec: &ParameterSpec) -> bool {
+        self.weights.contains(&spec.name)
+    }
+
+    pub(super) fn check(
+        &self,
+        files: &TensorFiles,
+        spec: &ParameterSpec,
+    ) -> Result<Vec<String>, CheckpointError> {
+        let [rows, _] = spec.shape;
+        let num_groups = num_groups(spec, self.grid.group_size)?;
+        self.codes(files, spec)?;
+        self.zeros(files, spec, num_groups)?;
+        self.groups(files, spec, num_groups)?;
+        let scales = part(spec, "scales");
+        files.check_floats(&scales, &[num_groups, rows])?;
+        let mut names = vec![part(spec, "qweight"), part(spec, "qzeros"), scales];
+        if self.has_groups_of_columns(files, spec) {
+            names.push(part(spec, "g_idx"));
+        }
+        Ok(names)
+    }
+
+    /// `(code − zero) · scale` in f32, of the group that a column is in.
+    pub(super) fn weight(
+        &self,
+        files: &TensorFiles,
+        spec: &ParameterSpec,
+    ) -> Result<Vec<f32>, CheckpointError> {
+        let [rows, cols] = spec.shape;
+        let num_groups = num_groups(spec, self.grid.group_size)?;
+        let codes = self.codes(files, spec)?;
+        let zeros = self.zeros(files, spec, num_groups)?;
+        let groups = self.groups(files, spec, num_groups)?;
+        let scales = files.f32s(&part(spec, "scales"), &[num_groups, rows])?;
+        let scale = |at: usize| scales.get(at).copied().unwrap_or_default(); // the shape was checked
+        let mut weight = Vec::with_capacity(rows * cols);
+        for row in 0..rows {
+            weight.extend(groups.iter().enumerate().map(|(column, group)| {
+                let code = codes.at(column, row) - zeros.at(*group, row);
+                code as f32 * scale(group * rows + row) // of 9 bits at most
+            }));
+        }
+        Ok(weight)
+    }
+
+    fn codes<'a>(
+        &self,
+        files: &'a TensorFiles,
+        spec: &ParameterSpec,
+    ) -> Result<Words<'a>, CheckpointError> {
+        let [rows, cols] = spec.shape;
+        let bits = self.grid.levels.bits();
+        let (shape, order) = match self.layout {
+            Layout::Gptq { .. } => ([num_words(spec, cols, bits)?, rows], Order::Down),
+            Layout::Awq => ([cols, num_words(spec, rows, bits)?], Order::Interleaved),
+        };
+        Words::open(files, &part(spec, "qweight"), shape, bits, order, 0)
+    }
+
+    fn zeros<'a>(
+        &self,
+        files: &'a TensorFiles,
+        spec: &ParameterSpec,
+        num_groups: usize,
+    ) -> Result<Words<'a>, CheckpointError> {
+        let [rows, _] = spec.shape;
+        let bits = self.grid.levels.bits();
+        let shape = [num_groups, num_words(spec, rows, bits)?];
+        let (order, offset) = match self.layout {
+            Layout::Gptq { zero_offset } => (Order::Along, zero_offset),
+            Layout::Awq => (Order::Interleaved, 0),
+        };
+        Words::open(files, &part(spec, "qzeros"), shape, bits, order, offset)
+    }
+
+    /// The group of each column: those of a permuted matrix stand in the file.
+    fn groups(
+        &self,
+        files: &TensorFiles,
+        spec: &ParameterSpec,
+        num_groups: usize,
+    ) -> Result<Vec<usize>, CheckpointError> {
+        let [_, cols] = spec.shape;
+        if !self.has_groups_of_columns(files, spec) {
+            let group_size = cols / num_groups;
+            return Ok((0..cols).map(|column| column / group_size).collect());
+        }
+        let tensor = part(spec, "g_idx");
+        let (words, _) = files.raw(&tensor, Dtype::I32, &[cols])?.as_chunks::<4>();
+        let found = words.iter().map(|&word| i32::from_le_bytes(word));
+        let group = |(column, found): (usize, i32)| {
+            let group = usize::try_from(found).ok();
+            let group = group.filter(|&group| group < num_groups);
+            group.ok_or_else(|| CheckpointError::NoSuchGroup {
+                tensor: tensor.clone(),
+                column,
+                found,
+                groups: num_groups,
+            })
+        };
+        found.enumerate().map(group).collect()
+    }
+
+    fn has_groups_of_columns(&self, files: &TensorFiles, spec: &ParameterSpec) -> bool {
+        matches!(self.layout, Layout::Gptq { .. }) && files.info(&part(spec, "g_idx")).is_some()
+    }
+}
+
+/// Which codes share a word.
+#[derive(Debug, Clone, Copy)]
+enum Order {
+    /// Those of neighbouring rows.
+    Down,
+    /// Those of neighbouring columns.
+    Along,
+    /// Those of neighbouring columns, in [`NIBBLE_OF_COLUMN`].
+    Interleaved,
+}
+
+/// A matrix of codes in words.
+struct Words<'a> {
+    words: &'a [[u8; 4]],
+    words_per_row: usize,
+    bits: u32,
+    order: Order,
+    offset: i32,
+}
+
+impl<'a> Words<'a> {
+    fn open(
+        files: &'a TensorFiles,
+        name: &str,
+        shape: [usize; 2],
+        bits: u32,
+        order: Order,
+        offset: i32,
+    ) -> Result<Self, CheckpointError> {
+        let (words, _) = files.raw(name, Dtype::I32, &shape)?.as_chunks::<4>();
+        let [_, words_per_row] = shape;
+        Ok(Self {
+            words,
+            words_per_row,
+            bits,
+            order,
+            offset,
+        })
+    }
+
+    /// The code in a row and a column of the matrix of codes.
+    fn at(&self, row: usize, column: usize) -> i32 {
+        let bits = self.bits as usize;
+        let per_word = 32 / bits;
+        let (row, column, place) = match self.order {
+            Order::Down => (row / per_word, column, row % per_word),
+            Order::Along => (row, column / per_word, column % per_word),
+            Order::Interleaved => {
+                let nibble = NIBBLE_OF_COLUMN.get(column % per_word);
+                (row, column / per_word, nibble.copied().unwrap_or_default())
+            }
+        };
+        let word = self.words.get(row * self.words_per_row + column);
+        let word = u32::from_le_bytes(word.copied().unwrap_or_default()); // the shape was checked
+        let code = word >> (place * bits) & ((1 << bits) - 1);
+        code.cast_signed() + self.offset
+    }
+}
