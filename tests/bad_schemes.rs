@@ -48,6 +48,21 @@ mod tests {
                     "help: write `formats: [compressed-tensors]`, or `activations: none`",
                 ],
             ),
+            (
+                "export.formats=[compressed-tensors, gptq]",
+                [
+                    "error[export/scheme]: `gptq` cannot hold `model.layers.0.self_attn.q_proj.weight`, int4, groups of 16: vLLM takes groups of \
+                     32, 64 and 128, and whole rows",
+                    "help: write one of these or `channel` as `group_size`",
+                ],
+            ),
+            (
+                "export.formats=[mlx]",
+                [
+                    "groups of 16: MLX takes groups of 32, 64 and 128",
+                    "help: write one of these as `group_size`",
+                ],
+            ),
         ] {
             assert_refused(&workshop, &[set], &needles);
         }

@@ -28,7 +28,7 @@ passes:
   - prune: { method: wanda, sparsity: 0.3 }
   - distill: { steps: 2, tokens_per_step: 256, learning_rate: 1e-4, losses: { forward_kl: 0.5, cross_entropy: 0.5 } }
   - quantize: { method: qat, bits: 4, group_size: 32, steps: 2, tokens_per_step: 256, learning_rate: 1e-4 }
-export: { formats: [huggingface, compressed-tensors, gguf], dtype: f32 }
+export: { formats: [huggingface, compressed-tensors, gguf, gptq, awq, mlx], dtype: f32 }
 ";
 
     fn golden(name: &str) -> std::path::PathBuf {
@@ -43,6 +43,26 @@ export: { formats: [huggingface, compressed-tensors, gguf], dtype: f32 }
         workshop.copy_files(&golden(teacher), "teacher");
         workshop.write("chain.yaml", recipe.as_bytes());
         workshop
+    }
+
+    /// One grid in many containers: the projections are the same numbers as in compressed-tensors.
+    fn assert_one_grid(export: &Path, containers: &[&str]) {
+        let packed = Checkpoint::open(&export.join("compressed-tensors")).unwrap();
+        let specs = parameter_specs(packed.config());
+        let linear = specs
+            .iter()
+            .filter(|spec| spec.kind == ParameterKind::Linear);
+        assert_eq!(
+            linear.clone().count(),
+            7 * packed.config().num_hidden_layers
+        );
+        for name in containers {
+            let other = Checkpoint::open(&export.join(name)).unwrap();
+            for spec in linear.clone() {
+                let (want, got) = (packed.weight(spec).unwrap(), other.weight(spec).unwrap());
+                assert!(want == got, "{}: {name}: {}", export.display(), spec.name);
+            }
+        }
     }
 
     #[test]
@@ -73,25 +93,23 @@ export: { formats: [huggingface, compressed-tensors, gguf], dtype: f32 }
                     serde_json::from_slice(&fs::read(dir.join("config.json")).unwrap()).unwrap();
                 assert_eq!(json["model_type"], architecture.model_type());
             }
-            // One grid in two containers: the projections are the same numbers.
-            let packed = Checkpoint::open(&export.join("compressed-tensors")).unwrap();
-            let gguf = Checkpoint::open(&export.join("gguf/chain-Q4_0.gguf")).unwrap();
-            let specs = parameter_specs(packed.config());
-            let linear = specs
-                .iter()
-                .filter(|spec| spec.kind == ParameterKind::Linear);
-            assert_eq!(
-                linear.clone().count(),
-                7 * packed.config().num_hidden_layers
-            );
-            for spec in linear {
-                let (packed, gguf) = (packed.weight(spec).unwrap(), gguf.weight(spec).unwrap());
-                assert!(packed == gguf, "{name}: {}", spec.name);
-            }
+            assert_one_grid(&export, &["gguf/chain-Q4_0.gguf", "gptq", "awq", "mlx"]);
             let dir = export.join("compressed-tensors").display().to_string();
             let args = ["generate", &dir, "--prompt", "It was", "--max-tokens", "4"];
             assert!(!workshop.done(&args).stdout.is_empty(), "{name}");
         }
+    }
+
+    #[test]
+    fn a_student_of_eight_bits_leaves_in_every_container_that_has_them() {
+        let recipe = RECIPE
+            .replace("bits: 4", "bits: 8")
+            .replace("gptq, awq, mlx], dtype: f32", "gptq, mlx]");
+        let workshop = workshop("hf-llama", &recipe);
+        workshop.done(&["run", "chain.yaml"]);
+        let export = workshop.folder("out/chain", "04-export");
+        assert!(!export.join("awq").exists());
+        assert_one_grid(&export, &["gguf/chain-Q8_0.gguf", "gptq", "mlx"]);
     }
 
     #[test]

@@ -62,6 +62,8 @@ pub enum ExportError {
     },
     #[error("`{tensor}` has {found}, for which compressed-tensors has no format")]
     NoFormat { tensor: String, found: String },
+    #[error("{0}")]
+    Refused(String),
     #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
     UnevenGroups {
         tensor: String,

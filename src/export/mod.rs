@@ -1,6 +1,7 @@
 //! Exports: folders that engines load, read back and compared before they are published.
 
 pub mod compressed_tensors;
+pub mod containers;
 mod error;
 pub mod gguf;
 pub mod huggingface;
@@ -19,6 +20,7 @@ pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
 
 use self::compressed_tensors::QuantizedWeight;
+use self::containers::Container;
 use self::verify::{Budget, Expectation, Verification, verify};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
@@ -67,6 +69,9 @@ pub fn folder(format: ExportFormat) -> &'static str {
         ExportFormat::HuggingFace => "huggingface",
         ExportFormat::CompressedTensors => "compressed-tensors",
         ExportFormat::Gguf => "gguf",
+        ExportFormat::Gptq => "gptq",
+        ExportFormat::Awq => "awq",
+        ExportFormat::Mlx => "mlx",
     }
 }
 
@@ -122,18 +127,20 @@ fn export_format(
 enum Storage {
     /// All in one dtype.
     Plain(ExportDtype),
-    /// Weights that have a scheme as codes, the rest in a dtype.
-    Packed(BTreeSet<Scheme>, ExportDtype),
+    /// Weights that have a scheme as codes, the rest in a dtype; in compressed-tensors if no other container is named.
+    Packed(Option<Container>, BTreeSet<Scheme>, ExportDtype),
     /// In blocks of ggml; on the student's grid, if its blocks hold that.
     Gguf(gguf::Storage, Option<Grid>),
 }
 
 impl Storage {
     fn of(plan: &ExportPlan, format: ExportFormat, student: &Student) -> Self {
+        let container = Container::of(format);
+        let schemes = || student.schemes.values().copied().collect();
         match format {
+            _ if container.is_some() => Self::Packed(container, schemes(), plan.dtype),
             ExportFormat::CompressedTensors if !student.schemes.is_empty() => {
-                let schemes = student.schemes.values().copied();
-                Self::Packed(schemes.collect(), plan.dtype)
+                Self::Packed(None, schemes(), plan.dtype)
             }
             ExportFormat::Gguf => {
                 let grid = student.only_grid();
@@ -161,8 +168,8 @@ impl Storage {
             let on_grid = student.grid_of(spec).is_some();
             match self {
                 Self::Packed(..) | Self::Gguf(_, Some(_)) if on_grid => weight,
-                Self::Plain(ExportDtype::F32) | Self::Packed(_, ExportDtype::F32) => weight,
-                Self::Plain(ExportDtype::Bf16) | Self::Packed(_, ExportDtype::Bf16) => {
+                Self::Plain(ExportDtype::F32) | Self::Packed(.., ExportDtype::F32) => weight,
+                Self::Plain(ExportDtype::Bf16) | Self::Packed(.., ExportDtype::Bf16) => {
                     rounded(&weight, spec, &bf16)
                 }
                 Self::Gguf(storage, _) => rounded(&weight, spec, &|values| {
@@ -204,10 +211,18 @@ fn write_model(
     let config = &effective.config;
     match storage {
         Storage::Plain(dtype) => huggingface::write_model(dir, config, *dtype, weight)?,
-        Storage::Packed(_, dtype) => {
+        Storage::Packed(container, _, dtype) => {
             let schemes = &student.schemes;
             let quantized = |spec: &ParameterSpec, scheme: Scheme| quantized(scheme, spec);
-            compressed_tensors::write_model(dir, config, schemes, *dtype, weight, quantized)?;
+            match *container {
+                None => compressed_tensors::write_model(
+                    dir, config, schemes, *dtype, weight, quantized,
+                )?,
+                Some(container) => {
+                    let held = (container, schemes);
+                    containers::write_model(dir, config, held, *dtype, weight, quantized)?;
+                }
+            }
         }
         Storage::Gguf(storage, grid) => {
             let model = gguf::Model {
@@ -259,7 +274,8 @@ fn card_facts(
         verification: Some(verification.clone()),
         engine: match storage {
             Storage::Plain(_) => Engine::Transformers,
-            Storage::Packed(..) => Engine::CompressedTensors,
+            Storage::Packed(None, ..) => Engine::CompressedTensors,
+            Storage::Packed(Some(container), ..) => Engine::Of(*container),
             Storage::Gguf(..) => Engine::LlamaCpp {
                 file: written
                     .file_name()
@@ -279,7 +295,7 @@ impl fmt::Display for Storage {
         };
         match self {
             Self::Plain(dtype) => f.write_str(name(dtype)),
-            Self::Packed(schemes, dtype) => {
+            Self::Packed(_, schemes, dtype) => {
                 for scheme in schemes {
                     write!(f, "{scheme}, ")?;
                 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use super::containers::Container;
 use super::verify::Verification;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
@@ -38,6 +39,8 @@ pub enum Engine {
     Transformers,
     /// These, of which transformers needs a package more.
     CompressedTensors,
+    /// That of another container.
+    Of(Container),
     /// llama.cpp.
     LlamaCpp {
         /// Name of the one file.
@@ -69,7 +72,10 @@ pub fn model_card(facts: &CardFacts) -> String {
 
 fn front_matter(facts: &CardFacts) -> String {
     let library = match facts.engine {
-        Engine::Transformers | Engine::CompressedTensors => "transformers",
+        Engine::Transformers
+        | Engine::CompressedTensors
+        | Engine::Of(Container::Gptq | Container::Awq) => "transformers",
+        Engine::Of(Container::Mlx) => "mlx",
         Engine::LlamaCpp { .. } => "llama.cpp",
     };
     let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
@@ -81,6 +87,9 @@ fn front_matter(facts: &CardFacts) -> String {
     match facts.engine {
         Engine::Transformers => {}
         Engine::CompressedTensors => text.push_str("- compressed-tensors\n"),
+        Engine::Of(container) => {
+            let _ = writeln!(text, "- {}", container.name());
+        }
         Engine::LlamaCpp { .. } => text.push_str("- gguf\n"),
     }
     text.push_str("---\n");
@@ -152,6 +161,17 @@ fn loading(card: &mut String, engine: &Engine) {
     let packages = match engine {
         Engine::Transformers => "transformers torch",
         Engine::CompressedTensors => "transformers torch compressed-tensors",
+        Engine::Of(Container::Gptq | Container::Awq) => "transformers torch gptqmodel",
+        Engine::Of(Container::Mlx) => {
+            card.push_str(
+                "\n## Use\n\n\
+                 With MLX (`pip install mlx-lm`):\n\n\
+                 ```sh\n\
+                 mlx_lm.generate --model . --prompt \"It was\" --max-tokens 40\n\
+                 ```\n",
+            );
+            return;
+        }
         Engine::LlamaCpp { file } => {
             let _ = write!(
                 card,
@@ -295,6 +315,48 @@ mod tests {
             ),
             "{card}"
         );
+    }
+
+    #[test]
+    fn each_container_says_what_loads_it() {
+        for (container, told) in [
+            (
+                Container::Gptq,
+                [
+                    "library_name: transformers",
+                    "- gptq\n",
+                    "gptqmodel",
+                    "vllm serve .",
+                ],
+            ),
+            (
+                Container::Awq,
+                [
+                    "library_name: transformers",
+                    "- awq\n",
+                    "gptqmodel",
+                    "vllm serve .",
+                ],
+            ),
+            (
+                Container::Mlx,
+                [
+                    "library_name: mlx",
+                    "- mlx\n",
+                    "mlx_lm.generate --model .",
+                    "",
+                ],
+            ),
+        ] {
+            let card = model_card(&CardFacts {
+                engine: Engine::Of(container),
+                ..facts()
+            });
+            for told in told {
+                assert!(card.contains(told), "{told}: {card}");
+            }
+            assert_eq!(card.contains("vllm"), container != Container::Mlx);
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub(super) fn encode_weight(
 }
 
 /// Little-endian bfloat16, rounded to nearest, ties to even.
-pub(super) fn encode_bf16(values: &[f32]) -> Vec<u8> {
+fn encode_bf16(values: &[f32]) -> Vec<u8> {
     values
         .iter()
         .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())

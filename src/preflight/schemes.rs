@@ -2,6 +2,7 @@
 
 use super::Preflight;
 use crate::diag::Diagnostic;
+use crate::export::containers::{Container, refusal};
 use crate::export::folder;
 use crate::model::{DecoderConfig, Schemes, uneven_groups, unlike_parts};
 use crate::passes::quantize::schemes;
@@ -23,6 +24,7 @@ impl Preflight<'_> {
             self.groups(plan, &key, &schemes, config)?;
             self.parts_are_alike(&key, &schemes, config)?;
             self.formats_hold(&schemes)?;
+            self.containers_hold(&schemes, config)?;
         }
         Ok(())
     }
@@ -115,5 +117,21 @@ impl Preflight<'_> {
         let fault = Diagnostic::new("export/activations", fact)
             .help("write `formats: [compressed-tensors]`, or `activations: none`");
         Err(self.fault("export.formats", "has no place for it", fault))
+    }
+
+    /// GPTQ, AWQ and MLX hold, and their engines take, some schemes only.
+    fn containers_hold(
+        &self,
+        schemes: &Schemes,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        let export = &self.plan.export;
+        let containers = export.formats.iter().copied().filter_map(Container::of);
+        let mut refusals = containers.filter_map(|one| refusal(one, schemes, export.dtype, config));
+        let Some(refusal) = refusals.next() else {
+            return Ok(());
+        };
+        let fault = Diagnostic::new("export/scheme", refusal.fact).help(refusal.help);
+        Err(self.fault("export.formats", "not in all of these", fault))
     }
 }

@@ -249,8 +249,11 @@ fn export(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
         return;
     }
     for item in export.items("formats") {
-        if matches!(&item.value, Some(Checked::Text(text)) if text == "compressed-tensors") {
-            let message = "`compressed-tensors` holds quantised weights, but no pass quantises";
+        let Some(Checked::Text(format)) = &item.value else {
+            continue;
+        };
+        if ["compressed-tensors", "gptq", "awq", "mlx"].contains(&format.as_str()) {
+            let message = format!("`{format}` holds quantised weights, but no pass quantises");
             faults.push(
                 Diagnostic::new("recipe/not-quantized", message)
                     .primary(item.span.as_ref(), "")

@@ -310,6 +310,9 @@ fn export(fields: &Fields) -> Option<ExportPlan> {
     let format = |name: &String| match name.as_str() {
         "huggingface" => ExportFormat::HuggingFace,
         "gguf" => ExportFormat::Gguf,
+        "gptq" => ExportFormat::Gptq,
+        "awq" => ExportFormat::Awq,
+        "mlx" => ExportFormat::Mlx,
         _ => ExportFormat::CompressedTensors,
     };
     Some(ExportPlan {

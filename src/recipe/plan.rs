@@ -255,6 +255,12 @@ pub enum ExportFormat {
     CompressedTensors,
     /// One file for llama.cpp and what is built on it.
     Gguf,
+    /// GPTQ's integers with scales, around 0.
+    Gptq,
+    /// AWQ's integers with scales and zeros.
+    Awq,
+    /// MLX's integers with scales and biases.
+    Mlx,
 }
 
 /// How weights are stored in a GGUF file.

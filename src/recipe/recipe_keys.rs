@@ -214,12 +214,19 @@ static EXPORT: Block = Block {
         or(
             "formats",
             Kind::List(
-                &Kind::Word(&["huggingface", "compressed-tensors", "gguf"]),
+                &Kind::Word(&[
+                    "huggingface",
+                    "compressed-tensors",
+                    "gguf",
+                    "gptq",
+                    "awq",
+                    "mlx",
+                ]),
                 0,
                 16,
             ),
             "[huggingface]",
-            "formats to write: plain weights, packed integers with scales, or one file for llama.cpp",
+            "formats to write: plain weights; packed integers with scales, for vLLM (`compressed-tensors`, `gptq`, `awq`) or MLX; or one file for llama.cpp",
         ),
         or(
             "dtype",

@@ -8,14 +8,13 @@ mod pack;
 use std::path::Path;
 
 use ::safetensors::Dtype;
+use half::{bf16, f16};
 
 use self::config::quantization_config;
 pub use self::pack::pack;
 use super::ExportError;
 use super::huggingface::write_configs;
-use super::safetensors::{
-    EncodedTensor, check_length, dtype_name, encode_bf16, encode_weight, write_file,
-};
+use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight, write_file};
 use crate::model::grid::Levels;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::recipe::ExportDtype;
@@ -136,12 +135,8 @@ fn encode(
         words.flat_map(i32::to_le_bytes).collect()
     };
     let num_words = |codes: usize| (codes * bits as usize).div_ceil(32);
-    let scales = tensor(
-        "_scale",
-        Dtype::BF16,
-        [rows, num_groups],
-        encode_bf16(&weight.scales),
-    );
+    let scales = exact_bytes(&spec.name, &weight.scales, Dtype::BF16)?;
+    let scales = tensor("_scale", Dtype::BF16, [rows, num_groups], scales);
     Ok(match Format::of(&spec.name, scheme)? {
         Format::Pack => {
             let codes = integers(&spec.name, &weight.codes, bits)?;
@@ -183,13 +178,13 @@ fn encode(
 }
 
 /// A matrix of rows of `columns`, with its rows as columns.
-fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
+pub(super) fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
     let row = |start| matrix.iter().skip(start).step_by(columns.max(1)).copied();
     (0..columns).flat_map(row).collect()
 }
 
-/// The weight has what its scheme says, and the file can say it exactly; returns the number of groups in a row.
-fn check(
+/// The weight has what its scheme says; returns the number of groups in a row.
+pub(super) fn check(
     spec: &ParameterSpec,
     scheme: Scheme,
     weight: &QuantizedWeight,
@@ -214,18 +209,43 @@ fn check(
         0
     };
     check_length(&format!("{}_zero_point", spec.name), want, num_zeros)?;
-    let is_exact = |scale: f32| {
-        scale.is_finite() && half::bf16::from_f32(scale).to_f32().to_bits() == scale.to_bits()
+    Ok(num_groups)
+}
+
+/// Scales as a file holds them; one that the dtype does not hold exactly is refused.
+pub(super) fn exact_bytes(
+    tensor: &str,
+    scales: &[f32],
+    dtype: Dtype,
+) -> Result<Vec<u8>, ExportError> {
+    let stored = |scale: f32| match dtype {
+        Dtype::BF16 => bf16::from_f32(scale).to_f32(),
+        Dtype::F16 => f16::from_f32(scale).to_f32(),
+        _ => scale,
     };
-    if let Some(scale_idx) = weight.scales.iter().position(|&scale| !is_exact(scale)) {
+    let is_exact = |scale: f32| scale.is_finite() && stored(scale).to_bits() == scale.to_bits();
+    if let Some(scale_idx) = scales.iter().position(|&scale| !is_exact(scale)) {
         return Err(ExportError::InexactScale {
-            tensor: spec.name.clone(),
+            tensor: tensor.to_owned(),
             scale_idx,
-            value: weight.scales[scale_idx],
-            dtype: "bfloat16",
+            value: scales[scale_idx],
+            dtype: match dtype {
+                Dtype::BF16 => "bfloat16",
+                Dtype::F16 => "float16",
+                _ => "float32",
+            },
         });
     }
-    Ok(num_groups)
+    let scales = scales.iter().copied();
+    Ok(match dtype {
+        Dtype::BF16 => scales
+            .flat_map(|scale| bf16::from_f32(scale).to_le_bytes())
+            .collect(),
+        Dtype::F16 => scales
+            .flat_map(|scale| f16::from_f32(scale).to_le_bytes())
+            .collect(),
+        _ => scales.flat_map(f32::to_le_bytes).collect(),
+    })
 }
 
 #[cfg(test)]

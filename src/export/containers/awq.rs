@@ -1,0 +1,67 @@
+//! AWQ's `gemm` version: four bits, with zeros.
+
+use ::safetensors::Dtype;
+use serde_json::{Value, json};
+
+use super::super::ExportError;
+use super::super::compressed_tensors::{
+    QuantizedWeight, check, exact_bytes, integers, pack, transposed,
+};
+use super::super::safetensors::EncodedTensor;
+use super::{bits_and_group, bytes_of};
+use crate::model::{ParameterSpec, Scheme, Schemes};
+
+/// Columns in a word of eight, the lowest bits first: the order that its kernels take nibbles apart in.
+const COLUMN_OF_NIBBLE: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
+
+pub(super) fn quantization_config(schemes: &Schemes) -> Value {
+    let (bits, group_size) = bits_and_group(schemes);
+    json!({
+        "bits": bits,
+        "group_size": group_size,
+        "modules_to_not_convert": null,
+        "quant_method": "awq",
+        "version": "gemm",
+        "zero_point": true,
+    })
+}
+
+/// The tensors that stand for a weight; all matrices are transposed, `[in, out]`.
+pub(super) fn encode(
+    spec: &ParameterSpec,
+    scheme: Scheme,
+    weight: &QuantizedWeight,
+) -> Result<Vec<EncodedTensor>, ExportError> {
+    let [rows, cols] = spec.shape;
+    let num_groups = check(spec, scheme, weight)?;
+    let tensor = |part: &str, dtype, lines: usize, columns, bytes| EncodedTensor {
+        name: format!("{}.{part}", spec.module()),
+        dtype,
+        shape: vec![lines, columns],
+        bytes,
+    };
+    let words = |name: &str, codes: &[f32], columns: usize| -> Result<Vec<u8>, ExportError> {
+        let codes = transposed(&integers(name, codes, 4)?, columns);
+        let words = pack(&interleaved(&codes), [columns, rows], 4);
+        Ok(bytes_of(&words))
+    };
+    let around_0 = vec![0.0; num_groups * rows];
+    let zeros = weight.zeros.as_ref().unwrap_or(&around_0);
+    let scales = transposed(&weight.scales, num_groups);
+    let scales = exact_bytes(&spec.name, &scales, Dtype::BF16)?;
+    let zeros = words(&format!("{}_zero_point", spec.name), zeros, num_groups)?;
+    let codes = words(&spec.name, &weight.codes, cols)?;
+    Ok(vec![
+        tensor("qweight", Dtype::I32, cols, rows / 8, codes),
+        tensor("qzeros", Dtype::I32, num_groups, rows / 8, zeros),
+        tensor("scales", Dtype::BF16, num_groups, rows, scales),
+    ])
+}
+
+fn interleaved(codes: &[i8]) -> Vec<i8> {
+    let (eights, _) = codes.as_chunks::<8>();
+    let eights = eights.iter();
+    eights
+        .flat_map(|eight| COLUMN_OF_NIBBLE.map(|column| eight[column]))
+        .collect()
+}

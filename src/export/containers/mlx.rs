@@ -1,0 +1,75 @@
+//! MLX's affine mode: unsigned codes, a scale and a bias.
+
+use ::safetensors::Dtype;
+use serde_json::{Map, Value, json};
+
+use super::super::ExportError;
+use super::super::compressed_tensors::{QuantizedWeight, check, exact_bytes, integers, pack};
+use super::super::safetensors::EncodedTensor;
+use super::bytes_of;
+use crate::model::grid::Grid;
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::recipe::ExportDtype;
+
+/// The scheme of the first weight that has one, and of each module that has another or none.
+pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
+    let specs = parameter_specs(config);
+    let grid = |spec: &ParameterSpec| schemes.get(&spec.name).map(|scheme| scheme.weight);
+    let most = specs.iter().find_map(grid);
+    let said = |grid: Grid| {
+        let bits = grid.levels.bits();
+        Map::from_iter([
+            ("bits".to_owned(), json!(bits)),
+            ("group_size".to_owned(), json!(grid.group_size)),
+        ])
+    };
+    let mut json = most.map(said).unwrap_or_default();
+    json.insert("mode".to_owned(), json!("affine"));
+    for spec in specs.iter().filter(|spec| !spec.is_vector()) {
+        let own = grid(spec);
+        if own.map(said) != most.map(said) {
+            let own = own.map_or(json!(false), |grid| Value::Object(said(grid)));
+            json.insert(spec.module().to_owned(), own);
+        }
+    }
+    Value::Object(json)
+}
+
+/// The tensors that stand for a weight: `w = u · scale + bias` with `u = q + 2^(bits − 1)`.
+pub(super) fn encode(
+    spec: &ParameterSpec,
+    scheme: Scheme,
+    weight: &QuantizedWeight,
+    dtype: ExportDtype,
+) -> Result<Vec<EncodedTensor>, ExportError> {
+    let [rows, cols] = spec.shape;
+    let bits = scheme.weight.levels.bits();
+    let num_groups = check(spec, scheme, weight)?;
+    let dtype = match dtype {
+        ExportDtype::Bf16 => Dtype::BF16,
+        ExportDtype::F32 => Dtype::F32,
+    };
+    let tensor = |part: &str, dtype, columns: usize, bytes| EncodedTensor {
+        name: format!("{}.{part}", spec.module()),
+        dtype,
+        shape: vec![rows, columns],
+        bytes,
+    };
+    let codes = integers(&spec.name, &weight.codes, bits)?;
+    let words = pack(&codes, spec.shape, bits);
+    let middle = f32::from(1_u8 << (bits - 1));
+    let around_0 = vec![0.0; weight.scales.len()];
+    let zeros = weight.zeros.as_ref().unwrap_or(&around_0).iter();
+    let biases = zeros.zip(&weight.scales);
+    let biases: Vec<f32> = biases
+        .map(|(zero, scale)| -(middle + zero) * scale)
+        .collect();
+    let scales = exact_bytes(&spec.name, &weight.scales, dtype)?;
+    let biases = exact_bytes(&format!("{}.biases", spec.module()), &biases, dtype)?;
+    let num_words = cols * bits as usize / 32;
+    Ok(vec![
+        tensor("weight", Dtype::U32, num_words, bytes_of(&words)),
+        tensor("scales", dtype, num_groups, scales),
+        tensor("biases", dtype, num_groups, biases),
+    ])
+}

@@ -1,0 +1,121 @@
+//! GPTQ, AWQ and MLX: codes and scales of a grid in the tensors that these engines load.
+//!
+//! Layout: `docs/formats-export.md`.
+
+mod awq;
+mod gptq;
+mod mlx;
+mod refusal;
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+pub use self::refusal::{Refusal, refusal};
+use super::ExportError;
+use super::compressed_tensors::QuantizedWeight;
+use super::huggingface::write_configs;
+use super::safetensors::{dtype_name, encode_weight, write_file};
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::recipe::{ExportDtype, ExportFormat};
+
+/// A container of quantised weights other than compressed-tensors and GGUF.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// The first version of GPTQ's format.
+    Gptq,
+    /// AWQ's `gemm` version.
+    Awq,
+    /// MLX's affine mode.
+    Mlx,
+}
+
+impl Container {
+    /// That of a format, if it is one of these.
+    pub fn of(format: ExportFormat) -> Option<Self> {
+        match format {
+            ExportFormat::Gptq => Some(Self::Gptq),
+            ExportFormat::Awq => Some(Self::Awq),
+            ExportFormat::Mlx => Some(Self::Mlx),
+            ExportFormat::HuggingFace | ExportFormat::CompressedTensors | ExportFormat::Gguf => {
+                None
+            }
+        }
+    }
+
+    /// Its name, in recipes and as a folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gptq => "gptq",
+            Self::Awq => "awq",
+            Self::Mlx => "mlx",
+        }
+    }
+}
+
+/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
+///
+/// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
+/// Each is asked once per weight, in the order of [`parameter_specs`].
+///
+/// # Errors
+///
+/// If the container does not hold what is asked of it ([`refusal`]), among others.
+pub fn write_model(
+    dir: &Path,
+    config: &DecoderConfig,
+    (container, schemes): (Container, &Schemes),
+    dtype: ExportDtype,
+    mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
+    mut quantized: impl FnMut(&ParameterSpec, Scheme) -> QuantizedWeight,
+) -> Result<(), ExportError> {
+    if let Some(refusal) = refusal(container, schemes, dtype, config) {
+        return Err(refusal.into());
+    }
+    let mut tensors = Vec::new();
+    for spec in parameter_specs(config) {
+        let Some(&scheme) = schemes.get(&spec.name) else {
+            tensors.push(encode_weight(&spec, &weight(&spec), dtype)?);
+            continue;
+        };
+        let codes = quantized(&spec, scheme);
+        tensors.extend(match container {
+            Container::Gptq => gptq::encode(&spec, scheme, &codes)?,
+            Container::Awq => awq::encode(&spec, scheme, &codes)?,
+            Container::Mlx => mlx::encode(&spec, scheme, &codes, dtype)?,
+        });
+    }
+    let mut json = config.to_json(dtype_name(dtype));
+    let said = match container {
+        Container::Gptq => gptq::quantization_config(schemes),
+        Container::Awq => awq::quantization_config(schemes),
+        Container::Mlx => mlx::quantization(schemes, config),
+    };
+    if container == Container::Mlx {
+        json["quantization"] = said.clone();
+    }
+    json["quantization_config"] = said;
+    write_file(&dir.join("model.safetensors"), tensors)?;
+    write_configs(dir, config, &json)
+}
+
+/// `bits` and `group_size` of the one scheme that there is; a whole row is -1.
+fn bits_and_group(schemes: &Schemes) -> (Value, Value) {
+    let grid = schemes.values().next().map(|scheme| scheme.weight);
+    let bits = grid.map(|grid| grid.levels.bits());
+    let group_size = grid.and_then(|grid| grid.group_size);
+    (
+        json!(bits),
+        group_size.map_or(json!(-1), |size| json!(size)),
+    )
+}
+
+/// Little-endian bytes of words.
+fn bytes_of(words: &[i32]) -> Vec<u8> {
+    words.iter().copied().flat_map(i32::to_le_bytes).collect()
+}
+
+#[cfg(test)]
+mod refusal_tests;
+#[cfg(test)]
+mod tests;

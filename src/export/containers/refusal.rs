@@ -1,0 +1,186 @@
+//! What a container cannot hold, or no engine takes from it: told before the work, by weight.
+
+use std::fmt;
+
+use super::super::ExportError;
+use super::Container;
+use crate::model::grid::Levels;
+use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::recipe::ExportDtype;
+
+/// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
+/// has.
+const GROUP_SIZES: [usize; 3] = [32, 64, 128];
+
+/// Why a model does not go into a container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The fact.
+    pub fact: String,
+    /// What to write instead.
+    pub help: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.fact, self.help)
+    }
+}
+
+impl From<Refusal> for ExportError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.to_string())
+    }
+}
+
+/// The first weight that a container cannot hold, or that its engines would refuse, and what to do about it.
+pub fn refusal(
+    container: Container,
+    schemes: &Schemes,
+    dtype: ExportDtype,
+    config: &DecoderConfig,
+) -> Option<Refusal> {
+    let name = container.name();
+    if schemes.is_empty() {
+        return Some(Refusal {
+            fact: format!("`{name}` holds quantised weights, but none of this model is"),
+            help: "quantise it first, or write `huggingface`".to_owned(),
+        });
+    }
+    let specs = parameter_specs(config);
+    let of_weight = specs.iter().find_map(|spec| {
+        let scheme = *schemes.get(&spec.name)?;
+        let (because, help) = mismatch(container, spec, scheme, dtype)?;
+        Some(Refusal {
+            fact: format!("`{name}` cannot hold `{}`, {scheme}: {because}", spec.name),
+            help: help.to_owned(),
+        })
+    });
+    of_weight.or_else(|| unlike(container, schemes, &specs))
+}
+
+/// What is wrong with a weight, and how to mend it.
+fn mismatch(
+    container: Container,
+    spec: &ParameterSpec,
+    scheme: Scheme,
+    dtype: ExportDtype,
+) -> Option<(&'static str, &'static str)> {
+    if scheme.input.is_some() {
+        return Some((
+            "it has no place for rounded activations",
+            "write `activations: none`, or `formats: [compressed-tensors]`",
+        ));
+    }
+    if container != Container::Mlx && spec.kind != ParameterKind::Linear {
+        return Some((
+            "its engines keep embedding and output matrix plain",
+            "keep it plain, too, or write `formats: [mlx]`",
+        ));
+    }
+    levels(container, scheme.weight.levels, dtype).or_else(|| groups(container, spec, scheme))
+}
+
+fn levels(
+    container: Container,
+    levels: Levels,
+    dtype: ExportDtype,
+) -> Option<(&'static str, &'static str)> {
+    match (container, levels) {
+        (Container::Gptq, Levels::Symmetric { bits: 4 | 8 })
+        | (Container::Awq, Levels::Symmetric { bits: 4 } | Levels::Asymmetric { bits: 4 })
+        | (
+            Container::Mlx,
+            Levels::Symmetric { bits: 2..=6 | 8 } | Levels::Ternary | Levels::Stretched,
+        ) => None,
+        (Container::Gptq, Levels::Asymmetric { bits: 4 | 8 }) => Some((
+            "vLLM takes no GPTQ with zeros",
+            "write `symmetric: true`, or `formats: [awq]` for 4 bits",
+        )),
+        (Container::Gptq, _) => Some((
+            "vLLM takes GPTQ of 4 and 8 bits",
+            "write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
+        )),
+        (Container::Awq, _) => Some((
+            "it has 4 bits",
+            "write `bits: 4`, or `formats: [compressed-tensors]`",
+        )),
+        (Container::Mlx, Levels::Asymmetric { bits: 2..=6 | 8 }) => match dtype {
+            ExportDtype::F32 => None,
+            ExportDtype::Bf16 => Some((
+                "the bias of a group, zero times scale, is no bf16",
+                "write `dtype: f32` under `export`, or `symmetric: true`",
+            )),
+        },
+        (Container::Mlx, _) => Some((
+            "its codes are whole numbers of 2, 3, 4, 5, 6 or 8 bits",
+            "write `type: int` with such `bits`, or `formats: [compressed-tensors]`",
+        )),
+    }
+}
+
+fn groups(
+    container: Container,
+    spec: &ParameterSpec,
+    scheme: Scheme,
+) -> Option<(&'static str, &'static str)> {
+    let [rows, cols] = spec.shape;
+    let holds = match (container, scheme.weight.group_size) {
+        (_, Some(size)) => GROUP_SIZES.contains(&size),
+        (Container::Mlx, None) => false,
+        (Container::Gptq | Container::Awq, None) => true,
+    };
+    if !holds {
+        return Some(match container {
+            Container::Mlx => (
+                "MLX takes groups of 32, 64 and 128",
+                "write one of these as `group_size`",
+            ),
+            Container::Gptq | Container::Awq => (
+                "vLLM takes groups of 32, 64 and 128, and whole rows",
+                "write one of these or `channel` as `group_size`",
+            ),
+        });
+    }
+    let fills_words =
+        |codes: usize| (codes * scheme.weight.levels.bits() as usize).is_multiple_of(32);
+    // Zeros stand beside each other row by row, as do codes of AWQ.
+    let is_whole = match container {
+        Container::Gptq => fills_words(rows) && fills_words(cols),
+        Container::Awq => fills_words(rows),
+        Container::Mlx => fills_words(cols),
+    };
+    (!is_whole).then_some((
+        "its codes do not fill words of 32 bits",
+        "write `formats: [compressed-tensors]`",
+    ))
+}
+
+/// GPTQ and AWQ have one scheme for all projections.
+fn unlike(container: Container, schemes: &Schemes, specs: &[ParameterSpec]) -> Option<Refusal> {
+    if container == Container::Mlx {
+        return None;
+    }
+    let mut linear = specs
+        .iter()
+        .filter(|spec| spec.kind == ParameterKind::Linear);
+    let first = linear.next()?;
+    let scheme = schemes.get(&first.name);
+    let other = linear.find(|spec| schemes.get(&spec.name) != scheme)?;
+    let told = |spec: &ParameterSpec| match schemes.get(&spec.name) {
+        Some(scheme) => scheme.to_string(),
+        None => "not quantised".to_owned(),
+    };
+    Some(Refusal {
+        fact: format!(
+            "`{}` has one scheme for all projections, but `{}` is {}, and `{}` is {}",
+            container.name(),
+            first.name,
+            told(first),
+            other.name,
+            told(other)
+        ),
+        help: "delete the overrides, or write `formats: [compressed-tensors]` or `[mlx]`"
+            .to_owned(),
+    })
+}

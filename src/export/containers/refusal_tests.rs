@@ -1,0 +1,209 @@
+//! What no container holds is not written.
+
+use std::fs;
+
+use super::tests::{golden, on_grid, scheme, schemes};
+use super::*;
+use crate::checkpoint::Checkpoint;
+use crate::model::grid::{Grid, Levels};
+
+const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";
+
+fn refused(container: Container, grid: Grid) -> Option<String> {
+    let config = Checkpoint::open(&golden("hf-llama"))
+        .unwrap()
+        .config()
+        .clone();
+    let found = refusal(
+        container,
+        &schemes(grid, &config),
+        ExportDtype::Bf16,
+        &config,
+    );
+    found.map(|refusal| refusal.to_string())
+}
+
+#[test]
+fn what_a_container_cannot_hold_is_refused_with_the_weight_and_the_way_out() {
+    use Container::{Awq, Gptq, Mlx};
+    for (container, grid, want) in [
+        (
+            Gptq,
+            Grid::asymmetric(4, Some(32)),
+            "int4 asymmetric, groups of 32: vLLM takes no GPTQ with zeros; write `symmetric: true`, or `formats: [awq]` for 4 bits",
+        ),
+        (
+            Gptq,
+            Grid::symmetric(3, Some(32)),
+            "int3, groups of 32: vLLM takes GPTQ of 4 and 8 bits; write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
+        ),
+        (
+            Gptq,
+            Grid {
+                levels: Levels::Stretched,
+                group_size: None,
+            },
+            "vLLM takes GPTQ of 4 and 8 bits",
+        ),
+        (
+            Gptq,
+            Grid::symmetric(4, Some(16)),
+            "int4, groups of 16: vLLM takes groups of 32, 64 and 128, and whole rows; write one of these or `channel` as `group_size`",
+        ),
+        (
+            Awq,
+            Grid::symmetric(3, Some(32)),
+            "int3, groups of 32: it has 4 bits; write `bits: 4`",
+        ),
+        (
+            Awq,
+            Grid::symmetric(4, Some(16)),
+            "vLLM takes groups of 32, 64 and 128, and whole rows",
+        ),
+        (
+            Mlx,
+            Grid::fp8(None),
+            "its codes are whole numbers of 2, 3, 4, 5, 6 or 8 bits",
+        ),
+        (
+            Mlx,
+            Grid::symmetric(4, None),
+            "int4, one scale per row: MLX takes groups of 32, 64 and 128; write one of these as `group_size`",
+        ),
+        (
+            Mlx,
+            Grid::asymmetric(4, Some(32)),
+            "the bias of a group, zero times scale, is no bf16; write `dtype: f32` under `export`, or `symmetric: true`",
+        ),
+    ] {
+        let told = refused(container, grid).unwrap();
+        let begin = format!("`{}` cannot hold `{Q_PROJ}`, ", container.name());
+        assert!(
+            told.starts_with(&begin) && told.contains(want),
+            "got:  {told}\nwant: {want}"
+        );
+    }
+    for (container, grid) in [
+        (Gptq, Grid::symmetric(8, None)),
+        (Gptq, Grid::symmetric(4, Some(128))),
+        (Awq, Grid::asymmetric(4, Some(64))),
+        (Mlx, Grid::symmetric(3, Some(32))),
+    ] {
+        assert_eq!(refused(container, grid), None, "{grid}");
+    }
+}
+
+#[test]
+fn unlike_schemes_are_refused_where_the_container_has_one() {
+    let source = Checkpoint::open(&golden("hf-llama")).unwrap();
+    let config = source.config();
+    let down_proj = "model.layers.1.mlp.down_proj.weight".to_owned();
+    let mut mixed = schemes(Grid::symmetric(4, Some(32)), config);
+    mixed.insert(down_proj.clone(), scheme(Grid::symmetric(4, Some(64))));
+    let told = |container, schemes: &Schemes| {
+        refusal(container, schemes, ExportDtype::Bf16, config).map(|refusal| refusal.to_string())
+    };
+    let want = format!(
+        "`gptq` has one scheme for all projections, but `{Q_PROJ}` is int4, groups of 32, and `{down_proj}` is int4, groups of 64; \
+         delete the overrides, or write `formats: [compressed-tensors]` or `[mlx]`"
+    );
+    assert_eq!(told(Container::Gptq, &mixed), Some(want));
+    mixed.remove(&down_proj);
+    let want = format!("`{down_proj}` is not quantised");
+    assert!(told(Container::Awq, &mixed).unwrap().contains(&want));
+    assert_eq!(told(Container::Mlx, &mixed), None);
+    mixed.insert(
+        "model.embed_tokens.weight".to_owned(),
+        scheme(Grid::symmetric(4, Some(32))),
+    );
+    let want = "its engines keep embedding and output matrix plain";
+    assert!(told(Container::Awq, &mixed).unwrap().contains(want));
+    assert_eq!(told(Container::Mlx, &mixed), None);
+    let told = told(Container::Awq, &Schemes::new()).unwrap();
+    assert!(
+        told.contains("holds quantised weights, but none of this model is"),
+        "{told}"
+    );
+}
+
+#[test]
+fn mlx_folders_say_which_modules_differ() {
+    let source = Checkpoint::open(&golden("hf-llama")).unwrap();
+    let config = source.config();
+    let grid = Grid::symmetric(4, Some(32));
+    let mut mixed = schemes(grid, config);
+    mixed.insert(
+        "model.layers.1.mlp.down_proj.weight".to_owned(),
+        scheme(Grid::symmetric(8, Some(64))),
+    );
+    mixed.remove("model.layers.0.mlp.down_proj.weight");
+    mixed.insert("lm_head.weight".to_owned(), scheme(grid));
+    let dir = tempfile::tempdir().unwrap();
+    write_model(
+        dir.path(),
+        config,
+        (Container::Mlx, &mixed),
+        ExportDtype::Bf16,
+        |spec| source.weight(spec).unwrap(),
+        |spec, scheme| on_grid(&source, spec, scheme.weight).0,
+    )
+    .unwrap();
+    assert_eq!(
+        mlx::quantization(&mixed, config),
+        json!({
+            "bits": 4, "group_size": 32, "mode": "affine",
+            "model.embed_tokens": false,
+            "model.layers.0.mlp.down_proj": false,
+            "model.layers.1.mlp.down_proj": { "bits": 8, "group_size": 64 },
+        })
+    );
+    let read_back = Checkpoint::open(dir.path()).unwrap();
+    assert_eq!(read_back.schemes().len(), mixed.len());
+    for spec in parameter_specs(config) {
+        let want = match mixed.get(&spec.name) {
+            Some(scheme) => on_grid(&source, &spec, scheme.weight).1,
+            None => source.weight(&spec).unwrap(),
+        };
+        assert_eq!(read_back.weight(&spec).unwrap(), want, "{}", spec.name);
+    }
+}
+
+#[test]
+fn what_a_file_cannot_say_exactly_is_not_written() {
+    let source = Checkpoint::open(&golden("hf-llama")).unwrap();
+    let schemes = schemes(Grid::symmetric(4, Some(32)), source.config());
+    for (container, change, want) in [
+        (
+            Container::Gptq,
+            0.1,
+            "is 0.1, which float16 does not hold exactly",
+        ),
+        (
+            Container::Awq,
+            1.003_906_25,
+            "which bfloat16 does not hold exactly",
+        ),
+        (
+            Container::Mlx,
+            f32::NAN,
+            "is NaN, which bfloat16 does not hold exactly",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let written = write_model(
+            dir.path(),
+            source.config(),
+            (container, &schemes),
+            ExportDtype::Bf16,
+            |spec| source.weight(spec).unwrap(),
+            |spec, scheme| {
+                let (mut codes, _) = on_grid(&source, spec, scheme.weight);
+                codes.scales[5] = change;
+                codes
+            },
+        );
+        let told = written.unwrap_err().to_string();
+        assert!(told.contains(want), "{told}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+}
