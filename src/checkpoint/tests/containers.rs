@@ -125,7 +125,7 @@ fn codes_of_worked_examples_stand_where_they_do() {
         let spec = &parameter_specs(checkpoint.config())[2];
         checkpoint.weight(spec).unwrap()
     };
-    let scale = 0.027_862_548_828_125; // f16, of row 0 and group 0
+    let scale = 0.027_862_549; // of row 0 and group 0
     let want = [-2.0, 1.0, 0.0, 0.0, 3.0, 4.0, -2.0, -4.0].map(|code: f32| code * scale);
     assert_eq!(weight("gptq-4bit-g32-sym")[..8], want);
 }
@@ -156,178 +156,119 @@ fn what_a_folder_keeps_plain_is_read_plain() {
     );
 }
 
+/// Message for a copy of a folder with another value in its config.
+fn refusal_of(folder: &str, block: &str, key: &str, value: Value) -> String {
+    let dir = copy(folder);
+    edit_json(&dir.path().join("config.json"), |config| {
+        config[block][key] = value;
+    });
+    refusal(dir.path())
+}
+
+const GPTQ: &str = "gptq-4bit-g32-sym";
+const AWQ: &str = "awq-4bit-g32-gemm";
+const MLX: &str = "mlx-4bit-g32";
+
 #[test]
-fn settings_that_are_not_implemented_are_refused_by_their_key() {
+fn settings_of_gptq_and_awq_that_are_not_implemented_are_refused_by_their_key() {
+    let per_layer = json!({ "+:.*mlp": { "bits": 8 } });
     for (folder, key, value, want) in [
-        (
-            "gptq-4bit-g32-sym",
-            "bits",
-            json!(3),
-            "bits` must be `2` or `4` or `8`, but is `3`",
-        ),
-        (
-            "gptq-4bit-g32-sym",
-            "group_size",
-            json!(0),
-            "group_size` must be a positive number or -1",
-        ),
-        (
-            "gptq-4bit-g32-sym",
-            "sym",
-            json!(null),
-            "sym` must be `true` or `false`",
-        ),
-        (
-            "gptq-4bit-g32-sym",
-            "checkpoint_format",
-            json!("marlin"),
-            r#"must be `"gptq"` or `"gptq_v2"`"#,
-        ),
-        (
-            "gptq-4bit-g32-sym",
-            "dynamic",
-            json!({ "+:.*mlp": { "bits": 8 } }),
-            "dynamic` must be `null` or `{}`",
-        ),
-        (
-            "gptq-4bit-g32-sym",
-            "pack_dtype",
-            json!("int64"),
-            r#"pack_dtype` must be `"int32"`"#,
-        ),
-        (
-            "awq-4bit-g32-gemm",
-            "bits",
-            json!(8),
-            "bits` must be `4`, but is `8`",
-        ),
-        (
-            "awq-4bit-g32-gemm",
-            "version",
-            json!("gemv"),
-            r#"version` must be `"gemm"`"#,
-        ),
-        (
-            "awq-4bit-g32-gemm",
-            "zero_point",
-            json!(false),
-            "zero_point` must be `true`",
-        ),
+        (GPTQ, "bits", json!(3), "`2` or `4` or `8`, but is `3`"),
+        (GPTQ, "group_size", json!(0), "a positive number or -1"),
+        (GPTQ, "sym", json!(null), "`true` or `false`"),
+        (GPTQ, "checkpoint_format", json!("x"), r#""gptq_v2"`"#),
+        (GPTQ, "dynamic", per_layer, "`null` or `{}`"),
+        (GPTQ, "pack_dtype", json!("int64"), r#"`"int32"`"#),
+        (AWQ, "bits", json!(8), "`4`, but is `8`"),
+        (AWQ, "version", json!("gemv"), r#"`"gemm"`"#),
+        (AWQ, "zero_point", json!(false), "`true`, but is `false`"),
     ] {
-        let dir = copy(folder);
-        edit_json(&dir.path().join("config.json"), |config| {
-            config["quantization_config"][key] = value;
-        });
-        let message = refusal(dir.path());
-        assert!(
-            message.contains(want),
-            "{key}\ngot:  {message}\nwant: {want}"
-        );
+        let message = refusal_of(folder, "quantization_config", key, value);
+        let at = format!("`quantization_config.{key}` must be ");
+        assert!(message.contains(&at), "got:  {message}\nwant: {at}");
+        assert!(message.contains(want), "got:  {message}\nwant: {want}");
     }
+}
+
+#[test]
+fn settings_of_mlx_that_are_not_implemented_are_refused_by_their_key() {
     for (key, value, want) in [
         ("bits", json!(7), "bits` must be `2` or `3`"),
-        (
-            "group_size",
-            json!(48),
-            "group_size` must be `32` or `64` or `128`",
-        ),
-        (
-            "mode",
-            json!("mxfp4"),
-            r#"mode` must be `"affine"` or `null`"#,
-        ),
-        (
-            "lm_head",
-            json!({ "bits": 4 }),
-            "lm_head.group_size` must be `32`",
-        ),
+        ("group_size", json!(48), "`32` or `64` or `128`"),
+        ("mode", json!("mxfp4"), r#"mode` must be `"affine"`"#),
+        ("lm_head", json!({ "bits": 4 }), "lm_head.group_size` must"),
     ] {
-        let dir = copy("mlx-4bit-g32");
-        edit_json(&dir.path().join("config.json"), |config| {
-            config["quantization"][key] = value;
-        });
-        let message = refusal(dir.path());
-        assert!(
-            message.contains(want),
-            "{key}\ngot:  {message}\nwant: {want}"
-        );
+        let message = refusal_of(MLX, "quantization", key, value);
+        assert!(message.contains(want), "got:  {message}\nwant: {want}");
     }
 }
 
 #[test]
 fn tensors_that_do_not_fit_the_config_are_refused_by_name() {
-    let q_proj = "model.layers.0.self_attn.q_proj";
-    for (folder, key, value, want) in [
+    let block = "quantization_config";
+    for (folder, block, key, value, want) in [
         (
-            "gptq-4bit-g32-sym",
+            GPTQ,
+            block,
             "bits",
             json!(8),
             "qweight` must have shape [32, 128], but has [16, 128]",
         ),
         (
-            "gptq-4bit-g32-sym",
+            GPTQ,
+            block,
             "group_size",
             json!(64),
             "qzeros` must have shape [2, 16], but has [4, 16]",
         ),
         (
-            "awq-4bit-g32-gemm",
+            AWQ,
+            block,
             "group_size",
             json!(48),
             "does not divide the 128 columns of",
         ),
         (
-            "awq-4bit-g32-gemm",
-            "quant_method",
-            json!("gptq"),
-            "qweight` must have shape [16, 128], but has [128, 16]",
-        ),
-        (
-            "gptq-4bit-g32-sym",
+            GPTQ,
+            block,
             "quant_method",
             json!("awq"),
-            "quantization_config",
+            "quantization_config.checkpoint_format` must be",
+        ),
+        (
+            MLX,
+            "quantization",
+            "model.layers.0.self_attn.q_proj",
+            json!({ "bits": 8, "group_size": 32 }),
+            "q_proj.weight` must have shape [128, 32], but has [128, 16]",
+        ),
+        (
+            "hf-llama",
+            "quantization",
+            "bits",
+            json!(4),
+            "`quantization_config.group_size` must be `32`",
         ),
     ] {
-        let dir = copy(folder);
-        edit_json(&dir.path().join("config.json"), |config| {
-            let json = &mut config["quantization_config"];
-            json[key] = value;
-            if json["quant_method"] == "gptq" {
-                json["sym"] = json!(true);
-                json["format"] = json!("gptq");
-                json["checkpoint_format"] = json!("gptq");
-            }
-        });
-        let message = refusal(dir.path());
-        assert!(
-            message.contains(want),
-            "{key}\ngot:  {message}\nwant: {want}"
-        );
+        let message = refusal_of(folder, block, key, value);
+        assert!(message.contains(want), "got:  {message}\nwant: {want}");
     }
-    let dir = copy("mlx-4bit-g32");
-    edit_json(&dir.path().join("config.json"), |config| {
-        config["quantization"]["model.layers.0.self_attn.q_proj"] =
-            json!({ "bits": 8, "group_size": 32 });
-    });
-    let want = format!("`{q_proj}.weight` must have shape [128, 32], but has [128, 16]");
-    assert_eq!(refusal(dir.path()), want);
-
-    let dir = copy("gptq-4bit-g32-sym-actorder");
-    edit_tensor(dir.path(), &format!("{q_proj}.g_idx"), |bytes| {
-        bytes[4..8].copy_from_slice(&4_i32.to_le_bytes());
-    });
-    let want = format!("`{q_proj}.g_idx`[1] is 4, but there are 4 groups, counted from 0");
-    assert_eq!(refusal(dir.path()), want);
-
     // A plain folder that calls itself packed.
     let dir = copy("hf-llama");
     edit_json(&dir.path().join("config.json"), |config| {
         config["quantization"] = json!({ "bits": 4, "group_size": 32 });
     });
-    let message = refusal(dir.path());
-    assert!(
-        message.contains("model.embed_tokens.weight` must be U32, but is BF16"),
-        "{message}"
-    );
+    let want = "`model.embed_tokens.weight` must be U32, but is BF16";
+    assert_eq!(refusal(dir.path()), want);
+}
+
+#[test]
+fn groups_of_columns_that_are_not_there_are_refused() {
+    let dir = copy("gptq-4bit-g32-sym-actorder");
+    let tensor = "model.layers.0.self_attn.q_proj.g_idx";
+    edit_tensor(dir.path(), tensor, |bytes| {
+        bytes[4..8].copy_from_slice(&4_i32.to_le_bytes());
+    });
+    let want = format!("`{tensor}`[1] is 4, but there are 4 groups, counted from 0");
+    assert_eq!(refusal(dir.path()), want);
 }

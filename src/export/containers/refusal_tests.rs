@@ -23,59 +23,62 @@ fn refused(container: Container, grid: Grid) -> Option<String> {
     found.map(|refusal| refusal.to_string())
 }
 
+/// Grids that a container does not hold, and what is said of them.
+const REFUSED: [(Container, Grid, &str); 9] = [
+    (
+        Container::Gptq,
+        Grid::asymmetric(4, Some(32)),
+        "int4 asymmetric, groups of 32: vLLM takes no GPTQ with zeros; write `symmetric: true`, or `formats: [awq]` for 4 bits",
+    ),
+    (
+        Container::Gptq,
+        Grid::symmetric(3, Some(32)),
+        "int3, groups of 32: vLLM takes GPTQ of 4 and 8 bits; write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
+    ),
+    (
+        Container::Gptq,
+        Grid {
+            levels: Levels::Stretched,
+            group_size: None,
+        },
+        "vLLM takes GPTQ of 4 and 8 bits",
+    ),
+    (
+        Container::Gptq,
+        Grid::symmetric(4, Some(16)),
+        "int4, groups of 16: vLLM takes groups of 32, 64 and 128, and whole rows; write one of these or `channel` as `group_size`",
+    ),
+    (
+        Container::Awq,
+        Grid::symmetric(3, Some(32)),
+        "int3, groups of 32: it has 4 bits; write `bits: 4`",
+    ),
+    (
+        Container::Awq,
+        Grid::symmetric(4, Some(16)),
+        "vLLM takes groups of 32, 64 and 128, and whole rows",
+    ),
+    (
+        Container::Mlx,
+        Grid::fp8(None),
+        "its codes are whole numbers of 2, 3, 4, 5, 6 or 8 bits",
+    ),
+    (
+        Container::Mlx,
+        Grid::symmetric(4, None),
+        "int4, one scale per row: MLX takes groups of 32, 64 and 128; write one of these as `group_size`",
+    ),
+    (
+        Container::Mlx,
+        Grid::asymmetric(4, Some(32)),
+        "the bias of a group, zero times scale, is no bf16; write `dtype: f32` under `export`, or `symmetric: true`",
+    ),
+];
+
 #[test]
 fn what_a_container_cannot_hold_is_refused_with_the_weight_and_the_way_out() {
     use Container::{Awq, Gptq, Mlx};
-    for (container, grid, want) in [
-        (
-            Gptq,
-            Grid::asymmetric(4, Some(32)),
-            "int4 asymmetric, groups of 32: vLLM takes no GPTQ with zeros; write `symmetric: true`, or `formats: [awq]` for 4 bits",
-        ),
-        (
-            Gptq,
-            Grid::symmetric(3, Some(32)),
-            "int3, groups of 32: vLLM takes GPTQ of 4 and 8 bits; write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
-        ),
-        (
-            Gptq,
-            Grid {
-                levels: Levels::Stretched,
-                group_size: None,
-            },
-            "vLLM takes GPTQ of 4 and 8 bits",
-        ),
-        (
-            Gptq,
-            Grid::symmetric(4, Some(16)),
-            "int4, groups of 16: vLLM takes groups of 32, 64 and 128, and whole rows; write one of these or `channel` as `group_size`",
-        ),
-        (
-            Awq,
-            Grid::symmetric(3, Some(32)),
-            "int3, groups of 32: it has 4 bits; write `bits: 4`",
-        ),
-        (
-            Awq,
-            Grid::symmetric(4, Some(16)),
-            "vLLM takes groups of 32, 64 and 128, and whole rows",
-        ),
-        (
-            Mlx,
-            Grid::fp8(None),
-            "its codes are whole numbers of 2, 3, 4, 5, 6 or 8 bits",
-        ),
-        (
-            Mlx,
-            Grid::symmetric(4, None),
-            "int4, one scale per row: MLX takes groups of 32, 64 and 128; write one of these as `group_size`",
-        ),
-        (
-            Mlx,
-            Grid::asymmetric(4, Some(32)),
-            "the bias of a group, zero times scale, is no bf16; write `dtype: f32` under `export`, or `symmetric: true`",
-        ),
-    ] {
+    for (container, grid, want) in REFUSED {
         let told = refused(container, grid).unwrap();
         let begin = format!("`{}` cannot hold `{Q_PROJ}`, ", container.name());
         assert!(
@@ -180,7 +183,7 @@ fn what_a_file_cannot_say_exactly_is_not_written() {
         ),
         (
             Container::Awq,
-            1.003_906_25,
+            1.003_906_3,
             "which bfloat16 does not hold exactly",
         ),
         (
