@@ -143,6 +143,12 @@ impl Transposed {
         if self.has_groups_of_columns(files, spec) {
             names.push(part(spec, "g_idx"));
         }
+        // AutoGPTQ gave every projection a bias, of zeros where the model has none.
+        let bias = part(spec, "bias");
+        let is_zero = |bias: Vec<f32>| bias.iter().all(|&value| value == 0.0);
+        if files.info(&bias).is_some() && files.f32s(&bias, &[rows]).is_ok_and(is_zero) {
+            names.push(bias);
+        }
         Ok(names)
     }
 

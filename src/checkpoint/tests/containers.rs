@@ -130,29 +130,63 @@ fn codes_of_worked_examples_stand_where_they_do() {
     assert_eq!(weight("gptq-4bit-g32-sym")[..8], want);
 }
 
-#[test]
-fn what_a_folder_keeps_plain_is_read_plain() {
-    let dir = copy("gptq-4bit-g32-sym");
+/// A copy of a folder in which some tensors give way to others, of a dtype, shape and bytes.
+fn with_tensors(
+    folder: &str,
+    gone: &str,
+    others: &[(String, ::safetensors::Dtype, Vec<usize>, Vec<u8>)],
+) -> tempfile::TempDir {
+    let dir = copy(folder);
     let file = dir.path().join("model.safetensors");
     let bytes = fs::read(&file).unwrap();
     let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let module = "model.layers.1.mlp.down_proj";
-    let plain = Checkpoint::open(&golden("hf-llama")).unwrap();
-    let source = fs::read(golden("hf-llama/model.safetensors")).unwrap();
-    let source = ::safetensors::SafeTensors::deserialize(&source).unwrap();
     let mut all = tensors.tensors();
-    all.retain(|(name, _)| !name.starts_with(module));
-    let name = format!("{module}.weight");
-    all.push((name.clone(), source.tensor(&name).unwrap()));
+    all.retain(|(name, _)| !name.starts_with(gone));
+    for (name, dtype, shape, bytes) in others {
+        let view = ::safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes);
+        all.push((name.clone(), view.unwrap()));
+    }
     let bytes = ::safetensors::serialize(all, None).unwrap();
     damage(&file, |old| *old = bytes);
+    dir
+}
+
+#[test]
+fn what_a_folder_keeps_plain_is_read_plain() {
+    let module = "model.layers.1.mlp.down_proj";
+    let name = format!("{module}.weight");
+    let plain = Checkpoint::open(&golden("hf-llama")).unwrap();
+    let (dtype, shape) = plain.files().unwrap().info(&name).unwrap();
+    let bytes = plain.files().unwrap().raw(&name, dtype, shape).unwrap();
+    let weight = (name.clone(), dtype, shape.to_vec(), bytes.to_vec());
+    let dir = with_tensors("gptq-4bit-g32-sym", module, &[weight]);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(checkpoint.schemes().len(), 13);
     let specs = parameter_specs(checkpoint.config());
     let spec = specs.iter().find(|spec| spec.name == name).unwrap();
-    assert_eq!(
+    let (got, want) = (
         checkpoint.weight(spec).unwrap(),
-        plain.weight(spec).unwrap()
+        plain.weight(spec).unwrap(),
+    );
+    assert_eq!(got, want);
+}
+
+#[test]
+fn biases_of_zeros_that_the_model_does_not_have_are_passed_over_and_others_are_not() {
+    let name = "model.layers.1.mlp.down_proj.bias".to_owned();
+    let mut bytes = vec![0; 2 * 128];
+    let bias = |bytes: &[u8]| {
+        let dtype = ::safetensors::Dtype::F16;
+        [(name.clone(), dtype, vec![128], bytes.to_vec())]
+    };
+    let dir = with_tensors("gptq-4bit-g32-sym", "none", &bias(&bytes));
+    assert_eq!(num_equal(dir.path(), &expected("gptq-4bit-g32-sym")), 21);
+    bytes[17] = 0x3C;
+    let dir = with_tensors("gptq-4bit-g32-sym", "none", &bias(&bytes));
+    let message = refusal(dir.path());
+    assert!(
+        message.contains("has a tensor `model.layers.1.mlp.down_proj.bias`"),
+        "{message}"
     );
 }
 
