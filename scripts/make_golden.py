@@ -372,6 +372,138 @@ def sparsegpt(name):
           ["transformers"])
 
 
+def grid_of(weight, bits, symmetric, group):
+    """Scale and zero of each weight, as `model/grid` chooses them: the range of its group over all levels, in numbers that bf16 holds."""
+    groups = weight.reshape(weight.shape[0], -1, group or weight.shape[1])
+    low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    if symmetric:
+        scale = groups.abs().amax(2, keepdim=True) / ((high - low) / 2)
+    else:
+        scale = (groups.amax(2, keepdim=True).clamp(min=0) - groups.amin(2, keepdim=True).clamp(max=0)) / (high - low)
+    scale = scale.bfloat16().double()
+    scale[scale == 0] = 1
+    zero = torch.zeros_like(scale) if symmetric else (-groups.amin(2, keepdim=True).clamp(max=0) / scale + low).round().clamp(low, high)
+    return tuple(x.expand(groups.shape).reshape(weight.shape) for x in (scale, zero))
+
+
+def nearest(weight, scale, zero, bits, margin=0.0):
+    """Codes of the nearest values on a grid; none may be so close to the middle of two that f32 could see it otherwise."""
+    quotient = weight / scale + zero
+    assert ((quotient - quotient.floor() - 0.5).abs() >= margin).all(), "a tie: take another seed"
+    return quotient.round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def optimal_rounding(weight, moments, case, damping, mask=None, margin=0.0):
+    """GPTQ (arXiv 2210.17323, equations 2 and 3), with the inverse itself in the place of its factor: as a column is rounded, the others move
+    by the column's row of the inverse, out of which the column is then eliminated."""
+    rows, columns = weight.shape
+    mask = torch.ones_like(weight) if mask is None else mask
+    weight = weight * mask
+    scale, zero = grid_of(weight, case["bits"], case["symmetric"], case.get("group_size"))
+    inverse = torch.linalg.inv(moments + damping * moments.diagonal().mean() * torch.eye(columns))
+    order = list(range(columns))
+    if case["act_order"]:
+        order.sort(key=lambda column: -moments[column, column].item())
+    left = weight.clone()
+    rounded = torch.zeros_like(weight)
+    for column in order:
+        codes = nearest(left[:, column], scale[:, column], zero[:, column], case["bits"], margin)
+        rounded[:, column] = (codes - zero[:, column]) * scale[:, column] * mask[:, column]
+        error = (left[:, column] - rounded[:, column]) / inverse[column, column]
+        left -= error[:, None] * inverse[column]
+        inverse = inverse - inverse[:, column, None] * inverse[column] / inverse[column, column]
+    return rounded, scale, zero
+
+
+def gptq(name):
+    """A matrix, one of whose inputs is always 0; and the model of prune.json, where each projection sees what the rounded ones before it give."""
+    seed, shape, positions, damping = 21, (6, 40), 64, 0.01
+    generator = torch.Generator().manual_seed(seed)
+    weight = short(torch.randn(shape, generator=generator), 3)
+    weight[3] = 0
+    mixing = torch.randn((shape[1], shape[1]), generator=generator) * 0.3 + torch.diag(torch.rand(shape[1], generator=generator) * 2)
+    x = short(torch.randn((positions, shape[1]), generator=generator) @ mixing, 2)
+    x[:, 7] = 0
+    moments = x.T @ x / positions
+    mask = (torch.rand(shape, generator=generator, dtype=torch.float64) > 0.3).double()
+    case = lambda bits, symmetric, act_order, group_size=None, masked=False: dict(bits=bits, symmetric=symmetric, act_order=act_order, group_size=group_size, masked=masked)
+    cases = dict(rows=case(4, True, False), rows_in_order=case(4, True, True), groups_in_order=case(4, True, True, 8), zeros=case(3, False, False, 8),
+                 zeros_in_order=case(3, False, True, 8), zeros_of_rows=case(2, False, True), masked=case(4, True, True, 8, True), masked_zeros=case(3, False, True, 8, True))
+    matrices = {}
+    for label, keys in cases.items():
+        rounded, scale, zero = optimal_rounding(weight, moments, keys, damping, mask if keys["masked"] else None, 2e-5)
+        matrices[label] = dict(weight=exact(rounded), scale=exact(scale[:, :: keys["group_size"] or shape[1]]), zero=exact(zero[:, :: keys["group_size"] or shape[1]]))
+
+    rows, seq = 3, 8
+    model, config, generator = tiny_llama(3, False, 6)
+    tokens = torch.randint(0, config["vocab_size"], (rows, seq + 1), generator=generator)
+    names = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], ["self_attn.o_proj"], ["mlp.gate_proj", "mlp.up_proj"], ["mlp.down_proj"]
+    for key, value in model.state_dict().items():
+        if "_proj" not in key:
+            value.copy_(value.bfloat16().double())  # what has no grid is bf16
+    start = {key: value.clone() for key, value in model.state_dict().items()}
+    models = {}
+    for label, keys in (("zeros", case(3, False, False, 8)), ("in_order", case(4, True, True))):
+        model.load_state_dict(start)
+        found = {}
+        for layer in range(config["num_hidden_layers"]):
+            for together in names:
+                modules = {part: model.get_submodule(f"model.layers.{layer}.{part}") for part in together}
+                seen = []
+                hook = modules[together[0]].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().reshape(-1, inputs[0].shape[-1])))
+                with torch.no_grad():
+                    model(tokens[:, :-1])
+                hook.remove()
+                for part, module in modules.items():
+                    rounded, _, _ = optimal_rounding(module.weight.detach(), seen[0].T @ seen[0] / len(seen[0]), keys, 0.1, margin=2e-5)
+                    module.weight.data = rounded
+                    found[f"model.layers.{layer}.{part}.weight"] = exact(rounded)
+        models[label] = found
+    inputs = dict(shape=shape, weight=exact(weight), x=exact(x), mask="".join(str(int(bit)) for bit in mask.flatten().tolist()), damping=damping, cases=cases,
+                  model_damping=0.1)
+    write(name, seed, dict(atol=0.0, rtol=0.0), inputs, dict(matrices=matrices, models=models), "float64, norms and softmax in float32", ["transformers"])
+
+
+def awq(name):
+    """Scales of the inputs of two matrices, one of which is always 0 (arXiv 2306.00978, equations 4 and 5): α of 20 by the error of the outputs themselves.
+    The inverse goes into rows of weights as it is, into the gain of a norm as bf16 holds it."""
+    seed, columns, rows, positions = 22, 32, (6, 5), 48
+    generator = torch.Generator().manual_seed(seed)
+    weights = [short(torch.randn((count, columns), generator=generator), 3) for count in rows]
+    x = short(torch.randn((positions, columns), generator=generator) * torch.randn(columns, generator=generator).mul(1.3).exp(), 3)
+    x[:, 11] = 0
+    norm = (torch.rand(columns, generator=generator) * 2 - 0.5).bfloat16().double()
+    norm[4] = 0
+    sizes = x.abs().mean(0)
+    used = sizes > 0
+    cases = dict(rows=dict(bits=4, symmetric=True, group_size=None, offset=None), groups=dict(bits=3, symmetric=False, group_size=8, offset=None),
+                 norm=dict(bits=3, symmetric=True, group_size=8, offset=0.0), norm_of_gemma=dict(bits=3, symmetric=False, group_size=16, offset=1.0))
+    expected = {}
+    for label, case in cases.items():
+        found = []
+        for power in range(20):
+            powers = sizes[used] ** (power / 20)
+            scale = torch.ones(columns).double()
+            scale[used] = powers / (powers.max() * powers.min()).sqrt()
+            stored = norm
+            if case["offset"] is not None:
+                gain = norm + case["offset"]
+                stored = torch.where(gain == 0, norm, (gain / scale - case["offset"]).bfloat16().double())
+                scale = torch.where(stored == norm, 1.0, gain / (stored + case["offset"]))
+            lost = 0
+            for weight in weights:
+                step, zero = grid_of(weight * scale, case["bits"], case["symmetric"], case["group_size"])
+                rounded = (nearest(weight * scale, step, zero, case["bits"]) - zero) * step / scale
+                lost += (x @ (rounded - weight).T).square().sum().item() / positions
+            found.append((lost, power, scale, stored))
+        found.sort(key=lambda one: one[0])
+        assert found[1][0] > found[0][0] * 1.001 and found[0][1] > 0, "a tie: take another seed"
+        lost, power, scale, stored = found[0]
+        expected[label] = dict(power=power, lost=lost, scales=digits(scale), norm=exact(stored))
+    inputs = dict(columns=columns, weights=[exact(weight) for weight in weights], x=exact(x), norm=exact(norm), cases=cases)
+    write(name, seed, dict(atol=1e-6, rtol=1e-5), inputs, expected)
+
+
 def grid_int8_channel(name):
     """Scales and codes of compressed-tensors for a bf16 weight: int8, symmetric, one scale per row."""
     from compressed_tensors.quantization import QuantizationArgs
@@ -588,7 +720,7 @@ def hidden_mse(name):
     write(name, seed, ELEMENTWISE, inputs, expected, "float64, norms and softmax in float32", ["transformers"])
 
 
-CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt,
+CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt, "gptq": gptq, "awq": awq,
          "grid_int8_channel": grid_int8_channel, "learned_scales": learned_scales, "rounded_activations": rounded_activations,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 

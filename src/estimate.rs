@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::recipe::{
-    CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, ShrinkPlan,
-    StudentPlan, SupportPlan, TokenizerPlan,
+    CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod,
+    QuantizePlan, ShrinkPlan, StudentPlan, SupportPlan, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
 use crate::student::{architecture, configs_of_passes, part_of_teacher};
@@ -95,7 +95,8 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
                 let num_left = config_at(pass_idx + 1).num_hidden_layers;
                 add_shrink(&mut estimate, shrink, config, num_left);
             }
-            PassPlan::Distill(_) | PassPlan::Quantize(_) => {}
+            PassPlan::Quantize(quantize) => add_quantize(&mut estimate, quantize, config),
+            PassPlan::Distill(_) => {}
         }
         estimates.push(estimate);
     }
@@ -230,11 +231,31 @@ fn add_prune(estimate: &mut StageEstimate, prune: &PrunePlan, config: &DecoderCo
     estimate.tokens += runs * tokens;
     estimate.secs += runs as f64 * run_secs(config, tokens);
     if runs == 2 {
-        let widest = config.intermediate_size.max(config.hidden_size) as u64;
-        let held = tokens * config.hidden_size as u64 * F32_BYTES + 6 * widest * widest * F32_BYTES;
-        estimate.secs += run_secs(config, tokens) * widest as f64 / config.hidden_size as f64;
-        estimate.memory_bytes += held + num_parameters(config) * F32_BYTES;
+        add_moments(estimate, config, tokens);
+        estimate.memory_bytes += num_parameters(config) * F32_BYTES;
     }
+}
+
+/// What is measured before weights are rounded: as of SparseGPT, but that the free weights are let go of. On disk are, for a
+/// time, the finished layers, too.
+fn add_quantize(estimate: &mut StageEstimate, quantize: &QuantizePlan, config: &DecoderConfig) {
+    let QuantizeMethod::Calibrated(plan) = &quantize.method else {
+        return;
+    };
+    let tokens = plan.calibration_tokens as u64;
+    let runs = if plan.awq { 5 } else { 3 };
+    estimate.tokens += runs * tokens;
+    estimate.secs += runs as f64 * run_secs(config, tokens);
+    estimate.disk_bytes += num_parameters(config) * F32_BYTES;
+    add_moments(estimate, config, tokens);
+}
+
+/// The residual stream of a text, and the second moments of the widest input with their factor.
+fn add_moments(estimate: &mut StageEstimate, config: &DecoderConfig, tokens: u64) {
+    let widest = config.intermediate_size.max(config.hidden_size) as u64;
+    let held = tokens * config.hidden_size as u64 * F32_BYTES + 6 * widest * widest * F32_BYTES;
+    estimate.secs += run_secs(config, tokens) * widest as f64 / config.hidden_size as f64;
+    estimate.memory_bytes += held;
 }
 
 /// Runs over the calibration text: two of the whole student, or one for each layer that might go next.

@@ -57,6 +57,8 @@ pub mod student;
 
 pub mod pruning;
 
+pub mod quantization;
+
 pub mod train;
 
 // Passes: student -> student.

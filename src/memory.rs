@@ -61,8 +61,10 @@ pub fn check(
         .position(|stage| stage == &estimate.stage);
     let (key, remedy) = match pass_idx.map(|idx| (idx, &plan.passes[idx])) {
         Some((idx, PassPlan::Distill(_))) => (format!("passes.{idx}.distill.micro_batch"), FIT),
-        Some((idx, PassPlan::Quantize(_))) => (format!("passes.{idx}.quantize.micro_batch"), FIT),
-        Some((_, PassPlan::Prune(_) | PassPlan::Shrink(_))) => {
+        Some((idx, pass @ PassPlan::Quantize(_))) if pass.fit().is_some() => {
+            (format!("passes.{idx}.quantize.micro_batch"), FIT)
+        }
+        Some((_, PassPlan::Prune(_) | PassPlan::Shrink(_) | PassPlan::Quantize(_))) => {
             ("student".to_owned(), "take a smaller student")
         }
         None => (

@@ -44,28 +44,24 @@ pub fn save<T: Serialize>(
     tensors: &[(String, Tensor<2>)],
     facts: &T,
 ) -> io::Result<()> {
-    let matrices: Vec<(&str, Matrix)> = tensors
+    let matrices: Vec<(&str, Matrix<'_>)> = tensors
         .iter()
         .map(|(name, tensor)| {
-            (
-                name.as_str(),
-                Matrix {
-                    shape: tensor.dims(),
-                    bytes: to_bytes(tensor),
-                },
-            )
+            let (shape, tensor) = (tensor.dims(), tensor);
+            (name.as_str(), Matrix { shape, tensor })
         })
         .collect();
     let facts = serde_json::to_string(facts).map_err(io::Error::other)?;
     let entries = matrices
         .iter()
-        .map(|(name, matrix)| (*name, (&matrix.shape[..], &*matrix.bytes)));
+        .map(|(name, matrix)| (*name, (&matrix.shape[..], matrix)));
     let header = Header {
         blake3: checksum(&facts, entries),
         facts,
     };
     let header = serde_json::to_string(&header).map_err(io::Error::other)?;
     let metadata = [(HEADER.to_owned(), header)].into();
+    let matrices = matrices.iter().map(|(name, matrix)| (name, matrix));
     let bytes = safetensors::serialize(matrices, Some(metadata)).map_err(io::Error::other)?;
     files::write_atomically(path, |out| out.write_all(&bytes))
 }
@@ -97,7 +93,7 @@ pub fn load<T: DeserializeOwned>(
         &header.facts,
         views
             .iter()
-            .map(|(name, view)| (name.as_str(), (view.shape(), view.data()))),
+            .map(|(name, view)| (name.as_str(), (view.shape(), view))),
     ) != header.blake3
     {
         return Err(damaged("the checksum does not match".to_owned()));
@@ -130,12 +126,13 @@ pub fn to_vec(tensor: &Tensor<2>) -> Vec<f32> {
         .expect("a matrix of f32 that fits the device fits the host")
 }
 
-struct Matrix {
+/// A matrix whose bytes are made when they are asked for: a file of them is never held twice.
+struct Matrix<'a> {
     shape: [usize; 2],
-    bytes: Vec<u8>,
+    tensor: &'a Tensor<2>,
 }
 
-impl View for Matrix {
+impl View for &Matrix<'_> {
     fn dtype(&self) -> Dtype {
         Dtype::F32
     }
@@ -145,11 +142,11 @@ impl View for Matrix {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.bytes)
+        Cow::Owned(to_bytes(self.tensor))
     }
 
     fn data_len(&self) -> usize {
-        self.bytes.len()
+        self.shape[0] * self.shape[1] * size_of::<f32>()
     }
 }
 
@@ -161,20 +158,20 @@ fn to_bytes(tensor: &Tensor<2>) -> Vec<u8> {
 }
 
 /// BLAKE3 over the facts, then names, shapes and bytes in byte order of the names.
-fn checksum<'a>(
+fn checksum<'a, T: View>(
     facts: &str,
-    tensors: impl Iterator<Item = (&'a str, (&'a [usize], &'a [u8]))>,
+    tensors: impl Iterator<Item = (&'a str, (&'a [usize], T))>,
 ) -> String {
-    let sorted: BTreeMap<&str, (&[usize], &[u8])> = tensors.collect();
+    let sorted: BTreeMap<&str, (&[usize], T)> = tensors.collect();
     let mut hasher = blake3::Hasher::new();
     hasher
         .update(&(facts.len() as u64).to_le_bytes())
         .update(facts.as_bytes());
-    for (name, (shape, bytes)) in sorted {
+    for (name, (shape, matrix)) in sorted {
         hasher
             .update(name.as_bytes())
             .update(format!("{shape:?}").as_bytes())
-            .update(bytes);
+            .update(&matrix.data());
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -15,7 +15,7 @@ mod tests {
 
     use crate::common::{
         Workshop, assert_no_parts, assert_same_results, assert_whole, figures, finished, folders,
-        signal, wait_for,
+        results, signal, wait_for,
     };
 
     /// Times that the run is killed.
@@ -138,6 +138,52 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
             figures(&workshop.path("whole/busy/report.json"))
         );
         assert_no_parts(&workshop.path("out"));
+    }
+
+    /// Quantised without training, layer after layer.
+    const LAYERS_RECIPE: &str = "\
+name: layers
+seed: 5
+output: out
+data: { train: [text/train.txt], validation: [text/validation.txt], sequence_length: 32, tokenizer: { file: teacher/tokenizer.json } }
+student:
+  architecture: { num_hidden_layers: 24, hidden_size: 64, num_attention_heads: 4, num_key_value_heads: 4, intermediate_size: 96 }
+passes:
+  - quantize: { method: awq-gptq, clip: true, bits: 3, group_size: 16, symmetric: false, calibration_tokens: 1k }
+export: { formats: [compressed-tensors], dtype: f32 }
+";
+
+    #[test]
+    fn a_calibration_that_is_killed_goes_on_at_its_layer() {
+        let workshop = Workshop::new();
+        workshop.write("layers.yaml", LAYERS_RECIPE.as_bytes());
+        let args = ["run", "layers.yaml"];
+        let num_layers = || {
+            let partial = folders(&workshop.path("out/layers"), ".partial-01-quantize");
+            let layers = partial.first().map(|partial| partial.join("layers"));
+            let entries = layers.and_then(|layers| fs::read_dir(layers).ok());
+            entries.into_iter().flatten().count()
+        };
+        for at_least in [2, 12] {
+            let mut child = workshop.start(&args);
+            wait_for("layer", || num_layers() >= at_least);
+            child.kill().unwrap();
+            let told = finished(child).stderr;
+            assert!(!told.contains("02-export"), "it was done before: {told}");
+            assert_whole(&workshop.path("out/layers"));
+        }
+        let again = workshop.done(&args).stderr;
+        let layer = again.split("01-quantize: resumed at layer ").nth(1);
+        let layer = layer.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        assert!(layer >= Some(11), "{again}");
+        assert_no_parts(&workshop.path("out"));
+        let done = workshop.folder("out/layers", "01-quantize");
+        assert!(!done.join("layers").exists());
+
+        workshop.done(&[&args[..], &["--set", "output=whole"]].concat());
+        let [got, want] = ["out/layers", "whole/layers"].map(|run| results(&workshop.path(run)));
+        assert!(want.len() >= 3, "{:?}", want.keys());
+        assert!(got == want, "bytes differ: {:?}", want.keys());
     }
 
     #[test]

@@ -31,7 +31,7 @@ mod tests {
             PassPlan::Distill(fit) => fit,
             PassPlan::Quantize(plan) => match &plan.method {
                 QuantizeMethod::Qat(fit) => fit,
-                QuantizeMethod::RoundToNearest => panic!("a pass that trains"),
+                _ => panic!("a pass that trains"),
             },
             PassPlan::Prune(_) | PassPlan::Shrink(_) => panic!("a pass that trains"),
         }
@@ -268,6 +268,18 @@ mod tests {
             ]
             .map(|scheme| {
                 let quantize = format!("quantize: {{ method: round-to-nearest, {scheme} }}");
+                MINIMAL.replace("distill: { steps: 7 }", &quantize)
+            }),
+        );
+        texts.extend(
+            [
+                "round-to-nearest, clip: true, calibration_tokens: 2k",
+                "gptq, bits: 3, act_order: false, damping: 0.1",
+                "awq, calibration_tokens: 8k",
+                "awq-gptq, symmetric: false, clip: true, damping: 0.02",
+            ]
+            .map(|method| {
+                let quantize = format!("quantize: {{ method: {method} }}");
                 MINIMAL.replace("distill: { steps: 7 }", &quantize)
             }),
         );

@@ -1,6 +1,6 @@
 //! Second moments of what enters a linear layer, and the factor of their inverse that GPTQ and SparseGPT work with.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use thiserror::Error;
 
@@ -78,13 +78,44 @@ impl Hessian {
     /// # Shapes
     ///
     /// `matrix` is `[outputs, size]`.
-    #[expect(clippy::cast_possible_truncation, reason = "activations are f32")]
     pub fn output_square(&self, matrix: &Tensor<2>) -> f64 {
-        let means = self.sums.iter().map(|sum| (sum / self.count()) as f32);
-        let data = TensorData::new(means.collect::<Vec<f32>>(), [self.size, self.size]);
-        let means: Tensor<2> = Tensor::from_data(data, &matrix.device());
+        let means = self.matrix(&matrix.device());
         let products = matrix.clone().matmul(means) * matrix.clone();
         f64::from(products.sum().into_scalar::<f32>())
+    }
+
+    /// Refuses inputs that are not finite.
+    pub fn check_finite(&self) -> Result<(), NotPositiveDefinite> {
+        let squares = self.sums.iter().step_by(self.size + 1);
+        match squares.enumerate().find(|(_, square)| !square.is_finite()) {
+            Some((feature, _)) => Err(NotPositiveDefinite { feature }),
+            None => Ok(()),
+        }
+    }
+
+    /// Mean of x xᵀ, as a tensor.
+    ///
+    /// # Shapes
+    ///
+    /// `[size, size]`.
+    #[expect(clippy::cast_possible_truncation, reason = "activations are f32")]
+    pub fn matrix(&self, device: &Device) -> Tensor<2> {
+        let means = self.sums.iter().map(|sum| (sum / self.count()) as f32);
+        let data = TensorData::new(means.collect::<Vec<f32>>(), [self.size, self.size]);
+        Tensor::from_data(data, device)
+    }
+
+    /// The input features, as they stand.
+    pub fn natural(&self) -> Vec<usize> {
+        (0..self.size).collect()
+    }
+
+    /// The input features, those of the largest mean square first; of equal ones the first.
+    pub fn descending(&self) -> Vec<usize> {
+        let diagonal = self.diagonal();
+        let mut order: Vec<usize> = (0..self.size).collect();
+        order.sort_by(|&one, &other| diagonal[other].total_cmp(&diagonal[one]));
+        order
     }
 
     /// The upper Cholesky factor of the inverse, after a share of the mean of the diagonal was added to the diagonal.
@@ -93,15 +124,30 @@ impl Hessian {
     /// factor of the matrix with its rows and columns in reverse, reversed again. So nothing but one factor and one
     /// triangular inverse is computed, in f64. Where all inputs are 0, the identity is factored.
     pub fn inverse_factor(&self, damping: f64) -> Result<InverseFactor, NotPositiveDefinite> {
+        self.inverse_factor_in(&self.natural(), damping)
+    }
+
+    /// As [`Hessian::inverse_factor`], of the matrix whose rows and columns stand in another order.
+    pub fn inverse_factor_in(
+        &self,
+        order: &[usize],
+        damping: f64,
+    ) -> Result<InverseFactor, NotPositiveDefinite> {
         let size = self.size;
+        assert_eq!(order.len(), size, "input features");
         let mean = self.diagonal().iter().sum::<f64>() / size as f64;
         let added = if mean == 0.0 { 1.0 } else { damping * mean };
-        let mut factor: Vec<f64> = self.sums.iter().rev().map(|x| x / self.count()).collect();
+        let backwards = || order.iter().rev();
+        let of_row = |row: usize| backwards().map(move |column| self.sums[row * size + column]);
+        let mut factor: Vec<f64> = backwards()
+            .flat_map(|&row| of_row(row))
+            .map(|sum| sum / self.count())
+            .collect();
         for value in factor.iter_mut().step_by(size + 1) {
             *value += added;
         }
         cholesky(&mut factor, size).map_err(|row| NotPositiveDefinite {
-            feature: size - 1 - row,
+            feature: order[size - 1 - row],
         })?;
         let mut values = lower_inverse(&factor, size);
         values.reverse();
@@ -122,6 +168,29 @@ impl InverseFactor {
     /// A row from its diagonal on.
     pub fn row(&self, feature: usize) -> &[f32] {
         &self.values[feature * self.size + feature..(feature + 1) * self.size]
+    }
+
+    /// Gives the first of some weights of a row, that of a feature, its final value, and has all after it make up for the
+    /// error: `w ← w − (w₀ − value) / U₀₀ · U₀`.
+    #[expect(
+        clippy::inline_always,
+        reason = "compiled for a vector width only where it is inlined into `vectorized`"
+    )]
+    #[inline(always)]
+    pub fn settle(&self, feature: usize, rest_of_row: &mut [f32], value: f32) {
+        let (Some((weight, rest)), Some((diagonal, factors))) = (
+            rest_of_row.split_first_mut(),
+            self.row(feature).split_first(),
+        ) else {
+            return;
+        };
+        let error = (*weight - value) / diagonal;
+        *weight = value;
+        if error != 0.0 {
+            for (weight, factor) in rest.iter_mut().zip(factors) {
+                *weight -= error * factor;
+            }
+        }
     }
 }
 

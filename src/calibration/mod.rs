@@ -106,13 +106,27 @@ impl Calibration<'_> {
         Ok(())
     }
 
+    /// Rows that hold the positions asked for.
+    pub fn num_rows_asked(&self) -> usize {
+        let length = self.rows.sequence_length();
+        self.num_tokens.div_ceil(length).max(1)
+    }
+
+    /// Rows without padding among those, as far as there are such.
+    pub fn num_whole_rows(&self) -> usize {
+        self.whole_rows().count()
+    }
+
+    fn whole_rows(&self) -> impl Iterator<Item = usize> {
+        let rows = self.rows;
+        let is_whole = |row_idx: &usize| rows.counted(*row_idx) == rows.sequence_length();
+        let whole = (0..rows.num_rows()).filter(is_whole);
+        whole.take(self.num_rows_asked())
+    }
+
     /// The rows that are read.
     fn row_idxs(&self) -> Vec<usize> {
-        let rows = self.rows;
-        let is_full = |row_idx: &usize| rows.counted(*row_idx) == rows.sequence_length();
-        let num_rows = self.num_tokens.div_ceil(rows.sequence_length()).max(1);
-        let full = (0..rows.num_rows()).filter(is_full).take(num_rows);
-        let row_idxs: Vec<usize> = full.collect();
+        let row_idxs: Vec<usize> = self.whole_rows().collect();
         if row_idxs.is_empty() {
             vec![0]
         } else {

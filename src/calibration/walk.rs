@@ -100,6 +100,28 @@ impl<'a> Walk<'a> {
         Ok(hessian.expect("calibration has at least one row"))
     }
 
+    /// As [`Walk::hessian`], with the mean size of each input.
+    ///
+    /// # Panics
+    ///
+    /// Behind the last layer.
+    pub fn moments(&self, site: Site) -> Result<(Hessian, Vec<f64>), Interrupted> {
+        let mut sizes = MeanSizes::default();
+        let mut hessian = None;
+        self.observe(site, |x| {
+            let [_, _, size] = x.dims();
+            hessian.get_or_insert_with(|| Hessian::new(size)).add(x);
+            sizes.add(x);
+        })?;
+        let hessian = hessian.expect("calibration has at least one row");
+        Ok((hessian, sizes.means()))
+    }
+
+    /// The decoder, as it is by now.
+    pub fn decoder(&self) -> &Decoder {
+        &self.decoder
+    }
+
     /// Replaces weights of the decoder by functions of them.
     pub fn replace(&mut self, weight: impl FnMut(&ParameterSpec, Tensor<2>) -> Tensor<2>) {
         self.decoder = self.decoder.map(weight);
@@ -133,5 +155,30 @@ impl<'a> Walk<'a> {
     pub fn finish(self) -> Decoder {
         self.progress.finish();
         self.decoder
+    }
+}
+
+/// Mean over positions of |x|, input by input.
+#[derive(Default)]
+struct MeanSizes {
+    sums: Vec<f64>,
+    num_positions: usize,
+}
+
+impl MeanSizes {
+    fn add(&mut self, x: &Tensor<3>) {
+        let [batch, seq, size] = x.dims();
+        let sums = x.clone().abs().sum_dims_squeeze::<1, usize>(&[0, 1]); // [size]
+        let sums = sums.try_into_vec_as::<f32>().expect("activations are f32");
+        self.sums.resize(size, 0.0);
+        for (total, sum) in self.sums.iter_mut().zip(sums) {
+            *total += f64::from(sum);
+        }
+        self.num_positions += batch * seq;
+    }
+
+    fn means(&self) -> Vec<f64> {
+        let count = self.num_positions.max(1) as f64;
+        self.sums.iter().map(|sum| sum / count).collect()
     }
 }

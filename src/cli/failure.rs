@@ -7,6 +7,7 @@ use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
 use crate::export::ExportError;
 use crate::passes::PassError;
+use crate::quantization::QuantizeError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
 use crate::teacher::CaptureError;
@@ -171,8 +172,33 @@ impl From<RunError> for Failure {
                         .to_owned(),
                 ))
             }
+            RunError::Pass(PassError::Quantize(error)) => error.into(),
             RunError::Pass(error) => Self::run("train", &error),
             RunError::Export(error) => Self::run("export", &error),
         }
+    }
+}
+
+impl From<QuantizeError> for Failure {
+    fn from(error: QuantizeError) -> Self {
+        let (id, help) = match error {
+            QuantizeError::Interrupted(_) => return Self::interrupted(&error),
+            QuantizeError::Io(error) => return error.into(),
+            QuantizeError::Inputs { .. } => (
+                "quantize/inputs",
+                "its activations are not finite, or too far apart in size: see whether the student is sound before \
+                 this pass, then try a larger `damping`",
+            ),
+            QuantizeError::NotFinite { .. } => (
+                "quantize/not-finite",
+                "the student is damaged: take another checkpoint, or run the passes before with a smaller \
+                 `learning_rate`",
+            ),
+            QuantizeError::NoRows { .. } => (
+                "quantize/no-rows",
+                "write a smaller `sequence_length`, or name more text in `data.train`",
+            ),
+        };
+        Self::input(id, &error).help(Some(help.to_owned()))
     }
 }

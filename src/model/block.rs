@@ -108,7 +108,7 @@ impl Block {
         x + output_normed(fed, self.mlp_output_norm.as_ref(), config)
     }
 
-    /// As far of [`Block::forward`] as it takes to see what enters the projections at a place.
+    /// As far of [`Block::forward`] as it takes to see what enters the projections at a place, rounded where it is.
     pub(super) fn entering(
         &self,
         site: Site,
@@ -119,7 +119,7 @@ impl Block {
         let tap = &mut Tap::none();
         let normed = norm(x.clone(), &self.attention_input_norm, config);
         if site == Site::AttentionInput {
-            return normed;
+            return self.inputs().round(site, normed);
         }
         if site == Site::AttentionOutput {
             return self.attention.mix(normed, config, context, None, tap);
@@ -128,7 +128,7 @@ impl Block {
         let x = x + output_normed(mixed, self.attention_output_norm.as_ref(), config);
         let normed = norm(x, &self.mlp_input_norm, config);
         if site == Site::MlpInput {
-            return normed;
+            return self.inputs().round(site, normed);
         }
         let activation = config.architecture.activation();
         self.mlp.hidden(normed, activation, tap)

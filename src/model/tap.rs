@@ -20,6 +20,14 @@ pub enum Site {
 }
 
 impl Site {
+    /// The places of a layer whose activations enter projections, in the order in which they are reached.
+    pub const OF_LAYER: [Self; 4] = [
+        Self::AttentionInput,
+        Self::AttentionOutput,
+        Self::MlpInput,
+        Self::MlpHidden,
+    ];
+
     /// Whether its activations enter linear layers inside a block.
     pub fn enters_block_layers(self) -> bool {
         !matches!(self, Self::Residual | Self::HeadInput)

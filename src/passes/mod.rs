@@ -6,15 +6,18 @@ mod removed;
 pub mod shrink;
 
 use std::io;
+use std::path::Path;
 
 use thiserror::Error;
 
 pub use self::removed::{Parts, Removed, Sizes};
 use crate::calibration::{Calibration, Interrupted};
 use crate::pruning::PruneError;
+use crate::quantization::{self, QuantizeError, check_finite};
 use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
 use crate::train::fit::{FitContext, FitError, fit};
+use crate::train::state;
 
 /// Why a pass ended early.
 #[derive(Debug, Error)]
@@ -28,6 +31,18 @@ pub enum PassError {
     /// Pruning cannot.
     #[error(transparent)]
     Prune(PruneError),
+    /// Quantising cannot.
+    #[error(transparent)]
+    Quantize(QuantizeError),
+}
+
+impl From<QuantizeError> for PassError {
+    fn from(error: QuantizeError) -> Self {
+        match error {
+            QuantizeError::Interrupted(interrupted) => interrupted.into(),
+            error => Self::Quantize(error),
+        }
+    }
 }
 
 impl From<PruneError> for PassError {
@@ -62,8 +77,13 @@ pub fn apply(
         PassPlan::Quantize(plan) => {
             let mut student = student;
             student.schemes = quantize::schemes(plan, &student.decoder.config);
+            student.scales.clear(); // of other schemes
             match &plan.method {
-                QuantizeMethod::RoundToNearest => Ok(student),
+                QuantizeMethod::RoundToNearest => {
+                    check_finite(&student)?;
+                    Ok(student)
+                }
+                QuantizeMethod::Calibrated(plan) => quantize::calibrate(plan, student, context),
                 QuantizeMethod::Qat(fit) => {
                     if plan.learn_scales {
                         student.learn_scales();
@@ -73,6 +93,12 @@ pub fn apply(
             }
         }
     }
+}
+
+/// Deletes what only an unfinished pass needs from the folder of a finished one.
+pub fn discard(dir: &Path) -> io::Result<()> {
+    state::discard(dir)?;
+    quantization::discard(dir)
 }
 
 /// Trains against the cache and the text, with whatever masks and schemes the student has.

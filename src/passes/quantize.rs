@@ -1,8 +1,12 @@
 //! Quantisation: every projection gets the scheme that the plan has for it.
 
+use super::{PassError, calibration};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, parameter_specs};
-use crate::recipe::{Activations, NumberType, QuantizePlan, SchemePlan};
+use crate::quantization::{self, FinishedLayers};
+use crate::recipe::{Activations, CalibratedPlan, NumberType, QuantizePlan, SchemePlan};
+use crate::student::Student;
+use crate::train::fit::FitContext;
 
 /// The schemes of a student of this architecture, by the name of the weight.
 pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
@@ -22,6 +26,22 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
         .filter_map(|spec| Some((scheme(of(&spec.name)?), spec.name)))
         .map(|(scheme, name)| (name, scheme))
         .collect()
+}
+
+/// Puts a student that has its schemes on its grids by what the first training rows show; finished layers are kept in the
+/// folder of the pass.
+pub(super) fn calibrate(
+    plan: &CalibratedPlan,
+    student: Student,
+    context: &FitContext<'_>,
+) -> Result<Student, PassError> {
+    let finished = FinishedLayers {
+        dir: context.dir,
+        key: context.key,
+    };
+    let calibration = calibration(context, plan.calibration_tokens);
+    let student = quantization::calibrate(student, plan, &calibration, &finished)?;
+    Ok(student)
 }
 
 fn scheme(plan: SchemePlan) -> Scheme {

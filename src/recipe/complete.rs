@@ -11,7 +11,7 @@ use super::plan::{
     PassPlan, Plan, Sampling, SupportPlan, TeacherPlan, TokenizerPlan,
 };
 use super::prune_complete::{gradual, prune, shrink};
-use super::quantize_complete::{overrides, scheme};
+use super::quantize_complete::{overrides, scheme, without_training};
 use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
@@ -113,7 +113,7 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
         _ => PassPlan::Quantize(QuantizePlan {
             method: match fields.get::<String>("method")?.as_str() {
                 "qat" => QuantizeMethod::Qat(Box::new(fit(fields, cache)?)),
-                _ => QuantizeMethod::RoundToNearest,
+                method => without_training(method, fields)?,
             },
             scheme: scheme(fields)?,
             overrides: overrides(fields)?,

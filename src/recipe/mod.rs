@@ -5,6 +5,7 @@
 
 #![warn(clippy::indexing_slicing)]
 
+mod calibrated_plan;
 mod check;
 mod complete;
 mod fields;
@@ -42,6 +43,7 @@ use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+pub use calibrated_plan::*;
 pub use loss_plan::*;
 pub use plan::*;
 pub use prune_plan::*;

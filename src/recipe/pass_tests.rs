@@ -266,3 +266,37 @@ fn a_scheme_is_completed_and_its_defaults_leave_the_plan_as_it_was() {
             + r#"{"modules":["q_proj","k_proj","v_proj","o_proj","gate_proj","up_proj","down_proj"],"scheme":null}]}"#
     );
 }
+
+#[test]
+fn methods_that_measure_are_identified_by_what_they_use() {
+    let method = |keys: &str| {
+        let quantize = format!("quantize: {{ {keys} }}");
+        let text = MINIMAL.replace("distill: { steps: 7 }", &quantize);
+        let plan = load_text(&text, &[]).unwrap();
+        serde_json::to_value(&plan.passes[0]).unwrap()["quantize"]["method"].to_string()
+    };
+    for (keys, want) in [
+        (
+            "method: round-to-nearest, clip: false",
+            r#""round_to_nearest""#,
+        ),
+        (
+            "method: round-to-nearest, clip: true, calibration_tokens: 1k",
+            r#"{"ptq":{"clip":true,"calibration_tokens":1000}}"#,
+        ),
+        (
+            "method: gptq",
+            r#"{"ptq":{"gptq":{"act_order":true,"damping":0.01},"calibration_tokens":32000}}"#,
+        ),
+        (
+            "method: awq",
+            r#"{"ptq":{"awq":true,"calibration_tokens":32000}}"#,
+        ),
+        (
+            "method: awq-gptq, act_order: false, damping: 0.5, clip: true",
+            r#"{"ptq":{"awq":true,"clip":true,"gptq":{"act_order":false,"damping":0.5},"calibration_tokens":32000}}"#,
+        ),
+    ] {
+        assert_eq!(method(keys), want, "{keys}");
+    }
+}

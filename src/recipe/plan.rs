@@ -153,7 +153,7 @@ impl PassPlan {
             Self::Distill(fit) => Some(fit),
             Self::Quantize(plan) => match &plan.method {
                 QuantizeMethod::Qat(fit) => Some(fit),
-                QuantizeMethod::RoundToNearest => None,
+                QuantizeMethod::RoundToNearest | QuantizeMethod::Calibrated(_) => None,
             },
             Self::Prune(_) | Self::Shrink(_) => None,
         }

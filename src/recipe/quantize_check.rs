@@ -16,19 +16,23 @@ const COMMON_GROUP_SIZES: [u64; 5] = [16, 32, 64, 128, 256];
 /// Every contradiction within a quantising pass, or of it with text, cache and student.
 pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     match fields.get::<String>("method").as_deref() {
-        Some("qat") if fields.is_written("steps") => fit(recipe, fields, faults),
+        Some("qat") if fields.is_written("steps") => {
+            fit(recipe, fields, faults);
+            calibrated(fields, "qat", faults);
+        }
         Some("qat") => faults.push(
             Diagnostic::new("recipe/missing-key", "`quantize` lacks `steps`")
                 .primary(fields.span("method"), "trains, and must know for how long")
                 .help("add `steps`, or write `method: round-to-nearest`"),
         ),
-        Some(_) => {
+        Some(method) => {
             let names = FIT.iter().map(|key| key.name);
             let names = names.chain(["steps", "learn_scales"]);
             for name in names {
-                let label = "`round-to-nearest` trains nothing";
-                unused(fields, name, "method", label, faults);
+                let label = format!("`{method}` trains nothing");
+                unused(fields, name, "method", &label, faults);
             }
+            calibrated(fields, method, faults);
         }
         None => {}
     }
@@ -52,6 +56,29 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         } else {
             scheme(one, faults);
         }
+    }
+}
+
+fn clips(fields: &Fields) -> bool {
+    fields.get("clip") == Some(true)
+}
+
+/// The keys of methods that measure what enters a projection.
+fn calibrated(fields: &Fields, method: &str, faults: &mut Vec<Diagnostic>) {
+    if !method.ends_with("gptq") {
+        for name in ["act_order", "damping"] {
+            let label = format!("`{method}` makes up for no error");
+            unused(fields, name, "method", &label, faults);
+        }
+    }
+    if method == "qat" {
+        let label = "training finds its own scales";
+        unused(fields, "clip", "method", label, faults);
+    }
+    let measures = method != "qat" && (method != "round-to-nearest" || clips(fields));
+    if !measures {
+        let label = format!("`{method}` measures nothing");
+        unused(fields, "calibration_tokens", "method", &label, faults);
     }
 }
 
@@ -101,7 +128,13 @@ fn no_zero(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     };
     let passes = recipe.items("passes").iter();
     let mut variants = passes.filter_map(|item| item.as_block()?.variant());
-    if let Some((_, pruned)) = variants.find(|(name, _)| *name == "prune") {
+    let prunes = |(name, pass): &(&str, &Item)| {
+        *name == "prune"
+            || pass
+                .as_block()
+                .is_some_and(|keys| keys.block("prune").is_some())
+    };
+    if let Some((_, pruned)) = variants.find(prunes) {
         let message = "`type: stretched` has no 0, but a pass prunes";
         faults.push(
             Diagnostic::new("recipe/no-zero", message)

@@ -1,7 +1,28 @@
 //! From checked fields to the plan of a quantising pass; a part of `complete.rs`.
 
+use super::calibrated_plan::{CalibratedPlan, GptqPlan};
 use super::fields::Fields;
-use super::quantize_plan::{Activations, NumberType, OverridePlan, SchemePlan};
+use super::quantize_plan::{Activations, NumberType, OverridePlan, QuantizeMethod, SchemePlan};
+
+/// How weights reach their grids without training.
+pub(super) fn without_training(method: &str, fields: &Fields) -> Option<QuantizeMethod> {
+    let clip = fields.get("clip")?;
+    let gptq = match method {
+        "gptq" | "awq-gptq" => Some(GptqPlan {
+            act_order: fields.get("act_order")?,
+            damping: fields.get("damping")?,
+        }),
+        "awq" => None,
+        _ if clip => None,
+        _ => return Some(QuantizeMethod::RoundToNearest),
+    };
+    Some(QuantizeMethod::Calibrated(CalibratedPlan {
+        awq: method.starts_with("awq"),
+        clip,
+        gptq,
+        calibration_tokens: fields.get("calibration_tokens")?,
+    }))
+}
 
 /// How projections are quantised.
 pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {

@@ -1,6 +1,6 @@
 //! The keys of the pass that quantises; a part of the table in `pass_keys.rs`.
 
-use super::keys::{Block, Key, Kind, MAX_SIZE, or, required, rule};
+use super::keys::{Block, Key, Kind, MAX_SIZE, SHARE_ABOVE_0, or, required, rule};
 use super::pass_keys::{FIT, STEPS, STEPS_ABOUT};
 use super::student_keys::{MAX_LAYERS, TARGETS};
 
@@ -10,10 +10,11 @@ pub(super) static QUANTIZE: Block = Block {
     keys: &[
         &[required(
             "method",
-            Kind::Word(&["round-to-nearest", "qat"]),
-            "round, or train with the rounding in the loop",
+            Kind::Word(&["round-to-nearest", "gptq", "awq", "awq-gptq", "qat"]),
+            "round; round column by column, each error made up for by the columns after it; round when columns that see large inputs were made larger, and the inputs smaller; both; or train with the rounding in the loop. The middle three work layer after layer, on what the quantised ones before give",
         )],
         &SCHEME,
+        &CALIBRATED,
         &[
             or(
                 "overrides",
@@ -32,6 +33,34 @@ pub(super) static QUANTIZE: Block = Block {
         &FIT,
     ],
 };
+
+/// How weights reach their grids by what they see.
+static CALIBRATED: [Key; 4] = [
+    or(
+        "act_order",
+        Kind::Switch,
+        "true",
+        "whether `gptq` begins with the columns of the largest inputs; groups stay where they are, so that files need no order of columns",
+    ),
+    or(
+        "damping",
+        SHARE_ABOVE_0,
+        "0.01",
+        "what `gptq` adds to the mean square of every input, as a share of their mean: the more, the less the others make up for",
+    ),
+    or(
+        "clip",
+        Kind::Switch,
+        "false",
+        "whether a scale may leave out the largest weights of its group, where the outputs lose less by it; of every method but `qat`",
+    ),
+    or(
+        "calibration_tokens",
+        Kind::Tokens(1),
+        "32k",
+        "training positions over which `gptq`, `awq` and `clip` measure what enters a projection",
+    ),
+];
 
 /// How a projection is quantised.
 static SCHEME: [Key; 5] = [

@@ -2,13 +2,14 @@
 
 use serde::Serialize;
 
+use super::calibrated_plan::CalibratedPlan;
 use super::plan::FitPlan;
 use super::schedule_plan::is_true;
 
 /// How weights reach the grid.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QuantizePlan {
-    /// Round to nearest, or train with the rounding in the loop.
+    /// Round to nearest, by what the weights see, or train with the rounding in the loop.
     pub method: QuantizeMethod,
     /// Of all projections that no override names.
     #[serde(flatten)]
@@ -21,12 +22,15 @@ pub struct QuantizePlan {
     pub learn_scales: bool,
 }
 
-/// Round to nearest, or train with the rounding in the loop.
+/// What puts weights on their grids.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuantizeMethod {
-    /// No training.
+    /// Neither text nor training.
     RoundToNearest,
+    /// Text, but no training ("post-training quantisation").
+    #[serde(rename = "ptq")]
+    Calibrated(CalibratedPlan),
     /// Quantisation-aware training, straight-through estimator.
     Qat(Box<FitPlan>),
 }
@@ -96,7 +100,7 @@ impl OverridePlan {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_false(switch: &bool) -> bool {
+pub(super) fn is_false(switch: &bool) -> bool {
     !*switch
 }
 

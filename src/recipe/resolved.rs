@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::calibrated_plan::CalibratedPlan;
 use super::loss_plan::TailPlan;
 use super::plan::{FitPlan, PassPlan, Plan, SupportPlan, TokenizerPlan};
 use super::prune_plan::{PruneMethod, Zeros};
@@ -112,6 +113,7 @@ fn pass(pass: &PassPlan) -> Value {
         PassPlan::Quantize(plan) => {
             let (method, mut keys) = match &plan.method {
                 QuantizeMethod::RoundToNearest => ("round-to-nearest", json!({})),
+                QuantizeMethod::Calibrated(plan) => (plan.method(), calibrated(plan)),
                 QuantizeMethod::Qat(plan) => ("qat", fit(plan)),
             };
             put(&mut keys, "method", json!(method));
@@ -126,6 +128,19 @@ fn pass(pass: &PassPlan) -> Value {
             json!({"quantize": keys})
         }
     }
+}
+
+fn calibrated(plan: &CalibratedPlan) -> Value {
+    let mut keys = plan.gptq.map_or_else(|| json!({}), |gptq| json!(gptq));
+    if plan.clip {
+        put(&mut keys, "clip", json!(true));
+    }
+    put(
+        &mut keys,
+        "calibration_tokens",
+        json!(plan.calibration_tokens),
+    );
+    keys
 }
 
 fn put_scheme(keys: &mut Value, plan: &SchemePlan) {

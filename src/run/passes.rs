@@ -19,7 +19,6 @@ use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
 use crate::train::fit::FitContext;
-use crate::train::state;
 
 /// What the artifact of a pass says.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -69,7 +68,7 @@ impl Run<'_> {
         {
             if let Some(artifact) = stage.artifact::<Measured>() {
                 say_done(stage);
-                state::discard(&stage.dir)?;
+                passes::discard(&stage.dir)?;
                 self.rows
                     .push(row(&stage.name, &artifact.result, artifact.secs));
                 student = None;
@@ -130,7 +129,7 @@ impl Run<'_> {
         stage.seal(partial.path(), secs, &measured)?;
         // The state goes last: a process killed before the folder has its name resumes from it.
         let dir = partial.publish()?;
-        state::discard(&dir)?;
+        passes::discard(&dir)?;
         self.rows.push(row(&stage.name, &measured, secs));
         Ok(student)
     }

@@ -152,7 +152,7 @@ impl Stage {
 /// A difference as a user would name it: without the blocks that hold a key, and keys of stages by what they stand for.
 fn told(difference: &Difference) -> String {
     let holders = [
-        "pass", "distill", "prune", "shrink", "quantize", "method", "qat",
+        "pass", "distill", "prune", "shrink", "quantize", "method", "qat", "ptq", "gptq",
     ];
     let path: Vec<&str> = difference.path.iter().map(String::as_str).collect();
     match path.as_slice() {

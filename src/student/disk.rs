@@ -8,8 +8,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::quantized::OnlyGrid;
-use super::scales::scale_name;
-use super::{LearnedScales, STUDENT_FILE, Student, StudentError};
+use super::{KeptScaling, STUDENT_FILE, Student, StudentError};
 use crate::model::{Decoder, DecoderConfig, Schemes};
 use crate::tensors;
 
@@ -34,7 +33,7 @@ fn is_one(count: &usize) -> bool {
 }
 
 impl Student {
-    /// Writes `student.safetensors` into a folder: free weights, masks, learned scales, config and schemes.
+    /// Writes `student.safetensors` into a folder: free weights, masks, scales and zeros that are kept, config and schemes.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
         let mut matrices: Vec<_> = self
             .decoder
@@ -47,8 +46,7 @@ impl Student {
                 .iter()
                 .map(|(name, mask)| (mask_name(name), mask.clone())),
         );
-        let scales = self.scales.iter();
-        matrices.extend(scales.map(|(name, learned)| (scale_name(name), learned.scales())));
+        matrices.extend(self.scales.iter().flat_map(|(name, kept)| kept.named(name)));
         let facts = Facts {
             config: self.decoder.config.clone(),
             schemes: self.schemes.clone(),
@@ -71,8 +69,8 @@ impl Student {
             if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
                 masks.insert(spec.name.clone(), mask);
             }
-            if let Some(learned) = matrices.remove(&scale_name(&spec.name)) {
-                scales.insert(spec.name.clone(), LearnedScales::new(learned));
+            if let Some(kept) = KeptScaling::take(&spec.name, &mut matrices) {
+                scales.insert(spec.name.clone(), kept);
             }
             matrices
                 .remove(&spec.name)

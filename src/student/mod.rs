@@ -19,7 +19,7 @@ pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
-pub use self::scales::LearnedScales;
+pub use self::scales::KeptScaling;
 pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
 use crate::model::grid::round_to_bf16;
 use crate::model::{
@@ -52,8 +52,8 @@ pub struct Student {
     pub masks: BTreeMap<String, Tensor<2>>,
     /// How weights of `decoder` are quantised, once a pass has put them on a grid.
     pub schemes: Schemes,
-    /// By parameter name: scales that are trained. The others follow the weights.
-    pub scales: BTreeMap<String, LearnedScales>,
+    /// By parameter name: scales that are trained or were chosen. The others follow the weights.
+    pub scales: BTreeMap<String, KeptScaling>,
     /// What is added to free weights and trained in their place, while a pass does so.
     pub adapter: Option<Adapter>,
     /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.

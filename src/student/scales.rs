@@ -1,4 +1,4 @@
-//! Scales that are trained with the weights (learned step sizes).
+//! Scales and zeros that do not follow the weights: trained with them (learned step sizes), or chosen before they were moved.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,29 @@ use super::Student;
 use crate::model::grid::{Grid, Levels, Quantized, Scaling};
 use crate::model::{ParameterKind, ParameterSpec, Scheme};
 
-/// The scales of one weight: those that it began with, and what they have been multiplied by since.
+/// What scales the groups of one weight, whatever the weight becomes: the scales that it began with, what they have been
+/// multiplied by since, and the zeros.
 ///
-/// The factor is what is trained: AdamW moves every number by about the learning rate, which of a scale of a hundredth
-/// would be far too much.
+/// The factor is what is trained, if anything is: AdamW moves every number by about the learning rate, which of a scale of
+/// a hundredth would be far too much.
 ///
 /// # Shapes
 ///
 /// `[R, G]` each.
 #[derive(Debug, Clone)]
-pub struct LearnedScales {
+pub struct KeptScaling {
     first: Tensor<2>,
     factor: Tensor<2>,
+    zeros: Option<Tensor<2>>,
 }
 
-impl LearnedScales {
-    /// Scales from which training begins, or at which it has ended.
-    pub fn new(scales: Tensor<2>) -> Self {
+impl KeptScaling {
+    /// Scales from which training begins, or at which it has ended, and the zeros of a grid that has them.
+    pub fn new(scales: Tensor<2>, zeros: Option<Tensor<2>>) -> Self {
         Self {
             factor: scales.ones_like(),
             first: scales,
+            zeros,
         }
     }
 
@@ -36,15 +39,45 @@ impl LearnedScales {
         self.first.clone() * self.factor.clone()
     }
 
+    /// The codes that stand for 0; `None` if all are 0.
+    pub fn zeros(&self) -> Option<&Tensor<2>> {
+        self.zeros.as_ref()
+    }
+
+    /// As named matrices: what a file holds of it.
+    pub fn named(&self, weight: &str) -> Vec<(String, Tensor<2>)> {
+        let mut named = vec![(scale_name(weight), self.scales())];
+        named.extend(self.zeros.clone().map(|zeros| (zero_name(weight), zeros)));
+        named
+    }
+
+    /// Takes what [`KeptScaling::named`] gave out of the matrices of a file, if it is there.
+    pub fn take(weight: &str, matrices: &mut BTreeMap<String, Tensor<2>>) -> Option<Self> {
+        let zeros = matrices.remove(&zero_name(weight));
+        let scales = matrices.remove(&scale_name(weight))?;
+        Some(Self::new(scales, zeros))
+    }
+
     fn scaling(&self) -> Scaling<3> {
-        Grid::kept(self.scales())
+        let zeros = self.zeros.clone().map(|zeros| zeros.unsqueeze_dim(2)); // [R, G, 1]
+        Scaling {
+            zeros,
+            ..Grid::kept(self.scales())
+        }
     }
 
     fn with_factor(&self, factor: Tensor<2>) -> Self {
         Self {
-            first: self.first.clone(),
             factor,
+            ..self.clone()
         }
+    }
+}
+
+impl From<Scaling<3>> for KeptScaling {
+    fn from(scaling: Scaling<3>) -> Self {
+        let zeros = scaling.zeros.map(|zeros| zeros.squeeze_dim(2)); // [R, G]
+        Self::new(scaling.scales.squeeze_dim(2), zeros)
     }
 }
 
@@ -60,7 +93,7 @@ impl Student {
                 continue;
             }
             let fitted = grid.scaling(self.masked(&spec, weight)).scales; // [R, G, 1]
-            let learned = LearnedScales::new(fitted.squeeze_dim(2));
+            let learned = KeptScaling::new(fitted.squeeze_dim(2), None);
             self.scales.insert(spec.name, learned);
         }
     }
@@ -68,7 +101,7 @@ impl Student {
     /// A masked weight on the grid of its scheme: what training uses and exports store.
     pub fn quantize(&self, spec: &ParameterSpec, scheme: Scheme, weight: Tensor<2>) -> Quantized {
         match self.scales.get(&spec.name) {
-            Some(learned) => scheme.weight.round(weight, learned.scaling()),
+            Some(kept) => scheme.weight.round(weight, kept.scaling()),
             None => scheme.weight.quantize(weight),
         }
     }
@@ -125,6 +158,11 @@ impl Student {
 }
 
 /// Name of the scales of a weight, in states and folders of students.
-pub(super) fn scale_name(name: &str) -> String {
+fn scale_name(name: &str) -> String {
     format!("{name}_scale")
+}
+
+/// Name of the zeros of a weight, as [`scale_name`].
+fn zero_name(name: &str) -> String {
+    format!("{name}_zero")
 }

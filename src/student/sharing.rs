@@ -36,8 +36,8 @@ impl Student {
             if let Some(scheme) = self.schemes.get(&own) {
                 student.schemes.insert(name.clone(), *scheme);
             }
-            if let Some(learned) = self.scales.get(&own) {
-                student.scales.insert(name.clone(), learned.clone());
+            if let Some(kept) = self.scales.get(&own) {
+                student.scales.insert(name.clone(), kept.clone());
             }
             if let Some(mask) = self.masks.get(&own) {
                 student.masks.insert(name, mask.clone());

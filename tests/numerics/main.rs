@@ -10,6 +10,8 @@ mod adapter;
 #[cfg(test)]
 mod cache;
 #[cfg(test)]
+mod calibrated;
+#[cfg(test)]
 mod checkpointing;
 #[cfg(test)]
 mod decoder;

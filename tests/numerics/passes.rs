@@ -166,11 +166,11 @@ fn pruned_weights_stay_exactly_zero_through_training_pruning_and_training_on_a_g
 }
 
 /// The folder's weights equal those in memory in every bit but the sign of zero.
-fn assert_reads_back(dir: &Path, student: &Student) {
+pub(crate) fn assert_reads_back(dir: &Path, student: &Student) {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let reloaded = load_decoder(&checkpoint, &device()).unwrap();
     let want = student.effective().parameters();
-    assert_eq!(want.len(), 12);
+    assert!(want.len() >= 12);
     for ((spec, want), (_, got)) in want.into_iter().zip(reloaded.parameters()) {
         let (want, got) = (to_vec(&want), to_vec(&got));
         let first = want.iter().zip(&got).position(|(want, got)| want != got);
@@ -184,7 +184,7 @@ fn assert_reads_back(dir: &Path, student: &Student) {
 }
 
 /// Grids of every kind, with and without rounded activations, and what is stored beside them.
-fn schemes() -> Vec<(SchemePlan, ExportDtype)> {
+pub(crate) fn schemes() -> Vec<(SchemePlan, ExportDtype)> {
     let asymmetric = |bits, group_size| SchemePlan {
         symmetric: false,
         ..int(bits, group_size)

@@ -7,7 +7,7 @@ pub(super) const SMALLEST_SCALE: f64 = 5.960_464_477_539_063e-8; // 2^-24
 /// Below this, numbers of f16 are the multiples of the least one.
 const SMALLEST_NORMAL: f64 = 6.103_515_625e-5; // 2^-14
 /// Below this, numbers of fp8 are the multiples of 2^-9.
-const SMALLEST_NORMAL_FP8: f64 = 0.015_625; // 2^-6
+pub(super) const SMALLEST_NORMAL_FP8: f64 = 0.015_625; // 2^-6
 
 /// Rounds to a number that is exact in bf16 and in f16: the 8 significant bits of the one, and no finer than the least
 /// number of the other.

@@ -4,6 +4,7 @@
 //! what was trained, bit for bit.
 
 mod halves;
+mod scalar;
 
 use std::fmt;
 
@@ -285,15 +286,24 @@ impl Grid {
         self.round(weight.clone(), self.scaling(weight))
     }
 
+    /// The nearest weight on the grid, given scale and zero of each group.
+    ///
+    /// # Shapes
+    ///
+    /// `weight` is `[R, C]`, returned alike; `scaling` is `[R, G, 1]`.
+    pub fn nearest(&self, weight: Tensor<2>, scaling: Scaling<3>) -> Tensor<2> {
+        let shape = weight.dims();
+        let Quantized { codes, scaling } = self.round(weight, scaling);
+        scaling.values(codes).reshape(shape)
+    }
+
     /// The nearest weight on the grid: what the exported file decodes to.
     ///
     /// # Shapes
     ///
     /// `[R, C]`, returned alike.
     pub fn fake_quantize(&self, weight: Tensor<2>) -> Tensor<2> {
-        let shape = weight.dims();
-        let Quantized { codes, scaling } = self.quantize(weight);
-        scaling.values(codes).reshape(shape)
+        self.nearest(weight.clone(), self.scaling(weight))
     }
 
     /// The slopes of a weight and of the scales of its groups, given that of the weight on the grid (learned step sizes; Esser

@@ -16,14 +16,6 @@ use crate::vector::vectorized;
 /// Columns whose weights compete for their place: as in the paper.
 const BLOCK: usize = 128;
 
-/// The places of a layer whose activations enter projections, in the order in which they are reached.
-const SITES: [Site; 4] = [
-    Site::AttentionInput,
-    Site::AttentionOutput,
-    Site::MlpInput,
-    Site::MlpHidden,
-];
-
 /// Masks the projections of all blocks and moves what is left of them (Frantar & Alistarh 2023, SparseGPT,
 /// <https://arxiv.org/abs/2301.00774>).
 ///
@@ -46,7 +38,7 @@ pub(super) fn compensate(
     );
     while let Some(layer) = walk.layer() {
         let first = pruned.len();
-        for site in SITES {
+        for site in Site::OF_LAYER {
             let hessian = walk.hessian(site)?;
             let factor = hessian.inverse_factor(damping);
             let factor = factor.map_err(|source| PruneError::Inputs {
@@ -144,7 +136,7 @@ fn prune_matrix(
                             }
                         }
                         if mask[column] == 0.0 {
-                            drop_weight(&mut row[column..], factor.row(column));
+                            factor.settle(column, &mut row[column..], 0.0);
                         }
                     }
                 });
@@ -203,27 +195,6 @@ fn scores(
         (row[column] / diagonal).powi(2)
     };
     columns.map(score).collect()
-}
-
-/// Takes the first of some weights out and makes the others make up for it.
-#[expect(
-    clippy::inline_always,
-    reason = "compiled for a vector width only where it is inlined into `vectorized`"
-)]
-#[inline(always)]
-fn drop_weight(rest_of_row: &mut [f32], factor_row: &[f32]) {
-    let (Some((weight, rest)), Some((diagonal, factors))) =
-        (rest_of_row.split_first_mut(), factor_row.split_first())
-    else {
-        return;
-    };
-    let error = *weight / diagonal;
-    *weight = 0.0;
-    if error != 0.0 {
-        for (weight, factor) in rest.iter_mut().zip(factors) {
-            *weight -= error * factor;
-        }
-    }
 }
 
 #[cfg(test)]

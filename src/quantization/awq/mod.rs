@@ -1,0 +1,224 @@
+//! AWQ: columns of weights that see large inputs are made larger, and the inputs smaller by as much.
+
+use burn::tensor::{Tensor, TensorData};
+use half::bf16;
+
+use super::QuantizeError;
+use crate::calibration::{Hessian, Walk};
+use crate::model::grid::Grid;
+use crate::model::{DecoderConfig, ParameterSpec, Schemes, Site};
+use crate::tensors;
+
+/// Powers of the mean input that are tried, 0 to 0.95: as in the paper.
+const NUM_POWERS: u8 = 20;
+
+/// What feeds a place of a layer, and can have its outputs made smaller.
+enum Source {
+    /// The gain of the norm in front of it.
+    Norm(String),
+    /// A projection each of whose rows makes one input.
+    Rows(String),
+}
+
+/// Scales the inputs of each place of the layer that the text stands in front of, so that the weights behind it lose less by
+/// rounding to the nearest (Lin et al. 2023, AWQ, <https://arxiv.org/abs/2306.00978>, equations 4 and 5):
+///
+/// ```text
+/// s = mean|x|^α / √(max · min)        α = argmin Σ ‖(Q(W · s) / s − W) x‖²
+/// ```
+///
+/// What the layer computes stays the same: the inverse of s goes into the norm in front, into the rows of `up_proj` for
+/// `down_proj`, and, if each query has its own values, into those of `v_proj` for `o_proj`. A norm is stored in bf16; s
+/// is what that leaves of it, so that the two cancel. Inputs that are always 0 have s = 1. With α = 0 all is as it was.
+///
+/// A place is left alone where a projection at it, or the one that feeds it, has no scheme.
+pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), QuantizeError> {
+    let Some(layer) = walk.layer() else {
+        return Ok(());
+    };
+    let config = walk.decoder().config.clone();
+    for site in Site::OF_LAYER {
+        let Some(source) = Source::of(layer, site, &config, schemes) else {
+            continue;
+        };
+        let Some(readers) = readers(walk, layer, site, schemes) else {
+            continue;
+        };
+        let (hessian, means) = walk.moments(site)?;
+        hessian
+            .check_finite()
+            .map_err(|source| QuantizeError::Inputs {
+                layer,
+                site,
+                source,
+            })?;
+        let gain = source.gain(walk, &config);
+        let kept = |scales: Vec<f32>| match &gain {
+            Some(gain) => gain.kept(&scales),
+            None => scales,
+        };
+        let scales = best_scales(&readers, &hessian, &means, kept);
+        let columns = scales.len();
+        walk.replace(|spec, weight| {
+            let tensor = |values: Vec<f32>, shape: [usize; 2]| {
+                Tensor::<2>::from_data(TensorData::new(values, shape), &weight.device())
+            };
+            if spec.input() == Some((layer, site)) {
+                return weight.clone() * tensor(scales.clone(), [1, columns]);
+            }
+            match (&source, &gain) {
+                (Source::Norm(name), Some(gain)) if *name == spec.name => {
+                    tensor(gain.stored(&scales), spec.shape)
+                }
+                (Source::Rows(name), _) if *name == spec.name => {
+                    weight.clone() / tensor(scales.clone(), [columns, 1])
+                }
+                _ => weight,
+            }
+        });
+    }
+    Ok(())
+}
+
+impl Source {
+    fn of(layer: usize, site: Site, config: &DecoderConfig, schemes: &Schemes) -> Option<Self> {
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        let family = config.architecture;
+        let rows = |part: &str| {
+            let name = name(part);
+            schemes.contains_key(&name).then_some(Self::Rows(name))
+        };
+        match site {
+            Site::AttentionInput => Some(Self::Norm(name("input_layernorm"))),
+            Site::MlpInput if family.has_output_norms() => {
+                Some(Self::Norm(name("pre_feedforward_layernorm")))
+            }
+            Site::MlpInput => Some(Self::Norm(name("post_attention_layernorm"))),
+            Site::MlpHidden => rows("mlp.up_proj"),
+            // A bias, which is bf16, would not become smaller by just as much.
+            Site::AttentionOutput
+                if config.num_key_value_heads == config.num_attention_heads
+                    && !family.has_qkv_bias() =>
+            {
+                rows("self_attn.v_proj")
+            }
+            _ => None,
+        }
+    }
+
+    /// What a norm multiplies by.
+    fn gain(&self, walk: &Walk<'_>, config: &DecoderConfig) -> Option<Gain> {
+        let Self::Norm(wanted) = self else {
+            return None;
+        };
+        let mut parameters = walk.decoder().parameters().into_iter();
+        let (_, weight) = parameters.find(|(spec, _)| spec.name == *wanted)?;
+        #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
+        let offset = config.architecture.gain_offset() as f32;
+        Some(Gain {
+            weight: tensors::to_vec(&weight),
+            offset,
+        })
+    }
+}
+
+/// The gain of a norm: what is stored, and what is added to it.
+struct Gain {
+    weight: Vec<f32>,
+    offset: f32,
+}
+
+impl Gain {
+    /// What is stored if the gain is divided by these scales; a gain that vanishes stays as it is.
+    fn stored(&self, scales: &[f32]) -> Vec<f32> {
+        let pairs = self.weight.iter().zip(scales);
+        let stored = pairs.map(|(&weight, scale)| {
+            let divided = (weight + self.offset) / scale;
+            let stored = bf16::from_f32(divided - self.offset).to_f32();
+            let is_kept = divided.is_normal() && (stored + self.offset).is_normal();
+            if is_kept { stored } else { weight }
+        });
+        stored.collect()
+    }
+
+    /// The scales that are left when the gain is in bf16.
+    fn kept(&self, scales: &[f32]) -> Vec<f32> {
+        let pairs = self.weight.iter().zip(self.stored(scales));
+        let kept = pairs.map(|(&weight, stored)| {
+            if weight == stored {
+                1.0
+            } else {
+                (weight + self.offset) / (stored + self.offset)
+            }
+        });
+        kept.collect()
+    }
+}
+
+/// The weights that see what stands at a place, with their grids; `None` if one of them has none.
+fn readers(
+    walk: &Walk<'_>,
+    layer: usize,
+    site: Site,
+    schemes: &Schemes,
+) -> Option<Vec<(Grid, Tensor<2>)>> {
+    let is_here = |spec: &ParameterSpec| spec.input() == Some((layer, site));
+    let parameters = walk.decoder().parameters().into_iter();
+    let readers = parameters.filter(|(spec, _)| is_here(spec));
+    readers
+        .map(|(spec, weight)| Some((schemes.get(&spec.name)?.weight, weight)))
+        .collect()
+}
+
+/// The scales of the inputs with which the outputs of some weights lose least; `kept` is what becomes of scales in use.
+fn best_scales(
+    readers: &[(Grid, Tensor<2>)],
+    hessian: &Hessian,
+    means: &[f64],
+    kept: impl Fn(Vec<f32>) -> Vec<f32>,
+) -> Vec<f32> {
+    let mut best = vec![1.0; means.len()];
+    let mut least = f64::INFINITY;
+    for power in 0..NUM_POWERS {
+        let scales = kept(scales_of(means, f64::from(power) / f64::from(NUM_POWERS)));
+        let lost = lost(readers, hessian, &scales);
+        if lost < least {
+            (best, least) = (scales, lost);
+        }
+    }
+    best
+}
+
+/// A power of the mean inputs, the largest and the smallest of which are as far from 1.
+#[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+fn scales_of(means: &[f64], power: f64) -> Vec<f32> {
+    let used = || means.iter().filter(|mean| **mean > 0.0);
+    let powers = || used().map(|mean| mean.powf(power));
+    let (most, least) = (
+        powers().fold(0.0, f64::max),
+        powers().fold(f64::INFINITY, f64::min),
+    );
+    let middle = (most * least).sqrt();
+    let scale = |&mean: &f64| {
+        if mean > 0.0 {
+            (mean.powf(power) / middle) as f32
+        } else {
+            1.0
+        }
+    };
+    means.iter().map(scale).collect()
+}
+
+/// What the outputs lose, in squares, if the inputs are scaled so.
+fn lost(readers: &[(Grid, Tensor<2>)], hessian: &Hessian, scales: &[f32]) -> f64 {
+    let of_one = |(grid, weight): &(Grid, Tensor<2>)| {
+        let data = TensorData::new(scales.to_vec(), [1, scales.len()]);
+        let scales = Tensor::<2>::from_data(data, &weight.device());
+        let rounded = grid.fake_quantize(weight.clone() * scales.clone()) / scales;
+        hessian.output_square(&(rounded - weight.clone()))
+    };
+    readers.iter().map(of_one).sum()
+}
+
+#[cfg(test)]
+mod tests;
