@@ -228,6 +228,20 @@ mod tests {
         );
     }
 
+    /// Recipes of every method that measures what projections see.
+    fn calibrated_texts() -> [String; 4] {
+        [
+            "round-to-nearest, clip: true, calibration_tokens: 2k",
+            "gptq, bits: 3, act_order: false, damping: 0.1",
+            "awq, calibration_tokens: 8k",
+            "awq-gptq, symmetric: false, clip: true, damping: 0.02",
+        ]
+        .map(|method| {
+            let quantize = format!("quantize: {{ method: {method} }}");
+            MINIMAL.replace("distill: { steps: 7 }", &quantize)
+        })
+    }
+
     /// Recipes that write keys of every kind.
     fn texts() -> Vec<String> {
         let mut texts = vec![MINIMAL.to_owned()];
@@ -271,18 +285,7 @@ mod tests {
                 MINIMAL.replace("distill: { steps: 7 }", &quantize)
             }),
         );
-        texts.extend(
-            [
-                "round-to-nearest, clip: true, calibration_tokens: 2k",
-                "gptq, bits: 3, act_order: false, damping: 0.1",
-                "awq, calibration_tokens: 8k",
-                "awq-gptq, symmetric: false, clip: true, damping: 0.02",
-            ]
-            .map(|method| {
-                let quantize = format!("quantize: {{ method: {method} }}");
-                MINIMAL.replace("distill: { steps: 7 }", &quantize)
-            }),
-        );
+        texts.extend(calibrated_texts());
         texts.extend(
             [
                 "every: 2",

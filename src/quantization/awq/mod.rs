@@ -144,11 +144,12 @@ impl Gain {
     /// The scales that are left when the gain is in bf16.
     fn kept(&self, scales: &[f32]) -> Vec<f32> {
         let pairs = self.weight.iter().zip(self.stored(scales));
-        let kept = pairs.map(|(&weight, stored)| {
-            if weight == stored {
-                1.0
+        let kept = pairs.map(|(weight, stored)| {
+            let (before, after) = (weight + self.offset, stored + self.offset);
+            if before.is_normal() && after.is_normal() {
+                before / after
             } else {
-                (weight + self.offset) / (stored + self.offset)
+                1.0
             }
         });
         kept.collect()
