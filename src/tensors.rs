@@ -1,12 +1,11 @@
 //! Named matrices on disk, with a checksum: what artifacts and training states are made of.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::{fs, io};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use safetensors::tensor::{Dtype, SafeTensors, View};
+use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -39,31 +38,50 @@ struct Header {
 }
 
 /// Writes matrices as f32 safetensors, atomically, with `facts` beside them.
+///
+/// Their bytes are made one matrix at a time: what is written is never held twice.
 pub fn save<T: Serialize>(
     path: &Path,
     tensors: &[(String, Tensor<2>)],
     facts: &T,
 ) -> io::Result<()> {
-    let matrices: Vec<(&str, Matrix<'_>)> = tensors
+    let mut sorted: Vec<&(String, Tensor<2>)> = tensors.iter().collect();
+    sorted.sort_by_key(|(name, _)| name);
+    let mut end = 0;
+    let mut place = |tensor: &Tensor<2>| {
+        let start = end;
+        let [rows, columns] = tensor.dims();
+        end += rows * columns * size_of::<f32>();
+        TensorInfo {
+            dtype: Dtype::F32,
+            shape: vec![rows, columns],
+            data_offsets: (start, end),
+        }
+    };
+    let places = sorted
         .iter()
-        .map(|(name, tensor)| {
-            let (shape, tensor) = (tensor.dims(), tensor);
-            (name.as_str(), Matrix { shape, tensor })
-        })
-        .collect();
+        .map(|(name, tensor)| (name.clone(), place(tensor)));
+    let places: Vec<(String, TensorInfo)> = places.collect();
     let facts = serde_json::to_string(facts).map_err(io::Error::other)?;
-    let entries = matrices
+    let entries = sorted
         .iter()
-        .map(|(name, matrix)| (*name, (&matrix.shape[..], matrix)));
+        .map(|(name, tensor)| (name.as_str(), tensor.dims().to_vec(), to_bytes(tensor)));
     let header = Header {
         blake3: checksum(&facts, entries),
         facts,
     };
     let header = serde_json::to_string(&header).map_err(io::Error::other)?;
-    let metadata = [(HEADER.to_owned(), header)].into();
-    let matrices = matrices.iter().map(|(name, matrix)| (name, matrix));
-    let bytes = safetensors::serialize(matrices, Some(metadata)).map_err(io::Error::other)?;
-    files::write_atomically(path, |out| out.write_all(&bytes))
+    let entry = HashMap::from([(HEADER.to_owned(), header)]);
+    let metadata = Metadata::new(Some(entry), places).map_err(io::Error::other)?;
+    let mut metadata = serde_json::to_vec(&metadata)?;
+    metadata.resize(metadata.len().next_multiple_of(8), b' ');
+    files::write_atomically(path, |out| {
+        out.write_all(&(metadata.len() as u64).to_le_bytes())?;
+        out.write_all(&metadata)?;
+        sorted
+            .iter()
+            .try_for_each(|(_, tensor)| out.write_all(&to_bytes(tensor)))
+    })
 }
 
 /// Reads what [`save`] wrote, refusing anything else.
@@ -93,7 +111,7 @@ pub fn load<T: DeserializeOwned>(
         &header.facts,
         views
             .iter()
-            .map(|(name, view)| (name.as_str(), (view.shape(), view))),
+            .map(|(name, view)| (name.as_str(), view.shape().to_vec(), view.data())),
     ) != header.blake3
     {
         return Err(damaged("the checksum does not match".to_owned()));
@@ -126,30 +144,6 @@ pub fn to_vec(tensor: &Tensor<2>) -> Vec<f32> {
         .expect("a matrix of f32 that fits the device fits the host")
 }
 
-/// A matrix whose bytes are made when they are asked for: a file of them is never held twice.
-struct Matrix<'a> {
-    shape: [usize; 2],
-    tensor: &'a Tensor<2>,
-}
-
-impl View for &Matrix<'_> {
-    fn dtype(&self) -> Dtype {
-        Dtype::F32
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(to_bytes(self.tensor))
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape[0] * self.shape[1] * size_of::<f32>()
-    }
-}
-
 fn to_bytes(tensor: &Tensor<2>) -> Vec<u8> {
     to_vec(tensor)
         .into_iter()
@@ -157,21 +151,20 @@ fn to_bytes(tensor: &Tensor<2>) -> Vec<u8> {
         .collect()
 }
 
-/// BLAKE3 over the facts, then names, shapes and bytes in byte order of the names.
-fn checksum<'a, T: View>(
+/// BLAKE3 over the facts, then names, shapes and bytes of tensors in byte order of their names.
+fn checksum<'a>(
     facts: &str,
-    tensors: impl Iterator<Item = (&'a str, (&'a [usize], T))>,
+    sorted: impl Iterator<Item = (&'a str, Vec<usize>, impl AsRef<[u8]>)>,
 ) -> String {
-    let sorted: BTreeMap<&str, (&[usize], T)> = tensors.collect();
     let mut hasher = blake3::Hasher::new();
     hasher
         .update(&(facts.len() as u64).to_le_bytes())
         .update(facts.as_bytes());
-    for (name, (shape, matrix)) in sorted {
+    for (name, shape, bytes) in sorted {
         hasher
             .update(name.as_bytes())
             .update(format!("{shape:?}").as_bytes())
-            .update(&matrix.data());
+            .update(bytes.as_ref());
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -260,26 +260,16 @@ mod tests {
         );
         texts.extend(
             [
-                "type: fp8, activations: per_token",
-                "bits: 2, symmetric: false, group_size: channel",
-                "type: ternary, overrides: [{ type: stretched, activations: per_token }]",
-                "bits: 3, overrides: [{ modules: [o_proj, down_proj], bits: 8, activations: per_token }, \
+                "round-to-nearest, type: fp8, activations: per_token",
+                "round-to-nearest, clip: true, calibration_tokens: 2k",
+                "gptq, bits: 2, symmetric: false, group_size: channel, act_order: false, damping: 0.1",
+                "awq-gptq, type: fp8, clip: true, damping: 0.02",
+                "awq, type: ternary, overrides: [{ type: stretched, activations: per_token }]",
+                "round-to-nearest, bits: 3, overrides: [{ modules: [o_proj, down_proj], bits: 8, activations: per_token }, \
                  { layers: [0, 2], keep: true }, { type: fp8, group_size: 64 }]",
             ]
-            .map(|scheme| {
-                let quantize = format!("quantize: {{ method: round-to-nearest, {scheme} }}");
-                MINIMAL.replace("distill: { steps: 7 }", &quantize)
-            }),
-        );
-        texts.extend(
-            [
-                "round-to-nearest, clip: true, calibration_tokens: 2k",
-                "gptq, bits: 3, act_order: false, damping: 0.1",
-                "awq, calibration_tokens: 8k",
-                "awq-gptq, symmetric: false, clip: true, damping: 0.02",
-            ]
-            .map(|method| {
-                let quantize = format!("quantize: {{ method: {method} }}");
+            .map(|keys| {
+                let quantize = format!("quantize: {{ method: {keys} }}");
                 MINIMAL.replace("distill: { steps: 7 }", &quantize)
             }),
         );

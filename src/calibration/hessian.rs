@@ -79,9 +79,7 @@ impl Hessian {
     ///
     /// `matrix` is `[outputs, size]`.
     pub fn output_square(&self, matrix: &Tensor<2>) -> f64 {
-        let means = self.matrix(&matrix.device());
-        let products = matrix.clone().matmul(means) * matrix.clone();
-        f64::from(products.sum().into_scalar::<f32>())
+        output_square(matrix, self.matrix(&matrix.device()))
     }
 
     /// Refuses inputs that are not finite.
@@ -192,6 +190,12 @@ impl InverseFactor {
             }
         }
     }
+}
+
+/// As [`Hessian::output_square`], given the mean of x xᵀ: for many matrices that see the same inputs.
+pub fn output_square(matrix: &Tensor<2>, inputs: Tensor<2>) -> f64 {
+    let products = matrix.clone().matmul(inputs) * matrix.clone();
+    f64::from(products.sum().into_scalar::<f32>())
 }
 
 /// The lower factor L of a positive definite matrix, `L Lᵀ`, in its lower triangle; or the row without a positive pivot.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use burn::tensor::Tensor;
 use thiserror::Error;
 
-pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite};
+pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_square};
 pub use self::walk::Walk;
 use crate::data::TokenRows;
 use crate::model::{Decoder, Site, Tap, ids_tensor};

@@ -94,8 +94,8 @@ mod tests {
             inputs[column * 9] = size;
         }
         let got = scaling(grid, &weight, &tensor(&inputs, [8, 8]));
-        let scales = got.scales.clone().try_into_vec_as::<f32>().unwrap();
-        let largest = grid.scaling(weight.clone()).scales;
+        let scales = got.scales.try_into_vec_as::<f32>().unwrap();
+        let largest = grid.scaling(weight).scales;
         let largest = largest.try_into_vec_as::<f32>().unwrap();
         assert!(scales[0] < 0.7 * largest[0], "{scales:?}, {largest:?}");
         assert_eq!(scales[1].to_bits(), largest[1].to_bits());

@@ -93,15 +93,14 @@ fn each_projection_makes_up_for_its_rounding_on_what_the_rounded_ones_before_it_
     let rows = TokenRows::new(model.sequence_length, model.tokens, counted, 1);
     assert_eq!(golden.expected.models.len(), 2);
     for (label, want) in &golden.expected.models {
-        let (scheme, act_order) = match label.as_str() {
-            "in_order" => (int(4, None), true),
-            _ => {
-                let scheme = SchemePlan {
-                    symmetric: false,
-                    ..int(3, Some(8))
-                };
-                (scheme, false)
-            }
+        let (scheme, act_order) = if label == "in_order" {
+            (int(4, None), true)
+        } else {
+            let scheme = SchemePlan {
+                symmetric: false,
+                ..int(3, Some(8))
+            };
+            (scheme, false)
         };
         let plan = CalibratedPlan {
             awq: false,

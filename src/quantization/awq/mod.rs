@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 
 use super::QuantizeError;
-use crate::calibration::{Hessian, Walk};
+use crate::calibration::{Walk, output_square};
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterSpec, Schemes, Site};
 use crate::tensors;
@@ -57,7 +57,8 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
             Some(gain) => gain.kept(&scales),
             None => scales,
         };
-        let scales = best_scales(&readers, &hessian, &means, kept);
+        let inputs = hessian.matrix(&walk.decoder().device());
+        let scales = best_scales(&readers, &inputs, &means, kept);
         let columns = scales.len();
         walk.replace(|spec, weight| {
             let tensor = |values: Vec<f32>, shape: [usize; 2]| {
@@ -144,11 +145,12 @@ impl Gain {
     /// The scales that are left when the gain is in bf16.
     fn kept(&self, scales: &[f32]) -> Vec<f32> {
         let pairs = self.weight.iter().zip(self.stored(scales));
-        let kept = pairs.map(|(&weight, stored)| {
-            if weight == stored {
-                1.0
+        let kept = pairs.map(|(weight, stored)| {
+            let (before, after) = (weight + self.offset, stored + self.offset);
+            if before.is_normal() && after.is_normal() {
+                before / after
             } else {
-                (weight + self.offset) / (stored + self.offset)
+                1.0
             }
         });
         kept.collect()
@@ -171,9 +173,13 @@ fn readers(
 }
 
 /// The scales of the inputs with which the outputs of some weights lose least; `kept` is what becomes of scales in use.
+///
+/// # Shapes
+///
+/// `inputs` is the mean of x xᵀ, `[C, C]`.
 fn best_scales(
     readers: &[(Grid, Tensor<2>)],
-    hessian: &Hessian,
+    inputs: &Tensor<2>,
     means: &[f64],
     kept: impl Fn(Vec<f32>) -> Vec<f32>,
 ) -> Vec<f32> {
@@ -181,7 +187,7 @@ fn best_scales(
     let mut least = f64::INFINITY;
     for power in 0..NUM_POWERS {
         let scales = kept(scales_of(means, f64::from(power) / f64::from(NUM_POWERS)));
-        let lost = lost(readers, hessian, &scales);
+        let lost = lost(readers, inputs, &scales);
         if lost < least {
             (best, least) = (scales, lost);
         }
@@ -210,12 +216,12 @@ fn scales_of(means: &[f64], power: f64) -> Vec<f32> {
 }
 
 /// What the outputs lose, in squares, if the inputs are scaled so.
-fn lost(readers: &[(Grid, Tensor<2>)], hessian: &Hessian, scales: &[f32]) -> f64 {
+fn lost(readers: &[(Grid, Tensor<2>)], inputs: &Tensor<2>, scales: &[f32]) -> f64 {
     let of_one = |(grid, weight): &(Grid, Tensor<2>)| {
         let data = TensorData::new(scales.to_vec(), [1, scales.len()]);
         let scales = Tensor::<2>::from_data(data, &weight.device());
         let rounded = grid.fake_quantize(weight.clone() * scales.clone()) / scales;
-        hessian.output_square(&(rounded - weight.clone()))
+        output_square(&(rounded - weight.clone()), inputs.clone())
     };
     readers.iter().map(of_one).sum()
 }

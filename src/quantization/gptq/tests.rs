@@ -29,7 +29,6 @@ struct Case {
     symmetric: bool,
     act_order: bool,
     group_size: Option<usize>,
-    masked: bool,
 }
 
 #[derive(Deserialize)]
@@ -80,7 +79,7 @@ fn weights_equal_those_of_the_equations() {
         .collect();
     assert_eq!(inputs.cases.len(), 8);
     for (label, case) in &inputs.cases {
-        let mask = case.masked.then(|| mask.clone());
+        let mask = label.starts_with("masked").then(|| mask.clone());
         let mut weight = inputs.weight.clone();
         for (weight, kept) in weight.iter_mut().zip(mask.iter().flatten()) {
             *weight *= kept;
@@ -101,8 +100,8 @@ fn weights_equal_those_of_the_equations() {
         let step = Step::new(&plan(case.act_order, inputs.damping), &hessian).unwrap();
         let got = tensors::to_vec(&step.round(&weight, mask.clone(), grid, &scaling));
         for (idx, (got, want)) in got.iter().zip(&want.weight).enumerate() {
-            assert_eq!(got, want, "{label}[{idx}]");
-            assert!(got.to_bits() != (-0.0_f32).to_bits(), "{label}[{idx}]");
+            let same = got.to_bits() == (want + 0.0).to_bits(); // no zero is negative
+            assert!(same, "{label}[{idx}]: {got}, {want}");
             let is_kept = mask.as_ref().is_none_or(|mask| mask[idx] != 0.0);
             assert!(is_kept || *got == 0.0, "{label}[{idx}] came back");
         }
