@@ -112,7 +112,10 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
         "shrink" => PassPlan::Shrink(shrink(fields)?),
         _ => PassPlan::Quantize(QuantizePlan {
             method: match fields.get::<String>("method")?.as_str() {
-                "qat" => QuantizeMethod::Qat(Box::new(fit(fields, cache)?)),
+                "qat" => QuantizeMethod::Qat(Box::new(FitPlan {
+                    start_step: fields.get("start_step")?,
+                    ..fit(fields, cache)?
+                })),
                 method => without_training(method, fields)?,
             },
             scheme: scheme(fields)?,
@@ -158,6 +161,7 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
         },
         adapter: None, // keys of `distill` alone
         prune: None,
+        start_step: 0, // of `quantize` alone
         ema: fields.get("ema"),
         evaluate_every: fields.get("evaluate_every"),
         early_stop: match fields.block("early_stop") {

@@ -19,6 +19,7 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         Some("qat") if fields.is_written("steps") => {
             fit(recipe, fields, faults);
             calibrated(fields, "qat", faults);
+            start_step(fields, faults);
         }
         Some("qat") => faults.push(
             Diagnostic::new("recipe/missing-key", "`quantize` lacks `steps`")
@@ -27,7 +28,7 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         ),
         Some(method) => {
             let names = FIT.iter().map(|key| key.name);
-            let names = names.chain(["steps", "learn_scales"]);
+            let names = names.chain(["steps", "start_step", "learn_scales"]);
             for name in names {
                 let label = format!("`{method}` trains nothing");
                 unused(fields, name, "method", &label, faults);
@@ -100,6 +101,26 @@ fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
                 )
                 .secondary(fields.span("activations"), "")
                 .help("write `symmetric: true`, or delete `activations`"),
+        );
+    }
+}
+
+/// A grid that is to come after the last step.
+fn start_step(fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let (Some(start), Some(steps)) = (fields.get::<u64>("start_step"), fields.get::<u64>("steps"))
+    else {
+        return;
+    };
+    if start >= steps {
+        let message = "`start_step` leaves no step on the grid";
+        faults.push(
+            Diagnostic::new("recipe/late-grid", message)
+                .primary(fields.span("start_step"), "counted from 0")
+                .secondary(
+                    fields.span("steps"),
+                    format!("the last step is {}", thousands(steps - 1)),
+                )
+                .help(format!("write at most {}", steps - 1)),
         );
     }
 }

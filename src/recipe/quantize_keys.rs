@@ -1,6 +1,6 @@
 //! The keys of the pass that quantises; a part of the table in `pass_keys.rs`.
 
-use super::keys::{Block, Key, Kind, MAX_SIZE, SHARE_ABOVE_0, or, required, rule};
+use super::keys::{Block, Key, Kind, MAX_SIZE, MAX_STEPS, SHARE_ABOVE_0, or, required, rule};
 use super::pass_keys::{FIT, STEPS, STEPS_ABOUT};
 use super::student_keys::{MAX_LAYERS, TARGETS};
 
@@ -27,6 +27,12 @@ pub(super) static QUANTIZE: Block = Block {
                 Kind::Switch,
                 "false",
                 "whether the scales of grids around 0 are trained, too; if not, they follow the largest weight of their group",
+            ),
+            or(
+                "start_step",
+                Kind::Integer(0, MAX_STEPS),
+                "0",
+                "updates before the grid: until then the weights are trained as they are; below `steps`",
             ),
             rule("steps", STEPS, "required with `method: qat`", STEPS_ABOUT),
         ],
