@@ -1,12 +1,48 @@
 //! Quantisation: every projection gets the scheme that the plan has for it.
 
-use super::{PassError, calibration};
+use std::collections::BTreeMap;
+
+use super::{PassError, Rounding, calibration, distill};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, parameter_specs};
-use crate::quantization::{self, FinishedLayers};
-use crate::recipe::{Activations, CalibratedPlan, NumberType, QuantizePlan, SchemePlan};
+use crate::quantization::{self, FinishedLayers, check_finite};
+use crate::recipe::{
+    Activations, CalibratedPlan, NumberType, QuantizeMethod, QuantizePlan, SchemePlan,
+};
 use crate::student::Student;
 use crate::train::fit::FitContext;
+
+/// Puts the student on the grids of the plan: by rounding, by what its weights see, or by training with the rounding in the
+/// loop. Training is preceded by a measurement of what rounding alone costs.
+pub fn quantize(
+    plan: &QuantizePlan,
+    student: Student,
+    context: &FitContext<'_>,
+) -> Result<Student, PassError> {
+    let schemes = schemes(plan, &student.decoder.config);
+    let on_grids = |student: Student| Student {
+        schemes,
+        scales: BTreeMap::new(), // those that it has are of other schemes
+        ..student
+    };
+    match &plan.method {
+        QuantizeMethod::RoundToNearest => {
+            let rounded = on_grids(student);
+            check_finite(&rounded)?;
+            Ok(rounded)
+        }
+        QuantizeMethod::Calibrated(plan) => calibrate(plan, on_grids(student), context),
+        QuantizeMethod::Qat(fit) => {
+            let mut rounded = on_grids(student.clone());
+            Rounding::measure(&student, &rounded, context)?;
+            drop(student);
+            if plan.learn_scales {
+                rounded.learn_scales();
+            }
+            Ok(distill(fit, rounded, context)?)
+        }
+    }
+}
 
 /// The schemes of a student of this architecture, by the name of the weight.
 pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
@@ -30,7 +66,7 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
 
 /// Puts a student that has its schemes on its grids by what the first training rows show; finished layers are kept in the
 /// folder of the pass.
-pub(super) fn calibrate(
+fn calibrate(
     plan: &CalibratedPlan,
     student: Student,
     context: &FitContext<'_>,

@@ -3,6 +3,7 @@
 //! It takes numbers and gives text. What was measured, and how, is not known here.
 
 mod curve;
+mod quantization;
 mod removal;
 mod table;
 
@@ -12,6 +13,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, loss_curve_svg};
+pub use quantization::Quantization;
 pub use removal::{Recovery, Removal};
 pub use table::{report_markdown, table_cells, terminal_table};
 
@@ -32,6 +34,9 @@ pub struct RunReport {
     /// What passes took out, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removals: Vec<Removal>,
+    /// What passes that quantised cost, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quantizations: Vec<Quantization>,
     /// How each export compared with the student in memory.
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.
