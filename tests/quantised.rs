@@ -4,9 +4,11 @@
 mod common;
 
 #[cfg(test)]
+#[expect(clippy::float_cmp, reason = "one number, found in two places")]
 mod tests {
     use std::fs;
 
+    use alambic::recipe::{self, PassPlan};
     use serde_json::Value;
 
     use crate::common::{Workshop, finished, folders, signal, wait_for};
@@ -62,6 +64,102 @@ mod tests {
         let text = fs::read_to_string(workshop.path("out/chain/report.md")).unwrap();
         for needle in ["## Quantised", "04-quantize: rounding alone costs"] {
             assert!(text.contains(needle), "no `{needle}` in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn widths_under_a_budget_are_in_the_export_and_in_the_report_with_what_they_follow_from() {
+        let workshop = Workshop::new();
+        let pass = "passes.3.quantize={method: qat, steps: 15, tokens_per_step: 256, bits: {budget: 3.5}, group_size: 16, sensitivity: {tokens: 512}}";
+        let args = ["run", "chain.yaml", "--json", "--set", pass];
+        let report = workshop.done(&args).json();
+        let picture = &report["quantizations"][0]["sensitivity"];
+        assert_eq!(picture["costs"]["positions"], 512);
+        let costs = picture["costs"]["costs"].as_array().unwrap();
+        assert_eq!(costs.len(), 20, "one layer");
+        let choice = &picture["choice"];
+        assert!(choice["average_bits"].as_f64().unwrap() <= 3.5, "{choice}");
+        let dir = workshop.folder("out/chain", "04-quantize");
+        for name in [
+            "sensitivity.json",
+            "sensitivity.csv",
+            "sensitivity.svg",
+            "widths.json",
+        ] {
+            assert!(dir.join(name).exists(), "{name}");
+        }
+        let text = fs::read_to_string(workshop.path("out/chain/report.md")).unwrap();
+        let svg = picture["svg"].as_str().unwrap();
+        assert!(workshop.path("out/chain").join(svg).exists(), "{svg}");
+        for needle in [svg, "Chosen: 3.", "| layer | q, k, v | o |"] {
+            assert!(text.contains(needle), "no `{needle}` in:\n{text}");
+        }
+        let config = workshop
+            .folder("out/chain", "05-export")
+            .join("compressed-tensors/config.json");
+        let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
+        let groups = config["quantization_config"]["config_groups"]
+            .as_object()
+            .unwrap();
+        let mut widths: Vec<u64> = groups
+            .values()
+            .map(|group| group["weights"]["num_bits"].as_u64().unwrap())
+            .collect();
+        widths.sort_unstable();
+        let parts = choice["parts"].as_array().unwrap();
+        let mut chosen: Vec<u64> = parts
+            .iter()
+            .map(|part| part["bits"].as_u64().unwrap())
+            .collect();
+        chosen.sort_unstable();
+        chosen.dedup();
+        assert_eq!(widths, chosen);
+        assert!(widths.len() > 1, "{widths:?}");
+        let again = workshop.done(&args).json();
+        assert_eq!(
+            again["quantizations"], report["quantizations"],
+            "from what is on disk"
+        );
+    }
+
+    #[test]
+    fn an_override_that_names_a_part_of_what_engines_join_is_refused_under_a_budget() {
+        let workshop = Workshop::new();
+        let pass = "passes.3.quantize={method: round-to-nearest, bits: {budget: 3.5}, group_size: 16, overrides: [{modules: [q_proj], group_size: 16}]}";
+        let needles = [
+            "error[quantize/unlike-parts]",
+            "`model.layers.0.self_attn.q_proj.weight`",
+            "  = help: ",
+        ];
+        workshop.fails(&["run", "chain.yaml", "--set", pass], 2, &needles);
+    }
+
+    #[test]
+    fn a_budget_measures_on_as_many_tokens_as_the_key_says_by_itself_and_is_resolved_as_written() {
+        let workshop = Workshop::new();
+        let load =
+            |set: &str| recipe::load(&workshop.path("chain.yaml"), &[set.to_owned()]).unwrap();
+        let plan = |keys: &str| {
+            let pass =
+                format!("passes.3.quantize={{ method: round-to-nearest, group_size: 16, {keys} }}");
+            load(&pass)
+        };
+        let implied = plan("bits: { budget: 3.5 }");
+        let written = plan("bits: { widths: [8, 2, 4, 3], budget: 3.5 }, sensitivity: {}");
+        assert_eq!(implied.passes, written.passes);
+        let PassPlan::Quantize(pass) = &implied.passes[3] else {
+            panic!("a quantize pass");
+        };
+        let sensitivity = pass.sensitivity.as_ref().unwrap();
+        assert_eq!(sensitivity.tokens, 2048);
+        assert_eq!(sensitivity.budget.as_ref().unwrap().widths, [2, 3, 4, 8]);
+        let measured = plan("bits: 3, sensitivity: { tokens: 4k }");
+        let late = load("quantize.start_step=7");
+        for plan in [implied, measured, late] {
+            let text = recipe::resolved_yaml(&plan, &workshop.path(""));
+            workshop.write("resolved.yaml", text.as_bytes());
+            let again = recipe::load(&workshop.path("resolved.yaml"), &[]).unwrap();
+            assert_eq!(again.passes, plan.passes, "{text}");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Passes: each takes a student and returns a student.
 
+mod budget;
+mod measure_parts;
 pub mod prune;
 pub mod quantize;
 mod removed;
 mod rounding;
+mod sensitivity;
 pub mod shrink;
 
 use std::io;
@@ -11,8 +14,10 @@ use std::path::Path;
 
 use thiserror::Error;
 
+pub use self::budget::Choice;
 pub use self::removed::{Parts, Removed, Sizes};
 pub use self::rounding::Rounding;
+pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use crate::calibration::{Calibration, Interrupted};
 use crate::pruning::PruneError;
 use crate::quantization::{self, QuantizeError};

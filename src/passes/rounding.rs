@@ -13,7 +13,7 @@ use crate::progress::say;
 use crate::student::Student;
 use crate::train::evaluate::{Opinion, measure};
 use crate::train::fit::{FitContext, FitError, check_number};
-use crate::train::{MetricsError, MetricsLog};
+use crate::train::{MetricsError, MetricsLog, state};
 
 /// File in the folder of a pass that trains against its rounding.
 const FILE: &str = "rounding.json";
@@ -59,7 +59,10 @@ impl Rounding {
                 loss_before_nats: loss(given, context)?,
                 loss_rounded_nats: loss(rounded, context)?,
             };
-            found.log(context).map_err(FitError::from)?;
+            // A pass that an earlier version began has a record already.
+            if state::newest(context.dir).is_none() {
+                found.log(context).map_err(FitError::from)?;
+            }
             saved(context, write_json(&context.dir.join(FILE), &found))?;
             found
         };

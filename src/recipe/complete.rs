@@ -11,7 +11,7 @@ use super::plan::{
     PassPlan, Plan, Sampling, SupportPlan, TeacherPlan, TokenizerPlan,
 };
 use super::prune_complete::{gradual, prune, shrink};
-use super::quantize_complete::{overrides, scheme, without_training};
+use super::quantize_complete::{is_measured, overrides, scheme, sensitivity, without_training};
 use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
@@ -120,6 +120,11 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
             },
             scheme: scheme(fields)?,
             overrides: overrides(fields)?,
+            sensitivity: if is_measured(fields) {
+                Some(sensitivity(fields)?)
+            } else {
+                None
+            },
             learn_scales: fields.get("learn_scales")?,
         }),
     })

@@ -13,6 +13,9 @@ use crate::progress::thousands;
 /// Group sizes that engines have kernels for; suggested where they divide.
 const COMMON_GROUP_SIZES: [u64; 5] = [16, 32, 64, 128, 256];
 
+/// Formats that hold projections of unlike widths.
+const MIXED_WIDTHS: [&str; 2] = ["huggingface", "compressed-tensors"];
+
 /// Every contradiction within a quantising pass, or of it with text, cache and student.
 pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     match fields.get::<String>("method").as_deref() {
@@ -38,6 +41,18 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         None => {}
     }
     scheme(fields, faults);
+    if fields.get::<String>("type").as_deref() != Some("int") {
+        unused(
+            fields,
+            "sensitivity",
+            "type",
+            "only `int` has widths",
+            faults,
+        );
+    }
+    if let Some(bits) = fields.block("bits") {
+        budget(recipe, fields, bits, faults);
+    }
     fixed_scales(fields, faults);
     no_zero(recipe, fields, faults);
     if fields.items("overrides").is_empty() {
@@ -101,6 +116,39 @@ fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
                 )
                 .secondary(fields.span("activations"), "")
                 .help("write `symmetric: true`, or delete `activations`"),
+        );
+    }
+}
+
+/// Widths that no choice of them allows, or that an export cannot hold.
+fn budget(recipe: &Fields, fields: &Fields, bits: &Fields, faults: &mut Vec<Diagnostic>) {
+    distinct::<u64>(bits, "widths", faults);
+    let widths: Option<Vec<u64>> = bits.get("widths");
+    let least = widths.and_then(|widths| widths.into_iter().min());
+    if let (Some(least), Some(budget)) = (least, bits.get::<f64>("budget"))
+        && budget < least as f64
+    {
+        let message = "`budget` is below every width";
+        faults.push(
+            Diagnostic::new("recipe/small-budget", message)
+                .primary(bits.span("budget"), format!("the least width is {least}"))
+                .secondary(bits.span("widths"), "")
+                .help(format!("write at least `budget: {least}`")),
+        );
+    }
+    let Some(export) = recipe.block("export") else {
+        return;
+    };
+    let formats: Vec<String> = export.get("formats").unwrap_or_default();
+    let is_mixed = |format: &&String| MIXED_WIDTHS.contains(&format.as_str());
+    if let Some(format) = formats.iter().find(|format| !is_mixed(format)) {
+        let message =
+            format!("`{format}` holds one width for all projections, and `budget` chooses several");
+        faults.push(
+            Diagnostic::new("recipe/mixed-widths", message)
+                .primary(export.span("formats"), "would round them again")
+                .secondary(fields.span("bits"), "")
+                .help("write `formats: [compressed-tensors]`, or one number for `bits`"),
         );
     }
 }

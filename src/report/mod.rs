@@ -3,6 +3,7 @@
 //! It takes numbers and gives text. What was measured, and how, is not known here.
 
 mod curve;
+mod heat;
 mod quantization;
 mod removal;
 mod table;
@@ -13,7 +14,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, loss_curve_svg};
-pub use quantization::Quantization;
+pub use heat::sensitivity_svg;
+pub use quantization::{Picture, Quantization};
 pub use removal::{Recovery, Removal};
 pub use table::{report_markdown, table_cells, terminal_table};
 

@@ -1,5 +1,7 @@
 //! The recipe's passes, each from the artifact before it to its own.
 
+use std::io;
+use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -7,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::{Run, RunError, say_changed, say_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::files::PartialDir;
+use crate::files::{PartialDir, write_atomically};
 use crate::model::Decoder;
-use crate::passes::{self, PassError, Removed, Rounding};
+use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
 use crate::progress;
 use crate::random;
 use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan};
-use crate::report::{PassRow, Quantization, Recovery, Removal};
+use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivity_svg};
 use crate::stages::Stage;
 use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::{load_decoder, load_teacher};
@@ -124,6 +126,7 @@ impl Run<'_> {
             ..self.measure(&student, &stage.name)?
         };
         student.save(partial.path())?;
+        draw_sensitivity(partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, &measured)?;
         // The state goes last: a process killed before the folder has its name resumes from it.
@@ -189,6 +192,7 @@ impl Run<'_> {
                 loss_before_nats: before.or_else(|| loss_before(&rows, idx, stage)),
                 loss_rounded_nats: rounded.or(is_rounded.then_some(row.loss_nats)),
                 loss_after_nats: row.loss_nats,
+                sensitivity: picture(&stage.dir)?,
             });
         }
         Ok(quantizations)
@@ -287,6 +291,31 @@ impl Run<'_> {
         }
         Ok(Student::new(kept.cut(&decoder)))
     }
+}
+
+/// File of the picture of what each part of a student costs, in the folder of a pass that measured it.
+const PICTURE: &str = "sensitivity.svg";
+
+/// Draws what a pass has measured of its parts, if it did.
+fn draw_sensitivity(dir: &Path) -> io::Result<()> {
+    let Some(Picture { costs, choice, .. }) = picture(dir)? else {
+        return Ok(());
+    };
+    let svg = sensitivity_svg(&costs, choice.as_ref());
+    write_atomically(&dir.join(PICTURE), |out| out.write_all(svg.as_bytes()))
+}
+
+/// What a pass has measured of its parts, beside the report.
+fn picture(dir: &Path) -> io::Result<Option<Picture>> {
+    let Some(costs) = Sensitivity::read(dir)? else {
+        return Ok(None);
+    };
+    let folder = dir.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Some(Picture {
+        svg: format!("{folder}/{PICTURE}"),
+        costs,
+        choice: Choice::read(dir)?,
+    }))
 }
 
 /// Loss of the student that entered a pass: what the pass before left, or what was measured first.

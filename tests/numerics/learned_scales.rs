@@ -103,6 +103,7 @@ fn plan(number: NumberType, bits: u32, start_step: usize) -> PassPlan {
             activations: Activations::None,
         },
         overrides: vec![],
+        sensitivity: None,
         learn_scales: true,
     })
 }
