@@ -315,6 +315,7 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         ema: None,
         adapter: None,
         prune: None,
+        start_step: 0,
         evaluate_every: None,
         early_stop: None,
         hand_on: HandOn::Last,

@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Prefix of folders and files that a killed process may leave; nothing with it is ever read as complete.
 pub const PARTIAL_PREFIX: &str = ".partial-";
@@ -31,6 +32,16 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer_pretty(&mut *out, value)?;
         out.write_all(b"\n")
     })
+}
+
+/// The value that [`write_json`] wrote, if there is a file.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let value = match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => Err(error),
+    };
+    value.map(Some).map_err(|error| with_path(error, path))
 }
 
 /// BLAKE3 (hex) of a file's bytes.

@@ -98,6 +98,33 @@ pub fn exp_sum(values: &[f32], shift: f32, scale: f32) -> f32 {
     sums.iter().sum()
 }
 
+/// `Σ exp(p)`, to the bit as in [`exp_sum`], and `Σ exp(p) (p − q)`, each of the two shifted down by its own number; the
+/// slices have one length, and no `p` is above its shift.
+#[inline(always)]
+pub fn exp_gap(p: &[f32], q: &[f32], shifts: [f32; 2]) -> [f32; 2] {
+    let mut sums = [0.0_f32; LANES];
+    let mut gaps = [0.0_f32; LANES];
+    let (p_chunks, p_rest) = p.as_chunks::<LANES>();
+    let (q_chunks, q_rest) = q.as_chunks::<LANES>();
+    for (p, q) in p_chunks.iter().zip(q_chunks) {
+        let lanes = sums.iter_mut().zip(&mut gaps);
+        for ((p, q), (sum, gap)) in p.iter().zip(q).zip(lanes) {
+            let (p, q) = (p - shifts[0], q - shifts[1]);
+            let exp = exp_nonpositive(p);
+            *sum += exp;
+            *gap += exp * (p - q);
+        }
+    }
+    let lanes = sums.iter_mut().zip(&mut gaps);
+    for ((p, q), (sum, gap)) in p_rest.iter().zip(q_rest).zip(lanes) {
+        let (p, q) = (p - shifts[0], q - shifts[1]);
+        let exp = exp_nonpositive(p);
+        *sum += exp;
+        *gap += exp * (p - q);
+    }
+    [sums.iter().sum(), gaps.iter().sum()]
+}
+
 /// `1 / (1 + exp(−x))`, within 3e-7 relatively; for `x < −87` it stays at the smallest normal number.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {

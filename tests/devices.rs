@@ -138,9 +138,8 @@ export: { formats: [huggingface], dtype: f32 }
     fn logged(run_dir: &Path) -> Vec<MetricsLine> {
         let passes = folders(run_dir, "0").into_iter();
         let trained = passes.filter(|dir| dir.join("metrics.jsonl").exists());
-        trained
-            .flat_map(|dir| read_metrics(&dir).unwrap())
-            .collect()
+        let lines = trained.flat_map(|dir| read_metrics(&dir).unwrap());
+        lines.filter(|line| line.step > 0).collect() // before the first step, what rounding costs
     }
 
     /// Every loss and every term of it, at every step; the largest distance.

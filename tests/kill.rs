@@ -48,7 +48,7 @@ passes:
       evaluate_every: 7
       early_stop: { patience: 4 }
       save_every: 3
-  - quantize: { method: qat, bits: 4, group_size: 16, steps: 15, tokens_per_step: 256, micro_batch: 3, ema: 0.5, save_every: 2, keep_states: 1 }
+  - quantize: { method: qat, bits: 4, group_size: 16, learn_scales: true, start_step: 7, steps: 15, tokens_per_step: 256, micro_batch: 3, ema: 0.5, save_every: 2, keep_states: 1 }
 export: { formats: [huggingface, compressed-tensors], dtype: f32 }
 ";
 

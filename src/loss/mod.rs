@@ -25,7 +25,7 @@ mod tensors;
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
 pub use row::{RowTarget, loss_row};
-pub use softmax::{exps_in_place, log_sum_exp};
+pub use softmax::{exps_in_place, kl_of_logits, log_sum_exp};
 pub use spec::{LossSpec, Terms};
 pub use statistics::{RowStatistics, row_statistics};
 pub use sums::{LossSums, Sums};

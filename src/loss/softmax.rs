@@ -1,6 +1,6 @@
 //! Softmax of one row, fast enough that the loss costs less than the products around it.
 
-use crate::vector::{exp_in_place, exp_sum, max, vectorized};
+use crate::vector::{exp_gap, exp_in_place, exp_sum, max, vectorized};
 
 /// The numbers that turn exponentials into probabilities.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +60,16 @@ pub fn log_sum_exp(logits: &[f32], temperature: f32) -> f32 {
     softmax.log_sum_exp() as f32
 }
 
+/// KL(p ‖ q) of two rows of logits, in nats: exact to about 1e-7, and 0 where the rows are the same.
+pub fn kl_of_logits(p: &[f32], q: &[f32]) -> f64 {
+    let ([sum_p, gap], sum_q) = vectorized(|| {
+        let largest = [max(p), max(q)];
+        (exp_gap(p, q, largest), exp_sum(q, largest[1], 1.0))
+    });
+    let (sum_p, sum_q) = (f64::from(sum_p), f64::from(sum_q));
+    f64::from(gap) / sum_p + (sum_q / sum_p).ln()
+}
+
 /// Replaces logits by `exp((z − max) / T)`: probabilities but for their sum.
 pub fn exps_in_place(logits: &mut [f32], temperature: f32) {
     Softmax::in_place(logits, temperature);
@@ -68,6 +78,28 @@ pub fn exps_in_place(logits: &mut [f32], temperature: f32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kl_of_two_rows_is_that_of_their_probabilities() {
+        for count in [1, 31, 33, 1000] {
+            let p: Vec<f32> = (0..count).map(|i| (i as f32 * 0.7).sin() * 6.0).collect();
+            let q: Vec<f32> = (0..count)
+                .map(|i| p[i] + (i as f32 * 1.3).cos() * 0.2 + 40.0)
+                .collect();
+            assert_eq!(kl_of_logits(&p, &p).to_bits(), 0.0_f64.to_bits());
+            let log_probs = |logits: &[f32]| {
+                let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+                let logits = logits.iter();
+                logits
+                    .map(|&logit| f64::from(logit) - sum.ln())
+                    .collect::<Vec<f64>>()
+            };
+            let pairs = log_probs(&p).into_iter().zip(log_probs(&q));
+            let want: f64 = pairs.map(|(p, q)| p.exp() * (p - q)).sum();
+            let got = kl_of_logits(&p, &q);
+            assert!((got - want).abs() < 1e-6, "{count}: {got}, {want}");
+        }
+    }
 
     #[test]
     fn probabilities_sum_to_one_at_every_length_and_shift() {

@@ -1,8 +1,12 @@
 //! Passes: each takes a student and returns a student.
 
+mod budget;
+mod measure_parts;
 pub mod prune;
 pub mod quantize;
 mod removed;
+mod rounding;
+mod sensitivity;
 pub mod shrink;
 
 use std::io;
@@ -10,11 +14,14 @@ use std::path::Path;
 
 use thiserror::Error;
 
+pub use self::budget::Choice;
 pub use self::removed::{Parts, Removed, Sizes};
+pub use self::rounding::Rounding;
+pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use crate::calibration::{Calibration, Interrupted};
 use crate::pruning::PruneError;
-use crate::quantization::{self, QuantizeError, check_finite};
-use crate::recipe::{FitPlan, PassPlan, QuantizeMethod};
+use crate::quantization::{self, QuantizeError};
+use crate::recipe::{FitPlan, PassPlan};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
 use crate::train::fit::{FitContext, FitError, fit};
 use crate::train::state;
@@ -74,24 +81,7 @@ pub fn apply(
         PassPlan::Distill(plan) => Ok(distill(plan, student, context)?),
         PassPlan::Prune(plan) => prune::prune(plan, student, context),
         PassPlan::Shrink(plan) => shrink::shrink(plan, student, context),
-        PassPlan::Quantize(plan) => {
-            let mut student = student;
-            student.schemes = quantize::schemes(plan, &student.decoder.config);
-            student.scales.clear(); // of other schemes
-            match &plan.method {
-                QuantizeMethod::RoundToNearest => {
-                    check_finite(&student)?;
-                    Ok(student)
-                }
-                QuantizeMethod::Calibrated(plan) => quantize::calibrate(plan, student, context),
-                QuantizeMethod::Qat(fit) => {
-                    if plan.learn_scales {
-                        student.learn_scales();
-                    }
-                    Ok(distill(fit, student, context)?)
-                }
-            }
-        }
+        PassPlan::Quantize(plan) => quantize::quantize(plan, student, context),
     }
 }
 
@@ -173,9 +163,9 @@ fn calibration<'a>(context: &FitContext<'a>, num_tokens: usize) -> Calibration<'
     }
 }
 
-/// The error of a pass whose folder cannot be written to.
-fn saved(context: &FitContext<'_>, written: io::Result<()>) -> Result<(), FitError> {
-    written.map_err(|source| FitError::Save {
+/// The error of a pass whose folder cannot be written to or read.
+fn saved<T>(context: &FitContext<'_>, outcome: io::Result<T>) -> Result<T, FitError> {
+    outcome.map_err(|source| FitError::Save {
         label: context.label.to_owned(),
         source,
     })

@@ -1,25 +1,92 @@
 //! Quantisation: every projection gets the scheme that the plan has for it.
 
-use super::{PassError, calibration};
+use std::collections::BTreeMap;
+
+use super::budget::Choice;
+use super::measure_parts::measure_parts;
+use super::sensitivity::Part;
+use super::{PassError, Rounding, calibration, distill, saved};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, parameter_specs};
-use crate::quantization::{self, FinishedLayers};
-use crate::recipe::{Activations, CalibratedPlan, NumberType, QuantizePlan, SchemePlan};
+use crate::progress::say;
+use crate::quantization::{self, FinishedLayers, check_finite};
+use crate::recipe::{
+    Activations, CalibratedPlan, NumberType, OverridePlan, QuantizeMethod, QuantizePlan,
+    SchemePlan, SensitivityPlan,
+};
 use crate::student::Student;
 use crate::train::fit::FitContext;
+
+/// Puts the student on the grids of the plan: by rounding, by what its weights see, or by training with the rounding in the
+/// loop. Training is preceded by a measurement of what rounding alone costs.
+pub fn quantize(
+    plan: &QuantizePlan,
+    student: Student,
+    context: &FitContext<'_>,
+) -> Result<Student, PassError> {
+    let schemes = match &plan.sensitivity {
+        Some(sensitivity) => measured_schemes(plan, sensitivity, &student, context)?,
+        None => schemes(plan, &student.decoder.config),
+    };
+    let on_grids = |student: Student| Student {
+        schemes,
+        scales: BTreeMap::new(), // those that it has are of other schemes
+        ..student
+    };
+    match &plan.method {
+        QuantizeMethod::RoundToNearest => {
+            let rounded = on_grids(student);
+            check_finite(&rounded)?;
+            Ok(rounded)
+        }
+        QuantizeMethod::Calibrated(plan) => calibrate(plan, on_grids(student), context),
+        QuantizeMethod::Qat(fit) => {
+            let mut rounded = on_grids(student.clone());
+            Rounding::measure(&student, &rounded, context)?;
+            drop(student);
+            if plan.learn_scales {
+                rounded.learn_scales();
+            }
+            Ok(distill(fit, rounded, context)?)
+        }
+    }
+}
+
+/// The schemes of a student whose sensitivity is measured, and which may have a budget.
+fn measured_schemes(
+    plan: &QuantizePlan,
+    sensitivity: &SensitivityPlan,
+    student: &Student,
+    context: &FitContext<'_>,
+) -> Result<Schemes, PassError> {
+    let config = &student.decoder.config;
+    let found = measure_parts(plan, sensitivity.tokens, student, context)?;
+    let mut schemes = schemes(plan, config);
+    let Some(budget) = &sensitivity.budget else {
+        return Ok(schemes);
+    };
+    let choice = Choice::best(&found, budget);
+    say(&format!("{}: {choice}", context.label));
+    saved(context, choice.write(context.dir))?;
+    for spec in parameter_specs(config) {
+        let bits = Part::of(&spec).and_then(|(layer, part)| choice.bits_of(layer, part));
+        if let Some(bits) = bits {
+            let chosen = SchemePlan {
+                bits,
+                ..plan.scheme
+            };
+            schemes.insert(spec.name, scheme(chosen));
+        }
+    }
+    Ok(schemes)
+}
 
 /// The schemes of a student of this architecture, by the name of the weight.
 pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
     let specs = parameter_specs(config).into_iter();
-    let of = |name: &str| {
-        let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-        let (layer, module) = (layer.parse().ok()?, part.split('.').rev().nth(1)?);
-        let own = plan.overrides.iter().rev();
-        let mut own = own.filter(|one| one.names(layer, module));
-        match own.next() {
-            Some(one) => one.scheme,
-            None => Some(plan.scheme),
-        }
+    let of = |name: &str| match override_of(plan, name) {
+        Some(one) => one.scheme,
+        None => Some(plan.scheme),
     };
     specs
         .filter(|spec| spec.kind == ParameterKind::Linear)
@@ -30,7 +97,7 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
 
 /// Puts a student that has its schemes on its grids by what the first training rows show; finished layers are kept in the
 /// folder of the pass.
-pub(super) fn calibrate(
+fn calibrate(
     plan: &CalibratedPlan,
     student: Student,
     context: &FitContext<'_>,
@@ -44,7 +111,16 @@ pub(super) fn calibrate(
     Ok(student)
 }
 
-fn scheme(plan: SchemePlan) -> Scheme {
+/// What a plan says of this weight alone: the last that names it.
+pub(super) fn override_of<'a>(plan: &'a QuantizePlan, name: &str) -> Option<&'a OverridePlan> {
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (layer, module) = (layer.parse().ok()?, part.split('.').rev().nth(1)?);
+    let mut own = plan.overrides.iter().rev();
+    own.find(|one| one.names(layer, module))
+}
+
+/// The scheme that a plan stands for.
+pub(super) fn scheme(plan: SchemePlan) -> Scheme {
     let bits = plan.bits;
     let levels = match plan.number {
         NumberType::Int if plan.symmetric => Levels::Symmetric { bits },

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::files::{with_path, write_json};
+use crate::files::{read_json, write_json};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::progress::thousands;
 use crate::pruning::PrunedMatrix;
@@ -109,13 +109,6 @@ impl Removed {
 
     /// What a pass wrote, if it took something out.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
-        let path = dir.join(FILE);
-        match std::fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|error| with_path(error.into(), &path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(with_path(error, &path)),
-        }
+        read_json(&dir.join(FILE))
     }
 }

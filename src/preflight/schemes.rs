@@ -5,8 +5,11 @@ use crate::diag::Diagnostic;
 use crate::export::containers::{Container, refusal};
 use crate::export::folder;
 use crate::model::{DecoderConfig, Schemes, uneven_groups, unlike_parts};
+use crate::passes::WIDTHS;
 use crate::passes::quantize::schemes;
-use crate::recipe::{ExportFormat, PassPlan, QuantizePlan, RecipeFaults};
+use crate::recipe::{
+    ExportFormat, PassPlan, QuantizePlan, RecipeFaults, SchemePlan, SensitivityPlan,
+};
 
 impl Preflight<'_> {
     /// Every scheme fits its projection, those of joined projections are alike, and every format can hold them.
@@ -23,6 +26,7 @@ impl Preflight<'_> {
             self.layers_exist(plan, &key, config)?;
             self.groups(plan, &key, &schemes, config)?;
             self.parts_are_alike(&key, &schemes, config)?;
+            self.parts_are_chosen_whole(plan, &key, config)?;
             self.formats_hold(&schemes)?;
             self.containers_hold(&schemes, config)?;
         }
@@ -98,6 +102,32 @@ impl Preflight<'_> {
         let fault = Diagnostic::new("quantize/unlike-parts", fact)
             .help("name both in one override: `q_proj`, `k_proj` and `v_proj`, or `gate_proj` and `up_proj`");
         Err(self.fault(&format!("{key}.overrides"), "takes them apart", fault))
+    }
+
+    /// Under a budget a part whose projections are not all named by an override, or none of them, is refused: its width
+    /// might come out to be any other.
+    fn parts_are_chosen_whole(
+        &self,
+        plan: &QuantizePlan,
+        key: &str,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        let has_budget = |sensitivity: &SensitivityPlan| sensitivity.budget.is_some();
+        if !plan.sensitivity.as_ref().is_some_and(has_budget) {
+            return Ok(());
+        }
+        for bits in WIDTHS {
+            let scheme = SchemePlan {
+                bits,
+                ..plan.scheme
+            };
+            let uniform = QuantizePlan {
+                scheme,
+                ..plan.clone()
+            };
+            self.parts_are_alike(key, &schemes(&uniform, config), config)?;
+        }
+        Ok(())
     }
 
     /// Formats other than compressed-tensors say nothing of activations.

@@ -11,7 +11,7 @@ use super::plan::{
     PassPlan, Plan, Sampling, SupportPlan, TeacherPlan, TokenizerPlan,
 };
 use super::prune_complete::{gradual, prune, shrink};
-use super::quantize_complete::{overrides, scheme, without_training};
+use super::quantize_complete::{is_measured, overrides, scheme, sensitivity, without_training};
 use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
@@ -112,11 +112,19 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
         "shrink" => PassPlan::Shrink(shrink(fields)?),
         _ => PassPlan::Quantize(QuantizePlan {
             method: match fields.get::<String>("method")?.as_str() {
-                "qat" => QuantizeMethod::Qat(Box::new(fit(fields, cache)?)),
+                "qat" => QuantizeMethod::Qat(Box::new(FitPlan {
+                    start_step: fields.get("start_step")?,
+                    ..fit(fields, cache)?
+                })),
                 method => without_training(method, fields)?,
             },
             scheme: scheme(fields)?,
             overrides: overrides(fields)?,
+            sensitivity: if is_measured(fields) {
+                Some(sensitivity(fields)?)
+            } else {
+                None
+            },
             learn_scales: fields.get("learn_scales")?,
         }),
     })
@@ -158,6 +166,7 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
         },
         adapter: None, // keys of `distill` alone
         prune: None,
+        start_step: 0, // of `quantize` alone
         ema: fields.get("ema"),
         evaluate_every: fields.get("evaluate_every"),
         early_stop: match fields.block("early_stop") {

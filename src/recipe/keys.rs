@@ -51,7 +51,7 @@ pub(super) enum Kind {
     Tokens(u64),
     /// A number.
     Number(Bound<f64>, Bound<f64>),
-    /// A number (the kind), or keys that say how it moves.
+    /// A number (the kind), or keys that say how it moves or is found.
     Moving(&'static Self, &'static Block),
     /// At least two steps, or a share of the steps of a pass.
     StepsOrShare,

@@ -216,6 +216,9 @@ pub struct FitPlan {
     /// Weights that go meanwhile.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prune: Option<GradualPlan>,
+    /// Steps before a grid comes into force.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub start_step: usize,
     /// Steps between training states on disk.
     #[serde(skip)]
     pub save_every: usize,
@@ -225,6 +228,11 @@ pub struct FitPlan {
     /// Steps between log lines.
     #[serde(skip)]
     pub log_every: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// What is written at the end.

@@ -13,12 +13,16 @@ use crate::progress::thousands;
 /// Group sizes that engines have kernels for; suggested where they divide.
 const COMMON_GROUP_SIZES: [u64; 5] = [16, 32, 64, 128, 256];
 
+/// Formats that hold projections of unlike widths.
+const MIXED_WIDTHS: [&str; 2] = ["huggingface", "compressed-tensors"];
+
 /// Every contradiction within a quantising pass, or of it with text, cache and student.
 pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     match fields.get::<String>("method").as_deref() {
         Some("qat") if fields.is_written("steps") => {
             fit(recipe, fields, faults);
             calibrated(fields, "qat", faults);
+            start_step(fields, faults);
         }
         Some("qat") => faults.push(
             Diagnostic::new("recipe/missing-key", "`quantize` lacks `steps`")
@@ -27,7 +31,7 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         ),
         Some(method) => {
             let names = FIT.iter().map(|key| key.name);
-            let names = names.chain(["steps", "learn_scales"]);
+            let names = names.chain(["steps", "start_step", "learn_scales"]);
             for name in names {
                 let label = format!("`{method}` trains nothing");
                 unused(fields, name, "method", &label, faults);
@@ -37,6 +41,18 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         None => {}
     }
     scheme(fields, faults);
+    if fields.get::<String>("type").as_deref() != Some("int") {
+        unused(
+            fields,
+            "sensitivity",
+            "type",
+            "only `int` has widths",
+            faults,
+        );
+    }
+    if let Some(bits) = fields.block("bits") {
+        budget(recipe, fields, bits, faults);
+    }
     fixed_scales(fields, faults);
     no_zero(recipe, fields, faults);
     if fields.items("overrides").is_empty() {
@@ -100,6 +116,59 @@ fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
                 )
                 .secondary(fields.span("activations"), "")
                 .help("write `symmetric: true`, or delete `activations`"),
+        );
+    }
+}
+
+/// Widths that no choice of them allows, or that an export cannot hold.
+fn budget(recipe: &Fields, fields: &Fields, bits: &Fields, faults: &mut Vec<Diagnostic>) {
+    distinct::<u64>(bits, "widths", faults);
+    let widths: Option<Vec<u64>> = bits.get("widths");
+    let least = widths.and_then(|widths| widths.into_iter().min());
+    if let (Some(least), Some(budget)) = (least, bits.get::<f64>("budget"))
+        && budget < least as f64
+    {
+        let message = "`budget` is below every width";
+        faults.push(
+            Diagnostic::new("recipe/small-budget", message)
+                .primary(bits.span("budget"), format!("the least width is {least}"))
+                .secondary(bits.span("widths"), "")
+                .help(format!("write at least `budget: {least}`")),
+        );
+    }
+    let Some(export) = recipe.block("export") else {
+        return;
+    };
+    let formats: Vec<String> = export.get("formats").unwrap_or_default();
+    let is_mixed = |format: &&String| MIXED_WIDTHS.contains(&format.as_str());
+    if let Some(format) = formats.iter().find(|format| !is_mixed(format)) {
+        let message =
+            format!("`{format}` holds one width for all projections, and `budget` chooses several");
+        faults.push(
+            Diagnostic::new("recipe/mixed-widths", message)
+                .primary(export.span("formats"), "would round them again")
+                .secondary(fields.span("bits"), "")
+                .help("write `formats: [compressed-tensors]`, or one number for `bits`"),
+        );
+    }
+}
+
+/// A grid that is to come after the last step.
+fn start_step(fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let (Some(start), Some(steps)) = (fields.get::<u64>("start_step"), fields.get::<u64>("steps"))
+    else {
+        return;
+    };
+    if start >= steps {
+        let message = "`start_step` leaves no step on the grid";
+        faults.push(
+            Diagnostic::new("recipe/late-grid", message)
+                .primary(fields.span("start_step"), "counted from 0")
+                .secondary(
+                    fields.span("steps"),
+                    format!("the last step is {}", thousands(steps - 1)),
+                )
+                .help(format!("write at most {}", steps - 1)),
         );
     }
 }

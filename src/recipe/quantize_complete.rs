@@ -2,7 +2,12 @@
 
 use super::calibrated_plan::{CalibratedPlan, GptqPlan};
 use super::fields::Fields;
-use super::quantize_plan::{Activations, NumberType, OverridePlan, QuantizeMethod, SchemePlan};
+use super::quantize_plan::{
+    Activations, BudgetPlan, NumberType, OverridePlan, QuantizeMethod, SchemePlan, SensitivityPlan,
+};
+
+/// What a budget measures on if `sensitivity` is not written, as its own default.
+const SENSITIVITY_TOKENS: usize = 2048;
 
 /// How weights reach their grids without training.
 pub(super) fn without_training(method: &str, fields: &Fields) -> Option<QuantizeMethod> {
@@ -43,6 +48,32 @@ pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {
     })
 }
 
+/// Whether something is measured first: the recipe asks for it, or a budget needs it.
+pub(super) fn is_measured(fields: &Fields) -> bool {
+    fields.block("sensitivity").is_some() || fields.block("bits").is_some()
+}
+
+/// What is measured first.
+pub(super) fn sensitivity(fields: &Fields) -> Option<SensitivityPlan> {
+    Some(SensitivityPlan {
+        tokens: match fields.block("sensitivity") {
+            Some(written) => written.get("tokens")?,
+            None => SENSITIVITY_TOKENS,
+        },
+        budget: match fields.block("bits") {
+            Some(bits) => {
+                let mut widths: Vec<u32> = bits.get("widths")?;
+                widths.sort_unstable();
+                Some(BudgetPlan {
+                    budget: bits.get("budget")?,
+                    widths,
+                })
+            }
+            None => None,
+        },
+    })
+}
+
 /// Projections that have a scheme of their own.
 pub(super) fn overrides(fields: &Fields) -> Option<Vec<OverridePlan>> {
     let one = |fields: &Fields| {
@@ -59,7 +90,7 @@ pub(super) fn overrides(fields: &Fields) -> Option<Vec<OverridePlan>> {
 
 /// Width of a weight.
 fn bits(fields: &Fields) -> Option<u64> {
-    if fields.is_written("bits") {
+    if fields.is_written("bits") && fields.block("bits").is_none() {
         return fields.get("bits");
     }
     Some(match fields.get::<String>("type")?.as_str() {

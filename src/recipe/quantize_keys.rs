@@ -1,6 +1,8 @@
 //! The keys of the pass that quantises; a part of the table in `pass_keys.rs`.
 
-use super::keys::{Block, Key, Kind, MAX_SIZE, SHARE_ABOVE_0, or, required, rule};
+use std::ops::Bound::Included;
+
+use super::keys::{Block, Key, Kind, MAX_SIZE, MAX_STEPS, SHARE_ABOVE_0, or, required, rule};
 use super::pass_keys::{FIT, STEPS, STEPS_ABOUT};
 use super::student_keys::{MAX_LAYERS, TARGETS};
 
@@ -13,9 +15,17 @@ pub(super) static QUANTIZE: Block = Block {
             Kind::Word(&["round-to-nearest", "gptq", "awq", "awq-gptq", "qat"]),
             "round; round column by column, each error made up for by the columns after it; round when columns that see large inputs were made larger, and the inputs smaller; both; or train with the rounding in the loop. The middle three work layer after layer, on what the quantised ones before give",
         )],
+        &NUMBER,
+        &BITS_OR_BUDGET,
         &SCHEME,
         &CALIBRATED,
         &[
+            rule(
+                "sensitivity",
+                Kind::Block(&SENSITIVITY),
+                "measured if `bits` has a `budget`",
+                "what is measured before weights reach their grid",
+            ),
             or(
                 "overrides",
                 Kind::List(&Kind::Block(&OVERRIDE), 0, 1024),
@@ -27,6 +37,12 @@ pub(super) static QUANTIZE: Block = Block {
                 Kind::Switch,
                 "false",
                 "whether the scales of grids around 0 are trained, too; if not, they follow the largest weight of their group",
+            ),
+            or(
+                "start_step",
+                Kind::Integer(0, MAX_STEPS),
+                "0",
+                "updates before the grid: until then the weights are trained as they are; below `steps`",
             ),
             rule("steps", STEPS, "required with `method: qat`", STEPS_ABOUT),
         ],
@@ -62,20 +78,59 @@ static CALIBRATED: [Key; 4] = [
     ),
 ];
 
-/// How a projection is quantised.
-static SCHEME: [Key; 5] = [
-    or(
-        "type",
-        Kind::Word(&["int", "fp8", "ternary", "stretched"]),
-        "int",
-        "whole numbers; floats of 8 bits (E4M3); -1, 0 and 1; two bits without a 0, for the middles of four equal parts",
-    ),
-    rule(
-        "bits",
-        Kind::IntegerOf(&[2, 3, 4, 8]),
-        "4, or that of another `type`",
-        "width of a weight",
-    ),
+/// Kind of number that a code is.
+static NUMBER: [Key; 1] = [or(
+    "type",
+    Kind::Word(&["int", "fp8", "ternary", "stretched"]),
+    "int",
+    "whole numbers; floats of 8 bits (E4M3); -1, 0 and 1; two bits without a 0, for the middles of four equal parts",
+)];
+
+const WIDTH: Kind = Kind::IntegerOf(&[2, 3, 4, 8]);
+const WIDTH_RULE: &str = "4, or that of another `type`";
+
+static BITS: [Key; 1] = [rule("bits", WIDTH, WIDTH_RULE, "width of a weight")];
+
+static BITS_OR_BUDGET: [Key; 1] = [rule(
+    "bits",
+    Kind::Moving(&WIDTH, &BUDGET),
+    WIDTH_RULE,
+    "width of a weight, or under which average widths are chosen",
+)];
+
+static BUDGET: Block = Block {
+    name: "bits",
+    about: "Widths that cost least, as `sensitivity` tells: one for `q_proj`, `k_proj` and `v_proj` of a layer, one for `o_proj`, one for `gate_proj` and `up_proj`, \
+            one for `down_proj`. Exported as `compressed-tensors` or `huggingface`; what an override names has the width given there and is not counted.",
+    keys: &[&[
+        required(
+            "budget",
+            Kind::Number(Included(2.0), Included(8.0)),
+            "most bits of a weight's code on average; scales come on top, as many at every width",
+        ),
+        or(
+            "widths",
+            Kind::List(&WIDTH, 1, 4),
+            "[2, 3, 4, 8]",
+            "widths to choose from; vLLM loads 4 and 8",
+        ),
+    ]],
+};
+
+static SENSITIVITY: Block = Block {
+    name: "sensitivity",
+    about: "What rounding each part of a layer, and each whole layer, costs at 2, 3, 4 and 8 bits: the KL from the student as it came, left as a table and a picture in the \
+            folder of the pass and in the report. Time: that of some ten runs of the student over these positions for each of its layers.",
+    keys: &[&[or(
+        "tokens",
+        Kind::Tokens(1),
+        "2048",
+        "positions of training text to measure on, in whole rows",
+    )]],
+};
+
+/// Further of how a projection is quantised.
+static SCHEME: [Key; 3] = [
     rule(
         "group_size",
         Kind::IntegerOr(8, MAX_SIZE, "channel"),
@@ -121,6 +176,8 @@ static OVERRIDE: Block = Block {
                 "whether they are not quantised at all; no further key then",
             ),
         ],
+        &NUMBER,
+        &BITS,
         &SCHEME,
     ],
 };

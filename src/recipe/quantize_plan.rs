@@ -17,9 +17,31 @@ pub struct QuantizePlan {
     /// The last that names a projection holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<OverridePlan>,
+    /// What is measured before weights reach the grid, if anything is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<SensitivityPlan>,
     /// Whether scales of grids around 0 are trained with the weights.
     #[serde(skip_serializing_if = "is_false")]
     pub learn_scales: bool,
+}
+
+/// What rounding each part of the student costs, and what follows from that.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SensitivityPlan {
+    /// Positions of training text to measure on, in whole rows.
+    pub tokens: usize,
+    /// Under which widths are chosen; without it the width of the pass holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetPlan>,
+}
+
+/// How wide weights may be.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct BudgetPlan {
+    /// Bits of a code, on average over the weights for which widths are chosen.
+    pub budget: f64,
+    /// Widths to choose from, ascending.
+    pub widths: Vec<u32>,
 }
 
 /// What puts weights on their grids.
@@ -38,7 +60,7 @@ pub enum QuantizeMethod {
 /// How a projection is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SchemePlan {
-    /// 2, 3, 4 or 8.
+    /// 2, 3, 4 or 8; under a budget that of nothing.
     pub bits: u32,
     /// Weights that share a scale, along the input; `None` is one scale per output row.
     pub group_size: Option<usize>,

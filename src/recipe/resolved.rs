@@ -122,6 +122,16 @@ fn pass(pass: &PassPlan) -> Value {
                 let overrides: Vec<Value> = plan.overrides.iter().map(one_override).collect();
                 put(&mut keys, "overrides", json!(overrides));
             }
+            if let Some(sensitivity) = &plan.sensitivity {
+                put(
+                    &mut keys,
+                    "sensitivity",
+                    json!({"tokens": sensitivity.tokens}),
+                );
+                if let Some(budget) = &sensitivity.budget {
+                    put(&mut keys, "bits", json!(budget));
+                }
+            }
             if plan.learn_scales {
                 put(&mut keys, "learn_scales", json!(true));
             }

@@ -143,7 +143,7 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &s
     );
 }
 
-fn label_at(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
+pub(super) fn label_at(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
     let text = text.replace('&', "&amp;").replace('<', "&lt;");
     let _ = writeln!(
         svg,

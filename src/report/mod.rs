@@ -3,6 +3,8 @@
 //! It takes numbers and gives text. What was measured, and how, is not known here.
 
 mod curve;
+mod heat;
+mod quantization;
 mod removal;
 mod table;
 
@@ -12,6 +14,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, loss_curve_svg};
+pub use heat::sensitivity_svg;
+pub use quantization::{Picture, Quantization};
 pub use removal::{Recovery, Removal};
 pub use table::{report_markdown, table_cells, terminal_table};
 
@@ -32,6 +36,9 @@ pub struct RunReport {
     /// What passes took out, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removals: Vec<Removal>,
+    /// What passes that quantised cost, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quantizations: Vec<Quantization>,
     /// How each export compared with the student in memory.
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{PassRow, RunReport, Verification, removal};
+use super::{PassRow, RunReport, Verification, quantization, removal};
 use crate::progress::{bytes_text, duration_text, thousands};
 
 const NUM_COLUMNS: usize = 10;
@@ -66,6 +66,9 @@ pub fn report_markdown(report: &RunReport) -> String {
     }
     if !report.removals.is_empty() {
         text.push_str(&removal::section(&report.removals));
+    }
+    if !report.quantizations.is_empty() {
+        text.push_str(&quantization::section(&report.quantizations));
     }
     if !report.exports.is_empty() {
         text.push_str("\n## Exports\n\nEach was read back from disk and compared with the student in memory.\n\n");
@@ -178,6 +181,7 @@ pub(super) mod tests {
             command: "alambic run recipes/quickstart.yaml".to_owned(),
             passes: vec![distill, prune],
             removals: Vec::new(),
+            quantizations: Vec::new(),
             exports: vec![Verification {
                 positions: 2048,
                 format: "huggingface".to_owned(),

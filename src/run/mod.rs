@@ -103,6 +103,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         command: command(plan, context.overrides),
         curves: run.curves(),
         removals: run.removals()?,
+        quantizations: run.quantizations()?,
         passes: run.rows,
         exports,
     };

@@ -1,5 +1,7 @@
 //! The recipe's passes, each from the artifact before it to its own.
 
+use std::io;
+use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -7,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::{Run, RunError, say_changed, say_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::files::PartialDir;
+use crate::files::{PartialDir, write_atomically};
 use crate::model::Decoder;
-use crate::passes::{self, PassError, Removed};
+use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
 use crate::progress;
 use crate::random;
-use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, StudentPlan};
-use crate::report::{PassRow, Recovery, Removal};
+use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan};
+use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivity_svg};
 use crate::stages::Stage;
 use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::{load_decoder, load_teacher};
@@ -26,7 +28,7 @@ struct Measured {
     evaluation: Evaluation,
     size_bytes: u64,
     sparsity: f64,
-    /// Loss of the student before the pass, where no pass before has measured it and this one takes something out.
+    /// Loss of the student before the pass, where no pass before has measured it and this one changes it without training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     loss_before_nats: Option<f64>,
 }
@@ -112,8 +114,7 @@ impl Run<'_> {
             wall_time: self.context.wall_time,
         };
         let is_first = self.stages.passes.first() == Some(stage);
-        let takes_out = matches!(pass, PassPlan::Prune(_) | PassPlan::Shrink(_));
-        let loss_before_nats = if is_first && takes_out {
+        let loss_before_nats = if is_first && pass.fit().is_none() {
             let label = format!("{}, before", stage.name);
             Some(self.measure(&student, &label)?.evaluation.loss_nats)
         } else {
@@ -125,6 +126,7 @@ impl Run<'_> {
             ..self.measure(&student, &stage.name)?
         };
         student.save(partial.path())?;
+        draw_sensitivity(partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, &measured)?;
         // The state goes last: a process killed before the folder has its name resumes from it.
@@ -149,23 +151,16 @@ impl Run<'_> {
 
     /// What passes took out, from what they left beside their students.
     pub(super) fn removals(&self) -> Result<Vec<Removal>, RunError> {
-        let rows: Vec<&PassRow> = self
-            .rows
-            .iter()
-            .filter(|row| row.pass != "teacher")
-            .collect();
+        let rows = self.pass_rows();
         let mut removals = Vec::new();
         for (idx, (stage, row)) in self.stages.passes.iter().zip(&rows).enumerate() {
             let Some(removed) = Removed::read(&stage.dir)? else {
                 continue;
             };
-            let measured = stage.artifact::<Measured>();
-            let measured = measured.and_then(|artifact| artifact.result.loss_before_nats);
-            let before = idx.checked_sub(1).map(|before| rows[before].loss_nats);
             let next = self.plan.passes.get(idx + 1).zip(rows.get(idx + 1));
             removals.push(Removal {
                 pass: stage.name.clone(),
-                loss_before_nats: before.or(measured),
+                loss_before_nats: loss_before(&rows, idx, stage),
                 loss_after_nats: row.loss_nats,
                 recovery: next
                     .filter(|(pass, _)| pass.fit().is_some())
@@ -177,6 +172,36 @@ impl Run<'_> {
             });
         }
         Ok(removals)
+    }
+
+    /// What passes that quantised cost, from what they left beside their students.
+    pub(super) fn quantizations(&self) -> Result<Vec<Quantization>, RunError> {
+        let rows = self.pass_rows();
+        let stages = self.stages.passes.iter().zip(&rows).enumerate();
+        let mut quantizations = Vec::new();
+        for ((idx, (stage, row)), pass) in stages.zip(&self.plan.passes) {
+            let PassPlan::Quantize(plan) = pass else {
+                continue;
+            };
+            let rounding = Rounding::read(&stage.dir)?;
+            let is_rounded = plan.method == QuantizeMethod::RoundToNearest;
+            let before = rounding.map(|rounding| rounding.loss_before_nats);
+            let rounded = rounding.map(|rounding| rounding.loss_rounded_nats);
+            quantizations.push(Quantization {
+                pass: stage.name.clone(),
+                loss_before_nats: before.or_else(|| loss_before(&rows, idx, stage)),
+                loss_rounded_nats: rounded.or(is_rounded.then_some(row.loss_nats)),
+                loss_after_nats: row.loss_nats,
+                sensitivity: picture(&stage.dir)?,
+            });
+        }
+        Ok(quantizations)
+    }
+
+    /// The figures of passes, without those of the teacher.
+    fn pass_rows(&self) -> Vec<&PassRow> {
+        let rows = self.rows.iter();
+        rows.filter(|row| row.pass != "teacher").collect()
     }
 
     fn measure(&self, student: &Student, label: &str) -> Result<Measured, RunError> {
@@ -266,6 +291,38 @@ impl Run<'_> {
         }
         Ok(Student::new(kept.cut(&decoder)))
     }
+}
+
+/// File of the picture of what each part of a student costs, in the folder of a pass that measured it.
+const PICTURE: &str = "sensitivity.svg";
+
+/// Draws what a pass has measured of its parts, if it did.
+fn draw_sensitivity(dir: &Path) -> io::Result<()> {
+    let Some(Picture { costs, choice, .. }) = picture(dir)? else {
+        return Ok(());
+    };
+    let svg = sensitivity_svg(&costs, choice.as_ref());
+    write_atomically(&dir.join(PICTURE), |out| out.write_all(svg.as_bytes()))
+}
+
+/// What a pass has measured of its parts, beside the report.
+fn picture(dir: &Path) -> io::Result<Option<Picture>> {
+    let Some(costs) = Sensitivity::read(dir)? else {
+        return Ok(None);
+    };
+    let folder = dir.file_name().unwrap_or_default().to_string_lossy();
+    Ok(Some(Picture {
+        svg: format!("{folder}/{PICTURE}"),
+        costs,
+        choice: Choice::read(dir)?,
+    }))
+}
+
+/// Loss of the student that entered a pass: what the pass before left, or what was measured first.
+fn loss_before(rows: &[&PassRow], pass_idx: usize, stage: &Stage) -> Option<f64> {
+    let before = pass_idx.checked_sub(1).map(|before| rows[before].loss_nats);
+    let measured = || stage.artifact::<Measured>()?.result.loss_before_nats;
+    before.or_else(measured)
 }
 
 fn row(pass: &str, measured: &Measured, secs: f64) -> PassRow {

@@ -58,6 +58,11 @@ impl KeptScaling {
         Some(Self::new(scales, zeros))
     }
 
+    /// The scales from which training began.
+    pub fn first(&self) -> Tensor<2> {
+        self.first.clone()
+    }
+
     fn scaling(&self) -> Scaling<3> {
         let zeros = self.zeros.clone().map(|zeros| zeros.unsqueeze_dim(2)); // [R, G, 1]
         Scaling {
@@ -95,6 +100,15 @@ impl Student {
             let fitted = grid.scaling(self.masked(&spec, weight)).scales; // [R, G, 1]
             let learned = KeptScaling::new(fitted.squeeze_dim(2), None);
             self.scales.insert(spec.name, learned);
+        }
+    }
+
+    /// Learned scales that began with these, whatever they were multiplied by since; others stay as they are.
+    pub fn begin_scales(&mut self, first: &BTreeMap<String, Tensor<2>>) {
+        for (name, learned) in &mut self.scales {
+            if let Some(first) = first.get(name) {
+                learned.first = first.clone();
+            }
         }
     }
 
@@ -138,9 +152,12 @@ impl Student {
         let mut of_factors = BTreeMap::new();
         for ((spec, weight), (_, gradient)) in free.into_iter().zip(gradients) {
             let name = &spec.name;
-            let (Some(learned), Some(scheme)) = (self.scales.get(name), self.schemes.get(name))
-            else {
+            let Some(learned) = self.scales.get(name) else {
                 continue;
+            };
+            let Some(scheme) = self.schemes.get(name) else {
+                of_factors.insert(name.clone(), learned.factor.zeros_like());
+                continue; // its grid is not in force yet
             };
             let grid = scheme.weight;
             let weight = self.masked(&spec, weight);

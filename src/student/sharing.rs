@@ -47,7 +47,7 @@ impl Student {
     }
 
     /// A decoder of the student's own layers as one with a layer for each run; their tensors are shared.
-    pub(super) fn unroll(&self, own: &Decoder) -> Decoder {
+    pub fn unroll(&self, own: &Decoder) -> Decoder {
         if self.layer_repeats == 1 {
             own.clone()
         } else {

@@ -9,12 +9,13 @@ use burn::tensor::Tensor;
 use thiserror::Error;
 
 use super::average::averaged;
+use super::delayed::Delayed;
 use super::evaluate::{Evaluation, Opinion, measure};
 use super::gradient::{Activations, HiddenMatch, StepGradient, step_gradient_with};
 use super::gradual::Gradual;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{AdamW, clip, global_norm};
-use super::readings::{NotFinite, Reading, Readings, largest_weight};
+use super::readings::{NotFinite, Reading, Readings, largest_weight, last_good};
 use super::state::{self, State, StateError, States};
 use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
 use crate::cache::{Cache, CacheError};
@@ -152,6 +153,7 @@ pub fn fit_with(
     };
     let gradual = Gradual::of(plan, &student, context);
     let mut student = student;
+    let delayed = Delayed::of(plan, &mut student);
     let mut optimizer = AdamW::new(&student.trained());
     let mut average = plan.ema.map(|_| student.trained_matrices());
     let mut validation = Validation::default();
@@ -159,6 +161,7 @@ pub fn fit_with(
         student.masks.extend(state.masks);
         student = student.with_trained(state.weights);
         (optimizer, average, validation) = (state.optimizer, state.average, state.validation);
+        delayed.resume(optimizer.num_updates, &state.scales, &mut student);
     }
     let start = optimizer.num_updates;
 
@@ -216,6 +219,7 @@ pub fn fit_with(
                 optimizer: optimizer.clone(),
                 average: average.clone(),
                 masks: gradual.masks(&student),
+                scales: delayed.scales(&student),
                 validation,
             };
             states.save(&student, &state).map_err(save_error)?;
@@ -230,6 +234,7 @@ pub fn fit_with(
         }
 
         let step = done; // counted from 0
+        delayed.start(step, label, &mut student);
         gradual.prune(step, &mut student, &mut optimizer, &mut average);
         let row_idxs = order.rows_at(step);
         let supports = match context.cache {
@@ -356,7 +361,8 @@ fn measured(
     })
 }
 
-fn check_number(
+/// Refuses what is NaN or infinite at a step.
+pub fn check_number(
     what: &'static str,
     value: f64,
     step: usize,
@@ -386,11 +392,4 @@ fn check_finite(
 ) -> Result<(), FitError> {
     let step = num_updates.saturating_sub(1);
     check_number("largest weight", largest_weight(student), step, context)
-}
-
-fn last_good(dir: &Path) -> String {
-    match state::newest(dir) {
-        Some(path) => format!("the last saved state, {}, is intact", path.display()),
-        None => "no state was saved yet".to_owned(),
-    }
 }

@@ -19,6 +19,8 @@ pub(super) struct Gradual<'a> {
     context: &'a FitContext<'a>,
     /// Share of zeros that the student came with.
     from_sparsity: f64,
+    /// The last step that changes what the student is, and not only how well it does: weights go, or a grid comes.
+    last_change: Option<usize>,
 }
 
 impl<'a> Gradual<'a> {
@@ -28,6 +30,13 @@ impl<'a> Gradual<'a> {
             plan: plan.prune.as_ref(),
             context,
             from_sparsity: given.sparsity(),
+            last_change: [
+                plan.prune.as_ref().map(|plan| plan.to_step),
+                Some(plan.start_step).filter(|step| *step > 0),
+            ]
+            .into_iter()
+            .flatten()
+            .max(),
         }
     }
 
@@ -83,8 +92,8 @@ impl<'a> Gradual<'a> {
             .map_or_else(BTreeMap::new, |_| student.masks.clone())
     }
 
-    /// Takes note of a measurement; whether it is the best so far. While weights go there is none: a student with more
-    /// of them is no better.
+    /// Takes note of a measurement; whether it is the best so far. While weights go, or before a grid comes, there is none:
+    /// a student with more of them, or without one, is no better.
     pub(super) fn note(
         &self,
         validation: &mut Validation,
@@ -92,7 +101,7 @@ impl<'a> Gradual<'a> {
         loss_nats: f64,
         early_stop: Option<EarlyStopPlan>,
     ) -> bool {
-        if self.plan.is_some_and(|plan| done <= plan.to_step) {
+        if self.last_change.is_some_and(|step| done <= step) {
             validation.pass_over(done);
             return false;
         }

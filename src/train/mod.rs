@@ -3,6 +3,7 @@
 //! Nothing here knows where a student came from or what becomes of it: those are the passes.
 
 mod average;
+mod delayed;
 pub mod evaluate;
 pub mod fit;
 pub mod gradient;

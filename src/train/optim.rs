@@ -66,9 +66,7 @@ impl AdamW {
     ) -> Vec<Tensor<2>> {
         self.num_updates += 1;
         let [beta1, beta2] = plan.betas;
-        let updates = i32::try_from(self.num_updates).unwrap_or(i32::MAX); // past 2^31 the corrections are 1
-        let step_size = learning_rate / (1.0 - beta1.powi(updates));
-        let root_correction = (1.0 - beta2.powi(updates)).sqrt();
+        let num_updates = self.num_updates;
         let entries = parameters.into_iter().zip(gradients).zip(&mut self.moments);
         entries
             .map(|(((spec, weight), gradient), moments)| {
@@ -78,11 +76,17 @@ impl AdamW {
                 } else {
                     plan.weight_decay
                 };
+                // Scales have nothing to learn before their grid is in force.
+                let idle = match spec.kind {
+                    ParameterKind::Scale => plan.start_step.min(num_updates - 1),
+                    _ => 0,
+                };
+                let updates = i32::try_from(num_updates - idle).unwrap_or(i32::MAX); // past 2^31 the corrections are 1
                 let rates = Rates {
                     betas: plan.betas,
                     kept: 1.0 - learning_rate * decay,
-                    step_size,
-                    root_correction,
+                    step_size: learning_rate / (1.0 - beta1.powi(updates)),
+                    root_correction: (1.0 - beta2.powi(updates)).sqrt(),
                     epsilon: plan.epsilon,
                 };
                 if device::is_host(&weight.device()) {

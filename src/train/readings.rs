@@ -3,8 +3,11 @@
 //! Where a read stalls the device, a step leaves its few numbers there and the next one begins. They are read all at
 //! once, in the order of their steps, so that what is said of a step does not depend on when it was read.
 
+use std::path::Path;
+
 use burn::tensor::Tensor;
 
+use super::state;
 use crate::device::ReadBack;
 use crate::loss::{LossSums, Sums};
 use crate::student::Student;
@@ -119,6 +122,14 @@ pub(super) fn largest_weight(student: &Student) -> f64 {
         }
     });
     f64::from(largest)
+}
+
+/// What a pass that fails leaves on disk, in a sentence.
+pub(super) fn last_good(dir: &Path) -> String {
+    match state::newest(dir) {
+        Some(path) => format!("the last saved state, {}, is intact", path.display()),
+        None => "no state was saved yet".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -92,6 +92,7 @@ pub(super) mod tests {
         FitPlan {
             adapter: None,
             prune: None,
+            start_step: 0,
             steps,
             tokens_per_step: 64,
             micro_batch: 1,

@@ -15,7 +15,7 @@ use crate::difference::Difference;
 use crate::files::with_path;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress;
-use crate::student::Student;
+use crate::student::{KeptScaling, Student};
 use crate::tensors::{self, TensorsError};
 
 /// Raised when a state holds something else, or the same with another meaning.
@@ -43,6 +43,8 @@ pub struct State {
     pub average: Option<Vec<Tensor<2>>>,
     /// Masks by parameter, where the pass makes them grow; else those of the student that it was given hold.
     pub masks: BTreeMap<String, Tensor<2>>,
+    /// By parameter: scales from which learned ones began, where they began during the pass; else those of the student hold.
+    pub scales: BTreeMap<String, Tensor<2>>,
     /// What was measured so far.
     pub validation: Validation,
 }
@@ -131,6 +133,7 @@ impl States<'_> {
             optimizer,
             average,
             masks,
+            scales,
             validation,
         } = state;
         let names: Vec<String> = names(student);
@@ -145,6 +148,8 @@ impl States<'_> {
         }
         let masks = masks.iter();
         matrices.extend(masks.map(|(name, mask)| (format!("mask.{name}"), mask.clone())));
+        let scales = scales.iter();
+        matrices.extend(scales.map(|(name, first)| (format!("began.{name}"), first.clone())));
         let facts = Facts {
             version: VERSION,
             made_by: self.made_by.to_owned(),
@@ -232,6 +237,11 @@ impl States<'_> {
             (mask.dims() == spec.shape).then_some((spec.name, mask))
         };
         let masks = masked.filter_map(mask).collect();
+        let began = |(name, learned): (&String, &KeptScaling)| {
+            let first = matrices.remove(&format!("began.{name}"))?;
+            (first.dims() == learned.first().dims()).then(|| (name.clone(), first))
+        };
+        let scales = like.scales.iter().filter_map(began).collect();
         let moments = first.into_iter().zip(second);
         let moments = moments.map(|(first, second)| Moments { first, second });
         Ok(State {
@@ -242,6 +252,7 @@ impl States<'_> {
             },
             average,
             masks,
+            scales,
             validation: facts.validation,
         })
     }

@@ -38,6 +38,7 @@ fn pass(method: CalibratedPlan, scheme: SchemePlan) -> PassPlan {
         method: QuantizeMethod::Calibrated(method),
         scheme,
         overrides: vec![],
+        sensitivity: None,
         learn_scales: false,
     })
 }
@@ -277,6 +278,7 @@ fn weights_and_texts_that_cannot_be_used_are_refused_by_name() {
         method: QuantizeMethod::RoundToNearest,
         scheme: int(4, None),
         overrides: vec![],
+        sensitivity: None,
         learn_scales: false,
     });
     for plan in [&pass(GPTQ, int(4, None)), &nearest] {

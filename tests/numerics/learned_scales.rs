@@ -8,7 +8,8 @@ use alambic::model::grid::{Grid, Levels, Scaling};
 use alambic::model::{DecoderConfig, LayerType};
 use alambic::passes::apply;
 use alambic::recipe::{
-    Activations, FitPlan, NumberType, PassPlan, QuantizeMethod, QuantizePlan, SchemePlan,
+    Activations, FitPlan, NumberType, PassPlan, QuantizeMethod, QuantizePlan, RateSchedule,
+    SchemePlan,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
@@ -84,13 +85,14 @@ fn weights_and_slopes_on_given_scales_equal_those_of_pytorch() {
     }
 }
 
-fn plan(number: NumberType, bits: u32) -> PassPlan {
+fn plan(number: NumberType, bits: u32, start_step: usize) -> PassPlan {
     PassPlan::Quantize(QuantizePlan {
         method: QuantizeMethod::Qat(Box::new(FitPlan {
             steps: 6,
             ema: Some(0.5),
             save_every: 1,
             keep_states: 100,
+            start_step,
             ..fit_plan()
         })),
         scheme: SchemePlan {
@@ -101,6 +103,7 @@ fn plan(number: NumberType, bits: u32) -> PassPlan {
             activations: Activations::None,
         },
         overrides: vec![],
+        sensitivity: None,
         learn_scales: true,
     })
 }
@@ -120,12 +123,14 @@ fn student(layer_repeats: usize) -> Student {
 #[test]
 fn learned_scales_move_and_end_the_same_from_any_state() {
     let rows = random_rows(16, &[16, 16, 9, 16, 16, 16], 6);
-    for (number, bits, layer_repeats) in [
-        (NumberType::Int, 3, 1),
-        (NumberType::Ternary, 2, 2),
-        (NumberType::Stretched, 2, 1),
+    for (number, bits, layer_repeats, start_step) in [
+        (NumberType::Int, 3, 1, 0),
+        (NumberType::Ternary, 2, 2, 0),
+        (NumberType::Stretched, 2, 1, 0),
+        (NumberType::Int, 3, 2, 2),
+        (NumberType::Stretched, 2, 1, 5),
     ] {
-        let plan = plan(number, bits);
+        let plan = plan(number, bits, start_step);
         let dir = tempfile::tempdir().unwrap();
         let stop = AtomicBool::new(false);
         let run = || {
@@ -157,7 +162,7 @@ fn learned_scales_move_and_end_the_same_from_any_state() {
             }
             assert!(
                 file(&run()) == file(&whole),
-                "{number:?} from {num_updates}"
+                "{number:?} from {num_updates}, on its grid from {start_step}"
             );
         }
 
@@ -173,4 +178,67 @@ fn learned_scales_move_and_end_the_same_from_any_state() {
             }
         }
     }
+}
+
+#[test]
+fn before_its_start_a_grid_changes_nothing_and_scales_begin_where_the_weights_are_by_then() {
+    let rows = random_rows(16, &[16, 16, 9, 16, 16, 16], 6);
+    let stop = AtomicBool::new(false);
+    let trained = |plan: &PassPlan| {
+        let dir = tempfile::tempdir().unwrap();
+        apply(plan, student(1), &context(dir.path(), &rows, &stop)).unwrap()
+    };
+    let steps = |steps: usize, start_step: usize| {
+        let PassPlan::Quantize(mut plan) = plan(NumberType::Int, 2, start_step) else {
+            panic!("a pass that quantises");
+        };
+        let QuantizeMethod::Qat(fit) = &mut plan.method else {
+            panic!("a pass that trains");
+        };
+        (fit.steps, fit.ema, fit.schedule) = (steps, None, RateSchedule::Constant);
+        plan
+    };
+    let quantized = |num, start| trained(&PassPlan::Quantize(steps(num, start)));
+    let QuantizeMethod::Qat(float) = steps(3, 0).method else {
+        panic!("a pass that trains");
+    };
+    let float = trained(&PassPlan::Distill(float));
+    let late = quantized(4, 3);
+    // The last step alone was on the grid: at a rate of 1e-2 no weight has moved further.
+    for ((spec, late), (_, float)) in late
+        .decoder
+        .parameters()
+        .iter()
+        .zip(float.decoder.parameters())
+    {
+        let gaps = to_vec(late).into_iter().zip(to_vec(&float));
+        let largest = gaps.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!((1e-4..0.05).contains(&largest), "{}: {largest}", spec.name);
+    }
+    let mut fitted = Student {
+        schemes: late.schemes.clone(),
+        ..float
+    };
+    fitted.learn_scales();
+    for (name, learned) in &late.scales {
+        assert_eq!(
+            to_vec(&learned.first()),
+            to_vec(&fitted.scales[name].scales()),
+            "{name}"
+        );
+        // One step of AdamW moves a factor by the learning rate, and not by the many that went before.
+        let ratios = to_vec(&learned.scales())
+            .into_iter()
+            .zip(to_vec(&learned.first()));
+        let largest = ratios
+            .map(|(now, first)| (now / first - 1.0).abs())
+            .fold(0.0, f32::max);
+        assert!((5e-3..1.05e-2).contains(&largest), "{name}: {largest}");
+    }
+    let early = quantized(4, 0);
+    let of = |student: &Student| to_vec(&student.decoder.parameters()[2].1);
+    assert!(
+        of(&early) != of(&late),
+        "the grid was on from the beginning"
+    );
 }

@@ -48,6 +48,8 @@ mod schedules;
 #[cfg(test)]
 mod schemes;
 #[cfg(test)]
+mod sensitivity;
+#[cfg(test)]
 mod sharing;
 #[cfg(test)]
 mod shrink;

@@ -43,6 +43,7 @@ pub(crate) fn qat(scheme: SchemePlan) -> PassPlan {
         method: QuantizeMethod::Qat(Box::new(fit_plan())),
         scheme,
         overrides: vec![],
+        sensitivity: None,
         learn_scales: matches!(scheme.number, NumberType::Ternary | NumberType::Stretched),
     })
 }

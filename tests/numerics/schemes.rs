@@ -62,6 +62,7 @@ fn plan() -> QuantizePlan {
             one(&all, Some(vec![1]), Some(eight)),
             one(&["o_proj"], Some(vec![1]), None),
         ],
+        sensitivity: None,
         learn_scales: false,
     }
 }

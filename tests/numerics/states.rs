@@ -54,6 +54,7 @@ fn state(num_updates: usize) -> State {
         optimizer,
         average: Some(student(1000 + num_updates as u64).trained_matrices()),
         masks: BTreeMap::new(),
+        scales: BTreeMap::new(),
         validation,
     }
 }

@@ -138,6 +138,7 @@ pub(crate) fn state_after(num_updates: usize, student: &Student) -> State {
         optimizer,
         average: None,
         masks: BTreeMap::new(),
+        scales: BTreeMap::new(),
         validation: Validation::default(),
     }
 }
@@ -170,6 +171,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         hand_on: HandOn::Last,
         adapter: None,
         prune: None,
+        start_step: 0,
         save_every: 100,
         keep_states: 2,
         log_every: 1,

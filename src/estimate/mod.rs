@@ -1,5 +1,7 @@
 //! What a plan will cost, before any of it is paid.
 
+mod quantize;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -8,8 +10,8 @@ use serde::Serialize;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::recipe::{
-    CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, QuantizeMethod,
-    QuantizePlan, ShrinkPlan, StudentPlan, SupportPlan, TokenizerPlan,
+    CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, ShrinkPlan,
+    StudentPlan, SupportPlan, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
 use crate::student::{architecture, configs_of_passes, part_of_teacher};
@@ -95,7 +97,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
                 let num_left = config_at(pass_idx + 1).num_hidden_layers;
                 add_shrink(&mut estimate, shrink, config, num_left);
             }
-            PassPlan::Quantize(quantize) => add_quantize(&mut estimate, quantize, config),
+            PassPlan::Quantize(plan) => quantize::add(&mut estimate, plan, config),
             PassPlan::Distill(_) => {}
         }
         estimates.push(estimate);
@@ -234,20 +236,6 @@ fn add_prune(estimate: &mut StageEstimate, prune: &PrunePlan, config: &DecoderCo
         add_moments(estimate, config, tokens);
         estimate.memory_bytes += num_parameters(config) * F32_BYTES;
     }
-}
-
-/// What is measured before weights are rounded: as of SparseGPT, but that the free weights are let go of. On disk are, for a
-/// time, the finished layers, too.
-fn add_quantize(estimate: &mut StageEstimate, quantize: &QuantizePlan, config: &DecoderConfig) {
-    let QuantizeMethod::Calibrated(plan) = &quantize.method else {
-        return;
-    };
-    let tokens = plan.calibration_tokens as u64;
-    let runs = if plan.awq { 5 } else { 3 };
-    estimate.tokens += runs * tokens;
-    estimate.secs += runs as f64 * run_secs(config, tokens);
-    estimate.disk_bytes += num_parameters(config) * F32_BYTES;
-    add_moments(estimate, config, tokens);
 }
 
 /// The residual stream of a text, and the second moments of the widest input with their factor.

@@ -1,0 +1,140 @@
+//! What rounding alone costs a student, measured before anything is trained against it: is the training worth it?
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::{fmt, io};
+
+use serde::{Deserialize, Serialize};
+
+use super::{PassError, saved};
+use crate::calibration::Interrupted;
+use crate::files::{read_json, write_json};
+use crate::progress::say;
+use crate::student::Student;
+use crate::train::evaluate::{Opinion, measure};
+use crate::train::fit::{FitContext, FitError, check_number};
+use crate::train::{MetricsError, MetricsLog, state};
+
+/// File in the folder of a pass that trains against its rounding.
+const FILE: &str = "rounding.json";
+
+/// Share of the loss below which there is little for training to win back.
+const WORTH_FRAC: f64 = 0.01;
+
+/// Losses on the validation text, in nats, of the student that a pass was given.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rounding {
+    /// As it came.
+    pub loss_before_nats: f64,
+    /// Every weight rounded to the nearest value of its grid, and nothing trained.
+    pub loss_rounded_nats: f64,
+}
+
+impl Rounding {
+    /// What rounding adds to the loss, in nats; below 0 if it helps.
+    pub fn cost_nats(&self) -> f64 {
+        self.loss_rounded_nats - self.loss_before_nats
+    }
+
+    /// What it adds as a share of the loss.
+    pub fn cost_frac(&self) -> f64 {
+        self.cost_nats() / self.loss_before_nats
+    }
+
+    /// Whether training against the rounding has more than a hundredth of the loss to win back.
+    pub fn is_worth_training(&self) -> bool {
+        self.cost_frac() >= WORTH_FRAC
+    }
+
+    /// Measures both students once: a pass that goes on reads what it found out when it began.
+    pub(super) fn measure(
+        given: &Student,
+        rounded: &Student,
+        context: &FitContext<'_>,
+    ) -> Result<Self, PassError> {
+        let found = if let Some(found) = saved(context, Self::read(context.dir))? {
+            found
+        } else {
+            let found = Self {
+                loss_before_nats: loss(given, context)?,
+                loss_rounded_nats: loss(rounded, context)?,
+            };
+            // A pass that an earlier version began has a record already.
+            if state::newest(context.dir).is_none() {
+                found.log(context).map_err(FitError::from)?;
+            }
+            saved(context, write_json(&context.dir.join(FILE), &found))?;
+            found
+        };
+        found.say(context.label);
+        Ok(found)
+    }
+
+    /// What a pass wrote, if it measured this.
+    pub fn read(dir: &Path) -> io::Result<Option<Self>> {
+        read_json(&dir.join(FILE))
+    }
+
+    fn log(&self, context: &FitContext<'_>) -> Result<(), MetricsError> {
+        let mut log = MetricsLog::open(context.dir, None, context.wall_time)?;
+        let values = [
+            ("rounding/loss_before", self.loss_before_nats),
+            ("rounding/loss_rounded", self.loss_rounded_nats),
+        ];
+        log.log(0, &values)?;
+        log.sync()
+    }
+
+    fn say(&self, label: &str) {
+        say(&format!("{label}: {self}"));
+        if !self.is_worth_training() {
+            say(&format!(
+                "note: {label} trains for less than 1 % of the loss: `method: round-to-nearest` takes no time"
+            ));
+        }
+    }
+}
+
+/// As in `rounding alone costs 0.0009 nats (0.02 %): a loss of 4.1229 after 4.1220`.
+impl fmt::Display for Rounding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "rounding alone costs {:.4} nats ({:.2} %): a loss of {:.4} after {:.4}",
+            self.cost_nats(),
+            100.0 * self.cost_frac(),
+            self.loss_rounded_nats,
+            self.loss_before_nats
+        )
+    }
+}
+
+fn loss(student: &Student, context: &FitContext<'_>) -> Result<f64, PassError> {
+    let going_on = |_| !context.stop.load(Ordering::Relaxed);
+    let rows = context.validation;
+    let measured = measure(&student.effective(), rows, Opinion::None, going_on);
+    let Some(measured) = measured.map_err(FitError::from)? else {
+        let label = context.label.to_owned();
+        return Err(Interrupted { label }.into());
+    };
+    check_number("validation loss", measured.loss_nats, 0, context)?;
+    Ok(measured.loss_nats)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rounding_costs_is_told_in_nats_and_as_a_share_and_may_be_a_gain() {
+        let of = |rounded| Rounding {
+            loss_before_nats: 4.0,
+            loss_rounded_nats: rounded,
+        };
+        let told = of(4.01).to_string();
+        let want = "rounding alone costs 0.0100 nats (0.25 %): a loss of 4.0100 after 4.0000";
+        assert_eq!(told, want);
+        let worth = [3.9, 4.0, 4.039, 4.041].map(|rounded| of(rounded).is_worth_training());
+        assert_eq!(worth, [false, false, false, true]);
+    }
+}

@@ -1,0 +1,171 @@
+//! What each layer costs at each width, measured against the float student itself.
+
+use std::fmt::{self, Write};
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{read_json, write_atomically, write_json};
+use crate::model::{ParameterSpec, Site};
+
+/// Widths that are measured: those that a recipe may ask for.
+pub const WIDTHS: [u32; 4] = [2, 3, 4, 8];
+
+/// Files in the folder of the pass.
+const FILE: &str = "sensitivity.json";
+const TABLE: &str = "sensitivity.csv";
+
+/// Projections of a layer that engines join and that therefore have one scheme; or all of the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Part {
+    /// `q_proj`, `k_proj` and `v_proj`.
+    Qkv,
+    /// `o_proj`.
+    Output,
+    /// `gate_proj` and `up_proj`.
+    GateUp,
+    /// `down_proj`.
+    Down,
+    /// All of them together.
+    Layer,
+}
+
+/// What it costs to round one part of a student and nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Counted from 0.
+    pub layer: usize,
+    /// What is rounded.
+    pub part: Part,
+    /// To this width, on the pass's kind of grid.
+    pub bits: u32,
+    /// How many weights that are.
+    pub num_weights: u64,
+    /// KL(float student ‖ student with this part rounded), in nats, the mean over the positions.
+    pub kl_nats: f64,
+}
+
+/// What every part of a student costs at every width.
+///
+/// Only weights are rounded, not what enters them. Parts that an override of the pass names are not measured.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sensitivity {
+    /// Positions of training text that the means are over.
+    pub positions: u64,
+    /// Layer by layer, in a layer part by part, of a part width by width.
+    pub costs: Vec<Cost>,
+}
+
+impl Part {
+    /// The parts that have schemes.
+    pub const CHOSEN: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
+
+    /// As in files.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Qkv => "qkv",
+            Self::Output => "output",
+            Self::GateUp => "gate-up",
+            Self::Down => "down",
+            Self::Layer => "layer",
+        }
+    }
+
+    /// The layer and part that a projection belongs to.
+    pub fn of(spec: &ParameterSpec) -> Option<(usize, Self)> {
+        let (layer, site) = spec.input()?;
+        let part = match site {
+            Site::AttentionInput => Self::Qkv,
+            Site::AttentionOutput => Self::Output,
+            Site::MlpInput => Self::GateUp,
+            Site::MlpHidden => Self::Down,
+            Site::Residual | Site::HeadInput => return None,
+        };
+        Some((layer, part))
+    }
+}
+
+/// As a heading: `q, k, v`.
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Qkv => "q, k, v",
+            Self::Output => "o",
+            Self::GateUp => "gate, up",
+            Self::Down => "down",
+            Self::Layer => "whole layer",
+        })
+    }
+}
+
+impl Sensitivity {
+    /// What a part costs at each of [`WIDTHS`], if it was measured.
+    pub fn costs_of(&self, layer: usize, part: Part) -> Option<&[Cost]> {
+        let is_part = |cost: &Cost| (cost.layer, cost.part) == (layer, part);
+        let start = self.costs.iter().position(is_part)?;
+        self.costs.get(start..start + WIDTHS.len())
+    }
+
+    /// Layers that were measured.
+    pub fn num_layers(&self) -> usize {
+        self.costs.last().map_or(0, |cost| cost.layer + 1)
+    }
+
+    /// What a pass wrote, if it measured this.
+    pub fn read(dir: &Path) -> io::Result<Option<Self>> {
+        read_json(&dir.join(FILE))
+    }
+
+    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
+        write_json(&dir.join(FILE), self)
+    }
+
+    /// Writes it as a table, too.
+    pub(super) fn write_table(&self, dir: &Path) -> io::Result<()> {
+        let text = self.csv();
+        write_atomically(&dir.join(TABLE), |out| out.write_all(text.as_bytes()))
+    }
+
+    /// As a table with a head, for spreadsheets.
+    fn csv(&self) -> String {
+        let mut text = "layer,part,bits,weights,kl_nats\n".to_owned();
+        for cost in &self.costs {
+            let part = cost.part.name();
+            let Cost {
+                layer,
+                bits,
+                num_weights,
+                kl_nats,
+                part: _,
+            } = cost;
+            let _ = writeln!(text, "{layer},{part},{bits},{num_weights},{kl_nats:e}"); // a `String` takes everything
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_a_line_for_each_part_and_width() {
+        let cost = |part, bits, kl_nats| Cost {
+            layer: 3,
+            part,
+            bits,
+            num_weights: 96,
+            kl_nats,
+        };
+        let costs = vec![cost(Part::Qkv, 2, 0.25), cost(Part::GateUp, 3, 1.5e-7)];
+        let text = Sensitivity {
+            positions: 7,
+            costs,
+        }
+        .csv();
+        let want = "layer,part,bits,weights,kl_nats\n3,qkv,2,96,2.5e-1\n3,gate-up,3,96,1.5e-7\n";
+        assert_eq!(text, want);
+    }
+}

@@ -1,0 +1,207 @@
+//! What quantising cost.
+
+use std::fmt::Write;
+
+use serde::{Deserialize, Serialize};
+
+use super::table::markdown_line;
+use crate::passes::{Choice, Part, Rounding, Sensitivity};
+use crate::progress::thousands;
+
+/// Losses around a pass that quantised, on the validation text, in nats.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Quantization {
+    /// Name of the pass.
+    pub pass: String,
+    /// Of the student before it.
+    pub loss_before_nats: Option<f64>,
+    /// Of that student with every weight rounded to the nearest value of its grid.
+    pub loss_rounded_nats: Option<f64>,
+    /// After the pass.
+    pub loss_after_nats: f64,
+    /// What each part of the student costs at each width, where that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity: Option<Picture>,
+}
+
+/// A sensitivity and where it is drawn.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Picture {
+    /// Path of the picture from the report.
+    pub svg: String,
+    /// What is drawn.
+    pub costs: Sensitivity,
+    /// Widths that were chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
+}
+
+impl Quantization {
+    /// What rounding alone costs, where both losses are known.
+    fn rounding(&self) -> Option<Rounding> {
+        Some(Rounding {
+            loss_before_nats: self.loss_before_nats?,
+            loss_rounded_nats: self.loss_rounded_nats?,
+        })
+    }
+}
+
+/// A section of the report: each pass with its losses, then what rounding alone costs and whether that is much.
+pub(super) fn section(quantizations: &[Quantization]) -> String {
+    let mut text = "\n## Quantised\n\nLoss in nats on the validation text: before the pass, with every weight rounded to its grid and nothing else, \
+                    and after the pass.\n\n| pass | before | rounded | after |\n| :--- | ---: | ---: | ---: |\n"
+        .to_owned();
+    let nats = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    for one in quantizations {
+        text.push_str(&markdown_line(&[
+            one.pass.clone(),
+            nats(one.loss_before_nats),
+            nats(one.loss_rounded_nats),
+            nats(Some(one.loss_after_nats)),
+        ]));
+    }
+    for one in quantizations {
+        let Some(rounding) = one.rounding() else {
+            continue;
+        };
+        let _ = write!(text, "\n{}: {rounding}", one.pass); // a `String` takes everything
+        text.push_str(if rounding.is_worth_training() {
+            ".\n"
+        } else {
+            ", less than 1 % of the loss for training to win back.\n"
+        });
+    }
+    for one in quantizations {
+        if let Some(picture) = &one.sensitivity {
+            text.push_str(&by_layer(&one.pass, picture));
+        }
+    }
+    text
+}
+
+/// What each part costs at each width; a width that was chosen is bold.
+fn by_layer(pass: &str, picture: &Picture) -> String {
+    let Picture { svg, costs, choice } = picture;
+    let positions = thousands(costs.positions);
+    let mut text = format!(
+        "\n### {pass}\n\nKL in nats from the student as it came, with one part of it rounded to 2 / 3 / 4 / 8 bits, on {positions} positions of training text.\n"
+    );
+    if let Some(choice) = choice {
+        let _ = writeln!(text, "Chosen: {choice}.");
+    }
+    let _ = write!(
+        text,
+        "\n![KL of each part at each width]({svg})\n\n| layer |"
+    );
+    let parts = || Part::CHOSEN.into_iter().chain([Part::Layer]);
+    for part in parts() {
+        let _ = write!(text, " {part} |");
+    }
+    text.push_str("\n| ---: |");
+    text.push_str(&" ---: |".repeat(parts().count()));
+    text.push('\n');
+    for layer in 0..costs.num_layers() {
+        let cells = parts().map(|part| {
+            let chosen = choice
+                .as_ref()
+                .and_then(|choice| choice.bits_of(layer, part));
+            let of_part = costs.costs_of(layer, part).unwrap_or_default();
+            let told = of_part.iter().map(|cost| {
+                let kl = format!("{:.1e}", cost.kl_nats);
+                if chosen == Some(cost.bits) {
+                    format!("**{kl}**")
+                } else {
+                    kl
+                }
+            });
+            told.collect::<Vec<String>>().join(" / ")
+        });
+        let cells: Vec<String> = [layer.to_string()].into_iter().chain(cells).collect();
+        text.push_str(&markdown_line(&cells));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::Cost;
+
+    #[test]
+    fn a_table_tells_what_each_part_costs_and_which_width_was_chosen() {
+        let cost = |layer, part, (bits, kl_nats)| Cost {
+            layer,
+            part,
+            bits,
+            num_weights: 8,
+            kl_nats,
+        };
+        let widths = [(2, 0.125), (3, 0.01), (4, 2e-3), (8, 3e-7)];
+        let parts = [(0, Part::Qkv), (0, Part::Layer), (1, Part::Layer)];
+        let costs = parts.into_iter();
+        let costs: Vec<Cost> = costs
+            .flat_map(|(layer, part)| widths.map(|width| cost(layer, part, width)))
+            .collect();
+        let choice = Choice {
+            budget: 3.0,
+            average_bits: 3.0,
+            kl_nats: 0.01,
+            uniform: [].into(),
+            parts: vec![costs[1]],
+        };
+        let picture = Picture {
+            svg: "04-quantize-0/sensitivity.svg".to_owned(),
+            costs: Sensitivity {
+                positions: 2048,
+                costs,
+            },
+            choice: Some(choice),
+        };
+        let want = "
+### 04-quantize
+
+KL in nats from the student as it came, with one part of it rounded to 2 / 3 / 4 / 8 bits, on 2,048 positions of training text.
+Chosen: 3.000 bits a weight on average (at most 3): 1 part of 3 bits; their KLs sum to 0.0100 nats.
+
+![KL of each part at each width](04-quantize-0/sensitivity.svg)
+
+| layer | q, k, v | o | gate, up | down | whole layer |
+| ---: | ---: | ---: | ---: | ---: | ---: |
+| 0 | 1.2e-1 / **1.0e-2** / 2.0e-3 / 3.0e-7 |  |  |  | 1.2e-1 / 1.0e-2 / 2.0e-3 / 3.0e-7 |
+| 1 |  |  |  |  | 1.2e-1 / 1.0e-2 / 2.0e-3 / 3.0e-7 |
+";
+        assert_eq!(by_layer("04-quantize", &picture), want);
+    }
+
+    #[test]
+    fn a_section_tells_what_rounding_alone_costs_and_when_that_is_little() {
+        let one = |pass: &str, before, rounded| Quantization {
+            pass: pass.to_owned(),
+            loss_before_nats: before,
+            loss_rounded_nats: rounded,
+            loss_after_nats: 4.0125,
+            sensitivity: None,
+        };
+        let text = section(&[
+            one("04-quantize", Some(4.0), Some(4.01)),
+            one("05-quantize", Some(4.0), Some(4.5)),
+            one("06-quantize", None, Some(4.5)),
+        ]);
+        let want = "
+## Quantised
+
+Loss in nats on the validation text: before the pass, with every weight rounded to its grid and nothing else, and after the pass.
+
+| pass | before | rounded | after |
+| :--- | ---: | ---: | ---: |
+| 04-quantize | 4.0000 | 4.0100 | 4.0125 |
+| 05-quantize | 4.0000 | 4.5000 | 4.0125 |
+| 06-quantize | - | 4.5000 | 4.0125 |
+
+04-quantize: rounding alone costs 0.0100 nats (0.25 %): a loss of 4.0100 after 4.0000, less than 1 % of the loss for training to win back.
+
+05-quantize: rounding alone costs 0.5000 nats (12.50 %): a loss of 4.5000 after 4.0000.
+";
+        assert_eq!(text, want);
+    }
+}
