@@ -5,7 +5,9 @@ pub mod containers;
 mod error;
 pub mod gguf;
 pub mod huggingface;
+mod loading;
 mod model_card;
+mod provenance;
 mod safetensors;
 pub mod verify;
 
@@ -18,6 +20,7 @@ use half::bf16;
 
 pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
+pub use provenance::{Ancestor, License, MadeBy, Provenance, TextFacts};
 
 use self::compressed_tensors::QuantizedWeight;
 use self::containers::Container;
@@ -32,18 +35,16 @@ use crate::tensors;
 
 /// What goes into a folder beside the weights, and what it is compared on.
 pub struct ExportContext<'a> {
-    /// Name of the recipe.
+    /// Name of the recipe, or of what a command converts.
     pub name: &'a str,
-    /// Name of the teacher, if there was one.
-    pub teacher: Option<String>,
+    /// What it is made of.
+    pub provenance: &'a Provenance,
     /// Folder whose tokenizer files are copied byte for byte; without it the tokenizer is written.
     pub tokenizer_dir: Option<&'a Path>,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Validation rows.
     pub rows: &'a TokenRows,
-    /// The resolved recipe.
-    pub recipe: &'a str,
     /// Table of measurements for the model card: column titles and one row per pass.
     pub table: (Vec<String>, Vec<Vec<String>>),
 }
@@ -96,9 +97,11 @@ fn export_format(
             None => context.tokenizer.save(dir)?,
         }
     }
-    files::write_atomically(&dir.join("recipe.yaml"), |out| {
-        out.write_all(context.recipe.as_bytes())
-    })?;
+    if let MadeBy::Recipe(recipe) = &context.provenance.made_by {
+        files::write_atomically(&dir.join("recipe.yaml"), |out| {
+            out.write_all(recipe.as_bytes())
+        })?;
+    }
 
     let budget = if are_equal(&stored, &effective) {
         Budget::LogitDifference(plan.max_logit_difference)
@@ -231,6 +234,7 @@ fn write_model(
                 storage: *storage,
                 tokenizer: context.tokenizer,
                 template_dir: context.tokenizer_dir,
+                license: context.provenance.license(),
             };
             let codes = |spec: &ParameterSpec| {
                 grid.and(student.scheme_of(spec))
@@ -265,7 +269,7 @@ fn card_facts(
     let (columns, rows) = context.table.clone();
     CardFacts {
         name: context.name.to_owned(),
-        teacher: context.teacher.clone(),
+        provenance: context.provenance.clone(),
         config: effective.config.clone(),
         storage: storage.to_string(),
         weights_bytes: verification.size_bytes,

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::containers::Container;
+use super::loading::loading;
+use super::provenance::{Ancestor, License, MadeBy, Provenance};
 use super::verify::Verification;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
@@ -12,10 +14,10 @@ use crate::progress::thousands;
 /// What the card says; nothing in it is estimated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CardFacts {
-    /// Name of the recipe.
+    /// Name of the recipe, or of what a command converts.
     pub name: String,
-    /// Name of the teacher, if there was one.
-    pub teacher: Option<String>,
+    /// What it is made of.
+    pub provenance: Provenance,
     /// Architecture of the model.
     pub config: DecoderConfig,
     /// How weights are stored, such as `int4, groups of 32, bfloat16 scales`.
@@ -52,15 +54,8 @@ pub enum Engine {
 pub fn model_card(facts: &CardFacts) -> String {
     let mut card = front_matter(facts);
     let _ = write!(card, "\n# {}\n\n", facts.name); // writing to a string cannot fail
-    match &facts.teacher {
-        Some(teacher) => {
-            let _ = writeln!(
-                card,
-                "A student of `{teacher}`, made by alambic. `recipe.yaml` made it."
-            );
-        }
-        None => card.push_str("Made by alambic from text alone. `recipe.yaml` made it.\n"),
-    }
+    origin(&mut card, &facts.provenance);
+    license(&mut card, &facts.provenance);
     sizes(&mut card, facts);
     measurements(&mut card, facts);
     if let Some(verification) = &facts.verification {
@@ -79,11 +74,24 @@ fn front_matter(facts: &CardFacts) -> String {
         Engine::LlamaCpp { .. } => "llama.cpp",
     };
     let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
-    if let Some(teacher) = &facts.teacher {
-        let quoted = Value::from(teacher.as_str()); // a JSON string is a YAML string
-        let _ = writeln!(text, "base_model: {quoted}");
+    let provenance = &facts.provenance;
+    let quoted = |text: &str| Value::from(text); // a JSON string is a YAML string
+    if let Some(base) = provenance.ancestors().first() {
+        let _ = writeln!(text, "base_model: {}", quoted(&base.name));
     }
-    text.push_str("tags:\n- alambic\n- distillation\n");
+    if let Some(license) = provenance.license() {
+        let License { id, name, link } = license;
+        let _ = writeln!(text, "license: {}", quoted(id));
+        for (key, value) in [("name", name), ("link", link)] {
+            if let Some(value) = value {
+                let _ = writeln!(text, "license_{key}: {}", quoted(value));
+            }
+        }
+    }
+    text.push_str("tags:\n- alambic\n");
+    if provenance.teacher.is_some() {
+        text.push_str("- distillation\n");
+    }
     match facts.engine {
         Engine::Transformers => {}
         Engine::CompressedTensors => text.push_str("- compressed-tensors\n"),
@@ -94,6 +102,67 @@ fn front_matter(facts: &CardFacts) -> String {
     }
     text.push_str("---\n");
     text
+}
+
+/// Sentences on what made the model, and of what.
+fn origin(card: &mut String, provenance: &Provenance) {
+    let base = provenance.base.as_ref();
+    let teacher = provenance
+        .teacher
+        .as_ref()
+        .filter(|teacher| Some(*teacher) != base);
+    let made_of = match (base, teacher) {
+        (None, None) => "Made by alambic from text alone.".to_owned(),
+        (None, Some(teacher)) => format!("A student of `{}`, made by alambic.", teacher.name),
+        (Some(base), None) => format!("Made by alambic of `{}`.", base.name),
+        (Some(base), Some(teacher)) => {
+            let (base, teacher) = (&base.name, &teacher.name);
+            format!("Made by alambic of `{base}`, as a student of `{teacher}`.")
+        }
+    };
+    let _ = match &provenance.made_by {
+        MadeBy::Recipe(_) => writeln!(card, "{made_of} `recipe.yaml` made it."),
+        MadeBy::Command(command) => {
+            writeln!(card, "{made_of} This made it:\n\n```sh\n{command}\n```")
+        }
+    };
+    if provenance.texts.is_empty() {
+        return;
+    }
+    card.push_str("\n## Data\n\n");
+    for text in &provenance.texts {
+        let names: Vec<String> = text.names.iter().map(|name| format!("`{name}`")).collect();
+        let tokens = thousands(text.num_tokens);
+        let _ = writeln!(
+            card,
+            "- {}: {tokens} tokens of {}",
+            text.purpose,
+            names.join(", ")
+        );
+    }
+}
+
+/// Whose licence holds, as far as it is known.
+fn license(card: &mut String, provenance: &Provenance) {
+    let ancestors = provenance.ancestors();
+    if ancestors.is_empty() {
+        return;
+    }
+    card.push_str("\n## Licence\n\n");
+    let line = |ancestor: &Ancestor| match &ancestor.license {
+        Some(license) => {
+            let link = license.link.as_ref();
+            let link = link.map(|link| format!(" ({link})")).unwrap_or_default();
+            format!("- `{}`: {}{link}", ancestor.name, license.told())
+        }
+        None => format!("- `{}`: unknown: check before publishing", ancestor.name),
+    };
+    let lines: Vec<String> = ancestors.into_iter().map(line).collect();
+    let _ = writeln!(
+        card,
+        "Carried over from what it is made of:\n\n{}",
+        lines.join("\n")
+    );
 }
 
 fn sizes(card: &mut String, facts: &CardFacts) {
@@ -157,51 +226,6 @@ fn verified(card: &mut String, found: &Verification) {
     );
 }
 
-fn loading(card: &mut String, engine: &Engine) {
-    let packages = match engine {
-        Engine::Transformers => "transformers torch",
-        Engine::CompressedTensors => "transformers torch compressed-tensors",
-        Engine::Of(Container::Gptq | Container::Awq) => "transformers torch gptqmodel",
-        Engine::Of(Container::Mlx) => {
-            card.push_str(
-                "\n## Use\n\n\
-                 With MLX (`pip install mlx-lm`):\n\n\
-                 ```sh\n\
-                 mlx_lm.generate --model . --prompt \"It was\" --max-tokens 40\n\
-                 ```\n",
-            );
-            return;
-        }
-        Engine::LlamaCpp { file } => {
-            let _ = write!(
-                card,
-                "\n## Use\n\n\
-                 With llama.cpp:\n\n\
-                 ```sh\n\
-                 llama-cli -m {file} -p \"It was\" -n 40 -no-cnv\n\
-                 ```\n"
-            );
-            return;
-        }
-    };
-    let _ = write!(
-        card,
-        "\n## Use\n\n\
-         With transformers (`pip install {packages}`):\n\n\
-         ```python\n\
-         from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-         tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
-         model = AutoModelForCausalLM.from_pretrained(\".\")\n\
-         inputs = tokenizer(\"It was\", return_tensors=\"pt\")\n\
-         print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))\n\
-         ```\n\n\
-         With vLLM:\n\n\
-         ```sh\n\
-         vllm serve .\n\
-         ```\n"
-    );
-}
-
 fn table(card: &mut String, columns: &[String], rows: &[Vec<String>]) {
     let rule = vec!["---".to_owned(); columns.len()];
     for cells in [columns, &rule]
@@ -220,14 +244,34 @@ fn escaped(cell: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::provenance::TextFacts;
     use super::super::verify::Budget;
     use super::*;
     use crate::model::{Architecture, LayerType, Rope, RopeScaling};
 
+    fn ancestor(name: &str, license: Option<&str>) -> Ancestor {
+        Ancestor {
+            name: name.to_owned(),
+            license: license.map(|id| License {
+                id: id.to_owned(),
+                name: None,
+                link: None,
+            }),
+        }
+    }
+
     fn facts() -> CardFacts {
         CardFacts {
             name: "quickstart".to_owned(),
-            teacher: Some("austen-teacher".to_owned()),
+            provenance: Provenance {
+                teacher: Some(ancestor("austen-teacher", Some("apache-2.0"))),
+                texts: vec![TextFacts {
+                    purpose: "trained on",
+                    names: vec!["train".to_owned()],
+                    num_tokens: 600_000,
+                }],
+                ..Provenance::default()
+            },
             config: DecoderConfig {
                 architecture: Architecture::Llama,
                 vocab_size: 4096,
@@ -306,12 +350,12 @@ mod tests {
     #[test]
     fn the_front_matter_comes_first_and_quotes_the_teacher() {
         let mut facts = facts();
-        facts.teacher = Some("a: \"b\"\nc".to_owned());
+        facts.provenance.teacher = Some(ancestor("a: \"b\"\nc", Some("mit")));
         let card = model_card(&facts);
         assert!(
             card.starts_with(
                 "---\nlibrary_name: transformers\npipeline_tag: text-generation\n\
-                 base_model: \"a: \\\"b\\\"\\nc\"\ntags:\n- alambic\n- distillation\n- compressed-tensors\n---\n"
+                 base_model: \"a: \\\"b\\\"\\nc\"\nlicense: \"mit\"\ntags:\n- alambic\n- distillation\n- compressed-tensors\n---\n"
             ),
             "{card}"
         );
@@ -360,14 +404,47 @@ mod tests {
     }
 
     #[test]
+    fn the_card_tells_what_made_the_model_of_what_and_whose_licence_holds() {
+        let mut facts = facts();
+        let card = model_card(&facts);
+        for told in [
+            "A student of `austen-teacher`, made by alambic. `recipe.yaml` made it.",
+            "- trained on: 600,000 tokens of `train`",
+            "- `austen-teacher`: apache-2.0\n",
+            "license: \"apache-2.0\"\n",
+        ] {
+            assert!(card.contains(told), "{told}: {card}");
+        }
+        facts.provenance.base = Some(ancestor("smollm2", None));
+        facts.provenance.made_by = MadeBy::Command("alambic quantize smollm2".to_owned());
+        let card = model_card(&facts);
+        for told in [
+            "Made by alambic of `smollm2`, as a student of `austen-teacher`. This made it:\n\n```sh\nalambic quantize smollm2\n```",
+            "- `smollm2`: unknown: check before publishing\n- `austen-teacher`: apache-2.0\n",
+        ] {
+            assert!(card.contains(told), "{told}: {card}");
+        }
+        assert!(!card.contains("license:"), "{card}");
+    }
+
+    #[test]
     fn what_was_not_measured_is_not_mentioned() {
         let mut facts = facts();
-        facts.teacher = None;
+        facts.provenance = Provenance::default();
         facts.rows.clear();
         facts.verification = None;
         facts.engine = Engine::Transformers;
         let card = model_card(&facts);
-        for absent in ["base_model", "Measured", "Verified", "compressed-tensors"] {
+        for absent in [
+            "base_model",
+            "license",
+            "## Data",
+            "## Licence",
+            "distillation",
+            "Measured",
+            "Verified",
+            "compressed-tensors",
+        ] {
             assert!(!card.contains(absent), "{absent}: {card}");
         }
     }

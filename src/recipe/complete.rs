@@ -305,7 +305,8 @@ fn temperature(
     }))
 }
 
-fn export(fields: &Fields) -> Option<ExportPlan> {
+/// What is written at the end.
+pub(super) fn export(fields: &Fields) -> Option<ExportPlan> {
     let formats: Vec<String> = fields.get("formats")?;
     let format = |name: &String| match name.as_str() {
         "huggingface" => ExportFormat::HuggingFace,

@@ -207,7 +207,7 @@ static SUPPORT: Block = Block {
 
 const GGUF_TYPE: Kind = Kind::Word(&["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"]);
 
-static EXPORT: Block = Block {
+pub(super) static EXPORT: Block = Block {
     name: "export",
     about: "What is written at the end and verified.",
     keys: &[&[

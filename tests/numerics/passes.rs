@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
 use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, export};
+use alambic::export::{ExportContext, Provenance, export};
 use alambic::model::ParameterKind;
 use alambic::passes::{apply, name};
 use alambic::recipe::{
@@ -57,7 +57,7 @@ pub(crate) fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Studen
         seed: 1,
         rows,
         cache: None,
-        teacher: None,
+        provenance: &Provenance::default(),
         validation: rows,
         validation_cache: None,
         stop: &AtomicBool::new(false),
@@ -247,7 +247,6 @@ fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
             tokenizer_dir: Some(&tokenizer_dir),
             tokenizer: &tokenizer,
             rows: &rows,
-            recipe: "",
             table: (Vec::new(), Vec::new()),
         };
         let dir = tempfile::tempdir().unwrap();

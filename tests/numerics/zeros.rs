@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, export};
+use alambic::export::{ExportContext, Provenance, export};
 use alambic::recipe::{
     AdapterPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, PassPlan, Pattern,
     PruneMethod, PrunePlan, Zeros,
@@ -64,11 +64,10 @@ fn write(
     };
     let context = ExportContext {
         name: "tiny",
-        teacher: None,
+        provenance: &Provenance::default(),
         tokenizer_dir: Some(&tokenizer_dir),
         tokenizer: &tokenizer,
         rows,
-        recipe: "",
         table: (Vec::new(), Vec::new()),
     };
     export(&plan, student, &context, dir).unwrap();

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use serde_json::Value;
 
-use super::ExportError;
 use super::compressed_tensors::{QuantizedWeight, integers};
+use super::{ExportError, License};
 use crate::checkpoint::{ROPE_FREQS, gguf_name};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
@@ -103,6 +103,8 @@ pub struct Model<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Folder that may hold a `chat_template.jinja`.
     pub template_dir: Option<&'a Path>,
+    /// Licence of the models that it is made of, if it is known.
+    pub license: Option<&'a License>,
 }
 
 impl Model<'_> {
@@ -143,6 +145,7 @@ pub fn write_model(
         });
     }
     let mut keys = metadata::metadata(config, model.name, model.storage.linear)?;
+    keys.extend(model.license.map(metadata::license).unwrap_or_default());
     keys.extend(tokenizer_keys(model)?);
     let mut data = Vec::with_capacity(tensors.len());
     for spec in &specs {
