@@ -9,6 +9,7 @@ mod loading;
 mod model_card;
 mod provenance;
 mod safetensors;
+mod shards;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,11 +17,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use half::bf16;
+use half::{bf16, f16};
 
 pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
 pub use provenance::{Ancestor, License, MadeBy, Provenance, TextFacts};
+pub use shards::Files;
 
 use self::compressed_tensors::QuantizedWeight;
 use self::containers::Container;
@@ -88,7 +90,13 @@ fn export_format(
     let effective = student.effective();
     let storage = Storage::of(plan, format, student);
     let stored = storage.decoded(&effective, student);
-    let written = write_model(&storage, student, &effective, context, dir)?;
+    let written = {
+        let files = Files {
+            dir,
+            max_shard_bytes: plan.max_shard_size,
+        };
+        write_model(&storage, student, &effective, context, files)?
+    };
     if format == ExportFormat::Gguf {
         gguf::check_tokenizer(&written, context.tokenizer, context.rows)?;
     } else {
@@ -167,6 +175,12 @@ impl Storage {
                 .map(|x| bf16::from_f32(x).to_f32())
                 .collect()
         };
+        let f16 = |values: Vec<f32>| {
+            values
+                .into_iter()
+                .map(|x| f16::from_f32(x).to_f32())
+                .collect()
+        };
         effective.map(|spec, weight| {
             let on_grid = student.grid_of(spec).is_some();
             match self {
@@ -174,6 +188,9 @@ impl Storage {
                 Self::Plain(ExportDtype::F32) | Self::Packed(.., ExportDtype::F32) => weight,
                 Self::Plain(ExportDtype::Bf16) | Self::Packed(.., ExportDtype::Bf16) => {
                     rounded(&weight, spec, &bf16)
+                }
+                Self::Plain(ExportDtype::F16) | Self::Packed(.., ExportDtype::F16) => {
+                    rounded(&weight, spec, &f16)
                 }
                 Self::Gguf(storage, _) => rounded(&weight, spec, &|values| {
                     gguf::stored(spec, values, *storage, &effective.config)
@@ -196,7 +213,7 @@ fn write_model(
     student: &Student,
     effective: &Decoder,
     context: &ExportContext<'_>,
-    dir: &Path,
+    files: Files<'_>,
 ) -> Result<PathBuf, ExportError> {
     let by_name = |decoder: &Decoder| -> BTreeMap<String, Tensor<2>> {
         let parameters = decoder.parameters().into_iter();
@@ -213,17 +230,17 @@ fn write_model(
     };
     let config = &effective.config;
     match storage {
-        Storage::Plain(dtype) => huggingface::write_model(dir, config, *dtype, weight)?,
+        Storage::Plain(dtype) => huggingface::write_model(files, config, *dtype, weight)?,
         Storage::Packed(container, _, dtype) => {
             let schemes = &student.schemes;
             let quantized = |spec: &ParameterSpec, scheme: Scheme| quantized(scheme, spec);
             match *container {
                 None => compressed_tensors::write_model(
-                    dir, config, schemes, *dtype, weight, quantized,
+                    files, config, schemes, *dtype, weight, quantized,
                 )?,
                 Some(container) => {
                     let held = (container, schemes);
-                    containers::write_model(dir, config, held, *dtype, weight, quantized)?;
+                    containers::write_model(files, config, held, *dtype, weight, quantized)?;
                 }
             }
         }
@@ -240,10 +257,10 @@ fn write_model(
                 grid.and(student.scheme_of(spec))
                     .map(|scheme| quantized(scheme, spec))
             };
-            return gguf::write_model(dir, &model, weight, codes);
+            return gguf::write_model(files.dir, &model, weight, codes);
         }
     }
-    Ok(dir.to_path_buf())
+    Ok(files.dir.to_path_buf())
 }
 
 fn host(quantized: &Quantized) -> QuantizedWeight {
@@ -295,6 +312,7 @@ impl fmt::Display for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |dtype: &ExportDtype| match dtype {
             ExportDtype::Bf16 => "bfloat16",
+            ExportDtype::F16 => "float16",
             ExportDtype::F32 => "float32",
         };
         match self {

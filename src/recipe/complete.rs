@@ -320,8 +320,10 @@ pub(super) fn export(fields: &Fields) -> Option<ExportPlan> {
         formats: formats.iter().map(format).collect(),
         dtype: match fields.get::<String>("dtype")?.as_str() {
             "f32" => ExportDtype::F32,
+            "f16" => ExportDtype::F16,
             _ => ExportDtype::Bf16,
         },
+        max_shard_size: fields.get("max_shard_size")?,
         gguf: GgufPlan {
             linear: gguf_type(fields, "gguf_type"),
             embedding: gguf_type(fields, "gguf_embedding_type"),

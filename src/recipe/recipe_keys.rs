@@ -230,9 +230,15 @@ pub(super) static EXPORT: Block = Block {
         ),
         or(
             "dtype",
-            Kind::Word(&["bf16", "f32"]),
+            Kind::Word(&["bf16", "f16", "f32"]),
             "bf16",
             "storage of weights that are not quantised",
+        ),
+        or(
+            "max_shard_size",
+            Kind::Bytes(1),
+            "50G", // as in transformers 5
+            "bytes of weights in one safetensors file; more are spread over several with an index",
         ),
         rule(
             "gguf_type",

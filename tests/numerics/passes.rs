@@ -57,7 +57,7 @@ pub(crate) fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Studen
         seed: 1,
         rows,
         cache: None,
-        provenance: &Provenance::default(),
+        teacher: None,
         validation: rows,
         validation_cache: None,
         stop: &AtomicBool::new(false),
@@ -237,13 +237,14 @@ fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
         let plan = ExportPlan {
             formats,
             dtype,
+            max_shard_size: ExportPlan::MAX_SHARD_SIZE,
             max_logit_difference: 1e-5,
             gguf: alambic::recipe::GgufPlan::default(),
             max_rounding_kl: 1.0,
         };
         let context = ExportContext {
             name: "tiny",
-            teacher: None,
+            provenance: &Provenance::default(),
             tokenizer_dir: Some(&tokenizer_dir),
             tokenizer: &tokenizer,
             rows: &rows,

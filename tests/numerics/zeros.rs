@@ -58,6 +58,7 @@ fn write(
     let plan = ExportPlan {
         formats: vec![format],
         dtype,
+        max_shard_size: ExportPlan::MAX_SHARD_SIZE,
         max_logit_difference: 1e-5,
         gguf: GgufPlan::default(),
         max_rounding_kl: 1.0,

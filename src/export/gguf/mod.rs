@@ -34,6 +34,7 @@ impl Storage {
     pub fn of(plan: &ExportPlan, grid: Option<Grid>) -> Self {
         let plain = match plan.dtype {
             ExportDtype::Bf16 => TensorType::BF16,
+            ExportDtype::F16 => TensorType::F16,
             ExportDtype::F32 => TensorType::F32,
         };
         Self {
