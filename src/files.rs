@@ -111,7 +111,7 @@ impl PartialDir {
 
 impl PartialDir {
     /// Gives the target's name to one folder inside, whole and on disk, and deletes the rest. Nothing is replaced.
-    pub fn publish_only(self, inside: &Path) -> io::Result<PathBuf> {
+    pub fn publish_only(&self, inside: &Path) -> io::Result<PathBuf> {
         remove_parts(inside)?;
         sync_tree(inside)?;
         if self.target.exists() {
@@ -120,13 +120,12 @@ impl PartialDir {
         }
         fs::rename(inside, &self.target).map_err(|error| with_path(error, &self.target))?;
         sync_parent(&self.target)?;
-        let target = self.target.clone();
         self.discard()?;
-        Ok(target)
+        Ok(self.target.clone())
     }
 
     /// Deletes what was written.
-    pub fn discard(self) -> io::Result<()> {
+    pub fn discard(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.partial).map_err(|error| with_path(error, &self.partial))
     }
 }

@@ -12,7 +12,7 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 15] = [
+    const COMMANDS: [&str; 16] = [
         "",
         "run",
         "plan",
@@ -23,6 +23,7 @@ mod tests {
         "cache stat",
         "cache verify",
         "export",
+        "quantize",
         "evaluate",
         "generate",
         "inspect",

@@ -14,11 +14,11 @@ use super::Failure;
 use super::commands::{Output, shown};
 use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
-use crate::progress::bytes_text;
+use crate::progress::{bytes_text, thousands};
 use crate::recipe::{self, ExportPlan, words};
 
 /// What messages call the recipe that is made of arguments.
-const ARGUMENTS: &str = "the arguments";
+const ARGUMENTS: &str = "the recipe of these arguments";
 
 /// Arguments that both commands have.
 #[derive(Debug, Args)]
@@ -38,9 +38,9 @@ pub(super) struct ConvertArgs {
     /// Tokenizer of another model folder, `tokenizer.json` or `.gguf` file, instead of the checkpoint's
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
-    /// Another key of a recipe's `export`, such as `max_rounding_kl=0.1`
-    #[arg(long, value_name = "KEY=VALUE")]
-    export: Vec<String>,
+    /// Another key of a recipe, such as `export.max_rounding_kl=0.1`
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
     /// Device: flex, wgpu, vulkan, tch or cuda
     #[arg(long, default_value = "flex")]
     device: String,
@@ -72,11 +72,70 @@ pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), F
 }
 
 fn export_plan(format: &str, args: &ConvertArgs) -> Result<ExportPlan, Failure> {
-    let mut text = format!("formats: [{format}]\n");
-    if let Some(dtype) = &args.dtype {
-        let _ = writeln!(text, "dtype: {dtype}");
+    let mut text = "export:\n".to_owned();
+    let formats = format!("[{format}]");
+    for (key, value) in export_keys(&formats, args) {
+        let _ = writeln!(text, "  {key}: {value}");
     }
-    Ok(recipe::export_plan(&text, &args.export, ARGUMENTS)?)
+    Ok(recipe::export_plan(&text, &args.set, ARGUMENTS)?)
+}
+
+fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str, &'a str)> {
+    let mut keys = vec![("formats", formats)];
+    keys.extend(args.dtype.as_deref().map(|dtype| ("dtype", dtype)));
+    keys
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuantizeArgs {
+    /// Model folder, `.gguf` file, or the folder of a pass
+    checkpoint: PathBuf,
+    /// How weights reach the grid; what calibrates needs `--text`
+    #[arg(long, value_parser = PossibleValuesParser::new(words(&["passes", "quantize", "method"])))]
+    method: String,
+    /// Width of a weight, as `quantize.bits` in a recipe; by default 4
+    #[arg(long)]
+    bits: Option<String>,
+    /// Weights that share a scale, or `channel` for one scale per row; by default 32 below 8 bits
+    #[arg(long, value_name = "SIZE")]
+    group_size: Option<String>,
+    /// Give each group a zero of its own
+    #[arg(long)]
+    asymmetric: bool,
+    /// Format to write
+    #[arg(long, default_value = "compressed-tensors", value_parser = PossibleValuesParser::new(words(&["export", "formats"])))]
+    format: String,
+    #[command(flatten)]
+    convert: ConvertArgs,
+}
+
+pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let mut keys = vec![("method", args.method.as_str())];
+    keys.extend(args.bits.as_deref().map(|bits| ("bits", bits)));
+    keys.extend(args.group_size.as_deref().map(|size| ("group_size", size)));
+    let mut command = format!(
+        "alambic quantize {} --method {}",
+        name(&args.checkpoint),
+        args.method
+    );
+    if let Some(bits) = &args.bits {
+        let _ = write!(command, " --bits {}", quoted(bits));
+    }
+    if let Some(size) = &args.group_size {
+        let _ = write!(command, " --group-size {}", quoted(size));
+    }
+    if args.asymmetric {
+        keys.push(("symmetric", "false"));
+        command.push_str(" --asymmetric");
+    }
+    let _ = write!(command, " --format {}", args.format);
+    let request = request(&args.checkpoint, &args.method, &args.convert, command)?;
+    let formats = format!("[{}]", args.format);
+    let export = export_keys(&formats, &args.convert);
+    let converted = with_context(&args.convert, |context| {
+        convert::quantize(&request, &keys, &export, &args.convert.set, context)
+    })?;
+    output.print(&told(&converted), &converted)
 }
 
 fn request<'a>(
@@ -91,8 +150,8 @@ fn request<'a>(
     for text in &args.text {
         let _ = write!(command, " --text {}", name(text));
     }
-    for key in &args.export {
-        let _ = write!(command, " --export {}", quoted(key));
+    for set in &args.set {
+        let _ = write!(command, " --set {}", quoted(set));
     }
     Ok(Request {
         checkpoint,
@@ -140,11 +199,31 @@ fn with_context<T>(
 }
 
 fn told(converted: &Converted) -> String {
-    let export = &converted.export;
-    format!(
-        "{}: {}, {}, read back: {export}",
-        shown(&converted.out),
+    let Converted {
+        out,
+        export,
+        size_before_bytes,
+        quantized,
+    } = converted;
+    let mut text = String::new();
+    if let Some(quantized) = quantized {
+        let (before, after) = (quantized.loss_before_nats, quantized.loss_after_nats);
+        let _ = writeln!(
+            text,
+            "loss on {} tokens: {before:.4} -> {after:.4} nats ({:+.2} %), KL {:.4} nats, top-1 agreement {:.1} %",
+            thousands(quantized.positions),
+            100.0 * (after - before) / before,
+            quantized.kl_nats,
+            100.0 * quantized.top1_agreement,
+        );
+    }
+    let _ = write!(
+        text,
+        "{}: {}, {} -> {}, read back: {export}",
+        shown(out),
         export.format,
+        bytes_text(*size_before_bytes),
         bytes_text(export.size_bytes),
-    )
+    );
+    text
 }

@@ -128,11 +128,10 @@ impl From<ConvertError> for Failure {
             ConvertError::Stage(RunError::Locked { .. }) => Self::input("run/locked", &error).help(
                 Some("wait until it has ended, or name another `--out`".to_owned()),
             ),
-            ConvertError::Stage(RunError::Io(error))
-            | ConvertError::Stage(RunError::Export(ExportError::Io(error))) => {
+            ConvertError::Stage(RunError::Io(error) | RunError::Export(ExportError::Io(error))) => {
                 Self::run("io", &error).help(room(&error))
             }
-            ConvertError::Stage(error) => error.into(),
+            ConvertError::Stage(error) => Self::from(error).help(help),
             ConvertError::Stopped => Self::interrupted(&error),
             error => Self::input("convert", &error).help(help),
         }

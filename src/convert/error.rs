@@ -35,8 +35,10 @@ pub enum ConvertError {
         format: &'static str,
         checkpoint: PathBuf,
     },
-    #[error("`{}` is what a pass of a run left", dir.display())]
-    NotACheckpoint { dir: PathBuf },
+    #[error("this command runs one `quantize` pass and no other")]
+    OtherPasses,
+    #[error("the loss is {loss} {when} quantising")]
+    NoLoss { when: String, loss: f64 },
     #[error("`{method}` reads text to see what enters each projection, and none was named")]
     NeedsText { method: String },
     #[error("`{method}` trains, which takes a text, a schedule and a recipe")]
@@ -90,14 +92,19 @@ impl ConvertError {
             Self::NotQuantized { .. } => {
                 "`alambic quantize` puts them on one and writes this format".to_owned()
             }
-            Self::NotACheckpoint { .. } => {
-                "add a `quantize` pass to its recipe, or export it first with `alambic export`".to_owned()
+            Self::OtherPasses => "write a recipe, and run it with `alambic run`".to_owned(),
+            Self::NoLoss { .. } => {
+                "measure the checkpoint with `alambic evaluate`: see whether it is sound".to_owned()
             }
             Self::NeedsText { .. } => {
                 "name a file or folder of the language and kind that the model is for with `--text`".to_owned()
             }
             Self::Trains { .. } => {
                 "write a recipe with `student: { checkpoint: ... }` and this pass, and run it with `alambic run`".to_owned()
+            }
+            Self::Stage(RunError::Export(ExportError::InexactScale { .. })) => {
+                "write `--dtype f16`, with which scales are float16, or put the weights on a new grid with `alambic quantize`"
+                    .to_owned()
             }
             Self::Stopped | Self::Stage(_) => return None,
         })

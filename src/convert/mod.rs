@@ -4,8 +4,10 @@
 //! folder: what is unfinished lies beside the result, under a partial name.
 
 mod error;
+mod quantize;
 mod source;
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,12 +15,14 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 pub use self::error::ConvertError;
+pub use self::quantize::{Keys, Quantized, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
-use crate::files::PartialDir;
+use crate::files::{PartialDir, with_path};
 use crate::model::DecoderConfig;
+use crate::progress;
 use crate::recipe::{ExportFormat, ExportPlan};
 use crate::run::{lock, names};
 use crate::student::Student;
@@ -59,7 +63,10 @@ pub struct Converted {
     /// How it compares with the model in memory.
     pub export: Verification,
     /// Bytes of the weights before.
-    pub size_before_bytes: Option<u64>,
+    pub size_before_bytes: u64,
+    /// What a grid has cost, if the weights were put on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Quantized>,
 }
 
 /// Where results go that were not given a place: in the working folder, named after the checkpoint.
@@ -82,7 +89,7 @@ pub fn export(
     let partial = PartialDir::resume(&request.out)?;
     let _lock = lock(partial.path())?;
     let written = model.write(plan, &student, context, partial.path());
-    publish(written, partial, &source)
+    publish(written, partial, false)
 }
 
 /// A format of codes is for weights that are on a grid.
@@ -113,6 +120,17 @@ struct Model<'a> {
     tokenizer: SourceTokenizer,
     rows: TokenRows,
     provenance: Provenance,
+    size_before_bytes: u64,
+    /// Of the card.
+    table: (Vec<String>, Vec<Vec<String>>),
+}
+
+/// A folder that is complete and has not its name yet.
+struct Written {
+    dir: PathBuf,
+    export: Verification,
+    size_before_bytes: u64,
+    quantized: Option<Quantized>,
 }
 
 impl<'a> Model<'a> {
@@ -137,11 +155,16 @@ impl<'a> Model<'a> {
             tokenizer,
             rows,
             provenance: Provenance {
-                base: Some(Ancestor::of(request.checkpoint)),
+                base: Some(Ancestor {
+                    name: source.name(),
+                    ..Ancestor::of(request.checkpoint)
+                }),
                 teacher: None,
                 texts: Vec::new(),
                 made_by: MadeBy::Command(request.command.clone()),
             },
+            size_before_bytes: source.num_bytes()?,
+            table: (Vec::new(), Vec::new()),
             request,
         })
     }
@@ -162,7 +185,7 @@ impl<'a> Model<'a> {
         student: &Student,
         context: &ConvertContext<'_>,
         dir: &Path,
-    ) -> Result<(PathBuf, Verification), ConvertError> {
+    ) -> Result<Written, ConvertError> {
         stop_if_asked(context)?;
         let export_context = ExportContext {
             name: &self.name,
@@ -170,15 +193,25 @@ impl<'a> Model<'a> {
             tokenizer_dir: self.tokenizer.dir.as_deref(),
             tokenizer: &self.tokenizer.tokenizer,
             rows: &self.rows,
-            table: (Vec::new(), Vec::new()),
+            table: self.table.clone(),
         };
+        let format = plan.formats.first().copied();
+        let format = export::folder(format.expect("a command writes one format"));
+        let written = dir.join(format);
+        if written.exists() {
+            // A killed process has left it; what it holds might be no part of this result.
+            fs::remove_dir_all(&written).map_err(|error| with_path(error, &written))?;
+        }
+        progress::say(&format!("export: {format} is written and compared"));
         let verifications = export::export(plan, student, &export_context, dir)?;
         stop_if_asked(context)?;
-        let verification = verifications.into_iter().next();
-        let verification = verification.expect("a command writes one format");
-        let format = plan.formats.first().copied();
-        let written = dir.join(export::folder(format.expect("a command writes one format")));
-        Ok((written, verification))
+        let export = verifications.into_iter().next();
+        Ok(Written {
+            dir: written,
+            export: export.expect("a command writes one format"),
+            size_before_bytes: self.size_before_bytes,
+            quantized: None,
+        })
     }
 }
 
@@ -189,24 +222,22 @@ fn stop_if_asked(context: &ConvertContext<'_>) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// Gives the result its name; a failure leaves nothing behind.
+/// Gives the result its name. A failure leaves nothing behind, or what the same command goes on from.
 fn publish(
-    written: Result<(PathBuf, Verification), ConvertError>,
+    written: Result<Written, ConvertError>,
     partial: PartialDir,
-    source: &Source,
+    is_worth_keeping: bool,
 ) -> Result<Converted, ConvertError> {
-    match written {
-        Ok((dir, export)) => Ok(Converted {
-            out: partial.publish_only(&dir)?,
-            export,
-            size_before_bytes: match source {
-                Source::Checkpoint(checkpoint) => Some(checkpoint.num_bytes()),
-                Source::Pass(_) => None,
-            },
-        }),
-        Err(error) => {
-            let _ = partial.discard(); // the first error is the one to tell
-            Err(error)
-        }
+    let outcome = written.and_then(|written| {
+        Ok(Converted {
+            out: partial.publish_only(&written.dir)?,
+            export: written.export,
+            size_before_bytes: written.size_before_bytes,
+            quantized: written.quantized,
+        })
+    });
+    if outcome.is_err() && !is_worth_keeping {
+        let _ = partial.discard(); // the first error is the one to tell
     }
+    outcome
 }

@@ -1,14 +1,18 @@
 //! What is converted: a checkpoint, or what a pass of a run left.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use burn::tensor::Device;
 
 use super::ConvertError;
 use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, tokenizer_path};
+use crate::files::{hash_file, with_path};
 use crate::gguf::is_gguf;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::progress;
+use crate::stages::model_hash;
 use crate::student::{STUDENT_FILE, Student};
 use crate::teacher::load_decoder;
 use crate::tensors;
@@ -16,7 +20,7 @@ use crate::tensors;
 /// What is converted.
 pub(super) enum Source {
     /// A model folder or a `.gguf` file.
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     /// The folder that a pass of a run left.
     Pass(PathBuf),
 }
@@ -33,7 +37,7 @@ impl Source {
         if path.join(STUDENT_FILE).exists() {
             return Ok(Self::Pass(path.to_path_buf()));
         }
-        Ok(Self::Checkpoint(Checkpoint::open(path)?))
+        Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)))
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -60,8 +64,50 @@ impl Source {
         }
     }
 
+    /// Bytes of its weights on disk.
+    pub(super) fn num_bytes(&self) -> io::Result<u64> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(checkpoint.num_bytes()),
+            Self::Pass(dir) => {
+                let path = dir.join(STUDENT_FILE);
+                let found = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
+                Ok(found.len())
+            }
+        }
+    }
+
+    /// BLAKE3 (hex) of all that the model computes with.
+    pub(super) fn hash(&self) -> io::Result<String> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(model_hash(checkpoint)),
+            Self::Pass(dir) => hash_file(&dir.join(STUDENT_FILE)),
+        }
+    }
+
     /// The student as it is: on its grids, if it is on some.
     pub(super) fn student(&self, device: &Device) -> Result<Student, ConvertError> {
+        let student = self.loaded(device)?;
+        Ok(match self {
+            Self::Checkpoint(checkpoint) => {
+                let mut schemes = checkpoint.schemes();
+                schemes.extend(checkpoint.block_schemes());
+                student.carried(schemes)
+            }
+            Self::Pass(_) => student,
+        })
+    }
+
+    /// The student off its grids.
+    pub(super) fn free_student(&self, device: &Device) -> Result<Student, ConvertError> {
+        let student = self.loaded(device)?;
+        if student.schemes.is_empty() {
+            return Ok(student);
+        }
+        Ok(Student::new(student.effective()))
+    }
+
+    fn loaded(&self, device: &Device) -> Result<Student, ConvertError> {
+        progress::say(&format!("checkpoint: {} is read", self.name()));
         let student = match self {
             Self::Checkpoint(checkpoint) => Student::new(load_decoder(checkpoint, device)?),
             Self::Pass(dir) => Student::load(dir, device)?,

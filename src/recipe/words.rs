@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::keys::{Block, Kind};
+use super::keys::{Block, Kind, required};
 use super::recipe_keys::{EXPORT, RECIPE};
 use super::{ExportPlan, RecipeFaults, complete, file, set, tree};
 use crate::diag::{self, Diagnostic, Origin, Sources};
@@ -39,7 +39,14 @@ fn words_of(kind: &'static Kind) -> Vec<&'static str> {
     }
 }
 
-/// The plan of an `export` block whose text was made from the arguments of a command; `name` stands for it in messages.
+/// A recipe that only exports.
+static ALONE: Block = Block {
+    name: "the arguments",
+    about: "What is written of a checkpoint.",
+    keys: &[&[required("export", Kind::Block(&EXPORT), "what is written")]],
+};
+
+/// The plan of an `export` block, in a text that was made of the arguments of a command; `name` stands for it in messages.
 pub fn export_plan(
     text: &str,
     overrides: &[String],
@@ -48,9 +55,10 @@ pub fn export_plan(
     let read = || -> Result<ExportPlan, Vec<Diagnostic>> {
         let mut root = tree::parse(text, Origin::Recipe, 0).map_err(|fault| vec![fault])?;
         let mut faults = set::apply(&mut root, overrides);
-        let (fields, of_keys) = file::read(&EXPORT, &root, Path::new(""));
+        let (fields, of_keys) = file::read(&ALONE, &root, Path::new(""));
         faults.extend(of_keys);
-        let plan = fields.as_ref().and_then(complete::export);
+        let export = fields.as_ref().and_then(|fields| fields.block("export"));
+        let plan = export.and_then(complete::export);
         plan.filter(|_| faults.is_empty()).ok_or(faults)
     };
     read().map_err(|mut diagnostics| {
@@ -83,13 +91,13 @@ mod tests {
 
     #[test]
     fn an_export_alone_has_the_defaults_of_a_recipe_and_its_faults() {
-        let plan = export_plan("formats: [gguf]", &[], "arguments").unwrap();
+        let plan = export_plan("export: { formats: [gguf] }", &[], "arguments").unwrap();
         assert_eq!(plan.formats.len(), 1);
-        let overrides = ["dtype=f99".to_owned()];
-        let told = export_plan("formats: [gguf]", &overrides, "arguments").unwrap_err();
+        let overrides = ["export.dtype=f99".to_owned()];
+        let told = export_plan("export: { formats: [gguf] }", &overrides, "arguments").unwrap_err();
         let told = told.to_string();
         assert!(told.contains("`dtype` must be"), "{told}");
-        assert!(told.contains("--set dtype=f99"), "{told}");
+        assert!(told.contains("--set export.dtype=f99"), "{told}");
         assert!(
             told.ends_with("error: 1 fault in arguments; nothing was run"),
             "{told}"

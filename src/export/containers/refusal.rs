@@ -108,7 +108,7 @@ fn levels(
         (Container::Mlx, Levels::Asymmetric { bits: 2..=6 | 8 }) => match dtype {
             ExportDtype::F32 => None,
             ExportDtype::Bf16 | ExportDtype::F16 => Some((
-                "the bias of a group, zero times scale, is no float of 16 bits",
+                "the bias of a group, zero times scale, is no bf16",
                 "write `dtype: f32` under `export`, or `symmetric: true`",
             )),
         },
