@@ -81,7 +81,7 @@ GROUPS = {
     "round": {
         f"int{bits} {kind}, {method}": (WHOLE, quantize(method, bits, keys))
         for bits, kind in ((4, "per channel"), (3, "groups of 64"))
-        for method, keys in (("round-to-nearest", ""), ("gptq", f", {CALIBRATION}"), ("awq", f", {CALIBRATION}"), ("awq_gptq", f", {CALIBRATION}"))
+        for method, keys in (("round-to-nearest", ""), ("gptq", f", {CALIBRATION}"), ("awq", f", {CALIBRATION}"), ("awq-gptq", f", {CALIBRATION}"))
     },
     "qat": {
         "float, trained*": (WHOLE, [f"distill: {{{training(100, '5e-5')}}}"]),

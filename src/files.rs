@@ -120,6 +120,27 @@ impl PartialDir {
     }
 }
 
+impl PartialDir {
+    /// Gives the target's name to one folder inside, whole and on disk, and deletes the rest. Nothing is replaced.
+    pub fn publish_only(&self, inside: &Path) -> io::Result<PathBuf> {
+        remove_parts(inside)?;
+        sync_tree(inside)?;
+        if self.target.exists() {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(with_path(error, &self.target));
+        }
+        fs::rename(inside, &self.target).map_err(|error| with_path(error, &self.target))?;
+        sync_parent(&self.target)?;
+        self.discard()?;
+        Ok(self.target.clone())
+    }
+
+    /// Deletes what was written.
+    pub fn discard(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.partial).map_err(|error| with_path(error, &self.partial))
+    }
+}
+
 /// Deletes the parts of files that a killed process left in a folder.
 pub fn remove_parts(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {

@@ -80,6 +80,8 @@ pub mod memory;
 
 pub mod run;
 
+pub mod convert;
+
 pub mod generate;
 
 pub mod inspect;

@@ -12,7 +12,7 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 14] = [
+    const COMMANDS: [&str; 16] = [
         "",
         "run",
         "plan",
@@ -22,6 +22,8 @@ mod tests {
         "cache bench",
         "cache stat",
         "cache verify",
+        "export",
+        "quantize",
         "evaluate",
         "generate",
         "inspect",

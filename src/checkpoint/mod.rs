@@ -149,6 +149,15 @@ impl Checkpoint {
         }
     }
 
+    /// The grids that weights of a file are on by the type of their blocks, as [`Checkpoint::schemes`] of a folder: with codes
+    /// around 0, groups of 32, and one scale each.
+    pub fn block_schemes(&self) -> Schemes {
+        match &self.weights {
+            Weights::Folder { .. } => Schemes::new(),
+            Weights::Gguf(weights) => weights.schemes(&parameter_specs(&self.config)),
+        }
+    }
+
     /// Number of tensors stored as each type, by its name.
     pub fn num_tensors(&self) -> BTreeMap<String, usize> {
         let kinds: Vec<String> = match &self.weights {

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::cache::CacheError;
+use crate::convert::ConvertError;
 use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
 use crate::export::ExportError;
@@ -118,6 +119,37 @@ impl From<DataError> for Failure {
             error => Self::input("data", &error).help(help),
         }
     }
+}
+
+impl From<ConvertError> for Failure {
+    fn from(error: ConvertError) -> Self {
+        let help = error.help();
+        match error {
+            ConvertError::Stage(RunError::Locked { .. }) => Self::input("run/locked", &error).help(
+                Some("wait until it has ended, or name another `--out`".to_owned()),
+            ),
+            ConvertError::Stage(RunError::Io(error) | RunError::Export(ExportError::Io(error))) => {
+                Self::run("io", &error).help(room(&error))
+            }
+            ConvertError::Stage(error) => Self::from(error).help(help),
+            ConvertError::Stopped => Self::interrupted(&error),
+            error => Self::input("convert", &error).help(help),
+        }
+    }
+}
+
+/// What to do about a folder of a command that cannot be written.
+fn room(error: &io::Error) -> Option<String> {
+    let help = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "make room, or name a folder on another disk with `--out`; nothing is left under the name of the result"
+        }
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory => "name another folder with `--out`",
+        _ => return None,
+    };
+    Some(help.to_owned())
 }
 
 impl From<RunError> for Failure {

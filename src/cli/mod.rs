@@ -2,6 +2,7 @@
 
 mod cache;
 mod commands;
+mod convert;
 mod failure;
 
 use std::io::Write;
@@ -37,6 +38,10 @@ enum Command {
     /// Build, measure or check a cache of a teacher's predictions
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Write a checkpoint that no recipe made in another format, verified
+    Export(convert::ExportArgs),
+    /// Put a checkpoint that no recipe made on a grid, and write it, verified
+    Quantize(convert::QuantizeArgs),
     /// Measure a checkpoint on a text
     Evaluate(EvaluateArgs),
     /// Continue a prompt
@@ -206,6 +211,8 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Run(args) => commands::run(args, &mut output),
         Command::Plan(args) => commands::plan(args, &mut output),
         Command::Cache(command) => cache::execute(command, &mut output),
+        Command::Export(args) => convert::export(args, &mut output),
+        Command::Quantize(args) => convert::quantize(args, &mut output),
         Command::Evaluate(args) => commands::evaluate(args, &mut output),
         Command::Generate(args) => commands::generate(args, &mut output),
         Command::Inspect { path, against } => {

@@ -17,7 +17,7 @@ mod tests;
 pub use batch::BatchOrder;
 pub use model_tokenizer::tokenizer_path;
 pub use pack::{Packing, pack};
-pub use prepare::{DataError, Prepared, Split, prepare, read_rows};
+pub use prepare::{DataError, Prepared, Split, prepare, read_rows, rows_of_text};
 pub use rows::TokenRows;
 pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,

@@ -161,12 +161,36 @@ pub fn read_rows(
     sequence_length: usize,
     end_of_text: u32,
 ) -> Result<TokenRows, DataError> {
-    check_end_of_text(end_of_text, tokenizer)?;
     let split = Split::Validation;
     let documents = read_documents(paths)
         .map_err(|source| DataError::Source { split, source })?
         .documents;
-    let texts = tokenize(tokenizer, &documents)?;
+    rows_of_documents(&documents, tokenizer, sequence_length, end_of_text)
+}
+
+/// Rows of one text in memory.
+pub fn rows_of_text(
+    text: &str,
+    tokenizer: &Tokenizer,
+    sequence_length: usize,
+    end_of_text: u32,
+) -> Result<TokenRows, DataError> {
+    let document = Document {
+        path: PathBuf::new(),
+        line: None,
+        text: text.to_owned(),
+    };
+    rows_of_documents(&[document], tokenizer, sequence_length, end_of_text)
+}
+
+fn rows_of_documents(
+    documents: &[Document],
+    tokenizer: &Tokenizer,
+    sequence_length: usize,
+    end_of_text: u32,
+) -> Result<TokenRows, DataError> {
+    check_end_of_text(end_of_text, tokenizer)?;
+    let texts = tokenize(tokenizer, documents)?;
     let packing = Packing {
         sequence_length,
         beginning_of_text: tokenizer.beginning_of_text(),
@@ -175,6 +199,7 @@ pub fn read_rows(
     };
     let rows = pack(&texts, packing);
     if rows.num_rows() == 0 {
+        let split = Split::Validation;
         return Err(DataError::NoTokens { split });
     }
     Ok(rows)

@@ -87,6 +87,27 @@ impl TokenRows {
         self.num_bytes
     }
 
+    /// The rows before one, and the rest. Bytes are shared out by positions: which token they belong to is not known here.
+    pub fn split_at(&self, row_idx: usize) -> [Self; 2] {
+        let width = self.sequence_length + 1;
+        let (tokens, rest) = self.tokens.split_at(row_idx * width);
+        let (counted, rest_counted) = self.counted.split_at(row_idx);
+        let positions: u64 = counted.iter().map(|&count| u64::from(count)).sum();
+        let num_bytes = self.num_bytes * positions / self.num_positions().max(1);
+        let part = |tokens: &[u32], counted: &[u32], num_bytes| {
+            Self::new(
+                self.sequence_length,
+                tokens.to_vec(),
+                counted.to_vec(),
+                num_bytes,
+            )
+        };
+        [
+            part(tokens, counted, num_bytes),
+            part(rest, rest_counted, self.num_bytes - num_bytes),
+        ]
+    }
+
     /// BLAKE3 (hex) over sequence length, tokens and counts, in row order.
     pub fn hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();

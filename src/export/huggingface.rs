@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::ExportError;
-use super::safetensors::{dtype_name, encode_weight, write_file};
+use super::safetensors::{dtype_name, encode_weight};
+use super::shards::{Files, Shards};
 use crate::files::{with_path, write_atomically, write_json};
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::recipe::ExportDtype;
@@ -27,19 +28,20 @@ const TOKENIZER_FILES: [&str; 9] = [
 /// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
 ///
 /// `weight` is asked for each weight once, in the order of [`parameter_specs`], and gives it in f32, row-major,
-/// masks applied. One weight in f32 is held at a time, beside the file's contents.
-pub fn write_model(
-    dir: &Path,
+/// masks applied. One weight in f32 is held at a time, beside the contents of one file.
+pub fn write_model<'a>(
+    files: impl Into<Files<'a>>,
     config: &DecoderConfig,
     dtype: ExportDtype,
     mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
 ) -> Result<(), ExportError> {
-    let tensors = parameter_specs(config)
-        .iter()
-        .map(|spec| encode_weight(spec, &weight(spec), dtype))
-        .collect::<Result<_, _>>()?;
-    write_file(&dir.join("model.safetensors"), tensors)?;
-    write_configs(dir, config, &config.to_json(dtype_name(dtype)))
+    let files = files.into();
+    let mut shards = Shards::new(files);
+    for spec in parameter_specs(config) {
+        shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?;
+    }
+    shards.finish()?;
+    write_configs(files.dir, config, &config.to_json(dtype_name(dtype)))
 }
 
 /// Writes `config.json` as given and `generation_config.json`.

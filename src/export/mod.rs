@@ -5,8 +5,11 @@ pub mod containers;
 mod error;
 pub mod gguf;
 pub mod huggingface;
+mod loading;
 mod model_card;
+mod provenance;
 mod safetensors;
+mod shards;
 pub mod verify;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +17,12 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
-use half::bf16;
+use half::{bf16, f16};
 
 pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
+pub use provenance::{Ancestor, License, MadeBy, Provenance, TextFacts};
+pub use shards::Files;
 
 use self::compressed_tensors::QuantizedWeight;
 use self::containers::Container;
@@ -32,18 +37,16 @@ use crate::tensors;
 
 /// What goes into a folder beside the weights, and what it is compared on.
 pub struct ExportContext<'a> {
-    /// Name of the recipe.
+    /// Name of the recipe, or of what a command converts.
     pub name: &'a str,
-    /// Name of the teacher, if there was one.
-    pub teacher: Option<String>,
+    /// What it is made of.
+    pub provenance: &'a Provenance,
     /// Folder whose tokenizer files are copied byte for byte; without it the tokenizer is written.
     pub tokenizer_dir: Option<&'a Path>,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Validation rows.
     pub rows: &'a TokenRows,
-    /// The resolved recipe.
-    pub recipe: &'a str,
     /// Table of measurements for the model card: column titles and one row per pass.
     pub table: (Vec<String>, Vec<Vec<String>>),
 }
@@ -87,7 +90,13 @@ fn export_format(
     let effective = student.effective();
     let storage = Storage::of(plan, format, student);
     let stored = storage.decoded(&effective, student);
-    let written = write_model(&storage, student, &effective, context, dir)?;
+    let written = {
+        let files = Files {
+            dir,
+            max_shard_bytes: plan.max_shard_size,
+        };
+        write_model(&storage, student, &effective, context, files)?
+    };
     if format == ExportFormat::Gguf {
         gguf::check_tokenizer(&written, context.tokenizer, context.rows)?;
     } else {
@@ -96,9 +105,11 @@ fn export_format(
             None => context.tokenizer.save(dir)?,
         }
     }
-    files::write_atomically(&dir.join("recipe.yaml"), |out| {
-        out.write_all(context.recipe.as_bytes())
-    })?;
+    if let MadeBy::Recipe(recipe) = &context.provenance.made_by {
+        files::write_atomically(&dir.join("recipe.yaml"), |out| {
+            out.write_all(recipe.as_bytes())
+        })?;
+    }
 
     let budget = if are_equal(&stored, &effective) {
         Budget::LogitDifference(plan.max_logit_difference)
@@ -164,6 +175,12 @@ impl Storage {
                 .map(|x| bf16::from_f32(x).to_f32())
                 .collect()
         };
+        let f16 = |values: Vec<f32>| {
+            values
+                .into_iter()
+                .map(|x| f16::from_f32(x).to_f32())
+                .collect()
+        };
         effective.map(|spec, weight| {
             let on_grid = student.grid_of(spec).is_some();
             match self {
@@ -171,6 +188,9 @@ impl Storage {
                 Self::Plain(ExportDtype::F32) | Self::Packed(.., ExportDtype::F32) => weight,
                 Self::Plain(ExportDtype::Bf16) | Self::Packed(.., ExportDtype::Bf16) => {
                     rounded(&weight, spec, &bf16)
+                }
+                Self::Plain(ExportDtype::F16) | Self::Packed(.., ExportDtype::F16) => {
+                    rounded(&weight, spec, &f16)
                 }
                 Self::Gguf(storage, _) => rounded(&weight, spec, &|values| {
                     gguf::stored(spec, values, *storage, &effective.config)
@@ -193,7 +213,7 @@ fn write_model(
     student: &Student,
     effective: &Decoder,
     context: &ExportContext<'_>,
-    dir: &Path,
+    files: Files<'_>,
 ) -> Result<PathBuf, ExportError> {
     let by_name = |decoder: &Decoder| -> BTreeMap<String, Tensor<2>> {
         let parameters = decoder.parameters().into_iter();
@@ -210,17 +230,17 @@ fn write_model(
     };
     let config = &effective.config;
     match storage {
-        Storage::Plain(dtype) => huggingface::write_model(dir, config, *dtype, weight)?,
+        Storage::Plain(dtype) => huggingface::write_model(files, config, *dtype, weight)?,
         Storage::Packed(container, _, dtype) => {
             let schemes = &student.schemes;
             let quantized = |spec: &ParameterSpec, scheme: Scheme| quantized(scheme, spec);
             match *container {
                 None => compressed_tensors::write_model(
-                    dir, config, schemes, *dtype, weight, quantized,
+                    files, config, schemes, *dtype, weight, quantized,
                 )?,
                 Some(container) => {
                     let held = (container, schemes);
-                    containers::write_model(dir, config, held, *dtype, weight, quantized)?;
+                    containers::write_model(files, config, held, *dtype, weight, quantized)?;
                 }
             }
         }
@@ -231,15 +251,16 @@ fn write_model(
                 storage: *storage,
                 tokenizer: context.tokenizer,
                 template_dir: context.tokenizer_dir,
+                license: context.provenance.license(),
             };
             let codes = |spec: &ParameterSpec| {
                 grid.and(student.scheme_of(spec))
                     .map(|scheme| quantized(scheme, spec))
             };
-            return gguf::write_model(dir, &model, weight, codes);
+            return gguf::write_model(files.dir, &model, weight, codes);
         }
     }
-    Ok(dir.to_path_buf())
+    Ok(files.dir.to_path_buf())
 }
 
 fn host(quantized: &Quantized) -> QuantizedWeight {
@@ -265,7 +286,7 @@ fn card_facts(
     let (columns, rows) = context.table.clone();
     CardFacts {
         name: context.name.to_owned(),
-        teacher: context.teacher.clone(),
+        provenance: context.provenance.clone(),
         config: effective.config.clone(),
         storage: storage.to_string(),
         weights_bytes: verification.size_bytes,
@@ -291,6 +312,7 @@ impl fmt::Display for Storage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = |dtype: &ExportDtype| match dtype {
             ExportDtype::Bf16 => "bfloat16",
+            ExportDtype::F16 => "float16",
             ExportDtype::F32 => "float32",
         };
         match self {

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 use super::containers::Container;
+use super::loading::loading;
+use super::provenance::{Ancestor, License, MadeBy, Provenance};
 use super::verify::Verification;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
@@ -12,10 +14,10 @@ use crate::progress::thousands;
 /// What the card says; nothing in it is estimated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CardFacts {
-    /// Name of the recipe.
+    /// Name of the recipe, or of what a command converts.
     pub name: String,
-    /// Name of the teacher, if there was one.
-    pub teacher: Option<String>,
+    /// What it is made of.
+    pub provenance: Provenance,
     /// Architecture of the model.
     pub config: DecoderConfig,
     /// How weights are stored, such as `int4, groups of 32, bfloat16 scales`.
@@ -52,15 +54,8 @@ pub enum Engine {
 pub fn model_card(facts: &CardFacts) -> String {
     let mut card = front_matter(facts);
     let _ = write!(card, "\n# {}\n\n", facts.name); // writing to a string cannot fail
-    match &facts.teacher {
-        Some(teacher) => {
-            let _ = writeln!(
-                card,
-                "A student of `{teacher}`, made by alambic. `recipe.yaml` made it."
-            );
-        }
-        None => card.push_str("Made by alambic from text alone. `recipe.yaml` made it.\n"),
-    }
+    origin(&mut card, &facts.provenance);
+    license(&mut card, &facts.provenance);
     sizes(&mut card, facts);
     measurements(&mut card, facts);
     if let Some(verification) = &facts.verification {
@@ -79,11 +74,24 @@ fn front_matter(facts: &CardFacts) -> String {
         Engine::LlamaCpp { .. } => "llama.cpp",
     };
     let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
-    if let Some(teacher) = &facts.teacher {
-        let quoted = Value::from(teacher.as_str()); // a JSON string is a YAML string
-        let _ = writeln!(text, "base_model: {quoted}");
+    let provenance = &facts.provenance;
+    let quoted = |text: &str| Value::from(text); // a JSON string is a YAML string
+    if let Some(base) = provenance.ancestors().first() {
+        let _ = writeln!(text, "base_model: {}", quoted(&base.name));
     }
-    text.push_str("tags:\n- alambic\n- distillation\n");
+    if let Some(license) = provenance.license() {
+        let License { id, name, link } = license;
+        let _ = writeln!(text, "license: {}", quoted(id));
+        for (key, value) in [("name", name), ("link", link)] {
+            if let Some(value) = value {
+                let _ = writeln!(text, "license_{key}: {}", quoted(value));
+            }
+        }
+    }
+    text.push_str("tags:\n- alambic\n");
+    if provenance.teacher.is_some() {
+        text.push_str("- distillation\n");
+    }
     match facts.engine {
         Engine::Transformers => {}
         Engine::CompressedTensors => text.push_str("- compressed-tensors\n"),
@@ -94,6 +102,67 @@ fn front_matter(facts: &CardFacts) -> String {
     }
     text.push_str("---\n");
     text
+}
+
+/// Sentences on what made the model, and of what.
+fn origin(card: &mut String, provenance: &Provenance) {
+    let base = provenance.base.as_ref();
+    let teacher = provenance
+        .teacher
+        .as_ref()
+        .filter(|teacher| Some(*teacher) != base);
+    let made_of = match (base, teacher) {
+        (None, None) => "Made by alambic from text alone.".to_owned(),
+        (None, Some(teacher)) => format!("A student of `{}`, made by alambic.", teacher.name),
+        (Some(base), None) => format!("Made by alambic of `{}`.", base.name),
+        (Some(base), Some(teacher)) => {
+            let (base, teacher) = (&base.name, &teacher.name);
+            format!("Made by alambic of `{base}`, as a student of `{teacher}`.")
+        }
+    };
+    let _ = match &provenance.made_by {
+        MadeBy::Recipe(_) => writeln!(card, "{made_of} `recipe.yaml` made it."),
+        MadeBy::Command(command) => {
+            writeln!(card, "{made_of} This made it:\n\n```sh\n{command}\n```")
+        }
+    };
+    if provenance.texts.is_empty() {
+        return;
+    }
+    card.push_str("\n## Data\n\n");
+    for text in &provenance.texts {
+        let names: Vec<String> = text.names.iter().map(|name| format!("`{name}`")).collect();
+        let tokens = thousands(text.num_tokens);
+        let _ = writeln!(
+            card,
+            "- {}: {tokens} tokens of {}",
+            text.purpose,
+            names.join(", ")
+        );
+    }
+}
+
+/// Whose licence holds, as far as it is known.
+fn license(card: &mut String, provenance: &Provenance) {
+    let ancestors = provenance.ancestors();
+    if ancestors.is_empty() {
+        return;
+    }
+    card.push_str("\n## Licence\n\n");
+    let line = |ancestor: &Ancestor| match &ancestor.license {
+        Some(license) => {
+            let link = license.link.as_ref();
+            let link = link.map(|link| format!(" ({link})")).unwrap_or_default();
+            format!("- `{}`: {}{link}", ancestor.name, license.told())
+        }
+        None => format!("- `{}`: unknown: check before publishing", ancestor.name),
+    };
+    let lines: Vec<String> = ancestors.into_iter().map(line).collect();
+    let _ = writeln!(
+        card,
+        "Carried over from what it is made of:\n\n{}",
+        lines.join("\n")
+    );
 }
 
 fn sizes(card: &mut String, facts: &CardFacts) {
@@ -157,51 +226,6 @@ fn verified(card: &mut String, found: &Verification) {
     );
 }
 
-fn loading(card: &mut String, engine: &Engine) {
-    let packages = match engine {
-        Engine::Transformers => "transformers torch",
-        Engine::CompressedTensors => "transformers torch compressed-tensors",
-        Engine::Of(Container::Gptq | Container::Awq) => "transformers torch gptqmodel",
-        Engine::Of(Container::Mlx) => {
-            card.push_str(
-                "\n## Use\n\n\
-                 With MLX (`pip install mlx-lm`):\n\n\
-                 ```sh\n\
-                 mlx_lm.generate --model . --prompt \"It was\" --max-tokens 40\n\
-                 ```\n",
-            );
-            return;
-        }
-        Engine::LlamaCpp { file } => {
-            let _ = write!(
-                card,
-                "\n## Use\n\n\
-                 With llama.cpp:\n\n\
-                 ```sh\n\
-                 llama-cli -m {file} -p \"It was\" -n 40 -no-cnv\n\
-                 ```\n"
-            );
-            return;
-        }
-    };
-    let _ = write!(
-        card,
-        "\n## Use\n\n\
-         With transformers (`pip install {packages}`):\n\n\
-         ```python\n\
-         from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-         tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
-         model = AutoModelForCausalLM.from_pretrained(\".\")\n\
-         inputs = tokenizer(\"It was\", return_tensors=\"pt\")\n\
-         print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))\n\
-         ```\n\n\
-         With vLLM:\n\n\
-         ```sh\n\
-         vllm serve .\n\
-         ```\n"
-    );
-}
-
 fn table(card: &mut String, columns: &[String], rows: &[Vec<String>]) {
     let rule = vec!["---".to_owned(); columns.len()];
     for cells in [columns, &rule]
@@ -219,156 +243,5 @@ fn escaped(cell: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::verify::Budget;
-    use super::*;
-    use crate::model::{Architecture, LayerType, Rope, RopeScaling};
-
-    fn facts() -> CardFacts {
-        CardFacts {
-            name: "quickstart".to_owned(),
-            teacher: Some("austen-teacher".to_owned()),
-            config: DecoderConfig {
-                architecture: Architecture::Llama,
-                vocab_size: 4096,
-                hidden_size: 128,
-                intermediate_size: 352,
-                num_hidden_layers: 4,
-                num_attention_heads: 4,
-                num_key_value_heads: 2,
-                head_dim: 32,
-                rms_norm_eps: 1e-5,
-                query_pre_attn_scalar: 32,
-                attn_logit_softcapping: None,
-                final_logit_softcapping: None,
-                sliding_window: None,
-                layer_types: vec![LayerType::Full; 4],
-                local_rope: None,
-                rope: Rope {
-                    theta: 10_000.0,
-                    scaling: RopeScaling::Default,
-                },
-                max_position_embeddings: 256,
-                tie_word_embeddings: true,
-                bos_token_id: None,
-                eos_token_ids: vec![0],
-                pad_token_id: None,
-            },
-            storage: "int4, groups of 32".to_owned(),
-            weights_bytes: 1_483_000,
-            columns: vec!["pass".to_owned(), "loss".to_owned()],
-            rows: vec![
-                vec!["00-distill".to_owned(), "4.21".to_owned()],
-                vec!["01-a|b".to_owned(), "4.30".to_owned()],
-            ],
-            verification: Some(Verification {
-                format: "compressed-tensors".to_owned(),
-                size_bytes: 1_483_000,
-                positions: 12_345,
-                max_logit_difference: 0.000_031,
-                kl_nats: 1.5e-9,
-                top1_agreement: 0.9995,
-                budget: Budget::LogitDifference(1e-3),
-            }),
-            engine: Engine::CompressedTensors,
-        }
-    }
-
-    #[test]
-    fn the_card_says_what_was_measured() {
-        let card = model_card(&facts());
-        // By hand: 4096 * 128 + 4 * (2 * 128 + 128 * (128 + 64 + 64 + 128) + 3 * 128 * 352) + 128.
-        assert!(card.contains("| parameters | 1,262,720 |"), "{card}");
-        assert!(
-            card.contains("| vocabulary | 4,096, tied output |"),
-            "{card}"
-        );
-        assert!(
-            card.contains("| weights file | 1,483,000 bytes |"),
-            "{card}"
-        );
-        assert!(
-            card.contains(
-                "| pass | loss |\n| --- | --- |\n| 00-distill | 4.21 |\n| 01-a\\|b | 4.30 |\n"
-            ),
-            "{card}"
-        );
-        assert!(
-            card.contains("on 12,345 positions: largest logit difference 3.1e-5 (at most 1e-3), KL 1.5e-9 nats, top-1 agreement 99.95 %."),
-            "{card}"
-        );
-        assert!(
-            card.contains("pip install transformers torch compressed-tensors"),
-            "{card}"
-        );
-    }
-
-    #[test]
-    fn the_front_matter_comes_first_and_quotes_the_teacher() {
-        let mut facts = facts();
-        facts.teacher = Some("a: \"b\"\nc".to_owned());
-        let card = model_card(&facts);
-        assert!(
-            card.starts_with(
-                "---\nlibrary_name: transformers\npipeline_tag: text-generation\n\
-                 base_model: \"a: \\\"b\\\"\\nc\"\ntags:\n- alambic\n- distillation\n- compressed-tensors\n---\n"
-            ),
-            "{card}"
-        );
-    }
-
-    #[test]
-    fn each_container_says_what_loads_it() {
-        for (container, told) in [
-            (
-                Container::Gptq,
-                [
-                    "library_name: transformers",
-                    "- gptq\n",
-                    "gptqmodel",
-                    "vllm serve .",
-                ],
-            ),
-            (
-                Container::Awq,
-                [
-                    "library_name: transformers",
-                    "- awq\n",
-                    "gptqmodel",
-                    "vllm serve .",
-                ],
-            ),
-            (
-                Container::Mlx,
-                [
-                    "library_name: mlx",
-                    "- mlx\n",
-                    "mlx_lm.generate --model .",
-                    "",
-                ],
-            ),
-        ] {
-            let card = model_card(&CardFacts {
-                engine: Engine::Of(container),
-                ..facts()
-            });
-            for told in told {
-                assert!(card.contains(told), "{told}: {card}");
-            }
-            assert_eq!(card.contains("vllm"), container != Container::Mlx);
-        }
-    }
-
-    #[test]
-    fn what_was_not_measured_is_not_mentioned() {
-        let mut facts = facts();
-        facts.teacher = None;
-        facts.rows.clear();
-        facts.verification = None;
-        facts.engine = Engine::Transformers;
-        let card = model_card(&facts);
-        for absent in ["base_model", "Measured", "Verified", "compressed-tensors"] {
-            assert!(!card.contains(absent), "{absent}: {card}");
-        }
-    }
-}
+#[path = "model_card_tests.rs"]
+mod tests;

@@ -1,4 +1,4 @@
-//! Writes one safetensors file, as the reference writer does byte for byte.
+//! Writes safetensors files, each as the reference writer does byte for byte.
 
 use std::collections::HashMap;
 use std::io;
@@ -6,6 +6,7 @@ use std::path::Path;
 
 use ::safetensors::Dtype;
 use ::safetensors::tensor::{Metadata, TensorInfo};
+use half::{bf16, f16};
 
 use super::ExportError;
 use crate::files::write_atomically;
@@ -22,7 +23,7 @@ pub(super) struct EncodedTensor {
     pub(super) bytes: Vec<u8>,
 }
 
-/// A plain weight; bfloat16 is rounded to nearest, ties to even, as torch does.
+/// A plain weight; 16-bit floats are rounded to nearest, ties to even, as torch does.
 ///
 /// A value that is not finite, or becomes infinite when rounded, is refused: engines would load it and answer noise.
 pub(super) fn encode_weight(
@@ -33,7 +34,8 @@ pub(super) fn encode_weight(
     check_length(&spec.name, spec.num_elements(), weight.len())?;
     let is_stored = |value: f32| match dtype {
         ExportDtype::F32 => value.is_finite(),
-        ExportDtype::Bf16 => half::bf16::from_f32(value).is_finite(),
+        ExportDtype::Bf16 => bf16::from_f32(value).is_finite(),
+        ExportDtype::F16 => f16::from_f32(value).is_finite(),
     };
     if let Some(element_idx) = weight.iter().position(|&value| !is_stored(value)) {
         return Err(ExportError::NotFinite {
@@ -52,6 +54,10 @@ pub(super) fn encode_weight(
                 .collect(),
         ),
         ExportDtype::Bf16 => (Dtype::BF16, encode_bf16(weight)),
+        ExportDtype::F16 => {
+            let halves = weight.iter().map(|&value| f16::from_f32(value));
+            (Dtype::F16, halves.flat_map(f16::to_le_bytes).collect())
+        }
     };
     Ok(EncodedTensor {
         name: spec.name.clone(),
@@ -65,7 +71,7 @@ pub(super) fn encode_weight(
 fn encode_bf16(values: &[f32]) -> Vec<u8> {
     values
         .iter()
-        .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
+        .flat_map(|&value| bf16::from_f32(value).to_le_bytes())
         .collect()
 }
 
@@ -73,6 +79,7 @@ fn encode_bf16(values: &[f32]) -> Vec<u8> {
 pub(super) fn dtype_name(dtype: ExportDtype) -> &'static str {
     match dtype {
         ExportDtype::Bf16 => "bfloat16",
+        ExportDtype::F16 => "float16",
         ExportDtype::F32 => "float32",
     }
 }

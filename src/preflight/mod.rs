@@ -58,6 +58,21 @@ pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFau
     }
 }
 
+/// Checks the passes of a plan against the architecture of the student that enters the first.
+///
+/// # Errors
+///
+/// The first fault found.
+pub fn check_passes(
+    plan: &Plan,
+    overrides: &[String],
+    student: &DecoderConfig,
+) -> Result<(), RecipeFaults> {
+    let preflight = Preflight { plan, overrides };
+    let configs = preflight.shrunk(student)?;
+    preflight.schemes(&configs)
+}
+
 /// Refuses a run whose estimated artifacts do not fit on the disk that `output` is on.
 ///
 /// # Errors

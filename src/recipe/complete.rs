@@ -314,7 +314,8 @@ fn temperature(
     }))
 }
 
-fn export(fields: &Fields) -> Option<ExportPlan> {
+/// What is written at the end.
+pub(super) fn export(fields: &Fields) -> Option<ExportPlan> {
     let formats: Vec<String> = fields.get("formats")?;
     let format = |name: &String| match name.as_str() {
         "huggingface" => ExportFormat::HuggingFace,
@@ -328,8 +329,10 @@ fn export(fields: &Fields) -> Option<ExportPlan> {
         formats: formats.iter().map(format).collect(),
         dtype: match fields.get::<String>("dtype")?.as_str() {
             "f32" => ExportDtype::F32,
+            "f16" => ExportDtype::F16,
             _ => ExportDtype::Bf16,
         },
+        max_shard_size: fields.get("max_shard_size")?,
         gguf: GgufPlan {
             linear: gguf_type(fields, "gguf_type"),
             embedding: gguf_type(fields, "gguf_embedding_type"),

@@ -49,6 +49,8 @@ pub(super) enum Kind {
     IntegerOr(u64, u64, &'static str),
     /// A count of at least this, which may be written `600k` or `1.5M`.
     Tokens(u64),
+    /// Bytes, which may be written `500M` or `5G`.
+    Bytes(u64),
     /// A number.
     Number(Bound<f64>, Bound<f64>),
     /// A number (the kind), or keys that say how it moves or is found.
@@ -134,6 +136,7 @@ pub(super) const fn rule(
 
 /// Largest count of tokens: below it, no product of two sizes of a plan overflows 64 bits.
 pub(super) const MAX_TOKENS: u64 = 1_000_000_000_000;
+pub(super) const MAX_BYTES: u64 = 1_000_000_000_000_000;
 pub(super) const MAX_STEPS: u64 = 1_000_000_000;
 pub(super) const MAX_SIZE: u64 = 1 << 20; // widths, lengths and batches; real ones are a tenth of it
 pub(super) const SHARE_ABOVE_0: Kind = Kind::Number(Excluded(0.0), Included(1.0));

@@ -38,6 +38,7 @@ mod student_keys;
 mod student_plan;
 mod tree;
 mod values;
+mod words;
 
 use std::fmt;
 use std::io::Read;
@@ -52,6 +53,7 @@ pub use reference::{reference_markdown, schema};
 pub use resolved::resolved_yaml;
 pub use schedule_plan::*;
 pub use student_plan::*;
+pub use words::{export_plan, words};
 
 use crate::diag::{self, Diagnostic, Sources};
 

@@ -242,6 +242,9 @@ pub struct ExportPlan {
     pub formats: Vec<ExportFormat>,
     /// Storage of weights that are not quantised.
     pub dtype: ExportDtype,
+    /// Bytes of weights in one safetensors file, at most, unless a single tensor has more.
+    #[serde(skip_serializing_if = "is_usual_shard")]
+    pub max_shard_size: u64,
     /// How weights are stored in a GGUF file.
     #[serde(flatten)]
     pub gguf: GgufPlan,
@@ -250,6 +253,16 @@ pub struct ExportPlan {
     pub max_logit_difference: f64,
     /// The budget where weights are rounded to bf16 on the way: KL(student in memory ‖ folder), nats per position.
     pub max_rounding_kl: f64,
+}
+
+impl ExportPlan {
+    /// Where transformers 5 begins another file.
+    pub const MAX_SHARD_SIZE: u64 = 50_000_000_000;
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_usual_shard(max_shard_size: &u64) -> bool {
+    *max_shard_size == ExportPlan::MAX_SHARD_SIZE
 }
 
 /// A format that engines load.
@@ -306,6 +319,8 @@ pub enum GgufType {
 pub enum ExportDtype {
     /// bfloat16.
     Bf16,
+    /// float16.
+    F16,
     /// float32.
     F32,
 }

@@ -207,7 +207,7 @@ static SUPPORT: Block = Block {
 
 const GGUF_TYPE: Kind = Kind::Word(&["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"]);
 
-static EXPORT: Block = Block {
+pub(super) static EXPORT: Block = Block {
     name: "export",
     about: "What is written at the end and verified.",
     keys: &[&[
@@ -230,9 +230,15 @@ static EXPORT: Block = Block {
         ),
         or(
             "dtype",
-            Kind::Word(&["bf16", "f32"]),
+            Kind::Word(&["bf16", "f16", "f32"]),
             "bf16",
             "storage of weights that are not quantised",
+        ),
+        or(
+            "max_shard_size",
+            Kind::Bytes(1),
+            "50G", // as in transformers 5
+            "bytes of weights in one safetensors file; more are spread over several with an index",
         ),
         rule(
             "gguf_type",

@@ -5,7 +5,7 @@ use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Block, Fallback, Key, Kind, MAX_STEPS, MAX_TOKENS};
+use super::keys::{Block, Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS};
 use super::recipe_keys::RECIPE;
 use super::values;
 
@@ -93,6 +93,10 @@ fn kind_schema(kind: &Kind) -> Value {
         Kind::Tokens(min) => json!({"oneOf": [
             {"type": "integer", "minimum": min, "maximum": MAX_TOKENS},
             {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?[kM]$"},
+        ]}),
+        Kind::Bytes(min) => json!({"oneOf": [
+            {"type": "integer", "minimum": min, "maximum": MAX_BYTES},
+            {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?[kMG]$"},
         ]}),
         Kind::Number(min, max) => {
             let mut schema = Map::new();

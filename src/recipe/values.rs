@@ -7,7 +7,7 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 use super::fields::Checked;
-use super::keys::{Fallback, Key, Kind, MAX_STEPS, MAX_TOKENS, PathKind};
+use super::keys::{Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS, PathKind};
 use super::tree::{Node, Value};
 use crate::diag::{Diagnostic, Span, code_list, nearest};
 use crate::gguf::is_gguf;
@@ -33,7 +33,11 @@ pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
         (Kind::Integer(min, max) | Kind::IntegerOr(min, max, _), value) => {
             integer(value, *min, *max)
         }
-        (Kind::Tokens(min), Value::Text(text)) => abbreviated(text)
+        (Kind::Bytes(min), Value::Text(text)) => abbreviated(text, &BYTES)
+            .filter(|count| (*min..=MAX_BYTES).contains(count))
+            .map(Checked::Integer),
+        (Kind::Bytes(min), value) => integer(value, *min, MAX_BYTES),
+        (Kind::Tokens(min), Value::Text(text)) => abbreviated(text, &COUNTS)
             .filter(|count| (*min..=MAX_TOKENS).contains(count))
             .map(Checked::Integer),
         (Kind::Tokens(min), value) => integer(value, *min, MAX_TOKENS),
@@ -122,10 +126,16 @@ pub(super) fn mismatch(
         (Kind::Number(..) | Kind::Moving(..) | Kind::StepsOrShare, value) => {
             number(value).is_some()
         }
-        (Kind::Tokens(_), Value::Text(text)) => abbreviated(text).is_some(),
-        (Kind::Integer(..) | Kind::IntegerOf(_) | Kind::IntegerOr(..) | Kind::Tokens(_), value) => {
-            matches!(value, Value::Integer(_))
-        }
+        (Kind::Tokens(_), Value::Text(text)) => abbreviated(text, &COUNTS).is_some(),
+        (Kind::Bytes(_), Value::Text(text)) => abbreviated(text, &BYTES).is_some(),
+        (
+            Kind::Integer(..)
+            | Kind::IntegerOf(_)
+            | Kind::IntegerOr(..)
+            | Kind::Tokens(_)
+            | Kind::Bytes(_),
+            value,
+        ) => matches!(value, Value::Integer(_)),
         (Kind::List(..), Value::List(_)) => true,
         _ => false,
     };
@@ -190,6 +200,7 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::Tokens(min) => {
             format!("a count of at least {min}, such as 4096, `600k` or `1.5M`")
         }
+        Kind::Bytes(min) => format!("at least {min} bytes, such as `500M` or `5G`"),
         Kind::Number(min, max) => format!("a number{}", bounds(*min, *max)),
         Kind::Moving(number, block) => {
             format!(
@@ -280,12 +291,15 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
+/// Letters behind a count, and the zeros that they stand for.
+const COUNTS: [(char, usize); 2] = [('k', 3), ('M', 6)];
+const BYTES: [(char, usize); 3] = [('k', 3), ('M', 6), ('G', 9)];
+
 /// `600k` or `1.5M`, exactly: a fraction of a token is refused.
-fn abbreviated(text: &str) -> Option<u64> {
-    let (digits, zeros) = match text.strip_suffix('k') {
-        Some(digits) => (digits, 3),
-        None => (text.strip_suffix('M')?, 6),
-    };
+fn abbreviated(text: &str, letters: &[(char, usize)]) -> Option<u64> {
+    let mut letters = letters.iter();
+    let (digits, zeros) =
+        letters.find_map(|&(letter, zeros)| Some((text.strip_suffix(letter)?, zeros)))?;
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let is_plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || fraction.len() > zeros || !is_plain(whole) || !is_plain(fraction) {
@@ -331,8 +345,10 @@ mod tests {
             ("99999999999999999999k", None),
         ];
         for (text, want) in cases {
-            assert_eq!(abbreviated(text), want, "{text}");
+            assert_eq!(abbreviated(text, &COUNTS), want, "{text}");
         }
+        assert_eq!(abbreviated("1G", &COUNTS), None);
+        assert_eq!(abbreviated("1.5G", &BYTES), Some(1_500_000_000));
     }
 
     #[test]

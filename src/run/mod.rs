@@ -17,17 +17,17 @@ use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepar
 use crate::cache::{CacheError, Part};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
-use crate::data::{DataError, Prepared};
+use crate::data::{DataError, Prepared, TokenRows};
 use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
-use crate::export::{self, ExportContext, ExportError};
+use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{PartialDir, with_path};
 use crate::gguf::is_gguf;
 use crate::memory;
 use crate::passes::PassError;
 use crate::preflight;
 use crate::progress;
-use crate::recipe::{self, Plan, RecipeFaults, TokenizerPlan};
+use crate::recipe::{self, Plan, RecipeFaults, StudentPlan, TokenizerPlan};
 use crate::report::{self, Curve, PassRow, RunReport};
 use crate::stages::{Stage, Stages, StagesError};
 use crate::student::{Student, StudentError};
@@ -197,17 +197,14 @@ impl Run<'_> {
             .teacher
             .as_ref()
             .map(|teacher| teacher.checkpoint.as_path());
-        let teacher = teacher_path
-            .and_then(Path::file_name)
-            .map(|name| name.to_string_lossy().into_owned());
+        let made_by = recipe::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
         let export_context = ExportContext {
             name: &plan.name,
-            teacher,
+            provenance: &provenance(plan, self.data, MadeBy::Recipe(made_by)),
             tokenizer_dir: teacher_path
                 .filter(|path| plan.data.tokenizer == TokenizerPlan::Teacher && !is_gguf(path)),
             tokenizer: &self.data.tokenizer,
             rows: &self.data.validation,
-            recipe: &recipe::resolved_yaml(plan, &stage.dir.join("format")), // each format has a folder
             table: report::table_cells(&self.rows),
         };
         say_changed(stage);
@@ -253,6 +250,38 @@ impl Run<'_> {
     }
 }
 
+/// What the card of an export tells of the run.
+fn provenance(plan: &Plan, data: &Prepared, made_by: MadeBy) -> Provenance {
+    let teacher = plan.teacher.as_ref();
+    let teacher = teacher.map(|teacher| Ancestor::of(&teacher.checkpoint));
+    let text = |purpose, paths: &[PathBuf], rows: &TokenRows| TextFacts {
+        purpose,
+        names: names(paths),
+        num_tokens: rows.num_positions(),
+    };
+    Provenance {
+        base: match &plan.student {
+            StudentPlan::Checkpoint(path) => Some(Ancestor::of(path)),
+            StudentPlan::FromTeacher(_) => teacher.clone(),
+            StudentPlan::Architecture(_) => None,
+        },
+        teacher,
+        texts: vec![
+            text("training text", &plan.data.train, &data.train),
+            text("validation text", &plan.data.validation, &data.validation),
+        ],
+        made_by,
+    }
+}
+
+/// Names of files and folders, without where they lie.
+pub(crate) fn names(paths: &[PathBuf]) -> Vec<String> {
+    let names = paths.iter().filter_map(|path| path.file_name());
+    names
+        .map(|name| name.to_string_lossy().into_owned())
+        .collect()
+}
+
 /// The command line that makes this run again, for a POSIX shell.
 fn command(plan: &Plan, overrides: &[String]) -> String {
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
@@ -288,7 +317,7 @@ fn say_changed(stage: &Stage) {
 }
 
 /// Takes a folder for this process until the lock is dropped.
-fn lock(dir: &Path) -> Result<File, RunError> {
+pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
     let file = lock_file(dir)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -89,6 +89,7 @@ impl Student {
             masks,
             schemes,
             scales,
+            carried: BTreeMap::new(),
             layer_repeats: facts.layer_repeats,
             adapter: None,
             projections: Vec::new(),

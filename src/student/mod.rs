@@ -1,6 +1,7 @@
 //! The student: a decoder with the masks and schemes that passes put on it.
 
 mod adapter;
+mod carried;
 mod disk;
 mod from_teacher;
 mod importance;
@@ -21,7 +22,7 @@ pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
 pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
-use crate::model::grid::round_to_bf16;
+use crate::model::grid::{Scaling, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,
     Rope, RopeScaling, Schemes, parameter_specs,
@@ -54,6 +55,9 @@ pub struct Student {
     pub schemes: Schemes,
     /// By parameter name: scales that are trained or were chosen. The others follow the weights.
     pub scales: BTreeMap<String, KeptScaling>,
+    /// By parameter name: scales and zeros that a checkpoint had, of a student that no pass has changed
+    /// ([`Student::carried`]).
+    pub carried: BTreeMap<String, Scaling<3>>,
     /// What is added to free weights and trained in their place, while a pass does so.
     pub adapter: Option<Adapter>,
     /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.
@@ -88,6 +92,7 @@ impl Student {
             masks: BTreeMap::new(),
             schemes: Schemes::new(),
             scales: BTreeMap::new(),
+            carried: BTreeMap::new(),
             adapter: None,
             projections: Vec::new(),
         }
@@ -146,7 +151,7 @@ impl Student {
                     let on_grid = self.quantize(spec, *scheme, weight);
                     on_grid.scaling.values(on_grid.codes).reshape(shape)
                 }
-                None if self.schemes.is_empty() => weight,
+                None if self.schemes.is_empty() || self.is_carried() => weight,
                 None => round_to_bf16(weight),
             }
         })

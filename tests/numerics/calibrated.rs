@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, export};
+use alambic::export::{ExportContext, Provenance, export};
 use alambic::model::{DecoderConfig, LayerType, ParameterKind};
 use alambic::passes::{PassError, apply};
 use alambic::quantization::QuantizeError;
@@ -147,17 +147,17 @@ fn free_weights_are_on_their_grids_in_memory_on_disk_and_in_exports() {
         let plan = ExportPlan {
             formats: vec![ExportFormat::CompressedTensors],
             dtype,
+            max_shard_size: ExportPlan::MAX_SHARD_SIZE,
             max_logit_difference: 1e-5,
             gguf: alambic::recipe::GgufPlan::default(),
             max_rounding_kl: 1.0,
         };
         let context = ExportContext {
             name: "tiny",
-            teacher: None,
+            provenance: &Provenance::default(),
             tokenizer_dir: Some(&tokenizer_dir),
             tokenizer: &tokenizer,
             rows: &rows,
-            recipe: "",
             table: (Vec::new(), Vec::new()),
         };
         let verified = export(&plan, &student, &context, dir.path()).unwrap();

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
 use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, export};
+use alambic::export::{ExportContext, Provenance, export};
 use alambic::model::ParameterKind;
 use alambic::passes::{apply, name};
 use alambic::recipe::{
@@ -238,17 +238,17 @@ fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
         let plan = ExportPlan {
             formats,
             dtype,
+            max_shard_size: ExportPlan::MAX_SHARD_SIZE,
             max_logit_difference: 1e-5,
             gguf: alambic::recipe::GgufPlan::default(),
             max_rounding_kl: 1.0,
         };
         let context = ExportContext {
             name: "tiny",
-            teacher: None,
+            provenance: &Provenance::default(),
             tokenizer_dir: Some(&tokenizer_dir),
             tokenizer: &tokenizer,
             rows: &rows,
-            recipe: "",
             table: (Vec::new(), Vec::new()),
         };
         let dir = tempfile::tempdir().unwrap();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, export};
+use alambic::export::{ExportContext, Provenance, export};
 use alambic::recipe::{
     AdapterPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, PassPlan, Pattern,
     PruneMethod, PrunePlan, Zeros,
@@ -58,17 +58,17 @@ fn write(
     let plan = ExportPlan {
         formats: vec![format],
         dtype,
+        max_shard_size: ExportPlan::MAX_SHARD_SIZE,
         max_logit_difference: 1e-5,
         gguf: GgufPlan::default(),
         max_rounding_kl: 1.0,
     };
     let context = ExportContext {
         name: "tiny",
-        teacher: None,
+        provenance: &Provenance::default(),
         tokenizer_dir: Some(&tokenizer_dir),
         tokenizer: &tokenizer,
         rows,
-        recipe: "",
         table: (Vec::new(), Vec::new()),
     };
     export(&plan, student, &context, dir).unwrap();

@@ -13,8 +13,9 @@ pub use self::config::ROPE_FREQS;
 use self::config::config_json;
 pub use self::names::gguf_name;
 use super::CheckpointError;
-use crate::gguf::GgufFile;
-use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec};
+use crate::gguf::{GgufFile, TensorType};
+use crate::model::grid::Grid;
+use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes};
 
 const ARCHITECTURE: &str = "general.architecture";
 
@@ -91,6 +92,26 @@ impl GgufWeights {
                 tensor: name.to_owned(),
             }),
         }
+    }
+
+    /// Projections whose blocks are codes around 0 with one scale.
+    pub(super) fn schemes(&self, specs: &[ParameterSpec]) -> Schemes {
+        let bits = |spec: &ParameterSpec| match self.file.info(&self.tensor_name(spec).ok()?)?.kind
+        {
+            TensorType::Q4_0 => Some(4),
+            TensorType::Q8_0 => Some(8),
+            _ => None,
+        };
+        let linear = specs
+            .iter()
+            .filter(|spec| spec.kind == ParameterKind::Linear);
+        let scheme = |bits| Scheme {
+            weight: Grid::symmetric(bits, Some(32)),
+            input: None,
+        };
+        linear
+            .filter_map(|spec| Some((spec.name.clone(), scheme(bits(spec)?))))
+            .collect()
     }
 
     /// One weight in f32, row-major, as a Hugging Face checkpoint has it.

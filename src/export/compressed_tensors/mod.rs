@@ -5,8 +5,6 @@
 mod config;
 mod pack;
 
-use std::path::Path;
-
 use ::safetensors::Dtype;
 use half::{bf16, f16};
 
@@ -14,7 +12,8 @@ use self::config::quantization_config;
 pub use self::pack::pack;
 use super::ExportError;
 use super::huggingface::write_configs;
-use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight, write_file};
+use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
+use super::shards::{Files, Shards};
 use crate::model::grid::Levels;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::recipe::ExportDtype;
@@ -24,7 +23,7 @@ use crate::recipe::ExportDtype;
 pub struct QuantizedWeight {
     /// Row-major `[out, in]`; levels of the grid.
     pub codes: Vec<f32>,
-    /// Row-major `[out, G]`; each exact in bfloat16, in which it is stored.
+    /// Row-major `[out, G]`; each exact in the 16-bit floats in which it is stored.
     pub scales: Vec<f32>,
     /// Row-major `[out, G]`, if the grid has zeros; levels of the grid.
     pub zeros: Option<Vec<f32>>,
@@ -76,25 +75,30 @@ impl Format {
 ///
 /// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
 /// Each is asked once per weight, in the order of [`parameter_specs`].
-pub fn write_model(
-    dir: &Path,
+pub fn write_model<'a>(
+    files: impl Into<Files<'a>>,
     config: &DecoderConfig,
     schemes: &Schemes,
     dtype: ExportDtype,
     mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
     mut quantized: impl FnMut(&ParameterSpec, Scheme) -> QuantizedWeight,
 ) -> Result<(), ExportError> {
-    let mut tensors = Vec::new();
+    let files = files.into();
+    let mut shards = Shards::new(files);
     for spec in parameter_specs(config) {
         match schemes.get(&spec.name) {
-            Some(&scheme) => tensors.extend(encode(&spec, scheme, &quantized(&spec, scheme))?),
-            None => tensors.push(encode_weight(&spec, &weight(&spec), dtype)?),
+            Some(&scheme) => {
+                for tensor in encode(&spec, scheme, dtype, &quantized(&spec, scheme))? {
+                    shards.push(tensor)?;
+                }
+            }
+            None => shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?,
         }
     }
     let mut json = config.to_json(dtype_name(dtype));
     json["quantization_config"] = quantization_config(schemes, config)?;
-    write_file(&dir.join("model.safetensors"), tensors)?;
-    write_configs(dir, config, &json)
+    shards.finish()?;
+    write_configs(files.dir, config, &json)
 }
 
 /// Codes as bytes; one that no whole number of this width is, is refused.
@@ -116,9 +120,12 @@ pub(super) fn integers(tensor: &str, codes: &[f32], bits: u32) -> Result<Vec<i8>
 }
 
 /// The tensors that stand for a weight.
+///
+/// Scales are stored as the other floats are; beside f32 as bf16, which holds those of alambic's own grids.
 fn encode(
     spec: &ParameterSpec,
     scheme: Scheme,
+    dtype: ExportDtype,
     weight: &QuantizedWeight,
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
@@ -135,8 +142,12 @@ fn encode(
         words.flat_map(i32::to_le_bytes).collect()
     };
     let num_words = |codes: usize| (codes * bits as usize).div_ceil(32);
-    let scales = exact_bytes(&spec.name, &weight.scales, Dtype::BF16)?;
-    let scales = tensor("_scale", Dtype::BF16, [rows, num_groups], scales);
+    let scale_dtype = match dtype {
+        ExportDtype::F16 => Dtype::F16,
+        ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,
+    };
+    let scales = exact_bytes(&spec.name, &weight.scales, scale_dtype)?;
+    let scales = tensor("_scale", scale_dtype, [rows, num_groups], scales);
     Ok(match Format::of(&spec.name, scheme)? {
         Format::Pack => {
             let codes = integers(&spec.name, &weight.codes, bits)?;

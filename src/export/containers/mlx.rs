@@ -47,6 +47,7 @@ pub(super) fn encode(
     let num_groups = check(spec, scheme, weight)?;
     let dtype = match dtype {
         ExportDtype::Bf16 => Dtype::BF16,
+        ExportDtype::F16 => Dtype::F16,
         ExportDtype::F32 => Dtype::F32,
     };
     let tensor = |part: &str, dtype, columns: usize, bytes| EncodedTensor {

@@ -7,15 +7,14 @@ mod gptq;
 mod mlx;
 mod refusal;
 
-use std::path::Path;
-
 use serde_json::{Value, json};
 
 pub use self::refusal::{Refusal, refusal};
 use super::ExportError;
 use super::compressed_tensors::QuantizedWeight;
 use super::huggingface::write_configs;
-use super::safetensors::{dtype_name, encode_weight, write_file};
+use super::safetensors::{dtype_name, encode_weight};
+use super::shards::{Files, Shards};
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::recipe::{ExportDtype, ExportFormat};
 
@@ -61,8 +60,8 @@ impl Container {
 /// # Errors
 ///
 /// If the container does not hold what is asked of it ([`refusal`]), among others.
-pub fn write_model(
-    dir: &Path,
+pub fn write_model<'a>(
+    files: impl Into<Files<'a>>,
     config: &DecoderConfig,
     (container, schemes): (Container, &Schemes),
     dtype: ExportDtype,
@@ -72,18 +71,22 @@ pub fn write_model(
     if let Some(refusal) = refusal(container, schemes, dtype, config) {
         return Err(refusal.into());
     }
-    let mut tensors = Vec::new();
+    let files = files.into();
+    let mut shards = Shards::new(files);
     for spec in parameter_specs(config) {
         let Some(&scheme) = schemes.get(&spec.name) else {
-            tensors.push(encode_weight(&spec, &weight(&spec), dtype)?);
+            shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?;
             continue;
         };
         let codes = quantized(&spec, scheme);
-        tensors.extend(match container {
+        let tensors = match container {
             Container::Gptq => gptq::encode(&spec, scheme, &codes)?,
             Container::Awq => awq::encode(&spec, scheme, &codes)?,
             Container::Mlx => mlx::encode(&spec, scheme, &codes, dtype)?,
-        });
+        };
+        for tensor in tensors {
+            shards.push(tensor)?;
+        }
     }
     let mut json = config.to_json(dtype_name(dtype));
     let said = match container {
@@ -95,8 +98,8 @@ pub fn write_model(
         json["quantization"] = said.clone();
     }
     json["quantization_config"] = said;
-    write_file(&dir.join("model.safetensors"), tensors)?;
-    write_configs(dir, config, &json)
+    shards.finish()?;
+    write_configs(files.dir, config, &json)
 }
 
 /// `bits` and `group_size` of the one scheme that there is; a whole row is -1.

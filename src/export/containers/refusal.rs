@@ -107,7 +107,7 @@ fn levels(
         )),
         (Container::Mlx, Levels::Asymmetric { bits: 2..=6 | 8 }) => match dtype {
             ExportDtype::F32 => None,
-            ExportDtype::Bf16 => Some((
+            ExportDtype::Bf16 | ExportDtype::F16 => Some((
                 "the bias of a group, zero times scale, is no bf16",
                 "write `dtype: f32` under `export`, or `symmetric: true`",
             )),

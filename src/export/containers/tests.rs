@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::safetensors::{Dtype, SafeTensors};
 use burn::tensor::{Device, Tensor, TensorData};

@@ -1,6 +1,6 @@
 //! What a GGUF file says of a decoder: the keys that llama.cpp's converter writes.
 
-use super::super::ExportError;
+use super::super::{ExportError, License};
 use crate::gguf::{NewValue, TensorType};
 use crate::model::{Architecture, DecoderConfig, LayerType, Rope, RopeScaling};
 
@@ -102,6 +102,19 @@ pub(super) fn metadata(
         }
     }
     Ok(metadata)
+}
+
+/// Keys of a licence.
+pub(super) fn license(license: &License) -> Vec<(String, NewValue)> {
+    let parts = [
+        ("general.license", Some(&license.id)),
+        ("general.license.name", license.name.as_ref()),
+        ("general.license.link", license.link.as_ref()),
+    ];
+    let written = parts.into_iter();
+    written
+        .filter_map(|(key, value)| Some((key.to_owned(), text(value?))))
+        .collect()
 }
 
 fn text(text: &str) -> NewValue {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use serde_json::Value;
 
-use super::ExportError;
 use super::compressed_tensors::{QuantizedWeight, integers};
+use super::{ExportError, License};
 use crate::checkpoint::{ROPE_FREQS, gguf_name};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
@@ -34,6 +34,7 @@ impl Storage {
     pub fn of(plan: &ExportPlan, grid: Option<Grid>) -> Self {
         let plain = match plan.dtype {
             ExportDtype::Bf16 => TensorType::BF16,
+            ExportDtype::F16 => TensorType::F16,
             ExportDtype::F32 => TensorType::F32,
         };
         Self {
@@ -103,6 +104,8 @@ pub struct Model<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Folder that may hold a `chat_template.jinja`.
     pub template_dir: Option<&'a Path>,
+    /// Licence of the models that it is made of, if it is known.
+    pub license: Option<&'a License>,
 }
 
 impl Model<'_> {
@@ -143,6 +146,7 @@ pub fn write_model(
         });
     }
     let mut keys = metadata::metadata(config, model.name, model.storage.linear)?;
+    keys.extend(model.license.map(metadata::license).unwrap_or_default());
     keys.extend(tokenizer_keys(model)?);
     let mut data = Vec::with_capacity(tensors.len());
     for spec in &specs {
@@ -322,6 +326,9 @@ fn tokenizer_keys(model: &Model<'_>) -> Result<Vec<(String, NewValue)>, ExportEr
 /// Rows of validation text that both tokenizers read.
 const NUM_ROWS: usize = 8;
 
+/// Ids that are told where they differ.
+const NUM_TOLD: usize = 8;
+
 /// What tells rules of splitting apart: digits, capitals, marks, white space, other scripts.
 const PROBE: &str = "I've 12345 apples, we'LL  share\n\n\tthem: x=y+1.5e-3;\r\n Ünïcode ｆｕｌｌ 日本語 한국어 नमस्ते 😀👩‍👩‍👧 don't.  \n";
 
@@ -338,11 +345,22 @@ pub fn check_tokenizer(
     texts.push(PROBE.to_owned());
     for text in texts {
         let (got, want) = (carried.encode(&text)?, tokenizer.encode(&text)?);
-        if got != want {
+        if let Some(first) = first_difference(&got, &want) {
+            let some = |ids: &[u32]| -> Vec<u32> {
+                let ids = ids.iter().skip(first).take(NUM_TOLD);
+                ids.copied().collect()
+            };
+            let (got, want) = (some(&got), some(&want));
+            let text = tokenizer.decode(&want)?;
             return Err(ExportError::OtherIds { text, got, want });
         }
     }
     Ok(())
+}
+
+fn first_difference(got: &[u32], want: &[u32]) -> Option<usize> {
+    let longest = got.len().max(want.len());
+    (0..longest).find(|&place| got.get(place) != want.get(place))
 }
 
 #[cfg(test)]

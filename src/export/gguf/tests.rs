@@ -32,6 +32,7 @@ fn export(
         },
         tokenizer: &tokenizer(name),
         template_dir: Some(&golden(name)),
+        license: None,
     };
     let weight = |spec: &ParameterSpec| source.weight(spec).unwrap();
     let path = write_model(dir.path(), &model, weight, |_| None)?;
@@ -164,6 +165,7 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
             storage,
             tokenizer: &tokenizer("hf-llama"),
             template_dir: None,
+            license: None,
         };
         let dir = tempfile::tempdir().unwrap();
         let path = write_model(

@@ -53,7 +53,8 @@ pub fn tokenizer_metadata(
     }
     let merges =
         merges(model).ok_or_else(|| refuse("its merges are not pairs of tokens".to_owned()))?;
-    let is_sentencepiece = model["byte_fallback"] == true;
+    // transformers writes `byte_fallback` for tokenizers of bytes, too, if it has read them from a GGUF file.
+    let is_sentencepiece = model["byte_fallback"] == true && byte_level::name_of(json).is_none();
     let (tokens, kinds) = vocabulary(json, source.num_rows, is_sentencepiece)?;
 
     let mut metadata = if is_sentencepiece {

@@ -1,0 +1,229 @@
+//! The commands for checkpoints that no recipe made: `export` and `quantize`.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use super::Failure;
+use super::commands::{Output, shown};
+use crate::convert::{self, ConvertContext, Converted, Request};
+use crate::device;
+use crate::progress::{bytes_text, thousands};
+use crate::recipe::{self, ExportPlan, words};
+
+/// What messages call the recipe that is made of arguments.
+const ARGUMENTS: &str = "the recipe of these arguments";
+
+/// Arguments that both commands have.
+#[derive(Debug, Args)]
+pub(super) struct ConvertArgs {
+    /// Folder of the result; by default in the working folder, named after the checkpoint
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Storage of weights that are not on a grid
+    #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "dtype"])))]
+    dtype: Option<String>,
+    /// Text or jsonl file, or a folder of them; by default a passage of prose that is part of the program
+    #[arg(long, value_name = "PATH")]
+    text: Vec<PathBuf>,
+    /// Positions per row of text
+    #[arg(long, default_value_t = 256, value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_048_576))]
+    sequence_length: usize,
+    /// Tokenizer of another model folder, `tokenizer.json` or `.gguf` file, instead of the checkpoint's
+    #[arg(long, value_name = "PATH")]
+    tokenizer: Option<PathBuf>,
+    /// Another key of a recipe, such as `export.max_rounding_kl=0.1`
+    #[arg(long, value_name = "PATH=VALUE")]
+    set: Vec<String>,
+    /// Device: flex, wgpu, vulkan, tch or cuda
+    #[arg(long, default_value = "flex")]
+    device: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// Model folder, `.gguf` file, or the folder of a pass
+    checkpoint: PathBuf,
+    /// Format to write
+    #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "formats"])))]
+    format: String,
+    #[command(flatten)]
+    convert: ConvertArgs,
+}
+
+pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = export_plan(&args.format, &args.convert)?;
+    let command = format!(
+        "alambic export {} --format {}",
+        name(&args.checkpoint),
+        args.format
+    );
+    let request = request(&args.checkpoint, &args.format, &args.convert, command)?;
+    let converted = with_context(&args.convert, |context| {
+        convert::export(&request, &plan, context)
+    })?;
+    output.print(&told(&converted), &converted)
+}
+
+fn export_plan(format: &str, args: &ConvertArgs) -> Result<ExportPlan, Failure> {
+    let mut text = "export:\n".to_owned();
+    let formats = format!("[{format}]");
+    for (key, value) in export_keys(&formats, args) {
+        let _ = writeln!(text, "  {key}: {value}");
+    }
+    Ok(recipe::export_plan(&text, &args.set, ARGUMENTS)?)
+}
+
+fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str, &'a str)> {
+    let mut keys = vec![("formats", formats)];
+    keys.extend(args.dtype.as_deref().map(|dtype| ("dtype", dtype)));
+    keys
+}
+
+#[derive(Debug, Args)]
+pub(super) struct QuantizeArgs {
+    /// Model folder, `.gguf` file, or the folder of a pass
+    checkpoint: PathBuf,
+    /// How weights reach the grid; what calibrates needs `--text`
+    #[arg(long, value_parser = PossibleValuesParser::new(words(&["passes", "quantize", "method"])))]
+    method: String,
+    /// Width of a weight, as `quantize.bits` in a recipe; by default 4
+    #[arg(long)]
+    bits: Option<String>,
+    /// Weights that share a scale, or `channel` for one scale per row; by default 32 below 8 bits
+    #[arg(long, value_name = "SIZE")]
+    group_size: Option<String>,
+    /// Give each group a zero of its own
+    #[arg(long)]
+    asymmetric: bool,
+    /// Format to write
+    #[arg(long, default_value = "compressed-tensors", value_parser = PossibleValuesParser::new(words(&["export", "formats"])))]
+    format: String,
+    #[command(flatten)]
+    convert: ConvertArgs,
+}
+
+pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let mut keys = vec![("method", args.method.as_str())];
+    keys.extend(args.bits.as_deref().map(|bits| ("bits", bits)));
+    keys.extend(args.group_size.as_deref().map(|size| ("group_size", size)));
+    let mut command = format!(
+        "alambic quantize {} --method {}",
+        name(&args.checkpoint),
+        args.method
+    );
+    if let Some(bits) = &args.bits {
+        let _ = write!(command, " --bits {}", quoted(bits));
+    }
+    if let Some(size) = &args.group_size {
+        let _ = write!(command, " --group-size {}", quoted(size));
+    }
+    if args.asymmetric {
+        keys.push(("symmetric", "false"));
+        command.push_str(" --asymmetric");
+    }
+    let _ = write!(command, " --format {}", args.format);
+    let request = request(&args.checkpoint, &args.method, &args.convert, command)?;
+    let formats = format!("[{}]", args.format);
+    let export = export_keys(&formats, &args.convert);
+    let converted = with_context(&args.convert, |context| {
+        convert::quantize(&request, &keys, &export, &args.convert.set, context)
+    })?;
+    output.print(&told(&converted), &converted)
+}
+
+fn request<'a>(
+    checkpoint: &'a Path,
+    suffix: &str,
+    args: &'a ConvertArgs,
+    mut command: String,
+) -> Result<Request<'a>, Failure> {
+    if let Some(dtype) = &args.dtype {
+        let _ = write!(command, " --dtype {dtype}");
+    }
+    for text in &args.text {
+        let _ = write!(command, " --text {}", name(text));
+    }
+    for set in &args.set {
+        let _ = write!(command, " --set {}", quoted(set));
+    }
+    Ok(Request {
+        checkpoint,
+        tokenizer: args.tokenizer.as_deref(),
+        text: &args.text,
+        sequence_length: args.sequence_length,
+        out: match &args.out {
+            Some(out) => out.clone(),
+            None => convert::default_out(checkpoint, suffix)?,
+        },
+        command,
+    })
+}
+
+/// The name of a file or folder for a card, which does not tell where its maker keeps it.
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    quoted(&name.to_string_lossy())
+}
+
+/// A word for a POSIX shell.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-=".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+fn with_context<T>(
+    args: &ConvertArgs,
+    work: impl FnOnce(&ConvertContext<'_>) -> Result<T, convert::ConvertError>,
+) -> Result<T, Failure> {
+    let device = device::open(&args.device)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    let context = ConvertContext {
+        device: &device,
+        stop: &stop,
+    };
+    Ok(work(&context)?)
+}
+
+fn told(converted: &Converted) -> String {
+    let Converted {
+        out,
+        export,
+        size_before_bytes,
+        quantized,
+    } = converted;
+    let mut text = String::new();
+    if let Some(quantized) = quantized {
+        let (before, after) = (quantized.loss_before_nats, quantized.loss_after_nats);
+        let _ = writeln!(
+            text,
+            "loss on {} tokens: {before:.4} -> {after:.4} nats ({:+.2} %), KL {:.4} nats, top-1 agreement {:.1} %",
+            thousands(quantized.positions),
+            100.0 * (after - before) / before,
+            quantized.kl_nats,
+            100.0 * quantized.top1_agreement,
+        );
+    }
+    let _ = write!(
+        text,
+        "{}: {}, {} -> {}, read back: {export}",
+        shown(out),
+        export.format,
+        bytes_text(*size_before_bytes),
+        bytes_text(export.size_bytes),
+    );
+    text
+}

@@ -1,0 +1,112 @@
+//! Why a checkpoint could not be converted.
+
+use std::io;
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::cache::CacheError;
+use crate::checkpoint::CheckpointError;
+use crate::data::{DataError, TokenizerError};
+use crate::export::ExportError;
+use crate::passes::PassError;
+use crate::recipe::RecipeFaults;
+use crate::run::RunError;
+use crate::student::StudentError;
+
+/// Why a checkpoint could not be converted.
+#[derive(Debug, Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum ConvertError {
+    #[error("`{}` is there already, and nothing is written over it", out.display())]
+    Exists { out: PathBuf },
+    #[error("`{}` has no tokenizer", dir.display())]
+    NoTokenizer { dir: PathBuf },
+    #[error("the tokenizer has {num_tokens} tokens, but the model knows {num_rows}")]
+    Vocabulary { num_tokens: usize, num_rows: usize },
+    #[error("element {element_idx} of `{tensor}` is {value}: the checkpoint is damaged")]
+    NotFinite {
+        tensor: String,
+        element_idx: usize,
+        value: f32,
+    },
+    #[error("`{format}` holds weights on a grid, and those of `{}` are on none", checkpoint.display())]
+    NotQuantized {
+        format: &'static str,
+        checkpoint: PathBuf,
+    },
+    #[error("this command runs one `quantize` pass and no other")]
+    OtherPasses,
+    #[error("the loss is {loss} {when} quantising")]
+    NoLoss { when: String, loss: f64 },
+    #[error("`{method}` reads text to see what enters each projection, and none was named")]
+    NeedsText { method: String },
+    #[error("`{method}` trains, which takes a text, a schedule and a recipe")]
+    Trains { method: String },
+    #[error("stopped; nothing is left of it")]
+    Stopped,
+    /// What stages of a run say.
+    #[error(transparent)]
+    Stage(#[from] RunError),
+}
+
+macro_rules! of_stage {
+    ($($error:ty),*) => {$(
+        impl From<$error> for ConvertError {
+            fn from(error: $error) -> Self {
+                Self::Stage(error.into())
+            }
+        }
+    )*};
+}
+
+of_stage!(
+    RecipeFaults,
+    DataError,
+    CheckpointError,
+    CacheError,
+    StudentError,
+    PassError,
+    ExportError,
+    io::Error
+);
+
+impl From<TokenizerError> for ConvertError {
+    fn from(error: TokenizerError) -> Self {
+        DataError::from(error).into()
+    }
+}
+
+impl ConvertError {
+    /// What to do about it, if there is something to do.
+    pub fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::Exists { out } => {
+                format!("name another folder with `--out`, or delete `{}`", out.display())
+            }
+            Self::NoTokenizer { .. } => {
+                "name one with `--tokenizer`: a model folder, a `tokenizer.json` or a `.gguf` file".to_owned()
+            }
+            Self::Vocabulary { .. } => "name the tokenizer of this model with `--tokenizer`".to_owned(),
+            Self::NotFinite { .. } => "get the checkpoint again, or mend what wrote it".to_owned(),
+            Self::NotQuantized { .. } => {
+                "`alambic quantize` puts them on one and writes this format".to_owned()
+            }
+            Self::OtherPasses => "write a recipe, and run it with `alambic run`".to_owned(),
+            Self::NoLoss { .. } => {
+                "measure the checkpoint with `alambic evaluate`: see whether it is sound".to_owned()
+            }
+            Self::NeedsText { .. } => {
+                "name a file or folder of the language and kind that the model is for with `--text`".to_owned()
+            }
+            Self::Trains { .. } => {
+                "write a recipe with `student: { checkpoint: ... }` and this pass, and run it with `alambic run`".to_owned()
+            }
+            Self::Stage(RunError::Export(ExportError::InexactScale { .. })) => {
+                "write `--dtype f16`, with which scales are float16, or put the weights on a new grid with `alambic quantize`"
+                    .to_owned()
+            }
+            Self::Stopped | Self::Stage(_) => return None,
+        })
+    }
+}

@@ -1,0 +1,243 @@
+//! Checkpoints that no recipe made: put on a grid, and written in another format.
+//!
+//! The stages are those of a run (a pass, the export with its verification and card), without caches and without a run's
+//! folder: what is unfinished lies beside the result, under a partial name.
+
+mod error;
+mod quantize;
+mod source;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+pub use self::error::ConvertError;
+pub use self::quantize::{Keys, Quantized, quantize};
+use self::source::{Source, SourceTokenizer, is_quantized};
+use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
+use crate::export::verify::Verification;
+use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
+use crate::files::{PartialDir, with_path};
+use crate::model::DecoderConfig;
+use crate::progress;
+use crate::recipe::{ExportFormat, ExportPlan};
+use crate::run::{lock, names};
+use crate::student::Student;
+
+/// What exports are compared on if no text is named: the opening of *Persuasion* (Jane Austen, 1818; public domain).
+const PASSAGE: &str = include_str!("passage.txt");
+
+/// What a command was asked for.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// Model folder, `.gguf` file, or folder of a pass.
+    pub checkpoint: &'a Path,
+    /// Model folder, `tokenizer.json` or `.gguf` file of another tokenizer than the checkpoint's.
+    pub tokenizer: Option<&'a Path>,
+    /// Texts to compare, measure and calibrate on; none takes a passage that is part of the program.
+    pub text: &'a [PathBuf],
+    /// Positions per row of text.
+    pub sequence_length: usize,
+    /// Folder of the result.
+    pub out: PathBuf,
+    /// The command line that was given, for the card.
+    pub command: String,
+}
+
+/// Where and until when a conversion runs.
+pub struct ConvertContext<'a> {
+    /// Where tensors live.
+    pub device: &'a Device,
+    /// Set by the first signal.
+    pub stop: &'a AtomicBool,
+}
+
+/// What a conversion left.
+#[derive(Debug, Clone, Serialize)]
+pub struct Converted {
+    /// Folder of the result.
+    pub out: PathBuf,
+    /// How it compares with the model in memory.
+    pub export: Verification,
+    /// Bytes of the weights before.
+    pub size_before_bytes: u64,
+    /// What a grid has cost, if the weights were put on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantized: Option<Quantized>,
+}
+
+/// Where results go that were not given a place: in the working folder, named after the checkpoint.
+pub fn default_out(checkpoint: &Path, suffix: &str) -> Result<PathBuf, ConvertError> {
+    let name = Source::open(checkpoint)?.name();
+    Ok(PathBuf::from(format!("{name}-{suffix}")))
+}
+
+/// Writes a checkpoint in the one format of a plan, verified, with its card.
+pub fn export(
+    request: &Request<'_>,
+    plan: &ExportPlan,
+    context: &ConvertContext<'_>,
+) -> Result<Converted, ConvertError> {
+    let source = Source::open(request.checkpoint)?;
+    check_out(&request.out)?;
+    let student = source.student(context.device)?;
+    check_grid(plan, &student, &source)?;
+    let model = Model::of(&source, &student.effective().config, request)?;
+    let partial = PartialDir::resume(&request.out)?;
+    let _lock = lock(partial.path())?;
+    let written = model.write(plan, &student, context, partial.path());
+    publish(written, partial, false)
+}
+
+/// A format of codes is for weights that are on a grid.
+fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(), ConvertError> {
+    let plain = [ExportFormat::HuggingFace, ExportFormat::Gguf];
+    let mut formats = plan.formats.iter();
+    match formats.find(|format| !plain.contains(format)) {
+        Some(&format) if !is_quantized(student) => Err(ConvertError::NotQuantized {
+            format: export::folder(format),
+            checkpoint: source.path().to_path_buf(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_out(out: &Path) -> Result<(), ConvertError> {
+    if out.exists() {
+        let out = out.to_path_buf();
+        return Err(ConvertError::Exists { out });
+    }
+    Ok(())
+}
+
+/// What a model is written with, beside its weights.
+struct Model<'a> {
+    request: &'a Request<'a>,
+    name: String,
+    tokenizer: SourceTokenizer,
+    rows: TokenRows,
+    provenance: Provenance,
+    size_before_bytes: u64,
+    /// Of the card.
+    table: (Vec<String>, Vec<Vec<String>>),
+}
+
+/// A folder that is complete and has not its name yet.
+struct Written {
+    dir: PathBuf,
+    export: Verification,
+    size_before_bytes: u64,
+    quantized: Option<Quantized>,
+}
+
+impl<'a> Model<'a> {
+    fn of(
+        source: &Source,
+        config: &DecoderConfig,
+        request: &'a Request<'a>,
+    ) -> Result<Self, ConvertError> {
+        let tokenizer = source.tokenizer(request.tokenizer, config)?;
+        let end_of_text = tokenizer.tokenizer.end_of_text();
+        let end_of_text = end_of_text
+            .or(config.eos_token_ids.first().copied())
+            .ok_or(DataError::NoEndOfText)?;
+        let length = request.sequence_length;
+        let rows = if request.text.is_empty() {
+            rows_of_text(PASSAGE, &tokenizer.tokenizer, length, end_of_text)?
+        } else {
+            read_rows(request.text, &tokenizer.tokenizer, length, end_of_text)?
+        };
+        Ok(Self {
+            name: source.name(),
+            tokenizer,
+            rows,
+            provenance: Provenance {
+                base: Some(Ancestor {
+                    name: source.name(),
+                    ..Ancestor::of(request.checkpoint)
+                }),
+                teacher: None,
+                texts: Vec::new(),
+                made_by: MadeBy::Command(request.command.clone()),
+            },
+            size_before_bytes: source.num_bytes()?,
+            table: (Vec::new(), Vec::new()),
+            request,
+        })
+    }
+
+    /// Texts that were more to the model than what its export is compared on.
+    fn reads(&mut self, purpose: &'static str, rows: &TokenRows) {
+        self.provenance.texts.push(TextFacts {
+            purpose,
+            names: names(self.request.text),
+            num_tokens: rows.num_positions(),
+        });
+    }
+
+    /// Writes and verifies the folder inside of `dir`; its path.
+    fn write(
+        &self,
+        plan: &ExportPlan,
+        student: &Student,
+        context: &ConvertContext<'_>,
+        dir: &Path,
+    ) -> Result<Written, ConvertError> {
+        stop_if_asked(context)?;
+        let export_context = ExportContext {
+            name: &self.name,
+            provenance: &self.provenance,
+            tokenizer_dir: self.tokenizer.dir.as_deref(),
+            tokenizer: &self.tokenizer.tokenizer,
+            rows: &self.rows,
+            table: self.table.clone(),
+        };
+        let format = plan.formats.first().copied();
+        let format = export::folder(format.expect("a command writes one format"));
+        let written = dir.join(format);
+        if written.exists() {
+            // A killed process has left it; what it holds might be no part of this result.
+            fs::remove_dir_all(&written).map_err(|error| with_path(error, &written))?;
+        }
+        progress::say(&format!("export: {format} is written and compared"));
+        let verifications = export::export(plan, student, &export_context, dir)?;
+        stop_if_asked(context)?;
+        let export = verifications.into_iter().next();
+        Ok(Written {
+            dir: written,
+            export: export.expect("a command writes one format"),
+            size_before_bytes: self.size_before_bytes,
+            quantized: None,
+        })
+    }
+}
+
+fn stop_if_asked(context: &ConvertContext<'_>) -> Result<(), ConvertError> {
+    if context.stop.load(Ordering::Relaxed) {
+        return Err(ConvertError::Stopped);
+    }
+    Ok(())
+}
+
+/// Gives the result its name. A failure leaves nothing behind, or what the same command goes on from.
+fn publish(
+    written: Result<Written, ConvertError>,
+    partial: PartialDir,
+    is_worth_keeping: bool,
+) -> Result<Converted, ConvertError> {
+    let outcome = written.and_then(|written| {
+        Ok(Converted {
+            out: partial.publish_only(&written.dir)?,
+            export: written.export,
+            size_before_bytes: written.size_before_bytes,
+            quantized: written.quantized,
+        })
+    });
+    if outcome.is_err() && !is_worth_keeping {
+        let _ = partial.discard(); // the first error is the one to tell
+    }
+    outcome
+}

@@ -1,0 +1,334 @@
+//! A checkpoint onto a grid: a recipe of one pass is made of the arguments, and that pass is run.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::source::Source;
+use super::{
+    ConvertContext, ConvertError, Converted, Model, Request, Written, check_out, publish,
+    stop_if_asked,
+};
+use crate::data::{TokenRows, tokenizer_path};
+use crate::files::{self, PartialDir, hash_json};
+use crate::passes;
+use crate::preflight;
+use crate::progress;
+use crate::recipe::{self, PassPlan, Plan};
+use crate::run::lock;
+use crate::student::Student;
+use crate::train::evaluate::{Evaluation, Opinion, evaluate};
+use crate::train::fit::FitContext;
+
+/// What messages call the recipe that is made of arguments.
+const ARGUMENTS: &str = "the recipe of these arguments";
+
+/// Folder of an unfinished pass, in that of an unfinished result: the same command goes on from it.
+const PASS_DIR: &str = "quantize";
+
+/// Rows that are measured on; nothing is calibrated on them.
+const MIN_MEASURED_ROWS: usize = 4;
+const MAX_MEASURED_ROWS: usize = 32;
+
+/// Keys of a recipe, as they are written there, with their values.
+pub type Keys<'a> = [(&'a str, &'a str)];
+
+/// What putting a checkpoint on a grid has cost.
+#[derive(Debug, Clone, Serialize)]
+pub struct Quantized {
+    /// Mean loss of a token before, in nats.
+    pub loss_before_nats: f64,
+    /// Mean loss of a token after, in nats.
+    pub loss_after_nats: f64,
+    /// KL(before ‖ after), nats per position.
+    pub kl_nats: f64,
+    /// Share of positions whose likeliest token is the same.
+    pub top1_agreement: f64,
+    /// Positions measured.
+    pub positions: u64,
+    /// Whether the pass read the same text, because there was no more of it.
+    pub measured_on_calibration_text: bool,
+}
+
+/// Runs a quantising pass of these keys on a checkpoint and writes it in one format, verified, with its card.
+///
+/// Stopped or failed after the pass began, what it has done is kept beside the place of the result: the same request goes
+/// on from there.
+pub fn quantize(
+    request: &Request<'_>,
+    keys: &Keys<'_>,
+    export: &Keys<'_>,
+    overrides: &[String],
+    context: &ConvertContext<'_>,
+) -> Result<Converted, ConvertError> {
+    let source = Source::open(request.checkpoint)?;
+    check_out(&request.out)?;
+    let partial = PartialDir::resume(&request.out)?;
+    let _lock = lock(partial.path())?;
+    let done = || {
+        let plan = plan(request, [keys, export], overrides, partial.path())?;
+        let method = keys.iter().find(|(key, _)| *key == "method");
+        Job {
+            request,
+            method: method.map_or("quantize", |(_, method)| method),
+            source: &source,
+            plan,
+            overrides,
+            context,
+        }
+        .run(partial.path())
+    };
+    let written = done();
+    let pass_dir = partial.path().join(PASS_DIR);
+    let has_begun = fs::read_dir(pass_dir).is_ok_and(|mut entries| entries.next().is_some());
+    publish(written, partial, has_begun)
+}
+
+/// The plan of a recipe that is made of arguments, in the folder of the unfinished result.
+fn plan(
+    request: &Request<'_>,
+    [keys, export]: [&Keys<'_>; 2],
+    overrides: &[String],
+    dir: &Path,
+) -> Result<Plan, ConvertError> {
+    let quoted = |path: &Path| -> Result<Value, ConvertError> {
+        Ok(json!(std::path::absolute(path)?)) // a JSON string is a YAML string
+    };
+    let mut texts = Vec::new();
+    for text in request.text {
+        texts.push(quoted(text)?);
+    }
+    if texts.is_empty() {
+        let passage = dir.join("passage.txt");
+        files::write_atomically(&passage, |out| out.write_all(super::PASSAGE.as_bytes()))?;
+        texts.push(quoted(&passage)?);
+    }
+    let texts = Value::from(texts);
+    let tokenizer = tokenizer_path(request.tokenizer.unwrap_or(request.checkpoint));
+    let mut text = format!(
+        "name: quantize\noutput: {}\ndata:\n  train: {texts}\n  validation: {texts}\n  sequence_length: {}\n",
+        quoted(dir)?,
+        request.sequence_length,
+    );
+    let _ = writeln!(text, "  tokenizer: {{ file: {} }}", quoted(&tokenizer)?);
+    let checkpoint = quoted(request.checkpoint)?;
+    let _ = writeln!(
+        text,
+        "student: {{ checkpoint: {checkpoint} }}\npasses:\n  - quantize:"
+    );
+    for (key, value) in keys {
+        let _ = writeln!(text, "      {key}: {value}");
+    }
+    text.push_str("export:\n");
+    for (key, value) in export {
+        let _ = writeln!(text, "  {key}: {value}");
+    }
+    let path = dir.join("recipe.yaml");
+    files::write_atomically(&path, |out| out.write_all(text.as_bytes()))?;
+    recipe::load(&path, overrides).map_err(|mut faults| {
+        ARGUMENTS.clone_into(&mut faults.sources.recipe_name);
+        faults.into()
+    })
+}
+
+struct Job<'a> {
+    request: &'a Request<'a>,
+    /// As it was named.
+    method: &'a str,
+    source: &'a Source,
+    plan: Plan,
+    overrides: &'a [String],
+    context: &'a ConvertContext<'a>,
+}
+
+impl Job<'_> {
+    fn run(&self, dir: &Path) -> Result<Written, ConvertError> {
+        let pass = self.pass()?;
+        let student = self.source.free_student(self.context.device)?;
+        let config = &student.decoder.config;
+        preflight::check_passes(&self.plan, self.overrides, config).map_err(|mut faults| {
+            ARGUMENTS.clone_into(&mut faults.sources.recipe_name);
+            faults
+        })?;
+        let mut model = Model::of(self.source, config, self.request)?;
+        let [train, measured] = parts(&model.rows, reads_text(pass));
+        if reads_text(pass) {
+            model.reads("calibration text", &train);
+        }
+        let is_same = train == measured;
+        model.rows = measured;
+
+        stop_if_asked(self.context)?;
+        let before = measure(&student, Opinion::None, &model.rows, "before")?;
+        let student = self.apply(pass, student, &train, &model.rows, &dir.join(PASS_DIR))?;
+        stop_if_asked(self.context)?;
+        let original = self.source.free_student(self.context.device)?.effective(); // again: a pass has all memory to itself
+        let opinion = Opinion::Teacher(&original);
+        let after = measure(&student, opinion, &model.rows, "after")?;
+        drop(original);
+        let quantized = Quantized {
+            loss_before_nats: before.loss_nats,
+            loss_after_nats: after.loss_nats,
+            kl_nats: after.kl_nats.unwrap_or(f64::NAN),
+            top1_agreement: after.top1_agreement.unwrap_or(f64::NAN),
+            positions: after.positions,
+            measured_on_calibration_text: is_same && reads_text(pass),
+        };
+        model.table = quantized.table();
+        let written = model.write(&self.plan.export, &student, self.context, dir)?;
+        Ok(Written {
+            quantized: Some(quantized),
+            ..written
+        })
+    }
+
+    /// The one pass, which trains nothing.
+    fn pass(&self) -> Result<&PassPlan, ConvertError> {
+        let method = || self.method.to_owned();
+        match self.plan.passes.as_slice() {
+            [pass @ PassPlan::Quantize(_)] if pass.fit().is_some() => {
+                Err(ConvertError::Trains { method: method() })
+            }
+            [pass @ PassPlan::Quantize(_)] => {
+                if self.request.text.is_empty() && reads_text(pass) {
+                    let method = method();
+                    return Err(ConvertError::NeedsText { method });
+                }
+                Ok(pass)
+            }
+            _ => Err(ConvertError::OtherPasses),
+        }
+    }
+
+    fn apply(
+        &self,
+        pass: &PassPlan,
+        student: Student,
+        train: &TokenRows,
+        measured: &TokenRows,
+        dir: &Path,
+    ) -> Result<Student, ConvertError> {
+        fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
+        let key = hash_json(&(self.source.hash()?, pass, train.hash()));
+        let context = FitContext {
+            label: "quantize",
+            dir,
+            key: &key,
+            seed: self.plan.seed,
+            rows: train,
+            cache: None,
+            teacher: None,
+            validation: measured,
+            validation_cache: None,
+            stop: self.context.stop,
+            wall_time: 0.0,
+        };
+        Ok(passes::apply(pass, student, &context)?)
+    }
+}
+
+fn measure(
+    student: &Student,
+    opinion: Opinion<'_>,
+    rows: &TokenRows,
+    label: &str,
+) -> Result<Evaluation, ConvertError> {
+    let found = evaluate(&student.effective(), rows, opinion, label)?;
+    if found.loss_nats.is_finite() {
+        return Ok(found);
+    }
+    Err(ConvertError::NoLoss {
+        when: label.to_owned(),
+        loss: found.loss_nats,
+    })
+}
+
+/// Rows to calibrate on and rows to measure on, which are the last of the text: an eighth of it, if the rest is read by the
+/// pass, and all of a text that is a single row.
+fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
+    let num_rows = rows.num_rows();
+    if are_read && num_rows < 2 {
+        progress::say("note: the text is one row: what is measured on it was calibrated on it");
+        return [rows.clone(), rows.clone()];
+    }
+    let num_measured = if are_read {
+        let least = MIN_MEASURED_ROWS.min(num_rows / 2);
+        (num_rows / 8).clamp(least, MAX_MEASURED_ROWS)
+    } else {
+        num_rows.min(MAX_MEASURED_ROWS)
+    };
+    let [before, measured] = rows.split_at(num_rows - num_measured);
+    if are_read {
+        [before, measured]
+    } else {
+        [measured.clone(), measured] // of which the pass sees nothing
+    }
+}
+
+/// Whether a pass reads text: its plan says of how many tokens.
+fn reads_text(pass: &PassPlan) -> bool {
+    fn has_tokens(value: &Value) -> bool {
+        match value {
+            Value::Object(keys) => keys
+                .iter()
+                .any(|(key, value)| key.ends_with("tokens") || has_tokens(value)),
+            Value::Array(items) => items.iter().any(has_tokens),
+            _ => false,
+        }
+    }
+    has_tokens(&json!(pass))
+}
+
+impl Quantized {
+    /// What a card says of it: column titles and a row before and after.
+    fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let columns = ["weights", "loss (nats)", "KL (nats)", "top-1 (%)"];
+        let row = |name: &str, loss: f64, kl: f64, top1: f64| {
+            let top1 = 100.0 * top1;
+            vec![
+                name.to_owned(),
+                format!("{loss:.4}"),
+                format!("{kl:.4}"),
+                format!("{top1:.1}"),
+            ]
+        };
+        let rows = vec![
+            row("before", self.loss_before_nats, 0.0, 1.0),
+            row(
+                "quantised",
+                self.loss_after_nats,
+                self.kl_nats,
+                self.top1_agreement,
+            ),
+        ];
+        (columns.map(str::to_owned).to_vec(), rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_measured_on_what_was_calibrated_on_unless_there_is_no_more() {
+        let rows = |num_rows: usize| TokenRows::new(2, vec![1; 3 * num_rows], vec![2; num_rows], 8);
+        for (num_rows, are_read, want) in [
+            (1, true, [1, 1]),
+            (2, true, [1, 1]),
+            (12, true, [8, 4]),
+            (80, true, [70, 10]),
+            (800, true, [768, 32]),
+            (12, false, [12, 12]),
+            (80, false, [32, 32]),
+        ] {
+            let got = parts(&rows(num_rows), are_read).map(|part| part.num_rows());
+            assert_eq!(got, want, "{num_rows} {are_read}");
+        }
+        let [first, last] = rows(4).split_at(1);
+        assert_eq!((first.num_bytes(), last.num_bytes()), (2, 6));
+        assert_eq!(last.num_positions(), 6);
+    }
+}

@@ -1,0 +1,171 @@
+//! What is converted: a checkpoint, or what a pass of a run left.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use burn::tensor::Device;
+
+use super::ConvertError;
+use crate::checkpoint::Checkpoint;
+use crate::data::{Tokenizer, tokenizer_path};
+use crate::files::{hash_file, with_path};
+use crate::gguf::is_gguf;
+use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::progress;
+use crate::stages::model_hash;
+use crate::student::{STUDENT_FILE, Student};
+use crate::teacher::load_decoder;
+use crate::tensors;
+
+/// What is converted.
+pub(super) enum Source {
+    /// A model folder or a `.gguf` file.
+    Checkpoint(Box<Checkpoint>),
+    /// The folder that a pass of a run left.
+    Pass(PathBuf),
+}
+
+/// A tokenizer, and the files it was read from.
+pub(super) struct SourceTokenizer {
+    pub(super) tokenizer: Tokenizer,
+    /// Model folder or `tokenizer.json` whose files an export copies; none of a GGUF file.
+    pub(super) dir: Option<PathBuf>,
+}
+
+impl Source {
+    pub(super) fn open(path: &Path) -> Result<Self, ConvertError> {
+        if path.join(STUDENT_FILE).exists() {
+            return Ok(Self::Pass(path.to_path_buf()));
+        }
+        Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.path(),
+            Self::Pass(dir) => dir,
+        }
+    }
+
+    /// Name of the folder or file, by which the result is called.
+    pub(super) fn name(&self) -> String {
+        let path = self.path();
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+        let name = if is_gguf(&path) {
+            path.file_stem()
+        } else {
+            path.file_name()
+        };
+        let name = name.unwrap_or_default().to_string_lossy().into_owned();
+        if name.is_empty() {
+            "model".to_owned()
+        } else {
+            name
+        }
+    }
+
+    /// Bytes of its weights on disk.
+    pub(super) fn num_bytes(&self) -> io::Result<u64> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(checkpoint.num_bytes()),
+            Self::Pass(dir) => {
+                let path = dir.join(STUDENT_FILE);
+                let found = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
+                Ok(found.len())
+            }
+        }
+    }
+
+    /// BLAKE3 (hex) of all that the model computes with.
+    pub(super) fn hash(&self) -> io::Result<String> {
+        match self {
+            Self::Checkpoint(checkpoint) => Ok(model_hash(checkpoint)),
+            Self::Pass(dir) => hash_file(&dir.join(STUDENT_FILE)),
+        }
+    }
+
+    /// The student as it is: on its grids, if it is on some.
+    pub(super) fn student(&self, device: &Device) -> Result<Student, ConvertError> {
+        let student = self.loaded(device)?;
+        Ok(match self {
+            Self::Checkpoint(checkpoint) => {
+                let mut schemes = checkpoint.schemes();
+                schemes.extend(checkpoint.block_schemes());
+                student.carried(schemes)
+            }
+            Self::Pass(_) => student,
+        })
+    }
+
+    /// The student off its grids.
+    pub(super) fn free_student(&self, device: &Device) -> Result<Student, ConvertError> {
+        let student = self.loaded(device)?;
+        if student.schemes.is_empty() {
+            return Ok(student);
+        }
+        Ok(Student::new(student.effective()))
+    }
+
+    fn loaded(&self, device: &Device) -> Result<Student, ConvertError> {
+        progress::say(&format!("checkpoint: {} is read", self.name()));
+        let student = match self {
+            Self::Checkpoint(checkpoint) => Student::new(load_decoder(checkpoint, device)?),
+            Self::Pass(dir) => Student::load(dir, device)?,
+        };
+        check_finite(&student)?;
+        Ok(student)
+    }
+
+    /// Its own tokenizer, or the given one: every id has a row.
+    pub(super) fn tokenizer(
+        &self,
+        given: Option<&Path>,
+        config: &DecoderConfig,
+    ) -> Result<SourceTokenizer, ConvertError> {
+        let path = given.unwrap_or(self.path());
+        if path.is_dir() && !tokenizer_path(path).exists() {
+            let dir = path.to_path_buf();
+            return Err(ConvertError::NoTokenizer { dir });
+        }
+        let is_file = path.is_file() && !is_gguf(path);
+        let tokenizer = if is_file {
+            Tokenizer::open(path)?
+        } else {
+            Tokenizer::of_model(path)?
+        };
+        if tokenizer.vocab_size() > config.vocab_size {
+            return Err(ConvertError::Vocabulary {
+                num_tokens: tokenizer.vocab_size(),
+                num_rows: config.vocab_size,
+            });
+        }
+        Ok(SourceTokenizer {
+            tokenizer,
+            dir: (!is_gguf(path)).then(|| path.to_path_buf()),
+        })
+    }
+}
+
+/// A weight that is no number makes every logit one that is none; it is named before any work is spent on it.
+fn check_finite(student: &Student) -> Result<(), ConvertError> {
+    for (spec, weight) in student.decoder.parameters() {
+        let values = tensors::to_vec(&weight);
+        if let Some(element_idx) = values.iter().position(|value| !value.is_finite()) {
+            return Err(ConvertError::NotFinite {
+                tensor: spec.name,
+                element_idx,
+                value: values[element_idx],
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether any projection is on a grid.
+pub(super) fn is_quantized(student: &Student) -> bool {
+    let specs = parameter_specs(&student.decoder.config);
+    let mut linear = specs
+        .iter()
+        .filter(|spec| spec.kind == ParameterKind::Linear);
+    linear.any(|spec| student.grid_of(spec).is_some())
+}

@@ -1,0 +1,164 @@
+//! What `export` writes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use alambic::checkpoint::Checkpoint;
+use serde_json::Value;
+
+use crate::common::{Workshop, folders};
+use crate::tests::{assert_same_weights, gguf_in, words};
+
+const TEXT: &str = "--text text/validation.txt --sequence-length 32 --json";
+
+fn evaluated(workshop: &Workshop, checkpoint: &str) -> Value {
+    let line = format!("evaluate {checkpoint} {TEXT}");
+    workshop.done(&words(&line)).json()
+}
+
+#[test]
+fn a_checkpoint_leaves_in_each_plain_format_and_comes_back_bit_for_bit() {
+    let workshop = Workshop::new();
+    let line = "export teacher --format gguf --dtype f32 --json";
+    let found = workshop.done(&words(line)).json();
+    assert_eq!(found["out"], "teacher-gguf");
+    assert_eq!(found["export"]["max_logit_difference"], 0.0);
+    let positions = found["export"]["positions"].as_u64().unwrap();
+    assert!(positions > 1000, "{found}");
+    let file = gguf_in(&workshop.path("teacher-gguf"));
+    assert_same_weights(&file, &workshop.path("teacher"));
+
+    let line = format!(
+        "export {} --format huggingface --dtype f32 --out back/again",
+        file.display()
+    );
+    let told = workshop.done(&words(&line)).stdout;
+    assert!(told.starts_with("back/again: huggingface, "), "{told}");
+    assert_same_weights(&workshop.path("back/again"), &workshop.path("teacher"));
+    let card = fs::read_to_string(workshop.path("back/again/README.md")).unwrap();
+    for told in [
+        "This made it:\n\n```sh\nalambic export teacher-F32.gguf --format huggingface --dtype f32\n```",
+        "- `teacher-F32`: unknown: check before publishing",
+        "## Verified",
+        "With MLX",
+    ] {
+        assert!(card.contains(told), "{told}: {card}");
+    }
+    assert!(!workshop.path("back/again/recipe.yaml").exists());
+    assert!(folders(&workshop.path("back"), ".partial").is_empty());
+    let again = evaluated(&workshop, "back/again");
+    assert_eq!(again, evaluated(&workshop, "teacher"));
+}
+
+#[test]
+fn a_licence_is_carried_over_from_file_to_file() {
+    let workshop = Workshop::new();
+    workshop.write(
+        "teacher/README.md",
+        b"---\nlicense: apache-2.0\n---\n# mine\n",
+    );
+    workshop.done(&words("export teacher --format gguf --out one"));
+    let file = gguf_in(&workshop.path("one")).display().to_string();
+    let line = format!("export {file} --format huggingface --out two");
+    workshop.done(&words(&line));
+    for made in ["one", "two"] {
+        let card = fs::read_to_string(workshop.path(made).join("README.md")).unwrap();
+        assert!(card.contains("\nlicense: \"apache-2.0\"\n"), "{card}");
+        assert!(card.contains(": apache-2.0\n"), "{card}");
+    }
+}
+
+#[test]
+fn a_pass_of_a_run_leaves_with_the_tokenizer_that_is_named() {
+    let workshop = Workshop::new();
+    let sets = "run chain.yaml --set export.formats=[huggingface]";
+    workshop.done(&words(sets));
+    let pass = workshop.folder("out/chain", "03-distill");
+    let pass = pass.display();
+    let line = format!("export {pass} --format huggingface --dtype f32 --out mine");
+    let needles = ["has no tokenizer", "help: name one with `--tokenizer`"];
+    workshop.fails(&words(&line), 2, &needles);
+    assert!(!workshop.path("mine").exists());
+    workshop.done(&words(&format!("{line} --tokenizer teacher")));
+    let report = fs::read(workshop.path("out/chain/report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let want = report["passes"][3]["loss_nats"].as_f64().unwrap();
+    let found = evaluated(&workshop, "mine");
+    let got = found["loss_nats"].as_f64().unwrap();
+    assert!((got - want).abs() < 1e-6, "{got} {want}");
+}
+
+/// A teacher whose rows fall into groups of 32, which the workshop's do not.
+const WIDE: &str = "\
+name: wide
+output: made
+data: { train: [text/train.txt], validation: [text/validation.txt], sequence_length: 32, tokenizer: { file: teacher/tokenizer.json } }
+student: { architecture: { num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 64 } }
+passes:
+  - distill: { steps: 10, tokens_per_step: 256, learning_rate: 1e-2 }
+  - quantize: { method: round-to-nearest, bits: 4 }
+export: { formats: [compressed-tensors] }
+";
+
+#[test]
+fn a_grid_goes_from_container_to_container_bit_for_bit() {
+    let workshop = Workshop::new();
+    workshop.write("wide.yaml", WIDE.as_bytes());
+    for (bits, kind) in [(4, "Q4_0"), (8, "Q8_0")] {
+        let sets = format!(
+            "--set quantize.bits={bits} --set quantize.group_size=32 --set output=made{bits}"
+        );
+        workshop.done(&words(&format!("run wide.yaml {sets}")));
+        let packed = workshop.folder(&format!("made{bits}/wide"), "03-export");
+        let packed = packed.join("compressed-tensors");
+        let line = format!("export {} --format gguf --json", packed.display());
+        let found = workshop
+            .done(&words(&format!("{line} --out q{bits}")))
+            .json();
+        let file = gguf_in(&workshop.path(&format!("q{bits}")));
+        let name = file.display().to_string();
+        assert!(name.ends_with(&format!("-{kind}.gguf")), "{name}");
+        assert_eq!(found["export"]["max_logit_difference"], 0.0);
+        assert_same_weights(&file, &packed);
+
+        let back = format!("back{bits}");
+        let line = format!("export {name} --format compressed-tensors --out {back}");
+        workshop.done(&words(&line));
+        assert_same_weights(&workshop.path(&back), &packed);
+        let schemes = |dir: &Path| Checkpoint::open(dir).unwrap().schemes();
+        assert_eq!(schemes(&workshop.path(&back)), schemes(&packed));
+
+        let line = format!("export {back} --format huggingface --dtype f32 --out plain{bits}");
+        workshop.done(&words(&line));
+        assert_same_weights(&workshop.path(&format!("plain{bits}")), &packed);
+    }
+}
+
+#[test]
+fn weights_are_spread_over_files_of_a_size_and_stored_as_f16() {
+    let workshop = Workshop::new();
+    let line = "export teacher --format huggingface --dtype f16";
+    let sharded = format!("{line} --set export.max_shard_size=6k --out made");
+    workshop.done(&words(&sharded));
+    let made = workshop.path("made");
+    assert!(!made.join("model.safetensors").exists());
+    let index = fs::read(made.join("model.safetensors.index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let map = index["weight_map"].as_object().unwrap();
+    let files: BTreeSet<&str> = map.values().map(|file| file.as_str().unwrap()).collect();
+    assert!(files.len() > 1, "{index}");
+    assert!(
+        files.iter().all(|file| made.join(file).exists()),
+        "{files:?}"
+    );
+    let checkpoint = Checkpoint::open(&made).unwrap();
+    let total = index["metadata"]["total_size"].as_u64().unwrap();
+    assert_eq!(checkpoint.num_bytes(), total);
+    let dtypes: Vec<String> = checkpoint.num_tensors().into_keys().collect();
+    assert_eq!(dtypes, ["F16"]);
+    let config = fs::read_to_string(made.join("config.json")).unwrap();
+    assert!(config.contains("\"float16\""), "{config}");
+    workshop.done(&words(&format!("{line} --out whole")));
+    assert_same_weights(&made, &workshop.path("whole"));
+}

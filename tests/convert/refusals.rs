@@ -1,0 +1,225 @@
+//! What both commands refuse, and that a failure leaves nothing behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::common::{Ran, Workshop, files_below, finished, folders, signal};
+use crate::tests::words;
+
+/// The last weight in the file, that of the last norm, becomes another number.
+fn spoil(workshop: &Workshop, number: f32) {
+    let mut bytes = fs::read(workshop.path("teacher/model.safetensors")).unwrap();
+    let end = bytes.len();
+    bytes[end - 4..].copy_from_slice(&number.to_le_bytes());
+    workshop.write("teacher/model.safetensors", &bytes);
+}
+
+#[test]
+fn nothing_is_written_over_what_is_there() {
+    let workshop = Workshop::new();
+    workshop.write("kept/file", b"mine");
+    let before = files_below(&workshop.path(""));
+    let needles = [
+        "error[convert]: `kept` is there already, and nothing is written over it",
+        "help: name another folder with `--out`, or delete `kept`",
+    ];
+    for line in [
+        "export teacher --format huggingface --out kept",
+        "quantize teacher --method round-to-nearest --out kept",
+    ] {
+        workshop.fails(&words(line), 2, &needles);
+    }
+    assert_eq!(files_below(&workshop.path("")), before);
+}
+
+/// Command lines, the exit code of each, and what its message holds.
+const REFUSED: [(&str, i32, &[&str]); 14] = [
+    (
+        "export text --format gguf",
+        2,
+        &["error[checkpoint]: ", "config.json"],
+    ),
+    (
+        "export absent --format gguf",
+        2,
+        &["error[checkpoint]: ", "absent"],
+    ),
+    (
+        "export teacher --format bmp",
+        2,
+        &["[possible values: huggingface, "],
+    ),
+    (
+        "export teacher --format gguf --set export.gguf_type=q9",
+        2,
+        &[
+            "error[recipe/unknown-value]",
+            "`gguf_type` must be",
+            "gguf_type=q9",
+        ],
+    ),
+    (
+        "export teacher --format gguf --set seed=1",
+        2,
+        &["error[recipe/unknown-key]", "seed"],
+    ),
+    (
+        "export teacher --format compressed-tensors",
+        2,
+        &[
+            "holds weights on a grid",
+            "help: `alambic quantize` puts them on one",
+        ],
+    ),
+    (
+        "export teacher --format gguf --out chain.yaml/inside",
+        1,
+        &["chain.yaml", "help: name another folder with `--out`"],
+    ),
+    (
+        "export teacher --format gguf --text absent.txt",
+        2,
+        &["error[data]: ", "absent.txt"],
+    ),
+    (
+        "quantize teacher --method round-to-nearest --bits 5",
+        2,
+        &[
+            "`bits` must be 2, 3, 4 or 8, but is 5",
+            "--> the recipe of these arguments:",
+            "bits: 5",
+        ],
+    ),
+    (
+        "quantize teacher --method round-to-nearest --group-size 24",
+        2,
+        &[
+            "error[quantize/uneven-groups]",
+            "does not divide the 16 columns of `model.layers.0.",
+        ],
+    ),
+    (
+        "quantize teacher --method qat --group-size 16 --set quantize.steps=3",
+        2,
+        &["`qat` trains", "help: write a recipe"],
+    ),
+    (
+        "quantize teacher --method round-to-nearest --group-size 16 --set quantize.of_mine=3",
+        2,
+        &["error[recipe/unknown-key]", "--set quantize.of_mine=3"],
+    ),
+    (
+        "quantize teacher --method gptq --group-size 16",
+        2,
+        &[
+            "`gptq` reads text to see what enters each projection, and none was named",
+            "help: name a file or folder of the language and kind that the model is for with `--text`",
+        ],
+    ),
+    (
+        "quantize teacher --method mine",
+        2,
+        &["[possible values: round-to-nearest"],
+    ),
+];
+
+#[test]
+fn what_cannot_be_done_is_refused_and_leaves_nothing() {
+    let workshop = Workshop::new();
+    let before = files_below(&workshop.path(""));
+    for (line, code, needles) in REFUSED {
+        workshop.fails(&words(line), code, needles);
+        assert_eq!(files_below(&workshop.path("")), before, "{line}");
+        assert!(folders(&workshop.path(""), ".partial").is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_weight_that_no_file_should_hold_is_named() {
+    let workshop = Workshop::new();
+    spoil(&workshop, f32::NAN);
+    for line in [
+        "export teacher --format gguf --out made",
+        "quantize teacher --method round-to-nearest --group-size 16 --out made",
+    ] {
+        let needles = ["of `model.norm.weight` is NaN: the checkpoint is damaged"];
+        workshop.fails(&words(line), 2, &needles);
+    }
+    spoil(&workshop, 70_000.0);
+    let line = "export teacher --format huggingface --dtype f16 --out made";
+    let needles = ["of `model.norm.weight` is 70000, which float16 does not hold"];
+    workshop.fails(&words(line), 1, &needles);
+    assert!(!workshop.path("made").exists());
+}
+
+/// Runs a command where no file may grow beyond a number of 512-byte blocks, as on a disk that is full.
+fn run_with_room(workshop: &Workshop, blocks: usize, args: &[&str]) -> Ran {
+    let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let mut command = Command::new("sh");
+    command.current_dir(workshop.path("")).arg("-c").arg(script);
+    command.arg(env!("CARGO_BIN_EXE_alambic")).args(args);
+    command.output().unwrap().into()
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_behind_and_room_lets_it_pass() {
+    let workshop = Workshop::new();
+    let before = files_below(&workshop.path(""));
+    for line in [
+        "export teacher --format huggingface --out made",
+        "export teacher --format gguf --out made",
+        "quantize teacher --method round-to-nearest --group-size 16 --out made",
+    ] {
+        let ran = run_with_room(&workshop, 16, &words(line));
+        assert_eq!(ran.code, Some(1), "{}", ran.stderr);
+        assert_eq!(ran.stdout, "");
+        let help = "help: make room, or name a folder on another disk";
+        for told in ["error[io]: ", "File too large", help] {
+            assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
+        }
+        assert_eq!(files_below(&workshop.path("")), before);
+        assert!(folders(&workshop.path(""), ".partial").is_empty());
+    }
+    workshop.done(&words("export teacher --format gguf --out made"));
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named() {
+    let workshop = Workshop::new();
+    let locked = workshop.path("locked");
+    fs::create_dir(&locked).unwrap();
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::create_dir(locked.join("a")).is_ok() {
+        println!("skipped: nothing is read-only to root");
+        return;
+    }
+    let line = "export teacher --format gguf --out locked/inside";
+    let needles = [
+        "Permission denied",
+        "help: name another folder with `--out`",
+    ];
+    workshop.fails(&words(line), 1, &needles);
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_signal_ends_a_command_and_leaves_nothing_of_it() {
+    let workshop = Workshop::new();
+    let mut num_stopped = 0;
+    for wait_ms in [5, 15, 30, 60, 100] {
+        let child = workshop.start(&words("export teacher --format gguf --out made"));
+        std::thread::sleep(Duration::from_millis(wait_ms));
+        signal(&child, "INT");
+        let ran = finished(child);
+        assert!(folders(&workshop.path(""), ".partial").is_empty());
+        if workshop.path("made").exists() {
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+            fs::remove_dir_all(workshop.path("made")).unwrap();
+        } else {
+            num_stopped += 1;
+        }
+    }
+    assert!(num_stopped > 0);
+}
