@@ -33,10 +33,9 @@ fn quantising_is_what_a_recipe_of_one_pass_does() {
     let got = workshop.path("teacher-round-to-nearest");
     assert!(bytes(&got) == want, "other bytes than the recipe's");
     let number = |key: &str| found["quantized"][key].as_f64().unwrap();
-    assert!(
-        number("loss_after_nats") > number("loss_before_nats"),
-        "{found}"
-    );
+    // On a small text, rounding may lower the loss by chance.
+    let added = number("loss_after_nats") - number("loss_before_nats");
+    assert!(added != 0.0 && added.abs() < 0.1, "{found}");
     assert!(
         number("kl_nats") > 0.0 && number("top1_agreement") < 1.0,
         "{found}"
@@ -56,7 +55,7 @@ fn quantising_is_what_a_recipe_of_one_pass_does() {
     let text = "--out again --text text/validation.txt --sequence-length 32";
     let told = workshop.done(&words(&format!("{line} {text}"))).stdout;
     assert!(told.starts_with("loss on "), "{told}");
-    assert!(told.contains(" nats (+"), "{told}");
+    assert!(told.contains(" nats ("), "{told}");
     let again = bytes(&workshop.path("again"));
     assert!(again == want, "a text decides nothing of a rounding");
     assert!(folders(&workshop.path(""), ".partial").is_empty());
