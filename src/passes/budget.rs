@@ -284,7 +284,8 @@ mod tests {
         for budget in [2.0, 3.25] {
             let choice = Choice::best(&found, &plan(budget, &WIDTHS));
             assert!(choice.average_bits <= budget, "{choice}");
-            assert!(choice.average_bits > budget - 0.01, "{choice}");
+            // One bit more for one of 40 parts would be too much.
+            assert!(choice.average_bits > budget - 0.03, "{choice}");
         }
     }
 }
