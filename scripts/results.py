@@ -31,6 +31,7 @@ TEXTS = {
 }
 
 CALIBRATION = "calibration_tokens: 32k"
+BY_INPUTS = ", calibration_tokens: 16k"
 SCRATCH = ("{architecture: {num_hidden_layers: 24, hidden_size: 576, num_attention_heads: 9, num_key_value_heads: 3, "
            "intermediate_size: 1536}}")
 WHOLE = f"{{checkpoint: {json.dumps(str(MODEL))}}}"
@@ -79,9 +80,13 @@ GROUPS = {
         "24 layers from scratch, distilled*": (SCRATCH, [f"distill: {{{training(100, '1e-3')}}}"]),
     },
     "round": {
-        f"int{bits} {kind}, {method}": (WHOLE, quantize(method, bits, keys))
-        for bits, kind in ((4, "per channel"), (3, "groups of 64"))
-        for method, keys in (("round-to-nearest", ""), ("gptq", f", {CALIBRATION}"), ("awq", f", {CALIBRATION}"), ("awq-gptq", f", {CALIBRATION}"))
+        "int4 per channel, round-to-nearest": (WHOLE, quantize("round-to-nearest", 4)),
+        "int4 per channel, GPTQ": (WHOLE, quantize("gptq", 4, BY_INPUTS)),
+        "int3 groups of 64, round-to-nearest": (WHOLE, quantize("round-to-nearest", 3)),
+        "int3 groups of 64, GPTQ": (WHOLE, quantize("gptq", 3, BY_INPUTS)),
+        "int3 groups of 64, AWQ": (WHOLE, quantize("awq", 3, BY_INPUTS)),
+        "int3 groups of 64, AWQ then GPTQ": (WHOLE, quantize("awq-gptq", 3, BY_INPUTS)),
+        "int3 groups of 64, AWQ then GPTQ, clipped, damping 0.05": (WHOLE, quantize("awq-gptq", 3, f"{BY_INPUTS}, clip: true, damping: 0.05")),
     },
     "qat": {
         "float, trained*": (WHOLE, [f"distill: {{{training(100, '5e-5')}}}"]),

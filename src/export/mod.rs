@@ -26,11 +26,11 @@ pub use shards::Files;
 
 use self::compressed_tensors::QuantizedWeight;
 use self::containers::Container;
-use self::verify::{Budget, Expectation, Verification, verify};
+use self::verify::{Budget, Expectation, Predictions, Verification, verify};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::{Grid, Quantized};
-use crate::model::{Decoder, ParameterSpec, Scheme};
+use crate::model::{DecoderConfig, ParameterSpec, Scheme};
 use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};
 use crate::student::Student;
 use crate::tensors;
@@ -87,21 +87,26 @@ fn export_format(
 ) -> Result<Verification, ExportError> {
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
     let student = &student.unrolled(); // no format has shared layers
-    let effective = student.effective();
+    let config = &student.decoder.config;
+    // The model that runs is let go of before its folder is read: beside the student there is one at a time.
+    let predictions = Predictions::of(&student.effective(), context.rows);
     let storage = Storage::of(plan, format, student);
-    let stored = storage.decoded(&effective, student);
+    let stored = |spec: &ParameterSpec, free| {
+        let weight = student.effective_weight(spec, free);
+        storage.decoded(spec, weight, student)
+    };
     let written = {
         let files = Files {
             dir,
             max_shard_bytes: plan.max_shard_size,
         };
-        write_model(&storage, student, &effective, context, files)?
+        write_model(&storage, student, context, files)?
     };
     if format == ExportFormat::Gguf {
         gguf::check_tokenizer(&written, context.tokenizer, context.rows)?;
     } else {
         match context.tokenizer_dir {
-            Some(source) => huggingface::write_tokenizer(dir, &effective.config, source)?,
+            Some(source) => huggingface::write_tokenizer(dir, config, source)?,
             None => context.tokenizer.save(dir)?,
         }
     }
@@ -111,21 +116,22 @@ fn export_format(
         })?;
     }
 
-    let budget = if are_equal(&stored, &effective) {
+    let budget = if holds_exactly(&stored, student) {
         Budget::LogitDifference(plan.max_logit_difference)
     } else {
         Budget::Kl(plan.max_rounding_kl)
     };
     let expected = Expectation {
         format: folder(format),
+        weights: &student.decoder,
         stored: &stored,
-        student: &effective,
+        predictions: &predictions,
         budget,
     };
     let verification = verify(&written, context.rows, &expected)?;
     let card = model_card(&card_facts(
         &storage,
-        &effective,
+        config,
         context,
         &written,
         &verification,
@@ -162,13 +168,12 @@ impl Storage {
         }
     }
 
-    /// The model as the folder holds it.
-    fn decoded(&self, effective: &Decoder, student: &Student) -> Decoder {
-        let rounded =
-            |weight: &Tensor<2>, spec: &ParameterSpec, round: &dyn Fn(Vec<f32>) -> Vec<f32>| {
-                let data = TensorData::new(round(tensors::to_vec(weight)), spec.shape);
-                Tensor::from_data(data, &weight.device())
-            };
+    /// A weight as the folder holds it.
+    fn decoded(&self, spec: &ParameterSpec, weight: Tensor<2>, student: &Student) -> Tensor<2> {
+        let rounded = |round: &dyn Fn(Vec<f32>) -> Vec<f32>| {
+            let data = TensorData::new(round(tensors::to_vec(&weight)), spec.shape);
+            Tensor::from_data(data, &weight.device())
+        };
         let bf16 = |values: Vec<f32>| {
             values
                 .into_iter()
@@ -181,54 +186,52 @@ impl Storage {
                 .map(|x| f16::from_f32(x).to_f32())
                 .collect()
         };
-        effective.map(|spec, weight| {
-            let on_grid = student.grid_of(spec).is_some();
-            match self {
-                Self::Packed(..) | Self::Gguf(_, Some(_)) if on_grid => weight,
-                Self::Plain(ExportDtype::F32) | Self::Packed(.., ExportDtype::F32) => weight,
-                Self::Plain(ExportDtype::Bf16) | Self::Packed(.., ExportDtype::Bf16) => {
-                    rounded(&weight, spec, &bf16)
-                }
-                Self::Plain(ExportDtype::F16) | Self::Packed(.., ExportDtype::F16) => {
-                    rounded(&weight, spec, &f16)
-                }
-                Self::Gguf(storage, _) => rounded(&weight, spec, &|values| {
-                    gguf::stored(spec, values, *storage, &effective.config)
-                }),
+        let on_grid = student.grid_of(spec).is_some();
+        match self {
+            Self::Packed(..) | Self::Gguf(_, Some(_)) if on_grid => weight,
+            Self::Plain(ExportDtype::F32) | Self::Packed(.., ExportDtype::F32) => weight,
+            Self::Plain(ExportDtype::Bf16) | Self::Packed(.., ExportDtype::Bf16) => rounded(&bf16),
+            Self::Plain(ExportDtype::F16) | Self::Packed(.., ExportDtype::F16) => rounded(&f16),
+            Self::Gguf(storage, _) => {
+                let config = &student.decoder.config;
+                rounded(&|values| gguf::stored(spec, values, *storage, config))
             }
-        })
+        }
     }
 }
 
-fn are_equal(one: &Decoder, other: &Decoder) -> bool {
-    let pairs = one.parameters().into_iter().zip(other.parameters());
-    pairs
-        .into_iter()
-        .all(|((_, one), (_, other))| tensors::to_vec(&one) == tensors::to_vec(&other))
+/// Whether every weight that runs is stored as it is.
+fn holds_exactly(
+    stored: &impl Fn(&ParameterSpec, Tensor<2>) -> Tensor<2>,
+    student: &Student,
+) -> bool {
+    let mut parameters = student.decoder.parameters().into_iter();
+    parameters.all(|(spec, free)| {
+        let runs = student.effective_weight(&spec, free.clone());
+        tensors::to_vec(&stored(&spec, free)) == tensors::to_vec(&runs)
+    })
 }
 
 /// Writes the weights and what describes them; the path by which they are read again.
 fn write_model(
     storage: &Storage,
     student: &Student,
-    effective: &Decoder,
     context: &ExportContext<'_>,
     files: Files<'_>,
 ) -> Result<PathBuf, ExportError> {
-    let by_name = |decoder: &Decoder| -> BTreeMap<String, Tensor<2>> {
-        let parameters = decoder.parameters().into_iter();
-        parameters
-            .map(|(spec, weight)| (spec.name, weight))
-            .collect()
+    let parameters = student.decoder.parameters().into_iter();
+    let free: BTreeMap<String, Tensor<2>> = parameters
+        .map(|(spec, weight)| (spec.name, weight))
+        .collect();
+    let weight = |spec: &ParameterSpec| {
+        tensors::to_vec(&student.effective_weight(spec, free[&spec.name].clone()))
     };
-    let (weights, free) = (by_name(effective), by_name(&student.decoder));
-    let weight = |spec: &ParameterSpec| tensors::to_vec(&weights[&spec.name]);
     // The free weights go through the same function that training used, so the codes are those trained against.
     let quantized = |scheme: Scheme, spec: &ParameterSpec| {
         let masked = student.masked(spec, free[&spec.name].clone());
         host(&student.quantize(spec, scheme, masked))
     };
-    let config = &effective.config;
+    let config = &student.decoder.config;
     match storage {
         Storage::Plain(dtype) => huggingface::write_model(files, config, *dtype, weight)?,
         Storage::Packed(container, _, dtype) => {
@@ -278,7 +281,7 @@ fn host(quantized: &Quantized) -> QuantizedWeight {
 
 fn card_facts(
     storage: &Storage,
-    effective: &Decoder,
+    config: &DecoderConfig,
     context: &ExportContext<'_>,
     written: &Path,
     verification: &Verification,
@@ -287,7 +290,7 @@ fn card_facts(
     CardFacts {
         name: context.name.to_owned(),
         provenance: context.provenance.clone(),
-        config: effective.config.clone(),
+        config: config.clone(),
         storage: storage.to_string(),
         weights_bytes: verification.size_bytes,
         columns,

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::loss::chunked::for_logits;
 use crate::loss::log_sum_exp;
-use crate::model::{Decoder, ids_tensor};
+use crate::model::{Decoder, Head, ParameterSpec, ids_tensor};
 use crate::teacher::load_decoder;
 use crate::tensors;
 
@@ -114,12 +114,47 @@ fn help(budget: Budget) -> &'static str {
 pub struct Expectation<'a> {
     /// Format, as in the recipe.
     pub format: &'a str,
-    /// The model as this format holds it: every weight must read back as here, bit for bit.
-    pub stored: &'a Decoder,
-    /// The student in memory: predictions must agree within the budget.
-    pub student: &'a Decoder,
+    /// The student's free weights.
+    pub weights: &'a Decoder,
+    /// One of them as this format holds it: it must read back like that, bit for bit.
+    pub stored: &'a dyn Fn(&ParameterSpec, Tensor<2>) -> Tensor<2>,
+    /// Of the student in memory, on the same rows: they must agree within the budget.
+    pub predictions: &'a Predictions,
     /// What may differ.
     pub budget: Budget,
+}
+
+/// What a model says of the first rows, without the model but for its output layer.
+pub struct Predictions {
+    /// `[T, D]` each.
+    hidden: Vec<Tensor<2>>,
+    head: Head,
+}
+
+impl Predictions {
+    /// Runs a decoder over the rows on which folders are compared.
+    pub fn of(decoder: &Decoder, rows: &TokenRows) -> Self {
+        let row_idxs = 0..rows.num_rows().min(NUM_ROWS);
+        let hidden = row_idxs.map(|row_idx| {
+            let ids = ids_tensor(&[rows.inputs(row_idx)], &decoder.device());
+            let hidden = decoder.hidden(ids); // [1, T, D]
+            let [_, seq, size] = hidden.dims();
+            hidden.reshape([seq, size])
+        });
+        Self {
+            hidden: hidden.collect(),
+            head: decoder.head(),
+        }
+    }
+
+    /// Row-major `[T, V]`.
+    fn logits(&self, row_idx: usize) -> Vec<f32> {
+        let mut all = Vec::new();
+        for_logits(&self.hidden[row_idx], &self.head, |logits| {
+            all.extend_from_slice(logits);
+        });
+        all
+    }
 }
 
 /// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.
@@ -131,10 +166,11 @@ pub fn verify(
     expected: &Expectation<'_>,
 ) -> Result<Verification, VerifyError> {
     let checkpoint = Checkpoint::open(dir)?;
-    let device = expected.student.device();
-    let reloaded = load_decoder(&checkpoint, &device)?;
-    compare_weights(expected.stored, &reloaded)?;
-    let mut found = compare_logits(expected.student, &reloaded, rows, &device);
+    let reloaded = load_decoder(&checkpoint, &expected.weights.device())?;
+    compare_weights(expected, &reloaded)?;
+    let vocab = reloaded.config.vocab_size;
+    let predictions = Predictions::of(&reloaded, rows);
+    let mut found = compare_logits(expected.predictions, &predictions, rows, vocab);
     let positions = found.positions.max(1) as f64;
     found.kl /= positions;
     let verification = Verification {
@@ -157,8 +193,10 @@ pub fn verify(
     clippy::float_cmp,
     reason = "a weight reads back as it was stored, or it is wrong"
 )]
-fn compare_weights(stored: &Decoder, reloaded: &Decoder) -> Result<(), VerifyError> {
-    for ((spec, want), (_, got)) in stored.parameters().into_iter().zip(reloaded.parameters()) {
+fn compare_weights(expected: &Expectation<'_>, reloaded: &Decoder) -> Result<(), VerifyError> {
+    let free = expected.weights.parameters().into_iter();
+    for ((spec, free), (_, got)) in free.zip(reloaded.parameters()) {
+        let want = (expected.stored)(&spec, free);
         let (want, got) = (tensors::to_vec(&want), tensors::to_vec(&got));
         let unequal = want.iter().zip(&got).position(|(want, got)| want != got);
         if let Some(index) = unequal {
@@ -182,33 +220,16 @@ struct Differences {
 }
 
 fn compare_logits(
-    student: &Decoder,
-    reloaded: &Decoder,
+    student: &Predictions,
+    reloaded: &Predictions,
     rows: &TokenRows,
-    device: &Device,
+    vocab: usize,
 ) -> Differences {
     let mut found = Differences::default();
-    let vocab = student.config.vocab_size;
-    for row_idx in 0..rows.num_rows().min(NUM_ROWS) {
-        let ids = || ids_tensor(&[rows.inputs(row_idx)], device);
-        let hidden = |decoder: &Decoder| -> Tensor<2> {
-            let hidden = decoder.hidden(ids()); // [1, T, D]
-            let [_, seq, size] = hidden.dims();
-            hidden.reshape([seq, size])
-        };
-        let mut want = Vec::new();
-        for_logits(&hidden(student), &student.head(), |logits| {
-            want.extend_from_slice(logits);
-        });
-        let mut got = Vec::new();
-        for_logits(&hidden(reloaded), &reloaded.head(), |logits| {
-            got.extend_from_slice(logits);
-        });
-        for (want, got) in want
-            .chunks(vocab)
-            .zip(got.chunks(vocab))
-            .take(rows.counted(row_idx))
-        {
+    for row_idx in 0..student.hidden.len() {
+        let (want, got) = (student.logits(row_idx), reloaded.logits(row_idx));
+        let pairs = want.chunks(vocab).zip(got.chunks(vocab));
+        for (want, got) in pairs.take(rows.counted(row_idx)) {
             found.add(want, got);
         }
     }
@@ -243,6 +264,8 @@ impl Differences {
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
 
     #[test]
@@ -251,10 +274,12 @@ mod tests {
         let decoder = load_decoder(&Checkpoint::open(dir).unwrap(), &Device::flex()).unwrap();
         let other = decoder.map(|_, weight| weight.mul_scalar(1.01));
         let rows = TokenRows::new(4, vec![5, 6, 7, 8, 9], vec![4], 9);
-        let expect = |stored, budget| Expectation {
+        let predictions = Predictions::of(&other, &rows);
+        let expect = |weights, budget| Expectation {
             format: "huggingface",
-            stored,
-            student: &other,
+            weights,
+            stored: &|_, weight| weight,
+            predictions: &predictions,
             budget,
         };
 

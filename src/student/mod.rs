@@ -143,18 +143,22 @@ impl Student {
         if self.masks.is_empty() && self.schemes.is_empty() && self.adapter.is_none() {
             return self.decoder.clone();
         }
-        self.decoder.map(|spec, weight| {
-            let weight = self.masked(spec, self.adapted(spec, weight));
-            match self.schemes.get(&spec.name) {
-                Some(scheme) => {
-                    let shape = weight.dims();
-                    let on_grid = self.quantize(spec, *scheme, weight);
-                    on_grid.scaling.values(on_grid.codes).reshape(shape)
-                }
-                None if self.schemes.is_empty() || self.is_carried() => weight,
-                None => round_to_bf16(weight),
+        self.decoder
+            .map(|spec, weight| self.effective_weight(spec, weight))
+    }
+
+    /// What runs in the place of a free weight of the student's own.
+    pub fn effective_weight(&self, spec: &ParameterSpec, free: Tensor<2>) -> Tensor<2> {
+        let weight = self.masked(spec, self.adapted(spec, free));
+        match self.schemes.get(&spec.name) {
+            Some(scheme) => {
+                let shape = weight.dims();
+                let on_grid = self.quantize(spec, *scheme, weight);
+                on_grid.scaling.values(on_grid.codes).reshape(shape)
             }
-        })
+            None if self.schemes.is_empty() || self.is_carried() => weight,
+            None => round_to_bf16(weight),
+        }
     }
 
     /// What training moves: the matrices of the adapter if there is one, else all free weights and what learned scales are
