@@ -87,7 +87,7 @@ const REFUSED: [(&str, i32, &[&str]); 14] = [
         "quantize teacher --method round-to-nearest --bits 5",
         2,
         &[
-            "`bits` must be 2, 3, 4 or 8, but is 5",
+            "`bits` must be 2, 3, 4 or 8, or a map of `budget`, `widths`, but is 5",
             "--> the recipe of these arguments:",
             "bits: 5",
         ],
