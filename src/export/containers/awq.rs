@@ -8,7 +8,7 @@ use super::super::compressed_tensors::{
     QuantizedWeight, check, exact_bytes, integers, pack, transposed,
 };
 use super::super::safetensors::EncodedTensor;
-use super::{bits_and_group, bytes_of};
+use super::{bits_and_group, bytes_of, part};
 use crate::model::{ParameterSpec, Scheme, Schemes};
 
 /// Columns in a word of eight, the lowest bits first: the order that its kernels take nibbles apart in.
@@ -34,12 +34,6 @@ pub(super) fn encode(
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
     let num_groups = check(spec, scheme, weight)?;
-    let tensor = |part: &str, dtype, lines: usize, columns, bytes| EncodedTensor {
-        name: format!("{}.{part}", spec.module()),
-        dtype,
-        shape: vec![lines, columns],
-        bytes,
-    };
     let words = |name: &str, codes: &[f32], columns: usize| -> Result<Vec<u8>, ExportError> {
         let codes = transposed(&integers(name, codes, 4)?, columns);
         let words = pack(&interleaved(&codes), [columns, rows], 4);
@@ -52,9 +46,9 @@ pub(super) fn encode(
     let zeros = words(&format!("{}_zero_point", spec.name), zeros, num_groups)?;
     let codes = words(&spec.name, &weight.codes, cols)?;
     Ok(vec![
-        tensor("qweight", Dtype::I32, cols, rows / 8, codes),
-        tensor("qzeros", Dtype::I32, num_groups, rows / 8, zeros),
-        tensor("scales", Dtype::BF16, num_groups, rows, scales),
+        part(spec, "qweight", Dtype::I32, &[cols, rows / 8], codes),
+        part(spec, "qzeros", Dtype::I32, &[num_groups, rows / 8], zeros),
+        part(spec, "scales", Dtype::BF16, &[num_groups, rows], scales),
     ])
 }
 

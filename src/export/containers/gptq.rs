@@ -8,7 +8,7 @@ use super::super::compressed_tensors::{
     QuantizedWeight, check, exact_bytes, integers, pack, transposed,
 };
 use super::super::safetensors::EncodedTensor;
-use super::{bits_and_group, bytes_of};
+use super::{bits_and_group, bytes_of, part};
 use crate::model::{ParameterSpec, Scheme, Schemes};
 
 pub(super) fn quantization_config(schemes: &Schemes) -> Value {
@@ -35,12 +35,6 @@ pub(super) fn encode(
     let bits = scheme.weight.levels.bits();
     let num_groups = check(spec, scheme, weight)?;
     let num_words = |codes: usize| codes * bits as usize / 32;
-    let tensor = |part: &str, dtype, shape: &[usize], bytes| EncodedTensor {
-        name: format!("{}.{part}", spec.module()),
-        dtype,
-        shape: shape.to_vec(),
-        bytes,
-    };
     // Codes of a row share words; then the matrix of words is turned.
     let codes = integers(&spec.name, &weight.codes, bits)?;
     let words = transposed(&pack(&codes, spec.shape, bits), num_words(cols));
@@ -55,14 +49,15 @@ pub(super) fn encode(
     let groups: Vec<i32> = groups.collect();
     let of_zeros = [num_groups, num_words(rows)];
     Ok(vec![
-        tensor(
+        part(
+            spec,
             "qweight",
             Dtype::I32,
             &[num_words(cols), rows],
             bytes_of(&words),
         ),
-        tensor("qzeros", Dtype::I32, &of_zeros, bytes_of(&zeros)),
-        tensor("scales", Dtype::F16, &[num_groups, rows], scales),
-        tensor("g_idx", Dtype::I32, &[cols], bytes_of(&groups)),
+        part(spec, "qzeros", Dtype::I32, &of_zeros, bytes_of(&zeros)),
+        part(spec, "scales", Dtype::F16, &[num_groups, rows], scales),
+        part(spec, "g_idx", Dtype::I32, &[cols], bytes_of(&groups)),
     ])
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::super::ExportError;
 use super::super::compressed_tensors::{QuantizedWeight, check, exact_bytes, integers, pack};
 use super::super::safetensors::EncodedTensor;
-use super::bytes_of;
+use super::{bytes_of, part};
 use crate::model::grid::Grid;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::recipe::ExportDtype;
@@ -50,12 +50,6 @@ pub(super) fn encode(
         ExportDtype::F16 => Dtype::F16,
         ExportDtype::F32 => Dtype::F32,
     };
-    let tensor = |part: &str, dtype, columns: usize, bytes| EncodedTensor {
-        name: format!("{}.{part}", spec.module()),
-        dtype,
-        shape: vec![rows, columns],
-        bytes,
-    };
     let codes = integers(&spec.name, &weight.codes, bits)?;
     let words = pack(&codes, spec.shape, bits);
     let middle = f32::from(1_u8 << (bits - 1));
@@ -69,8 +63,14 @@ pub(super) fn encode(
     let biases = exact_bytes(&format!("{}.biases", spec.module()), &biases, dtype)?;
     let num_words = cols * bits as usize / 32;
     Ok(vec![
-        tensor("weight", Dtype::U32, num_words, bytes_of(&words)),
-        tensor("scales", dtype, num_groups, scales),
-        tensor("biases", dtype, num_groups, biases),
+        part(
+            spec,
+            "weight",
+            Dtype::U32,
+            &[rows, num_words],
+            bytes_of(&words),
+        ),
+        part(spec, "scales", dtype, &[rows, num_groups], scales),
+        part(spec, "biases", dtype, &[rows, num_groups], biases),
     ])
 }

@@ -7,13 +7,14 @@ mod gptq;
 mod mlx;
 mod refusal;
 
+use ::safetensors::Dtype;
 use serde_json::{Value, json};
 
 pub use self::refusal::{Refusal, refusal};
 use super::ExportError;
 use super::compressed_tensors::QuantizedWeight;
 use super::huggingface::write_configs;
-use super::safetensors::{dtype_name, encode_weight};
+use super::safetensors::{EncodedTensor, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::recipe::{ExportDtype, ExportFormat};
@@ -111,6 +112,22 @@ fn bits_and_group(schemes: &Schemes) -> (Value, Value) {
         json!(bits),
         group_size.map_or(json!(-1), |size| json!(size)),
     )
+}
+
+/// One of the tensors that stand for a weight.
+fn part(
+    spec: &ParameterSpec,
+    name: &str,
+    dtype: Dtype,
+    shape: &[usize],
+    bytes: Vec<u8>,
+) -> EncodedTensor {
+    EncodedTensor {
+        name: format!("{}.{name}", spec.module()),
+        dtype,
+        shape: shape.to_vec(),
+        bytes,
+    }
 }
 
 /// Little-endian bytes of words.
