@@ -262,6 +262,8 @@ mod tests {
                 "awq, type: ternary, overrides: [{ type: stretched, activations: per_token }]",
                 "round-to-nearest, bits: 3, overrides: [{ modules: [o_proj, down_proj], bits: 8, activations: per_token }, \
                  { layers: [0, 2], keep: true }, { type: fp8, group_size: 64 }]",
+                "gptq, embedding: { bits: 8, group_size: 32 }, output: { type: fp8 }",
+                "round-to-nearest, bits: 2, embedding: {}, output: { bits: 3, group_size: channel, symmetric: false }",
             ]
             .map(|keys| {
                 let quantize = format!("quantize: {{ method: {keys} }}");

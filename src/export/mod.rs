@@ -25,11 +25,11 @@ pub use provenance::{Ancestor, License, MadeBy, Provenance, TextFacts};
 pub use shards::Files;
 
 use self::compressed_tensors::QuantizedWeight;
-use self::containers::Container;
+use self::containers::{Container, refusal_by};
 use self::verify::{Budget, Expectation, Predictions, Verification, verify};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
-use crate::model::grid::{Grid, Quantized};
+use crate::model::grid::Quantized;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme};
 use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};
 use crate::student::Student;
@@ -88,6 +88,9 @@ fn export_format(
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
     let student = &student.unrolled(); // no format has shared layers
     let config = &student.decoder.config;
+    if let Some(refusal) = refusal_by(format, &student.schemes, plan.dtype, config) {
+        return Err(refusal.into());
+    }
     // The model that runs is let go of before its folder is read: beside the student there is one at a time.
     let predictions = Predictions::of(&student.effective(), context.rows);
     let storage = Storage::of(plan, format, student);
@@ -146,8 +149,8 @@ enum Storage {
     Plain(ExportDtype),
     /// Weights that have a scheme as codes, the rest in a dtype; in compressed-tensors if no other container is named.
     Packed(Option<Container>, BTreeSet<Scheme>, ExportDtype),
-    /// In blocks of ggml; on the student's grid, if its blocks hold that.
-    Gguf(gguf::Storage, Option<Grid>),
+    /// In blocks of ggml; on the student's grids, where the blocks hold these.
+    Gguf(gguf::Storage),
 }
 
 impl Storage {
@@ -160,11 +163,21 @@ impl Storage {
                 Self::Packed(None, schemes(), plan.dtype)
             }
             ExportFormat::Gguf => {
-                let grid = student.only_grid();
-                let storage = gguf::Storage::of(plan, grid);
-                Self::Gguf(storage, grid.filter(|&grid| storage.holds(grid)))
+                Self::Gguf(gguf::Storage::of(plan, |kind| student.only_grid(kind)))
             }
             _ => Self::Plain(plan.dtype),
+        }
+    }
+
+    /// Whether codes and scales of a weight are stored as they are.
+    fn holds(&self, spec: &ParameterSpec, student: &Student) -> bool {
+        match self {
+            Self::Plain(_) => false,
+            Self::Packed(..) => student.grid_of(spec).is_some(),
+            Self::Gguf(storage) => {
+                let grid = student.only_grid(spec.kind);
+                grid.is_some_and(|grid| storage.holds(spec.kind, grid))
+            }
         }
     }
 
@@ -186,13 +199,12 @@ impl Storage {
                 .map(|x| f16::from_f32(x).to_f32())
                 .collect()
         };
-        let on_grid = student.grid_of(spec).is_some();
         match self {
-            Self::Packed(..) | Self::Gguf(_, Some(_)) if on_grid => weight,
+            _ if self.holds(spec, student) => weight,
             Self::Plain(ExportDtype::F32) | Self::Packed(.., ExportDtype::F32) => weight,
             Self::Plain(ExportDtype::Bf16) | Self::Packed(.., ExportDtype::Bf16) => rounded(&bf16),
             Self::Plain(ExportDtype::F16) | Self::Packed(.., ExportDtype::F16) => rounded(&f16),
-            Self::Gguf(storage, _) => {
+            Self::Gguf(storage) => {
                 let config = &student.decoder.config;
                 rounded(&|values| gguf::stored(spec, values, *storage, config))
             }
@@ -247,18 +259,19 @@ fn write_model(
                 }
             }
         }
-        Storage::Gguf(storage, grid) => {
+        Storage::Gguf(blocks) => {
             let model = gguf::Model {
                 name: context.name,
                 config,
-                storage: *storage,
+                storage: *blocks,
                 tokenizer: context.tokenizer,
                 template_dir: context.tokenizer_dir,
                 license: context.provenance.license(),
             };
             let codes = |spec: &ParameterSpec| {
-                grid.and(student.scheme_of(spec))
-                    .map(|scheme| quantized(scheme, spec))
+                let scheme = student.scheme_of(spec);
+                let held = scheme.filter(|_| storage.holds(spec, student));
+                held.map(|scheme| quantized(scheme, spec))
             };
             return gguf::write_model(files.dir, &model, weight, codes);
         }
@@ -326,12 +339,15 @@ impl fmt::Display for Storage {
                 }
                 write!(f, "{} elsewhere", name(dtype))
             }
-            Self::Gguf(storage, _) => write!(
-                f,
-                "{}, embedding and output {}, vectors F32",
-                storage.linear.name(),
-                storage.embedding.name()
-            ),
+            Self::Gguf(storage) => {
+                write!(f, "{}, embedding ", storage.linear.name())?;
+                if storage.embedding != storage.output {
+                    write!(f, "{}, ", storage.embedding.name())?;
+                } else {
+                    f.write_str("and ")?;
+                }
+                write!(f, "output {}, vectors F32", storage.output.name())
+            }
         }
     }
 }

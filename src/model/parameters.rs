@@ -13,7 +13,8 @@ pub struct ParameterSpec {
     pub kind: ParameterKind,
 }
 
-/// What a weight is for; pruning and quantisation take [`ParameterKind::Linear`] only.
+/// What a weight is for. Pruning takes [`ParameterKind::Linear`] only; quantisation takes embedding and head, too, each by a
+/// scheme of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParameterKind {
     /// Token embedding, `[V, D]`; also the output layer if the two are tied.

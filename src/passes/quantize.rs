@@ -1,4 +1,4 @@
-//! Quantisation: every projection gets the scheme that the plan has for it.
+//! Quantisation: every projection, the embedding and the output layer get the scheme that the plan has for them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::measure_parts::measure_parts;
 use super::sensitivity::Part;
 use super::{PassError, Rounding, calibration, distill, saved};
 use crate::model::grid::{Grid, Levels};
-use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, parameter_specs};
+use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::progress::say;
 use crate::quantization::{self, FinishedLayers, check_finite};
 use crate::recipe::{
@@ -84,13 +84,17 @@ fn measured_schemes(
 /// The schemes of a student of this architecture, by the name of the weight.
 pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
     let specs = parameter_specs(config).into_iter();
-    let of = |name: &str| match override_of(plan, name) {
-        Some(one) => one.scheme,
-        None => Some(plan.scheme),
+    let of = |spec: &ParameterSpec| match spec.kind {
+        ParameterKind::Linear => match override_of(plan, &spec.name) {
+            Some(one) => one.scheme,
+            None => Some(plan.scheme),
+        },
+        ParameterKind::Embedding => plan.embedding,
+        ParameterKind::Head => plan.output,
+        ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => None,
     };
     specs
-        .filter(|spec| spec.kind == ParameterKind::Linear)
-        .filter_map(|spec| Some((scheme(of(&spec.name)?), spec.name)))
+        .filter_map(|spec| Some((scheme(of(&spec)?), spec.name)))
         .map(|(scheme, name)| (name, scheme))
         .collect()
 }

@@ -2,9 +2,9 @@
 
 use super::Preflight;
 use crate::diag::Diagnostic;
-use crate::export::containers::{Container, refusal};
+use crate::export::containers::refusal_by;
 use crate::export::folder;
-use crate::model::{DecoderConfig, Schemes, uneven_groups, unlike_parts};
+use crate::model::{DecoderConfig, ParameterKind, Schemes, uneven_groups, unlike_parts};
 use crate::passes::WIDTHS;
 use crate::passes::quantize::schemes;
 use crate::recipe::{
@@ -24,6 +24,7 @@ impl Preflight<'_> {
             let key = format!("passes.{pass_idx}.quantize");
             let schemes = schemes(plan, config);
             self.layers_exist(plan, &key, config)?;
+            self.output_is_its_own(plan, &key, config)?;
             self.groups(plan, &key, &schemes, config)?;
             self.parts_are_alike(&key, &schemes, config)?;
             self.parts_are_chosen_whole(plan, &key, config)?;
@@ -53,6 +54,22 @@ impl Preflight<'_> {
         Ok(())
     }
 
+    /// A tied output layer is the embedding, and has the scheme of that.
+    fn output_is_its_own(
+        &self,
+        plan: &QuantizePlan,
+        key: &str,
+        config: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        if plan.output.is_none() || !config.tie_word_embeddings {
+            return Ok(());
+        }
+        let fact = "the student's output layer has no matrix of its own: it is `model.embed_tokens.weight`";
+        let fault = Diagnostic::new("quantize/tied-output", fact)
+            .help("write `embedding` in place of `output`");
+        Err(self.fault(&format!("{key}.output"), "a scheme of nothing", fault))
+    }
+
     fn groups(
         &self,
         plan: &QuantizePlan,
@@ -68,17 +85,23 @@ impl Preflight<'_> {
             "`group_size` {group_size} does not divide the {columns} columns of `{}`",
             spec.name
         );
-        let fault = Diagnostic::new("quantize/uneven-groups", fact)
-            .help("use a divisor, or `channel`, for all projections or in an override");
+        let (of, help) = match spec.kind {
+            ParameterKind::Embedding => ("embedding.group_size", "use a divisor, or `channel`"),
+            ParameterKind::Head => ("output.group_size", "use a divisor, or `channel`"),
+            _ => (
+                match plan.scheme.group_size {
+                    Some(size) if size == group_size => "group_size",
+                    _ => "overrides",
+                },
+                "use a divisor, or `channel`, for all projections or in an override",
+            ),
+        };
+        let fault = Diagnostic::new("quantize/uneven-groups", fact).help(help);
         let label = format!(
             "{columns} / {group_size} leaves {} over",
             columns % group_size
         );
-        let key = match plan.scheme.group_size {
-            Some(size) if size == group_size => format!("{key}.group_size"),
-            _ => format!("{key}.overrides"),
-        };
-        Err(self.fault(&key, &label, fault))
+        Err(self.fault(&format!("{key}.{of}"), &label, fault))
     }
 
     fn parts_are_alike(
@@ -149,15 +172,16 @@ impl Preflight<'_> {
         Err(self.fault("export.formats", "has no place for it", fault))
     }
 
-    /// GPTQ, AWQ and MLX hold, and their engines take, some schemes only.
+    /// Formats of codes hold, and their engines take, some schemes only.
     fn containers_hold(
         &self,
         schemes: &Schemes,
         config: &DecoderConfig,
     ) -> Result<(), RecipeFaults> {
         let export = &self.plan.export;
-        let containers = export.formats.iter().copied().filter_map(Container::of);
-        let mut refusals = containers.filter_map(|one| refusal(one, schemes, export.dtype, config));
+        let formats = export.formats.iter();
+        let mut refusals =
+            formats.filter_map(|&format| refusal_by(format, schemes, export.dtype, config));
         let Some(refusal) = refusals.next() else {
             return Ok(());
         };

@@ -15,7 +15,7 @@ use self::gptq::Step;
 pub use self::layers::{FinishedLayers, discard};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
 use crate::model::grid::round_to_bf16;
-use crate::model::{InputLevels, ParameterSpec, Schemes, Site, parameter_specs};
+use crate::model::{InputLevels, ParameterKind, ParameterSpec, Schemes, Site, parameter_specs};
 use crate::progress::{self, thousands};
 use crate::recipe::CalibratedPlan;
 use crate::student::{KeptScaling, Student};
@@ -76,7 +76,8 @@ pub fn check_finite(student: &Student) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Puts the weights that have a scheme on their grids, each layer on what the quantised ones before it give.
+/// Puts the weights that have a scheme on their grids, each layer on what the quantised ones before it give; embedding and
+/// output layer are rounded to nearest first.
 ///
 /// At one time there are the student, once, the residual stream of the calibration text, and the second moments of one
 /// place. Layers that an interrupted pass has finished are taken from `finished`, where each new one is added.
@@ -91,12 +92,18 @@ pub fn calibrate(
 ) -> Result<Student, QuantizeError> {
     check_rows(calibration)?;
     check_finite(&student)?;
+    let mut scales = BTreeMap::new();
     let decoder = student.decoder.map(|spec, weight| {
         let weight = student.masked(spec, weight);
-        if student.schemes.contains_key(&spec.name) {
-            weight
-        } else {
-            round_to_bf16(weight) // as it will run: see `Student`
+        match student.schemes.get(&spec.name) {
+            Some(_) if spec.kind == ParameterKind::Linear => weight,
+            // The layers are to see the embedding that will run; no error of it or of the output layer is made up for.
+            Some(scheme) => {
+                let scaling = scheme.weight.scaling(weight.clone());
+                scales.insert(spec.name.clone(), scaling.clone().into());
+                scheme.weight.nearest(weight, scaling)
+            }
+            None => round_to_bf16(weight), // as it will run: see `Student`
         }
     });
     // The free weights are let go of here, so that each is held once.
@@ -110,7 +117,7 @@ pub fn calibrate(
     let mut grids = Grids {
         masks,
         schemes,
-        scales: BTreeMap::new(),
+        scales,
     };
     let mut walk = Walk::begin(calibration, decoder.with_inputs(inputs), layer_repeats);
     let mut num_resumed = 0;

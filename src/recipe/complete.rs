@@ -11,7 +11,9 @@ use super::plan::{
     PassPlan, Plan, Sampling, SupportPlan, TeacherPlan, TokenizerPlan,
 };
 use super::prune_complete::{gradual, prune, shrink};
-use super::quantize_complete::{is_measured, overrides, scheme, sensitivity, without_training};
+use super::quantize_complete::{
+    is_measured, matrix, overrides, scheme, sensitivity, without_training,
+};
 use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{
     EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
@@ -120,6 +122,8 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
             },
             scheme: scheme(fields)?,
             overrides: overrides(fields)?,
+            embedding: matrix(fields, "embedding")?,
+            output: matrix(fields, "output")?,
             sensitivity: if is_measured(fields) {
                 Some(sensitivity(fields)?)
             } else {

@@ -265,6 +265,11 @@ fn a_scheme_is_completed_and_its_defaults_leave_the_plan_as_it_was() {
             + r#"{"modules":["o_proj"],"layers":[1],"scheme":{"bits":8,"group_size":null}},"#
             + r#"{"modules":["q_proj","k_proj","v_proj","o_proj","gate_proj","up_proj","down_proj"],"scheme":null}]}"#
     );
+    assert_eq!(
+        plan("bits: 2, group_size: 64, embedding: { bits: 8 }, output: { symmetric: false }"),
+        r#"{"method":"round_to_nearest","bits":2,"group_size":64,"#.to_owned()
+            + r#""embedding":{"bits":8,"group_size":null},"output":{"bits":4,"group_size":32,"symmetric":false}}"#
+    );
 }
 
 #[test]

@@ -53,6 +53,12 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
     if let Some(bits) = fields.block("bits") {
         budget(recipe, fields, bits, faults);
     }
+    for name in ["embedding", "output"] {
+        if let Some(matrix) = fields.block(name) {
+            number(matrix, faults);
+        }
+    }
+    tied_output(recipe, fields, faults);
     fixed_scales(fields, faults);
     no_zero(recipe, fields, faults);
     if fields.items("overrides").is_empty() {
@@ -99,12 +105,9 @@ fn calibrated(fields: &Fields, method: &str, faults: &mut Vec<Diagnostic>) {
 }
 
 fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let number = fields.get::<String>("type");
-    if number.is_some_and(|number| number != "int") {
-        for name in ["bits", "symmetric"] {
-            unused(fields, name, "type", "only `int` has a choice", faults);
-        }
-    } else if fields.get("symmetric") == Some(false)
+    number(fields, faults);
+    if is_int(fields)
+        && fields.get("symmetric") == Some(false)
         && fields.get::<String>("activations").as_deref() == Some("per_token")
     {
         let message = "`activations: per_token` needs a grid around 0";
@@ -116,6 +119,40 @@ fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
                 )
                 .secondary(fields.span("activations"), "")
                 .help("write `symmetric: true`, or delete `activations`"),
+        );
+    }
+}
+
+/// Keys without a choice beside the kind of number.
+fn number(fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    if !is_int(fields) {
+        for name in ["bits", "symmetric"] {
+            unused(fields, name, "type", "only `int` has a choice", faults);
+        }
+    }
+}
+
+fn is_int(fields: &Fields) -> bool {
+    let number = fields.get::<String>("type");
+    number.is_none_or(|number| number == "int")
+}
+
+/// A scheme of an output layer that is the embedding; of students from checkpoints, the headers show it.
+fn tied_output(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    let student = recipe.block("student").and_then(Fields::variant);
+    let Some(("architecture", item)) = student else {
+        return;
+    };
+    let Some(sizes) = item.as_block() else {
+        return;
+    };
+    if fields.is_written("output") && sizes.get("tie_word_embeddings") == Some(true) {
+        let message = "`output` has no matrix: the output layer is the embedding";
+        faults.push(
+            Diagnostic::new("recipe/tied-output", message)
+                .primary(fields.span("output"), "a scheme of nothing")
+                .secondary(sizes.span("tie_word_embeddings"), "tied")
+                .help("write `embedding` in its place, or `tie_word_embeddings: false`"),
         );
     }
 }

@@ -32,6 +32,25 @@ pub(super) fn without_training(method: &str, fields: &Fields) -> Option<Quantize
 /// How projections are quantised.
 pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {
     Some(SchemePlan {
+        activations: match fields.get::<String>("activations")?.as_str() {
+            "per_token" => Activations::PerToken,
+            _ => Activations::None,
+        },
+        ..weights(fields)?
+    })
+}
+
+/// How the embedding or the output layer is quantised, if a block says so.
+pub(super) fn matrix(fields: &Fields, name: &str) -> Option<Option<SchemePlan>> {
+    match fields.block(name) {
+        Some(written) => weights(written).map(Some),
+        None => Some(None),
+    }
+}
+
+/// How weights are quantised, whatever enters them.
+fn weights(fields: &Fields) -> Option<SchemePlan> {
+    Some(SchemePlan {
         bits: u32::try_from(bits(fields)?).ok()?,
         group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
         number: match fields.get::<String>("type")?.as_str() {
@@ -41,10 +60,7 @@ pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {
             _ => NumberType::Int,
         },
         symmetric: fields.get("symmetric")?,
-        activations: match fields.get::<String>("activations")?.as_str() {
-            "per_token" => Activations::PerToken,
-            _ => Activations::None,
-        },
+        activations: Activations::None,
     })
 }
 

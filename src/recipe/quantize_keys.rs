@@ -18,6 +18,7 @@ pub(super) static QUANTIZE: Block = Block {
         &NUMBER,
         &BITS_OR_BUDGET,
         &SCHEME,
+        &ACTIVATIONS,
         &CALIBRATED,
         &[
             rule(
@@ -31,6 +32,18 @@ pub(super) static QUANTIZE: Block = Block {
                 Kind::List(&Kind::Block(&OVERRIDE), 0, 1024),
                 "[]",
                 "projections that have a scheme of their own; the last that names one holds",
+            ),
+            rule(
+                "embedding",
+                Kind::Block(&EMBEDDING),
+                "left as it is",
+                "scheme of the token embedding, which is the output layer, too, where the two are tied",
+            ),
+            rule(
+                "output",
+                Kind::Block(&OUTPUT),
+                "left as it is",
+                "scheme of an output layer that has a matrix of its own",
             ),
             or(
                 "learn_scales",
@@ -129,8 +142,8 @@ static SENSITIVITY: Block = Block {
     )]],
 };
 
-/// Further of how a projection is quantised.
-static SCHEME: [Key; 3] = [
+/// Further of how a weight is quantised.
+static SCHEME: [Key; 2] = [
     rule(
         "group_size",
         Kind::IntegerOr(8, MAX_SIZE, "channel"),
@@ -143,13 +156,31 @@ static SCHEME: [Key; 3] = [
         "true",
         "whether 0 is the middle of the grid; if not, each group has a zero of its own",
     ),
-    or(
-        "activations",
-        Kind::Word(&["none", "per_token"]),
-        "none",
-        "what enters a projection: left as it is, or rounded while the model runs, to 8 bits of the same `type`, each position with its own scale",
-    ),
 ];
+
+/// What becomes of what enters a projection.
+static ACTIVATIONS: [Key; 1] = [or(
+    "activations",
+    Kind::Word(&["none", "per_token"]),
+    "none",
+    "what enters a projection: left as it is, or rounded while the model runs, to 8 bits of the same `type`, each position with its own scale",
+)];
+
+/// Of a matrix beside the projections.
+static MATRIX: [&[Key]; 3] = [&NUMBER, &BITS, &SCHEME];
+
+static EMBEDDING: Block = Block {
+    name: "embedding",
+    about: "How the token embedding is quantised, and with it the output layer of a tied model; a key that is left out has its default, whatever the pass says of projections. \
+            Rounded to nearest, or with `method: qat` trained like every weight. `mlx` holds it, and `gguf` with 4 or 8 bits in groups of 32; other formats of codes do not.",
+    keys: &MATRIX,
+};
+
+static OUTPUT: Block = Block {
+    name: "output",
+    about: "How an output layer with a matrix of its own is quantised, as `embedding`. `compressed-tensors` and `mlx` hold it, and `gguf` with 4 or 8 bits in groups of 32.",
+    keys: &MATRIX,
+};
 
 static OVERRIDE: Block = Block {
     name: "override",
@@ -179,5 +210,6 @@ static OVERRIDE: Block = Block {
         &NUMBER,
         &BITS,
         &SCHEME,
+        &ACTIVATIONS,
     ],
 };

@@ -17,6 +17,12 @@ pub struct QuantizePlan {
     /// The last that names a projection holds.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<OverridePlan>,
+    /// Of the embedding, also as the output layer if the two are tied; `None` leaves it as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embedding: Option<SchemePlan>,
+    /// Of an untied output layer; `None` leaves it as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub output: Option<SchemePlan>,
     /// What is measured before weights reach the grid, if anything is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sensitivity: Option<SensitivityPlan>,
@@ -57,7 +63,7 @@ pub enum QuantizeMethod {
     Qat(Box<FitPlan>),
 }
 
-/// How a projection is quantised.
+/// How a weight is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SchemePlan {
     /// 2, 3, 4 or 8; under a budget that of nothing.

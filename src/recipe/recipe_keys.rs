@@ -249,7 +249,7 @@ pub(super) static EXPORT: Block = Block {
         rule(
             "gguf_embedding_type",
             GGUF_TYPE,
-            "`dtype`",
+            "`q4_0` or `q8_0` for each of them on that grid, else `dtype`",
             "type of the embedding and the output matrix in a GGUF file",
         ),
         or(

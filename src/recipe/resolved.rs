@@ -122,6 +122,13 @@ fn pass(pass: &PassPlan) -> Value {
                 let overrides: Vec<Value> = plan.overrides.iter().map(one_override).collect();
                 put(&mut keys, "overrides", json!(overrides));
             }
+            for (name, matrix) in [("embedding", &plan.embedding), ("output", &plan.output)] {
+                if let Some(scheme) = matrix {
+                    let mut written = json!({});
+                    put_scheme(&mut written, scheme);
+                    put(&mut keys, name, written);
+                }
+            }
             if let Some(sensitivity) = &plan.sensitivity {
                 put(
                     &mut keys,

@@ -1,4 +1,4 @@
-//! A student whose projections are quantised.
+//! A student whose weights are quantised.
 
 use serde::Deserialize;
 
@@ -19,13 +19,16 @@ impl Student {
         self.scheme_of(spec).map(|scheme| scheme.weight)
     }
 
-    /// The one grid of all projections, if there is such.
-    pub fn only_grid(&self) -> Option<Grid> {
-        let specs = parameter_specs(&self.decoder.config);
-        let linear = specs
-            .iter()
-            .filter(|spec| spec.kind == ParameterKind::Linear);
-        let mut grids = linear.map(|spec| self.grid_of(spec));
+    /// The one grid of all weights of a kind, such as projections, if there is such; a tied head is the embedding.
+    pub fn only_grid(&self, kind: ParameterKind) -> Option<Grid> {
+        let config = &self.decoder.config;
+        let kind = match kind {
+            ParameterKind::Head if config.tie_word_embeddings => ParameterKind::Embedding,
+            kind => kind,
+        };
+        let specs = parameter_specs(config);
+        let alike = specs.iter().filter(|spec| spec.kind == kind);
+        let mut grids = alike.map(|spec| self.grid_of(spec));
         let first = grids.next()?;
         first.filter(|_| grids.all(|grid| grid == first))
     }

@@ -38,6 +38,8 @@ fn pass(method: CalibratedPlan, scheme: SchemePlan) -> PassPlan {
         method: QuantizeMethod::Calibrated(method),
         scheme,
         overrides: vec![],
+        embedding: None,
+        output: None,
         sensitivity: None,
         learn_scales: false,
     })
@@ -278,6 +280,8 @@ fn weights_and_texts_that_cannot_be_used_are_refused_by_name() {
         method: QuantizeMethod::RoundToNearest,
         scheme: int(4, None),
         overrides: vec![],
+        embedding: None,
+        output: None,
         sensitivity: None,
         learn_scales: false,
     });

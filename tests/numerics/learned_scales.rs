@@ -103,6 +103,8 @@ fn plan(number: NumberType, bits: u32, start_step: usize) -> PassPlan {
             activations: Activations::None,
         },
         overrides: vec![],
+        embedding: None,
+        output: None,
         sensitivity: None,
         learn_scales: true,
     })

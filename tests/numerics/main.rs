@@ -36,6 +36,8 @@ mod hidden_passes;
 #[cfg(test)]
 mod learned_scales;
 #[cfg(test)]
+mod matrices;
+#[cfg(test)]
 mod not_finite;
 #[cfg(test)]
 mod optimizer;

@@ -43,6 +43,8 @@ pub(crate) fn qat(scheme: SchemePlan) -> PassPlan {
         method: QuantizeMethod::Qat(Box::new(fit_plan())),
         scheme,
         overrides: vec![],
+        embedding: None,
+        output: None,
         sensitivity: None,
         learn_scales: matches!(scheme.number, NumberType::Ternary | NumberType::Stretched),
     })
@@ -171,7 +173,7 @@ pub(crate) fn assert_reads_back(dir: &Path, student: &Student) {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let reloaded = load_decoder(&checkpoint, &device()).unwrap();
     let want = student.effective().parameters();
-    assert!(want.len() >= 12);
+    assert!(want.len() >= 11); // one layer, tied
     for ((spec, want), (_, got)) in want.into_iter().zip(reloaded.parameters()) {
         let (want, got) = (to_vec(&want), to_vec(&got));
         let first = want.iter().zip(&got).position(|(want, got)| want != got);

@@ -62,6 +62,8 @@ fn plan() -> QuantizePlan {
             one(&all, Some(vec![1]), Some(eight)),
             one(&["o_proj"], Some(vec![1]), None),
         ],
+        embedding: None,
+        output: None,
         sensitivity: None,
         learn_scales: false,
     }
@@ -111,7 +113,11 @@ fn the_effective_weights_are_those_of_the_schemes_and_bf16_elsewhere() {
         };
         assert_eq!(to_vec(&got), want, "{}", spec.name);
     }
-    assert_eq!(student.only_grid(), None, "there are two");
+    assert_eq!(
+        student.only_grid(ParameterKind::Linear),
+        None,
+        "there are two"
+    );
 }
 
 fn hidden(student: &Student) -> Vec<f32> {
@@ -158,7 +164,10 @@ fn a_student_of_the_time_of_one_grid_is_on_that_grid() {
 
     let loaded = Student::load(dir.path(), &device()).unwrap();
     assert_eq!(loaded.schemes.len(), 14);
-    assert_eq!(loaded.only_grid(), Some(Grid::symmetric(4, Some(16))));
+    assert_eq!(
+        loaded.only_grid(ParameterKind::Linear),
+        Some(Grid::symmetric(4, Some(16)))
+    );
 
     facts["grid"] = Value::Null;
     tensors::save(&path, &matrices, &facts).unwrap();

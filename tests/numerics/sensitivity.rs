@@ -43,6 +43,8 @@ fn plan(budget: Option<f64>) -> QuantizePlan {
         method: QuantizeMethod::RoundToNearest,
         scheme: int(4, Some(8)),
         overrides: vec![],
+        embedding: None,
+        output: None,
         sensitivity: Some(SensitivityPlan {
             tokens: TOKENS,
             budget: budget.map(|budget| BudgetPlan {

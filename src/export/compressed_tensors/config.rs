@@ -6,20 +6,27 @@ use serde_json::{Map, Value, json};
 
 use super::{ExportError, Format};
 use crate::model::grid::Levels;
-use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, parameter_specs};
+use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
 
 /// `quantization_config`, with every key that old readers need and none that they do not know.
 ///
-/// `lm_head` stands in `ignore` even if it is tied, as llm-compressor writes it.
+/// `lm_head` stands in `ignore` even if it is tied, as llm-compressor writes it; with a scheme it is named by a group, since
+/// engines do not take it for a `Linear` as they do projections.
 pub(super) fn quantization_config(
     schemes: &Schemes,
     config: &DecoderConfig,
 ) -> Result<Value, ExportError> {
     let specs = parameter_specs(config).into_iter();
+    let is_head = |spec: &ParameterSpec| spec.kind == ParameterKind::Head;
+    let has_scheme = |spec: &ParameterSpec| schemes.contains_key(&spec.name);
     let linear: Vec<_> = specs
-        .filter(|spec| spec.kind == ParameterKind::Linear)
+        .filter(|spec| spec.kind == ParameterKind::Linear || is_head(spec) && has_scheme(spec))
         .collect();
-    let mut ignored = vec!["lm_head".to_owned()];
+    let head = linear.iter().find(|spec| is_head(spec));
+    let mut ignored = Vec::new();
+    if head.is_none() {
+        ignored.push("lm_head".to_owned());
+    }
     let mut groups: Vec<(Scheme, Vec<&str>)> = Vec::new();
     for spec in &linear {
         match schemes.get(&spec.name) {
@@ -48,7 +55,8 @@ pub(super) fn quantization_config(
         let targets = if is_mixed {
             targets(modules, &counts)
         } else {
-            vec!["Linear".to_owned()]
+            let head = head.map(|spec| spec.module().to_owned());
+            ["Linear".to_owned()].into_iter().chain(head).collect()
         };
         group.insert("targets".to_owned(), json!(targets));
         group.insert("weights".to_owned(), weights(scheme));

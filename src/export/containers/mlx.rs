@@ -8,14 +8,16 @@ use super::super::compressed_tensors::{QuantizedWeight, check, exact_bytes, inte
 use super::super::safetensors::EncodedTensor;
 use super::{bytes_of, part};
 use crate::model::grid::Grid;
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::recipe::ExportDtype;
 
-/// The scheme of the first weight that has one, and of each module that has another or none.
+/// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
 pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
     let specs = parameter_specs(config);
     let grid = |spec: &ParameterSpec| schemes.get(&spec.name).map(|scheme| scheme.weight);
-    let most = specs.iter().find_map(grid);
+    let linear = |spec: &&ParameterSpec| spec.kind == ParameterKind::Linear;
+    let first = specs.iter().filter(linear).find_map(grid);
+    let most = first.or_else(|| specs.iter().find_map(grid));
     let said = |grid: Grid| {
         let bits = grid.levels.bits();
         Map::from_iter([

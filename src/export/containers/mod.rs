@@ -10,7 +10,7 @@ mod refusal;
 use ::safetensors::Dtype;
 use serde_json::{Value, json};
 
-pub use self::refusal::{Refusal, refusal};
+pub use self::refusal::{Refusal, refusal, refusal_by};
 use super::ExportError;
 use super::compressed_tensors::QuantizedWeight;
 use super::huggingface::write_configs;

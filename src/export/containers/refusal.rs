@@ -6,7 +6,7 @@ use super::super::ExportError;
 use super::Container;
 use crate::model::grid::Levels;
 use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
-use crate::recipe::ExportDtype;
+use crate::recipe::{ExportDtype, ExportFormat};
 
 /// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
 /// has.
@@ -31,6 +31,36 @@ impl From<Refusal> for ExportError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal.to_string())
     }
+}
+
+/// The first weight that a format cannot hold, or that its engines would refuse, and what to do about it; what has no codes
+/// holds all.
+pub fn refusal_by(
+    format: ExportFormat,
+    schemes: &Schemes,
+    dtype: ExportDtype,
+    config: &DecoderConfig,
+) -> Option<Refusal> {
+    match Container::of(format) {
+        Some(container) => refusal(container, schemes, dtype, config),
+        None if format == ExportFormat::CompressedTensors => of_embedding(schemes, config),
+        None => None,
+    }
+}
+
+/// compressed-tensors has quantised linear layers, of which the untied head is one; engines look up embeddings plain.
+fn of_embedding(schemes: &Schemes, config: &DecoderConfig) -> Option<Refusal> {
+    let specs = parameter_specs(config);
+    let mut embeddings = specs
+        .iter()
+        .filter(|spec| spec.kind == ParameterKind::Embedding);
+    let (name, scheme) = embeddings.find_map(|spec| schemes.get_key_value(&spec.name))?;
+    Some(Refusal {
+        fact: format!(
+            "`compressed-tensors` cannot hold `{name}`, {scheme}: its engines look up plain embeddings"
+        ),
+        help: "delete `embedding`, or write `formats: [mlx]` or `[gguf]`".to_owned(),
+    })
 }
 
 /// The first weight that a container cannot hold, or that its engines would refuse, and what to do about it.

@@ -25,49 +25,56 @@ use crate::recipe::{ExportDtype, ExportPlan, GgufType};
 pub struct Storage {
     /// Projections inside of blocks.
     pub linear: TensorType,
-    /// Embedding and output matrix.
+    /// Embedding; it is the output matrix, too, if the two are tied.
     pub embedding: TensorType,
+    /// Untied output matrix.
+    pub output: TensorType,
 }
 
 impl Storage {
-    /// What a plan asks for, for a student on this grid.
-    pub fn of(plan: &ExportPlan, grid: Option<Grid>) -> Self {
+    /// What a plan asks for, for a student whose weights of a kind are all on one grid.
+    pub fn of(plan: &ExportPlan, grid: impl Fn(ParameterKind) -> Option<Grid>) -> Self {
         let plain = match plan.dtype {
             ExportDtype::Bf16 => TensorType::BF16,
             ExportDtype::F16 => TensorType::F16,
             ExportDtype::F32 => TensorType::F32,
         };
+        let found = |asked: Option<GgufType>, kind| {
+            let asked = asked.map(tensor_type);
+            asked
+                .or_else(|| grid(kind).and_then(type_of_grid))
+                .unwrap_or(plain)
+        };
         Self {
-            linear: plan
-                .gguf
-                .linear
-                .map(tensor_type)
-                .or(grid.and_then(type_of_grid))
-                .unwrap_or(plain),
-            embedding: plan.gguf.embedding.map_or(plain, tensor_type),
+            linear: found(plan.gguf.linear, ParameterKind::Linear),
+            embedding: found(plan.gguf.embedding, ParameterKind::Embedding),
+            output: found(plan.gguf.embedding, ParameterKind::Head),
         }
     }
 
-    /// Whether blocks of the projections hold codes and scales of a grid.
-    pub fn holds(self, grid: Grid) -> bool {
-        type_of_grid(grid) == Some(self.linear)
+    /// Whether blocks of the weights of a kind hold codes and scales of a grid.
+    pub fn holds(self, kind: ParameterKind, grid: Grid) -> bool {
+        type_of_grid(grid) == Some(self.of_kind(kind))
     }
 
     /// Type of a weight. Rows that do not fall into whole blocks are stored in smaller ones, or else as F16.
     pub fn kind(self, spec: &ParameterSpec) -> TensorType {
-        let kind = match spec.kind {
-            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => {
-                return TensorType::F32;
-            }
-            ParameterKind::Linear => self.linear,
-            ParameterKind::Embedding | ParameterKind::Head => self.embedding,
-        };
+        let kind = self.of_kind(spec.kind);
         let fits = |kind: &TensorType| {
             let (block_len, _) = kind.block();
             spec.shape[1].is_multiple_of(block_len)
         };
         let found = [kind, TensorType::Q8_0].into_iter().find(fits);
         found.unwrap_or(TensorType::F16)
+    }
+
+    fn of_kind(self, kind: ParameterKind) -> TensorType {
+        match kind {
+            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => TensorType::F32,
+            ParameterKind::Linear => self.linear,
+            ParameterKind::Embedding => self.embedding,
+            ParameterKind::Head => self.output,
+        }
     }
 }
 

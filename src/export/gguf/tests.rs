@@ -29,6 +29,7 @@ fn export(
         storage: Storage {
             linear: kind,
             embedding: kind,
+            output: kind,
         },
         tokenizer: &tokenizer(name),
         template_dir: Some(&golden(name)),
@@ -103,6 +104,7 @@ fn models_of_every_family_read_back_as_they_were() {
             let storage = Storage {
                 linear: kind,
                 embedding: kind,
+                output: kind,
             };
             for spec in parameter_specs(source.config()) {
                 let want = stored(
@@ -157,8 +159,9 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
         let storage = Storage {
             linear: kind,
             embedding: TensorType::F32,
+            output: TensorType::F32,
         };
-        assert!(storage.holds(grid));
+        assert!(storage.holds(ParameterKind::Linear, grid));
         let model = Model {
             name: "grid",
             config: &config,
@@ -234,6 +237,7 @@ fn rows_that_blocks_do_not_divide_are_stored_in_smaller_ones_or_as_halves() {
     let storage = Storage {
         linear: TensorType::Q4_K,
         embedding: TensorType::Q4_0,
+        output: TensorType::Q4_0,
     };
     for (columns, linear, embedding) in [
         (512, TensorType::Q4_K, TensorType::Q4_0),
