@@ -41,28 +41,6 @@ mod tests {
                 ],
             ),
             (
-                "quantize.embedding={group_size: 32}",
-                [
-                    "error[quantize/uneven-groups]: `group_size` 32 does not divide the 16 columns of `model.embed_tokens.weight`",
-                    "help: use a divisor, or `channel`\n",
-                ],
-            ),
-            (
-                "quantize.embedding={bits: 8}",
-                [
-                    "error[export/scheme]: `compressed-tensors` cannot hold `model.embed_tokens.weight`, int8, one scale per row: its engines \
-                     look up plain embeddings",
-                    "help: delete `embedding`, or write `formats: [mlx]` or `[gguf]`",
-                ],
-            ),
-            (
-                "quantize.output={bits: 8}",
-                [
-                    "error[recipe/tied-output]: `output` has no matrix: the output layer is the embedding",
-                    "help: write `embedding` in its place, or `tie_word_embeddings: false`",
-                ],
-            ),
-            (
                 "quantize.activations=per_token",
                 [
                     "error[export/activations]: `huggingface` cannot say that what enters `model.layers.0.mlp.down_proj.weight` is rounded: \
@@ -91,8 +69,34 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_of_the_output_layer_of_a_tied_checkpoint_is_refused_with_the_weight_that_it_is() {
+    fn schemes_of_embedding_and_output_layer_that_nothing_holds_are_refused_with_the_weight() {
         let workshop = Workshop::new();
+        for (set, needles) in [
+            (
+                "quantize.embedding={group_size: 32}",
+                [
+                    "error[quantize/uneven-groups]: `group_size` 32 does not divide the 16 columns of `model.embed_tokens.weight`",
+                    "help: use a divisor, or `channel`\n",
+                ],
+            ),
+            (
+                "quantize.embedding={bits: 8}",
+                [
+                    "error[export/scheme]: `compressed-tensors` cannot hold `model.embed_tokens.weight`, int8, one scale per row: its engines \
+                     look up plain embeddings",
+                    "help: delete `embedding`, or write `formats: [mlx]` or `[gguf]`",
+                ],
+            ),
+            (
+                "quantize.output={bits: 8}",
+                [
+                    "error[recipe/tied-output]: `output` has no matrix: the output layer is the embedding",
+                    "help: write `embedding` in its place, or `tie_word_embeddings: false`",
+                ],
+            ),
+        ] {
+            assert_refused(&workshop, &[set], &needles);
+        }
         let sets = ["student={checkpoint: teacher}", "quantize.output={bits: 8}"];
         let needles = [
             "error[quantize/tied-output]: the student's output layer has no matrix of its own: it is `model.embed_tokens.weight`",

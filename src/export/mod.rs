@@ -341,10 +341,10 @@ impl fmt::Display for Storage {
             }
             Self::Gguf(storage) => {
                 write!(f, "{}, embedding ", storage.linear.name())?;
-                if storage.embedding != storage.output {
-                    write!(f, "{}, ", storage.embedding.name())?;
-                } else {
+                if storage.embedding == storage.output {
                     f.write_str("and ")?;
+                } else {
+                    write!(f, "{}, ", storage.embedding.name())?;
                 }
                 write!(f, "output {}, vectors F32", storage.output.name())
             }

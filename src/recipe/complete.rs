@@ -12,7 +12,7 @@ use super::plan::{
 };
 use super::prune_complete::{gradual, prune, shrink};
 use super::quantize_complete::{
-    is_measured, matrix, overrides, scheme, sensitivity, without_training,
+    is_measured, overrides, scheme, sensitivity, weights, without_training,
 };
 use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{
@@ -122,8 +122,14 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
             },
             scheme: scheme(fields)?,
             overrides: overrides(fields)?,
-            embedding: matrix(fields, "embedding")?,
-            output: matrix(fields, "output")?,
+            embedding: match fields.block("embedding") {
+                Some(embedding) => Some(weights(embedding)?),
+                None => None,
+            },
+            output: match fields.block("output") {
+                Some(output) => Some(weights(output)?),
+                None => None,
+            },
             sensitivity: if is_measured(fields) {
                 Some(sensitivity(fields)?)
             } else {

@@ -53,12 +53,7 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
     if let Some(bits) = fields.block("bits") {
         budget(recipe, fields, bits, faults);
     }
-    for name in ["embedding", "output"] {
-        if let Some(matrix) = fields.block(name) {
-            number(matrix, faults);
-        }
-    }
-    tied_output(recipe, fields, faults);
+    matrices(recipe, fields, faults);
     fixed_scales(fields, faults);
     no_zero(recipe, fields, faults);
     if fields.items("overrides").is_empty() {
@@ -137,8 +132,13 @@ fn is_int(fields: &Fields) -> bool {
     number.is_none_or(|number| number == "int")
 }
 
-/// A scheme of an output layer that is the embedding; of students from checkpoints, the headers show it.
-fn tied_output(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+/// Schemes of embedding and output layer; whether a checkpoint has the latter, its headers show.
+fn matrices(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+    for name in ["embedding", "output"] {
+        if let Some(matrix) = fields.block(name) {
+            number(matrix, faults);
+        }
+    }
     let student = recipe.block("student").and_then(Fields::variant);
     let Some(("architecture", item)) = student else {
         return;

@@ -40,16 +40,8 @@ pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {
     })
 }
 
-/// How the embedding or the output layer is quantised, if a block says so.
-pub(super) fn matrix(fields: &Fields, name: &str) -> Option<Option<SchemePlan>> {
-    match fields.block(name) {
-        Some(written) => weights(written).map(Some),
-        None => Some(None),
-    }
-}
-
-/// How weights are quantised, whatever enters them.
-fn weights(fields: &Fields) -> Option<SchemePlan> {
+/// How weights are quantised, whatever they are multiplied by.
+pub(super) fn weights(fields: &Fields) -> Option<SchemePlan> {
     Some(SchemePlan {
         bits: u32::try_from(bits(fields)?).ok()?,
         group_size: group_size(fields).map(usize::try_from).transpose().ok()?,

@@ -44,17 +44,22 @@ fn rows() -> TokenRows {
     random_rows(16, &[16, 16, 9, 16, 16, 16], 6)
 }
 
-fn calibrated(awq: bool, gptq: bool) -> QuantizeMethod {
-    QuantizeMethod::Calibrated(CalibratedPlan {
-        awq,
-        clip: awq,
-        gptq: gptq.then_some(GptqPlan {
-            act_order: true,
-            damping: 0.01,
-        }),
-        calibration_tokens: 80,
-    })
-}
+const GPTQ: CalibratedPlan = CalibratedPlan {
+    awq: false,
+    clip: false,
+    gptq: Some(GptqPlan {
+        act_order: true,
+        damping: 0.01,
+    }),
+    calibration_tokens: 80,
+};
+
+const AWQ: CalibratedPlan = CalibratedPlan {
+    awq: true,
+    clip: true,
+    gptq: None,
+    ..GPTQ
+};
 
 fn qat(fit: FitPlan) -> QuantizeMethod {
     QuantizeMethod::Qat(Box::new(fit))
@@ -119,14 +124,17 @@ fn every_method_puts_both_on_their_grids_and_mlx_and_gguf_hold_them() {
         let before = student(is_tied);
         for (method, moves) in [
             (QuantizeMethod::RoundToNearest, false),
-            (calibrated(false, true), false),
-            (calibrated(true, false), false),
+            (QuantizeMethod::Calibrated(GPTQ), false),
+            (QuantizeMethod::Calibrated(AWQ), false),
             (qat(fit_plan()), true),
         ] {
             let label = format!("{method:?}, tied: {is_tied}");
+            let is_calibrated = matches!(method, QuantizeMethod::Calibrated(_));
             let plan = PassPlan::Quantize(plan(method, is_tied));
             let after = run(&plan, before.clone(), &rows());
             let effective = after.effective();
+            let is_on_grid = bits(&after.decoder) == bits(&effective);
+            assert_eq!(is_on_grid, is_calibrated, "{label}: free weights");
             let names = [EMBEDDING, HEAD].into_iter().zip(grids);
             for (name, grid) in names.take(if is_tied { 1 } else { 2 }) {
                 let scheme = Scheme {
@@ -161,6 +169,30 @@ fn every_method_puts_both_on_their_grids_and_mlx_and_gguf_hold_them() {
             assert_eq!(kind("output.weight"), head);
         }
     }
+}
+
+#[test]
+fn layers_are_calibrated_on_what_the_rounded_embedding_gives() {
+    let scheme = int(2, Some(32)); // whose values are bf16, so that they stay as they are without a scheme
+    let quantized = |student: Student, embedding| {
+        let method = QuantizeMethod::Calibrated(GPTQ);
+        let plan = QuantizePlan {
+            embedding,
+            ..plan(method, true)
+        };
+        run(&PassPlan::Quantize(plan), student, &rows())
+    };
+    let free = student(true);
+    let decoder = free.decoder.map(|spec, weight| match spec.name.as_str() {
+        EMBEDDING => Grid::symmetric(2, Some(32)).fake_quantize(weight),
+        _ => weight,
+    });
+    let at_once = quantized(free.clone(), Some(scheme));
+    let before = quantized(Student::new(decoder), None);
+    assert!(bits(&at_once.decoder) == bits(&before.decoder));
+    let plain = quantized(free, None);
+    let name = "model.layers.0.self_attn.q_proj.weight";
+    assert!(weight(&plain.decoder, name) != weight(&at_once.decoder, name));
 }
 
 #[test]

@@ -16,13 +16,8 @@ pub(super) fn quantization_config(
     schemes: &Schemes,
     config: &DecoderConfig,
 ) -> Result<Value, ExportError> {
-    let specs = parameter_specs(config).into_iter();
-    let is_head = |spec: &ParameterSpec| spec.kind == ParameterKind::Head;
-    let has_scheme = |spec: &ParameterSpec| schemes.contains_key(&spec.name);
-    let linear: Vec<_> = specs
-        .filter(|spec| spec.kind == ParameterKind::Linear || is_head(spec) && has_scheme(spec))
-        .collect();
-    let head = linear.iter().find(|spec| is_head(spec));
+    let linear = linear_layers(schemes, config);
+    let head = linear.iter().find(|spec| spec.kind == ParameterKind::Head);
     let mut ignored = Vec::new();
     if head.is_none() {
         ignored.push("lm_head".to_owned());
@@ -78,6 +73,16 @@ pub(super) fn quantization_config(
         "quant_method": "compressed-tensors",
         "quantization_status": "compressed",
     }))
+}
+
+/// Projections, and an output layer that has a scheme.
+fn linear_layers(schemes: &Schemes, config: &DecoderConfig) -> Vec<ParameterSpec> {
+    let mut specs = parameter_specs(config);
+    specs.retain(|spec| match spec.kind {
+        ParameterKind::Head => schemes.contains_key(&spec.name),
+        kind => kind == ParameterKind::Linear,
+    });
+    specs
 }
 
 /// What a module is inside its layer, such as `self_attn.q_proj`.
