@@ -32,6 +32,25 @@ export: { formats: [huggingface], dtype: f32 }
     }
 
     #[test]
+    fn less_text_to_measure_on_than_was_asked_for_is_said() {
+        let workshop = workshop();
+        let said = |keys: &str| {
+            let passes = format!("passes=[prune: {{sparsity: 0.5, {keys}}}]");
+            let args = ["run", "taken_out.yaml", "--set", &passes];
+            let ran = workshop.done(&[&args[..], &["--set", "cache.tokens=320"]].concat());
+            ran.stderr
+                .contains("calibrated on 320 of the 640 positions asked for")
+        };
+        assert!(said("method: wanda, calibration_tokens: 640"));
+        assert!(said("method: sparsegpt, calibration_tokens: 640"));
+        assert!(!said("method: wanda, calibration_tokens: 320"));
+        assert!(
+            !said("method: magnitude, calibration_tokens: 640"),
+            "it reads no text"
+        );
+    }
+
+    #[test]
     fn the_export_is_smaller_and_sparse_and_the_report_tells_what_went_and_what_it_cost() {
         let workshop = workshop();
         let report = workshop.done(&["run", "taken_out.yaml", "--json"]).json();

@@ -12,7 +12,7 @@ pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_squa
 pub use self::walk::Walk;
 use crate::data::TokenRows;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
-use crate::progress::Progress;
+use crate::progress::{self, Progress, thousands};
 
 /// Rows in one forward pass.
 const BATCH_ROWS: usize = 4;
@@ -76,9 +76,24 @@ impl Calibration<'_> {
 
     fn progress(&self, num_tokens: usize) -> Progress {
         if self.is_silent {
-            Progress::hidden(self.label, num_tokens as u64)
-        } else {
-            Progress::new(self.label, num_tokens as u64)
+            return Progress::hidden(self.label, num_tokens as u64);
+        }
+        self.say_if_short();
+        Progress::new(self.label, num_tokens as u64)
+    }
+
+    /// Says if there is less text than was asked for.
+    fn say_if_short(&self) {
+        let (asked, there) = (self.num_rows_asked(), self.num_whole_rows());
+        if there < asked {
+            let positions =
+                |num_rows: usize| thousands((num_rows * self.rows.sequence_length()) as u64);
+            progress::say(&format!(
+                "{}: calibrated on {} of the {} positions asked for: the training text, as far as `cache.tokens` takes it, has no more",
+                self.label,
+                positions(there),
+                positions(asked)
+            ));
         }
     }
 
@@ -107,7 +122,7 @@ impl Calibration<'_> {
     }
 
     /// Rows that hold the positions asked for.
-    pub fn num_rows_asked(&self) -> usize {
+    fn num_rows_asked(&self) -> usize {
         let length = self.rows.sequence_length();
         self.num_tokens.div_ceil(length).max(1)
     }

@@ -16,7 +16,7 @@ pub use self::layers::{FinishedLayers, discard};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
 use crate::model::grid::round_to_bf16;
 use crate::model::{InputLevels, ParameterKind, ParameterSpec, Schemes, Site, parameter_specs};
-use crate::progress::{self, thousands};
+use crate::progress;
 use crate::recipe::CalibratedPlan;
 use crate::student::{KeptScaling, Student};
 use crate::tensors;
@@ -154,21 +154,11 @@ pub fn calibrate(
     })
 }
 
-/// Says if there is less text than the plan asks for, and refuses to begin where there is none.
+/// Refuses to begin where there is no text.
 fn check_rows(calibration: &Calibration<'_>) -> Result<(), QuantizeError> {
-    let sequence_length = calibration.rows.sequence_length();
-    let (asked, there) = (calibration.num_rows_asked(), calibration.num_whole_rows());
-    if there == 0 {
+    if calibration.num_whole_rows() == 0 {
+        let sequence_length = calibration.rows.sequence_length();
         return Err(QuantizeError::NoRows { sequence_length });
-    }
-    if there < asked {
-        let (asked, there) = (asked * sequence_length, there * sequence_length);
-        progress::say(&format!(
-            "{}: calibrated on {} of the {} positions asked for: the training text has no more",
-            calibration.label,
-            thousands(there as u64),
-            thousands(asked as u64)
-        ));
     }
     Ok(())
 }
