@@ -44,10 +44,7 @@ export: { formats: [huggingface], dtype: f32 }
         assert!(said("method: wanda, calibration_tokens: 640"));
         assert!(said("method: sparsegpt, calibration_tokens: 640"));
         assert!(!said("method: wanda, calibration_tokens: 320"));
-        assert!(
-            !said("method: magnitude, calibration_tokens: 640"),
-            "it reads no text"
-        );
+        assert!(!said("method: magnitude"), "it reads no text");
     }
 
     #[test]
