@@ -76,8 +76,8 @@ GROUPS = {
     },
     "heal": {
         "30 → 24, block influence": (WHOLE, shrink("num_hidden_layers: 24")),
-        "30 → 24, distilled*": (WHOLE, shrink("num_hidden_layers: 24") + [f"distill: {{{training(100, '2e-4')}}}"]),
-        "24 layers from scratch, distilled*": (SCRATCH, [f"distill: {{{training(100, '1e-3')}}}"]),
+        "30 → 24, distilled*": (WHOLE, shrink("num_hidden_layers: 24") + [f"distill: {{{training(50, '2e-4')}}}"]),
+        "24 layers from scratch, distilled*": (SCRATCH, [f"distill: {{{training(50, '1e-3')}}}"]),
     },
     "round": {
         "int4 per channel, round-to-nearest": (WHOLE, quantize("round-to-nearest", 4)),

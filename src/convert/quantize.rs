@@ -13,7 +13,9 @@ use super::{
     stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
+use crate::export::verify::Predictions;
 use crate::files::{self, PartialDir, hash_json};
+use crate::model::Decoder;
 use crate::passes;
 use crate::preflight;
 use crate::progress;
@@ -162,18 +164,21 @@ impl Job<'_> {
         model.rows = measured;
 
         stop_if_asked(self.context)?;
-        let before = measure(&student, Opinion::None, &model.rows, "before")?;
+        let runs = student.effective();
+        let before = measure(&runs, &model.rows, "before")?;
+        let original = Predictions::of_all(&runs, &model.rows);
+        drop(runs); // a pass has all memory to itself
         let student = self.apply(pass, student, &train, &model.rows, &dir.join(PASS_DIR))?;
         stop_if_asked(self.context)?;
-        let original = self.source.free_student(self.context.device)?.effective(); // again: a pass has all memory to itself
-        let opinion = Opinion::Teacher(&original);
-        let after = measure(&student, opinion, &model.rows, "after")?;
-        drop(original);
+        let runs = student.effective();
+        let after = measure(&runs, &model.rows, "after")?;
+        let moved = original.compare(&Predictions::of_all(&runs, &model.rows), &model.rows);
+        drop((runs, original));
         let quantized = Quantized {
             loss_before_nats: before.loss_nats,
             loss_after_nats: after.loss_nats,
-            kl_nats: after.kl_nats.unwrap_or(f64::NAN),
-            top1_agreement: after.top1_agreement.unwrap_or(f64::NAN),
+            kl_nats: moved.kl_nats(),
+            top1_agreement: moved.top1_agreement(),
             positions: after.positions,
             measured_on_calibration_text: is_same && reads_text(pass),
         };
@@ -230,13 +235,8 @@ impl Job<'_> {
     }
 }
 
-fn measure(
-    student: &Student,
-    opinion: Opinion<'_>,
-    rows: &TokenRows,
-    label: &str,
-) -> Result<Evaluation, ConvertError> {
-    let found = evaluate(&student.effective(), rows, opinion, label)?;
+fn measure(decoder: &Decoder, rows: &TokenRows, label: &str) -> Result<Evaluation, ConvertError> {
+    let found = evaluate(decoder, rows, Opinion::None, label)?;
     if found.loss_nats.is_finite() {
         return Ok(found);
     }

@@ -92,7 +92,7 @@ fn export_format(
         return Err(refusal.into());
     }
     // The model that runs is let go of before its folder is read: beside the student there is one at a time.
-    let predictions = Predictions::of(&student.effective(), context.rows);
+    let predictions = Predictions::of_first(&student.effective(), context.rows);
     let storage = Storage::of(plan, format, student);
     let stored = |spec: &ParameterSpec, free| {
         let weight = student.effective_weight(spec, free);

@@ -124,7 +124,7 @@ pub struct Expectation<'a> {
     pub budget: Budget,
 }
 
-/// What a model says of the first rows, without the model but for its output layer.
+/// What a model says of some rows, without the model but for its output layer.
 pub struct Predictions {
     /// `[T, D]` each.
     hidden: Vec<Tensor<2>>,
@@ -133,9 +133,17 @@ pub struct Predictions {
 
 impl Predictions {
     /// Runs a decoder over the rows on which folders are compared.
-    pub fn of(decoder: &Decoder, rows: &TokenRows) -> Self {
-        let row_idxs = 0..rows.num_rows().min(NUM_ROWS);
-        let hidden = row_idxs.map(|row_idx| {
+    pub fn of_first(decoder: &Decoder, rows: &TokenRows) -> Self {
+        Self::of(decoder, rows, rows.num_rows().min(NUM_ROWS))
+    }
+
+    /// Runs a decoder over all rows.
+    pub fn of_all(decoder: &Decoder, rows: &TokenRows) -> Self {
+        Self::of(decoder, rows, rows.num_rows())
+    }
+
+    fn of(decoder: &Decoder, rows: &TokenRows, num_rows: usize) -> Self {
+        let hidden = (0..num_rows).map(|row_idx| {
             let ids = ids_tensor(&[rows.inputs(row_idx)], &decoder.device());
             let hidden = decoder.hidden(ids); // [1, T, D]
             let [_, seq, size] = hidden.dims();
@@ -145,6 +153,20 @@ impl Predictions {
             hidden: hidden.collect(),
             head: decoder.head(),
         }
+    }
+
+    /// How far another model is from this one on the same rows.
+    pub fn compare(&self, other: &Self, rows: &TokenRows) -> Differences {
+        let mut found = Differences::default();
+        let [vocab, _] = self.head.weight.dims();
+        for row_idx in 0..self.hidden.len() {
+            let (want, got) = (self.logits(row_idx), other.logits(row_idx));
+            let pairs = want.chunks(vocab).zip(got.chunks(vocab));
+            for (want, got) in pairs.take(rows.counted(row_idx)) {
+                found.add(want, got);
+            }
+        }
+        found
     }
 
     /// Row-major `[T, V]`.
@@ -168,19 +190,16 @@ pub fn verify(
     let checkpoint = Checkpoint::open(dir)?;
     let reloaded = load_decoder(&checkpoint, &expected.weights.device())?;
     compare_weights(expected, &reloaded)?;
-    let vocab = reloaded.config.vocab_size;
-    let predictions = Predictions::of(&reloaded, rows);
-    let mut found = compare_logits(expected.predictions, &predictions, rows, vocab);
-    let positions = found.positions.max(1) as f64;
-    found.kl /= positions;
+    let predictions = Predictions::of_first(&reloaded, rows);
+    let found = expected.predictions.compare(&predictions, rows);
     let verification = Verification {
         format: expected.format.to_owned(),
         size_bytes: checkpoint.num_bytes(),
         positions: found.positions,
         max_logit_difference: found.difference,
         budget: expected.budget,
-        kl_nats: found.kl,
-        top1_agreement: found.agreed as f64 / positions,
+        kl_nats: found.kl_nats(),
+        top1_agreement: found.top1_agreement(),
     };
     if verification.holds() {
         Ok(verification)
@@ -211,32 +230,26 @@ fn compare_weights(expected: &Expectation<'_>, reloaded: &Decoder) -> Result<(),
     Ok(())
 }
 
+/// Between two models on the same positions.
 #[derive(Default)]
-struct Differences {
+pub struct Differences {
     positions: u64,
     difference: f64,
     kl: f64,
     agreed: u64,
 }
 
-fn compare_logits(
-    student: &Predictions,
-    reloaded: &Predictions,
-    rows: &TokenRows,
-    vocab: usize,
-) -> Differences {
-    let mut found = Differences::default();
-    for row_idx in 0..student.hidden.len() {
-        let (want, got) = (student.logits(row_idx), reloaded.logits(row_idx));
-        let pairs = want.chunks(vocab).zip(got.chunks(vocab));
-        for (want, got) in pairs.take(rows.counted(row_idx)) {
-            found.add(want, got);
-        }
-    }
-    found
-}
-
 impl Differences {
+    /// KL(one ‖ other), nats per position.
+    pub fn kl_nats(&self) -> f64 {
+        self.kl / self.positions.max(1) as f64
+    }
+
+    /// Share of positions whose likeliest token is the same.
+    pub fn top1_agreement(&self) -> f64 {
+        self.agreed as f64 / self.positions.max(1) as f64
+    }
+
     fn add(&mut self, want: &[f32], got: &[f32]) {
         self.positions += 1;
         let (want_lse, got_lse) = (log_sum_exp(want, 1.0), log_sum_exp(got, 1.0));
@@ -274,7 +287,7 @@ mod tests {
         let decoder = load_decoder(&Checkpoint::open(dir).unwrap(), &Device::flex()).unwrap();
         let other = decoder.map(|_, weight| weight.mul_scalar(1.01));
         let rows = TokenRows::new(4, vec![5, 6, 7, 8, 9], vec![4], 9);
-        let predictions = Predictions::of(&other, &rows);
+        let predictions = Predictions::of_first(&other, &rows);
         let expect = |weights, budget| Expectation {
             format: "huggingface",
             weights,
