@@ -87,6 +87,7 @@ GROUPS = {
         "int3 groups of 64, AWQ": (WHOLE, quantize("awq", 3, BY_INPUTS)),
         "int3 groups of 64, AWQ then GPTQ": (WHOLE, quantize("awq-gptq", 3, BY_INPUTS)),
         "int3 groups of 64, AWQ then GPTQ, clipped, damping 0.05": (WHOLE, quantize("awq-gptq", 3, f"{BY_INPUTS}, clip: true, damping: 0.05")),
+        "int3 groups of 64, AWQ then GPTQ, clipped, damping 0.1": (WHOLE, quantize("awq-gptq", 3, f"{BY_INPUTS}, clip: true, damping: 0.1")),
     },
     "qat": {
         "float, trained*": (WHOLE, [f"distill: {{{training(100, '5e-5')}}}"]),
