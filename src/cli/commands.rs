@@ -284,6 +284,16 @@ pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
     Ok(plan)
 }
 
+/// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.
+pub(super) fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        flag::register(signal, Arc::clone(&stop))?;
+    }
+    Ok(stop)
+}
+
 /// Opens the device, listens to signals and calls `work`: the first SIGINT or SIGTERM sets the stop flag, the
 /// second ends the process at once.
 pub(super) fn with_context<T>(
@@ -293,11 +303,7 @@ pub(super) fn with_context<T>(
     work: impl FnOnce(&RunContext<'_>) -> Result<T, run::RunError>,
 ) -> Result<T, Failure> {
     let device = device::open(&plan.device)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop_on_signals()?;
     #[expect(
         clippy::disallowed_methods,
         reason = "the clock enters here, once, for the TensorBoard events"

@@ -2,16 +2,12 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
 
 use super::Failure;
-use super::commands::{Output, shown};
+use super::commands::{Output, shown, stop_on_signals};
 use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
 use crate::progress::{bytes_text, thousands};
@@ -186,11 +182,7 @@ fn with_context<T>(
     work: impl FnOnce(&ConvertContext<'_>) -> Result<T, convert::ConvertError>,
 ) -> Result<T, Failure> {
     let device = device::open(&args.device)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
-        flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop_on_signals()?;
     let context = ConvertContext {
         device: &device,
         stop: &stop,

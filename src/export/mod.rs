@@ -119,7 +119,7 @@ fn export_format(
         })?;
     }
 
-    let budget = if holds_exactly(&stored, student) {
+    let budget = if storage.is_exact(student) {
         Budget::LogitDifference(plan.max_logit_difference)
     } else {
         Budget::Kl(plan.max_rounding_kl)
@@ -181,6 +181,16 @@ impl Storage {
         }
     }
 
+    /// Whether every weight that runs is stored as it is.
+    fn is_exact(&self, student: &Student) -> bool {
+        let mut parameters = student.decoder.parameters().into_iter();
+        parameters.all(|(spec, free)| {
+            let runs = student.effective_weight(&spec, free);
+            let stored = self.decoded(&spec, runs.clone(), student);
+            tensors::to_vec(&stored) == tensors::to_vec(&runs)
+        })
+    }
+
     /// A weight as the folder holds it.
     fn decoded(&self, spec: &ParameterSpec, weight: Tensor<2>, student: &Student) -> Tensor<2> {
         let rounded = |round: &dyn Fn(Vec<f32>) -> Vec<f32>| {
@@ -210,18 +220,6 @@ impl Storage {
             }
         }
     }
-}
-
-/// Whether every weight that runs is stored as it is.
-fn holds_exactly(
-    stored: &impl Fn(&ParameterSpec, Tensor<2>) -> Tensor<2>,
-    student: &Student,
-) -> bool {
-    let mut parameters = student.decoder.parameters().into_iter();
-    parameters.all(|(spec, free)| {
-        let runs = student.effective_weight(&spec, free.clone());
-        tensors::to_vec(&stored(&spec, free)) == tensors::to_vec(&runs)
-    })
 }
 
 /// Writes the weights and what describes them; the path by which they are read again.

@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
-use crate::loss::chunked::for_logits;
+use crate::loss::chunked::all_logits;
 use crate::loss::log_sum_exp;
 use crate::model::{Decoder, Head, ParameterSpec, ids_tensor};
 use crate::teacher::load_decoder;
@@ -171,11 +171,7 @@ impl Predictions {
 
     /// Row-major `[T, V]`.
     fn logits(&self, row_idx: usize) -> Vec<f32> {
-        let mut all = Vec::new();
-        for_logits(&self.hidden[row_idx], &self.head, |logits| {
-            all.extend_from_slice(logits);
-        });
-        all
+        all_logits(&self.hidden[row_idx], &self.head)
     }
 }
 

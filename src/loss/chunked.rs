@@ -206,6 +206,13 @@ pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f
     });
 }
 
+/// The logits of all positions, row-major `[P, V]`; for few of them, since a vocabulary is large.
+pub fn all_logits(hidden: &Tensor<2>, head: &Head) -> Vec<f32> {
+    let mut all = Vec::new();
+    for_logits(hidden, head, |logits| all.extend_from_slice(logits));
+    all
+}
+
 fn for_chunks<'t, T>(
     hidden: &Tensor<2>,
     vocab: usize,

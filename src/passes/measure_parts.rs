@@ -11,7 +11,7 @@ use super::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use super::{PassError, calibration, saved};
 use crate::data::TokenRows;
 use crate::device;
-use crate::loss::chunked::for_logits;
+use crate::loss::chunked::{all_logits, for_logits};
 use crate::loss::kl_of_logits;
 use crate::model::{Decoder, LayerContexts, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
@@ -203,7 +203,7 @@ impl<'a> Stream<'a> {
         let last = self.float.config.num_hidden_layers; // behind it the norm
         let at_once = device::parallelism(&own.device());
         for batch in &self.batches {
-            let reference = logits(&self.float, &batch.last);
+            let reference = all_logits(&batch.last, &self.float.head());
             for (variants, decoders) in variants.chunks_mut(at_once).zip(decoders.chunks(at_once)) {
                 check_stop()?;
                 variants
@@ -229,14 +229,6 @@ fn flat(hidden: Tensor<3>, counted: usize) -> Tensor<2> {
     hidden
         .narrow(1, 0, counted)
         .reshape([batch * counted, size]) // [N, D]
-}
-
-fn logits(decoder: &Decoder, hidden: &Tensor<2>) -> Vec<f32> {
-    let mut all = Vec::new();
-    for_logits(hidden, &decoder.head(), |logits| {
-        all.extend_from_slice(logits);
-    });
-    all
 }
 
 /// The sum over positions of the KL from a reference, in nats.
