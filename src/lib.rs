@@ -14,6 +14,8 @@ pub mod allocator;
 
 pub mod files;
 
+pub mod mapped;
+
 pub mod progress;
 
 pub mod diag;

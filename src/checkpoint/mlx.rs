@@ -105,10 +105,11 @@ impl Quantization {
         let groups = codes
             .chunks(cols / num_groups)
             .zip(scales.into_iter().zip(biases));
-        let values = groups.flat_map(|(codes, (scale, bias))| {
-            codes.iter().map(move |&code| unsigned(code) * scale + bias)
-        });
-        Ok(Some(values.collect()))
+        let mut values = Vec::with_capacity(codes.len());
+        for (codes, (scale, bias)) in groups {
+            values.extend(codes.iter().map(|&code| unsigned(code) * scale + bias));
+        }
+        Ok(Some(values))
     }
 }
 

@@ -195,7 +195,10 @@ impl Checkpoint {
             } => {
                 let quantized = quantization.as_ref();
                 match quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
-                    Some(weight) => Ok(weight),
+                    Some(weight) => {
+                        files.release_all(); // codes, scales and what else it was made of
+                        Ok(weight)
+                    }
                     None => files.f32s(&spec.name, &spec.stored_shape()),
                 }
             }

@@ -5,16 +5,14 @@
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use ::safetensors::{Dtype, SafeTensors};
-use memmap2::Mmap;
 use serde_json::Value;
 
 use super::{CheckpointError, read_json};
-use crate::files::with_path;
+use crate::mapped::Mapped;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -23,12 +21,11 @@ const LENGTH_BYTES: usize = size_of::<u64>();
 
 /// The tensors of a folder, memory-mapped: what is not asked for is not read.
 ///
-/// The files must not change while this lives: one that is rewritten in place gives mixed weights, and one that is
-/// truncated ends the process (`SIGBUS`). What alambic writes is renamed into place, which leaves a mapped file as it was.
+/// The files must not change while this lives; see [`Mapped`].
 #[derive(Debug)]
 pub struct TensorFiles {
     dir: PathBuf,
-    files: Vec<Mmap>,
+    files: Vec<Mapped>,
     tensors: BTreeMap<String, StoredTensor>,
 }
 
@@ -185,14 +182,7 @@ impl TensorFiles {
 
     /// Maps one file and returns where its tensors lie.
     fn map(&mut self, path: &Path) -> Result<BTreeMap<String, StoredTensor>, CheckpointError> {
-        let file = File::open(path).map_err(|error| with_path(error, path))?;
-        #[expect(
-            unsafe_code,
-            reason = "a copy of the weights would double the memory of a run"
-        )]
-        // SAFETY: the map is read-only and bytes of any value are valid; that nobody truncates the file under us is
-        // asked of the caller in the docs of `TensorFiles`.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| with_path(error, path))?;
+        let map = Mapped::open(path)?;
         let tensors = read_header(&map, path, self.files.len())?;
         self.files.push(map);
         Ok(tensors)
@@ -207,10 +197,17 @@ impl TensorFiles {
             })
     }
 
-    /// Lets go of the pages of a tensor that was read through, so that a model is not in memory twice.
+    /// Lets go of the pages of tensors that were read through.
+    pub(super) fn release_all(&self) {
+        self.files
+            .iter()
+            .for_each(|file| file.release(&(0..file.len())));
+    }
+
+    /// As [`TensorFiles::release_all`], of one tensor.
     fn release(&self, tensor: &StoredTensor) {
         if let Some(file) = self.files.get(tensor.file_idx) {
-            release(file, &tensor.bytes);
+            file.release(&tensor.bytes);
         }
     }
 
@@ -221,20 +218,6 @@ impl TensorFiles {
             .expect("the header was checked against the mapped file")
     }
 }
-
-/// Tells the system that the pages of a range are not needed for now.
-#[cfg(unix)]
-fn release(file: &Mmap, range: &Range<usize>) {
-    #[expect(unsafe_code, reason = "nothing else takes mapped pages out of memory")]
-    // SAFETY: the map is read-only and of a file, so that a page which is touched again holds the same bytes again.
-    let advised = unsafe {
-        file.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-    };
-    let _ = advised; // a system that does not take the advice keeps the pages, and nothing else changes
-}
-
-#[cfg(not(unix))]
-fn release(_: &Mmap, _: &Range<usize>) {}
 
 fn read_header(
     file: &[u8],

@@ -18,10 +18,7 @@ pub mod tokenizer;
 mod write;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
-
-use memmap2::Mmap;
 
 pub use self::blocks::TensorType;
 pub use self::directory::TensorInfo;
@@ -29,7 +26,7 @@ pub use self::error::{GgufError, GgufFault};
 pub use self::metadata::Value;
 use self::read::Reader;
 pub use self::write::{NewTensor, NewValue, write};
-use crate::files::with_path;
+use crate::mapped::Mapped;
 
 /// Whether a path names a GGUF file: by its ending, whatever is there.
 pub fn is_gguf(path: &Path) -> bool {
@@ -39,11 +36,11 @@ pub fn is_gguf(path: &Path) -> bool {
 
 /// A GGUF file whose header has been checked, memory-mapped: tensors that are not asked for are not read.
 ///
-/// The file must not change while this lives: see [`crate::checkpoint::TensorFiles`].
+/// The file must not change while this lives; see [`Mapped`].
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    map: Mapped,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -51,14 +48,7 @@ pub struct GgufFile {
 impl GgufFile {
     /// Maps a file and reads its header.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path).map_err(|error| with_path(error, path))?;
-        #[expect(
-            unsafe_code,
-            reason = "a copy of the weights would double the memory of a run"
-        )]
-        // SAFETY: the map is read-only and bytes of any value are valid; that nobody truncates the file under us is
-        // asked of the caller in the docs.
-        let map = unsafe { Mmap::map(&file) }.map_err(|error| with_path(error, path))?;
+        let map = Mapped::open(path)?;
         let (metadata, tensors) = read_header(&map).map_err(|source| GgufError::Content {
             path: path.to_path_buf(),
             source,
@@ -179,7 +169,9 @@ impl GgufFile {
             })
         };
         let info = self.info(name).ok_or_else(missing)?;
-        Ok(info.kind.decode(self.bytes(info)))
+        let values = info.kind.decode(self.bytes(info));
+        self.map.release(&info.bytes);
+        Ok(values)
     }
 
     /// Bytes of all tensors together.
@@ -200,6 +192,7 @@ impl GgufFile {
                 hasher.update(&(part.len() as u64).to_le_bytes());
                 hasher.update(part);
             }
+            self.map.release(&info.bytes);
         }
         hasher.finalize().to_hex().to_string()
     }

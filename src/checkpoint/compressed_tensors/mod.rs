@@ -152,11 +152,13 @@ impl StoredScheme {
         let [_, cols] = spec.shape;
         let group_size = self.scheme.weight.group_size.unwrap_or(cols);
         let scaling = scales.into_iter().zip(zeros.into_iter().map(f32::from));
-        let values = codes
-            .chunks(group_size)
-            .zip(scaling)
-            .flat_map(|(codes, (scale, zero))| codes.iter().map(move |code| (code - zero) * scale));
-        Ok(values.collect())
+        let mut values = codes;
+        for (group, (scale, zero)) in values.chunks_mut(group_size).zip(scaling) {
+            for value in group {
+                *value = (*value - zero) * scale;
+            }
+        }
+        Ok(values)
     }
 
     fn codes_name(&self, spec: &ParameterSpec) -> String {
