@@ -139,9 +139,14 @@ pub fn load<T: DeserializeOwned>(
 
 /// The numbers of a matrix, row by row.
 pub fn to_vec(tensor: &Tensor<2>) -> Vec<f32> {
-    tensor
-        .try_to_vec_as::<f32>()
-        .expect("a matrix of f32 that fits the device fits the host")
+    // Not `try_to_vec_as`, which copies what was copied out of the tensor.
+    let values = tensor.clone().try_into_vec_as::<f32>();
+    values.expect("a matrix of f32 that fits the device fits the host")
+}
+
+/// Whether two matrices hold the same numbers; none is NaN.
+pub fn are_equal(one: &Tensor<2>, other: &Tensor<2>) -> bool {
+    one.dims() == other.dims() && one.clone().equal(other.clone()).all().into_scalar()
 }
 
 fn to_bytes(tensor: &Tensor<2>) -> Vec<u8> {

@@ -196,7 +196,10 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     };
     let decoder =
         load_decoder(&checkpoint, &device).map_err(|error| Failure::input("checkpoint", &error))?;
-    let opinion = teacher.as_ref().map_or(Opinion::None, Opinion::Teacher);
+    let opinion = match &teacher {
+        Some(teacher) => Opinion::Teacher(teacher),
+        None => Opinion::None,
+    };
     let mut losses = Vec::new();
     let found = measure::evaluate_each(&decoder, &rows, opinion, "evaluate", |row| {
         losses.push(row);

@@ -13,16 +13,15 @@ use super::{
     stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
-use crate::export::verify::Predictions;
 use crate::files::{self, PartialDir, hash_json};
-use crate::model::Decoder;
 use crate::passes;
 use crate::preflight;
 use crate::progress;
 use crate::recipe::{self, PassPlan, Plan};
 use crate::run::lock;
 use crate::student::Student;
-use crate::train::evaluate::{Evaluation, Opinion, evaluate};
+use crate::train::Predictions;
+use crate::train::evaluate::{Evaluation, Opinion, evaluate, measure};
 use crate::train::fit::FitContext;
 
 /// What messages call the recipe that is made of arguments.
@@ -164,21 +163,25 @@ impl Job<'_> {
         model.rows = measured;
 
         stop_if_asked(self.context)?;
-        let runs = student.effective();
-        let before = measure(&runs, &model.rows, "before")?;
-        let original = Predictions::of_all(&runs, &model.rows);
-        drop(runs); // a pass has all memory to itself
-        let student = self.apply(pass, student, &train, &model.rows, &dir.join(PASS_DIR))?;
+        let rows = &model.rows;
+        let before = Predictions::of(&student.effective(), rows, rows.num_rows(), Some("before"));
+        let found = measure(&before, rows, Opinion::None, |_| true)?;
+        let loss_before_nats = finite(found.expect("nothing ended it"), "before")?.loss_nats;
+        let student = self.apply(pass, student, &train, rows, &dir.join(PASS_DIR))?;
         stop_if_asked(self.context)?;
-        let runs = student.effective();
-        let after = measure(&runs, &model.rows, "after")?;
-        let moved = original.compare(&Predictions::of_all(&runs, &model.rows), &model.rows);
-        drop((runs, original));
+        let after = evaluate(
+            &student.effective(),
+            rows,
+            Opinion::Teacher(&before),
+            "after",
+        )?;
+        let after = finite(after, "after")?;
+        drop(before);
         let quantized = Quantized {
-            loss_before_nats: before.loss_nats,
+            loss_before_nats,
             loss_after_nats: after.loss_nats,
-            kl_nats: moved.kl_nats(),
-            top1_agreement: moved.top1_agreement(),
+            kl_nats: after.kl_nats.unwrap_or_default(),
+            top1_agreement: after.top1_agreement.unwrap_or_default(),
             positions: after.positions,
             measured_on_calibration_text: is_same && reads_text(pass),
         };
@@ -235,13 +238,13 @@ impl Job<'_> {
     }
 }
 
-fn measure(decoder: &Decoder, rows: &TokenRows, label: &str) -> Result<Evaluation, ConvertError> {
-    let found = evaluate(decoder, rows, Opinion::None, label)?;
+/// What was measured, whose loss is a number.
+fn finite(found: Evaluation, when: &str) -> Result<Evaluation, ConvertError> {
     if found.loss_nats.is_finite() {
         return Ok(found);
     }
     Err(ConvertError::NoLoss {
-        when: label.to_owned(),
+        when: when.to_owned(),
         loss: found.loss_nats,
     })
 }

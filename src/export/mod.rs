@@ -26,7 +26,7 @@ pub use shards::Files;
 
 use self::compressed_tensors::QuantizedWeight;
 use self::containers::{Container, refusal_by};
-use self::verify::{Budget, Expectation, Predictions, Verification, verify};
+use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::Quantized;
@@ -92,7 +92,7 @@ fn export_format(
         return Err(refusal.into());
     }
     // The model that runs is let go of before its folder is read: beside the student there is one at a time.
-    let predictions = Predictions::of_first(&student.effective(), context.rows);
+    let predictions = predictions(&student.effective(), context.rows);
     let storage = Storage::of(plan, format, student);
     let stored = |spec: &ParameterSpec, free| {
         let weight = student.effective_weight(spec, free);
@@ -187,7 +187,7 @@ impl Storage {
         parameters.all(|(spec, free)| {
             let runs = student.effective_weight(&spec, free);
             let stored = self.decoded(&spec, runs.clone(), student);
-            tensors::to_vec(&stored) == tensors::to_vec(&runs)
+            tensors::are_equal(&stored, &runs)
         })
     }
 

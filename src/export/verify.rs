@@ -1,5 +1,6 @@
 //! An exported folder against the student in memory.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 
@@ -9,14 +10,18 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
-use crate::loss::chunked::all_logits;
-use crate::loss::log_sum_exp;
-use crate::model::{Decoder, Head, ParameterSpec, ids_tensor};
-use crate::teacher::load_decoder;
+use crate::loss::chunked::compare_logits;
+use crate::loss::{kl_of_logits, top_id};
+use crate::model::{Decoder, ParameterSpec};
+use crate::teacher::load_checked;
 use crate::tensors;
+use crate::train::{Predictions, Predictor};
 
-/// Validation rows on which logits are compared.
-const NUM_ROWS: usize = 8;
+/// Validation rows on which logits are compared, at most.
+const MAX_ROWS: usize = 8;
+
+/// Positions of them; more of a row that is longer.
+const MAX_POSITIONS: usize = 2048;
 
 /// How far a folder may be from the student in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -94,6 +99,12 @@ pub enum VerifyError {
         /// To be stored.
         want: f32,
     },
+    /// A weight on disk is none of the student's.
+    #[error("the folder has `{name}`, which the student has not: this is a fault of alambic")]
+    NotOfTheStudent {
+        /// The tensor.
+        name: String,
+    },
     /// The folder computes something else.
     #[error(
         "{} is not the student in memory: {}; nothing was published; {}", .0.format, .0, help(.0.budget)
@@ -124,55 +135,10 @@ pub struct Expectation<'a> {
     pub budget: Budget,
 }
 
-/// What a model says of some rows, without the model but for its output layer.
-pub struct Predictions {
-    /// `[T, D]` each.
-    hidden: Vec<Tensor<2>>,
-    head: Head,
-}
-
-impl Predictions {
-    /// Runs a decoder over the rows on which folders are compared.
-    pub fn of_first(decoder: &Decoder, rows: &TokenRows) -> Self {
-        Self::of(decoder, rows, rows.num_rows().min(NUM_ROWS))
-    }
-
-    /// Runs a decoder over all rows.
-    pub fn of_all(decoder: &Decoder, rows: &TokenRows) -> Self {
-        Self::of(decoder, rows, rows.num_rows())
-    }
-
-    fn of(decoder: &Decoder, rows: &TokenRows, num_rows: usize) -> Self {
-        let hidden = (0..num_rows).map(|row_idx| {
-            let ids = ids_tensor(&[rows.inputs(row_idx)], &decoder.device());
-            let hidden = decoder.hidden(ids); // [1, T, D]
-            let [_, seq, size] = hidden.dims();
-            hidden.reshape([seq, size])
-        });
-        Self {
-            hidden: hidden.collect(),
-            head: decoder.head(),
-        }
-    }
-
-    /// How far another model is from this one on the same rows.
-    pub fn compare(&self, other: &Self, rows: &TokenRows) -> Differences {
-        let mut found = Differences::default();
-        let [vocab, _] = self.head.weight.dims();
-        for row_idx in 0..self.hidden.len() {
-            let (want, got) = (self.logits(row_idx), other.logits(row_idx));
-            let pairs = want.chunks(vocab).zip(got.chunks(vocab));
-            for (want, got) in pairs.take(rows.counted(row_idx)) {
-                found.add(want, got);
-            }
-        }
-        found
-    }
-
-    /// Row-major `[T, V]`.
-    fn logits(&self, row_idx: usize) -> Vec<f32> {
-        all_logits(&self.hidden[row_idx], &self.head)
-    }
+/// What a model says of the rows on which folders are compared.
+pub fn predictions(decoder: &Decoder, rows: &TokenRows) -> Predictions {
+    let num_rows = (MAX_POSITIONS / rows.sequence_length()).clamp(1, MAX_ROWS);
+    Predictions::of(decoder, rows, num_rows, None)
 }
 
 /// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.
@@ -184,15 +150,13 @@ pub fn verify(
     expected: &Expectation<'_>,
 ) -> Result<Verification, VerifyError> {
     let checkpoint = Checkpoint::open(dir)?;
-    let reloaded = load_decoder(&checkpoint, &expected.weights.device())?;
-    compare_weights(expected, &reloaded)?;
-    let predictions = Predictions::of_first(&reloaded, rows);
-    let found = expected.predictions.compare(&predictions, rows);
+    let reloaded = load_compared(&checkpoint, expected)?;
+    let found = Differences::between(expected.predictions, &reloaded, rows);
     let verification = Verification {
         format: expected.format.to_owned(),
         size_bytes: checkpoint.num_bytes(),
         positions: found.positions,
-        max_logit_difference: found.difference,
+        max_logit_difference: found.logit,
         budget: expected.budget,
         kl_nats: found.kl_nats(),
         top1_agreement: found.top1_agreement(),
@@ -204,70 +168,119 @@ pub fn verify(
     }
 }
 
+/// Loads a folder's model, comparing each weight as it comes, so that no more than one is there twice.
+fn load_compared(
+    checkpoint: &Checkpoint,
+    expected: &Expectation<'_>,
+) -> Result<Decoder, VerifyError> {
+    let free = expected.weights.parameters().into_iter();
+    let mut free: BTreeMap<String, Tensor<2>> =
+        free.map(|(spec, weight)| (spec.name, weight)).collect();
+    load_checked(checkpoint, &expected.weights.device(), |spec, got| {
+        let Some(weight) = free.remove(&spec.name) else {
+            let name = spec.name.clone();
+            return Err(VerifyError::NotOfTheStudent { name });
+        };
+        compare_weight(spec, &(expected.stored)(spec, weight), got)
+    })
+}
+
 #[expect(
     clippy::float_cmp,
     reason = "a weight reads back as it was stored, or it is wrong"
 )]
-fn compare_weights(expected: &Expectation<'_>, reloaded: &Decoder) -> Result<(), VerifyError> {
-    let free = expected.weights.parameters().into_iter();
-    for ((spec, free), (_, got)) in free.zip(reloaded.parameters()) {
-        let want = (expected.stored)(&spec, free);
-        let (want, got) = (tensors::to_vec(&want), tensors::to_vec(&got));
-        let unequal = want.iter().zip(&got).position(|(want, got)| want != got);
-        if let Some(index) = unequal {
-            return Err(VerifyError::Weight {
-                name: spec.name,
-                index,
-                got: got[index],
-                want: want[index],
-            });
-        }
+fn compare_weight(
+    spec: &ParameterSpec,
+    want: &Tensor<2>,
+    got: &Tensor<2>,
+) -> Result<(), VerifyError> {
+    if tensors::are_equal(want, got) {
+        return Ok(());
     }
-    Ok(())
+    let (want, got) = (tensors::to_vec(want), tensors::to_vec(got));
+    let unequal = want.iter().zip(&got).position(|(want, got)| want != got);
+    let index = unequal.unwrap_or_default();
+    Err(VerifyError::Weight {
+        name: spec.name.clone(),
+        index,
+        got: got[index],
+        want: want[index],
+    })
 }
 
 /// Between two models on the same positions.
-#[derive(Default)]
-pub struct Differences {
+#[derive(Debug, Default, PartialEq)]
+struct Differences {
     positions: u64,
-    difference: f64,
+    /// The largest of a logit.
+    logit: f64,
+    /// Sum over positions, KL(one ‖ other) in nats.
     kl: f64,
+    /// Positions whose likeliest token is the same.
     agreed: u64,
 }
 
 impl Differences {
-    /// KL(one ‖ other), nats per position.
-    pub fn kl_nats(&self) -> f64 {
+    /// How far a model is from what another said of rows.
+    fn between(one: &Predictions, other: &Decoder, rows: &TokenRows) -> Self {
+        let heads = [&other.head(), &one.output()];
+        let mut sum = Self::default();
+        for row_idx in 0..one.num_rows() {
+            let hidden = [
+                other.hidden_of(rows, &[row_idx]),
+                one.hidden_of(rows, &[row_idx]),
+            ];
+            let [got, want] = hidden.map(|hidden| hidden.squeeze_dim::<2>(0)); // [T, D]
+            let of_position = |_, got: &mut [f32], want: &[f32]| Self::of_position(want, got);
+            let found = compare_logits([&got, &want], heads, rows.counted(row_idx), of_position);
+            sum = found.into_iter().fold(sum, Self::plus);
+        }
+        sum
+    }
+
+    fn of_position(want: &[f32], got: &[f32]) -> Self {
+        // A comparison that asks the other way round would pass over NaN.
+        let larger = |largest: f32, gap: f32| if gap <= largest { largest } else { gap };
+        let gaps = want.iter().zip(got).map(|(want, got)| (want - got).abs());
+        let logit = gaps.fold(0.0, |largest: f32, gap| {
+            if largest.is_nan() {
+                largest
+            } else {
+                larger(largest, gap)
+            }
+        });
+        let is_number = logit.is_finite();
+        Self {
+            positions: 1,
+            logit: if is_number {
+                logit.into()
+            } else {
+                f64::INFINITY
+            },
+            kl: if is_number {
+                kl_of_logits(want, got)
+            } else {
+                f64::INFINITY
+            },
+            agreed: u64::from(top_id(want) == top_id(got)),
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            positions: self.positions + other.positions,
+            logit: self.logit.max(other.logit),
+            kl: self.kl + other.kl,
+            agreed: self.agreed + other.agreed,
+        }
+    }
+
+    fn kl_nats(&self) -> f64 {
         self.kl / self.positions.max(1) as f64
     }
 
-    /// Share of positions whose likeliest token is the same.
-    pub fn top1_agreement(&self) -> f64 {
+    fn top1_agreement(&self) -> f64 {
         self.agreed as f64 / self.positions.max(1) as f64
-    }
-
-    fn add(&mut self, want: &[f32], got: &[f32]) {
-        self.positions += 1;
-        let (want_lse, got_lse) = (log_sum_exp(want, 1.0), log_sum_exp(got, 1.0));
-        for (want, got) in want.iter().zip(got) {
-            let difference = f64::from((want - got).abs());
-            // `max` would pass over NaN.
-            self.difference = if difference.is_nan() {
-                f64::INFINITY
-            } else {
-                self.difference.max(difference)
-            };
-            let log_prob = f64::from(want - want_lse);
-            self.kl += log_prob.exp() * (log_prob - f64::from(got - got_lse));
-        }
-        let top = |logits: &[f32]| {
-            logits
-                .iter()
-                .enumerate()
-                .max_by(|a, b| a.1.total_cmp(b.1))
-                .map(|(id, _)| id)
-        };
-        self.agreed += u64::from(top(want) == top(got));
     }
 }
 
@@ -276,6 +289,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::*;
+    use crate::teacher::load_decoder;
 
     #[test]
     fn a_folder_of_another_model_is_refused_by_weight_and_by_budget() {
@@ -283,12 +297,12 @@ mod tests {
         let decoder = load_decoder(&Checkpoint::open(dir).unwrap(), &Device::flex()).unwrap();
         let other = decoder.map(|_, weight| weight.mul_scalar(1.01));
         let rows = TokenRows::new(4, vec![5, 6, 7, 8, 9], vec![4], 9);
-        let predictions = Predictions::of_first(&other, &rows);
+        let said = predictions(&other, &rows);
         let expect = |weights, budget| Expectation {
             format: "huggingface",
             weights,
             stored: &|_, weight| weight,
-            predictions: &predictions,
+            predictions: &said,
             budget,
         };
 
@@ -319,15 +333,22 @@ mod tests {
 
     #[test]
     fn differences_are_the_largest_logit_gap_the_divergence_and_the_shared_top() {
-        let mut found = Differences::default();
-        found.add(&[0.0, 1.0], &[0.0, 1.0]);
-        assert_eq!((found.difference, found.agreed), (0.0, 1));
-        assert!(found.kl.abs() < 1e-7);
-        found.add(&[0.0, 0.0], &[3.0_f32.ln(), 0.0]);
-        assert!((found.difference - 3.0_f64.ln()).abs() < 1e-6);
+        let same = Differences::of_position(&[0.0, 1.0], &[0.0, 1.0]);
+        assert_eq!((same.logit, same.kl, same.agreed), (0.0, 0.0, 1));
+        let found = Differences::of_position(&[0.0, 0.0], &[0.0, 3.0_f32.ln()]);
+        assert!((found.logit - 3.0_f64.ln()).abs() < 1e-6);
         let want = 0.5 * (0.5_f64 / 0.75).ln() + 0.5 * (0.5_f64 / 0.25).ln();
         assert!((found.kl - want).abs() < 1e-6, "{}", found.kl);
-        found.add(&[f32::NAN, 0.0], &[0.0, 0.0]);
-        assert!(found.difference > f64::MAX, "NaN is over any budget");
+        let both = same.plus(found);
+        assert_eq!((both.positions, both.agreed), (2, 1));
+        assert!((both.kl_nats() - 0.5 * want).abs() < 1e-6);
+        for broken in [[f32::NAN, 0.0], [0.0, f32::NAN], [f32::INFINITY, 0.0]] {
+            for found in [
+                Differences::of_position(&broken, &[0.0, 0.0]),
+                Differences::of_position(&[0.0, 0.0], &broken),
+            ] {
+                assert!(found.logit > f64::MAX && found.kl > f64::MAX, "{found:?}");
+            }
+        }
     }
 }

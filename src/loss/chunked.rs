@@ -196,6 +196,37 @@ pub fn head_statistics(
     statistics
 }
 
+/// What `of` says of the logits of two models at the first `counted` positions; both vocabularies may have their own size.
+///
+/// # Shapes
+///
+/// - `hidden`: `[P, D]` of each model, with a D of its own
+/// - `of`: is given the position and both rows of logits
+pub fn compare_logits<R: Send>(
+    hidden: [&Tensor<2>; 2],
+    heads: [&Head; 2],
+    counted: usize,
+    of: impl Fn(usize, &mut [f32], &[f32]) -> R + Sync,
+) -> Vec<R> {
+    let [vocab, other_vocab] = heads.map(|head| head.weight.dims()[0]);
+    let mut found = Vec::with_capacity(counted);
+    let counted: Vec<usize> = (0..counted).collect();
+    for places in counted.chunks((CHUNK_LOGITS / (vocab + other_vocab)).max(1)) {
+        let of_chunk = |hidden: &Tensor<2>, head: &Head| {
+            let chunk = hidden.clone().narrow(0, places[0], places.len());
+            read(head.logits(chunk))
+        };
+        let mut logits = of_chunk(hidden[0], heads[0]);
+        let other = of_chunk(hidden[1], heads[1]);
+        let pairs = logits
+            .par_chunks_mut(vocab)
+            .zip(other.par_chunks(other_vocab));
+        let pairs = pairs.zip(places);
+        found.par_extend(pairs.map(|((logits, other), &position)| of(position, logits, other)));
+    }
+    found
+}
+
 /// Calls `visit` with the logits of chunks of positions, row by row, `[chunk, V]`.
 pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f32])) {
     let [positions, _] = hidden.dims();

@@ -60,11 +60,19 @@ pub fn log_sum_exp(logits: &[f32], temperature: f32) -> f32 {
     softmax.log_sum_exp() as f32
 }
 
-/// KL(p ‖ q) of two rows of logits, in nats: exact to about 1e-7, and 0 where the rows are the same.
+/// KL(p ‖ q) of two rows of logits, in nats: exact to about 1e-7, and 0 where the rows are the same. To classes that q has
+/// behind those of p, p gives nothing.
+///
+/// # Panics
+///
+/// If p has more classes.
 pub fn kl_of_logits(p: &[f32], q: &[f32]) -> f64 {
     let ([sum_p, gap], sum_q) = vectorized(|| {
         let largest = [max(p), max(q)];
-        (exp_gap(p, q, largest), exp_sum(q, largest[1], 1.0))
+        (
+            exp_gap(p, &q[..p.len()], largest),
+            exp_sum(q, largest[1], 1.0),
+        )
     });
     let (sum_p, sum_q) = (f64::from(sum_p), f64::from(sum_q));
     f64::from(gap) / sum_p + (sum_q / sum_p).ln()
@@ -98,6 +106,13 @@ mod tests {
             let want: f64 = pairs.map(|(p, q)| p.exp() * (p - q)).sum();
             let got = kl_of_logits(&p, &q);
             assert!((got - want).abs() < 1e-6, "{count}: {got}, {want}");
+            // Classes that p does not know take probability from those it does.
+            let more: f64 = 0.5;
+            let sum: f64 = q.iter().map(|&logit| f64::from(logit).exp()).sum();
+            #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
+            let longer = [&q[..], &[(sum * more).ln() as f32]].concat();
+            let got = kl_of_logits(&p, &longer);
+            assert!((got - want - more.ln_1p()).abs() < 2e-6, "{count}: {got}");
         }
     }
 

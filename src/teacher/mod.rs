@@ -54,6 +54,24 @@ pub fn load_teacher(
     num_tokens: usize,
     device: &Device,
 ) -> Result<Decoder, CheckpointError> {
+    load(checkpoint, num_tokens, device, |_, _| Ok(()))
+}
+
+/// As [`load_decoder`], with a look at each weight as it comes, before the next is read.
+pub fn load_checked<E: From<CheckpointError>>(
+    checkpoint: &Checkpoint,
+    device: &Device,
+    check: impl FnMut(&ParameterSpec, &Tensor<2>) -> Result<(), E>,
+) -> Result<Decoder, E> {
+    load(checkpoint, checkpoint.config().vocab_size, device, check)
+}
+
+fn load<E: From<CheckpointError>>(
+    checkpoint: &Checkpoint,
+    num_tokens: usize,
+    device: &Device,
+    mut check: impl FnMut(&ParameterSpec, &Tensor<2>) -> Result<(), E>,
+) -> Result<Decoder, E> {
     let whole = checkpoint.config();
     let config = DecoderConfig {
         vocab_size: num_tokens.min(whole.vocab_size),
@@ -70,8 +88,9 @@ pub fn load_teacher(
             _ => checkpoint.weight(spec)?,
         };
         weight.truncate(spec.num_elements());
-        let data = TensorData::new(weight, spec.shape);
-        Ok::<_, CheckpointError>(Tensor::from_data(data, device))
+        let weight = Tensor::from_data(TensorData::new(weight, spec.shape), device);
+        check(spec, &weight)?;
+        Ok::<_, E>(weight)
     })?;
     let inputs = InputLevels::of_layers(&checkpoint.schemes(), whole);
     Ok(decoder.with_inputs(inputs))

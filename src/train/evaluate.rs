@@ -1,18 +1,16 @@
 //! What a model makes of held-out text.
 
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::row_targets;
+use super::{Predictor, row_targets};
 use crate::cache::{Cache, CacheError};
 use crate::data::TokenRows;
 use crate::device;
-use crate::loss::RowStatistics;
-use crate::loss::chunked::head_statistics;
-use crate::model::{Decoder, ids_tensor};
+use crate::loss::chunked::{compare_logits, head_statistics};
+use crate::loss::{RowStatistics, statistics_against};
 use crate::progress::Progress;
-use crate::recipe::SupportPlan;
-use crate::teacher::{Selection, supports};
 
 /// Rows in one forward pass.
 const BATCH_ROWS: usize = 4;
@@ -47,32 +45,32 @@ pub enum Opinion<'a> {
     None,
     /// A cache of the same rows: KL on its support.
     Cache(&'a Cache),
-    /// The teacher itself: exact KL over the whole vocabulary.
-    Teacher(&'a Decoder),
+    /// The teacher itself, or what it said of the same rows: exact KL over the whole vocabulary.
+    Teacher(&'a dyn Predictor),
 }
 
-/// Runs the decoder over all rows, with progress on stderr.
+/// Runs a model over all rows, with progress on stderr.
 ///
 /// The text is cut into rows of `sequence_length`; each row starts without context.
 pub fn evaluate(
-    decoder: &Decoder,
+    model: &dyn Predictor,
     rows: &TokenRows,
     opinion: Opinion<'_>,
     label: &str,
 ) -> Result<Evaluation, CacheError> {
-    evaluate_each(decoder, rows, opinion, label, |_| {})
+    evaluate_each(model, rows, opinion, label, |_| {})
 }
 
 /// As [`evaluate`]; `each` is given the losses of every row's counted tokens, in nats, row after row.
 pub fn evaluate_each(
-    decoder: &Decoder,
+    model: &dyn Predictor,
     rows: &TokenRows,
     opinion: Opinion<'_>,
     label: &str,
     mut each: impl FnMut(Vec<f64>),
 ) -> Result<Evaluation, CacheError> {
     let mut progress = Progress::new(label, rows.num_positions());
-    let measured = measure(decoder, rows, opinion, |losses| {
+    let measured = measure(model, rows, opinion, |losses| {
         progress.advance(losses.iter().map(|row| row.len() as u64).sum());
         losses.into_iter().for_each(&mut each);
         true
@@ -84,18 +82,18 @@ pub fn evaluate_each(
 /// As [`evaluate`], giving `advance` the losses of the rows that were measured since it was last called; `None` if that
 /// says `false`, which ends it.
 pub fn measure(
-    decoder: &Decoder,
+    model: &dyn Predictor,
     rows: &TokenRows,
     opinion: Opinion<'_>,
     mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
 ) -> Result<Option<Evaluation>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
-    let at_once = device::parallelism(&decoder.device());
+    let at_once = device::parallelism(&model.output().weight.device());
     let mut sums = Sums::default();
     for group in all.chunks(BATCH_ROWS * at_once) {
         let parts: Result<Vec<_>, CacheError> = group
             .par_chunks(BATCH_ROWS)
-            .map(|batch| batch_statistics(decoder, rows, opinion, batch))
+            .map(|batch| batch_statistics(model, rows, opinion, batch))
             .collect();
         let mut losses = Vec::with_capacity(group.len());
         for row in parts?.into_iter().flatten() {
@@ -113,37 +111,42 @@ pub fn measure(
 }
 
 fn batch_statistics(
-    decoder: &Decoder,
+    model: &dyn Predictor,
     rows: &TokenRows,
     opinion: Opinion<'_>,
     batch: &[usize],
 ) -> Result<Vec<Vec<(RowStatistics, u32)>>, CacheError> {
-    let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
     let cached = match opinion {
         Opinion::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
         Opinion::None | Opinion::Teacher(_) => None,
     };
-    let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
-    let [_, seq, size] = hidden.dims();
+    let teacher = match opinion {
+        Opinion::Teacher(teacher) => Some((teacher.hidden_of(rows, batch), teacher.output())),
+        Opinion::None | Opinion::Cache(_) => None,
+    };
+    let (hidden, head) = (model.hidden_of(rows, batch), model.output());
     let mut found = Vec::new();
     for (entry, &row_idx) in batch.iter().enumerate() {
-        // One row at a time: what a teacher says of a whole vocabulary is large.
-        let asked = match opinion {
-            Opinion::Teacher(teacher) => {
-                let everything = Selection {
-                    support: SupportPlan::TopK(teacher.config.vocab_size),
-                    temperatures: &[],
-                };
-                supports(teacher, &[rows.row(row_idx)], &everything)
-            }
-            Opinion::None | Opinion::Cache(_) => Vec::new(),
-        };
-        let support = cached
-            .as_ref()
-            .map_or(asked.first(), |rows| rows.get(entry));
+        let of_row = |hidden: &Tensor<3>| hidden.clone().narrow(0, entry, 1).squeeze_dim::<2>(0);
+        let hidden = of_row(&hidden); // [T, D]
+        if let Some((theirs, their_head)) = &teacher {
+            let labels = rows.labels(row_idx);
+            let of_position = |position: usize, logits: &mut [f32], teacher: &[f32]| {
+                let label = labels[position];
+                (statistics_against(logits, teacher, label), label)
+            };
+            let (hidden, heads) = ([&hidden, &of_row(theirs)], [&head, their_head]);
+            found.push(compare_logits(
+                hidden,
+                heads,
+                rows.counted(row_idx),
+                of_position,
+            ));
+            continue;
+        }
+        let support = cached.as_ref().and_then(|rows| rows.get(entry));
         let targets: Vec<_> = row_targets(rows, row_idx, support, None).collect();
-        let hidden = hidden.clone().narrow(0, entry, 1).reshape([seq, size]); // [T, D]
-        let statistics = head_statistics(&hidden, &decoder.head(), &targets);
+        let statistics = head_statistics(&hidden, &head, &targets);
         let pairs = statistics.into_iter().zip(&targets);
         let counted = pairs.filter_map(|(token, target)| Some((token?, target.as_ref()?.label)));
         found.push(counted.collect());

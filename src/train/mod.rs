@@ -12,6 +12,7 @@ mod hidden;
 mod metrics;
 mod objective;
 pub mod optim;
+mod predictions;
 mod readings;
 mod schedule;
 pub mod state;
@@ -22,6 +23,7 @@ mod validation;
 
 pub use average::averaged;
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
+pub use predictions::{Predictions, Predictor};
 pub use schedule::{learning_rate, scheduled, temperature};
 pub use targets::row_targets;
 pub use validation::{Best, Validation};

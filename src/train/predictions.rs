@@ -1,0 +1,80 @@
+//! What a model says of rows of text, computed when it is asked for or kept.
+
+use burn::tensor::Tensor;
+use rayon::prelude::*;
+
+use crate::data::TokenRows;
+use crate::device;
+use crate::model::{Decoder, Head, ids_tensor};
+use crate::progress::Progress;
+
+/// What can be asked what it says of rows.
+pub trait Predictor: Sync {
+    /// Hidden states in front of the output layer, `[B, T, D]`, of rows that each begin without context.
+    fn hidden_of(&self, rows: &TokenRows, batch: &[usize]) -> Tensor<3>;
+
+    /// The output layer.
+    fn output(&self) -> Head;
+}
+
+impl Predictor for Decoder {
+    fn hidden_of(&self, rows: &TokenRows, batch: &[usize]) -> Tensor<3> {
+        let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+        self.hidden(ids_tensor(&inputs, &self.device()))
+    }
+
+    fn output(&self) -> Head {
+        self.head()
+    }
+}
+
+/// What a model said of the first of some rows, without the model but for its output layer.
+pub struct Predictions {
+    /// `[1, T, D]` each.
+    hidden: Vec<Tensor<3>>,
+    head: Head,
+}
+
+impl Predictions {
+    /// Runs a decoder over the first rows, with progress on stderr if it has a label.
+    pub fn of(decoder: &Decoder, rows: &TokenRows, num_rows: usize, label: Option<&str>) -> Self {
+        let mut progress = label.map(|label| Progress::new(label, rows.num_positions()));
+        let all: Vec<usize> = (0..rows.num_rows().min(num_rows)).collect();
+        let mut hidden = Vec::with_capacity(all.len());
+        for group in all.chunks(device::parallelism(&decoder.device())) {
+            let found = group.par_iter().map(|&row| decoder.hidden_of(rows, &[row]));
+            hidden.par_extend(found);
+            if let Some(progress) = &mut progress {
+                progress.advance(group.iter().map(|&row| rows.counted(row) as u64).sum());
+            }
+        }
+        if let Some(progress) = progress {
+            progress.finish();
+        }
+        Self {
+            hidden,
+            head: decoder.head(),
+        }
+    }
+
+    /// Rows it knows.
+    pub fn num_rows(&self) -> usize {
+        self.hidden.len()
+    }
+}
+
+impl Predictor for Predictions {
+    /// Of the rows it was made of.
+    ///
+    /// # Panics
+    ///
+    /// If one of the batch is not among them.
+    fn hidden_of(&self, _: &TokenRows, batch: &[usize]) -> Tensor<3> {
+        let rows = batch.iter().map(|&row_idx| self.hidden[row_idx].clone());
+        Tensor::cat(rows.collect(), 0)
+    }
+
+    fn output(&self) -> Head {
+        self.head.clone()
+    }
+}
