@@ -27,6 +27,7 @@ pub use shards::Files;
 use self::compressed_tensors::QuantizedWeight;
 use self::containers::{Container, refusal_by};
 use self::verify::{Budget, Expectation, Verification, predictions, verify};
+use crate::allocator;
 use crate::data::{TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::Quantized;
@@ -86,6 +87,7 @@ fn export_format(
     dir: &Path,
 ) -> Result<Verification, ExportError> {
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
+    allocator::give_freed_pages_back(); // of what came before
     let student = &student.unrolled(); // no format has shared layers
     let config = &student.decoder.config;
     if let Some(refusal) = refusal_by(format, &student.schemes, plan.dtype, config) {
@@ -131,6 +133,7 @@ fn export_format(
         predictions: &predictions,
         budget,
     };
+    allocator::give_freed_pages_back(); // of what was written, before the model is there twice
     let verification = verify(&written, context.rows, &expected)?;
     let card = model_card(&card_facts(
         &storage,

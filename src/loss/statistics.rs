@@ -97,7 +97,7 @@ mod tests {
         let lse = log_sum_exp(&teacher, 1.0);
         let log_probs: Vec<f32> = teacher.iter().map(|logit| logit - lse).collect();
         let support = Support::TopK(TopK {
-            ids: &Vec::from_iter(0..100),
+            ids: &(0..100).collect::<Vec<_>>(),
             log_probs: &log_probs,
             log_sum_exp: 0.0,
         });

@@ -18,6 +18,7 @@ pub use self::budget::Choice;
 pub use self::removed::{Parts, Removed, Sizes};
 pub use self::rounding::Rounding;
 pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
+use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
 use crate::pruning::PruneError;
 use crate::quantization::{self, QuantizeError};
@@ -71,18 +72,20 @@ pub fn name(pass: &PassPlan) -> &'static str {
     }
 }
 
-/// Runs one pass.
+/// Runs one pass, and gives back the memory that it alone needed.
 pub fn apply(
     pass: &PassPlan,
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, PassError> {
-    match pass {
-        PassPlan::Distill(plan) => Ok(distill(plan, student, context)?),
-        PassPlan::Prune(plan) => prune::prune(plan, student, context),
-        PassPlan::Shrink(plan) => shrink::shrink(plan, student, context),
-        PassPlan::Quantize(plan) => quantize::quantize(plan, student, context),
-    }
+    let student = match pass {
+        PassPlan::Distill(plan) => distill(plan, student, context)?,
+        PassPlan::Prune(plan) => prune::prune(plan, student, context)?,
+        PassPlan::Shrink(plan) => shrink::shrink(plan, student, context)?,
+        PassPlan::Quantize(plan) => quantize::quantize(plan, student, context)?,
+    };
+    allocator::give_freed_pages_back();
+    Ok(student)
 }
 
 /// Deletes what only an unfinished pass needs from the folder of a finished one.

@@ -15,7 +15,9 @@ use self::gptq::Step;
 pub use self::layers::{FinishedLayers, discard};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
 use crate::model::grid::round_to_bf16;
-use crate::model::{InputLevels, ParameterKind, ParameterSpec, Schemes, Site, parameter_specs};
+use crate::model::{
+    Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, parameter_specs,
+};
 use crate::progress;
 use crate::recipe::CalibratedPlan;
 use crate::student::{KeptScaling, Student};
@@ -92,34 +94,9 @@ pub fn calibrate(
 ) -> Result<Student, QuantizeError> {
     check_rows(calibration)?;
     check_finite(&student)?;
-    let mut scales = BTreeMap::new();
-    let decoder = student.decoder.map(|spec, weight| {
-        let weight = student.masked(spec, weight);
-        match student.schemes.get(&spec.name) {
-            Some(_) if spec.kind == ParameterKind::Linear => weight,
-            // The layers are to see the embedding that will run; no error of it or of the output layer is made up for.
-            Some(scheme) => {
-                let scaling = scheme.weight.scaling(weight.clone());
-                scales.insert(spec.name.clone(), scaling.clone().into());
-                scheme.weight.nearest(weight, scaling)
-            }
-            None => round_to_bf16(weight), // as it will run: see `Student`
-        }
-    });
-    // The free weights are let go of here, so that each is held once.
-    let Student {
-        layer_repeats,
-        masks,
-        schemes,
-        ..
-    } = student;
-    let inputs = InputLevels::of_layers(&schemes, &decoder.config);
-    let mut grids = Grids {
-        masks,
-        schemes,
-        scales,
-    };
-    let mut walk = Walk::begin(calibration, decoder.with_inputs(inputs), layer_repeats);
+    let layer_repeats = student.layer_repeats;
+    let (decoder, mut grids) = with_rounded_ends(student);
+    let mut walk = Walk::begin(calibration, decoder, layer_repeats);
     let mut num_resumed = 0;
     while let Some(layer) = walk.layer() {
         if num_resumed == layer
@@ -152,6 +129,32 @@ pub fn calibrate(
         scales: grids.scales,
         ..Student::new(walk.finish())
     })
+}
+
+/// The decoder as it will run, but for its projections, which are those of the student yet. The student is let go of: from
+/// here on there is one of each weight.
+fn with_rounded_ends(student: Student) -> (Decoder, Grids) {
+    let mut scales = BTreeMap::new();
+    let decoder = student.decoder.map(|spec, weight| {
+        let weight = student.masked(spec, weight);
+        match student.schemes.get(&spec.name) {
+            Some(_) if spec.kind == ParameterKind::Linear => weight,
+            // The layers are to see the embedding that will run; no error of it or of the output layer is made up for.
+            Some(scheme) => {
+                let scaling = scheme.weight.scaling(weight.clone());
+                scales.insert(spec.name.clone(), scaling.clone().into());
+                scheme.weight.nearest(weight, scaling)
+            }
+            None => round_to_bf16(weight), // as it will run: see `Student`
+        }
+    });
+    let inputs = InputLevels::of_layers(&student.schemes, &decoder.config);
+    let grids = Grids {
+        masks: student.masks,
+        schemes: student.schemes,
+        scales,
+    };
+    (decoder.with_inputs(inputs), grids)
 }
 
 /// Refuses to begin where there is no text.
