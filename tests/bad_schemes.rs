@@ -84,7 +84,7 @@ mod tests {
                 [
                     "error[export/scheme]: `compressed-tensors` cannot hold `model.embed_tokens.weight`, int8, one scale per row: its engines \
                      look up plain embeddings",
-                    "help: delete `embedding`, or write `formats: [mlx]` or `[gguf]`",
+                    "help: leave the embedding plain, or write `formats: [mlx]` or `[gguf]`",
                 ],
             ),
             (

@@ -170,11 +170,11 @@ impl<'a> Model<'a> {
     }
 
     /// Texts that were more to the model than what its export is compared on.
-    fn reads(&mut self, purpose: &'static str, rows: &TokenRows) {
+    fn reads(&mut self, purpose: &'static str, num_tokens: u64) {
         self.provenance.texts.push(TextFacts {
             purpose,
             names: names(self.request.text),
-            num_tokens: rows.num_positions(),
+            num_tokens,
         });
     }
 

@@ -17,7 +17,7 @@ use crate::files::{self, PartialDir, hash_json};
 use crate::passes;
 use crate::preflight;
 use crate::progress;
-use crate::recipe::{self, PassPlan, Plan};
+use crate::recipe::{self, PassPlan, Plan, QuantizeMethod};
 use crate::run::lock;
 use crate::student::Student;
 use crate::train::Predictions;
@@ -155,9 +155,11 @@ impl Job<'_> {
             faults
         })?;
         let mut model = Model::of(self.source, config, self.request)?;
-        let [train, measured] = parts(&model.rows, reads_text(pass));
-        if reads_text(pass) {
-            model.reads("calibration text", &train);
+        let tokens_read = tokens_read(pass);
+        let [train, measured] = parts(&model.rows, tokens_read > 0);
+        if tokens_read > 0 {
+            let num_tokens = tokens_read.min(train.num_positions());
+            model.reads("calibration text", num_tokens);
         }
         let is_same = train == measured;
         model.rows = measured;
@@ -183,7 +185,7 @@ impl Job<'_> {
             kl_nats: after.kl_nats.unwrap_or_default(),
             top1_agreement: after.top1_agreement.unwrap_or_default(),
             positions: after.positions,
-            measured_on_calibration_text: is_same && reads_text(pass),
+            measured_on_calibration_text: is_same && tokens_read > 0,
         };
         model.table = quantized.table();
         let written = model.write(&self.plan.export, &student, self.context, dir)?;
@@ -201,7 +203,7 @@ impl Job<'_> {
                 Err(ConvertError::Trains { method: method() })
             }
             [pass @ PassPlan::Quantize(_)] => {
-                if self.request.text.is_empty() && reads_text(pass) {
+                if self.request.text.is_empty() && tokens_read(pass) > 0 {
                     let method = method();
                     return Err(ConvertError::NeedsText { method });
                 }
@@ -271,18 +273,17 @@ fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
     }
 }
 
-/// Whether a pass reads text: its plan says of how many tokens.
-fn reads_text(pass: &PassPlan) -> bool {
-    fn has_tokens(value: &Value) -> bool {
-        match value {
-            Value::Object(keys) => keys
-                .iter()
-                .any(|(key, value)| key.ends_with("tokens") || has_tokens(value)),
-            Value::Array(items) => items.iter().any(has_tokens),
-            _ => false,
-        }
-    }
-    has_tokens(&json!(pass))
+/// Tokens that a pass reads of its text, at most.
+fn tokens_read(pass: &PassPlan) -> u64 {
+    let PassPlan::Quantize(plan) = pass else {
+        return 0;
+    };
+    let calibrated = match &plan.method {
+        QuantizeMethod::Calibrated(plan) => plan.calibration_tokens,
+        QuantizeMethod::RoundToNearest | QuantizeMethod::Qat(_) => 0,
+    };
+    let sensitivity = plan.sensitivity.as_ref();
+    calibrated.max(sensitivity.map_or(0, |plan| plan.tokens)) as u64
 }
 
 impl Quantized {

@@ -84,10 +84,12 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     // A pass that cannot shrink its student is refused before anything is estimated.
     let configs = configs_of_passes(&plan.passes, &sizes.student).unwrap_or_default();
     let config_at = |pass_idx: usize| configs.get(pass_idx).unwrap_or(&sizes.student);
+    let mut runs_apart = false; // whether the model that runs has weights beside the free ones
     for (pass_idx, (pass, stage)) in plan.passes.iter().zip(&stages.passes).enumerate() {
         let config = config_at(pass_idx);
         let mut estimate = forward(plan, stage, sizes.validation_tokens, config, 4);
         estimate.disk_bytes = num_parameters(config) * F32_BYTES;
+        runs_apart |= matches!(pass, PassPlan::Prune(_) | PassPlan::Quantize(_));
         if let Some(fit) = pass.fit() {
             add_fit(&mut estimate, fit, config, sizes.teacher.as_ref(), plan);
         }
@@ -100,12 +102,14 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
             PassPlan::Quantize(plan) => quantize::add(&mut estimate, plan, config),
             PassPlan::Distill(_) => {}
         }
+        estimate.memory_bytes += u64::from(runs_apart) * num_parameters(config) * F32_BYTES;
         estimates.push(estimate);
     }
     add_importance(&mut estimates, plan, stages, &sizes);
     let verified_tokens = 8 * plan.data.sequence_length as u64;
     let last = config_at(plan.passes.len());
     let mut export = forward(plan, &stages.export, verified_tokens, last, 1);
+    export.memory_bytes += num_parameters(last) * F32_BYTES; // what is read back, beside the student
     export.disk_bytes = plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
     estimates.push(export);
     Ok(estimates)

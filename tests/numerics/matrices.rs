@@ -267,7 +267,7 @@ fn compressed_tensors_names_an_output_layer_of_its_own_and_refuses_an_embedding(
         (
             ExportFormat::CompressedTensors,
             "`compressed-tensors` cannot hold `model.embed_tokens.weight`, int8, groups of 32: its engines look up plain embeddings; \
-             delete `embedding`, or write `formats: [mlx]` or `[gguf]`",
+             leave the embedding plain, or write `formats: [mlx]` or `[gguf]`",
         ),
         (
             ExportFormat::Awq,

@@ -59,7 +59,7 @@ fn of_embedding(schemes: &Schemes, config: &DecoderConfig) -> Option<Refusal> {
         fact: format!(
             "`compressed-tensors` cannot hold `{name}`, {scheme}: its engines look up plain embeddings"
         ),
-        help: "delete `embedding`, or write `formats: [mlx]` or `[gguf]`".to_owned(),
+        help: "leave the embedding plain, or write `formats: [mlx]` or `[gguf]`".to_owned(),
     })
 }
 
