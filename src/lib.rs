@@ -26,6 +26,8 @@ pub mod vector;
 
 pub mod random;
 
+pub mod shell;
+
 pub mod tensors;
 
 pub mod difference;

@@ -54,7 +54,7 @@ mod tests {
             "student.architecture.intermediate_size=32768",
         ];
         let needles = [
-            "error[run/memory]: stage `01-distill` needs about ",
+            "error[run/memory]: stage `03-distill` needs about ",
             " TiB, but this machine has ",
             "--> command line:",
             "help: write a smaller `micro_batch` or `gradient_checkpointing: true`, or run with `--over-memory` if you know better",

@@ -166,7 +166,7 @@ mod tests {
         );
         let report = fs::read_to_string(workshop.path("other/chain/report.md")).unwrap();
         assert!(
-            report.contains("chain.yaml --set 'output=other'\n"),
+            report.contains("chain.yaml --set output=other\n"),
             "{report}"
         );
 

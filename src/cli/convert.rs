@@ -12,6 +12,7 @@ use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
 use crate::progress::{bytes_text, thousands};
 use crate::recipe::{self, ExportPlan, words};
+use crate::shell::quoted;
 
 /// What messages call the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
@@ -166,15 +167,6 @@ fn request<'a>(
 fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     quoted(&name.to_string_lossy())
-}
-
-/// A word for a POSIX shell.
-fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-=".contains(letter);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 fn with_context<T>(

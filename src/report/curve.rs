@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
+use super::svg;
 use crate::progress::thousands;
 
 /// Size of the picture in pixels, and of the margins around the axes; the right one holds the legend.
@@ -45,18 +46,14 @@ pub fn loss_curve_svg(curves: &[Curve]) -> String {
     let points = || curves.iter().flat_map(all);
     let x_axis = Axis::around(points().map(|(step, _)| step), LEFT..=WIDTH - RIGHT);
     let y_axis = Axis::around(points().map(|(_, loss)| loss), HEIGHT - BOTTOM..=TOP);
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" width=\"{WIDTH}\" \
-         height=\"{HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut svg = svg::begin((WIDTH, HEIGHT), 12);
     draw_axes(&mut svg, &x_axis, &y_axis);
     for (curve_idx, curve) in curves.iter().enumerate() {
         let colour = COLOURS[curve_idx % COLOURS.len()];
         draw_curve(&mut svg, curve, colour, (&x_axis, &y_axis));
         let place = legend_place(curve_idx);
         line(&mut svg, place, (place.0 + MARK, place.1), colour);
-        label_at(&mut svg, beside(place), "start", &curve.name);
+        svg::label(&mut svg, beside(place), "start", &curve.name);
     }
     if curves
         .iter()
@@ -64,9 +61,9 @@ pub fn loss_curve_svg(curves: &[Curve]) -> String {
     {
         let place = legend_place(curves.len());
         ring(&mut svg, (place.0 + MARK / 2.0, place.1), "#404040");
-        label_at(&mut svg, beside(place), "start", "validation");
+        svg::label(&mut svg, beside(place), "start", "validation");
     }
-    svg.push_str("</svg>\n");
+    svg::end(&mut svg);
     svg
 }
 
@@ -80,26 +77,23 @@ fn draw_axes(svg: &mut String, x_axis: &Axis, y_axis: &Axis) {
     for tick in &y_axis.ticks {
         let (y, label) = (y_axis.pixel(*tick), y_axis.label(*tick));
         line(svg, (LEFT, y), (right, y), "#e0e0e0");
-        label_at(svg, (LEFT - 8.0, y + 4.0), "end", &label);
+        svg::label(svg, (LEFT - 8.0, y + 4.0), "end", &label);
     }
     for tick in &x_axis.ticks {
         let (x, label) = (x_axis.pixel(*tick), x_axis.label(*tick));
         line(svg, (x, bottom), (x, bottom + 5.0), "#404040");
-        label_at(svg, (x, bottom + 18.0), "middle", &label);
+        svg::label(svg, (x, bottom + 18.0), "middle", &label);
     }
     line(svg, (LEFT, bottom), (right, bottom), "#404040");
     line(svg, (LEFT, TOP), (LEFT, bottom), "#404040");
-    label_at(
+    svg::label(
         svg,
         (f64::midpoint(LEFT, right), HEIGHT - 10.0),
         "middle",
         "step",
     );
     let middle = f64::midpoint(TOP, bottom);
-    let _ = writeln!(
-        svg,
-        "<text transform=\"translate(16 {middle:.1}) rotate(-90)\" text-anchor=\"middle\">loss (nats)</text>"
-    );
+    svg::upward_label(svg, (16.0, middle), "middle", "loss (nats)");
 }
 
 fn draw_curve(svg: &mut String, curve: &Curve, colour: &str, (x_axis, y_axis): (&Axis, &Axis)) {
@@ -140,14 +134,6 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &s
     let _ = writeln!(
         svg,
         "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{colour}\"/>"
-    );
-}
-
-pub(super) fn label_at(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
-    let text = text.replace('&', "&amp;").replace('<', "&lt;");
-    let _ = writeln!(
-        svg,
-        "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{text}</text>"
     );
 }
 

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::curve::label_at;
+use super::svg;
 use crate::passes::{Choice, Cost, Part, Sensitivity, WIDTHS};
 
 /// Sizes in pixels.
@@ -45,26 +45,22 @@ pub fn sensitivity_svg(sensitivity: &Sensitivity, choice: Option<&Choice>) -> St
     let width = LEFT + panel * WIDTHS.len() as f64 + LEGEND;
     let rows = (CELL_HEIGHT * num_layers as f64).max(LEGEND_HEIGHT);
     let height = TOP + rows + BOTTOM;
-    let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-         height=\"{height}\" font-family=\"sans-serif\" font-size=\"11\">\n\
-         <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n"
-    );
+    let mut svg = svg::begin((width, height), 11);
     let row = |layer: usize| TOP + CELL_HEIGHT * layer as f64;
     for layer in 0..num_layers {
         let label = layer.to_string();
-        label_at(&mut svg, (LEFT - 6.0, row(layer) + 11.0), "end", &label);
+        svg::label(&mut svg, (LEFT - 6.0, row(layer) + 11.0), "end", &label);
     }
     let middle = TOP + CELL_HEIGHT * num_layers as f64 / 2.0;
-    turned(&mut svg, (14.0, middle), "middle", "layer");
+    svg::upward_label(&mut svg, (14.0, middle), "middle", "layer");
     for (panel_idx, bits) in WIDTHS.into_iter().enumerate() {
         let left = LEFT + panel * panel_idx as f64;
         let centre = left + CELL_WIDTH * PARTS.len() as f64 / 2.0;
-        label_at(&mut svg, (centre, 14.0), "middle", &format!("{bits} bits"));
+        svg::label(&mut svg, (centre, 14.0), "middle", &format!("{bits} bits"));
         for (column, part) in PARTS.into_iter().enumerate() {
             let x = left + CELL_WIDTH * column as f64;
             let foot = (x + CELL_WIDTH / 2.0 + 4.0, TOP - 6.0);
-            turned(&mut svg, foot, "start", &part.to_string());
+            svg::upward_label(&mut svg, foot, "start", &part.to_string());
             for cost in sensitivity
                 .costs
                 .iter()
@@ -84,7 +80,7 @@ pub fn sensitivity_svg(sensitivity: &Sensitivity, choice: Option<&Choice>) -> St
     }
     let left = LEFT + panel * WIDTHS.len() as f64;
     draw_legend(&mut svg, left, &scale, choice.is_some());
-    svg.push_str("</svg>\n");
+    svg::end(&mut svg);
     svg
 }
 
@@ -116,7 +112,7 @@ fn cell(svg: &mut String, (x, y): (f64, f64), colour: &str, cost: &Cost, is_chos
 }
 
 fn draw_legend(svg: &mut String, left: f64, scale: &Scale, has_choice: bool) {
-    label_at(svg, (left, TOP - 20.0), "start", "KL (nats)");
+    svg::label(svg, (left, TOP - 20.0), "start", "KL (nats)");
     for (place, exponent) in (scale.least..=scale.most).rev().enumerate() {
         let y = TOP + 16.0 * place as f64 - 8.0;
         let colour = scale.colour(10.0_f64.powi(exponent));
@@ -124,7 +120,7 @@ fn draw_legend(svg: &mut String, left: f64, scale: &Scale, has_choice: bool) {
             svg,
             "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"18\" height=\"14\" fill=\"{colour}\" stroke=\"#c0c0c0\"/>"
         );
-        label_at(
+        svg::label(
             svg,
             (left + 24.0, y + 11.0),
             "start",
@@ -137,16 +133,8 @@ fn draw_legend(svg: &mut String, left: f64, scale: &Scale, has_choice: bool) {
             svg,
             "<rect x=\"{left:.1}\" y=\"{y:.1}\" width=\"18\" height=\"12\" fill=\"none\" stroke=\"#d55e00\" stroke-width=\"2\"/>"
         );
-        label_at(svg, (left + 24.0, y + 10.0), "start", "chosen");
+        svg::label(svg, (left + 24.0, y + 10.0), "start", "chosen");
     }
-}
-
-/// A text that reads upwards.
-fn turned(svg: &mut String, (x, y): (f64, f64), anchor: &str, text: &str) {
-    let _ = writeln!(
-        svg,
-        "<text transform=\"translate({x:.1} {y:.1}) rotate(-90)\" text-anchor=\"{anchor}\">{text}</text>"
-    );
 }
 
 /// Powers of ten and their colours.

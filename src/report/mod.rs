@@ -6,6 +6,7 @@ mod curve;
 mod heat;
 mod quantization;
 mod removal;
+mod svg;
 mod table;
 
 use std::io;

@@ -29,6 +29,7 @@ use crate::preflight;
 use crate::progress;
 use crate::recipe::{self, Plan, RecipeFaults, StudentPlan, TokenizerPlan};
 use crate::report::{self, Curve, PassRow, RunReport};
+use crate::shell::quoted;
 use crate::stages::{Stage, Stages, StagesError};
 use crate::student::{Student, StudentError};
 use crate::teacher::{CaptureError, Trade};
@@ -284,18 +285,8 @@ pub(crate) fn names(paths: &[PathBuf]) -> Vec<String> {
 
 /// The command line that makes this run again, for a POSIX shell.
 fn command(plan: &Plan, overrides: &[String]) -> String {
-    let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
     let recipe = plan.recipe_path.display().to_string();
-    let is_plain = |text: &str| {
-        text.chars()
-            .all(|c| c.is_alphanumeric() || "/._-".contains(c))
-    };
-    let recipe = if is_plain(&recipe) {
-        recipe
-    } else {
-        quoted(&recipe)
-    };
-    let mut command = format!("alambic run {recipe}");
+    let mut command = format!("alambic run {}", quoted(&recipe));
     for assignment in overrides {
         let _ = write!(command, " --set {}", quoted(assignment));
     }

@@ -5,20 +5,20 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, Provenance, export};
+use alambic::data::TokenRows;
 use alambic::model::{DecoderConfig, LayerType, ParameterKind};
 use alambic::passes::{PassError, apply};
 use alambic::quantization::QuantizeError;
 use alambic::recipe::{
-    CalibratedPlan, ExportFormat, ExportPlan, GptqPlan, NumberType, PassPlan, PruneMethod,
-    PrunePlan, QuantizeMethod, QuantizePlan, SchemePlan, Zeros,
+    CalibratedPlan, ExportFormat, GptqPlan, NumberType, PassPlan, PruneMethod, PrunePlan,
+    QuantizeMethod, QuantizePlan, SchemePlan, Zeros,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::exporting::{self, exported};
 use super::golden;
 use super::passes::{assert_reads_back, int, run, schemes};
 use super::tiny::{bits, config, context, decoder_of, device, random_decoder, random_rows, tensor};
@@ -127,8 +127,6 @@ fn each_projection_makes_up_for_its_rounding_on_what_the_rounded_ones_before_it_
 #[test]
 fn free_weights_are_on_their_grids_in_memory_on_disk_and_in_exports() {
     let rows = rows();
-    let tokenizer_dir = golden::path("hf-llama");
-    let tokenizer = Tokenizer::open(&tokenizer_dir.join("tokenizer.json")).unwrap();
     let schemes = schemes();
     assert_eq!(schemes.len(), 16);
     for (scheme, dtype) in schemes {
@@ -146,24 +144,9 @@ fn free_weights_are_on_their_grids_in_memory_on_disk_and_in_exports() {
         assert!(bits(&loaded.effective()) == free, "{scheme:?}: loaded");
         assert!(bits(&loaded.unrolled().effective()) == free, "{scheme:?}");
 
-        let plan = ExportPlan {
-            formats: vec![ExportFormat::CompressedTensors],
-            dtype,
-            max_shard_size: ExportPlan::MAX_SHARD_SIZE,
-            max_logit_difference: 1e-5,
-            gguf: alambic::recipe::GgufPlan::default(),
-            max_rounding_kl: 1.0,
-        };
-        let context = ExportContext {
-            name: "tiny",
-            provenance: &Provenance::default(),
-            tokenizer_dir: Some(&tokenizer_dir),
-            tokenizer: &tokenizer,
-            rows: &rows,
-            table: (Vec::new(), Vec::new()),
-        };
-        let verified = export(&plan, &student, &context, dir.path()).unwrap();
-        assert_eq!(verified[0].max_logit_difference, 0.0, "{scheme:?}");
+        let plan = exporting::plan(ExportFormat::CompressedTensors, dtype);
+        let verified = exported(&plan, &student, &rows, dir.path()).unwrap();
+        assert_eq!(verified.max_logit_difference, 0.0, "{scheme:?}");
         assert_reads_back(&dir.path().join("compressed-tensors"), &student);
     }
 }

@@ -16,6 +16,8 @@ mod checkpointing;
 #[cfg(test)]
 mod decoder;
 #[cfg(test)]
+mod exporting;
+#[cfg(test)]
 mod families;
 #[cfg(test)]
 mod from_teacher;

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
-use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, ExportError, Provenance, export};
+use alambic::data::TokenRows;
+use alambic::export::ExportError;
 use alambic::gguf::{GgufFile, TensorType};
 use alambic::model::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, Scheme};
@@ -20,7 +20,7 @@ use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
 use alambic::train::fit::FitContext;
 
-use super::golden;
+use super::exporting;
 use super::passes::{assert_reads_back, int, run};
 use super::tiny::{bits, config, context, device, fit_plan, random_decoder, random_rows};
 
@@ -95,26 +95,13 @@ fn exported(
     gguf: GgufPlan,
     dir: &Path,
 ) -> Result<f64, ExportError> {
-    let tokenizer_dir = golden::path("hf-llama");
-    let tokenizer = Tokenizer::of_model(&tokenizer_dir).unwrap();
     let plan = ExportPlan {
-        formats: vec![format],
-        dtype: ExportDtype::F32,
-        max_shard_size: ExportPlan::MAX_SHARD_SIZE,
         max_logit_difference: 1e-4,
         gguf,
-        max_rounding_kl: 1.0,
+        ..exporting::plan(format, ExportDtype::F32)
     };
-    let context = ExportContext {
-        name: "tiny",
-        provenance: &Provenance::default(),
-        tokenizer_dir: Some(&tokenizer_dir),
-        tokenizer: &tokenizer,
-        rows: &rows(),
-        table: (Vec::new(), Vec::new()),
-    };
-    let verified = export(&plan, student, &context, dir)?;
-    Ok(verified[0].max_logit_difference)
+    let verified = exporting::exported(&plan, student, &rows(), dir)?;
+    Ok(verified.max_logit_difference)
 }
 
 #[test]

@@ -4,20 +4,19 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
-use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, Provenance, export};
+use alambic::data::TokenRows;
 use alambic::model::ParameterKind;
 use alambic::passes::{apply, name};
 use alambic::recipe::{
-    Activations, ExportDtype, ExportFormat, ExportPlan, NumberType, PassPlan, PruneMethod,
-    PrunePlan, QuantizeMethod, QuantizePlan, SchemePlan, Zeros,
+    Activations, ExportDtype, ExportFormat, NumberType, PassPlan, PruneMethod, PrunePlan,
+    QuantizeMethod, QuantizePlan, SchemePlan, Zeros,
 };
 use alambic::student::Student;
 use alambic::teacher::load_decoder;
 use alambic::tensors::to_vec;
 use alambic::train::fit::FitContext;
 
-use super::golden;
+use super::exporting::{self, exported};
 use super::tiny::{config, device, fit_plan, random_decoder, random_rows};
 
 fn prune(method: PruneMethod, sparsity: f64) -> PassPlan {
@@ -228,35 +227,18 @@ pub(crate) fn schemes() -> Vec<(SchemePlan, ExportDtype)> {
 fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
     let rows = random_rows(16, &[16, 16, 16, 16, 16, 7], 6);
     let student = pruned_twice_and_trained(&rows);
-    let tokenizer_dir = golden::path("hf-llama");
-    let tokenizer = Tokenizer::open(&tokenizer_dir.join("tokenizer.json")).unwrap();
     for (scheme, dtype) in schemes() {
         let student = run(&qat(scheme), student.clone(), &rows);
         let rounds_inputs = scheme.activations != Activations::None;
-        let mut formats = vec![ExportFormat::CompressedTensors];
-        if !rounds_inputs {
-            formats.push(ExportFormat::HuggingFace);
-        }
-        let plan = ExportPlan {
-            formats,
-            dtype,
-            max_shard_size: ExportPlan::MAX_SHARD_SIZE,
-            max_logit_difference: 1e-5,
-            gguf: alambic::recipe::GgufPlan::default(),
-            max_rounding_kl: 1.0,
-        };
-        let context = ExportContext {
-            name: "tiny",
-            provenance: &Provenance::default(),
-            tokenizer_dir: Some(&tokenizer_dir),
-            tokenizer: &tokenizer,
-            rows: &rows,
-            table: (Vec::new(), Vec::new()),
-        };
         let dir = tempfile::tempdir().unwrap();
-        let verified = export(&plan, &student, &context, dir.path()).unwrap();
+        let packed = exporting::plan(ExportFormat::CompressedTensors, dtype);
+        let verified = exported(&packed, &student, &rows, dir.path()).unwrap();
         // Logits are computed with the rounded activations of the file on one side and those of training on the other.
-        assert_eq!(verified[0].max_logit_difference, 0.0, "{scheme:?}");
+        assert_eq!(verified.max_logit_difference, 0.0, "{scheme:?}");
+        if !rounds_inputs {
+            let plain = exporting::plan(ExportFormat::HuggingFace, dtype);
+            exported(&plain, &student, &rows, dir.path()).unwrap();
+        }
         assert_reads_back(&dir.path().join("compressed-tensors"), &student);
         if dtype == ExportDtype::F32 && !rounds_inputs {
             assert_reads_back(&dir.path().join("huggingface"), &student);

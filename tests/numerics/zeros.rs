@@ -4,17 +4,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use alambic::data::{TokenRows, Tokenizer};
-use alambic::export::{ExportContext, Provenance, export};
+use alambic::data::TokenRows;
 use alambic::recipe::{
-    AdapterPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, PassPlan, Pattern,
-    PruneMethod, PrunePlan, Zeros,
+    AdapterPlan, ExportDtype, ExportFormat, FitPlan, PassPlan, Pattern, PruneMethod, PrunePlan,
+    Zeros,
 };
 use alambic::student::Student;
 use alambic::tensors::to_vec;
 use safetensors::{Dtype, SafeTensors};
 
-use super::golden;
+use super::exporting::{self, exported};
 use super::passes::{int, qat, run};
 use super::tiny::{config, fit_plan, random_decoder, random_rows};
 
@@ -53,25 +52,7 @@ fn write(
     rows: &TokenRows,
     dir: &Path,
 ) {
-    let tokenizer_dir = golden::path("hf-llama");
-    let tokenizer = Tokenizer::open(&tokenizer_dir.join("tokenizer.json")).unwrap();
-    let plan = ExportPlan {
-        formats: vec![format],
-        dtype,
-        max_shard_size: ExportPlan::MAX_SHARD_SIZE,
-        max_logit_difference: 1e-5,
-        gguf: GgufPlan::default(),
-        max_rounding_kl: 1.0,
-    };
-    let context = ExportContext {
-        name: "tiny",
-        provenance: &Provenance::default(),
-        tokenizer_dir: Some(&tokenizer_dir),
-        tokenizer: &tokenizer,
-        rows,
-        table: (Vec::new(), Vec::new()),
-    };
-    export(&plan, student, &context, dir).unwrap();
+    exported(&exporting::plan(format, dtype), student, rows, dir).unwrap();
 }
 
 /// Whether each weight of a tensor is stored as 0: no bit set in a float, the code of 0 in packed integers of 4 bits.
