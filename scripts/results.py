@@ -82,6 +82,8 @@ GROUPS = {
     "round": {
         "int4 per channel, round-to-nearest": (WHOLE, quantize("round-to-nearest", 4)),
         "int4 per channel, GPTQ": (WHOLE, quantize("gptq", 4, BY_INPUTS)),
+        "int4 per channel, GPTQ, damping 0.1": (WHOLE, quantize("gptq", 4, f"{BY_INPUTS}, damping: 0.1")),
+        "int4 per channel, GPTQ, clipped, damping 0.1": (WHOLE, quantize("gptq", 4, f"{BY_INPUTS}, clip: true, damping: 0.1")),
         "int3 groups of 64, round-to-nearest": (WHOLE, quantize("round-to-nearest", 3)),
         "int3 groups of 64, GPTQ": (WHOLE, quantize("gptq", 3, BY_INPUTS)),
         "int3 groups of 64, AWQ": (WHOLE, quantize("awq", 3, BY_INPUTS)),
