@@ -48,6 +48,8 @@ enum Weights {
     Folder {
         files: TensorFiles,
         quantization: Option<Quantization>,
+        /// What `config.json` says of it.
+        said: Option<Value>,
     },
     /// In a GGUF file.
     Gguf(GgufWeights),
@@ -99,6 +101,7 @@ impl Checkpoint {
             path: dir.to_path_buf(),
             config,
             weights: Weights::Folder {
+                said: quantization.as_ref().and_then(|_| said_of(&json)),
                 files,
                 quantization,
             },
@@ -149,6 +152,14 @@ impl Checkpoint {
         }
     }
 
+    /// What decides how the tensors of a quantised folder are decoded, as its `config.json` has it.
+    pub fn quantization_json(&self) -> Option<&Value> {
+        match &self.weights {
+            Weights::Folder { said, .. } => said.as_ref(),
+            Weights::Gguf(_) => None, // the types of its tensors say it
+        }
+    }
+
     /// The grids that weights of a file are on by the type of their blocks, as [`Checkpoint::schemes`] of a folder: with codes
     /// around 0, groups of 32, and one scale each.
     pub fn block_schemes(&self) -> Schemes {
@@ -192,6 +203,7 @@ impl Checkpoint {
             Weights::Folder {
                 files,
                 quantization,
+                ..
             } => {
                 let quantized = quantization.as_ref();
                 match quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
@@ -220,10 +232,21 @@ impl Checkpoint {
             Weights::Folder {
                 files,
                 quantization,
+                ..
             } => check_folder(&self.path, files, quantization.as_ref(), &specs),
             Weights::Gguf(weights) => weights.check(&specs),
         }
     }
+}
+
+/// The keys of a config that engines write of quantised weights.
+fn said_of(config: &Value) -> Option<Value> {
+    let keys = ["quantization_config", "compression_config", "quantization"];
+    let said = keys
+        .iter()
+        .filter_map(|&key| Some((key.to_owned(), config.get(key)?.clone())));
+    let said: serde_json::Map<String, Value> = said.collect();
+    (!said.is_empty()).then_some(Value::Object(said))
 }
 
 fn check_folder(
@@ -265,7 +288,20 @@ fn check_tied(
     files: &TensorFiles,
     known: &BTreeSet<String>,
 ) -> Result<(), CheckpointError> {
-    if known.contains(HEAD) || files.info(HEAD).is_none() || files.are_equal(HEAD, EMBEDDING)? {
+    if known.contains(HEAD) {
+        return Ok(());
+    }
+    let module = HEAD.trim_end_matches("weight"); // with its dot
+    let mut others = files
+        .names()
+        .filter(|&name| name != HEAD && !known.contains(name));
+    if let Some(other) = others.find(|name| name.starts_with(module)) {
+        return Err(CheckpointError::UnknownTensor {
+            dir: dir.to_path_buf(),
+            tensor: other.to_owned(),
+        });
+    }
+    if files.info(HEAD).is_none() || files.are_equal(HEAD, EMBEDDING)? {
         return Ok(());
     }
     Err(CheckpointError::NotTied {

@@ -178,6 +178,10 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
         .ok_or_else(|| Failure::input("data", &"the tokenizer has no end-of-text token"))?;
     let rows = read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
         .map_err(|error| Failure::input("data", &error))?;
+    if let Some(path) = &args.losses {
+        // A place that cannot be written is found before the work.
+        write_losses(path, &rows, &[])?;
+    }
     let teacher = match &args.teacher {
         Some(dir) => {
             let teacher = open_checkpoint(dir)?;

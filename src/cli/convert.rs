@@ -17,6 +17,9 @@ use crate::shell::quoted;
 /// What messages call the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
 
+/// Positions of a row of text, by default.
+const SEQUENCE_LENGTH: usize = 256;
+
 /// Arguments that both commands have.
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
@@ -30,7 +33,7 @@ pub(super) struct ConvertArgs {
     #[arg(long, value_name = "PATH")]
     text: Vec<PathBuf>,
     /// Positions per row of text
-    #[arg(long, default_value_t = 256, value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_048_576))]
+    #[arg(long, default_value_t = SEQUENCE_LENGTH, value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_048_576))]
     sequence_length: usize,
     /// Tokenizer of another model folder, `tokenizer.json` or `.gguf` file, instead of the checkpoint's
     #[arg(long, value_name = "PATH")]
@@ -55,6 +58,7 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    convert::check_overrides(&args.convert.set, &["export"])?;
     let plan = export_plan(&args.format, &args.convert)?;
     let command = format!(
         "alambic export {} --format {}",
@@ -88,7 +92,7 @@ pub(super) struct QuantizeArgs {
     /// Model folder, `.gguf` file, or the folder of a pass
     checkpoint: PathBuf,
     /// How weights reach the grid; what calibrates needs `--text`
-    #[arg(long, value_parser = PossibleValuesParser::new(words(&["passes", "quantize", "method"])))]
+    #[arg(long, value_parser = PossibleValuesParser::new(methods()))]
     method: String,
     /// Width of a weight, as `quantize.bits` in a recipe; by default 4
     #[arg(long)]
@@ -104,6 +108,12 @@ pub(super) struct QuantizeArgs {
     format: String,
     #[command(flatten)]
     convert: ConvertArgs,
+}
+
+/// Methods that train nothing.
+fn methods() -> Vec<&'static str> {
+    let words = words(&["passes", "quantize", "method"]);
+    words.into_iter().filter(|&word| word != "qat").collect()
 }
 
 pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -146,6 +156,12 @@ fn request<'a>(
     }
     for text in &args.text {
         let _ = write!(command, " --text {}", name(text));
+    }
+    if args.sequence_length != SEQUENCE_LENGTH {
+        let _ = write!(command, " --sequence-length {}", args.sequence_length);
+    }
+    if let Some(tokenizer) = &args.tokenizer {
+        let _ = write!(command, " --tokenizer {}", name(tokenizer));
     }
     for set in &args.set {
         let _ = write!(command, " --set {}", quoted(set));

@@ -93,7 +93,7 @@ impl From<io::Error> for Failure {
             }
             io::ErrorKind::PermissionDenied
             | io::ErrorKind::ReadOnlyFilesystem
-            | io::ErrorKind::NotADirectory => Some("name another folder in `output`"),
+            | io::ErrorKind::NotADirectory => Some("name another folder"),
             _ => None,
         };
         Self::run("io", &error).help(help.map(str::to_owned))

@@ -30,21 +30,39 @@ pub enum ConvertError {
         element_idx: usize,
         value: f32,
     },
-    #[error("`{format}` holds weights on a grid, and those of `{}` are on none", checkpoint.display())]
+    #[error(
+        "`{format}` holds weights on a grid, and those of `{}` are on {}", checkpoint.display(),
+        if *was_quantized { "one that cannot be carried over" } else { "none" }
+    )]
     NotQuantized {
         format: &'static str,
         checkpoint: PathBuf,
+        was_quantized: bool,
     },
+    #[error("`--set {key}=...` is no key of what this command does")]
+    NoSuchKey { key: String },
+    #[error("`{}` is not UTF-8, in which recipes are written", path.display())]
+    NotUtf8 { path: PathBuf },
+    #[error("{fact}")]
+    NotHeld { fact: String },
+    #[error("`{name}` was pruned, and stretched grids have no 0")]
+    NoZero { name: String },
+    #[error("`gguf` has no blocks for {grid}: the file would hold plain weights")]
+    NoBlocks { grid: String },
     #[error("this command runs one `quantize` pass and no other")]
     OtherPasses,
     #[error("the loss is {loss} {when} quantising")]
     NoLoss { when: String, loss: f64 },
-    #[error("`{method}` reads text to see what enters each projection, and none was named")]
+    #[error(
+        "`{method}` as asked for reads text to see what enters each projection, and none was named"
+    )]
     NeedsText { method: String },
-    #[error("`{method}` trains, which takes a text, a schedule and a recipe")]
-    Trains { method: String },
+    #[error("`qat` trains, which takes a text, a schedule and a recipe")]
+    Trains,
     #[error("stopped; nothing is left of it")]
     Stopped,
+    #[error("stopped: run the same command to go on")]
+    StoppedHalfWay,
     /// What stages of a run say.
     #[error(transparent)]
     Stage(#[from] RunError),
@@ -89,8 +107,22 @@ impl ConvertError {
             }
             Self::Vocabulary { .. } => "name the tokenizer of this model with `--tokenizer`".to_owned(),
             Self::NotFinite { .. } => "get the checkpoint again, or mend what wrote it".to_owned(),
-            Self::NotQuantized { .. } => {
+            Self::NotQuantized { was_quantized: false, .. } => {
                 "`alambic quantize` puts them on one and writes this format".to_owned()
+            }
+            Self::NotQuantized { was_quantized: true, .. } => {
+                "write `--format huggingface` or `gguf`, or round them again with `alambic quantize`".to_owned()
+            }
+            Self::NoSuchKey { .. } => {
+                "`export.*` is, and for `alambic quantize` `passes.0.*`; for all else there are options: see `--help`".to_owned()
+            }
+            Self::NotUtf8 { .. } => "give it another name".to_owned(),
+            Self::NotHeld { .. } => {
+                "write another `--format`, or put the weights on another grid with `alambic quantize`".to_owned()
+            }
+            Self::NoZero { .. } => "write `--set passes.0.quantize.type=ternary`, or other `--bits`".to_owned(),
+            Self::NoBlocks { .. } => {
+                "write `--bits 4 --group-size 32` or `--bits 8 --group-size 32`, whose blocks are Q4_0 and Q8_0, or another format".to_owned()
             }
             Self::OtherPasses => "write a recipe, and run it with `alambic run`".to_owned(),
             Self::NoLoss { .. } => {
@@ -99,14 +131,18 @@ impl ConvertError {
             Self::NeedsText { .. } => {
                 "name a file or folder of the language and kind that the model is for with `--text`".to_owned()
             }
-            Self::Trains { .. } => {
+            Self::Trains => {
                 "write a recipe with `student: { checkpoint: ... }` and this pass, and run it with `alambic run`".to_owned()
             }
-            Self::Stage(RunError::Export(ExportError::InexactScale { .. })) => {
+            Self::Stage(RunError::Export(ExportError::InexactScale { dtype: "bfloat16", .. })) => {
                 "write `--dtype f16`, with which scales are float16, or put the weights on a new grid with `alambic quantize`"
                     .to_owned()
             }
-            Self::Stopped | Self::Stage(_) => return None,
+            Self::Stage(RunError::Export(ExportError::InexactScale { .. })) => {
+                "write `--format compressed-tensors`, which has scales of `--dtype`, or put the weights on a new grid with `alambic quantize`"
+                    .to_owned()
+            }
+            Self::Stopped | Self::StoppedHalfWay | Self::Stage(_) => return None,
         })
     }
 }

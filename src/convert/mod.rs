@@ -18,6 +18,8 @@ pub use self::error::ConvertError;
 pub use self::quantize::{Keys, Quantized, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
+use crate::export::containers::refusal_by;
+use crate::export::gguf;
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
 use crate::files::{PartialDir, with_path};
@@ -29,6 +31,9 @@ use crate::student::Student;
 
 /// What exports are compared on if no text is named: the opening of *Persuasion* (Jane Austen, 1818; public domain).
 const PASSAGE: &str = include_str!("passage.txt");
+
+/// Formats that hold weights on no grid, too.
+const PLAIN: [ExportFormat; 2] = [ExportFormat::HuggingFace, ExportFormat::Gguf];
 
 /// What a command was asked for.
 #[derive(Debug, Clone)]
@@ -85,6 +90,8 @@ pub fn export(
     check_out(&request.out)?;
     let student = source.student(context.device)?;
     check_grid(plan, &student, &source)?;
+    let student = with_inputs_of_format(plan, student, &source);
+    check_container(plan, &student)?;
     let model = Model::of(&source, &student.effective().config, request)?;
     let partial = PartialDir::resume(&request.out)?;
     let _lock = lock(partial.path())?;
@@ -94,15 +101,66 @@ pub fn export(
 
 /// A format of codes is for weights that are on a grid.
 fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(), ConvertError> {
-    let plain = [ExportFormat::HuggingFace, ExportFormat::Gguf];
     let mut formats = plan.formats.iter();
-    match formats.find(|format| !plain.contains(format)) {
+    match formats.find(|format| !PLAIN.contains(format)) {
         Some(&format) if !is_quantized(student) => Err(ConvertError::NotQuantized {
             format: export::folder(format),
             checkpoint: source.path().to_path_buf(),
+            was_quantized: source.is_quantized(),
         }),
         _ => Ok(()),
     }
+}
+
+/// What a container cannot hold is told before anything is written, and what blocks cannot hold at all.
+fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertError> {
+    let config = &student.decoder.config;
+    for &format in &plan.formats {
+        if let Some(refusal) = refusal_by(format, &student.schemes, plan.dtype, config) {
+            return Err(ConvertError::NotHeld { fact: refusal.fact });
+        }
+        let is_plain = format == ExportFormat::Gguf && plan.gguf.linear.is_none();
+        if let Some(grid) = gguf::without_blocks(&student.schemes, config).filter(|_| is_plain) {
+            progress::say(&format!(
+                "note: `gguf` has no blocks for {grid}: the result has plain weights"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Formats of plain weights and of blocks cannot say that activations are rounded: there, none are.
+fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Source) -> Student {
+    let mut formats = plan.formats.iter();
+    let plain = formats.find(|format| PLAIN.contains(format));
+    let schemes = || student.schemes.values();
+    let rounds = source.rounds_inputs() || schemes().any(|scheme| scheme.input.is_some());
+    if let (Some(&format), true) = (plain, rounds) {
+        let format = export::folder(format);
+        progress::say(&format!(
+            "note: `{format}` cannot say that activations are rounded: in the result they are not"
+        ));
+        for scheme in student.schemes.values_mut() {
+            scheme.input = None;
+        }
+    }
+    student
+}
+
+/// Keys that a command's `--set` may name: what else a recipe has would change nothing, or what an option says.
+pub fn check_overrides(overrides: &[String], sections: &[&str]) -> Result<(), ConvertError> {
+    for assignment in overrides {
+        let (key, _) = assignment.split_once('=').unwrap_or((assignment, ""));
+        let is_of = |section: &&str| {
+            let rest = key.strip_prefix(*section);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        if !sections.iter().any(is_of) || key.starts_with("export.formats") {
+            let key = key.to_owned();
+            return Err(ConvertError::NoSuchKey { key });
+        }
+    }
+    Ok(())
 }
 
 fn check_out(out: &Path) -> Result<(), ConvertError> {

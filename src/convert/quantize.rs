@@ -9,15 +9,18 @@ use serde_json::{Value, json};
 
 use super::source::Source;
 use super::{
-    ConvertContext, ConvertError, Converted, Model, Request, Written, check_out, publish,
-    stop_if_asked,
+    ConvertContext, ConvertError, Converted, Model, Request, Written, check_out, check_overrides,
+    publish, stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
+use crate::export::gguf;
 use crate::files::{self, PartialDir, hash_json};
-use crate::passes;
+use crate::model::DecoderConfig;
+use crate::model::grid::Levels;
+use crate::passes::{self, quantize::schemes};
 use crate::preflight;
 use crate::progress;
-use crate::recipe::{self, PassPlan, Plan, QuantizeMethod};
+use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod};
 use crate::run::lock;
 use crate::student::Student;
 use crate::train::Predictions;
@@ -65,6 +68,7 @@ pub fn quantize(
     overrides: &[String],
     context: &ConvertContext<'_>,
 ) -> Result<Converted, ConvertError> {
+    check_overrides(overrides, &["passes.0", "quantize", "export"])?;
     let source = Source::open(request.checkpoint)?;
     check_out(&request.out)?;
     let partial = PartialDir::resume(&request.out)?;
@@ -85,6 +89,10 @@ pub fn quantize(
     let written = done();
     let pass_dir = partial.path().join(PASS_DIR);
     let has_begun = fs::read_dir(pass_dir).is_ok_and(|mut entries| entries.next().is_some());
+    let written = match written {
+        Err(ConvertError::Stopped) if has_begun => Err(ConvertError::StoppedHalfWay),
+        written => written,
+    };
     publish(written, partial, has_begun)
 }
 
@@ -96,10 +104,15 @@ fn plan(
     dir: &Path,
 ) -> Result<Plan, ConvertError> {
     let quoted = |path: &Path| -> Result<Value, ConvertError> {
-        Ok(json!(std::path::absolute(path)?)) // a JSON string is a YAML string
+        let path = std::path::absolute(path)?;
+        match path.to_str() {
+            Some(path) => Ok(json!(path)), // a JSON string is a YAML string
+            None => Err(ConvertError::NotUtf8 { path }),
+        }
     };
     let mut texts = Vec::new();
     for text in request.text {
+        fs::metadata(text).map_err(|error| files::with_path(error, text))?;
         texts.push(quoted(text)?);
     }
     if texts.is_empty() {
@@ -108,7 +121,18 @@ fn plan(
         texts.push(quoted(&passage)?);
     }
     let texts = Value::from(texts);
-    let tokenizer = tokenizer_path(request.tokenizer.unwrap_or(request.checkpoint));
+    let tokenizer = match request.tokenizer {
+        Some(file) if file.is_file() => file.to_path_buf(),
+        folder => {
+            let dir = folder.unwrap_or(request.checkpoint);
+            let path = tokenizer_path(dir);
+            if !path.exists() {
+                let dir = dir.to_path_buf();
+                return Err(ConvertError::NoTokenizer { dir });
+            }
+            path
+        }
+    };
     let mut text = format!(
         "name: quantize\noutput: {}\ndata:\n  train: {texts}\n  validation: {texts}\n  sequence_length: {}\n",
         quoted(dir)?,
@@ -154,6 +178,8 @@ impl Job<'_> {
             ARGUMENTS.clone_into(&mut faults.sources.recipe_name);
             faults
         })?;
+        self.check_blocks(pass, config)?;
+        check_zeros(pass, &student)?;
         let mut model = Model::of(self.source, config, self.request)?;
         let tokens_read = tokens_read(pass);
         let [train, measured] = parts(&model.rows, tokens_read > 0);
@@ -197,20 +223,38 @@ impl Job<'_> {
 
     /// The one pass, which trains nothing.
     fn pass(&self) -> Result<&PassPlan, ConvertError> {
-        let method = || self.method.to_owned();
         match self.plan.passes.as_slice() {
-            [pass @ PassPlan::Quantize(_)] if pass.fit().is_some() => {
-                Err(ConvertError::Trains { method: method() })
-            }
+            [pass @ PassPlan::Quantize(_)] if pass.fit().is_some() => Err(ConvertError::Trains),
             [pass @ PassPlan::Quantize(_)] => {
                 if self.request.text.is_empty() && tokens_read(pass) > 0 {
-                    let method = method();
+                    let method = self.method.to_owned();
                     return Err(ConvertError::NeedsText { method });
                 }
                 Ok(pass)
             }
             _ => Err(ConvertError::OtherPasses),
         }
+    }
+
+    /// Blocks of ggml hold some grids only; a file of plain weights is not what this command is for.
+    fn check_blocks(&self, pass: &PassPlan, config: &DecoderConfig) -> Result<(), ConvertError> {
+        let PassPlan::Quantize(pass) = pass else {
+            return Ok(());
+        };
+        let export = &self.plan.export;
+        if !export.formats.contains(&ExportFormat::Gguf) || export.gguf.linear.is_some() {
+            return Ok(());
+        }
+        let has_budget = pass
+            .sensitivity
+            .as_ref()
+            .is_some_and(|plan| plan.budget.is_some());
+        let grid = if has_budget {
+            Some("projections of several widths".to_owned())
+        } else {
+            gguf::without_blocks(&schemes(pass, config), config)
+        };
+        grid.map_or(Ok(()), |grid| Err(ConvertError::NoBlocks { grid }))
     }
 
     fn apply(
@@ -237,6 +281,21 @@ impl Job<'_> {
             wall_time: 0.0,
         };
         Ok(passes::apply(pass, student, &context)?)
+    }
+}
+
+/// A grid without a 0 would undo what was pruned.
+fn check_zeros(pass: &PassPlan, student: &Student) -> Result<(), ConvertError> {
+    let PassPlan::Quantize(pass) = pass else {
+        return Ok(());
+    };
+    let mut schemes = schemes(pass, &student.decoder.config).into_iter();
+    let moved = schemes.find(|(name, scheme)| {
+        scheme.weight.levels == Levels::Stretched && student.masks.contains_key(name)
+    });
+    match moved {
+        Some((name, _)) => Err(ConvertError::NoZero { name }),
+        None => Ok(()),
     }
 }
 

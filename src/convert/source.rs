@@ -97,13 +97,36 @@ impl Source {
         })
     }
 
+    /// Whether weights are on grids, whether or not these can be found again.
+    pub(super) fn is_quantized(&self) -> bool {
+        match self {
+            Self::Checkpoint(checkpoint) => !checkpoint.schemes().is_empty(),
+            Self::Pass(_) => false, // its student says it
+        }
+    }
+
+    /// Whether what enters a projection is rounded, as far as a checkpoint says it.
+    pub(super) fn rounds_inputs(&self) -> bool {
+        match self {
+            Self::Checkpoint(checkpoint) => {
+                let schemes = checkpoint.schemes();
+                schemes.values().any(|scheme| scheme.input.is_some())
+            }
+            Self::Pass(_) => false,
+        }
+    }
+
     /// The student off its grids.
     pub(super) fn free_student(&self, device: &Device) -> Result<Student, ConvertError> {
         let student = self.loaded(device)?;
         if student.schemes.is_empty() {
             return Ok(student);
         }
-        Ok(Student::new(student.effective()))
+        let masks = student.unrolled().masks; // what was pruned stays so
+        Ok(Student {
+            masks,
+            ..Student::new(student.effective())
+        })
     }
 
     fn loaded(&self, device: &Device) -> Result<Student, ConvertError> {

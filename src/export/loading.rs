@@ -2,8 +2,11 @@
 
 use std::fmt::Write as _;
 
+use serde_json::json;
+
 use super::containers::Container;
 use super::model_card::Engine;
+use crate::shell::quoted;
 
 /// Adds the section to a card. What is named has been seen to load such a folder (`scripts/verify_in_engines.py`).
 pub(super) fn loading(card: &mut String, engine: &Engine) {
@@ -30,11 +33,12 @@ pub(super) fn loading(card: &mut String, engine: &Engine) {
                 card,
                 "\nWith llama.cpp:\n\n\
                  ```sh\n\
-                 llama-cli -m {file} -p \"It was\" -n 40 -no-cnv\n\
-                 ```\n"
+                 llama-cli -m {} -p \"It was\" -n 40 -no-cnv\n\
+                 ```\n",
+                quoted(file)
             );
-            let which =
-                format!("Which.GGUF(quantized_model_id=\".\", quantized_filename=\"{file}\")");
+            let file = json!(file); // a JSON string is one of Python
+            let which = format!("Which.GGUF(quantized_model_id=\".\", quantized_filename={file})");
             mistral_rs(card, &format!("Runner(which={which})"));
         }
     }

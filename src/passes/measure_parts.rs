@@ -31,7 +31,8 @@ pub(super) fn measure_parts(
     context: &FitContext<'_>,
 ) -> Result<Sensitivity, PassError> {
     let calibration = calibration(context, num_tokens);
-    let mut found = saved(context, Sensitivity::read(context.dir))?.unwrap_or_default();
+    let mut found =
+        saved(context, Sensitivity::read_of(context.dir, context.key))?.unwrap_or_default();
     let rows = calibration.read_rows();
     let mut stream = Stream::begin(student, &rows);
     found.positions = stream.positions;
@@ -52,7 +53,7 @@ pub(super) fn measure_parts(
                 check_number("KL of a rounded part", cost.kl_nats, 0, context)?;
                 found.costs.push(cost);
             }
-            saved(context, found.write(context.dir))?;
+            saved(context, found.write(context.dir, context.key))?;
             progress.advance(found.positions);
         }
         stream.advance(layer);

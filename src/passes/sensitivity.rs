@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{read_json, write_atomically, write_json};
 use crate::model::{ParameterSpec, Site};
+use crate::progress::say;
 
 /// Widths that are measured: those that a recipe may ask for.
 pub const WIDTHS: [u32; 4] = [2, 3, 4, 8];
@@ -56,6 +57,16 @@ pub struct Sensitivity {
     pub positions: u64,
     /// Layer by layer, in a layer part by part, of a part width by width.
     pub costs: Vec<Cost>,
+}
+
+/// As it stands in a file.
+#[derive(Serialize, Deserialize)]
+struct Keyed<T> {
+    /// Key of the stage.
+    #[serde(default)]
+    key: String,
+    #[serde(flatten)]
+    sensitivity: T,
 }
 
 impl Part {
@@ -118,8 +129,25 @@ impl Sensitivity {
         read_json(&dir.join(FILE))
     }
 
-    pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        write_json(&dir.join(FILE), self)
+    /// What a pass of this key wrote; what another left in the same folder is told of, and measured anew.
+    pub(super) fn read_of(dir: &Path, key: &str) -> io::Result<Option<Self>> {
+        let path = dir.join(FILE);
+        let found: Option<Keyed<Self>> = read_json(&path)?;
+        Ok(found.and_then(|found| {
+            if found.key == key {
+                return Some(found.sensitivity);
+            }
+            let path = path.display();
+            say(&format!(
+                "warning: {path}: of another stage; it is measured anew"
+            ));
+            None
+        }))
+    }
+
+    pub(super) fn write(&self, dir: &Path, key: &str) -> io::Result<()> {
+        let (key, sensitivity) = (key.to_owned(), self);
+        write_json(&dir.join(FILE), &Keyed { key, sensitivity })
     }
 
     /// Writes it as a table, too.

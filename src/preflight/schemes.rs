@@ -3,7 +3,7 @@
 use super::Preflight;
 use crate::diag::Diagnostic;
 use crate::export::containers::refusal_by;
-use crate::export::folder;
+use crate::export::{folder, gguf};
 use crate::model::{DecoderConfig, ParameterKind, Schemes, uneven_groups, unlike_parts};
 use crate::passes::WIDTHS;
 use crate::passes::quantize::schemes;
@@ -32,6 +32,25 @@ impl Preflight<'_> {
             self.containers_hold(&schemes, config)?;
         }
         Ok(())
+    }
+
+    /// What to say if a GGUF file will have plain weights although the student is on a grid.
+    pub(super) fn plain_blocks(&self, configs: &[DecoderConfig]) -> Option<String> {
+        let export = &self.plan.export;
+        if !export.formats.contains(&ExportFormat::Gguf) || export.gguf.linear.is_some() {
+            return None;
+        }
+        let passes = self.plan.passes.iter().zip(configs);
+        let last = passes.rev().find_map(|(pass, config)| match pass {
+            PassPlan::Quantize(plan) => Some((plan, config)),
+            _ => None,
+        });
+        let (plan, config) = last?;
+        let config = self.own_layers(config);
+        let grid = gguf::without_blocks(&schemes(plan, &config), &config)?;
+        Some(format!(
+            "`gguf` has no blocks for {grid}: projections are stored plain; 4 and 8 bits in groups of 32 are Q4_0 and Q8_0"
+        ))
     }
 
     fn layers_exist(

@@ -40,6 +40,7 @@ impl Preflight<'_> {
         };
         let configs = self.shrunk(&config)?;
         self.schemes(&configs)?;
+        notes.extend(self.plain_blocks(&configs));
         self.patterns(&configs)?;
         self.ranks(&configs)?;
         match teacher {

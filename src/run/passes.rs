@@ -47,11 +47,18 @@ impl Run<'_> {
         self.check_stop(stage)?;
         let since = Instant::now();
         let checkpoint = Checkpoint::open(&plan.checkpoint)?;
-        let teacher = Student::new(load_decoder(&checkpoint, self.context.device)?);
+        // As it was captured: what enters its projections is rounded where it says so, and rows of no token are left out.
+        let num_tokens = self.data.tokenizer.vocab_size();
+        let teacher = load_teacher(&checkpoint, num_tokens, self.context.device)?;
         say_changed(stage);
         let partial = PartialDir::create(&stage.dir)?;
         stage.note(partial.path())?;
-        let measured = self.measure(&teacher, "teacher")?;
+        let measured = Measured {
+            evaluation: self.evaluate(&teacher, "teacher")?,
+            size_bytes: Student::new(teacher).size_bytes(),
+            sparsity: 0.0,
+            loss_before_nats: None,
+        };
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, &measured)?;
         partial.publish()?;
@@ -205,22 +212,27 @@ impl Run<'_> {
     }
 
     fn measure(&self, student: &Student, label: &str) -> Result<Measured, RunError> {
+        Ok(Measured {
+            evaluation: self.evaluate(&student.effective(), label)?,
+            size_bytes: student.size_bytes(),
+            sparsity: student.sparsity(),
+            loss_before_nats: None,
+        })
+    }
+
+    /// What a model makes of the validation text, beside what the cache says of it.
+    fn evaluate(&self, decoder: &Decoder, label: &str) -> Result<Evaluation, RunError> {
         let opinion = self
             .caches
             .map_or(Opinion::None, |caches| Opinion::Cache(&caches.validation));
         let progress_label = format!("{label}, validation");
         let rows = &self.data.validation;
-        let evaluation = evaluate(&student.effective(), rows, opinion, &progress_label)?;
+        let evaluation = evaluate(decoder, rows, opinion, &progress_label)?;
         if !evaluation.loss_nats.is_finite() {
             let (stage, loss) = (label.to_owned(), evaluation.loss_nats);
             return Err(RunError::NotFinite { stage, loss });
         }
-        Ok(Measured {
-            evaluation,
-            size_bytes: student.size_bytes(),
-            sparsity: student.sparsity(),
-            loss_before_nats: None,
-        })
+        Ok(evaluation)
     }
 
     /// The student that a finished pass left, or the one that the first pass starts from.

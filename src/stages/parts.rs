@@ -12,6 +12,14 @@ use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 
 /// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
 pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
+    if let TokenizerPlan::File(path) = &plan.data.tokenizer {
+        let tokenizer = Tokenizer::open(path)?;
+        let [_, (name, config)] = tokenizer.files(); // the other is part of the rows' key
+        return Ok(vec![(
+            name.to_owned(),
+            blake3::hash(config).to_hex().to_string(),
+        )]);
+    }
     let Some(teacher) = plan
         .teacher
         .as_ref()
@@ -33,14 +41,14 @@ pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, Sta
         .collect()
 }
 
-/// BLAKE3 (hex) of a model: its tensors and its architecture, without which the same tensors compute another thing.
+/// BLAKE3 (hex) of a model: its tensors, its architecture, and how they are decoded, without which the same tensors compute
+/// another thing.
 pub fn model_hash(checkpoint: &Checkpoint) -> String {
     let (tensors, config) = (checkpoint.content_hash(), checkpoint.config());
-    let schemes = checkpoint.schemes();
-    if schemes.values().all(|scheme| scheme.input.is_none()) {
-        return files::hash_json(&(tensors, config));
+    match checkpoint.quantization_json() {
+        None => files::hash_json(&(tensors, config)),
+        Some(said) => files::hash_json(&(tensors, config, said)),
     }
-    files::hash_json(&(tensors, config, schemes)) // activations are rounded, which no tensor shows
 }
 
 /// The text without how much of it is used: one cache serves recipes that want more or less of the same.
@@ -75,16 +83,25 @@ pub(super) fn student_parts(plan: &Plan, teacher_hash: Option<&str>) -> Result<V
 
 pub(super) fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
     let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
-        (TokenizerPlan::Teacher, Some(teacher)) => {
-            Some(Tokenizer::of_model(&teacher.checkpoint)?.hash())
-        }
-        (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?.hash()),
+        (TokenizerPlan::Teacher, Some(teacher)) => Some(Tokenizer::of_model(&teacher.checkpoint)?),
+        (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?),
         (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
     };
-    Ok(json!({
+    let mut parts = json!({
         "plan": plan.data,
         "train": data::content_hash(&plan.data.train)?,
         "validation": data::content_hash(&plan.data.validation)?,
-        "tokenizer": tokenizer,
-    }))
+        "tokenizer": tokenizer.as_ref().map(Tokenizer::hash),
+    });
+    // What stands beside `tokenizer.json` decides what stands in front of a document, and perhaps what stands behind it.
+    if let Some(begins) = tokenizer.as_ref().and_then(Tokenizer::beginning_of_text) {
+        parts["beginning_of_text"] = json!(begins);
+    }
+    if let (Some(tokenizer), Some(teacher)) = (&tokenizer, &plan.teacher)
+        && tokenizer.end_of_text().is_none()
+    {
+        let config = Checkpoint::open(&teacher.checkpoint)?.config().clone();
+        parts["end_of_text"] = json!(config.eos_token_ids.first());
+    }
+    Ok(parts)
 }

@@ -162,3 +162,67 @@ fn weights_are_spread_over_files_of_a_size_and_stored_as_f16() {
     workshop.done(&words(&format!("{line} --out whole")));
     assert_same_weights(&made, &workshop.path("whole"));
 }
+
+#[test]
+fn activations_that_a_format_cannot_round_are_told_of_and_logits_compared_without() {
+    let workshop = Workshop::new();
+    for source in ["ct-w8a8-int8", "ct-fp8-dynamic"] {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+        for (format, sets) in [
+            ("huggingface", "--dtype f32"),
+            ("gguf", "--set export.max_rounding_kl=1"),
+        ] {
+            let line = format!(
+                "export {golden}{source} --format {format} {sets} --tokenizer {golden}hf-llama --out {source}-{format}"
+            );
+            let ran = workshop.done(&words(&line));
+            let note = format!("note: `{format}` cannot say that activations are rounded");
+            assert!(ran.stderr.contains(&note), "{}", ran.stderr);
+        }
+        let plain = workshop.path(&format!("{source}-huggingface"));
+        assert_same_weights(&plain, &Path::new(golden).join(source));
+    }
+}
+
+#[test]
+fn scales_that_float16_alone_holds_leave_as_awq_in_float16() {
+    let workshop = Workshop::new();
+    workshop.write("wide.yaml", WIDE.as_bytes());
+    workshop.done(&words(
+        "run wide.yaml --set quantize.group_size=32 --set export.dtype=f16 --set output=made",
+    ));
+    let packed = workshop.folder("made/wide", "03-export");
+    let packed = packed.join("compressed-tensors").display().to_string();
+    workshop.done(&words(&format!(
+        "export {packed} --format awq --dtype f16 --out awq"
+    )));
+    assert_same_weights(&workshop.path("awq"), Path::new(&packed));
+    let made = Checkpoint::open(&workshop.path("awq")).unwrap();
+    let name = "model.layers.0.mlp.up_proj.scales";
+    let (dtype, _) = made.files().unwrap().info(name).unwrap();
+    assert_eq!(dtype.to_string(), "F16");
+}
+
+#[test]
+fn a_grid_that_no_blocks_hold_is_told_of() {
+    let workshop = Workshop::new();
+    workshop.write("wide.yaml", WIDE.as_bytes());
+    let run = "run wide.yaml --set quantize.bits=8 --set export.formats=[gguf] --set output=made";
+    let ran = workshop.done(&words(run));
+    let note = "`gguf` has no blocks for int8, one scale per row: ";
+    assert!(
+        ran.stderr
+            .contains(&format!("note: {note}projections are stored plain")),
+        "{}",
+        ran.stderr
+    );
+    let packed =
+        "--set export.formats=[compressed-tensors] --set quantize.bits=8 --set output=packed";
+    workshop.done(&words(&format!("run wide.yaml {packed}")));
+    let packed = workshop
+        .folder("packed/wide", "03-export")
+        .join("compressed-tensors");
+    let line = format!("export {} --format gguf --out plain", packed.display());
+    let ran = workshop.done(&words(&line));
+    assert!(ran.stderr.contains(note), "{}", ran.stderr);
+}

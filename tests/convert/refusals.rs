@@ -5,6 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::Duration;
 
+use alambic::checkpoint::Checkpoint;
+use alambic::model::{ParameterKind, parameter_specs};
+
 use crate::common::{Ran, Workshop, files_below, finished, folders, signal};
 use crate::tests::words;
 
@@ -35,7 +38,7 @@ fn nothing_is_written_over_what_is_there() {
 }
 
 /// Command lines, the exit code of each, and what its message holds.
-const REFUSED: [(&str, i32, &[&str]); 14] = [
+const REFUSED: [(&str, i32, &[&str]); 19] = [
     (
         "export text --format gguf",
         2,
@@ -63,7 +66,7 @@ const REFUSED: [(&str, i32, &[&str]); 14] = [
     (
         "export teacher --format gguf --set seed=1",
         2,
-        &["error[recipe/unknown-key]", "seed"],
+        &["error[convert]: `--set seed=...` is no key of what this command does"],
     ),
     (
         "export teacher --format compressed-tensors",
@@ -101,7 +104,7 @@ const REFUSED: [(&str, i32, &[&str]); 14] = [
         ],
     ),
     (
-        "quantize teacher --method qat --group-size 16 --set quantize.steps=3",
+        "quantize teacher --method gptq --group-size 16 --set quantize.method=qat --set quantize.steps=3",
         2,
         &["`qat` trains", "help: write a recipe"],
     ),
@@ -114,8 +117,46 @@ const REFUSED: [(&str, i32, &[&str]); 14] = [
         "quantize teacher --method gptq --group-size 16",
         2,
         &[
-            "`gptq` reads text to see what enters each projection, and none was named",
+            "`gptq` as asked for reads text to see what enters each projection, and none was named",
             "help: name a file or folder of the language and kind that the model is for with `--text`",
+        ],
+    ),
+    (
+        "quantize teacher --method round-to-nearest --group-size 16 --set data.sequence_length=4",
+        2,
+        &[
+            "`--set data.sequence_length=...` is no key of what this command does",
+            "help: `export.*` is, and for `alambic quantize` `passes.0.*`",
+        ],
+    ),
+    (
+        "quantize teacher --method round-to-nearest --group-size 16 --set export.formats=[]",
+        2,
+        &["`--set export.formats=...` is no key"],
+    ),
+    (
+        "export teacher --format gguf --set export.formats=[huggingface,gguf]",
+        2,
+        &["`--set export.formats=...` is no key"],
+    ),
+    (
+        "quantize teacher --method round-to-nearest --bits 3 --group-size 16 --format gguf",
+        2,
+        &[
+            "`gguf` has no blocks for int3, groups of 16: the file would hold plain weights",
+            "help: write `--bits 4 --group-size 32` or `--bits 8 --group-size 32`",
+        ],
+    ),
+    (
+        concat!(
+            "export ",
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/ct-fp8-dynamic --format mlx"
+        ),
+        2,
+        &[
+            "on one that cannot be carried over",
+            "help: write `--format huggingface` or `gguf`, or round them again",
         ],
     ),
     (
@@ -133,6 +174,43 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
         workshop.fails(&words(line), code, needles);
         assert_eq!(files_below(&workshop.path("")), before, "{line}");
         assert!(folders(&workshop.path(""), ".partial").is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_grid_without_0_is_refused_where_weights_were_pruned_and_others_keep_the_zeros() {
+    let workshop = Workshop::new();
+    let recipe = "
+name: pruned
+data: { train: [text/train.txt], validation: [text/validation.txt], sequence_length: 32, tokenizer: { file: teacher/tokenizer.json } }
+student: { checkpoint: teacher }
+passes:
+  - prune: { method: magnitude, sparsity: 0.5 }
+  - quantize: { method: round-to-nearest, bits: 8 }
+export: { formats: [compressed-tensors] }
+output: made
+";
+    workshop.write("pruned.yaml", recipe.as_bytes());
+    workshop.done(&words("run pruned.yaml"));
+    for pass in ["01-prune", "02-quantize"] {
+        let dir = workshop.folder("made/pruned", pass).display().to_string();
+        let line = format!("quantize {dir} --tokenizer teacher/tokenizer.json --group-size 16");
+        let needles = [" was pruned, and stretched grids have no 0", "help: write "];
+        let stretched = format!("{line} --method round-to-nearest --set quantize.type=stretched");
+        workshop.fails(&words(&stretched), 2, &needles);
+        let gptq =
+            format!("{line} --method gptq --text text/train.txt --sequence-length 32 --out {pass}");
+        workshop.done(&words(&gptq));
+        let made = Checkpoint::open(&workshop.path(pass)).unwrap();
+        let (mut zeros, mut total) = (0, 0);
+        for spec in parameter_specs(made.config()) {
+            if spec.kind == ParameterKind::Linear {
+                let values = made.weight(&spec).unwrap();
+                zeros += values.iter().filter(|&&value| value == 0.0).count();
+                total += values.len();
+            }
+        }
+        assert!(2 * zeros >= total, "{pass}: {zeros} of {total} are 0");
     }
 }
 

@@ -197,16 +197,24 @@ fn what_was_measured_before_a_stop_is_not_measured_again_and_the_result_is_the_s
     let want = files.map(file);
     let mut found = Sensitivity::read(dir.path()).unwrap().unwrap();
     found.costs.retain(|cost| cost.layer == 0);
-    let put = |found: &Sensitivity| {
-        alambic::files::write_json(&dir.path().join("sensitivity.json"), found).unwrap();
+    let put = |found: &Sensitivity, key: &str| {
+        let mut json = serde_json::to_value(found).unwrap();
+        json["key"] = key.into();
+        alambic::files::write_json(&dir.path().join("sensitivity.json"), &json).unwrap();
     };
-    put(&found);
+    put(&found, "key");
     fs::remove_file(dir.path().join("widths.json")).unwrap();
     assert!(saved(&run(&plan(Some(3.0)), student(1), dir.path())) == whole);
     assert!(files.map(file) == want, "the same files");
 
     found.costs[0].kl_nats = 7.5;
-    put(&found);
+    put(&found, "another");
+    run(&plan(Some(3.0)), student(1), dir.path());
+    assert!(
+        files.map(file) == want,
+        "what another pass left is not used"
+    );
+    put(&found, "key");
     run(&plan(Some(3.0)), student(1), dir.path());
     let again = Sensitivity::read(dir.path()).unwrap().unwrap();
     assert_eq!(

@@ -10,6 +10,7 @@ use super::super::compressed_tensors::{
 use super::super::safetensors::EncodedTensor;
 use super::{bits_and_group, bytes_of, part};
 use crate::model::{ParameterSpec, Scheme, Schemes};
+use crate::recipe::ExportDtype;
 
 /// Columns in a word of eight, the lowest bits first: the order that its kernels take nibbles apart in.
 const COLUMN_OF_NIBBLE: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
@@ -31,6 +32,7 @@ pub(super) fn encode(
     spec: &ParameterSpec,
     scheme: Scheme,
     weight: &QuantizedWeight,
+    dtype: ExportDtype,
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
     let num_groups = check(spec, scheme, weight)?;
@@ -42,13 +44,17 @@ pub(super) fn encode(
     let around_0 = vec![0.0; num_groups * rows];
     let zeros = weight.zeros.as_ref().unwrap_or(&around_0);
     let scales = transposed(&weight.scales, num_groups);
-    let scales = exact_bytes(&spec.name, &scales, Dtype::BF16)?;
+    let stored = match dtype {
+        ExportDtype::F16 => Dtype::F16,
+        ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,
+    };
+    let scales = exact_bytes(&spec.name, &scales, stored)?;
     let zeros = words(&format!("{}_zero_point", spec.name), zeros, num_groups)?;
     let codes = words(&spec.name, &weight.codes, cols)?;
     Ok(vec![
         part(spec, "qweight", Dtype::I32, &[cols, rows / 8], codes),
         part(spec, "qzeros", Dtype::I32, &[num_groups, rows / 8], zeros),
-        part(spec, "scales", Dtype::BF16, &[num_groups, rows], scales),
+        part(spec, "scales", stored, &[num_groups, rows], scales),
     ])
 }
 

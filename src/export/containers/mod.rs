@@ -82,7 +82,7 @@ pub fn write_model<'a>(
         let codes = quantized(&spec, scheme);
         let tensors = match container {
             Container::Gptq => gptq::encode(&spec, scheme, &codes)?,
-            Container::Awq => awq::encode(&spec, scheme, &codes)?,
+            Container::Awq => awq::encode(&spec, scheme, &codes, dtype)?,
             Container::Mlx => mlx::encode(&spec, scheme, &codes, dtype)?,
         };
         for tensor in tensors {

@@ -17,7 +17,9 @@ use crate::gguf::tokenizer::{TokenizerSource, tokenizer_metadata};
 use crate::gguf::{NewTensor, NewValue, TensorType, write};
 use crate::model::grid::{Grid, Levels};
 use crate::model::rope::inverse_frequencies;
-use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
+use crate::model::{
+    Architecture, DecoderConfig, ParameterKind, ParameterSpec, Schemes, parameter_specs,
+};
 use crate::recipe::{ExportDtype, ExportPlan, GgufType};
 
 /// How the weights of a file are stored; vectors are F32 in every file.
@@ -75,6 +77,22 @@ impl Storage {
             ParameterKind::Embedding => self.embedding,
             ParameterKind::Head => self.output,
         }
+    }
+}
+
+/// What the grids of a student's projections are, if there are some and no blocks hold them all: the file has plain weights
+/// then, unless a plan names a type.
+pub fn without_blocks(schemes: &Schemes, config: &DecoderConfig) -> Option<String> {
+    let specs = parameter_specs(config).into_iter();
+    let linear = specs.filter(|spec| spec.kind == ParameterKind::Linear);
+    let mut grids: Vec<Option<Grid>> = linear
+        .map(|spec| Some(schemes.get(&spec.name)?.weight))
+        .collect();
+    grids.dedup();
+    match grids.as_slice() {
+        [None] => None,
+        [Some(grid)] => type_of_grid(*grid).is_none().then(|| grid.to_string()),
+        _ => Some("projections on several grids".to_owned()),
     }
 }
 
