@@ -68,6 +68,42 @@ mod tests {
     }
 
     #[test]
+    fn a_teacher_that_rounds_activations_is_measured_as_it_was_captured() {
+        let workshop = Workshop::new();
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+        for file in [
+            "ct-fp8-dynamic/config.json",
+            "ct-fp8-dynamic/model.safetensors",
+            "hf-llama/tokenizer.json",
+        ] {
+            let (_, name) = file.split_once('/').unwrap();
+            let bytes = fs::read(format!("{golden}{file}")).unwrap();
+            workshop.write(&format!("rounding/{name}"), &bytes);
+        }
+        let recipe = "
+name: rounded
+data: { train: [text/train.txt], validation: [text/validation.txt], sequence_length: 32, validation_tokens: 512 }
+teacher: { checkpoint: rounding }
+cache: { tokens: 1k, support: { top_k: 320 } }
+student: { checkpoint: rounding }
+passes:
+  - distill: { steps: 1, tokens_per_step: 64 }
+export: { formats: [huggingface], dtype: f32 }
+output: out
+";
+        workshop.write("rounded.yaml", recipe.as_bytes());
+        let report = workshop.done(&["run", "rounded.yaml", "--json"]).json();
+        let teacher = &report["passes"][0];
+        assert_eq!(teacher["pass"], "teacher", "{report}");
+        let kl = teacher["kl_nats"].as_f64().unwrap();
+        assert!(kl.abs() < 1e-4, "{kl}: only the cache's rounding is left");
+        assert!(
+            teacher["top1_agreement"].as_f64().unwrap() > 0.98,
+            "{teacher}"
+        );
+    }
+
+    #[test]
     fn widths_under_a_budget_are_in_the_export_and_in_the_report_with_what_they_follow_from() {
         let workshop = Workshop::new();
         let pass = "passes.3.quantize={method: qat, steps: 15, tokens_per_step: 256, bits: {budget: 3.5}, group_size: 16, sensitivity: {tokens: 512}}";

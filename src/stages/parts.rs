@@ -105,3 +105,39 @@ pub(super) fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
     }
     Ok(parts)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn how_tensors_are_decoded_is_part_of_what_a_model_is() {
+        let golden = Path::new("tests/golden/gptq-4bit-g32-asym");
+        let dir = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(golden).unwrap() {
+            let entry = entry.unwrap();
+            if entry.path().is_file() {
+                fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
+            }
+        }
+        let hash = || model_hash(&Checkpoint::open(dir.path()).unwrap());
+        let whole = hash();
+        let path = dir.path().join("config.json");
+        let text = fs::read_to_string(&path).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        let format = &mut config["quantization_config"]["checkpoint_format"];
+        let other = if *format == json!("gptq_v2") {
+            "gptq"
+        } else {
+            "gptq_v2"
+        };
+        *format = json!(other);
+        fs::write(&path, config.to_string()).unwrap();
+        assert_ne!(hash(), whole, "zeros are counted from another number");
+        fs::write(&path, text).unwrap();
+        assert_eq!(hash(), whole);
+    }
+}

@@ -315,7 +315,7 @@ fn tensors_that_would_change_the_model_are_refused_and_others_ignored() {
 }
 
 /// The tied model with an output matrix in a second shard: its embedding, changed.
-fn with_head(change: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
+fn with_head(name: &str, change: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
     let dir = copy("hf-smollm2-tied");
     let file = dir.path().join("model.safetensors");
     let bytes = fs::read(&file).unwrap();
@@ -326,7 +326,7 @@ fn with_head(change: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
     let view = ::safetensors::tensor::TensorView::new;
     let head = view(embedding.dtype(), embedding.shape().to_vec(), &head).unwrap();
     let mut all = tensors.tensors();
-    all.push(("lm_head.weight".to_owned(), head));
+    all.push((name.to_owned(), head));
     let bytes = ::safetensors::serialize(all, None).unwrap();
     damage(&file, |file| *file = bytes);
     dir
@@ -334,9 +334,16 @@ fn with_head(change: impl FnOnce(&mut Vec<u8>)) -> tempfile::TempDir {
 
 #[test]
 fn an_output_matrix_beside_a_tied_embedding_must_be_the_same() {
-    let same = Checkpoint::open(with_head(|_| ()).path()).unwrap();
+    let same = Checkpoint::open(with_head("lm_head.weight", |_| ()).path()).unwrap();
     assert!(same.config().tie_word_embeddings);
-    let other = with_head(|head| *head.last_mut().unwrap() ^= 1);
+    for part in ["lm_head.weight_packed", "lm_head.qweight", "lm_head.bias"] {
+        let message = refusal(with_head(part, |_| ()).path());
+        assert!(
+            message.contains(&format!("has a tensor `{part}`")),
+            "{message}"
+        );
+    }
+    let other = with_head("lm_head.weight", |head| *head.last_mut().unwrap() ^= 1);
     let message = refusal(other.path());
     assert!(
         message.ends_with(
