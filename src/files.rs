@@ -26,6 +26,16 @@ pub fn write_atomically(
     sync_parent(path)
 }
 
+/// Whether [`write_atomically`] can write to this place, found out before there is anything to write.
+pub fn check_place(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(with_path(io::ErrorKind::IsADirectory.into(), path));
+    }
+    let partial = partial_path(path)?;
+    let probed = write_and_sync(&partial, |_| Ok(())).and_then(|()| fs::remove_file(&partial));
+    probed.map_err(|error| with_path(error, path))
+}
+
 /// Writes a value as indented JSON; see [`write_atomically`].
 pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     write_atomically(path, |out| {

@@ -77,6 +77,29 @@ mod tests {
     }
 
     #[test]
+    fn losses_that_cannot_be_kept_are_told_of_before_the_work_and_leave_what_is_there() {
+        let workshop = Workshop::new();
+        workshop.write("kept/losses", b"mine");
+        let args = [
+            "evaluate",
+            "absent",
+            "--text",
+            "text/validation.txt",
+            "--losses",
+            "kept/losses",
+        ];
+        workshop.fails(&args, 2, &["absent"]);
+        let mut to = args;
+        to[1] = "teacher";
+        to[5] = "kept";
+        workshop.fails(&to, 1, &["kept: ", "directory"]);
+        to[5] = "kept/losses";
+        let teacher = [&to[..], &["--teacher", "absent"]].concat();
+        workshop.fails(&teacher, 2, &["absent"]);
+        assert_eq!(fs::read(workshop.path("kept/losses")).unwrap(), b"mine");
+    }
+
+    #[test]
     fn a_path_that_does_not_exist_is_underlined() {
         let workshop = Workshop::new();
         for (set, told) in [

@@ -179,8 +179,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     let rows = read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
         .map_err(|error| Failure::input("data", &error))?;
     if let Some(path) = &args.losses {
-        // A place that cannot be written is found before the work.
-        write_losses(path, &rows, &[])?;
+        files::check_place(path)?;
     }
     let teacher = match &args.teacher {
         Some(dir) => {

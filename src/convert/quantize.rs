@@ -20,7 +20,7 @@ use crate::model::grid::Levels;
 use crate::passes::{self, quantize::schemes};
 use crate::preflight;
 use crate::progress;
-use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod};
+use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod, QuantizePlan};
 use crate::run::lock;
 use crate::student::Student;
 use crate::train::Predictions;
@@ -171,17 +171,17 @@ struct Job<'a> {
 
 impl Job<'_> {
     fn run(&self, dir: &Path) -> Result<Written, ConvertError> {
-        let pass = self.pass()?;
+        let (pass, plan) = self.pass()?;
         let student = self.source.free_student(self.context.device)?;
         let config = &student.decoder.config;
         preflight::check_passes(&self.plan, self.overrides, config).map_err(|mut faults| {
             ARGUMENTS.clone_into(&mut faults.sources.recipe_name);
             faults
         })?;
-        self.check_blocks(pass, config)?;
-        check_zeros(pass, &student)?;
+        self.check_blocks(plan, config)?;
+        check_zeros(plan, &student)?;
         let mut model = Model::of(self.source, config, self.request)?;
-        let tokens_read = tokens_read(pass);
+        let tokens_read = tokens_read(plan);
         let [train, measured] = parts(&model.rows, tokens_read > 0);
         if tokens_read > 0 {
             let num_tokens = tokens_read.min(train.num_positions());
@@ -222,37 +222,38 @@ impl Job<'_> {
     }
 
     /// The one pass, which trains nothing.
-    fn pass(&self) -> Result<&PassPlan, ConvertError> {
+    fn pass(&self) -> Result<(&PassPlan, &QuantizePlan), ConvertError> {
         match self.plan.passes.as_slice() {
             [pass @ PassPlan::Quantize(_)] if pass.fit().is_some() => Err(ConvertError::Trains),
-            [pass @ PassPlan::Quantize(_)] => {
-                if self.request.text.is_empty() && tokens_read(pass) > 0 {
+            [pass @ PassPlan::Quantize(plan)] => {
+                if self.request.text.is_empty() && tokens_read(plan) > 0 {
                     let method = self.method.to_owned();
                     return Err(ConvertError::NeedsText { method });
                 }
-                Ok(pass)
+                Ok((pass, plan))
             }
             _ => Err(ConvertError::OtherPasses),
         }
     }
 
     /// Blocks of ggml hold some grids only; a file of plain weights is not what this command is for.
-    fn check_blocks(&self, pass: &PassPlan, config: &DecoderConfig) -> Result<(), ConvertError> {
-        let PassPlan::Quantize(pass) = pass else {
-            return Ok(());
-        };
+    fn check_blocks(
+        &self,
+        plan: &QuantizePlan,
+        config: &DecoderConfig,
+    ) -> Result<(), ConvertError> {
         let export = &self.plan.export;
         if !export.formats.contains(&ExportFormat::Gguf) || export.gguf.linear.is_some() {
             return Ok(());
         }
-        let has_budget = pass
+        let has_budget = plan
             .sensitivity
             .as_ref()
             .is_some_and(|plan| plan.budget.is_some());
         let grid = if has_budget {
             Some("projections of several widths".to_owned())
         } else {
-            gguf::without_blocks(&schemes(pass, config), config)
+            gguf::without_blocks(&schemes(plan, config), config)
         };
         grid.map_or(Ok(()), |grid| Err(ConvertError::NoBlocks { grid }))
     }
@@ -285,11 +286,8 @@ impl Job<'_> {
 }
 
 /// A grid without a 0 would undo what was pruned.
-fn check_zeros(pass: &PassPlan, student: &Student) -> Result<(), ConvertError> {
-    let PassPlan::Quantize(pass) = pass else {
-        return Ok(());
-    };
-    let mut schemes = schemes(pass, &student.decoder.config).into_iter();
+fn check_zeros(plan: &QuantizePlan, student: &Student) -> Result<(), ConvertError> {
+    let mut schemes = schemes(plan, &student.decoder.config).into_iter();
     let moved = schemes.find(|(name, scheme)| {
         scheme.weight.levels == Levels::Stretched && student.masks.contains_key(name)
     });
@@ -333,10 +331,7 @@ fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
 }
 
 /// Tokens that a pass reads of its text, at most.
-fn tokens_read(pass: &PassPlan) -> u64 {
-    let PassPlan::Quantize(plan) = pass else {
-        return 0;
-    };
+fn tokens_read(plan: &QuantizePlan) -> u64 {
     let calibrated = match &plan.method {
         QuantizeMethod::Calibrated(plan) => plan.calibration_tokens,
         QuantizeMethod::RoundToNearest | QuantizeMethod::Qat(_) => 0,
