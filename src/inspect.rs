@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::cache::{Cache, CacheError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::files::with_path;
+use crate::files::{self, with_path};
 use crate::gguf::is_gguf;
 use crate::model::parameter_specs;
 use crate::progress::{bytes_text, thousands};
@@ -48,7 +48,7 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
     for (name, kind) in [("report.json", "run"), ("artifact.json", "artifact")] {
         let file = path.join(name);
         if file.exists() {
-            let text = std::fs::read(&file).map_err(|error| with_path(error, &file))?;
+            let text = files::read(&file).map_err(|error| with_path(error, &file))?;
             let facts: Value = serde_json::from_slice(&text)
                 .map_err(|source| InspectError::Json { path: file, source })?;
             return Ok(json!({ "kind": kind, "facts": facts }));

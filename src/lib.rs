@@ -14,6 +14,8 @@ pub mod allocator;
 
 pub mod files;
 
+pub mod hashes;
+
 pub mod mapped;
 
 pub mod progress;

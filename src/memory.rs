@@ -1,10 +1,10 @@
 //! Whether a run fits into the memory of this machine.
 
-use std::fs;
 use std::path::Path;
 
 use crate::diag::Diagnostic;
 use crate::estimate::StageEstimate;
+use crate::files;
 use crate::progress::bytes_text;
 use crate::recipe::{PassPlan, Plan, RecipeFaults, fault_at};
 use crate::stages::Stages;
@@ -12,14 +12,14 @@ use crate::stages::Stages;
 /// Bytes that this process may use: the memory of the machine, or the least limit of a control group around the process.
 /// `None` where the system does not tell.
 pub fn machine_bytes() -> Option<u64> {
-    let machine = fs::read_to_string("/proc/meminfo")
+    let machine = files::read_to_string(Path::new("/proc/meminfo"))
         .ok()
         .and_then(|text| total_bytes(&text));
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = files::read_to_string(Path::new("/proc/self/cgroup")).unwrap_or_default();
     let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
     let group = Path::new("/sys/fs/cgroup").join(group.unwrap_or_default());
     let limits = group.ancestors().filter_map(|dir| {
-        let text = fs::read_to_string(dir.join("memory.max")).ok()?;
+        let text = files::read_to_string(&dir.join("memory.max")).ok()?;
         text.trim().parse().ok() // `max` is no limit
     });
     limits.chain(machine).min()

@@ -1,8 +1,8 @@
 //! Named matrices on disk, with a checksum: what artifacts and training states are made of.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::path::Path;
-use std::{fs, io};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use safetensors::tensor::{Dtype, Metadata, SafeTensors, TensorInfo};
@@ -93,7 +93,7 @@ pub fn load<T: DeserializeOwned>(
         path: path.display().to_string(),
         fact,
     };
-    let bytes = fs::read(path).map_err(|error| files::with_path(error, path))?;
+    let bytes = files::read(path).map_err(|error| files::with_path(error, path))?;
     let (_, metadata) =
         SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
     let header = metadata
@@ -176,6 +176,8 @@ fn checksum<'a>(
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn example() -> Vec<(String, Tensor<2>)> {

@@ -92,67 +92,57 @@ mod tests {
         assert_no_pass(&workshop);
     }
 
-    #[test]
-    fn a_flipped_byte_in_a_shard_is_found_named_and_mended_by_deleting_it() {
-        let workshop = Workshop::new();
-        workshop.done(&["run", "chain.yaml", "--set", "output=whole"]);
-        let cache = built(&workshop);
-        let shard = cache.join("train/shard-00002.parquet");
-        let relative = shard.strip_prefix(workshop.path("")).unwrap();
-        let mut bytes = fs::read(&shard).unwrap();
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        workshop.write(relative.to_str().unwrap(), &bytes);
-
-        let told = format!("error[cache]: shard `{}` has BLAKE3 ", shard.display());
-        let help = format!(
-            "help: delete `{}` and run the capture again",
-            shard.display()
-        );
-        workshop.fails(
-            &["run", "chain.yaml"],
-            2,
-            &[&told, "the manifest lists", &help],
-        );
-        assert_no_pass(&workshop);
-        let dir = cache.display().to_string();
-        let needles = ["shard-00002.parquet` has BLAKE3", "help: delete `"];
-        workshop.fails(&["cache", "verify", &dir], 2, &needles);
-
-        fs::remove_file(&shard).unwrap();
-        let times = || -> BTreeMap<PathBuf, SystemTime> {
-            let mut files = files_below(&cache);
-            files.retain(|path, _| path.extension().is_some_and(|e| e == "parquet"));
-            files
-                .into_iter()
-                .map(|(path, (_, modified))| (path, modified))
-                .collect()
-        };
-        let before = times();
-        workshop.done(&["run", "chain.yaml"]);
-        let after = times();
-        assert_eq!(after.len(), before.len() + 1);
-        for (path, modified) in before {
-            assert_eq!(
-                after[&path],
-                modified,
-                "{} was written anew",
-                path.display()
-            );
-        }
-        assert_same_results(&workshop.path("out"), &workshop.path("whole"));
+    /// Times at which the shards of a cache were written.
+    fn times(cache: &Path) -> BTreeMap<PathBuf, SystemTime> {
+        let mut files = files_below(cache);
+        files.retain(|path, _| path.extension().is_some_and(|e| e == "parquet"));
+        files
+            .into_iter()
+            .map(|(path, (_, modified))| (path, modified))
+            .collect()
     }
 
     #[test]
-    fn a_shard_cut_short_is_told_with_both_lengths() {
+    fn a_damaged_shard_is_named_and_captured_again_and_no_other() {
         let workshop = Workshop::new();
-        let shard = built(&workshop).join("validation/shard-00000.parquet");
-        let bytes = fs::read(&shard).unwrap();
+        workshop.done(&["run", "chain.yaml", "--set", "output=whole"]);
+        let cache = built(&workshop);
+        let name = "train/shard-00002.parquet";
+        let shard = cache.join(name);
         let relative = shard.strip_prefix(workshop.path("")).unwrap();
-        workshop.write(relative.to_str().unwrap(), &bytes[..100]);
-        let told = format!("has 100 bytes, the manifest lists {}", bytes.len());
-        workshop.fails(&["run", "chain.yaml"], 2, &[&told, "help: delete `"]);
-        assert_no_pass(&workshop);
+        let relative = relative.to_str().unwrap();
+        let bytes = fs::read(&shard).unwrap();
+        let mut flipped = bytes.clone();
+        let middle = bytes.len() / 2;
+        flipped[middle] ^= 1;
+
+        let warning = format!("warning: shard `{}` has ", shard.display());
+        for (bad, told) in [
+            (&flipped[..], "BLAKE3 "),
+            (&bytes[..100], "100 bytes, the manifest lists "),
+        ] {
+            workshop.write(relative, bad);
+            let dir = cache.display().to_string();
+            workshop.fails(
+                &["cache", "verify", &dir],
+                2,
+                &[name, told, "help: delete `"],
+            );
+            let before = times(&cache);
+            let ran = workshop.done(&["run", "chain.yaml"]);
+            assert!(
+                ran.stderr.contains(&format!("{warning}{told}")),
+                "{}",
+                ran.stderr
+            );
+            let after = times(&cache);
+            assert_eq!(after.len(), before.len());
+            for (path, modified) in before {
+                let is_same = after[&path] == modified;
+                assert_eq!(is_same, !path.ends_with(name), "{}", path.display());
+            }
+            assert_same_results(&workshop.path("out"), &workshop.path("whole"));
+        }
     }
 
     /// Runs the chain where no file may grow beyond a number of 512-byte blocks, as on a disk that is full.
@@ -198,7 +188,7 @@ mod tests {
             for file in files_below(&workshop.path("out")).into_keys() {
                 let name = file.file_name().unwrap().to_string_lossy().into_owned();
                 assert!(!name.starts_with(".partial-"), "{}", file.display());
-                let inside = file.to_string_lossy().contains(".partial-");
+                let inside = file.to_string_lossy().contains("unfinished-");
                 assert!(!(inside && name == "artifact.json"), "{}", file.display());
             }
         }
@@ -270,7 +260,7 @@ mod tests {
 
     /// The state of an unfinished pass.
     fn state(run_dir: &Path, pass: &str) -> Vec<u8> {
-        let partial = folders(run_dir, &format!(".partial-{pass}"));
+        let partial = folders(run_dir, &format!("unfinished-{pass}"));
         assert_eq!(partial.len(), 1, "{partial:?}");
         assert!(!partial[0].join("artifact.json").exists());
         fs::read(newest(&partial[0]).unwrap()).unwrap()
@@ -320,7 +310,7 @@ mod tests {
         let args = ["run", "chain.yaml"];
         let stopped = |num_states: usize| {
             let mut child = workshop.start(&args);
-            let partial = || folders(&workshop.path("out/chain"), ".partial-01-distill").pop();
+            let partial = || folders(&workshop.path("out/chain"), "unfinished-01-distill").pop();
             // Names alone: the run replaces its files while they are listed.
             let states = || {
                 let entries = partial().and_then(|dir| fs::read_dir(dir).ok());

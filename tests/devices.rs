@@ -214,7 +214,7 @@ export: { formats: [huggingface], dtype: f32 }
         for (first, second) in pairs.chain([("flex", "flex")]) {
             let workshop = Workshop::new();
             let mut child = start_on(&workshop, "chain.yaml", first);
-            let begun = || folders(&workshop.path("out/chain"), ".partial-01-distill");
+            let begun = || folders(&workshop.path("out/chain"), "unfinished-01-distill");
             let is_saved = || begun().iter().any(|dir| state::newest(dir).is_some());
             let waited = wait_until(&mut child, is_saved);
             if waited.is_ok() {

@@ -159,10 +159,12 @@ export: { formats: [compressed-tensors], dtype: f32 }
         workshop.write("layers.yaml", LAYERS_RECIPE.as_bytes());
         let args = ["run", "layers.yaml"];
         let num_layers = || {
-            let partial = folders(&workshop.path("out/layers"), ".partial-01-quantize");
+            let partial = folders(&workshop.path("out/layers"), "unfinished-01-quantize");
             let layers = partial.first().map(|partial| partial.join("layers"));
             let entries = layers.and_then(|layers| fs::read_dir(layers).ok());
-            entries.into_iter().flatten().count()
+            let names = entries.into_iter().flatten().flatten();
+            let names = names.map(|entry| entry.file_name().into_string().unwrap());
+            names.filter(|name| !name.starts_with(".partial-")).count()
         };
         for at_least in [2, 12] {
             let mut child = workshop.start(&args);
@@ -201,7 +203,7 @@ export: { formats: [compressed-tensors], dtype: f32 }
             "distill.steps=400",
         ];
         let child = workshop.start(&args);
-        let partial = || folders(&workshop.path("out/busy"), ".partial-02-distill").pop();
+        let partial = || folders(&workshop.path("out/busy"), "unfinished-02-distill").pop();
         let last_step = || {
             let lines = read_metrics(&partial()?).ok()?;
             Some(lines.last()?.step)

@@ -18,7 +18,7 @@ mod tests {
         let workshop = Workshop::new();
         let args = ["run", "chain.yaml", "--json", "--set", "quantize.steps=120"];
         let child = workshop.start(&args);
-        let begun = || folders(&workshop.path("out/chain"), ".partial-04-quantize");
+        let begun = || folders(&workshop.path("out/chain"), "unfinished-04-quantize");
         let file = || begun().first().map(|dir| dir.join("rounding.json"));
         wait_for("measurement", || file().is_some_and(|path| path.exists()));
         let first = fs::read(file().unwrap()).unwrap();

@@ -28,7 +28,7 @@ mod tests {
 
     /// Whether an unfinished pass of this name has saved a state.
     fn has_state(run_dir: &Path, pass: &str) -> bool {
-        let partial = folders(run_dir, &format!(".partial-{pass}"));
+        let partial = folders(run_dir, &format!("unfinished-{pass}"));
         partial.iter().any(|dir| state::newest(dir).is_some())
     }
 

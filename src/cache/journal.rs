@@ -1,6 +1,6 @@
 //! What a capture has written down so far: `progress.jsonl`, the manifest it becomes, and the lock on their folder.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::manifest::{self, Manifest, PROGRESS, Part, ShardRecord};
 use super::{CacheError, Fingerprint};
-use crate::files::with_path;
+use crate::files::{self, with_path};
 
 /// First line of `progress.jsonl`; a [`ShardRecord`] follows on each further line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub(super) fn recorded(dir: &Path) -> Result<Option<(Header, Vec<ShardRecord>)>,
         Err(error) => return Err(error),
     }
     let path = dir.join(PROGRESS);
-    let text = match fs::read(&path) {
+    let text = match files::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(with_path(error, &path).into()),
@@ -48,7 +48,7 @@ pub(super) fn recorded(dir: &Path) -> Result<Option<(Header, Vec<ShardRecord>)>,
 
 /// Takes a folder for this process until the lock is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, CacheError> {
-    let folder = File::open(dir).map_err(|error| with_path(error, dir))?;
+    let folder = files::open_folder(dir)?;
     match folder.try_lock() {
         Ok(()) => Ok(folder),
         Err(TryLockError::WouldBlock) => Err(CacheError::Locked {
@@ -66,7 +66,7 @@ pub(super) fn remove_if_there(path: &Path) -> Result<(), CacheError> {
 }
 
 pub(super) fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).open(path)?;
+    let mut file = files::open_to_append(path)?;
     write_line(&mut file, value)?;
     file.sync_data()
 }

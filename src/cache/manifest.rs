@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{CacheError, Fingerprint};
-use crate::files::with_path;
+use crate::files::{self, with_path};
 
 /// Name of the file that makes a folder a finished cache; it is written last.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -56,9 +56,18 @@ impl ShardRecord {
 
     /// Whether the file holds the bytes that were written; all of them are read.
     pub(super) fn check_bytes(&self, dir: &Path) -> Result<(), CacheError> {
+        self.check_hash(dir, files::hash_file)
+    }
+
+    /// As [`ShardRecord::check_bytes`], with the hash from somewhere.
+    pub(super) fn check_hash(
+        &self,
+        dir: &Path,
+        hash: impl FnOnce(&Path) -> io::Result<String>,
+    ) -> Result<(), CacheError> {
         self.check_length(dir)?;
         let path = dir.join(&self.file);
-        let found = crate::files::hash_file(&path)?;
+        let found = hash(&path)?;
         if found != self.blake3 {
             return Err(CacheError::ShardChecksum {
                 path,
@@ -101,7 +110,7 @@ impl Manifest {
     /// Reads and checks the manifest of a folder; the shards themselves are not looked at.
     pub(super) fn load(dir: &Path) -> Result<Self, CacheError> {
         let path = dir.join(MANIFEST);
-        let json = match fs::read(&path) {
+        let json = match files::read(&path) {
             Ok(json) => json,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(CacheError::NoManifest {

@@ -51,7 +51,7 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
     }
     for (dir, shard) in shards {
         let path = dir.join(&shard.file);
-        let mut from = fs::File::open(&path).map_err(|error| with_path(error, &path))?;
+        let mut from = files::open(&path).map_err(|error| with_path(error, &path))?;
         files::write_atomically(&into.join(&shard.file), |out| {
             io::copy(&mut from, out).map(drop)
         })?;

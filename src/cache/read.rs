@@ -15,7 +15,8 @@ use super::manifest::{Manifest, ShardLayout, TokenHashes, tokens_hash};
 use super::quantize::dequantize;
 use super::shard::Shard;
 use super::{CacheError, Fingerprint, RowSupports};
-use crate::files::with_path;
+use crate::files;
+use crate::hashes::Hashes;
 
 /// A finished cache.
 ///
@@ -69,6 +70,15 @@ impl Cache {
             });
         }
         Ok(cache)
+    }
+
+    /// Compares the shards of the first rows with their checksums, reading those whose hashes are not remembered.
+    pub fn check_shards(&self, num_rows: usize, hashes: &Hashes) -> Result<(), CacheError> {
+        for (shard, _) in self.shards().filter(|(_, rows)| rows.start < num_rows) {
+            let hash = |path: &Path| hashes.of_file(path);
+            shard.record.check_hash(&self.dir, hash)?;
+        }
+        Ok(())
     }
 
     /// Opens any cache of this format, parts too: for looking at one, not for training.
@@ -201,10 +211,10 @@ impl Cache {
 
 /// Keeps writers out of a folder. A file system without locks is taken at its word.
 fn shared_lock(dir: &Path) -> Result<Option<File>, CacheError> {
-    let folder = match File::open(dir) {
+    let folder = match files::open_folder(dir) {
         Ok(folder) => folder,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(with_path(error, dir).into()),
+        Err(error) => return Err(error.into()),
     };
     match folder.try_lock_shared() {
         Ok(()) => Ok(Some(folder)),

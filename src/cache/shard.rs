@@ -22,7 +22,7 @@ use super::manifest::{ShardRecord, TokenHashes, hash_of_hashes, tokens_hash};
 use super::quantize::RowCodes;
 use super::tables::Tables;
 use super::{CacheError, Fingerprint};
-use crate::files::with_path;
+use crate::files::{self, with_path};
 
 /// A shard; its footer and tables once the checksum was found right.
 #[derive(Debug)]
@@ -271,6 +271,6 @@ impl Shard {
     }
 
     fn open(&self) -> Result<File, CacheError> {
-        File::open(&self.path).map_err(|error| with_path(error, &self.path).into())
+        files::open(&self.path).map_err(|error| with_path(error, &self.path).into())
     }
 }

@@ -24,8 +24,9 @@ use self::gguf::GgufWeights;
 pub use self::gguf::{ROPE_FREQS, gguf_name};
 use self::quantized::Quantization;
 pub use self::safetensors::TensorFiles;
-use crate::files::with_path;
+use crate::files::{self, with_path};
 use crate::gguf::is_gguf;
+use crate::hashes::Identity;
 use crate::model::{DecoderConfig, ParameterSpec, Schemes, has_images, parameter_specs};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -39,6 +40,8 @@ pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
     weights: Weights,
+    /// The files that hold the weights, as they were when their headers were read.
+    opened: Vec<(PathBuf, Identity)>,
 }
 
 /// Where the weights are.
@@ -63,12 +66,13 @@ impl Checkpoint {
     /// its layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the
     /// model. In a GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let checkpoint = if is_gguf(path) {
+        let mut checkpoint = if is_gguf(path) {
             Self::open_gguf(path)?
         } else {
             Self::open_folder(path)?
         };
         checkpoint.check_tensors()?;
+        checkpoint.opened = checkpoint.identities()?;
         Ok(checkpoint)
     }
 
@@ -105,6 +109,7 @@ impl Checkpoint {
                 files,
                 quantization,
             },
+            opened: Vec::new(),
         })
     }
 
@@ -120,6 +125,7 @@ impl Checkpoint {
             path,
             config,
             weights: Weights::Gguf(weights),
+            opened: Vec::new(),
         })
     }
 
@@ -223,6 +229,28 @@ impl Checkpoint {
         match &self.weights {
             Weights::Folder { files, .. } => files.content_hash(),
             Weights::Gguf(weights) => weights.file().content_hash(),
+        }
+    }
+
+    /// The files that hold the weights, as they are now: those that were opened, even if others have their names.
+    pub fn identities(&self) -> Result<Vec<(PathBuf, Identity)>, CheckpointError> {
+        Ok(match &self.weights {
+            Weights::Folder { files, .. } => files.identities()?,
+            Weights::Gguf(weights) => vec![weights.file().identity()?],
+        })
+    }
+
+    /// Whether nothing has happened to the files since they were opened. A file that was replaced by another is still open here,
+    /// and read as it was; it counts as touched nevertheless.
+    pub fn is_as_opened(&self) -> Result<bool, CheckpointError> {
+        Ok(self.identities()? == self.opened)
+    }
+
+    /// Names of the tensors as they are stored, in byte order.
+    pub fn tensor_names(&self) -> Vec<&str> {
+        match &self.weights {
+            Weights::Folder { files, .. } => files.names().collect(),
+            Weights::Gguf(weights) => weights.file().tensors().map(|(name, _)| name).collect(),
         }
     }
 
@@ -343,7 +371,7 @@ fn only_gguf(dir: &Path) -> Option<PathBuf> {
 }
 
 fn read_json(path: &Path) -> Result<Value, CheckpointError> {
-    let text = fs::read(path).map_err(|error| with_path(error, path))?;
+    let text = files::read(path).map_err(|error| with_path(error, path))?;
     serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
         path: path.to_path_buf(),
         source,

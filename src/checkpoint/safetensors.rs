@@ -5,6 +5,7 @@
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
+use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
@@ -12,6 +13,7 @@ use ::safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
 use super::{CheckpointError, read_json};
+use crate::hashes::Identity;
 use crate::mapped::Mapped;
 
 const SINGLE_FILE: &str = "model.safetensors";
@@ -140,6 +142,11 @@ impl TensorFiles {
             self.release(tensor);
         }
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// The files, as they are now; see [`Mapped::identity`].
+    pub fn identities(&self) -> io::Result<Vec<(PathBuf, Identity)>> {
+        self.files.iter().map(Mapped::identity).collect()
     }
 
     fn open_shards(&mut self) -> Result<(), CheckpointError> {

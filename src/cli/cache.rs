@@ -5,15 +5,16 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::commands::{Output, load_plan, open_checkpoint, shown, with_context};
-use super::{CacheCommand, Failure, RecipeArgs, RunArgs, VerifyArgs};
+use super::commands::{Output, load_plan, shown, with_context};
+use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
 use crate::cache::{self, Cache, Part};
 use crate::device;
+use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::progress::{Progress, bytes_text, thousands};
 use crate::recipe::{Sampling, SupportPlan};
-use crate::run;
-use crate::stages::model_hash;
+use crate::run::{self, RunError};
+use crate::stages::Model;
 use crate::teacher::{compare, load_teacher};
 
 /// The texts of a recipe: a cache stage holds one cache for each.
@@ -41,7 +42,7 @@ fn no_teacher() -> Failure {
 
 fn build(args: &RunArgs, part: Option<Part>, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(&args.recipe)?;
-    let built = with_context(&plan, &args.recipe.set, args.over_memory, |context| {
+    let built = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::build_cache(&plan, part, context)
     })?;
     let dir = built.ok_or_else(no_teacher)?;
@@ -79,7 +80,7 @@ fn splits_of_parts(parts: &[PathBuf], into: &Path) -> Vec<(String, Vec<PathBuf>,
 
 fn bench(args: &RecipeArgs, num_rows: usize, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(args)?;
-    let trades = with_context(&plan, &args.set, false, |context| {
+    let trades = with_context(&plan, &args.set, Trust::default(), |context| {
         run::bench_cache(&plan, num_rows, context)
     })?;
     let trades = trades.ok_or_else(no_teacher)?;
@@ -132,8 +133,9 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let teacher = match &args.teacher {
         Some(dir) => {
             let device = device::open(&args.device)?;
-            let checkpoint = open_checkpoint(dir)?;
-            Some((model_hash(&checkpoint), checkpoint, device))
+            let model = Model::open(dir, &Hashes::of_this_process(0.0))
+                .map_err(|error| Failure::input("checkpoint", &error))?;
+            Some((model, device))
         }
         None => None,
     };
@@ -149,21 +151,23 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
         })?;
         progress.finish();
         let mut found = json!({ "sound": true, "report": report });
-        if let Some((hash, checkpoint, device)) = &teacher {
+        if let Some((model, device)) = &teacher {
             let captured = &cache.fingerprint().teacher_weights;
-            if hash != captured {
+            if model.hash() != captured {
                 let fact = format!(
                     "the cache in `{}` was captured from the model {}…, this one is {}…",
                     dir.display(),
                     captured.chars().take(12).collect::<String>(),
-                    &hash[..12]
+                    &model.hash()[..12]
                 );
                 return Err(Failure::input("cache/other-teacher", &fact));
             }
             let total = args.rows.min(cache.row_idxs().len()) as u64 * sequence_length;
             let mut progress = Progress::new("cache verify, teacher", total);
-            let decoder = load_teacher(checkpoint, cache.fingerprint().vocab_size, device)
-                .map_err(|error| Failure::input("checkpoint", &error))?;
+            let vocab_size = cache.fingerprint().vocab_size;
+            let decoder = model.read(|checkpoint| {
+                Ok::<_, RunError>(load_teacher(checkpoint, vocab_size, device)?)
+            })?;
             let compared = compare(&decoder, &cache, args.rows, |_| {
                 progress.advance(sequence_length);
             })?;

@@ -12,13 +12,14 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs, RunArgs};
+use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs, RunArgs, Trust};
 use crate::checkpoint::Checkpoint;
 use crate::data::{TokenRows, Tokenizer, read_rows};
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
 use crate::files;
 use crate::generate::{Sampling, generate as continue_prompt};
+use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::memory;
 use crate::preflight;
@@ -55,7 +56,7 @@ impl Output<'_> {
 
 pub(super) fn run(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(&args.recipe)?;
-    let report = with_context(&plan, &args.recipe.set, args.over_memory, |context| {
+    let report = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::run(&plan, context)
     })?;
     let mut text = terminal_table(&report.passes);
@@ -76,7 +77,8 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let plan = load_plan(args)?;
     device::open(&plan.device)?;
     let mut notes = preflight::check(&plan, &args.set)?;
-    let stages = Stages::of(&plan).map_err(|error| Failure::input("run/input", &error))?;
+    let hashes = Hashes::open(&plan.output, 0.0, false); // nothing is written, nor is it remembered
+    let stages = Stages::of(&plan, &hashes)?;
     let estimates =
         estimate(&plan, &stages).map_err(|error| Failure::input("checkpoint", &error))?;
     notes.extend(stages.changes());
@@ -305,7 +307,7 @@ pub(super) fn stop_on_signals() -> std::io::Result<Arc<AtomicBool>> {
 pub(super) fn with_context<T>(
     plan: &Plan,
     overrides: &[String],
-    over_memory: bool,
+    trust: Trust,
     work: impl FnOnce(&RunContext<'_>) -> Result<T, run::RunError>,
 ) -> Result<T, Failure> {
     let device = device::open(&plan.device)?;
@@ -322,7 +324,8 @@ pub(super) fn with_context<T>(
         stop: &stop,
         wall_time: now,
         overrides,
-        over_memory,
+        over_memory: trust.over_memory,
+        verify: trust.verify,
     };
     Ok(work(&context)?)
 }

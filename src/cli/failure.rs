@@ -11,6 +11,7 @@ use crate::passes::PassError;
 use crate::quantization::QuantizeError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
+use crate::stages::StagesError;
 use crate::teacher::CaptureError;
 use crate::train::MetricsError;
 use crate::train::fit::FitError;
@@ -133,6 +134,7 @@ impl From<ConvertError> for Failure {
             }
             ConvertError::Stage(error) => Self::from(error).help(help),
             ConvertError::Stopped => Self::interrupted(&error),
+            ConvertError::Input(error) => error.into(),
             error => Self::input("convert", &error).help(help),
         }
     }
@@ -152,13 +154,24 @@ fn room(error: &io::Error) -> Option<String> {
     Some(help.to_owned())
 }
 
+impl From<StagesError> for Failure {
+    fn from(error: StagesError) -> Self {
+        match error {
+            StagesError::Changed(_) => Self::input("run/input-changed", &error).help(Some(
+                "wait until nothing writes to it, and run again: nothing that was made of it is kept".to_owned(),
+            )),
+            error => Self::input("run/input", &error),
+        }
+    }
+}
+
 impl From<RunError> for Failure {
     fn from(error: RunError) -> Self {
         match error {
             RunError::Recipe(faults) => faults.into(),
             RunError::Locked { .. } => Self::input("run/locked", &error)
                 .help(Some("wait until it has ended, or change `name`".to_owned())),
-            RunError::Stages(error) => Self::input("run/input", &error),
+            RunError::Stages(error) => error.into(),
             RunError::Data(error) => error.into(),
             RunError::Checkpoint(error) => Self::input("checkpoint", &error),
             RunError::Cache(error)

@@ -125,9 +125,19 @@ struct RecipeArgs {
 struct RunArgs {
     #[command(flatten)]
     recipe: RecipeArgs,
+    #[command(flatten)]
+    trust: Trust,
+}
+
+/// What a run takes at its word.
+#[derive(Debug, Clone, Copy, Default, Args)]
+struct Trust {
     /// Run even what is estimated to need more memory than this machine has
     #[arg(long)]
     over_memory: bool,
+    /// Read all inputs and results again to see whether they are what they were, instead of trusting length, times and inode
+    #[arg(long)]
+    verify: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ use crate::export::ExportError;
 use crate::passes::PassError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
+use crate::stages::StagesError;
 use crate::student::StudentError;
 
 /// Why a checkpoint could not be converted.
@@ -43,6 +44,8 @@ pub enum ConvertError {
     NoSuchKey { key: String },
     #[error("`{}` is not UTF-8, in which recipes are written", path.display())]
     NotUtf8 { path: PathBuf },
+    #[error(transparent)]
+    Input(#[from] StagesError),
     #[error("{fact}")]
     NotHeld { fact: String },
     #[error("`{name}` was pruned, and stretched grids have no 0")]
@@ -142,7 +145,7 @@ impl ConvertError {
                 "write `--format compressed-tensors`, which has scales of `--dtype`, or put the weights on a new grid with `alambic quantize`"
                     .to_owned()
             }
-            Self::Stopped | Self::StoppedHalfWay | Self::Stage(_) => return None,
+            Self::Stopped | Self::StoppedHalfWay | Self::Stage(_) | Self::Input(_) => return None,
         })
     }
 }

@@ -22,7 +22,7 @@ use crate::export::containers::refusal_by;
 use crate::export::gguf;
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
-use crate::files::{PartialDir, with_path};
+use crate::files::{UnfinishedDir, with_path};
 use crate::model::DecoderConfig;
 use crate::progress;
 use crate::recipe::{ExportFormat, ExportPlan};
@@ -93,8 +93,9 @@ pub fn export(
     let student = with_inputs_of_format(plan, student, &source);
     check_container(plan, &student)?;
     let model = Model::of(&source, &student.effective().config, request)?;
-    let partial = PartialDir::resume(&request.out)?;
+    let partial = UnfinishedDir::resume(&request.out)?;
     let _lock = lock(partial.path())?;
+    partial.remove_parts()?;
     let written = model.write(plan, &student, context, partial.path());
     publish(written, partial, false)
 }
@@ -283,7 +284,7 @@ fn stop_if_asked(context: &ConvertContext<'_>) -> Result<(), ConvertError> {
 /// Gives the result its name. A failure leaves nothing behind, or what the same command goes on from.
 fn publish(
     written: Result<Written, ConvertError>,
-    partial: PartialDir,
+    partial: UnfinishedDir,
     is_worth_keeping: bool,
 ) -> Result<Converted, ConvertError> {
     let outcome = written.and_then(|written| {

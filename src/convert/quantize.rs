@@ -14,7 +14,7 @@ use super::{
 };
 use crate::data::{TokenRows, tokenizer_path};
 use crate::export::gguf;
-use crate::files::{self, PartialDir, hash_json};
+use crate::files::{self, UnfinishedDir, hash_json};
 use crate::model::DecoderConfig;
 use crate::model::grid::Levels;
 use crate::passes::{self, quantize::schemes};
@@ -71,8 +71,9 @@ pub fn quantize(
     check_overrides(overrides, &["passes.0", "quantize", "export"])?;
     let source = Source::open(request.checkpoint)?;
     check_out(&request.out)?;
-    let partial = PartialDir::resume(&request.out)?;
+    let partial = UnfinishedDir::resume(&request.out)?;
     let _lock = lock(partial.path())?;
+    partial.remove_parts()?;
     let done = || {
         let plan = plan(request, [keys, export], overrides, partial.path())?;
         let method = keys.iter().find(|(key, _)| *key == "method");

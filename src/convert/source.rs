@@ -10,9 +10,10 @@ use crate::checkpoint::Checkpoint;
 use crate::data::{Tokenizer, tokenizer_path};
 use crate::files::{hash_file, with_path};
 use crate::gguf::is_gguf;
+use crate::hashes::{Hashes, Identity};
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress;
-use crate::stages::model_hash;
+use crate::stages::{Changed, StagesError, model_hash};
 use crate::student::{STUDENT_FILE, Student};
 use crate::teacher::load_decoder;
 use crate::tensors;
@@ -22,7 +23,11 @@ pub(super) enum Source {
     /// A model folder or a `.gguf` file.
     Checkpoint(Box<Checkpoint>),
     /// The folder that a pass of a run left.
-    Pass(PathBuf),
+    Pass {
+        dir: PathBuf,
+        /// Its weights when the command began.
+        opened: Identity,
+    },
 }
 
 /// A tokenizer, and the files it was read from.
@@ -35,7 +40,10 @@ pub(super) struct SourceTokenizer {
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self, ConvertError> {
         if path.join(STUDENT_FILE).exists() {
-            return Ok(Self::Pass(path.to_path_buf()));
+            return Ok(Self::Pass {
+                dir: path.to_path_buf(),
+                opened: student_file(path)?,
+            });
         }
         Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)))
     }
@@ -43,7 +51,7 @@ impl Source {
     pub(super) fn path(&self) -> &Path {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.path(),
-            Self::Pass(dir) => dir,
+            Self::Pass { dir, .. } => dir,
         }
     }
 
@@ -68,7 +76,7 @@ impl Source {
     pub(super) fn num_bytes(&self) -> io::Result<u64> {
         match self {
             Self::Checkpoint(checkpoint) => Ok(checkpoint.num_bytes()),
-            Self::Pass(dir) => {
+            Self::Pass { dir, .. } => {
                 let path = dir.join(STUDENT_FILE);
                 let found = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
                 Ok(found.len())
@@ -76,12 +84,29 @@ impl Source {
         }
     }
 
-    /// BLAKE3 (hex) of all that the model computes with.
-    pub(super) fn hash(&self) -> io::Result<String> {
-        match self {
-            Self::Checkpoint(checkpoint) => Ok(model_hash(checkpoint)),
-            Self::Pass(dir) => hash_file(&dir.join(STUDENT_FILE)),
+    /// BLAKE3 (hex) of all that the model computes with, if it still is what was opened.
+    pub(super) fn hash(&self) -> Result<String, ConvertError> {
+        let hash = match self {
+            Self::Checkpoint(checkpoint) => {
+                model_hash(checkpoint, &Hashes::of_this_process(0.0)).map_err(StagesError::from)?
+            }
+            Self::Pass { dir, .. } => hash_file(&dir.join(STUDENT_FILE))?,
+        };
+        self.check_unchanged()?;
+        Ok(hash)
+    }
+
+    /// Nothing has happened to the weights since the source was opened.
+    fn check_unchanged(&self) -> Result<(), ConvertError> {
+        let is_same = match self {
+            Self::Checkpoint(checkpoint) => checkpoint.is_as_opened().map_err(StagesError::from)?,
+            Self::Pass { dir, opened } => student_file(dir)? == *opened,
+        };
+        if is_same {
+            return Ok(());
         }
+        let path = self.path().to_path_buf();
+        Err(StagesError::Changed(Changed::Model { path }).into())
     }
 
     /// The student as it is: on its grids, if it is on some.
@@ -93,7 +118,7 @@ impl Source {
                 schemes.extend(checkpoint.block_schemes());
                 student.carried(schemes)
             }
-            Self::Pass(_) => student,
+            Self::Pass { .. } => student,
         })
     }
 
@@ -101,7 +126,7 @@ impl Source {
     pub(super) fn is_quantized(&self) -> bool {
         match self {
             Self::Checkpoint(checkpoint) => !checkpoint.schemes().is_empty(),
-            Self::Pass(_) => false, // its student says it
+            Self::Pass { .. } => false, // its student says it
         }
     }
 
@@ -112,7 +137,7 @@ impl Source {
                 let schemes = checkpoint.schemes();
                 schemes.values().any(|scheme| scheme.input.is_some())
             }
-            Self::Pass(_) => false,
+            Self::Pass { .. } => false,
         }
     }
 
@@ -133,8 +158,9 @@ impl Source {
         progress::say(&format!("checkpoint: {} is read", self.name()));
         let student = match self {
             Self::Checkpoint(checkpoint) => Student::new(load_decoder(checkpoint, device)?),
-            Self::Pass(dir) => Student::load(dir, device)?,
+            Self::Pass { dir, .. } => Student::load(dir, device)?,
         };
+        self.check_unchanged()?;
         check_finite(&student)?;
         Ok(student)
     }
@@ -167,6 +193,13 @@ impl Source {
             dir: (!is_gguf(path)).then(|| path.to_path_buf()),
         })
     }
+}
+
+/// What tells the weights of a pass from others.
+fn student_file(dir: &Path) -> io::Result<Identity> {
+    let path = dir.join(STUDENT_FILE);
+    let metadata = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
+    Ok(Identity::of(&metadata))
 }
 
 /// A weight that is no number makes every logit one that is none; it is named before any work is spent on it.

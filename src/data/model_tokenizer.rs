@@ -1,12 +1,12 @@
 //! The tokenizer of a model: what of it the model has rows for.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
 use super::tokenizer::TOKENIZER_FILE;
 use super::{Tokenizer, TokenizerError};
+use crate::files;
 use crate::gguf::is_gguf;
 
 impl Tokenizer {
@@ -64,7 +64,7 @@ pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
 
 /// Rows that `config.json` promises; none if it cannot be read, which the reader of the model tells better.
 fn num_rows(model: &Path) -> Option<u64> {
-    let text = fs::read(model.join("config.json")).ok()?;
+    let text = files::read(&model.join("config.json")).ok()?;
     let json: Value = serde_json::from_slice(&text).ok()?;
     json.get("vocab_size")?.as_u64()
 }

@@ -48,6 +48,10 @@ pub struct Prepared {
     pub train: TokenRows,
     /// Rows to measure on.
     pub validation: TokenRows,
+    /// [`content_hash`](super::content_hash) of the text that the training rows were made of.
+    pub train_hash: String,
+    /// The same of the validation rows.
+    pub validation_hash: String,
     /// Files, lines and folders that were passed over; worth a warning each.
     pub skipped: Vec<Skipped>,
     /// Kept files that were damaged and were made again; worth a warning each.
@@ -125,6 +129,7 @@ pub fn prepare(
         .ok_or(DataError::NoEndOfText)?;
     check_end_of_text(end_of_text, &tokenizer)?;
 
+    let (train_hash, validation_hash) = (train.content_hash, validation.content_hash);
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
     let mut rows = |split, documents: &[Document], limit| {
         let packing = Packing {
@@ -147,6 +152,8 @@ pub fn prepare(
         end_of_text,
         train,
         validation,
+        train_hash,
+        validation_hash,
         skipped,
         rebuilt: store.rebuilt,
         from_cache: store.all_found,

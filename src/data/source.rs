@@ -10,6 +10,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 use crate::files;
+use crate::hashes::Hashes;
 
 /// Faults that [`SourceError::Faults`] names one by one; a thousand-fold fault has one cause.
 const MAX_NAMED_FAULTS: usize = 20;
@@ -21,6 +22,8 @@ pub struct Documents {
     pub documents: Vec<Document>,
     /// What was passed over, and why.
     pub skipped: Vec<Skipped>,
+    /// The [`content_hash`] of what was read.
+    pub content_hash: String,
 }
 
 /// One document.
@@ -141,9 +144,13 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
     let mut reader = Reader::default();
     let files = reader.find(paths);
     let mut documents = Vec::new();
+    let mut hasher = blake3::Hasher::new();
     for file in &files {
-        match fs::read(&file.path) {
-            Ok(bytes) => reader.read(file, &bytes, &mut documents),
+        match files::read(&file.path) {
+            Ok(bytes) => {
+                hash_file(&mut hasher, file, blake3::hash(&bytes).to_hex().as_str());
+                reader.read(file, &bytes, &mut documents);
+            }
             Err(error) => reader.fault(&file.path, None, error.into()),
         }
     }
@@ -151,13 +158,17 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
     if documents.is_empty() {
         return Err(no_text(paths, files.len()));
     }
-    Ok(Documents { documents, skipped })
+    Ok(Documents {
+        documents,
+        skipped,
+        content_hash: hasher.finalize().to_hex().to_string(),
+    })
 }
 
 /// BLAKE3 (hex) over kind and bytes of the files that [`read_documents`] would read, in its order.
 ///
 /// Names do not count: a renamed folder keeps its hash, unless the order of the files changes.
-pub fn content_hash(paths: &[PathBuf]) -> Result<String, SourceError> {
+pub fn content_hash(paths: &[PathBuf], hashes: &Hashes) -> Result<String, SourceError> {
     let mut reader = Reader::default();
     let files = reader.find(paths);
     reader.finish()?;
@@ -166,13 +177,17 @@ pub fn content_hash(paths: &[PathBuf]) -> Result<String, SourceError> {
     }
     let mut hasher = blake3::Hasher::new();
     for file in files {
-        hasher.update(match file.format {
-            Format::Text => b"t",
-            Format::JsonLines => b"j",
-        });
-        hasher.update(files::hash_file(&file.path)?.as_bytes());
+        hash_file(&mut hasher, &file, &hashes.of_file(&file.path)?);
     }
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn hash_file(hasher: &mut blake3::Hasher, file: &SourceFile, hash: &str) {
+    hasher.update(match file.format {
+        Format::Text => b"t",
+        Format::JsonLines => b"j",
+    });
+    hasher.update(hash.as_bytes());
 }
 
 fn no_text(paths: &[PathBuf], num_files: usize) -> SourceError {

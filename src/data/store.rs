@@ -41,7 +41,7 @@ impl<'a> Store<'a> {
         make: impl FnOnce() -> Result<(Vec<u8>, T), E>,
     ) -> Result<T, E> {
         let path = self.dir.join(format!("{name}-{key}"));
-        match fs::read(&path) {
+        match files::read(&path) {
             Ok(bytes) => match payload(&bytes, key).and_then(read) {
                 Some(value) => return Ok(value),
                 None => self.rebuilt.push(path.clone()),

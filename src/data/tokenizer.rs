@@ -1,6 +1,5 @@
 //! Text to token ids and back.
 
-use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -112,7 +111,7 @@ impl Tokenizer {
             let bytes = tokenizer.to_string().into_bytes();
             return Self::from_bytes(bytes, Some(config.to_string().into_bytes()), path);
         }
-        let read = |path: &Path| fs::read(path).map_err(|error| files::with_path(error, path));
+        let read = |path: &Path| files::read(path).map_err(|error| files::with_path(error, path));
         let config_path = path.with_file_name("tokenizer_config.json");
         let config = config_path
             .exists()

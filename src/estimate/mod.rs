@@ -144,7 +144,7 @@ fn forward(
     let positions = tokens.min((rows * plan.data.sequence_length) as u64);
     StageEstimate {
         stage: stage.clone(),
-        done: stage.is_done(),
+        done: stage.is_sound(),
         tokens,
         memory_bytes: positions
             .saturating_mul(layer_floats(config) as u64 * F32_BYTES)

@@ -1,6 +1,5 @@
 //! Plain Hugging Face folders: weights, `config.json`, `generation_config.json` and the tokenizer's files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -8,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::ExportError;
 use super::safetensors::{dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::files::{with_path, write_atomically, write_json};
+use crate::files::{self, with_path, write_atomically, write_json};
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::recipe::ExportDtype;
 
@@ -98,7 +97,7 @@ pub fn tokenizer_files(source: &Path) -> Vec<(&'static str, PathBuf)> {
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), ExportError> {
-    let bytes = fs::read(from).map_err(|error| with_path(error, from))?;
+    let bytes = files::read(from).map_err(|error| with_path(error, from))?;
     write_atomically(to, |out| out.write_all(&bytes))?;
     Ok(())
 }
@@ -106,7 +105,7 @@ fn copy_file(from: &Path, to: &Path) -> Result<(), ExportError> {
 /// A `tokenizer_config.json` for the `tokenizer.json` in `dir`.
 fn tokenizer_config(dir: &Path, config: &DecoderConfig) -> Result<Value, ExportError> {
     let path = dir.join("tokenizer.json");
-    let bytes = fs::read(&path).map_err(|error| with_path(error, &path))?;
+    let bytes = files::read(&path).map_err(|error| with_path(error, &path))?;
     let tokenizer: Value =
         serde_json::from_slice(&bytes).map_err(|source| ExportError::Json { path, source })?;
     let mut json = Map::new();

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use std::fs;
+
 use super::*;
 use crate::checkpoint::{Checkpoint, TensorFiles};
 

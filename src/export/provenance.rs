@@ -1,8 +1,8 @@
 //! Where a model comes from, and under which licence: what its card has to say beside what was measured.
 
-use std::fs;
 use std::path::Path;
 
+use crate::files;
 use crate::gguf::{GgufFile, is_gguf};
 
 /// What an exported model is made of, and by what.
@@ -111,7 +111,7 @@ fn of_gguf(path: &Path) -> Option<License> {
 
 /// The keys of the front matter; a list of licences or a nested value is none.
 fn of_readme(dir: &Path) -> Option<License> {
-    let text = fs::read_to_string(dir.join("README.md")).ok()?;
+    let text = files::read_to_string(&dir.join("README.md")).ok()?;
     let after = text.trim_start_matches('\u{feff}').strip_prefix("---")?;
     let (front_matter, _) = after.split_once("\n---")?;
     let value = |key: &str| {
@@ -144,7 +144,7 @@ fn of_license_file(dir: &Path) -> Option<License> {
     let names = ["LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE"];
     let text = names
         .iter()
-        .find_map(|name| fs::read_to_string(dir.join(name)).ok())?;
+        .find_map(|name| files::read_to_string(&dir.join(name)).ok())?;
     let first = text.lines().map(str::trim).find(|line| !line.is_empty())?;
     let title = first.trim_matches(['#', '*', ' ']);
     let lower = title.to_lowercase();

@@ -18,6 +18,7 @@ pub mod tokenizer;
 mod write;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub use self::blocks::TensorType;
@@ -26,6 +27,7 @@ pub use self::error::{GgufError, GgufFault};
 pub use self::metadata::Value;
 use self::read::Reader;
 pub use self::write::{NewTensor, NewValue, write};
+use crate::hashes::Identity;
 use crate::mapped::Mapped;
 
 /// Whether a path names a GGUF file: by its ending, whatever is there.
@@ -195,6 +197,11 @@ impl GgufFile {
             self.map.release(&info.bytes);
         }
         hasher.finalize().to_hex().to_string()
+    }
+
+    /// The file as it is now; see [`Mapped::identity`].
+    pub fn identity(&self) -> io::Result<(PathBuf, Identity)> {
+        self.map.identity()
     }
 
     fn bytes(&self, info: &TensorInfo) -> &[u8] {

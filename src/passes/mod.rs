@@ -94,6 +94,11 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     quantization::discard(dir)
 }
 
+/// Whether [`discard`] would delete what lies at this place inside of the folder.
+pub fn is_temporary(inside: &Path) -> bool {
+    state::is_state(inside) || quantization::is_of_finished_layers(inside)
+}
+
 /// Trains against the cache and the text, with whatever masks and schemes the student has.
 ///
 /// Projections of hidden states are thrown away at the end. An adapter is merged; without masks it is also left for `peft`,

@@ -13,7 +13,7 @@ use crate::checkpoint::Checkpoint;
 use crate::data::TokenizerError;
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
-use crate::files::PartialDir;
+use crate::files::UnfinishedDir;
 use crate::gguf::is_gguf;
 use crate::model::DecoderConfig;
 use crate::progress::{bytes_text, thousands};
@@ -88,7 +88,8 @@ pub fn check_disk(
         .filter(|estimate| !estimate.done)
         .map(|estimate| {
             let Stage { dir, .. } = &estimate.stage;
-            let there = PartialDir::at(dir).map_or(0, |partial| size_of(&partial)) + size_of(dir);
+            let there =
+                UnfinishedDir::at(dir).map_or(0, |partial| size_of(&partial)) + size_of(dir);
             estimate.disk_bytes.saturating_sub(there)
         })
         .sum();

@@ -108,6 +108,11 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether [`discard`] would delete what lies at this place inside of the folder.
+pub fn is_of_finished_layers(inside: &Path) -> bool {
+    inside == Path::new(FOLDER)
+}
+
 fn is_of(layer: usize, spec: &ParameterSpec) -> bool {
     let rest = spec.name.strip_prefix("model.layers.");
     let number = rest.and_then(|rest| rest.split('.').next()?.parse().ok());

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use thiserror::Error;
 
 use self::gptq::Step;
-pub use self::layers::{FinishedLayers, discard};
+pub use self::layers::{FinishedLayers, discard, is_of_finished_layers};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
 use crate::model::grid::round_to_bf16;
 use crate::model::{

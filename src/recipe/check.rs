@@ -11,6 +11,7 @@ use crate::progress::thousands;
 /// Every contradiction, in no order.
 pub(super) fn contradictions(recipe: &Fields) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
+    reserved_name(recipe, &mut faults);
     needs_teacher(recipe, &mut faults);
     if let Some(cache) = recipe.block("cache") {
         distinct::<f64>(cache, "temperatures", &mut faults);
@@ -20,6 +21,32 @@ pub(super) fn contradictions(recipe: &Fields) -> Vec<Diagnostic> {
     passes(recipe, &mut faults);
     export(recipe, &mut faults);
     faults
+}
+
+/// The folder of a run lies beside those of rows and caches, which all recipes share, and is locked as they are.
+fn reserved_name(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
+    let Some(name) = recipe.get::<String>("name") else {
+        return;
+    };
+    let lower = name.to_lowercase(); // some file systems take both for the same
+    let mut shared = ["data-", "cache-"].into_iter();
+    let is_shared = shared.any(|prefix| {
+        let key = lower.strip_prefix(prefix);
+        key.is_some_and(|key| key.len() == 8 && key.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    });
+    if is_shared || lower.starts_with("unfinished-") || lower == "hashes.json" {
+        faults.push(
+            Diagnostic::new(
+                "recipe/reserved-name",
+                format!("`name` must not be `{name}`"),
+            )
+            .primary(
+                recipe.span("name"),
+                "the output folder holds rows, caches and their hashes under such names",
+            )
+            .help("choose another name"),
+        );
+    }
 }
 
 fn needs_teacher(recipe: &Fields, faults: &mut Vec<Diagnostic>) {

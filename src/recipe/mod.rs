@@ -56,6 +56,7 @@ pub use student_plan::*;
 pub use words::{export_plan, words};
 
 use crate::diag::{self, Diagnostic, Sources};
+use crate::files;
 
 /// Longest recipe that is read: a wrong path to a model must not fill the memory.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
@@ -191,7 +192,7 @@ fn read(path: &Path) -> Result<(PathBuf, String), Diagnostic> {
     };
     let read = || {
         let mut bytes = Vec::new();
-        let file = std::fs::File::open(path)?;
+        let file = files::open(path)?;
         file.take(MAX_RECIPE_BYTES + 1).read_to_end(&mut bytes)?;
         Ok((std::path::absolute(path)?, bytes))
     };

@@ -1,18 +1,18 @@
 //! What passes work on: token rows, and what the teacher says of them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{RunContext, RunError, say_done, wait_for_lock};
-use crate::cache::{Cache, Fingerprint, Part, TokenHashes, Wanted};
+use crate::cache::{Cache, CacheError, Fingerprint, Part, TokenHashes, Wanted};
 use crate::checkpoint::Checkpoint;
 use crate::data::{self, DataError, Prepared, TokenRows};
-use crate::files::with_path;
+use crate::files;
+use crate::hashes::Hashes;
 use crate::model::Decoder;
 use crate::progress::{self, Progress};
 use crate::recipe::{CachePlan, Plan, Sampling, SupportPlan, TeacherPlan};
-use crate::stages::{Stage, Stages};
+use crate::stages::{Model, Stage, Stages};
 use crate::teacher::{CaptureJob, Trade, bench, capture, load_teacher};
 
 /// What the teacher said of both texts.
@@ -22,25 +22,25 @@ pub(super) struct Caches {
     pub(super) validation: Cache,
 }
 
-pub(super) fn prepare_data(plan: &Plan, stage: &Stage) -> Result<Prepared, RunError> {
+pub(super) fn prepare_data(
+    plan: &Plan,
+    stages: &Stages,
+    context: &RunContext<'_>,
+) -> Result<Prepared, RunError> {
     let since = Instant::now();
-    let teacher = plan
-        .teacher
-        .as_ref()
-        .map(|teacher| Checkpoint::open(&teacher.checkpoint))
-        .transpose()?;
-    let end_of_text = teacher
-        .as_ref()
-        .and_then(|teacher| teacher.config().eos_token_ids.first().copied());
-    fs::create_dir_all(&stage.dir).map_err(|error| with_path(error, &stage.dir))?;
-    let _lock = wait_for_lock(&stage.dir)?; // other recipes may ask for the same rows at the same time
-    let teacher_path = teacher.as_ref().map(Checkpoint::path);
+    let (stage, inputs) = (&stages.data, &stages.inputs);
+    let teacher = inputs.teacher.as_ref().map(Model::checkpoint);
+    let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
+    let _lock = wait_for_lock(stage, context.stop)?; // other recipes may ask for the same rows at the same time
+    files::remove_parts(&stage.dir)?;
+    let teacher_path = teacher.map(Checkpoint::path);
     let prepare = |end_of_text| data::prepare(&plan.data, teacher_path, &stage.dir, end_of_text);
     // A tokenizer that names no separator may still come with a model that does.
     let data = match prepare(None) {
         Err(DataError::NoEndOfText) if end_of_text.is_some() => prepare(end_of_text)?,
         outcome => outcome?,
     };
+    inputs.check_data(&data)?;
     for skipped in &data.skipped {
         progress::say(&format!("warning: {skipped}"));
     }
@@ -57,7 +57,7 @@ pub(super) fn prepare_data(plan: &Plan, stage: &Stage) -> Result<Prepared, RunEr
         "data: {how}, {train} training and {validation} validation tokens"
     ));
     if !stage.is_done() {
-        stage.seal(&stage.dir, since.elapsed().as_secs_f64(), &())?;
+        stage.seal_in_place(since.elapsed().as_secs_f64(), ())?;
     }
     Ok(data)
 }
@@ -68,20 +68,23 @@ pub(super) fn open_or_capture(
     stages: &Stages,
     data: &Prepared,
     context: &RunContext<'_>,
+    hashes: &Hashes,
 ) -> Result<Option<Caches>, RunError> {
     let since = Instant::now();
-    let Some(mut captured) = Capture::of(plan, stages, context)? else {
+    let Some(mut captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
     };
     let stage = captured.stage;
     let train = stages
         .captures_train
-        .then(|| captured.split("train", &data.train, data))
+        .then(|| captured.split("train", &data.train, data, hashes))
         .transpose()?;
-    let validation = captured.split("validation", &data.validation, data)?;
+    let validation = captured.split("validation", &data.validation, data, hashes)?;
+    let _lock = wait_for_lock(stage, context.stop)?;
     if stages.cache_is_done() {
         say_done(stage);
     }
+    files::remove_parts(&stage.dir)?;
     stages.seal_cache(since.elapsed().as_secs_f64())?;
     Ok(Some(Caches { train, validation }))
 }
@@ -94,7 +97,7 @@ pub(super) fn capture_part(
     context: &RunContext<'_>,
     part: Part,
 ) -> Result<Option<PathBuf>, RunError> {
-    let Some(mut captured) = Capture::of(plan, stages, context)? else {
+    let Some(mut captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
     };
     let dir = captured
@@ -115,7 +118,7 @@ pub(super) fn bench_supports(
     context: &RunContext<'_>,
     num_rows: usize,
 ) -> Result<Option<Vec<Trade>>, RunError> {
-    let Some(captured) = Capture::of(plan, stages, context)? else {
+    let Some(captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
     };
     let rows = &data.train;
@@ -137,7 +140,7 @@ pub(super) fn bench_supports(
             true
         }
     });
-    let decoder = load_teacher(&captured.checkpoint, fingerprint.vocab_size, context.device)?;
+    let decoder = captured.load(fingerprint.vocab_size)?;
     let num_rows = num_rows.clamp(1, rows.num_rows());
     let row_idxs: Vec<usize> = (0..num_rows)
         .map(|place| place * rows.num_rows() / num_rows)
@@ -154,8 +157,7 @@ pub(super) fn bench_supports(
 struct Capture<'a> {
     teacher: &'a TeacherPlan,
     cache: &'a CachePlan,
-    checkpoint: Checkpoint,
-    weights: String,
+    model: &'a Model,
     stage: &'a Stage,
     /// Loaded when the first row has to be captured.
     decoder: Option<Decoder>,
@@ -164,31 +166,27 @@ struct Capture<'a> {
 
 impl<'a> Capture<'a> {
     /// `None` if the recipe has no teacher.
-    fn of(
-        plan: &'a Plan,
-        stages: &'a Stages,
-        context: &'a RunContext<'a>,
-    ) -> Result<Option<Self>, RunError> {
-        let (Some(teacher), Some(cache), Some(stage)) = (&plan.teacher, &plan.cache, &stages.cache)
-        else {
-            return Ok(None);
-        };
-        let weights = stages.teacher_hash.clone();
-        Ok(Some(Self {
-            teacher,
-            cache,
-            checkpoint: Checkpoint::open(&teacher.checkpoint)?,
-            weights: weights.expect("stages of a plan with a teacher have hashed it"),
-            stage,
+    fn of(plan: &'a Plan, stages: &'a Stages, context: &'a RunContext<'a>) -> Option<Self> {
+        Some(Self {
+            teacher: plan.teacher.as_ref()?,
+            cache: plan.cache.as_ref()?,
+            model: stages.inputs.teacher.as_ref()?,
+            stage: stages.cache.as_ref()?,
             decoder: None,
             context,
-        }))
+        })
+    }
+
+    fn load(&self, vocab_size: usize) -> Result<Decoder, RunError> {
+        let device = self.context.device;
+        self.model
+            .read(|checkpoint| Ok(load_teacher(checkpoint, vocab_size, device)?))
     }
 
     fn fingerprint(&self, rows: &TokenRows, data: &Prepared) -> Fingerprint {
         Fingerprint {
             version: Fingerprint::VERSION,
-            teacher_weights: self.weights.clone(),
+            teacher_weights: self.model.hash().to_owned(),
             tokenizer: data.tokenizer.hash(),
             sequence_length: rows.sequence_length(),
             vocab_size: data.tokenizer.vocab_size(), // rows that no token uses are not captured
@@ -197,7 +195,13 @@ impl<'a> Capture<'a> {
         }
     }
 
-    fn split(&mut self, name: &str, rows: &TokenRows, data: &Prepared) -> Result<Cache, RunError> {
+    fn split(
+        &mut self,
+        name: &str,
+        rows: &TokenRows,
+        data: &Prepared,
+        hashes: &Hashes,
+    ) -> Result<Cache, RunError> {
         let fingerprint = self.fingerprint(rows, data);
         let tokens = TokenHashes::of((0..rows.num_rows()).map(|row_idx| rows.row(row_idx)));
         let wanted = Wanted {
@@ -205,12 +209,20 @@ impl<'a> Capture<'a> {
             tokens: &tokens,
         };
         let dir = self.stage.dir.join(name);
-        match Cache::open(&dir, wanted) {
+        let open = || {
+            let cache = Cache::open(&dir, wanted)?;
+            cache.check_shards(rows.num_rows(), hashes)?;
+            Ok(cache)
+        };
+        match open() {
+            Err(error @ (CacheError::ShardChecksum { .. } | CacheError::ShardLength { .. })) => {
+                progress::say(&format!("warning: {error}; it is captured again"));
+            }
             Err(error) if error.is_unfinished() => {}
             outcome => return Ok(outcome?),
         }
         self.capture(&dir, name, rows, data, None)?;
-        Ok(Cache::open(&dir, wanted)?)
+        Ok(open()?)
     }
 
     fn capture(
@@ -227,14 +239,10 @@ impl<'a> Capture<'a> {
             fingerprint: &fingerprint,
             tokens: &tokens,
         };
-        let decoder = match &mut self.decoder {
-            Some(decoder) => decoder,
-            none => none.insert(load_teacher(
-                &self.checkpoint,
-                fingerprint.vocab_size,
-                self.context.device,
-            )?),
-        };
+        if self.decoder.is_none() {
+            self.decoder = Some(self.load(fingerprint.vocab_size)?);
+        }
+        let decoder = self.decoder.as_ref().expect("it was just loaded");
         let job = CaptureJob {
             dir,
             batch_size: self.teacher.batch_size,

@@ -8,7 +8,7 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
 use thiserror::Error;
@@ -21,8 +21,9 @@ use crate::data::{DataError, Prepared, TokenRows};
 use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
-use crate::files::{PartialDir, with_path};
+use crate::files::{self, UnfinishedDir, with_path};
 use crate::gguf::is_gguf;
+use crate::hashes::Hashes;
 use crate::memory;
 use crate::passes::PassError;
 use crate::preflight;
@@ -34,6 +35,9 @@ use crate::stages::{Stage, Stages, StagesError};
 use crate::student::{Student, StudentError};
 use crate::teacher::{CaptureError, Trade};
 use crate::train::read_metrics;
+
+/// How often a lock that another process holds is asked for again.
+const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// What a run is given beside its plan.
 pub struct RunContext<'a> {
@@ -47,6 +51,8 @@ pub struct RunContext<'a> {
     pub overrides: &'a [String],
     /// Run even what is estimated to need more memory than the machine has.
     pub over_memory: bool,
+    /// Hash all content again, whatever is remembered of it.
+    pub verify: bool,
 }
 
 /// Why a run ended early.
@@ -82,17 +88,19 @@ pub enum RunError {
 /// Runs the whole recipe; what is done is skipped, what was cut is resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
     say_notes(&preflight::check(plan, context.overrides)?);
-    let stages = Stages::of(plan)?;
+    let hashes = remembered(plan, context);
+    let stages = Stages::of(plan, &hashes)?;
     check_room(plan, &stages, &estimate(plan, &stages)?, context)?;
-    let _lock = lock(&stages.run_dir)?;
-    let data = prepare_data(plan, &stages.data)?;
-    let caches = open_or_capture(plan, &stages, &data, context)?;
+    let _lock = begin(&stages)?;
+    let data = prepare_data(plan, &stages, context)?;
+    let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
     let mut run = Run {
         plan,
         stages: &stages,
         data: &data,
         caches: caches.as_ref(),
         context,
+        hashes: &hashes,
         rows: Vec::new(),
     };
     run.measure_teacher()?;
@@ -109,7 +117,21 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         exports,
     };
     report::write_report(&stages.run_dir, &report)?;
+    hashes.save()?;
     Ok(report)
+}
+
+/// Hashes that runs into the same output have left.
+fn remembered(plan: &Plan, context: &RunContext<'_>) -> Hashes {
+    Hashes::open(&plan.output, context.wall_time, context.verify)
+}
+
+/// Takes the folder of the recipe for this process, and what is damaged in it for undone.
+fn begin(stages: &Stages) -> Result<File, RunError> {
+    let lock = lock(&stages.run_dir)?;
+    files::remove_parts(&stages.run_dir)?;
+    stages.drop_damaged()?;
+    Ok(lock)
 }
 
 /// Disk and memory are there for what is still to do.
@@ -140,20 +162,24 @@ pub fn build_cache(
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
     say_notes(&preflight::check(plan, context.overrides)?);
+    let hashes = remembered(plan, context);
     let stages = Stages {
         captures_train: true,
-        ..Stages::of(plan)?
+        ..Stages::of(plan, &hashes)?
     };
     let mut estimates = estimate(plan, &stages)?;
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
     check_room(plan, &stages, &estimates, context)?;
-    let _lock = lock(&stages.run_dir)?;
-    let data = prepare_data(plan, &stages.data)?;
-    if let Some(part) = part {
-        return capture_part(plan, &stages, &data, context, part);
-    }
-    open_or_capture(plan, &stages, &data, context)?;
-    Ok(stages.cache.map(|stage| stage.dir))
+    let _lock = begin(&stages)?;
+    let data = prepare_data(plan, &stages, context)?;
+    let dir = if let Some(part) = part {
+        capture_part(plan, &stages, &data, context, part)?
+    } else {
+        open_or_capture(plan, &stages, &data, context, &hashes)?;
+        stages.cache.map(|stage| stage.dir)
+    };
+    hashes.save()?;
+    Ok(dir)
 }
 
 /// Measures what kinds of support would cost and keep; `None` if there is no teacher. Captures nothing.
@@ -163,9 +189,9 @@ pub fn bench_cache(
     context: &RunContext<'_>,
 ) -> Result<Option<Vec<Trade>>, RunError> {
     preflight::check(plan, context.overrides)?;
-    let stages = Stages::of(plan)?;
-    let _lock = lock(&stages.run_dir)?;
-    let data = prepare_data(plan, &stages.data)?;
+    let stages = Stages::of(plan, &remembered(plan, context))?;
+    let _lock = begin(&stages)?;
+    let data = prepare_data(plan, &stages, context)?;
     bench_supports(plan, &stages, &data, context, num_rows)
 }
 
@@ -176,6 +202,7 @@ struct Run<'a> {
     data: &'a Prepared,
     caches: Option<&'a Caches>,
     context: &'a RunContext<'a>,
+    hashes: &'a Hashes,
     /// Figures of the teacher and of each pass so far.
     rows: Vec<PassRow>,
 }
@@ -209,27 +236,21 @@ impl Run<'_> {
             table: report::table_cells(&self.rows),
         };
         say_changed(stage);
-        let partial = PartialDir::create(&stage.dir)?;
+        let partial = UnfinishedDir::create(&stage.dir)?;
         stage.note(partial.path())?;
         let verifications =
             export::export(&plan.export, &student, &export_context, partial.path())?;
-        stage.seal(
-            partial.path(),
-            since.elapsed().as_secs_f64(),
-            &verifications,
-        )?;
+        self.stages.inputs.check_tokenizer_files(plan)?; // they were copied
+        let secs = since.elapsed().as_secs_f64();
+        stage.seal(partial.path(), secs, verifications.clone(), self.hashes)?;
         let dir = partial.publish()?;
         progress::say(&format!("{}: verified, in {}", stage.name, dir.display()));
         Ok(verifications)
     }
 
-    /// Ends the run before a stage, if a signal asked for it.
+    /// See [`check_stop`].
     fn check_stop(&self, stage: &Stage) -> Result<(), RunError> {
-        if self.context.stop.load(Ordering::Relaxed) {
-            let label = stage.name.clone();
-            return Err(PassError::from(Interrupted { label }).into());
-        }
-        Ok(())
+        check_stop(stage, self.context.stop)
     }
 
     /// Losses of the passes that trained.
@@ -319,20 +340,35 @@ pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
     }
 }
 
-/// As [`lock`], waiting for whoever has it: for folders that are held for seconds.
-fn wait_for_lock(dir: &Path) -> io::Result<File> {
-    let file = lock_file(dir)?;
-    file.lock().map_err(|error| with_path(error, dir))?;
-    Ok(file)
+/// As [`lock`], waiting for whoever has it, until a signal asks for an end.
+fn wait_for_lock(stage: &Stage, stop: &AtomicBool) -> Result<File, RunError> {
+    let mut has_told = false;
+    loop {
+        match lock(&stage.dir) {
+            Err(RunError::Locked { dir }) => {
+                if !std::mem::replace(&mut has_told, true) {
+                    let dir = dir.display();
+                    progress::say(&format!("waiting for another run, which fills `{dir}`"));
+                }
+            }
+            outcome => return outcome,
+        }
+        check_stop(stage, stop)?;
+        std::thread::sleep(LOCK_POLL);
+    }
+}
+
+/// Ends the run before a stage, if a signal asked for it.
+fn check_stop(stage: &Stage, stop: &AtomicBool) -> Result<(), RunError> {
+    if stop.load(Ordering::Relaxed) {
+        let label = stage.name.clone();
+        return Err(PassError::from(Interrupted { label }).into());
+    }
+    Ok(())
 }
 
 fn lock_file(dir: &Path) -> io::Result<File> {
     fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
     let path = dir.join(".lock");
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
-    file.map_err(|error| with_path(error, &path))
+    files::open_to_append(&path).map_err(|error| with_path(error, &path))
 }

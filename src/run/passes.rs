@@ -9,14 +9,14 @@ use serde::{Deserialize, Serialize};
 use super::{Run, RunError, say_changed, say_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::files::{PartialDir, write_atomically};
+use crate::files::{UnfinishedDir, write_atomically};
 use crate::model::Decoder;
 use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
 use crate::progress;
 use crate::random;
 use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan};
 use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivity_svg};
-use crate::stages::Stage;
+use crate::stages::{Model, Stage};
 use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
@@ -36,7 +36,7 @@ struct Measured {
 impl Run<'_> {
     /// Adds the teacher's own figures, as a bound to those of the student.
     pub(super) fn measure_teacher(&mut self) -> Result<(), RunError> {
-        let (Some(plan), Some(stage)) = (&self.plan.teacher, &self.stages.teacher) else {
+        let (Some(model), Some(stage)) = (&self.stages.inputs.teacher, &self.stages.teacher) else {
             return Ok(());
         };
         if let Some(artifact) = stage.artifact::<Measured>() {
@@ -46,12 +46,9 @@ impl Run<'_> {
         }
         self.check_stop(stage)?;
         let since = Instant::now();
-        let checkpoint = Checkpoint::open(&plan.checkpoint)?;
-        // As it was captured: what enters its projections is rounded where it says so, and rows of no token are left out.
-        let num_tokens = self.data.tokenizer.vocab_size();
-        let teacher = load_teacher(&checkpoint, num_tokens, self.context.device)?;
+        let teacher = self.teacher(model)?;
         say_changed(stage);
-        let partial = PartialDir::create(&stage.dir)?;
+        let partial = UnfinishedDir::create(&stage.dir)?;
         stage.note(partial.path())?;
         let measured = Measured {
             evaluation: self.evaluate(&teacher, "teacher")?,
@@ -60,7 +57,7 @@ impl Run<'_> {
             loss_before_nats: None,
         };
         let secs = since.elapsed().as_secs_f64();
-        stage.seal(partial.path(), secs, &measured)?;
+        stage.seal(partial.path(), secs, measured.clone(), self.hashes)?;
         partial.publish()?;
         self.rows.push(row("teacher", &measured, secs));
         Ok(())
@@ -104,7 +101,8 @@ impl Run<'_> {
         self.check_stop(stage)?;
         say_changed(stage);
         let since = Instant::now();
-        let partial = PartialDir::resume(&stage.dir)?;
+        let partial = UnfinishedDir::resume(&stage.dir)?;
+        partial.remove_parts()?;
         stage.note(partial.path())?;
         let teacher = self.teacher_along(pass)?;
         let context = FitContext {
@@ -135,7 +133,7 @@ impl Run<'_> {
         student.save(partial.path())?;
         draw_sensitivity(partial.path())?;
         let secs = since.elapsed().as_secs_f64();
-        stage.seal(partial.path(), secs, &measured)?;
+        stage.seal(partial.path(), secs, measured.clone(), self.hashes)?;
         // The state goes last: a process killed before the folder has its name resumes from it.
         let dir = partial.publish()?;
         passes::discard(&dir)?;
@@ -146,14 +144,16 @@ impl Run<'_> {
     /// The teacher, if it runs along with a pass.
     fn teacher_along(&self, pass: &PassPlan) -> Result<Option<Decoder>, RunError> {
         let compares = |fit: &FitPlan| fit.losses.hidden_mse.weight.is_used();
-        let teacher = self.plan.teacher.as_ref();
-        let Some(teacher) = teacher.filter(|_| pass.fit().is_some_and(compares)) else {
-            return Ok(None);
-        };
-        let checkpoint = Checkpoint::open(&teacher.checkpoint)?;
+        let model = self.stages.inputs.teacher.as_ref();
+        let model = model.filter(|_| pass.fit().is_some_and(compares));
+        model.map(|model| self.teacher(model)).transpose()
+    }
+
+    /// The teacher as it is captured: what enters its projections is rounded where it says so, and rows of no token are left
+    /// out.
+    fn teacher(&self, model: &Model) -> Result<Decoder, RunError> {
         let num_tokens = self.data.tokenizer.vocab_size();
-        let teacher = load_teacher(&checkpoint, num_tokens, self.context.device)?;
-        Ok(Some(teacher))
+        model.read(|checkpoint| Ok(load_teacher(checkpoint, num_tokens, self.context.device)?))
     }
 
     /// What passes took out, from what they left beside their students.
@@ -245,11 +245,7 @@ impl Run<'_> {
 
     fn init_student(&self) -> Result<Student, RunError> {
         let (plan, data, device) = (self.plan, self.data, self.context.device);
-        let teacher = plan
-            .teacher
-            .as_ref()
-            .map(|teacher| Checkpoint::open(&teacher.checkpoint))
-            .transpose()?;
+        let inputs = &self.stages.inputs;
         match &plan.student {
             StudentPlan::Architecture(sizes) => {
                 let config = student::architecture(
@@ -266,11 +262,14 @@ impl Run<'_> {
                 ))
             }
             StudentPlan::FromTeacher(parts) => {
+                let teacher = inputs.teacher.as_ref();
                 let teacher = teacher.expect("a checked recipe with `from_teacher` has a teacher");
-                self.part_of(&teacher, parts)
+                teacher.read(|teacher| self.part_of(teacher, parts))
             }
-            StudentPlan::Checkpoint(dir) => {
-                Ok(Student::new(load_decoder(&Checkpoint::open(dir)?, device)?))
+            StudentPlan::Checkpoint(_) => {
+                let model = inputs.student.as_ref();
+                let model = model.expect("the inputs of such a plan hold it");
+                model.read(|checkpoint| Ok(Student::new(load_decoder(checkpoint, device)?)))
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The stages of a run: their keys, where their artifacts live, and which are done.
 
+mod artifact;
+mod inputs;
 mod parts;
 
 use std::io;
@@ -11,18 +13,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use self::artifact::records;
+pub use self::artifact::{ARTIFACT_FILE, Artifact, Damage, FileRecord};
+pub use self::inputs::{Inputs, Model};
 pub use self::parts::model_hash;
-use self::parts::{data_parts, student_parts, tokenizer_hashes, without_limits};
+use self::parts::{data_parts, student_parts, without_limits};
 use crate::cache::Fingerprint;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::CheckpointError;
 use crate::data::{SourceError, TokenizerError};
 use crate::difference::Difference;
 use crate::files;
+use crate::hashes::Hashes;
 use crate::passes;
 use crate::recipe::Plan;
-
-/// File that makes a folder an artifact; written last.
-pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// File that tells what a stage is made from; written first.
 const NOTE_FILE: &str = "stage.json";
@@ -45,6 +48,29 @@ pub enum StagesError {
     /// A file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// What was read is not what the keys were made of.
+    #[error(transparent)]
+    Changed(Changed),
+}
+
+/// Something from outside that became another while a run was reading it. Nothing made of it is kept.
+#[derive(Debug, Error)]
+pub enum Changed {
+    /// Weights.
+    #[error("`{}` was written to while its weights were read", path.display())]
+    Model {
+        /// Model folder or `.gguf` file.
+        path: PathBuf,
+    },
+    /// A text.
+    #[error("the {split} text was written to while it was read")]
+    Text {
+        /// Which.
+        split: &'static str,
+    },
+    /// The tokenizer, or a file beside it.
+    #[error("the files of the tokenizer were written to while they were read")]
+    Tokenizer,
 }
 
 /// One step of a run and the folder of its artifact.
@@ -62,6 +88,9 @@ pub struct Stage {
     /// What the key is a hash of, in words: what stands in `stage.json`.
     #[serde(skip)]
     made_from: Value,
+    /// What was amiss with a finished artifact when the stages were named.
+    #[serde(skip)]
+    damage: Option<Damage>,
 }
 
 /// What `stage.json` says: written when a stage begins, for the message should it have to run anew.
@@ -82,6 +111,7 @@ impl Stage {
             key,
             dir,
             made_from,
+            damage: None,
         }
     }
 
@@ -101,9 +131,12 @@ impl Stage {
     }
 
     /// What was otherwise when an earlier run of this recipe came to this stage: the first key that differs, with both
-    /// values. `None` if there was no such run, or if this very stage is done or begun.
+    /// values; or what is amiss with what it left. `None` if there was no such run, or if this very stage is done or begun.
     pub fn changed(&self) -> Option<String> {
-        let is_begun = files::PartialDir::at(&self.dir).is_ok_and(|partial| partial.exists());
+        if let Some(damage) = &self.damage {
+            return Some(damage.to_string());
+        }
+        let is_begun = files::UnfinishedDir::at(&self.dir).is_ok_and(|partial| partial.exists());
         if is_begun || self.is_done() {
             return None;
         }
@@ -112,7 +145,7 @@ impl Stage {
             .flatten()
             .filter_map(|entry| {
                 let path = entry.path().join(NOTE_FILE);
-                let note: Note = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+                let note: Note = serde_json::from_slice(&files::read(&path).ok()?).ok()?;
                 let written = path.metadata().ok()?.modified().ok()?;
                 (note.stage == self.name && note.key != self.key).then_some((written, note))
             })
@@ -127,9 +160,7 @@ impl Stage {
 
     /// What a finished run of this stage wrote down, if it is there and complete.
     pub fn artifact<T: DeserializeOwned>(&self) -> Option<Artifact<T>> {
-        let text = fs::read(self.dir.join(ARTIFACT_FILE)).ok()?;
-        let artifact: Artifact<T> = serde_json::from_slice(&text).ok()?;
-        (artifact.key == self.key).then_some(artifact)
+        Artifact::read(&self.dir).filter(|artifact| artifact.key == self.key)
     }
 
     /// Whether its artifact is complete.
@@ -137,15 +168,42 @@ impl Stage {
         self.artifact::<Value>().is_some()
     }
 
-    /// Writes `artifact.json` into the folder that will be published as this stage's.
-    pub fn seal<T: Serialize>(&self, dir: &Path, secs: f64, result: &T) -> io::Result<()> {
-        let artifact = Artifact {
+    /// Whether its artifact is complete and, when the stages were named, every file of it was what was written.
+    pub fn is_sound(&self) -> bool {
+        self.damage.is_none() && self.is_done()
+    }
+
+    /// Writes `artifact.json` into the folder that will be published as this stage's, with a hash of every file in it.
+    pub fn seal<T: Serialize>(
+        &self,
+        dir: &Path,
+        secs: f64,
+        result: T,
+        hashes: &Hashes,
+    ) -> io::Result<()> {
+        let files = records(dir, &self.dir, hashes)?;
+        self.artifact_of(secs, result, files).write(dir)
+    }
+
+    /// As [`Stage::seal`] for a stage that fills its own folder with files which vouch for themselves.
+    pub fn seal_in_place<T: Serialize>(&self, secs: f64, result: T) -> io::Result<()> {
+        self.artifact_of(secs, result, Vec::new()).write(&self.dir)
+    }
+
+    fn artifact_of<T>(&self, secs: f64, result: T, files: Vec<FileRecord>) -> Artifact<T> {
+        Artifact {
             stage: self.name.clone(),
             key: self.key.clone(),
             secs,
             result,
-        };
-        files::write_json(&dir.join(ARTIFACT_FILE), &artifact)
+            files,
+        }
+    }
+
+    /// Finds out what is amiss with its artifact.
+    fn checked(self, hashes: &Hashes) -> io::Result<Self> {
+        let damage = artifact::damage(&self.dir, hashes)?;
+        Ok(Self { damage, ..self })
     }
 }
 
@@ -178,19 +236,6 @@ fn told(difference: &Difference) -> String {
     }
 }
 
-/// What `artifact.json` says.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Artifact<T> {
-    /// Name of the stage.
-    pub stage: String,
-    /// Key of the stage.
-    pub key: String,
-    /// Seconds the stage took, of the process that finished it.
-    pub secs: f64,
-    /// What it measured.
-    pub result: T,
-}
-
 /// What the artifact of a cache says: the data stages whose rows it has.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct CapturedFor {
@@ -198,12 +243,12 @@ struct CapturedFor {
 }
 
 /// All stages of a plan, in order.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug)]
 pub struct Stages {
     /// Folder of the recipe's own artifacts.
     pub run_dir: PathBuf,
-    /// BLAKE3 (hex) of the teacher's tensors and architecture, hashed once for all keys.
-    pub teacher_hash: Option<String>,
+    /// What the keys were made of.
+    pub inputs: Inputs,
     /// Token rows of both texts.
     pub data: Stage,
     /// The teacher, measured on the validation text.
@@ -211,7 +256,6 @@ pub struct Stages {
     /// What the teacher says of both texts.
     pub cache: Option<Stage>,
     /// Whether the cache is for the training text, too, and not for the validation text alone.
-    #[serde(skip)]
     pub captures_train: bool,
     /// One stage per pass.
     pub passes: Vec<Stage>,
@@ -220,26 +264,23 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Names all stages. Reads texts and weights to hash them, and writes nothing.
-    pub fn of(plan: &Plan) -> Result<Self, StagesError> {
+    /// Names all stages and looks whether what they left is whole. Reads texts, weights and artifacts as far as their hashes
+    /// are not remembered, and writes nothing.
+    pub fn of(plan: &Plan, hashes: &Hashes) -> Result<Self, StagesError> {
         let run_dir = plan.output.join(&plan.name);
-        let teacher_hash = plan
-            .teacher
-            .as_ref()
-            .map(|teacher| {
-                Checkpoint::open(&teacher.checkpoint).map(|checkpoint| model_hash(&checkpoint))
-            })
-            .transpose()?;
-        let data_parts = data_parts(plan)?;
-        let data = Stage::new(&plan.output, "data".to_owned(), &data_parts);
+        let inputs = Inputs::open(plan, hashes)?;
+        let teacher_hash = inputs.teacher.as_ref().map(Model::hash);
+        let data_parts = data_parts(plan, &inputs);
+        let data = Stage::new(&plan.output, "data".to_owned(), &data_parts).checked(hashes)?;
         let text = without_limits(data_parts.clone(), plan);
         let cache = plan.cache.as_ref().map(|cache| {
             let parts = json!({
                 "text": text, "teacher_hash": teacher_hash, "plan": cache, "teacher": plan.teacher,
                 "format": Fingerprint::VERSION,
             });
-            Stage::new(&plan.output, "cache".to_owned(), &parts)
+            Stage::new(&plan.output, "cache".to_owned(), &parts).checked(hashes)
         });
+        let cache = cache.transpose()?;
         let captured = json!({
             "plan": plan.cache, "teacher": plan.teacher, "teacher_hash": teacher_hash,
         });
@@ -248,9 +289,10 @@ impl Stages {
             let parts = json!({ "cache": cache.key, "data": data.key });
             Stage::new(&run_dir, "00-teacher".to_owned(), &parts)
                 .made_from(json!({ "data": data_parts, "cache": captured }))
+                .checked(hashes)
         });
 
-        let student = student_parts(plan, teacher_hash.as_deref())?;
+        let student = student_parts(plan, &inputs);
         let mut last = json!({
             "student": student, "seed": plan.seed, "data": data.key, "cache": cache.as_ref().map(|cache| &cache.key),
         });
@@ -262,23 +304,26 @@ impl Stages {
             let name = format!("{:02}-{}", pass_idx + 1, passes::name(pass));
             made_from["pass"] = json!(pass);
             let stage = Stage::new(&run_dir, name, &json!({ "student": last, "pass": pass }))
-                .made_from(made_from);
+                .made_from(made_from)
+                .checked(hashes)?;
             last = json!(stage.key);
             made_from = json!({ &stage.name: stage.key });
             stages.push(stage);
         }
         let export_name = format!("{:02}-export", plan.passes.len() + 1);
         let parts = json!({
-            "student": last, "export": plan.export, "tokenizer": tokenizer_hashes(plan)?,
+            "student": last, "export": plan.export, "tokenizer": inputs.tokenizer_files,
         });
         made_from["export"] = json!(plan.export);
         made_from["tokenizer"] = parts["tokenizer"].clone();
-        let export = Stage::new(&run_dir, export_name, &parts).made_from(made_from);
+        let export = Stage::new(&run_dir, export_name, &parts)
+            .made_from(made_from)
+            .checked(hashes)?;
         Ok(Self {
             run_dir,
-            teacher_hash,
+            inputs,
             data,
-            teacher,
+            teacher: teacher.transpose()?,
             cache,
             captures_train: plan.reads_cache(),
             passes: stages,
@@ -309,12 +354,21 @@ impl Stages {
         } else {
             self.validation_key()
         });
-        stage.seal(&stage.dir, secs_before + secs, &captured)
+        stage.seal_in_place(secs_before + secs, captured)
     }
 
     /// What a cache notes that has the validation rows alone.
     fn validation_key(&self) -> String {
         format!("{}, validation", self.data.key)
+    }
+
+    /// Takes the artifacts that are not what was written for undone, so that they are made again.
+    pub fn drop_damaged(&self) -> io::Result<()> {
+        for stage in self.all().filter(|stage| stage.damage.is_some()) {
+            let path = stage.dir.join(ARTIFACT_FILE);
+            fs::remove_file(&path).map_err(|error| files::with_path(error, &path))?;
+        }
+        Ok(())
     }
 
     /// What each stage of this recipe that has to run anew has that an earlier run of it had not.

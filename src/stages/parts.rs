@@ -3,11 +3,13 @@
 use serde_json::{Value, json};
 
 use super::StagesError;
-use crate::checkpoint::Checkpoint;
-use crate::data::{self, Tokenizer};
+use super::inputs::{Inputs, Model};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::Tokenizer;
 use crate::export::huggingface::tokenizer_files;
 use crate::files;
 use crate::gguf::is_gguf;
+use crate::hashes::Hashes;
 use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 
 /// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
@@ -43,12 +45,23 @@ pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, Sta
 
 /// BLAKE3 (hex) of a model: its tensors, its architecture, and how they are decoded, without which the same tensors compute
 /// another thing.
-pub fn model_hash(checkpoint: &Checkpoint) -> String {
-    let (tensors, config) = (checkpoint.content_hash(), checkpoint.config());
-    match checkpoint.quantization_json() {
+pub fn model_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, CheckpointError> {
+    let tensors = tensors_hash(checkpoint, hashes)?;
+    let config = checkpoint.config();
+    Ok(match checkpoint.quantization_json() {
         None => files::hash_json(&(tensors, config)),
         Some(said) => files::hash_json(&(tensors, config, said)),
-    }
+    })
+}
+
+fn tensors_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, CheckpointError> {
+    let before = checkpoint.identities()?;
+    // A config decides which tensors of a file are the decoder's, and under what names.
+    let names = files::hash_json(&checkpoint.tensor_names());
+    hashes.of(&format!("tensors {names}"), &before, || {
+        let hash = checkpoint.content_hash();
+        Ok((hash, checkpoint.identities()? == before))
+    })
 }
 
 /// The text without how much of it is used: one cache serves recipes that want more or less of the same.
@@ -69,41 +82,38 @@ pub(super) fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
     data_parts
 }
 
-pub(super) fn student_parts(plan: &Plan, teacher_hash: Option<&str>) -> Result<Value, StagesError> {
-    Ok(match &plan.student {
-        StudentPlan::Checkpoint(dir) => {
-            json!({ "checkpoint": model_hash(&Checkpoint::open(dir)?) })
+pub(super) fn student_parts(plan: &Plan, inputs: &Inputs) -> Value {
+    match &plan.student {
+        StudentPlan::Checkpoint(_) => {
+            json!({ "checkpoint": inputs.student.as_ref().map(Model::hash) })
         }
         StudentPlan::FromTeacher { .. } => {
-            json!({ "plan": plan.student, "teacher": teacher_hash })
+            json!({ "plan": plan.student, "teacher": inputs.teacher.as_ref().map(Model::hash) })
         }
         StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
-    })
+    }
 }
 
-pub(super) fn data_parts(plan: &Plan) -> Result<Value, StagesError> {
-    let tokenizer = match (&plan.data.tokenizer, &plan.teacher) {
-        (TokenizerPlan::Teacher, Some(teacher)) => Some(Tokenizer::of_model(&teacher.checkpoint)?),
-        (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?),
-        (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
-    };
+pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
+    let tokenizer = &inputs.tokenizer;
+    let [train, validation] = &inputs.texts;
     let mut parts = json!({
         "plan": plan.data,
-        "train": data::content_hash(&plan.data.train)?,
-        "validation": data::content_hash(&plan.data.validation)?,
+        "train": train,
+        "validation": validation,
         "tokenizer": tokenizer.as_ref().map(Tokenizer::hash),
     });
     // What stands beside `tokenizer.json` decides what stands in front of a document, and perhaps what stands behind it.
     if let Some(begins) = tokenizer.as_ref().and_then(Tokenizer::beginning_of_text) {
         parts["beginning_of_text"] = json!(begins);
     }
-    if let (Some(tokenizer), Some(teacher)) = (&tokenizer, &plan.teacher)
+    if let (Some(tokenizer), Some(teacher)) = (tokenizer, &inputs.teacher)
         && tokenizer.end_of_text().is_none()
     {
-        let config = Checkpoint::open(&teacher.checkpoint)?.config().clone();
+        let config = teacher.checkpoint().config();
         parts["end_of_text"] = json!(config.eos_token_ids.first());
     }
-    Ok(parts)
+    parts
 }
 
 #[cfg(test)]
@@ -123,7 +133,8 @@ mod tests {
                 fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
             }
         }
-        let hash = || model_hash(&Checkpoint::open(dir.path()).unwrap());
+        let hashes = Hashes::of_this_process(0.0);
+        let hash = || model_hash(&Checkpoint::open(dir.path()).unwrap(), &hashes).unwrap();
         let whole = hash();
         let path = dir.path().join("config.json");
         let text = fs::read_to_string(&path).unwrap();

@@ -4,7 +4,7 @@
 //! state of that step; what lies beyond the state from which a run resumes is dropped, since those
 //! steps are about to be run again.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -12,7 +12,7 @@ use std::time::Instant;
 use serde_json::{Map, Number, Value as Json};
 
 use super::tensorboard::{self, Event, EventError, EventWriter, Histogram, Value};
-use crate::files::{with_path, write_atomically};
+use crate::files::{self, with_path, write_atomically};
 
 /// One JSON object per line: `{"step":10,"train/loss":3.21}`.
 const METRICS_FILE: &str = "metrics.jsonl";
@@ -121,10 +121,7 @@ impl MetricsLog {
         }
         // A file of its own for each process: a TensorBoard that is watching goes on to the next name.
         let events_name = format!("{EVENTS_PREFIX}{:010}.alambic", resume_step.unwrap_or(0));
-        let lines = OpenOptions::new()
-            .append(true)
-            .open(&path)
-            .map_err(|error| with_path(error, &path))?;
+        let lines = files::open_to_append(&path).map_err(|error| with_path(error, &path))?;
         Ok(Self {
             lines,
             path,
@@ -191,7 +188,7 @@ impl MetricsLog {
 /// A last line without its line end is left out: that is how a killed process leaves a file.
 pub fn read_metrics(dir: &Path) -> Result<Vec<MetricsLine>, MetricsError> {
     let path = dir.join(METRICS_FILE);
-    let bytes = fs::read(&path).map_err(|error| with_path(error, &path))?;
+    let bytes = files::read(&path).map_err(|error| with_path(error, &path))?;
     let whole = bytes.iter().rposition(|&byte| byte == b'\n').unwrap_or(0);
     let lines = bytes[..whole].split(|&byte| byte == b'\n');
     lines

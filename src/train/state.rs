@@ -340,6 +340,13 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether [`discard`] would delete what lies at this place inside of the folder.
+pub fn is_state(inside: &Path) -> bool {
+    let prefixes = [STATE_PREFIX, BEST_PREFIX].into_iter();
+    let mut steps = prefixes.map(|prefix| step_of(inside.to_str()?, prefix));
+    steps.any(|step| step.is_some())
+}
+
 fn file(dir: &Path, prefix: &str, step: usize) -> PathBuf {
     dir.join(format!("{prefix}{step:010}{SUFFIX}"))
 }
@@ -350,16 +357,16 @@ fn files(dir: &Path, prefix: &str) -> io::Result<Vec<(usize, PathBuf)>> {
     for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
         let entry = entry.map_err(|error| with_path(error, dir))?;
         let name = entry.file_name();
-        let step = name.to_str().and_then(|name| {
-            name.strip_prefix(prefix)?
-                .strip_suffix(SUFFIX)?
-                .parse()
-                .ok()
-        });
-        found.extend(step.map(|step: usize| (step, entry.path())));
+        let step = name.to_str().and_then(|name| step_of(name, prefix));
+        found.extend(step.map(|step| (step, entry.path())));
     }
     found.sort();
     Ok(found)
+}
+
+fn step_of(name: &str, prefix: &str) -> Option<usize> {
+    let step = name.strip_prefix(prefix)?.strip_suffix(SUFFIX)?;
+    step.parse().ok()
 }
 
 fn remove(path: &Path) -> io::Result<()> {

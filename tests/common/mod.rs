@@ -233,7 +233,7 @@ pub(crate) fn results(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
         let is_kept = exact.contains(&name.as_ref())
             || name.ends_with(".parquet")
             || name.starts_with("rows-");
-        is_kept && !inside.contains(".partial-")
+        is_kept && !inside.contains("unfinished-")
     });
     files
         .into_iter()
@@ -307,7 +307,10 @@ pub(crate) fn signal(child: &Child, name: &str) {
 
 /// No file or folder of an unfinished stage is below this folder.
 pub(crate) fn assert_no_parts(dir: &Path) {
-    let is_part = |path: &Path| path.to_string_lossy().contains(".partial-");
+    let is_part = |path: &Path| {
+        let path = path.to_string_lossy();
+        path.contains(".partial-") || path.contains("unfinished-")
+    };
     let parts: Vec<_> = files_below(dir)
         .into_keys()
         .filter(|path| is_part(path))

@@ -46,7 +46,7 @@ fn a_checkpoint_leaves_in_each_plain_format_and_comes_back_bit_for_bit() {
         assert!(card.contains(told), "{told}: {card}");
     }
     assert!(!workshop.path("back/again/recipe.yaml").exists());
-    assert!(folders(&workshop.path("back"), ".partial").is_empty());
+    assert!(folders(&workshop.path("back"), "unfinished-").is_empty());
     let again = evaluated(&workshop, "back/again");
     assert_eq!(again, evaluated(&workshop, "teacher"));
 }

@@ -58,7 +58,7 @@ fn quantising_is_what_a_recipe_of_one_pass_does() {
     assert!(told.contains(" nats ("), "{told}");
     let again = bytes(&workshop.path("again"));
     assert!(again == want, "a text decides nothing of a rounding");
-    assert!(folders(&workshop.path(""), ".partial").is_empty());
+    assert!(folders(&workshop.path(""), "unfinished-").is_empty());
 }
 
 #[test]
@@ -72,7 +72,7 @@ fn what_calibrates_reads_the_text_and_is_kept_if_the_export_fails() {
     let needles = ["is not the student in memory", "nothing was published"];
     workshop.fails(&words(&strict), 1, &needles);
     assert!(!workshop.path("made").exists());
-    let partial = workshop.folder("", ".partial-made").join("quantize");
+    let partial = workshop.folder("", "unfinished-made").join("quantize");
     assert!(
         fs::read_dir(partial).unwrap().count() > 0,
         "layers are kept"
@@ -80,7 +80,7 @@ fn what_calibrates_reads_the_text_and_is_kept_if_the_export_fails() {
 
     let found = workshop.done(&words(&format!("{line} --json"))).json();
     assert_eq!(found["quantized"]["measured_on_calibration_text"], false);
-    assert!(folders(&workshop.path(""), ".partial").is_empty());
+    assert!(folders(&workshop.path(""), "unfinished-").is_empty());
     let card = fs::read_to_string(workshop.path("made/README.md")).unwrap();
     let told = "- calibration text: ";
     assert!(

@@ -173,7 +173,10 @@ fn what_cannot_be_done_is_refused_and_leaves_nothing() {
     for (line, code, needles) in REFUSED {
         workshop.fails(&words(line), code, needles);
         assert_eq!(files_below(&workshop.path("")), before, "{line}");
-        assert!(folders(&workshop.path(""), ".partial").is_empty(), "{line}");
+        assert!(
+            folders(&workshop.path(""), "unfinished-").is_empty(),
+            "{line}"
+        );
     }
 }
 
@@ -258,7 +261,7 @@ fn a_full_disk_leaves_nothing_behind_and_room_lets_it_pass() {
             assert!(ran.stderr.contains(told), "{told}: {}", ran.stderr);
         }
         assert_eq!(files_below(&workshop.path("")), before);
-        assert!(folders(&workshop.path(""), ".partial").is_empty());
+        assert!(folders(&workshop.path(""), "unfinished-").is_empty());
     }
     workshop.done(&words("export teacher --format gguf --out made"));
 }
@@ -291,7 +294,7 @@ fn a_signal_ends_a_command_and_leaves_nothing_of_it() {
         std::thread::sleep(Duration::from_millis(wait_ms));
         signal(&child, "INT");
         let ran = finished(child);
-        assert!(folders(&workshop.path(""), ".partial").is_empty());
+        assert!(folders(&workshop.path(""), "unfinished-").is_empty());
         if workshop.path("made").exists() {
             assert_eq!(ran.code, Some(0), "{}", ran.stderr);
             fs::remove_dir_all(workshop.path("made")).unwrap();

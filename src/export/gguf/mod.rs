@@ -2,7 +2,6 @@
 
 mod metadata;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -334,7 +333,7 @@ fn tokenizer_keys(model: &Model<'_>) -> Result<Vec<(String, NewValue)>, ExportEr
     let template = model
         .template_dir
         .map(|dir| dir.join("chat_template.jinja"));
-    let template = template.and_then(|path| fs::read_to_string(path).ok());
+    let template = template.and_then(|path| files::read_to_string(&path).ok());
     let template = template.as_deref().or(config["chat_template"].as_str());
     let begins = model.tokenizer.beginning_of_text();
     Ok(tokenizer_metadata(TokenizerSource {

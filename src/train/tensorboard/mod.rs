@@ -11,11 +11,11 @@
 //!
 //! Source: `tensorflow/core/lib/io/record_writer.cc` and `tensorflow/core/lib/hash/crc32c.h`.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use crate::files::{with_path, write_atomically};
+use crate::files::{self, with_path, write_atomically};
 
 mod histogram;
 mod proto;
@@ -111,11 +111,7 @@ impl EventWriter {
     ///
     /// A file with a torn end must be mended first ([`keep_until`]): nothing after the tear is ever read.
     pub fn open(path: &Path, wall_time: f64) -> io::Result<Self> {
-        let file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(path)
-            .map_err(|error| with_path(error, path))?;
+        let file = files::open_to_append(path).map_err(|error| with_path(error, path))?;
         let mut writer = Self {
             file,
             path: path.to_path_buf(),
@@ -146,7 +142,7 @@ impl EventWriter {
 /// A last record that is cut short is left out: that is how a killed process leaves a file. Any other
 /// fault is an error, since the events after it would be lost unseen.
 pub fn read_events(path: &Path) -> Result<Vec<Event>, EventError> {
-    let bytes = fs::read(path).map_err(|error| with_path(error, path))?;
+    let bytes = files::read(path).map_err(|error| with_path(error, path))?;
     parse_records(&bytes).map_err(|(offset, fault)| EventError::Damaged {
         path: path.to_path_buf(),
         offset,

@@ -1,0 +1,185 @@
+//! Folders that are filled under a name of their own and renamed when they are complete.
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use super::{is_a_link, open, parent, remove_parts, sync_folder, with_path};
+
+/// Prefix of a folder that is being filled. No dot: `cp *` takes such a folder along, and a run that was moved goes on.
+const PREFIX: &str = "unfinished-";
+
+/// Folder that is filled under an unfinished name and renamed when it is complete.
+///
+/// What an earlier process left is kept by [`UnfinishedDir::resume`] and deleted by [`UnfinishedDir::create`]. Both refuse a
+/// link: the name can be guessed, and what is written through a link lands elsewhere.
+#[derive(Debug)]
+pub struct UnfinishedDir {
+    path: PathBuf,
+    target: PathBuf,
+}
+
+impl UnfinishedDir {
+    /// Starts afresh: what an earlier process left is deleted.
+    pub fn create(target: &Path) -> io::Result<Self> {
+        let left = Self::resume(target)?;
+        left.discard()?;
+        Self::resume(target)
+    }
+
+    /// Goes on with what an earlier process left, if anything.
+    pub fn resume(target: &Path) -> io::Result<Self> {
+        let path = Self::at(target)?;
+        if fs::symlink_metadata(&path).is_err() {
+            fs::create_dir_all(&path).map_err(|error| with_path(error, &path))?;
+        }
+        check_folder(&path)?;
+        Ok(Self {
+            path,
+            target: target.to_path_buf(),
+        })
+    }
+
+    /// Where an unfinished `target` is kept.
+    pub fn at(target: &Path) -> io::Result<PathBuf> {
+        let name = target.file_name().ok_or_else(|| {
+            let fact = format!("{}: no file name", target.display());
+            io::Error::new(io::ErrorKind::InvalidInput, fact)
+        })?;
+        let mut unfinished = OsString::from(PREFIX);
+        unfinished.push(name);
+        Ok(target.with_file_name(unfinished))
+    }
+
+    /// Where to write.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Deletes the parts of files that a killed process left inside; called once this process holds the folder.
+    pub fn remove_parts(&self) -> io::Result<()> {
+        remove_parts_below(&self.path)
+    }
+
+    /// Flushes every file to disk and gives the folder its final name.
+    ///
+    /// Parts of files that an earlier process left inside are deleted.
+    pub fn publish(self) -> io::Result<PathBuf> {
+        remove_parts_below(&self.path)?;
+        sync_tree(&self.path)?;
+        if self.target.exists() {
+            fs::remove_dir_all(&self.target).map_err(|error| with_path(error, &self.target))?;
+        }
+        fs::rename(&self.path, &self.target).map_err(|error| with_path(error, &self.target))?;
+        sync_folder(parent(&self.target))?;
+        Ok(self.target)
+    }
+
+    /// Gives the target's name to one folder inside, whole and on disk, and deletes the rest. Nothing is replaced.
+    pub fn publish_only(&self, inside: &Path) -> io::Result<PathBuf> {
+        remove_parts_below(inside)?;
+        sync_tree(inside)?;
+        if self.target.exists() {
+            let error = io::Error::from(io::ErrorKind::AlreadyExists);
+            return Err(with_path(error, &self.target));
+        }
+        fs::rename(inside, &self.target).map_err(|error| with_path(error, &self.target))?;
+        sync_folder(parent(&self.target))?;
+        self.discard()?;
+        Ok(self.target.clone())
+    }
+
+    /// Deletes what was written.
+    pub fn discard(&self) -> io::Result<()> {
+        fs::remove_dir_all(&self.path).map_err(|error| with_path(error, &self.path))
+    }
+}
+
+/// The path is a folder, and not a link to one.
+fn check_folder(path: &Path) -> io::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened = openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from);
+    let opened = opened.map_err(|error| match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_symlink() => is_a_link(),
+        _ => error,
+    });
+    opened.map(drop).map_err(|error| with_path(error, path))
+}
+
+fn remove_parts_below(dir: &Path) -> io::Result<()> {
+    remove_parts(dir)?;
+    for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
+        let entry = entry.map_err(|error| with_path(error, dir))?;
+        if entry.file_type()?.is_dir() {
+            remove_parts_below(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
+        let entry = entry.map_err(|error| with_path(error, dir))?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            sync_tree(&path)?;
+        } else {
+            let synced = open(&path).and_then(|file| File::sync_all(&file));
+            synced.map_err(|error| with_path(error, &path))?;
+        }
+    }
+    sync_folder(dir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::super::write_atomically;
+    use super::*;
+
+    #[test]
+    fn a_folder_appears_under_its_name_only_when_published() {
+        let dir = tempfile::tempdir().unwrap();
+        let target = dir.path().join("artifact");
+        let unfinished = UnfinishedDir::create(&target).unwrap();
+        write_atomically(&unfinished.path().join("a"), |out| out.write_all(b"1")).unwrap();
+        fs::create_dir(unfinished.path().join("inside")).unwrap();
+        for part in [".partial-b", "inside/.partial-c"] {
+            write_atomically(&unfinished.path().join(part), |out| out.write_all(b"2")).unwrap();
+        }
+        assert!(!target.exists());
+        let resumed = UnfinishedDir::resume(&target).unwrap();
+        assert!(
+            resumed.path().join("a").exists(),
+            "resume keeps what is there"
+        );
+        resumed.publish().unwrap();
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"1");
+        assert_eq!(fs::read_dir(&target).unwrap().count(), 2);
+        assert_eq!(fs::read_dir(target.join("inside")).unwrap().count(), 0);
+        let afresh = UnfinishedDir::create(&target).unwrap();
+        assert_eq!(fs::read_dir(afresh.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_an_unfinished_folder_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (target, elsewhere) = (dir.path().join("artifact"), dir.path().join("elsewhere"));
+        fs::create_dir(&elsewhere).unwrap();
+        write_atomically(&elsewhere.join("precious"), |out| out.write_all(b"1")).unwrap();
+        symlink(&elsewhere, dir.path().join("unfinished-artifact")).unwrap();
+        for refused in [
+            UnfinishedDir::resume(&target),
+            UnfinishedDir::create(&target),
+        ] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("symbolic link"), "{error}");
+            assert!(error.contains("unfinished-artifact"), "{error}");
+        }
+        assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 1);
+    }
+}

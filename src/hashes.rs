@@ -1,0 +1,297 @@
+//! Memory of content hashes: what was hashed once is not read again while nothing shows that it has changed.
+//!
+//! A file is known by device, inode, length, and the times of its last change of content and of status. The last is set by the
+//! kernel alone: a file that was written to, replaced by a rename, or given an older time has another one.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata, TryLockError};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{self, with_path};
+
+/// File in the output folder.
+const FILE: &str = "hashes.json";
+
+/// Raised when an entry means something else.
+const VERSION: u32 = 1;
+
+/// Kind of the hashes of whole files.
+const BYTES: &str = "bytes";
+
+/// A file that changed so shortly before it was hashed could change once more within the same tick of the file system's clock,
+/// unseen: its hash is not remembered. FAT and some network file systems tick every two seconds.
+const TICK_NS: i64 = 2_000_000_000;
+
+/// What tells a file from others, and from itself at another time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified_ns: i64,
+    changed_ns: i64,
+}
+
+impl Identity {
+    /// Of an open file or of the one at a path.
+    pub fn of(metadata: &Metadata) -> Self {
+        let nanoseconds = |secs: i64, rest: i64| secs.saturating_mul(1_000_000_000) + rest;
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+
+    /// Whether nothing was written to the file in between, although it may have lost its name.
+    pub fn has_content_of(&self, other: &Self) -> bool {
+        let content = |identity: &Self| (identity.bytes, identity.modified_ns);
+        content(self) == content(other)
+    }
+}
+
+/// A hash and the files that it is of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Entry {
+    /// What of the files is hashed: their bytes, or the tensors that they hold.
+    of: String,
+    files: Vec<(PathBuf, Identity)>,
+    blake3: String,
+}
+
+type Key = (String, Vec<Identity>);
+
+impl Entry {
+    fn key(&self) -> Key {
+        let identities = self.files.iter().map(|(_, identity)| *identity);
+        (self.of.clone(), identities.collect())
+    }
+
+    /// Whether all its files are still what they were.
+    fn is_current(&self) -> bool {
+        let is_same = |(path, identity): &(PathBuf, Identity)| {
+            fs::metadata(path).is_ok_and(|metadata| Identity::of(&metadata) == *identity)
+        };
+        self.files.iter().all(is_same)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    entries: Vec<Entry>,
+}
+
+/// Hashes by the identities of files.
+#[derive(Debug)]
+pub struct Hashes {
+    /// Where they are kept; `None` keeps them for this process alone.
+    dir: Option<PathBuf>,
+    /// When the process began, on the clock that files are stamped with.
+    begun_ns: i64,
+    entries: Mutex<BTreeMap<Key, Entry>>,
+}
+
+impl Hashes {
+    /// What runs into this output folder have remembered; nothing with `verify`, so that all content is read again.
+    ///
+    /// `now` is when the process began, in seconds since 1970. A memory that cannot be read is none.
+    pub fn open(output: &Path, now: f64, verify: bool) -> Self {
+        let hashes = Self {
+            dir: Some(output.to_path_buf()),
+            ..Self::of_this_process(now)
+        };
+        if !verify {
+            let entries = stored(output).into_iter().map(|entry| (entry.key(), entry));
+            *hashes.entries() = entries.collect();
+        }
+        hashes
+    }
+
+    /// A memory that ends with the process.
+    pub fn of_this_process(now: f64) -> Self {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "seconds since 1970, to the second"
+        )]
+        let now_secs = now as i64;
+        Self {
+            dir: None,
+            begun_ns: now_secs.saturating_mul(1_000_000_000),
+            entries: Mutex::default(),
+        }
+    }
+
+    /// BLAKE3 (hex) of a file's bytes.
+    pub fn of_file(&self, path: &Path) -> io::Result<String> {
+        let hash = || {
+            let file = files::open(path)?;
+            let identity = || Ok::<_, io::Error>(Identity::of(&file.metadata()?));
+            let before = [(path.to_path_buf(), identity()?)];
+            self.of(BYTES, &before, || {
+                let hash = files::hash_reader(&file)?;
+                Ok((hash, identity()? == before[0].1))
+            })
+        };
+        hash().map_err(|error| with_path(error, path))
+    }
+
+    /// The hash of something that these files hold, computed by `hash` unless it is remembered.
+    ///
+    /// `kind` tells what of them is hashed. `hash` also says whether the files stayed as they were while it read them; a hash of
+    /// files in motion is not remembered.
+    pub fn of<E>(
+        &self,
+        kind: &str,
+        files: &[(PathBuf, Identity)],
+        hash: impl FnOnce() -> Result<(String, bool), E>,
+    ) -> Result<String, E> {
+        let mut entry = Entry {
+            of: kind.to_owned(),
+            files: files.to_vec(),
+            blake3: String::new(),
+        };
+        if let Some(known) = self.entries().get(&entry.key()) {
+            return Ok(known.blake3.clone());
+        }
+        let (hash, stayed) = hash()?;
+        let is_settled = |(_, identity): &(PathBuf, Identity)| {
+            identity.changed_ns < self.begun_ns.saturating_sub(TICK_NS)
+        };
+        if stayed && files.iter().all(is_settled) {
+            entry.blake3.clone_from(&hash);
+            self.remember(entry);
+        }
+        Ok(hash)
+    }
+
+    /// Remembers the hash of a file that this process has written and whose folder it holds; `path` is where it will be found.
+    pub fn record(&self, written: &Path, path: PathBuf, blake3: &str) -> io::Result<()> {
+        let metadata = fs::metadata(written).map_err(|error| with_path(error, written))?;
+        self.remember(Entry {
+            of: BYTES.to_owned(),
+            files: vec![(path, Identity::of(&metadata))],
+            blake3: blake3.to_owned(),
+        });
+        Ok(())
+    }
+
+    /// Writes down what is still true, together with what other processes have written down meanwhile.
+    pub fn save(&self) -> io::Result<()> {
+        let Some(dir) = &self.dir else {
+            return Ok(());
+        };
+        let lock = files::open_folder(dir)?;
+        match lock.try_lock() {
+            Ok(()) | Err(TryLockError::Error(_)) => {} // a file system without locks is taken at its word
+            Err(TryLockError::WouldBlock) => return Ok(()), // somebody else writes: what is missing is hashed again
+        }
+        let before = stored(dir);
+        let mut entries = self.entries().clone();
+        for entry in &before {
+            entries.entry(entry.key()).or_insert_with(|| entry.clone());
+        }
+        let entries: Vec<Entry> = entries.into_values().filter(Entry::is_current).collect();
+        if entries == before {
+            return Ok(()); // a run of which all is done writes nothing
+        }
+        let stored = Stored {
+            version: VERSION,
+            entries,
+        };
+        let path = dir.join(FILE);
+        files::remove_parts_of(&path)?;
+        files::write_atomically(&path, |out| {
+            serde_json::to_writer(&mut *out, &stored)?;
+            out.write_all(b"\n")
+        })
+    }
+
+    fn remember(&self, entry: Entry) {
+        self.entries().insert(entry.key(), entry);
+    }
+
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Entry>> {
+        let entries = self.entries.lock();
+        entries.unwrap_or_else(std::sync::PoisonError::into_inner) // a map of copies is whole at any time
+    }
+}
+
+fn stored(dir: &Path) -> Vec<Entry> {
+    let stored: Option<Stored> = files::read_json(&dir.join(FILE)).ok().flatten();
+    stored
+        .filter(|stored| stored.version == VERSION)
+        .map_or_else(Vec::new, |stored| stored.entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, FileTimes};
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    /// A time at which every file of a test has been there for long.
+    const LATER: f64 = 4e9;
+
+    fn write(path: &Path, text: &str) {
+        files::write_atomically(path, |out| out.write_all(text.as_bytes())).unwrap();
+    }
+
+    #[test]
+    fn a_hash_is_remembered_until_the_file_is_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        write(&path, "one");
+        let one = files::hash_file(&path).unwrap();
+        let hashes = Hashes::open(dir.path(), LATER, false);
+        assert_eq!(hashes.of_file(&path).unwrap(), one);
+        hashes.save().unwrap();
+
+        // A memory that claims something else is believed, so the file was not read again.
+        let memory = dir.path().join(FILE);
+        let text = fs::read_to_string(&memory).unwrap();
+        write(&memory, &text.replace(&one, "believed"));
+        let again = || Hashes::open(dir.path(), LATER, false);
+        assert_eq!(again().of_file(&path).unwrap(), "believed");
+        let verified = Hashes::open(dir.path(), LATER, true);
+        assert_eq!(verified.of_file(&path).unwrap(), one);
+
+        // As long as before, and with the time of before: only the kernel's own time tells.
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        write(&path, "two");
+        let times = FileTimes::new().set_modified(modified);
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_times(times).unwrap();
+        assert_eq!(
+            again().of_file(&path).unwrap(),
+            files::hash_file(&path).unwrap()
+        );
+        again().save().unwrap();
+        let text = fs::read_to_string(&memory).unwrap();
+        assert!(!text.contains("believed"), "of a file that is gone: {text}");
+        write(&memory, "no JSON");
+        assert_ne!(again().of_file(&path).unwrap(), one);
+    }
+
+    #[test]
+    fn a_file_that_has_just_changed_is_hashed_each_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        write(&path, "one");
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+        let hashes = Hashes::open(dir.path(), now, false);
+        hashes.of_file(&path).unwrap();
+        assert!(hashes.entries().is_empty());
+        hashes.record(&path, path.clone(), "ours").unwrap();
+        assert_eq!(hashes.of_file(&path).unwrap(), "ours");
+    }
+}
