@@ -1,6 +1,7 @@
 //! Text from a model, token by token.
 
 use burn::tensor::Tensor;
+use thiserror::Error;
 
 use crate::model::attention::KeyValues;
 use crate::model::{Decoder, ids_tensor};
@@ -17,10 +18,22 @@ pub struct Sampling {
     pub seed: u64,
 }
 
+/// A model that says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("the model's logits are NaN or infinite after {num_tokens} tokens: there is no next one")]
+pub struct NotFinite {
+    /// Tokens before it, those of the prompt among them.
+    pub num_tokens: usize,
+}
+
 /// Continues `prompt` by at most `max_tokens` tokens, showing each to `emit` as it comes.
 ///
 /// Keys and values of the tokens read are kept, so each new token costs one position. Ends at an end-of-text
 /// token of the model, which is not shown, or when `emit` returns false.
+///
+/// # Errors
+///
+/// If a logit is NaN or infinite: weights that are finite may give such.
 ///
 /// # Panics
 ///
@@ -31,20 +44,26 @@ pub fn generate(
     max_tokens: usize,
     sampling: Sampling,
     mut emit: impl FnMut(u32) -> bool,
-) {
+) -> Result<(), NotFinite> {
     assert!(!prompt.is_empty(), "a prompt has at least one token");
     let mut stream = Stream::new(sampling.seed, "generate");
     let mut past: Vec<KeyValues> = Vec::new();
     let mut new = prompt.to_vec();
-    for _ in 0..max_tokens {
+    for num_new in 0..max_tokens {
         let hidden = decoder.hidden_after(ids_tensor(&[&new], &decoder.device()), &mut past); // [1, T, D]
         let logits = decoder.logits(hidden.narrow(1, new.len() - 1, 1)); // [1, 1, V]
-        let next = sample(&to_vec(logits), sampling, &mut stream);
+        let logits = to_vec(logits);
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            let num_tokens = prompt.len() + num_new;
+            return Err(NotFinite { num_tokens });
+        }
+        let next = sample(&logits, sampling, &mut stream);
         if decoder.config.eos_token_ids.contains(&next) || !emit(next) {
-            return;
+            break;
         }
         new = vec![next];
     }
+    Ok(())
 }
 
 fn to_vec(logits: Tensor<3>) -> Vec<f32> {

@@ -28,6 +28,49 @@ pub enum TensorsError {
     },
 }
 
+/// A weight that no model can compute with.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[error("element {element_idx} of `{tensor}` is {value}: the checkpoint is damaged")]
+pub struct NotFinite {
+    /// The tensor, by its name in the file.
+    pub tensor: String,
+    /// Place of the first such element, row by row, counted from 0.
+    pub element_idx: usize,
+    /// NaN or an infinity.
+    pub value: f32,
+}
+
+impl NotFinite {
+    /// Refuses a tensor that holds NaN or an infinity: one of them makes every logit that it reaches one, too.
+    pub fn check(tensor: &str, values: &[f32]) -> Result<(), Self> {
+        const CHUNK: usize = 4096; // within which the search takes no branch, so that it costs next to nothing
+        const SIGN: u32 = 1 << 31;
+        let largest = |values: &[f32]| {
+            let magnitudes = values.iter().map(|value| value.to_bits() & !SIGN);
+            magnitudes.fold(0, u32::max)
+        };
+        let is_damaged = |values: &[f32]| largest(values) >= f32::INFINITY.to_bits();
+        let Some(chunk_idx) = values.chunks(CHUNK).position(is_damaged) else {
+            return Ok(());
+        };
+        let mut elements = values.iter().copied().enumerate().skip(chunk_idx * CHUNK);
+        let damaged = elements.find(|(_, value)| !value.is_finite());
+        damaged.map_or(Ok(()), |(element_idx, value)| {
+            let tensor = tensor.to_owned();
+            Err(Self {
+                tensor,
+                element_idx,
+                value,
+            })
+        })
+    }
+
+    /// What to do about it.
+    pub fn help() -> String {
+        "get the checkpoint again, or mend what wrote it".to_owned()
+    }
+}
+
 /// Name of the header entry with checksum and facts; one entry only, because a safetensors header has no order.
 const HEADER: &str = "alambic";
 
@@ -206,6 +249,25 @@ mod tests {
         for (name, tensor) in example() {
             assert_eq!(loaded[&name].dims(), tensor.dims());
             assert_eq!(to_bytes(&loaded[&name]), to_bytes(&tensor));
+        }
+    }
+
+    #[test]
+    fn the_first_element_that_is_no_number_is_named_wherever_it_stands() {
+        let sound = vec![f32::MAX; 10_000];
+        assert_eq!(NotFinite::check("weight", &sound), Ok(()));
+        assert_eq!(NotFinite::check("weight", &[]), Ok(()));
+        for element_idx in [0, 4095, 4096, 9_999] {
+            for value in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
+                let mut values = sound.clone();
+                values[element_idx] = value;
+                values[9_999] = value;
+                let error = NotFinite::check("weight", &values).unwrap_err();
+                assert_eq!(error.element_idx, element_idx, "{value}");
+                assert_eq!(error.value.to_bits(), value.to_bits());
+                let want = format!("element {element_idx} of `weight` is {value}: ");
+                assert!(error.to_string().starts_with(&want), "{error}");
+            }
         }
     }
 

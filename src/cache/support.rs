@@ -9,6 +9,19 @@ pub enum RowSupports {
     Samples(SampledSupports),
 }
 
+impl RowSupports {
+    /// Whether the teacher's logits were no numbers at a position: what is said of it is none, either.
+    pub fn has_nan(&self) -> bool {
+        match self {
+            Self::TopK(supports) => {
+                let lse = supports.lse.iter().flatten();
+                lse.chain(&supports.log_probs).any(|value| value.is_nan())
+            }
+            Self::Samples(supports) => supports.entropies.iter().any(|value| value.is_nan()),
+        }
+    }
+}
+
 /// The teacher's likeliest ids at every position of a row.
 ///
 /// At the `j`-th declared temperature `T` the probability of support entry `i` of position `t` is

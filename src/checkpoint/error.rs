@@ -7,6 +7,7 @@ use ::safetensors::{Dtype, SafeTensorError};
 
 use crate::gguf::GgufError;
 use crate::model::ConfigError;
+use crate::tensors::NotFinite;
 
 /// Why a checkpoint is refused; every message names the file or the tensor.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +64,8 @@ pub enum CheckpointError {
         dir.display()
     )]
     NotTied { dir: PathBuf, tensor: String },
+    #[error("`{}`: {source}", path.display())]
+    NotFinite { path: PathBuf, source: NotFinite },
     #[error("`{tensor}` must be {want}, but is {got}")]
     WrongDtype {
         tensor: String,
@@ -108,4 +111,11 @@ pub enum CheckpointError {
         cols: usize,
         group_size: usize,
     },
+}
+
+impl CheckpointError {
+    /// What to do about it, if the message does not say it.
+    pub fn help(&self) -> Option<String> {
+        matches!(self, Self::NotFinite { .. }).then(NotFinite::help)
+    }
 }

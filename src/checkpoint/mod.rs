@@ -203,6 +203,9 @@ impl Checkpoint {
     }
 
     /// One weight in f32, row-major, dequantised if it is packed, in Hugging Face's order of rows.
+    ///
+    /// All of it is finite: NaN or an infinity, in plain numbers, in a scale or in a code, is refused here, where weights
+    /// are decoded, so that nothing that loads a model has to look for it.
     pub fn weight(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
         match &self.weights {
             Weights::Gguf(weights) => weights.weight(spec, &self.config),
@@ -215,12 +218,21 @@ impl Checkpoint {
                 match quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
                     Some(weight) => {
                         files.release_all(); // codes, scales and what else it was made of
+                        files.check_finite(&spec.name, &weight)?; // a code or a product may be none where scales are
                         Ok(weight)
                     }
                     None => files.f32s(&spec.name, &spec.stored_shape()),
                 }
             }
         }
+    }
+
+    /// Reads every weight once, and refuses what [`Checkpoint::weight`] refuses.
+    pub fn check_weights(&self) -> Result<(), CheckpointError> {
+        let specs = parameter_specs(&self.config);
+        specs
+            .iter()
+            .try_for_each(|spec| self.weight(spec).map(drop))
     }
 
     /// BLAKE3 (hex) over all tensors; see [`TensorFiles::content_hash`] and

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{CheckpointError, read_json};
 use crate::hashes::Identity;
 use crate::mapped::Mapped;
+use crate::tensors::NotFinite;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -86,7 +87,7 @@ impl TensorFiles {
             .sum()
     }
 
-    /// A tensor stored as F32, F16 or BF16, in f32 (exact), row-major.
+    /// A tensor stored as F32, F16 or BF16, in f32 (exact), row-major, every element of which is finite.
     pub fn f32s(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         self.check_floats(name, shape)?;
         let tensor = self.tensor(name)?;
@@ -97,7 +98,16 @@ impl TensorFiles {
             _ => decode(bytes, f32::from_le_bytes), // checked above: one of three
         };
         self.release(tensor);
+        self.check_finite(name, &values)?;
         Ok(values)
+    }
+
+    /// Refuses what was decoded of a tensor, or of several that stand for a weight, if it is not all finite.
+    pub(super) fn check_finite(&self, name: &str, values: &[f32]) -> Result<(), CheckpointError> {
+        NotFinite::check(name, values).map_err(|source| CheckpointError::NotFinite {
+            path: self.dir.clone(),
+            source,
+        })
     }
 
     /// A tensor stored as I64.

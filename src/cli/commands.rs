@@ -12,12 +12,12 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::{EvaluateArgs, Failure, GenerateArgs, RecipeArgs, RunArgs, Trust};
+use super::failure::OVERFLOW;
+use super::{Failure, GenerateArgs, RecipeArgs, RunArgs, Trust};
 use crate::checkpoint::Checkpoint;
-use crate::data::{TokenRows, Tokenizer, read_rows};
+use crate::data::Tokenizer;
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
-use crate::files;
 use crate::generate::{Sampling, generate as continue_prompt};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
@@ -28,9 +28,7 @@ use crate::recipe::{self, Plan};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
 use crate::stages::Stages;
-use crate::teacher::{load_decoder, load_teacher};
-use crate::train::evaluate::{self as measure, Opinion};
-use crate::vocabulary::Vocabulary;
+use crate::teacher::load_decoder;
 
 /// Where data goes and in what form.
 pub(super) struct Output<'a> {
@@ -168,65 +166,6 @@ pub(super) fn inspect(
     output.print(&facts::text(&found), &found)
 }
 
-pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let device = device::open(&args.device)?;
-    let checkpoint = open_checkpoint(&args.checkpoint)?;
-    let config = checkpoint.config();
-    let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
-    let end_of_text = tokenizer
-        .end_of_text()
-        .or(config.eos_token_ids.first().copied());
-    let end_of_text = end_of_text
-        .ok_or_else(|| Failure::input("data", &"the tokenizer has no end-of-text token"))?;
-    let rows = read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
-        .map_err(|error| Failure::input("data", &error))?;
-    if let Some(path) = &args.losses {
-        files::check_place(path)?;
-    }
-    let teacher = match &args.teacher {
-        Some(dir) => {
-            let teacher = open_checkpoint(dir)?;
-            let failed = |error| Failure::input("evaluate/vocabulary", &error);
-            let ours = Vocabulary::of_model(&args.checkpoint).map_err(failed)?;
-            let theirs = Vocabulary::of_model(dir).map_err(failed)?;
-            if let Some(fact) = ours.compare(&theirs).disagreement("checkpoint", "teacher") {
-                return Err(Failure::input("evaluate/vocabulary", &fact));
-            }
-            Some(
-                load_teacher(&teacher, theirs.num_tokens(), &device)
-                    .map_err(|error| Failure::input("checkpoint", &error))?,
-            )
-        }
-        None => None,
-    };
-    let decoder =
-        load_decoder(&checkpoint, &device).map_err(|error| Failure::input("checkpoint", &error))?;
-    let opinion = match &teacher {
-        Some(teacher) => Opinion::Teacher(teacher),
-        None => Opinion::None,
-    };
-    let mut losses = Vec::new();
-    let found = measure::evaluate_each(&decoder, &rows, opinion, "evaluate", |row| {
-        losses.push(row);
-    })?;
-    if let Some(path) = &args.losses {
-        write_losses(path, &rows, &losses)?;
-    }
-    let found = serde_json::to_value(found).map_err(std::io::Error::other)?;
-    output.print(&facts::text(&found), &found)
-}
-
-/// A row a line: the tokens that counted and the one before them, and the losses of the former.
-fn write_losses(path: &Path, rows: &TokenRows, losses: &[Vec<f64>]) -> std::io::Result<()> {
-    files::write_atomically(path, |out| {
-        for (row_idx, losses) in losses.iter().enumerate() {
-            let tokens = &rows.row(row_idx)[..=losses.len()];
-            writeln!(out, "{}", json!({ "tokens": tokens, "loss_nats": losses }))?;
-        }
-        Ok(())
-    })
-}
-
 pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let device = device::open(&args.device)?;
     let checkpoint = open_checkpoint(&args.checkpoint)?;
@@ -244,8 +183,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
             &"the prompt has no token, and the model no first token",
         ));
     }
-    let decoder =
-        load_decoder(&checkpoint, &device).map_err(|error| Failure::input("checkpoint", &error))?;
+    let decoder = load_decoder(&checkpoint, &device)?;
     let sampling = Sampling {
         temperature: args.temperature,
         top_p: args.top_p,
@@ -258,7 +196,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     if !output.json {
         write!(output.out, "{}", args.prompt)?;
     }
-    continue_prompt(&decoder, &prompt, args.max_tokens, sampling, |id| {
+    let said = continue_prompt(&decoder, &prompt, args.max_tokens, sampling, |id| {
         ids.push(id);
         let piece = match stream.push(id) {
             Ok(piece) => piece,
@@ -276,6 +214,9 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     if let Some(fault) = fault {
         return Err(fault);
     }
+    said.map_err(|error| {
+        Failure::run("generate/not-finite", &error).help(Some(OVERFLOW.to_owned()))
+    })?;
     let rest = stream.finish().map_err(failed)?;
     text.push_str(&rest);
     output.print(
@@ -331,10 +272,10 @@ pub(super) fn with_context<T>(
 }
 
 pub(super) fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
-    Checkpoint::open(path).map_err(|error| Failure::input("checkpoint", &error))
+    Ok(Checkpoint::open(path)?)
 }
 
-fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
+pub(super) fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
     let tokenizer =
         Tokenizer::of_model(dir).map_err(|error| Failure::input("data/tokenizer", &error))?;
     if tokenizer.vocab_size() > vocab_size {

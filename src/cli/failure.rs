@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::cache::CacheError;
+use crate::checkpoint::CheckpointError;
 use crate::convert::ConvertError;
 use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
@@ -16,6 +17,16 @@ use crate::teacher::CaptureError;
 use crate::train::MetricsError;
 use crate::train::fit::FitError;
 use crate::train::tensorboard::EventError;
+
+/// Why a model whose weights are finite, as all are that were loaded, says nothing.
+pub(super) const OVERFLOW: &str = "weights are checked when they are loaded, and are finite: what the model computes with \
+                                   them grows beyond f32; look for weights that are far too large, and get or train \
+                                   another checkpoint";
+
+/// The same before a pass has updated anything.
+const UNTRAINED: &str = "no weight was updated yet, so it is not the learning rate: what the student computes, or a teacher \
+                         that runs beside it, grows beyond f32 though its weights are finite; measure both with \
+                         `alambic evaluate`, and start from a sound one";
 
 /// A message for stderr and the exit code: 1 the run failed, 2 the input is wrong, 130 a signal stopped it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +67,12 @@ impl Failure {
             self.message.push_str(&help);
         }
         self
+    }
+}
+
+impl From<CheckpointError> for Failure {
+    fn from(error: CheckpointError) -> Self {
+        Self::input("checkpoint", &error).help(error.help())
     }
 }
 
@@ -173,24 +190,30 @@ impl From<RunError> for Failure {
                 .help(Some("wait until it has ended, or change `name`".to_owned())),
             RunError::Stages(error) => error.into(),
             RunError::Data(error) => error.into(),
-            RunError::Checkpoint(error) => Self::input("checkpoint", &error),
+            RunError::Checkpoint(error) => error.into(),
             RunError::Cache(error)
             | RunError::Capture(CaptureError::Cache(error))
             | RunError::Pass(PassError::Fit(FitError::Cache(error))) => error.into(),
+            RunError::Capture(error @ CaptureError::NotFinite { .. }) => {
+                Self::run("cache/not-finite", &error).help(Some(OVERFLOW.to_owned()))
+            }
             RunError::Capture(error @ CaptureError::Interrupted { .. }) => {
                 Self::interrupted(&error)
             }
-            error @ RunError::NotFinite { .. } => Self::run("run/not-finite", &error),
-            RunError::Student(error) => Self::run("student", &error),
+            error @ RunError::NotFinite { .. } => {
+                Self::run("run/not-finite", &error).help(Some(OVERFLOW.to_owned()))
+            }
+            RunError::Student(error) => Self::run("student", &error).help(error.help()),
             RunError::Pass(
                 error @ (PassError::Interrupted { .. }
                 | PassError::Fit(FitError::Interrupted { .. })),
             ) => Self::interrupted(&error),
-            RunError::Pass(error @ PassError::Fit(FitError::NotFinite { .. })) => {
-                Self::run("train/not-finite", &error).help(Some(
-                    "run again with a smaller `learning_rate`, or a larger `warmup_steps`"
-                        .to_owned(),
-                ))
+            RunError::Pass(error @ PassError::Fit(FitError::NotFinite { num_updates, .. })) => {
+                let help = match num_updates {
+                    0 => UNTRAINED,
+                    _ => "run again with a smaller `learning_rate`, or a larger `warmup_steps`",
+                };
+                Self::run("train/not-finite", &error).help(Some(help.to_owned()))
             }
             RunError::Pass(PassError::Fit(FitError::Save { label, source })) => {
                 let failure = Self::from(source);

@@ -3,6 +3,7 @@
 mod cache;
 mod commands;
 mod convert;
+mod evaluate;
 mod failure;
 
 use std::io::Write;
@@ -223,7 +224,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Cache(command) => cache::execute(command, &mut output),
         Command::Export(args) => convert::export(args, &mut output),
         Command::Quantize(args) => convert::quantize(args, &mut output),
-        Command::Evaluate(args) => commands::evaluate(args, &mut output),
+        Command::Evaluate(args) => evaluate::evaluate(args, &mut output),
         Command::Generate(args) => commands::generate(args, &mut output),
         Command::Inspect { path, against } => {
             commands::inspect(path, against.as_deref(), &mut output)

@@ -25,12 +25,6 @@ pub enum ConvertError {
     NoTokenizer { dir: PathBuf },
     #[error("the tokenizer has {num_tokens} tokens, but the model knows {num_rows}")]
     Vocabulary { num_tokens: usize, num_rows: usize },
-    #[error("element {element_idx} of `{tensor}` is {value}: the checkpoint is damaged")]
-    NotFinite {
-        tensor: String,
-        element_idx: usize,
-        value: f32,
-    },
     #[error(
         "`{format}` holds weights on a grid, and those of `{}` are on {}", checkpoint.display(),
         if *was_quantized { "one that cannot be carried over" } else { "none" }
@@ -109,7 +103,6 @@ impl ConvertError {
                 "name one with `--tokenizer`: a model folder, a `tokenizer.json` or a `.gguf` file".to_owned()
             }
             Self::Vocabulary { .. } => "name the tokenizer of this model with `--tokenizer`".to_owned(),
-            Self::NotFinite { .. } => "get the checkpoint again, or mend what wrote it".to_owned(),
             Self::NotQuantized { was_quantized: false, .. } => {
                 "`alambic quantize` puts them on one and writes this format".to_owned()
             }

@@ -16,7 +16,6 @@ use crate::progress;
 use crate::stages::{Changed, StagesError, model_hash};
 use crate::student::{STUDENT_FILE, Student};
 use crate::teacher::load_decoder;
-use crate::tensors;
 
 /// What is converted.
 pub(super) enum Source {
@@ -161,7 +160,6 @@ impl Source {
             Self::Pass { dir, .. } => Student::load(dir, device)?,
         };
         self.check_unchanged()?;
-        check_finite(&student)?;
         Ok(student)
     }
 
@@ -200,21 +198,6 @@ fn student_file(dir: &Path) -> io::Result<Identity> {
     let path = dir.join(STUDENT_FILE);
     let metadata = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
     Ok(Identity::of(&metadata))
-}
-
-/// A weight that is no number makes every logit one that is none; it is named before any work is spent on it.
-fn check_finite(student: &Student) -> Result<(), ConvertError> {
-    for (spec, weight) in student.decoder.parameters() {
-        let values = tensors::to_vec(&weight);
-        if let Some(element_idx) = values.iter().position(|value| !value.is_finite()) {
-            return Err(ConvertError::NotFinite {
-                tensor: spec.name,
-                element_idx,
-                value: values[element_idx],
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Whether any projection is on a grid.

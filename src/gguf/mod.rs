@@ -163,6 +163,12 @@ impl GgufFile {
         self.tensors.get(name)
     }
 
+    /// Where the bytes of a tensor lie in the file, for tests that damage them.
+    #[cfg(test)]
+    pub(crate) fn place(&self, name: &str) -> std::ops::Range<usize> {
+        self.info(name).unwrap().bytes.clone()
+    }
+
     /// A tensor's values in f32, row-major.
     pub fn f32s(&self, name: &str) -> Result<Vec<f32>, GgufError> {
         let missing = || {

@@ -53,8 +53,8 @@ pub struct PassRow {
     pub pass: String,
     /// Mean negative log-likelihood of the text, in nats per position.
     pub loss_nats: f64,
-    /// `exp(loss_nats)`.
-    pub perplexity: f64,
+    /// `exp(loss_nats)`; `None` where no number holds it.
+    pub perplexity: Option<f64>,
     /// The same likelihood in bits per byte of text, which compares across tokenizers.
     pub bits_per_byte: f64,
     /// KL(teacher ‖ student) in nats per position; `None` without a teacher.

@@ -97,7 +97,7 @@ fn cells(row: &PassRow) -> [String; NUM_COLUMNS] {
     [
         row.pass.clone(),
         format!("{:.4}", row.loss_nats),
-        perplexity_text(row.perplexity),
+        or_absent(row.perplexity.map(perplexity_text)),
         format!("{:.4}", row.bits_per_byte),
         or_absent(row.kl_nats.map(|kl| format!("{kl:.4}"))),
         or_absent(row.top1_agreement.map(percent)),
@@ -157,7 +157,7 @@ pub(super) mod tests {
         let distill = PassRow {
             pass: "01-distill".to_owned(),
             loss_nats: 3.5,
-            perplexity: 33.115_45,
+            perplexity: Some(33.115_45),
             bits_per_byte: 1.712_34,
             kl_nats: Some(0.25),
             top1_agreement: Some(0.613_4),
@@ -168,7 +168,7 @@ pub(super) mod tests {
         };
         let prune = PassRow {
             pass: "02-prune".to_owned(),
-            perplexity: 1.25e9,
+            perplexity: Some(1.25e9),
             kl_nats: None,
             top1_agreement: None,
             sparsity: 0.5,

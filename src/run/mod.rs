@@ -92,6 +92,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     let stages = Stages::of(plan, &hashes)?;
     check_room(plan, &stages, &estimate(plan, &stages)?, context)?;
     let _lock = begin(&stages)?;
+    check_student(&stages)?;
     let data = prepare_data(plan, &stages, context)?;
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
     let mut run = Run {
@@ -147,6 +148,15 @@ fn check_room(
         memory::check(plan, stages, estimates, machine_bytes, context.overrides)?;
     }
     Ok(())
+}
+
+/// A student that is a checkpoint is loaded behind the capture, which may take hours: its weights are looked at before.
+fn check_student(stages: &Stages) -> Result<(), RunError> {
+    let first = stages.passes.first().unwrap_or(&stages.export);
+    match &stages.inputs.student {
+        Some(model) if !first.is_done() => model.read(|checkpoint| Ok(checkpoint.check_weights()?)),
+        _ => Ok(()),
+    }
 }
 
 fn say_notes(notes: &[String]) {

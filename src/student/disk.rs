@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::quantized::OnlyGrid;
 use super::{KeptScaling, STUDENT_FILE, Student, StudentError};
 use crate::model::{Decoder, DecoderConfig, Schemes};
-use crate::tensors;
+use crate::tensors::{self, NotFinite};
 
 #[derive(Serialize, Deserialize)]
 struct Facts {
@@ -56,10 +56,16 @@ impl Student {
         tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
     }
 
-    /// Reads what [`Student::save`] wrote.
+    /// Reads what [`Student::save`] wrote; every number of it is finite.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
         let path = dir.join(STUDENT_FILE);
         let (mut matrices, facts): (_, Facts) = tensors::load(&path, device)?;
+        for (name, matrix) in &matrices {
+            NotFinite::check(name, &tensors::to_vec(matrix)).map_err(|source| {
+                let path = path.display().to_string();
+                StudentError::NotFinite { path, source }
+            })?;
+        }
         let schemes = match &facts.grid {
             Some(grid) => grid.schemes(&facts.config),
             None => facts.schemes,

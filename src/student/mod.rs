@@ -29,7 +29,7 @@ use crate::model::{
 };
 use crate::random::Stream;
 use crate::recipe::ArchitecturePlan;
-use crate::tensors::TensorsError;
+use crate::tensors::{NotFinite, TensorsError};
 
 /// File of a student inside an artifact.
 pub const STUDENT_FILE: &str = "student.safetensors";
@@ -80,6 +80,21 @@ pub enum StudentError {
         /// The shape needed.
         shape: [usize; 2],
     },
+    /// The file holds a number that is none.
+    #[error("`{path}`: {source}")]
+    NotFinite {
+        /// The file.
+        path: String,
+        /// The number.
+        source: NotFinite,
+    },
+}
+
+impl StudentError {
+    /// What to do about it, if the message does not say it.
+    pub fn help(&self) -> Option<String> {
+        matches!(self, Self::NotFinite { .. }).then(NotFinite::help)
+    }
 }
 
 impl Student {

@@ -30,6 +30,12 @@ pub enum CaptureError {
     /// The cache refused.
     #[error(transparent)]
     Cache(#[from] CacheError),
+    /// The teacher says nothing.
+    #[error("the teacher's logits are NaN or infinite in row {row}, and cannot be cached")]
+    NotFinite {
+        /// The row.
+        row: usize,
+    },
     /// A signal asked to stop; whole shards are kept.
     #[error("stopped after {rows} rows of the cache in {dir}; run the same command to go on")]
     Interrupted {
@@ -151,6 +157,9 @@ pub fn capture(
             .collect();
         let row_idxs: Vec<usize> = group.concat();
         for (&row_idx, supports) in row_idxs.iter().zip(supports.iter().flatten()) {
+            if supports.has_nan() {
+                return Err(CaptureError::NotFinite { row: row_idx });
+            }
             let counted =
                 u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
             writer.push(rows.row(row_idx), counted, supports)?;

@@ -23,8 +23,8 @@ const NUM_BINS: usize = 15;
 pub struct Evaluation {
     /// Mean negative log-likelihood of a token.
     pub loss_nats: f64,
-    /// exp of the loss.
-    pub perplexity: f64,
+    /// exp of the loss; `None` where no f64 holds it.
+    pub perplexity: Option<f64>,
     /// Loss of the whole text in bits over its length in bytes: comparable between tokenizers.
     pub bits_per_byte: f64,
     /// Mean KL(teacher ‖ student). From a cache of the likeliest ids with one bucket for the tail: at most the exact
@@ -192,7 +192,7 @@ impl Sums {
         let gap = |bin: &Bin| (bin.confidence - bin.correct as f64).abs();
         Evaluation {
             loss_nats: self.loss / count,
-            perplexity: (self.loss / count).exp().min(f64::MAX), // JSON has no infinity
+            perplexity: Some((self.loss / count).exp()).filter(|perplexity| perplexity.is_finite()),
             bits_per_byte: self.loss / std::f64::consts::LN_2 / num_bytes.max(1) as f64,
             kl_nats: has_teacher.then_some(self.kl / count),
             top1_agreement: has_teacher.then_some(self.agreed as f64 / count),
@@ -224,7 +224,7 @@ mod tests {
         sums.add(&row(3.0, 2, 0.10), 2); // right, in bin 1
         let got = sums.finish(10, true);
         assert!((got.loss_nats - 2.0).abs() < 1e-12);
-        assert!((got.perplexity - 2.0_f64.exp()).abs() < 1e-12);
+        assert!((got.perplexity.unwrap() - 2.0_f64.exp()).abs() < 1e-12);
         assert!((got.bits_per_byte - 6.0 / std::f64::consts::LN_2 / 10.0).abs() < 1e-12);
         assert_eq!(got.kl_nats, Some(0.25));
         assert!((got.top1_agreement.unwrap() - 2.0 / 3.0).abs() < 1e-12);
@@ -234,5 +234,16 @@ mod tests {
             "{}",
             got.calibration_error
         );
+    }
+
+    #[test]
+    fn a_loss_beyond_the_exponential_and_one_that_is_no_number_have_no_perplexity() {
+        for (loss, has_perplexity) in [(709.0, true), (710.0, false), (f64::NAN, false)] {
+            let mut sums = Sums::default();
+            sums.add(&row(loss, 1, 0.5), 1);
+            let got = sums.finish(1, false);
+            assert_eq!(got.loss_nats.to_bits(), f64::to_bits(loss));
+            assert_eq!(got.perplexity.is_some(), has_perplexity, "{loss}");
+        }
     }
 }

@@ -66,6 +66,8 @@ pub enum FitError {
         value: f64,
         /// Zero-based step: not taken, or taken in memory alone and gone with it.
         step: usize,
+        /// Updates that the pass had made by then; before the first, no learning rate has done it.
+        num_updates: usize,
         /// The pass.
         label: String,
         /// What is left on disk.
@@ -176,7 +178,7 @@ pub fn fit_with(
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
     let mut readings = Readings::new(read_back);
-    let unsound = |error| not_finite(error, context);
+    let unsound = |found: NotFinite| not_finite(found.step, found, context);
     let mut since_log = Instant::now();
     let mut tokens_since_log = 0;
 
@@ -188,7 +190,7 @@ pub fn fit_with(
         let since_measure = Instant::now();
         if is_due && let Some(measured) = measured(&student, average.as_deref(), context)? {
             let loss = measured.loss_nats;
-            check_number("validation loss", loss, done - 1, context)?;
+            check_number("validation loss", loss, done, context)?;
             let kl = measured.kl_nats.map(|kl| ("validation/kl", kl));
             let values: Vec<_> = iter::once(("validation/loss", loss)).chain(kl).collect();
             log.log(done as u64, &values)?;
@@ -209,7 +211,7 @@ pub fn fit_with(
         let stopping = context.stop.load(Ordering::Relaxed);
         if stopping || (done > start && done % plan.save_every == 0) {
             readings.read().map_err(unsound)?;
-            check_finite(&student, done, context)?;
+            check_number("largest weight", largest_weight(&student), done, context)?;
             for (spec, weight) in student.trained() {
                 log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
             }
@@ -306,7 +308,8 @@ pub fn fit_with(
             optimizer.num_updates, plan.steps
         ));
     }
-    check_finite(&student, optimizer.num_updates, context)?;
+    let done = optimizer.num_updates;
+    check_number("largest weight", largest_weight(&student), done, context)?;
     log.sync()?;
     if let Some(average) = average {
         student = student.with_trained(average);
@@ -361,35 +364,32 @@ fn measured(
     })
 }
 
-/// Refuses what is NaN or infinite at a step.
+/// Refuses what is NaN or infinite after so many updates.
 pub fn check_number(
     what: &'static str,
     value: f64,
-    step: usize,
+    num_updates: usize,
     context: &FitContext<'_>,
 ) -> Result<(), FitError> {
     if value.is_finite() {
         return Ok(());
     }
-    Err(not_finite(NotFinite { what, value, step }, context))
+    let step = num_updates.saturating_sub(1);
+    let found = NotFinite { what, value, step };
+    Err(not_finite(num_updates, found, context))
 }
 
-fn not_finite(NotFinite { what, value, step }: NotFinite, context: &FitContext<'_>) -> FitError {
+fn not_finite(
+    num_updates: usize,
+    NotFinite { what, value, step }: NotFinite,
+    context: &FitContext<'_>,
+) -> FitError {
     FitError::NotFinite {
         what,
         value,
         step,
+        num_updates,
         label: context.label.to_owned(),
         last_good: last_good(context.dir),
     }
-}
-
-/// Weights that are NaN or infinite must not replace a good state.
-fn check_finite(
-    student: &Student,
-    num_updates: usize,
-    context: &FitContext<'_>,
-) -> Result<(), FitError> {
-    let step = num_updates.saturating_sub(1);
-    check_number("largest weight", largest_weight(student), step, context)
 }

@@ -16,6 +16,7 @@ use super::CheckpointError;
 use crate::gguf::{GgufFile, TensorType};
 use crate::model::grid::Grid;
 use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes};
+use crate::tensors::NotFinite;
 
 const ARCHITECTURE: &str = "general.architecture";
 
@@ -114,13 +115,18 @@ impl GgufWeights {
             .collect()
     }
 
-    /// One weight in f32, row-major, as a Hugging Face checkpoint has it.
+    /// One weight in f32, row-major, as a Hugging Face checkpoint has it; all of it is finite.
     pub(super) fn weight(
         &self,
         spec: &ParameterSpec,
         config: &DecoderConfig,
     ) -> Result<Vec<f32>, CheckpointError> {
-        let mut weight = self.file.f32s(&self.tensor_name(spec)?)?;
+        let tensor = self.tensor_name(spec)?;
+        let mut weight = self.file.f32s(&tensor)?;
+        NotFinite::check(&tensor, &weight).map_err(|source| CheckpointError::NotFinite {
+            path: self.file.path().to_path_buf(),
+            source,
+        })?;
         if self.family.architecture.is_gemma() && spec.kind == ParameterKind::Norm {
             // The converter adds the 1 that Gemma's norm adds to its weight.
             for value in &mut weight {

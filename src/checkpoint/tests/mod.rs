@@ -2,6 +2,7 @@
 
 mod containers;
 mod files;
+mod finite;
 mod gguf;
 mod packed;
 

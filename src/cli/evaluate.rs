@@ -1,0 +1,100 @@
+//! The command that measures a model on a text.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde_json::json;
+
+use super::commands::{Output, open_checkpoint, open_tokenizer};
+use super::failure::OVERFLOW;
+use super::{EvaluateArgs, Failure};
+use crate::checkpoint::Checkpoint;
+use crate::data::{TokenRows, read_rows};
+use crate::device;
+use crate::files;
+use crate::inspect as facts;
+use crate::model::Decoder;
+use crate::teacher::{load_decoder, load_teacher};
+use crate::train::evaluate::{Evaluation, Opinion, evaluate_each};
+use crate::vocabulary::Vocabulary;
+
+pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let device = device::open(&args.device)?;
+    let checkpoint = open_checkpoint(&args.checkpoint)?;
+    let rows = rows_of(args, &checkpoint)?;
+    if let Some(path) = &args.losses {
+        files::check_place(path)?;
+    }
+    let teacher = args.teacher.as_deref();
+    let teacher = teacher.map(|dir| teacher_of(dir, &args.checkpoint, &device));
+    let teacher = teacher.transpose()?;
+    let decoder = load_decoder(&checkpoint, &device)?;
+    let opinion = match &teacher {
+        Some(teacher) => Opinion::Teacher(teacher),
+        None => Opinion::None,
+    };
+    let mut losses = Vec::new();
+    let found = evaluate_each(&decoder, &rows, opinion, "evaluate", |row| {
+        losses.push(row);
+    })?;
+    check_numbers(&found, args)?;
+    if let Some(path) = &args.losses {
+        write_losses(path, &rows, &losses)?;
+    }
+    let found = serde_json::to_value(found).map_err(std::io::Error::other)?;
+    output.print(&facts::text(&found), &found)
+}
+
+fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Failure> {
+    let config = checkpoint.config();
+    let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
+    let end_of_text = tokenizer
+        .end_of_text()
+        .or(config.eos_token_ids.first().copied());
+    let end_of_text = end_of_text
+        .ok_or_else(|| Failure::input("data", &"the tokenizer has no end-of-text token"))?;
+    read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
+        .map_err(|error| Failure::input("data", &error))
+}
+
+/// The model to compare with, whose tokens mean the same.
+fn teacher_of(dir: &Path, checkpoint: &Path, device: &Device) -> Result<Decoder, Failure> {
+    let teacher = open_checkpoint(dir)?;
+    let failed = |error| Failure::input("evaluate/vocabulary", &error);
+    let ours = Vocabulary::of_model(checkpoint).map_err(failed)?;
+    let theirs = Vocabulary::of_model(dir).map_err(failed)?;
+    if let Some(fact) = ours.compare(&theirs).disagreement("checkpoint", "teacher") {
+        return Err(Failure::input("evaluate/vocabulary", &fact));
+    }
+    Ok(load_teacher(&teacher, theirs.num_tokens(), device)?)
+}
+
+/// A measure that is no number is a failure, told with the model that gave it.
+fn check_numbers(found: &Evaluation, args: &EvaluateArgs) -> Result<(), Failure> {
+    let failed = |what: &str, value: f64, model: &Path| {
+        let fact = format!(
+            "the {what} of `{}` on this text is {value}",
+            model.display()
+        );
+        let failure = Failure::run("evaluate/not-finite", &fact);
+        Err(failure.help(Some(OVERFLOW.to_owned())))
+    };
+    if !found.loss_nats.is_finite() {
+        return failed("loss", found.loss_nats, &args.checkpoint);
+    }
+    match (found.kl_nats, &args.teacher) {
+        (Some(kl), Some(teacher)) if !kl.is_finite() => failed("KL from the logits", kl, teacher),
+        _ => Ok(()),
+    }
+}
+
+/// A row a line: the tokens that counted and the one before them, and the losses of the former.
+fn write_losses(path: &Path, rows: &TokenRows, losses: &[Vec<f64>]) -> std::io::Result<()> {
+    files::write_atomically(path, |out| {
+        for (row_idx, losses) in losses.iter().enumerate() {
+            let tokens = &rows.row(row_idx)[..=losses.len()];
+            writeln!(out, "{}", json!({ "tokens": tokens, "loss_nats": losses }))?;
+        }
+        Ok(())
+    })
+}
