@@ -135,7 +135,7 @@ def evaluate(checkpoint, text, found):
         losses = pathlib.Path(folder) / "losses"
         figures, _, _ = alambic("evaluate", checkpoint, "--text", held_out(text), "--sequence-length", "512", "--losses", losses)
         rows = [json.loads(line)["loss_nats"] for line in losses.read_text().splitlines()]
-    found |= {"loss": figures["loss_nats"], "tokens": [x for row in rows for x in row]}
+    found |= {"loss": figures["with_separators"]["loss_nats"], "tokens": [x for row in rows for x in row]}
 
 
 def run_folder(text, group, seed):

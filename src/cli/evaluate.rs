@@ -15,7 +15,7 @@ use crate::files;
 use crate::inspect as facts;
 use crate::model::Decoder;
 use crate::teacher::{load_decoder, load_teacher};
-use crate::train::evaluate::{Evaluation, Opinion, evaluate_each};
+use crate::train::evaluate::{Opinion, TextEvaluation, evaluate_each};
 use crate::vocabulary::Vocabulary;
 
 pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -70,7 +70,8 @@ fn teacher_of(dir: &Path, checkpoint: &Path, device: &Device) -> Result<Decoder,
 }
 
 /// A measure that is no number is a failure, told with the model that gave it.
-fn check_numbers(found: &Evaluation, args: &EvaluateArgs) -> Result<(), Failure> {
+fn check_numbers(found: &TextEvaluation, args: &EvaluateArgs) -> Result<(), Failure> {
+    let found = &found.with_separators; // of all positions
     let failed = |what: &str, value: f64, model: &Path| {
         let fact = format!(
             "the {what} of `{}` on this text is {value}",
@@ -88,12 +89,18 @@ fn check_numbers(found: &Evaluation, args: &EvaluateArgs) -> Result<(), Failure>
     }
 }
 
-/// A row a line: the tokens that counted and the one before them, and the losses of the former.
+/// A row a line: the tokens that counted and the one before them, the losses of the former, and which of these losses are of
+/// separators.
 fn write_losses(path: &Path, rows: &TokenRows, losses: &[Vec<f64>]) -> std::io::Result<()> {
     files::write_atomically(path, |out| {
         for (row_idx, losses) in losses.iter().enumerate() {
             let tokens = &rows.row(row_idx)[..=losses.len()];
-            writeln!(out, "{}", json!({ "tokens": tokens, "loss_nats": losses }))?;
+            let places = 0..losses.len();
+            let separators: Vec<usize> = places
+                .filter(|&place| rows.is_separator(row_idx, place))
+                .collect();
+            let line = json!({ "tokens": tokens, "loss_nats": losses, "separators": separators });
+            writeln!(out, "{line}")?;
         }
         Ok(())
     })

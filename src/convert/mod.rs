@@ -4,6 +4,7 @@
 //! folder: what is unfinished lies beside the result, under a partial name.
 
 mod error;
+mod parts;
 mod quantize;
 mod source;
 

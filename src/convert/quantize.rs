@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::parts::parts;
 use super::source::Source;
 use super::{
     ConvertContext, ConvertError, Converted, Model, Request, Written, check_out, check_overrides,
@@ -19,7 +20,6 @@ use crate::model::DecoderConfig;
 use crate::model::grid::Levels;
 use crate::passes::{self, quantize::schemes};
 use crate::preflight;
-use crate::progress;
 use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod, QuantizePlan};
 use crate::run::lock;
 use crate::student::Student;
@@ -32,10 +32,6 @@ const ARGUMENTS: &str = "the recipe of these arguments";
 
 /// Folder of an unfinished pass, in that of an unfinished result: the same command goes on from it.
 const PASS_DIR: &str = "quantize";
-
-/// Rows that are measured on; nothing is calibrated on them.
-const MIN_MEASURED_ROWS: usize = 4;
-const MAX_MEASURED_ROWS: usize = 32;
 
 /// Keys of a recipe, as they are written there, with their values.
 pub type Keys<'a> = [(&'a str, &'a str)];
@@ -51,7 +47,7 @@ pub struct Quantized {
     pub kl_nats: f64,
     /// Share of positions whose likeliest token is the same.
     pub top1_agreement: f64,
-    /// Positions measured.
+    /// Positions measured: those of text, without the separators behind documents.
     pub positions: u64,
     /// Whether the pass read the same text, because there was no more of it.
     pub measured_on_calibration_text: bool,
@@ -309,28 +305,6 @@ fn finite(found: Evaluation, when: &str) -> Result<Evaluation, ConvertError> {
     })
 }
 
-/// Rows to calibrate on and rows to measure on, which are the last of the text: an eighth of it, if the rest is read by the
-/// pass, and all of a text that is a single row.
-fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
-    let num_rows = rows.num_rows();
-    if are_read && num_rows < 2 {
-        progress::say("note: the text is one row: what is measured on it was calibrated on it");
-        return [rows.clone(), rows.clone()];
-    }
-    let num_measured = if are_read {
-        let least = MIN_MEASURED_ROWS.min(num_rows / 2);
-        (num_rows / 8).clamp(least, MAX_MEASURED_ROWS)
-    } else {
-        num_rows.min(MAX_MEASURED_ROWS)
-    };
-    let [before, measured] = rows.split_at(num_rows - num_measured);
-    if are_read {
-        [before, measured]
-    } else {
-        [measured.clone(), measured] // of which the pass sees nothing
-    }
-}
-
 /// Tokens that a pass reads of its text, at most.
 fn tokens_read(plan: &QuantizePlan) -> u64 {
     let calibrated = match &plan.method {
@@ -364,30 +338,5 @@ impl Quantized {
             ),
         ];
         (columns.map(str::to_owned).to_vec(), rows)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nothing_is_measured_on_what_was_calibrated_on_unless_there_is_no_more() {
-        let rows = |num_rows: usize| TokenRows::new(2, vec![1; 3 * num_rows], vec![2; num_rows], 8);
-        for (num_rows, are_read, want) in [
-            (1, true, [1, 1]),
-            (2, true, [1, 1]),
-            (12, true, [8, 4]),
-            (80, true, [70, 10]),
-            (800, true, [768, 32]),
-            (12, false, [12, 12]),
-            (80, false, [32, 32]),
-        ] {
-            let got = parts(&rows(num_rows), are_read).map(|part| part.num_rows());
-            assert_eq!(got, want, "{num_rows} {are_read}");
-        }
-        let [first, last] = rows(4).split_at(1);
-        assert_eq!((first.num_bytes(), last.num_bytes()), (2, 6));
-        assert_eq!(last.num_positions(), 6);
     }
 }

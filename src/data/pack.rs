@@ -22,10 +22,11 @@ pub struct Packing {
 ///
 /// A row begins with the last token of the row before it, the first with end-of-text. If the model expects a token
 /// before every text, each row begins with that one instead: such a model spends its attention on it, and is
-/// another one without. The last row is padded with the end-of-text token. Documents without tokens are left out.
+/// another one without. Attention reaches over the ends of documents within a row. The last row is padded with the end-of-text token. Documents without tokens are left out.
 ///
 /// The rows' `num_bytes` is what the predicted tokens are charged with ([`TokenizedText::num_bytes`]), 0 for
-/// end-of-text: without a limit the length of the text.
+/// end-of-text: without a limit the length of the text. The end-of-text after each document is a separator of the rows
+/// ([`TokenRows::is_separator`]); one that is written out in the text is text.
 ///
 /// # Panics
 ///
@@ -44,17 +45,22 @@ pub fn pack(documents: &[TokenizedText], packing: Packing) -> TokenRows {
 
     let labels = documents().flat_map(|text| {
         let ids = text.ids.iter().copied().zip(text.num_bytes.iter().copied());
-        ids.chain([(end_of_text, 0)])
+        let ids = ids.map(|(id, num_bytes)| (id, num_bytes, false));
+        ids.chain([(end_of_text, 0, true)])
     });
     let mut tokens = Vec::with_capacity(num_positions + num_positions / sequence_length + 2);
     let mut num_bytes = 0;
+    let mut separators = Vec::new();
     let mut last = end_of_text;
-    for (position, (id, id_bytes)) in labels.take(num_positions).enumerate() {
+    for (position, (id, id_bytes, is_separator)) in labels.take(num_positions).enumerate() {
         if position % sequence_length == 0 {
             tokens.push(beginning_of_text.unwrap_or(last));
         }
         tokens.push(id);
         num_bytes += u64::from(id_bytes);
+        if is_separator {
+            separators.push(position);
+        }
         last = id;
     }
     let num_rows = num_positions.div_ceil(sequence_length);
@@ -63,7 +69,7 @@ pub fn pack(documents: &[TokenizedText], packing: Packing) -> TokenRows {
         .map(|row_idx| (num_positions - row_idx * sequence_length).min(sequence_length))
         .map(|count| u32::try_from(count).expect("a row is shorter than 2^32 tokens"))
         .collect();
-    TokenRows::new(sequence_length, tokens, counted, num_bytes)
+    TokenRows::new(sequence_length, tokens, counted, num_bytes).with_separators(separators)
 }
 
 /// Positions within the limit, cut at a row's end if there is one before it.
@@ -116,6 +122,38 @@ mod tests {
         assert_eq!(rows.row(2), [22, EOT, EOT, EOT]);
         assert_eq!([0, 1, 2].map(|row| rows.counted(row)), [3, 3, 1]);
         assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
+    }
+
+    /// Places of separators, by row and position.
+    fn separators(rows: &TokenRows) -> Vec<(usize, usize)> {
+        let length = rows.sequence_length();
+        let all = (0..rows.num_rows()).flat_map(|row| (0..length).map(move |at| (row, at)));
+        all.filter(|&(row, at)| rows.is_separator(row, at))
+            .collect()
+    }
+
+    #[test]
+    fn separators_are_what_packing_put_behind_documents_and_nothing_that_is_written_in_them() {
+        let mut documents = documents();
+        documents[0].ids[1] = EOT; // written out, it stands for bytes
+        let rows = pack(&documents, packing(3, None));
+        assert_eq!(rows.row(0), [EOT, 11, EOT, 13]);
+        assert_eq!(separators(&rows), [(1, 0), (2, 0)]);
+        assert_eq!((rows.num_positions(), rows.num_text_positions()), (7, 5));
+        let cut = pack(&documents, packing(3, Some(3)));
+        assert_eq!(separators(&cut), []);
+
+        let [before, rest] = rows.split_at(1);
+        assert_eq!(separators(&before), []);
+        assert_eq!(separators(&rest), [(0, 0), (1, 0)]);
+        assert_eq!((before.num_bytes(), rest.num_bytes()), (18, 13)); // of 31, by 3 and 2 positions of text
+        let bytes = rows.to_bytes();
+        assert_eq!(TokenRows::from_bytes(&bytes), Some(rows));
+        for (damaged, to) in [(32, 7), (40, 0), (24, 3)] {
+            let mut bytes = bytes.clone();
+            bytes[damaged] = to;
+            assert_eq!(TokenRows::from_bytes(&bytes), None, "byte {damaged}");
+        }
     }
 
     #[test]

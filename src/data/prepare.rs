@@ -16,8 +16,11 @@ use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::files;
 use crate::recipe::{DataPlan, TokenizerPlan};
 
-/// Part of every key; raised when the same text would give other rows (also by another `tokenizers` version).
+/// Part of the key of a tokenizer; raised when the same text would give another (also by another `tokenizers` version).
 const VERSION: u32 = 1;
+
+/// As [`VERSION`], of rows alone; raised also when they are written in another way.
+const ROWS_VERSION: u32 = 2;
 
 /// The two texts of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -269,7 +272,7 @@ fn rows_of(
     documents: &[Document],
 ) -> Result<(TokenRows, Vec<Skipped>), DataError> {
     let key = files::hash_json(&RowsKey {
-        version: VERSION,
+        version: ROWS_VERSION,
         texts: hash_texts(documents),
         tokenizer: tokenizer.hash(),
         packing,

@@ -5,13 +5,16 @@
 /// A row holds `sequence_length + 1` tokens: position `t` sees tokens `0..=t` of its row and is about
 /// token `t + 1`. The last token of a row is the first of the next, so that every token of the text is
 /// predicted exactly once. Only the last row may be padded (with the end-of-text token); `counted`
-/// says how many leading positions of a row are about real text.
+/// says how many leading positions of a row count. Of those, some may be about a *separator*, a token that packing put
+/// behind a document: it is predicted and trained on like any other, but it is no text, and measures tell text alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRows {
     sequence_length: usize,
     tokens: Vec<u32>,
     counted: Vec<u32>,
     num_bytes: u64,
+    /// Positions about a separator, counted row after row from the first position of the first row, ascending.
+    separators: Vec<usize>,
 }
 
 impl TokenRows {
@@ -43,7 +46,28 @@ impl TokenRows {
             tokens,
             counted,
             num_bytes,
+            separators: Vec::new(),
         }
+    }
+
+    /// The same rows, of which these positions are about a separator: counted row after row, `sequence_length` to each.
+    ///
+    /// # Panics
+    ///
+    /// If they do not ascend, or one of them does not count.
+    #[must_use]
+    pub fn with_separators(self, separators: Vec<usize>) -> Self {
+        assert!(self.could_have(&separators), "separators that count");
+        Self { separators, ..self }
+    }
+
+    fn could_have(&self, separators: &[usize]) -> bool {
+        let length = self.sequence_length.max(1);
+        let counts = |&at: &usize| {
+            let counted = self.counted.get(at / length);
+            counted.is_some_and(|&counted| at % length < counted as usize)
+        };
+        separators.is_sorted_by(|before, after| before < after) && separators.iter().all(counts)
     }
 
     /// Positions per row.
@@ -82,29 +106,49 @@ impl TokenRows {
         self.counted.iter().map(|&count| u64::from(count)).sum()
     }
 
+    /// Whether a position of a row is about a separator.
+    pub fn is_separator(&self, row_idx: usize, position: usize) -> bool {
+        let at = row_idx * self.sequence_length + position;
+        self.separators.binary_search(&at).is_ok()
+    }
+
+    /// Positions that count and are about text, over all rows.
+    pub fn num_text_positions(&self) -> u64 {
+        self.num_positions() - self.separators.len() as u64
+    }
+
     /// Bytes of UTF-8 text that the counted positions predict.
     pub fn num_bytes(&self) -> u64 {
         self.num_bytes
     }
 
-    /// The rows before one, and the rest. Bytes are shared out by positions: which token they belong to is not known here.
+    /// The rows before one, and the rest. Bytes are shared out by positions of text: which token they belong to is not known
+    /// here.
     pub fn split_at(&self, row_idx: usize) -> [Self; 2] {
         let width = self.sequence_length + 1;
         let (tokens, rest) = self.tokens.split_at(row_idx * width);
         let (counted, rest_counted) = self.counted.split_at(row_idx);
-        let positions: u64 = counted.iter().map(|&count| u64::from(count)).sum();
-        let num_bytes = self.num_bytes * positions / self.num_positions().max(1);
-        let part = |tokens: &[u32], counted: &[u32], num_bytes| {
-            Self::new(
-                self.sequence_length,
-                tokens.to_vec(),
-                counted.to_vec(),
-                num_bytes,
-            )
+        let start = row_idx * self.sequence_length;
+        let num_before = self.separators.partition_point(|&at| at < start);
+        let (separators, rest_separators) = self.separators.split_at(num_before);
+        let part = |tokens: &[u32], counted: &[u32], separators: Vec<usize>| {
+            let (tokens, counted) = (tokens.to_vec(), counted.to_vec());
+            Self::new(self.sequence_length, tokens, counted, 0).with_separators(separators)
         };
+        let rest_separators = rest_separators.iter().map(|at| at - start);
+        let before = part(tokens, counted, separators.to_vec());
+        let rest = part(rest, rest_counted, rest_separators.collect());
+        let text = self.num_text_positions().max(1);
+        let num_bytes = self.num_bytes * before.num_text_positions() / text;
         [
-            part(tokens, counted, num_bytes),
-            part(rest, rest_counted, self.num_bytes - num_bytes),
+            Self {
+                num_bytes,
+                ..before
+            },
+            Self {
+                num_bytes: self.num_bytes - num_bytes,
+                ..rest
+            },
         ]
     }
 
@@ -121,14 +165,20 @@ impl TokenRows {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The rows as bytes: three numbers (sequence length, rows, bytes of text) and then counts and tokens, little-endian.
+    /// The rows as bytes: four numbers (sequence length, rows, bytes of text, separators), the separators' places, and then
+    /// counts and tokens, little-endian.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let head = [
             self.sequence_length as u64,
             self.num_rows() as u64,
             self.num_bytes,
+            self.separators.len() as u64,
         ];
-        let head = head.into_iter().flat_map(u64::to_le_bytes);
+        let separators = self.separators.iter().map(|&at| at as u64);
+        let head = head
+            .into_iter()
+            .chain(separators)
+            .flat_map(u64::to_le_bytes);
         let body = self.counted.iter().chain(&self.tokens);
         head.chain(body.flat_map(|number| number.to_le_bytes()))
             .collect()
@@ -136,12 +186,19 @@ impl TokenRows {
 
     /// The rows that [`TokenRows::to_bytes`] wrote, or nothing if the bytes are not such.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (head, body) = bytes.split_at_checked(24)?;
+        let (head, body) = bytes.split_at_checked(32)?;
         let (head, _) = head.as_chunks::<8>();
         let mut head = head.iter().copied().map(u64::from_le_bytes);
         let sequence_length = usize::try_from(head.next()?).ok()?;
         let num_rows = usize::try_from(head.next()?).ok()?;
         let num_bytes = head.next()?;
+        let num_separators = usize::try_from(head.next()?).ok()?;
+        let (separators, body) = body.split_at_checked(num_separators.checked_mul(8)?)?;
+        let (separators, _) = separators.as_chunks::<8>();
+        let separators = separators.iter().copied().map(u64::from_le_bytes);
+        let separators: Vec<usize> = separators
+            .map(|at| usize::try_from(at).ok())
+            .collect::<Option<_>>()?;
         let (body, []) = body.as_chunks::<4>() else {
             return None;
         };
@@ -150,7 +207,11 @@ impl TokenRows {
         let numbers = |bytes: &[[u8; 4]]| bytes.iter().copied().map(u32::from_le_bytes).collect();
         let counted: Vec<u32> = numbers(counted);
         let is_counted = counted.iter().all(|&c| c as usize <= sequence_length);
-        (is_whole && is_counted)
-            .then(|| Self::new(sequence_length, numbers(tokens), counted, num_bytes))
+        if !(is_whole && is_counted) {
+            return None;
+        }
+        let rows = Self::new(sequence_length, numbers(tokens), counted, num_bytes);
+        rows.could_have(&separators)
+            .then(|| rows.with_separators(separators))
     }
 }

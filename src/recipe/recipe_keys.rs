@@ -72,7 +72,9 @@ pub(super) static RECIPE: Block = Block {
 
 static DATA: Block = Block {
     name: "data",
-    about: "Text and tokenizer.",
+    about: "Text and tokenizer. Documents are packed into rows one behind the other, an end-of-text token after each; a row begins \
+            without context, and within it attention reaches into the documents before. Those tokens are trained on, too, \
+            but no figure counts them: losses and all other measures are those of the text.",
     keys: &[&[
         required(
             "train",

@@ -46,7 +46,7 @@ pub struct RunReport {
     pub curves: Vec<Curve>,
 }
 
-/// Figures of a student on the validation text; means are over counted positions.
+/// Figures of a student on the validation text; means are over its positions, those of separators behind documents left out.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PassRow {
     /// Name of the pass (or `teacher`), such as `01-distill`.

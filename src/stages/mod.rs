@@ -33,6 +33,9 @@ const NOTE_FILE: &str = "stage.json";
 /// Raised when a stage would write something else from the same inputs.
 const VERSION: u32 = 2;
 
+/// Raised when the same model would have other figures on the same text, by which passes may also end or hand on.
+const MEASURES_VERSION: u32 = 2;
+
 /// Why the stages cannot be named.
 #[derive(Debug, Error)]
 pub enum StagesError {
@@ -286,7 +289,8 @@ impl Stages {
         });
         // The teacher's own figures are taken against its cache.
         let teacher = cache.as_ref().map(|cache| {
-            let parts = json!({ "cache": cache.key, "data": data.key });
+            let parts =
+                json!({ "cache": cache.key, "data": data.key, "measures": MEASURES_VERSION });
             Stage::new(&run_dir, "00-teacher".to_owned(), &parts)
                 .made_from(json!({ "data": data_parts, "cache": captured }))
                 .checked(hashes)
@@ -295,6 +299,7 @@ impl Stages {
         let student = student_parts(plan, &inputs);
         let mut last = json!({
             "student": student, "seed": plan.seed, "data": data.key, "cache": cache.as_ref().map(|cache| &cache.key),
+            "measures": MEASURES_VERSION,
         });
         let mut made_from = json!({
             "student": last["student"], "seed": plan.seed, "data": data_parts, "cache": captured,

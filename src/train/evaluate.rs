@@ -18,7 +18,7 @@ const BATCH_ROWS: usize = 4;
 /// Bins of the calibration error (Guo et al. 2017 use 15).
 const NUM_BINS: usize = 15;
 
-/// Measures over the counted positions of a text, all at temperature 1.
+/// Measures over positions of a text, all at temperature 1; means are over those positions.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Mean negative log-likelihood of a token.
@@ -38,6 +38,22 @@ pub struct Evaluation {
     pub positions: u64,
 }
 
+/// Measures of a text alone, and with the separators that packing put behind its documents.
+///
+/// A separator is predicted like any token, and says how well a model knows where such documents end. In short documents
+/// it is a large part of all tokens, and a model that was never trained on its like may do badly there, so that its loss
+/// would tell of the packing more than of the text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TextEvaluation {
+    /// Over the positions that are about text.
+    #[serde(flatten)]
+    pub text: Evaluation,
+    /// Positions that are about a separator.
+    pub separators: u64,
+    /// Over both.
+    pub with_separators: Evaluation,
+}
+
 /// Where the teacher's opinion of a text comes from.
 #[derive(Clone, Copy)]
 pub enum Opinion<'a> {
@@ -49,7 +65,13 @@ pub enum Opinion<'a> {
     Teacher(&'a dyn Predictor),
 }
 
-/// Runs a model over all rows, with progress on stderr.
+impl Opinion<'_> {
+    fn is_there(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+}
+
+/// Runs a model over all rows, with progress on stderr; measures of the text alone.
 ///
 /// The text is cut into rows of `sequence_length`; each row starts without context.
 pub fn evaluate(
@@ -58,25 +80,32 @@ pub fn evaluate(
     opinion: Opinion<'_>,
     label: &str,
 ) -> Result<Evaluation, CacheError> {
-    evaluate_each(model, rows, opinion, label, |_| {})
+    Ok(evaluate_each(model, rows, opinion, label, |_| {})?.text)
 }
 
-/// As [`evaluate`]; `each` is given the losses of every row's counted tokens, in nats, row after row.
+/// As [`evaluate`], also with separators; `each` is given the losses of every row's counted tokens, separators among them,
+/// in nats, row after row.
 pub fn evaluate_each(
     model: &dyn Predictor,
     rows: &TokenRows,
     opinion: Opinion<'_>,
     label: &str,
     mut each: impl FnMut(Vec<f64>),
-) -> Result<Evaluation, CacheError> {
+) -> Result<TextEvaluation, CacheError> {
     let mut progress = Progress::new(label, rows.num_positions());
-    let measured = measure(model, rows, opinion, |losses| {
+    let sums = sums(model, rows, opinion, |losses| {
         progress.advance(losses.iter().map(|row| row.len() as u64).sum());
         losses.into_iter().for_each(&mut each);
         true
     })?;
     progress.finish();
-    Ok(measured.expect("nothing ended it"))
+    let [text, separators] = sums.expect("nothing ended it");
+    let finish = |sums: Sums| sums.finish(rows.num_bytes(), opinion.is_there());
+    Ok(TextEvaluation {
+        separators: separators.positions,
+        with_separators: finish(text.plus(separators)),
+        text: finish(text),
+    })
 }
 
 /// As [`evaluate`], giving `advance` the losses of the rows that were measured since it was last called; `None` if that
@@ -85,20 +114,35 @@ pub fn measure(
     model: &dyn Predictor,
     rows: &TokenRows,
     opinion: Opinion<'_>,
-    mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
+    advance: impl FnMut(Vec<Vec<f64>>) -> bool,
 ) -> Result<Option<Evaluation>, CacheError> {
+    let sums = sums(model, rows, opinion, advance)?;
+    Ok(sums.map(|[text, _]| text.finish(rows.num_bytes(), opinion.is_there())))
+}
+
+/// Sums over the positions of text, and over those of separators.
+fn sums(
+    model: &dyn Predictor,
+    rows: &TokenRows,
+    opinion: Opinion<'_>,
+    mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
+) -> Result<Option<[Sums; 2]>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
     let at_once = device::parallelism(&model.output().weight.device());
-    let mut sums = Sums::default();
+    let [mut text, mut separators] = [Sums::default(); 2];
     for group in all.chunks(BATCH_ROWS * at_once) {
         let parts: Result<Vec<_>, CacheError> = group
             .par_chunks(BATCH_ROWS)
             .map(|batch| batch_statistics(model, rows, opinion, batch))
             .collect();
         let mut losses = Vec::with_capacity(group.len());
-        for row in parts?.into_iter().flatten() {
-            for (token, label) in &row {
-                sums.add(token, *label);
+        for (&row_idx, row) in group.iter().zip(parts?.into_iter().flatten()) {
+            for (position, (token, label)) in row.iter().enumerate() {
+                if rows.is_separator(row_idx, position) {
+                    separators.add(token, *label);
+                } else {
+                    text.add(token, *label);
+                }
             }
             losses.push(row.iter().map(|(token, _)| token.cross_entropy).collect());
         }
@@ -106,8 +150,7 @@ pub fn measure(
             return Ok(None);
         }
     }
-    let has_teacher = !matches!(opinion, Opinion::None);
-    Ok(Some(sums.finish(rows.num_bytes(), has_teacher)))
+    Ok(Some([text, separators]))
 }
 
 fn batch_statistics(
@@ -154,7 +197,7 @@ fn batch_statistics(
     Ok(found)
 }
 
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 struct Sums {
     positions: u64,
     loss: f64,
@@ -185,6 +228,19 @@ impl Sums {
         self.bins[bin].confidence += f64::from(row.confidence);
         self.bins[bin].correct += u64::from(row.top_id == label);
         self.bins[bin].count += 1;
+    }
+
+    fn plus(mut self, other: Self) -> Self {
+        self.positions += other.positions;
+        self.loss += other.loss;
+        self.kl += other.kl;
+        self.agreed += other.agreed;
+        for (bin, other) in self.bins.iter_mut().zip(other.bins) {
+            bin.confidence += other.confidence;
+            bin.correct += other.correct;
+            bin.count += other.count;
+        }
+        self
     }
 
     fn finish(&self, num_bytes: u64, has_teacher: bool) -> Evaluation {
