@@ -80,7 +80,7 @@ fn checkpoint(path: &Path) -> Result<Value, InspectError> {
         *schemes.entry(scheme.to_string()).or_insert(0) += 1;
     }
     let quantization = (!schemes.is_empty()).then_some(schemes);
-    Ok(json!({
+    let mut facts = json!({
         "kind": "checkpoint",
         "parameters": num_parameters,
         "weights_bytes": checkpoint.num_bytes(),
@@ -88,7 +88,12 @@ fn checkpoint(path: &Path) -> Result<Value, InspectError> {
         "quantization": quantization,
         "content_blake3": checkpoint.content_hash(),
         "config": checkpoint.config(),
-    }))
+    });
+    let notes = checkpoint.notes();
+    if !notes.is_empty() {
+        facts["notes"] = json!(notes);
+    }
+    Ok(facts)
 }
 
 /// The same facts for people: one line per entry, nested entries indented.

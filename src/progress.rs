@@ -29,6 +29,13 @@ pub fn say(text: &str) {
     }
 }
 
+/// Tells what is no fault and yet worth a line, unless progress is hidden.
+pub fn say_notes(notes: &[String]) {
+    for note in notes {
+        say(&format!("note: {note}"));
+    }
+}
+
 /// Progress of one step, counted in tokens.
 ///
 /// Dropped without [`Progress::finish`] it leaves the bar where it stopped, since that is where an

@@ -105,6 +105,16 @@ pub enum CheckpointError {
         found: i32,
         groups: usize,
     },
+    #[error(
+        "`{tensor}` holds zeros of {found}, but `\"sym\": true` says that every zero of the model is {middle}, stored as \
+         {middle} or, in the first version of the format, as {}: write `\"sym\": false` in `config.json` if they are meant",
+        middle - 1
+    )]
+    ZerosNotSymmetric {
+        tensor: String,
+        found: String,
+        middle: u32,
+    },
     #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
     UnevenGroups {
         tensor: String,

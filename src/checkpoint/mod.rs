@@ -10,6 +10,7 @@ mod mlx;
 mod quantized;
 mod safetensors;
 mod transposed;
+mod zeros;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,6 +43,7 @@ pub struct Checkpoint {
     weights: Weights,
     /// The files that hold the weights, as they were when their headers were read.
     opened: Vec<(PathBuf, Identity)>,
+    notes: Vec<String>,
 }
 
 /// Where the weights are.
@@ -51,7 +53,7 @@ enum Weights {
     Folder {
         files: TensorFiles,
         quantization: Option<Quantization>,
-        /// What `config.json` says of it.
+        /// What `config.json` says of it, and what the files say beside.
         said: Option<Value>,
     },
     /// In a GGUF file.
@@ -72,6 +74,7 @@ impl Checkpoint {
             Self::open_folder(path)?
         };
         checkpoint.check_tensors()?;
+        checkpoint.settle()?;
         checkpoint.opened = checkpoint.identities()?;
         Ok(checkpoint)
     }
@@ -104,6 +107,7 @@ impl Checkpoint {
         Ok(Self {
             path: dir.to_path_buf(),
             config,
+            notes: Vec::new(),
             weights: Weights::Folder {
                 said: quantization.as_ref().and_then(|_| said_of(&json)),
                 files,
@@ -126,7 +130,35 @@ impl Checkpoint {
             config,
             weights: Weights::Gguf(weights),
             opened: Vec::new(),
+            notes: Vec::new(),
         })
+    }
+
+    /// Reads by the files what the config says otherwise than they do, and takes note of it.
+    fn settle(&mut self) -> Result<(), CheckpointError> {
+        let Weights::Folder {
+            files,
+            quantization: Some(quantization),
+            said,
+        } = &mut self.weights
+        else {
+            return Ok(());
+        };
+        if let Some(settled) = quantization.settle(files)? {
+            if let Some(Value::Object(said)) = said {
+                said.insert("zeros".to_owned(), settled.decoded.into());
+            }
+            self.notes.extend(settled.note);
+        }
+        Ok(())
+    }
+
+    /// What is no fault and yet worth a line to the user, each beginning with the path.
+    pub fn notes(&self) -> Vec<String> {
+        let notes = self.notes.iter();
+        notes
+            .map(|note| format!("`{}`: {note}", self.path.display()))
+            .collect()
     }
 
     /// Folder or file it was read from.
@@ -158,7 +190,8 @@ impl Checkpoint {
         }
     }
 
-    /// What decides how the tensors of a quantised folder are decoded, as its `config.json` has it.
+    /// What decides how the tensors of a quantised folder are decoded, as its `config.json` has it; and where their zeros
+    /// are read otherwise than a version of the format or another reader would, how.
     pub fn quantization_json(&self) -> Option<&Value> {
         match &self.weights {
             Weights::Folder { said, .. } => said.as_ref(),

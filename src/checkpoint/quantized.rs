@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::transposed::Transposed;
+use super::zeros::Settled;
 use super::{CheckpointError, TensorFiles, compressed_tensors, mlx};
 use crate::model::{ConfigError, DecoderConfig, ParameterSpec, Schemes};
 
@@ -48,6 +49,17 @@ impl Quantization {
             Self::CompressedTensors(_) => {}
             Self::Transposed(found) => found.keep_stored(files),
             Self::Mlx(found) => found.keep_stored(files),
+        }
+    }
+
+    /// Settles what the config leaves to the files, or says otherwise than they do; shapes have been checked.
+    pub(super) fn settle(
+        &mut self,
+        files: &TensorFiles,
+    ) -> Result<Option<Settled>, CheckpointError> {
+        match self {
+            Self::Transposed(found) => found.settle(files),
+            Self::CompressedTensors(_) | Self::Mlx(_) => Ok(None),
         }
     }
 

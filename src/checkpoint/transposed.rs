@@ -10,6 +10,7 @@ use ::safetensors::Dtype;
 use serde_json::Value;
 
 use super::quantized::{expect, num_groups, num_words, number, part, unexpected};
+use super::zeros::{Settled, Version, settle};
 use super::{CheckpointError, TensorFiles};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{
@@ -31,10 +32,7 @@ pub(super) struct Transposed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// Codes of neighbouring inputs share a word.
-    Gptq {
-        /// What is added to a stored zero: 1 in the first version of the format.
-        zero_offset: i32,
-    },
+    Gptq(Version),
     /// Codes of neighbouring outputs share a word.
     Awq,
 }
@@ -51,10 +49,12 @@ impl Transposed {
         expect(json, "/dynamic", &[null.clone(), empty])?;
         expect(json, "/is_marlin_format", &[false.into(), null])?;
         let named = ["checkpoint_format", "format"].map(|key| json.get(key));
-        let is_second = named.contains(&Some(&"gptq_v2".into()));
-        let layout = Layout::Gptq {
-            zero_offset: i32::from(!is_second),
+        let version = if named.contains(&Some(&Version::Second.name().into())) {
+            Version::Second
+        } else {
+            Version::First
         };
+        let layout = Layout::Gptq(version);
         let bits = number(json, "/bits", &[2, 4, 8])?;
         let is_symmetric =
             expect(json, "/sym", &[true.into(), false.into()])? == Some(&true.into());
@@ -112,6 +112,32 @@ impl Transposed {
         if self.weights.iter().any(is_stored) {
             self.weights.retain(is_stored);
         }
+    }
+
+    /// Reads zeros as they are stored, whatever version the config names, where they tell it; what of this the config
+    /// does not say. Shapes have been checked.
+    pub(super) fn settle(
+        &mut self,
+        files: &TensorFiles,
+    ) -> Result<Option<Settled>, CheckpointError> {
+        let Layout::Gptq(named) = self.layout else {
+            return Ok(None); // AWQ stores zeros as they are
+        };
+        let mut tensors = Vec::with_capacity(self.weights.len());
+        for name in &self.weights {
+            let module = name.strip_suffix(".weight").unwrap_or(name);
+            let tensor = format!("{module}.qzeros");
+            let Some((_, shape)) = files.info(&tensor) else {
+                continue;
+            };
+            let (words, _) = files.raw(&tensor, Dtype::I32, shape)?.as_chunks::<4>();
+            tensors.push((tensor, words));
+        }
+        let settled = settle(named, self.grid.levels, &tensors)?;
+        if let Some(settled) = &settled {
+            self.layout = Layout::Gptq(settled.version);
+        }
+        Ok(settled)
     }
 
     pub(super) fn schemes(&self) -> Schemes {
@@ -183,7 +209,7 @@ impl Transposed {
         let [rows, cols] = spec.shape;
         let bits = self.grid.levels.bits();
         let (shape, order) = match self.layout {
-            Layout::Gptq { .. } => ([num_words(spec, cols, bits)?, rows], Order::Down),
+            Layout::Gptq(_) => ([num_words(spec, cols, bits)?, rows], Order::Down),
             Layout::Awq => ([cols, num_words(spec, rows, bits)?], Order::Interleaved),
         };
         Codes::open(files, &part(spec, "qweight"), shape, bits, order, 0)
@@ -198,11 +224,11 @@ impl Transposed {
         let [rows, _] = spec.shape;
         let bits = self.grid.levels.bits();
         let shape = [num_groups, num_words(spec, rows, bits)?];
-        let (order, offset) = match self.layout {
-            Layout::Gptq { zero_offset } => (Order::Along, zero_offset),
+        let (order, added) = match self.layout {
+            Layout::Gptq(version) => (Order::Along, version.added(bits)),
             Layout::Awq => (Order::Interleaved, 0),
         };
-        Codes::open(files, &part(spec, "qzeros"), shape, bits, order, offset)
+        Codes::open(files, &part(spec, "qzeros"), shape, bits, order, added)
     }
 
     /// The group of each column: those of a permuted matrix stand in the file.
@@ -234,7 +260,7 @@ impl Transposed {
     }
 
     fn has_groups_of_columns(&self, files: &TensorFiles, spec: &ParameterSpec) -> bool {
-        matches!(self.layout, Layout::Gptq { .. }) && files.info(&part(spec, "g_idx")).is_some()
+        matches!(self.layout, Layout::Gptq(_)) && files.info(&part(spec, "g_idx")).is_some()
     }
 }
 
@@ -255,7 +281,8 @@ struct Codes<'a> {
     row_len: usize,
     bits: u32,
     order: Order,
-    offset: i32,
+    /// What is added to each word before codes are taken out of it; codes borrow from their neighbours.
+    added: u32,
 }
 
 impl<'a> Codes<'a> {
@@ -265,7 +292,7 @@ impl<'a> Codes<'a> {
         shape: [usize; 2],
         bits: u32,
         order: Order,
-        offset: i32,
+        added: u32,
     ) -> Result<Self, CheckpointError> {
         let (words, _) = files.raw(name, Dtype::I32, &shape)?.as_chunks::<4>();
         let [_, row_len] = shape;
@@ -274,7 +301,7 @@ impl<'a> Codes<'a> {
             row_len,
             bits,
             order,
-            offset,
+            added,
         })
     }
 
@@ -292,7 +319,7 @@ impl<'a> Codes<'a> {
         };
         let word = self.words.get(row * self.row_len + column);
         let word = u32::from_le_bytes(word.copied().unwrap_or_default()); // the shape was checked
-        let code = word >> (place * bits) & ((1 << bits) - 1);
-        code.cast_signed() + self.offset
+        let code = word.wrapping_add(self.added) >> (place * bits) & ((1 << bits) - 1);
+        code.cast_signed()
     }
 }

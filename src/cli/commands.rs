@@ -23,7 +23,7 @@ use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::memory;
 use crate::preflight;
-use crate::progress::{bytes_text, duration_text, thousands};
+use crate::progress::{self, bytes_text, duration_text, thousands};
 use crate::recipe::{self, Plan};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
@@ -271,8 +271,11 @@ pub(super) fn with_context<T>(
     Ok(work(&context)?)
 }
 
+/// Opens a checkpoint and says what is to be noted of it.
 pub(super) fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
-    Ok(Checkpoint::open(path)?)
+    let checkpoint = Checkpoint::open(path)?;
+    progress::say_notes(&checkpoint.notes());
+    Ok(checkpoint)
 }
 
 pub(super) fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {

@@ -156,7 +156,10 @@ impl Source {
     fn loaded(&self, device: &Device) -> Result<Student, ConvertError> {
         progress::say(&format!("checkpoint: {} is read", self.name()));
         let student = match self {
-            Self::Checkpoint(checkpoint) => Student::new(load_decoder(checkpoint, device)?),
+            Self::Checkpoint(checkpoint) => {
+                progress::say_notes(&checkpoint.notes());
+                Student::new(load_decoder(checkpoint, device)?)
+            }
             Self::Pass { dir, .. } => Student::load(dir, device)?,
         };
         self.check_unchanged()?;

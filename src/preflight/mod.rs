@@ -30,12 +30,12 @@ use crate::vocabulary::{Vocabulary, VocabularyError};
 /// Every fault found, pointed at the recipe's lines.
 pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFaults> {
     let preflight = Preflight { plan, overrides };
+    let mut notes = Vec::new();
     let teacher = plan
         .teacher
         .as_ref()
-        .map(|teacher| preflight.checkpoint("teacher.checkpoint", &teacher.checkpoint))
+        .map(|teacher| preflight.checkpoint("teacher.checkpoint", &teacher.checkpoint, &mut notes))
         .transpose();
-    let mut notes = Vec::new();
     let mut faults: Vec<RecipeFaults> = preflight.output().err().into_iter().collect();
     match teacher {
         Err(fault) => faults.push(fault),
@@ -140,7 +140,12 @@ impl Preflight<'_> {
         })
     }
 
-    fn checkpoint(&self, key: &str, path: &Path) -> Result<DecoderConfig, RecipeFaults> {
+    fn checkpoint(
+        &self,
+        key: &str,
+        path: &Path,
+        notes: &mut Vec<String>,
+    ) -> Result<DecoderConfig, RecipeFaults> {
         let checkpoint = Checkpoint::open(path).map_err(|error| {
             let (label, help) = if is_gguf(path) {
                 (
@@ -156,6 +161,11 @@ impl Preflight<'_> {
             let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
             self.fault(key, label, fault)
         })?;
+        for note in checkpoint.notes() {
+            if !notes.contains(&note) {
+                notes.push(note); // a student may be its own teacher
+            }
+        }
         Ok(checkpoint.config().clone())
     }
 

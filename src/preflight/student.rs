@@ -21,7 +21,7 @@ impl Preflight<'_> {
     ) -> Result<(), RecipeFaults> {
         let config = match (&self.plan.student, teacher) {
             (StudentPlan::Checkpoint(dir), _) => {
-                let config = self.checkpoint("student.checkpoint", dir)?;
+                let config = self.checkpoint("student.checkpoint", dir, notes)?;
                 match teacher {
                     Some(_) => self.same_vocabulary(dir, &config, notes)?,
                     None => self.vocabulary_alone(&config)?,

@@ -87,7 +87,7 @@ pub enum RunError {
 
 /// Runs the whole recipe; what is done is skipped, what was cut is resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
-    say_notes(&preflight::check(plan, context.overrides)?);
+    progress::say_notes(&preflight::check(plan, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, &hashes)?;
     check_room(plan, &stages, &estimate(plan, &stages)?, context)?;
@@ -159,19 +159,13 @@ fn check_student(stages: &Stages) -> Result<(), RunError> {
     }
 }
 
-fn say_notes(notes: &[String]) {
-    for note in notes {
-        progress::say(&format!("note: {note}"));
-    }
-}
-
 /// Captures what the recipe's cache holds, or one part of it, and no more; the folder, or `None` if there is no teacher.
 pub fn build_cache(
     plan: &Plan,
     part: Option<Part>,
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
-    say_notes(&preflight::check(plan, context.overrides)?);
+    progress::say_notes(&preflight::check(plan, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages {
         captures_train: true,

@@ -152,4 +152,48 @@ mod tests {
         files::write_json(&path, &whole_config).unwrap();
         assert_eq!(hash(), whole);
     }
+
+    /// A golden folder whose zeros are changed, and its hash.
+    fn hash_with_zeros(folder: &str, change: impl Fn(u32) -> u32) -> (Checkpoint, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let golden = Path::new("tests/golden").join(folder);
+        for name in ["config.json", "model.safetensors"] {
+            fs::copy(golden.join(name), dir.path().join(name)).unwrap();
+        }
+        let file = dir.path().join("model.safetensors");
+        let mut bytes = fs::read(&file).unwrap();
+        let (length, metadata) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        for (name, info) in metadata.tensors() {
+            if name.ends_with(".qzeros") {
+                let (start, end) = info.data_offsets;
+                let (words, _) = bytes[8 + length + start..8 + length + end].as_chunks_mut::<4>();
+                for word in words {
+                    *word = change(u32::from_le_bytes(*word)).to_le_bytes();
+                }
+            }
+        }
+        files::write_atomically(&file, |out| out.write_all(&bytes)).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let hash = model_hash(&checkpoint);
+        (checkpoint, hash)
+    }
+
+    #[test]
+    fn zeros_that_another_reader_would_take_for_others_are_part_of_what_a_model_is() {
+        let (symmetric, asymmetric) = ("gptq-4bit-g32-sym", "gptq-4bit-g32-asym");
+        let borrowed = |word: u32| word | 0xF000;
+        for (folder, change, is_by_name) in [
+            (symmetric, &(|word| word) as &dyn Fn(u32) -> u32, true),
+            (symmetric, &|word| word + 0x1111_1111, false),
+            (asymmetric, &|word| word, true),
+            (asymmetric, &borrowed, false),
+        ] {
+            let (checkpoint, hash) = hash_with_zeros(folder, change);
+            let config = Path::new("tests/golden").join(folder).join("config.json");
+            let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
+            let said = json!({ "quantization_config": config["quantization_config"] });
+            let by_name = files::hash_json(&(checkpoint.content_hash(), checkpoint.config(), said));
+            assert_eq!(hash == by_name, is_by_name, "{folder}");
+        }
+    }
 }

@@ -22,7 +22,7 @@ const FOLDERS: [(&str, Grid); 9] = [
 ];
 
 /// Number of weights whose digests are those of another decoder, which `expected` has by name.
-fn num_equal(dir: &Path, expected: &Value) -> usize {
+pub(super) fn num_equal(dir: &Path, expected: &Value) -> usize {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let mut num_equal = 0;
     for spec in parameter_specs(checkpoint.config()) {
@@ -38,7 +38,7 @@ fn num_equal(dir: &Path, expected: &Value) -> usize {
     num_equal
 }
 
-fn expected(name: &str) -> Value {
+pub(super) fn expected(name: &str) -> Value {
     let expected = read_json(&golden(name).join("expected/expected.json")).unwrap();
     expected["sha256_dequant_f32"].clone()
 }
@@ -74,7 +74,7 @@ fn projections_have_the_grid_of_the_config() {
 }
 
 /// Changes the bytes of a tensor in place.
-fn edit_tensor(dir: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
+pub(super) fn edit_tensor(dir: &Path, name: &str, change: impl FnOnce(&mut [u8])) {
     damage(&dir.join("model.safetensors"), |bytes| {
         let (length, metadata) = ::safetensors::SafeTensors::read_metadata(bytes).unwrap();
         let (start, end) = metadata.info(name).unwrap().data_offsets;

@@ -5,6 +5,7 @@ mod files;
 mod finite;
 mod gguf;
 mod packed;
+mod zeros;
 
 use std::fs;
 use std::path::{Path, PathBuf};
