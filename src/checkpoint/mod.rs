@@ -107,7 +107,7 @@ impl Checkpoint {
         Ok(Self {
             path: dir.to_path_buf(),
             config,
-            notes: Vec::new(),
+            notes: Vec::from_iter(DecoderConfig::note_on(&json)),
             weights: Weights::Folder {
                 said: quantization.as_ref().and_then(|_| said_of(&json)),
                 files,

@@ -64,6 +64,12 @@ impl ConfigError {
 }
 
 impl DecoderConfig {
+    /// What a parsed `config.json` says that is not read, where a reader might count on it.
+    pub fn note_on(json: &Value) -> Option<String> {
+        let json = &*text_part(json).ok()?;
+        rope::note(json, architecture(json).ok()?)
+    }
+
     /// Architecture from a parsed `config.json` of transformers 4 or 5.
     ///
     /// What is left out has the default of the family's config class in transformers, except the sizes that no model
@@ -246,5 +252,7 @@ fn soft_cap(
 
 #[cfg(test)]
 mod family_tests;
+#[cfg(test)]
+mod rope_tests;
 #[cfg(test)]
 mod tests;

@@ -7,17 +7,19 @@ use super::{Architecture, ConfigError, Rope};
 use crate::model::RopeScaling;
 
 /// What transformers 4 wrote for one kind of layer.
-struct OldStyle<'a> {
+struct OldStyle {
     keys: &'static str,
     theta: Option<f64>,
-    /// `null` is no scaling.
-    scaling: Option<&'a Value>,
+    scaling: Option<RopeScaling>,
+    /// Whether the scaling takes the place of all that is newer, base and all.
+    replaces: bool,
     default_theta: f64,
 }
 
 /// Rotary settings of full layers and, where they have their own, of sliding ones.
 ///
-/// A file that holds both styles must say the same twice.
+/// A file that holds both styles must say the same twice, in the eyes of transformers 5: there an older scaling takes the
+/// place of all that is newer. Whatever is read is what that reads (checked: `tests/golden/rope_settings.json`).
 pub(super) fn ropes(
     json: &Value,
     architecture: Architecture,
@@ -31,10 +33,12 @@ pub(super) fn ropes(
     let of = |layer_type| new.and_then(|new| field(new, layer_type));
     let by_layer_type = [of("full_attention"), of("sliding_attention")];
     let is_by_layer_type = by_layer_type.iter().any(Option::is_some);
+    let (own_theta, scaling) = old_scaling(json)?;
     let old = OldStyle {
         keys: "rope_theta`, `rope_scaling",
-        theta: positive(json, "rope_theta")?,
-        scaling: json.get("rope_scaling"),
+        theta: own_theta.or(positive(json, "rope_theta")?),
+        scaling,
+        replaces: true,
         default_theta: 10_000.0,
     };
     if architecture != Architecture::Gemma3 {
@@ -49,6 +53,8 @@ pub(super) fn ropes(
     }
     let [full, local] = by_layer_type;
     let old = OldStyle {
+        scaling: old.scaling.filter(|_| full.is_some() || !is_unread(json)),
+        replaces: false,
         default_theta: 1e6,
         ..old
     };
@@ -56,17 +62,48 @@ pub(super) fn ropes(
         keys: "rope_local_base_freq",
         theta: positive(json, "rope_local_base_freq")?,
         scaling: None,
+        replaces: false,
         default_theta: 10_000.0,
     };
     Ok((merge(full, &old)?, Some(merge(local, &old_local)?)))
 }
 
-fn merge(new: Option<&Value>, old: &OldStyle<'_>) -> Result<Rope, ConfigError> {
-    let old_scaling = old.scaling.map(rope_scaling).transpose()?;
+/// What to say of a scaling that is not read.
+pub(super) fn note(json: &Value, architecture: Architecture) -> Option<String> {
+    let full = field(json, "rope_parameters").and_then(|new| field(new, "full_attention"));
+    (architecture == Architecture::Gemma3 && full.is_none() && is_unread(json)).then(|| {
+        "`rope_scaling` of a Gemma 3 names its kind by `type`, which transformers 5 does not read there: positions are \
+         not scaled, as in transformers; write `rope_type` for `type` in `config.json` if they are to be"
+            .to_owned()
+    })
+}
+
+/// Whether the older scaling names its kind by `type` alone, the key of transformers before 4.43. Gemma 3's class lays it
+/// over settings whose `rope_type` is `default`, and that key is asked first.
+fn is_unread(json: &Value) -> bool {
+    let scaling = field(json, "rope_scaling");
+    let kind = |key| scaling.and_then(|scaling| field(scaling, key));
+    kind("rope_type").is_none() && kind("type").is_some_and(|kind| kind != "default")
+}
+
+/// The base, which may stand in the same table, and the kind of the older scaling; an empty table says as little as `null`.
+fn old_scaling(json: &Value) -> Result<(Option<f64>, Option<RopeScaling>), ConfigError> {
+    let is_empty = |table: &Value| table.as_object().is_some_and(serde_json::Map::is_empty);
+    match field(json, "rope_scaling").filter(|scaling| !is_empty(scaling)) {
+        None => Ok((None, None)),
+        Some(scaling) => {
+            let parsed = rope_scaling(scaling)?;
+            Ok((positive(scaling, "rope_theta")?, Some(parsed)))
+        }
+    }
+}
+
+fn merge(new: Option<&Value>, old: &OldStyle) -> Result<Rope, ConfigError> {
+    let scaling = old.scaling.clone();
     let Some(parameters) = new else {
         return Ok(Rope {
             theta: old.theta.unwrap_or(old.default_theta),
-            scaling: old_scaling.unwrap_or(RopeScaling::Default),
+            scaling: scaling.unwrap_or(RopeScaling::Default),
         });
     };
     let theta = positive(parameters, "rope_theta")?;
@@ -74,9 +111,15 @@ fn merge(new: Option<&Value>, old: &OldStyle<'_>) -> Result<Rope, ConfigError> {
         theta: theta.or(old.theta).unwrap_or(old.default_theta),
         scaling: rope_scaling(parameters)?,
     };
+    let replaces = old.replaces && scaling.is_some();
+    let default_theta = if replaces {
+        old.default_theta
+    } else {
+        new.theta
+    };
     let older = Rope {
-        theta: old.theta.unwrap_or(new.theta),
-        scaling: old_scaling.unwrap_or_else(|| new.scaling.clone()),
+        theta: old.theta.unwrap_or(default_theta),
+        scaling: scaling.unwrap_or_else(|| new.scaling.clone()),
     };
     if new == older {
         Ok(new)
@@ -90,9 +133,6 @@ fn merge(new: Option<&Value>, old: &OldStyle<'_>) -> Result<Rope, ConfigError> {
 }
 
 fn rope_scaling(json: &Value) -> Result<RopeScaling, ConfigError> {
-    if json.is_null() {
-        return Ok(RopeScaling::Default);
-    }
     if !json.is_object() {
         let expected = "a table or `null`";
         return Err(ConfigError::unexpected(

@@ -108,8 +108,33 @@ fn rope_styles_that_disagree_are_refused() {
         message.contains("500000") && message.contains("10000"),
         "{message}"
     );
-    let message = refusal(json!({ "rope_scaling": null, "rope_parameters": llama3_scaling() }));
+    let default = json!({ "rope_type": "default" });
+    let message = refusal(json!({ "rope_scaling": default, "rope_parameters": llama3_scaling() }));
     assert!(message.contains("disagree"), "{message}");
+    // The older scaling would take the place of the base, too, which then is the default.
+    let linear = json!({ "rope_type": "linear", "factor": 2.0, "rope_theta": 5e5 });
+    let scaling = json!({ "rope_type": "linear", "factor": 2.0 });
+    let message =
+        refusal(json!({ "rope_theta": null, "rope_scaling": scaling, "rope_parameters": linear }));
+    assert!(
+        message.contains("500000") && message.contains("10000"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_scaling_of_null_beside_newer_settings_says_nothing() {
+    let mut parameters = llama3_scaling();
+    parameters["rope_theta"] = json!(5e5);
+    for scaling in [json!(null), json!({})] {
+        let json = with(json!({
+            "rope_theta": 5e5, "rope_scaling": scaling, "rope_parameters": parameters
+        }));
+        let rope = DecoderConfig::from_json(&json).unwrap().rope;
+        assert_eq!(rope.theta.to_bits(), 5e5_f64.to_bits());
+        let is_llama3 = matches!(rope.scaling, RopeScaling::Llama3 { factor, .. } if factor > 7.9);
+        assert!(is_llama3, "{rope:?}");
+    }
 }
 
 #[test]

@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/rope_settings.json: rotary settings of config.json in the styles of transformers 4 and 5, and what transformers reads.
+
+    pip install transformers==5.23.0      (no torch: config classes alone)
+    python3 scripts/make_rope_golden.py
+
+Each case is a family, the keys of its config.json, and `[rope_type, rope_theta, factor]` of full layers and, in Gemma 3, of sliding ones.
+"""
+import copy
+import json
+import pathlib
+
+import transformers
+from transformers import AutoConfig
+
+GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "rope_settings.json"
+LINEAR, OLD_LINEAR = {"rope_type": "linear", "factor": 8.0}, {"type": "linear", "factor": 8.0}
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+DEFAULT = {"rope_type": "default"}
+FLAT = [
+    {},
+    {"rope_theta": 3e4},
+    {"rope_theta": 3e4, "rope_scaling": None},
+    {"rope_scaling": LINEAR},
+    {"rope_scaling": OLD_LINEAR},
+    {"rope_theta": 3e4, "rope_scaling": OLD_LINEAR},
+    {"rope_scaling": {**LINEAR, "rope_theta": 5e5}},
+    {"rope_theta": 3e4, "rope_scaling": {**LINEAR, "rope_theta": 5e5}},
+    {"rope_theta": 3e4, "rope_scaling": {"factor": 4.0}},
+    {"rope_parameters": {**DEFAULT, "rope_theta": 5e5}},
+    {"rope_parameters": DEFAULT, "rope_theta": 3e4},
+    {"rope_parameters": None, "rope_theta": 3e4},
+    {"rope_parameters": {**OLD_LINEAR, "rope_theta": 5e5}},
+    {"rope_parameters": {**DEFAULT, "rope_theta": 5e5}, "rope_theta": 1e4},
+    {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": None, "rope_theta": 5e5},
+    {"rope_parameters": {**LLAMA3, "rope_theta": 5e5}, "rope_scaling": None},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": {}},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": LINEAR, "rope_theta": 5e5},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": {**LINEAR, "rope_theta": 5e5}},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": LINEAR},
+    {"rope_parameters": {**LINEAR, "rope_theta": 1e4}, "rope_scaling": LINEAR},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": LINEAR, "rope_theta": 3e4},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": DEFAULT},
+]
+FULL, SLIDING = {**DEFAULT, "rope_theta": 1e6}, {**DEFAULT, "rope_theta": 1e4}
+BY_LAYER = [
+    {},
+    {"rope_theta": 3e6, "rope_local_base_freq": 5.0},
+    {"rope_scaling": None},
+    {"rope_scaling": {}},
+    {"rope_scaling": LINEAR},
+    {"rope_scaling": OLD_LINEAR},
+    {"rope_theta": 3e6, "rope_local_base_freq": 5.0, "rope_scaling": OLD_LINEAR},
+    {"rope_scaling": {**OLD_LINEAR, "rope_type": "default"}},
+    {"rope_scaling": {**OLD_LINEAR, "rope_theta": 5e5}},
+    {"rope_theta": 3e6, "rope_scaling": {**LINEAR, "rope_theta": 5e5}},
+    {"rope_parameters": {"full_attention": FULL, "sliding_attention": SLIDING}},
+    {"rope_parameters": {"full_attention": FULL, "sliding_attention": SLIDING}, "rope_scaling": None},
+    {"rope_parameters": {"full_attention": FULL, "sliding_attention": SLIDING}, "rope_scaling": OLD_LINEAR},
+    {"rope_parameters": {"full_attention": {**LINEAR, "rope_theta": 1e6}, "sliding_attention": SLIDING}, "rope_scaling": OLD_LINEAR},
+    {"rope_parameters": {"full_attention": {**LINEAR, "rope_theta": 2e6}, "sliding_attention": SLIDING}, "rope_scaling": LINEAR},
+    {"rope_parameters": {"full_attention": {**OLD_LINEAR, "rope_theta": 1e6}, "sliding_attention": SLIDING}},
+    {"rope_parameters": {"full_attention": {"rope_theta": 5e6}}, "rope_local_base_freq": 5.0},
+    {"rope_parameters": {"full_attention": None, "sliding_attention": {"rope_theta": 7.0}}, "rope_theta": 3e6},
+    {"rope_parameters": {"full_attention": FULL, "sliding_attention": {**LINEAR, "rope_theta": 1e4}}},
+    {"rope_parameters": {**LINEAR, "rope_theta": 5e5}},
+]
+CLASS_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
+
+
+def read(family, keys):
+    keys = copy.deepcopy(keys)
+    if family == "gemma3_text":
+        keys |= {"num_hidden_layers": 2, "sliding_window_pattern": 2}
+    found = type(AutoConfig.for_model(family)).from_dict({"model_type": family, **keys}).rope_parameters
+    parts = [found[kind] for kind in ("full_attention", "sliding_attention")] if family == "gemma3_text" else [found]
+    scaled = lambda part: part["factor"] if part["rope_type"] != "default" else None
+    return [[part["rope_type"], part["rope_theta"], scaled(part)] for part in parts]
+
+
+cases = [
+    dict(architecture=f"{CLASS_NAMES[family]}ForCausalLM", keys=keys, read=read(family, keys))
+    for family in CLASS_NAMES
+    for keys in (BY_LAYER if family == "gemma3_text" else FLAT)
+]
+golden = dict(made_by="scripts/make_rope_golden.py", transformers=transformers.__version__, cases=cases)
+GOLDEN.write_text(json.dumps(golden, separators=(",", ":")) + "\n")
+print(f"{len(cases)} cases, {GOLDEN.stat().st_size} bytes")
