@@ -258,9 +258,7 @@ fn check_mass(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(), 
     for (temperature, lse) in fingerprint.temperatures.iter().zip(&supports.lse) {
         let positions = supports.log_probs.chunks_exact(supports.top_k).zip(lse);
         for (position, (log_probs, lse)) in positions.enumerate() {
-            let prob =
-                |log_prob: &f32| (f64::from(*log_prob) / temperature - f64::from(*lse)).exp();
-            let mass: f64 = log_probs.iter().map(prob).sum();
+            let mass = supports.mass(position, *temperature, *lse);
             let above_one = log_probs.iter().any(|log_prob| *log_prob > 1e-3);
             if mass.is_nan() || mass <= 0.0 || mass > 1.0 + MASS_TOLERANCE || above_one {
                 return Err(format!(

@@ -126,9 +126,8 @@ fn quantize_top_k(supports: &TopKSupports, temperatures: &[f64]) -> TopKCodes {
             let declared = temperatures
                 .iter()
                 .position(|t| t.to_bits() == temperature.to_bits());
-            let lse = declared.map_or(0.0, |idx| f64::from(supports.lse[idx][position]));
-            let prob = |log_prob: &f32| (f64::from(*log_prob) / temperature - lse).exp();
-            let mass: f64 = log_probs.iter().map(prob).sum();
+            let lse = declared.map_or(0.0, |idx| supports.lse[idx][position]); // 1 reads none
+            let mass = supports.mass(position, temperature, lse);
             codes.tails.push(tail_code(mass));
         }
     }
@@ -176,9 +175,7 @@ fn dequantize_top_k(codes: TopKCodes, top_k: usize, temperatures: &[f64]) -> Top
             }
             let soft = |&level: &u16| (-below_top(level) / temperature).exp();
             let sum: f64 = levels.iter().map(soft).sum();
-            lse.push(to_f32(
-                top / temperature + sum.ln() - log_mass(tails[place]),
-            ));
+            lse.push(to_f32(sum.ln() - log_mass(tails[place])));
         }
     }
     TopKSupports {

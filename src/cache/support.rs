@@ -1,5 +1,7 @@
 //! What a cache gives back for a row.
 
+use crate::loss::softened;
+
 /// What the teacher said about the positions of one row. Position `t` is about token `t + 1`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowSupports {
@@ -25,8 +27,9 @@ impl RowSupports {
 /// The teacher's likeliest ids at every position of a row.
 ///
 /// At the `j`-th declared temperature `T` the probability of support entry `i` of position `t` is
-/// `exp(log_probs[i] / T − lse[j][t])`; what is missing to one is the tail mass. The sum over the support may pass
-/// one by rounding in f32 when the tail is empty, so clamp the tail mass at zero.
+/// `exp((log_probs[i] − largest) / T − lse[j][t])`, with the largest log-probability of the position, and at `T = 1` it is
+/// `exp(log_probs[i])`; see [`softened`]. What is missing to one is the tail mass. The sum over the support may pass one
+/// by rounding in f32 when the tail is empty, so clamp the tail mass at zero.
 ///
 /// # Shapes
 ///
@@ -39,8 +42,18 @@ pub struct TopKSupports {
     pub ids: Vec<u32>,
     /// Natural logarithms of the probabilities at temperature 1, in the order of `ids`. `[L * K]`
     pub log_probs: Vec<f32>,
-    /// Per temperature, log-sum-exp of all `V` log-probabilities divided by it. `[num_temperatures][L]`
+    /// Per temperature, log-sum-exp of what all `V` log-probabilities are below the largest, divided by it; nothing reads
+    /// that at 1, and it is 0. `[num_temperatures][L]`
     pub lse: Vec<Vec<f32>>,
+}
+
+impl TopKSupports {
+    /// What a position's support holds of all probability at a temperature whose entry in `lse` is given.
+    pub fn mass(&self, position: usize, temperature: f64, lse: f32) -> f64 {
+        let entries = position * self.top_k..(position + 1) * self.top_k;
+        let log_probs = softened(&self.log_probs[entries], temperature, lse);
+        log_probs.map(f64::exp).sum()
+    }
 }
 
 /// Ids drawn from the teacher at temperature 1, at every position of a row, and how often each was.

@@ -25,11 +25,11 @@ mod tensors;
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
 pub use row::{RowTarget, loss_row};
-pub use softmax::{exps_in_place, kl_of_logits, log_sum_exp};
+pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_log_sum_exp};
 pub use spec::{LossSpec, Terms};
 pub use statistics::{RowStatistics, row_statistics, statistics_against, top_id};
 pub use sums::{LossSums, Sums};
-pub use support::{Samples, Support, Tail, TopK};
+pub use support::{Samples, Support, Tail, TopK, softened};
 
 #[cfg(test)]
 mod tests;

@@ -109,7 +109,9 @@ pub fn loss_row(
             logits
                 .iter_mut()
                 .zip(&*scratch)
-                .for_each(|(gradient, exp)| *gradient = slope * *gradient + soft.outside * exp);
+                .for_each(|(gradient, exp)| {
+                    *gradient = normal_or_zero(slope * *gradient + soft.outside * exp);
+                });
             plain
         };
         for (&id, slope) in support.ids().iter().zip(soft.slopes) {
@@ -130,6 +132,16 @@ pub fn loss_row(
         total: terms.weighted(&spec.weights),
         terms,
         positions: 1,
+    }
+}
+
+/// 0 for a number below the normal ones of f32. At low temperatures the slope of nearly every class is one, and processors
+/// take many times as long over products with them.
+fn normal_or_zero(value: f32) -> f32 {
+    if value.abs() < f32::MIN_POSITIVE {
+        0.0
+    } else {
+        value
     }
 }
 

@@ -1,6 +1,6 @@
 //! Softmax of one row, fast enough that the loss costs less than the products around it.
 
-use crate::vector::{exp_gap, exp_in_place, exp_sum, max, vectorized};
+use crate::vector::{exp_gap, exp_in_place, exp_nonpositive, exp_sum, max, vectorized};
 
 /// The numbers that turn exponentials into probabilities.
 #[derive(Debug, Clone, Copy)]
@@ -44,20 +44,57 @@ impl Softmax {
     }
 }
 
-/// ln Σ exp(z / T) of a row, in f32: within 1e-6 relatively.
-#[expect(clippy::cast_possible_truncation, reason = "what is asked for is f32")]
-pub fn log_sum_exp(logits: &[f32], temperature: f32) -> f32 {
-    let inverse = temperature.recip();
+/// ln Σ exp(z) of a row: within 1e-6, whatever is added to all logits.
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let (largest, sum) = vectorized(|| {
         let largest = max(logits);
-        (largest, exp_sum(logits, largest, inverse))
+        (largest, exp_sum(logits, largest, 1.0))
     });
     let softmax = Softmax {
         largest,
-        temperature,
+        temperature: 1.0,
         sum,
     };
-    softmax.log_sum_exp() as f32
+    softmax.log_sum_exp()
+}
+
+/// Where a log-sum-exp is smaller, it is rounded to f32 before it is taken from a logit: that costs 4e-6 nats at most,
+/// and caches of such teachers keep their bits. Of logits of 10⁴ it would cost a thousandth of a probability.
+const ROUNDED_BELOW: f64 = 128.0;
+
+/// Natural logarithm of a probability, of a logit of a row with this [`log_sum_exp`].
+#[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
+pub fn log_prob(logit: f32, log_sum_exp: f64) -> f32 {
+    if log_sum_exp.abs() < ROUNDED_BELOW {
+        logit - log_sum_exp as f32
+    } else {
+        (f64::from(logit) - log_sum_exp) as f32
+    }
+}
+
+/// ln Σ exp((z − max) / T) of a row: what [`softened`](super::softened) makes probabilities with.
+///
+/// At low temperatures the rounding of a log-probability alone would be a nat, once it is divided by `T`. So the likeliest
+/// `ids` enter as their `log_probs` do, and others as their logits: what is on the support never sums to more than 1.
+#[expect(clippy::cast_possible_truncation, reason = "what is asked for is f32")]
+pub fn softened_log_sum_exp(
+    logits: &[f32],
+    ids: &[u32],
+    log_probs: &[f32],
+    temperature: f64,
+) -> f32 {
+    let inverse = (temperature.recip() as f32).min(f32::MAX);
+    let (sum, of_ids) = vectorized(|| {
+        let largest = max(logits);
+        let exp = |&id: &u32| exp_nonpositive((logits[id as usize] - largest) * inverse);
+        let of_ids: f64 = ids.iter().map(exp).map(f64::from).sum();
+        (exp_sum(logits, largest, inverse), of_ids)
+    });
+    let outside = (f64::from(sum) - of_ids).max(0.0);
+    let largest = max(log_probs);
+    let below = |&log_prob: &f32| (f64::from(log_prob) - f64::from(largest)) / temperature;
+    let inside: f64 = log_probs.iter().map(below).map(f64::exp).sum();
+    (inside + outside).ln() as f32
 }
 
 /// KL(p ‖ q) of two rows of logits, in nats: exact to about 1e-7, and 0 where the rows are the same. To classes that q has

@@ -125,13 +125,17 @@ pub struct LossSpec {
     pub skew_reverse_alpha: f64,
     /// Share of the label that is spread over all tokens, from 0 to below 1.
     pub label_smoothing: f64,
-    /// Temperature of the soft terms.
+    /// Temperature of the soft terms, at least [`LossSpec::LOWEST_TEMPERATURE`].
     pub temperature: f32,
     /// What becomes of the teacher's mass outside a top-k support.
     pub tail: Tail,
 }
 
 impl LossSpec {
+    /// A temperature below counts as this one: f32 still holds its inverse times any logit. Only logits nearer to the
+    /// largest than 1e-18 would be told from it otherwise.
+    pub const LOWEST_TEMPERATURE: f32 = 1e-20;
+
     /// These weights at temperature 1, with a bucket, labels as they are, and mixtures of equal parts or a tenth.
     pub const fn of(weights: Terms) -> Self {
         Self {

@@ -83,7 +83,7 @@ pub fn top_id(values: &[f32]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::{Support, TopK, log_sum_exp};
+    use crate::loss::{Support, TopK, log_prob, log_sum_exp};
 
     #[test]
     fn a_teacher_beside_says_what_it_says_as_a_support_of_every_class() {
@@ -94,8 +94,8 @@ mod tests {
             .map(|i| (f32::from(i) * 0.3).cos() * 5.0)
             .collect();
         logits.extend([1.0; 3]); // padded: the teacher does not know these
-        let lse = log_sum_exp(&teacher, 1.0);
-        let log_probs: Vec<f32> = teacher.iter().map(|logit| logit - lse).collect();
+        let lse = log_sum_exp(&teacher);
+        let log_probs: Vec<f32> = teacher.iter().map(|&logit| log_prob(logit, lse)).collect();
         let support = Support::TopK(TopK {
             ids: &(0..100).collect::<Vec<_>>(),
             log_probs: &log_probs,

@@ -25,7 +25,7 @@ pub struct TopK<'a> {
     pub ids: &'a [u32],
     /// Natural log-probabilities of those ids at temperature 1.
     pub log_probs: &'a [f32],
-    /// ln Σ exp(log_prob / T) over the whole vocabulary, at the temperature of the loss.
+    /// ln Σ exp((log_prob − largest) / T) over the whole vocabulary, at the temperature of the loss; see [`softened`].
     pub log_sum_exp: f32,
 }
 
@@ -64,14 +64,39 @@ impl<'a> Support<'a> {
     }
 }
 
+/// Natural logarithms of the probabilities of a position's likeliest ids at a temperature, from those at temperature 1 and
+/// ln Σ exp((log_prob − largest) / T) over the whole vocabulary.
+///
+/// The largest is subtracted before the division: at low temperatures the quotients are so large that f32 knows them to a
+/// few nats only. At temperature 1 log-probabilities are normalised as they are.
+#[expect(
+    clippy::float_cmp,
+    reason = "temperature 1 is a value that recipes write"
+)]
+pub fn softened(
+    log_probs: &[f32],
+    temperature: f64,
+    log_sum_exp: f32,
+) -> impl Iterator<Item = f64> {
+    let largest = f64::from(log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let log_sum_exp = f64::from(log_sum_exp);
+    log_probs.iter().map(move |&log_prob| {
+        let log_prob = f64::from(log_prob);
+        if temperature == 1.0 {
+            log_prob
+        } else {
+            (log_prob - largest) / temperature - log_sum_exp
+        }
+    })
+}
+
 impl TopK<'_> {
     /// ln of the probabilities on the support at a temperature, and the mass outside it.
     ///
     /// Log-probabilities come rounded from a cache: where their sum exceeds one by that, they are scaled back.
     pub(super) fn log_probs_and_tail(&self, temperature: f32, tail: Tail) -> (Vec<f64>, f64) {
-        let (temperature, log_sum_exp) = (f64::from(temperature), f64::from(self.log_sum_exp));
-        let softened = |&log_prob: &f32| f64::from(log_prob) / temperature - log_sum_exp;
-        let mut log_probs: Vec<f64> = self.log_probs.iter().map(softened).collect();
+        let soft = softened(self.log_probs, f64::from(temperature), self.log_sum_exp);
+        let mut log_probs: Vec<f64> = soft.collect();
         let mass: f64 = log_probs.iter().map(|log_prob| log_prob.exp()).sum();
         if tail == Tail::Renormalize || mass > 1.0 {
             let log_mass = mass.ln();

@@ -229,7 +229,9 @@ fn soft_losses(
     let of_ids = slopes.narrow(1, 0, num_ids);
     let slopes = outside / positive * of_tail; // in this order: a tail may be so small that its inverse is no number
     SoftLosses {
-        terms: values.map(|value| Some(value?.sum().mul_scalar(temperature * temperature))),
+        // Times T and once more after the sum: T² may be below all that f32 holds, and the sum without it above.
+        terms: values
+            .map(|value| Some(value?.mul_scalar(temperature).sum().mul_scalar(temperature))),
         slopes: slopes.scatter(1, ids, of_ids, IndexingUpdateOp::Add),
     }
 }

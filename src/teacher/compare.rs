@@ -119,12 +119,7 @@ impl Comparison {
 /// Per position, the largest difference at any temperature between what two supports hold of all probability.
 fn mass_differences(stored: &TopKSupports, fresh: &TopKSupports, temperatures: &[f64]) -> Vec<f64> {
     let mass = |supports: &TopKSupports, position: usize, place: usize, temperature: f64| {
-        let entries = position * supports.top_k..(position + 1) * supports.top_k;
-        let lse = f64::from(supports.lse[place][position]);
-        let log_probs = supports.log_probs[entries].iter();
-        log_probs
-            .map(|log_prob| (f64::from(*log_prob) / temperature - lse).exp())
-            .sum::<f64>()
+        supports.mass(position, temperature, supports.lse[place][position])
     };
     let num_positions = stored.log_probs.len() / stored.top_k;
     let difference = |position: usize| {
@@ -148,7 +143,8 @@ mod tests {
             top_k: 2,
             ids: vec![3, 5],
             log_probs: vec![0.6_f32.ln(), 0.3_f32.ln()],
-            lse: lse.map(|lse| vec![lse]).to_vec(),
+            // The second of what they are below the larger.
+            lse: vec![vec![lse[0]], vec![lse[1] - 0.6_f32.ln() / 2.0]],
         })
     }
 

@@ -1,7 +1,7 @@
 //! From the logits of a position to what a cache holds of it.
 
 use crate::cache::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
-use crate::loss::{exps_in_place, likeliest, log_sum_exp};
+use crate::loss::{exps_in_place, likeliest, log_prob, log_sum_exp, softened_log_sum_exp};
 use crate::random::Stream;
 use crate::recipe::{Sampling, SupportPlan};
 
@@ -148,21 +148,18 @@ impl<'a> Selection<'a> {
 }
 
 /// The likeliest ids, selected and not sorted out of the whole vocabulary; of equals the lower id is kept.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "temperatures are f32 in arithmetic"
-)]
 fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
-    let plain = log_sum_exp(logits, 1.0);
+    let plain = log_sum_exp(logits);
     let ids = likeliest(logits, top_k);
-    let log_probs = ids.iter().map(|&id| logits[id as usize] - plain);
-    let lse = |&temperature: &f64| match temperature as f32 {
+    let of_id = |&id: &u32| log_prob(logits[id as usize], plain);
+    let log_probs: Vec<f32> = ids.iter().map(of_id).collect();
+    let lse = |&temperature: &f64| match temperature {
         1.0 => 0.0, // log-probabilities are normalised at 1
-        temperature => log_sum_exp(logits, temperature) - plain / temperature,
+        temperature => softened_log_sum_exp(logits, &ids, &log_probs, temperature),
     };
     PositionSupport::TopK {
-        log_probs: log_probs.collect(),
         lse: temperatures.iter().map(lse).collect(),
+        log_probs,
         ids,
     }
 }

@@ -41,7 +41,7 @@ fn a_support_is_the_likeliest_ids_in_ascending_order_with_exact_log_sum_exps() {
     assert!(lse[0].abs() < 1e-6);
     let softened: f64 = logits
         .iter()
-        .map(|z| (f64::from(*z) / 2.0 - sum.ln() / 2.0).exp())
+        .map(|z| ((f64::from(*z) - 3.0) / 2.0).exp())
         .sum();
     assert!((f64::from(lse[1]) - softened.ln()).abs() < 1e-6);
 }
@@ -178,4 +178,58 @@ fn draws_are_those_of_the_row_wherever_it_stands() {
         temperatures: &[1.0],
     };
     assert_eq!(independent.draws(&[1, 2, 3]).uniforms.len(), 6);
+}
+
+/// Probabilities of a support at a temperature.
+fn softened_probs(log_probs: &[f32], temperature: f64, lse: f32) -> Vec<f64> {
+    let soft = crate::loss::softened(log_probs, temperature, lse);
+    soft.map(f64::exp).collect()
+}
+
+#[test]
+fn no_support_holds_more_than_all_probability_at_any_temperature() {
+    let temperatures = [1e-300, 1e-40, 1e-6, 1e-4, 1e-3, 0.05, 0.9, 1.0, 100.0];
+    let mut stream = Stream::new(5, "low temperatures");
+    for scale in [0.5, 3.0, 1e4] {
+        #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
+        let mut logits: Vec<f32> = (0..200).map(|_| (scale * stream.normal()) as f32).collect();
+        logits[7] = 4.0 * logits.iter().copied().fold(0.0, f32::max);
+        logits[90] = logits[7].next_down(); // as good as equal: most so at a low temperature
+        for count in [1, 2, 8, 200] {
+            let (ids, log_probs, lse) = top_k(&logits, count, &temperatures);
+            for (&temperature, &lse) in temperatures.iter().zip(&lse) {
+                let probs = softened_probs(&log_probs, temperature, lse);
+                let mass: f64 = probs.iter().sum();
+                let name = format!("{count} ids at {temperature}, scale {scale}");
+                assert!(mass <= 1.0 + 1e-6, "{name}: {mass}");
+                assert!(count < 200 || mass >= 1.0 - 1e-5, "{name}: {mass}");
+                // The distribution itself; where two ids are as near as f32 tells, only what both have.
+                let largest = f64::from(logits[7]);
+                let exp = |logit: &f32| ((f64::from(*logit) - largest) / temperature).exp();
+                let total: f64 = logits.iter().map(exp).sum();
+                let want: f64 = ids
+                    .iter()
+                    .map(|&id| exp(&logits[id as usize]) / total)
+                    .sum();
+                let is_split = count == 1; // whichever is kept may have lost its margin to the other
+                assert!(
+                    is_split || (mass - want).abs() < 1e-5,
+                    "{name}: {mass} for {want}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_teacher_with_huge_logits_has_the_probabilities_of_one_with_small_ones() {
+    let small = [2.0, 1.0, 0.5, 0.0, -1.0];
+    let (_, want, want_lse) = top_k(&small, 3, &[1.0, 2.0]);
+    for shift in [1e4_f32, -1e4, 3e5] {
+        let (ids, got, lse) = top_k(&small.map(|logit| logit + shift), 3, &[1.0, 2.0]);
+        assert_eq!(ids, [0, 1, 2]);
+        for (got, want) in got.iter().chain(&lse).zip(want.iter().chain(&want_lse)) {
+            assert!((got - want).abs() < 1e-6, "{got} for {want}");
+        }
+    }
 }

@@ -27,7 +27,8 @@ pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
         skew_forward_alpha: losses.skew_forward_kl.alpha,
         skew_reverse_alpha: losses.skew_reverse_kl.alpha,
         label_smoothing: losses.label_smoothing,
-        temperature: temperature(&plan.temperature, step) as f32,
+        temperature: (temperature(&plan.temperature, step) as f32)
+            .max(LossSpec::LOWEST_TEMPERATURE),
         tail: match plan.tail {
             TailPlan::Bucket => Tail::Bucket,
             TailPlan::Renormalize => Tail::Renormalize,
@@ -157,5 +158,16 @@ mod tests {
             ..plan(8, 1)
         };
         assert_eq!(logged(&still, 0), []);
+    }
+
+    #[test]
+    fn a_temperature_below_all_of_f32_is_one_that_logits_can_be_divided_by() {
+        for (temperature, want) in [(1e-300, 1e-20_f32), (0.05, 0.05), (100.0, 100.0)] {
+            let plan = FitPlan {
+                temperature: TemperaturePlan::Constant(temperature),
+                ..plan(8, 1)
+            };
+            assert_eq!(loss_spec(&plan, 0).temperature.to_bits(), want.to_bits());
+        }
     }
 }

@@ -65,10 +65,21 @@ impl GradientInputs {
                     top_k: self.top_k,
                     ids: ids.to_vec(),
                     log_probs: log_probs.to_vec(),
-                    lse: vec![lse.to_vec()],
+                    lse: vec![self.below_largest(log_probs, lse)],
                 })
             })
             .collect()
+    }
+
+    /// Log-sum-exps of log-probabilities less the largest of their position.
+    #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
+    fn below_largest(&self, log_probs: &[f32], lse: &[f32]) -> Vec<f32> {
+        let positions = log_probs.chunks(self.top_k).zip(lse);
+        let below = |(log_probs, &lse): (&[f32], &f32)| {
+            let largest = log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            (f64::from(lse) - f64::from(largest) / f64::from(self.temperature)) as f32
+        };
+        positions.map(below).collect()
     }
 }
 

@@ -50,20 +50,40 @@ fn the_likeliest_ids_keep_the_mass_that_was_captured() {
         };
         for (place, temperature) in of.temperatures.iter().enumerate() {
             for position in 0..of.sequence_length {
-                let mass = |row: &TopKSupports| -> f64 {
-                    let log_probs = &row.log_probs[5 * position..5 * position + 5];
-                    let lse = f64::from(row.lse[place][position]);
-                    log_probs
-                        .iter()
-                        .map(|l| (f64::from(*l) / temperature - lse).exp())
-                        .sum()
-                };
+                let mass =
+                    |row: &TopKSupports| row.mass(position, *temperature, row.lse[place][position]);
                 let log_odds = |mass: f64| (1.0 - mass).ln() - mass.ln();
                 let difference = log_odds(mass(&got)) - log_odds(mass(&want));
                 assert!(
                     difference.abs() <= 1.0 / 32.0 + 1e-4,
                     "{difference} at {temperature}"
                 );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_comes_back_is_a_distribution_at_every_temperature() {
+    let temperatures = vec![1e-300, 1e-6, 1e-4, 1e-3, 0.05, 1.0, 100.0];
+    let of = Fingerprint {
+        temperatures,
+        ..fingerprint()
+    };
+    for row_idx in 0..10 {
+        let want = top_k_supports(row_idx, &of, 5);
+        let codes = quantize(&RowSupports::TopK(want.clone()), &of.temperatures);
+        let RowSupports::TopK(back) = dequantize(codes, 5, &of.temperatures) else {
+            panic!("the likeliest ids");
+        };
+        for (place, &temperature) in of.temperatures.iter().enumerate() {
+            for position in 0..of.sequence_length {
+                let masses = [&back, &want]
+                    .map(|row| row.mass(position, temperature, row.lse[place][position]));
+                assert!(masses[0] <= 1.0 + 1e-6, "{masses:?} at {temperature}");
+                let difference = (masses[0] - masses[1]).abs();
+                let bound = f64::from(MASS_ERROR_BOUND);
+                assert!(difference <= bound, "{masses:?} at {temperature}");
             }
         }
     }

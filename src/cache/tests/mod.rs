@@ -108,10 +108,15 @@ fn top_k_supports(row_idx: usize, of: &Fingerprint, top_k: usize) -> TopKSupport
             .extend(ids.iter().map(|id| u32::try_from(*id).unwrap()));
         row.log_probs
             .extend(ids.iter().map(|id| to_f32(log_probs[*id])));
+        let top = log_probs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         for (lse, t) in row.lse.iter_mut().zip(&of.temperatures) {
-            lse.push(to_f32(
-                log_probs.iter().map(|l| (l / t).exp()).sum::<f64>().ln(),
-            ));
+            let exps = log_probs.iter().map(|l| ((l - top) / t).exp());
+            let at_1 = t.to_bits() == 1.0_f64.to_bits();
+            lse.push(if at_1 {
+                0.0
+            } else {
+                to_f32(exps.sum::<f64>().ln())
+            });
         }
     }
     row

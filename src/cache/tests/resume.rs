@@ -127,7 +127,7 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
             |_, _, row| row.log_probs[0] = 0.1,
             "position 0 holds a probability of",
         ),
-        (|_, _, row| row.lse[1][0] = 0.0, "at temperature 2"),
+        (|_, _, row| row.lse[1][0] = -0.1, "at temperature 2"),
         (
             |_, _, row| row.lse[1][2] = f32::INFINITY,
             "a log-sum-exp of inf",

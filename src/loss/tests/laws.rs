@@ -16,7 +16,7 @@ fn positions() -> impl Strategy<Value = (u64, usize, usize, f32, f64)> {
 }
 
 /// Sums and gradient at one position.
-fn at(
+pub(super) fn at(
     spec: &LossSpec,
     logits: &[f32],
     target: RowTarget<'_>,
@@ -38,12 +38,12 @@ fn at(
 }
 
 /// Every soft term alone, both ways.
-fn everything() -> impl Iterator<Item = (Terms, (ReadBack, f64))> {
+pub(super) fn everything() -> impl Iterator<Item = (Terms, (ReadBack, f64))> {
     let terms = soft_terms().into_iter();
     terms.flat_map(|weights| WAYS.map(|way| (weights, way)))
 }
 
-fn target(support: &OwnedTopK) -> RowTarget<'_> {
+pub(super) fn target(support: &OwnedTopK) -> RowTarget<'_> {
     RowTarget {
         label: 0,
         support: Some(support.support()),
@@ -156,7 +156,7 @@ fn a_student_without_a_tail_keeps_the_slopes_of_its_support() {
         let support = Support::TopK(TopK {
             ids: &[0, 1],
             log_probs: &[0.6_f32, 0.1].map(|p| temperature * p.ln()),
-            log_sum_exp: 0.0,
+            log_sum_exp: -0.6_f32.ln(),
         });
         let target = RowTarget {
             label: 9,

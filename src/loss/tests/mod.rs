@@ -5,6 +5,7 @@ mod hidden;
 mod laws;
 mod reference;
 mod sampled;
+mod temperatures;
 mod tensors;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::chunked::{Chunks, gradients_in_chunks};
-use super::{LossSpec, RowTarget, Support, Terms, TopK};
+use super::{LossSpec, RowTarget, Support, Terms, TopK, softened};
 use crate::device::ReadBack;
 use crate::model::Head;
 use crate::random::Stream;
@@ -171,12 +172,17 @@ fn top_k<'a>(
 ) -> impl Fn(usize) -> Option<Support<'a>> + Copy {
     let lse = &reference.lse[&temperature.to_string()];
     move |row| {
+        let log_probs = &reference.topk_logprobs[row];
         Some(Support::TopK(TopK {
             ids: &reference.topk_ids[row],
-            log_probs: &reference.topk_logprobs[row],
-            log_sum_exp: lse[row],
+            log_probs,
+            log_sum_exp: lse[row] - largest(log_probs) / temperature,
         }))
     }
+}
+
+fn largest(log_probs: &[f32]) -> f32 {
+    log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
 /// A top-k support that owns what it holds.
@@ -190,12 +196,13 @@ impl OwnedTopK {
     /// The `count` likeliest ids of a teacher's logits, at a temperature.
     #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
     fn of(logits: &[f64], count: usize, temperature: f32) -> Self {
-        let lse = |numbers: &[f64], temperature: f64| {
-            let exps = numbers.iter().map(|number| (number / temperature).exp());
+        let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let below: Vec<f64> = logits.iter().map(|logit| logit - largest).collect();
+        let lse = |temperature: f64| {
+            let exps = below.iter().map(|below| (below / temperature).exp());
             exps.sum::<f64>().ln()
         };
-        let norm = lse(logits, 1.0);
-        let log_probs: Vec<f64> = logits.iter().map(|logit| logit - norm).collect();
+        let log_probs: Vec<f64> = below.iter().map(|below| below - lse(1.0)).collect();
         let mut ids: Vec<u32> = (0..).take(logits.len()).collect();
         ids.sort_by(|&a, &b| log_probs[b as usize].total_cmp(&log_probs[a as usize]));
         ids.truncate(count);
@@ -205,16 +212,14 @@ impl OwnedTopK {
                 .map(|&id| log_probs[id as usize] as f32)
                 .collect(),
             ids,
-            log_sum_exp: lse(&log_probs, f64::from(temperature)) as f32,
+            log_sum_exp: lse(f64::from(temperature)) as f32,
         }
     }
 
     /// Mass outside.
     fn tail(&self, temperature: f32) -> f64 {
-        let log_probs = self.log_probs.iter();
-        let softened = log_probs
-            .map(|&ln| f64::from(ln) / f64::from(temperature) - f64::from(self.log_sum_exp));
-        1.0 - softened.map(f64::exp).sum::<f64>()
+        let soft = softened(&self.log_probs, f64::from(temperature), self.log_sum_exp);
+        1.0 - soft.map(f64::exp).sum::<f64>()
     }
 
     fn support(&self) -> Support<'_> {
