@@ -5,6 +5,7 @@
 
 mod compressed_tensors;
 mod error;
+mod generation;
 mod gguf;
 mod mlx;
 mod quantized;
@@ -16,11 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 #[cfg(test)]
 pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
 pub use self::error::CheckpointError;
+pub use self::generation::generation_of;
 use self::gguf::GgufWeights;
 pub use self::gguf::{ROPE_FREQS, gguf_name};
 use self::quantized::Quantization;
@@ -40,6 +42,7 @@ const HEAD: &str = "lm_head.weight";
 pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
+    generation: Map<String, Value>,
     weights: Weights,
     /// The files that hold the weights, as they were when their headers were read.
     opened: Vec<(PathBuf, Identity)>,
@@ -97,6 +100,13 @@ impl Checkpoint {
                 Ok((config, quantization))
             })
             .map_err(|source| CheckpointError::Config { path, source })?;
+        let generation = generation::of_folder(dir)?;
+        let config = config
+            .with_generation(&json, &generation)
+            .map_err(|source| {
+                let path = dir.join(generation::FILE);
+                CheckpointError::Config { path, source }
+            })?;
         let mut files = TensorFiles::open(dir)?;
         if has_images(&json) {
             files.rename(text_name);
@@ -108,6 +118,7 @@ impl Checkpoint {
             path: dir.to_path_buf(),
             config,
             notes: Vec::from_iter(DecoderConfig::note_on(&json)),
+            generation,
             weights: Weights::Folder {
                 said: quantization.as_ref().and_then(|_| said_of(&json)),
                 files,
@@ -128,6 +139,7 @@ impl Checkpoint {
         Ok(Self {
             path,
             config,
+            generation: generation::of_gguf(weights.file())?,
             weights: Weights::Gguf(weights),
             opened: Vec::new(),
             notes: Vec::new(),
@@ -169,6 +181,11 @@ impl Checkpoint {
     /// Architecture.
     pub fn config(&self) -> &DecoderConfig {
         &self.config
+    }
+
+    /// What `generation_config.json` says, or a GGUF file in its place: how an engine samples by default.
+    pub fn generation(&self) -> &Map<String, Value> {
+        &self.generation
     }
 
     /// The safetensors files of a folder; `None` for a GGUF file.
@@ -318,7 +335,7 @@ fn said_of(config: &Value) -> Option<Value> {
     let said = keys
         .iter()
         .filter_map(|&key| Some((key.to_owned(), config.get(key)?.clone())));
-    let said: serde_json::Map<String, Value> = said.collect();
+    let said: Map<String, Value> = said.collect();
     (!said.is_empty()).then_some(Value::Object(said))
 }
 

@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 pub use self::error::ConvertError;
 pub use self::quantize::{Keys, Quantized, quantize};
@@ -178,6 +179,7 @@ struct Model<'a> {
     request: &'a Request<'a>,
     name: String,
     tokenizer: SourceTokenizer,
+    generation: Map<String, Value>,
     rows: TokenRows,
     provenance: Provenance,
     size_before_bytes: u64,
@@ -213,6 +215,7 @@ impl<'a> Model<'a> {
         Ok(Self {
             name: source.name(),
             tokenizer,
+            generation: source.generation(request.tokenizer)?,
             rows,
             provenance: Provenance {
                 base: Some(Ancestor {
@@ -251,6 +254,7 @@ impl<'a> Model<'a> {
             name: &self.name,
             provenance: &self.provenance,
             tokenizer_dir: self.tokenizer.dir.as_deref(),
+            generation: &self.generation,
             tokenizer: &self.tokenizer.tokenizer,
             rows: &self.rows,
             table: self.table.clone(),

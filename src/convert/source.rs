@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use burn::tensor::Device;
+use serde_json::{Map, Value};
 
 use super::ConvertError;
-use crate::checkpoint::Checkpoint;
-use crate::data::{Tokenizer, tokenizer_path};
+use crate::checkpoint::{Checkpoint, generation_of};
+use crate::data::{Tokenizer, tokenizer_dir, tokenizer_path};
 use crate::files::{hash_file, with_path};
 use crate::gguf::is_gguf;
 use crate::hashes::{Hashes, Identity};
@@ -32,7 +33,7 @@ pub(super) enum Source {
 /// A tokenizer, and the files it was read from.
 pub(super) struct SourceTokenizer {
     pub(super) tokenizer: Tokenizer,
-    /// Model folder or `tokenizer.json` whose files an export copies; none of a GGUF file.
+    /// Folder whose files an export copies; none of a GGUF file, and of a file that lies alone.
     pub(super) dir: Option<PathBuf>,
 }
 
@@ -166,6 +167,18 @@ impl Source {
         Ok(student)
     }
 
+    /// How an engine samples by default: as its own files say, and of a pass those beside the tokenizer that is given.
+    pub(super) fn generation(
+        &self,
+        given: Option<&Path>,
+    ) -> Result<Map<String, Value>, ConvertError> {
+        match (self, given) {
+            (Self::Checkpoint(checkpoint), _) => Ok(checkpoint.generation().clone()),
+            (Self::Pass(_), Some(path)) => Ok(generation_of(path)?),
+            (Self::Pass(_), None) => Ok(Map::new()),
+        }
+    }
+
     /// Its own tokenizer, or the given one: every id has a row.
     pub(super) fn tokenizer(
         &self,
@@ -189,10 +202,8 @@ impl Source {
                 num_rows: config.vocab_size,
             });
         }
-        Ok(SourceTokenizer {
-            tokenizer,
-            dir: (!is_gguf(path)).then(|| path.to_path_buf()),
-        })
+        let dir = tokenizer_dir(path);
+        Ok(SourceTokenizer { tokenizer, dir })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Text to token rows.
 
 mod batch;
+mod chat_templates;
 mod model_tokenizer;
 mod pack;
 mod prepare;
@@ -15,7 +16,8 @@ mod tokenizer;
 mod tests;
 
 pub use batch::BatchOrder;
-pub use model_tokenizer::tokenizer_path;
+pub use chat_templates::{ChatTemplates, chat_templates, template_files};
+pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub use prepare::{DataError, Prepared, Split, prepare, read_rows, rows_of_text};
 pub use rows::TokenRows;

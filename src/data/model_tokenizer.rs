@@ -62,6 +62,18 @@ pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
     }
 }
 
+/// The folder whose files belong to a tokenizer: that of a model, or the one that its `tokenizer.json` lies in. A GGUF
+/// file and a file of another name stand alone.
+pub fn tokenizer_dir(path: &Path) -> Option<PathBuf> {
+    if is_gguf(path) {
+        return None;
+    }
+    if path.file_name().is_some_and(|name| name == TOKENIZER_FILE) && !path.is_dir() {
+        return path.parent().map(Path::to_path_buf);
+    }
+    path.is_dir().then(|| path.to_path_buf())
+}
+
 /// Rows that `config.json` promises; none if it cannot be read, which the reader of the model tells better.
 fn num_rows(model: &Path) -> Option<u64> {
     let text = files::read(&model.join("config.json")).ok()?;

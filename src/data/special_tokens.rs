@@ -16,38 +16,43 @@ pub(super) const END_OF_TEXT_NAMES: [&str; 5] = [
     "<|im_end|>",
 ];
 
-/// The token that a tokenizer puts before a text.
+/// The tokens that a tokenizer puts before and after a text.
 ///
-/// `add_bos_token` of `tokenizer_config.json` decides, as in `transformers`; without it, what the post-processor of
-/// `tokenizer.json` does.
-pub(super) fn beginning_of_text(
+/// `add_bos_token` and `add_eos_token` of `tokenizer_config.json` decide, as in `transformers` 4 and llama.cpp's
+/// converter; without them, what the post-processor of `tokenizer.json` does.
+pub(super) fn round_text(
     inner: &tokenizers::Tokenizer,
     config: Option<&[u8]>,
-) -> tokenizers::Result<Option<u32>> {
+) -> tokenizers::Result<[Option<u32>; 2]> {
     let config: Value = config
         .and_then(|bytes| serde_json::from_slice(bytes).ok())
         .unwrap_or_default();
-    match config.get("add_bos_token").and_then(Value::as_bool) {
-        Some(false) => Ok(None),
+    let put = put_round(inner)?;
+    let found = |name: &str, put: Option<u32>| match config[format!("add_{name}_token")].as_bool() {
+        Some(false) => None,
         Some(true) => {
-            let bos = config.get("bos_token");
-            let bos = bos.and_then(|bos| bos.get("content").unwrap_or(bos).as_str());
-            Ok(bos.and_then(|bos| inner.token_to_id(bos)))
+            let token = &config[format!("{name}_token")];
+            let token = token.get("content").unwrap_or(token).as_str();
+            token.and_then(|token| inner.token_to_id(token))
         }
-        None => put_before(inner),
-    }
+        None => put,
+    };
+    Ok([found("bos", put[0]), found("eos", put[1])])
 }
 
-/// What the post-processor puts before a text of one token.
-fn put_before(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Option<u32>> {
+/// What the post-processor puts before and after a text of one token.
+fn put_round(inner: &tokenizers::Tokenizer) -> tokenizers::Result<[Option<u32>; 2]> {
     const TEXT: u32 = u32::MAX; // the id of no token
     let Some(processor) = inner.get_post_processor() else {
-        return Ok(None);
+        return Ok([None; 2]);
     };
     let text = Encoding::from_tokens(vec![Token::new(TEXT, "text".into(), (0, 4))], 0);
     let whole = processor.process(text, None, true)?;
-    let first = whole.get_ids().first().copied();
-    Ok(first.filter(|&id| inner.id_to_token(id).is_some()))
+    let (first, last) = (whole.get_ids().first(), whole.get_ids().last());
+    Ok([first, last].map(|id| {
+        let id = id.copied();
+        id.filter(|&id| inner.id_to_token(id).is_some())
+    }))
 }
 
 /// The first of the usual names, sought among special tokens before others: Gemma has a `</s>` that is HTML.

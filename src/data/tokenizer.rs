@@ -15,7 +15,7 @@ use tokenizers::{
 
 use super::TextStream;
 use super::special_tokens::{
-    END_OF_TEXT, END_OF_TEXT_NAMES, beginning_of_text, default_config, end_of_text,
+    END_OF_TEXT, END_OF_TEXT_NAMES, default_config, end_of_text, round_text,
 };
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
@@ -98,6 +98,7 @@ pub struct Tokenizer {
     config: Vec<u8>,
     vocab_size: usize,
     beginning_of_text: Option<u32>,
+    after_text: Option<u32>,
     end_of_text: Option<u32>,
     pub(super) num_without_row: usize,
 }
@@ -162,10 +163,10 @@ impl Tokenizer {
             path: path.to_path_buf(),
             reason,
         };
-        let mut beginning = None;
+        let mut round = [None; 2];
         let inner = guard("", || {
             let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
-            beginning = beginning_of_text(&inner, config.as_deref())?;
+            round = round_text(&inner, config.as_deref())?;
             inner.with_truncation(None::<TruncationParams>)?;
             inner.with_padding(None::<PaddingParams>);
             // It adds special tokens, which are not wanted, and trims offsets, which would misplace bytes.
@@ -187,12 +188,14 @@ impl Tokenizer {
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| not_a_tokenizer("it has no tokens".into()))?;
         let end_of_text = end_of_text(&inner);
+        let [beginning_of_text, after_text] = round;
         Ok(Self {
             config: config.unwrap_or_else(|| default_config(&inner, end_of_text)),
             inner,
             bytes,
             vocab_size: largest_id as usize + 1,
-            beginning_of_text: beginning,
+            beginning_of_text,
+            after_text,
             end_of_text,
             num_without_row: 0,
         })
@@ -245,6 +248,11 @@ impl Tokenizer {
     /// The token that belongs before every text (`<bos>` of Llama and Gemma); `None` if this tokenizer puts none there.
     pub fn beginning_of_text(&self) -> Option<u32> {
         self.beginning_of_text
+    }
+
+    /// The token that this tokenizer puts after every text, if it does; rows have none of it.
+    pub fn after_text(&self) -> Option<u32> {
+        self.after_text
     }
 
     /// The token that ends a document, by its usual names.

@@ -1,17 +1,19 @@
 //! Plain Hugging Face folders: weights, `config.json`, `generation_config.json` and the tokenizer's files.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::{Map, Value, json};
 
 use super::ExportError;
 use super::safetensors::{dtype_name, encode_weight};
 use super::shards::{Files, Shards};
+use crate::data::template_files;
 use crate::files::{self, with_path, write_atomically, write_json};
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::recipe::ExportDtype;
 
-/// Files that a tokenizer may consist of; all but the first are optional.
+/// Files that a tokenizer may consist of, beside its named chat templates; all but the first are optional.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -24,7 +26,7 @@ const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.model",
 ];
 
-/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
+/// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
 /// `weight` is asked for each weight once, in the order of [`parameter_specs`], and gives it in f32, row-major,
 /// masks applied. One weight in f32 is held at a time, beside the contents of one file.
@@ -40,20 +42,23 @@ pub fn write_model<'a>(
         shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?;
     }
     shards.finish()?;
-    write_configs(files.dir, config, &config.to_json(dtype_name(dtype)))
+    write_config(files.dir, &config.to_json(dtype_name(dtype)))
 }
 
-/// Writes `config.json` as given and `generation_config.json`.
-pub(super) fn write_configs(
+/// Writes `config.json` as given.
+pub(super) fn write_config(dir: &Path, json: &Value) -> Result<(), ExportError> {
+    write_json(&dir.join("config.json"), json)?;
+    Ok(())
+}
+
+/// Writes `generation_config.json`: the ids of the config, and the settings carried over from another file.
+pub fn write_generation(
     dir: &Path,
     config: &DecoderConfig,
-    json: &Value,
+    carried: &Map<String, Value>,
 ) -> Result<(), ExportError> {
-    write_json(&dir.join("config.json"), json)?;
-    write_json(
-        &dir.join("generation_config.json"),
-        &config.generation_json(),
-    )?;
+    let json = config.generation_json(carried);
+    write_json(&dir.join("generation_config.json"), &json)?;
     Ok(())
 }
 
@@ -69,10 +74,10 @@ pub fn write_tokenizer(
     if source.is_file() {
         copy_file(source, &dir.join("tokenizer.json"))?;
     } else {
-        let files = tokenizer_files(source);
+        let files = tokenizer_files(source)?;
         if files
             .first()
-            .is_none_or(|(name, _)| *name != TOKENIZER_FILES[0])
+            .is_none_or(|(name, _)| name != TOKENIZER_FILES[0])
         {
             let source_dir = source.to_path_buf();
             return Err(ExportError::NoTokenizer { source_dir });
@@ -88,26 +93,29 @@ pub fn write_tokenizer(
     Ok(())
 }
 
-/// The tokenizer files of a model folder that are there, by name.
-pub fn tokenizer_files(source: &Path) -> Vec<(&'static str, PathBuf)> {
-    let files = TOKENIZER_FILES
-        .iter()
-        .map(|&name| (name, source.join(name)));
-    files.filter(|(_, path)| path.exists()).collect()
+/// The tokenizer files of a model folder that are there, by their paths inside of it.
+pub fn tokenizer_files(source: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let names = TOKENIZER_FILES.map(str::to_owned).into_iter();
+    let names = names.chain(template_files(source)?);
+    let files = names.map(|name| {
+        let path = source.join(&name);
+        (name, path)
+    });
+    Ok(files.filter(|(_, path)| path.exists()).collect())
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), ExportError> {
     let bytes = files::read(from).map_err(|error| with_path(error, from))?;
+    if let Some(dir) = to.parent() {
+        fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
+    }
     write_atomically(to, |out| out.write_all(&bytes))?;
     Ok(())
 }
 
 /// A `tokenizer_config.json` for the `tokenizer.json` in `dir`.
 fn tokenizer_config(dir: &Path, config: &DecoderConfig) -> Result<Value, ExportError> {
-    let path = dir.join("tokenizer.json");
-    let bytes = files::read(&path).map_err(|error| with_path(error, &path))?;
-    let tokenizer: Value =
-        serde_json::from_slice(&bytes).map_err(|source| ExportError::Json { path, source })?;
+    let tokenizer = read(&dir.join("tokenizer.json"))?;
     let mut json = Map::new();
     json.insert(
         "model_max_length".to_owned(),
@@ -117,16 +125,30 @@ fn tokenizer_config(dir: &Path, config: &DecoderConfig) -> Result<Value, ExportE
         "tokenizer_class".to_owned(),
         json!("PreTrainedTokenizerFast"),
     );
+    name_specials(&mut json, &tokenizer, config);
+    Ok(Value::Object(json))
+}
+
+/// Adds the special tokens that the config names by id and the file does not name yet.
+fn name_specials(json: &mut Map<String, Value>, tokenizer: &Value, config: &DecoderConfig) {
     for (key, id) in [
         ("bos_token", config.bos_token_id),
         ("eos_token", config.eos_token_ids.first().copied()),
         ("pad_token", config.pad_token_id),
     ] {
-        if let Some(token) = id.and_then(|id| token_text(&tokenizer, id)) {
+        let token = id.and_then(|id| token_text(tokenizer, id));
+        if let Some(token) = token.filter(|_| !json.contains_key(key)) {
             json.insert(key.to_owned(), json!(token));
         }
     }
-    Ok(Value::Object(json))
+}
+
+fn read(path: &Path) -> Result<Value, ExportError> {
+    let bytes = fs::read(path).map_err(|error| with_path(error, path))?;
+    serde_json::from_slice(&bytes).map_err(|source| ExportError::Json {
+        path: path.to_path_buf(),
+        source,
+    })
 }
 
 /// Text of a special token, which `tokenizer.json` lists among `added_tokens`.

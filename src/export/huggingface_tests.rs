@@ -16,6 +16,7 @@ fn export(name: &str, dir: &Path, dtype: ExportDtype) -> DecoderConfig {
     let source = Checkpoint::open(&golden(name)).unwrap();
     let config = source.config().clone();
     write_model(dir, &config, dtype, |spec| source.weight(spec).unwrap()).unwrap();
+    write_generation(dir, &config, source.generation()).unwrap();
     config
 }
 

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Tensor, TensorData};
 use half::{bf16, f16};
+use serde_json::{Map, Value};
 
 pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
@@ -44,6 +45,8 @@ pub struct ExportContext<'a> {
     pub provenance: &'a Provenance,
     /// Folder whose tokenizer files are copied byte for byte; without it the tokenizer is written.
     pub tokenizer_dir: Option<&'a Path>,
+    /// How an engine samples by default: a `generation_config.json` that is carried over.
+    pub generation: &'a Map<String, Value>,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
     /// Validation rows.
@@ -110,10 +113,7 @@ fn export_format(
     if format == ExportFormat::Gguf {
         gguf::check_tokenizer(&written, context.tokenizer, context.rows)?;
     } else {
-        match context.tokenizer_dir {
-            Some(source) => huggingface::write_tokenizer(dir, config, source)?,
-            None => context.tokenizer.save(dir)?,
-        }
+        write_beside(dir, config, context)?;
     }
     if let MadeBy::Recipe(recipe) = &context.provenance.made_by {
         files::write_atomically(&dir.join("recipe.yaml"), |out| {
@@ -144,6 +144,19 @@ fn export_format(
     ));
     files::write_atomically(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?;
     Ok(verification)
+}
+
+/// Writes what stands beside the weights of a folder.
+fn write_beside(
+    dir: &Path,
+    config: &DecoderConfig,
+    context: &ExportContext<'_>,
+) -> Result<(), ExportError> {
+    match context.tokenizer_dir {
+        Some(source) => huggingface::write_tokenizer(dir, config, source)?,
+        None => context.tokenizer.save(dir)?,
+    }
+    huggingface::write_generation(dir, config, context.generation)
 }
 
 /// How weights are stored.
@@ -267,6 +280,7 @@ fn write_model(
                 storage: *blocks,
                 tokenizer: context.tokenizer,
                 template_dir: context.tokenizer_dir,
+                generation: context.generation,
                 license: context.provenance.license(),
             };
             let codes = |spec: &ParameterSpec| {

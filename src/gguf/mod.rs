@@ -14,6 +14,7 @@ mod encode;
 mod error;
 mod metadata;
 mod read;
+pub mod sampling;
 pub mod tokenizer;
 mod write;
 

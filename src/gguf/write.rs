@@ -12,6 +12,8 @@ const ALIGNMENT: usize = 32;
 pub enum NewValue {
     /// Sizes and ids.
     U32(u32),
+    /// Settings that may be below 0.
+    I32(i32),
     /// Real numbers.
     F32(f32),
     /// Flags.
@@ -117,6 +119,7 @@ fn put_value(bytes: &mut Vec<u8>, value: &NewValue) {
     };
     match value {
         NewValue::U32(value) => put(4, &value.to_le_bytes()),
+        NewValue::I32(value) => put(5, &value.to_le_bytes()),
         NewValue::F32(value) => put(6, &value.to_le_bytes()),
         NewValue::Bool(value) => put(7, &[u8::from(*value)]),
         NewValue::Text(text) => {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use burn::tensor::Device;
+use serde_json::Map;
 use thiserror::Error;
 
 use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
@@ -22,16 +23,15 @@ use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{self, UnfinishedDir, with_path};
-use crate::gguf::is_gguf;
 use crate::hashes::Hashes;
 use crate::memory;
 use crate::passes::PassError;
 use crate::preflight;
 use crate::progress;
-use crate::recipe::{self, Plan, RecipeFaults, StudentPlan, TokenizerPlan};
+use crate::recipe::{self, Plan, RecipeFaults, StudentPlan};
 use crate::report::{self, Curve, PassRow, RunReport};
 use crate::shell::quoted;
-use crate::stages::{Stage, Stages, StagesError};
+use crate::stages::{Stage, Stages, StagesError, carried_tokenizer};
 use crate::student::{Student, StudentError};
 use crate::teacher::{CaptureError, Trade};
 use crate::train::read_metrics;
@@ -225,16 +225,17 @@ impl Run<'_> {
             Some(student) => student,
             None => self.student_after(self.stages.passes.last())?,
         };
-        let teacher_path = plan
-            .teacher
-            .as_ref()
-            .map(|teacher| teacher.checkpoint.as_path());
+        let student = self.with_ends(student);
+        let tokenizer_dir = carried_tokenizer(plan);
+        let generation = self.stages.inputs.generation(plan);
+        let generation = generation.map_or_else(Map::new, |model| model.generation().clone());
         let made_by = recipe::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
+        let provenance = provenance(plan, self.data, MadeBy::Recipe(made_by));
         let export_context = ExportContext {
             name: &plan.name,
-            provenance: &provenance(plan, self.data, MadeBy::Recipe(made_by)),
-            tokenizer_dir: teacher_path
-                .filter(|path| plan.data.tokenizer == TokenizerPlan::Teacher && !is_gguf(path)),
+            provenance: &provenance,
+            tokenizer_dir: tokenizer_dir.as_deref(),
+            generation: &generation,
             tokenizer: &self.data.tokenizer,
             rows: &self.data.validation,
             table: report::table_cells(&self.rows),

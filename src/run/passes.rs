@@ -243,7 +243,29 @@ impl Run<'_> {
         }
     }
 
+    /// A student that stops at whatever it learns to end with: the token that separates its texts and, if it was made of
+    /// sizes alone, the ends of the teacher whose tokenizer it has.
+    pub(super) fn with_ends(&self, mut student: Student) -> Student {
+        let mut ends = vec![self.data.end_of_text];
+        if let StudentPlan::Architecture(_) = self.plan.student
+            && let Some(teacher) = self.stages.inputs.generation(self.plan)
+        {
+            ends.extend(&teacher.config().eos_token_ids);
+        }
+        let known = &mut student.decoder.config.eos_token_ids;
+        for end in ends {
+            if !known.contains(&end) {
+                known.push(end);
+            }
+        }
+        student
+    }
+
     fn init_student(&self) -> Result<Student, RunError> {
+        Ok(self.with_ends(self.new_student()?))
+    }
+
+    fn new_student(&self) -> Result<Student, RunError> {
         let (plan, data, device) = (self.plan, self.data, self.context.device);
         let inputs = &self.stages.inputs;
         match &plan.student {

@@ -98,6 +98,20 @@ impl Inputs {
         })
     }
 
+    /// The model whose `generation_config.json` an export carries over: the one that the student is made of, or else the
+    /// teacher whose tokenizer it has.
+    pub fn generation(&self, plan: &Plan) -> Option<&Checkpoint> {
+        let teacher = self.teacher.as_ref();
+        let model = match &plan.student {
+            StudentPlan::Checkpoint(_) => self.student.as_ref(),
+            StudentPlan::FromTeacher(_) => teacher,
+            StudentPlan::Architecture(_) => {
+                teacher.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
+            }
+        };
+        model.map(Model::checkpoint)
+    }
+
     /// Whether the rows were made of the text and by the tokenizer that were hashed.
     pub fn check_data(&self, prepared: &Prepared) -> Result<(), StagesError> {
         let [train, validation] = &self.texts;

@@ -16,8 +16,8 @@ use thiserror::Error;
 use self::artifact::records;
 pub use self::artifact::{ARTIFACT_FILE, Artifact, Damage, FileRecord};
 pub use self::inputs::{Inputs, Model};
-pub use self::parts::model_hash;
 use self::parts::{data_parts, student_parts, without_limits};
+pub use self::parts::{carried_tokenizer, model_hash};
 use crate::cache::Fingerprint;
 use crate::checkpoint::CheckpointError;
 use crate::data::{SourceError, TokenizerError};
@@ -35,6 +35,8 @@ const VERSION: u32 = 2;
 
 /// Raised when the same model would have other figures on the same text, by which passes may also end or hand on.
 const MEASURES_VERSION: u32 = 2;
+/// Raised when an export alone would write something else from the same inputs.
+const EXPORT_VERSION: u32 = 2;
 
 /// Why the stages cannot be named.
 #[derive(Debug, Error)]
@@ -222,6 +224,7 @@ fn told(difference: &Difference) -> String {
         }
         [.., "teacher_hash" | "teacher"] => "the teacher has changed".to_owned(),
         [.., "checkpoint"] => "the checkpoint of the student has changed".to_owned(),
+        ["version"] => "another version of the program made it".to_owned(),
         [.., "tokenizer"] => "the tokenizer has changed".to_owned(),
         ["data", "train"] => "the training text has changed".to_owned(),
         ["data", "validation"] => "the validation text has changed".to_owned(),
@@ -315,15 +318,8 @@ impl Stages {
             made_from = json!({ &stage.name: stage.key });
             stages.push(stage);
         }
-        let export_name = format!("{:02}-export", plan.passes.len() + 1);
-        let parts = json!({
-            "student": last, "export": plan.export, "tokenizer": inputs.tokenizer_files,
-        });
-        made_from["export"] = json!(plan.export);
-        made_from["tokenizer"] = parts["tokenizer"].clone();
-        let export = Stage::new(&run_dir, export_name, &parts)
-            .made_from(made_from)
-            .checked(hashes)?;
+        let export = Self::export(plan, &inputs, &run_dir, &last, made_from);
+        let export = export.checked(hashes)?;
         Ok(Self {
             run_dir,
             inputs,
@@ -334,6 +330,27 @@ impl Stages {
             passes: stages,
             export,
         })
+    }
+
+    /// The stage that writes a student: `last` stands for what made it, which `made_from` tells in words.
+    fn export(
+        plan: &Plan,
+        inputs: &Inputs,
+        run_dir: &Path,
+        last: &Value,
+        mut made_from: Value,
+    ) -> Stage {
+        let name = format!("{:02}-export", plan.passes.len() + 1);
+        let generation = inputs.generation(plan);
+        let generation = generation.map(|model| model.config().generation_json(model.generation()));
+        let parts = json!({
+            "student": last, "export": plan.export, "tokenizer": inputs.tokenizer_files,
+            "generation": generation, "version": EXPORT_VERSION,
+        });
+        for key in ["export", "tokenizer", "generation", "version"] {
+            made_from[key] = parts[key].clone();
+        }
+        Stage::new(run_dir, name, &parts).made_from(made_from)
     }
 
     /// Whether the cache has all rows that this plan asks for.

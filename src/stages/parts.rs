@@ -1,19 +1,25 @@
 //! What stages are made from: hashes of what they read, for their keys.
 
+use std::path::PathBuf;
+
 use serde_json::{Value, json};
 
 use super::StagesError;
 use super::inputs::{Inputs, Model};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::Tokenizer;
+use crate::data::{Tokenizer, tokenizer_dir};
 use crate::export::huggingface::tokenizer_files;
 use crate::files;
-use crate::gguf::is_gguf;
 use crate::hashes::Hashes;
 use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
 
 /// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
 pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
+    if let Some(dir) = carried_tokenizer(plan) {
+        let files = tokenizer_files(&dir)?.into_iter();
+        let hashed = files.map(|(name, path)| Ok((name, files::hash_file(&path)?)));
+        return hashed.collect();
+    }
     if let TokenizerPlan::File(path) = &plan.data.tokenizer {
         let tokenizer = Tokenizer::open(path)?;
         let [_, (name, config)] = tokenizer.files(); // the other is part of the rows' key
@@ -29,18 +35,19 @@ pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, Sta
     else {
         return Ok(Vec::new());
     };
-    if is_gguf(&teacher.checkpoint) {
-        let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
-        let hash = |(name, bytes): (&str, &[u8])| {
-            (name.to_owned(), blake3::hash(bytes).to_hex().to_string())
-        };
-        return Ok(tokenizer.files().map(hash).to_vec());
+    let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
+    let hash =
+        |(name, bytes): (&str, &[u8])| (name.to_owned(), blake3::hash(bytes).to_hex().to_string());
+    Ok(tokenizer.files().map(hash).to_vec())
+}
+
+/// The folder whose tokenizer files an export copies: the teacher's, or that of a `tokenizer.json` that is named.
+pub fn carried_tokenizer(plan: &Plan) -> Option<PathBuf> {
+    match &plan.data.tokenizer {
+        TokenizerPlan::Teacher => tokenizer_dir(&plan.teacher.as_ref()?.checkpoint),
+        TokenizerPlan::File(path) => tokenizer_dir(path),
+        TokenizerPlan::Train { .. } => None,
     }
-    let files = tokenizer_files(&teacher.checkpoint);
-    files
-        .into_iter()
-        .map(|(name, path)| Ok((name.to_owned(), files::hash_file(&path)?)))
-        .collect()
 }
 
 /// BLAKE3 (hex) of a model: its tensors, its architecture, and how they are decoded, without which the same tensors compute

@@ -35,6 +35,7 @@ pub(crate) fn exported(
         name: "tiny",
         provenance: &Provenance::default(),
         tokenizer_dir: Some(&tokenizer_dir),
+        generation: &serde_json::Map::new(),
         tokenizer: &tokenizer,
         rows,
         table: (Vec::new(), Vec::new()),

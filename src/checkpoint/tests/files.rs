@@ -280,7 +280,7 @@ fn tensors_that_would_change_the_model_are_refused_and_others_ignored() {
         .unwrap();
         let bytes = fs::read(source).unwrap();
         let (_, metadata) = ::safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        let mut map: serde_json::Map<String, Value> = metadata
+        let mut map: Map<String, Value> = metadata
             .offset_keys()
             .into_iter()
             .map(|name| (name, json!("one.safetensors")))

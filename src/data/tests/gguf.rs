@@ -109,9 +109,10 @@ fn through_a_file(tokenizer: &Tokenizer) -> Tokenizer {
         num_rows: tokenizer.vocab_size() + 3,
         bos: tokenizer.beginning_of_text(),
         adds_bos: tokenizer.beginning_of_text().is_some(),
+        adds_eos: false,
         eos: &[],
         padding: None,
-        chat_template: None,
+        chat_templates: &[],
     })
     .unwrap();
     let dir = tempfile::tempdir().unwrap();

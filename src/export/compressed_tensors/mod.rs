@@ -11,7 +11,7 @@ use half::{bf16, f16};
 use self::config::quantization_config;
 pub use self::pack::pack;
 use super::ExportError;
-use super::huggingface::write_configs;
+use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
 use crate::model::grid::Levels;
@@ -71,7 +71,7 @@ impl Format {
     }
 }
 
-/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
+/// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
 /// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
 /// Each is asked once per weight, in the order of [`parameter_specs`].
@@ -98,7 +98,7 @@ pub fn write_model<'a>(
     let mut json = config.to_json(dtype_name(dtype));
     json["quantization_config"] = quantization_config(schemes, config)?;
     shards.finish()?;
-    write_configs(files.dir, config, &json)
+    write_config(files.dir, &json)
 }
 
 /// Codes as bytes; one that no whole number of this width is, is refused.

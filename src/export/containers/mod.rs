@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 pub use self::refusal::{Refusal, refusal, refusal_by};
 use super::ExportError;
 use super::compressed_tensors::QuantizedWeight;
-use super::huggingface::write_configs;
+use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
@@ -53,7 +53,7 @@ impl Container {
     }
 }
 
-/// Writes `model.safetensors`, `config.json` and `generation_config.json` into an existing folder.
+/// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
 /// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
 /// Each is asked once per weight, in the order of [`parameter_specs`].
@@ -100,7 +100,7 @@ pub fn write_model<'a>(
     }
     json["quantization_config"] = said;
     shards.finish()?;
-    write_configs(files.dir, config, &json)
+    write_config(files.dir, &json)
 }
 
 /// `bits` and `group_size` of the one scheme that there is; a whole row is -1.

@@ -1,19 +1,20 @@
 //! GGUF files, which llama.cpp and what is built on it load.
 
 mod metadata;
+mod tokenizer;
 
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
+pub use self::tokenizer::check_tokenizer;
 use super::compressed_tensors::{QuantizedWeight, integers};
 use super::{ExportError, License};
 use crate::checkpoint::{ROPE_FREQS, gguf_name};
-use crate::data::{TokenRows, Tokenizer};
+use crate::data::Tokenizer;
 use crate::files;
-use crate::gguf::tokenizer::{TokenizerSource, tokenizer_metadata};
-use crate::gguf::{NewTensor, NewValue, TensorType, write};
+use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::model::grid::{Grid, Levels};
 use crate::model::rope::inverse_frequencies;
 use crate::model::{
@@ -126,8 +127,10 @@ pub struct Model<'a> {
     pub storage: Storage,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Folder that may hold a `chat_template.jinja`.
+    /// Folder of the tokenizer's files, in which chat templates may stand.
     pub template_dir: Option<&'a Path>,
+    /// How an engine samples by default, as `generation_config.json` says it.
+    pub generation: &'a Map<String, Value>,
     /// Licence of the models that it is made of, if it is known.
     pub license: Option<&'a License>,
 }
@@ -171,7 +174,8 @@ pub fn write_model(
     }
     let mut keys = metadata::metadata(config, model.name, model.storage.linear)?;
     keys.extend(model.license.map(metadata::license).unwrap_or_default());
-    keys.extend(tokenizer_keys(model)?);
+    keys.extend(sampling::write(model.generation));
+    keys.extend(tokenizer::keys(model)?);
     let mut data = Vec::with_capacity(tensors.len());
     for spec in &specs {
         let kind = model.storage.kind(spec);
@@ -321,70 +325,6 @@ fn pairs_of_halves<T: Clone>(rows: &[T], num_heads: usize, head_dim: usize) -> V
         }
     }
     ordered
-}
-
-fn tokenizer_keys(model: &Model<'_>) -> Result<Vec<(String, NewValue)>, ExportError> {
-    let [(name, bytes), (_, config_bytes)] = model.tokenizer.files();
-    let json: Value = serde_json::from_slice(bytes).map_err(|source| ExportError::Json {
-        path: PathBuf::from(name),
-        source,
-    })?;
-    let config: Value = serde_json::from_slice(config_bytes).unwrap_or_default();
-    let template = model
-        .template_dir
-        .map(|dir| dir.join("chat_template.jinja"));
-    let template = template.and_then(|path| files::read_to_string(&path).ok());
-    let template = template.as_deref().or(config["chat_template"].as_str());
-    let begins = model.tokenizer.beginning_of_text();
-    Ok(tokenizer_metadata(TokenizerSource {
-        tokenizer: &json,
-        num_rows: model.config.vocab_size,
-        bos: begins.or(model.config.bos_token_id),
-        adds_bos: begins.is_some(),
-        eos: &model.config.eos_token_ids,
-        padding: model.config.pad_token_id,
-        chat_template: template,
-    })?)
-}
-
-/// Rows of validation text that both tokenizers read.
-const NUM_ROWS: usize = 8;
-
-/// Ids that are told where they differ.
-const NUM_TOLD: usize = 8;
-
-/// What tells rules of splitting apart: digits, capitals, marks, white space, other scripts.
-const PROBE: &str = "I've 12345 apples, we'LL  share\n\n\tthem: x=y+1.5e-3;\r\n Ünïcode ｆｕｌｌ 日本語 한국어 नमस्ते 😀👩‍👩‍👧 don't.  \n";
-
-/// The tokenizer that the file carries gives the ids of the student's, on validation text and a probe.
-pub fn check_tokenizer(
-    path: &Path,
-    tokenizer: &Tokenizer,
-    rows: &TokenRows,
-) -> Result<(), ExportError> {
-    let carried = Tokenizer::open(path)?;
-    let decoded =
-        (0..rows.num_rows().min(NUM_ROWS)).map(|row_idx| tokenizer.decode(rows.inputs(row_idx)));
-    let mut texts = decoded.collect::<Result<Vec<_>, _>>()?;
-    texts.push(PROBE.to_owned());
-    for text in texts {
-        let (got, want) = (carried.encode(&text)?, tokenizer.encode(&text)?);
-        if let Some(first) = first_difference(&got, &want) {
-            let some = |ids: &[u32]| -> Vec<u32> {
-                let ids = ids.iter().skip(first).take(NUM_TOLD);
-                ids.copied().collect()
-            };
-            let (got, want) = (some(&got), some(&want));
-            let text = tokenizer.decode(&want)?;
-            return Err(ExportError::OtherIds { text, got, want });
-        }
-    }
-    Ok(())
-}
-
-fn first_difference(got: &[u32], want: &[u32]) -> Option<usize> {
-    let longest = got.len().max(want.len());
-    (0..longest).find(|&place| got.get(place) != want.get(place))
 }
 
 #[cfg(test)]

@@ -33,6 +33,7 @@ fn export(
         },
         tokenizer: &tokenizer(name),
         template_dir: Some(&golden(name)),
+        generation: source.generation(),
         license: None,
     };
     let weight = |spec: &ParameterSpec| source.weight(spec).unwrap();
@@ -168,6 +169,7 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
             storage,
             tokenizer: &tokenizer("hf-llama"),
             template_dir: None,
+            generation: source.generation(),
             license: None,
         };
         let dir = tempfile::tempdir().unwrap();

@@ -12,9 +12,10 @@ fn source(tokenizer: &Value, num_rows: usize) -> TokenizerSource<'_> {
         num_rows,
         bos: None,
         adds_bos: false,
+        adds_eos: false,
         eos: &[],
         padding: None,
-        chat_template: None,
+        chat_templates: &[],
     }
 }
 
@@ -58,12 +59,17 @@ fn every_kind_of_tokenizer_reads_back_as_it_was() {
             id.map(|id| u32::try_from(id).unwrap())
         };
         let eos: Vec<u32> = id("eos").into_iter().collect();
+        let template = files.config["chat_template"].as_str();
+        let templates: Vec<_> = template
+            .map(|template| ("default".to_owned(), template.to_owned()))
+            .into_iter()
+            .collect();
         let again = rewritten(TokenizerSource {
             bos: id("bos"),
             adds_bos: !files.tokenizer["post_processor"].is_null(),
             eos: &eos,
             padding: id("padding"),
-            chat_template: files.config["chat_template"].as_str(),
+            chat_templates: &templates,
             ..source(&files.tokenizer, num_rows)
         });
         let mut found = tokenizer_files(&again).unwrap();

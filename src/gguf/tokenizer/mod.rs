@@ -6,11 +6,13 @@
 //! `rstrip`), and whether it must stand alone (`single_word`). No tokenizer of the families read here uses these.
 
 mod byte_level;
+mod ends;
 mod sentencepiece;
 mod write;
 
 use serde_json::{Map, Value, json};
 
+pub use self::ends::Ends;
 pub use self::write::{NoGgufForm, TokenizerSource, tokenizer_metadata};
 
 use super::{GgufError, GgufFile};
@@ -18,6 +20,11 @@ use super::{GgufError, GgufFile};
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TOKEN_TYPE: &str = "tokenizer.ggml.token_type";
 const MODEL: &str = "tokenizer.ggml.model";
+const TEMPLATE: &str = "tokenizer.chat_template";
+const TEMPLATE_NAMES: &str = "tokenizer.chat_templates";
+
+/// Name of the chat template that is taken if none is asked for.
+pub const DEFAULT_TEMPLATE: &str = "default";
 
 /// Contents of `tokenizer.json` and `tokenizer_config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,8 +114,8 @@ pub fn tokenizer_files(file: &GgufFile) -> Result<TokenizerFiles, GgufError> {
             config.insert(key.to_owned(), json!(token));
         }
     }
-    if let Some(template) = file.text("tokenizer.chat_template")? {
-        config.insert("chat_template".to_owned(), json!(template));
+    if let Some(templates) = chat_templates(file)? {
+        config.insert("chat_template".to_owned(), templates);
     }
     Ok(TokenizerFiles {
         tokenizer,
@@ -183,6 +190,27 @@ impl Vocabulary {
         });
         added.collect()
     }
+}
+
+/// `chat_template` of `tokenizer_config.json`: the default alone, or a list with the named ones.
+fn chat_templates(file: &GgufFile) -> Result<Option<Value>, GgufError> {
+    let prefix = format!("{TEMPLATE}.");
+    let keys = file.metadata().map(|(key, _)| key);
+    let named = keys.filter_map(|key| Some((key.strip_prefix(&prefix)?, key)));
+    let default = file.text(TEMPLATE)?;
+    let entry = |name: &str, template: &str| json!({ "name": name, "template": template });
+    let mut list: Vec<Value> = Vec::new();
+    for (name, key) in named {
+        list.extend(file.text(key)?.map(|template| entry(name, template)));
+    }
+    if list.is_empty() {
+        return Ok(default.map(Value::from));
+    }
+    list.splice(
+        0..0,
+        default.map(|template| entry(DEFAULT_TEMPLATE, template)),
+    );
+    Ok(Some(Value::Array(list)))
 }
 
 fn one_per_token(tokens: &[String]) -> String {

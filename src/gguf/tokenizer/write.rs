@@ -6,7 +6,11 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::super::NewValue;
-use super::{MODEL, TOKEN_TYPE, TOKENS, TokenKind, byte_level, sentencepiece};
+use super::ends::Ends;
+use super::{
+    DEFAULT_TEMPLATE, MODEL, TEMPLATE, TEMPLATE_NAMES, TOKEN_TYPE, TOKENS, TokenKind, byte_level,
+    sentencepiece,
+};
 
 /// Why a tokenizer has no form in a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -27,12 +31,14 @@ pub struct TokenizerSource<'a> {
     pub bos: Option<u32>,
     /// Whether it is put there.
     pub adds_bos: bool,
+    /// Whether the first of `eos` is put after each text.
+    pub adds_eos: bool,
     /// Tokens that end a text, likeliest first.
     pub eos: &'a [u32],
     /// Filling of batches.
     pub padding: Option<u32>,
-    /// Jinja template of a chat.
-    pub chat_template: Option<&'a str>,
+    /// Jinja templates of a chat by their names, of which `default` is one.
+    pub chat_templates: &'a [(String, String)],
 }
 
 /// Keys and values of a tokenizer.
@@ -63,9 +69,11 @@ pub fn tokenizer_metadata(
         byte_level_keys(json, &merges)?
     };
     let kinds = kinds.into_iter().map(TokenKind::number).collect();
+    let special = special_keys(source, &tokens);
     metadata.push((TOKENS.to_owned(), NewValue::Texts(tokens)));
     metadata.push((TOKEN_TYPE.to_owned(), NewValue::I32s(kinds)));
-    metadata.extend(special_keys(source));
+    metadata.extend(special);
+    metadata.extend(template_keys(source.chat_templates));
     Ok(metadata)
 }
 
@@ -116,12 +124,14 @@ fn byte_level_keys(
 }
 
 /// What a model says of its tokens.
-fn special_keys(source: TokenizerSource<'_>) -> Vec<(String, NewValue)> {
+fn special_keys(source: TokenizerSource<'_>, tokens: &[String]) -> Vec<(String, NewValue)> {
+    let token = |id: u32| tokens.get(id as usize).map(String::as_str);
+    let ends = Ends::of(source.eos, token);
     let named = [
         ("bos", source.bos),
-        ("eos", source.eos.first().copied()),
-        ("eot", source.eos.get(1).copied()),
-        ("eom", source.eos.get(2).copied()),
+        ("eos", ends.eos),
+        ("eot", ends.eot),
+        ("eom", ends.eom),
         ("padding", source.padding),
     ];
     let mut keys: Vec<(String, NewValue)> = named
@@ -133,9 +143,33 @@ fn special_keys(source: TokenizerSource<'_>) -> Vec<(String, NewValue)> {
         .collect();
     let adds_bos = NewValue::Bool(source.adds_bos);
     keys.push(("tokenizer.ggml.add_bos_token".to_owned(), adds_bos));
-    if let Some(template) = source.chat_template {
-        let template = NewValue::Text(template.to_owned());
-        keys.push(("tokenizer.chat_template".to_owned(), template));
+    if source.adds_eos {
+        let key = "tokenizer.ggml.add_eos_token".to_owned();
+        keys.push((key, NewValue::Bool(true)));
+    }
+    keys
+}
+
+/// Templates, each under its name; of names, llama.cpp's converter keeps letters and digits.
+fn template_keys(templates: &[(String, String)]) -> Vec<(String, NewValue)> {
+    let mut keys = Vec::new();
+    let mut names: Vec<String> = Vec::new();
+    for (name, template) in templates {
+        let template = NewValue::Text(template.clone());
+        if name == DEFAULT_TEMPLATE {
+            keys.push((TEMPLATE.to_owned(), template));
+            continue;
+        }
+        let is_kept = |letter: char| letter.is_ascii_alphanumeric();
+        let mut name = name.replace(|letter| !is_kept(letter), "_");
+        while names.contains(&name) {
+            name.push('_');
+        }
+        keys.push((format!("{TEMPLATE}.{name}"), template));
+        names.push(name);
+    }
+    if !names.is_empty() {
+        keys.push((TEMPLATE_NAMES.to_owned(), NewValue::Texts(names)));
     }
     keys
 }

@@ -2,6 +2,7 @@
 
 mod defaults;
 mod fields;
+mod generation;
 mod layers;
 mod multimodal;
 mod rope;

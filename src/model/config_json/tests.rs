@@ -167,7 +167,7 @@ fn what_is_written_is_read_back() {
         );
         assert_eq!(json["rope_theta"], json["rope_parameters"]["rope_theta"]);
         assert_eq!(
-            config.generation_json()["eos_token_id"],
+            config.generation_json(&serde_json::Map::new())["eos_token_id"],
             json["eos_token_id"]
         );
     }

@@ -1,4 +1,4 @@
-//! `config.json` and `generation_config.json` as they are written.
+//! `config.json` as it is written.
 
 use serde_json::{Map, Value, json};
 
@@ -42,15 +42,6 @@ impl DecoderConfig {
             json[key] = value;
         }
         json
-    }
-
-    /// `generation_config.json`: the special ids, which engines stop at.
-    pub fn generation_json(&self) -> Value {
-        json!({
-            "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_to_json(),
-            "pad_token_id": self.pad_token_id,
-        })
     }
 
     /// The keys of the family's own.
@@ -147,7 +138,7 @@ impl DecoderConfig {
     }
 
     /// One id stands alone and several in a list, as readers of both styles expect.
-    fn eos_to_json(&self) -> Value {
+    pub(super) fn eos_to_json(&self) -> Value {
         match self.eos_token_ids.as_slice() {
             [] => Value::Null,
             [id] => json!(id),
