@@ -9,11 +9,12 @@ use super::commands::{Output, open_checkpoint, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
 use crate::checkpoint::Checkpoint;
-use crate::data::{TokenRows, read_rows};
+use crate::data::{Rebuilt, TokenRows, read_rows, tokenizer_dir};
 use crate::device;
 use crate::files;
 use crate::inspect as facts;
 use crate::model::Decoder;
+use crate::progress;
 use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{Opinion, TextEvaluation, evaluate_each};
 use crate::vocabulary::Vocabulary;
@@ -48,6 +49,11 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
 fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Failure> {
     let config = checkpoint.config();
     let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
+    let read = Some(&tokenizer).filter(|_| tokenizer_dir(&args.checkpoint).is_some());
+    let model_type = config.architecture.model_type();
+    if let Some(rebuilt) = read.and_then(|read| Rebuilt::of_tokenizer(model_type, read)) {
+        progress::say(&format!("note: {}", rebuilt.note()));
+    }
     let end_of_text = tokenizer
         .end_of_text()
         .or(config.eos_token_ids.first().copied());

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::ConvertError;
 use crate::checkpoint::{Checkpoint, generation_of};
-use crate::data::{Tokenizer, tokenizer_dir, tokenizer_path};
+use crate::data::{Rebuilt, Tokenizer, tokenizer_dir, tokenizer_path};
 use crate::files::{hash_file, with_path};
 use crate::gguf::is_gguf;
 use crate::hashes::{Hashes, Identity};
@@ -202,7 +202,12 @@ impl Source {
                 num_rows: config.vocab_size,
             });
         }
+        let model_type = config.architecture.model_type();
         let dir = tokenizer_dir(path);
+        let read = Some(&tokenizer).filter(|_| dir.is_some());
+        if let Some(rebuilt) = read.and_then(|read| Rebuilt::of_tokenizer(model_type, read)) {
+            progress::say(&format!("note: {}", rebuilt.note()));
+        }
         Ok(SourceTokenizer { tokenizer, dir })
     }
 }

@@ -5,6 +5,7 @@ mod chat_templates;
 mod model_tokenizer;
 mod pack;
 mod prepare;
+mod rebuilt;
 mod rows;
 mod source;
 mod special_tokens;
@@ -20,6 +21,7 @@ pub use chat_templates::{ChatTemplates, chat_templates, template_files};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub use prepare::{DataError, Prepared, Split, prepare, read_rows, rows_of_text};
+pub use rebuilt::{AS_IT_IS, Rebuilt};
 pub use rows::TokenRows;
 pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::ExportError;
 use super::safetensors::{dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::data::template_files;
+use crate::data::{AS_IT_IS, Rebuilt, template_files};
 use crate::files::{self, with_path, write_atomically, write_json};
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::recipe::ExportDtype;
@@ -121,10 +121,7 @@ fn tokenizer_config(dir: &Path, config: &DecoderConfig) -> Result<Value, ExportE
         "model_max_length".to_owned(),
         config.max_position_embeddings.into(),
     );
-    json.insert(
-        "tokenizer_class".to_owned(),
-        json!("PreTrainedTokenizerFast"),
-    );
+    json.insert("tokenizer_class".to_owned(), json!(AS_IT_IS));
     name_specials(&mut json, &tokenizer, config);
     Ok(Value::Object(json))
 }
@@ -141,6 +138,24 @@ fn name_specials(json: &mut Map<String, Value>, tokenizer: &Value, config: &Deco
             json.insert(key.to_owned(), json!(token));
         }
     }
+}
+
+/// Gives a tokenizer that transformers would build anew a class that loads the `tokenizer.json` in `dir` as it is.
+///
+/// Returns what no class can mend.
+pub fn keep_as_it_is(dir: &Path, config: &DecoderConfig) -> Result<Option<Rebuilt>, ExportError> {
+    let path = dir.join("tokenizer_config.json");
+    let (tokenizer, mut json) = (read(&dir.join("tokenizer.json"))?, read(&path)?);
+    let model_type = config.architecture.model_type();
+    let Some(rebuilt) = Rebuilt::of(model_type, &json, &tokenizer) else {
+        return Ok(None);
+    };
+    if let Value::Object(json) = &mut json {
+        json.insert("tokenizer_class".to_owned(), json!(AS_IT_IS));
+        name_specials(json, &tokenizer, config);
+    }
+    write_json(&path, &json)?;
+    Ok(Some(rebuilt).filter(|rebuilt| !rebuilt.is_mended_by_class))
 }
 
 fn read(path: &Path) -> Result<Value, ExportError> {

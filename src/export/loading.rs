@@ -6,11 +6,22 @@ use serde_json::json;
 
 use super::containers::Container;
 use super::model_card::Engine;
+use crate::data::AS_IT_IS;
 use crate::shell::quoted;
 
 /// Adds the section to a card. What is named has been seen to load such a folder (`scripts/verify_in_engines.py`).
-pub(super) fn loading(card: &mut String, engine: &Engine) {
+pub(super) fn loading(card: &mut String, engine: &Engine, is_rebuilt: bool) {
     card.push_str("\n## Use\n");
+    let loader = if is_rebuilt {
+        card.push_str(
+            "\n`AutoTokenizer` of transformers 5, which other engines use, too, builds another tokenizer for this \
+             family than `tokenizer.json` says: check its ids.\n",
+        );
+        AS_IT_IS
+    } else {
+        "AutoTokenizer"
+    };
+    let transformers = |card: &mut String, packages: &str| transformers(card, packages, loader);
     match engine {
         Engine::Transformers => {
             transformers(card, "transformers torch");
@@ -44,13 +55,13 @@ pub(super) fn loading(card: &mut String, engine: &Engine) {
     }
 }
 
-fn transformers(card: &mut String, packages: &str) {
+fn transformers(card: &mut String, packages: &str, loader: &str) {
     let _ = write!(
         card,
         "\nWith transformers (`pip install {packages}`):\n\n\
          ```python\n\
-         from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-         tokenizer = AutoTokenizer.from_pretrained(\".\")\n\
+         from transformers import AutoModelForCausalLM, {loader}\n\n\
+         tokenizer = {loader}.from_pretrained(\".\")\n\
          model = AutoModelForCausalLM.from_pretrained(\".\")\n\
          inputs = tokenizer(\"It was\", return_tensors=\"pt\")\n\
          print(tokenizer.decode(model.generate(**inputs, max_new_tokens=40)[0]))\n\

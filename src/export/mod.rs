@@ -29,10 +29,11 @@ use self::compressed_tensors::QuantizedWeight;
 use self::containers::{Container, refusal_by};
 use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
-use crate::data::{TokenRows, Tokenizer};
+use crate::data::{AS_IT_IS, Rebuilt, TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::Quantized;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme};
+use crate::progress;
 use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};
 use crate::student::Student;
 use crate::tensors;
@@ -110,11 +111,12 @@ fn export_format(
         };
         write_model(&storage, student, context, files)?
     };
-    if format == ExportFormat::Gguf {
+    let rebuilt = if format == ExportFormat::Gguf {
         gguf::check_tokenizer(&written, context.tokenizer, context.rows)?;
+        None
     } else {
-        write_beside(dir, config, context)?;
-    }
+        write_beside(dir, config, context)?
+    };
     if let MadeBy::Recipe(recipe) = &context.provenance.made_by {
         files::write_atomically(&dir.join("recipe.yaml"), |out| {
             out.write_all(recipe.as_bytes())
@@ -135,28 +137,34 @@ fn export_format(
     };
     allocator::give_freed_pages_back(); // of what was written, before the model is there twice
     let verification = verify(&written, context.rows, &expected)?;
-    let card = model_card(&card_facts(
-        &storage,
-        config,
-        context,
-        &written,
-        &verification,
-    ));
+    let card = model_card(&CardFacts {
+        is_rebuilt: rebuilt.is_some(),
+        ..card_facts(&storage, config, context, &written, &verification)
+    });
     files::write_atomically(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?;
     Ok(verification)
 }
 
-/// Writes what stands beside the weights of a folder.
+/// Writes what stands beside the weights of a folder. Returns a tokenizer that transformers builds anew whatever is
+/// written, after telling of it.
 fn write_beside(
     dir: &Path,
     config: &DecoderConfig,
     context: &ExportContext<'_>,
-) -> Result<(), ExportError> {
+) -> Result<Option<Rebuilt>, ExportError> {
     match context.tokenizer_dir {
         Some(source) => huggingface::write_tokenizer(dir, config, source)?,
         None => context.tokenizer.save(dir)?,
     }
-    huggingface::write_generation(dir, config, context.generation)
+    huggingface::write_generation(dir, config, context.generation)?;
+    let rebuilt = huggingface::keep_as_it_is(dir, config)?;
+    if let Some(rebuilt) = &rebuilt {
+        progress::say(&format!(
+            "note: {}; no `tokenizer_class` changes that for this family: load it with `{AS_IT_IS}`",
+            rebuilt.note()
+        ));
+    }
+    Ok(rebuilt)
 }
 
 /// How weights are stored.
@@ -324,6 +332,7 @@ fn card_facts(
         columns,
         rows,
         verification: Some(verification.clone()),
+        is_rebuilt: false,
         engine: match storage {
             Storage::Plain(_) => Engine::Transformers,
             Storage::Packed(None, ..) => Engine::CompressedTensors,

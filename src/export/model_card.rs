@@ -30,6 +30,8 @@ pub struct CardFacts {
     pub rows: Vec<Vec<String>>,
     /// How the folder differs from the model that was trained.
     pub verification: Option<Verification>,
+    /// Whether `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
+    pub is_rebuilt: bool,
     /// What loads it.
     pub engine: Engine,
 }
@@ -61,7 +63,7 @@ pub fn model_card(facts: &CardFacts) -> String {
     if let Some(verification) = &facts.verification {
         verified(&mut card, verification);
     }
-    loading(&mut card, &facts.engine);
+    loading(&mut card, &facts.engine, facts.is_rebuilt);
     card
 }
 

@@ -59,6 +59,7 @@ fn facts() -> CardFacts {
             vec!["00-distill".to_owned(), "4.21".to_owned()],
             vec!["01-a|b".to_owned(), "4.30".to_owned()],
         ],
+        is_rebuilt: false,
         verification: Some(Verification {
             format: "compressed-tensors".to_owned(),
             size_bytes: 1_483_000,

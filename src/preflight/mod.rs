@@ -179,6 +179,14 @@ impl Preflight<'_> {
             return Ok(None);
         };
         let theirs = Vocabulary::of_model(&plan.checkpoint);
+        let model_type = config.architecture.model_type();
+        if let Some(rebuilt) = theirs
+            .as_ref()
+            .ok()
+            .and_then(|theirs| theirs.rebuilt(model_type))
+        {
+            notes.push(format!("of the teacher, {}", rebuilt.note()));
+        }
         let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
             let key = "data.tokenizer.file";
             let ours = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;

@@ -146,7 +146,11 @@ impl Preflight<'_> {
         if !tokenizer_path(student).exists() {
             return self.ids_fit(key, theirs.num_tokens(), "student", config);
         }
-        let found = self.of_model(key, student)?.compare(&theirs);
+        let ours = self.of_model(key, student)?;
+        if let Some(rebuilt) = ours.rebuilt(config.architecture.model_type()) {
+            notes.push(format!("of the student, {}", rebuilt.note()));
+        }
+        let found = ours.compare(&theirs);
         if let Some(fact) = found.disagreement("student", "teacher") {
             let fault = Diagnostic::new("student/vocabulary", fact)
                 .help("teacher and student must share one tokenizer");

@@ -10,7 +10,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{Tokenizer, TokenizerError};
+use crate::data::{Rebuilt, Tokenizer, TokenizerError, tokenizer_dir};
 use crate::progress::thousands;
 
 /// Differing ids that a comparison names; the others are counted.
@@ -97,6 +97,12 @@ impl Vocabulary {
     /// Added tokens of the tokenizer that the model has no row for; they are left out.
     pub fn num_without_row(&self) -> usize {
         self.tokenizer.num_without_row()
+    }
+
+    /// Whether transformers builds the tokenizer of a model of this `model_type` otherwise than its folder says.
+    pub fn rebuilt(&self, model_type: &str) -> Option<Rebuilt> {
+        let is_folder = tokenizer_dir(&self.path).is_some();
+        is_folder.then(|| Rebuilt::of_tokenizer(model_type, &self.tokenizer))?
     }
 
     /// Both sides, token by token.

@@ -12,6 +12,7 @@ mod write;
 
 use serde_json::{Map, Value, json};
 
+pub use self::byte_level::QWEN2;
 pub use self::ends::Ends;
 pub use self::write::{NoGgufForm, TokenizerSource, tokenizer_metadata};
 
