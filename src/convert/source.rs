@@ -174,8 +174,8 @@ impl Source {
     ) -> Result<Map<String, Value>, ConvertError> {
         match (self, given) {
             (Self::Checkpoint(checkpoint), _) => Ok(checkpoint.generation().clone()),
-            (Self::Pass(_), Some(path)) => Ok(generation_of(path)?),
-            (Self::Pass(_), None) => Ok(Map::new()),
+            (Self::Pass { .. }, Some(path)) => Ok(generation_of(path)?),
+            (Self::Pass { .. }, None) => Ok(Map::new()),
         }
     }
 

@@ -61,7 +61,8 @@ pub fn template_files(dir: &Path) -> io::Result<Vec<String>> {
         let name = entry
             .map_err(|error| with_path(error, &folder))?
             .file_name();
-        if let Some(name) = name.to_str().filter(|name| name.ends_with(".jinja")) {
+        let is_template = Path::new(&name).extension() == Some("jinja".as_ref());
+        if let Some(name) = name.to_str().filter(|_| is_template) {
             files.push(format!("{FOLDER}/{name}"));
         }
     }

@@ -78,7 +78,7 @@ fn a_number_that_is_none_is_refused_by_its_tensor_and_element_in_every_container
             let number = stored(dtype, value);
             let last = bytes.len() / number.len() - 1;
             damage(&file, |all| {
-                all[bytes.end - number.len()..bytes.end].copy_from_slice(&number)
+                all[bytes.end - number.len()..bytes.end].copy_from_slice(&number);
             });
             let want = format!(
                 "`{}`: element {last} of `{tensor}` is {value}: the checkpoint is damaged",
@@ -105,7 +105,7 @@ fn a_code_that_is_no_number_and_a_product_beyond_f32_are_refused_where_every_sca
     assert_eq!(dtype, Dtype::BF16);
     let large = stored(dtype, 3e38);
     damage(&file, |all| {
-        all[bytes.start..bytes.start + large.len()].copy_from_slice(&large)
+        all[bytes.start..bytes.start + large.len()].copy_from_slice(&large);
     });
     let told = unread(dir.path());
     assert!(
@@ -142,7 +142,7 @@ fn blocks_of_a_gguf_file_with_a_scale_that_is_no_number_are_refused_by_the_name_
                 half::f16::NAN.to_le_bytes().to_vec()
             };
             damage(&path, |all| {
-                all[at..at + number.len()].copy_from_slice(&number)
+                all[at..at + number.len()].copy_from_slice(&number);
             });
             let want =
                 format!("model.gguf`: element 0 of `{tensor}` is NaN: the checkpoint is damaged");
