@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use serde_json::Value;
 
-use crate::files::{read_json, with_path};
+use crate::files::{self, read_json, with_path};
 use crate::gguf::tokenizer::DEFAULT_TEMPLATE;
 
 /// The template of a folder that stands in place of all that `tokenizer_config.json` has.
@@ -75,7 +75,7 @@ fn is_default((name, _): &(String, String)) -> bool {
 }
 
 fn of_files(dir: &Path) -> io::Result<ChatTemplates> {
-    let read = |path: &Path| fs::read_to_string(path).map_err(|error| with_path(error, path));
+    let read = |path: &Path| files::read_to_string(path).map_err(|error| with_path(error, path));
     let mut templates = Vec::new();
     let path = dir.join(FILE);
     if path.exists() {

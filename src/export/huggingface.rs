@@ -159,7 +159,7 @@ pub fn keep_as_it_is(dir: &Path, config: &DecoderConfig) -> Result<Option<Rebuil
 }
 
 fn read(path: &Path) -> Result<Value, ExportError> {
-    let bytes = fs::read(path).map_err(|error| with_path(error, path))?;
+    let bytes = files::read(path).map_err(|error| with_path(error, path))?;
     serde_json::from_slice(&bytes).map_err(|source| ExportError::Json {
         path: path.to_path_buf(),
         source,
