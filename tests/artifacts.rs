@@ -16,7 +16,7 @@ mod tests {
 
     use crate::common::{
         PASSES, Ran, Workshop, assert_no_parts, assert_same_results, assert_whole, files_below,
-        finished, folders, signal,
+        finished, folders, signal, wait_for,
     };
 
     const RUN: [&str; 2] = ["run", "chain.yaml"];
@@ -33,7 +33,11 @@ mod tests {
 
     /// A run that has hashed its inputs and waits for the rows, which somebody else holds: what is done meanwhile is done
     /// between the hash and the use.
-    fn while_waiting(workshop: &Workshop, sets: &[&str], meanwhile: impl FnOnce(&Child)) -> Ran {
+    fn while_waiting(
+        workshop: &Workshop,
+        sets: &[&str],
+        meanwhile: impl FnOnce(&mut Child),
+    ) -> Ran {
         let rows = stage_dir(workshop, "data", sets);
         fs::create_dir_all(&rows).unwrap();
         let held = File::create_new(rows.join(".lock"))
@@ -44,7 +48,7 @@ mod tests {
         let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
         let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
         assert!(waits.is_some(), "the run did not wait");
-        meanwhile(&child);
+        meanwhile(&mut child);
         drop(held);
         let rest: Vec<String> = told.map(Result::unwrap).collect();
         let ran = finished(child);
@@ -154,7 +158,7 @@ mod tests {
         let workshop = Workshop::new();
         let ran = while_waiting(&workshop, &[], |child| {
             signal(child, "TERM");
-            std::thread::sleep(std::time::Duration::from_secs(1));
+            wait_for("end", || child.try_wait().unwrap().is_some());
         });
         assert_eq!(ran.code, Some(130), "{}", ran.stderr);
         workshop.done(&RUN);
