@@ -34,9 +34,6 @@ use crate::student::Student;
 /// What exports are compared on if no text is named: the opening of *Persuasion* (Jane Austen, 1818; public domain).
 const PASSAGE: &str = include_str!("passage.txt");
 
-/// Formats that hold weights on no grid, too.
-const PLAIN: [ExportFormat; 2] = [ExportFormat::HuggingFace, ExportFormat::Gguf];
-
 /// What a command was asked for.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
@@ -105,7 +102,7 @@ pub fn export(
 /// A format of codes is for weights that are on a grid.
 fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(), ConvertError> {
     let mut formats = plan.formats.iter();
-    match formats.find(|format| !PLAIN.contains(format)) {
+    match formats.find(|format| !format.holds_plain_weights()) {
         Some(&format) if !is_quantized(student) => Err(ConvertError::NotQuantized {
             format: export::folder(format),
             checkpoint: source.path().to_path_buf(),
@@ -135,7 +132,7 @@ fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertEr
 /// Formats of plain weights and of blocks cannot say that activations are rounded: there, none are.
 fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Source) -> Student {
     let mut formats = plan.formats.iter();
-    let plain = formats.find(|format| PLAIN.contains(format));
+    let plain = formats.find(|format| format.holds_plain_weights());
     let schemes = || student.schemes.values();
     let rounds = source.rounds_inputs() || schemes().any(|scheme| scheme.input.is_some());
     if let (Some(&format), true) = (plain, rounds) {

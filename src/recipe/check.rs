@@ -4,7 +4,9 @@
 
 use super::fields::{Checked, Fields, FromChecked, Item};
 use super::pass_check::passes;
+use super::plan::{ExportFormat, PassWord, SupportWord, TokenizerWord};
 use super::student_complete::chooses_by_importance;
+use super::student_plan::StudentWord;
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 
@@ -51,9 +53,9 @@ fn reserved_name(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
 
 fn needs_teacher(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
     let data = recipe.block("data");
-    let tokenizer = data.and_then(|data| data.block("tokenizer")?.variant());
+    let tokenizer = data.and_then(|data| data.block("tokenizer")?.variant::<TokenizerWord>());
     if recipe.is_written("teacher") {
-        if let (Some(data), Some(("train", _))) = (data, tokenizer) {
+        if let (Some(data), Some((TokenizerWord::Train, _))) = (data, tokenizer) {
             let message = "a tokenizer is trained, but the teacher has its own";
             faults.push(
                 Diagnostic::new("recipe/foreign-tokenizer", message)
@@ -79,14 +81,12 @@ fn needs_teacher(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
         lacks(recipe, "cache", "it holds the teacher's predictions");
     }
     if let Some(student) = recipe.block("student")
-        && student
-            .variant()
-            .is_some_and(|(name, _)| name == "from_teacher")
+        && let Some((StudentWord::FromTeacher, _)) = student.variant()
     {
         lacks(student, "from_teacher", "the student is made of its layers");
     }
     match (data, tokenizer) {
-        (Some(data), Some(("teacher", _))) => {
+        (Some(data), Some((TokenizerWord::Teacher, _))) => {
             lacks(data, "tokenizer", "`tokenizer.json` of the teacher");
         }
         (Some(data), None) if !data.is_written("tokenizer") => {
@@ -106,7 +106,7 @@ fn support(cache: &Fields, faults: &mut Vec<Diagnostic>) {
         return;
     };
     match support.variant() {
-        Some(("top_k", _)) if cache.is_written("sampling") => {
+        Some((SupportWord::TopK, _)) if cache.is_written("sampling") => {
             let message = "`sampling` has no effect: the support is `top_k`";
             faults.push(
                 Diagnostic::new("recipe/unused-key", message)
@@ -115,7 +115,7 @@ fn support(cache: &Fields, faults: &mut Vec<Diagnostic>) {
                     .help("delete it, or write `support: { samples: 50 }`"),
             );
         }
-        Some(("samples", _)) => {
+        Some((SupportWord::Samples, _)) => {
             let declared = cache.get::<Vec<f64>>("temperatures");
             if let Some(declared) = declared.filter(|declared| *declared != [1.0]) {
                 let message = "samples serve temperature 1 alone";
@@ -137,19 +137,19 @@ fn support(cache: &Fields, faults: &mut Vec<Diagnostic>) {
 fn student(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
     let variant = recipe.block("student").and_then(Fields::variant);
     match variant {
-        Some(("architecture", item)) => {
+        Some((StudentWord::Architecture, item)) => {
             if let Some(sizes) = item.as_block() {
                 heads(sizes, faults);
                 repeats(sizes, faults);
             }
         }
-        Some(("from_teacher", item)) => {
+        Some((StudentWord::FromTeacher, item)) => {
             if let Some(fields) = item.as_block() {
                 ascending(fields, "layers", faults);
                 from_teacher(fields, faults);
             }
         }
-        _ => {}
+        Some((StudentWord::Checkpoint, _)) | None => {}
     }
 }
 
@@ -266,20 +266,18 @@ fn export(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
     let Some(export) = recipe.block("export") else {
         return;
     };
-    distinct::<String>(export, "formats", faults);
+    distinct::<ExportFormat>(export, "formats", faults);
     // A faulty pass may have been meant as the missing one.
-    let is_quantize = |item: &Item| match item.as_block().and_then(Fields::variant) {
-        Some((name, _)) => name == "quantize",
+    let is_quantize = |item: &Item| match item.as_block().and_then(Fields::variant::<PassWord>) {
+        Some((pass, _)) => pass == PassWord::Quantize,
         None => true,
     };
     if recipe.items("passes").iter().any(is_quantize) {
         return;
     }
     for item in export.items("formats") {
-        let Some(Checked::Text(format)) = &item.value else {
-            continue;
-        };
-        if ["compressed-tensors", "gptq", "awq", "mlx"].contains(&format.as_str()) {
+        let format = item.value.as_ref().and_then(ExportFormat::from_checked);
+        if let Some(format) = format.filter(|format| !format.holds_plain_weights()) {
             let message = format!("`{format}` holds quantised weights, but no pass quantises");
             faults.push(
                 Diagnostic::new("recipe/not-quantized", message)

@@ -5,18 +5,19 @@
 use std::path::{Path, PathBuf};
 
 use super::fields::{Fields, Item};
-use super::loss_plan::{HiddenPlan, JsdPlan, LossWeights, SkewPlan, TailPlan};
+use super::loss_plan::{HiddenPlan, JsdPlan, LossWeights, SkewPlan};
 use super::plan::{
-    CachePlan, DataPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GgufType,
-    PassPlan, Plan, Sampling, SupportPlan, TeacherPlan, TokenizerPlan,
+    CachePlan, DataPlan, ExportPlan, FitPlan, GgufPlan, PassPlan, PassWord, Plan, SupportPlan,
+    SupportWord, TeacherPlan, TokenizerPlan, TokenizerWord,
 };
 use super::prune_complete::{gradual, prune, shrink};
 use super::quantize_complete::{
     is_measured, overrides, scheme, sensitivity, weights, without_training,
 };
-use super::quantize_plan::{QuantizeMethod, QuantizePlan};
+use super::quantize_plan::{QuantizeMethod, QuantizePlan, QuantizeWord};
 use super::schedule_plan::{
-    EarlyStopPlan, HandOn, Ramp, RateSchedule, Scheduled, Shape, TemperaturePlan, TemperatureWalk,
+    EarlyStopPlan, HandOn, Ramp, RampShape, RateSchedule, ScheduleWord, Scheduled, TemperaturePlan,
+    TemperatureWalk,
 };
 use super::student_complete::{adapter, student};
 
@@ -58,9 +59,9 @@ pub(super) fn plan(recipe: &Fields, recipe_path: PathBuf) -> Option<Plan> {
 fn data(fields: &Fields) -> Option<DataPlan> {
     let tokenizer = match fields.block("tokenizer") {
         Some(tokenizer) => match tokenizer.variant()? {
-            ("teacher", _) => TokenizerPlan::Teacher,
-            ("file", _) => TokenizerPlan::File(tokenizer.get("file")?),
-            (_, item) => TokenizerPlan::Train {
+            (TokenizerWord::Teacher, _) => TokenizerPlan::Teacher,
+            (TokenizerWord::File, _) => TokenizerPlan::File(tokenizer.get("file")?),
+            (TokenizerWord::Train, item) => TokenizerPlan::Train {
                 vocab_size: item.as_block()?.get("vocab_size")?,
             },
         },
@@ -81,13 +82,10 @@ fn cache(fields: &Fields) -> Option<CachePlan> {
     temperatures.sort_by(f64::total_cmp);
     Some(CachePlan {
         support: match fields.block("support")?.variant()? {
-            ("top_k", _) => SupportPlan::TopK(fields.block("support")?.get("top_k")?),
-            _ => SupportPlan::Samples {
+            (SupportWord::TopK, _) => SupportPlan::TopK(fields.block("support")?.get("top_k")?),
+            (SupportWord::Samples, _) => SupportPlan::Samples {
                 num_draws: fields.block("support")?.get("samples")?,
-                sampling: match fields.get::<String>("sampling")?.as_str() {
-                    "independent" => Sampling::Independent,
-                    _ => Sampling::Systematic,
-                },
+                sampling: fields.get("sampling")?,
             },
         },
         temperatures,
@@ -96,10 +94,10 @@ fn cache(fields: &Fields) -> Option<CachePlan> {
 }
 
 fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
-    let (name, item) = item.as_block()?.variant()?;
+    let (pass, item) = item.as_block()?.variant()?;
     let fields = item.as_block()?;
-    Some(match name {
-        "distill" => PassPlan::Distill(Box::new(FitPlan {
+    Some(match pass {
+        PassWord::Distill => PassPlan::Distill(Box::new(FitPlan {
             adapter: match fields.block("adapter") {
                 Some(adapter_fields) => Some(adapter(adapter_fields)?),
                 None => None,
@@ -110,11 +108,11 @@ fn pass(item: &Item, cache: Option<&CachePlan>) -> Option<PassPlan> {
             },
             ..fit(fields, cache)?
         })),
-        "prune" => PassPlan::Prune(prune(fields)?),
-        "shrink" => PassPlan::Shrink(shrink(fields)?),
-        _ => PassPlan::Quantize(QuantizePlan {
-            method: match fields.get::<String>("method")?.as_str() {
-                "qat" => QuantizeMethod::Qat(Box::new(FitPlan {
+        PassWord::Prune => PassPlan::Prune(prune(fields)?),
+        PassWord::Shrink => PassPlan::Shrink(shrink(fields)?),
+        PassWord::Quantize => PassPlan::Quantize(QuantizePlan {
+            method: match fields.get("method")? {
+                QuantizeWord::Qat => QuantizeMethod::Qat(Box::new(FitPlan {
                     start_step: fields.get("start_step")?,
                     ..fit(fields, cache)?
                 })),
@@ -170,10 +168,7 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
         max_grad_norm: fields.get("max_grad_norm")?,
         temperature: temperature(fields, cache, steps)?,
         losses,
-        tail: match fields.get::<String>("tail")?.as_str() {
-            "renormalize" => TailPlan::Renormalize,
-            _ => TailPlan::Bucket,
-        },
+        tail: fields.get("tail")?,
         adapter: None, // keys of `distill` alone
         prune: None,
         start_step: 0, // of `quantize` alone
@@ -186,10 +181,10 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
             }),
             None => None,
         },
-        hand_on: match fields.get::<String>("hand_on").as_deref() {
-            Some("best") => HandOn::Best,
+        hand_on: match fields.get("hand_on") {
+            Some(written) => written,
             None if fields.is_written("early_stop") => HandOn::Best,
-            _ => HandOn::Last,
+            None => HandOn::Last,
         },
         save_every: fields.get("save_every")?,
         keep_states: fields.get("keep_states")?,
@@ -249,13 +244,13 @@ pub(super) fn loss_weight(losses: &Fields, term: &str, steps: usize) -> Option<S
 }
 
 fn rate_schedule(fields: &Fields, steps: usize) -> Option<RateSchedule> {
-    Some(match fields.get::<String>("schedule")?.as_str() {
-        "constant" => RateSchedule::Constant,
-        "linear" => RateSchedule::Linear,
-        "cosine" => RateSchedule::Cosine,
-        _ => RateSchedule::WarmupStableDecay {
+    Some(match fields.get("schedule")? {
+        ScheduleWord::Constant => RateSchedule::Constant,
+        ScheduleWord::Linear => RateSchedule::Linear,
+        ScheduleWord::Cosine => RateSchedule::Cosine,
+        ScheduleWord::WarmupStableDecay => RateSchedule::WarmupStableDecay {
             decay_steps: decay_steps(fields, steps),
-            decay_shape: shape(fields, "decay_shape")?,
+            decay_shape: fields.get("decay_shape")?,
         },
     })
 }
@@ -263,14 +258,6 @@ fn rate_schedule(fields: &Fields, steps: usize) -> Option<RateSchedule> {
 /// Steps in which a stable learning rate falls; by default a tenth, as in MiniCPM (Hu et al. 2024, arXiv 2404.06395).
 pub(super) fn decay_steps(fields: &Fields, steps: usize) -> usize {
     fields.get("decay_steps").unwrap_or((steps / 10).max(1))
-}
-
-fn shape(fields: &Fields, name: &str) -> Option<Shape> {
-    Some(match fields.get::<String>(name)?.as_str() {
-        "cosine" => Shape::Cosine,
-        "1-sqrt" => Shape::OneMinusSqrt,
-        _ => Shape::Linear,
-    })
 }
 
 /// A number that stands still or moves.
@@ -282,7 +269,7 @@ fn scheduled(fields: &Fields, name: &str, steps: usize) -> Option<Scheduled> {
         from: ramp.get("from")?,
         to: ramp.get("to")?,
         over: over(ramp, steps)?,
-        shape: shape(ramp, "shape")?,
+        shape: ramp.get::<RampShape>("shape")?.into(),
     }))
 }
 
@@ -326,41 +313,16 @@ fn temperature(
 
 /// What is written at the end.
 pub(super) fn export(fields: &Fields) -> Option<ExportPlan> {
-    let formats: Vec<String> = fields.get("formats")?;
-    let format = |name: &String| match name.as_str() {
-        "huggingface" => ExportFormat::HuggingFace,
-        "gguf" => ExportFormat::Gguf,
-        "gptq" => ExportFormat::Gptq,
-        "awq" => ExportFormat::Awq,
-        "mlx" => ExportFormat::Mlx,
-        _ => ExportFormat::CompressedTensors,
-    };
     Some(ExportPlan {
-        formats: formats.iter().map(format).collect(),
-        dtype: match fields.get::<String>("dtype")?.as_str() {
-            "f32" => ExportDtype::F32,
-            "f16" => ExportDtype::F16,
-            _ => ExportDtype::Bf16,
-        },
+        formats: fields.get("formats")?,
+        dtype: fields.get("dtype")?,
         max_shard_size: fields.get("max_shard_size")?,
         gguf: GgufPlan {
-            linear: gguf_type(fields, "gguf_type"),
-            embedding: gguf_type(fields, "gguf_embedding_type"),
+            linear: fields.get("gguf_type"),
+            embedding: fields.get("gguf_embedding_type"),
         },
         max_logit_difference: fields.get("max_logit_difference")?,
         max_rounding_kl: fields.get("max_rounding_kl")?,
-    })
-}
-
-fn gguf_type(fields: &Fields, name: &str) -> Option<GgufType> {
-    Some(match fields.get::<String>(name)?.as_str() {
-        "f32" => GgufType::F32,
-        "f16" => GgufType::F16,
-        "bf16" => GgufType::Bf16,
-        "q8_0" => GgufType::Q8_0,
-        "q4_0" => GgufType::Q4_0,
-        "q4_1" => GgufType::Q4_1,
-        _ => GgufType::Q4_K,
     })
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::keys::{Block, Key};
+use super::word::Word;
 use crate::diag::Span;
 
 /// A block as written, completed with the defaults of the table.
@@ -78,9 +79,9 @@ impl Fields {
     }
 
     /// Of a choice: the variant and what it holds.
-    pub(super) fn variant(&self) -> Option<(&'static str, &Item)> {
+    pub(super) fn variant<T: Word>(&self) -> Option<(T, &Item)> {
         let entry = self.entries.first()?;
-        Some((entry.key.name, &entry.item))
+        Some((T::of(entry.key.name)?, &entry.item))
     }
 
     fn item(&self, name: &str) -> Option<&Item> {
@@ -130,6 +131,15 @@ from_checked! {
     f64: Checked::Number(value) => Some(*value);
     String: Checked::Text(value) => Some(value.clone());
     PathBuf: Checked::Path(value) => Some(value.clone());
+}
+
+impl<T: Word> FromChecked for T {
+    fn from_checked(checked: &Checked) -> Option<Self> {
+        match checked {
+            Checked::Text(word) => Self::of(word),
+            _ => None,
+        }
+    }
 }
 
 impl<T: FromChecked> FromChecked for Vec<T> {

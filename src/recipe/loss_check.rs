@@ -3,6 +3,8 @@
 use super::check::distinct;
 use super::complete::loss_weight;
 use super::fields::Fields;
+use super::loss_plan::TailPlan;
+use super::plan::SupportWord;
 use super::schedule_plan::Scheduled;
 use crate::diag::Diagnostic;
 
@@ -109,7 +111,7 @@ fn unserved(
     let support = recipe
         .block("cache")
         .and_then(|cache| cache.block("support"));
-    if let Some((support, "samples")) = support
+    if let Some((support, SupportWord::Samples)) = support
         .and_then(|support| Some((support, support.variant()?.0)))
         .filter(|_| term != "forward_kl")
     {
@@ -123,8 +125,7 @@ fn unserved(
                 .secondary(support.span("samples"), "holds counts of draws")
                 .help("write `support: { top_k: 64 }`, or `losses: { forward_kl: 1.0 }`"),
         );
-    } else if term == "reverse_kl" && fields.get::<String>("tail").as_deref() == Some("renormalize")
-    {
+    } else if term == "reverse_kl" && fields.get("tail") == Some(TailPlan::Renormalize) {
         let message = "`reverse_kl` is infinite with `tail: renormalize`";
         faults.push(
             Diagnostic::new("recipe/infinite-term", message)
@@ -145,7 +146,7 @@ fn tail(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     let Some(support) = support.filter(|_| fields.is_written("tail")) else {
         return;
     };
-    if let Some(("samples", _)) = support.variant() {
+    if let Some((SupportWord::Samples, _)) = support.variant() {
         let message = "`tail` has no effect: samples have no tail";
         faults.push(
             Diagnostic::new("recipe/unused-key", message)
@@ -192,8 +193,8 @@ fn temperature(recipe: &Fields, fields: &Fields, name: &str, faults: &mut Vec<Di
     };
     let message = format!("the cache is not exact at temperature {used}");
     let label = format!("the cache declares {declared:?}");
-    let is_sampled = cache.block("support").and_then(Fields::variant);
-    let help = if is_sampled.is_some_and(|(name, _)| name == "samples") {
+    let support = cache.block("support").and_then(Fields::variant);
+    let help = if let Some((SupportWord::Samples, _)) = support {
         "write `temperature: 1.0`, the only one that samples serve".to_owned()
     } else {
         declared.push(used);

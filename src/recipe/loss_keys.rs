@@ -3,6 +3,8 @@
 use std::ops::Bound::{Excluded, Included};
 
 use super::keys::{Block, FROM_0, Key, Kind, MAX_SIZE, TEMPERATURE, or, required, rule};
+use super::schedule_plan::RampShape;
+use super::word::Word;
 
 pub(super) static LOSSES: Block = Block {
     name: "losses",
@@ -143,7 +145,7 @@ pub(super) static WEIGHT_RAMP: Block = Block {
         OVER,
         or(
             "shape",
-            Kind::Word(&["linear", "cosine"]),
+            Kind::Word(RampShape::WORDS),
             "linear",
             "a straight line, or half a cosine",
         ),

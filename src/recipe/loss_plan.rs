@@ -3,15 +3,16 @@
 use serde::Serialize;
 
 use super::schedule_plan::Scheduled;
+use super::word::words;
 
-/// What becomes of the teacher's mass outside a top-k support.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TailPlan {
-    /// One bucket on both sides.
-    Bucket,
-    /// Shared out over the support in proportion.
-    Renormalize,
+words! {
+    /// What becomes of the teacher's mass outside a top-k support.
+    pub enum TailPlan {
+        /// One bucket on both sides.
+        Bucket = "bucket",
+        /// Shared out over the support in proportion.
+        Renormalize = "renormalize",
+    }
 }
 
 /// Weights of the loss terms, none negative and at every step at least one positive. One that is off by default is not serialised.

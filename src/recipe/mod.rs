@@ -38,6 +38,7 @@ mod student_keys;
 mod student_plan;
 mod tree;
 mod values;
+mod word;
 mod words;
 
 use std::fmt;

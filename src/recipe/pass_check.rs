@@ -3,6 +3,7 @@
 use super::check::{distinct, division};
 use super::fields::Fields;
 use super::loss_check::losses;
+use super::plan::PassWord;
 use super::prune_check::{gradual, prune, shrink};
 use super::quantize_check::quantize;
 use super::schedule_check::schedules;
@@ -13,10 +14,10 @@ use crate::progress::thousands;
 pub(super) fn passes(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
     let passes = recipe.items("passes");
     for (index, item) in passes.iter().enumerate() {
-        let Some((name, pass)) = item.as_block().and_then(Fields::variant) else {
+        let Some((name, pass)) = item.as_block().and_then(Fields::variant::<PassWord>) else {
             continue;
         };
-        if name == "quantize" && index + 1 < passes.len() {
+        if name == PassWord::Quantize && index + 1 < passes.len() {
             let message = "`quantize` must be the last pass";
             let next = passes.get(index + 1).and_then(|item| item.span.as_ref());
             faults.push(
@@ -29,7 +30,7 @@ pub(super) fn passes(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
             continue;
         };
         match name {
-            "distill" => {
+            PassWord::Distill => {
                 fit(recipe, fields, faults);
                 if let Some(adapter) = fields.block("adapter") {
                     distinct::<String>(adapter, "targets", faults);
@@ -38,9 +39,9 @@ pub(super) fn passes(recipe: &Fields, faults: &mut Vec<Diagnostic>) {
                     gradual(fields, prune, faults);
                 }
             }
-            "prune" => prune(fields, faults),
-            "shrink" => shrink(recipe, fields, faults),
-            _ => quantize(recipe, fields, faults),
+            PassWord::Prune => prune(fields, faults),
+            PassWord::Shrink => shrink(recipe, fields, faults),
+            PassWord::Quantize => quantize(recipe, fields, faults),
         }
     }
 }

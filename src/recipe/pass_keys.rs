@@ -7,9 +7,13 @@ use super::keys::{
     required, rule,
 };
 use super::loss_keys::{LOSSES, TEMPERATURE_WALK};
+use super::loss_plan::TailPlan;
+use super::plan::PassWord;
 use super::prune_keys::{GRADUAL, PRUNE, SHRINK};
 use super::quantize_keys::QUANTIZE;
+use super::schedule_plan::{HandOn, ScheduleWord, Shape};
 use super::student_keys::ADAPTER;
+use super::word::Word;
 
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
 const DECAY_RATE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
@@ -19,22 +23,22 @@ pub(super) static PASS: Block = Block {
     about: "One pass: takes a student and returns a student. `--set distill.steps=200` sets a key of every `distill` pass.",
     keys: &[&[
         required(
-            "distill",
+            PassWord::Distill.word(),
             Kind::Block(&DISTILL),
             "train against the cache and the text",
         ),
         required(
-            "prune",
+            PassWord::Prune.word(),
             Kind::Block(&PRUNE),
             "zero the least useful weights",
         ),
         required(
-            "shrink",
+            PassWord::Shrink.word(),
             Kind::Block(&SHRINK),
             "take the least useful layers, channels, heads or dimensions out",
         ),
         required(
-            "quantize",
+            PassWord::Quantize.word(),
             Kind::Block(&QUANTIZE),
             "put the weights on a quantised grid; the last pass",
         ),
@@ -102,7 +106,7 @@ pub(super) static FIT: [Key; 24] = [
     ),
     or(
         "schedule",
-        Kind::Word(&["constant", "linear", "cosine", "warmup_stable_decay"]),
+        Kind::Word(ScheduleWord::WORDS),
         "cosine",
         "how the learning rate goes on after warm-up",
     ),
@@ -114,7 +118,7 @@ pub(super) static FIT: [Key; 24] = [
     ),
     or(
         "decay_shape",
-        Kind::Word(&["linear", "cosine", "1-sqrt"]),
+        Kind::Word(Shape::WORDS),
         "1-sqrt",
         "how it falls in them",
     ),
@@ -162,7 +166,7 @@ pub(super) static FIT: [Key; 24] = [
     ),
     or(
         "tail",
-        Kind::Word(&["bucket", "renormalize"]),
+        Kind::Word(TailPlan::WORDS),
         "bucket",
         "the teacher's mass outside `top_k`: one bucket, or shared out over the support (biased; to compare with)",
     ),
@@ -186,7 +190,7 @@ pub(super) static FIT: [Key; 24] = [
     ),
     rule(
         "hand_on",
-        Kind::Word(&["last", "best"]),
+        Kind::Word(HandOn::WORDS),
         "`best` with `early_stop`, else `last`",
         "the weights that are handed on: the last, or those with the lowest validation loss",
     ),

@@ -13,6 +13,7 @@ use super::prune_plan::{GradualPlan, PrunePlan, ShrinkPlan};
 use super::quantize_plan::{QuantizeMethod, QuantizePlan};
 use super::schedule_plan::{EarlyStopPlan, HandOn, RateSchedule, TemperaturePlan, is_true};
 use super::student_plan::{AdapterPlan, StudentPlan};
+use super::word::words;
 
 /// A whole recipe, checked and completed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -114,14 +115,14 @@ pub enum SupportPlan {
     },
 }
 
-/// How ids are drawn from the teacher; both are unbiased.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampling {
-    /// One random offset and equal steps through the distribution: no count is a whole draw off its expectation.
-    Systematic,
-    /// Every draw for itself.
-    Independent,
+words! {
+    /// How ids are drawn from the teacher; both are unbiased.
+    pub enum Sampling {
+        /// One random offset and equal steps through the distribution: no count is a whole draw off its expectation.
+        Systematic = "systematic",
+        /// Every draw for itself.
+        Independent = "independent",
+    }
 }
 
 /// One pass: takes a student and returns a student.
@@ -265,23 +266,32 @@ fn is_usual_shard(max_shard_size: &u64) -> bool {
     *max_shard_size == ExportPlan::MAX_SHARD_SIZE
 }
 
-/// A format that engines load.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ExportFormat {
-    /// config.json and model.safetensors with plain weights.
-    #[serde(rename = "huggingface")]
-    HuggingFace,
-    /// pack-quantized integers with scales.
-    CompressedTensors,
-    /// One file for llama.cpp and what is built on it.
-    Gguf,
-    /// GPTQ's integers with scales, around 0.
-    Gptq,
-    /// AWQ's integers with scales and zeros.
-    Awq,
-    /// MLX's integers with scales and biases.
-    Mlx,
+words! {
+    /// A format that engines load.
+    pub enum ExportFormat {
+        /// config.json and model.safetensors with plain weights.
+        HuggingFace = "huggingface",
+        /// pack-quantized integers with scales.
+        CompressedTensors = "compressed-tensors",
+        /// One file for llama.cpp and what is built on it.
+        Gguf = "gguf",
+        /// GPTQ's integers with scales, around 0.
+        Gptq = "gptq",
+        /// AWQ's integers with scales and zeros.
+        Awq = "awq",
+        /// MLX's integers with scales and biases.
+        Mlx = "mlx",
+    }
+}
+
+impl ExportFormat {
+    /// Whether weights may leave in it that are on no grid.
+    pub fn holds_plain_weights(self) -> bool {
+        match self {
+            Self::HuggingFace | Self::Gguf => true,
+            Self::CompressedTensors | Self::Gptq | Self::Awq | Self::Mlx => false,
+        }
+    }
 }
 
 /// How weights are stored in a GGUF file.
@@ -298,29 +308,56 @@ pub struct GgufPlan {
     pub embedding: Option<GgufType>,
 }
 
-/// A type of ggml that weights are written in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of ggml")]
-#[expect(non_camel_case_types, reason = "the names are those of ggml")]
-pub enum GgufType {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q4_0,
-    Q4_1,
-    Q4_K,
+words! {
+    /// A type of ggml that weights are written in.
+    #[expect(missing_docs, reason = "the names are those of ggml")]
+    #[expect(non_camel_case_types, reason = "the names are those of ggml")]
+    pub enum GgufType {
+        F32 = "f32",
+        F16 = "f16",
+        Bf16 = "bf16",
+        Q8_0 = "q8_0",
+        Q4_0 = "q4_0",
+        Q4_1 = "q4_1",
+        Q4_K = "q4_k",
+    }
 }
 
-/// Storage of weights that are not quantised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ExportDtype {
-    /// bfloat16.
-    Bf16,
-    /// float16.
-    F16,
-    /// float32.
-    F32,
+words! {
+    /// Storage of weights that are not quantised.
+    pub enum ExportDtype {
+        /// bfloat16.
+        Bf16 = "bf16",
+        /// float16.
+        F16 = "f16",
+        /// float32.
+        F32 = "f32",
+    }
+}
+
+words! {
+    /// The passes, as they are written; see [`PassPlan`].
+    pub(super) enum PassWord {
+        Distill = "distill",
+        Prune = "prune",
+        Shrink = "shrink",
+        Quantize = "quantize",
+    }
+}
+
+words! {
+    /// The kinds of support, as they are written; see [`SupportPlan`].
+    pub(super) enum SupportWord {
+        TopK = "top_k",
+        Samples = "samples",
+    }
+}
+
+words! {
+    /// Where the tokenizer comes from, as it is written; see [`TokenizerPlan`].
+    pub(super) enum TokenizerWord {
+        Teacher = "teacher",
+        File = "file",
+        Train = "train",
+    }
 }

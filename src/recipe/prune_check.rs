@@ -4,11 +4,13 @@ use super::check::distinct;
 use super::fields::Fields;
 use super::pass_check::unused;
 use super::prune_complete::to_step;
-use super::prune_keys::SIDES;
+use super::prune_plan::{GradualWord, PruneWord, Side};
+use super::student_plan::StudentWord;
+use super::word::Word;
 use crate::diag::Diagnostic;
 
 pub(super) fn gradual(pass: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    if fields.get::<String>("method").as_deref() == Some("magnitude") {
+    if fields.get("method") == Some(GradualWord::Magnitude) {
         let label = "`magnitude` measures no activations";
         unused(fields, "calibration_tokens", "method", label, faults);
     }
@@ -46,12 +48,12 @@ pub(super) fn gradual(pass: &Fields, fields: &Fields, faults: &mut Vec<Diagnosti
 }
 
 pub(super) fn prune(fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let method = fields.get::<String>("method");
-    if method.as_deref() == Some("magnitude") {
+    let method = fields.get("method");
+    if method == Some(PruneWord::Magnitude) {
         let label = "`magnitude` measures no activations";
         unused(fields, "calibration_tokens", "method", label, faults);
     }
-    if method.is_some_and(|method| method != "sparsegpt") {
+    if method.is_some_and(|method| method != PruneWord::SparseGpt) {
         let label = "`sparsegpt` alone inverts what it measures";
         unused(fields, "damping", "method", label, faults);
     }
@@ -73,9 +75,10 @@ pub(super) fn prune(fields: &Fields, faults: &mut Vec<Diagnostic>) {
 
 pub(super) fn shrink(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     shared_layers(recipe, fields, faults);
-    distinct::<String>(fields, "along", faults);
-    let sizes: Vec<_> = SIDES
-        .into_iter()
+    distinct::<Side>(fields, "along", faults);
+    let sizes: Vec<_> = Side::WORDS
+        .iter()
+        .copied()
         .filter(|size| fields.is_written(size))
         .collect();
     let by_share = fields.is_written("parameters");
@@ -113,7 +116,7 @@ pub(super) fn shrink(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnost
 /// Layers that share weights cannot go one by one.
 fn shared_layers(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     let student = recipe.block("student").and_then(Fields::variant);
-    let Some(("architecture", item)) = student else {
+    let Some((StudentWord::Architecture, item)) = student else {
         return;
     };
     let Some(sizes) = item.as_block() else {

@@ -2,8 +2,8 @@
 
 use super::fields::Fields;
 use super::prune_plan::{
-    GradualPlan, LayersBy, Pattern, PruneMethod, PrunePlan, ShrinkPlan, ShrinkSizes, ShrinkTarget,
-    Side, Within, Zeros,
+    GradualPlan, GradualWord, PruneMethod, PrunePlan, PruneWord, ShrinkPlan, ShrinkSizes,
+    ShrinkTarget, Within, Zeros,
 };
 
 pub(super) fn prune(fields: &Fields) -> Option<PrunePlan> {
@@ -16,9 +16,12 @@ pub(super) fn prune(fields: &Fields) -> Option<PrunePlan> {
 
 pub(super) fn gradual(fields: &Fields, steps: usize) -> Option<GradualPlan> {
     Some(GradualPlan {
-        method: method(fields)?,
+        method: match fields.get("method")? {
+            GradualWord::Magnitude => PruneMethod::Magnitude,
+            GradualWord::Wanda => PruneMethod::Wanda,
+        },
         sparsity: fields.get("sparsity")?,
-        within: within(fields)?,
+        within: fields.get("within")?,
         from_step: fields.get("from_step")?,
         to_step: match fields.get("to_step") {
             Some(step) => step,
@@ -35,23 +38,18 @@ pub(super) fn to_step(steps: u64) -> u64 {
 }
 
 fn method(fields: &Fields) -> Option<PruneMethod> {
-    Some(match fields.get::<String>("method")?.as_str() {
-        "magnitude" => PruneMethod::Magnitude,
-        "sparsegpt" => PruneMethod::SparseGpt {
+    Some(match fields.get("method")? {
+        PruneWord::Magnitude => PruneMethod::Magnitude,
+        PruneWord::Wanda => PruneMethod::Wanda,
+        PruneWord::SparseGpt => PruneMethod::SparseGpt {
             damping: fields.get("damping")?,
         },
-        _ => PruneMethod::Wanda,
     })
 }
 
 fn zeros(fields: &Fields) -> Option<Zeros> {
-    Some(match fields.get::<String>("pattern").as_deref() {
-        Some("2:4") => Zeros::Pattern {
-            pattern: Pattern::TwoOfFour,
-        },
-        Some(_) => Zeros::Pattern {
-            pattern: Pattern::FourOfEight,
-        },
+    Some(match fields.get("pattern") {
+        Some(pattern) => Zeros::Pattern { pattern },
         None => Zeros::Share {
             sparsity: fields.get("sparsity")?,
             within: within(fields)?,
@@ -60,29 +58,19 @@ fn zeros(fields: &Fields) -> Option<Zeros> {
 }
 
 fn within(fields: &Fields) -> Option<Within> {
-    Some(match fields.get::<String>("within").as_deref() {
-        Some("matrix") => Within::Matrix,
-        None if matches!(method(fields)?, PruneMethod::SparseGpt { .. }) => Within::Matrix,
-        _ => Within::Row,
-    })
+    let by_method = match method(fields)? {
+        PruneMethod::SparseGpt { .. } => Within::Matrix,
+        PruneMethod::Magnitude | PruneMethod::Wanda => Within::Row,
+    };
+    Some(fields.get("within").unwrap_or(by_method))
 }
 
 pub(super) fn shrink(fields: &Fields) -> Option<ShrinkPlan> {
-    let side = |name: &String| match name.as_str() {
-        "num_hidden_layers" => Side::NumHiddenLayers,
-        "hidden_size" => Side::HiddenSize,
-        "intermediate_size" => Side::IntermediateSize,
-        _ => Side::NumKeyValueHeads,
-    };
     Some(ShrinkPlan {
         target: match fields.get("parameters") {
             Some(parameters) => ShrinkTarget::Parameters {
                 parameters,
-                along: fields
-                    .get::<Vec<String>>("along")?
-                    .iter()
-                    .map(side)
-                    .collect(),
+                along: fields.get("along")?,
             },
             None => ShrinkTarget::Sizes(ShrinkSizes {
                 num_hidden_layers: fields.get("num_hidden_layers"),
@@ -91,10 +79,7 @@ pub(super) fn shrink(fields: &Fields) -> Option<ShrinkPlan> {
                 num_key_value_heads: fields.get("num_key_value_heads"),
             }),
         },
-        layers_by: match fields.get::<String>("layers_by")?.as_str() {
-            "loss" => LayersBy::Loss,
-            _ => LayersBy::Influence,
-        },
+        layers_by: fields.get("layers_by")?,
         contiguous: fields.get("contiguous")?,
         calibration_tokens: fields.get("calibration_tokens")?,
     })

@@ -3,6 +3,8 @@
 use std::ops::Bound::{Excluded, Included};
 
 use super::keys::{Block, Key, Kind, MAX_SIZE, MAX_STEPS, SHARE_ABOVE_0, or, required, rule};
+use super::prune_plan::{GradualWord, LayersBy, Pattern, PruneWord, Side, Within};
+use super::word::Word;
 
 const SPARSITY: Kind = Kind::Number(Included(0.0), Included(0.95));
 
@@ -12,7 +14,7 @@ pub(super) static PRUNE: Block = Block {
     keys: &[&[
         or(
             "method",
-            Kind::Word(&["magnitude", "wanda", "sparsegpt"]),
+            Kind::Word(PruneWord::WORDS),
             "wanda",
             "how a weight is scored: its size, its size times the norm of its input, or what is lost with it when the weights after it make up for it, as they then do",
         ),
@@ -24,13 +26,13 @@ pub(super) static PRUNE: Block = Block {
         ),
         rule(
             "pattern",
-            Kind::Word(&["2:4", "4:8"]),
+            Kind::Word(Pattern::WORDS),
             "none: zeros stand anywhere",
             "so many of every 4 or 8 neighbours in a row are zero, as sparse tensor cores want it; in the place of `sparsity`",
         ),
         rule(
             "within",
-            Kind::Word(&["row", "matrix"]),
+            Kind::Word(Within::WORDS),
             "`row`, with `sparsegpt` `matrix`",
             "what loses this share: each output row, or the matrix as a whole, some rows more and some less (with `sparsegpt`, each 128 of its columns)",
         ),
@@ -56,7 +58,7 @@ pub(super) static GRADUAL: Block = Block {
     keys: &[&[
         or(
             "method",
-            Kind::Word(&["magnitude", "wanda"]),
+            Kind::Word(GradualWord::WORDS),
             "magnitude",
             "how a weight is scored: its size, or its size times the norm of its input",
         ),
@@ -67,7 +69,7 @@ pub(super) static GRADUAL: Block = Block {
         ),
         or(
             "within",
-            Kind::Word(&["row", "matrix"]),
+            Kind::Word(Within::WORDS),
             "row",
             "what loses this share: each output row, or the matrix as a whole",
         ),
@@ -98,14 +100,6 @@ pub(super) static GRADUAL: Block = Block {
     ]],
 };
 
-/// Sizes that `shrink` can take from, by their names in `config.json`.
-pub(super) const SIDES: [&str; 4] = [
-    "num_hidden_layers",
-    "hidden_size",
-    "intermediate_size",
-    "num_key_value_heads",
-];
-
 const fn size(name: &'static str, about: &'static str) -> Key {
     rule(name, Kind::Integer(1, MAX_SIZE), "as it is", about)
 }
@@ -124,7 +118,7 @@ pub(super) static SHRINK: Block = Block {
         ),
         or(
             "along",
-            Kind::List(&Kind::Word(&SIDES), 1, SIDES.len()),
+            Kind::List(&Kind::Word(Side::WORDS), 1, Side::WORDS.len()),
             "[hidden_size, intermediate_size]",
             "sizes that become smaller to reach `parameters`, all in one proportion; widths stay multiples of 32, narrow ones of a smaller power of two",
         ),
@@ -143,7 +137,7 @@ pub(super) static SHRINK: Block = Block {
         ),
         or(
             "layers_by",
-            Kind::Word(&["influence", "loss"]),
+            Kind::Word(LayersBy::WORDS),
             "influence",
             "which layers go: those that turn what enters them the least, or those whose loss costs the least on the calibration text, which takes as many runs over it as \
              there are layers, for each that goes",

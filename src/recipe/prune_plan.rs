@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::word::words;
+
 /// Which weights go.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PrunePlan {
@@ -84,25 +86,25 @@ pub struct ShrinkSizes {
     pub num_key_value_heads: Option<usize>,
 }
 
-/// A size that a student can lose of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-#[expect(missing_docs, reason = "the names are those of config.json")]
-pub enum Side {
-    NumHiddenLayers,
-    HiddenSize,
-    IntermediateSize,
-    NumKeyValueHeads,
+words! {
+    /// A size that a student can lose of.
+    #[expect(missing_docs, reason = "the names are those of config.json")]
+    pub enum Side {
+        NumHiddenLayers = "num_hidden_layers",
+        HiddenSize = "hidden_size",
+        IntermediateSize = "intermediate_size",
+        NumKeyValueHeads = "num_key_value_heads",
+    }
 }
 
-/// How a layer is scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum LayersBy {
-    /// How far it turns the residual stream (Men et al. 2024).
-    Influence,
-    /// The loss on the calibration text without it, one layer after the other.
-    Loss,
+words! {
+    /// How a layer is scored.
+    pub enum LayersBy {
+        /// How far it turns the residual stream (Men et al. 2024).
+        Influence = "influence",
+        /// The loss on the calibration text without it, one layer after the other.
+        Loss = "loss",
+    }
 }
 
 /// How a weight is scored.
@@ -140,25 +142,24 @@ pub enum Zeros {
     },
 }
 
-/// What a share of zeros is a share of: there, weights compete for their place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Within {
-    /// Each output row.
-    Row,
-    /// The whole matrix; with SparseGPT, each 128 columns of it.
-    Matrix,
+words! {
+    /// What a share of zeros is a share of: there, weights compete for their place.
+    pub enum Within {
+        /// Each output row.
+        Row = "row",
+        /// The whole matrix; with SparseGPT, each 128 columns of it.
+        Matrix = "matrix",
+    }
 }
 
-/// Weights that stay among neighbours in a row, as sparse tensor cores want them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Pattern {
-    /// 2 of every 4.
-    #[serde(rename = "2:4")]
-    TwoOfFour,
-    /// 4 of every 8.
-    #[serde(rename = "4:8")]
-    FourOfEight,
+words! {
+    /// Weights that stay among neighbours in a row, as sparse tensor cores want them.
+    pub enum Pattern {
+        /// 2 of every 4.
+        TwoOfFour = "2:4",
+        /// 4 of every 8.
+        FourOfEight = "4:8",
+    }
 }
 
 impl Zeros {
@@ -221,5 +222,22 @@ impl Pattern {
     /// Those of them that go.
     pub fn num_zeros(self) -> usize {
         self.width() / 2
+    }
+}
+
+words! {
+    /// How a weight is scored, as it is written; see [`PruneMethod`].
+    pub(super) enum PruneWord {
+        Magnitude = "magnitude",
+        Wanda = "wanda",
+        SparseGpt = "sparsegpt",
+    }
+}
+
+words! {
+    /// The methods that prune while a pass trains.
+    pub(super) enum GradualWord {
+        Magnitude = "magnitude",
+        Wanda = "wanda",
     }
 }

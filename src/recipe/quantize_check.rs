@@ -6,7 +6,10 @@ use super::check::{distinct, division};
 use super::fields::{Fields, Item};
 use super::pass_check::{fit, unused};
 use super::pass_keys::FIT;
+use super::plan::PassWord;
 use super::quantize_complete::group_size;
+use super::quantize_plan::{Activations, NumberType, QuantizeWord};
+use super::student_plan::StudentWord;
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 
@@ -18,13 +21,13 @@ const MIXED_WIDTHS: [&str; 2] = ["huggingface", "compressed-tensors"];
 
 /// Every contradiction within a quantising pass, or of it with text, cache and student.
 pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    match fields.get::<String>("method").as_deref() {
-        Some("qat") if fields.is_written("steps") => {
+    match fields.get("method") {
+        Some(method @ QuantizeWord::Qat) if fields.is_written("steps") => {
             fit(recipe, fields, faults);
-            calibrated(fields, "qat", faults);
+            calibrated(fields, method, faults);
             start_step(fields, faults);
         }
-        Some("qat") => faults.push(
+        Some(QuantizeWord::Qat) => faults.push(
             Diagnostic::new("recipe/missing-key", "`quantize` lacks `steps`")
                 .primary(fields.span("method"), "trains, and must know for how long")
                 .help("add `steps`, or write `method: round-to-nearest`"),
@@ -41,7 +44,7 @@ pub(super) fn quantize(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagno
         None => {}
     }
     scheme(fields, faults);
-    if fields.get::<String>("type").as_deref() != Some("int") {
+    if fields.get("type") != Some(NumberType::Int) {
         unused(
             fields,
             "sensitivity",
@@ -81,18 +84,22 @@ fn clips(fields: &Fields) -> bool {
 }
 
 /// The keys of methods that measure what enters a projection.
-fn calibrated(fields: &Fields, method: &str, faults: &mut Vec<Diagnostic>) {
-    if !method.ends_with("gptq") {
+fn calibrated(fields: &Fields, method: QuantizeWord, faults: &mut Vec<Diagnostic>) {
+    if !method.is_gptq() {
         for name in ["act_order", "damping"] {
             let label = format!("`{method}` makes up for no error");
             unused(fields, name, "method", &label, faults);
         }
     }
-    if method == "qat" {
+    if method == QuantizeWord::Qat {
         let label = "training finds its own scales";
         unused(fields, "clip", "method", label, faults);
     }
-    let measures = method != "qat" && (method != "round-to-nearest" || clips(fields));
+    let measures = match method {
+        QuantizeWord::Qat => false,
+        QuantizeWord::RoundToNearest => clips(fields),
+        QuantizeWord::Gptq | QuantizeWord::Awq | QuantizeWord::AwqGptq => true,
+    };
     if !measures {
         let label = format!("`{method}` measures nothing");
         unused(fields, "calibration_tokens", "method", &label, faults);
@@ -103,7 +110,7 @@ fn scheme(fields: &Fields, faults: &mut Vec<Diagnostic>) {
     number(fields, faults);
     if is_int(fields)
         && fields.get("symmetric") == Some(false)
-        && fields.get::<String>("activations").as_deref() == Some("per_token")
+        && fields.get("activations") == Some(Activations::PerToken)
     {
         let message = "`activations: per_token` needs a grid around 0";
         faults.push(
@@ -128,8 +135,8 @@ fn number(fields: &Fields, faults: &mut Vec<Diagnostic>) {
 }
 
 fn is_int(fields: &Fields) -> bool {
-    let number = fields.get::<String>("type");
-    number.is_none_or(|number| number == "int")
+    let number: Option<NumberType> = fields.get("type");
+    number.is_none_or(|number| number == NumberType::Int)
 }
 
 /// Schemes of embedding and output layer; whether a checkpoint has the latter, its headers show.
@@ -140,7 +147,7 @@ fn matrices(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
         }
     }
     let student = recipe.block("student").and_then(Fields::variant);
-    let Some(("architecture", item)) = student else {
+    let Some((StudentWord::Architecture, item)) = student else {
         return;
     };
     let Some(sizes) = item.as_block() else {
@@ -211,7 +218,7 @@ fn start_step(fields: &Fields, faults: &mut Vec<Diagnostic>) {
 }
 
 fn fixed_scales(fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let is_float = fields.get::<String>("type").as_deref() == Some("fp8");
+    let is_float = fields.get("type") == Some(NumberType::Fp8);
     let is_asymmetric = fields.get("symmetric") == Some(false);
     if fields.get("learn_scales") == Some(true) && (is_float || is_asymmetric) {
         let because = if is_float { "type" } else { "symmetric" };
@@ -228,14 +235,14 @@ fn fixed_scales(fields: &Fields, faults: &mut Vec<Diagnostic>) {
 /// Weights that a pass before has zeroed would not stay zero.
 fn no_zero(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
     let of_overrides = fields.items("overrides").iter().filter_map(Item::as_block);
-    let is_stretched = |keys: &&Fields| keys.get::<String>("type").as_deref() == Some("stretched");
+    let is_stretched = |keys: &&Fields| keys.get("type") == Some(NumberType::Stretched);
     let Some(keys) = iter::once(fields).chain(of_overrides).find(is_stretched) else {
         return;
     };
     let passes = recipe.items("passes").iter();
     let mut variants = passes.filter_map(|item| item.as_block()?.variant());
-    let prunes = |(name, pass): &(&str, &Item)| {
-        *name == "prune"
+    let prunes = |(name, pass): &(PassWord, &Item)| {
+        *name == PassWord::Prune
             || pass
                 .as_block()
                 .is_some_and(|keys| keys.block("prune").is_some())
@@ -254,7 +261,8 @@ fn no_zero(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
 /// Of a pass with one scheme for all projections; whether overrides name all that a group does not divide, the headers of
 /// the student show.
 fn uneven_groups(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let Some(("architecture", item)) = recipe.block("student").and_then(Fields::variant) else {
+    let Some((StudentWord::Architecture, item)) = recipe.block("student").and_then(Fields::variant)
+    else {
         return; // the sizes are in a checkpoint
     };
     let (Some(sizes), Some(group_size)) = (item.as_block(), group_size(fields)) else {

@@ -3,26 +3,28 @@
 use super::calibrated_plan::{CalibratedPlan, GptqPlan};
 use super::fields::Fields;
 use super::quantize_plan::{
-    Activations, BudgetPlan, NumberType, OverridePlan, QuantizeMethod, SchemePlan, SensitivityPlan,
+    Activations, BudgetPlan, NumberType, OverridePlan, QuantizeMethod, QuantizeWord, SchemePlan,
+    SensitivityPlan,
 };
 
 /// What a budget measures on if `sensitivity` is not written, as its own default.
 const SENSITIVITY_TOKENS: usize = 2048;
 
 /// How weights reach their grids without training.
-pub(super) fn without_training(method: &str, fields: &Fields) -> Option<QuantizeMethod> {
+pub(super) fn without_training(method: QuantizeWord, fields: &Fields) -> Option<QuantizeMethod> {
     let clip = fields.get("clip")?;
-    let gptq = match method {
-        "gptq" | "awq-gptq" => Some(GptqPlan {
+    let gptq = if method.is_gptq() {
+        Some(GptqPlan {
             act_order: fields.get("act_order")?,
             damping: fields.get("damping")?,
-        }),
-        "awq" => None,
-        _ if clip => None,
-        _ => return Some(QuantizeMethod::RoundToNearest),
+        })
+    } else if method.is_awq() || clip {
+        None
+    } else {
+        return Some(QuantizeMethod::RoundToNearest);
     };
     Some(QuantizeMethod::Calibrated(CalibratedPlan {
-        awq: method.starts_with("awq"),
+        awq: method.is_awq(),
         clip,
         gptq,
         calibration_tokens: fields.get("calibration_tokens")?,
@@ -32,10 +34,7 @@ pub(super) fn without_training(method: &str, fields: &Fields) -> Option<Quantize
 /// How projections are quantised.
 pub(super) fn scheme(fields: &Fields) -> Option<SchemePlan> {
     Some(SchemePlan {
-        activations: match fields.get::<String>("activations")?.as_str() {
-            "per_token" => Activations::PerToken,
-            _ => Activations::None,
-        },
+        activations: fields.get("activations")?,
         ..weights(fields)?
     })
 }
@@ -45,12 +44,7 @@ pub(super) fn weights(fields: &Fields) -> Option<SchemePlan> {
     Some(SchemePlan {
         bits: u32::try_from(bits(fields)?).ok()?,
         group_size: group_size(fields).map(usize::try_from).transpose().ok()?,
-        number: match fields.get::<String>("type")?.as_str() {
-            "fp8" => NumberType::Fp8,
-            "ternary" => NumberType::Ternary,
-            "stretched" => NumberType::Stretched,
-            _ => NumberType::Int,
-        },
+        number: fields.get("type")?,
         symmetric: fields.get("symmetric")?,
         activations: Activations::None,
     })
@@ -101,10 +95,10 @@ fn bits(fields: &Fields) -> Option<u64> {
     if fields.is_written("bits") && fields.block("bits").is_none() {
         return fields.get("bits");
     }
-    Some(match fields.get::<String>("type")?.as_str() {
-        "fp8" => 8,
-        "ternary" | "stretched" => 2,
-        _ => 4,
+    Some(match fields.get("type")? {
+        NumberType::Fp8 => 8,
+        NumberType::Ternary | NumberType::Stretched => 2,
+        NumberType::Int => 4,
     })
 }
 

@@ -4,7 +4,9 @@ use std::ops::Bound::Included;
 
 use super::keys::{Block, Key, Kind, MAX_SIZE, MAX_STEPS, SHARE_ABOVE_0, or, required, rule};
 use super::pass_keys::{FIT, STEPS, STEPS_ABOUT};
+use super::quantize_plan::{Activations, NumberType, QuantizeWord};
 use super::student_keys::{MAX_LAYERS, TARGETS};
+use super::word::Word;
 
 pub(super) static QUANTIZE: Block = Block {
     name: "quantize",
@@ -12,7 +14,7 @@ pub(super) static QUANTIZE: Block = Block {
     keys: &[
         &[required(
             "method",
-            Kind::Word(&["round-to-nearest", "gptq", "awq", "awq-gptq", "qat"]),
+            Kind::Word(QuantizeWord::WORDS),
             "round; round column by column, each error made up for by the columns after it; round when columns that see large inputs were made larger, and the inputs smaller; both; or train with the rounding in the loop. The middle three work layer after layer, on what the quantised ones before give",
         )],
         &NUMBER,
@@ -94,7 +96,7 @@ static CALIBRATED: [Key; 4] = [
 /// Kind of number that a code is.
 static NUMBER: [Key; 1] = [or(
     "type",
-    Kind::Word(&["int", "fp8", "ternary", "stretched"]),
+    Kind::Word(NumberType::WORDS),
     "int",
     "whole numbers; floats of 8 bits (E4M3); -1, 0 and 1; two bits without a 0, for the middles of four equal parts",
 )];
@@ -161,7 +163,7 @@ static SCHEME: [Key; 2] = [
 /// What becomes of what enters a projection.
 static ACTIVATIONS: [Key; 1] = [or(
     "activations",
-    Kind::Word(&["none", "per_token"]),
+    Kind::Word(Activations::WORDS),
     "none",
     "what enters a projection: left as it is, or rounded while the model runs, to 8 bits of the same `type`, each position with its own scale",
 )];

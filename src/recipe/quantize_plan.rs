@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::calibrated_plan::CalibratedPlan;
 use super::plan::FitPlan;
 use super::schedule_plan::is_true;
+use super::word::words;
 
 /// How weights reach the grid.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -81,30 +82,32 @@ pub struct SchemePlan {
     pub activations: Activations,
 }
 
-/// Kind of number that a code is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NumberType {
-    /// Whole numbers.
-    #[default]
-    Int,
-    /// Floats of 8 bits (E4M3).
-    Fp8,
-    /// −1, 0 and 1.
-    Ternary,
-    /// Two bits without a 0.
-    Stretched,
+words! {
+    /// Kind of number that a code is.
+    #[derive(Default)]
+    pub enum NumberType {
+        /// Whole numbers.
+        #[default]
+        Int = "int",
+        /// Floats of 8 bits (E4M3).
+        Fp8 = "fp8",
+        /// −1, 0 and 1.
+        Ternary = "ternary",
+        /// Two bits without a 0.
+        Stretched = "stretched",
+    }
 }
 
-/// What becomes of what enters a projection.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Activations {
-    /// Nothing.
-    #[default]
-    None,
-    /// It is rounded to 8 bits while the model runs, each position with its own scale.
-    PerToken,
+words! {
+    /// What becomes of what enters a projection.
+    #[derive(Default)]
+    pub enum Activations {
+        /// Nothing.
+        #[default]
+        None = "none",
+        /// It is rounded to 8 bits while the model runs, each position with its own scale.
+        PerToken = "per_token",
+    }
 }
 
 /// Projections with a scheme of their own.
@@ -143,5 +146,34 @@ impl Activations {
     #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
     fn is_default(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+words! {
+    /// What puts weights on their grids, as it is written; see [`QuantizeMethod`].
+    pub(super) enum QuantizeWord {
+        RoundToNearest = "round-to-nearest",
+        Gptq = "gptq",
+        Awq = "awq",
+        AwqGptq = "awq-gptq",
+        Qat = "qat",
+    }
+}
+
+impl QuantizeWord {
+    /// Whether errors of a column are made up for by the columns after it.
+    pub(super) fn is_gptq(self) -> bool {
+        match self {
+            Self::Gptq | Self::AwqGptq => true,
+            Self::RoundToNearest | Self::Awq | Self::Qat => false,
+        }
+    }
+
+    /// Whether inputs are scaled against the weights first.
+    pub(super) fn is_awq(self) -> bool {
+        match self {
+            Self::Awq | Self::AwqGptq => true,
+            Self::RoundToNearest | Self::Gptq | Self::Qat => false,
+        }
     }
 }

@@ -5,7 +5,9 @@
 
 use super::keys::{ABOVE_0, Block, Kind, MAX_SIZE, PathKind, TEMPERATURE, or, required, rule};
 use super::pass_keys::PASS;
+use super::plan::{ExportDtype, ExportFormat, GgufType, Sampling, SupportWord, TokenizerWord};
 use super::student_keys::STUDENT;
+use super::word::Word;
 
 const TEXTS: Kind = Kind::List(&Kind::Path(PathKind::FileOrFolder), 1, 10_000);
 pub(super) const CHECKPOINT: Kind = Kind::Path(PathKind::Checkpoint);
@@ -108,17 +110,17 @@ static TOKENIZER: Block = Block {
     about: "Where the tokenizer comes from.",
     keys: &[&[
         required(
-            "teacher",
+            TokenizerWord::Teacher.word(),
             Kind::Unit,
             "the teacher's own, from its `tokenizer.json` or `.gguf` file",
         ),
         required(
-            "file",
+            TokenizerWord::File.word(),
             Kind::Path(PathKind::File),
             "a `tokenizer.json` or `.gguf` file",
         ),
         required(
-            "train",
+            TokenizerWord::Train.word(),
             Kind::Block(&TRAIN_TOKENIZER),
             "a byte-level BPE trained on the training text",
         ),
@@ -177,7 +179,7 @@ static CACHE: Block = Block {
         ),
         or(
             "sampling",
-            Kind::Word(&["systematic", "independent"]),
+            Kind::Word(Sampling::WORDS),
             "systematic",
             "how `samples` are drawn: by equal steps from one random offset, or every draw for itself",
         ),
@@ -195,19 +197,19 @@ static SUPPORT: Block = Block {
     about: "Which token ids the cache holds at a position.",
     keys: &[&[
         required(
-            "top_k",
+            SupportWord::TopK.word(),
             Kind::Integer(1, MAX_SIZE),
             "the teacher's likeliest tokens, this many",
         ),
         required(
-            "samples",
+            SupportWord::Samples.word(),
             Kind::Integer(1, 1 << 16),
             "tokens drawn from the teacher, this many draws: unbiased, smaller, and without a tail",
         ),
     ]],
 };
 
-const GGUF_TYPE: Kind = Kind::Word(&["f32", "f16", "bf16", "q8_0", "q4_0", "q4_1", "q4_k"]);
+const GGUF_TYPE: Kind = Kind::Word(GgufType::WORDS);
 
 pub(super) static EXPORT: Block = Block {
     name: "export",
@@ -215,24 +217,13 @@ pub(super) static EXPORT: Block = Block {
     keys: &[&[
         or(
             "formats",
-            Kind::List(
-                &Kind::Word(&[
-                    "huggingface",
-                    "compressed-tensors",
-                    "gguf",
-                    "gptq",
-                    "awq",
-                    "mlx",
-                ]),
-                0,
-                16,
-            ),
+            Kind::List(&Kind::Word(ExportFormat::WORDS), 0, 16),
             "[huggingface]",
             "formats to write: plain weights; packed integers with scales, for vLLM (`compressed-tensors`, `gptq`, `awq`) or MLX; or one file for llama.cpp",
         ),
         or(
             "dtype",
-            Kind::Word(&["bf16", "f16", "f32"]),
+            Kind::Word(ExportDtype::WORDS),
             "bf16",
             "storage of weights that are not quantised",
         ),

@@ -3,6 +3,7 @@
 use super::complete::{decay_steps, over};
 use super::fields::Fields;
 use super::loss_keys::{TEMPERATURE_WALK, WEIGHT_RAMP};
+use super::schedule_plan::{HandOn, ScheduleWord};
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 
@@ -40,7 +41,7 @@ fn ramps(block: &Fields) -> Vec<(&'static str, &Fields)> {
 
 /// Keys that the chosen schedule does not look at.
 fn rate(fields: &Fields, faults: &mut Vec<Diagnostic>) {
-    let Some(schedule) = fields.get::<String>("schedule") else {
+    let Some(schedule) = fields.get::<ScheduleWord>("schedule") else {
         return;
     };
     let mut unused = |name: &str, label: &str, help: String| {
@@ -54,13 +55,13 @@ fn rate(fields: &Fields, faults: &mut Vec<Diagnostic>) {
             );
         }
     };
-    if schedule != "warmup_stable_decay" {
+    if schedule != ScheduleWord::WarmupStableDecay {
         for name in ["decay_steps", "decay_shape"] {
             let help = format!("delete `{name}`, or write `schedule: warmup_stable_decay`");
             unused(name, "of the last steps of `warmup_stable_decay`", help);
         }
     }
-    if schedule == "constant" {
+    if schedule == ScheduleWord::Constant {
         let name = "final_learning_rate_frac";
         unused(name, "the rate never falls", format!("delete `{name}`"));
     }
@@ -81,9 +82,9 @@ fn warmup_and_decay(fields: &Fields, steps: usize, faults: &mut Vec<Diagnostic>)
         );
         return;
     }
-    let schedule = fields.get::<String>("schedule");
+    let schedule = fields.get("schedule");
     let decay = decay_steps(fields, steps);
-    if schedule.as_deref() == Some("warmup_stable_decay") && warmup + decay > steps {
+    if schedule == Some(ScheduleWord::WarmupStableDecay) && warmup + decay > steps {
         let message = format!(
             "warm-up and decay take {} steps, but the pass has {}",
             thousands((warmup + decay) as u64),
@@ -138,7 +139,7 @@ fn measurements(fields: &Fields, faults: &mut Vec<Diagnostic>) {
     if fields.is_written("evaluate_every") {
         return;
     }
-    let wants_best = fields.get::<String>("hand_on").as_deref() == Some("best");
+    let wants_best = fields.get("hand_on") == Some(HandOn::Best);
     let (name, label) = match (fields.is_written("early_stop"), wants_best) {
         (true, _) => ("early_stop", "waits for a lower validation loss"),
         (false, true) => ("hand_on", "the weights with the lowest validation loss"),

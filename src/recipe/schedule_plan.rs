@@ -4,6 +4,8 @@
 
 use serde::Serialize;
 
+use super::word::words;
+
 /// How the learning rate goes on from its peak, which a linear warm-up reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -31,18 +33,16 @@ impl RateSchedule {
     }
 }
 
-/// The way from one value to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub enum Shape {
-    /// In equal steps.
-    #[serde(rename = "linear")]
-    Linear,
-    /// Half a cosine: slow at both ends.
-    #[serde(rename = "cosine")]
-    Cosine,
-    /// Fast at first: the root of the way gone (Hägele et al. 2024, arXiv 2405.18392).
-    #[serde(rename = "1-sqrt")]
-    OneMinusSqrt,
+words! {
+    /// The way from one value to another.
+    pub enum Shape {
+        /// In equal steps.
+        Linear = "linear",
+        /// Half a cosine: slow at both ends.
+        Cosine = "cosine",
+        /// Fast at first: the root of the way gone (Hägele et al. 2024, arXiv 2405.18392).
+        OneMinusSqrt = "1-sqrt",
+    }
 }
 
 /// A number that stands still or moves with the step.
@@ -126,15 +126,16 @@ pub struct TemperatureWalk {
     pub stops: Vec<f64>,
 }
 
-/// Which weights a pass hands on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HandOn {
-    /// Those after the last step.
-    #[default]
-    Last,
-    /// Those with the lowest validation loss of all that were measured.
-    Best,
+words! {
+    /// Which weights a pass hands on.
+    #[derive(Default)]
+    pub enum HandOn {
+        /// Those after the last step.
+        #[default]
+        Last = "last",
+        /// Those with the lowest validation loss of all that were measured.
+        Best = "best",
+    }
 }
 
 impl HandOn {
@@ -158,4 +159,31 @@ pub struct EarlyStopPlan {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 pub(super) fn is_true(switch: &bool) -> bool {
     *switch
+}
+
+words! {
+    /// How the learning rate goes on from its peak, as it is written; see [`RateSchedule`].
+    pub(super) enum ScheduleWord {
+        Constant = "constant",
+        Linear = "linear",
+        Cosine = "cosine",
+        WarmupStableDecay = "warmup_stable_decay",
+    }
+}
+
+words! {
+    /// The shapes that a ramp may have: [`Shape`] without the one that is made for a rate that falls to 0.
+    pub(super) enum RampShape {
+        Linear = "linear",
+        Cosine = "cosine",
+    }
+}
+
+impl From<RampShape> for Shape {
+    fn from(shape: RampShape) -> Self {
+        match shape {
+            RampShape::Linear => Self::Linear,
+            RampShape::Cosine => Self::Cosine,
+        }
+    }
 }

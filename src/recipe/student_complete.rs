@@ -2,15 +2,15 @@
 
 use super::fields::Fields;
 use super::student_plan::{
-    AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan,
+    AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan, StudentWord,
 };
 
 pub(super) fn student(fields: &Fields) -> Option<StudentPlan> {
-    let (name, item) = fields.variant()?;
-    Some(match name {
-        "architecture" => StudentPlan::Architecture(architecture(item.as_block()?)?),
-        "from_teacher" => StudentPlan::FromTeacher(from_teacher(item.as_block()?)?),
-        _ => StudentPlan::Checkpoint(fields.get("checkpoint")?),
+    let (student, item) = fields.variant()?;
+    Some(match student {
+        StudentWord::Architecture => StudentPlan::Architecture(architecture(item.as_block()?)?),
+        StudentWord::FromTeacher => StudentPlan::FromTeacher(from_teacher(item.as_block()?)?),
+        StudentWord::Checkpoint => StudentPlan::Checkpoint(fields.get("checkpoint")?),
     })
 }
 

@@ -2,6 +2,7 @@
 
 use super::keys::{ABOVE_0, Block, Kind, MAX_SIZE, SHARE_ABOVE_0, or, required, rule};
 use super::recipe_keys::CHECKPOINT;
+use super::student_plan::StudentWord;
 
 pub(super) const MAX_LAYERS: u64 = 1024;
 
@@ -10,17 +11,17 @@ pub(super) static STUDENT: Block = Block {
     about: "Where the student's first weights come from.",
     keys: &[&[
         required(
-            "architecture",
+            StudentWord::Architecture.word(),
             Kind::Block(&ARCHITECTURE),
             "fresh weights of these sizes",
         ),
         required(
-            "from_teacher",
+            StudentWord::FromTeacher.word(),
             Kind::Block(&FROM_TEACHER),
             "layers of the teacher, whole or narrower, with its embedding and head",
         ),
         required(
-            "checkpoint",
+            StudentWord::Checkpoint.word(),
             CHECKPOINT,
             "an existing Hugging Face folder or `.gguf` file",
         ),

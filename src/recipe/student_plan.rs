@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::word::words;
+
 /// The model that is trained.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -83,4 +85,13 @@ pub struct AdapterPlan {
     pub alpha: f64,
     /// Modules of a block, such as `q_proj`; distinct.
     pub targets: Vec<String>,
+}
+
+words! {
+    /// Where a student comes from, as it is written; see [`StudentPlan`].
+    pub(super) enum StudentWord {
+        Architecture = "architecture",
+        FromTeacher = "from_teacher",
+        Checkpoint = "checkpoint",
+    }
 }

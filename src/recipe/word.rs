@@ -1,0 +1,78 @@
+//! Words of the recipe: one list makes an enum, how its variants are written, and their docs.
+
+/// What a word of the recipe stands for.
+pub(super) trait Word: Copy + 'static {
+    /// All of them, as they are written, in the order in which they are told.
+    const WORDS: &'static [&'static str];
+
+    /// What a word stands for; `None` if it is none of them.
+    fn of(word: &str) -> Option<Self>;
+}
+
+/// Declares an enum of words. A table of keys takes its `WORDS`, and whoever reads the key gets the enum: a word that is added here
+/// and handled nowhere does not compile.
+macro_rules! words {
+    (
+        $(#[$meta:meta])*
+        $vis:vis enum $Name:ident {
+            $($(#[$about:meta])* $Variant:ident = $word:literal,)+
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        $vis enum $Name {
+            $($(#[$about])* #[serde(rename = $word)] $Variant,)+
+        }
+
+        impl $Name {
+            /// As it is written in a recipe.
+            $vis const fn word(self) -> &'static str {
+                match self {
+                    $(Self::$Variant => $word,)+
+                }
+            }
+        }
+
+        impl $crate::recipe::word::Word for $Name {
+            const WORDS: &'static [&'static str] = &[$($word),+];
+
+            fn of(word: &str) -> Option<Self> {
+                match word {
+                    $($word => Some(Self::$Variant),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl std::fmt::Display for $Name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.word())
+            }
+        }
+    };
+}
+
+pub(super) use words;
+
+#[cfg(test)]
+mod tests {
+    use super::Word;
+    use crate::recipe::{ExportFormat, GgufType, Pattern, Shape};
+
+    fn assert_written_as_read<T: Word + serde::Serialize + PartialEq + std::fmt::Debug>() {
+        for word in T::WORDS {
+            let value = T::of(word).unwrap();
+            assert_eq!(serde_json::to_value(value).unwrap(), *word);
+        }
+        assert_eq!(T::of("no word"), None);
+    }
+
+    #[test]
+    fn words_are_serialised_as_they_are_written() {
+        assert_written_as_read::<ExportFormat>();
+        assert_written_as_read::<GgufType>();
+        assert_written_as_read::<Pattern>();
+        assert_written_as_read::<Shape>();
+        assert_eq!(GgufType::Q4_K.word(), "q4_k");
+    }
+}
