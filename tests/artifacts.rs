@@ -233,6 +233,136 @@ mod tests {
     }
 
     #[test]
+    fn rows_and_shards_that_are_lost_are_told_by_plan_and_named_by_run() {
+        let workshop = Workshop::new();
+        workshop.done(&RUN);
+        workshop.done(&["run", "chain.yaml", "--set", "output=whole"]);
+        let lost = |stage: &str, prefix: &str| {
+            let dir = stage_dir(&workshop, stage, &[]);
+            let found = files_below(&dir).into_keys();
+            let mut found = found.filter(|path| path.to_string_lossy().contains(prefix));
+            let path = found.next().unwrap();
+            fs::remove_file(dir.join(&path)).unwrap();
+            path.display().to_string()
+        };
+        for (stage, prefix) in [
+            ("cache", "train/shard-00001"),
+            ("cache", "validation/manifest"),
+            ("data", "rows-"),
+            ("data", "artifact"),
+        ] {
+            let file = lost(stage, prefix);
+            let told = format!("its `{file}` is gone");
+            if file != "artifact.json" {
+                let plan = workshop.done(&["plan", "chain.yaml"]).stdout;
+                let line = plan.lines().find(|line| line.starts_with(stage)).unwrap();
+                assert!(line.contains(" no "), "{plan}");
+                assert!(
+                    plan.contains(&format!("{stage} runs anew: {told}")),
+                    "{plan}"
+                );
+                let ran = workshop.done(&RUN).stderr;
+                assert!(
+                    ran.contains(&format!("{stage}: runs anew: {told}")),
+                    "{ran}"
+                );
+            }
+            workshop.done(&RUN);
+            assert_same_results(&workshop.path("out"), &workshop.path("whole"));
+            let again = workshop.done(&RUN).stderr;
+            assert!(!again.contains("runs anew"), "{again}");
+        }
+    }
+
+    #[test]
+    fn other_things_in_the_place_of_results_are_told_at_once_or_made_good() {
+        let workshop = Workshop::new();
+        workshop.done(&RUN);
+        let dir = |name: &str| stage_dir(&workshop, name, &[]);
+        let relative = |path: &Path| {
+            let inside = path.strip_prefix(workshop.path("")).unwrap();
+            inside.to_str().unwrap().to_owned()
+        };
+        let stderr = || workshop.done(&RUN).stderr;
+
+        let export = dir("05-export");
+        fs::remove_dir_all(export.join("huggingface")).unwrap();
+        workshop.write(&relative(&export.join("huggingface")), b"a file");
+        let told = stderr();
+        assert!(
+            told.contains("05-export: runs anew: its `huggingface/"),
+            "{told}"
+        );
+
+        let prune = dir("02-prune");
+        fs::remove_file(prune.join("artifact.json")).unwrap();
+        let told = stderr();
+        assert!(
+            told.contains("02-prune: runs anew: its `artifact.json` is gone"),
+            "{told}"
+        );
+        fs::remove_file(prune.join("artifact.json")).unwrap();
+        fs::create_dir_all(prune.join("artifact.json/inside")).unwrap();
+        let told = stderr();
+        assert!(
+            told.contains("02-prune: runs anew: its `artifact.json` is not"),
+            "{told}"
+        );
+
+        fs::remove_file(workshop.path("out/hashes.json")).unwrap();
+        fs::create_dir_all(workshop.path("out/hashes.json/inside")).unwrap();
+        std::thread::sleep(std::time::Duration::from_secs(3)); // inputs are old enough to be remembered
+        let told = stderr();
+        assert!(told.contains("hashes are not remembered"), "{told}");
+
+        fs::remove_dir_all(&prune).unwrap();
+        workshop.write(&relative(&prune), b"a file");
+        let told = workshop.fails(&RUN, 1, &["error[io]", "02-prune", "remove it"]);
+        assert!(!told.contains("tokens/s"), "{told}");
+        fs::remove_file(&prune).unwrap();
+        let name = prune.file_name().unwrap().to_str().unwrap();
+        let unfinished = workshop.path(&format!("out/chain/unfinished-{name}"));
+        fs::create_dir_all(&unfinished).unwrap();
+        symlink(workshop.path("text"), unfinished.join("inside")).unwrap();
+        workshop.fails(&RUN, 1, &["error[io]", "inside", "a symbolic link stands"]);
+        fs::remove_file(unfinished.join("inside")).unwrap();
+        stderr();
+    }
+
+    #[test]
+    fn a_run_waits_for_another_that_captures_the_same_cache() {
+        let workshop = Workshop::new();
+        workshop.done(&["cache", "build", "chain.yaml"]);
+        let cache = stage_dir(&workshop, "cache", &[]);
+        let shard = cache.join("train/shard-00001.parquet");
+        fs::remove_file(shard).unwrap();
+        let held = File::open(cache.join("train")).unwrap();
+        held.lock().unwrap();
+        let mut child = workshop.start(&RUN);
+        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+        let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
+        assert!(waits.is_some(), "the run did not wait");
+        drop(held);
+        let rest: Vec<String> = told.map(Result::unwrap).collect();
+        assert_eq!(finished(child).code, Some(0), "{rest:?}");
+    }
+
+    #[test]
+    fn settings_of_a_tokenizer_that_are_no_json_are_refused_before_any_work() {
+        let workshop = Workshop::new();
+        workshop.write("teacher/tokenizer_config.json", b"[1,2");
+        for command in ["run", "plan"] {
+            let told = workshop.fails(
+                &[command, "chain.yaml"],
+                2,
+                &["teacher/tokenizer_config.json: not the settings of a tokenizer"],
+            );
+            assert!(!told.contains("tokens/s"), "{told}");
+        }
+        assert!(!workshop.path("out").exists());
+    }
+
+    #[test]
     fn verify_reads_what_length_times_and_inode_vouch_for() {
         let workshop = Workshop::new();
         workshop.done(&RUN);

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{CacheError, Fingerprint};
 use crate::files::{self, with_path};
+use crate::hashes::Hashes;
 
 /// Name of the file that makes a folder a finished cache; it is written last.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -104,6 +105,25 @@ pub struct Manifest {
     pub part: Option<Part>,
     /// All shards, in the order of their rows.
     pub shards: Vec<ShardRecord>,
+}
+
+/// The first file that is amiss with a finished cache, and whether it is gone. Shards whose hashes are not remembered are read; a
+/// manifest that cannot be read is refused by whoever opens the cache.
+pub fn first_damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<(String, bool)>> {
+    let manifest = match Manifest::load(dir) {
+        Ok(manifest) => manifest,
+        Err(CacheError::NoManifest { .. }) => return Ok(Some((MANIFEST.to_owned(), true))),
+        Err(_) => return Ok(None),
+    };
+    for shard in &manifest.shards {
+        let found = match shard.check_hash(dir, |path| hashes.of_file(path)) {
+            Ok(()) => continue,
+            Err(CacheError::Io(error)) => return Err(error),
+            Err(error) => matches!(error, CacheError::ShardMissing { .. }),
+        };
+        return Ok(Some((shard.file.clone(), found)));
+    }
+    Ok(None)
 }
 
 impl Manifest {

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use fingerprint::{FieldDifference, Fingerprint};
-pub use manifest::{Manifest, Part, ShardRecord, TokenHashes};
+pub use manifest::{Manifest, Part, ShardRecord, TokenHashes, first_damage};
 pub use merge::merge;
 pub use read::{Cache, Wanted};
 pub use stat::{CacheStat, VerifyReport, verify};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::Tokenizer;
 use crate::gguf::tokenizer::QWEN2;
 
-/// The class that loads a file as it is, in `transformers` 4 and 5; for all models but those of [`ALWAYS`].
+/// The class that loads a file as it is, in `transformers` 4 and 5; for all models but `qwen2`.
 pub const AS_IT_IS: &str = "PreTrainedTokenizerFast";
 
 /// Families whose tokenizers are built anew whatever `tokenizer_class` says.

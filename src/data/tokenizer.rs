@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use thiserror::Error;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -38,6 +39,14 @@ pub enum TokenizerError {
     /// A file's content is not a tokenizer.
     #[error("{}: not a tokenizer: {reason}", .path.display())]
     NotATokenizer {
+        /// The file.
+        path: PathBuf,
+        /// The parser's words.
+        reason: String,
+    },
+    /// What stands beside a tokenizer is no JSON object.
+    #[error("{}: not the settings of a tokenizer: {reason}", .path.display())]
+    Config {
         /// The file.
         path: PathBuf,
         /// The parser's words.
@@ -118,6 +127,13 @@ impl Tokenizer {
             .exists()
             .then(|| read(&config_path))
             .transpose()?;
+        if let Some(config) = &config {
+            let parsed = serde_json::from_slice::<Map<String, Value>>(config);
+            parsed.map_err(|error| TokenizerError::Config {
+                path: config_path,
+                reason: error.to_string(),
+            })?;
+        }
         Self::from_bytes(read(path)?, config, path)
     }
 

@@ -33,6 +33,11 @@ impl UnfinishedDir {
     /// Goes on with what an earlier process left, if anything.
     pub fn resume(target: &Path) -> io::Result<Self> {
         let path = Self::at(target)?;
+        if fs::symlink_metadata(target).is_ok_and(|found| !found.is_dir()) {
+            let fact = "something that is no folder stands where one is to be made; remove it";
+            let error = io::Error::new(io::ErrorKind::InvalidInput, fact);
+            return Err(with_path(error, target));
+        }
         if fs::symlink_metadata(&path).is_err() {
             fs::create_dir_all(&path).map_err(|error| with_path(error, &path))?;
         }
@@ -59,7 +64,8 @@ impl UnfinishedDir {
         &self.path
     }
 
-    /// Deletes the parts of files that a killed process left inside; called once this process holds the folder.
+    /// Deletes the parts of files that a killed process left inside; called once this process holds the folder. A link inside is
+    /// refused: nothing of ours is one.
     pub fn remove_parts(&self) -> io::Result<()> {
         remove_parts_below(&self.path)
     }
@@ -113,8 +119,12 @@ fn remove_parts_below(dir: &Path) -> io::Result<()> {
     remove_parts(dir)?;
     for entry in fs::read_dir(dir).map_err(|error| with_path(error, dir))? {
         let entry = entry.map_err(|error| with_path(error, dir))?;
-        if entry.file_type()?.is_dir() {
-            remove_parts_below(&entry.path())?;
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        if kind.is_symlink() {
+            return Err(with_path(is_a_link(), &path));
+        }
+        if kind.is_dir() {
+            remove_parts_below(&path)?;
         }
     }
     Ok(())

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{RunContext, RunError, say_done, wait_for_lock};
+use super::{RunContext, RunError, say_changed, say_done, wait_for_lock, while_locked};
 use crate::cache::{Cache, CacheError, Fingerprint, Part, TokenHashes, Wanted};
 use crate::checkpoint::Checkpoint;
 use crate::data::{self, DataError, Prepared, TokenRows};
@@ -26,9 +26,11 @@ pub(super) fn prepare_data(
     plan: &Plan,
     stages: &Stages,
     context: &RunContext<'_>,
+    hashes: &Hashes,
 ) -> Result<Prepared, RunError> {
     let since = Instant::now();
     let (stage, inputs) = (&stages.data, &stages.inputs);
+    say_changed(stage);
     let teacher = inputs.teacher.as_ref().map(Model::checkpoint);
     let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     let _lock = wait_for_lock(stage, context.stop)?; // other recipes may ask for the same rows at the same time
@@ -57,7 +59,7 @@ pub(super) fn prepare_data(
         "data: {how}, {train} training and {validation} validation tokens"
     ));
     if !stage.is_done() {
-        stage.seal_in_place(since.elapsed().as_secs_f64(), ())?;
+        stage.seal(&stage.dir, since.elapsed().as_secs_f64(), (), hashes)?;
     }
     Ok(data)
 }
@@ -75,6 +77,7 @@ pub(super) fn open_or_capture(
         return Ok(None);
     };
     let stage = captured.stage;
+    say_changed(stage);
     let train = stages
         .captures_train
         .then(|| captured.split("train", &data.train, data, hashes))
@@ -214,15 +217,18 @@ impl<'a> Capture<'a> {
             cache.check_shards(rows.num_rows(), hashes)?;
             Ok(cache)
         };
-        match open() {
-            Err(error @ (CacheError::ShardChecksum { .. } | CacheError::ShardLength { .. })) => {
-                progress::say(&format!("warning: {error}; it is captured again"));
+        let (stage, stop) = (self.stage, self.context.stop);
+        while_locked(stage, stop, || {
+            match open() {
+                Err(
+                    error @ (CacheError::ShardChecksum { .. } | CacheError::ShardLength { .. }),
+                ) => progress::say(&format!("warning: {error}; it is captured again")),
+                Err(error) if error.is_unfinished() => {}
+                outcome => return Ok(outcome?),
             }
-            Err(error) if error.is_unfinished() => {}
-            outcome => return Ok(outcome?),
-        }
-        self.capture(&dir, name, rows, data, None)?;
-        Ok(open()?)
+            self.capture(&dir, name, rows, data, None)?;
+            Ok(open()?)
+        })
     }
 
     fn capture(

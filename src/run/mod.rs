@@ -31,7 +31,7 @@ use crate::progress;
 use crate::recipe::{self, Plan, RecipeFaults, StudentPlan};
 use crate::report::{self, Curve, PassRow, RunReport};
 use crate::shell::quoted;
-use crate::stages::{Stage, Stages, StagesError, carried_tokenizer};
+use crate::stages::{LOCK_FILE, Stage, Stages, StagesError, carried_tokenizer};
 use crate::student::{Student, StudentError};
 use crate::teacher::{CaptureError, Trade};
 use crate::train::read_metrics;
@@ -93,7 +93,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     check_room(plan, &stages, &estimate(plan, &stages)?, context)?;
     let _lock = begin(&stages)?;
     check_student(&stages)?;
-    let data = prepare_data(plan, &stages, context)?;
+    let data = prepare_data(plan, &stages, context, &hashes)?;
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
     let mut run = Run {
         plan,
@@ -118,13 +118,20 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         exports,
     };
     report::write_report(&stages.run_dir, &report)?;
-    hashes.save()?;
+    save(&hashes);
     Ok(report)
 }
 
 /// Hashes that runs into the same output have left.
 fn remembered(plan: &Plan, context: &RunContext<'_>) -> Hashes {
     Hashes::open(&plan.output, context.wall_time, context.verify)
+}
+
+/// Writes down what was hashed. It is a memory and no result: without it, the next run hashes again.
+fn save(hashes: &Hashes) {
+    if let Err(error) = hashes.save() {
+        progress::say(&format!("warning: {error}; hashes are not remembered"));
+    }
 }
 
 /// Takes the folder of the recipe for this process, and what is damaged in it for undone.
@@ -175,14 +182,14 @@ pub fn build_cache(
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
     check_room(plan, &stages, &estimates, context)?;
     let _lock = begin(&stages)?;
-    let data = prepare_data(plan, &stages, context)?;
+    let data = prepare_data(plan, &stages, context, &hashes)?;
     let dir = if let Some(part) = part {
         capture_part(plan, &stages, &data, context, part)?
     } else {
         open_or_capture(plan, &stages, &data, context, &hashes)?;
         stages.cache.map(|stage| stage.dir)
     };
-    hashes.save()?;
+    save(&hashes);
     Ok(dir)
 }
 
@@ -193,9 +200,10 @@ pub fn bench_cache(
     context: &RunContext<'_>,
 ) -> Result<Option<Vec<Trade>>, RunError> {
     preflight::check(plan, context.overrides)?;
-    let stages = Stages::of(plan, &remembered(plan, context))?;
+    let hashes = remembered(plan, context);
+    let stages = Stages::of(plan, &hashes)?;
     let _lock = begin(&stages)?;
-    let data = prepare_data(plan, &stages, context)?;
+    let data = prepare_data(plan, &stages, context, &hashes)?;
     bench_supports(plan, &stages, &data, context, num_rows)
 }
 
@@ -347,13 +355,26 @@ pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
 
 /// As [`lock`], waiting for whoever has it, until a signal asks for an end.
 fn wait_for_lock(stage: &Stage, stop: &AtomicBool) -> Result<File, RunError> {
+    while_locked(stage, stop, || lock(&stage.dir))
+}
+
+/// Tries again as long as another run holds what is needed, until a signal asks for an end.
+fn while_locked<T>(
+    stage: &Stage,
+    stop: &AtomicBool,
+    mut attempt: impl FnMut() -> Result<T, RunError>,
+) -> Result<T, RunError> {
     let mut has_told = false;
     loop {
-        match lock(&stage.dir) {
-            Err(RunError::Locked { dir }) => {
+        match attempt() {
+            Err(
+                RunError::Locked { dir }
+                | RunError::Cache(CacheError::Locked { dir })
+                | RunError::Capture(CaptureError::Cache(CacheError::Locked { dir })),
+            ) => {
                 if !std::mem::replace(&mut has_told, true) {
                     let dir = dir.display();
-                    progress::say(&format!("waiting for another run, which fills `{dir}`"));
+                    progress::say(&format!("waiting for another run, which uses `{dir}`"));
                 }
             }
             outcome => return outcome,
@@ -374,6 +395,6 @@ fn check_stop(stage: &Stage, stop: &AtomicBool) -> Result<(), RunError> {
 
 fn lock_file(dir: &Path) -> io::Result<File> {
     fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
-    let path = dir.join(".lock");
+    let path = dir.join(LOCK_FILE);
     files::open_to_append(&path).map_err(|error| with_path(error, &path))
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +15,9 @@ use crate::passes;
 
 /// File that makes a folder an artifact; written last.
 pub const ARTIFACT_FILE: &str = "artifact.json";
+
+/// File that a run locks while it fills a folder.
+pub const LOCK_FILE: &str = ".lock";
 
 /// The key under which the file holds the hash of its other keys.
 const SEAL: &str = "blake3";
@@ -49,6 +53,14 @@ pub struct FileRecord {
 pub struct Damage {
     file: String,
     is_gone: bool,
+}
+
+impl Damage {
+    /// A file that is gone, or that is not what was written.
+    pub(super) fn of(file: impl Into<String>, is_gone: bool) -> Self {
+        let file = file.into();
+        Self { file, is_gone }
+    }
 }
 
 impl fmt::Display for Damage {
@@ -121,7 +133,8 @@ fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
             let is_part = name
                 .as_encoded_bytes()
                 .starts_with(PARTIAL_PREFIX.as_bytes());
-            if !is_part && name != ARTIFACT_FILE && !passes::is_temporary(&inside) {
+            let is_ours = name == ARTIFACT_FILE || name == LOCK_FILE;
+            if !is_part && !is_ours && !passes::is_temporary(&inside) {
                 found.push(inside);
             }
         }
@@ -137,18 +150,15 @@ pub(super) fn damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<Damage>> 
     if fs::symlink_metadata(dir.join(ARTIFACT_FILE)).is_err() {
         return Ok(None);
     }
-    let damage = |file: &str, is_gone| {
-        let file = file.to_owned();
-        Ok(Some(Damage { file, is_gone }))
-    };
+    let damage = |file: &str, is_gone| Ok(Some(Damage::of(file, is_gone)));
     let Some(artifact) = Artifact::<Value>::read(dir) else {
         return damage(ARTIFACT_FILE, false);
     };
     for record in &artifact.files {
         let path = dir.join(&record.path);
         let found = match fs::metadata(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return damage(&record.path, true);
+            Err(error) if is_other(&error) => {
+                return damage(&record.path, error.kind() == io::ErrorKind::NotFound);
             }
             found => found.map_err(|error| with_path(error, &path))?,
         };
@@ -160,6 +170,15 @@ pub(super) fn damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<Damage>> 
         }
     }
     Ok(None)
+}
+
+/// Whether an error says that something else stands at a path, or nothing.
+fn is_other(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
+        || matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
 }
 
 #[cfg(test)]

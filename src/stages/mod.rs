@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use self::artifact::records;
-pub use self::artifact::{ARTIFACT_FILE, Artifact, Damage, FileRecord};
+pub use self::artifact::{ARTIFACT_FILE, Artifact, Damage, FileRecord, LOCK_FILE};
 pub use self::inputs::{Inputs, Model};
 pub use self::parts::{carried_tokenizer, model_hash};
 use self::parts::{data_parts, student_parts, without_limits};
-use crate::cache::Fingerprint;
+use crate::cache::{self, Fingerprint};
 use crate::checkpoint::CheckpointError;
 use crate::data::{SourceError, TokenizerError};
 use crate::difference::Difference;
@@ -145,6 +145,10 @@ impl Stage {
         if is_begun || self.is_done() {
             return None;
         }
+        let own: Option<Note> = files::read_json(&self.dir.join(NOTE_FILE)).ok().flatten();
+        if own.is_some_and(|own| own.key == self.key) {
+            return Some(Damage::of(ARTIFACT_FILE, true).to_string());
+        }
         let mut earlier: Vec<_> = fs::read_dir(self.dir.parent()?)
             .ok()?
             .flatten()
@@ -205,6 +209,28 @@ impl Stage {
         }
     }
 
+    /// Of a cache: finds out what is amiss with the shards of the texts that it was captured for.
+    fn with_whole_shards(self, hashes: &Hashes) -> io::Result<Self> {
+        let Some(captured) = self.artifact::<CapturedFor>() else {
+            return Ok(self);
+        };
+        let has_train = captured
+            .result
+            .data_keys
+            .iter()
+            .any(|key| !is_of_validation(key));
+        for split in ["train", "validation"] {
+            if split == "train" && !has_train {
+                continue;
+            }
+            if let Some((file, is_gone)) = cache::first_damage(&self.dir.join(split), hashes)? {
+                let damage = Some(Damage::of(format!("{split}/{file}"), is_gone));
+                return Ok(Self { damage, ..self });
+            }
+        }
+        Ok(self)
+    }
+
     /// Finds out what is amiss with its artifact.
     fn checked(self, hashes: &Hashes) -> io::Result<Self> {
         let damage = artifact::damage(&self.dir, hashes)?;
@@ -240,6 +266,13 @@ fn told(difference: &Difference) -> String {
         }
         [] => "its inputs have changed".to_owned(),
     }
+}
+
+/// What follows the key of the data in [`CapturedFor`] where the validation rows alone were captured.
+const OF_VALIDATION: &str = ", validation";
+
+fn is_of_validation(key: &str) -> bool {
+    key.ends_with(OF_VALIDATION)
 }
 
 /// What the artifact of a cache says: the data stages whose rows it has.
@@ -284,7 +317,8 @@ impl Stages {
                 "text": text, "teacher_hash": teacher_hash, "plan": cache, "teacher": plan.teacher,
                 "format": Fingerprint::VERSION,
             });
-            Stage::new(&plan.output, "cache".to_owned(), &parts).checked(hashes)
+            let stage = Stage::new(&plan.output, "cache".to_owned(), &parts).checked(hashes)?;
+            stage.with_whole_shards(hashes)
         });
         let cache = cache.transpose()?;
         let captured = json!({
@@ -355,7 +389,8 @@ impl Stages {
 
     /// Whether the cache has all rows that this plan asks for.
     pub fn cache_is_done(&self) -> bool {
-        let captured = self.cache.as_ref().and_then(Stage::artifact::<CapturedFor>);
+        let stage = self.cache.as_ref().filter(|stage| stage.damage.is_none());
+        let captured = stage.and_then(Stage::artifact::<CapturedFor>);
         captured.is_some_and(|artifact| {
             let has = |key: &String| artifact.result.data_keys.contains(key);
             has(&self.data.key) || !self.captures_train && has(&self.validation_key())
@@ -381,26 +416,27 @@ impl Stages {
 
     /// What a cache notes that has the validation rows alone.
     fn validation_key(&self) -> String {
-        format!("{}, validation", self.data.key)
+        format!("{}{OF_VALIDATION}", self.data.key)
     }
 
     /// Takes the artifacts that are not what was written for undone, so that they are made again.
     pub fn drop_damaged(&self) -> io::Result<()> {
         for stage in self.all().filter(|stage| stage.damage.is_some()) {
             let path = stage.dir.join(ARTIFACT_FILE);
-            fs::remove_file(&path).map_err(|error| files::with_path(error, &path))?;
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(|error| files::with_path(error, &path))?;
         }
         Ok(())
     }
 
     /// What each stage of this recipe that has to run anew has that an earlier run of it had not.
     pub fn changes(&self) -> impl Iterator<Item = String> {
-        let own = self
-            .teacher
-            .iter()
-            .chain(&self.passes)
-            .chain([&self.export]);
-        own.filter_map(|stage| Some(format!("{} runs anew: {}", stage.name, stage.changed()?)))
+        self.all()
+            .filter_map(|stage| Some(format!("{} runs anew: {}", stage.name, stage.changed()?)))
     }
 
     /// All stages, in the order in which they run.
