@@ -5,6 +5,7 @@ mod common;
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
     use std::path::Path;
 
     use alambic::train::state;
@@ -212,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn two_captures_of_the_same_cache_at_once_are_refused() {
+    fn a_recipe_waits_for_another_that_captures_the_same_cache_and_is_refused_beside_itself() {
         let workshop = Workshop::new();
         let small = [
             "--set",
@@ -229,12 +230,15 @@ mod tests {
         };
         wait_for("capture", capturing);
         signal(&first, "STOP");
-        let needles = ["another process is using the cache", "help: wait until"];
         let other = [&["run", "chain.yaml", "--set", "name=other"], &small[..]].concat();
-        workshop.fails(&other, 2, &needles);
+        let mut waiting = workshop.start(&other);
+        let mut told = BufReader::new(waiting.stderr.take().unwrap()).lines();
+        let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
+        assert!(waits.is_some(), "it did not wait");
         workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);
         signal(&first, "CONT");
         assert_eq!(finished(first).code, Some(0));
-        workshop.done(&other);
+        let told: Vec<String> = told.map(Result::unwrap).collect();
+        assert_eq!(finished(waiting).code, Some(0), "{told:?}");
     }
 }
