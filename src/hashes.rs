@@ -27,7 +27,7 @@ const BYTES: &str = "bytes";
 /// unseen: its hash is not remembered. FAT and some network file systems tick every two seconds.
 const TICK_NS: i64 = 2_000_000_000;
 
-/// What tells a file from others, and from itself at another time.
+/// Facts that tell a file from others, and from itself at another time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     device: u64,
@@ -38,7 +38,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Of an open file or of the one at a path.
+    /// Reads it from the metadata of an open file or of the one at a path.
     pub fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |secs: i64, rest: i64| secs.saturating_mul(1_000_000_000) + rest;
         Self {
@@ -49,18 +49,12 @@ impl Identity {
             changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
-
-    /// Whether nothing was written to the file in between, although it may have lost its name.
-    pub fn has_content_of(&self, other: &Self) -> bool {
-        let content = |identity: &Self| (identity.bytes, identity.modified_ns);
-        content(self) == content(other)
-    }
 }
 
 /// A hash and the files that it is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Entry {
-    /// What of the files is hashed: their bytes, or the tensors that they hold.
+    /// Kind of the hash: of the files' bytes, or of the tensors that they hold.
     of: String,
     files: Vec<(PathBuf, Identity)>,
     blake3: String,
@@ -74,7 +68,7 @@ impl Entry {
         (self.of.clone(), identities.collect())
     }
 
-    /// Whether all its files are still what they were.
+    /// Tells whether all its files are still what they were.
     fn is_current(&self) -> bool {
         let is_same = |(path, identity): &(PathBuf, Identity)| {
             fs::metadata(path).is_ok_and(|metadata| Identity::of(&metadata) == *identity)
@@ -100,7 +94,7 @@ pub struct Hashes {
 }
 
 impl Hashes {
-    /// What runs into this output folder have remembered; nothing with `verify`, so that all content is read again.
+    /// Loads what runs into this output folder have remembered; nothing with `verify`, so that all content is read again.
     ///
     /// `now` is when the process began, in seconds since 1970. A memory that cannot be read is none.
     pub fn open(output: &Path, now: f64, verify: bool) -> Self {

@@ -7,7 +7,6 @@ mod common;
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
-    use std::io::{BufRead, BufReader};
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
     use std::process::{Child, Command};
@@ -16,7 +15,7 @@ mod tests {
 
     use crate::common::{
         PASSES, Ran, Workshop, assert_no_parts, assert_same_results, assert_whole, files_below,
-        finished, folders, signal, wait_for,
+        finished, folders, signal, until_it_waits, wait_for,
     };
 
     const RUN: [&str; 2] = ["run", "chain.yaml"];
@@ -45,9 +44,7 @@ mod tests {
             .unwrap();
         held.lock().unwrap();
         let mut child = workshop.start(&[&RUN[..], sets].concat());
-        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-        let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
-        assert!(waits.is_some(), "the run did not wait");
+        let told = until_it_waits(&mut child);
         meanwhile(&mut child);
         drop(held);
         let rest: Vec<String> = told.map(Result::unwrap).collect();
@@ -339,9 +336,7 @@ mod tests {
         let held = File::open(cache.join("train")).unwrap();
         held.lock().unwrap();
         let mut child = workshop.start(&RUN);
-        let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
-        let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
-        assert!(waits.is_some(), "the run did not wait");
+        let told = until_it_waits(&mut child);
         drop(held);
         let rest: Vec<String> = told.map(Result::unwrap).collect();
         assert_eq!(finished(child).code, Some(0), "{rest:?}");

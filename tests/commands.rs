@@ -10,15 +10,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use crate::common::{Workshop, folders};
-
-    fn assert_close(got: &Value, want: &Value, tolerance: f64, name: &str) {
-        let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
-        assert!(
-            (got - want).abs() <= tolerance,
-            "{name}: got {got}, want {want}"
-        );
-    }
+    use crate::common::{Workshop, assert_close, folders};
 
     #[test]
     fn a_model_agrees_with_itself() {

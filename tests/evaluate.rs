@@ -10,15 +10,7 @@ mod tests {
     use alambic::train::read_metrics;
     use serde_json::{Value, json};
 
-    use crate::common::Workshop;
-
-    fn assert_close(got: &Value, want: &Value, tolerance: f64, name: &str) {
-        let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
-        assert!(
-            (got - want).abs() <= tolerance,
-            "{name}: got {got}, want {want}"
-        );
-    }
+    use crate::common::{Workshop, assert_close};
 
     #[test]
     fn an_export_evaluates_to_the_last_row_of_its_run() {

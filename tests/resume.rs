@@ -5,14 +5,13 @@ mod common;
 
 #[cfg(test)]
 mod tests {
-    use std::io::{BufRead, BufReader};
     use std::path::Path;
 
     use alambic::train::state;
 
     use crate::common::{
         PASSES, Workshop, assert_no_parts, assert_same_results, assert_whole, files_below,
-        finished, folders, signal, wait_for,
+        finished, folders, signal, until_it_waits, wait_for,
     };
 
     /// States and shards as often as can be, so that a kill strikes in the middle of something.
@@ -232,9 +231,7 @@ mod tests {
         signal(&first, "STOP");
         let other = [&["run", "chain.yaml", "--set", "name=other"], &small[..]].concat();
         let mut waiting = workshop.start(&other);
-        let mut told = BufReader::new(waiting.stderr.take().unwrap()).lines();
-        let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
-        assert!(waits.is_some(), "it did not wait");
+        let told = until_it_waits(&mut waiting);
         workshop.fails(&["run", "chain.yaml"], 2, &["error[run/locked]"]);
         signal(&first, "CONT");
         assert_eq!(finished(first).code, Some(0));

@@ -60,7 +60,7 @@ impl ShardRecord {
         self.check_hash(dir, files::hash_file)
     }
 
-    /// As [`ShardRecord::check_bytes`], with the hash from somewhere.
+    /// Variant of [`ShardRecord::check_bytes`] that takes the hash from `hash`.
     pub(super) fn check_hash(
         &self,
         dir: &Path,

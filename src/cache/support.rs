@@ -12,7 +12,7 @@ pub enum RowSupports {
 }
 
 impl RowSupports {
-    /// Whether the teacher's logits were no numbers at a position: what is said of it is none, either.
+    /// Tells whether the teacher's logits were NaN at a position, so that what is stored of it is, too.
     pub fn has_nan(&self) -> bool {
         match self {
             Self::TopK(supports) => {
@@ -48,7 +48,7 @@ pub struct TopKSupports {
 }
 
 impl TopKSupports {
-    /// What a position's support holds of all probability at a temperature whose entry in `lse` is given.
+    /// Probability mass that a position's support holds at a temperature whose entry in `lse` is given.
     pub fn mass(&self, position: usize, temperature: f64, lse: f32) -> f64 {
         let entries = position * self.top_k..(position + 1) * self.top_k;
         let log_probs = softened(&self.log_probs[entries], temperature, lse);

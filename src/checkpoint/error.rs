@@ -124,7 +124,7 @@ pub enum CheckpointError {
 }
 
 impl CheckpointError {
-    /// What to do about it, if the message does not say it.
+    /// Suggests a remedy, if the message does not hold one.
     pub fn help(&self) -> Option<String> {
         matches!(self, Self::NotFinite { .. }).then(NotFinite::help)
     }

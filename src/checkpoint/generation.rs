@@ -1,4 +1,4 @@
-//! How an engine samples by default: `generation_config.json`, and what a GGUF file says of it.
+//! Sampling defaults of a model: `generation_config.json`, and the keys of a GGUF file that stand for it.
 
 use std::path::Path;
 

@@ -165,7 +165,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// What is no fault and yet worth a line to the user, each beginning with the path.
+    /// Notes to the user on what is no fault, each beginning with the path.
     pub fn notes(&self) -> Vec<String> {
         let notes = self.notes.iter();
         notes
@@ -183,7 +183,7 @@ impl Checkpoint {
         &self.config
     }
 
-    /// What `generation_config.json` says, or a GGUF file in its place: how an engine samples by default.
+    /// Sampling defaults: the contents of `generation_config.json`, or what a GGUF file says in its place.
     pub fn generation(&self) -> &Map<String, Value> {
         &self.generation
     }
@@ -302,7 +302,7 @@ impl Checkpoint {
         })
     }
 
-    /// Whether nothing has happened to the files since they were opened. A file that was replaced by another is still open here,
+    /// Tells whether nothing has happened to the files since they were opened. A file that was replaced by another is still open here,
     /// and read as it was; it counts as touched nevertheless.
     pub fn is_as_opened(&self) -> Result<bool, CheckpointError> {
         Ok(self.identities()? == self.opened)

@@ -32,7 +32,7 @@ impl Version {
     }
 }
 
-/// How zeros are read where the config alone does not say it.
+/// Reading of zeros where the config alone does not say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settled {
     /// The version that is stored.
@@ -129,7 +129,7 @@ fn ones(bits: u32) -> u32 {
     u32::MAX / ((1 << bits) - 1)
 }
 
-/// Whether any code of a word is the largest: plus 1, it carries into the next.
+/// Tells whether any code of a word is the largest: plus 1, it carries into the next.
 fn has_full_code(word: u32, bits: u32) -> bool {
     let full = (1 << bits) - 1;
     codes(word, bits).any(|code| code == full)

@@ -9,7 +9,7 @@ use super::commands::{Output, open_checkpoint, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
 use crate::checkpoint::Checkpoint;
-use crate::data::{Rebuilt, TokenRows, read_rows, tokenizer_dir};
+use crate::data::{Rebuilt, TokenRows, read_rows};
 use crate::device;
 use crate::files;
 use crate::inspect as facts;
@@ -49,10 +49,9 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
 fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Failure> {
     let config = checkpoint.config();
     let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
-    let read = Some(&tokenizer).filter(|_| tokenizer_dir(&args.checkpoint).is_some());
     let model_type = config.architecture.model_type();
-    if let Some(rebuilt) = read.and_then(|read| Rebuilt::of_tokenizer(model_type, read)) {
-        progress::say(&format!("note: {}", rebuilt.note()));
+    if let Some(rebuilt) = Rebuilt::of_folder(&args.checkpoint, model_type, &tokenizer) {
+        progress::say_notes(&[rebuilt.note()]);
     }
     let end_of_text = tokenizer
         .end_of_text()

@@ -167,7 +167,7 @@ impl Source {
         Ok(student)
     }
 
-    /// How an engine samples by default: as its own files say, and of a pass those beside the tokenizer that is given.
+    /// Sampling defaults: those of its own files, and of a pass those beside the tokenizer that is given.
     pub(super) fn generation(
         &self,
         given: Option<&Path>,
@@ -204,15 +204,14 @@ impl Source {
         }
         let model_type = config.architecture.model_type();
         let dir = tokenizer_dir(path);
-        let read = Some(&tokenizer).filter(|_| dir.is_some());
-        if let Some(rebuilt) = read.and_then(|read| Rebuilt::of_tokenizer(model_type, read)) {
-            progress::say(&format!("note: {}", rebuilt.note()));
+        if let Some(rebuilt) = Rebuilt::of_folder(path, model_type, &tokenizer) {
+            progress::say_notes(&[rebuilt.note()]);
         }
         Ok(SourceTokenizer { tokenizer, dir })
     }
 }
 
-/// What tells the weights of a pass from others.
+/// Identity of the weights of a pass.
 fn student_file(dir: &Path) -> io::Result<Identity> {
     let path = dir.join(STUDENT_FILE);
     let metadata = fs::metadata(&path).map_err(|error| with_path(error, &path))?;

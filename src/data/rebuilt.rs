@@ -5,9 +5,11 @@
 //! others, its ids are not those that a model was trained on, without a warning. Seen in version 5.23.0 with every class
 //! and family named here; versions before 5 load what is in the file.
 
+use std::path::Path;
+
 use serde_json::{Value, json};
 
-use super::Tokenizer;
+use super::{Tokenizer, tokenizer_dir};
 use crate::gguf::tokenizer::QWEN2;
 
 /// The class that loads a file as it is, in `transformers` 4 and 5; for all models but `qwen2`.
@@ -79,7 +81,7 @@ pub struct Rebuilt {
     pub class: String,
     /// Keys of `tokenizer.json` that are not what the class builds.
     pub parts: Vec<&'static str>,
-    /// Whether another `tokenizer_class` would load the file as it is.
+    /// True if another `tokenizer_class` would load the file as it is.
     pub is_mended_by_class: bool,
 }
 
@@ -99,6 +101,13 @@ impl Rebuilt {
         })
     }
 
+    /// The same of a tokenizer that has been read from a path; none of a GGUF file or a file that lies alone, which
+    /// `AutoTokenizer` does not load.
+    pub fn of_folder(path: &Path, model_type: &str, tokenizer: &Tokenizer) -> Option<Self> {
+        tokenizer_dir(path)?;
+        Self::of_tokenizer(model_type, tokenizer)
+    }
+
     /// The same of a tokenizer that has been read, by its own files.
     pub fn of_tokenizer(model_type: &str, tokenizer: &Tokenizer) -> Option<Self> {
         let [json, config] = tokenizer.files().map(|(_, bytes)| {
@@ -108,7 +117,7 @@ impl Rebuilt {
         Self::of(model_type, &config, &json)
     }
 
-    /// What to say of it: the fact, in one sentence.
+    /// States the fact in one sentence.
     pub fn note(&self) -> String {
         let parts: Vec<String> = self.parts.iter().map(|part| format!("`{part}`")).collect();
         format!(
@@ -149,7 +158,7 @@ fn has_byte_level(tokenizer: &Value) -> bool {
     parts.any(|part| part["type"] == "ByteLevel")
 }
 
-/// What a class builds, each part as the list of its steps.
+/// Parts that a class builds, each as the list of its steps.
 struct Built {
     normalizer: Vec<Value>,
     pre_tokenizer: Vec<Value>,

@@ -106,7 +106,7 @@ impl TokenRows {
         self.counted.iter().map(|&count| u64::from(count)).sum()
     }
 
-    /// Whether a position of a row is about a separator.
+    /// Tells whether a position of a row is about a separator.
     pub fn is_separator(&self, row_idx: usize, position: usize) -> bool {
         let at = row_idx * self.sequence_length + position;
         self.separators.binary_search(&at).is_ok()

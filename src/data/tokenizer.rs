@@ -44,7 +44,7 @@ pub enum TokenizerError {
         /// The parser's words.
         reason: String,
     },
-    /// What stands beside a tokenizer is no JSON object.
+    /// The settings beside a tokenizer are no JSON object.
     #[error("{}: not the settings of a tokenizer: {reason}", .path.display())]
     Config {
         /// The file.

@@ -46,7 +46,7 @@ pub struct ExportContext<'a> {
     pub provenance: &'a Provenance,
     /// Folder whose tokenizer files are copied byte for byte; without it the tokenizer is written.
     pub tokenizer_dir: Option<&'a Path>,
-    /// How an engine samples by default: a `generation_config.json` that is carried over.
+    /// Sampling defaults: a `generation_config.json` that is carried over.
     pub generation: &'a Map<String, Value>,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,

@@ -30,7 +30,7 @@ pub struct CardFacts {
     pub rows: Vec<Vec<String>>,
     /// How the folder differs from the model that was trained.
     pub verification: Option<Verification>,
-    /// Whether `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
+    /// True if `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
     pub is_rebuilt: bool,
     /// What loads it.
     pub engine: Engine,

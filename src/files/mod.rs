@@ -55,10 +55,7 @@ fn open_regular(path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Res
     // Without `NONBLOCK`, opening a pipe waits for its other end.
     let flags = OFlags::NONBLOCK | more;
     let opened = options.custom_flags(flags.bits().cast_signed()).open(path);
-    let file = match opened {
-        Err(error) => return Err(told(error)),
-        Ok(file) => file,
-    };
+    let file = opened.map_err(told)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -108,7 +105,7 @@ pub fn write_atomically(
     sync_folder(parent(path))
 }
 
-/// Whether [`write_atomically`] can write to this place, found out before there is anything to write.
+/// Checks that [`write_atomically`] can write to this place before there is anything to write.
 pub fn check_place(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(with_path(io::ErrorKind::IsADirectory.into(), path));

@@ -14,7 +14,7 @@ const PREFIX: &str = "unfinished-";
 
 /// Folder that is filled under an unfinished name and renamed when it is complete.
 ///
-/// What an earlier process left is kept by [`UnfinishedDir::resume`] and deleted by [`UnfinishedDir::create`]. Both refuse a
+/// [`UnfinishedDir::resume`] keeps what an earlier process left, [`UnfinishedDir::create`] deletes it. Both refuse a
 /// link: the name can be guessed, and what is written through a link lands elsewhere.
 #[derive(Debug)]
 pub struct UnfinishedDir {

@@ -94,7 +94,7 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     quantization::discard(dir)
 }
 
-/// Whether [`discard`] would delete what lies at this place inside of the folder.
+/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
 pub fn is_temporary(inside: &Path) -> bool {
     state::is_state(inside) || quantization::is_of_finished_layers(inside)
 }

@@ -108,7 +108,7 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether [`discard`] would delete what lies at this place inside of the folder.
+/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
 pub fn is_of_finished_layers(inside: &Path) -> bool {
     inside == Path::new(FOLDER)
 }

@@ -285,7 +285,7 @@ words! {
 }
 
 impl ExportFormat {
-    /// Whether weights may leave in it that are on no grid.
+    /// Tells whether it holds weights that are on no grid.
     pub fn holds_plain_weights(self) -> bool {
         match self {
             Self::HuggingFace | Self::Gguf => true,

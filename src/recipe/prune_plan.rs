@@ -226,7 +226,7 @@ impl Pattern {
 }
 
 words! {
-    /// How a weight is scored, as it is written; see [`PruneMethod`].
+    /// Scores of weights, as they are written; see [`PruneMethod`].
     pub(super) enum PruneWord {
         Magnitude = "magnitude",
         Wanda = "wanda",

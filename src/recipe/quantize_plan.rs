@@ -150,7 +150,7 @@ impl Activations {
 }
 
 words! {
-    /// What puts weights on their grids, as it is written; see [`QuantizeMethod`].
+    /// Methods of quantisation, as they are written; see [`QuantizeMethod`].
     pub(super) enum QuantizeWord {
         RoundToNearest = "round-to-nearest",
         Gptq = "gptq",
@@ -161,7 +161,7 @@ words! {
 }
 
 impl QuantizeWord {
-    /// Whether errors of a column are made up for by the columns after it.
+    /// Tells whether later columns correct the error of a column.
     pub(super) fn is_gptq(self) -> bool {
         match self {
             Self::Gptq | Self::AwqGptq => true,
@@ -169,7 +169,7 @@ impl QuantizeWord {
         }
     }
 
-    /// Whether inputs are scaled against the weights first.
+    /// Tells whether inputs are scaled against the weights first.
     pub(super) fn is_awq(self) -> bool {
         match self {
             Self::Awq | Self::AwqGptq => true,

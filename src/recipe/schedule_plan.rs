@@ -162,7 +162,7 @@ pub(super) fn is_true(switch: &bool) -> bool {
 }
 
 words! {
-    /// How the learning rate goes on from its peak, as it is written; see [`RateSchedule`].
+    /// Schedules of the learning rate, as they are written; see [`RateSchedule`].
     pub(super) enum ScheduleWord {
         Constant = "constant",
         Linear = "linear",

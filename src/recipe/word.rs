@@ -1,11 +1,11 @@
 //! Words of the recipe: one list makes an enum, how its variants are written, and their docs.
 
-/// What a word of the recipe stands for.
+/// Meaning of a word of the recipe.
 pub(super) trait Word: Copy + 'static {
     /// All of them, as they are written, in the order in which they are told.
     const WORDS: &'static [&'static str];
 
-    /// What a word stands for; `None` if it is none of them.
+    /// Looks a word up; `None` if it is none of them.
     fn of(word: &str) -> Option<Self>;
 }
 
@@ -25,7 +25,7 @@ macro_rules! words {
         }
 
         impl $Name {
-            /// As it is written in a recipe.
+            /// The word, as it is written in a recipe.
             $vis const fn word(self) -> &'static str {
                 match self {
                     $(Self::$Variant => $word,)+

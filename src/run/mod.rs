@@ -36,7 +36,7 @@ use crate::student::{Student, StudentError};
 use crate::teacher::{CaptureError, Trade};
 use crate::train::read_metrics;
 
-/// How often a lock that another process holds is asked for again.
+/// Pause between two attempts at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// What a run is given beside its plan.
@@ -353,7 +353,7 @@ pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
     }
 }
 
-/// As [`lock`], waiting for whoever has it, until a signal asks for an end.
+/// Takes a folder as [`lock`] does, waiting for whoever has it until a signal asks for an end.
 fn wait_for_lock(stage: &Stage, stop: &AtomicBool) -> Result<File, RunError> {
     while_locked(stage, stop, || lock(&stage.dir))
 }

@@ -22,7 +22,7 @@ pub const LOCK_FILE: &str = ".lock";
 /// The key under which the file holds the hash of its other keys.
 const SEAL: &str = "blake3";
 
-/// What `artifact.json` says.
+/// Contents of `artifact.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Artifact<T> {
     /// Name of the stage.
@@ -48,7 +48,7 @@ pub struct FileRecord {
     pub blake3: String,
 }
 
-/// What has happened to a finished artifact.
+/// Damage to a finished artifact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     file: String,
@@ -87,7 +87,7 @@ impl<T: Serialize> Artifact<T> {
 }
 
 impl<T: DeserializeOwned> Artifact<T> {
-    /// What a folder's file says, if there is one whose seal is whole.
+    /// Reads the file of a folder, if there is one whose seal is whole.
     pub(super) fn read(dir: &Path) -> Option<Self> {
         let mut value: Value = files::read_json(&dir.join(ARTIFACT_FILE)).ok().flatten()?;
         let seal = value.as_object_mut()?.shift_remove(SEAL)?;
@@ -172,7 +172,7 @@ pub(super) fn damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<Damage>> 
     Ok(None)
 }
 
-/// Whether an error says that something else stands at a path, or nothing.
+/// Tells whether an error means that something else stands at a path, or nothing.
 fn is_other(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
         || matches!(

@@ -1,4 +1,4 @@
-//! What a run reads from outside, as the keys of its stages know it.
+//! Inputs of a run from outside, as the keys of its stages know them.
 
 use std::path::Path;
 
@@ -112,7 +112,7 @@ impl Inputs {
         model.map(Model::checkpoint)
     }
 
-    /// Whether the rows were made of the text and by the tokenizer that were hashed.
+    /// Checks that the rows were made of the text and by the tokenizer that were hashed.
     pub fn check_data(&self, prepared: &Prepared) -> Result<(), StagesError> {
         let [train, validation] = &self.texts;
         let changed = if prepared.train_hash != *train {
@@ -130,7 +130,7 @@ impl Inputs {
         changed.map_or(Ok(()), |changed| Err(StagesError::Changed(changed)))
     }
 
-    /// Whether the tokenizer's files are still those that were hashed: called after they were copied.
+    /// Checks that the tokenizer's files are still those that were hashed: called after they were copied.
     pub fn check_tokenizer_files(&self, plan: &Plan) -> Result<(), StagesError> {
         if tokenizer_hashes(plan)? == self.tokenizer_files {
             Ok(())

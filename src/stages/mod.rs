@@ -53,7 +53,7 @@ pub enum StagesError {
     /// A file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What was read is not what the keys were made of.
+    /// An input is not what the keys were made of.
     #[error(transparent)]
     Changed(Changed),
 }
@@ -93,7 +93,7 @@ pub struct Stage {
     /// What the key is a hash of, in words: what stands in `stage.json`.
     #[serde(skip)]
     made_from: Value,
-    /// What was amiss with a finished artifact when the stages were named.
+    /// Damage to a finished artifact, found when the stages were named.
     #[serde(skip)]
     damage: Option<Damage>,
 }
@@ -177,7 +177,7 @@ impl Stage {
         self.artifact::<Value>().is_some()
     }
 
-    /// Whether its artifact is complete and, when the stages were named, every file of it was what was written.
+    /// Tells whether its artifact is complete and, when the stages were named, every file of it was what was written.
     pub fn is_sound(&self) -> bool {
         self.damage.is_none() && self.is_done()
     }
@@ -194,7 +194,7 @@ impl Stage {
         self.artifact_of(secs, result, files).write(dir)
     }
 
-    /// As [`Stage::seal`] for a stage that fills its own folder with files which vouch for themselves.
+    /// Seals, as [`Stage::seal`] does, a stage that fills its own folder with files which vouch for themselves.
     pub fn seal_in_place<T: Serialize>(&self, secs: f64, result: T) -> io::Result<()> {
         self.artifact_of(secs, result, Vec::new()).write(&self.dir)
     }
@@ -209,7 +209,7 @@ impl Stage {
         }
     }
 
-    /// Of a cache: finds out what is amiss with the shards of the texts that it was captured for.
+    /// Finds out what is amiss with the shards of the texts that a cache was captured for.
     fn with_whole_shards(self, hashes: &Hashes) -> io::Result<Self> {
         let Some(captured) = self.artifact::<CapturedFor>() else {
             return Ok(self);
@@ -268,7 +268,7 @@ fn told(difference: &Difference) -> String {
     }
 }
 
-/// What follows the key of the data in [`CapturedFor`] where the validation rows alone were captured.
+/// Suffix of the key of the data in [`CapturedFor`] where the validation rows alone were captured.
 const OF_VALIDATION: &str = ", validation";
 
 fn is_of_validation(key: &str) -> bool {
@@ -286,7 +286,7 @@ struct CapturedFor {
 pub struct Stages {
     /// Folder of the recipe's own artifacts.
     pub run_dir: PathBuf,
-    /// What the keys were made of.
+    /// Inputs that the keys were made of.
     pub inputs: Inputs,
     /// Token rows of both texts.
     pub data: Stage,

@@ -91,7 +91,7 @@ pub enum StudentError {
 }
 
 impl StudentError {
-    /// What to do about it, if the message does not say it.
+    /// Suggests a remedy, if the message does not hold one.
     pub fn help(&self) -> Option<String> {
         matches!(self, Self::NotFinite { .. }).then(NotFinite::help)
     }

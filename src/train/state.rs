@@ -340,7 +340,7 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether [`discard`] would delete what lies at this place inside of the folder.
+/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
 pub fn is_state(inside: &Path) -> bool {
     let prefixes = [STATE_PREFIX, BEST_PREFIX].into_iter();
     let mut steps = prefixes.map(|prefix| step_of(inside.to_str()?, prefix));

@@ -99,7 +99,7 @@ impl Vocabulary {
         self.tokenizer.num_without_row()
     }
 
-    /// Whether transformers builds the tokenizer of a model of this `model_type` otherwise than its folder says.
+    /// Tells whether transformers builds the tokenizer of a model of this `model_type` otherwise than its folder says.
     pub fn rebuilt(&self, model_type: &str) -> Option<Rebuilt> {
         let is_folder = tokenizer_dir(&self.path).is_some();
         is_folder.then(|| Rebuilt::of_tokenizer(model_type, &self.tokenizer))?

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -316,6 +317,23 @@ pub(crate) fn assert_no_parts(dir: &Path) {
         .filter(|path| is_part(path))
         .collect();
     assert!(parts.is_empty(), "left behind: {parts:?}");
+}
+
+/// Two numbers of JSON differ by no more than this.
+pub(crate) fn assert_close(got: &Value, want: &Value, tolerance: f64, name: &str) {
+    let (got, want) = (got.as_f64().unwrap(), want.as_f64().unwrap());
+    assert!(
+        (got - want).abs() <= tolerance,
+        "{name}: got {got}, want {want}"
+    );
+}
+
+/// Reads what a program tells until it waits for another run; the lines that follow.
+pub(crate) fn until_it_waits(child: &mut Child) -> Lines<BufReader<ChildStderr>> {
+    let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = told.find(|line| line.as_ref().unwrap().contains("waiting for another run"));
+    assert!(waits.is_some(), "it did not wait");
+    told
 }
 
 /// Waits until something is there, for at most a minute.

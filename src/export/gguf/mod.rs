@@ -129,7 +129,7 @@ pub struct Model<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Folder of the tokenizer's files, in which chat templates may stand.
     pub template_dir: Option<&'a Path>,
-    /// How an engine samples by default, as `generation_config.json` says it.
+    /// Sampling defaults, as `generation_config.json` says them.
     pub generation: &'a Map<String, Value>,
     /// Licence of the models that it is made of, if it is known.
     pub license: Option<&'a License>,

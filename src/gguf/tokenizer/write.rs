@@ -31,7 +31,7 @@ pub struct TokenizerSource<'a> {
     pub bos: Option<u32>,
     /// Whether it is put there.
     pub adds_bos: bool,
-    /// Whether the first of `eos` is put after each text.
+    /// True if the first of `eos` is put after each text.
     pub adds_eos: bool,
     /// Tokens that end a text, likeliest first.
     pub eos: &'a [u32],

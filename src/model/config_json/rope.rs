@@ -68,7 +68,7 @@ pub(super) fn ropes(
     Ok((merge(full, &old)?, Some(merge(local, &old_local)?)))
 }
 
-/// What to say of a scaling that is not read.
+/// Words the note on a scaling that is not read.
 pub(super) fn note(json: &Value, architecture: Architecture) -> Option<String> {
     let full = field(json, "rope_parameters").and_then(|new| field(new, "full_attention"));
     (architecture == Architecture::Gemma3 && full.is_none() && is_unread(json)).then(|| {
