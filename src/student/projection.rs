@@ -3,8 +3,9 @@
 use burn::tensor::{Device, Tensor};
 use thiserror::Error;
 
+use super::TrainedSpec;
 use super::adapter::kaiming_uniform;
-use crate::model::{ParameterKind, ParameterSpec};
+use crate::model::ParameterKind;
 use crate::random::Stream;
 use crate::recipe::HiddenPlan;
 
@@ -82,11 +83,12 @@ impl Projection {
     }
 
     /// As one of what is trained.
-    pub(super) fn parameter(&self) -> (ParameterSpec, Tensor<2>) {
-        let spec = ParameterSpec {
+    pub(super) fn parameter(&self) -> (TrainedSpec, Tensor<2>) {
+        let spec = TrainedSpec {
             name: name(self.pair),
             shape: self.matrix.dims(),
             kind: ParameterKind::Linear,
+            weight: None,
         };
         (spec, self.matrix.clone())
     }
