@@ -20,7 +20,7 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
-use alambic::loss::{LossSpec, RowTarget, Support, Terms, TopK};
+use alambic::loss::{LossSpec, RowTarget, Support, Term, Terms, TopK};
 use alambic::model::Head;
 use alambic::random::Stream;
 use alambic::recipe::{
@@ -286,11 +286,11 @@ fn gradient(settings: &Settings, device: &Device) -> Result<serde_json::Value, B
 fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
     let forward_kl = f64::from(u8::from(model.has_teacher));
     let cross_entropy = 1.0 - forward_kl;
-    let spec = LossSpec::of(Terms {
-        forward_kl,
-        cross_entropy,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(
+        Terms::ZERO
+            .with(Term::ForwardKl, forward_kl)
+            .with(Term::CrossEntropy, cross_entropy),
+    );
     let plan = FitPlan {
         steps: settings.steps,
         tokens_per_step: POSITIONS,
@@ -307,8 +307,9 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         max_grad_norm: 1.0,
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights {
-            forward_kl: Scheduled::Constant(forward_kl),
-            cross_entropy: Scheduled::Constant(cross_entropy),
+            weights: Terms::default()
+                .with(Term::ForwardKl, Scheduled::Constant(forward_kl))
+                .with(Term::CrossEntropy, Scheduled::Constant(cross_entropy)),
             ..LossWeights::default()
         },
         tail: TailPlan::Bucket,

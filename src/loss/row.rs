@@ -1,10 +1,10 @@
 //! The loss of one position and its gradient.
 
-use super::LossSums;
 use super::divergence::soft_loss;
 use super::softmax::Softmax;
-use super::spec::{LossSpec, Terms};
+use super::spec::LossSpec;
 use super::support::Support;
+use super::{LossSums, Term, Terms};
 use crate::vector::{sum, vectorized};
 
 /// What one position is measured against. Position `t` is about token `t + 1`: nothing is shifted here.
@@ -85,7 +85,7 @@ pub fn loss_row(
     spec: &LossSpec,
 ) -> LossSums {
     let hard = HardLoss::of(logits, target.label, spec);
-    let weight = spec.weights.cross_entropy as f32;
+    let weight = spec.weights[Term::CrossEntropy] as f32;
     let mut terms = Terms::ZERO;
     let plain = if let Some(support) = target.support.filter(|_| spec.is_soft()) {
         let softmax = Softmax::of(logits, spec.temperature, scratch);
@@ -127,7 +127,7 @@ pub fn loss_row(
         plain
     };
     hard.subtract_labels(logits, spec);
-    terms.cross_entropy = plain.log_sum_exp() - hard.logit_of_labels;
+    terms[Term::CrossEntropy] = plain.log_sum_exp() - hard.logit_of_labels;
     LossSums {
         total: terms.weighted(&spec.weights),
         terms,
@@ -156,7 +156,7 @@ impl HardLoss {
     fn of(logits: &[f32], label: u32, spec: &LossSpec) -> Self {
         let label = label as usize;
         let mut logit_of_labels = f64::from(logits[label]);
-        let smoothing = spec.label_smoothing;
+        let smoothing = spec.label_smoothing();
         if smoothing > 0.0 {
             let mean = f64::from(vectorized(|| sum(logits))) / logits.len() as f64;
             logit_of_labels = (1.0 - smoothing) * logit_of_labels + smoothing * mean;
@@ -169,7 +169,7 @@ impl HardLoss {
 
     #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
     fn subtract_labels(&self, gradient: &mut [f32], spec: &LossSpec) {
-        let (weight, smoothing) = (spec.weights.cross_entropy, spec.label_smoothing);
+        let (weight, smoothing) = (spec.weights[Term::CrossEntropy], spec.label_smoothing());
         gradient[self.label] -= (weight * (1.0 - smoothing)) as f32;
         if smoothing > 0.0 {
             let everywhere = (weight * smoothing / gradient.len() as f64) as f32;

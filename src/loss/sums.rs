@@ -2,10 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::spec::Terms;
-
-/// Terms of a loss.
-const NUM_TERMS: usize = 8;
+use super::{Term, Terms};
 
 /// Sums over counted positions; divide by `positions` for means.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -51,7 +48,7 @@ pub struct Sums {
 /// Terms on the device, all of positions that `known` has counted.
 #[derive(Debug, Clone)]
 struct Unread {
-    /// `[NUM_TERMS]`, the soft terms in the order of [`Terms::soft`], the cross-entropy, the distance of hidden states.
+    /// One number for each of [`Term::ALL`].
     terms: Tensor<1>,
     weights: Terms,
 }
@@ -66,7 +63,7 @@ impl From<LossSums> for Sums {
 }
 
 impl Sums {
-    /// Terms that were summed on the device, `[NUM_TERMS]`, and what each counts in the total.
+    /// Terms that were summed on the device, one number for each of [`Term::ALL`], and what each counts in the total.
     pub(super) fn on_device(terms: Tensor<1>, weights: Terms, positions: u64) -> Self {
         Self {
             known: LossSums {
@@ -81,17 +78,17 @@ impl Sums {
     /// lies on the device, `[1]`.
     pub fn of_hidden(known: f64, unread: Option<Tensor<1>>, weights: &Terms) -> Self {
         let known = LossSums {
-            total: weights.hidden_mse * known,
-            terms: Terms {
-                hidden_mse: known,
-                ..Terms::ZERO
-            },
+            total: weights[Term::HiddenMse] * known,
+            terms: Terms::ZERO.with(Term::HiddenMse, known),
             positions: 0,
         };
         let unread = unread.map(|sum| {
-            let others = Tensor::zeros([NUM_TERMS - 1], &sum.device());
+            let of_term = |term| match term {
+                Term::HiddenMse => sum.clone(),
+                _ => sum.zeros_like(),
+            };
             Unread {
-                terms: Tensor::cat(vec![others, sum], 0),
+                terms: Tensor::cat(Term::ALL.map(of_term).to_vec(), 0),
                 weights: *weights,
             }
         });
@@ -144,11 +141,7 @@ impl Sums {
         let Some(Unread { weights, .. }) = &self.unread else {
             return self.known;
         };
-        let soft = std::array::from_fn(|idx| f64::from(numbers[idx]));
-        let terms = Terms {
-            hidden_mse: f64::from(numbers[NUM_TERMS - 1]),
-            ..Terms::of_values(soft, f64::from(numbers[soft.len()]))
-        };
+        let terms = Terms::from_fn(|term| f64::from(numbers[term as usize]));
         self.known.plus(LossSums {
             total: terms.weighted(weights),
             terms,

@@ -14,7 +14,9 @@ use crate::model::Decoder;
 use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
 use crate::progress;
 use crate::random;
-use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan};
+use crate::recipe::{
+    FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan, Term,
+};
 use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
 use crate::student::{self, Importance, Kept, Student};
@@ -143,7 +145,7 @@ impl Run<'_> {
 
     /// The teacher, if it runs along with a pass.
     fn teacher_along(&self, pass: &PassPlan) -> Result<Option<Decoder>, RunError> {
-        let compares = |fit: &FitPlan| fit.losses.hidden_mse.weight.is_used();
+        let compares = |fit: &FitPlan| fit.losses.uses(Term::HiddenMse);
         let model = self.stages.inputs.teacher.as_ref();
         let model = model.filter(|_| pass.fit().is_some_and(compares));
         model.map(|model| self.teacher(model)).transpose()

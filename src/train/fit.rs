@@ -23,7 +23,7 @@ use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
 use crate::model::Decoder;
 use crate::progress::{Progress, say};
-use crate::recipe::{FitPlan, HandOn};
+use crate::recipe::{FitPlan, HandOn, Term};
 use crate::student::{Student, layer_pairs};
 use crate::tensors;
 
@@ -290,7 +290,7 @@ pub fn fit_with(
             progress.message(&format!("step {done} loss {:.4}", means.total));
             let mut values = vec![
                 ("train/loss", means.total),
-                ("train/cross_entropy", means.terms.cross_entropy),
+                ("train/cross_entropy", means.terms[Term::CrossEntropy]),
                 ("train/learning_rate", rate),
                 ("train/grad_norm", norm),
                 ("train/tokens_per_sec", tokens_per_sec),
@@ -331,15 +331,14 @@ fn compared_with<'a>(
     student: &Student,
     context: &FitContext<'a>,
 ) -> Option<(&'a Decoder, Vec<[usize; 2]>)> {
-    let hidden = &plan.losses.hidden_mse;
-    if !hidden.weight.is_used() {
+    if !plan.losses.uses(Term::HiddenMse) {
         return None;
     }
     let teacher = context
         .teacher
         .expect("a pass that compares hidden states is given the teacher");
     let depth = student.effective_config().num_hidden_layers;
-    let pairs = layer_pairs(hidden, depth, teacher.config.num_hidden_layers);
+    let pairs = layer_pairs(&plan.losses, depth, teacher.config.num_hidden_layers);
     Some((
         teacher,
         pairs.expect("the layers were looked up before the run"),

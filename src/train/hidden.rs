@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::gradient::MicroBatch;
 use super::trunk::Trunk;
 use crate::device::ReadBack;
-use crate::loss::{LossSpec, Sums, hidden_gradients};
+use crate::loss::{LossSpec, Sums, Term, hidden_gradients};
 use crate::model::{Decoder, ids_tensor};
 use crate::student::Projection;
 
@@ -43,7 +43,7 @@ impl HiddenMatch<'_> {
         spec: &LossSpec,
         read_back: ReadBack,
     ) -> HiddenSlopes {
-        let weight = spec.weights.hidden_mse;
+        let weight = spec.weights[Term::HiddenMse];
         let mut slopes = HiddenSlopes {
             sums: Sums::default(),
             layers: BTreeMap::new(),

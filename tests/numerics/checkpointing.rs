@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alambic::data::TokenRows;
 use alambic::device::ReadBack;
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
@@ -26,10 +26,7 @@ struct Inputs {
 }
 
 fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> StepGradient {
-    let spec = LossSpec::of(Terms {
-        cross_entropy: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     let micro_batches: Vec<MicroBatch<'_>> = (0..rows.num_rows())
         .map(|row| MicroBatch {
             inputs: vec![rows.inputs(row)],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use alambic::cache::{RowSupports, TopKSupports};
 use alambic::data::TokenRows;
 use alambic::device::ReadBack::{self, Free, Stalls};
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::recipe::SupportPlan;
 use alambic::teacher::{Selection, supports};
@@ -124,8 +124,8 @@ fn assert_gradient_case(
     for (term, want) in &want.losses {
         let got = match term.as_str() {
             "total" => means.total,
-            "forward_kl" => means.terms.forward_kl,
-            "cross_entropy" => means.terms.cross_entropy,
+            "forward_kl" => means.terms[Term::ForwardKl],
+            "cross_entropy" => means.terms[Term::CrossEntropy],
             term => panic!("unknown term {term}"),
         };
         let allowed = tolerance.atol + tolerance.rtol * want.abs();
@@ -174,17 +174,14 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
         let supports = inputs.supports();
         let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, inputs.counted, 1);
 
-        let plain = LossSpec::of(Terms {
-            cross_entropy: 1.0,
-            ..Terms::ZERO
-        });
+        let plain = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
         let mix = LossSpec {
             temperature: inputs.temperature,
-            ..LossSpec::of(Terms {
-                forward_kl: inputs.loss_weights.forward_kl,
-                cross_entropy: inputs.loss_weights.cross_entropy,
-                ..Terms::ZERO
-            })
+            ..LossSpec::of(
+                Terms::ZERO
+                    .with(Term::ForwardKl, inputs.loss_weights.forward_kl)
+                    .with(Term::CrossEntropy, inputs.loss_weights.cross_entropy),
+            )
         };
         for (size, read_back) in [(1, Free), (2, Free), (1, Stalls), (2, Stalls)] {
             let batches = micro_batches(&rows, &[0, 1], None, size);
@@ -243,11 +240,11 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     let supports = supports(&teacher, &all, &selection);
     let spec = LossSpec {
         temperature: 2.0,
-        ..LossSpec::of(Terms {
-            forward_kl: 0.7,
-            cross_entropy: 0.3,
-            ..Terms::ZERO
-        })
+        ..LossSpec::of(
+            Terms::ZERO
+                .with(Term::ForwardKl, 0.7)
+                .with(Term::CrossEntropy, 0.3),
+        )
     };
     let run = |row_idxs: &[usize], size| {
         step_gradient(
@@ -300,20 +297,11 @@ proptest! {
         let all: Vec<&[u32]> = (0..counted.len()).map(|row| rows.row(row)).collect();
         let selection = Selection { support: SupportPlan::TopK(top_k), temperatures: &[2.0] };
         let supports = supports(&teacher, &all, &selection);
-        let spec = LossSpec {
+        let mut spec = LossSpec {
             temperature: 2.0,
-            label_smoothing: 0.1,
-            ..LossSpec::of(Terms {
-                forward_kl: 0.4,
-                reverse_kl: 0.1,
-                jsd: 0.5,
-                skew_forward_kl: 0.2,
-                skew_reverse_kl: 0.3,
-                tvd: 0.1,
-                cross_entropy: 0.3,
-                ..Terms::ZERO
-            })
+            ..LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 0.4).with(Term::ReverseKl, 0.1).with(Term::Jsd, 0.5).with(Term::SkewForwardKl, 0.2).with(Term::SkewReverseKl, 0.3).with(Term::Tvd, 0.1).with(Term::CrossEntropy, 0.3))
         };
+        spec.shapes[Term::CrossEntropy] = 0.1;
         let run = |row_idxs: &[usize], size, read_back| {
             let batches = micro_batches(&rows, row_idxs, Some(&supports), size);
             gradient(&decoder, &batches, &spec, read_back)
@@ -335,10 +323,7 @@ proptest! {
 fn a_step_that_counts_no_position_has_no_loss_and_no_gradient() {
     let decoder = random_decoder(config(), 1);
     let rows = random_rows(16, &[0, 0], 3);
-    let spec = LossSpec::of(Terms {
-        cross_entropy: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     for read_back in [Free, Stalls] {
         let got = gradient(
             &decoder,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alambic::data::TokenRows;
 use alambic::device::ReadBack;
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig, LayerType};
 use alambic::student::Projection;
 use alambic::tensors::to_vec;
@@ -59,11 +59,11 @@ fn micro_batches<'a>(rows: &'a TokenRows, row_idxs: &[usize], size: usize) -> Ve
 }
 
 fn spec(cross_entropy: f64, hidden_mse: f64) -> LossSpec {
-    LossSpec::of(Terms {
-        cross_entropy,
-        hidden_mse,
-        ..Terms::ZERO
-    })
+    LossSpec::of(
+        Terms::ZERO
+            .with(Term::CrossEntropy, cross_entropy)
+            .with(Term::HiddenMse, hidden_mse),
+    )
 }
 
 fn assert_case(
@@ -76,8 +76,8 @@ fn assert_case(
     let means = got.sums.read().means();
     for (term, got) in [
         ("total", means.total),
-        ("cross_entropy", means.terms.cross_entropy),
-        ("hidden_mse", means.terms.hidden_mse),
+        ("cross_entropy", means.terms[Term::CrossEntropy]),
+        ("hidden_mse", means.terms[Term::HiddenMse]),
     ] {
         let gap = (got - want.losses[term]).abs();
         assert!(
@@ -218,7 +218,7 @@ proptest! {
         };
         let mut row_idxs: Vec<usize> = (0..num_rows).collect();
         let whole = run(&row_idxs, num_rows, Activations::Kept, ReadBack::Free);
-        prop_assert!(whole.sums.read().terms.hidden_mse > 0.0);
+        prop_assert!(whole.sums.read().terms[Term::HiddenMse] > 0.0);
         row_idxs.extend(num_rows..counted.len());
         row_idxs.reverse();
         row_idxs.rotate_left(order.index(counted.len()));
@@ -291,11 +291,14 @@ fn a_student_at_its_teacher_has_no_distance_and_a_weight_of_0_no_gradient() {
     for (teacher, weight) in [(&student, 1.0), (&other, 0.0)] {
         let got = run(teacher, weight);
         assert_eq!(
-            (got.sums.read().total, got.sums.read().terms.hidden_mse),
+            (
+                got.sums.read().total,
+                got.sums.read().terms[Term::HiddenMse]
+            ),
             (0.0, 0.0)
         );
         let is_zero = |gradient| to_vec(gradient).iter().all(|value| *value == 0.0);
         assert!(got.gradients.iter().all(is_zero));
     }
-    assert!(run(&other, 1.0).sums.read().terms.hidden_mse > 1.0);
+    assert!(run(&other, 1.0).sums.read().terms[Term::HiddenMse] > 1.0);
 }

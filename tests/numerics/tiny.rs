@@ -9,7 +9,7 @@ use alambic::data::TokenRows;
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
 use alambic::recipe::{
-    FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan, TemperaturePlan,
+    FitPlan, HandOn, LossWeights, RateSchedule, TailPlan, TemperaturePlan, Term,
 };
 use alambic::student::Student;
 use alambic::tensors::to_vec;
@@ -160,10 +160,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         epsilon: 1e-8,
         max_grad_norm: 1.0,
         temperature: TemperaturePlan::Constant(1.0),
-        losses: LossWeights {
-            cross_entropy: Scheduled::Constant(1.0),
-            ..LossWeights::default()
-        },
+        losses: LossWeights::only(Term::CrossEntropy),
         tail: TailPlan::Bucket,
         ema: None,
         evaluate_every: None,

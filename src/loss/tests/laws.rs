@@ -39,8 +39,7 @@ pub(super) fn at(
 
 /// Every soft term alone, both ways.
 pub(super) fn everything() -> impl Iterator<Item = (Terms, (ReadBack, f64))> {
-    let terms = soft_terms().into_iter();
-    terms.flat_map(|weights| WAYS.map(|way| (weights, way)))
+    soft_terms().flat_map(|weights| WAYS.map(|way| (weights, way)))
 }
 
 pub(super) fn target(support: &OwnedTopK) -> RowTarget<'_> {
@@ -70,7 +69,7 @@ proptest! {
             // Of the temperature, squared, and the rounding of log-probabilities to f32.
             let bound = 4.0 * room * f64::from(temperature.max(1.0)).powi(2);
             prop_assert!(sums.total.abs() <= bound, "{weights:?}: {sums:?}");
-            if weights.tvd == 0.0 { // its slope jumps here
+            if weights[Term::Tvd] == 0.0 { // its slope jumps here
                 prop_assert!(gradient.iter().all(|slope| f64::from(slope.abs()) <= bound), "{weights:?}: {gradient:?}");
             }
         }
@@ -89,7 +88,7 @@ proptest! {
             let spec = LossSpec { temperature, ..LossSpec::of(weights) };
             let (more, _) = at(&spec, &student, target(&larger), way);
             let (less, _) = at(&spec, &student, target(&smaller), way);
-            if weights.reverse_kl > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
+            if weights[Term::ReverseKl] > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
                 continue; // counts as more than it is
             }
             let rounding = 1e-5 * f64::from(temperature).powi(2);
@@ -106,8 +105,9 @@ proptest! {
         let teacher = normal(seed, "teacher", vocab, deviation);
         let student = to_f32(&normal(seed, "student", vocab, deviation));
         let support = OwnedTopK::of(&teacher, count, temperature);
-        let weights = Terms { forward_kl: 0.5, jsd: 1.0, skew_forward_kl: 0.7, skew_reverse_kl: 0.3, tvd: 0.2, cross_entropy: 0.4, ..Terms::ZERO };
-        let spec = LossSpec { temperature, tail, label_smoothing: 0.2, ..LossSpec::of(weights) };
+        let weights = Terms::ZERO.with(Term::ForwardKl, 0.5).with(Term::Jsd, 1.0).with(Term::SkewForwardKl, 0.7).with(Term::SkewReverseKl, 0.3).with(Term::Tvd, 0.2).with(Term::CrossEntropy, 0.4);
+        let mut spec = LossSpec { temperature, tail, ..LossSpec::of(weights) };
+        spec.shapes[Term::CrossEntropy] = 0.2;
         for (way, room) in WAYS {
             let (_, gradient) = at(&spec, &student, target(&support), way);
             let (sum, scale) = gradient.iter().fold((0.0, 0.0), |(sum, scale), &slope| (sum + f64::from(slope), scale + f64::from(slope.abs())));
@@ -131,10 +131,7 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
         let mut logits = vec![-200.0_f32; 64];
         logits[sure_of] = 200.0;
         for (weights, (way, _)) in everything() {
-            let weights = Terms {
-                cross_entropy: 1.0,
-                ..weights.times(10.0)
-            };
+            let weights = weights.times(10.0).with(Term::CrossEntropy, 1.0);
             let (sums, gradient) = at(&LossSpec::of(weights), &logits, target, way);
             assert!(sums.total.is_finite(), "{weights:?}: {sums:?}");
             assert!(
@@ -214,10 +211,7 @@ fn a_teacher_without_a_tail_leaves_the_reverse_divergence_finite() {
         label: 0,
         support: Some(support),
     };
-    let spec = LossSpec::of(Terms {
-        reverse_kl: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::ReverseKl, 1.0));
     let logits = [0.25_f32.ln(), 0.25_f32.ln(), 0.5_f32.ln()];
     let ratios = [(0.25_f64 / 0.75).ln(), 0.0, (0.5 * 2_f64.powi(23)).ln()];
     let want = 0.25 * ratios[0] + 0.5 * ratios[2];

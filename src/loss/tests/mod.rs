@@ -14,44 +14,19 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::chunked::{Chunks, gradients_in_chunks};
-use super::{LossSpec, RowTarget, Support, Terms, TopK, softened};
+use super::{LossSpec, RowTarget, Support, Term, Terms, TopK, softened};
 use crate::device::ReadBack;
 use crate::model::Head;
 use crate::random::Stream;
 use crate::tensors::to_vec;
 
-const FORWARD_KL: LossSpec = LossSpec::of(Terms {
-    forward_kl: 1.0,
-    ..Terms::ZERO
-});
-const CROSS_ENTROPY: LossSpec = LossSpec::of(Terms {
-    cross_entropy: 1.0,
-    ..Terms::ZERO
-});
+const FORWARD_KL: LossSpec = LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 1.0));
+const CROSS_ENTROPY: LossSpec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
 
 /// Every soft term alone.
-fn soft_terms() -> [Terms; 6] {
-    let off = Terms::ZERO;
-    [
-        Terms {
-            forward_kl: 1.0,
-            ..off
-        },
-        Terms {
-            reverse_kl: 1.0,
-            ..off
-        },
-        Terms { jsd: 1.0, ..off },
-        Terms {
-            skew_forward_kl: 1.0,
-            ..off
-        },
-        Terms {
-            skew_reverse_kl: 1.0,
-            ..off
-        },
-        Terms { tvd: 1.0, ..off },
-    ]
+fn soft_terms() -> impl Iterator<Item = Terms> {
+    let soft = Term::ALL.into_iter().filter(|term| term.is_soft());
+    soft.map(|term| Terms::ZERO.with(term, 1.0))
 }
 
 /// Written by `tests/golden/losses/make.py` with torch in f64.

@@ -23,25 +23,23 @@ struct Shapes {
 
 /// Weights by name.
 fn terms(weights: &BTreeMap<String, f64>) -> Terms {
-    let weight = |name: &str| weights.get(name).copied().unwrap_or_default();
-    let terms = Terms {
-        forward_kl: weight("forward_kl"),
-        reverse_kl: weight("reverse_kl"),
-        jsd: weight("jsd"),
-        skew_forward_kl: weight("skew_forward_kl"),
-        skew_reverse_kl: weight("skew_reverse_kl"),
-        tvd: weight("tvd"),
-        cross_entropy: weight("cross_entropy"),
-        ..Terms::ZERO
-    };
-    let used = terms.soft().map(|(_, weight)| weight);
-    let used = used.iter().chain([&terms.cross_entropy]);
-    assert_eq!(used.filter(|&&weight| weight > 0.0).count(), weights.len());
+    let weight = |term: Term| weights.get(term.word()).copied().unwrap_or_default();
+    let terms = Terms::from_fn(weight);
+    let used = terms.iter().filter(|(_, weight)| **weight > 0.0);
+    assert_eq!(used.count(), weights.len());
     terms
 }
 
 fn alone(name: &str) -> Terms {
     terms(&BTreeMap::from([(name.to_owned(), 1.0)]))
+}
+
+fn shapes(beta: f64, alpha: f64, label_smoothing: f64) -> Terms {
+    Terms::ZERO
+        .with(Term::Jsd, beta)
+        .with(Term::SkewForwardKl, alpha)
+        .with(Term::SkewReverseKl, alpha)
+        .with(Term::CrossEntropy, label_smoothing)
 }
 
 /// In chunks of every size, both ways.
@@ -84,9 +82,7 @@ fn over_the_whole_vocabulary_every_term_is_exact() {
             };
             let spec = LossSpec {
                 temperature,
-                jsd_beta: shape,
-                skew_forward_alpha: shape,
-                skew_reverse_alpha: shape,
+                shapes: shapes(shape, shape, 0.0),
                 ..LossSpec::of(alone(term))
             };
             let support = |row: usize| Some(whole[row].support());
@@ -157,10 +153,7 @@ fn every_term_on_a_support_and_all_of_them_at_once_equal_torch() {
         };
         let spec = LossSpec {
             weights,
-            jsd_beta: inputs.beta,
-            skew_forward_alpha: inputs.alpha,
-            skew_reverse_alpha: inputs.alpha,
-            label_smoothing: inputs.label_smoothing,
+            shapes: shapes(inputs.beta, inputs.alpha, inputs.label_smoothing),
             temperature,
             tail,
         };
