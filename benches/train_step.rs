@@ -20,7 +20,7 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
-use alambic::loss::{LossSpec, RowTarget, Support, Term, Terms, TopK};
+use alambic::loss::{LossSpec, RowTarget, Term, Terms};
 use alambic::model::Head;
 use alambic::random::Stream;
 use alambic::recipe::{
@@ -28,6 +28,7 @@ use alambic::recipe::{
     TemperaturePlan,
 };
 use alambic::student::{Student, architecture};
+use alambic::support::{Support, TopK};
 use alambic::train::gradient::{Activations, MicroBatch, step_gradient_with};
 use alambic::train::optim::{AdamW, clip, global_norm};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -375,7 +376,8 @@ impl Text {
                 let support = Support::TopK(TopK {
                     ids,
                     log_probs,
-                    log_sum_exp: 0.0,
+                    lse: &[],
+                    position: 0,
                 });
                 Some(RowTarget {
                     label,

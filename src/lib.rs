@@ -49,6 +49,8 @@ pub mod checkpoint;
 
 pub mod vocabulary;
 
+pub mod support;
+
 pub mod loss;
 
 pub mod calibration;

@@ -17,7 +17,6 @@ mod read;
 mod shard;
 mod stat;
 mod stream;
-mod support;
 mod tables;
 mod trial;
 mod write;
@@ -35,7 +34,6 @@ pub use manifest::{Manifest, Part, ShardRecord, TokenHashes, first_damage};
 pub use merge::merge;
 pub use read::{Cache, Wanted};
 pub use stat::{CacheStat, VerifyReport, verify};
-pub use support::{RowSupports, SampledSupports, TopKSupports};
 pub use trial::Trial;
 pub use write::CacheWriter;
 

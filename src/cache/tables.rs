@@ -6,7 +6,7 @@
 use super::Fingerprint;
 use super::bins::OCTAVES;
 use super::quantize::RowCodes;
-use super::rans::{Encoder, Table, weights};
+use super::rans::{StreamWriter, Table, weights};
 use super::stream::Fields;
 
 /// Ranks and frequencies of a shard.
@@ -28,7 +28,7 @@ impl Tables {
         rows: impl Iterator<Item = &'a RowCodes> + Clone,
     ) -> Self {
         let mut counts = vec![0_u32; fingerprint.vocab_size];
-        for id in rows.clone().flat_map(RowCodes::ids) {
+        for id in rows.clone().flat_map(|row| &row.ids) {
             let count = &mut counts[*id as usize];
             *count = count.saturating_add(1);
         }
@@ -77,7 +77,7 @@ impl Tables {
 
     /// A row of this shard as a stream.
     pub(super) fn encode(&self, row: &RowCodes, ranks: &[u32]) -> Vec<u8> {
-        let mut stream = Encoder::default();
+        let mut stream = StreamWriter::default();
         self.fields.walk(row, &row.ranks(ranks), &mut |coded| {
             let put = coded.put(&self.contexts, &mut stream);
             put.expect("tables were measured on this very row");
@@ -97,15 +97,8 @@ impl Tables {
 }
 
 impl RowCodes {
-    fn ids(&self) -> &[u32] {
-        match self {
-            Self::TopK(codes) => &codes.ids,
-            Self::Samples(codes) => &codes.ids,
-        }
-    }
-
     fn ranks(&self, ranks: &[u32]) -> Vec<u32> {
-        self.ids().iter().map(|&id| ranks[id as usize]).collect()
+        self.ids.iter().map(|&id| ranks[id as usize]).collect()
     }
 }
 

@@ -12,8 +12,9 @@ use super::journal::{Header, append_line, lock, recorded, remove_if_there, write
 use super::manifest::{self, MANIFEST, Manifest, PROGRESS, Part, ShardLayout, ShardRecord};
 use super::shard::Shard;
 use super::tables::Tables;
-use super::{CacheError, Fingerprint, RowSupports, TokenHashes, Wanted};
+use super::{CacheError, Fingerprint, TokenHashes, Wanted};
 use crate::files::{self, with_path};
+use crate::support::Supports;
 
 /// Fills a cache row by row.
 ///
@@ -147,7 +148,7 @@ impl CacheWriter {
         &mut self,
         tokens: &[u32],
         counted: u32,
-        supports: &RowSupports,
+        supports: &Supports,
     ) -> Result<(), CacheError> {
         let num_rows = self.tokens.num_rows();
         let refused = |row_idx, what| CacheError::Refused { row_idx, what };

@@ -14,8 +14,8 @@
 use super::classes::{ClassTerms, Mass, Row, class_terms};
 use super::softmax::Softmax;
 use super::spec::LossSpec;
-use super::support::{Samples, Support, TopK};
 use super::{Term, Terms};
+use crate::support::{Samples, Support, TopK};
 use crate::vector::{sum, vectorized};
 
 /// A tail that a support leaves is known to this only, the rounding of a sum of f32: what a divergence takes the
@@ -70,7 +70,7 @@ pub(super) fn soft_loss(
         Support::TopK(top_k) => over_classes(top_k, student, spec),
         Support::Samples(samples) => over_samples(samples, student, spec),
     };
-    sums.with_logits_as_variables(kept, total, f64::from(spec.temperature))
+    sums.with_logits_as_variables(kept, total, f64::from(spec.temperature.divisor()))
 }
 
 /// Sums over classes.

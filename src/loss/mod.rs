@@ -19,7 +19,6 @@ mod softmax;
 mod spec;
 mod statistics;
 mod sums;
-mod support;
 mod tensors;
 
 pub use hidden::{HiddenGradients, hidden_gradients};
@@ -29,7 +28,6 @@ pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_l
 pub use spec::LossSpec;
 pub use statistics::{RowStatistics, row_statistics, statistics_against, top_id};
 pub use sums::{LossSums, Sums};
-pub use support::{Samples, Support, Tail, TopK, softened};
 
 pub use crate::recipe::{Term, Terms};
 

@@ -1,7 +1,7 @@
 //! What is minimised: terms, their weights, and what they are taken at.
 
-use super::support::Tail;
 use super::{Term, Terms};
+use crate::support::{Tail, Temperature};
 
 /// What is minimised.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -14,17 +14,13 @@ pub struct LossSpec {
     /// - the student's share of the mixture of `skew_reverse_kl`, above 0 and below 1
     /// - the share of the label of `cross_entropy` that is spread over all tokens, from 0 to below 1
     pub shapes: Terms,
-    /// Temperature of the soft terms, at least [`LossSpec::LOWEST_TEMPERATURE`].
-    pub temperature: f32,
+    /// Temperature of the soft terms.
+    pub temperature: Temperature,
     /// What becomes of the teacher's mass outside a top-k support.
     pub tail: Tail,
 }
 
 impl LossSpec {
-    /// A temperature below counts as this one: f32 still holds its inverse times any logit. Only logits nearer to the
-    /// largest than 1e-18 would be told from it otherwise.
-    pub const LOWEST_TEMPERATURE: f32 = 1e-20;
-
     /// These weights at temperature 1, with a bucket, labels as they are, and mixtures of equal parts or a tenth.
     pub const fn of(weights: Terms) -> Self {
         Self {
@@ -33,7 +29,7 @@ impl LossSpec {
                 .with(Term::Jsd, 0.5)
                 .with(Term::SkewForwardKl, 0.1)
                 .with(Term::SkewReverseKl, 0.1),
-            temperature: 1.0,
+            temperature: Temperature::ONE,
             tail: Tail::Bucket,
         }
     }

@@ -81,7 +81,8 @@ pub fn top_id(values: &[f32]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::{Support, TopK, log_prob, log_sum_exp};
+    use crate::loss::{log_prob, log_sum_exp};
+    use crate::support::{Support, TopK};
 
     #[test]
     fn a_teacher_beside_says_what_it_says_as_a_support_of_every_class() {
@@ -97,7 +98,8 @@ mod tests {
         let support = Support::TopK(TopK {
             ids: &(0..100).collect::<Vec<_>>(),
             log_probs: &log_probs,
-            log_sum_exp: 0.0,
+            lse: &[],
+            position: 0,
         });
         let target = RowTarget {
             label: 7,

@@ -11,8 +11,8 @@ use super::classes::{ClassTerms, Mass, class_terms};
 use super::divergence::SMALLEST_TAIL;
 use super::row::RowTarget;
 use super::spec::LossSpec;
-use super::support::Support;
 use super::{Term, Terms};
+use crate::support::Support;
 
 /// Below it an exponential is held, as in [`exp_nonpositive`](crate::vector::exp_nonpositive): the smallest normal number.
 const SMALLEST_EXPONENT: f64 = -87.0;
@@ -183,23 +183,19 @@ struct SoftLosses {
 /// ```
 ///
 /// `exps` are the exponentials of `shifted`, the logits less their largest.
-#[expect(
-    clippy::float_cmp,
-    reason = "temperature 1 is a value that recipes write"
-)]
 fn soft_losses(
     shifted: Tensor<2>,
     exps: Tensor<2>,
     targets: &[RowTarget<'_>],
     spec: &LossSpec,
 ) -> SoftLosses {
-    let temperature = f64::from(spec.temperature);
+    let temperature = f64::from(spec.temperature.divisor());
     let Teacher {
         ids,
         mass: teacher,
         is_class,
     } = Teacher::new(targets, shifted.dims()[1], spec, &shifted.device());
-    let (softened, exps) = if spec.temperature == 1.0 {
+    let (softened, exps) = if spec.temperature.is_one() {
         (shifted, exps)
     } else {
         let softened = shifted.div_scalar(temperature);

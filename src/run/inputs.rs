@@ -13,7 +13,7 @@ use crate::model::Decoder;
 use crate::progress::{self, Progress};
 use crate::recipe::{CachePlan, Plan, Sampling, SupportPlan, TeacherPlan};
 use crate::stages::{Model, Stage, Stages};
-use crate::teacher::{CaptureJob, Trade, bench, capture, load_teacher};
+use crate::teacher::{CaptureJob, SupportCost, bench, capture, load_teacher};
 
 /// What the teacher said of both texts.
 pub(super) struct Caches {
@@ -120,7 +120,7 @@ pub(super) fn bench_supports(
     data: &Prepared,
     context: &RunContext<'_>,
     num_rows: usize,
-) -> Result<Option<Vec<Trade>>, RunError> {
+) -> Result<Option<Vec<SupportCost>>, RunError> {
     let Some(captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
     };

@@ -33,7 +33,7 @@ use crate::report::{self, Curve, PassRow, RunReport};
 use crate::shell::quoted;
 use crate::stages::{LOCK_FILE, Stage, Stages, StagesError, carried_tokenizer};
 use crate::student::{Student, StudentError};
-use crate::teacher::{CaptureError, Trade};
+use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
 
 /// Pause between two attempts at a lock that another process holds.
@@ -198,7 +198,7 @@ pub fn bench_cache(
     plan: &Plan,
     num_rows: usize,
     context: &RunContext<'_>,
-) -> Result<Option<Vec<Trade>>, RunError> {
+) -> Result<Option<Vec<SupportCost>>, RunError> {
     preflight::check(plan, context.overrides)?;
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, &hashes)?;

@@ -188,7 +188,7 @@ fn batch_statistics(
             continue;
         }
         let support = cached.as_ref().and_then(|rows| rows.get(entry));
-        let targets: Vec<_> = row_targets(rows, row_idx, support, None).collect();
+        let targets: Vec<_> = row_targets(rows, row_idx, support).collect();
         let statistics = head_statistics(&hidden, &head, &targets);
         let pairs = statistics.into_iter().zip(&targets);
         let counted = pairs.filter_map(|(token, target)| Some((token?, target.as_ref()?.label)));

@@ -17,7 +17,7 @@ use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches}
 use super::optim::{AdamW, clip, global_norm};
 use super::readings::{NotFinite, Reading, Readings, largest_weight, last_good};
 use super::state::{self, State, StateError, States};
-use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
+use super::{MetricsError, MetricsLog, Validation, learning_rate};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
@@ -244,11 +244,7 @@ pub fn fit_with(
             None => None,
         };
         let spec = loss_spec(plan, step);
-        let temperature = temperature(&plan.temperature, step);
-        let temperature_idx =
-            (context.cache).and_then(|cache| cache.fingerprint().temperature_idx(temperature));
-        let micro_batches =
-            micro_batches(plan, rows, &row_idxs, supports.as_deref(), temperature_idx);
+        let micro_batches = micro_batches(plan, rows, &row_idxs, supports.as_deref());
         let hidden = teacher.as_ref().map(|(teacher, pairs)| HiddenMatch {
             teacher,
             pairs,

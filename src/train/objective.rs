@@ -2,20 +2,18 @@
 
 use super::gradient::MicroBatch;
 use super::{row_targets, scheduled, temperature};
-use crate::cache::RowSupports;
 use crate::data::TokenRows;
-use crate::loss::{LossSpec, LossSums, Tail, Term, Terms};
+use crate::loss::{LossSpec, LossSums, Term, Terms};
 use crate::recipe::{FitPlan, TailPlan, TemperaturePlan};
+use crate::support::{Supports, Tail, Temperature};
 
 /// The loss of a step, counted from 0.
-#[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
 pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
     let losses = &plan.losses;
     LossSpec {
         weights: Terms::from_fn(|term| scheduled(losses.weights[term], step)),
         shapes: losses.shapes,
-        temperature: (temperature(&plan.temperature, step) as f32)
-            .max(LossSpec::LOWEST_TEMPERATURE),
+        temperature: Temperature::new(temperature(&plan.temperature, step)),
         tail: match plan.tail {
             TailPlan::Bucket => Tail::Bucket,
             TailPlan::Renormalize => Tail::Renormalize,
@@ -28,10 +26,9 @@ pub(super) fn micro_batches<'a>(
     plan: &FitPlan,
     rows: &'a TokenRows,
     row_idxs: &[usize],
-    supports: Option<&'a [RowSupports]>,
-    temperature_idx: Option<usize>,
+    supports: Option<&'a [Supports]>,
 ) -> Vec<MicroBatch<'a>> {
-    let entries: Vec<(usize, Option<&RowSupports>)> = row_idxs
+    let entries: Vec<(usize, Option<&Supports>)> = row_idxs
         .iter()
         .enumerate()
         .map(|(entry, &row_idx)| (row_idx, supports.map(|all| &all[entry])))
@@ -45,9 +42,7 @@ pub(super) fn micro_batches<'a>(
                 .collect(),
             targets: entries
                 .iter()
-                .flat_map(|&(row_idx, supports)| {
-                    row_targets(rows, row_idx, supports, temperature_idx)
-                })
+                .flat_map(|&(row_idx, supports)| row_targets(rows, row_idx, supports))
                 .collect(),
         })
         .collect()
@@ -151,7 +146,10 @@ mod tests {
                 temperature: TemperaturePlan::Constant(temperature),
                 ..plan(8, 1)
             };
-            assert_eq!(loss_spec(&plan, 0).temperature.to_bits(), want.to_bits());
+            assert_eq!(
+                loss_spec(&plan, 0).temperature.divisor().to_bits(),
+                want.to_bits()
+            );
         }
     }
 }

@@ -109,7 +109,7 @@ fn logits_and_gradients_equal_those_of_peft() {
         assert_close(name, &logits(&decoder, &all), &expected.logits, whole_model);
     }
 
-    let targets = (0..num_rows).flat_map(|row_idx| row_targets(&rows, row_idx, None, None));
+    let targets = (0..num_rows).flat_map(|row_idx| row_targets(&rows, row_idx, None));
     let micro_batch = MicroBatch {
         inputs: all,
         targets: targets.collect(),

@@ -30,7 +30,7 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> St
     let micro_batches: Vec<MicroBatch<'_>> = (0..rows.num_rows())
         .map(|row| MicroBatch {
             inputs: vec![rows.inputs(row)],
-            targets: row_targets(rows, row, None, None).collect(),
+            targets: row_targets(rows, row, None).collect(),
         })
         .collect();
     let read_back = ReadBack::Free;

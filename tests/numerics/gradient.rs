@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use alambic::cache::{RowSupports, TopKSupports};
 use alambic::data::TokenRows;
 use alambic::device::ReadBack::{self, Free, Stalls};
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::recipe::SupportPlan;
+use alambic::support::{LogSumExps, Supports, Temperature, TopKSupports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{
@@ -56,16 +56,19 @@ struct GradientCase {
 }
 
 impl GradientInputs {
-    fn supports(&self) -> Vec<RowSupports> {
+    fn supports(&self) -> Vec<Supports> {
         let per_row = self.sequence_length * self.top_k;
         let rows = self.ids.chunks(per_row).zip(self.log_probs.chunks(per_row));
         rows.zip(self.lse.chunks(self.sequence_length))
             .map(|((ids, log_probs), lse)| {
-                RowSupports::TopK(TopKSupports {
+                Supports::TopK(TopKSupports {
                     top_k: self.top_k,
                     ids: ids.to_vec(),
                     log_probs: log_probs.to_vec(),
-                    lse: vec![self.below_largest(log_probs, lse)],
+                    lse: vec![LogSumExps {
+                        temperature: f64::from(self.temperature),
+                        of_positions: self.below_largest(log_probs, lse),
+                    }],
                 })
             })
             .collect()
@@ -87,7 +90,7 @@ impl GradientInputs {
 fn micro_batches<'a>(
     rows: &'a TokenRows,
     row_idxs: &[usize],
-    supports: Option<&'a [RowSupports]>,
+    supports: Option<&'a [Supports]>,
     size: usize,
 ) -> Vec<MicroBatch<'a>> {
     row_idxs
@@ -96,7 +99,7 @@ fn micro_batches<'a>(
             inputs: row_idxs.iter().map(|&row| rows.inputs(row)).collect(),
             targets: row_idxs
                 .iter()
-                .flat_map(|&row| row_targets(rows, row, supports.map(|all| &all[row]), Some(0)))
+                .flat_map(|&row| row_targets(rows, row, supports.map(|all| &all[row])))
                 .collect(),
         })
         .collect()
@@ -176,7 +179,7 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
 
         let plain = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
         let mix = LossSpec {
-            temperature: inputs.temperature,
+            temperature: Temperature::new(f64::from(inputs.temperature)),
             ..LossSpec::of(
                 Terms::ZERO
                     .with(Term::ForwardKl, inputs.loss_weights.forward_kl)
@@ -239,7 +242,7 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     };
     let supports = supports(&teacher, &all, &selection);
     let spec = LossSpec {
-        temperature: 2.0,
+        temperature: Temperature::new(2.0),
         ..LossSpec::of(
             Terms::ZERO
                 .with(Term::ForwardKl, 0.7)
@@ -298,7 +301,7 @@ proptest! {
         let selection = Selection { support: SupportPlan::TopK(top_k), temperatures: &[2.0] };
         let supports = supports(&teacher, &all, &selection);
         let mut spec = LossSpec {
-            temperature: 2.0,
+            temperature: Temperature::new(2.0),
             ..LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 0.4).with(Term::ReverseKl, 0.1).with(Term::Jsd, 0.5).with(Term::SkewForwardKl, 0.2).with(Term::SkewReverseKl, 0.3).with(Term::Tvd, 0.1).with(Term::CrossEntropy, 0.3))
         };
         spec.shapes[Term::CrossEntropy] = 0.1;

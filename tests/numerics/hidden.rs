@@ -52,7 +52,7 @@ fn micro_batches<'a>(rows: &'a TokenRows, row_idxs: &[usize], size: usize) -> Ve
         inputs: row_idxs.iter().map(|&row| rows.inputs(row)).collect(),
         targets: row_idxs
             .iter()
-            .flat_map(|&row| row_targets(rows, row, None, None))
+            .flat_map(|&row| row_targets(rows, row, None))
             .collect(),
     };
     batches.map(batch).collect()

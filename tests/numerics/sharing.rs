@@ -43,7 +43,7 @@ fn loss_and_gradient(student: &Student) -> StepGradient {
         inputs: vec![rows.inputs(0), rows.inputs(1)],
         targets: [0, 1]
             .into_iter()
-            .flat_map(|row_idx| row_targets(&rows, row_idx, None, None))
+            .flat_map(|row_idx| row_targets(&rows, row_idx, None))
             .collect(),
     };
     let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));

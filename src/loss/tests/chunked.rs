@@ -43,7 +43,7 @@ impl Positions {
     fn gradients(&self, order: &[usize], chunks: Chunks) -> HeadGradients {
         let [vocab, size] = self.head.weight.dims();
         let spec = LossSpec {
-            temperature: 2.0,
+            temperature: soft(2.0),
             ..LossSpec::of(
                 Terms::ZERO
                     .with(Term::ForwardKl, 0.6)

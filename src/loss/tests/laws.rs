@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::tensors::{Losses, losses};
-use super::super::{LossSums, Sums, Tail, loss_row, row_statistics};
+use super::super::{LossSums, Sums, loss_row, row_statistics};
 use super::*;
 
 /// A position: what the student says, how much of the teacher is known, and at which temperature.
@@ -64,7 +64,7 @@ proptest! {
         let teacher = normal(seed, "teacher", vocab, deviation);
         let support = OwnedTopK::of(&teacher, count, temperature);
         for (weights, (way, room)) in everything() {
-            let spec = LossSpec { temperature, ..LossSpec::of(weights) };
+            let spec = LossSpec { temperature: soft(temperature), ..LossSpec::of(weights) };
             let (sums, gradient) = at(&spec, &to_f32(&teacher), target(&support), way);
             // Of the temperature, squared, and the rounding of log-probabilities to f32.
             let bound = 4.0 * room * f64::from(temperature.max(1.0)).powi(2);
@@ -85,7 +85,7 @@ proptest! {
         let larger = OwnedTopK::of(&teacher, count, temperature);
         let smaller = OwnedTopK::of(&teacher, fewer.index(count) + 1, temperature);
         for (weights, (way, _)) in everything() {
-            let spec = LossSpec { temperature, ..LossSpec::of(weights) };
+            let spec = LossSpec { temperature: soft(temperature), ..LossSpec::of(weights) };
             let (more, _) = at(&spec, &student, target(&larger), way);
             let (less, _) = at(&spec, &student, target(&smaller), way);
             if weights[Term::ReverseKl] > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
@@ -106,7 +106,7 @@ proptest! {
         let student = to_f32(&normal(seed, "student", vocab, deviation));
         let support = OwnedTopK::of(&teacher, count, temperature);
         let weights = Terms::ZERO.with(Term::ForwardKl, 0.5).with(Term::Jsd, 1.0).with(Term::SkewForwardKl, 0.7).with(Term::SkewReverseKl, 0.3).with(Term::Tvd, 0.2).with(Term::CrossEntropy, 0.4);
-        let mut spec = LossSpec { temperature, tail, ..LossSpec::of(weights) };
+        let mut spec = LossSpec { temperature: soft(temperature), tail, ..LossSpec::of(weights) };
         spec.shapes[Term::CrossEntropy] = 0.2;
         for (way, room) in WAYS {
             let (_, gradient) = at(&spec, &student, target(&support), way);
@@ -121,7 +121,8 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
     let support = Support::TopK(TopK {
         ids: &[1, 2],
         log_probs: &[0.5_f32.ln(), 0.25_f32.ln()],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let target = RowTarget {
         label: 1,
@@ -150,17 +151,14 @@ fn a_student_without_a_tail_keeps_the_slopes_of_its_support() {
     for temperature in [1.0, 2.0] {
         let mut logits = vec![0.0_f32; 64];
         logits[0] = 25.0 * temperature;
-        let support = Support::TopK(TopK {
-            ids: &[0, 1],
-            log_probs: &[0.6_f32, 0.1].map(|p| temperature * p.ln()),
-            log_sum_exp: -0.6_f32.ln(),
-        });
+        let log_probs = [0.6_f32, 0.1].map(|p| temperature * p.ln());
+        let support = OwnedTopK::new(vec![0, 1], log_probs.to_vec(), temperature, -0.6_f32.ln());
         let target = RowTarget {
             label: 9,
-            support: Some(support),
+            support: Some(support.support()),
         };
         let spec = LossSpec {
-            temperature,
+            temperature: soft(temperature),
             ..FORWARD_KL
         };
         for (way, _) in WAYS {
@@ -183,7 +181,8 @@ fn however_little_the_support_holds_renormalised_it_sums_to_one() {
         let support = Support::TopK(TopK {
             ids: &[2],
             log_probs: &[mass.ln()],
-            log_sum_exp: 0.0,
+            lse: &[],
+            position: 0,
         });
         let target = RowTarget {
             label: 0,
@@ -205,7 +204,8 @@ fn a_teacher_without_a_tail_leaves_the_reverse_divergence_finite() {
     let support = Support::TopK(TopK {
         ids: &[0, 1],
         log_probs: &[0.75_f32.ln(), 0.25_f32.ln()],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let target = RowTarget {
         label: 0,
@@ -235,7 +235,8 @@ fn statistics_name_the_top_token_its_confidence_and_the_divergence() {
     let support = Support::TopK(TopK {
         ids: &[0, 2],
         log_probs: &[0.25_f32.ln(), 0.5_f32.ln()],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let got = row_statistics(
         &mut logits.to_vec(),

@@ -1,6 +1,5 @@
 //! Every term in value and gradient, whole vocabulary and support.
 
-use super::super::Tail;
 use super::*;
 
 /// Chunks of one position, of two, and one of all.
@@ -81,7 +80,7 @@ fn over_the_whole_vocabulary_every_term_is_exact() {
                 _ => continue,
             };
             let spec = LossSpec {
-                temperature,
+                temperature: soft(temperature),
                 shapes: shapes(shape, shape, 0.0),
                 ..LossSpec::of(alone(term))
             };
@@ -108,12 +107,13 @@ fn forward_kl_on_a_support_equals_torch_with_a_bucket_and_renormalised() {
             ("topk_renormalized", Tail::Renormalize),
         ] {
             let spec = LossSpec {
-                temperature,
+                temperature: soft(temperature),
                 tail,
                 ..FORWARD_KL
             };
             let name = format!("{name}@T={temperature}");
-            let support = top_k(&reference, temperature);
+            let supports = top_k(&reference, temperature);
+            let support = |row: usize| Some(supports[row].support());
             assert_all(&name, &reference, &spec, support, &reference.cases[&name]);
         }
     }
@@ -124,12 +124,13 @@ fn cross_entropy_equals_torch_and_is_never_softened() {
     let reference = reference();
     for temperature in [1.0, 2.0] {
         let spec = LossSpec {
-            temperature,
+            temperature: soft(temperature),
             ..CROSS_ENTROPY
         };
         let want = &reference.cases[&format!("hard_ce@T={temperature}")];
         assert_all("alone", &reference, &spec, |_| None, want);
-        let support = top_k(&reference, temperature);
+        let supports = top_k(&reference, temperature);
+        let support = |row: usize| Some(supports[row].support());
         assert_all("over a support", &reference, &spec, support, want);
     }
 }
@@ -154,10 +155,11 @@ fn every_term_on_a_support_and_all_of_them_at_once_equal_torch() {
         let spec = LossSpec {
             weights,
             shapes: shapes(inputs.beta, inputs.alpha, inputs.label_smoothing),
-            temperature,
+            temperature: soft(temperature),
             tail,
         };
-        let support = top_k(&reference, temperature);
+        let supports = top_k(&reference, temperature);
+        let support = |row: usize| Some(supports[row].support());
         assert_all(
             &format!("{name}@T={temperature}"),
             &reference,

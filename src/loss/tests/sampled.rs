@@ -1,7 +1,8 @@
 //! The KL against samples.
 
-use super::super::{LossSpec, RowTarget, Samples, Support, Term, Terms, loss_row};
+use super::super::{LossSpec, RowTarget, Term, Terms, loss_row};
 use super::{FORWARD_KL, WAYS, assert_equal, reference, run};
+use crate::support::{Samples, Support};
 
 #[test]
 fn sampled_kl_equals_torch_in_value_and_gradient() {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::tensors::{Losses, losses};
-use super::super::{LossSums, Sums, Tail, loss_row};
+use super::super::{LossSums, Sums, loss_row};
 use super::*;
 
 /// Weights of all seven terms, of which some are 0.
@@ -42,7 +42,7 @@ proptest! {
         let tail = if is_bucket { Tail::Bucket } else { Tail::Renormalize };
         let reverse_kl = if is_bucket { weights[Term::ReverseKl] } else { 0.0 }; // else it is infinite
         let weights = weights.with(Term::ReverseKl, reverse_kl);
-        let mut spec = LossSpec { temperature, tail, ..LossSpec::of(weights) };
+        let mut spec = LossSpec { temperature: soft(temperature), tail, ..LossSpec::of(weights) };
         spec.shapes[Term::CrossEntropy] = label_smoothing;
         let opinions: Vec<Option<OwnedTopK>> = counts
             .iter()
@@ -93,7 +93,8 @@ fn a_class_that_the_teacher_holds_impossible_has_no_logarithm_and_no_nan() {
     let support = Support::TopK(TopK {
         ids: &[2, 0],
         log_probs: &[-0.1, f32::NEG_INFINITY],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let target = RowTarget {
         label: 1,
