@@ -24,7 +24,8 @@ use crate::pruning::PruneError;
 use crate::quantization::{self, QuantizeError};
 use crate::recipe::{FitPlan, PassPlan, Term};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
-use crate::train::fit::{FitContext, FitError, fit};
+use crate::train::FitError;
+use crate::train::fit::{FitContext, fit};
 use crate::train::state;
 
 /// Why a pass ended early.

@@ -9,7 +9,8 @@ use super::trunk::Trunk;
 use crate::device::ReadBack;
 use crate::loss::{LossSpec, Sums, Term, hidden_gradients};
 use crate::model::{Decoder, ids_tensor};
-use crate::student::Projection;
+use crate::recipe::FitPlan;
+use crate::student::{Projection, Student, layer_pairs};
 
 /// Hidden states of a teacher that the student's are pulled to: the residual stream behind some of its layers.
 #[derive(Clone, Copy)]
@@ -20,6 +21,40 @@ pub struct HiddenMatch<'a> {
     pub pairs: &'a [[usize; 2]],
     /// One for each pair if the two have different widths, else none.
     pub projections: &'a [Projection],
+}
+
+/// The teacher that runs along with a pass, and the layers of both models whose outputs are compared.
+pub(super) struct TeacherAlong<'a> {
+    teacher: &'a Decoder,
+    pairs: Vec<[usize; 2]>,
+}
+
+impl<'a> TeacherAlong<'a> {
+    /// `None` if no loss term compares hidden states.
+    pub(super) fn of(
+        plan: &FitPlan,
+        student: &Student,
+        teacher: Option<&'a Decoder>,
+    ) -> Option<Self> {
+        if !plan.losses.uses(Term::HiddenMse) {
+            return None;
+        }
+        let teacher = teacher.expect("a pass that compares hidden states is given the teacher");
+        let depth = student.effective_config().num_hidden_layers;
+        let pairs = layer_pairs(&plan.losses, depth, teacher.config.num_hidden_layers);
+        Some(Self {
+            teacher,
+            pairs: pairs.expect("the layers were looked up before the run"),
+        })
+    }
+
+    pub(super) fn matched<'b>(&'b self, student: &'b Student) -> HiddenMatch<'b> {
+        HiddenMatch {
+            teacher: self.teacher,
+            pairs: &self.pairs,
+            projections: &student.projections,
+        }
+    }
 }
 
 /// The distance of one micro-batch and its gradients.

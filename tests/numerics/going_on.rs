@@ -13,7 +13,8 @@ use alambic::recipe::{
 };
 use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
-use alambic::train::fit::{FitContext, FitError, fit};
+use alambic::train::FitError;
+use alambic::train::fit::{FitContext, fit};
 use alambic::train::read_metrics;
 use alambic::train::state::States;
 
@@ -217,8 +218,10 @@ fn a_measurement_that_a_signal_ended_is_made_by_the_next_run() {
         dir: dir.path(),
         made_by: "key",
         keep: 2,
+        has_masks: false,
+        has_scales: false,
     };
-    states.save(&student, &state).unwrap();
+    states.save(&state).unwrap();
     let stop = AtomicBool::new(true);
     let run = || fit(&plan, student.clone(), &context(dir.path(), &rows, &stop));
     assert!(matches!(run(), Err(FitError::Interrupted { step: 3, .. })));

@@ -13,10 +13,8 @@ use alambic::recipe::{
 };
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::Validation;
 use alambic::train::fit::FitContext;
-use alambic::train::optim::AdamW;
-use alambic::train::state::State;
+use alambic::train::state::Training;
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {
@@ -130,17 +128,10 @@ pub(crate) fn context<'a>(
 }
 
 /// The state of a pass that made so many updates and changed nothing.
-pub(crate) fn state_after(num_updates: usize, student: &Student) -> State {
-    let mut optimizer = AdamW::new(&student.trained());
-    optimizer.num_updates = num_updates;
-    State {
-        weights: student.trained_matrices(),
-        optimizer,
-        average: None,
-        masks: BTreeMap::new(),
-        scales: BTreeMap::new(),
-        validation: Validation::default(),
-    }
+pub(crate) fn state_after(num_updates: usize, student: &Student) -> Training {
+    let mut training = Training::new(student.clone(), false);
+    training.optimizer.num_updates = num_updates;
+    training
 }
 
 /// Five steps of four rows of 16 positions on cross-entropy, at a rate that moves every weight.
