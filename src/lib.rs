@@ -43,6 +43,8 @@ pub mod recipe;
 pub mod data;
 
 // Model: one decoder for teacher and student.
+pub mod kernels;
+
 pub mod model;
 
 pub mod checkpoint;

@@ -14,7 +14,8 @@ use super::statistics::{RowStatistics, row_statistics};
 use super::sums::{LossSums, Sums};
 use super::tensors::{Losses, losses};
 use crate::device::ReadBack;
-use crate::model::{Head, add_product};
+use crate::kernels::add_product;
+use crate::model::Head;
 
 /// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so that
 /// fewer positions cost more; the memory of the loss is one chunk beside its gradients.

@@ -4,9 +4,9 @@ use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
 use burn::tensor::Tensor;
 
-use super::fused::swiglu;
 use super::linear::linear;
 use super::{Activation, InputLevels, Site, Tap};
+use crate::kernels::swiglu;
 
 /// Weights of one feed-forward layer: `down(activation(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ mod kernels;
 mod plain;
 #[cfg(feature = "flex")]
 mod product;
+mod soft_cap;
 #[cfg(test)]
 #[cfg(feature = "flex")]
 mod tests;
@@ -24,11 +25,12 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
+pub use self::soft_cap::{soft_cap, soft_cap_slope};
 use crate::device;
 
 /// Added to the scores of positions that may not be seen; its exponential is 0, and unlike minus infinity it
 /// cannot turn into NaN on a device that subtracts it from itself.
-pub(super) const HIDDEN: f32 = -1e9;
+const HIDDEN: f32 = -1e9;
 
 /// `x / √(mean(x²) + eps) · gain`, the mean over the last dimension (Zhang & Sennrich 2019, arXiv 1910.07467).
 ///
@@ -48,7 +50,7 @@ pub fn rms_norm(x: Tensor<3>, gain: &Tensor<2>, eps: f64) -> Tensor<3> {
 /// # Shapes
 ///
 /// Both are `[B, T, F]`, returned alike.
-pub(super) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
+pub fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if flex::takes(&gate) {
         return flex::swiglu(gate, up);
@@ -61,7 +63,7 @@ pub(super) fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
 /// # Shapes
 ///
 /// `x` is `[B, N, T, H]`, returned alike; `cos` and `sin` are `[1, 1, T, H/2]` and constants: no slope reaches them.
-pub(super) fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
+pub fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::takes(&x) {
         return flex::rotate(x, cos.clone(), sin.clone());
@@ -71,7 +73,7 @@ pub(super) fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4
 
 /// Which keys a query sees, and what becomes of their scores.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sight {
+pub struct Sight {
     /// Positions before the first query; key `s` stands at position `s`.
     pub num_past: usize,
     /// Positions that a query sees, its own the last of them; at least 1.
@@ -96,13 +98,8 @@ impl Sight {
     }
 
     /// What [`attention`] needs besides on a device that has no kernel for it, `[1, 1, G·T, S]`: 0 where a query sees a key,
-    /// [`HIDDEN`] elsewhere. As large as the scores of one head, so it is made once for all layers, and only there.
-    pub(super) fn mask(
-        &self,
-        groups: usize,
-        num_queries: usize,
-        device: &Device,
-    ) -> Option<Tensor<4>> {
+    /// a number whose exponential is 0 elsewhere. As large as the scores of one head, so it is made once for all layers, and only there.
+    pub fn mask(&self, groups: usize, num_queries: usize, device: &Device) -> Option<Tensor<4>> {
         (!device::is_host(device)).then(|| self.mask_on(groups, num_queries, device))
     }
 
@@ -123,7 +120,7 @@ impl Sight {
 /// # Shapes
 ///
 /// `queries` is `[B, N, T, H]`, `keys` and `values` are `[B, KV, S, H]` with `S = num_past + T`; returns `[B, T, N·H]`.
-pub(super) fn attention(
+pub fn attention(
     queries: Tensor<4>,
     keys: Tensor<4>,
     values: Tensor<4>,
@@ -144,7 +141,7 @@ pub(super) fn attention(
 /// # Shapes
 ///
 /// `[P, D]` and `[D, V]`; returns `[P, V]`.
-pub(super) fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
+pub fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if flex::takes(&left) {
         return flex::product(left, right);

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::{silu, softmax};
 
 use super::Sight;
-use crate::model::soft_cap::soft_cap;
+use super::soft_cap::soft_cap;
 
 pub(super) fn rms_norm(x: Tensor<3>, gain: &Tensor<2>, eps: f64) -> Tensor<3> {
     let mean_square = x.clone().square().mean_dim(2); // [B, T, 1]
