@@ -16,8 +16,8 @@ use super::{
 use crate::data::{TokenRows, tokenizer_path};
 use crate::export::gguf;
 use crate::files::{self, UnfinishedDir, hash_json};
+use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
-use crate::model::grid::Levels;
 use crate::passes::{self, quantize::schemes};
 use crate::preflight;
 use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod, QuantizePlan};

@@ -31,7 +31,7 @@ use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
 use crate::data::{AS_IT_IS, Rebuilt, TokenRows, Tokenizer};
 use crate::files;
-use crate::model::grid::Quantized;
+use crate::kernels::grid::Quantized;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme};
 use crate::progress;
 use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};

@@ -8,6 +8,7 @@
 mod attention;
 #[cfg(feature = "flex")]
 mod flex;
+pub mod grid;
 mod product;
 mod rms_norm;
 mod rotation;

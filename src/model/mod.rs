@@ -9,7 +9,6 @@ mod block;
 mod config;
 mod config_json;
 mod decoder;
-pub mod grid;
 mod head;
 pub mod linear;
 pub mod mlp;

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::Student;
-use crate::model::grid::{Grid, Levels, Scaling};
+use crate::kernels::grid::{Grid, Levels, Scaling};
 use crate::model::{Schemes, unlike_parts};
 use crate::tensors;
 

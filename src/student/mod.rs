@@ -22,7 +22,7 @@ pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
 pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
-use crate::model::grid::{Scaling, round_to_bf16};
+use crate::kernels::grid::{Scaling, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,
     Rope, RopeScaling, Schemes, parameter_specs,

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::Student;
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{
     DecoderConfig, InputLevels, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
 };

@@ -14,7 +14,7 @@ use self::config::config_json;
 pub use self::names::gguf_name;
 use super::CheckpointError;
 use crate::gguf::{GgufFile, TensorType};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes};
 use crate::tensors::NotFinite;
 

@@ -1,7 +1,7 @@
 //! Plain checkpoints: files, shards, shapes and dtypes.
 
 use super::*;
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 
 #[test]
 fn every_golden_folder_opens_and_gives_every_weight() {

@@ -4,7 +4,7 @@
 use half::bf16;
 
 use super::QuantizedWeight;
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 
 /// What the reference makes of a weight.
 pub(super) fn quantize(grid: Grid, weight: &[f32], cols: usize) -> QuantizedWeight {

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::checkpoint::{Checkpoint, unpack};
+use crate::kernels::grid::Grid;
 use crate::model::ParameterKind;
-use crate::model::grid::Grid;
 
 pub(super) const INT8: Option<Levels> = Some(Levels::Symmetric { bits: 8 });
 

@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::super::{compressed_tensors, host};
 use super::*;
 use crate::checkpoint::{Checkpoint, TensorFiles};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::ParameterKind;
-use crate::model::grid::{Grid, Levels};
 use crate::tensors;
 
 pub(super) fn golden(name: &str) -> PathBuf {

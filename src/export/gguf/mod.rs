@@ -15,7 +15,7 @@ use crate::checkpoint::{ROPE_FREQS, gguf_name};
 use crate::data::Tokenizer;
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::rope::inverse_frequencies;
 use crate::model::{
     Architecture, DecoderConfig, ParameterKind, ParameterSpec, Schemes, parameter_specs,
