@@ -29,7 +29,7 @@ use alambic::recipe::{
 };
 use alambic::student::{Student, architecture};
 use alambic::support::{Support, TopK};
-use alambic::train::gradient::{Activations, MicroBatch, step_gradient_with};
+use alambic::train::gradient::{ActivationMemory, MicroBatch, step_gradient_with};
 use alambic::train::optim::{AdamW, clip, global_norm};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
@@ -66,9 +66,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             .iter()
             .any(|argument| argument == "--checkpointing")
         {
-            Activations::Recomputed
+            ActivationMemory::Recomputed
         } else {
-            Activations::Kept
+            ActivationMemory::Kept
         },
     };
     let device = device::open("flex")?;
@@ -88,7 +88,7 @@ struct Settings {
     steps: usize,
     micro_batch: usize,
     sequence_length: usize,
-    activations: Activations,
+    activations: ActivationMemory,
 }
 
 /// A student and what it learns from.
@@ -217,7 +217,7 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
         steps: 1,
         micro_batch: 4,
         sequence_length: 256,
-        activations: Activations::Kept,
+        activations: ActivationMemory::Kept,
     };
     let (_, spec) = plan_and_spec(&LARGE, &settings);
     let text = Text::random(vocab);

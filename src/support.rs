@@ -164,7 +164,7 @@ impl Supports {
                 all.counts.extend(more.counts);
                 all.entropies.extend(more.entropies);
             }
-            _ => panic!("the supports of a row are of one kind"),
+            _ => unreachable!("the supports of a row are of one kind"),
         }
     }
 
@@ -307,17 +307,14 @@ impl TopK<'_> {
     /// Log-sum-exp at a declared temperature; 0 at 1, which is not read.
     fn log_sum_exp(&self, temperature: f64) -> f32 {
         let is_it = |lse: &&LogSumExps| lse.temperature.to_bits() == temperature.to_bits();
-        match self.lse.iter().find(is_it) {
-            Some(lse) => lse.of_positions[self.position],
-            None => {
-                let is_one = temperature.to_bits() == 1.0_f64.to_bits();
-                assert!(
-                    is_one,
-                    "recipes name no temperature that the cache does not declare"
-                );
-                0.0
-            }
+        if let Some(lse) = self.lse.iter().find(is_it) {
+            return lse.of_positions[self.position];
         }
+        assert!(
+            temperature.to_bits() == 1.0_f64.to_bits(),
+            "recipes name no temperature that the cache does not declare"
+        );
+        0.0
     }
 
     /// Probability mass on the support at a declared temperature, or at 1.

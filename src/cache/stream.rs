@@ -42,7 +42,7 @@ pub(super) struct Field {
 
 /// The kinds of numbers in the streams of a cache.
 #[derive(Debug, Clone)]
-pub(super) struct Fields {
+pub(super) struct StreamFields {
     gaps: Field,
     weights: Field,
     /// Lowest level of a position; without a place in samples.
@@ -93,7 +93,7 @@ impl Field {
     }
 }
 
-impl Fields {
+impl StreamFields {
     pub(super) fn of(fingerprint: &Fingerprint) -> Self {
         let size = |size: usize| u32::try_from(size).expect("sizes of a fingerprint are checked");
         let largest_gap = size(fingerprint.vocab_size) - 1;

@@ -7,12 +7,12 @@ use super::Fingerprint;
 use super::bins::OCTAVES;
 use super::quantize::RowCodes;
 use super::rans::{StreamWriter, Table, weights};
-use super::stream::Fields;
+use super::stream::StreamFields;
 
 /// Ranks and frequencies of a shard.
 #[derive(Debug)]
 pub(super) struct Tables {
-    fields: Fields,
+    fields: StreamFields,
     /// Per id the octave of the positions in whose support it is, 0 for none: ids by rank follow from it.
     octaves: Vec<u8>,
     /// Ids of the shard by rank: by octave, the highest first, then by id.
@@ -34,7 +34,7 @@ impl Tables {
         }
         let octave = |&count: &u32| u8::try_from(OCTAVES.bin(count)).expect("at most 32");
         let octaves: Vec<u8> = counts.iter().map(octave).collect();
-        let fields = Fields::of(fingerprint);
+        let fields = StreamFields::of(fingerprint);
         let ids = ids_by_rank(&octaves);
         let ranks = ranks_of(&ids, fingerprint.vocab_size);
         let mut counts: Vec<Vec<u64>> = fields.num_symbols().map(|num| vec![0; num]).collect();
@@ -61,7 +61,7 @@ impl Tables {
 
     /// The tables that [`to_bytes`](Self::to_bytes) gave; `None` if the bytes are not such.
     pub(super) fn from_bytes(bytes: &[u8], fingerprint: &Fingerprint) -> Option<Self> {
-        let fields = Fields::of(fingerprint);
+        let fields = StreamFields::of(fingerprint);
         let (octaves, weights) = bytes.split_at_checked(fingerprint.vocab_size)?;
         if octaves.iter().any(|&octave| u32::from(octave) > u32::BITS) {
             return None;
@@ -121,7 +121,7 @@ fn ranks_of(ids: &[u32], vocab_size: usize) -> Vec<u32> {
     ranks
 }
 
-fn tables_of(mut weights: &[u8], fields: &Fields) -> Option<Vec<Table>> {
+fn tables_of(mut weights: &[u8], fields: &StreamFields) -> Option<Vec<Table>> {
     let mut tables = Vec::new();
     for num_symbols in fields.num_symbols() {
         let (own, rest) = weights.split_at_checked(num_symbols)?;

@@ -14,7 +14,8 @@ mod rms_norm;
 mod rotation;
 mod soft_cap;
 mod swiglu;
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod twins;
 #[cfg(feature = "flex")]
 mod views;

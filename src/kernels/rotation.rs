@@ -74,7 +74,8 @@ pub(super) mod host {
     }
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use super::super::twins::{compare, tensor};
     use super::*;

@@ -60,8 +60,10 @@ pub(super) fn soft_loss(
         prob.push(outside);
         ln.push(outside.ln());
     }
-    prob.iter_mut().for_each(|exp| *exp /= total);
-    ln.iter_mut().for_each(|exponent| *exponent -= log_total);
+    for (exp, exponent) in prob.iter_mut().zip(&mut ln) {
+        *exp /= total;
+        *exponent -= log_total;
+    }
     let student = Mass {
         prob: Row(prob),
         ln: Row(ln),

@@ -27,7 +27,7 @@ pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_log_sum_exp};
 pub use spec::LossSpec;
 pub use statistics::{RowStatistics, row_statistics, statistics_against, top_id};
-pub use sums::{LossSums, Sums};
+pub use sums::{LossSums, PendingSums};
 
 pub use crate::recipe::{Term, Terms};
 

@@ -40,7 +40,7 @@ impl LossSums {
 
 /// Sums of which a part may still lie on the device.
 #[derive(Debug, Clone, Default)]
-pub struct Sums {
+pub struct PendingSums {
     known: LossSums,
     unread: Option<Unread>,
 }
@@ -53,7 +53,7 @@ struct Unread {
     weights: Terms,
 }
 
-impl From<LossSums> for Sums {
+impl From<LossSums> for PendingSums {
     fn from(known: LossSums) -> Self {
         Self {
             known,
@@ -62,7 +62,7 @@ impl From<LossSums> for Sums {
     }
 }
 
-impl Sums {
+impl PendingSums {
     /// Terms that were summed on the device, one number for each of [`Term::ALL`], and what each counts in the total.
     pub(super) fn on_device(terms: Tensor<1>, weights: Terms, positions: u64) -> Self {
         Self {
@@ -119,12 +119,12 @@ impl Sums {
         }
     }
 
-    /// What [`Sums::with_read`] needs from the device, if anything.
+    /// What [`PendingSums::with_read`] needs from the device, if anything.
     pub fn unread(&self) -> Option<Tensor<1>> {
         Some(self.unread.as_ref()?.terms.clone())
     }
 
-    /// Numbers of [`Sums::unread`].
+    /// Numbers of [`PendingSums::unread`].
     pub fn num_unread(&self) -> usize {
         self.unread.as_ref().map_or(0, |unread| {
             let [count] = unread.terms.dims();
@@ -132,7 +132,7 @@ impl Sums {
         })
     }
 
-    /// All of the sums, given the numbers of [`Sums::unread`].
+    /// All of the sums, given the numbers of [`PendingSums::unread`].
     ///
     /// # Panics
     ///

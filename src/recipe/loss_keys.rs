@@ -69,7 +69,7 @@ static TERMS: [Key; Term::ALL.len()] = [
 
 /// The key of the number that a term has beside its weight, if it has one.
 pub(super) fn shape_key(term: Term) -> Option<&'static str> {
-    let Kind::Short(block) = TERMS[term as usize].kind else {
+    let Kind::Short(block) = TERMS.get(term as usize)?.kind else {
         return None;
     };
     let number = |key: &&Key| matches!(key.kind, Kind::Number(..));

@@ -1,5 +1,10 @@
 //! Terms of the loss: one list makes the enum that recipes, losses, logs and plans go by.
 
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a term is a place of an array that has one for each"
+)]
+
 use std::ops::{Index, IndexMut};
 
 use super::word::words;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{RunContext, RunError, say_changed, say_done, wait_for_lock, while_locked};
-use crate::cache::{Cache, CacheError, Fingerprint, Part, TokenHashes, Wanted};
+use crate::cache::{Cache, CacheError, CachePart, Fingerprint, TokenHashes, Wanted};
 use crate::checkpoint::Checkpoint;
 use crate::data::{self, DataError, Prepared, TokenRows};
 use crate::files;
@@ -98,7 +98,7 @@ pub(super) fn capture_part(
     stages: &Stages,
     data: &Prepared,
     context: &RunContext<'_>,
-    part: Part,
+    part: CachePart,
 ) -> Result<Option<PathBuf>, RunError> {
     let Some(mut captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
@@ -237,7 +237,7 @@ impl<'a> Capture<'a> {
         name: &str,
         rows: &TokenRows,
         data: &Prepared,
-        part: Option<Part>,
+        part: Option<CachePart>,
     ) -> Result<(), RunError> {
         let fingerprint = self.fingerprint(rows, data);
         let tokens = TokenHashes::of((0..rows.num_rows()).map(|row_idx| rows.row(row_idx)));

@@ -15,7 +15,7 @@ use serde_json::Map;
 use thiserror::Error;
 
 use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
-use crate::cache::{CacheError, Part};
+use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, Prepared, TokenRows};
@@ -169,7 +169,7 @@ fn check_student(stages: &Stages) -> Result<(), RunError> {
 /// Captures what the recipe's cache holds, or one part of it, and no more; the folder, or `None` if there is no teacher.
 pub fn build_cache(
     plan: &Plan,
-    part: Option<Part>,
+    part: Option<CachePart>,
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
     progress::say_notes(&preflight::check(plan, context.overrides)?);

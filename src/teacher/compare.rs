@@ -16,7 +16,7 @@ const TEACHER_ROUNDING: f32 = 1e-3;
 
 /// How a sample of rows compares with the teacher.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct CacheComparison {
     /// Rows computed anew.
     pub num_rows: usize,
     /// Positions in them.
@@ -28,7 +28,7 @@ pub struct Comparison {
     pub max_difference_nats: f32,
 }
 
-impl Comparison {
+impl CacheComparison {
     /// Whether the cache is this teacher's: at most one position in a thousand, or one in all, differs.
     pub fn agrees(&self) -> bool {
         self.num_different <= (self.num_positions / 1000).max(1)
@@ -43,8 +43,8 @@ pub fn compare(
     cache: &Cache,
     num_rows: usize,
     mut progress: impl FnMut(usize),
-) -> Result<Comparison, CacheError> {
-    let mut comparison = Comparison {
+) -> Result<CacheComparison, CacheError> {
+    let mut comparison = CacheComparison {
         num_rows: 0,
         num_positions: 0,
         num_different: 0,
@@ -71,7 +71,7 @@ pub fn compare(
     Ok(comparison)
 }
 
-impl Comparison {
+impl CacheComparison {
     fn add(&mut self, stored: &Supports, fresh: &Supports) {
         for pair in stored.positions().into_iter().zip(fresh.positions()) {
             match pair {
@@ -146,7 +146,7 @@ mod tests {
             ([0.0, 0.6], 1),
             ([0.0, 0.3], 1),
         ] {
-            let mut comparison = Comparison {
+            let mut comparison = CacheComparison {
                 num_rows: 1,
                 num_positions: 0,
                 num_different: 0,

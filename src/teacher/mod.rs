@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::cache::{CacheError, CacheWriter, Part, Wanted};
+use crate::cache::{CacheError, CachePart, CacheWriter, Wanted};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::device;
@@ -22,7 +22,7 @@ use crate::support::Supports;
 use select::RowDraws;
 
 pub use bench::{SupportCost, bench};
-pub use compare::{Comparison, compare};
+pub use compare::{CacheComparison, compare};
 pub use select::Selection;
 
 /// Why a capture ended early.
@@ -181,7 +181,7 @@ pub struct CaptureJob<'a> {
     /// Rows per shard.
     pub rows_per_shard: usize,
     /// The part of the shards that is captured here; `None` captures all.
-    pub part: Option<Part>,
+    pub part: Option<CachePart>,
     /// Name in progress.
     pub label: &'a str,
     /// Set by the first signal.

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::MetricsError;
 use super::fit::FitContext;
-use super::pending_losses::NotFinite;
+use super::pending_losses::UnsoundStep;
 use super::state::{self, StateError};
 use crate::cache::CacheError;
 
@@ -72,13 +72,13 @@ pub fn check_number(
         return Ok(());
     }
     let step = num_updates.saturating_sub(1);
-    let found = NotFinite { what, value, step };
+    let found = UnsoundStep { what, value, step };
     Err(not_finite(num_updates, found, context))
 }
 
 pub(super) fn not_finite(
     num_updates: usize,
-    NotFinite { what, value, step }: NotFinite,
+    UnsoundStep { what, value, step }: UnsoundStep,
     context: &FitContext<'_>,
 ) -> FitError {
     FitError::NotFinite {

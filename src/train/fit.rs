@@ -8,11 +8,11 @@ use std::time::Instant;
 use super::change::Change;
 use super::error::not_finite;
 use super::evaluate::{Evaluation, Opinion, measure};
-use super::gradient::{Activations, StepGradient, step_gradient_with};
+use super::gradient::{ActivationMemory, StepGradient, step_gradient_with};
 use super::hidden::TeacherAlong;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{clip, global_norm};
-use super::pending_losses::{NotFinite, PendingLosses, Reading, largest_weight};
+use super::pending_losses::{PendingLosses, Reading, UnsoundStep, largest_weight};
 use super::state::{self, States, Training};
 use super::{FitError, MetricsLog, check_number, learning_rate};
 use crate::cache::{Cache, CacheError};
@@ -116,13 +116,13 @@ pub fn fit_with(
         rows.num_rows(),
         plan.tokens_per_step / rows.sequence_length(),
     );
-    let activations = Activations::of(plan);
+    let activations = ActivationMemory::of(plan);
     let teacher = TeacherAlong::of(plan, &training.student, context.teacher);
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
     let mut pending = PendingLosses::new(read_back);
-    let unsound = |found: NotFinite| not_finite(found.step, found, context);
+    let unsound = |found: UnsoundStep| not_finite(found.step, found, context);
     let mut since_log = Instant::now();
     let mut tokens_since_log = 0;
 

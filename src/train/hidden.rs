@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use super::gradient::MicroBatch;
 use super::trunk::Trunk;
 use crate::device::ReadBack;
-use crate::loss::{LossSpec, Sums, Term, hidden_gradients};
+use crate::loss::{LossSpec, PendingSums, Term, hidden_gradients};
 use crate::model::{Decoder, ids_tensor};
 use crate::recipe::FitPlan;
 use crate::student::{Projection, Student, layer_pairs};
@@ -60,7 +60,7 @@ impl<'a> TeacherAlong<'a> {
 /// The distance of one micro-batch and its gradients.
 pub(super) struct HiddenSlopes {
     /// Sum over the counted positions of the mean over the pairs and the teacher's width; it counts no positions.
-    pub(super) sums: Sums,
+    pub(super) sums: PendingSums,
     /// d weight · sum / d output of a layer of the student, `[B, T, D]`, by layer.
     pub(super) layers: BTreeMap<usize, Tensor<3>>,
     /// d weight · sum / d projection, in the order of the pairs.
@@ -80,7 +80,7 @@ impl HiddenMatch<'_> {
     ) -> HiddenSlopes {
         let weight = spec.weights[Term::HiddenMse];
         let mut slopes = HiddenSlopes {
-            sums: Sums::default(),
+            sums: PendingSums::default(),
             layers: BTreeMap::new(),
             projections: (self.projections.iter())
                 .map(|projection| projection.matrix.zeros_like())
@@ -136,7 +136,7 @@ impl HiddenMatch<'_> {
             };
             slopes.layers.insert(layer, total);
         }
-        slopes.sums = Sums::of_hidden(known, unread, &spec.weights);
+        slopes.sums = PendingSums::of_hidden(known, unread, &spec.weights);
         slopes
     }
 

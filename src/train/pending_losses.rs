@@ -6,7 +6,7 @@
 use burn::tensor::Tensor;
 
 use crate::device::ReadBack;
-use crate::loss::{LossSums, Sums};
+use crate::loss::{LossSums, PendingSums};
 use crate::student::Student;
 use crate::tensors;
 
@@ -25,7 +25,7 @@ pub(super) struct Reading {
 
 /// A loss or gradient norm that is NaN or infinite.
 #[derive(Debug, PartialEq)]
-pub(super) struct NotFinite {
+pub(super) struct UnsoundStep {
     pub(super) what: &'static str,
     pub(super) value: f64,
     pub(super) step: usize,
@@ -40,7 +40,7 @@ pub(super) struct PendingLosses {
 
 struct Unread {
     step: usize,
-    sums: Sums,
+    sums: PendingSums,
     /// `[1]`
     norm: Tensor<1>,
 }
@@ -58,9 +58,9 @@ impl PendingLosses {
     pub(super) fn note(
         &mut self,
         step: usize,
-        sums: Sums,
+        sums: PendingSums,
         norm: Tensor<1>,
-    ) -> Result<(), NotFinite> {
+    ) -> Result<(), UnsoundStep> {
         self.unread.push(Unread { step, sums, norm });
         if self.read_back == ReadBack::Free || self.unread.len() >= MOST_UNREAD {
             self.read()?;
@@ -73,7 +73,7 @@ impl PendingLosses {
     /// # Errors
     ///
     /// The first step whose loss or gradient is NaN or infinite.
-    pub(super) fn read(&mut self) -> Result<Option<Reading>, NotFinite> {
+    pub(super) fn read(&mut self) -> Result<Option<Reading>, UnsoundStep> {
         let unread = std::mem::take(&mut self.unread);
         let numbers = unread
             .iter()
@@ -96,7 +96,7 @@ impl PendingLosses {
             let loss = reading.means.total;
             for (what, value) in [("loss", loss), ("gradient norm", reading.norm)] {
                 if !value.is_finite() {
-                    return Err(NotFinite { what, value, step });
+                    return Err(UnsoundStep { what, value, step });
                 }
             }
             self.newest = Some(reading);
@@ -138,7 +138,7 @@ mod tests {
         step: usize,
         loss: f64,
         norm: f32,
-    ) -> Result<(), NotFinite> {
+    ) -> Result<(), UnsoundStep> {
         let sums = LossSums {
             total: 2.0 * loss,
             terms: Terms::ZERO,
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!((newest.means.total, newest.norm), (3.0, 0.5));
         let error = note(&mut pending, 8, 3.0, f32::INFINITY).unwrap_err();
         let (what, value, step) = ("gradient norm", f64::INFINITY, 8);
-        assert_eq!(error, NotFinite { what, value, step });
+        assert_eq!(error, UnsoundStep { what, value, step });
     }
 
     #[test]

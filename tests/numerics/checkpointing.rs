@@ -7,7 +7,7 @@ use alambic::device::ReadBack;
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::tensors::to_vec;
-use alambic::train::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
+use alambic::train::gradient::{ActivationMemory, MicroBatch, StepGradient, step_gradient_with};
 use alambic::train::row_targets;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -25,7 +25,7 @@ struct Inputs {
     counted: Vec<u32>,
 }
 
-fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> StepGradient {
+fn gradient(decoder: &Decoder, rows: &TokenRows, activations: ActivationMemory) -> StepGradient {
     let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     let micro_batches: Vec<MicroBatch<'_>> = (0..rows.num_rows())
         .map(|row| MicroBatch {
@@ -38,8 +38,8 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> St
 }
 
 pub(crate) fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
-    let kept = gradient(decoder, rows, Activations::Kept);
-    let recomputed = gradient(decoder, rows, Activations::Recomputed);
+    let kept = gradient(decoder, rows, ActivationMemory::Kept);
+    let recomputed = gradient(decoder, rows, ActivationMemory::Recomputed);
     assert_eq!(kept.sums.read(), recomputed.sums.read(), "{name}");
     let parameters = decoder.parameters();
     assert_eq!(kept.gradients.len(), parameters.len(), "{name}");

@@ -11,7 +11,7 @@ use alambic::support::{LogSumExps, Supports, Temperature, TopKSupports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{
-    Activations, MicroBatch, StepGradient, step_gradient, step_gradient_with,
+    ActivationMemory, MicroBatch, StepGradient, step_gradient, step_gradient_with,
 };
 use alambic::train::row_targets;
 use proptest::prelude::*;
@@ -112,7 +112,7 @@ fn gradient(
     spec: &LossSpec,
     read_back: ReadBack,
 ) -> StepGradient {
-    let kept = Activations::Kept;
+    let kept = ActivationMemory::Kept;
     step_gradient_with(decoder, micro_batches, spec, None, kept, read_back)
 }
 

@@ -145,7 +145,7 @@ fn training_that_diverges_stops_at_the_step_after_the_last_saved_state() {
         "{message}"
     );
     let saved = states(dir.path())
-        .load(&Training::new(student.clone(), false))
+        .load(&Training::new(student, false))
         .unwrap();
     assert_eq!(saved.unwrap().optimizer.num_updates, step, "{message}");
     assert!(step >= 1);

@@ -1,7 +1,7 @@
 //! The entropy coder against itself, against the entropy, and against garbage.
 
 use super::super::quantize::{RowCodes, dequantize, quantize};
-use super::super::stream::Fields;
+use super::super::stream::StreamFields;
 use super::super::tables::Tables;
 use super::*;
 
@@ -180,7 +180,7 @@ fn streams_are_as_long_as_the_entropy_of_their_contexts() {
         let mut by_rank: Vec<u32> = counts.keys().copied().collect();
         by_rank.sort_by_key(|id| (std::cmp::Reverse(counts[id].ilog2()), *id));
         let ranks: BTreeMap<u32, u32> = by_rank.into_iter().zip(0..).collect();
-        let fields = Fields::of(&of);
+        let fields = StreamFields::of(&of);
         let mut symbols: BTreeMap<usize, BTreeMap<u32, f64>> = BTreeMap::new();
         let mut raw_bits = 0;
         for row in &rows {

@@ -107,7 +107,8 @@ fn chain(
     mixed.reshape([batch, seq, heads * head_dim]) // [B, T, N·H]
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use super::super::twins::{compare, floats, tensor};
     use super::*;

@@ -34,7 +34,8 @@ pub fn add_product(total: Tensor<2>, left: Tensor<2>, right: Tensor<2>) -> Tenso
     total + left.matmul(right)
 }
 
-#[cfg(all(test, feature = "flex"))]
+#[cfg(test)]
+#[cfg(feature = "flex")]
 mod tests {
     use super::super::twins::{assert_close, floats, tensor};
     use super::*;

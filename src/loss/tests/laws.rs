@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::tensors::{Losses, losses};
-use super::super::{LossSums, Sums, loss_row, row_statistics};
+use super::super::{LossSums, PendingSums, loss_row, row_statistics};
 use super::*;
 
 /// A position: what the student says, how much of the teacher is known, and at which temperature.
@@ -31,7 +31,7 @@ pub(super) fn at(
         ReadBack::Stalls => {
             let logits = matrix(logits.to_vec(), [1, logits.len()]);
             let Losses { terms, slopes } = losses(logits, &[target], spec);
-            let sums = Sums::on_device(terms, spec.weights, 1).read();
+            let sums = PendingSums::on_device(terms, spec.weights, 1).read();
             (sums, to_vec(&slopes))
         }
     }

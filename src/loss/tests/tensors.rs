@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::tensors::{Losses, losses};
-use super::super::{LossSums, Sums, loss_row};
+use super::super::{LossSums, PendingSums, loss_row};
 use super::*;
 
 /// Weights of all seven terms, of which some are 0.
@@ -67,7 +67,7 @@ proptest! {
             want = want.plus(loss_row(row, &mut vec![0.0; vocab], *target, &spec));
         }
         let Losses { terms, slopes } = losses(matrix(student, [targets.len(), vocab]), &targets, &spec);
-        let got = Sums::on_device(terms, weights, targets.len() as u64).read();
+        let got = PendingSums::on_device(terms, weights, targets.len() as u64).read();
 
         let square = f64::from(temperature.max(1.0)).powi(2);
         for term in Term::ALL.into_iter().filter(|term| term.is_soft()) {
@@ -104,7 +104,7 @@ fn a_class_that_the_teacher_holds_impossible_has_no_logarithm_and_no_nan() {
         let logits = matrix(vec![0.5, -1.0, 2.0, 0.0], [1, 4]);
         let Losses { terms, slopes } = losses(logits, &[target], &LossSpec::of(weights));
         let is_infinite = weights[Term::ReverseKl] > 0.0; // to f32's largest number
-        let got = Sums::on_device(terms, weights, 1).read().total;
+        let got = PendingSums::on_device(terms, weights, 1).read().total;
         assert!(
             got.is_finite() && (is_infinite == (got > 1e30)),
             "{weights:?}: {got}"
