@@ -20,7 +20,7 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
-use alambic::loss::{LossSpec, RowTarget, Support, Terms, TopK};
+use alambic::loss::{LossSpec, RowTarget, Term, Terms};
 use alambic::model::Head;
 use alambic::random::Stream;
 use alambic::recipe::{
@@ -28,7 +28,8 @@ use alambic::recipe::{
     TemperaturePlan,
 };
 use alambic::student::{Student, architecture};
-use alambic::train::gradient::{Activations, MicroBatch, step_gradient_with};
+use alambic::support::{Support, TopK};
+use alambic::train::gradient::{ActivationMemory, MicroBatch, step_gradient_with};
 use alambic::train::optim::{AdamW, clip, global_norm};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
@@ -65,9 +66,9 @@ fn main() -> Result<(), Box<dyn Error>> {
             .iter()
             .any(|argument| argument == "--checkpointing")
         {
-            Activations::Recomputed
+            ActivationMemory::Recomputed
         } else {
-            Activations::Kept
+            ActivationMemory::Kept
         },
     };
     let device = device::open("flex")?;
@@ -87,7 +88,7 @@ struct Settings {
     steps: usize,
     micro_batch: usize,
     sequence_length: usize,
-    activations: Activations,
+    activations: ActivationMemory,
 }
 
 /// A student and what it learns from.
@@ -211,7 +212,7 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
         steps: 1,
         micro_batch: 4,
         sequence_length: 256,
-        activations: Activations::Kept,
+        activations: ActivationMemory::Kept,
     };
     let (_, spec) = plan_and_spec(&LARGE, &settings);
     let text = Text::random(vocab);
@@ -281,11 +282,11 @@ fn gradient(settings: &Settings, device: &Device) -> Result<serde_json::Value, B
 fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
     let forward_kl = f64::from(u8::from(model.has_teacher));
     let cross_entropy = 1.0 - forward_kl;
-    let spec = LossSpec::of(Terms {
-        forward_kl,
-        cross_entropy,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(
+        Terms::ZERO
+            .with(Term::ForwardKl, forward_kl)
+            .with(Term::CrossEntropy, cross_entropy),
+    );
     let plan = FitPlan {
         steps: settings.steps,
         tokens_per_step: POSITIONS,
@@ -302,8 +303,9 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         max_grad_norm: 1.0,
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights {
-            forward_kl: Scheduled::Constant(forward_kl),
-            cross_entropy: Scheduled::Constant(cross_entropy),
+            weights: Terms::default()
+                .with(Term::ForwardKl, Scheduled::Constant(forward_kl))
+                .with(Term::CrossEntropy, Scheduled::Constant(cross_entropy)),
             ..LossWeights::default()
         },
         tail: TailPlan::Bucket,
@@ -369,7 +371,8 @@ impl Text {
                 let support = Support::TopK(TopK {
                     ids,
                     log_probs,
-                    log_sum_exp: 0.0,
+                    lse: &[],
+                    position: 0,
                 });
                 Some(RowTarget {
                     label,

@@ -373,7 +373,7 @@ def sparsegpt(name):
 
 
 def grid_of(weight, bits, symmetric, group):
-    """Scale and zero of each weight, as `model/grid` chooses them: the range of its group over all levels, in numbers that bf16 holds."""
+    """Scale and zero of each weight, as `kernels/grid` chooses them: the range of its group over all levels, in numbers that bf16 holds."""
     groups = weight.reshape(weight.shape[0], -1, group or weight.shape[1])
     low, high = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
     if symmetric:

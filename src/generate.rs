@@ -9,7 +9,7 @@ use crate::random::Stream;
 
 /// How the next token is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sampling {
+pub struct TokenSampling {
     /// 0 takes the likeliest token.
     pub temperature: f64,
     /// Smallest set of likeliest tokens with at least this mass (Holtzman et al. 2020, arXiv 1904.09751).
@@ -42,7 +42,7 @@ pub fn generate(
     decoder: &Decoder,
     prompt: &[u32],
     max_tokens: usize,
-    sampling: Sampling,
+    sampling: TokenSampling,
     mut emit: impl FnMut(u32) -> bool,
 ) -> Result<(), NotFinite> {
     assert!(!prompt.is_empty(), "a prompt has at least one token");
@@ -71,7 +71,7 @@ fn to_vec(logits: Tensor<3>) -> Vec<f32> {
 }
 
 /// Draws one id; of equal logits the lower id comes first.
-fn sample(logits: &[f32], sampling: Sampling, stream: &mut Stream) -> u32 {
+fn sample(logits: &[f32], sampling: TokenSampling, stream: &mut Stream) -> u32 {
     let mut order: Vec<u32> = (0..u32::try_from(logits.len())
         .expect("a vocabulary has fewer than 2^32 tokens"))
         .collect();
@@ -113,7 +113,7 @@ mod tests {
         for _ in 0..draws {
             counts[sample(
                 &LOGITS,
-                Sampling {
+                TokenSampling {
                     temperature,
                     top_p,
                     seed: 1,

@@ -43,11 +43,15 @@ pub mod recipe;
 pub mod data;
 
 // Model: one decoder for teacher and student.
+pub mod kernels;
+
 pub mod model;
 
 pub mod checkpoint;
 
 pub mod vocabulary;
+
+pub mod support;
 
 pub mod loss;
 

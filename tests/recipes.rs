@@ -9,7 +9,7 @@ mod tests {
     use alambic::diag::Diagnostic;
     use alambic::recipe::{
         self, ExportFormat, FitPlan, FromTeacherPlan, LayersPlan, PassPlan, Plan, QuantizeMethod,
-        Scheduled, StudentPlan, SupportPlan, TokenizerPlan,
+        Scheduled, StudentPlan, SupportPlan, Term, TokenizerPlan,
     };
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -123,8 +123,8 @@ mod tests {
         );
         assert_eq!(fit.betas, [0.9, 0.999]);
         assert_eq!(
-            (fit.losses.forward_kl, fit.losses.cross_entropy),
-            (Scheduled::Constant(1.0), Scheduled::Constant(0.0))
+            [Term::ForwardKl, Term::CrossEntropy].map(|term| fit.losses.weights[term]),
+            [Scheduled::Constant(1.0), Scheduled::Constant(0.0)]
         );
         assert_eq!(plan.export.formats, [ExportFormat::HuggingFace]);
     }
@@ -138,8 +138,8 @@ mod tests {
         assert_eq!((plan.teacher, plan.cache), (None, None));
         let fit = fit(&plan.passes[0]);
         assert_eq!(
-            (fit.losses.forward_kl, fit.losses.cross_entropy),
-            (Scheduled::Constant(0.0), Scheduled::Constant(1.0))
+            [Term::ForwardKl, Term::CrossEntropy].map(|term| fit.losses.weights[term]),
+            [Scheduled::Constant(0.0), Scheduled::Constant(1.0)]
         );
         assert_eq!(fit.warmup_steps, 3, "a twentieth of the steps");
         let StudentPlan::Architecture(sizes) = plan.student else {
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(plan.data.train_tokens, Some(1_500_000));
         assert_eq!(fit(&plan.passes[0]).steps, 300, "the last one holds");
         assert_eq!(
-            fit(&plan.passes[0]).losses.cross_entropy,
+            fit(&plan.passes[0]).losses.weights[Term::CrossEntropy],
             Scheduled::Constant(0.5)
         );
         assert_eq!(

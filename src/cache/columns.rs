@@ -16,10 +16,11 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use super::Fingerprint;
 use super::manifest::tokens_hash;
 use super::quantize::{RowCodes, quantize};
-use super::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
 use crate::recipe::SupportPlan;
+use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Names of the columns, in their order.
 pub(super) mod column {
@@ -99,21 +100,21 @@ pub(super) fn writer_properties(
 pub(super) fn store(
     tokens: &[u32],
     counted: u32,
-    supports: &RowSupports,
+    supports: &Supports,
     fingerprint: &Fingerprint,
 ) -> Result<StoredRow, String> {
     check_tokens(tokens, counted, fingerprint)?;
     match supports {
-        RowSupports::TopK(top_k) => {
+        Supports::TopK(top_k) => {
             check_top_k(top_k, fingerprint)?;
-            check_mass(top_k, fingerprint)?;
+            check_mass(top_k)?;
         }
-        RowSupports::Samples(samples) => check_samples(samples, fingerprint)?,
+        Supports::Samples(samples) => check_samples(samples, fingerprint)?,
     }
     Ok(StoredRow {
         tokens: tokens.to_vec(),
         counted,
-        codes: quantize(supports, &fingerprint.temperatures),
+        codes: quantize(supports),
     })
 }
 
@@ -188,9 +189,13 @@ fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(),
     same_length("log-probabilities", supports.log_probs.len(), entries)?;
     let num_temperatures = fingerprint.temperatures.len();
     same_length("temperatures", supports.lse.len(), num_temperatures)?;
-    for lse in &supports.lse {
-        same_length("log-sum-exps", lse.len(), fingerprint.sequence_length)?;
-        if let Some(bad) = lse.iter().find(|value| !value.is_finite()) {
+    for (lse, declared) in supports.lse.iter().zip(&fingerprint.temperatures) {
+        let (got, values) = (lse.temperature, &lse.of_positions);
+        if got.to_bits() != declared.to_bits() {
+            return Err(format!("log-sum-exps at {got} instead of {declared}"));
+        }
+        same_length("log-sum-exps", values.len(), fingerprint.sequence_length)?;
+        if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
             return Err(format!("a log-sum-exp of {bad}"));
         }
     }
@@ -254,12 +259,11 @@ fn check_ids(position: usize, ids: &[u32], fingerprint: &Fingerprint) -> Result<
 
 /// No position may hold more than all probability, at any temperature: a teacher whose
 /// log-probabilities and log-sum-exps do not belong together is noticed before it is cached.
-fn check_mass(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(), String> {
-    for (temperature, lse) in fingerprint.temperatures.iter().zip(&supports.lse) {
-        let positions = supports.log_probs.chunks_exact(supports.top_k).zip(lse);
-        for (position, (log_probs, lse)) in positions.enumerate() {
-            let mass = supports.mass(position, *temperature, *lse);
-            let above_one = log_probs.iter().any(|log_prob| *log_prob > 1e-3);
+fn check_mass(supports: &TopKSupports) -> Result<(), String> {
+    for LogSumExps { temperature, .. } in &supports.lse {
+        for (position, support) in supports.positions().enumerate() {
+            let mass = support.mass(*temperature);
+            let above_one = support.log_probs.iter().any(|log_prob| *log_prob > 1e-3);
             if mass.is_nan() || mass <= 0.0 || mass > 1.0 + MASS_TOLERANCE || above_one {
                 return Err(format!(
                     "position {position} holds a probability of {mass} at temperature {temperature}"

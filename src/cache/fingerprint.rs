@@ -36,7 +36,7 @@ pub struct Fingerprint {
     pub vocab_size: usize,
     /// Token ids kept per position.
     pub support: SupportPlan,
-    /// Temperatures that have a log-sum-exp, in the order of [`TopKSupports::lse`](super::TopKSupports::lse).
+    /// Temperatures that have a log-sum-exp, in the order of [`TopKSupports::lse`](crate::support::TopKSupports::lse).
     pub temperatures: Vec<f64>,
 }
 
@@ -57,12 +57,6 @@ impl Fingerprint {
                 wanted,
             })
             .collect()
-    }
-
-    /// Place of a temperature in [`TopKSupports::lse`](super::TopKSupports::lse), if the cache declares it.
-    pub fn temperature_idx(&self, temperature: f64) -> Option<usize> {
-        let same = |&declared: &f64| declared.to_bits() == temperature.to_bits();
-        self.temperatures.iter().position(same)
     }
 
     /// Most support entries of a position.

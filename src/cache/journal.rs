@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::manifest::{self, Manifest, PROGRESS, Part, ShardRecord};
+use super::manifest::{self, CachePart, Manifest, PROGRESS, ShardRecord};
 use super::{CacheError, Fingerprint};
 use crate::files::{self, with_path};
 
@@ -16,7 +16,7 @@ use crate::files::{self, with_path};
 pub(super) struct Header {
     pub(super) fingerprint: Fingerprint,
     pub(super) rows_per_shard: usize,
-    pub(super) part: Option<Part>,
+    pub(super) part: Option<CachePart>,
 }
 
 /// What an earlier process says it wrote, finished or not; nothing of it has been compared with the shards.

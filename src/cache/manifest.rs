@@ -83,7 +83,7 @@ impl ShardRecord {
 /// One of several captures that together make a cache: every `of`-th shard, from shard `part − 1` on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
+pub struct CachePart {
     /// Which part, from 1.
     pub part: usize,
     /// How many parts.
@@ -102,7 +102,7 @@ pub struct Manifest {
     pub num_rows: usize,
     /// Which part of a cache this is; a whole one has no such entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub part: Option<Part>,
+    pub part: Option<CachePart>,
     /// All shards, in the order of their rows.
     pub shards: Vec<ShardRecord>,
 }
@@ -157,7 +157,7 @@ impl Manifest {
         if let Err(error) = self.fingerprint.check_sizes() {
             return refuse(error.to_string());
         }
-        if let Some(Part { part, of }) = self.part
+        if let Some(CachePart { part, of }) = self.part
             && !(1..=of).contains(&part)
         {
             return refuse(format!("is part {part} of {of}"));
@@ -213,16 +213,16 @@ pub(super) fn parse<T: for<'de> Deserialize<'de>>(
 pub(super) struct ShardLayout {
     num_rows: usize,
     rows_per_shard: usize,
-    part: Part,
+    part: CachePart,
 }
 
 impl ShardLayout {
     /// A shard has at least one row, whatever is asked for.
-    pub(super) fn new(num_rows: usize, rows_per_shard: usize, part: Option<Part>) -> Self {
+    pub(super) fn new(num_rows: usize, rows_per_shard: usize, part: Option<CachePart>) -> Self {
         Self {
             num_rows,
             rows_per_shard: rows_per_shard.max(1),
-            part: part.unwrap_or(Part { part: 1, of: 1 }),
+            part: part.unwrap_or(CachePart { part: 1, of: 1 }),
         }
     }
 

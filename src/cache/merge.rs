@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::journal::lock;
-use super::manifest::{MANIFEST, Manifest, PROGRESS, Part};
+use super::manifest::{CachePart, MANIFEST, Manifest, PROGRESS};
 use super::{CacheError, ShardRecord};
 use crate::files::{self, with_path};
 
@@ -79,7 +79,7 @@ fn check_parts(manifests: &[(&Path, Manifest)]) -> Result<(), CacheError> {
     let Some((first_dir, first)) = manifests.first() else {
         return refuse("no part is named".to_owned());
     };
-    let mut seen: Vec<(Part, &Path)> = Vec::new();
+    let mut seen: Vec<(CachePart, &Path)> = Vec::new();
     for (dir, manifest) in manifests {
         let fields = first.fingerprint.differences(&manifest.fingerprint);
         if !fields.is_empty() {

@@ -17,7 +17,6 @@ mod read;
 mod shard;
 mod stat;
 mod stream;
-mod support;
 mod tables;
 mod trial;
 mod write;
@@ -31,11 +30,10 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use fingerprint::{FieldDifference, Fingerprint};
-pub use manifest::{Manifest, Part, ShardRecord, TokenHashes, first_damage};
+pub use manifest::{CachePart, Manifest, ShardRecord, TokenHashes, first_damage};
 pub use merge::merge;
 pub use read::{Cache, Wanted};
 pub use stat::{CacheStat, VerifyReport, verify};
-pub use support::{RowSupports, SampledSupports, TopKSupports};
 pub use trial::Trial;
 pub use write::CacheWriter;
 
@@ -141,7 +139,7 @@ pub enum CacheError {
         /// Folder of the part.
         dir: PathBuf,
         /// Which it is.
-        part: Part,
+        part: CachePart,
     },
     /// The folder holds another part, or a whole cache where a part is to be captured.
     #[error("`{}` holds another part of a cache", dir.display())]

@@ -4,9 +4,10 @@
 //! rounding but stored beside them, as the log-odds of the tail, once per temperature. Errors of the steps thus
 //! cancel in the mean: the divergence from what was captured is of second order. Samples are whole numbers already.
 
+use super::Fingerprint;
+use crate::recipe::SupportPlan;
+use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 use std::sync::LazyLock;
-
-use super::{RowSupports, SampledSupports, TopKSupports};
 
 /// Nats between two levels of a log-probability.
 pub(super) const LEVEL_STEP: f64 = 1.0 / 32.0;
@@ -32,31 +33,20 @@ const ENTROPY_STEP: f64 = 1.0 / 16.0;
 /// Largest code of an entropy; the entropy of 2^31 classes is 21.5 nats.
 pub(super) const LARGEST_ENTROPY: u16 = 344;
 
-/// A row as whole numbers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum RowCodes {
-    TopK(TopKCodes),
-    Samples(SampleCodes),
-}
-
-/// Shapes as in [`TopKSupports`].
+/// A row as whole numbers, of either kind of support.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct TopKCodes {
-    pub(super) ids: Vec<u32>,
-    /// 0 for the likeliest alone, so that it is known even where others are as near as half a step; for all others
-    /// one more than their steps below it.
-    pub(super) levels: Vec<u16>,
-    /// Log-odds of the tail at temperature 1 and then at each other, position by position. `[L * num_tails]`
-    pub(super) tails: Vec<u16>,
-}
-
-/// Shapes as in [`SampledSupports`].
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct SampleCodes {
+pub(super) struct RowCodes {
+    /// Ids of each position; none of a row that has as many at all of them. `[L]`
     pub(super) num_ids: Vec<u32>,
     pub(super) ids: Vec<u32>,
-    pub(super) counts: Vec<u32>,
-    pub(super) entropies: Vec<u16>,
+    /// A number for each id.
+    ///
+    /// Of the likeliest ids their levels: 0 for the likeliest alone, so that it is known even where others are as near as half a
+    /// step; for all others one more than their steps below it. Of samples their counts less one.
+    pub(super) weights: Vec<u16>,
+    /// Log-odds of the tail at temperature 1 and then at each other, position by position, `[L * num_tails]`; or entropies,
+    /// `[L]`.
+    pub(super) masses: Vec<u16>,
 }
 
 /// Temperatures that have a stored tail: 1, at which log-probabilities are normalised, and the declared others.
@@ -69,32 +59,42 @@ pub(super) fn tail_temperatures(declared: &[f64]) -> Vec<f64> {
 }
 
 /// The whole numbers of a row whose sizes and values have been checked.
-pub(super) fn quantize(supports: &RowSupports, temperatures: &[f64]) -> RowCodes {
+pub(super) fn quantize(supports: &Supports) -> RowCodes {
     match supports {
-        RowSupports::TopK(top_k) => RowCodes::TopK(quantize_top_k(top_k, temperatures)),
-        RowSupports::Samples(samples) => RowCodes::Samples(SampleCodes {
+        Supports::TopK(top_k) => quantize_top_k(top_k),
+        Supports::Samples(samples) => RowCodes {
             num_ids: samples.num_ids.clone(),
             ids: samples.ids.clone(),
-            counts: samples.counts.clone(),
-            entropies: samples
+            weights: samples
+                .counts
+                .iter()
+                .map(|&count| less_one(count))
+                .collect(),
+            masses: samples
                 .entropies
                 .iter()
                 .map(|&entropy| code(f64::from(entropy) / ENTROPY_STEP, LARGEST_ENTROPY))
                 .collect(),
-        }),
+        },
     }
 }
 
-/// What the whole numbers of a row stand for. `top_k` is that of the fingerprint.
-pub(super) fn dequantize(codes: RowCodes, top_k: usize, temperatures: &[f64]) -> RowSupports {
-    match codes {
-        RowCodes::TopK(codes) => RowSupports::TopK(dequantize_top_k(codes, top_k, temperatures)),
-        RowCodes::Samples(codes) => RowSupports::Samples(SampledSupports {
+/// What the whole numbers of a row stand for.
+pub(super) fn dequantize(codes: RowCodes, fingerprint: &Fingerprint) -> Supports {
+    match fingerprint.support {
+        SupportPlan::TopK(top_k) => {
+            Supports::TopK(dequantize_top_k(codes, top_k, &fingerprint.temperatures))
+        }
+        SupportPlan::Samples { .. } => Supports::Samples(SampledSupports {
             num_ids: codes.num_ids,
             ids: codes.ids,
-            counts: codes.counts,
+            counts: codes
+                .weights
+                .iter()
+                .map(|&weight| u32::from(weight) + 1)
+                .collect(),
             entropies: codes
-                .entropies
+                .masses
                 .iter()
                 .map(|&code| to_f32(f64::from(code) * ENTROPY_STEP))
                 .collect(),
@@ -102,13 +102,20 @@ pub(super) fn dequantize(codes: RowCodes, top_k: usize, temperatures: &[f64]) ->
     }
 }
 
-fn quantize_top_k(supports: &TopKSupports, temperatures: &[f64]) -> TopKCodes {
-    let mut codes = TopKCodes {
+/// A count as it is held: as many as 2^16 draws may fall on one id.
+pub(super) fn less_one(count: u32) -> u16 {
+    u16::try_from(count - 1).expect("no support has more than 2^16 draws")
+}
+
+fn quantize_top_k(supports: &TopKSupports) -> RowCodes {
+    let mut codes = RowCodes {
         ids: supports.ids.clone(),
-        ..TopKCodes::default()
+        ..RowCodes::default()
     };
-    let positions = supports.log_probs.chunks_exact(supports.top_k);
-    for (position, log_probs) in positions.enumerate() {
+    let declared: Vec<f64> = supports.lse.iter().map(|lse| lse.temperature).collect();
+    let temperatures = tail_temperatures(&declared);
+    for support in supports.positions() {
+        let log_probs = support.log_probs;
         let top_place = (1..log_probs.len()).fold(0, |best, place| {
             if log_probs[place] > log_probs[best] {
                 place
@@ -121,15 +128,12 @@ fn quantize_top_k(supports: &TopKSupports, temperatures: &[f64]) -> TopKCodes {
             place if place == top_place => 0,
             _ => code((top - f64::from(log_prob)) / LEVEL_STEP + 1.0, LOWEST_LEVEL).max(1),
         };
-        codes.levels.extend(log_probs.iter().enumerate().map(level));
-        for temperature in tail_temperatures(temperatures) {
-            let declared = temperatures
-                .iter()
-                .position(|t| t.to_bits() == temperature.to_bits());
-            let lse = declared.map_or(0.0, |idx| supports.lse[idx][position]); // 1 reads none
-            let mass = supports.mass(position, temperature, lse);
-            codes.tails.push(tail_code(mass));
-        }
+        codes
+            .weights
+            .extend(log_probs.iter().enumerate().map(level));
+        let tails = temperatures.iter();
+        let tails = tails.map(|&temperature| tail_code(support.mass(temperature)));
+        codes.masses.extend(tails);
     }
     codes
 }
@@ -153,29 +157,35 @@ fn log_mass(tail_code: u16) -> f64 {
     -log_odds.exp().ln_1p()
 }
 
-fn dequantize_top_k(codes: TopKCodes, top_k: usize, temperatures: &[f64]) -> TopKSupports {
+fn dequantize_top_k(codes: RowCodes, top_k: usize, temperatures: &[f64]) -> TopKSupports {
     let stored = tail_temperatures(temperatures);
-    let num_positions = codes.levels.len() / top_k;
-    let mut log_probs = Vec::with_capacity(codes.levels.len());
-    let mut lse = vec![Vec::with_capacity(num_positions); temperatures.len()];
-    let positions = codes.levels.chunks_exact(top_k);
-    for (levels, tails) in positions.zip(codes.tails.chunks_exact(stored.len())) {
+    let num_positions = codes.weights.len() / top_k;
+    let mut log_probs = Vec::with_capacity(codes.weights.len());
+    let lse_at = |&temperature: &f64| LogSumExps {
+        temperature,
+        of_positions: Vec::with_capacity(num_positions),
+    };
+    let mut lse: Vec<LogSumExps> = temperatures.iter().map(lse_at).collect();
+    let positions = codes.weights.chunks_exact(top_k);
+    for (levels, tails) in positions.zip(codes.masses.chunks_exact(stored.len())) {
         let sum: f64 = levels.iter().map(|&level| EXPS[usize::from(level)]).sum();
         let top = log_mass(tails[0]) - sum.ln();
         let log_prob = |&level: &u16| to_f32(top - below_top(level));
         log_probs.extend(levels.iter().map(log_prob));
-        for (temperature, lse) in temperatures.iter().zip(&mut lse) {
+        for lse in &mut lse {
+            let temperature = lse.temperature;
             let place = stored
                 .iter()
                 .position(|t| t.to_bits() == temperature.to_bits());
             let place = place.expect("a tail is stored for every declared temperature");
             if place == 0 {
-                lse.push(0.0); // normalised above
+                lse.of_positions.push(0.0); // normalised above
                 continue;
             }
             let soft = |&level: &u16| (-below_top(level) / temperature).exp();
             let sum: f64 = levels.iter().map(soft).sum();
-            lse.push(to_f32(sum.ln() - log_mass(tails[place])));
+            lse.of_positions
+                .push(to_f32(sum.ln() - log_mass(tails[place])));
         }
     }
     TopKSupports {

@@ -126,12 +126,12 @@ impl Table {
 
 /// A stream that is being put together: collected in reading order, put backwards.
 #[derive(Debug, Default)]
-pub(super) struct Encoder {
+pub(super) struct StreamWriter {
     /// Share of the scale, and log2 of the scale.
     steps: Vec<(Slot, u32)>,
 }
 
-impl Encoder {
+impl StreamWriter {
     /// A symbol of a table.
     pub(super) fn put(&mut self, slot: Slot) {
         self.steps.push((slot, SCALE_BITS));
@@ -177,12 +177,12 @@ fn low_word(state: u64) -> u32 {
 
 /// A stream that is being read. A stream that ends early, or a table without symbols, gives `None`.
 #[derive(Debug)]
-pub(super) struct Decoder<'a> {
+pub(super) struct StreamReader<'a> {
     state: u64,
     words: std::slice::Iter<'a, [u8; 4]>,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> StreamReader<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Option<Self> {
         let (words, []) = bytes.as_chunks::<4>() else {
             return None;
@@ -278,7 +278,7 @@ mod tests {
                 _ => 3,
             })
         };
-        let mut encoder = Encoder::default();
+        let mut encoder = StreamWriter::default();
         symbols().for_each(|symbol| encoder.put(table.slot(symbol).unwrap()));
         let bytes = encoder.finish();
         let entropy: f64 = counts
@@ -287,7 +287,7 @@ mod tests {
             .sum();
         let bits = bytes.len() as f64 * 8.0 / 20_000.0;
         assert!((bits - entropy).abs() < 0.01, "{bits} bits for {entropy}");
-        let mut decoder = Decoder::new(&bytes).unwrap();
+        let mut decoder = StreamReader::new(&bytes).unwrap();
         assert!(symbols().all(|symbol| decoder.symbol(&table) == Some(symbol)));
         assert!(decoder.is_finished());
     }
@@ -302,13 +302,13 @@ mod tests {
             let present: Vec<u32> = (0..).zip(&counts).filter(|(_, c)| **c > 0).map(|(s, _)| s).collect();
             prop_assume!(!present.is_empty());
             let low = |bits: u32, num_bits: u32| u64::from(bits) & ((1_u64 << num_bits) - 1);
-            let mut encoder = Encoder::default();
+            let mut encoder = StreamWriter::default();
             for (pick, bits, num_bits) in &picks {
                 encoder.put(table.slot(present[pick.index(present.len())]).unwrap());
                 encoder.put_bits(*bits, *num_bits);
             }
             let bytes = encoder.finish();
-            let mut decoder = Decoder::new(&bytes).unwrap();
+            let mut decoder = StreamReader::new(&bytes).unwrap();
             for (pick, bits, num_bits) in &picks {
                 prop_assert_eq!(decoder.symbol(&table), Some(present[pick.index(present.len())]));
                 prop_assert_eq!(decoder.bits(*num_bits).map(u64::from), Some(low(*bits, *num_bits)));
@@ -318,7 +318,7 @@ mod tests {
 
         #[test]
         fn any_bytes_end(bytes in prop::collection::vec(any::<u8>(), 0..200), weights in prop::collection::vec(any::<u8>(), 0..50)) {
-            if let (Some(mut decoder), Some(table)) = (Decoder::new(&bytes), Table::from_weights(&weights)) {
+            if let (Some(mut decoder), Some(table)) = (StreamReader::new(&bytes), Table::from_weights(&weights)) {
                 for _ in 0..1000 {
                     if decoder.symbol(&table).is_none() || decoder.bits(5).is_none() {
                         break;

@@ -14,9 +14,10 @@ use super::columns::{self, column};
 use super::manifest::{Manifest, ShardLayout, TokenHashes, tokens_hash};
 use super::quantize::dequantize;
 use super::shard::Shard;
-use super::{CacheError, Fingerprint, RowSupports};
+use super::{CacheError, Fingerprint};
 use crate::files;
 use crate::hashes::Hashes;
+use crate::support::Supports;
 
 /// A finished cache.
 ///
@@ -127,7 +128,7 @@ impl Cache {
         &self,
         row_idxs: &[usize],
         tokens: impl Fn(usize) -> &'t [u32] + Sync,
-    ) -> Result<Vec<RowSupports>, CacheError> {
+    ) -> Result<Vec<Supports>, CacheError> {
         let row = |row_idx: &usize| self.row(*row_idx, || tokens(*row_idx));
         row_idxs.par_iter().map(row).collect()
     }
@@ -136,7 +137,7 @@ impl Cache {
         &self,
         row_idx: usize,
         tokens: impl Fn() -> &'t [u32],
-    ) -> Result<RowSupports, CacheError> {
+    ) -> Result<Supports, CacheError> {
         let num_rows = self.manifest.num_rows;
         let shard_idx = self.layout.shard_idx(row_idx);
         let shard = self.shards.get(shard_idx).filter(|_| row_idx < num_rows);
@@ -169,7 +170,7 @@ impl Cache {
     }
 
     /// The tokens of a row and what the teacher said about them, as they were captured.
-    pub fn captured_row(&self, row_idx: usize) -> Result<(Vec<u32>, RowSupports), CacheError> {
+    pub fn captured_row(&self, row_idx: usize) -> Result<(Vec<u32>, Supports), CacheError> {
         let found = self.shards().find(|(_, rows)| rows.contains(&row_idx));
         let (shard, rows) = found.ok_or_else(|| CacheError::NoSuchRow {
             dir: self.dir.clone(),
@@ -188,18 +189,8 @@ impl Cache {
     }
 
     /// Supports of a batch of one row, whose shard's tables have been read.
-    pub(super) fn supports(
-        &self,
-        shard: &Shard,
-        batch: &RecordBatch,
-    ) -> Result<RowSupports, String> {
-        let fingerprint = self.fingerprint();
-        let codes = shard.codes(batch)?;
-        Ok(dequantize(
-            codes,
-            fingerprint.most_entries(),
-            &fingerprint.temperatures,
-        ))
+    pub(super) fn supports(&self, shard: &Shard, batch: &RecordBatch) -> Result<Supports, String> {
+        Ok(dequantize(shard.codes(batch)?, self.fingerprint()))
     }
 
     /// All shards, each with the rows that it must hold.

@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::columns::StoredRow;
 use super::quantize::dequantize;
-use super::{Cache, CacheError, Fingerprint, RowSupports};
+use super::{Cache, CacheError, Fingerprint};
+use crate::support::{Support, Supports};
 
 /// What a cache holds, in numbers. Means are taken over counted positions, at temperature 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -57,7 +58,7 @@ impl Cache {
     /// What the cache holds, in numbers. Reads all of it.
     pub fn stat(&self) -> Result<CacheStat, CacheError> {
         let fingerprint = self.fingerprint();
-        let mut sums = Sums::new(fingerprint);
+        let mut sums = StatSums::new(fingerprint);
         let mut column_bytes: BTreeMap<String, u64> = BTreeMap::new();
         for (shard, rows) in self.shards() {
             for (name, bytes) in shard.column_bytes(self.dir())? {
@@ -67,8 +68,7 @@ impl Cache {
             sums.total_bytes = sums.total_bytes.saturating_add(shard.record.bytes);
             shard.stored_rows(self.dir(), rows, fingerprint, |row| {
                 let StoredRow { counted, codes, .. } = row;
-                let (most, temperatures) = (fingerprint.most_entries(), &fingerprint.temperatures);
-                sums.add(&dequantize(codes, most, temperatures), counted as usize);
+                sums.add(&dequantize(codes, fingerprint), counted as usize);
                 Ok(())
             })?;
         }
@@ -97,7 +97,7 @@ impl Cache {
 }
 
 /// Sums over counted positions.
-struct Sums {
+struct StatSums {
     num_rows: usize,
     total_bytes: u64,
     num_counted: u64,
@@ -109,7 +109,7 @@ struct Sums {
     entropy: f64,
 }
 
-impl Sums {
+impl StatSums {
     fn new(fingerprint: &Fingerprint) -> Self {
         Self {
             num_rows: 0,
@@ -124,34 +124,16 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, supports: &RowSupports, counted: usize) {
-        match supports {
-            RowSupports::TopK(supports) => {
-                let positions = supports.ids.chunks_exact(supports.top_k);
-                let positions = positions.zip(supports.log_probs.chunks_exact(supports.top_k));
-                for (ids, log_probs) in positions.take(counted) {
-                    let probs = log_probs.iter().map(|log_prob| f64::from(*log_prob).exp());
-                    let mass: f64 = probs.clone().sum();
-                    let tail = (1.0 - mass).max(0.0);
-                    self.tail_mass += tail;
-                    self.entropy += probs.clone().chain([tail]).map(surprise).sum::<f64>();
-                    self.add_position(ids, probs.collect());
-                }
-            }
-            RowSupports::Samples(supports) => {
-                let positions = supports.ranges().zip(&supports.entropies);
-                for (range, entropy) in positions.take(counted) {
-                    let counts = supports.counts[range.clone()].iter();
-                    let drawn = f64::from(counts.clone().sum::<u32>());
-                    self.entropy += f64::from(*entropy);
-                    let shares = counts.map(|count| f64::from(*count) / drawn);
-                    self.add_position(&supports.ids[range], shares.collect());
-                }
-            }
+    fn add(&mut self, supports: &Supports, counted: usize) {
+        for support in supports.positions().into_iter().take(counted) {
+            self.tail_mass += support.tail_mass();
+            self.entropy += support.entropy();
+            self.add_position(support);
         }
     }
 
-    fn add_position(&mut self, ids: &[u32], mut probs: Vec<f64>) {
+    fn add_position(&mut self, support: Support<'_>) {
+        let (ids, mut probs) = (support.ids(), support.probs());
         self.num_counted += 1;
         self.num_ids += ids.len() as u64;
         for &id in ids {
@@ -163,11 +145,6 @@ impl Sums {
             *sum += prob;
         }
     }
-}
-
-/// `−p ln p`, 0 at 0.
-fn surprise(prob: f64) -> f64 {
-    if prob > 0.0 { -prob * prob.ln() } else { 0.0 }
 }
 
 /// Reads all of a cache: checksums, hashes of tokens, ranges of values.

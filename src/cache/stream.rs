@@ -8,9 +8,9 @@
 use super::Fingerprint;
 use super::bins::{Bins, OCTAVES};
 use super::quantize::{
-    LARGEST_ENTROPY, LOWEST_LEVEL, NO_TAIL, RowCodes, SampleCodes, TopKCodes, tail_temperatures,
+    LARGEST_ENTROPY, LOWEST_LEVEL, NO_TAIL, RowCodes, less_one, tail_temperatures,
 };
-use super::rans::{Decoder, Encoder, Table};
+use super::rans::{StreamReader, StreamWriter, Table};
 use crate::recipe::SupportPlan;
 
 /// Bins of the distance from one rank to the next, less one.
@@ -42,7 +42,7 @@ pub(super) struct Field {
 
 /// The kinds of numbers in the streams of a cache.
 #[derive(Debug, Clone)]
-pub(super) struct Fields {
+pub(super) struct StreamFields {
     gaps: Field,
     weights: Field,
     /// Lowest level of a position; without a place in samples.
@@ -81,7 +81,7 @@ impl Field {
     }
 
     #[inline]
-    fn decode(&self, context: usize, tables: &[Table], from: &mut Decoder<'_>) -> Option<u32> {
+    fn decode(&self, context: usize, tables: &[Table], from: &mut StreamReader<'_>) -> Option<u32> {
         let bin = from.symbol(tables.get(self.first_table + context)?)?;
         let (start, num_low_bits) = self.bins.start(bin);
         let number = start + from.bits(num_low_bits)?;
@@ -93,7 +93,7 @@ impl Field {
     }
 }
 
-impl Fields {
+impl StreamFields {
     pub(super) fn of(fingerprint: &Fingerprint) -> Self {
         let size = |size: usize| u32::try_from(size).expect("sizes of a fingerprint are checked");
         let largest_gap = size(fingerprint.vocab_size) - 1;
@@ -161,19 +161,24 @@ impl Fields {
 
     /// Gives every number of a row to `visit`, in the order of the stream. `ranks` are those of the row's ids.
     pub(super) fn walk(&self, codes: &RowCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
-        match codes {
-            RowCodes::TopK(codes) => self.walk_top_k(codes, ranks, visit),
-            RowCodes::Samples(codes) => self.walk_samples(codes, ranks, visit),
+        match self.per_position {
+            PerPosition::TopK { top_k, num_tails } => {
+                self.walk_top_k(codes, ranks, (top_k, num_tails), visit);
+            }
+            PerPosition::Samples { samples } => self.walk_samples(codes, ranks, samples, visit),
         }
     }
 
-    fn walk_top_k(&self, codes: &TopKCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
-        let PerPosition::TopK { top_k, num_tails } = self.per_position else {
-            return;
-        };
+    fn walk_top_k(
+        &self,
+        codes: &RowCodes,
+        ranks: &[u32],
+        (top_k, num_tails): (u32, usize),
+        visit: &mut impl FnMut(Coded),
+    ) {
         let positions = ranks.chunks_exact(top_k as usize);
-        let positions = positions.zip(codes.levels.chunks_exact(top_k as usize));
-        for ((ranks, levels), tails) in positions.zip(codes.tails.chunks_exact(num_tails)) {
+        let positions = positions.zip(codes.weights.chunks_exact(top_k as usize));
+        for ((ranks, levels), tails) in positions.zip(codes.masses.chunks_exact(num_tails)) {
             for (context, &tail) in tails.iter().enumerate() {
                 visit(self.masses.coded(context, u32::from(tail)));
             }
@@ -190,16 +195,20 @@ impl Fields {
         }
     }
 
-    fn walk_samples(&self, codes: &SampleCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
-        let PerPosition::Samples { samples } = self.per_position else {
-            return;
-        };
+    fn walk_samples(
+        &self,
+        codes: &RowCodes,
+        ranks: &[u32],
+        samples: u32,
+        visit: &mut impl FnMut(Coded),
+    ) {
         let mut start = 0;
-        for (&num_ids, &entropy) in codes.num_ids.iter().zip(&codes.entropies) {
+        for (&num_ids, &entropy) in codes.num_ids.iter().zip(&codes.masses) {
             let range = start..start + num_ids as usize;
             start = range.end;
             let entries = ranks[range.clone()].iter().copied();
-            let entries = entries.zip(codes.counts[range].iter().copied());
+            let counts = codes.weights[range].iter();
+            let entries = entries.zip(counts.map(|&weight| u32::from(weight) + 1));
             let (mut next, mut left) = (0, samples);
             for (rank, count) in ascending(entries) {
                 let context = self.context(next, left);
@@ -216,13 +225,13 @@ impl Fields {
     /// The row of a stream, or `None` if the stream is not one that [`walk`](Self::walk) makes. `ids` are those of the
     /// shard by rank.
     pub(super) fn decode(&self, bytes: &[u8], ids: &[u32], tables: &[Table]) -> Option<RowCodes> {
-        let mut from = Decoder::new(bytes)?;
+        let mut from = StreamReader::new(bytes)?;
         let codes = match self.per_position {
             PerPosition::TopK { top_k, num_tails } => {
-                RowCodes::TopK(self.decode_top_k(&mut from, ids, tables, (top_k, num_tails))?)
+                self.decode_top_k(&mut from, ids, tables, (top_k, num_tails))?
             }
             PerPosition::Samples { samples } => {
-                RowCodes::Samples(self.decode_samples(&mut from, ids, tables, samples)?)
+                self.decode_samples(&mut from, ids, tables, samples)?
             }
         };
         from.is_finished().then_some(codes)
@@ -230,17 +239,17 @@ impl Fields {
 
     fn decode_top_k(
         &self,
-        from: &mut Decoder<'_>,
+        from: &mut StreamReader<'_>,
         ids: &[u32],
         tables: &[Table],
         (top_k, num_tails): (u32, usize),
-    ) -> Option<TopKCodes> {
-        let mut codes = TopKCodes::default();
+    ) -> Option<RowCodes> {
+        let mut codes = RowCodes::default();
         let mut entries: Vec<u64> = Vec::with_capacity(top_k as usize);
         for _ in 0..self.sequence_length {
             for context in 0..num_tails {
                 let tail = self.masses.decode(context, tables, from)?;
-                codes.tails.push(u16::try_from(tail).ok()?);
+                codes.masses.push(u16::try_from(tail).ok()?);
             }
             let depth = self.depths.decode(0, tables, from)?;
             let mut next = 0;
@@ -254,7 +263,7 @@ impl Fields {
             entries.sort_unstable();
             for (id, level) in entries.drain(..).map(unpacked) {
                 codes.ids.push(id);
-                codes.levels.push(u16::try_from(level).ok()?);
+                codes.weights.push(u16::try_from(level).ok()?);
             }
         }
         Some(codes)
@@ -262,12 +271,12 @@ impl Fields {
 
     fn decode_samples(
         &self,
-        from: &mut Decoder<'_>,
+        from: &mut StreamReader<'_>,
         ids: &[u32],
         tables: &[Table],
         samples: u32,
-    ) -> Option<SampleCodes> {
-        let mut codes = SampleCodes::default();
+    ) -> Option<RowCodes> {
+        let mut codes = RowCodes::default();
         let mut entries: Vec<u64> = Vec::new();
         for _ in 0..self.sequence_length {
             let (mut next, mut left) = (0, samples);
@@ -287,11 +296,11 @@ impl Fields {
                 .masses
                 .decode(LEFT.bin(num_ids) as usize, tables, from)?;
             codes.num_ids.push(num_ids);
-            codes.entropies.push(u16::try_from(entropy).ok()?);
+            codes.masses.push(u16::try_from(entropy).ok()?);
             entries.sort_unstable();
             for (id, count) in entries.drain(..).map(unpacked) {
                 codes.ids.push(id);
-                codes.counts.push(count);
+                codes.weights.push(less_one(count));
             }
         }
         Some(codes)
@@ -300,7 +309,7 @@ impl Fields {
     #[inline]
     fn decode_rank(
         &self,
-        from: &mut Decoder<'_>,
+        from: &mut StreamReader<'_>,
         tables: &[Table],
         next: u32,
         left: u32,
@@ -313,7 +322,7 @@ impl Fields {
 
 impl Coded {
     /// Puts the number on a stream; `None` if its table does not have its bin.
-    pub(super) fn put(self, tables: &[Table], to: &mut Encoder) -> Option<()> {
+    pub(super) fn put(self, tables: &[Table], to: &mut StreamWriter) -> Option<()> {
         to.put(tables.get(self.table)?.slot(self.bin)?);
         to.put_bits(self.low_bits, self.num_low_bits);
         Some(())

@@ -6,13 +6,13 @@
 use super::Fingerprint;
 use super::bins::OCTAVES;
 use super::quantize::RowCodes;
-use super::rans::{Encoder, Table, weights};
-use super::stream::Fields;
+use super::rans::{StreamWriter, Table, weights};
+use super::stream::StreamFields;
 
 /// Ranks and frequencies of a shard.
 #[derive(Debug)]
 pub(super) struct Tables {
-    fields: Fields,
+    fields: StreamFields,
     /// Per id the octave of the positions in whose support it is, 0 for none: ids by rank follow from it.
     octaves: Vec<u8>,
     /// Ids of the shard by rank: by octave, the highest first, then by id.
@@ -28,13 +28,13 @@ impl Tables {
         rows: impl Iterator<Item = &'a RowCodes> + Clone,
     ) -> Self {
         let mut counts = vec![0_u32; fingerprint.vocab_size];
-        for id in rows.clone().flat_map(RowCodes::ids) {
+        for id in rows.clone().flat_map(|row| &row.ids) {
             let count = &mut counts[*id as usize];
             *count = count.saturating_add(1);
         }
         let octave = |&count: &u32| u8::try_from(OCTAVES.bin(count)).expect("at most 32");
         let octaves: Vec<u8> = counts.iter().map(octave).collect();
-        let fields = Fields::of(fingerprint);
+        let fields = StreamFields::of(fingerprint);
         let ids = ids_by_rank(&octaves);
         let ranks = ranks_of(&ids, fingerprint.vocab_size);
         let mut counts: Vec<Vec<u64>> = fields.num_symbols().map(|num| vec![0; num]).collect();
@@ -61,7 +61,7 @@ impl Tables {
 
     /// The tables that [`to_bytes`](Self::to_bytes) gave; `None` if the bytes are not such.
     pub(super) fn from_bytes(bytes: &[u8], fingerprint: &Fingerprint) -> Option<Self> {
-        let fields = Fields::of(fingerprint);
+        let fields = StreamFields::of(fingerprint);
         let (octaves, weights) = bytes.split_at_checked(fingerprint.vocab_size)?;
         if octaves.iter().any(|&octave| u32::from(octave) > u32::BITS) {
             return None;
@@ -77,7 +77,7 @@ impl Tables {
 
     /// A row of this shard as a stream.
     pub(super) fn encode(&self, row: &RowCodes, ranks: &[u32]) -> Vec<u8> {
-        let mut stream = Encoder::default();
+        let mut stream = StreamWriter::default();
         self.fields.walk(row, &row.ranks(ranks), &mut |coded| {
             let put = coded.put(&self.contexts, &mut stream);
             put.expect("tables were measured on this very row");
@@ -97,15 +97,8 @@ impl Tables {
 }
 
 impl RowCodes {
-    fn ids(&self) -> &[u32] {
-        match self {
-            Self::TopK(codes) => &codes.ids,
-            Self::Samples(codes) => &codes.ids,
-        }
-    }
-
     fn ranks(&self, ranks: &[u32]) -> Vec<u32> {
-        self.ids().iter().map(|&id| ranks[id as usize]).collect()
+        self.ids.iter().map(|&id| ranks[id as usize]).collect()
     }
 }
 
@@ -128,7 +121,7 @@ fn ranks_of(ids: &[u32], vocab_size: usize) -> Vec<u32> {
     ranks
 }
 
-fn tables_of(mut weights: &[u8], fields: &Fields) -> Option<Vec<Table>> {
+fn tables_of(mut weights: &[u8], fields: &StreamFields) -> Option<Vec<Table>> {
     let mut tables = Vec::new();
     for num_symbols in fields.num_symbols() {
         let (own, rest) = weights.split_at_checked(num_symbols)?;

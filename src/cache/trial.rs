@@ -5,7 +5,8 @@ use super::quantize::dequantize;
 use super::shard::Shard;
 use super::tables::Tables;
 use super::write::shard_bytes;
-use super::{CacheError, Fingerprint, RowSupports, ShardRecord, manifest};
+use super::{CacheError, Fingerprint, ShardRecord, manifest};
+use crate::support::Supports;
 
 /// A few rows as they would be stored in one shard.
 #[derive(Debug)]
@@ -21,10 +22,7 @@ pub struct Trial {
 
 impl Trial {
     /// Stores rows, each with its tokens.
-    pub fn of(
-        fingerprint: &Fingerprint,
-        rows: &[(&[u32], &RowSupports)],
-    ) -> Result<Self, CacheError> {
+    pub fn of(fingerprint: &Fingerprint, rows: &[(&[u32], &Supports)]) -> Result<Self, CacheError> {
         fingerprint.check_sizes()?;
         let mut stored = Vec::new();
         for (row_idx, (tokens, supports)) in rows.iter().enumerate() {
@@ -59,14 +57,13 @@ impl Trial {
     }
 
     /// The rows as a reader gets them.
-    pub fn decode(&self) -> Vec<RowSupports> {
-        let Fingerprint { temperatures, .. } = &self.fingerprint;
+    pub fn decode(&self) -> Vec<Supports> {
         let decode = |stream: &Vec<u8>| {
             let codes = self
                 .tables
                 .decode(stream)
                 .expect("a stream of these tables");
-            dequantize(codes, self.fingerprint.most_entries(), temperatures)
+            dequantize(codes, &self.fingerprint)
         };
         self.streams.iter().map(decode).collect()
     }

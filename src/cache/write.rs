@@ -9,11 +9,12 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
 use super::columns::{self, StoredRow};
 use super::journal::{Header, append_line, lock, recorded, remove_if_there, write_line};
-use super::manifest::{self, MANIFEST, Manifest, PROGRESS, Part, ShardLayout, ShardRecord};
+use super::manifest::{self, CachePart, MANIFEST, Manifest, PROGRESS, ShardLayout, ShardRecord};
 use super::shard::Shard;
 use super::tables::Tables;
-use super::{CacheError, Fingerprint, RowSupports, TokenHashes, Wanted};
+use super::{CacheError, Fingerprint, TokenHashes, Wanted};
 use crate::files::{self, with_path};
+use crate::support::Supports;
 
 /// Fills a cache row by row.
 ///
@@ -61,7 +62,7 @@ impl CacheWriter {
         dir: &Path,
         wanted: Wanted<'_>,
         rows_per_shard: usize,
-        part: Option<Part>,
+        part: Option<CachePart>,
     ) -> Result<Self, CacheError> {
         wanted.fingerprint.check_sizes()?;
         fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
@@ -147,7 +148,7 @@ impl CacheWriter {
         &mut self,
         tokens: &[u32],
         counted: u32,
-        supports: &RowSupports,
+        supports: &Supports,
     ) -> Result<(), CacheError> {
         let num_rows = self.tokens.num_rows();
         let refused = |row_idx, what| CacheError::Refused { row_idx, what };

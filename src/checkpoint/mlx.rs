@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::compressed_tensors::unpack;
 use super::quantized::{expect, num_groups, num_words, number, part};
 use super::{CheckpointError, TensorFiles};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{
     ConfigError, DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec, tensor_specs,
 };

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::quantized::{expect, num_groups, num_words, number, part, unexpected};
 use super::zeros::{Settled, Version, settle};
 use super::{CheckpointError, StoredWeight, TensorFiles};
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::{
     ConfigError, DecoderConfig, GroupScaling, OnGrid, ParameterKind, Scheme, TensorSpec,
     tensor_specs,

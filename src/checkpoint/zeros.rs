@@ -2,7 +2,7 @@
 #![warn(clippy::indexing_slicing)]
 
 use super::CheckpointError;
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 
 /// Version of GPTQ's format: which zeros are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

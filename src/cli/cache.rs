@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::commands::{Output, load_plan, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
-use crate::cache::{self, Cache, Part};
+use crate::cache::{self, Cache, CachePart};
 use crate::device;
 use crate::hashes::Hashes;
 use crate::inspect as facts;
@@ -40,7 +40,7 @@ fn no_teacher() -> Failure {
     )
 }
 
-fn build(args: &RunArgs, part: Option<Part>, output: &mut Output<'_>) -> Result<(), Failure> {
+fn build(args: &RunArgs, part: Option<CachePart>, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(&args.recipe)?;
     let built = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::build_cache(&plan, part, context)

@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
-use crate::generate::{Sampling, generate as continue_prompt};
+use crate::generate::{TokenSampling, generate as continue_prompt};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::memory;
@@ -184,7 +184,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
         ));
     }
     let decoder = load_decoder(&checkpoint, &device)?;
-    let sampling = Sampling {
+    let sampling = TokenSampling {
         temperature: args.temperature,
         top_p: args.top_p,
         seed: args.seed,

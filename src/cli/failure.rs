@@ -14,8 +14,8 @@ use crate::recipe::RecipeFaults;
 use crate::run::RunError;
 use crate::stages::StagesError;
 use crate::teacher::CaptureError;
+use crate::train::FitError;
 use crate::train::MetricsError;
-use crate::train::fit::FitError;
 use crate::train::tensorboard::EventError;
 
 /// Why a model whose weights are finite, as all are that were loaded, says nothing.

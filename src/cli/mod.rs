@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 
 pub use failure::Failure;
 
-use crate::cache::Part;
+use crate::cache::CachePart;
 use crate::progress;
 
 /// Turns a large language model into a small one: capture, distil, prune, quantise, export, verify.
@@ -67,7 +67,7 @@ enum CacheCommand {
         run: RunArgs,
         /// Capture one of several parts, such as 1/4, into a folder of its own; `merge` joins them
         #[arg(long, value_name = "I/N", value_parser = part)]
-        shard: Option<Part>,
+        shard: Option<CachePart>,
     },
     /// Join the parts that `build --shard` left into one cache
     Merge {
@@ -187,7 +187,7 @@ struct GenerateArgs {
 }
 
 /// A part such as `1/4`.
-fn part(text: &str) -> Result<Part, String> {
+fn part(text: &str) -> Result<CachePart, String> {
     let fault = || "write the part and how many there are, such as 1/4".to_owned();
     let (part, of) = text.split_once('/').ok_or_else(fault)?;
     let (part, of) = (
@@ -195,7 +195,7 @@ fn part(text: &str) -> Result<Part, String> {
         of.parse().map_err(|_| fault())?,
     );
     if (1..=of).contains(&part) {
-        Ok(Part { part, of })
+        Ok(CachePart { part, of })
     } else {
         Err(format!("parts of {of} count from 1 to {of}"))
     }

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use self::error::ConvertError;
-pub use self::quantize::{Keys, Quantized, quantize};
+pub use self::quantize::{Keys, QuantizedCheckpoint, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
 use crate::export::containers::refusal_by;
@@ -70,7 +70,7 @@ pub struct Converted {
     pub size_before_bytes: u64,
     /// What a grid has cost, if the weights were put on one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub quantized: Option<Quantized>,
+    pub quantized: Option<QuantizedCheckpoint>,
 }
 
 /// Where results go that were not given a place: in the working folder, named after the checkpoint.
@@ -189,7 +189,7 @@ struct Written {
     dir: PathBuf,
     export: Verification,
     size_before_bytes: u64,
-    quantized: Option<Quantized>,
+    quantized: Option<QuantizedCheckpoint>,
 }
 
 impl<'a> Model<'a> {

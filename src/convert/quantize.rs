@@ -16,8 +16,8 @@ use super::{
 use crate::data::{TokenRows, tokenizer_path};
 use crate::export::gguf;
 use crate::files::{self, UnfinishedDir, hash_json};
+use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
-use crate::model::grid::Levels;
 use crate::passes::{self, quantize::schemes};
 use crate::preflight;
 use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod, QuantizePlan};
@@ -38,7 +38,7 @@ pub type Keys<'a> = [(&'a str, &'a str)];
 
 /// What putting a checkpoint on a grid has cost.
 #[derive(Debug, Clone, Serialize)]
-pub struct Quantized {
+pub struct QuantizedCheckpoint {
     /// Mean loss of a token before, in nats.
     pub loss_before_nats: f64,
     /// Mean loss of a token after, in nats.
@@ -202,7 +202,7 @@ impl Job<'_> {
         )?;
         let after = finite(after, "after")?;
         drop(before);
-        let quantized = Quantized {
+        let quantized = QuantizedCheckpoint {
             loss_before_nats,
             loss_after_nats: after.loss_nats,
             kl_nats: after.kl_nats.unwrap_or_default(),
@@ -317,7 +317,7 @@ fn tokens_read(plan: &QuantizePlan) -> u64 {
     calibrated.max(sensitivity.map_or(0, |plan| plan.tokens)) as u64
 }
 
-impl Quantized {
+impl QuantizedCheckpoint {
     /// What a card says of it: column titles and a row before and after.
     fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let columns = ["weights", "loss (nats)", "KL (nats)", "top-1 (%)"];

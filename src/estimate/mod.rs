@@ -11,7 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::recipe::{
     CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, ShrinkPlan,
-    StudentPlan, SupportPlan, TokenizerPlan,
+    StudentPlan, SupportPlan, Term, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
 use crate::student::{architecture, configs_of_passes, part_of_teacher};
@@ -182,7 +182,7 @@ fn add_fit(
         estimate.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
     }
     estimate.memory_bytes = fit_bytes(fit, student, plan, state);
-    let compares = fit.losses.hidden_mse.weight.is_used();
+    let compares = fit.losses.uses(Term::HiddenMse);
     if let Some(teacher) = teacher.filter(|_| compares) {
         estimate.secs += 2.0 * num_parameters(teacher) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
         let along = along_bytes(fit, student, teacher, plan);
@@ -199,7 +199,7 @@ fn along_bytes(
     plan: &Plan,
 ) -> u64 {
     let depths = [student, teacher].map(|config| config.num_hidden_layers);
-    let named = fit.losses.hidden_mse.layers.as_ref().map(Vec::len);
+    let named = fit.losses.hidden_layers.as_ref().map(Vec::len);
     let num_pairs = named.unwrap_or(depths[0].min(depths[1])) as u64;
     let [own, width] = [student, teacher].map(|config| config.hidden_size as u64);
     let (micro_batch, at_once) = at_once(fit, plan);

@@ -30,7 +30,7 @@ use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
 use crate::data::{AS_IT_IS, Rebuilt, TokenRows, Tokenizer};
 use crate::files;
-use crate::model::grid::Quantized;
+use crate::kernels::grid::Quantized;
 use crate::model::{DecoderConfig, OnGrid, ParameterSpec, Scheme, WeightId};
 use crate::progress;
 use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};

@@ -11,10 +11,11 @@ use super::counted::{at_their_places, counted_rows};
 use super::row::{RowTarget, loss_row};
 use super::spec::LossSpec;
 use super::statistics::{RowStatistics, row_statistics};
-use super::sums::{LossSums, Sums};
+use super::sums::{LossSums, PendingSums};
 use super::tensors::{Losses, losses};
 use crate::device::ReadBack;
-use crate::model::{Head, add_product};
+use crate::kernels::add_product;
+use crate::model::Head;
 
 /// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so that
 /// fewer positions cost more; the memory of the loss is one chunk beside its gradients.
@@ -23,7 +24,7 @@ const CHUNK_LOGITS: usize = 1 << 22;
 /// Loss over hidden states and its gradients.
 pub struct HeadGradients {
     /// Sums over the counted positions.
-    pub sums: Sums,
+    pub sums: PendingSums,
     /// d total / d hidden, `[P, D]`: of the *sum*, not of the mean.
     pub hidden: Tensor<2>,
     /// d total / d output weight, `[V, D]`.
@@ -80,7 +81,7 @@ pub(super) fn gradients_in_chunks(
     let counted: Vec<RowTarget<'_>> = targets.iter().copied().flatten().collect();
     if counted.is_empty() {
         return HeadGradients {
-            sums: Sums::default(),
+            sums: PendingSums::default(),
             hidden: hidden.zeros_like(),
             weight: head.weight.zeros_like(),
         };
@@ -144,7 +145,7 @@ fn counted_gradients(
         },
     );
     let sums = match terms {
-        Some(terms) => Sums::on_device(terms, spec.weights, targets.len() as u64),
+        Some(terms) => PendingSums::on_device(terms, spec.weights, targets.len() as u64),
         None => known.into(),
     };
     HeadGradients {

@@ -1,12 +1,13 @@
-//! The terms that compare student and teacher, at one class: `φ(p, q)` and its slope.
+//! The terms that compare student and teacher, at the classes of a position: `φ(p, q)` and its slope.
 //!
-//! Written once, for the number of one class and for a tensor of those of many.
+//! Written once, for the numbers of one position on the host and for a tensor of those of many.
 
 use std::ops::{Add, Div, Mul, Sub};
 
 use burn::tensor::Tensor;
 
 use super::spec::LossSpec;
+use super::{Term, Terms};
 
 /// What a divergence is computed with.
 pub(super) trait Number:
@@ -31,29 +32,83 @@ pub(super) trait Number:
     fn sign(self) -> Self;
 }
 
-impl Number for f64 {
+/// Numbers of the classes of one position.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Row(pub(super) Vec<f64>);
+
+impl Row {
+    /// Their sum, from the first to the last.
+    pub(super) fn sum(&self) -> f64 {
+        self.0.iter().fold(0.0, |sum, number| sum + number)
+    }
+
+    fn each(mut self, of: impl Fn(f64) -> f64) -> Self {
+        self.0.iter_mut().for_each(|number| *number = of(*number));
+        self
+    }
+
+    fn with(mut self, other: &Self, of: impl Fn(f64, f64) -> f64) -> Self {
+        let pairs = self.0.iter_mut().zip(&other.0);
+        pairs.for_each(|(number, other)| *number = of(*number, *other));
+        self
+    }
+}
+
+impl Add for Row {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        self.with(&other, f64::add)
+    }
+}
+
+impl Sub for Row {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.with(&other, f64::sub)
+    }
+}
+
+impl Mul for Row {
+    type Output = Self;
+
+    fn mul(self, other: Self) -> Self {
+        self.with(&other, f64::mul)
+    }
+}
+
+impl Div for Row {
+    type Output = Self;
+
+    fn div(self, other: Self) -> Self {
+        self.with(&other, f64::div)
+    }
+}
+
+impl Number for Row {
     fn times(self, factor: f64) -> Self {
-        factor * self
+        self.each(|number| factor * number)
     }
 
     fn weigh(self, other: Self) -> Self {
-        if self == 0.0 { 0.0 } else { self * other }
+        self.with(&other, |a, b| if a == 0.0 { 0.0 } else { a * b })
     }
 
     fn positive(self) -> Self {
-        self.max(Self::MIN_POSITIVE)
+        self.each(|number| number.max(f64::MIN_POSITIVE))
     }
 
     fn ln(self) -> Self {
-        self.ln()
+        self.each(f64::ln)
     }
 
     fn abs(self) -> Self {
-        self.abs()
+        self.each(f64::abs)
     }
 
     fn sign(self) -> Self {
-        if self == 0.0 { 0.0 } else { self.signum() }
+        self.each(|number| if number == 0.0 { 0.0 } else { number.signum() })
     }
 }
 
@@ -84,80 +139,75 @@ impl Number for Tensor<2> {
     }
 }
 
-/// A probability and its natural logarithm.
-#[derive(Debug, Clone, Copy)]
+/// Probabilities of classes and their natural logarithms.
+#[derive(Debug, Clone)]
 pub(super) struct Mass<N> {
     pub(super) prob: N,
     pub(super) ln: N,
 }
 
-/// What a class adds to the loss.
+/// Terms of classes and their slope.
 pub(super) struct ClassTerms<N> {
-    /// `φ(p, q)` of each term that is on, in the order of [`Terms::soft`](super::Terms::soft).
-    pub(super) values: [Option<N>; 6],
+    /// `φ(p, q)` of each term that is on.
+    pub(super) values: Terms<Option<N>>,
     /// `h = q ∂φ/∂q`, up to a multiple of `q`, summed over the terms by their weights; `None` if none is on.
     pub(super) slope: Option<N>,
 }
 
-/// Terms and slope of a class to which the teacher gives `p` and the student `q`.
+/// Terms and slope of classes to which the teacher gives `p` and the student `q`.
 pub(super) fn class_terms<N: Number>(p: &Mass<N>, q: &Mass<N>, spec: &LossSpec) -> ClassTerms<N> {
-    let weights = &spec.weights;
-    let mut slope: Option<N> = None;
-    let mut add = |part: N| {
-        slope = Some(match slope.take() {
-            Some(slope) => slope + part,
-            None => part,
-        });
+    let mut terms = ClassTerms {
+        values: Terms::from_fn(|_| None),
+        slope: None,
     };
-    let forward_kl = (weights.forward_kl != 0.0).then(|| {
-        add(p.prob.clone().times(-weights.forward_kl));
-        relative(p, &q.ln)
-    });
-    let reverse_kl = (weights.reverse_kl != 0.0).then(|| {
-        let value = relative(q, &p.ln);
-        add(value.clone().times(weights.reverse_kl));
-        value
-    });
-    let jsd = (weights.jsd != 0.0).then(|| {
-        let beta = spec.jsd_beta;
-        let middle = mixture(p, beta, q);
-        let student = relative(q, &middle.ln).times(1.0 - beta);
-        add(student.clone().times(weights.jsd));
-        relative(p, &middle.ln).times(beta) + student
-    });
-    let skew_forward_kl = (weights.skew_forward_kl != 0.0).then(|| {
-        let alpha = spec.skew_forward_alpha;
-        let middle = mixture(p, alpha, q);
-        let teacher = p
-            .prob
-            .clone()
-            .times(-weights.skew_forward_kl * (1.0 - alpha));
-        add(teacher * q.prob.clone() / middle.prob);
-        relative(p, &middle.ln)
-    });
-    let skew_reverse_kl = (weights.skew_reverse_kl != 0.0).then(|| {
-        let alpha = spec.skew_reverse_alpha;
-        let middle = mixture(q, alpha, p);
-        let value = relative(q, &middle.ln);
-        let share = q.prob.clone().times(alpha) * q.prob.clone() / middle.prob;
-        add((value.clone() - share).times(weights.skew_reverse_kl));
-        value
-    });
-    let tvd = (weights.tvd != 0.0).then(|| {
-        let difference = q.prob.clone() - p.prob.clone();
-        add(q.prob.clone().times(weights.tvd * 0.5) * difference.clone().sign());
-        difference.abs().times(0.5)
-    });
-    ClassTerms {
-        values: [
-            forward_kl,
-            reverse_kl,
-            jsd,
-            skew_forward_kl,
-            skew_reverse_kl,
-            tvd,
-        ],
-        slope,
+    for (term, &weight) in spec.weights.iter() {
+        if weight == 0.0 || !term.is_soft() {
+            continue;
+        }
+        let (value, slope) = soft_term(term, p, q, weight, spec.shapes[term]);
+        terms.values[term] = Some(value);
+        terms.slope = Some(match terms.slope.take() {
+            Some(others) => others + slope,
+            None => slope,
+        });
+    }
+    terms
+}
+
+/// `φ(p, q)` of a term, and its weight times `h`. `shape` is the term's own number, see [`LossSpec::shapes`].
+fn soft_term<N: Number>(term: Term, p: &Mass<N>, q: &Mass<N>, weight: f64, shape: f64) -> (N, N) {
+    let [p_prob, q_prob] = [p, q].map(|mass| || mass.prob.clone());
+    match term {
+        Term::ForwardKl => (relative(p, &q.ln), p_prob().times(-weight)),
+        Term::ReverseKl => {
+            let value = relative(q, &p.ln);
+            (value.clone(), value.times(weight))
+        }
+        Term::Jsd => {
+            let middle = mixture(p, shape, q);
+            let student = relative(q, &middle.ln).times(1.0 - shape);
+            let value = relative(p, &middle.ln).times(shape) + student.clone();
+            (value, student.times(weight))
+        }
+        Term::SkewForwardKl => {
+            let middle = mixture(p, shape, q);
+            let teacher = p_prob().times(-weight * (1.0 - shape));
+            (relative(p, &middle.ln), teacher * q_prob() / middle.prob)
+        }
+        Term::SkewReverseKl => {
+            let middle = mixture(q, shape, p);
+            let value = relative(q, &middle.ln);
+            let share = q_prob().times(shape) * q_prob() / middle.prob;
+            (value.clone(), (value - share).times(weight))
+        }
+        Term::Tvd => {
+            let difference = q_prob() - p_prob();
+            let slope = q_prob().times(weight * 0.5) * difference.clone().sign();
+            (difference.abs().times(0.5), slope)
+        }
+        Term::CrossEntropy | Term::HiddenMse => {
+            unreachable!("`{term}` does not compare with the teacher's predictions")
+        }
     }
 }
 

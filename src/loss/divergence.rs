@@ -11,10 +11,11 @@
 //! A multiple of `q` may be left out of every `h`, since it cancels. Slopes may be small differences, so the
 //! arithmetic is f64; it is done for the support alone.
 
-use super::classes::{Mass, class_terms};
+use super::classes::{ClassTerms, Mass, Row, class_terms};
 use super::softmax::Softmax;
-use super::spec::{LossSpec, Terms};
-use super::support::{Samples, Support, TopK};
+use super::spec::LossSpec;
+use super::{Term, Terms};
+use crate::support::{Samples, Support, TopK};
 use crate::vector::{sum, vectorized};
 
 /// A tail that a support leaves is known to this only, the rounding of a sum of f32: what a divergence takes the
@@ -49,37 +50,38 @@ pub(super) fn soft_loss(
     let ids = support.ids();
     let taken = |&id: &u32| std::mem::take(&mut exps[id as usize]);
     let kept: Vec<f32> = ids.iter().map(taken).collect();
-    let exact: Vec<(f64, f64)> = logits
-        .iter()
-        .map(|&logit| softmax.exponent(logit))
-        .map(|exponent| (exponent, exponent.exp()))
-        .collect();
+    let exponents = logits.iter().map(|&logit| softmax.exponent(logit));
+    let mut ln: Vec<f64> = exponents.collect();
+    let mut prob: Vec<f64> = ln.iter().map(|exponent| exponent.exp()).collect();
     let outside = f64::from(vectorized(|| sum(exps)));
-    let total = exact.iter().map(|(_, exp)| exp).sum::<f64>() + outside;
+    let total = prob.iter().sum::<f64>() + outside;
     let log_total = total.ln();
-    let student = exact.into_iter().map(|(exponent, exp)| Mass {
-        prob: exp / total,
-        ln: exponent - log_total,
-    });
+    if ids.len() < exps.len() && matches!(support, Support::TopK(_)) {
+        prob.push(outside);
+        ln.push(outside.ln());
+    }
+    for (exp, exponent) in prob.iter_mut().zip(&mut ln) {
+        *exp /= total;
+        *exponent -= log_total;
+    }
+    let student = Mass {
+        prob: Row(prob),
+        ln: Row(ln),
+    };
     let sums = match support {
-        Support::TopK(top_k) => {
-            let tail = Mass {
-                prob: outside / total,
-                ln: outside.ln() - log_total,
-            };
-            let tail = (ids.len() < exps.len()).then_some(tail);
-            over_classes(top_k, student, tail, spec)
-        }
+        Support::TopK(top_k) => over_classes(top_k, student, spec),
         Support::Samples(samples) => over_samples(samples, student, spec),
     };
-    sums.with_logits_as_variables(kept, total, f64::from(spec.temperature))
+    sums.with_logits_as_variables(kept, total, f64::from(spec.temperature.divisor()))
 }
 
 /// Sums over classes.
 struct ClassSums {
     values: Terms,
-    /// `h` and `q` of each id of the support.
-    support: Vec<(f64, f64)>,
+    /// `h` of each id of the support.
+    slopes: Vec<f64>,
+    /// `q` of each id of the support.
+    probs: Vec<f64>,
     /// `h / q` of every class outside.
     outside: f64,
     /// Σh over all classes.
@@ -93,7 +95,7 @@ impl ClassSums {
     )]
     fn with_logits_as_variables(self, exps: Vec<f32>, total: f64, temperature: f64) -> SoftLoss {
         let outside = temperature * (self.outside - self.slope) / total;
-        let slopes = self.support.iter();
+        let slopes = self.slopes.iter().zip(&self.probs);
         SoftLoss {
             values: self.values.times(temperature * temperature),
             slopes: slopes
@@ -105,64 +107,51 @@ impl ClassSums {
     }
 }
 
-fn over_classes(
-    top_k: &TopK<'_>,
-    student: impl Iterator<Item = Mass<f64>>,
-    tail: Option<Mass<f64>>,
-    spec: &LossSpec,
-) -> ClassSums {
-    let (teacher, teacher_tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
-    let mut sums = ClassSums {
-        values: Terms::ZERO,
-        support: Vec::with_capacity(teacher.len()),
-        outside: 0.0,
-        slope: 0.0,
+/// Of the ids of a support and, where there are others, the tail behind them.
+fn over_classes(top_k: &TopK<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassSums {
+    let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
+    let num_ids = ln.len();
+    let mut prob: Vec<f64> = ln.iter().map(|ln| ln.exp()).collect();
+    let has_tail = student.prob.0.len() > num_ids;
+    if has_tail {
+        prob.push(tail);
+        ln.push(tail.max(SMALLEST_TAIL).ln());
+    }
+    let teacher = Mass {
+        prob: Row(prob),
+        ln: Row(ln),
     };
-    for (ln, q) in teacher.into_iter().zip(student) {
-        let p = Mass { prob: ln.exp(), ln };
-        let slope = add_class(&mut sums.values, p, q, spec);
-        sums.slope += slope;
-        sums.support.push((slope, q.prob));
+    let ClassTerms { values, slope } = class_terms(&teacher, &student, spec);
+    let slope = slope.expect("a term is on");
+    let (sum, mut slopes, mut probs) = (slope.sum(), slope.0, student.prob.0);
+    let outside = if has_tail {
+        slopes[num_ids] / probs[num_ids]
+    } else {
+        0.0
+    };
+    slopes.truncate(num_ids);
+    probs.truncate(num_ids);
+    ClassSums {
+        values: Terms::from_fn(|term| values[term].as_ref().map_or(0.0, Row::sum)),
+        slopes,
+        probs,
+        outside,
+        slope: sum,
     }
-    if let Some(q) = tail {
-        let p = Mass {
-            prob: teacher_tail,
-            ln: teacher_tail.max(SMALLEST_TAIL).ln(),
-        };
-        let slope = add_class(&mut sums.values, p, q, spec);
-        sums.slope += slope;
-        sums.outside = slope / q.prob;
-    }
-    sums
-}
-
-/// Adds one class to every term that is on; returns its `h`, weighted.
-fn add_class(values: &mut Terms, p: Mass<f64>, q: Mass<f64>, spec: &LossSpec) -> f64 {
-    let terms = class_terms(&p, &q, spec);
-    values.add_soft(terms.values.map(Option::unwrap_or_default));
-    terms.slope.unwrap_or_default()
 }
 
 /// Cross-entropy against the shares drawn, less the teacher's entropy.
-fn over_samples(
-    samples: &Samples<'_>,
-    student: impl Iterator<Item = Mass<f64>>,
-    spec: &LossSpec,
-) -> ClassSums {
+fn over_samples(samples: &Samples<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassSums {
     spec.check_samples();
-    let weight = spec.weights.forward_kl;
+    let weight = spec.weights[Term::ForwardKl];
     let mut value = -f64::from(samples.entropy);
-    let mut support = Vec::with_capacity(samples.ids.len());
-    for (share, q) in samples.shares().zip(student) {
-        value -= share * q.ln;
-        support.push((-weight * share, q.prob));
+    for (share, ln) in samples.shares().zip(&student.ln.0) {
+        value -= share * ln;
     }
     ClassSums {
-        values: Terms {
-            forward_kl: value,
-            ..Terms::ZERO
-        },
-        support,
+        values: Terms::ZERO.with(Term::ForwardKl, value),
+        slopes: samples.shares().map(|share| -weight * share).collect(),
+        probs: student.prob.0,
         outside: 0.0,
         slope: -weight,
     }

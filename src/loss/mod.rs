@@ -19,17 +19,17 @@ mod softmax;
 mod spec;
 mod statistics;
 mod sums;
-mod support;
 mod tensors;
 
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
 pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_log_sum_exp};
-pub use spec::{LossSpec, Terms};
+pub use spec::LossSpec;
 pub use statistics::{RowStatistics, row_statistics, statistics_against, top_id};
-pub use sums::{LossSums, Sums};
-pub use support::{Samples, Support, Tail, TopK, softened};
+pub use sums::{LossSums, PendingSums};
+
+pub use crate::recipe::{Term, Terms};
 
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,10 @@
 //! The loss of one position and its gradient.
 
-use super::LossSums;
 use super::divergence::soft_loss;
 use super::softmax::Softmax;
-use super::spec::{LossSpec, Terms};
-use super::support::Support;
+use super::spec::LossSpec;
+use super::{LossSums, Term, Terms};
+use crate::support::Support;
 use crate::vector::{sum, vectorized};
 
 /// What one position is measured against. Position `t` is about token `t + 1`: nothing is shifted here.
@@ -49,7 +49,7 @@ pub struct RowTarget<'a> {
 ///   `ln 1/α` for each unit of tail mass.
 /// - `tvd` falls short by the smaller of the two tail masses at most. Its slope jumps where `p = q` and is 0 there.
 ///
-/// [`Tail::Renormalize`](super::Tail::Renormalize) divides the teacher's probabilities by their sum instead and teaches that
+/// [`Tail::Renormalize`](crate::support::Tail::Renormalize) divides the teacher's probabilities by their sum instead and teaches that
 /// the tail is empty: a student that fits it is too sure of itself by that factor. It is there to be compared with;
 /// `reverse_kl` would be infinite.
 ///
@@ -73,10 +73,6 @@ pub struct RowTarget<'a> {
 ///
 /// If an id is not below the number of logits: ids are checked where they enter the program. If a term other than
 /// `forward_kl` meets samples: recipes that ask for it are refused.
-#[expect(
-    clippy::float_cmp,
-    reason = "temperature 1 is a value that recipes write"
-)]
 #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
 pub fn loss_row(
     logits: &mut [f32],
@@ -85,14 +81,14 @@ pub fn loss_row(
     spec: &LossSpec,
 ) -> LossSums {
     let hard = HardLoss::of(logits, target.label, spec);
-    let weight = spec.weights.cross_entropy as f32;
+    let weight = spec.weights[Term::CrossEntropy] as f32;
     let mut terms = Terms::ZERO;
     let plain = if let Some(support) = target.support.filter(|_| spec.is_soft()) {
-        let softmax = Softmax::of(logits, spec.temperature, scratch);
+        let softmax = Softmax::of(logits, spec.temperature.divisor(), scratch);
         let of_ids = support.gather(logits);
         let soft = soft_loss(scratch, softmax, &of_ids, &support, spec);
         terms = soft.values;
-        let plain = if spec.temperature == 1.0 {
+        let plain = if spec.temperature.is_one() {
             let slope = soft.outside + weight / softmax.sum;
             logits
                 .iter_mut()
@@ -127,7 +123,7 @@ pub fn loss_row(
         plain
     };
     hard.subtract_labels(logits, spec);
-    terms.cross_entropy = plain.log_sum_exp() - hard.logit_of_labels;
+    terms[Term::CrossEntropy] = plain.log_sum_exp() - hard.logit_of_labels;
     LossSums {
         total: terms.weighted(&spec.weights),
         terms,
@@ -156,7 +152,7 @@ impl HardLoss {
     fn of(logits: &[f32], label: u32, spec: &LossSpec) -> Self {
         let label = label as usize;
         let mut logit_of_labels = f64::from(logits[label]);
-        let smoothing = spec.label_smoothing;
+        let smoothing = spec.label_smoothing();
         if smoothing > 0.0 {
             let mean = f64::from(vectorized(|| sum(logits))) / logits.len() as f64;
             logit_of_labels = (1.0 - smoothing) * logit_of_labels + smoothing * mean;
@@ -169,7 +165,7 @@ impl HardLoss {
 
     #[expect(clippy::cast_possible_truncation, reason = "gradients are f32")]
     fn subtract_labels(&self, gradient: &mut [f32], spec: &LossSpec) {
-        let (weight, smoothing) = (spec.weights.cross_entropy, spec.label_smoothing);
+        let (weight, smoothing) = (spec.weights[Term::CrossEntropy], spec.label_smoothing());
         gradient[self.label] -= (weight * (1.0 - smoothing)) as f32;
         if smoothing > 0.0 {
             let everywhere = (weight * smoothing / gradient.len() as f64) as f32;

@@ -72,7 +72,7 @@ pub fn log_prob(logit: f32, log_sum_exp: f64) -> f32 {
     }
 }
 
-/// ln Σ exp((z − max) / T) of a row: what [`softened`](super::softened) makes probabilities with.
+/// ln Σ exp((z − max) / T) of a row: what [`softened`](crate::support::softened) makes probabilities with.
 ///
 /// At low temperatures the rounding of a log-probability alone would be a nat, once it is divided by `T`. So the likeliest
 /// `ids` enter as their `log_probs` do, and others as their logits: what is on the support never sums to more than 1.

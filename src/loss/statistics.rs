@@ -3,7 +3,8 @@
 use super::divergence::soft_loss;
 use super::row::RowTarget;
 use super::softmax::{Softmax, kl_of_logits};
-use super::spec::{LossSpec, Terms};
+use super::spec::LossSpec;
+use super::{Term, Terms};
 
 /// Measures of one position, all at temperature 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -22,10 +23,7 @@ pub struct RowStatistics {
 }
 
 /// The divergence that is reported, whatever is minimised.
-const REPORTED: LossSpec = LossSpec::of(Terms {
-    forward_kl: 1.0,
-    ..Terms::ZERO
-});
+const REPORTED: LossSpec = LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 1.0));
 
 /// Measures one position. Overwrites `logits`.
 ///
@@ -43,7 +41,7 @@ pub fn row_statistics(logits: &mut [f32], target: RowTarget<'_>) -> RowStatistic
     let known = target.support.as_ref().zip(support_logits.as_deref());
     let forward_kl = known.map(|(support, of_ids)| {
         let soft = soft_loss(logits, softmax, of_ids, support, &REPORTED);
-        soft.values.forward_kl
+        soft.values[Term::ForwardKl]
     });
     let teacher_top_id = target.support.and_then(|support| support.top_id());
     RowStatistics {
@@ -83,7 +81,8 @@ pub fn top_id(values: &[f32]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::loss::{Support, TopK, log_prob, log_sum_exp};
+    use crate::loss::{log_prob, log_sum_exp};
+    use crate::support::{Support, TopK};
 
     #[test]
     fn a_teacher_beside_says_what_it_says_as_a_support_of_every_class() {
@@ -99,7 +98,8 @@ mod tests {
         let support = Support::TopK(TopK {
             ids: &(0..100).collect::<Vec<_>>(),
             log_probs: &log_probs,
-            log_sum_exp: 0.0,
+            lse: &[],
+            position: 0,
         });
         let target = RowTarget {
             label: 7,

@@ -2,10 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::spec::Terms;
-
-/// Terms of a loss.
-const NUM_TERMS: usize = 8;
+use super::{Term, Terms};
 
 /// Sums over counted positions; divide by `positions` for means.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -43,7 +40,7 @@ impl LossSums {
 
 /// Sums of which a part may still lie on the device.
 #[derive(Debug, Clone, Default)]
-pub struct Sums {
+pub struct PendingSums {
     known: LossSums,
     unread: Option<Unread>,
 }
@@ -51,12 +48,12 @@ pub struct Sums {
 /// Terms on the device, all of positions that `known` has counted.
 #[derive(Debug, Clone)]
 struct Unread {
-    /// `[NUM_TERMS]`, the soft terms in the order of [`Terms::soft`], the cross-entropy, the distance of hidden states.
+    /// One number for each of [`Term::ALL`].
     terms: Tensor<1>,
     weights: Terms,
 }
 
-impl From<LossSums> for Sums {
+impl From<LossSums> for PendingSums {
     fn from(known: LossSums) -> Self {
         Self {
             known,
@@ -65,8 +62,8 @@ impl From<LossSums> for Sums {
     }
 }
 
-impl Sums {
-    /// Terms that were summed on the device, `[NUM_TERMS]`, and what each counts in the total.
+impl PendingSums {
+    /// Terms that were summed on the device, one number for each of [`Term::ALL`], and what each counts in the total.
     pub(super) fn on_device(terms: Tensor<1>, weights: Terms, positions: u64) -> Self {
         Self {
             known: LossSums {
@@ -81,17 +78,17 @@ impl Sums {
     /// lies on the device, `[1]`.
     pub fn of_hidden(known: f64, unread: Option<Tensor<1>>, weights: &Terms) -> Self {
         let known = LossSums {
-            total: weights.hidden_mse * known,
-            terms: Terms {
-                hidden_mse: known,
-                ..Terms::ZERO
-            },
+            total: weights[Term::HiddenMse] * known,
+            terms: Terms::ZERO.with(Term::HiddenMse, known),
             positions: 0,
         };
         let unread = unread.map(|sum| {
-            let others = Tensor::zeros([NUM_TERMS - 1], &sum.device());
+            let of_term = |term| match term {
+                Term::HiddenMse => sum.clone(),
+                _ => sum.zeros_like(),
+            };
             Unread {
-                terms: Tensor::cat(vec![others, sum], 0),
+                terms: Tensor::cat(Term::ALL.map(of_term).to_vec(), 0),
                 weights: *weights,
             }
         });
@@ -122,12 +119,12 @@ impl Sums {
         }
     }
 
-    /// What [`Sums::with_read`] needs from the device, if anything.
+    /// What [`PendingSums::with_read`] needs from the device, if anything.
     pub fn unread(&self) -> Option<Tensor<1>> {
         Some(self.unread.as_ref()?.terms.clone())
     }
 
-    /// Numbers of [`Sums::unread`].
+    /// Numbers of [`PendingSums::unread`].
     pub fn num_unread(&self) -> usize {
         self.unread.as_ref().map_or(0, |unread| {
             let [count] = unread.terms.dims();
@@ -135,7 +132,7 @@ impl Sums {
         })
     }
 
-    /// All of the sums, given the numbers of [`Sums::unread`].
+    /// All of the sums, given the numbers of [`PendingSums::unread`].
     ///
     /// # Panics
     ///
@@ -144,11 +141,7 @@ impl Sums {
         let Some(Unread { weights, .. }) = &self.unread else {
             return self.known;
         };
-        let soft = std::array::from_fn(|idx| f64::from(numbers[idx]));
-        let terms = Terms {
-            hidden_mse: f64::from(numbers[NUM_TERMS - 1]),
-            ..Terms::of_values(soft, f64::from(numbers[soft.len()]))
-        };
+        let terms = Terms::from_fn(|term| f64::from(numbers[term as usize]));
         self.known.plus(LossSums {
             total: terms.weighted(weights),
             terms,

@@ -11,15 +11,15 @@ use super::classes::{ClassTerms, Mass, class_terms};
 use super::divergence::SMALLEST_TAIL;
 use super::row::RowTarget;
 use super::spec::LossSpec;
-use super::support::Support;
+use super::{Term, Terms};
+use crate::support::Support;
 
 /// Below it an exponential is held, as in [`exp_nonpositive`](crate::vector::exp_nonpositive): the smallest normal number.
 const SMALLEST_EXPONENT: f64 = -87.0;
 
 /// Terms and slopes of some positions.
 pub(super) struct Losses {
-    /// Sum of each term over the positions, `[8]`: in the order of [`Terms::soft`](super::Terms::soft), the cross-entropy,
-    /// and that of hidden states, which is 0 here.
+    /// Sum of each of [`Term::ALL`] over the positions; that of hidden states is 0 here.
     pub(super) terms: Tensor<1>,
     /// d weighted sum of terms / d logits, `[P, V]`.
     pub(super) slopes: Tensor<2>,
@@ -38,17 +38,18 @@ pub(super) fn losses(logits: Tensor<2>, targets: &[RowTarget<'_>], spec: &LossSp
     let shifted = logits.clone() - logits.max_dim(1); // [P, V], none above 0
     let exps = exponentials(shifted.clone());
     let (cross_entropy, mut slopes) = cross_entropy(&shifted, exps.clone(), targets, spec);
-    let mut terms = [const { None }; 6];
+    let mut terms = Terms::from_fn(|_| None);
     let has_support = targets.iter().any(|target| target.support.is_some());
     if spec.is_soft() && has_support {
         let soft = soft_losses(shifted, exps, targets, spec);
         slopes = slopes + soft.slopes;
         terms = soft.terms;
     }
+    terms[Term::CrossEntropy] = Some(cross_entropy);
     let zeros = || Tensor::zeros([1], &slopes.device());
-    let soft = terms.into_iter().map(|term| term.unwrap_or_else(zeros));
+    let terms = Term::ALL.map(|term| terms[term].take().unwrap_or_else(zeros));
     Losses {
-        terms: Tensor::cat(soft.chain([cross_entropy, zeros()]).collect(), 0),
+        terms: Tensor::cat(terms.to_vec(), 0),
         slopes,
     }
 }
@@ -64,7 +65,7 @@ fn cross_entropy(
     targets: &[RowTarget<'_>],
     spec: &LossSpec,
 ) -> (Tensor<1>, Tensor<2>) {
-    let (weight, smoothing) = (spec.weights.cross_entropy, spec.label_smoothing);
+    let (weight, smoothing) = (spec.weights[Term::CrossEntropy], spec.label_smoothing());
     let [positions, vocab] = shifted.dims();
     let device = shifted.device();
     let labels = targets.iter().map(|target| target.label);
@@ -167,8 +168,8 @@ fn classes(support: &Support<'_>, vocab: usize, spec: &LossSpec) -> (Vec<(f64, f
 }
 
 struct SoftLosses {
-    /// Each soft term that is on, `[1]`, in the order of [`Terms::soft`](super::Terms::soft).
-    terms: [Option<Tensor<1>>; 6],
+    /// Each soft term that is on, `[1]`.
+    terms: Terms<Option<Tensor<1>>>,
     slopes: Tensor<2>,
 }
 
@@ -182,23 +183,19 @@ struct SoftLosses {
 /// ```
 ///
 /// `exps` are the exponentials of `shifted`, the logits less their largest.
-#[expect(
-    clippy::float_cmp,
-    reason = "temperature 1 is a value that recipes write"
-)]
 fn soft_losses(
     shifted: Tensor<2>,
     exps: Tensor<2>,
     targets: &[RowTarget<'_>],
     spec: &LossSpec,
 ) -> SoftLosses {
-    let temperature = f64::from(spec.temperature);
+    let temperature = f64::from(spec.temperature.divisor());
     let Teacher {
         ids,
         mass: teacher,
         is_class,
     } = Teacher::new(targets, shifted.dims()[1], spec, &shifted.device());
-    let (softened, exps) = if spec.temperature == 1.0 {
+    let (softened, exps) = if spec.temperature.is_one() {
         (shifted, exps)
     } else {
         let softened = shifted.div_scalar(temperature);
@@ -221,7 +218,7 @@ fn soft_losses(
         ln: Tensor::cat(vec![exponents, positive.clone().log()], 1) - total.log(),
     };
 
-    let ClassTerms { values, slope } = class_terms(&teacher, &student, spec);
+    let ClassTerms { mut values, slope } = class_terms(&teacher, &student, spec);
     let slope = slope.expect("a term is on");
     let slopes = slope.clone() - student.prob * slope.sum_dim(1); // [P, K + 1]
     let slopes = slopes.mul_scalar(temperature);
@@ -230,8 +227,10 @@ fn soft_losses(
     let slopes = outside / positive * of_tail; // in this order: a tail may be so small that its inverse is no number
     SoftLosses {
         // Times T and once more after the sum: T² may be below all that f32 holds, and the sum without it above.
-        terms: values
-            .map(|value| Some(value?.mul_scalar(temperature).sum().mul_scalar(temperature))),
+        terms: Terms::from_fn(|term| {
+            let value = values[term].take()?.mul_scalar(temperature);
+            Some(value.sum().mul_scalar(temperature))
+        }),
         slopes: slopes.scatter(1, ids, of_ids, IndexingUpdateOp::Add),
     }
 }

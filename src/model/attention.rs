@@ -4,12 +4,12 @@ use std::ops::ControlFlow::Continue;
 
 use burn::tensor::{Device, Tensor};
 
-use super::fused::{Sight, attention};
 use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
 use super::tap::Passed;
 use super::{DecoderConfig, LayerType, Site, Tap};
+use crate::kernels::{Sight, attention};
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]

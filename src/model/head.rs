@@ -2,8 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::fused::product;
-use super::soft_cap::{soft_cap, soft_cap_slope};
+use crate::kernels::{product, soft_cap, soft_cap_slope};
 
 /// The output layer: everything between hidden states and logits, and the only place that knows it.
 #[derive(Debug, Clone)]

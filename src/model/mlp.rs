@@ -5,10 +5,10 @@ use std::ops::ControlFlow::Continue;
 
 use burn::tensor::Tensor;
 
-use super::fused::swiglu;
 use super::linear::linear;
 use super::tap::Passed;
 use super::{Activation, Site, Tap};
+use crate::kernels::swiglu;
 
 /// Weights of one feed-forward layer: `down(activation(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
 #[derive(Debug, Clone)]

@@ -9,8 +9,6 @@ mod config;
 mod config_json;
 mod decoder;
 pub mod families;
-mod fused;
-pub mod grid;
 mod head;
 pub mod linear;
 pub mod mlp;
@@ -19,14 +17,12 @@ mod on_grid;
 mod parts;
 pub mod rope;
 mod scheme;
-pub mod soft_cap;
 mod tap;
 
 pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
 pub use config_json::{ConfigError, has_images};
 pub use decoder::{Decoder, LayerContexts, ids_tensor};
 pub use families::{Activation, Architecture, Family};
-pub use fused::add_product;
 pub use head::Head;
 pub use on_grid::{GroupScaling, OnGrid};
 pub use parts::{

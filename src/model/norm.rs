@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 
 use super::DecoderConfig;
-pub use super::fused::rms_norm;
+use crate::kernels::rms_norm;
 
 /// The norm that a decoder has: [`rms_norm`] with the gain that the stored `weight` stands for.
 ///

@@ -1,6 +1,6 @@
 //! A weight on its grid as files have it: codes, and what turns them into values.
 
-use super::grid::Grid;
+use crate::kernels::grid::Grid;
 
 /// A weight on its grid: `(code − zero) · scale`, or `(code + 2^(bits−1)) · scale + bias`.
 #[derive(Debug, Clone, PartialEq)]

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::fused::rotate;
 use super::{Rope, RopeScaling};
+use crate::kernels::rotate;
 
 /// Cosines and sines of every position and frequency.
 ///

@@ -6,8 +6,8 @@ use std::fmt;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::grid::{Grid, Levels};
 use super::{DecoderConfig, ParameterSpec, Site, WeightId, parameter_specs};
+use crate::kernels::grid::{Grid, Levels};
 
 /// How a projection is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

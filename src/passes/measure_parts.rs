@@ -17,7 +17,8 @@ use crate::model::{Decoder, LayerContexts, ParameterSpec, WeightId, ids_tensor};
 use crate::progress::Progress;
 use crate::recipe::{QuantizePlan, SchemePlan};
 use crate::student::Student;
-use crate::train::fit::{FitContext, check_number};
+use crate::train::check_number;
+use crate::train::fit::FitContext;
 
 /// Logits of the float student that are held at a time: 64 MiB.
 const HELD_LOGITS: usize = 1 << 24;

@@ -22,9 +22,10 @@ use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
 use crate::pruning::PruneError;
 use crate::quantization::{self, QuantizeError};
-use crate::recipe::{FitPlan, PassPlan};
+use crate::recipe::{FitPlan, PassPlan, Term};
 use crate::student::{Adapter, Projection, Student, layer_pairs};
-use crate::train::fit::{FitContext, FitError, fit};
+use crate::train::FitError;
+use crate::train::fit::{FitContext, fit};
 use crate::train::state;
 
 /// Why a pass ended early.
@@ -137,13 +138,13 @@ fn distill(
 
 /// What brings the student's hidden states to the width of the teacher's, if a loss term compares them and the widths differ.
 fn projections(plan: &FitPlan, student: &Student, context: &FitContext<'_>) -> Vec<Projection> {
-    let hidden = &plan.losses.hidden_mse;
-    let Some(teacher) = context.teacher.filter(|_| hidden.weight.is_used()) else {
+    let compares = plan.losses.uses(Term::HiddenMse);
+    let Some(teacher) = context.teacher.filter(|_| compares) else {
         return Vec::new();
     };
     let config = student.effective_config();
     let depths = [&config, &teacher.config].map(|config| config.num_hidden_layers);
-    let pairs = layer_pairs(hidden, depths[0], depths[1]);
+    let pairs = layer_pairs(&plan.losses, depths[0], depths[1]);
     Projection::init(
         &pairs.expect("the layers were looked up before the run"),
         config.hidden_size,

@@ -6,7 +6,7 @@ use super::budget::Choice;
 use super::measure_parts::measure_parts;
 use super::sensitivity::Part;
 use super::{PassError, Rounding, calibration, distill, saved};
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::{
     DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, WeightId, parameter_specs,
 };

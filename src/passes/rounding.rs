@@ -12,7 +12,8 @@ use crate::files::{read_json, write_json};
 use crate::progress::say;
 use crate::student::Student;
 use crate::train::evaluate::{Opinion, measure};
-use crate::train::fit::{FitContext, FitError, check_number};
+use crate::train::fit::FitContext;
+use crate::train::{FitError, check_number};
 use crate::train::{MetricsError, MetricsLog, state};
 
 /// File in the folder of a pass that trains against its rounding.

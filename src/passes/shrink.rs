@@ -7,8 +7,9 @@ use crate::model::Decoder;
 use crate::progress::say;
 use crate::recipe::{FromTeacherPlan, LayersBy, LayersPlan, ShrinkPlan};
 use crate::student::{Importance, Kept, Student, run_influence, shrunk_parts};
+use crate::train::FitError;
 use crate::train::evaluate::{Opinion, measure};
-use crate::train::fit::{FitContext, FitError};
+use crate::train::fit::FitContext;
 
 /// Keeps the parts that score highest, layers first: widths are scored in what is left of those. What was masked stays so.
 ///

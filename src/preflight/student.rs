@@ -60,8 +60,7 @@ impl Preflight<'_> {
                 continue;
             };
             let depths = [&students[pass_idx], teacher].map(|config| config.num_hidden_layers);
-            let hidden = &fit.losses.hidden_mse;
-            if let Err(error) = layer_pairs(hidden, depths[0], depths[1]) {
+            if let Err(error) = layer_pairs(&fit.losses, depths[0], depths[1]) {
                 let last = depths.map(|depth| depth - 1);
                 let help = format!(
                     "write `[student, teacher]` with layers from 0 to {} and from 0 to {}",

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::model::grid::{Grid, Scaling};
+use crate::kernels::grid::{Grid, Scaling};
 
 /// Shares of the range that are tried, in steps of 1/20 down to 11/20: those of AWQ (Lin et al. 2023).
 const NUM_SHARES: u8 = 10;

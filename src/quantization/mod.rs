@@ -14,7 +14,7 @@ use thiserror::Error;
 use self::gptq::Step;
 pub use self::layers::{FinishedLayers, discard, is_of_finished_layers};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
-use crate::model::grid::round_to_bf16;
+use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, WeightId, parameter_specs,
 };

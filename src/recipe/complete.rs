@@ -5,7 +5,9 @@
 use std::path::{Path, PathBuf};
 
 use super::fields::{Fields, Item};
-use super::loss_plan::{HiddenPlan, JsdPlan, LossWeights, SkewPlan};
+use super::loss_keys::shape_key;
+use super::loss_plan::LossWeights;
+use super::loss_terms::Term;
 use super::plan::{
     CachePlan, DataPlan, ExportPlan, FitPlan, GgufPlan, PassPlan, PassWord, Plan, SupportPlan,
     SupportWord, TeacherPlan, TokenizerPlan, TokenizerWord,
@@ -142,14 +144,8 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
     let steps: usize = fields.get("steps")?;
     let losses = match fields.block("losses") {
         Some(losses) => loss_weights(losses, steps)?,
-        None if cache.is_some() => LossWeights {
-            forward_kl: Scheduled::Constant(1.0),
-            ..LossWeights::default()
-        },
-        None => LossWeights {
-            cross_entropy: Scheduled::Constant(1.0),
-            ..LossWeights::default()
-        },
+        None if cache.is_some() => LossWeights::only(Term::ForwardKl),
+        None => LossWeights::only(Term::CrossEntropy),
     };
     let betas: Vec<f64> = fields.get("betas")?;
     Some(FitPlan {
@@ -193,53 +189,29 @@ fn fit(fields: &Fields, cache: Option<&CachePlan>) -> Option<FitPlan> {
 }
 
 fn loss_weights(losses: &Fields, steps: usize) -> Option<LossWeights> {
-    let weight = |term: &str| loss_weight(losses, term, steps);
-    // The shape of a term that is off is as good as not written.
-    let of = |term: &str, name: &str| {
-        let number = losses.block(term)?.get::<f64>(name)?;
-        Some(if weight(term)?.is_used() { number } else { 0.0 })
-    };
-    let skew = |term: &str| {
-        Some(SkewPlan {
-            weight: weight(term)?,
-            alpha: of(term, "alpha")?,
-        })
-    };
-    Some(LossWeights {
-        forward_kl: weight("forward_kl")?,
-        reverse_kl: weight("reverse_kl")?,
-        jsd: JsdPlan {
-            weight: weight("jsd")?,
-            beta: of("jsd", "beta")?,
-        },
-        skew_forward_kl: skew("skew_forward_kl")?,
-        skew_reverse_kl: skew("skew_reverse_kl")?,
-        tvd: weight("tvd")?,
-        cross_entropy: weight("cross_entropy")?,
-        label_smoothing: of("cross_entropy", "label_smoothing")?,
-        hidden_mse: hidden(losses, steps)?,
-    })
-}
-
-fn hidden(losses: &Fields, steps: usize) -> Option<HiddenPlan> {
-    let weight = loss_weight(losses, "hidden_mse", steps)?;
-    let keys = losses.block("hidden_mse")?;
-    let layers = if weight.is_used() && keys.is_written("layers") {
-        let pairs: Vec<Vec<usize>> = keys.get("layers")?;
+    let mut plan = LossWeights::default();
+    for term in Term::ALL {
+        plan.weights[term] = loss_weight(losses, term, steps)?;
+        // The shape of a term that is off is as good as not written.
+        if let Some(key) = shape_key(term).filter(|_| plan.uses(term)) {
+            plan.shapes[term] = losses.block(term.word())?.get(key)?;
+        }
+    }
+    let hidden = losses.block(Term::HiddenMse.word())?;
+    if plan.uses(Term::HiddenMse) && hidden.is_written("layers") {
+        let pairs: Vec<Vec<usize>> = hidden.get("layers")?;
         let pairs = pairs.into_iter().map(<[usize; 2]>::try_from);
-        Some(pairs.collect::<Result<_, _>>().ok()?)
-    } else {
-        None
-    };
-    Some(HiddenPlan { weight, layers })
+        plan.hidden_layers = Some(pairs.collect::<Result<_, _>>().ok()?);
+    }
+    Some(plan)
 }
 
 /// The weight of a term, which may have further keys.
-pub(super) fn loss_weight(losses: &Fields, term: &str, steps: usize) -> Option<Scheduled> {
-    let keys = losses.block(term);
+pub(super) fn loss_weight(losses: &Fields, term: Term, steps: usize) -> Option<Scheduled> {
+    let keys = losses.block(term.word());
     match keys.filter(|keys| keys.block.names().any(|name| name == "weight")) {
         Some(keys) => scheduled(keys, "weight", steps),
-        None => scheduled(losses, term, steps),
+        None => scheduled(losses, term.word(), steps),
     }
 }
 

@@ -4,19 +4,9 @@ use super::check::distinct;
 use super::complete::loss_weight;
 use super::fields::Fields;
 use super::loss_plan::TailPlan;
+use super::loss_terms::Term;
 use super::plan::SupportWord;
-use super::schedule_plan::Scheduled;
 use crate::diag::Diagnostic;
-
-/// The terms that compare with the teacher's predictions.
-const SOFT_TERMS: [&str; 6] = [
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "tvd",
-];
 
 /// Every contradiction of the loss with the teacher, its cache and the temperature.
 pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
@@ -27,17 +17,16 @@ pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnost
             return;
         };
         let num_steps = usize::MAX; // the ends of a weight are asked for, not how long it takes
-        let weight = |term: &'static str| Some((term, loss_weight(losses, term, num_steps)?));
-        let soft: Option<Vec<_>> = SOFT_TERMS.into_iter().map(weight).collect();
-        let others = (weight("cross_entropy"), weight("hidden_mse"));
-        let (Some(mut soft), (Some((_, hard)), Some((_, hidden)))) = (soft, others) else {
+        let weight = |term: Term| Some((term, loss_weight(losses, term, num_steps)?));
+        let weights: Option<Vec<_>> = Term::ALL.into_iter().map(weight).collect();
+        let Some(mut used) = weights else {
             return;
         };
-        soft.retain(|(_, weight)| weight.is_used());
-        is_soft = !soft.is_empty();
-        let weights = soft.iter().map(|(_, weight)| *weight);
-        let weights = weights.chain([hard, hidden]);
-        let sums = weights.map(Scheduled::ends);
+        used.retain(|(_, weight)| weight.is_used());
+        let used_terms = || used.iter().map(|(term, _)| *term);
+        let compares_hidden = used_terms().any(|term| term == Term::HiddenMse);
+        is_soft = used_terms().any(Term::is_soft);
+        let sums = used.iter().map(|(_, weight)| weight.ends());
         let [first, last] = sums.fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
         let when = match (first > 0.0, last > 0.0) {
             (true, true) => None,
@@ -53,21 +42,16 @@ pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnost
                     .help("write `losses: { forward_kl: 1.0 }`"),
             );
         }
-        hidden_states(losses, hidden, faults);
+        hidden_states(losses, compares_hidden, faults);
         if !has_teacher {
-            for (term, _) in &soft {
-                let what = "divergence from the teacher's predictions";
-                no_teacher(losses, term, what, faults);
-            }
-            if hidden.is_used() {
-                let what = "distance from the teacher's hidden states";
-                no_teacher(losses, "hidden_mse", what, faults);
+            for term in used_terms().filter(|term| *term != Term::CrossEntropy) {
+                no_teacher(losses, term, faults);
             }
             if is_soft {
                 return;
             }
         }
-        for (term, _) in soft {
+        for term in used_terms().filter(|term| term.is_soft()) {
             unserved(recipe, fields, losses, term, faults);
         }
     }
@@ -75,22 +59,27 @@ pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnost
     tail(recipe, fields, faults);
 }
 
-fn no_teacher(losses: &Fields, term: &str, what: &str, faults: &mut Vec<Diagnostic>) {
+fn no_teacher(losses: &Fields, term: Term, faults: &mut Vec<Diagnostic>) {
+    let what = if term.is_soft() {
+        "divergence from the teacher's predictions"
+    } else {
+        "distance from the teacher's hidden states"
+    };
     let message = format!("`{term}` needs a teacher, and there is none");
     faults.push(
         Diagnostic::new("recipe/no-teacher", message)
-            .primary(losses.span(term), what)
+            .primary(losses.span(term.word()), what)
             .help("write `losses: { cross_entropy: 1.0 }`, or add `teacher`"),
     );
 }
 
 /// Pairs of layers that are there twice, or for nothing.
-fn hidden_states(losses: &Fields, weight: Scheduled, faults: &mut Vec<Diagnostic>) {
-    let Some(keys) = losses.block("hidden_mse") else {
+fn hidden_states(losses: &Fields, is_used: bool, faults: &mut Vec<Diagnostic>) {
+    let Some(keys) = losses.block(Term::HiddenMse.word()) else {
         return;
     };
     distinct::<Vec<u64>>(keys, "layers", faults);
-    if keys.is_written("layers") && !weight.is_used() {
+    if keys.is_written("layers") && !is_used {
         let message = "`layers` has no effect: the weight of `hidden_mse` is 0";
         faults.push(
             Diagnostic::new("recipe/unused-key", message)
@@ -105,7 +94,7 @@ fn unserved(
     recipe: &Fields,
     fields: &Fields,
     losses: &Fields,
-    term: &str,
+    term: Term,
     faults: &mut Vec<Diagnostic>,
 ) {
     let support = recipe
@@ -113,24 +102,24 @@ fn unserved(
         .and_then(|cache| cache.block("support"));
     if let Some((support, SupportWord::Samples)) = support
         .and_then(|support| Some((support, support.variant()?.0)))
-        .filter(|_| term != "forward_kl")
+        .filter(|_| term != Term::ForwardKl)
     {
         let message = format!("`{term}` cannot be estimated from samples");
         faults.push(
             Diagnostic::new("recipe/samples-term", message)
                 .primary(
-                    losses.span(term),
+                    losses.span(term.word()),
                     "not linear in the teacher's probabilities: any estimate is biased",
                 )
                 .secondary(support.span("samples"), "holds counts of draws")
                 .help("write `support: { top_k: 64 }`, or `losses: { forward_kl: 1.0 }`"),
         );
-    } else if term == "reverse_kl" && fields.get("tail") == Some(TailPlan::Renormalize) {
+    } else if term == Term::ReverseKl && fields.get("tail") == Some(TailPlan::Renormalize) {
         let message = "`reverse_kl` is infinite with `tail: renormalize`";
         faults.push(
             Diagnostic::new("recipe/infinite-term", message)
                 .primary(
-                    losses.span(term),
+                    losses.span(term.word()),
                     "the student has mass where the teacher is made to have none",
                 )
                 .secondary(fields.span("tail"), "")

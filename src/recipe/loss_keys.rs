@@ -3,6 +3,7 @@
 use std::ops::Bound::{Excluded, Included};
 
 use super::keys::{Block, FROM_0, Key, Kind, MAX_SIZE, TEMPERATURE, or, required, rule};
+use super::loss_terms::Term;
 use super::schedule_plan::RampShape;
 use super::word::Word;
 
@@ -11,57 +12,69 @@ pub(super) static LOSSES: Block = Block {
     about: "Weights of the loss terms; at every step at least one is above 0. `p` is the teacher, `q` the student, both at the temperature of \
             the pass. Over `top_k` the tokens outside are one bucket, which sees the mass there but not how it is spread; over \
             `samples` there is `forward_kl` alone.",
-    keys: &[&[
-        or(
-            "forward_kl",
-            MOVING_WEIGHT,
-            "0.0",
-            "KL(p ‖ q), or its unbiased estimate from samples",
-        ),
-        or(
-            "reverse_kl",
-            MOVING_WEIGHT,
-            "0.0",
-            "KL(q ‖ p): punishes mass where the teacher has none, in the bucket only as a whole, so take a large `top_k`",
-        ),
-        or(
-            "jsd",
-            Kind::Short(&JSD),
-            "0.0",
-            "generalised Jensen-Shannon divergence, between forward and reverse",
-        ),
-        or(
-            "skew_forward_kl",
-            Kind::Short(&SKEW_FORWARD_KL),
-            "0.0",
-            "KL(p ‖ mixture), bounded where the student has no mass",
-        ),
-        or(
-            "skew_reverse_kl",
-            Kind::Short(&SKEW_REVERSE_KL),
-            "0.0",
-            "KL(q ‖ mixture), bounded where the teacher has no mass",
-        ),
-        or(
-            "tvd",
-            MOVING_WEIGHT,
-            "0.0",
-            "total variation distance, half the sum of the differences of p and q",
-        ),
-        or(
-            "cross_entropy",
-            Kind::Short(&CROSS_ENTROPY),
-            "0.0",
-            "negative log-likelihood of the text, at temperature 1",
-        ),
-        or(
-            "hidden_mse",
-            Kind::Short(&HIDDEN_MSE),
-            "0.0",
-            "squared distance of hidden states from the teacher's, which then runs along",
-        ),
-    ]],
+    keys: &[&TERMS],
 };
+
+/// A key for each term.
+static TERMS: [Key; Term::ALL.len()] = [
+    or(
+        Term::ForwardKl.word(),
+        MOVING_WEIGHT,
+        "0.0",
+        "KL(p ‖ q), or its unbiased estimate from samples",
+    ),
+    or(
+        Term::ReverseKl.word(),
+        MOVING_WEIGHT,
+        "0.0",
+        "KL(q ‖ p): punishes mass where the teacher has none, in the bucket only as a whole, so take a large `top_k`",
+    ),
+    or(
+        Term::Jsd.word(),
+        Kind::Short(&JSD),
+        "0.0",
+        "generalised Jensen-Shannon divergence, between forward and reverse",
+    ),
+    or(
+        Term::SkewForwardKl.word(),
+        Kind::Short(&SKEW_FORWARD_KL),
+        "0.0",
+        "KL(p ‖ mixture), bounded where the student has no mass",
+    ),
+    or(
+        Term::SkewReverseKl.word(),
+        Kind::Short(&SKEW_REVERSE_KL),
+        "0.0",
+        "KL(q ‖ mixture), bounded where the teacher has no mass",
+    ),
+    or(
+        Term::Tvd.word(),
+        MOVING_WEIGHT,
+        "0.0",
+        "total variation distance, half the sum of the differences of p and q",
+    ),
+    or(
+        Term::CrossEntropy.word(),
+        Kind::Short(&CROSS_ENTROPY),
+        "0.0",
+        "negative log-likelihood of the text, at temperature 1",
+    ),
+    or(
+        Term::HiddenMse.word(),
+        Kind::Short(&HIDDEN_MSE),
+        "0.0",
+        "squared distance of hidden states from the teacher's, which then runs along",
+    ),
+];
+
+/// The key of the number that a term has beside its weight, if it has one.
+pub(super) fn shape_key(term: Term) -> Option<&'static str> {
+    let Kind::Short(block) = TERMS.get(term as usize)?.kind else {
+        return None;
+    };
+    let number = |key: &&Key| matches!(key.kind, Kind::Number(..));
+    block.iter().find(number).map(|key| key.name)
+}
 
 const WEIGHT: Key = required("weight", MOVING_WEIGHT, "weight of the term");
 const INSIDE: Kind = Kind::Number(Excluded(0.0), Excluded(1.0));
@@ -162,3 +175,14 @@ pub(super) static TEMPERATURE_WALK: Block = Block {
         OVER,
     ]],
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_term_has_its_key_at_its_place() {
+        let names = LOSSES.names().collect::<Vec<_>>();
+        assert_eq!(names, Term::ALL.map(Term::word));
+    }
+}

@@ -1,7 +1,10 @@
 //! What a pass minimises.
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeMap, Serializer};
+use serde_json::json;
 
+use super::loss_keys::shape_key;
+use super::loss_terms::{Term, Terms};
 use super::schedule_plan::Scheduled;
 use super::word::words;
 
@@ -15,111 +18,61 @@ words! {
     }
 }
 
-/// Weights of the loss terms, none negative and at every step at least one positive. One that is off by default is not serialised.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+/// Weights of the loss terms, none negative and at every step at least one positive, and their further keys.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossWeights {
-    /// KL(teacher ‖ student).
-    pub forward_kl: Scheduled,
-    /// KL(student ‖ teacher).
-    #[serde(skip_serializing_if = "Scheduled::is_off")]
-    pub reverse_kl: Scheduled,
-    /// Generalised Jensen-Shannon divergence.
-    #[serde(skip_serializing_if = "JsdPlan::is_off")]
-    pub jsd: JsdPlan,
-    /// KL(teacher ‖ mixture).
-    #[serde(skip_serializing_if = "SkewPlan::is_off")]
-    pub skew_forward_kl: SkewPlan,
-    /// KL(student ‖ mixture).
-    #[serde(skip_serializing_if = "SkewPlan::is_off")]
-    pub skew_reverse_kl: SkewPlan,
-    /// Total variation distance.
-    #[serde(skip_serializing_if = "Scheduled::is_off")]
-    pub tvd: Scheduled,
-    /// Negative log-likelihood of the text.
-    pub cross_entropy: Scheduled,
-    /// Share of its label that is spread over all tokens; a key of `cross_entropy`.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub label_smoothing: f64,
-    /// Distance of hidden states from the teacher's.
-    #[serde(skip_serializing_if = "HiddenPlan::is_off")]
-    pub hidden_mse: HiddenPlan,
-}
-
-/// Weight and shape of `jsd`; zeros if it is off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct JsdPlan {
-    /// Weight of the term.
-    pub weight: Scheduled,
-    /// The teacher's share of the mixture.
-    pub beta: f64,
-}
-
-/// Weight and shape of a skewed divergence; zeros if it is off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct SkewPlan {
-    /// Weight of the term.
-    pub weight: Scheduled,
-    /// Share of the mixture that is the first distribution's own.
-    pub alpha: f64,
-}
-
-/// Weight of `hidden_mse` and the layers that it compares.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct HiddenPlan {
-    /// Weight of the term.
-    pub weight: Scheduled,
-    /// Layers of the student and of the teacher whose outputs are compared, counted from 0. `None`, or if it is off: spread
-    /// evenly over both models, which tell how many they have.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub layers: Option<Vec<[usize; 2]>>,
+    /// Weight of each term.
+    pub weights: Terms<Scheduled>,
+    /// The number that a term has beside its weight: a share of a mixture, or of the label that is smoothed. 0 where a term has
+    /// none or is off.
+    pub shapes: Terms,
+    /// Layers of the student and of the teacher whose outputs `hidden_mse` compares, counted from 0. `None`, or if it is off:
+    /// spread evenly over both models, which tell how many they have.
+    pub hidden_layers: Option<Vec<[usize; 2]>>,
 }
 
 impl LossWeights {
-    /// Whether any term compares with the teacher's predictions.
+    /// One term alone, of weight 1 and without further keys.
+    pub fn only(term: Term) -> Self {
+        let mut losses = Self::default();
+        losses.weights[term] = Scheduled::Constant(1.0);
+        losses
+    }
+
+    /// Tells whether a term has a weight above 0 at some step.
+    pub fn uses(&self, term: Term) -> bool {
+        self.weights[term].is_used()
+    }
+
+    /// Tells whether any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
-        self.soft().iter().any(|(_, weight)| weight.is_used())
-    }
-
-    /// Weights of all terms by name, in the order of the recipe's table.
-    pub fn terms(&self) -> Vec<(&'static str, Scheduled)> {
-        let mut terms = self.soft().to_vec();
-        terms.push(("cross_entropy", self.cross_entropy));
-        terms.push(("hidden_mse", self.hidden_mse.weight));
-        terms
-    }
-
-    /// Weights of the terms that compare with the teacher's predictions, by name.
-    fn soft(&self) -> [(&'static str, Scheduled); 6] {
-        [
-            ("forward_kl", self.forward_kl),
-            ("reverse_kl", self.reverse_kl),
-            ("jsd", self.jsd.weight),
-            ("skew_forward_kl", self.skew_forward_kl.weight),
-            ("skew_reverse_kl", self.skew_reverse_kl.weight),
-            ("tvd", self.tvd),
-        ]
+        let soft = Term::ALL.into_iter().filter(|term| term.is_soft());
+        soft.into_iter().any(|term| self.uses(term))
     }
 }
 
-impl JsdPlan {
-    fn is_off(&self) -> bool {
-        self.weight.is_off()
+/// As it is written in a recipe, without the terms that are off by default.
+impl Serialize for LossWeights {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut written = serializer.serialize_map(None)?;
+        for (term, &weight) in self.weights.iter() {
+            let is_told = matches!(term, Term::ForwardKl | Term::CrossEntropy);
+            if weight.is_off() && !is_told {
+                continue;
+            }
+            let shape = self.shapes[term];
+            match (shape_key(term), term, &self.hidden_layers) {
+                (Some(key), ..) if shape != 0.0 => {
+                    written.serialize_entry(term.word(), &json!({"weight": weight, key: shape}))
+                }
+                (_, Term::HiddenMse, Some(layers)) => written
+                    .serialize_entry(term.word(), &json!({"weight": weight, "layers": layers})),
+                (_, Term::HiddenMse, None) => {
+                    written.serialize_entry(term.word(), &json!({"weight": weight}))
+                }
+                _ => written.serialize_entry(term.word(), &weight),
+            }?;
+        }
+        written.end()
     }
-}
-
-impl HiddenPlan {
-    fn is_off(&self) -> bool {
-        self.weight.is_off()
-    }
-}
-
-impl SkewPlan {
-    fn is_off(&self) -> bool {
-        self.weight.is_off()
-    }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
-fn is_zero(value: &f64) -> bool {
-    *value == 0.0
 }

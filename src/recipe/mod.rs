@@ -14,6 +14,7 @@ mod keys;
 mod loss_check;
 mod loss_keys;
 mod loss_plan;
+mod loss_terms;
 mod pass_check;
 mod pass_keys;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use std::path::{Path, PathBuf};
 
 pub use calibrated_plan::*;
 pub use loss_plan::*;
+pub use loss_terms::{Term, Terms};
 pub use plan::*;
 pub use prune_plan::*;
 pub use quantize_plan::*;

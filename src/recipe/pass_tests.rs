@@ -30,32 +30,21 @@ fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
         fit(&plan).losses.clone()
     };
     let bare = losses("{jsd: 1, skew_forward_kl: 0.5, skew_reverse_kl: 2, cross_entropy: 0.25}");
-    assert_eq!((bare.jsd.weight, bare.jsd.beta), (Constant(1.0), 0.5));
-    let skews = (bare.skew_forward_kl, bare.skew_reverse_kl);
-    assert_eq!((skews.0.weight, skews.0.alpha), (Constant(0.5), 0.1));
-    assert_eq!((skews.1.weight, skews.1.alpha), (Constant(2.0), 0.1));
-    assert_eq!(
-        (bare.cross_entropy, bare.label_smoothing),
-        (Constant(0.25), 0.0)
-    );
+    let of = |losses: &LossWeights, term| (losses.weights[term], losses.shapes[term]);
+    assert_eq!(of(&bare, Term::Jsd), (Constant(1.0), 0.5));
+    assert_eq!(of(&bare, Term::SkewForwardKl), (Constant(0.5), 0.1));
+    assert_eq!(of(&bare, Term::SkewReverseKl), (Constant(2.0), 0.1));
+    assert_eq!(of(&bare, Term::CrossEntropy), (Constant(0.25), 0.0));
     let shaped = losses(
         "{reverse_kl: 1, jsd: {weight: 1, beta: 0.1}, skew_reverse_kl: {weight: 0, alpha: 0.3}, tvd: 3, \
          cross_entropy: {label_smoothing: 0.2, weight: 0.25}}",
     );
-    assert_eq!((shaped.jsd.weight, shaped.jsd.beta), (Constant(1.0), 0.1));
-    assert_eq!(
-        (shaped.reverse_kl, shaped.tvd),
-        (Constant(1.0), Constant(3.0))
-    );
-    assert_eq!(
-        (shaped.cross_entropy, shaped.label_smoothing),
-        (Constant(0.25), 0.2)
-    );
-    assert_eq!(
-        shaped.skew_reverse_kl,
-        Default::default(),
-        "off, whatever its shape"
-    );
+    assert_eq!(of(&shaped, Term::Jsd), (Constant(1.0), 0.1));
+    assert_eq!(of(&shaped, Term::ReverseKl), (Constant(1.0), 0.0));
+    assert_eq!(of(&shaped, Term::Tvd), (Constant(3.0), 0.0));
+    assert_eq!(of(&shaped, Term::CrossEntropy), (Constant(0.25), 0.2));
+    let off = (Constant(0.0), 0.0);
+    assert_eq!(of(&shaped, Term::SkewReverseKl), off, "whatever its shape");
     assert!(shaped.is_soft() && !losses("{cross_entropy: 1}").is_soft());
 }
 
@@ -64,21 +53,24 @@ fn hidden_states_are_compared_by_a_weight_and_perhaps_a_map_of_layers() {
     let hidden = |written: &str| {
         let losses = format!("distill.losses={{forward_kl: 1, hidden_mse: {written}}}");
         let plan = load_text(MINIMAL, &[&losses]).unwrap();
-        fit(&plan).losses.hidden_mse.clone()
+        let losses = &fit(&plan).losses;
+        (
+            losses.weights[Term::HiddenMse],
+            losses.hidden_layers.clone(),
+        )
     };
-    let bare = hidden("0.5");
-    assert_eq!((bare.weight, bare.layers), (Constant(0.5), None));
-    let mapped = hidden("{ weight: 2, layers: [[0, 1], [3, 5]] }");
-    assert_eq!(mapped.layers, Some(vec![[0, 1], [3, 5]]));
-    let moving = hidden("{ from: 1, to: 0 }");
+    assert_eq!(hidden("0.5"), (Constant(0.5), None));
+    let (_, mapped) = hidden("{ weight: 2, layers: [[0, 1], [3, 5]] }");
+    assert_eq!(mapped, Some(vec![[0, 1], [3, 5]]));
+    let (moving, _) = hidden("{ from: 1, to: 0 }");
     let ramp = Ramp {
         from: 1.0,
         to: 0.0,
         over: 7,
         shape: Shape::Linear,
     };
-    assert_eq!(moving.weight, Scheduled::Ramp(ramp));
-    assert_eq!(hidden("0"), HiddenPlan::default());
+    assert_eq!(moving, Scheduled::Ramp(ramp));
+    assert_eq!(hidden("0"), (Constant(0.0), None));
     let alone = load_text(MINIMAL, &["distill.losses={hidden_mse: 1}"]).unwrap();
     assert!(!fit(&alone).losses.is_soft(), "it needs no cache");
 }
@@ -113,7 +105,7 @@ fn numbers_that_move_are_completed_with_their_steps() {
         over: 100,
         shape: Shape::Linear,
     };
-    assert_eq!(first.losses.forward_kl, Scheduled::Ramp(ramp));
+    assert_eq!(first.losses.weights[Term::ForwardKl], Scheduled::Ramp(ramp));
     let decay = RateSchedule::WarmupStableDecay {
         decay_steps: 10,
         decay_shape: Shape::OneMinusSqrt,
@@ -147,8 +139,7 @@ fn the_weight_of_every_term_may_move() {
     let ends = |written: &str| {
         let text = format!("distill.losses={{forward_kl: 1, {written}}}");
         let losses = fit(&load_text(MINIMAL, &[&text]).unwrap()).losses.clone();
-        let LossWeights { jsd, tvd, .. } = losses;
-        [jsd.weight, tvd, losses.cross_entropy].map(Scheduled::ends)
+        [Term::Jsd, Term::Tvd, Term::CrossEntropy].map(|term| losses.weights[term].ends())
     };
     let (off, ramp) = ([0.0; 2], [0.25, 0.5]);
     let moves = "{ from: 0.25, to: 0.5, over: 3 }";

@@ -197,15 +197,6 @@ fn fit(plan: &FitPlan) -> Value {
     {
         drop_key(written, "calibration_tokens"); // it has no effect and is refused
     }
-    let losses = &plan.losses;
-    if losses.label_smoothing > 0.0
-        && let Some(written) = keys.get_mut("losses")
-    {
-        drop_key(written, "label_smoothing");
-        let smoothed =
-            json!({"weight": losses.cross_entropy, "label_smoothing": losses.label_smoothing});
-        put(written, "cross_entropy", smoothed);
-    }
     let word = match plan.schedule {
         RateSchedule::WarmupStableDecay {
             decay_steps,

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use curve::{Curve, loss_curve_svg};
 pub use heat::sensitivity_svg;
-pub use quantization::{Picture, Quantization};
+pub use quantization::{Picture, QuantizationCost};
 pub use removal::{Recovery, Removal};
 pub use table::{report_markdown, table_cells, terminal_table};
 
@@ -39,7 +39,7 @@ pub struct RunReport {
     pub removals: Vec<Removal>,
     /// What passes that quantised cost, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub quantizations: Vec<Quantization>,
+    pub quantizations: Vec<QuantizationCost>,
     /// How each export compared with the student in memory.
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.

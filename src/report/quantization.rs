@@ -10,7 +10,7 @@ use crate::progress::thousands;
 
 /// Losses around a pass that quantised, on the validation text, in nats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Quantization {
+pub struct QuantizationCost {
     /// Name of the pass.
     pub pass: String,
     /// Of the student before it.
@@ -36,7 +36,7 @@ pub struct Picture {
     pub choice: Option<Choice>,
 }
 
-impl Quantization {
+impl QuantizationCost {
     /// What rounding alone costs, where both losses are known.
     fn rounding(&self) -> Option<Rounding> {
         Some(Rounding {
@@ -47,7 +47,7 @@ impl Quantization {
 }
 
 /// A section of the report: each pass with its losses, then what rounding alone costs and whether that is much.
-pub(super) fn section(quantizations: &[Quantization]) -> String {
+pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
     let mut text = "\n## Quantised\n\nLoss in nats on the validation text: before the pass, with every weight rounded to its grid and nothing else, \
                     and after the pass.\n\n| pass | before | rounded | after |\n| :--- | ---: | ---: | ---: |\n"
         .to_owned();
@@ -175,7 +175,7 @@ Chosen: 3.000 bits a weight on average (at most 3): 1 part of 3 bits; their KLs 
 
     #[test]
     fn a_section_tells_what_rounding_alone_costs_and_when_that_is_little() {
-        let one = |pass: &str, before, rounded| Quantization {
+        let one = |pass: &str, before, rounded| QuantizationCost {
             pass: pass.to_owned(),
             loss_before_nats: before,
             loss_rounded_nats: rounded,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{RunContext, RunError, say_changed, say_done, wait_for_lock, while_locked};
-use crate::cache::{Cache, CacheError, Fingerprint, Part, TokenHashes, Wanted};
+use crate::cache::{Cache, CacheError, CachePart, Fingerprint, TokenHashes, Wanted};
 use crate::checkpoint::Checkpoint;
 use crate::data::{self, DataError, Prepared, TokenRows};
 use crate::files;
@@ -13,7 +13,7 @@ use crate::model::Decoder;
 use crate::progress::{self, Progress};
 use crate::recipe::{CachePlan, Plan, Sampling, SupportPlan, TeacherPlan};
 use crate::stages::{Model, Stage, Stages};
-use crate::teacher::{CaptureJob, Trade, bench, capture, load_teacher};
+use crate::teacher::{CaptureJob, SupportCost, bench, capture, load_teacher};
 
 /// What the teacher said of both texts.
 pub(super) struct Caches {
@@ -98,7 +98,7 @@ pub(super) fn capture_part(
     stages: &Stages,
     data: &Prepared,
     context: &RunContext<'_>,
-    part: Part,
+    part: CachePart,
 ) -> Result<Option<PathBuf>, RunError> {
     let Some(mut captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
@@ -120,7 +120,7 @@ pub(super) fn bench_supports(
     data: &Prepared,
     context: &RunContext<'_>,
     num_rows: usize,
-) -> Result<Option<Vec<Trade>>, RunError> {
+) -> Result<Option<Vec<SupportCost>>, RunError> {
     let Some(captured) = Capture::of(plan, stages, context) else {
         return Ok(None);
     };
@@ -237,7 +237,7 @@ impl<'a> Capture<'a> {
         name: &str,
         rows: &TokenRows,
         data: &Prepared,
-        part: Option<Part>,
+        part: Option<CachePart>,
     ) -> Result<(), RunError> {
         let fingerprint = self.fingerprint(rows, data);
         let tokens = TokenHashes::of((0..rows.num_rows()).map(|row_idx| rows.row(row_idx)));

@@ -15,7 +15,7 @@ use serde_json::Map;
 use thiserror::Error;
 
 use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
-use crate::cache::{CacheError, Part};
+use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, Prepared, TokenRows};
@@ -33,7 +33,7 @@ use crate::report::{self, Curve, PassRow, RunReport};
 use crate::shell::quoted;
 use crate::stages::{LOCK_FILE, Stage, Stages, StagesError, carried_tokenizer};
 use crate::student::{Student, StudentError};
-use crate::teacher::{CaptureError, Trade};
+use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
 
 /// Pause between two attempts at a lock that another process holds.
@@ -169,7 +169,7 @@ fn check_student(stages: &Stages) -> Result<(), RunError> {
 /// Captures what the recipe's cache holds, or one part of it, and no more; the folder, or `None` if there is no teacher.
 pub fn build_cache(
     plan: &Plan,
-    part: Option<Part>,
+    part: Option<CachePart>,
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
     progress::say_notes(&preflight::check(plan, context.overrides)?);
@@ -198,7 +198,7 @@ pub fn bench_cache(
     plan: &Plan,
     num_rows: usize,
     context: &RunContext<'_>,
-) -> Result<Option<Vec<Trade>>, RunError> {
+) -> Result<Option<Vec<SupportCost>>, RunError> {
     preflight::check(plan, context.overrides)?;
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, &hashes)?;

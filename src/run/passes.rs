@@ -14,8 +14,10 @@ use crate::model::Decoder;
 use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
 use crate::progress;
 use crate::random;
-use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan};
-use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivity_svg};
+use crate::recipe::{
+    FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan, Term,
+};
+use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
 use crate::student::{self, Importance, Kept, Student};
 use crate::teacher::{load_decoder, load_teacher};
@@ -143,7 +145,7 @@ impl Run<'_> {
 
     /// The teacher, if it runs along with a pass.
     fn teacher_along(&self, pass: &PassPlan) -> Result<Option<Decoder>, RunError> {
-        let compares = |fit: &FitPlan| fit.losses.hidden_mse.weight.is_used();
+        let compares = |fit: &FitPlan| fit.losses.uses(Term::HiddenMse);
         let model = self.stages.inputs.teacher.as_ref();
         let model = model.filter(|_| pass.fit().is_some_and(compares));
         model.map(|model| self.teacher(model)).transpose()
@@ -182,7 +184,7 @@ impl Run<'_> {
     }
 
     /// What passes that quantised cost, from what they left beside their students.
-    pub(super) fn quantizations(&self) -> Result<Vec<Quantization>, RunError> {
+    pub(super) fn quantizations(&self) -> Result<Vec<QuantizationCost>, RunError> {
         let rows = self.pass_rows();
         let stages = self.stages.passes.iter().zip(&rows).enumerate();
         let mut quantizations = Vec::new();
@@ -194,7 +196,7 @@ impl Run<'_> {
             let is_rounded = plan.method == QuantizeMethod::RoundToNearest;
             let before = rounding.map(|rounding| rounding.loss_before_nats);
             let rounded = rounding.map(|rounding| rounding.loss_rounded_nats);
-            quantizations.push(Quantization {
+            quantizations.push(QuantizationCost {
                 pass: stage.name.clone(),
                 loss_before_nats: before.or_else(|| loss_before(&rows, idx, stage)),
                 loss_rounded_nats: rounded.or(is_rounded.then_some(row.loss_nats)),

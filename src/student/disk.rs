@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::{KeptScaling, STUDENT_FILE, Student, StudentError};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{Decoder, DecoderConfig, ParameterKind, Scheme, Schemes};
 use crate::tensors::{self, NotFinite};
 

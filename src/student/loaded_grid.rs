@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 
 use super::Student;
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 use crate::model::{GroupScaling, OnGrid, ParameterSpec, Scheme, Schemes, WeightId, unlike_parts};
 use crate::tensors;
 

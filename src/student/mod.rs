@@ -22,7 +22,7 @@ pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
 pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
-use crate::model::grid::round_to_bf16;
+use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,
     ParameterSpec, Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,

@@ -7,7 +7,7 @@ use super::TrainedSpec;
 use super::adapter::kaiming_uniform;
 use crate::model::ParameterKind;
 use crate::random::Stream;
-use crate::recipe::HiddenPlan;
+use crate::recipe::LossWeights;
 
 /// A matrix that is trained beside the student and thrown away after the pass.
 #[derive(Debug, Clone)]
@@ -37,11 +37,11 @@ pub struct NoSuchLayer {
 /// If it names none, all layers of the shallower model, spread evenly over the deeper one, the last on the last: of `K` pairs the
 /// k-th compares what `k/K` of each model makes. It is the uniform map of TinyBERT (Jiao et al. 2020, arXiv 1909.10351).
 pub fn layer_pairs(
-    plan: &HiddenPlan,
+    losses: &LossWeights,
     student: usize,
     teacher: usize,
 ) -> Result<Vec<[usize; 2]>, NoSuchLayer> {
-    let Some(pairs) = &plan.layers else {
+    let Some(pairs) = &losses.hidden_layers else {
         let count = student.min(teacher);
         let even = (1..=count).map(|k| [student, teacher].map(|depth| k * depth / count - 1));
         return Ok(even.collect());
@@ -103,12 +103,11 @@ mod tests {
     use super::*;
 
     fn pairs(layers: Option<&[[usize; 2]]>, student: usize, teacher: usize) -> Vec<[usize; 2]> {
-        let layers = layers.map(<[_]>::to_vec);
-        let plan = HiddenPlan {
-            layers,
-            ..HiddenPlan::default()
+        let losses = LossWeights {
+            hidden_layers: layers.map(<[_]>::to_vec),
+            ..LossWeights::default()
         };
-        layer_pairs(&plan, student, teacher).unwrap()
+        layer_pairs(&losses, student, teacher).unwrap()
     }
 
     #[test]
@@ -124,12 +123,12 @@ mod tests {
     fn layers_that_are_named_are_taken_if_they_are_there() {
         let named = [[3, 0], [0, 5]];
         assert_eq!(pairs(Some(&named), 4, 6), named);
-        let plan = HiddenPlan {
-            layers: Some(named.to_vec()),
-            ..HiddenPlan::default()
+        let losses = LossWeights {
+            hidden_layers: Some(named.to_vec()),
+            ..LossWeights::default()
         };
         let told = |student, teacher| {
-            let error = layer_pairs(&plan, student, teacher).unwrap_err();
+            let error = layer_pairs(&losses, student, teacher).unwrap_err();
             error.to_string()
         };
         let student = "pair 1 of `layers` has layer 3 of the student, which has 3";

@@ -1,7 +1,7 @@
 //! A student whose weights are quantised.
 
 use super::Student;
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{InputLevels, ParameterKind, ParameterSpec, Scheme, parameter_specs};
 
 impl Student {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 
 use super::{Student, TrainedSpec};
-use crate::model::grid::{Grid, Levels, Quantized, Scaling};
+use crate::kernels::grid::{Grid, Levels, Quantized, Scaling};
 use crate::model::{ParameterKind, ParameterSpec, Scheme, WeightId};
 
 /// What scales the groups of one weight, whatever the weight becomes: the scales that it began with, what they have been

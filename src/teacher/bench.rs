@@ -6,19 +6,19 @@ use std::time::Instant;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::select::PositionSupport;
 use super::{Selection, supports};
-use crate::cache::{CacheError, Fingerprint, RowSupports, TopKSupports, Trial};
+use crate::cache::{CacheError, Fingerprint, Trial};
 use crate::data::TokenRows;
 use crate::model::Decoder;
 use crate::recipe::SupportPlan;
+use crate::support::{Support, Supports};
 
 /// Times that rows are decoded; the fastest counts, since other processes can only slow it down.
 const DECODES: usize = 5;
 
 /// Cost and loss of one kind of support. Means are taken over counted positions.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Trade {
+pub struct SupportCost {
     /// The support.
     pub support: SupportPlan,
     /// Bytes of a position, tokens and all, without the tables of the shard.
@@ -49,13 +49,13 @@ pub fn bench(
     fingerprint: &Fingerprint,
     kinds: &[SupportPlan],
     mut progress: impl FnMut(usize),
-) -> Result<Vec<Trade>, CacheError> {
+) -> Result<Vec<SupportCost>, CacheError> {
     let exact = Selection {
         support: SupportPlan::TopK(decoder.config.vocab_size),
         temperatures: &[],
     };
-    let mut sums: Vec<Sums> = kinds.iter().map(|_| Sums::default()).collect();
-    let mut captured: Vec<Vec<RowSupports>> = kinds.iter().map(|_| Vec::new()).collect();
+    let mut sums: Vec<ErrorSums> = kinds.iter().map(|_| ErrorSums::default()).collect();
+    let mut captured: Vec<Vec<Supports>> = kinds.iter().map(|_| Vec::new()).collect();
     for (place, &row_idx) in row_idxs.iter().enumerate() {
         let row = [rows.row(row_idx)];
         let everything = supports(decoder, &row, &exact);
@@ -67,22 +67,29 @@ pub fn bench(
             };
             let draws = selection.draws(row[0]);
             for all in &everything {
-                let RowSupports::TopK(all) = all else {
+                let Supports::TopK(all) = all else {
                     continue;
                 };
-                let positions = all.log_probs.par_chunks(all.top_k).enumerate();
-                let kept: Vec<PositionSupport> = positions
-                    .map(|(position, log_probs)| selection.select(log_probs, &draws, position))
+                let whole = |position| &all.log_probs[position * all.top_k..][..all.top_k];
+                let positions = 0..rows.sequence_length();
+                let kept: Vec<Supports> = positions
+                    .into_par_iter()
+                    .map(|position| selection.select(whole(position), &draws, position))
                     .collect();
-                let kept = selection.row(&kept);
-                sums.add_errors(&kept, all, rows.counted(row_idx));
-                captured.push(kept);
+                let counted = kept.iter().flat_map(Supports::positions).enumerate();
+                for (position, kept) in counted.take(rows.counted(row_idx)) {
+                    sums.add_errors(&kept, whole(position));
+                }
+                captured.extend(kept.into_iter().reduce(|mut row, position| {
+                    row.extend(position);
+                    row
+                }));
             }
         }
         progress(place + 1);
     }
     let measured = kinds.iter().zip(sums).zip(captured);
-    let trades = measured.map(|((&support, sums), captured)| {
+    let costs = measured.map(|((&support, sums), captured)| {
         let fingerprint = Fingerprint {
             support,
             temperatures: vec![1.0],
@@ -90,7 +97,7 @@ pub fn bench(
         };
         store(rows, row_idxs, &fingerprint, sums, &captured)
     });
-    trades.collect()
+    costs.collect()
 }
 
 /// Stores what was kept of the rows and reads it back.
@@ -98,11 +105,11 @@ fn store(
     rows: &TokenRows,
     row_idxs: &[usize],
     fingerprint: &Fingerprint,
-    mut sums: Sums,
-    captured: &[RowSupports],
-) -> Result<Trade, CacheError> {
+    mut sums: ErrorSums,
+    captured: &[Supports],
+) -> Result<SupportCost, CacheError> {
     let entries = row_idxs.iter().zip(captured);
-    let entries: Vec<(&[u32], &RowSupports)> = entries
+    let entries: Vec<(&[u32], &Supports)> = entries
         .map(|(&row_idx, kept)| (rows.row(row_idx), kept))
         .collect();
     let trial = Trial::of(fingerprint, &entries)?;
@@ -118,7 +125,7 @@ fn store(
         sums.add_rounding(kept, decoded, rows.counted(row_idx));
     }
     let counted = sums.counted.max(1) as f64;
-    Ok(Trade {
+    Ok(SupportCost {
         support: fingerprint.support,
         bytes_per_position: trial.rows_bytes as f64 / num_positions as f64,
         tables_bytes: trial.tables_bytes,
@@ -140,7 +147,7 @@ fn rate(count: usize, secs: f64) -> u64 {
 }
 
 #[derive(Default)]
-struct Sums {
+struct ErrorSums {
     counted: usize,
     num_ids: usize,
     tail_mass: f64,
@@ -148,67 +155,26 @@ struct Sums {
     squared_error: f64,
 }
 
-impl Sums {
-    /// What was kept of a row against the whole of it.
-    fn add_errors(&mut self, kept: &RowSupports, all: &TopKSupports, counted: usize) {
-        let positions = all
-            .log_probs
-            .chunks_exact(all.top_k)
-            .enumerate()
-            .take(counted);
-        let mut ranges = match kept {
-            RowSupports::TopK(_) => None,
-            RowSupports::Samples(samples) => Some(samples.ranges()),
-        };
-        for (position, log_probs) in positions {
-            self.counted += 1;
-            let prob = |id: &u32| f64::from(log_probs[*id as usize]).exp();
-            let square: f64 = log_probs.iter().map(|l| f64::from(*l).exp().powi(2)).sum();
-            match (kept, ranges.as_mut().and_then(Iterator::next)) {
-                (RowSupports::Samples(samples), Some(range)) => {
-                    let ids = &samples.ids[range.clone()];
-                    let counts = &samples.counts[range];
-                    let drawn = f64::from(counts.iter().sum::<u32>());
-                    let shares = counts.iter().map(|count| f64::from(*count) / drawn);
-                    let changed = ids
-                        .iter()
-                        .zip(shares)
-                        .map(|(id, share)| (share - prob(id)).powi(2) - prob(id).powi(2));
-                    self.squared_error += (square + changed.sum::<f64>()).max(0.0);
-                    self.num_ids += ids.len();
-                }
-                (RowSupports::TopK(kept), _) => {
-                    let ids = &kept.ids[position * kept.top_k..(position + 1) * kept.top_k];
-                    let inside: f64 = ids.iter().map(|id| prob(id).powi(2)).sum();
-                    self.squared_error += (square - inside).max(0.0);
-                    self.tail_mass += (1.0 - ids.iter().map(prob).sum::<f64>()).max(0.0);
-                    self.num_ids += ids.len();
-                }
-                (RowSupports::Samples(_), None) => {}
-            }
-        }
+impl ErrorSums {
+    /// What was kept of a position against the logarithms of all its probabilities.
+    fn add_errors(&mut self, kept: &Support<'_>, log_probs: &[f32]) {
+        let prob = |id: &u32| f64::from(log_probs[*id as usize]).exp();
+        let square: f64 = log_probs.iter().map(|l| f64::from(*l).exp().powi(2)).sum();
+        let pairs = kept.ids().iter().zip(kept.probs());
+        let changed = pairs.map(|(id, kept)| (kept - prob(id)).powi(2) - prob(id).powi(2));
+        self.squared_error += (square + changed.sum::<f64>()).max(0.0);
+        self.tail_mass += kept.tail_mass();
+        self.num_ids += kept.ids().len();
+        self.counted += 1;
     }
 
-    fn add_rounding(&mut self, kept: &RowSupports, decoded: &RowSupports, counted: usize) {
-        let (RowSupports::TopK(kept), RowSupports::TopK(decoded)) = (kept, decoded) else {
-            return;
-        };
-        let k = kept.top_k;
-        let positions = kept
-            .log_probs
-            .chunks_exact(k)
-            .zip(decoded.log_probs.chunks_exact(k));
-        for (kept, decoded) in positions.take(counted) {
-            let tail = |row: &[f32]| 1.0 - row.iter().map(|l| f64::from(*l).exp()).sum::<f64>();
-            let pairs = kept
-                .iter()
-                .zip(decoded)
-                .map(|(p, q)| (f64::from(*p), f64::from(*q)));
-            self.rounding_kl += pairs.map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
-            let (p, q) = (tail(kept), tail(decoded));
-            if p > 0.0 && q > 0.0 {
-                self.rounding_kl += p * (p / q).ln();
-            }
+    fn add_rounding(&mut self, kept: &Supports, decoded: &Supports, counted: usize) {
+        let pairs = kept.positions().into_iter().zip(decoded.positions());
+        for (kept, decoded) in pairs.take(counted) {
+            let classes = |of: &Support<'_>| of.probs().into_iter().chain([of.tail_mass()]);
+            let pairs = classes(&kept).zip(classes(&decoded));
+            let both = pairs.filter(|(p, q)| *p > 0.0 && *q > 0.0);
+            self.rounding_kl += both.map(|(p, q)| p * (p / q).ln()).sum::<f64>();
         }
     }
 }

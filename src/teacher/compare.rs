@@ -5,17 +5,18 @@ use serde::Serialize;
 use super::{Selection, supports};
 use crate::cache::{
     Cache, CacheError, ENTROPY_ERROR_BOUND, LOG_PROB_ERROR_BOUND, LOWEST_BELOW_TOP,
-    MASS_ERROR_BOUND, RowSupports, TopKSupports,
+    MASS_ERROR_BOUND,
 };
 use crate::model::Decoder;
 use crate::random::Stream;
+use crate::support::{Support, Supports, TopK};
 
 /// Rounding of the teacher's own arithmetic between two batch shapes or machines, in nats.
 const TEACHER_ROUNDING: f32 = 1e-3;
 
 /// How a sample of rows compares with the teacher.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Comparison {
+pub struct CacheComparison {
     /// Rows computed anew.
     pub num_rows: usize,
     /// Positions in them.
@@ -27,7 +28,7 @@ pub struct Comparison {
     pub max_difference_nats: f32,
 }
 
-impl Comparison {
+impl CacheComparison {
     /// Whether the cache is this teacher's: at most one position in a thousand, or one in all, differs.
     pub fn agrees(&self) -> bool {
         self.num_different <= (self.num_positions / 1000).max(1)
@@ -42,8 +43,8 @@ pub fn compare(
     cache: &Cache,
     num_rows: usize,
     mut progress: impl FnMut(usize),
-) -> Result<Comparison, CacheError> {
-    let mut comparison = Comparison {
+) -> Result<CacheComparison, CacheError> {
+    let mut comparison = CacheComparison {
         num_rows: 0,
         num_positions: 0,
         num_different: 0,
@@ -62,7 +63,7 @@ pub fn compare(
         let (tokens, stored) = cache.captured_row(row_idxs.swap_remove(pick))?;
         let fresh = supports(decoder, &[&tokens], &selection);
         for fresh in &fresh {
-            comparison.add(&stored, fresh, selection.temperatures);
+            comparison.add(&stored, fresh);
         }
         comparison.num_rows += 1;
         progress(comparison.num_rows);
@@ -70,38 +71,28 @@ pub fn compare(
     Ok(comparison)
 }
 
-impl Comparison {
-    fn add(&mut self, stored: &RowSupports, fresh: &RowSupports, temperatures: &[f64]) {
-        match (stored, fresh) {
-            (RowSupports::TopK(stored), RowSupports::TopK(fresh)) => {
-                let k = stored.top_k;
-                let off_mass = mass_differences(stored, fresh, temperatures);
-                let ids = stored.ids.chunks_exact(k).zip(fresh.ids.chunks_exact(k));
-                let log_probs = stored
-                    .log_probs
-                    .chunks_exact(k)
-                    .zip(fresh.log_probs.chunks_exact(k));
-                let positions = ids.zip(log_probs).zip(off_mass);
-                for (((stored_ids, fresh_ids), (stored, fresh)), off_mass) in positions {
-                    let top = fresh.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                    let pairs = stored.iter().zip(fresh);
+impl CacheComparison {
+    fn add(&mut self, stored: &Supports, fresh: &Supports) {
+        for pair in stored.positions().into_iter().zip(fresh.positions()) {
+            match pair {
+                (Support::TopK(stored), Support::TopK(fresh)) => {
+                    let log_probs = fresh.log_probs.iter();
+                    let top = log_probs.copied().fold(f32::NEG_INFINITY, f32::max);
+                    let pairs = stored.log_probs.iter().zip(fresh.log_probs);
                     let worst = pairs.map(|(a, b)| (a - b.max(top - LOWEST_BELOW_TOP)).abs());
                     let worst = worst.fold(0.0, f32::max);
-                    let is_same = stored_ids == fresh_ids
-                        && off_mass <= f64::from(MASS_ERROR_BOUND + TEACHER_ROUNDING);
+                    let is_same = stored.ids == fresh.ids
+                        && mass_difference(&stored, &fresh)
+                            <= f64::from(MASS_ERROR_BOUND + TEACHER_ROUNDING);
                     self.add_position(is_same, worst, LOG_PROB_ERROR_BOUND);
                 }
-            }
-            (RowSupports::Samples(stored), RowSupports::Samples(fresh)) => {
-                let positions = stored.ranges().zip(fresh.ranges());
-                let entropies = stored.entropies.iter().zip(&fresh.entropies);
-                for ((a, b), (was, is)) in positions.zip(entropies) {
-                    let is_same = stored.ids[a.clone()] == fresh.ids[b.clone()]
-                        && stored.counts[a] == fresh.counts[b];
-                    self.add_position(is_same, (was - is).abs(), ENTROPY_ERROR_BOUND);
+                (Support::Samples(stored), Support::Samples(fresh)) => {
+                    let is_same = stored.ids == fresh.ids && stored.counts == fresh.counts;
+                    let difference = (stored.entropy - fresh.entropy).abs();
+                    self.add_position(is_same, difference, ENTROPY_ERROR_BOUND);
                 }
+                _ => unreachable!("both follow the cache's fingerprint"),
             }
-            _ => unreachable!("both follow the cache's fingerprint"),
         }
     }
 
@@ -116,35 +107,33 @@ impl Comparison {
     }
 }
 
-/// Per position, the largest difference at any temperature between what two supports hold of all probability.
-fn mass_differences(stored: &TopKSupports, fresh: &TopKSupports, temperatures: &[f64]) -> Vec<f64> {
-    let mass = |supports: &TopKSupports, position: usize, place: usize, temperature: f64| {
-        supports.mass(position, temperature, supports.lse[place][position])
-    };
-    let num_positions = stored.log_probs.len() / stored.top_k;
-    let difference = |position: usize| {
-        let temperatures = temperatures.iter().enumerate();
-        let differences = temperatures.map(|(place, &temperature)| {
-            let stored = mass(stored, position, place, temperature);
-            (stored - mass(fresh, position, place, temperature)).abs()
-        });
-        differences.fold(0.0, f64::max)
-    };
-    (0..num_positions).map(difference).collect()
+/// The largest difference at any temperature between what two supports hold of all probability.
+fn mass_difference(stored: &TopK<'_>, fresh: &TopK<'_>) -> f64 {
+    let temperatures = fresh.lse.iter().map(|lse| lse.temperature);
+    let differences =
+        temperatures.map(|temperature| stored.mass(temperature) - fresh.mass(temperature));
+    differences.map(f64::abs).fold(0.0, f64::max)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::support::{LogSumExps, TopKSupports};
 
     /// Two ids of probability 0.6 and 0.3, and what their softened probabilities are divided by.
-    fn row(lse: [f32; 2]) -> RowSupports {
-        RowSupports::TopK(TopKSupports {
+    fn row(lse: [f32; 2]) -> Supports {
+        let lse_at = |(temperature, lse): (f64, f32)| LogSumExps {
+            temperature,
+            of_positions: vec![lse],
+        };
+        Supports::TopK(TopKSupports {
             top_k: 2,
             ids: vec![3, 5],
             log_probs: vec![0.6_f32.ln(), 0.3_f32.ln()],
             // The second of what they are below the larger.
-            lse: vec![vec![lse[0]], vec![lse[1] - 0.6_f32.ln() / 2.0]],
+            lse: [(1.0, lse[0]), (2.0, lse[1] - 0.6_f32.ln() / 2.0)]
+                .map(lse_at)
+                .to_vec(),
         })
     }
 
@@ -157,13 +146,13 @@ mod tests {
             ([0.0, 0.6], 1),
             ([0.0, 0.3], 1),
         ] {
-            let mut comparison = Comparison {
+            let mut comparison = CacheComparison {
                 num_rows: 1,
                 num_positions: 0,
                 num_different: 0,
                 max_difference_nats: 0.0,
             };
-            comparison.add(&row(lse), &fresh, &[1.0, 2.0]);
+            comparison.add(&row(lse), &fresh);
             assert_eq!(
                 (comparison.num_positions, comparison.num_different),
                 (1, num_different),

@@ -11,17 +11,18 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 use thiserror::Error;
 
-use crate::cache::{CacheError, CacheWriter, Part, RowSupports, Wanted};
+use crate::cache::{CacheError, CachePart, CacheWriter, Wanted};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
 use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
-use select::{PositionSupport, RowDraws};
+use crate::support::Supports;
+use select::RowDraws;
 
-pub use bench::{Trade, bench};
-pub use compare::{Comparison, compare};
+pub use bench::{SupportCost, bench};
+pub use compare::{CacheComparison, compare};
 pub use select::Selection;
 
 /// Why a capture ended early.
@@ -140,7 +141,7 @@ pub fn capture(
             .iter()
             .flat_map(|batch| batch.chunks(rows_per_pass))
             .collect();
-        let supports: Vec<Vec<RowSupports>> = passes
+        let supports: Vec<Vec<Supports>> = passes
             .par_iter()
             .map(|pass| {
                 let rows: Vec<&[u32]> = pass.iter().map(|&row_idx| rows.row(row_idx)).collect();
@@ -172,7 +173,7 @@ pub struct CaptureJob<'a> {
     /// Rows per shard.
     pub rows_per_shard: usize,
     /// The part of the shards that is captured here; `None` captures all.
-    pub part: Option<Part>,
+    pub part: Option<CachePart>,
     /// Name in progress.
     pub label: &'a str,
     /// Set by the first signal.
@@ -183,13 +184,13 @@ pub struct CaptureJob<'a> {
 /// input, but names the row where draws depend on it.
 ///
 /// No graph is recorded, and logits live for one chunk of positions.
-pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -> Vec<RowSupports> {
+pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -> Vec<Supports> {
     let vocab = decoder.config.vocab_size;
     let inputs: Vec<&[u32]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();
     let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
     let [batch, seq, size] = hidden.dims();
     let draws: Vec<RowDraws> = rows.iter().map(|row| selection.draws(row)).collect();
-    let mut positions: Vec<PositionSupport> = Vec::with_capacity(batch * seq);
+    let mut positions: Vec<Supports> = Vec::with_capacity(batch * seq);
     for_logits(
         &hidden.reshape([batch * seq, size]),
         &decoder.head(),
@@ -202,8 +203,14 @@ pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -
             positions.par_extend(chunk);
         },
     );
-    positions
-        .chunks(seq)
-        .map(|positions| selection.row(positions))
-        .collect()
+    let mut positions = positions.into_iter();
+    let row = |_| {
+        let mut row = positions.next()?;
+        positions
+            .by_ref()
+            .take(seq - 1)
+            .for_each(|position| row.extend(position));
+        Some(row)
+    };
+    (0..batch).map_while(row).collect()
 }

@@ -1,9 +1,10 @@
 //! From the logits of a position to what a cache holds of it.
 
-use crate::cache::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
+use crate::cache::Fingerprint;
 use crate::loss::{exps_in_place, likeliest, log_prob, log_sum_exp, softened_log_sum_exp};
 use crate::random::Stream;
 use crate::recipe::{Sampling, SupportPlan};
+use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Logits further below the largest have no probability to speak of: e^−87 is the smallest normal f32.
 const LOWEST_LOGIT: f32 = -87.0;
@@ -21,20 +22,6 @@ pub struct Selection<'a> {
 pub(super) struct RowDraws {
     uniforms: Vec<f64>,
     per_position: usize,
-}
-
-/// What is kept of one position.
-pub(super) enum PositionSupport {
-    TopK {
-        ids: Vec<u32>,
-        log_probs: Vec<f32>,
-        lse: Vec<f32>,
-    },
-    Samples {
-        ids: Vec<u32>,
-        counts: Vec<u32>,
-        entropy: f32,
-    },
 }
 
 impl<'a> Selection<'a> {
@@ -79,85 +66,41 @@ impl<'a> Selection<'a> {
     }
 
     /// What is kept of the position.
-    pub(super) fn select(
-        &self,
-        logits: &[f32],
-        draws: &RowDraws,
-        position: usize,
-    ) -> PositionSupport {
+    pub(super) fn select(&self, logits: &[f32], draws: &RowDraws, position: usize) -> Supports {
         match self.support {
-            SupportPlan::TopK(top_k) => top_k_support(logits, top_k, self.temperatures),
+            SupportPlan::TopK(top_k) => {
+                Supports::TopK(top_k_support(logits, top_k, self.temperatures))
+            }
             SupportPlan::Samples {
                 num_draws,
                 sampling,
             } => {
                 let start = position * draws.per_position;
                 let uniforms = &draws.uniforms[start..start + draws.per_position];
-                sampled_support(logits, num_draws, sampling, uniforms)
+                Supports::Samples(sampled_support(logits, num_draws, sampling, uniforms))
             }
-        }
-    }
-
-    /// The positions of a row together.
-    pub(super) fn row(&self, positions: &[PositionSupport]) -> RowSupports {
-        let mut top_k = TopKSupports {
-            top_k: 0,
-            ids: Vec::new(),
-            log_probs: Vec::new(),
-            lse: vec![Vec::new(); self.temperatures.len()],
-        };
-        let mut samples = SampledSupports {
-            num_ids: Vec::new(),
-            ids: Vec::new(),
-            counts: Vec::new(),
-            entropies: Vec::new(),
-        };
-        for position in positions {
-            match position {
-                PositionSupport::TopK {
-                    ids,
-                    log_probs,
-                    lse,
-                } => {
-                    top_k.top_k = ids.len();
-                    top_k.ids.extend(ids);
-                    top_k.log_probs.extend(log_probs);
-                    top_k
-                        .lse
-                        .iter_mut()
-                        .zip(lse)
-                        .for_each(|(all, &lse)| all.push(lse));
-                }
-                PositionSupport::Samples {
-                    ids,
-                    counts,
-                    entropy,
-                } => {
-                    samples.num_ids.push(small(ids.len()));
-                    samples.ids.extend(ids);
-                    samples.counts.extend(counts);
-                    samples.entropies.push(*entropy);
-                }
-            }
-        }
-        match self.support {
-            SupportPlan::TopK(_) => RowSupports::TopK(top_k),
-            SupportPlan::Samples { .. } => RowSupports::Samples(samples),
         }
     }
 }
 
 /// The likeliest ids, selected and not sorted out of the whole vocabulary; of equals the lower id is kept.
-fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> PositionSupport {
+fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> TopKSupports {
     let plain = log_sum_exp(logits);
     let ids = likeliest(logits, top_k);
     let of_id = |&id: &u32| log_prob(logits[id as usize], plain);
     let log_probs: Vec<f32> = ids.iter().map(of_id).collect();
-    let lse = |&temperature: &f64| match temperature {
-        1.0 => 0.0, // log-probabilities are normalised at 1
-        temperature => softened_log_sum_exp(logits, &ids, &log_probs, temperature),
+    let lse = |&temperature: &f64| {
+        let log_sum_exp = match temperature {
+            1.0 => 0.0, // log-probabilities are normalised at 1
+            temperature => softened_log_sum_exp(logits, &ids, &log_probs, temperature),
+        };
+        LogSumExps {
+            temperature,
+            of_positions: vec![log_sum_exp],
+        }
     };
-    PositionSupport::TopK {
+    TopKSupports {
+        top_k: ids.len(),
         lse: temperatures.iter().map(lse).collect(),
         log_probs,
         ids,
@@ -174,7 +117,7 @@ fn sampled_support(
     num_draws: usize,
     sampling: Sampling,
     uniforms: &[f64],
-) -> PositionSupport {
+) -> SampledSupports {
     let mut weights = logits.to_vec();
     exps_in_place(&mut weights, 1.0);
     let total: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
@@ -218,15 +161,13 @@ fn sampled_support(
     }
     #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
     let entropy = (total.ln() - weighted_logits / total) as f32;
-    PositionSupport::Samples {
+    let num_ids = u32::try_from(ids.len()).expect("a vocabulary has fewer than 2^32 tokens");
+    SampledSupports {
+        num_ids: vec![num_ids],
         ids,
         counts,
-        entropy,
+        entropies: vec![entropy],
     }
-}
-
-fn small(count: usize) -> u32 {
-    u32::try_from(count).expect("a vocabulary has fewer than 2^32 tokens")
 }
 
 #[cfg(test)]

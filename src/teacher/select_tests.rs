@@ -3,14 +3,14 @@
 use super::*;
 
 fn top_k(logits: &[f32], top_k: usize, temperatures: &[f64]) -> (Vec<u32>, Vec<f32>, Vec<f32>) {
-    match top_k_support(logits, top_k, temperatures) {
-        PositionSupport::TopK {
-            ids,
-            log_probs,
-            lse,
-        } => (ids, log_probs, lse),
-        PositionSupport::Samples { .. } => panic!("the likeliest ids"),
-    }
+    let TopKSupports {
+        ids,
+        log_probs,
+        lse,
+        ..
+    } = top_k_support(logits, top_k, temperatures);
+    let lse = lse.into_iter().flat_map(|lse| lse.of_positions).collect();
+    (ids, log_probs, lse)
 }
 
 fn sampled(
@@ -19,14 +19,8 @@ fn sampled(
     sampling: Sampling,
     uniforms: &[f64],
 ) -> (Vec<u32>, Vec<u32>, f32) {
-    match sampled_support(logits, num_draws, sampling, uniforms) {
-        PositionSupport::Samples {
-            ids,
-            counts,
-            entropy,
-        } => (ids, counts, entropy),
-        PositionSupport::TopK { .. } => panic!("samples"),
-    }
+    let supports = sampled_support(logits, num_draws, sampling, uniforms);
+    (supports.ids, supports.counts, supports.entropies[0])
 }
 
 #[test]
@@ -182,7 +176,7 @@ fn draws_are_those_of_the_row_wherever_it_stands() {
 
 /// Probabilities of a support at a temperature.
 fn softened_probs(log_probs: &[f32], temperature: f64, lse: f32) -> Vec<f64> {
-    let soft = crate::loss::softened(log_probs, temperature, lse);
+    let soft = crate::support::softened(log_probs, temperature, lse);
     soft.map(f64::exp).collect()
 }
 

@@ -100,7 +100,7 @@ pub fn evaluate_each(
     })?;
     progress.finish();
     let [text, separators] = sums.expect("nothing ended it");
-    let finish = |sums: Sums| sums.finish(rows.num_bytes(), opinion.is_there());
+    let finish = |sums: EvaluationSums| sums.finish(rows.num_bytes(), opinion.is_there());
     Ok(TextEvaluation {
         separators: separators.positions,
         with_separators: finish(text.plus(separators)),
@@ -126,10 +126,10 @@ fn sums(
     rows: &TokenRows,
     opinion: Opinion<'_>,
     mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
-) -> Result<Option<[Sums; 2]>, CacheError> {
+) -> Result<Option<[EvaluationSums; 2]>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
     let at_once = device::parallelism(&model.output().weight.device());
-    let [mut text, mut separators] = [Sums::default(); 2];
+    let [mut text, mut separators] = [EvaluationSums::default(); 2];
     for group in all.chunks(BATCH_ROWS * at_once) {
         let parts: Result<Vec<_>, CacheError> = group
             .par_chunks(BATCH_ROWS)
@@ -188,7 +188,7 @@ fn batch_statistics(
             continue;
         }
         let support = cached.as_ref().and_then(|rows| rows.get(entry));
-        let targets: Vec<_> = row_targets(rows, row_idx, support, None).collect();
+        let targets: Vec<_> = row_targets(rows, row_idx, support).collect();
         let statistics = head_statistics(&hidden, &head, &targets);
         let pairs = statistics.into_iter().zip(&targets);
         let counted = pairs.filter_map(|(token, target)| Some((token?, target.as_ref()?.label)));
@@ -198,7 +198,7 @@ fn batch_statistics(
 }
 
 #[derive(Default, Clone, Copy)]
-struct Sums {
+struct EvaluationSums {
     positions: u64,
     loss: f64,
     kl: f64,
@@ -213,7 +213,7 @@ struct Bin {
     count: u64,
 }
 
-impl Sums {
+impl EvaluationSums {
     fn add(&mut self, row: &RowStatistics, label: u32) {
         self.positions += 1;
         self.loss += row.cross_entropy;
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn means_bits_per_byte_and_calibration_are_those_worked_by_hand() {
-        let mut sums = Sums::default();
+        let mut sums = EvaluationSums::default();
         sums.add(&row(1.0, 1, 0.91), 1); // right, in bin 13
         sums.add(&row(2.0, 1, 0.92), 5); // wrong, in the same bin
         sums.add(&row(3.0, 2, 0.10), 2); // right, in bin 1
@@ -295,7 +295,7 @@ mod tests {
     #[test]
     fn a_loss_beyond_the_exponential_and_one_that_is_no_number_have_no_perplexity() {
         for (loss, has_perplexity) in [(709.0, true), (710.0, false), (f64::NAN, false)] {
-            let mut sums = Sums::default();
+            let mut sums = EvaluationSums::default();
             sums.add(&row(loss, 1, 0.5), 1);
             let got = sums.finish(1, false);
             assert_eq!(got.loss_nats.to_bits(), f64::to_bits(loss));

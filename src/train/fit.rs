@@ -1,30 +1,27 @@
 //! The training loop.
 
-use std::path::{Path, PathBuf};
+use std::iter;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use std::{io, iter};
 
-use burn::tensor::Tensor;
-use thiserror::Error;
-
-use super::average::averaged;
-use super::delayed::Delayed;
+use super::change::Change;
+use super::error::not_finite;
 use super::evaluate::{Evaluation, Opinion, measure};
-use super::gradient::{Activations, HiddenMatch, StepGradient, step_gradient_with};
-use super::gradual::Gradual;
+use super::gradient::{ActivationMemory, StepGradient, step_gradient_with};
+use super::hidden::TeacherAlong;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
-use super::optim::{AdamW, clip, global_norm};
-use super::readings::{NotFinite, Reading, Readings, largest_weight, last_good};
-use super::state::{self, State, StateError, States};
-use super::{MetricsError, MetricsLog, Validation, learning_rate, temperature};
+use super::optim::{clip, global_norm};
+use super::pending_losses::{PendingLosses, Reading, UnsoundStep, largest_weight};
+use super::state::{self, States, Training};
+use super::{FitError, MetricsLog, check_number, learning_rate};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
 use crate::model::Decoder;
 use crate::progress::{Progress, say};
-use crate::recipe::{FitPlan, HandOn};
-use crate::student::{Student, layer_pairs};
+use crate::recipe::{FitPlan, HandOn, Term};
+use crate::student::Student;
 use crate::tensors;
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
@@ -52,56 +49,6 @@ pub struct FitContext<'a> {
     pub stop: &'a AtomicBool,
     /// Now, in seconds since 1970; reaches the TensorBoard events and nothing else.
     pub wall_time: f64,
-}
-
-/// Why a fit ended early.
-#[derive(Debug, Error)]
-pub enum FitError {
-    /// The loss or the gradient is NaN or infinite.
-    #[error("the {what} is {value} at step {step} of pass {label}; {last_good}")]
-    NotFinite {
-        /// `loss`, `gradient norm`, `largest weight` or `validation loss`.
-        what: &'static str,
-        /// NaN or infinity.
-        value: f64,
-        /// Zero-based step: not taken, or taken in memory alone and gone with it.
-        step: usize,
-        /// Updates that the pass had made by then; before the first, no learning rate has done it.
-        num_updates: usize,
-        /// The pass.
-        label: String,
-        /// What is left on disk.
-        last_good: String,
-    },
-    /// A signal asked to stop; the state is saved.
-    #[error(
-        "stopped at step {step} of pass {label}; the state is in {path}: run the same command to go on"
-    )]
-    Interrupted {
-        /// Steps done.
-        step: usize,
-        /// The pass.
-        label: String,
-        /// The state.
-        path: PathBuf,
-    },
-    /// The cache refused.
-    #[error(transparent)]
-    Cache(#[from] CacheError),
-    /// The state on disk cannot be taken up.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The record of the pass cannot be written.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
-    /// The disk refused.
-    #[error("pass {label} cannot save its state: {source}")]
-    Save {
-        /// The pass.
-        label: String,
-        /// What the system said; it names the path.
-        source: io::Error,
-    },
 }
 
 /// Runs `plan.steps` optimizer steps on the student and returns it.
@@ -152,79 +99,70 @@ pub fn fit_with(
         dir,
         made_by: context.key,
         keep: plan.keep_states,
+        has_masks: plan.prune.is_some(),
+        has_scales: plan.start_step > 0,
     };
-    let gradual = Gradual::of(plan, &student, context);
     let mut student = student;
-    let delayed = Delayed::of(plan, &mut student);
-    let mut optimizer = AdamW::new(&student.trained());
-    let mut average = plan.ema.map(|_| student.trained_matrices());
-    let mut validation = Validation::default();
-    if let Some(state) = states.load(&student, plan.ema.is_some())? {
-        student.masks.extend(state.masks);
-        student = student.with_trained(state.weights);
-        (optimizer, average, validation) = (state.optimizer, state.average, state.validation);
-        delayed.resume(optimizer.num_updates, &state.scales, &mut student);
+    let changes = Change::all(plan, &mut student, context);
+    let given = Training::new(student, plan.ema.is_some());
+    let mut training = states.load(&given)?.unwrap_or(given);
+    for change in &changes {
+        change.resume(&mut training);
     }
-    let start = optimizer.num_updates;
+    let start = training.optimizer.num_updates;
 
     let order = BatchOrder::new(
         context.seed,
         rows.num_rows(),
         plan.tokens_per_step / rows.sequence_length(),
     );
-    let activations = Activations::of(plan);
-    let teacher = compared_with(plan, &student, context);
+    let activations = ActivationMemory::of(plan);
+    let teacher = TeacherAlong::of(plan, &training.student, context.teacher);
     let mut log = MetricsLog::open(dir, Some(start as u64), context.wall_time)?;
     let mut progress = Progress::new(label, (plan.steps * plan.tokens_per_step) as u64);
     progress.resume_at((start * plan.tokens_per_step) as u64);
-    let mut readings = Readings::new(read_back);
-    let unsound = |found: NotFinite| not_finite(found.step, found, context);
+    let mut pending = PendingLosses::new(read_back);
+    let unsound = |found: UnsoundStep| not_finite(found.step, found, context);
     let mut since_log = Instant::now();
     let mut tokens_since_log = 0;
 
     for done in start.. {
-        let is_due = validation.is_due(done, plan);
+        let is_due = training.validation.is_due(done, plan);
         if is_due {
-            readings.read().map_err(unsound)?;
+            pending.read().map_err(unsound)?;
         }
         let since_measure = Instant::now();
-        if is_due && let Some(measured) = measured(&student, average.as_deref(), context)? {
+        if is_due && let Some(measured) = measured(&training, context)? {
             let loss = measured.loss_nats;
             check_number("validation loss", loss, done, context)?;
             let kl = measured.kl_nats.map(|kl| ("validation/kl", kl));
             let values: Vec<_> = iter::once(("validation/loss", loss)).chain(kl).collect();
             log.log(done as u64, &values)?;
-            let is_best = gradual.note(&mut validation, done, loss, plan.early_stop);
-            if is_best && plan.hand_on == HandOn::Best {
-                let weights = average
-                    .clone()
-                    .unwrap_or_else(|| student.trained_matrices());
-                let saved = states.save_best(done, &student, &weights);
+            if changes.iter().any(|change| change.is_to_come(done)) {
+                training.validation.pass_over(done);
+            } else if training.validation.note(done, loss, plan.early_stop)
+                && plan.hand_on == HandOn::Best
+            {
+                let saved = states.save_best(done, &training);
                 saved.map_err(save_error)?;
             }
             since_log += since_measure.elapsed(); // training is what has a speed
         }
+        let validation = &training.validation;
         let is_measured = !validation.is_due(done, plan); // unless a signal came between
         if is_measured && (done == plan.steps || validation.is_over(plan.early_stop)) {
             break;
         }
         let stopping = context.stop.load(Ordering::Relaxed);
         if stopping || (done > start && done % plan.save_every == 0) {
-            readings.read().map_err(unsound)?;
-            check_number("largest weight", largest_weight(&student), done, context)?;
+            pending.read().map_err(unsound)?;
+            let student = &training.student;
+            check_number("largest weight", largest_weight(student), done, context)?;
             for (spec, weight) in student.trained() {
                 log.histogram(done as u64, &spec.name, &tensors::to_vec(&weight))?;
             }
             log.sync()?;
-            let state = State {
-                weights: student.trained_matrices(),
-                optimizer: optimizer.clone(),
-                average: average.clone(),
-                masks: gradual.masks(&student),
-                scales: delayed.scales(&student),
-                validation,
-            };
-            states.save(&student, &state).map_err(save_error)?;
+            states.save(&training).map_err(save_error)?;
         }
         if stopping {
             progress.finish();
@@ -236,24 +174,18 @@ pub fn fit_with(
         }
 
         let step = done; // counted from 0
-        delayed.start(step, label, &mut student);
-        gradual.prune(step, &mut student, &mut optimizer, &mut average);
+        for change in &changes {
+            change.apply(step, label, &mut training);
+        }
         let row_idxs = order.rows_at(step);
         let supports = match context.cache {
             Some(cache) => Some(cache.rows(&row_idxs, |row_idx| rows.row(row_idx))?),
             None => None,
         };
         let spec = loss_spec(plan, step);
-        let temperature = temperature(&plan.temperature, step);
-        let temperature_idx =
-            (context.cache).and_then(|cache| cache.fingerprint().temperature_idx(temperature));
-        let micro_batches =
-            micro_batches(plan, rows, &row_idxs, supports.as_deref(), temperature_idx);
-        let hidden = teacher.as_ref().map(|(teacher, pairs)| HiddenMatch {
-            teacher,
-            pairs,
-            projections: &student.projections,
-        });
+        let micro_batches = micro_batches(plan, rows, &row_idxs, supports.as_deref());
+        let student = &training.student;
+        let hidden = teacher.as_ref().map(|along| along.matched(student));
         let StepGradient {
             sums,
             gradients,
@@ -270,27 +202,23 @@ pub fn fit_with(
         gradients.extend(projections);
         let norm = global_norm(&gradients);
         tokens_since_log += sums.positions();
-        readings.note(step, sums, norm.clone()).map_err(unsound)?;
+        pending.note(step, sums, norm.clone()).map_err(unsound)?;
 
         let rate = learning_rate(step, plan);
         let gradients = clip(gradients, &norm, plan.max_grad_norm, read_back);
-        let updated = optimizer.step(student.trained(), gradients, rate, plan);
-        if let (Some(average), Some(ema)) = (&mut average, plan.ema) {
-            *average = averaged(average, &updated, ema, optimizer.num_updates);
-        }
-        student = student.with_trained(updated);
+        training.update(gradients, rate, plan);
 
         let done = step + 1;
         progress.advance(plan.tokens_per_step as u64);
         let is_logged = done % plan.log_every == 0 || done == plan.steps;
-        if is_logged && let Some(Reading { means, norm }) = readings.read().map_err(unsound)? {
+        if is_logged && let Some(Reading { means, norm }) = pending.read().map_err(unsound)? {
             let tokens_per_sec =
                 tokens_since_log as f64 / since_log.elapsed().as_secs_f64().max(1e-9);
             (since_log, tokens_since_log) = (Instant::now(), 0);
             progress.message(&format!("step {done} loss {:.4}", means.total));
             let mut values = vec![
                 ("train/loss", means.total),
-                ("train/cross_entropy", means.terms.cross_entropy),
+                ("train/cross_entropy", means.terms[Term::CrossEntropy]),
                 ("train/learning_rate", rate),
                 ("train/grad_norm", norm),
                 ("train/tokens_per_sec", tokens_per_sec),
@@ -302,94 +230,37 @@ pub fn fit_with(
         }
     }
     progress.finish();
-    if optimizer.num_updates < plan.steps {
+    let done = training.optimizer.num_updates;
+    if done < plan.steps {
         say(&format!(
-            "{label}: ends after step {} of {}, its validation loss having ceased to fall",
-            optimizer.num_updates, plan.steps
+            "{label}: ends after step {done} of {}, its validation loss having ceased to fall",
+            plan.steps
         ));
     }
-    let done = optimizer.num_updates;
-    check_number("largest weight", largest_weight(&student), done, context)?;
+    let largest = largest_weight(&training.student);
+    check_number("largest weight", largest, done, context)?;
     log.sync()?;
-    if let Some(average) = average {
-        student = student.with_trained(average);
-    }
-    if let (HandOn::Best, Some(best)) = (plan.hand_on, validation.best) {
-        let weights = states.load_best(best.step, &student)?;
-        student = student.with_trained(weights);
+    let mut weights = training.handed_on();
+    if let (HandOn::Best, Some(best)) = (plan.hand_on, training.validation.best) {
+        weights = states.load_best(best.step, &training.student)?;
         say(&format!(
             "{label}: hands on its weights after step {}, with a validation loss of {:.4} nats",
             best.step, best.loss_nats
         ));
     }
-    Ok(student)
+    Ok(training.student.with_trained(weights))
 }
 
-/// The teacher that runs along, and the layers of both models whose outputs are compared; `None` if no loss term does so.
-fn compared_with<'a>(
-    plan: &FitPlan,
-    student: &Student,
-    context: &FitContext<'a>,
-) -> Option<(&'a Decoder, Vec<[usize; 2]>)> {
-    let hidden = &plan.losses.hidden_mse;
-    if !hidden.weight.is_used() {
-        return None;
-    }
-    let teacher = context
-        .teacher
-        .expect("a pass that compares hidden states is given the teacher");
-    let depth = student.effective_config().num_hidden_layers;
-    let pairs = layer_pairs(hidden, depth, teacher.config.num_hidden_layers);
-    Some((
-        teacher,
-        pairs.expect("the layers were looked up before the run"),
-    ))
-}
-
-/// What the weights that would be handed on now make of the validation text; `None` if a signal asked to stop.
+/// Measures of the weights that would be handed on now, on the validation text; `None` if a signal asked to stop.
 fn measured(
-    student: &Student,
-    average: Option<&[Tensor<2>]>,
+    training: &Training,
     context: &FitContext<'_>,
 ) -> Result<Option<Evaluation>, CacheError> {
-    let student = match average {
-        Some(average) => student.with_trained(average.to_vec()),
-        None => student.clone(),
-    };
+    let student = training.student.with_trained(training.handed_on());
     let opinion = context
         .validation_cache
         .map_or(Opinion::None, Opinion::Cache);
     measure(&student.effective(), context.validation, opinion, |_| {
         !context.stop.load(Ordering::Relaxed)
     })
-}
-
-/// Refuses what is NaN or infinite after so many updates.
-pub fn check_number(
-    what: &'static str,
-    value: f64,
-    num_updates: usize,
-    context: &FitContext<'_>,
-) -> Result<(), FitError> {
-    if value.is_finite() {
-        return Ok(());
-    }
-    let step = num_updates.saturating_sub(1);
-    let found = NotFinite { what, value, step };
-    Err(not_finite(num_updates, found, context))
-}
-
-fn not_finite(
-    num_updates: usize,
-    NotFinite { what, value, step }: NotFinite,
-    context: &FitContext<'_>,
-) -> FitError {
-    FitError::NotFinite {
-        what,
-        value,
-        step,
-        num_updates,
-        label: context.label.to_owned(),
-        last_good: last_good(context.dir),
-    }
 }

@@ -6,11 +6,11 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 pub use super::hidden::HiddenMatch;
-pub use super::trunk::Activations;
+pub use super::trunk::ActivationMemory;
 use super::trunk::Trunk;
 use crate::device::{self, ReadBack};
 use crate::loss::chunked::head_gradients;
-use crate::loss::{LossSpec, RowTarget, Sums};
+use crate::loss::{LossSpec, PendingSums, RowTarget};
 use crate::model::{Decoder, ids_tensor};
 
 /// A few rows with what each position is measured against.
@@ -25,7 +25,7 @@ pub struct MicroBatch<'a> {
 /// [`parameter_specs`](crate::model::parameter_specs).
 pub struct StepGradient {
     /// Sums over all counted positions of the step.
-    pub sums: Sums,
+    pub sums: PendingSums,
     /// d mean loss / d parameter.
     pub gradients: Vec<Tensor<2>>,
     /// d mean loss / d projection, in the order of those that hidden states are compared through.
@@ -58,7 +58,7 @@ pub fn step_gradient(
     spec: &LossSpec,
 ) -> StepGradient {
     let read_back = ReadBack::of(&decoder.device());
-    let kept = Activations::Kept;
+    let kept = ActivationMemory::Kept;
     step_gradient_with(decoder, micro_batches, spec, None, kept, read_back)
 }
 
@@ -70,11 +70,11 @@ pub fn step_gradient_with(
     micro_batches: &[MicroBatch<'_>],
     spec: &LossSpec,
     hidden: Option<HiddenMatch<'_>>,
-    activations: Activations,
+    activations: ActivationMemory,
     read_back: ReadBack,
 ) -> StepGradient {
     let at_once = device::parallelism(&decoder.device());
-    let mut total: Option<(Sums, Vec<Tensor<2>>)> = None;
+    let mut total: Option<(PendingSums, Vec<Tensor<2>>)> = None;
     for group in micro_batches.chunks(at_once) {
         let parts: Vec<_> = group
             .par_iter()
@@ -119,9 +119,9 @@ fn sum_gradient(
     micro_batch: &MicroBatch<'_>,
     spec: &LossSpec,
     hidden: Option<HiddenMatch<'_>>,
-    activations: Activations,
+    activations: ActivationMemory,
     read_back: ReadBack,
-) -> (Sums, Vec<Tensor<2>>) {
+) -> (PendingSums, Vec<Tensor<2>>) {
     let ids = ids_tensor(&micro_batch.inputs, &decoder.device());
     let (last, trunk) = Trunk::forward(decoder, ids, activations);
     let pulled = hidden.map(|hidden| hidden.slopes(&trunk, micro_batch, spec, read_back));

@@ -7,9 +7,10 @@ use burn::tensor::Tensor;
 use super::gradient::MicroBatch;
 use super::trunk::Trunk;
 use crate::device::ReadBack;
-use crate::loss::{LossSpec, Sums, hidden_gradients};
+use crate::loss::{LossSpec, PendingSums, Term, hidden_gradients};
 use crate::model::{Decoder, ids_tensor};
-use crate::student::Projection;
+use crate::recipe::FitPlan;
+use crate::student::{Projection, Student, layer_pairs};
 
 /// Hidden states of a teacher that the student's are pulled to: the residual stream behind some of its layers.
 #[derive(Clone, Copy)]
@@ -22,10 +23,44 @@ pub struct HiddenMatch<'a> {
     pub projections: &'a [Projection],
 }
 
+/// The teacher that runs along with a pass, and the layers of both models whose outputs are compared.
+pub(super) struct TeacherAlong<'a> {
+    teacher: &'a Decoder,
+    pairs: Vec<[usize; 2]>,
+}
+
+impl<'a> TeacherAlong<'a> {
+    /// `None` if no loss term compares hidden states.
+    pub(super) fn of(
+        plan: &FitPlan,
+        student: &Student,
+        teacher: Option<&'a Decoder>,
+    ) -> Option<Self> {
+        if !plan.losses.uses(Term::HiddenMse) {
+            return None;
+        }
+        let teacher = teacher.expect("a pass that compares hidden states is given the teacher");
+        let depth = student.effective_config().num_hidden_layers;
+        let pairs = layer_pairs(&plan.losses, depth, teacher.config.num_hidden_layers);
+        Some(Self {
+            teacher,
+            pairs: pairs.expect("the layers were looked up before the run"),
+        })
+    }
+
+    pub(super) fn matched<'b>(&'b self, student: &'b Student) -> HiddenMatch<'b> {
+        HiddenMatch {
+            teacher: self.teacher,
+            pairs: &self.pairs,
+            projections: &student.projections,
+        }
+    }
+}
+
 /// The distance of one micro-batch and its gradients.
 pub(super) struct HiddenSlopes {
     /// Sum over the counted positions of the mean over the pairs and the teacher's width; it counts no positions.
-    pub(super) sums: Sums,
+    pub(super) sums: PendingSums,
     /// d weight · sum / d output of a layer of the student, `[B, T, D]`, by layer.
     pub(super) layers: BTreeMap<usize, Tensor<3>>,
     /// d weight · sum / d projection, in the order of the pairs.
@@ -43,9 +78,9 @@ impl HiddenMatch<'_> {
         spec: &LossSpec,
         read_back: ReadBack,
     ) -> HiddenSlopes {
-        let weight = spec.weights.hidden_mse;
+        let weight = spec.weights[Term::HiddenMse];
         let mut slopes = HiddenSlopes {
-            sums: Sums::default(),
+            sums: PendingSums::default(),
             layers: BTreeMap::new(),
             projections: (self.projections.iter())
                 .map(|projection| projection.matrix.zeros_like())
@@ -101,7 +136,7 @@ impl HiddenMatch<'_> {
             };
             slopes.layers.insert(layer, total);
         }
-        slopes.sums = Sums::of_hidden(known, unread, &spec.weights);
+        slopes.sums = PendingSums::of_hidden(known, unread, &spec.weights);
         slopes
     }
 

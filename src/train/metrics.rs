@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use serde_json::{Map, Number, Value as Json};
 
-use super::tensorboard::{self, Event, EventError, EventWriter, Histogram, Value};
+use super::tensorboard::{self, Event, EventError, EventWriter, Histogram, SummaryValue};
 use crate::files::{self, with_path, write_atomically};
 
 /// One JSON object per line: `{"step":10,"train/loss":3.21}`.
@@ -146,7 +146,7 @@ impl MetricsLog {
             clippy::cast_possible_truncation,
             reason = "TensorBoard stores f32; metrics.jsonl has all digits"
         )]
-        let scalar = |(name, value)| (name, Value::Scalar(value as f32));
+        let scalar = |(name, value)| (name, SummaryValue::Scalar(value as f32));
         self.write_event(step, line.values.into_iter().map(scalar).collect())
     }
 
@@ -159,9 +159,10 @@ impl MetricsLog {
     ) -> Result<(), MetricsError> {
         match Histogram::of(numbers) {
             None => Ok(()),
-            Some(histogram) => {
-                self.write_event(step, vec![(name.to_owned(), Value::Histogram(histogram))])
-            }
+            Some(histogram) => self.write_event(
+                step,
+                vec![(name.to_owned(), SummaryValue::Histogram(histogram))],
+            ),
         }
     }
 
@@ -173,7 +174,11 @@ impl MetricsLog {
         Ok(self.events.sync()?)
     }
 
-    fn write_event(&mut self, step: u64, values: Vec<(String, Value)>) -> Result<(), MetricsError> {
+    fn write_event(
+        &mut self,
+        step: u64,
+        values: Vec<(String, SummaryValue)>,
+    ) -> Result<(), MetricsError> {
         Ok(self.events.write(&Event {
             wall_time: self.start_wall_time + self.since.elapsed().as_secs_f64(),
             step,
@@ -268,10 +273,12 @@ mod tests {
         let events = tensorboard::read_events(&files[0]).unwrap();
         assert_eq!(
             events[1].values[0],
-            ("train/loss".to_owned(), Value::Scalar(1.0 / 3.0))
+            ("train/loss".to_owned(), SummaryValue::Scalar(1.0 / 3.0))
         );
         assert!((NOW..NOW + 60.0).contains(&events[1].wall_time));
-        assert!(matches!(&events[2].values[0].1, Value::Histogram(h) if h.buckets.len() == 30));
+        assert!(
+            matches!(&events[2].values[0].1, SummaryValue::Histogram(h) if h.buckets.len() == 30)
+        );
     }
 
     #[test]

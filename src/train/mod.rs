@@ -3,17 +3,19 @@
 //! Nothing here knows where a student came from or what becomes of it: those are the passes.
 
 mod average;
-mod delayed;
+mod change;
+mod error;
 pub mod evaluate;
 pub mod fit;
 pub mod gradient;
-mod gradual;
+mod gradual_pruning;
+mod grid_start;
 mod hidden;
 mod metrics;
 mod objective;
 pub mod optim;
+mod pending_losses;
 mod predictions;
-mod readings;
 mod schedule;
 pub mod state;
 mod targets;
@@ -22,6 +24,7 @@ mod trunk;
 mod validation;
 
 pub use average::averaged;
+pub use error::{FitError, check_number};
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
 pub use predictions::{Predictions, Predictor};
 pub use schedule::{learning_rate, scheduled, temperature};

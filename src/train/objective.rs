@@ -2,33 +2,18 @@
 
 use super::gradient::MicroBatch;
 use super::{row_targets, scheduled, temperature};
-use crate::cache::RowSupports;
 use crate::data::TokenRows;
-use crate::loss::{LossSpec, LossSums, Tail, Terms};
+use crate::loss::{LossSpec, LossSums, Term, Terms};
 use crate::recipe::{FitPlan, TailPlan, TemperaturePlan};
+use crate::support::{Supports, Tail, Temperature};
 
 /// The loss of a step, counted from 0.
-#[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
 pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
-    let at = |weight| scheduled(weight, step);
     let losses = &plan.losses;
     LossSpec {
-        weights: Terms {
-            forward_kl: at(losses.forward_kl),
-            reverse_kl: at(losses.reverse_kl),
-            jsd: at(losses.jsd.weight),
-            skew_forward_kl: at(losses.skew_forward_kl.weight),
-            skew_reverse_kl: at(losses.skew_reverse_kl.weight),
-            tvd: at(losses.tvd),
-            cross_entropy: at(losses.cross_entropy),
-            hidden_mse: at(losses.hidden_mse.weight),
-        },
-        jsd_beta: losses.jsd.beta,
-        skew_forward_alpha: losses.skew_forward_kl.alpha,
-        skew_reverse_alpha: losses.skew_reverse_kl.alpha,
-        label_smoothing: losses.label_smoothing,
-        temperature: (temperature(&plan.temperature, step) as f32)
-            .max(LossSpec::LOWEST_TEMPERATURE),
+        weights: Terms::from_fn(|term| scheduled(losses.weights[term], step)),
+        shapes: losses.shapes,
+        temperature: Temperature::new(temperature(&plan.temperature, step)),
         tail: match plan.tail {
             TailPlan::Bucket => Tail::Bucket,
             TailPlan::Renormalize => Tail::Renormalize,
@@ -41,10 +26,9 @@ pub(super) fn micro_batches<'a>(
     plan: &FitPlan,
     rows: &'a TokenRows,
     row_idxs: &[usize],
-    supports: Option<&'a [RowSupports]>,
-    temperature_idx: Option<usize>,
+    supports: Option<&'a [Supports]>,
 ) -> Vec<MicroBatch<'a>> {
-    let entries: Vec<(usize, Option<&RowSupports>)> = row_idxs
+    let entries: Vec<(usize, Option<&Supports>)> = row_idxs
         .iter()
         .enumerate()
         .map(|(entry, &row_idx)| (row_idx, supports.map(|all| &all[entry])))
@@ -58,9 +42,7 @@ pub(super) fn micro_batches<'a>(
                 .collect(),
             targets: entries
                 .iter()
-                .flat_map(|&(row_idx, supports)| {
-                    row_targets(rows, row_idx, supports, temperature_idx)
-                })
+                .flat_map(|&(row_idx, supports)| row_targets(rows, row_idx, supports))
                 .collect(),
         })
         .collect()
@@ -68,14 +50,10 @@ pub(super) fn micro_batches<'a>(
 
 /// Means of the terms that compare with the teacher, if they are on, by their names in the log.
 pub(super) fn logged_terms(means: &LossSums, spec: &LossSpec) -> Vec<(String, f64)> {
-    let all = |terms: &Terms| {
-        let hidden = ("hidden_mse", terms.hidden_mse);
-        terms.soft().into_iter().chain([hidden])
-    };
-    let terms = all(&means.terms).zip(all(&spec.weights));
-    let terms = terms.filter(|(_, (_, weight))| *weight != 0.0);
+    let is_logged = |term: &Term| *term != Term::CrossEntropy && spec.weights[*term] != 0.0;
+    let terms = Term::ALL.into_iter().filter(is_logged);
     terms
-        .map(|((name, value), _)| (format!("train/{name}"), value))
+        .map(|term| (format!("train/{term}"), means.terms[term]))
         .collect()
 }
 
@@ -90,11 +68,11 @@ pub(super) fn logged_schedules(plan: &FitPlan, step: usize) -> Vec<(String, f64)
         let value = temperature(&plan.temperature, step);
         moving.push(("train/temperature".to_owned(), value));
     }
-    let weights = plan.losses.terms().into_iter();
+    let weights = plan.losses.weights.iter();
     let weights = weights.filter(|(_, weight)| weight.moves());
-    moving.extend(weights.map(|(name, weight)| {
-        let name = format!("train/weight/{name}");
-        (name, scheduled(weight, step))
+    moving.extend(weights.map(|(term, weight)| {
+        let name = format!("train/weight/{term}");
+        (name, scheduled(*weight, step))
     }));
     moving
 }
@@ -102,7 +80,7 @@ pub(super) fn logged_schedules(plan: &FitPlan, step: usize) -> Vec<(String, f64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{JsdPlan, LossWeights, Ramp, Scheduled, Shape, TemperatureWalk};
+    use crate::recipe::{LossWeights, Ramp, Scheduled, Shape, TemperatureWalk};
     use crate::train::schedule::tests::plan;
 
     fn ramp(from: f64, to: f64) -> Scheduled {
@@ -132,13 +110,14 @@ mod tests {
         let moving = FitPlan {
             temperature: walk(&[4.0, 1.0]),
             losses: LossWeights {
-                forward_kl: ramp(1.0, 0.0),
-                jsd: JsdPlan {
-                    weight: ramp(0.0, 0.5),
-                    beta: 0.5,
-                },
-                tvd: ramp(0.25, 0.25),
-                cross_entropy: Scheduled::Constant(1.0),
+                weights: Terms::from_fn(|term| match term {
+                    Term::ForwardKl => ramp(1.0, 0.0),
+                    Term::Jsd => ramp(0.0, 0.5),
+                    Term::Tvd => ramp(0.25, 0.25),
+                    Term::CrossEntropy => Scheduled::Constant(1.0),
+                    _ => Scheduled::default(),
+                }),
+                shapes: Terms::ZERO.with(Term::Jsd, 0.5),
                 ..LossWeights::default()
             },
             ..plan(8, 1)
@@ -167,7 +146,10 @@ mod tests {
                 temperature: TemperaturePlan::Constant(temperature),
                 ..plan(8, 1)
             };
-            assert_eq!(loss_spec(&plan, 0).temperature.to_bits(), want.to_bits());
+            assert_eq!(
+                loss_spec(&plan, 0).temperature.divisor().to_bits(),
+                want.to_bits()
+            );
         }
     }
 }

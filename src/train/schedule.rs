@@ -85,7 +85,7 @@ fn left(shape: Shape, progress: f64) -> f64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::recipe::{HandOn, LossWeights, Ramp, TailPlan, TemperatureWalk};
+    use crate::recipe::{HandOn, LossWeights, Ramp, TailPlan, TemperatureWalk, Term};
 
     /// Cross-entropy alone, at a peak of 0.8 and a final rate of 0.4.
     pub(in crate::train) fn plan(steps: usize, warmup_steps: usize) -> FitPlan {
@@ -107,10 +107,7 @@ pub(super) mod tests {
             epsilon: 1e-8,
             max_grad_norm: 1.0,
             temperature: TemperaturePlan::Constant(1.0),
-            losses: LossWeights {
-                cross_entropy: Scheduled::Constant(1.0),
-                ..LossWeights::default()
-            },
+            losses: LossWeights::only(Term::CrossEntropy),
             tail: TailPlan::Bucket,
             ema: None,
             evaluate_every: None,

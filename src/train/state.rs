@@ -9,12 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
+use super::average::averaged;
 use super::optim::{AdamW, Moments};
 use super::validation::Validation;
 use crate::difference::Difference;
 use crate::files::with_path;
-use crate::model::{DecoderConfig, WeightId, parameter_specs};
+use crate::model::{DecoderConfig, parameter_specs};
 use crate::progress;
+use crate::recipe::FitPlan;
 use crate::student::{Student, TrainedSpec};
 use crate::tensors::{self, TensorsError};
 
@@ -29,24 +31,48 @@ const SUFFIX: &str = ".safetensors";
 /// The one file of version 1, which did not say its version.
 const FIRST_VERSION_FILE: &str = "state.safetensors";
 
-/// What moves during a pass.
+/// What moves during a pass, all of which a training state saves.
 ///
 /// Nothing else does: grids and the weights that an adapter is added to come with the student; the learning rate, the weights of the loss terms, the
 /// temperature and the order of rows are functions of the step, and there is no other randomness.
 #[derive(Debug, Clone)]
-pub struct State {
-    /// What is trained, after `optimizer.num_updates` steps; see [`Student::trained`].
-    pub weights: Vec<Tensor<2>>,
+pub struct Training {
+    /// With what is trained ([`Student::trained`]) after `optimizer.num_updates` steps.
+    pub student: Student,
     /// Moments.
     pub optimizer: AdamW,
     /// Moving average of what is trained, if the plan asks for one.
     pub average: Option<Vec<Tensor<2>>>,
-    /// Masks by parameter, where the pass makes them grow; else those of the student that it was given hold.
-    pub masks: BTreeMap<WeightId, Tensor<2>>,
-    /// By parameter: scales from which learned ones began, where they began during the pass; else those of the student hold.
-    pub scales: BTreeMap<WeightId, Tensor<2>>,
     /// What was measured so far.
     pub validation: Validation,
+}
+
+impl Training {
+    /// Before the first step.
+    pub fn new(student: Student, has_average: bool) -> Self {
+        Self {
+            optimizer: AdamW::new(&student.trained()),
+            average: has_average.then(|| student.trained_matrices()),
+            validation: Validation::default(),
+            student,
+        }
+    }
+
+    /// Takes a step along the gradients of what is trained: an update, and then the average.
+    pub fn update(&mut self, gradients: Vec<Tensor<2>>, rate: f64, plan: &FitPlan) {
+        let optimizer = &mut self.optimizer;
+        let updated = optimizer.step(self.student.trained(), gradients, rate, plan);
+        if let (Some(average), Some(ema)) = (&mut self.average, plan.ema) {
+            *average = averaged(average, &updated, ema, optimizer.num_updates);
+        }
+        self.student = self.student.with_trained(updated);
+    }
+
+    /// Weights that would be handed on now: the average, if there is one.
+    pub fn handed_on(&self) -> Vec<Tensor<2>> {
+        let average = self.average.clone();
+        average.unwrap_or_else(|| self.student.trained_matrices())
+    }
 }
 
 /// Why a training state is not taken up.
@@ -105,7 +131,7 @@ impl StateError {
 
 /// What a state says of itself beside its tensors.
 #[derive(Serialize, Deserialize)]
-struct Facts {
+struct StateFacts {
     version: u64,
     /// Key of the stage that made it.
     made_by: String,
@@ -123,37 +149,44 @@ pub struct States<'a> {
     pub made_by: &'a str,
     /// Newest states that stay when another is saved.
     pub keep: usize,
+    /// Whether masks grow during the pass, so that a state holds them; else those of the student that it was given hold.
+    pub has_masks: bool,
+    /// Whether learned scales begin during the pass, so that a state holds those from which they began; else those of the
+    /// student hold.
+    pub has_scales: bool,
 }
 
 impl States<'_> {
-    /// Writes a state of this student, whole or not at all, and then deletes those that are not to be kept.
-    pub fn save(&self, student: &Student, state: &State) -> io::Result<()> {
-        let State {
-            weights,
+    /// Writes a state, whole or not at all, and then deletes those that are not to be kept.
+    pub fn save(&self, training: &Training) -> io::Result<()> {
+        let Training {
+            student,
             optimizer,
             average,
-            masks,
-            scales,
             validation,
-        } = state;
-        let names: Vec<String> = names(student);
+        } = training;
         let mut matrices = Vec::new();
-        for ((name, weight), moments) in names.iter().zip(weights).zip(&optimizer.moments) {
+        for ((spec, weight), moments) in student.trained().into_iter().zip(&optimizer.moments) {
+            let name = spec.name;
             matrices.push((format!("first.{name}"), moments.first.clone()));
             matrices.push((format!("second.{name}"), moments.second.clone()));
-            matrices.push((name.clone(), weight.clone()));
+            matrices.push((name, weight));
         }
-        for (name, weight) in names.iter().zip(average.iter().flatten()) {
+        for (name, weight) in names(student).iter().zip(average.iter().flatten()) {
             matrices.push((format!("average.{name}"), weight.clone()));
         }
-        for (prefix, of_weights) in [("mask", masks), ("began", scales)] {
-            let named = of_weights.iter().map(|(&id, matrix)| {
-                let weight = student.decoder.config.family().name_of(id);
-                (format!("{prefix}.{weight}"), matrix.clone())
-            });
+        let name_of = |id| student.decoder.config.family().name_of(id);
+        if self.has_masks {
+            let masks = student.masks.iter();
+            let named = masks.map(|(&id, mask)| (format!("mask.{}", name_of(id)), mask.clone()));
             matrices.extend(named);
         }
-        let facts = Facts {
+        if self.has_scales {
+            let scales = student.scales.iter();
+            let named = scales.map(|(&id, kept)| (format!("began.{}", name_of(id)), kept.first()));
+            matrices.extend(named);
+        }
+        let facts = StateFacts {
             version: VERSION,
             made_by: self.made_by.to_owned(),
             config: student.decoder.config.clone(),
@@ -165,11 +198,11 @@ impl States<'_> {
         self.discard_old(optimizer.num_updates)
     }
 
-    /// The newest state that an interrupted run left, if any.
+    /// The newest state that an interrupted run left, if any; `given` is what the pass would begin with.
     ///
     /// A state that was damaged on disk is passed over with a warning if there is one before it. It is an error and
     /// not a fresh start if there is none: hours of training may hang on it.
-    pub fn load(&self, like: &Student, with_average: bool) -> Result<Option<State>, StateError> {
+    pub fn load(&self, given: &Training) -> Result<Option<Training>, StateError> {
         let first_version = self.dir.join(FIRST_VERSION_FILE);
         let found = files(self.dir, STATE_PREFIX)?;
         if found.is_empty() && first_version.exists() {
@@ -180,15 +213,16 @@ impl States<'_> {
         }
         let mut damage = Vec::new();
         for (num_updates, path) in found.into_iter().rev() {
-            match self.read(&path, like, with_average) {
-                Ok(state) => {
+            match self.read(&path, given) {
+                Ok(training) => {
                     for (path, fact) in damage {
                         progress::say(&format!(
                             "warning: {path} is damaged ({fact}): going on from the state before it, after {num_updates} steps"
                         ));
                     }
-                    self.discard_best_after(state.validation.best.map(|best| best.step))?;
-                    return Ok(Some(state));
+                    let best = training.validation.best;
+                    self.discard_best_after(best.map(|best| best.step))?;
+                    return Ok(Some(training));
                 }
                 Err(StateError::Tensors(TensorsError::Damaged { path, fact })) => {
                     damage.push((path, fact));
@@ -203,13 +237,9 @@ impl States<'_> {
     }
 
     /// Keeps what is trained where it was measured as the best.
-    pub fn save_best(
-        &self,
-        step: usize,
-        student: &Student,
-        weights: &[Tensor<2>],
-    ) -> io::Result<()> {
-        let matrices = names(student).into_iter().zip(weights.iter().cloned());
+    pub fn save_best(&self, step: usize, training: &Training) -> io::Result<()> {
+        let names = names(&training.student).into_iter();
+        let matrices = names.zip(training.handed_on());
         let matrices: Vec<(String, Tensor<2>)> = matrices.collect();
         tensors::save(&file(self.dir, BEST_PREFIX, step), &matrices, &self.made_by)
     }
@@ -221,7 +251,8 @@ impl States<'_> {
         Ok(take(&path, &like.trained(), "", &mut matrices)?)
     }
 
-    fn read(&self, path: &Path, like: &Student, with_average: bool) -> Result<State, StateError> {
+    fn read(&self, path: &Path, given: &Training) -> Result<Training, StateError> {
+        let like = &given.student;
         let device: Device = like.decoder.device();
         let (mut matrices, facts): (_, Value) = tensors::load(path, &device)?;
         let facts = self.check(path, facts, &like.decoder.config)?;
@@ -229,32 +260,29 @@ impl States<'_> {
         let weights = take(path, &trained, "", &mut matrices)?;
         let first = take(path, &trained, "first.", &mut matrices)?;
         let second = take(path, &trained, "second.", &mut matrices)?;
-        let average = if with_average {
-            Some(take(path, &trained, "average.", &mut matrices)?)
-        } else {
-            None
-        };
-        let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
+        let average = given.average.as_ref();
+        let average = average.map(|_| take(path, &trained, "average.", &mut matrices));
+        let mut student = like.with_trained(weights);
+        let mut began = BTreeMap::new();
         for spec in parameter_specs(&like.decoder.config) {
             let mask = matrices.remove(&format!("mask.{}", spec.name));
             let mask = mask.filter(|mask| mask.dims() == spec.shape);
-            masks.extend(mask.map(|mask| (spec.id, mask)));
+            student.masks.extend(mask.map(|mask| (spec.id, mask)));
             let first = matrices.remove(&format!("began.{}", spec.name));
             let shape = like.scales.get(&spec.id).map(|scale| scale.first().dims());
             let first = first.filter(|first| Some(first.dims()) == shape);
-            scales.extend(first.map(|first| (spec.id, first)));
+            began.extend(first.map(|first| (spec.id, first)));
         }
+        student.begin_scales(&began);
         let moments = first.into_iter().zip(second);
         let moments = moments.map(|(first, second)| Moments { first, second });
-        Ok(State {
-            weights,
+        Ok(Training {
+            student,
             optimizer: AdamW {
                 moments: moments.collect(),
                 num_updates: facts.num_updates,
             },
-            average,
-            masks,
-            scales,
+            average: average.transpose()?,
             validation: facts.validation,
         })
     }
@@ -265,7 +293,7 @@ impl States<'_> {
         path: &Path,
         facts: Value,
         config: &DecoderConfig,
-    ) -> Result<Facts, StateError> {
+    ) -> Result<StateFacts, StateError> {
         let found = facts.get("version").and_then(Value::as_u64).unwrap_or(1);
         if found != VERSION {
             return Err(StateError::Version {
@@ -273,7 +301,7 @@ impl States<'_> {
                 found,
             });
         }
-        let facts: Facts =
+        let facts: StateFacts =
             serde_json::from_value(facts).map_err(|error| damaged(path, error.to_string()))?;
         if let Some(difference) = Difference::first(&json!(facts.config), &json!(config)) {
             let key = difference.path.join(".");

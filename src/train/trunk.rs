@@ -12,7 +12,7 @@ use crate::recipe::FitPlan;
 
 /// What becomes of the activations that the backward pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activations {
+pub enum ActivationMemory {
     /// All are kept from the forward pass on.
     Kept,
     /// Only the input of each layer is kept; the layer runs a second time when its turn comes (gradient checkpointing, Chen
@@ -20,7 +20,7 @@ pub enum Activations {
     Recomputed,
 }
 
-impl Activations {
+impl ActivationMemory {
     /// What a plan asks for.
     pub fn of(plan: &FitPlan) -> Self {
         if plan.gradient_checkpointing {
@@ -53,7 +53,7 @@ impl Trunk {
     pub(super) fn forward(
         decoder: &Decoder,
         ids: Tensor<2, Int>,
-        activations: Activations,
+        activations: ActivationMemory,
     ) -> (Tensor<3>, Self) {
         let mut trunk = Self {
             tracked: decoder.map(|_, parameter| parameter.autodiff().require_grad()),
@@ -64,13 +64,13 @@ impl Trunk {
         let mut x = decoder.embed(trunk.ids.clone());
         for layer in 0..=decoder.config.num_hidden_layers {
             let (kept, output) = match activations {
-                Activations::Kept => {
+                ActivationMemory::Kept => {
                     let (input, output) = run(&trunk.tracked, layer, x, &trunk.contexts);
                     let plain = output.clone().inner();
                     let output = Some(output);
                     (Layer { input, output }, plain)
                 }
-                Activations::Recomputed => {
+                ActivationMemory::Recomputed => {
                     let output = decoder.layer(layer, x.clone(), &trunk.contexts);
                     (
                         Layer {

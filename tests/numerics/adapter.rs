@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig, ids_tensor};
 use alambic::passes::apply;
 use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan, Zeros};
@@ -109,15 +109,12 @@ fn logits_and_gradients_equal_those_of_peft() {
         assert_close(name, &logits(&decoder, &all), &expected.logits, whole_model);
     }
 
-    let targets = (0..num_rows).flat_map(|row_idx| row_targets(&rows, row_idx, None, None));
+    let targets = (0..num_rows).flat_map(|row_idx| row_targets(&rows, row_idx, None));
     let micro_batch = MicroBatch {
         inputs: all,
         targets: targets.collect(),
     };
-    let spec = LossSpec::of(Terms {
-        cross_entropy: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     let step = step_gradient(&student.effective(), &[micro_batch], &spec);
     let gradients = student.pull_back(step.gradients);
     assert_eq!(gradients.len(), 8);

@@ -1,9 +1,10 @@
 //! A capture of a random teacher: independent of its batches, and told from another teacher's.
 
-use alambic::cache::{Cache, Fingerprint, RowSupports, TokenHashes, Wanted};
+use alambic::cache::{Cache, Fingerprint, TokenHashes, Wanted};
 use alambic::data::TokenRows;
 use alambic::model::Decoder;
 use alambic::recipe::{Sampling, SupportPlan};
+use alambic::support::Supports;
 use alambic::teacher::{CaptureJob, Selection, capture, compare, supports};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -84,7 +85,7 @@ fn draws_do_not_depend_on_what_stands_beside_a_row() {
         let selection = Selection::of(&fingerprint);
         let all: Vec<&[u32]> = (0..6).map(|row_idx| rows.row(row_idx)).collect();
         let together = supports(&decoder, &all, &selection);
-        let alone: Vec<RowSupports> = all
+        let alone: Vec<Supports> = all
             .iter()
             .flat_map(|row| supports(&decoder, &[row], &selection))
             .collect();
@@ -93,9 +94,9 @@ fn draws_do_not_depend_on_what_stands_beside_a_row() {
         let mut reversed = supports(&decoder, &reversed, &selection);
         reversed.reverse();
         for (together, others) in together.iter().zip(alone.iter().zip(&reversed)) {
-            let ids = |row: &RowSupports| match row {
-                RowSupports::TopK(row) => (row.ids.clone(), Vec::new()),
-                RowSupports::Samples(row) => (row.ids.clone(), row.counts.clone()),
+            let ids = |row: &Supports| match row {
+                Supports::TopK(row) => (row.ids.clone(), Vec::new()),
+                Supports::Samples(row) => (row.ids.clone(), row.counts.clone()),
             };
             assert_eq!(ids(together), ids(others.0));
             assert_eq!(ids(together), ids(others.1));

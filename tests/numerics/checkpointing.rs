@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use alambic::data::TokenRows;
 use alambic::device::ReadBack;
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::tensors::to_vec;
-use alambic::train::gradient::{Activations, MicroBatch, StepGradient, step_gradient_with};
+use alambic::train::gradient::{ActivationMemory, MicroBatch, StepGradient, step_gradient_with};
 use alambic::train::row_targets;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -25,15 +25,12 @@ struct Inputs {
     counted: Vec<u32>,
 }
 
-fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> StepGradient {
-    let spec = LossSpec::of(Terms {
-        cross_entropy: 1.0,
-        ..Terms::ZERO
-    });
+fn gradient(decoder: &Decoder, rows: &TokenRows, activations: ActivationMemory) -> StepGradient {
+    let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     let micro_batches: Vec<MicroBatch<'_>> = (0..rows.num_rows())
         .map(|row| MicroBatch {
             inputs: vec![rows.inputs(row)],
-            targets: row_targets(rows, row, None, None).collect(),
+            targets: row_targets(rows, row, None).collect(),
         })
         .collect();
     let read_back = ReadBack::Free;
@@ -41,8 +38,8 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: Activations) -> St
 }
 
 pub(crate) fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
-    let kept = gradient(decoder, rows, Activations::Kept);
-    let recomputed = gradient(decoder, rows, Activations::Recomputed);
+    let kept = gradient(decoder, rows, ActivationMemory::Kept);
+    let recomputed = gradient(decoder, rows, ActivationMemory::Recomputed);
     assert_eq!(kept.sums.read(), recomputed.sums.read(), "{name}");
     let parameters = decoder.parameters();
     assert_eq!(kept.gradients.len(), parameters.len(), "{name}");

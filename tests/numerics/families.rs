@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use alambic::cache::RowSupports;
 use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
 use alambic::recipe::SupportPlan;
 use alambic::student::Kept;
+use alambic::support::Supports;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use serde::Deserialize;
@@ -165,7 +165,7 @@ fn what_a_capped_teacher_says_is_said_of_capped_logits() {
     };
     let row = [&ids[..], &[0]].concat(); // the last token is a label, not an input
     let said = supports(&teacher, &[&row], &selection);
-    let [RowSupports::TopK(supports)] = said.as_slice() else {
+    let [Supports::TopK(supports)] = said.as_slice() else {
         panic!("{said:?}");
     };
     let logits = logits(&teacher, &ids);

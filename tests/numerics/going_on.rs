@@ -8,12 +8,13 @@ use alambic::data::TokenRows;
 use alambic::model::DecoderConfig;
 use alambic::passes::prune::prune;
 use alambic::recipe::{
-    EarlyStopPlan, FitPlan, HandOn, HiddenPlan, LossWeights, PruneMethod, PrunePlan, Ramp,
-    RateSchedule, Scheduled, Shape, Zeros,
+    EarlyStopPlan, FitPlan, HandOn, LossWeights, PruneMethod, PrunePlan, Ramp, RateSchedule,
+    Scheduled, Shape, Term, Terms, Zeros,
 };
 use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
-use alambic::train::fit::{FitContext, FitError, fit};
+use alambic::train::FitError;
+use alambic::train::fit::{FitContext, fit};
 use alambic::train::read_metrics;
 use alambic::train::state::States;
 
@@ -38,12 +39,15 @@ fn busy_plan() -> FitPlan {
             decay_shape: Shape::OneMinusSqrt,
         },
         losses: LossWeights {
-            cross_entropy: Scheduled::Ramp(Ramp {
-                from: 0.2,
-                to: 1.0,
-                over: 9,
-                shape: Shape::Cosine,
-            }),
+            weights: Terms::default().with(
+                Term::CrossEntropy,
+                Scheduled::Ramp(Ramp {
+                    from: 0.2,
+                    to: 1.0,
+                    over: 9,
+                    shape: Shape::Cosine,
+                }),
+            ),
             ..fit_plan().losses
         },
         ema: Some(0.7),
@@ -99,14 +103,12 @@ fn projections_of_hidden_states_go_on_with_the_pass() {
         projections: Projection::init(&[[0, 0]], 16, 12, 3, &device()),
         ..pruned(&rows)
     };
-    let hidden_mse = HiddenPlan {
-        weight: Scheduled::Constant(0.5),
-        layers: None,
-    };
+    let losses = busy_plan().losses;
+    let half = Scheduled::Constant(0.5);
     let plan = FitPlan {
         losses: LossWeights {
-            hidden_mse,
-            ..busy_plan().losses
+            weights: losses.weights.with(Term::HiddenMse, half),
+            ..losses
         },
         ..busy_plan()
     };
@@ -216,8 +218,10 @@ fn a_measurement_that_a_signal_ended_is_made_by_the_next_run() {
         dir: dir.path(),
         made_by: "key",
         keep: 2,
+        has_masks: false,
+        has_scales: false,
     };
-    states.save(&student, &state).unwrap();
+    states.save(&state).unwrap();
     let stop = AtomicBool::new(true);
     let run = || fit(&plan, student.clone(), &context(dir.path(), &rows, &stop));
     assert!(matches!(run(), Err(FitError::Interrupted { step: 3, .. })));

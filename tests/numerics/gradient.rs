@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use alambic::cache::{RowSupports, TopKSupports};
 use alambic::data::TokenRows;
 use alambic::device::ReadBack::{self, Free, Stalls};
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
 use alambic::recipe::SupportPlan;
+use alambic::support::{LogSumExps, Supports, Temperature, TopKSupports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{
-    Activations, MicroBatch, StepGradient, step_gradient, step_gradient_with,
+    ActivationMemory, MicroBatch, StepGradient, step_gradient, step_gradient_with,
 };
 use alambic::train::row_targets;
 use proptest::prelude::*;
@@ -56,16 +56,19 @@ struct GradientCase {
 }
 
 impl GradientInputs {
-    fn supports(&self) -> Vec<RowSupports> {
+    fn supports(&self) -> Vec<Supports> {
         let per_row = self.sequence_length * self.top_k;
         let rows = self.ids.chunks(per_row).zip(self.log_probs.chunks(per_row));
         rows.zip(self.lse.chunks(self.sequence_length))
             .map(|((ids, log_probs), lse)| {
-                RowSupports::TopK(TopKSupports {
+                Supports::TopK(TopKSupports {
                     top_k: self.top_k,
                     ids: ids.to_vec(),
                     log_probs: log_probs.to_vec(),
-                    lse: vec![self.below_largest(log_probs, lse)],
+                    lse: vec![LogSumExps {
+                        temperature: f64::from(self.temperature),
+                        of_positions: self.below_largest(log_probs, lse),
+                    }],
                 })
             })
             .collect()
@@ -87,7 +90,7 @@ impl GradientInputs {
 fn micro_batches<'a>(
     rows: &'a TokenRows,
     row_idxs: &[usize],
-    supports: Option<&'a [RowSupports]>,
+    supports: Option<&'a [Supports]>,
     size: usize,
 ) -> Vec<MicroBatch<'a>> {
     row_idxs
@@ -96,7 +99,7 @@ fn micro_batches<'a>(
             inputs: row_idxs.iter().map(|&row| rows.inputs(row)).collect(),
             targets: row_idxs
                 .iter()
-                .flat_map(|&row| row_targets(rows, row, supports.map(|all| &all[row]), Some(0)))
+                .flat_map(|&row| row_targets(rows, row, supports.map(|all| &all[row])))
                 .collect(),
         })
         .collect()
@@ -109,7 +112,7 @@ fn gradient(
     spec: &LossSpec,
     read_back: ReadBack,
 ) -> StepGradient {
-    let kept = Activations::Kept;
+    let kept = ActivationMemory::Kept;
     step_gradient_with(decoder, micro_batches, spec, None, kept, read_back)
 }
 
@@ -124,8 +127,8 @@ fn assert_gradient_case(
     for (term, want) in &want.losses {
         let got = match term.as_str() {
             "total" => means.total,
-            "forward_kl" => means.terms.forward_kl,
-            "cross_entropy" => means.terms.cross_entropy,
+            "forward_kl" => means.terms[Term::ForwardKl],
+            "cross_entropy" => means.terms[Term::CrossEntropy],
             term => panic!("unknown term {term}"),
         };
         let allowed = tolerance.atol + tolerance.rtol * want.abs();
@@ -174,17 +177,14 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
         let supports = inputs.supports();
         let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, inputs.counted, 1);
 
-        let plain = LossSpec::of(Terms {
-            cross_entropy: 1.0,
-            ..Terms::ZERO
-        });
+        let plain = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
         let mix = LossSpec {
-            temperature: inputs.temperature,
-            ..LossSpec::of(Terms {
-                forward_kl: inputs.loss_weights.forward_kl,
-                cross_entropy: inputs.loss_weights.cross_entropy,
-                ..Terms::ZERO
-            })
+            temperature: Temperature::new(f64::from(inputs.temperature)),
+            ..LossSpec::of(
+                Terms::ZERO
+                    .with(Term::ForwardKl, inputs.loss_weights.forward_kl)
+                    .with(Term::CrossEntropy, inputs.loss_weights.cross_entropy),
+            )
         };
         for (size, read_back) in [(1, Free), (2, Free), (1, Stalls), (2, Stalls)] {
             let batches = micro_batches(&rows, &[0, 1], None, size);
@@ -242,12 +242,12 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     };
     let supports = supports(&teacher, &all, &selection);
     let spec = LossSpec {
-        temperature: 2.0,
-        ..LossSpec::of(Terms {
-            forward_kl: 0.7,
-            cross_entropy: 0.3,
-            ..Terms::ZERO
-        })
+        temperature: Temperature::new(2.0),
+        ..LossSpec::of(
+            Terms::ZERO
+                .with(Term::ForwardKl, 0.7)
+                .with(Term::CrossEntropy, 0.3),
+        )
     };
     let run = |row_idxs: &[usize], size| {
         step_gradient(
@@ -300,20 +300,11 @@ proptest! {
         let all: Vec<&[u32]> = (0..counted.len()).map(|row| rows.row(row)).collect();
         let selection = Selection { support: SupportPlan::TopK(top_k), temperatures: &[2.0] };
         let supports = supports(&teacher, &all, &selection);
-        let spec = LossSpec {
-            temperature: 2.0,
-            label_smoothing: 0.1,
-            ..LossSpec::of(Terms {
-                forward_kl: 0.4,
-                reverse_kl: 0.1,
-                jsd: 0.5,
-                skew_forward_kl: 0.2,
-                skew_reverse_kl: 0.3,
-                tvd: 0.1,
-                cross_entropy: 0.3,
-                ..Terms::ZERO
-            })
+        let mut spec = LossSpec {
+            temperature: Temperature::new(2.0),
+            ..LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 0.4).with(Term::ReverseKl, 0.1).with(Term::Jsd, 0.5).with(Term::SkewForwardKl, 0.2).with(Term::SkewReverseKl, 0.3).with(Term::Tvd, 0.1).with(Term::CrossEntropy, 0.3))
         };
+        spec.shapes[Term::CrossEntropy] = 0.1;
         let run = |row_idxs: &[usize], size, read_back| {
             let batches = micro_batches(&rows, row_idxs, Some(&supports), size);
             gradient(&decoder, &batches, &spec, read_back)
@@ -335,10 +326,7 @@ proptest! {
 fn a_step_that_counts_no_position_has_no_loss_and_no_gradient() {
     let decoder = random_decoder(config(), 1);
     let rows = random_rows(16, &[0, 0], 3);
-    let spec = LossSpec::of(Terms {
-        cross_entropy: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     for read_back in [Free, Stalls] {
         let got = gradient(
             &decoder,

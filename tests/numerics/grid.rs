@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 
 use alambic::checkpoint::Checkpoint;
-use alambic::model::grid::{Grid, Levels, Quantized};
+use alambic::kernels::grid::{Grid, Levels, Quantized};
 use alambic::model::{ParameterKind, parameter_specs};
 use burn::tensor::{Tensor, TensorData};
 use half::bf16;

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use alambic::data::TokenRows;
 use alambic::device::ReadBack;
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig, LayerType};
 use alambic::student::Projection;
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{
-    Activations, HiddenMatch, MicroBatch, StepGradient, step_gradient_with,
+    ActivationMemory, HiddenMatch, MicroBatch, StepGradient, step_gradient_with,
 };
 use alambic::train::row_targets;
 use proptest::prelude::*;
@@ -52,18 +52,18 @@ fn micro_batches<'a>(rows: &'a TokenRows, row_idxs: &[usize], size: usize) -> Ve
         inputs: row_idxs.iter().map(|&row| rows.inputs(row)).collect(),
         targets: row_idxs
             .iter()
-            .flat_map(|&row| row_targets(rows, row, None, None))
+            .flat_map(|&row| row_targets(rows, row, None))
             .collect(),
     };
     batches.map(batch).collect()
 }
 
 fn spec(cross_entropy: f64, hidden_mse: f64) -> LossSpec {
-    LossSpec::of(Terms {
-        cross_entropy,
-        hidden_mse,
-        ..Terms::ZERO
-    })
+    LossSpec::of(
+        Terms::ZERO
+            .with(Term::CrossEntropy, cross_entropy)
+            .with(Term::HiddenMse, hidden_mse),
+    )
 }
 
 fn assert_case(
@@ -76,8 +76,8 @@ fn assert_case(
     let means = got.sums.read().means();
     for (term, got) in [
         ("total", means.total),
-        ("cross_entropy", means.terms.cross_entropy),
-        ("hidden_mse", means.terms.hidden_mse),
+        ("cross_entropy", means.terms[Term::CrossEntropy]),
+        ("hidden_mse", means.terms[Term::HiddenMse]),
     ] {
         let gap = (got - want.losses[term]).abs();
         assert!(
@@ -131,11 +131,11 @@ fn the_loss_and_the_gradient_of_every_parameter_and_projection_equal_torch() {
             projections: &projections,
         };
         for (size, activations, read_back) in [
-            (1, Activations::Kept, ReadBack::Free),
-            (2, Activations::Kept, ReadBack::Free),
-            (2, Activations::Recomputed, ReadBack::Free),
-            (1, Activations::Kept, ReadBack::Stalls),
-            (2, Activations::Recomputed, ReadBack::Stalls),
+            (1, ActivationMemory::Kept, ReadBack::Free),
+            (2, ActivationMemory::Kept, ReadBack::Free),
+            (2, ActivationMemory::Recomputed, ReadBack::Free),
+            (1, ActivationMemory::Kept, ReadBack::Stalls),
+            (2, ActivationMemory::Recomputed, ReadBack::Stalls),
         ] {
             let name = format!("{case}, {size} rows at once, {activations:?}, {read_back:?}");
             let got = step_gradient_with(
@@ -200,7 +200,7 @@ proptest! {
         num_batches in prop::sample::select(vec![1, 2, 4]),
         order in any::<prop::sample::Index>(),
         hidden_size in prop::sample::select(vec![12, 16]),
-        activations in prop::sample::select(vec![Activations::Kept, Activations::Recomputed]),
+        activations in prop::sample::select(vec![ActivationMemory::Kept, ActivationMemory::Recomputed]),
     ) {
         let student = random_decoder(sized(2, 16), seed);
         let teacher = random_decoder(sized(3, hidden_size), seed + 1000);
@@ -217,8 +217,8 @@ proptest! {
             step_gradient_with(&student, &batches, &spec(0.3, 0.7), Some(hidden), activations, read_back)
         };
         let mut row_idxs: Vec<usize> = (0..num_rows).collect();
-        let whole = run(&row_idxs, num_rows, Activations::Kept, ReadBack::Free);
-        prop_assert!(whole.sums.read().terms.hidden_mse > 0.0);
+        let whole = run(&row_idxs, num_rows, ActivationMemory::Kept, ReadBack::Free);
+        prop_assert!(whole.sums.read().terms[Term::HiddenMse] > 0.0);
         row_idxs.extend(num_rows..counted.len());
         row_idxs.reverse();
         row_idxs.rotate_left(order.index(counted.len()));
@@ -242,7 +242,7 @@ fn what_follows_the_last_counted_position_does_not_reach_the_distance() {
     };
     let run = |rows: &TokenRows| {
         let batches = micro_batches(rows, &[0, 1], 2);
-        let kept = Activations::Kept;
+        let kept = ActivationMemory::Kept;
         step_gradient_with(
             &student,
             &batches,
@@ -278,7 +278,7 @@ fn a_student_at_its_teacher_has_no_distance_and_a_weight_of_0_no_gradient() {
             projections: &[],
         };
         let batches = micro_batches(&rows, &[0, 1], 1); // as the teacher runs, to the bit
-        let kept = Activations::Kept;
+        let kept = ActivationMemory::Kept;
         step_gradient_with(
             &student,
             &batches,
@@ -291,11 +291,14 @@ fn a_student_at_its_teacher_has_no_distance_and_a_weight_of_0_no_gradient() {
     for (teacher, weight) in [(&student, 1.0), (&other, 0.0)] {
         let got = run(teacher, weight);
         assert_eq!(
-            (got.sums.read().total, got.sums.read().terms.hidden_mse),
+            (
+                got.sums.read().total,
+                got.sums.read().terms[Term::HiddenMse]
+            ),
             (0.0, 0.0)
         );
         let is_zero = |gradient| to_vec(gradient).iter().all(|value| *value == 0.0);
         assert!(got.gradients.iter().all(is_zero));
     }
-    assert!(run(&other, 1.0).sums.read().terms.hidden_mse > 1.0);
+    assert!(run(&other, 1.0).sums.read().terms[Term::HiddenMse] > 1.0);
 }

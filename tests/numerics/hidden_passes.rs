@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::passes::apply;
 use alambic::recipe::{
-    AdapterPlan, FitPlan, HiddenPlan, LossWeights, PassPlan, Ramp, Scheduled, Shape,
+    AdapterPlan, FitPlan, LossWeights, PassPlan, Ramp, Scheduled, Shape, Term, Terms,
 };
 use alambic::student::Student;
 use alambic::tensors::to_vec;
@@ -20,8 +20,10 @@ fn pulling(weight: Scheduled, layers: Option<Vec<[usize; 2]>>) -> FitPlan {
     FitPlan {
         steps: 40,
         losses: LossWeights {
-            cross_entropy: Scheduled::Constant(0.1),
-            hidden_mse: HiddenPlan { weight, layers },
+            weights: Terms::default()
+                .with(Term::CrossEntropy, Scheduled::Constant(0.1))
+                .with(Term::HiddenMse, weight),
+            hidden_layers: layers,
             ..LossWeights::default()
         },
         ema: Some(0.5),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::sync::atomic::AtomicBool;
 
-use alambic::model::grid::{Grid, Levels, Scaling};
+use alambic::kernels::grid::{Grid, Levels, Scaling};
 use alambic::model::{DecoderConfig, LayerType};
 use alambic::passes::apply;
 use alambic::recipe::{

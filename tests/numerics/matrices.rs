@@ -9,7 +9,7 @@ use alambic::checkpoint::Checkpoint;
 use alambic::data::TokenRows;
 use alambic::export::ExportError;
 use alambic::gguf::{GgufFile, TensorType};
-use alambic::model::grid::Grid;
+use alambic::kernels::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, Part, Scheme, WeightId};
 use alambic::passes::apply;
 use alambic::recipe::{

@@ -8,8 +8,9 @@ use alambic::device::ReadBack;
 use alambic::recipe::FitPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::fit::{FitContext, FitError, fit_with};
-use alambic::train::state::{self, States};
+use alambic::train::FitError;
+use alambic::train::fit::{FitContext, fit_with};
+use alambic::train::state::{self, States, Training};
 
 use super::tiny::{config, fit_plan, random_decoder, random_rows, state_after, tensor};
 
@@ -61,6 +62,8 @@ fn states(dir: &Path) -> States<'_> {
         dir,
         made_by: "key",
         keep: 1,
+        has_masks: false,
+        has_scales: false,
     }
 }
 
@@ -108,7 +111,7 @@ fn a_nan_met_after_resuming_leaves_the_saved_state_as_it_was() {
     let dir = tempfile::tempdir().unwrap();
     let student = spoilt("lm_head.weight");
     let state = state_after(3, &student);
-    states(dir.path()).save(&student, &state).unwrap();
+    states(dir.path()).save(&state).unwrap();
     let path = state::newest(dir.path()).unwrap();
     let before = fs::read(&path).unwrap();
 
@@ -141,7 +144,9 @@ fn training_that_diverges_stops_at_the_step_after_the_last_saved_state() {
         message.contains(&format!("at step {step} of pass 01-distill")),
         "{message}"
     );
-    let saved = states(dir.path()).load(&student, false).unwrap();
+    let saved = states(dir.path())
+        .load(&Training::new(student, false))
+        .unwrap();
     assert_eq!(saved.unwrap().optimizer.num_updates, step, "{message}");
     assert!(step >= 1);
 }
@@ -196,14 +201,17 @@ fn no_state_and_no_measurement_follows_a_step_that_nobody_looked_at_yet() {
             keep: 100,
             ..states(dir.path())
         }
-        .load(&student, false)
+        .load(&Training::new(student.clone(), false))
         .unwrap();
         let num_updates = saved
             .as_ref()
             .map_or(0, |state| state.optimizer.num_updates);
         assert!(num_updates <= step, "{message}: saved after {num_updates}");
-        for weight in saved.iter().flat_map(|state| &state.weights) {
-            assert!(to_vec(weight).iter().all(|weight| weight.is_finite()));
+        for weight in saved
+            .iter()
+            .flat_map(|saved| saved.student.trained_matrices())
+        {
+            assert!(to_vec(&weight).iter().all(|weight| weight.is_finite()));
         }
         assert_eq!(message.contains("is intact"), num_updates > 0, "{message}");
     }

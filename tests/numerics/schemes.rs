@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use alambic::model::grid::{Grid, Levels};
+use alambic::kernels::grid::{Grid, Levels};
 use alambic::model::{DecoderConfig, LayerType, ParameterKind, Scheme, Schemes, parameter_specs};
 use alambic::passes::quantize::schemes;
 use alambic::recipe::{

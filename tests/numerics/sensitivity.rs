@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::model::grid::Grid;
+use alambic::kernels::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, LayerType, ids_tensor};
 use alambic::passes::{Choice, Part, Sensitivity, WIDTHS, apply};
 use alambic::recipe::{

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::Calibration;
-use alambic::loss::{LossSpec, Terms};
+use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{DecoderConfig, LayerType, Site, parameter_specs};
 use alambic::passes::apply;
 use alambic::pruning::input_squares;
@@ -43,13 +43,10 @@ fn loss_and_gradient(student: &Student) -> StepGradient {
         inputs: vec![rows.inputs(0), rows.inputs(1)],
         targets: [0, 1]
             .into_iter()
-            .flat_map(|row_idx| row_targets(&rows, row_idx, None, None))
+            .flat_map(|row_idx| row_targets(&rows, row_idx, None))
             .collect(),
     };
-    let spec = LossSpec::of(Terms {
-        cross_entropy: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
     step_gradient(&student.effective(), &[micro_batch], &spec)
 }
 

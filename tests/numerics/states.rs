@@ -1,6 +1,5 @@
 //! Training states: what they hold, which are kept, and which are refused.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +9,7 @@ use alambic::student::Student;
 use alambic::tensors::{self, to_vec};
 use alambic::train::Validation;
 use alambic::train::optim::AdamW;
-use alambic::train::state::{State, StateError, States};
+use alambic::train::state::{StateError, States, Training};
 use burn::tensor::Tensor;
 use serde_json::{Value, json};
 
@@ -21,6 +20,8 @@ fn states(dir: &Path) -> States<'_> {
         dir,
         made_by: "key",
         keep: 2,
+        has_masks: false,
+        has_scales: false,
     }
 }
 
@@ -34,12 +35,17 @@ fn bits_of(weights: &[Tensor<2>]) -> Vec<Vec<u32>> {
     weights.iter().map(of).collect()
 }
 
-fn save(dir: &Path, state: &State) {
-    states(dir).save(&student(1), state).unwrap();
+/// Before the first step.
+fn given(average: bool) -> Training {
+    Training::new(student(1), average)
+}
+
+fn save(dir: &Path, training: &Training) {
+    states(dir).save(training).unwrap();
 }
 
 /// A state after so many updates, with other numbers for each.
-fn state(num_updates: usize) -> State {
+fn state(num_updates: usize) -> Training {
     let decoder = random_decoder(config(), num_updates as u64);
     let mut optimizer = AdamW::new(&student(100).trained());
     for (moments, (_, weight)) in optimizer.moments.iter_mut().zip(decoder.parameters()) {
@@ -49,12 +55,10 @@ fn state(num_updates: usize) -> State {
     optimizer.num_updates = num_updates;
     let mut validation = Validation::default();
     validation.note(num_updates, 1.0 / num_updates as f64, None);
-    State {
-        weights: Student::new(decoder).trained_matrices(),
+    Training {
+        student: Student::new(decoder),
         optimizer,
         average: Some(student(1000 + num_updates as u64).trained_matrices()),
-        masks: BTreeMap::new(),
-        scales: BTreeMap::new(),
         validation,
     }
 }
@@ -84,9 +88,12 @@ fn a_state_comes_back_bit_for_bit_with_all_its_parts() {
     let dir = tempfile::tempdir().unwrap();
     let saved = state(7);
     save(dir.path(), &saved);
-    let like = student(1);
-    let loaded = states(dir.path()).load(&like, true).unwrap().unwrap();
-    assert_eq!(bits_of(&loaded.weights), bits_of(&saved.weights));
+    let loaded = states(dir.path()).load(&given(true)).unwrap().unwrap();
+    let students = (&loaded.student, &saved.student);
+    assert_eq!(
+        bits_of(&students.0.trained_matrices()),
+        bits_of(&students.1.trained_matrices())
+    );
     let averages = (loaded.average.unwrap(), saved.average.unwrap());
     assert_eq!(bits_of(&averages.0), bits_of(&averages.1));
     assert_eq!(loaded.optimizer.num_updates, 7);
@@ -102,14 +109,14 @@ fn a_state_comes_back_bit_for_bit_with_all_its_parts() {
     }
     assert!(
         states(dir.path())
-            .load(&like, false)
+            .load(&given(false))
             .unwrap()
             .unwrap()
             .average
             .is_none()
     );
     let empty = tempfile::tempdir().unwrap();
-    assert!(states(empty.path()).load(&like, true).unwrap().is_none());
+    assert!(states(empty.path()).load(&given(true)).unwrap().is_none());
 }
 
 #[test]
@@ -135,7 +142,10 @@ fn best_weights_stay_as_long_as_a_kept_state_may_name_them() {
     let dir = tempfile::tempdir().unwrap();
     let states = states(dir.path());
     let weights = |step: usize| student(step as u64).trained_matrices();
-    let best = |step: usize| states.save_best(step, &student(1), &weights(step));
+    let best = |step: usize| {
+        let training = Training::new(student(step as u64), false);
+        states.save_best(step, &training)
+    };
     let kept = |want: &[usize]| {
         let mut names = names(dir.path());
         names.retain(|name| name.starts_with("best-"));
@@ -158,22 +168,25 @@ fn best_weights_stay_as_long_as_a_kept_state_may_name_them() {
     assert_eq!(bits_of(&found), bits_of(&weights(10)));
     // A state names the best at its step or before: a later one has yet to be measured again.
     best(20).unwrap();
-    states.load(&student(1), true).unwrap();
+    states.load(&given(true)).unwrap();
     kept(&[10]);
 }
 
 #[test]
 fn a_damaged_newest_state_gives_way_to_the_one_before_it() {
     let dir = tempfile::tempdir().unwrap();
-    let like = student(1);
-    let loaded = || states(dir.path()).load(&like, true);
+    let loaded = || states(dir.path()).load(&given(true));
     for step in [4, 8] {
         save(dir.path(), &state(step));
     }
     damage(&path(dir.path(), 8));
     let found = loaded().unwrap().unwrap();
     assert_eq!(found.optimizer.num_updates, 4);
-    assert_eq!(bits_of(&found.weights), bits_of(&state(4).weights));
+    let students = (found.student, state(4).student);
+    assert_eq!(
+        bits_of(&students.0.trained_matrices()),
+        bits_of(&students.1.trained_matrices())
+    );
     damage(&path(dir.path(), 4));
     let told = loaded().unwrap_err().to_string();
     assert!(told.contains("state-0000000008.safetensors: "), "{told}");
@@ -196,7 +209,7 @@ fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out()
     let dir = dir.path();
     let refused = |like: DecoderConfig, needles: &[&str]| {
         let error = states(dir)
-            .load(&Student::new(random_decoder(like, 1)), true)
+            .load(&Training::new(Student::new(random_decoder(like, 1)), true))
             .unwrap_err();
         let told = format!("{error}\n{}", error.help().unwrap());
         for needle in needles {
@@ -237,7 +250,7 @@ fn the_one_state_file_of_the_first_version_is_refused_and_not_passed_over() {
     let dir = tempfile::tempdir().unwrap();
     let old = dir.path().join("state.safetensors");
     tensors::save(&old, &[], &40_usize).unwrap();
-    let error = states(dir.path()).load(&student(1), false);
+    let error = states(dir.path()).load(&given(false));
     assert!(matches!(
         error,
         Err(StateError::Version { found: 1, path }) if path == old

@@ -9,14 +9,12 @@ use alambic::data::TokenRows;
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
 use alambic::recipe::{
-    FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan, TemperaturePlan,
+    FitPlan, HandOn, LossWeights, RateSchedule, TailPlan, TemperaturePlan, Term,
 };
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::Validation;
 use alambic::train::fit::FitContext;
-use alambic::train::optim::AdamW;
-use alambic::train::state::State;
+use alambic::train::state::Training;
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {
@@ -130,17 +128,10 @@ pub(crate) fn context<'a>(
 }
 
 /// The state of a pass that made so many updates and changed nothing.
-pub(crate) fn state_after(num_updates: usize, student: &Student) -> State {
-    let mut optimizer = AdamW::new(&student.trained());
-    optimizer.num_updates = num_updates;
-    State {
-        weights: student.trained_matrices(),
-        optimizer,
-        average: None,
-        masks: BTreeMap::new(),
-        scales: BTreeMap::new(),
-        validation: Validation::default(),
-    }
+pub(crate) fn state_after(num_updates: usize, student: &Student) -> Training {
+    let mut training = Training::new(student.clone(), false);
+    training.optimizer.num_updates = num_updates;
+    training
 }
 
 /// Five steps of four rows of 16 positions on cross-entropy, at a rate that moves every weight.
@@ -160,10 +151,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         epsilon: 1e-8,
         max_grad_norm: 1.0,
         temperature: TemperaturePlan::Constant(1.0),
-        losses: LossWeights {
-            cross_entropy: Scheduled::Constant(1.0),
-            ..LossWeights::default()
-        },
+        losses: LossWeights::only(Term::CrossEntropy),
         tail: TailPlan::Bucket,
         ema: None,
         evaluate_every: None,

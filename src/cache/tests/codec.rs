@@ -1,13 +1,21 @@
 //! The entropy coder against itself, against the entropy, and against garbage.
 
 use super::super::quantize::{RowCodes, dequantize, quantize};
-use super::super::stream::Fields;
+use super::super::stream::StreamFields;
 use super::super::tables::Tables;
 use super::*;
 
+/// Of five ids at temperature 1 alone.
+fn at_one() -> Fingerprint {
+    Fingerprint {
+        temperatures: vec![1.0],
+        ..fingerprint()
+    }
+}
+
 fn codes(of: &Fingerprint, num_rows: usize) -> Vec<RowCodes> {
     let rows = (0..num_rows).map(|row_idx| supports(row_idx, of));
-    rows.map(|row| quantize(&row, &of.temperatures)).collect()
+    rows.map(|row| quantize(&row)).collect()
 }
 
 fn measured(of: &Fingerprint, rows: &[RowCodes]) -> (Tables, Vec<Vec<u8>>) {
@@ -33,8 +41,8 @@ fn every_row_of_a_shard_comes_back_from_its_stream_alone() {
 fn what_came_back_is_stored_as_the_same_numbers() {
     for of in [fingerprint(), sampled()] {
         for row in codes(&of, 10) {
-            let back = dequantize(row.clone(), of.most_entries(), &of.temperatures);
-            assert_eq!(quantize(&back, &of.temperatures), row);
+            let back = dequantize(row.clone(), &of);
+            assert_eq!(quantize(&back), row);
         }
     }
 }
@@ -44,16 +52,15 @@ fn the_likeliest_ids_keep_the_mass_that_was_captured() {
     let of = fingerprint();
     for row_idx in 0..10 {
         let want = top_k_supports(row_idx, &of, 5);
-        let codes = quantize(&RowSupports::TopK(want.clone()), &of.temperatures);
-        let RowSupports::TopK(got) = dequantize(codes, 5, &of.temperatures) else {
+        let codes = quantize(&Supports::TopK(want.clone()));
+        let Supports::TopK(got) = dequantize(codes, &of) else {
             panic!("the likeliest ids");
         };
-        for (place, temperature) in of.temperatures.iter().enumerate() {
-            for position in 0..of.sequence_length {
-                let mass =
-                    |row: &TopKSupports| row.mass(position, *temperature, row.lse[place][position]);
+        for temperature in &of.temperatures {
+            for (got, want) in got.positions().zip(want.positions()) {
                 let log_odds = |mass: f64| (1.0 - mass).ln() - mass.ln();
-                let difference = log_odds(mass(&got)) - log_odds(mass(&want));
+                let difference =
+                    log_odds(got.mass(*temperature)) - log_odds(want.mass(*temperature));
                 assert!(
                     difference.abs() <= 1.0 / 32.0 + 1e-4,
                     "{difference} at {temperature}"
@@ -72,14 +79,13 @@ fn what_comes_back_is_a_distribution_at_every_temperature() {
     };
     for row_idx in 0..10 {
         let want = top_k_supports(row_idx, &of, 5);
-        let codes = quantize(&RowSupports::TopK(want.clone()), &of.temperatures);
-        let RowSupports::TopK(back) = dequantize(codes, 5, &of.temperatures) else {
+        let codes = quantize(&Supports::TopK(want.clone()));
+        let Supports::TopK(back) = dequantize(codes, &of) else {
             panic!("the likeliest ids");
         };
-        for (place, &temperature) in of.temperatures.iter().enumerate() {
-            for position in 0..of.sequence_length {
-                let masses = [&back, &want]
-                    .map(|row| row.mass(position, temperature, row.lse[place][position]));
+        for &temperature in &of.temperatures {
+            for (back, want) in back.positions().zip(want.positions()) {
+                let masses = [back, want].map(|support| support.mass(temperature));
                 assert!(masses[0] <= 1.0 + 1e-6, "{masses:?} at {temperature}");
                 let difference = (masses[0] - masses[1]).abs();
                 let bound = f64::from(MASS_ERROR_BOUND);
@@ -91,6 +97,7 @@ fn what_comes_back_is_a_distribution_at_every_temperature() {
 
 #[test]
 fn the_likeliest_id_stays_the_likeliest_however_near_others_are() {
+    let at_one = at_one();
     for (log_probs, top) in [
         ([-1.2_f32, -1.19, -1.191, -1.25, -3.0], 1),
         ([-1.5, -1.5, -1.5, -1.5, -1.5], 0),
@@ -100,10 +107,13 @@ fn the_likeliest_id_stays_the_likeliest_however_near_others_are() {
             top_k: 5,
             ids: vec![3, 4, 5, 6, 9],
             log_probs: log_probs.to_vec(),
-            lse: vec![vec![0.0]],
+            lse: vec![LogSumExps {
+                temperature: 1.0,
+                of_positions: vec![0.0],
+            }],
         };
-        let codes = quantize(&RowSupports::TopK(row), &[1.0]);
-        let RowSupports::TopK(back) = dequantize(codes, 5, &[1.0]) else {
+        let codes = quantize(&Supports::TopK(row));
+        let Supports::TopK(back) = dequantize(codes, &at_one) else {
             panic!("the likeliest ids");
         };
         let others = back
@@ -126,8 +136,8 @@ fn rounding_costs_less_than_a_thousandth_of_a_nat() {
     let (mut kl, mut positions) = (0.0, 0.0);
     for row_idx in 0..10 {
         let want = top_k_supports(row_idx, &of, 32);
-        let codes = quantize(&RowSupports::TopK(want.clone()), &of.temperatures);
-        let RowSupports::TopK(got) = dequantize(codes, 32, &of.temperatures) else {
+        let codes = quantize(&Supports::TopK(want.clone()));
+        let Supports::TopK(got) = dequantize(codes, &of) else {
             panic!("the likeliest ids");
         };
         for (got, want) in got.log_probs.chunks(32).zip(want.log_probs.chunks(32)) {
@@ -164,21 +174,17 @@ fn streams_are_as_long_as_the_entropy_of_their_contexts() {
         let rows = codes(&of, 6);
         let (_, streams) = measured(&of, &rows);
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
-        let ids = |row: &RowCodes| match row {
-            RowCodes::TopK(codes) => codes.ids.clone(),
-            RowCodes::Samples(codes) => codes.ids.clone(),
-        };
-        for id in rows.iter().flat_map(&ids) {
-            *counts.entry(id).or_default() += 1;
+        for id in rows.iter().flat_map(|row| &row.ids) {
+            *counts.entry(*id).or_default() += 1;
         }
         let mut by_rank: Vec<u32> = counts.keys().copied().collect();
         by_rank.sort_by_key(|id| (std::cmp::Reverse(counts[id].ilog2()), *id));
         let ranks: BTreeMap<u32, u32> = by_rank.into_iter().zip(0..).collect();
-        let fields = Fields::of(&of);
+        let fields = StreamFields::of(&of);
         let mut symbols: BTreeMap<usize, BTreeMap<u32, f64>> = BTreeMap::new();
         let mut raw_bits = 0;
         for row in &rows {
-            let ranks: Vec<u32> = ids(row).iter().map(|id| ranks[id]).collect();
+            let ranks: Vec<u32> = row.ids.iter().map(|id| ranks[id]).collect();
             fields.walk(row, &ranks, &mut |coded| {
                 *symbols
                     .entry(coded.table)
@@ -219,16 +225,16 @@ fn the_largest_numbers_come_back() {
         ..sampled()
     };
     let last = (1 << 17) - 1;
-    let row = RowSupports::Samples(SampledSupports {
+    let row = Supports::Samples(SampledSupports {
         num_ids: vec![1, 3],
         ids: vec![last, 0, 1, last],
         counts: vec![1 << 16, 1, (1 << 16) - 3, 2],
         entropies: vec![0.0, 11.0],
     });
-    let rows = [quantize(&row, &of.temperatures)];
+    let rows = [quantize(&row)];
     let (tables, streams) = measured(&of, &rows);
     assert_eq!(tables.decode(&streams[0]).as_ref(), Some(&rows[0]));
-    assert_eq!(dequantize(rows[0].clone(), 0, &of.temperatures), row);
+    assert_eq!(dequantize(rows[0].clone(), &of), row);
 }
 
 proptest! {
@@ -244,8 +250,8 @@ proptest! {
         // What is noticed is refused; the rest is a row of the right shape.
         match tables.decode(&streams[0]) {
             None => {}
-            Some(RowCodes::TopK(codes)) => prop_assert_eq!(codes.ids.len(), 80),
-            Some(RowCodes::Samples(codes)) => prop_assert_eq!(codes.num_ids.len(), 16),
+            Some(codes) if is_sampled => prop_assert_eq!(codes.num_ids.len(), 16),
+            Some(codes) => prop_assert_eq!(codes.ids.len(), 80),
         }
     }
 
@@ -274,9 +280,10 @@ proptest! {
     fn a_log_probability_comes_back_within_the_bound(log_odds in prop::collection::vec(-30.0f32..0.0, 5), tail in 0.0f64..0.9) {
         let norm = log_odds.iter().map(|l| f64::from(*l).exp()).sum::<f64>().ln() - (1.0 - tail).ln();
         let log_probs: Vec<f32> = log_odds.iter().map(|l| to_f32(f64::from(*l) - norm)).collect();
-        let row = TopKSupports { top_k: 5, ids: vec![0, 1, 2, 3, 4], log_probs, lse: vec![vec![0.0]] };
-        let codes = quantize(&RowSupports::TopK(row.clone()), &[1.0]);
-        let RowSupports::TopK(back) = dequantize(codes, 5, &[1.0]) else {
+        let at_one = at_one();
+        let row = TopKSupports { top_k: 5, ids: vec![0, 1, 2, 3, 4], log_probs, lse: vec![LogSumExps { temperature: 1.0, of_positions: vec![0.0] }] };
+        let codes = quantize(&Supports::TopK(row.clone()));
+        let Supports::TopK(back) = dequantize(codes, &at_one) else {
             panic!("the likeliest ids");
         };
         assert_top_k_close(&back, &row);

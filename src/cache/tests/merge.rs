@@ -8,7 +8,7 @@ use super::*;
 use crate::cache::merge::shards_in_order;
 use crate::files::write_atomically;
 
-fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> CacheWriter {
+fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: CachePart) -> CacheWriter {
     let tokens = hashes(of, num_rows);
     let wanted = Wanted {
         fingerprint: of,
@@ -17,7 +17,7 @@ fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> Cac
     CacheWriter::open(dir, wanted, ROWS_PER_SHARD, Some(part)).unwrap()
 }
 
-fn build_part(dir: &Path, of: &Fingerprint, num_rows: usize, part: Part) -> Vec<usize> {
+fn build_part(dir: &Path, of: &Fingerprint, num_rows: usize, part: CachePart) -> Vec<usize> {
     let mut writer = part_writer(dir, of, num_rows, part);
     let captured = capture(&mut writer, of, usize::MAX);
     writer.finish().unwrap();
@@ -31,7 +31,7 @@ fn parts(of: usize) -> Vec<TempDir> {
             dir.path(),
             &fingerprint(),
             NUM_ROWS,
-            Part {
+            CachePart {
                 part: place + 1,
                 of,
             },
@@ -71,7 +71,7 @@ fn merged_parts_have_the_bytes_of_one_capture() {
 #[test]
 fn a_part_has_its_own_rows_resumes_and_is_verified_but_not_trained_on() {
     let dir = tempdir().unwrap();
-    let part = Part { part: 2, of: 2 };
+    let part = CachePart { part: 2, of: 2 };
     let mut writer = part_writer(dir.path(), &fingerprint(), NUM_ROWS, part);
     assert_eq!(writer.missing_rows(), [4, 5, 6, 7]);
     capture(&mut writer, &fingerprint(), 2);
@@ -101,9 +101,10 @@ fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
     let (two, three) = (parts(2), parts(3));
     let (two, three) = (paths(&two), paths(&three));
     let others = tempdir().unwrap();
-    build_part(others.path(), &sampled(), NUM_ROWS, Part { part: 2, of: 2 });
+    let last = CachePart { part: 2, of: 2 };
+    build_part(others.path(), &sampled(), NUM_ROWS, last);
     let shorter = tempdir().unwrap();
-    build_part(shorter.path(), &fingerprint(), 9, Part { part: 2, of: 2 });
+    build_part(shorter.path(), &fingerprint(), 9, last);
     let whole = tempdir().unwrap();
     build(whole.path(), &fingerprint());
     let path = |dir: &TempDir| dir.path().to_path_buf();
@@ -161,7 +162,7 @@ fn a_part_of_a_larger_cache_is_neither_cut_short_nor_left_unreadable() {
     // The first part has rows 0 to 3, 8 and 9, the second 4 to 7.
     for (part, num_rows) in [(1, 2), (1, 4), (1, 6), (1, 9), (2, 4), (2, 7)] {
         let dir = tempdir().unwrap();
-        let part = Part { part, of: 2 };
+        let part = CachePart { part, of: 2 };
         build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
         let before = contents(dir.path());
         let tokens = hashes(&fingerprint(), num_rows);
@@ -183,7 +184,7 @@ fn a_part_of_a_larger_cache_is_neither_cut_short_nor_left_unreadable() {
 #[test]
 fn a_part_that_grew_has_the_bytes_of_one_captured_at_once() {
     for part in [1, 2] {
-        let part = Part { part, of: 2 };
+        let part = CachePart { part, of: 2 };
         let (whole, dir) = (tempdir().unwrap(), tempdir().unwrap());
         build_part(whole.path(), &fingerprint(), NUM_ROWS, part);
         build_part(dir.path(), &fingerprint(), 6, part);
@@ -199,7 +200,7 @@ fn shards_stay_in_order_when_their_numbers_get_longer() {
         fingerprint: fingerprint(),
         rows_per_shard: 1,
         num_rows,
-        part: Some(Part { part, of: 2 }),
+        part: Some(CachePart { part, of: 2 }),
         shards: (part - 1..num_rows)
             .step_by(2)
             .map(|shard_idx| ShardRecord {
@@ -223,7 +224,7 @@ fn shards_stay_in_order_when_their_numbers_get_longer() {
 #[test]
 fn of_many_missing_parts_a_few_are_named() {
     let dir = tempdir().unwrap();
-    let part = Part { part: 2, of: 1000 };
+    let part = CachePart { part: 2, of: 1000 };
     build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
     let error = merge(&[dir.path().to_path_buf()], Path::new("nowhere")).unwrap_err();
     assert_eq!(

@@ -17,6 +17,7 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::recipe::{Sampling, SupportPlan};
+use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;
 
@@ -69,11 +70,11 @@ fn sampled() -> Fingerprint {
 }
 
 /// Supports of a made-up teacher.
-fn supports(row_idx: usize, of: &Fingerprint) -> RowSupports {
+fn supports(row_idx: usize, of: &Fingerprint) -> Supports {
     match of.support {
-        SupportPlan::TopK(top_k) => RowSupports::TopK(top_k_supports(row_idx, of, top_k)),
+        SupportPlan::TopK(top_k) => Supports::TopK(top_k_supports(row_idx, of, top_k)),
         SupportPlan::Samples { num_draws, .. } => {
-            RowSupports::Samples(sampled_supports(row_idx, of, num_draws))
+            Supports::Samples(sampled_supports(row_idx, of, num_draws))
         }
     }
 }
@@ -97,7 +98,14 @@ fn top_k_supports(row_idx: usize, of: &Fingerprint, top_k: usize) -> TopKSupport
         top_k,
         ids: Vec::new(),
         log_probs: Vec::new(),
-        lse: vec![Vec::new(); of.temperatures.len()],
+        lse: of
+            .temperatures
+            .iter()
+            .map(|&temperature| LogSumExps {
+                temperature,
+                of_positions: Vec::new(),
+            })
+            .collect(),
     };
     for log_probs in teacher(row_idx, of) {
         let mut ids: Vec<usize> = (0..of.vocab_size).collect();
@@ -109,8 +117,12 @@ fn top_k_supports(row_idx: usize, of: &Fingerprint, top_k: usize) -> TopKSupport
         row.log_probs
             .extend(ids.iter().map(|id| to_f32(log_probs[*id])));
         let top = log_probs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        for (lse, t) in row.lse.iter_mut().zip(&of.temperatures) {
-            let exps = log_probs.iter().map(|l| ((l - top) / t).exp());
+        for LogSumExps {
+            temperature: t,
+            of_positions: lse,
+        } in &mut row.lse
+        {
+            let exps = log_probs.iter().map(|l| ((l - top) / *t).exp());
             let at_1 = t.to_bits() == 1.0_f64.to_bits();
             lse.push(if at_1 {
                 0.0
@@ -214,7 +226,7 @@ fn build_rows(dir: &Path, of: &Fingerprint, num_rows: usize) -> Cache {
 }
 
 /// Rows of a cache, for the tokens that [`fingerprint`] was captured from.
-fn read(cache: &Cache, row_idxs: &[usize]) -> Result<Vec<RowSupports>, CacheError> {
+fn read(cache: &Cache, row_idxs: &[usize]) -> Result<Vec<Supports>, CacheError> {
     read_for(cache, row_idxs, cache.fingerprint())
 }
 
@@ -222,7 +234,7 @@ fn read_for(
     cache: &Cache,
     row_idxs: &[usize],
     of: &Fingerprint,
-) -> Result<Vec<RowSupports>, CacheError> {
+) -> Result<Vec<Supports>, CacheError> {
     let all: Vec<Vec<u32>> = (0..NUM_ROWS).map(|row_idx| tokens(row_idx, of)).collect();
     cache.rows(row_idxs, |row_idx| {
         all.get(row_idx).map_or(&[][..], Vec::as_slice)
@@ -250,10 +262,10 @@ fn change(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
     file.write_all(&bytes).unwrap();
 }
 
-fn assert_close(got: &RowSupports, want: &RowSupports) {
+fn assert_close(got: &Supports, want: &Supports) {
     match (got, want) {
-        (RowSupports::TopK(got), RowSupports::TopK(want)) => assert_top_k_close(got, want),
-        (RowSupports::Samples(got), RowSupports::Samples(want)) => {
+        (Supports::TopK(got), Supports::TopK(want)) => assert_top_k_close(got, want),
+        (Supports::Samples(got), Supports::Samples(want)) => {
             assert_eq!(
                 (&got.num_ids, &got.ids, &got.counts),
                 (&want.num_ids, &want.ids, &want.counts)
@@ -287,7 +299,11 @@ fn assert_top_k_close(got: &TopKSupports, want: &TopKSupports) {
         }
     }
     assert_eq!(got.lse.len(), want.lse.len());
-    for (got, want) in got.lse.iter().flatten().zip(want.lse.iter().flatten()) {
+    let lse = |row: &TopKSupports| -> Vec<f32> {
+        let all = row.lse.iter().flat_map(|lse| lse.of_positions.clone());
+        all.collect()
+    };
+    for (got, want) in lse(got).iter().zip(&lse(want)) {
         assert!(
             (got - want).abs() <= 2.0 * LOG_PROB_ERROR_BOUND,
             "{got} for {want}"
@@ -337,8 +353,8 @@ fn the_lowest_log_probability_stands_for_all_below_it() {
     let lowest = row.log_probs[..5].iter().position(|l| *l < top).unwrap();
     for log_prob in [top - 64.0, -1e30, f32::NEG_INFINITY] {
         row.log_probs[lowest] = log_prob;
-        let codes = quantize::quantize(&RowSupports::TopK(row.clone()), &of.temperatures);
-        let RowSupports::TopK(back) = quantize::dequantize(codes, 5, &of.temperatures) else {
+        let codes = quantize::quantize(&Supports::TopK(row.clone()));
+        let Supports::TopK(back) = quantize::dequantize(codes, &of) else {
             panic!("the likeliest ids");
         };
         let back_top = back.log_probs[..5]

@@ -127,9 +127,12 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
             |_, _, row| row.log_probs[0] = 0.1,
             "position 0 holds a probability of",
         ),
-        (|_, _, row| row.lse[1][0] = -0.1, "at temperature 2"),
         (
-            |_, _, row| row.lse[1][2] = f32::INFINITY,
+            |_, _, row| row.lse[1].of_positions[0] = -0.1,
+            "at temperature 2",
+        ),
+        (
+            |_, _, row| row.lse[1].of_positions[2] = f32::INFINITY,
             "a log-sum-exp of inf",
         ),
         (
@@ -149,7 +152,7 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
         let mut row = top_k_supports(1, &fingerprint(), 5);
         change(&mut tokens, &mut counted, &mut row);
         let error = writer
-            .push(&tokens, counted, &RowSupports::TopK(row))
+            .push(&tokens, counted, &Supports::TopK(row))
             .unwrap_err();
         assert!(
             matches!(error, CacheError::Refused { row_idx: 1, .. }),
@@ -196,7 +199,7 @@ fn samples_that_do_not_fit_are_refused() {
         let mut row = sampled_supports(0, &of, 20);
         change(&mut row);
         let error = writer
-            .push(&tokens(0, &of), 16, &RowSupports::Samples(row))
+            .push(&tokens(0, &of), 16, &Supports::Samples(row))
             .unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::quantized::{expect, unexpected};
 use super::{Layout, StoredScheme};
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::{ConfigError, DecoderConfig, ParameterKind, Scheme, tensor_specs, unlike_parts};
 
 /// What a pattern or a name in the config means.

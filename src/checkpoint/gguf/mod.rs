@@ -12,7 +12,7 @@ pub use self::config::ROPE_FREQS;
 use self::config::config_json;
 use super::{CheckpointError, StoredWeight};
 use crate::gguf::{GgufFile, TensorType};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{
     Architecture, DecoderConfig, GroupScaling, ParameterKind, Part, Scheme, TensorSpec,
 };

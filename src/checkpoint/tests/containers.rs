@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::parameter_specs;
 
 /// Folders of the reference writers, and the grid that is told of their projections.

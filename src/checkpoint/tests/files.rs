@@ -1,7 +1,7 @@
 //! Plain checkpoints: files, shards, shapes and dtypes.
 
 use super::*;
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 use crate::model::parameter_specs;
 
 #[test]

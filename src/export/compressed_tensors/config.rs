@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{ExportError, Format};
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
 
 /// `quantization_config`, with every key that old readers need and none that they do not know.

@@ -14,7 +14,7 @@ use super::ExportError;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
 };

@@ -3,8 +3,8 @@
 
 use half::bf16;
 
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::OnGrid;
-use crate::model::grid::{Grid, Levels};
 
 /// What the reference makes of a weight.
 pub(super) fn quantize(grid: Grid, weight: &[f32], cols: usize) -> OnGrid {

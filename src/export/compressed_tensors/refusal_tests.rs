@@ -4,7 +4,7 @@ use std::fs;
 
 use super::tests::{INT8, config_of, scheme, schemes};
 use super::*;
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 
 const CHANGED: &str = "model.layers.1.mlp.up_proj.weight";
 

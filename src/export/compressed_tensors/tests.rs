@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::checkpoint::{Checkpoint, unpack};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{ParameterKind, Part, WeightId, parameter_specs};
 
 pub(super) const INT8: Option<Levels> = Some(Levels::Symmetric { bits: 8 });

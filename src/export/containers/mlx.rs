@@ -7,7 +7,7 @@ use super::super::ExportError;
 use super::super::compressed_tensors::{check, exact_bytes, integers, pack};
 use super::super::safetensors::EncodedTensor;
 use super::{bytes_of, part};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs,
 };

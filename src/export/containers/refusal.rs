@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::super::ExportError;
 use super::Container;
-use crate::model::grid::Levels;
+use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
 use crate::recipe::{ExportDtype, ExportFormat};
 

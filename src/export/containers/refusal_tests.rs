@@ -5,7 +5,7 @@ use std::fs;
 use super::tests::{golden, on_grid, scheme, schemes};
 use super::*;
 use crate::checkpoint::Checkpoint;
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::{Part, WeightId, parameter_specs};
 
 const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";

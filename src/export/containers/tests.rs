@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::super::{compressed_tensors, host};
 use super::*;
 use crate::checkpoint::{Checkpoint, TensorFiles};
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::{ParameterKind, parameter_specs};
 use crate::tensors;
 

@@ -15,7 +15,7 @@ use crate::checkpoint::ROPE_FREQS;
 use crate::data::Tokenizer;
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
-use crate::model::grid::{Grid, Levels};
+use crate::kernels::grid::{Grid, Levels};
 use crate::model::rope::inverse_frequencies;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,

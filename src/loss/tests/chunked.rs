@@ -43,13 +43,13 @@ impl Positions {
     fn gradients(&self, order: &[usize], chunks: Chunks) -> HeadGradients {
         let [vocab, size] = self.head.weight.dims();
         let spec = LossSpec {
-            temperature: 2.0,
-            ..LossSpec::of(Terms {
-                forward_kl: 0.6,
-                jsd: 0.3,
-                cross_entropy: 0.2,
-                ..Terms::ZERO
-            })
+            temperature: soft(2.0),
+            ..LossSpec::of(
+                Terms::ZERO
+                    .with(Term::ForwardKl, 0.6)
+                    .with(Term::Jsd, 0.3)
+                    .with(Term::CrossEntropy, 0.2),
+            )
         };
         let rows = order.iter().map(|&at| &self.hidden[at * size..][..size]);
         let hidden = matrix(rows.flatten().copied().collect(), [order.len(), size]);
@@ -195,7 +195,7 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
             assert!(difference(got.weight, w.grad(&gradients).unwrap()) < 1e-5);
             let sums = got.sums.read();
             assert!((sums.total - loss).abs() < 1e-4);
-            assert!((sums.terms.cross_entropy - total).abs() < 1e-5);
+            assert!((sums.terms[Term::CrossEntropy] - total).abs() < 1e-5);
             assert_eq!(sums.positions, 4);
         }
     }

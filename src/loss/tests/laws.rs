@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::tensors::{Losses, losses};
-use super::super::{LossSums, Sums, Tail, loss_row, row_statistics};
+use super::super::{LossSums, PendingSums, loss_row, row_statistics};
 use super::*;
 
 /// A position: what the student says, how much of the teacher is known, and at which temperature.
@@ -31,7 +31,7 @@ pub(super) fn at(
         ReadBack::Stalls => {
             let logits = matrix(logits.to_vec(), [1, logits.len()]);
             let Losses { terms, slopes } = losses(logits, &[target], spec);
-            let sums = Sums::on_device(terms, spec.weights, 1).read();
+            let sums = PendingSums::on_device(terms, spec.weights, 1).read();
             (sums, to_vec(&slopes))
         }
     }
@@ -39,8 +39,7 @@ pub(super) fn at(
 
 /// Every soft term alone, both ways.
 pub(super) fn everything() -> impl Iterator<Item = (Terms, (ReadBack, f64))> {
-    let terms = soft_terms().into_iter();
-    terms.flat_map(|weights| WAYS.map(|way| (weights, way)))
+    soft_terms().flat_map(|weights| WAYS.map(|way| (weights, way)))
 }
 
 pub(super) fn target(support: &OwnedTopK) -> RowTarget<'_> {
@@ -65,12 +64,12 @@ proptest! {
         let teacher = normal(seed, "teacher", vocab, deviation);
         let support = OwnedTopK::of(&teacher, count, temperature);
         for (weights, (way, room)) in everything() {
-            let spec = LossSpec { temperature, ..LossSpec::of(weights) };
+            let spec = LossSpec { temperature: soft(temperature), ..LossSpec::of(weights) };
             let (sums, gradient) = at(&spec, &to_f32(&teacher), target(&support), way);
             // Of the temperature, squared, and the rounding of log-probabilities to f32.
             let bound = 4.0 * room * f64::from(temperature.max(1.0)).powi(2);
             prop_assert!(sums.total.abs() <= bound, "{weights:?}: {sums:?}");
-            if weights.tvd == 0.0 { // its slope jumps here
+            if weights[Term::Tvd] == 0.0 { // its slope jumps here
                 prop_assert!(gradient.iter().all(|slope| f64::from(slope.abs()) <= bound), "{weights:?}: {gradient:?}");
             }
         }
@@ -86,10 +85,10 @@ proptest! {
         let larger = OwnedTopK::of(&teacher, count, temperature);
         let smaller = OwnedTopK::of(&teacher, fewer.index(count) + 1, temperature);
         for (weights, (way, _)) in everything() {
-            let spec = LossSpec { temperature, ..LossSpec::of(weights) };
+            let spec = LossSpec { temperature: soft(temperature), ..LossSpec::of(weights) };
             let (more, _) = at(&spec, &student, target(&larger), way);
             let (less, _) = at(&spec, &student, target(&smaller), way);
-            if weights.reverse_kl > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
+            if weights[Term::ReverseKl] > 0.0 && larger.tail(temperature) < f64::from(f32::EPSILON) {
                 continue; // counts as more than it is
             }
             let rounding = 1e-5 * f64::from(temperature).powi(2);
@@ -106,8 +105,9 @@ proptest! {
         let teacher = normal(seed, "teacher", vocab, deviation);
         let student = to_f32(&normal(seed, "student", vocab, deviation));
         let support = OwnedTopK::of(&teacher, count, temperature);
-        let weights = Terms { forward_kl: 0.5, jsd: 1.0, skew_forward_kl: 0.7, skew_reverse_kl: 0.3, tvd: 0.2, cross_entropy: 0.4, ..Terms::ZERO };
-        let spec = LossSpec { temperature, tail, label_smoothing: 0.2, ..LossSpec::of(weights) };
+        let weights = Terms::ZERO.with(Term::ForwardKl, 0.5).with(Term::Jsd, 1.0).with(Term::SkewForwardKl, 0.7).with(Term::SkewReverseKl, 0.3).with(Term::Tvd, 0.2).with(Term::CrossEntropy, 0.4);
+        let mut spec = LossSpec { temperature: soft(temperature), tail, ..LossSpec::of(weights) };
+        spec.shapes[Term::CrossEntropy] = 0.2;
         for (way, room) in WAYS {
             let (_, gradient) = at(&spec, &student, target(&support), way);
             let (sum, scale) = gradient.iter().fold((0.0, 0.0), |(sum, scale), &slope| (sum + f64::from(slope), scale + f64::from(slope.abs())));
@@ -121,7 +121,8 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
     let support = Support::TopK(TopK {
         ids: &[1, 2],
         log_probs: &[0.5_f32.ln(), 0.25_f32.ln()],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let target = RowTarget {
         label: 1,
@@ -131,10 +132,7 @@ fn a_student_sure_of_itself_gives_finite_numbers() {
         let mut logits = vec![-200.0_f32; 64];
         logits[sure_of] = 200.0;
         for (weights, (way, _)) in everything() {
-            let weights = Terms {
-                cross_entropy: 1.0,
-                ..weights.times(10.0)
-            };
+            let weights = weights.times(10.0).with(Term::CrossEntropy, 1.0);
             let (sums, gradient) = at(&LossSpec::of(weights), &logits, target, way);
             assert!(sums.total.is_finite(), "{weights:?}: {sums:?}");
             assert!(
@@ -153,17 +151,14 @@ fn a_student_without_a_tail_keeps_the_slopes_of_its_support() {
     for temperature in [1.0, 2.0] {
         let mut logits = vec![0.0_f32; 64];
         logits[0] = 25.0 * temperature;
-        let support = Support::TopK(TopK {
-            ids: &[0, 1],
-            log_probs: &[0.6_f32, 0.1].map(|p| temperature * p.ln()),
-            log_sum_exp: -0.6_f32.ln(),
-        });
+        let log_probs = [0.6_f32, 0.1].map(|p| temperature * p.ln());
+        let support = OwnedTopK::new(vec![0, 1], log_probs.to_vec(), temperature, -0.6_f32.ln());
         let target = RowTarget {
             label: 9,
-            support: Some(support),
+            support: Some(support.support()),
         };
         let spec = LossSpec {
-            temperature,
+            temperature: soft(temperature),
             ..FORWARD_KL
         };
         for (way, _) in WAYS {
@@ -186,7 +181,8 @@ fn however_little_the_support_holds_renormalised_it_sums_to_one() {
         let support = Support::TopK(TopK {
             ids: &[2],
             log_probs: &[mass.ln()],
-            log_sum_exp: 0.0,
+            lse: &[],
+            position: 0,
         });
         let target = RowTarget {
             label: 0,
@@ -208,16 +204,14 @@ fn a_teacher_without_a_tail_leaves_the_reverse_divergence_finite() {
     let support = Support::TopK(TopK {
         ids: &[0, 1],
         log_probs: &[0.75_f32.ln(), 0.25_f32.ln()],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let target = RowTarget {
         label: 0,
         support: Some(support),
     };
-    let spec = LossSpec::of(Terms {
-        reverse_kl: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::ReverseKl, 1.0));
     let logits = [0.25_f32.ln(), 0.25_f32.ln(), 0.5_f32.ln()];
     let ratios = [(0.25_f64 / 0.75).ln(), 0.0, (0.5 * 2_f64.powi(23)).ln()];
     let want = 0.25 * ratios[0] + 0.5 * ratios[2];
@@ -241,7 +235,8 @@ fn statistics_name_the_top_token_its_confidence_and_the_divergence() {
     let support = Support::TopK(TopK {
         ids: &[0, 2],
         log_probs: &[0.25_f32.ln(), 0.5_f32.ln()],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let got = row_statistics(
         &mut logits.to_vec(),

@@ -14,44 +14,20 @@ use burn::tensor::{Device, Tensor, TensorData};
 use serde::Deserialize;
 
 use super::chunked::{Chunks, gradients_in_chunks};
-use super::{LossSpec, RowTarget, Support, Terms, TopK, softened};
+use super::{LossSpec, RowTarget, Term, Terms};
 use crate::device::ReadBack;
 use crate::model::Head;
 use crate::random::Stream;
+use crate::support::{LogSumExps, Support, Tail, Temperature, TopK};
 use crate::tensors::to_vec;
 
-const FORWARD_KL: LossSpec = LossSpec::of(Terms {
-    forward_kl: 1.0,
-    ..Terms::ZERO
-});
-const CROSS_ENTROPY: LossSpec = LossSpec::of(Terms {
-    cross_entropy: 1.0,
-    ..Terms::ZERO
-});
+const FORWARD_KL: LossSpec = LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 1.0));
+const CROSS_ENTROPY: LossSpec = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
 
 /// Every soft term alone.
-fn soft_terms() -> [Terms; 6] {
-    let off = Terms::ZERO;
-    [
-        Terms {
-            forward_kl: 1.0,
-            ..off
-        },
-        Terms {
-            reverse_kl: 1.0,
-            ..off
-        },
-        Terms { jsd: 1.0, ..off },
-        Terms {
-            skew_forward_kl: 1.0,
-            ..off
-        },
-        Terms {
-            skew_reverse_kl: 1.0,
-            ..off
-        },
-        Terms { tvd: 1.0, ..off },
-    ]
+fn soft_terms() -> impl Iterator<Item = Terms> {
+    let soft = Term::ALL.into_iter().filter(|term| term.is_soft());
+    soft.map(|term| Terms::ZERO.with(term, 1.0))
 }
 
 /// Written by `tests/golden/losses/make.py` with torch in f64.
@@ -165,20 +141,19 @@ fn assert_equal(name: &str, got: &Case, want: &Case, room: f64) {
     }
 }
 
+fn soft(temperature: f32) -> Temperature {
+    Temperature::new(f64::from(temperature))
+}
+
 /// The teacher's opinion of the reference, as a cache would hold it at a temperature.
-fn top_k<'a>(
-    reference: &'a Reference,
-    temperature: f32,
-) -> impl Fn(usize) -> Option<Support<'a>> + Copy {
+fn top_k(reference: &Reference, temperature: f32) -> Vec<OwnedTopK> {
     let lse = &reference.lse[&temperature.to_string()];
-    move |row| {
-        let log_probs = &reference.topk_logprobs[row];
-        Some(Support::TopK(TopK {
-            ids: &reference.topk_ids[row],
-            log_probs,
-            log_sum_exp: lse[row] - largest(log_probs) / temperature,
-        }))
-    }
+    let pairs = reference.topk_ids.iter().zip(&reference.topk_logprobs);
+    let supports = pairs.zip(lse).map(|((ids, log_probs), lse)| {
+        let log_sum_exp = lse - largest(log_probs) / temperature;
+        OwnedTopK::new(ids.clone(), log_probs.clone(), temperature, log_sum_exp)
+    });
+    supports.collect()
 }
 
 fn largest(log_probs: &[f32]) -> f32 {
@@ -189,10 +164,22 @@ fn largest(log_probs: &[f32]) -> f32 {
 struct OwnedTopK {
     ids: Vec<u32>,
     log_probs: Vec<f32>,
-    log_sum_exp: f32,
+    lse: Vec<LogSumExps>,
 }
 
 impl OwnedTopK {
+    fn new(ids: Vec<u32>, log_probs: Vec<f32>, temperature: f32, log_sum_exp: f32) -> Self {
+        let lse = vec![LogSumExps {
+            temperature: f64::from(temperature),
+            of_positions: vec![log_sum_exp],
+        }];
+        Self {
+            ids,
+            log_probs,
+            lse,
+        }
+    }
+
     /// The `count` likeliest ids of a teacher's logits, at a temperature.
     #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
     fn of(logits: &[f64], count: usize, temperature: f32) -> Self {
@@ -206,28 +193,32 @@ impl OwnedTopK {
         let mut ids: Vec<u32> = (0..).take(logits.len()).collect();
         ids.sort_by(|&a, &b| log_probs[b as usize].total_cmp(&log_probs[a as usize]));
         ids.truncate(count);
-        Self {
-            log_probs: ids
-                .iter()
-                .map(|&id| log_probs[id as usize] as f32)
-                .collect(),
+        let of_ids = ids.iter().map(|&id| log_probs[id as usize] as f32);
+        let log_probs = of_ids.collect();
+        Self::new(
             ids,
-            log_sum_exp: lse(f64::from(temperature)) as f32,
-        }
+            log_probs,
+            temperature,
+            lse(f64::from(temperature)) as f32,
+        )
     }
 
     /// Mass outside.
     fn tail(&self, temperature: f32) -> f64 {
-        let soft = softened(&self.log_probs, f64::from(temperature), self.log_sum_exp);
-        1.0 - soft.map(f64::exp).sum::<f64>()
+        1.0 - self.top_k().mass(f64::from(temperature))
+    }
+
+    fn top_k(&self) -> TopK<'_> {
+        TopK {
+            ids: &self.ids,
+            log_probs: &self.log_probs,
+            lse: &self.lse,
+            position: 0,
+        }
     }
 
     fn support(&self) -> Support<'_> {
-        Support::TopK(TopK {
-            ids: &self.ids,
-            log_probs: &self.log_probs,
-            log_sum_exp: self.log_sum_exp,
-        })
+        Support::TopK(self.top_k())
     }
 }
 

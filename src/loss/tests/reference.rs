@@ -1,6 +1,5 @@
 //! Every term in value and gradient, whole vocabulary and support.
 
-use super::super::Tail;
 use super::*;
 
 /// Chunks of one position, of two, and one of all.
@@ -23,25 +22,23 @@ struct Shapes {
 
 /// Weights by name.
 fn terms(weights: &BTreeMap<String, f64>) -> Terms {
-    let weight = |name: &str| weights.get(name).copied().unwrap_or_default();
-    let terms = Terms {
-        forward_kl: weight("forward_kl"),
-        reverse_kl: weight("reverse_kl"),
-        jsd: weight("jsd"),
-        skew_forward_kl: weight("skew_forward_kl"),
-        skew_reverse_kl: weight("skew_reverse_kl"),
-        tvd: weight("tvd"),
-        cross_entropy: weight("cross_entropy"),
-        ..Terms::ZERO
-    };
-    let used = terms.soft().map(|(_, weight)| weight);
-    let used = used.iter().chain([&terms.cross_entropy]);
-    assert_eq!(used.filter(|&&weight| weight > 0.0).count(), weights.len());
+    let weight = |term: Term| weights.get(term.word()).copied().unwrap_or_default();
+    let terms = Terms::from_fn(weight);
+    let used = terms.iter().filter(|(_, weight)| **weight > 0.0);
+    assert_eq!(used.count(), weights.len());
     terms
 }
 
 fn alone(name: &str) -> Terms {
     terms(&BTreeMap::from([(name.to_owned(), 1.0)]))
+}
+
+fn shapes(beta: f64, alpha: f64, label_smoothing: f64) -> Terms {
+    Terms::ZERO
+        .with(Term::Jsd, beta)
+        .with(Term::SkewForwardKl, alpha)
+        .with(Term::SkewReverseKl, alpha)
+        .with(Term::CrossEntropy, label_smoothing)
 }
 
 /// In chunks of every size, both ways.
@@ -83,10 +80,8 @@ fn over_the_whole_vocabulary_every_term_is_exact() {
                 _ => continue,
             };
             let spec = LossSpec {
-                temperature,
-                jsd_beta: shape,
-                skew_forward_alpha: shape,
-                skew_reverse_alpha: shape,
+                temperature: soft(temperature),
+                shapes: shapes(shape, shape, 0.0),
                 ..LossSpec::of(alone(term))
             };
             let support = |row: usize| Some(whole[row].support());
@@ -112,12 +107,13 @@ fn forward_kl_on_a_support_equals_torch_with_a_bucket_and_renormalised() {
             ("topk_renormalized", Tail::Renormalize),
         ] {
             let spec = LossSpec {
-                temperature,
+                temperature: soft(temperature),
                 tail,
                 ..FORWARD_KL
             };
             let name = format!("{name}@T={temperature}");
-            let support = top_k(&reference, temperature);
+            let supports = top_k(&reference, temperature);
+            let support = |row: usize| Some(supports[row].support());
             assert_all(&name, &reference, &spec, support, &reference.cases[&name]);
         }
     }
@@ -128,12 +124,13 @@ fn cross_entropy_equals_torch_and_is_never_softened() {
     let reference = reference();
     for temperature in [1.0, 2.0] {
         let spec = LossSpec {
-            temperature,
+            temperature: soft(temperature),
             ..CROSS_ENTROPY
         };
         let want = &reference.cases[&format!("hard_ce@T={temperature}")];
         assert_all("alone", &reference, &spec, |_| None, want);
-        let support = top_k(&reference, temperature);
+        let supports = top_k(&reference, temperature);
+        let support = |row: usize| Some(supports[row].support());
         assert_all("over a support", &reference, &spec, support, want);
     }
 }
@@ -157,14 +154,12 @@ fn every_term_on_a_support_and_all_of_them_at_once_equal_torch() {
         };
         let spec = LossSpec {
             weights,
-            jsd_beta: inputs.beta,
-            skew_forward_alpha: inputs.alpha,
-            skew_reverse_alpha: inputs.alpha,
-            label_smoothing: inputs.label_smoothing,
-            temperature,
+            shapes: shapes(inputs.beta, inputs.alpha, inputs.label_smoothing),
+            temperature: soft(temperature),
             tail,
         };
-        let support = top_k(&reference, temperature);
+        let supports = top_k(&reference, temperature);
+        let support = |row: usize| Some(supports[row].support());
         assert_all(
             &format!("{name}@T={temperature}"),
             &reference,

@@ -1,7 +1,8 @@
 //! The KL against samples.
 
-use super::super::{LossSpec, RowTarget, Samples, Support, Terms, loss_row};
+use super::super::{LossSpec, RowTarget, Term, Terms, loss_row};
 use super::{FORWARD_KL, WAYS, assert_equal, reference, run};
+use crate::support::{Samples, Support};
 
 #[test]
 fn sampled_kl_equals_torch_in_value_and_gradient() {
@@ -39,11 +40,11 @@ fn sampled_kl_equals_torch_in_value_and_gradient() {
         less.loss += 2.5;
         assert_equal("sampled, less an entropy", &less, want, room);
         // The text's own term is added as it is.
-        let both = LossSpec::of(Terms {
-            forward_kl: 0.5,
-            cross_entropy: 0.5,
-            ..Terms::ZERO
-        });
+        let both = LossSpec::of(
+            Terms::ZERO
+                .with(Term::ForwardKl, 0.5)
+                .with(Term::CrossEntropy, 0.5),
+        );
         let got = run(&reference, &both, samples(0.0), 2, read_back);
         let hard = &reference.cases["hard_ce@T=1"];
         assert!((got.loss - 0.5 * (want.loss + hard.loss)).abs() < 1e-6);
@@ -79,7 +80,7 @@ fn the_mean_of_sampled_divergences_is_the_exact_one() {
                 support: Some(support),
             };
             let sums = loss_row(&mut logits, &mut [0.0; 3], target, &FORWARD_KL);
-            mean += weight * sums.terms.forward_kl;
+            mean += weight * sums.terms[Term::ForwardKl];
             for (slope, got) in slopes.iter_mut().zip(logits) {
                 *slope += weight * f64::from(got);
             }
@@ -105,10 +106,6 @@ fn no_other_term_is_taken_from_samples() {
         label: 0,
         support: Some(samples),
     };
-    let spec = LossSpec::of(Terms {
-        forward_kl: 1.0,
-        tvd: 1.0,
-        ..Terms::ZERO
-    });
+    let spec = LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 1.0).with(Term::Tvd, 1.0));
     loss_row(&mut [0.0; 3], &mut [0.0; 3], target, &spec);
 }

@@ -4,14 +4,21 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::super::tensors::{Losses, losses};
-use super::super::{LossSums, Sums, Tail, loss_row};
+use super::super::{LossSums, PendingSums, loss_row};
 use super::*;
 
 /// Weights of all seven terms, of which some are 0.
 fn weights() -> impl Strategy<Value = Terms> {
     let weight = || prop::sample::select(vec![0.0, 0.0, 0.3, 1.0]);
-    let soft = prop::array::uniform6(weight());
-    (soft, weight()).prop_map(|(soft, cross_entropy)| Terms::of_values(soft, cross_entropy))
+    let weights = prop::array::uniform7(weight());
+    weights.prop_map(|weights| {
+        Term::ALL
+            .into_iter()
+            .zip(weights)
+            .fold(Terms::ZERO, |terms, (term, weight)| {
+                terms.with(term, weight)
+            })
+    })
 }
 
 proptest! {
@@ -33,11 +40,10 @@ proptest! {
         (label_smoothing, is_bucket) in (prop::sample::select(vec![0.0, 0.2]), any::<bool>()),
     ) {
         let tail = if is_bucket { Tail::Bucket } else { Tail::Renormalize };
-        let weights = Terms {
-            reverse_kl: if is_bucket { weights.reverse_kl } else { 0.0 }, // else it is infinite
-            ..weights
-        };
-        let spec = LossSpec { label_smoothing, temperature, tail, ..LossSpec::of(weights) };
+        let reverse_kl = if is_bucket { weights[Term::ReverseKl] } else { 0.0 }; // else it is infinite
+        let weights = weights.with(Term::ReverseKl, reverse_kl);
+        let mut spec = LossSpec { temperature: soft(temperature), tail, ..LossSpec::of(weights) };
+        spec.shapes[Term::CrossEntropy] = label_smoothing;
         let opinions: Vec<Option<OwnedTopK>> = counts
             .iter()
             .zip(0..)
@@ -61,13 +67,14 @@ proptest! {
             want = want.plus(loss_row(row, &mut vec![0.0; vocab], *target, &spec));
         }
         let Losses { terms, slopes } = losses(matrix(student, [targets.len(), vocab]), &targets, &spec);
-        let got = Sums::on_device(terms, weights, targets.len() as u64).read();
+        let got = PendingSums::on_device(terms, weights, targets.len() as u64).read();
 
         let square = f64::from(temperature.max(1.0)).powi(2);
-        for ((name, got), (_, want)) in got.terms.soft().into_iter().zip(want.terms.soft()) {
+        for term in Term::ALL.into_iter().filter(|term| term.is_soft()) {
+            let (name, got, want) = (term, got.terms[term], want.terms[term]);
             prop_assert!((got - want).abs() <= 3e-6 * (want.abs() + square), "{name}: {got} for {want}");
         }
-        let (ce, want_ce) = (got.terms.cross_entropy, want.terms.cross_entropy);
+        let (ce, want_ce) = (got.terms[Term::CrossEntropy], want.terms[Term::CrossEntropy]);
         prop_assert!((ce - want_ce).abs() <= 1e-6 * want_ce, "{ce} for {want_ce}");
         prop_assert!((got.total - want.total).abs() <= 3e-6 * (want.total.abs() + square));
         prop_assert_eq!(got.positions, want.positions);
@@ -86,7 +93,8 @@ fn a_class_that_the_teacher_holds_impossible_has_no_logarithm_and_no_nan() {
     let support = Support::TopK(TopK {
         ids: &[2, 0],
         log_probs: &[-0.1, f32::NEG_INFINITY],
-        log_sum_exp: 0.0,
+        lse: &[],
+        position: 0,
     });
     let target = RowTarget {
         label: 1,
@@ -95,8 +103,8 @@ fn a_class_that_the_teacher_holds_impossible_has_no_logarithm_and_no_nan() {
     for weights in soft_terms() {
         let logits = matrix(vec![0.5, -1.0, 2.0, 0.0], [1, 4]);
         let Losses { terms, slopes } = losses(logits, &[target], &LossSpec::of(weights));
-        let is_infinite = weights.reverse_kl > 0.0; // to f32's largest number
-        let got = Sums::on_device(terms, weights, 1).read().total;
+        let is_infinite = weights[Term::ReverseKl] > 0.0; // to f32's largest number
+        let got = PendingSums::on_device(terms, weights, 1).read().total;
         assert!(
             got.is_finite() && (is_infinite == (got > 1e30)),
             "{weights:?}: {got}"

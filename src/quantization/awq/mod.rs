@@ -5,7 +5,7 @@ use half::bf16;
 
 use super::QuantizeError;
 use crate::calibration::{Walk, output_square};
-use crate::model::grid::Grid;
+use crate::kernels::grid::Grid;
 use crate::model::{DecoderConfig, ParameterSpec, Part, Schemes, Site, WeightId};
 use crate::tensors;
 

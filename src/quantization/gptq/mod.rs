@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::calibration::{Hessian, InverseFactor, NotPositiveDefinite};
-use crate::model::grid::{Grid, Levels, Scaling};
+use crate::kernels::grid::{Grid, Levels, Scaling};
 use crate::recipe::GptqPlan;
 use crate::tensors;
 use crate::vector::vectorized;

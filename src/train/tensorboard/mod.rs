@@ -45,12 +45,12 @@ pub struct Event {
     /// Only in the first event of a file.
     pub file_version: Option<String>,
     /// Tags and what was measured.
-    pub values: Vec<(String, Value)>,
+    pub values: Vec<(String, SummaryValue)>,
 }
 
 /// What was measured under one tag.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum SummaryValue {
     /// One number.
     Scalar(f32),
     /// Where a set of numbers lies.

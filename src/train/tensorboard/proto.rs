@@ -12,7 +12,7 @@
 //! Source: `tensorflow/core/util/event.proto`, `tensorflow/core/framework/summary.proto` and
 //! `histogram.proto`; <https://protobuf.dev/programming-guides/encoding>.
 
-use super::{Event, Histogram, Value};
+use super::{Event, Histogram, SummaryValue};
 
 /// Why bytes are not an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,12 +79,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Event, MessageFault> {
     Ok(event)
 }
 
-fn encode_value(tag: &str, value: &Value) -> Vec<u8> {
+fn encode_value(tag: &str, value: &SummaryValue) -> Vec<u8> {
     let mut message = Message::default();
     message.bytes(1, tag.as_bytes());
     match value {
-        Value::Scalar(number) => message.float(2, *number),
-        Value::Histogram(histogram) => message.bytes(5, &encode_histogram(histogram)),
+        SummaryValue::Scalar(number) => message.float(2, *number),
+        SummaryValue::Histogram(histogram) => message.bytes(5, &encode_histogram(histogram)),
     }
     message.0
 }
@@ -101,7 +101,10 @@ fn encode_histogram(histogram: &Histogram) -> Vec<u8> {
     message.0
 }
 
-fn decode_summary(bytes: &[u8], values: &mut Vec<(String, Value)>) -> Result<(), MessageFault> {
+fn decode_summary(
+    bytes: &[u8],
+    values: &mut Vec<(String, SummaryValue)>,
+) -> Result<(), MessageFault> {
     for_each_field(bytes, |field| {
         if field.number == 1 {
             values.extend(decode_value(field.bytes()?)?);
@@ -111,14 +114,14 @@ fn decode_summary(bytes: &[u8], values: &mut Vec<(String, Value)>) -> Result<(),
 }
 
 /// `None` for a kind of value that is never written here: images, audio, tensors.
-fn decode_value(bytes: &[u8]) -> Result<Option<(String, Value)>, MessageFault> {
+fn decode_value(bytes: &[u8]) -> Result<Option<(String, SummaryValue)>, MessageFault> {
     let mut tag = String::new();
     let mut value = None;
     for_each_field(bytes, |field| {
         match field.number {
             1 => tag = field.text()?,
-            2 => value = Some(Value::Scalar(field.float()?)),
-            5 => value = Some(Value::Histogram(decode_histogram(field.bytes()?)?)),
+            2 => value = Some(SummaryValue::Scalar(field.float()?)),
+            5 => value = Some(SummaryValue::Histogram(decode_histogram(field.bytes()?)?)),
             _ => {}
         }
         Ok(())

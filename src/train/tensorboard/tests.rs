@@ -8,7 +8,7 @@ fn scalar(step: u64, tag: &str, number: f32) -> Event {
     Event {
         wall_time: 1_700_000_000.25,
         step,
-        values: vec![(tag.to_owned(), Value::Scalar(number))],
+        values: vec![(tag.to_owned(), SummaryValue::Scalar(number))],
         ..Event::default()
     }
 }
@@ -147,11 +147,11 @@ fn fields_of_other_writers_are_skipped() {
     assert_eq!(proto::decode(&message).unwrap(), scalar(7, "a", 1.0));
 }
 
-fn value() -> impl Strategy<Value = Value> {
+fn value() -> impl Strategy<Value = SummaryValue> {
     let numbers = proptest::collection::vec(-1e6f32..1e6, 1..50);
     prop_oneof![
-        (-1e30f32..1e30).prop_map(Value::Scalar),
-        numbers.prop_map(|numbers| Value::Histogram(Histogram::of(&numbers).unwrap())),
+        (-1e30f32..1e30).prop_map(SummaryValue::Scalar),
+        numbers.prop_map(|numbers| SummaryValue::Histogram(Histogram::of(&numbers).unwrap())),
     ]
 }
 
@@ -198,9 +198,10 @@ fn tensorboard_reads_the_same_numbers() {
     let path = dir.path().join("events.out.tfevents.0000000000.alambic");
     let mut event = scalar(4, "train/loss", 2.5);
     let histogram = Histogram::of(&[1.0, 1.0, 4.0]).unwrap();
-    event
-        .values
-        .push(("weights".to_owned(), Value::Histogram(histogram.clone())));
+    event.values.push((
+        "weights".to_owned(),
+        SummaryValue::Histogram(histogram.clone()),
+    ));
     written(&path, &[event, scalar(8, "train/loss", 1.25)]);
 
     let output = Command::new("python3")

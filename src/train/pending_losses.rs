@@ -3,13 +3,10 @@
 //! Where a read stalls the device, a step leaves its few numbers there and the next one begins. They are read all at
 //! once, in the order of their steps, so that what is said of a step does not depend on when it was read.
 
-use std::path::Path;
-
 use burn::tensor::Tensor;
 
-use super::state;
 use crate::device::ReadBack;
-use crate::loss::{LossSums, Sums};
+use crate::loss::{LossSums, PendingSums};
 use crate::student::Student;
 use crate::tensors;
 
@@ -28,14 +25,14 @@ pub(super) struct Reading {
 
 /// A loss or gradient norm that is NaN or infinite.
 #[derive(Debug, PartialEq)]
-pub(super) struct NotFinite {
+pub(super) struct UnsoundStep {
     pub(super) what: &'static str,
     pub(super) value: f64,
     pub(super) step: usize,
 }
 
 /// Steps whose numbers were read, and those whose were not.
-pub(super) struct Readings {
+pub(super) struct PendingLosses {
     read_back: ReadBack,
     unread: Vec<Unread>,
     newest: Option<Reading>,
@@ -43,12 +40,12 @@ pub(super) struct Readings {
 
 struct Unread {
     step: usize,
-    sums: Sums,
+    sums: PendingSums,
     /// `[1]`
     norm: Tensor<1>,
 }
 
-impl Readings {
+impl PendingLosses {
     pub(super) fn new(read_back: ReadBack) -> Self {
         Self {
             read_back,
@@ -61,9 +58,9 @@ impl Readings {
     pub(super) fn note(
         &mut self,
         step: usize,
-        sums: Sums,
+        sums: PendingSums,
         norm: Tensor<1>,
-    ) -> Result<(), NotFinite> {
+    ) -> Result<(), UnsoundStep> {
         self.unread.push(Unread { step, sums, norm });
         if self.read_back == ReadBack::Free || self.unread.len() >= MOST_UNREAD {
             self.read()?;
@@ -76,7 +73,7 @@ impl Readings {
     /// # Errors
     ///
     /// The first step whose loss or gradient is NaN or infinite.
-    pub(super) fn read(&mut self) -> Result<Option<Reading>, NotFinite> {
+    pub(super) fn read(&mut self) -> Result<Option<Reading>, UnsoundStep> {
         let unread = std::mem::take(&mut self.unread);
         let numbers = unread
             .iter()
@@ -99,7 +96,7 @@ impl Readings {
             let loss = reading.means.total;
             for (what, value) in [("loss", loss), ("gradient norm", reading.norm)] {
                 if !value.is_finite() {
-                    return Err(NotFinite { what, value, step });
+                    return Err(UnsoundStep { what, value, step });
                 }
             }
             self.newest = Some(reading);
@@ -124,14 +121,6 @@ pub(super) fn largest_weight(student: &Student) -> f64 {
     f64::from(largest)
 }
 
-/// What a pass that fails leaves on disk, in a sentence.
-pub(super) fn last_good(dir: &Path) -> String {
-    match state::newest(dir) {
-        Some(path) => format!("the last saved state, {}, is intact", path.display()),
-        None => "no state was saved yet".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::{Device, TensorData};
@@ -144,44 +133,49 @@ mod tests {
     }
 
     /// A step of two positions with this loss.
-    fn note(readings: &mut Readings, step: usize, loss: f64, norm: f32) -> Result<(), NotFinite> {
+    fn note(
+        pending: &mut PendingLosses,
+        step: usize,
+        loss: f64,
+        norm: f32,
+    ) -> Result<(), UnsoundStep> {
         let sums = LossSums {
             total: 2.0 * loss,
             terms: Terms::ZERO,
             positions: 2,
         };
-        readings.note(step, sums.into(), scalar(norm))
+        pending.note(step, sums.into(), scalar(norm))
     }
 
     #[test]
     fn where_reading_is_free_a_step_is_refused_as_it_comes() {
-        let mut readings = Readings::new(ReadBack::Free);
-        assert!(readings.read().unwrap().is_none());
-        note(&mut readings, 7, 3.0, 0.5).unwrap();
-        let newest = readings.read().unwrap().unwrap();
+        let mut pending = PendingLosses::new(ReadBack::Free);
+        assert!(pending.read().unwrap().is_none());
+        note(&mut pending, 7, 3.0, 0.5).unwrap();
+        let newest = pending.read().unwrap().unwrap();
         assert_eq!((newest.means.total, newest.norm), (3.0, 0.5));
-        let error = note(&mut readings, 8, 3.0, f32::INFINITY).unwrap_err();
+        let error = note(&mut pending, 8, 3.0, f32::INFINITY).unwrap_err();
         let (what, value, step) = ("gradient norm", f64::INFINITY, 8);
-        assert_eq!(error, NotFinite { what, value, step });
+        assert_eq!(error, UnsoundStep { what, value, step });
     }
 
     #[test]
     fn where_it_stalls_a_step_is_refused_by_its_number_when_it_is_read() {
-        let mut readings = Readings::new(ReadBack::Stalls);
+        let mut pending = PendingLosses::new(ReadBack::Stalls);
         for (step, loss, norm) in [(4, 2.0, 1.0), (5, 2.0, 1.0), (6, f64::NAN, 1.0)] {
-            note(&mut readings, step, loss, norm).unwrap();
+            note(&mut pending, step, loss, norm).unwrap();
         }
-        note(&mut readings, 7, 2.0, f32::NAN).unwrap();
-        let error = readings.read().unwrap_err();
+        note(&mut pending, 7, 2.0, f32::NAN).unwrap();
+        let error = pending.read().unwrap_err();
         assert_eq!((error.what, error.step), ("loss", 6));
         assert!(error.value.is_nan());
     }
 
     #[test]
     fn no_more_steps_than_so_many_go_unread() {
-        let mut readings = Readings::new(ReadBack::Stalls);
-        note(&mut readings, 0, f64::NAN, 1.0).unwrap();
-        let last = (1..1000).find(|&step| note(&mut readings, step, 2.0, 1.0).is_err());
+        let mut pending = PendingLosses::new(ReadBack::Stalls);
+        note(&mut pending, 0, f64::NAN, 1.0).unwrap();
+        let last = (1..1000).find(|&step| note(&mut pending, step, 2.0, 1.0).is_err());
         assert_eq!(last, Some(MOST_UNREAD - 1));
     }
 }

@@ -13,10 +13,10 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::attention::{Heads, Inputs, attention_slopes};
-use super::product::MatrixMut;
+use super::attention::host::{self, Heads, Inputs, attention_slopes};
+use super::product::host::MatrixMut;
 use super::views::{HeadTensor, from_start, last_dim, like, matrix, owned, values};
-use super::{Sight, kernels};
+use super::{Sight, rotation};
 use crate::device;
 
 /// Whether the kernels compute this: in the process's own memory, in f32.
@@ -92,13 +92,13 @@ trait Fused: Backend {
 impl Fused for Flex {
     fn rms_norm(x: FlexTensor, gain: FlexTensor, eps: f64) -> FlexTensor {
         let (x, gain) = (x.to_contiguous(), gain.to_contiguous());
-        let normed = kernels::rms_norm(values(&x), values(&gain), single(eps));
+        let normed = super::rms_norm::host::rms_norm(values(&x), values(&gain), single(eps));
         like(&x, normed)
     }
 
     fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let (mut gate, up) = (owned(gate), up.to_contiguous());
-        kernels::swiglu(gate.storage_mut(), values(&up));
+        super::swiglu::host::swiglu(gate.storage_mut(), values(&up));
         gate
     }
 
@@ -115,7 +115,7 @@ impl Fused for Flex {
         let [queries, keys, values] = [queries, keys, values].map(HeadTensor::new);
         let [batch, heads, seq, head_dim] = queries.rows.shape;
         let inputs = inputs(&queries, &keys, &values, &sight);
-        let mixed = super::attention::attention(&inputs);
+        let mixed = host::attention(&inputs);
         FlexTensor::from_data(TensorData::new(mixed, [batch, seq, heads * head_dim]))
     }
 
@@ -213,7 +213,7 @@ impl Backward<Flex, 2> for RmsNormStep {
         let (x, gain, eps) = ops.state;
         let (x, gain_values) = (x.to_contiguous(), gain.to_contiguous());
         let mut slope = owned(gradients.consume::<Flex>(&ops.node));
-        let to_gain = kernels::rms_norm_slopes(
+        let to_gain = super::rms_norm::host::rms_norm_slopes(
             values(&x),
             values(&gain_values),
             single(eps),
@@ -239,7 +239,7 @@ impl Backward<Flex, 2> for SwigluStep {
         let slope = gradients.consume::<Flex>(&ops.node).to_contiguous();
         let (gate, up) = ops.state;
         let (mut gate, mut up) = (owned(gate), owned(up));
-        kernels::swiglu_slopes(gate.storage_mut(), up.storage_mut(), values(&slope));
+        super::swiglu::host::swiglu_slopes(gate.storage_mut(), up.storage_mut(), values(&slope));
         let [gate_node, up_node] = ops.parents;
         if let Some(node) = gate_node {
             gradients.register::<Flex>(node.id, gate);
@@ -311,7 +311,7 @@ fn inputs<'a>(
     }
 }
 
-/// [`kernels::rotate`] of any view.
+/// [`rotation::host::rotate`] of any view.
 fn turn(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, sign: f32) -> FlexTensor {
     let x = HeadTensor::new(x);
     let Heads {
@@ -319,7 +319,7 @@ fn turn(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, sign: f32) -> FlexTen
         rows,
     } = x.heads();
     let (cos, sin) = (cos.to_contiguous(), sin.to_contiguous());
-    let turned = kernels::rotate(numbers, rows, values(&cos), values(&sin), sign);
+    let turned = rotation::host::rotate(numbers, rows, values(&cos), values(&sin), sign);
     FlexTensor::from_data(TensorData::new(turned, rows.shape))
 }
 
@@ -329,4 +329,38 @@ fn turn(x: FlexTensor, cos: &FlexTensor, sin: &FlexTensor, sign: f32) -> FlexTen
 )]
 fn single(eps: f64) -> f32 {
     eps as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::super::twins::floats;
+    use super::*;
+
+    #[test]
+    fn not_a_number_stays_so() {
+        let device = Device::flex();
+        let nan = |shape: [usize; 4]| Tensor::<4>::full(shape, f32::NAN, &device);
+        let x = nan([1, 1, 2, 4]);
+        let flat = x.clone().reshape([1, 2, 4]);
+        let gain = Tensor::ones([1, 4], &device);
+        let sight = Sight {
+            num_past: 0,
+            window: 2,
+            scale: 1.0,
+            soft_cap: None,
+        };
+        let all = [
+            floats(rms_norm(flat.clone(), gain, 1e-5)),
+            floats(swiglu(flat.clone(), flat.ones_like())),
+            floats(attention(x.clone(), x.clone(), x.clone(), sight)),
+            floats(rotate(
+                x,
+                Tensor::ones([1, 1, 2, 2], &device),
+                Tensor::ones([1, 1, 2, 2], &device),
+            )),
+        ];
+        assert!(all.iter().flatten().all(|value| value.is_nan()), "{all:?}");
+    }
 }

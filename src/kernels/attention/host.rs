@@ -9,8 +9,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::Sight;
-use super::kernels::HeadRows;
-use super::product::{Matrix, MatrixMut};
+use crate::kernels::product::host::{Matrix, MatrixMut};
+use crate::kernels::views::HeadRows;
 use crate::vector::{dot, exp_in_place, max, vectorized};
 
 /// Queries in a strip: enough rows for a product to run at full speed, few enough for the scores to stay in a core's cache.
@@ -18,9 +18,9 @@ const QUERIES: usize = 64;
 
 /// Queries, keys or values where they lie.
 #[derive(Clone, Copy)]
-pub(super) struct Heads<'a> {
-    pub(super) values: &'a [f32],
-    pub(super) rows: &'a HeadRows,
+pub(in crate::kernels) struct Heads<'a> {
+    pub(in crate::kernels) values: &'a [f32],
+    pub(in crate::kernels) rows: &'a HeadRows,
 }
 
 impl<'a> Heads<'a> {
@@ -40,18 +40,18 @@ impl<'a> Heads<'a> {
 
 /// What attention takes, each `[B, N or KV, T or S, H]`.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs<'a> {
-    pub(super) queries: Heads<'a>,
-    pub(super) keys: Heads<'a>,
-    pub(super) values: Heads<'a>,
-    pub(super) sight: &'a Sight,
+pub(in crate::kernels) struct Inputs<'a> {
+    pub(in crate::kernels) queries: Heads<'a>,
+    pub(in crate::kernels) keys: Heads<'a>,
+    pub(in crate::kernels) values: Heads<'a>,
+    pub(in crate::kernels) sight: &'a Sight,
 }
 
 /// Slopes with respect to queries, keys and values, each row-major.
-pub(super) struct Slopes {
-    pub(super) queries: Vec<f32>,
-    pub(super) keys: Vec<f32>,
-    pub(super) values: Vec<f32>,
+pub(in crate::kernels) struct Slopes {
+    pub(in crate::kernels) queries: Vec<f32>,
+    pub(in crate::kernels) keys: Vec<f32>,
+    pub(in crate::kernels) values: Vec<f32>,
 }
 
 /// A strip of queries of one head, with the keys that any of them sees.
@@ -74,7 +74,7 @@ struct Scores {
 }
 
 /// Mixed values, `[B, T, N·H]`.
-pub(super) fn attention(inputs: &Inputs<'_>) -> Vec<f32> {
+pub(in crate::kernels) fn attention(inputs: &Inputs<'_>) -> Vec<f32> {
     let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
     let width = heads * head_dim;
     let mut mixed = vec![0.0; batch * seq * width];
@@ -103,7 +103,7 @@ pub(super) fn attention(inputs: &Inputs<'_>) -> Vec<f32> {
 /// P = softmax(scores)     d values = Pᵀ slope     d P = slope valuesᵀ     d scores = P (d P − Σ P d P)
 /// d queries = scale · d scores · keys             d keys = scale · d scoresᵀ · queries
 /// ```
-pub(super) fn attention_slopes(inputs: &Inputs<'_>, slope: Heads<'_>) -> Slopes {
+pub(in crate::kernels) fn attention_slopes(inputs: &Inputs<'_>, slope: Heads<'_>) -> Slopes {
     let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
     let [_, kv_heads, seen, _] = inputs.keys.rows.shape;
     let groups = heads / kv_heads;

@@ -13,7 +13,7 @@ const PANEL: usize = 4096;
 
 /// A matrix to read: `rows · columns` numbers of a slice, at fixed steps.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
+pub(in crate::kernels) struct Matrix<'a> {
     values: &'a [f32],
     shape: [usize; 2],
     steps: [usize; 2],
@@ -25,7 +25,7 @@ impl<'a> Matrix<'a> {
     /// # Panics
     ///
     /// If the slice ends before the last number.
-    pub(super) fn new(values: &'a [f32], shape: [usize; 2], steps: [usize; 2]) -> Self {
+    pub(in crate::kernels) fn new(values: &'a [f32], shape: [usize; 2], steps: [usize; 2]) -> Self {
         assert!(
             extent(shape, steps) <= values.len(),
             "a matrix of {shape:?} at steps {steps:?} in {} numbers",
@@ -39,11 +39,11 @@ impl<'a> Matrix<'a> {
     }
 
     /// Rows that lie behind each other.
-    pub(super) fn of_rows(values: &'a [f32], columns: usize) -> Self {
+    pub(in crate::kernels) fn of_rows(values: &'a [f32], columns: usize) -> Self {
         Self::new(values, [values.len() / columns, columns], [columns, 1])
     }
 
-    pub(super) fn transpose(self) -> Self {
+    pub(in crate::kernels) fn transpose(self) -> Self {
         let ([rows, columns], [row_step, column_step]) = (self.shape, self.steps);
         Self {
             values: self.values,
@@ -54,23 +54,23 @@ impl<'a> Matrix<'a> {
 }
 
 /// A matrix to write: its rows lie in a slice at a fixed step.
-pub(super) struct MatrixMut<'a> {
+pub(in crate::kernels) struct MatrixMut<'a> {
     values: &'a mut [f32],
     row_step: usize,
 }
 
 impl<'a> MatrixMut<'a> {
-    pub(super) fn new(values: &'a mut [f32], row_step: usize) -> Self {
+    pub(in crate::kernels) fn new(values: &'a mut [f32], row_step: usize) -> Self {
         Self { values, row_step }
     }
 
     /// `self = scale · left · right`.
-    pub(super) fn set(self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
+    pub(in crate::kernels) fn set(self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
         self.multiply(false, scale, left, right);
     }
 
     /// `self += scale · left · right`.
-    pub(super) fn add(self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
+    pub(in crate::kernels) fn add(self, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
         self.multiply(true, scale, left, right);
     }
 

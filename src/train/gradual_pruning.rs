@@ -1,61 +1,54 @@
 //! Masks that grow while a pass trains.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Tensor;
 
-use super::Validation;
 use super::fit::FitContext;
-use super::optim::AdamW;
+use super::state::Training;
 use crate::calibration::Calibration;
-use crate::model::WeightId;
 use crate::pruning::{input_squares, mask_lowest};
-use crate::recipe::{EarlyStopPlan, FitPlan, GradualPlan, PruneMethod, Zeros};
+use crate::recipe::{FitPlan, GradualPlan, PruneMethod, Zeros};
 use crate::student::Student;
 
-/// What prunes during a pass, if its plan says so.
-pub(super) struct Gradual<'a> {
-    plan: Option<&'a GradualPlan>,
+/// Pruning during a pass.
+pub(super) struct GradualPruning<'a> {
+    plan: &'a GradualPlan,
     context: &'a FitContext<'a>,
     /// Share of zeros that the student came with.
     from_sparsity: f64,
-    /// The last step that changes what the student is, and not only how well it does: weights go, or a grid comes.
-    last_change: Option<usize>,
 }
 
-impl<'a> Gradual<'a> {
-    /// For the student that the pass was given, and not one that it goes on with.
-    pub(super) fn of(plan: &'a FitPlan, given: &Student, context: &'a FitContext<'a>) -> Self {
-        Self {
-            plan: plan.prune.as_ref(),
+impl<'a> GradualPruning<'a> {
+    /// For the student that the pass was given, and not one that it goes on with; `None` if the plan does not prune.
+    pub(super) fn of(
+        plan: &'a FitPlan,
+        given: &Student,
+        context: &'a FitContext<'a>,
+    ) -> Option<Self> {
+        plan.prune.as_ref().map(|plan| Self {
+            plan,
             context,
             from_sparsity: given.sparsity(),
-            last_change: [
-                plan.prune.as_ref().map(|plan| plan.to_step),
-                Some(plan.start_step).filter(|step| *step > 0),
-            ]
-            .into_iter()
-            .flatten()
-            .max(),
-        }
+        })
+    }
+
+    /// The last step before which weights go.
+    pub(super) fn last_step(&self) -> usize {
+        self.plan.to_step
     }
 
     /// Takes away what goes before a step, and with it what optimizer and average remember of it.
-    pub(super) fn prune(
-        &self,
-        step: usize,
-        student: &mut Student,
-        optimizer: &mut AdamW,
-        average: &mut Option<Vec<Tensor<2>>>,
-    ) {
-        let Some(plan) = self.plan.filter(|plan| is_due(plan, step)) else {
+    pub(super) fn apply(&self, step: usize, training: &mut Training) {
+        let plan = self.plan;
+        if !is_due(plan, step) {
             return;
-        };
+        }
         let zeros = Zeros::Share {
             sparsity: sparsity(plan, self.from_sparsity, step),
             within: plan.within,
         };
+        let student = &mut training.student;
         let squares = (plan.method == PruneMethod::Wanda).then(|| {
             let calibration = Calibration {
                 rows: self.context.rows,
@@ -82,33 +75,12 @@ impl<'a> Gradual<'a> {
                 }
             }
         };
-        mask(&mut optimizer.moments.iter_mut().map(|one| &mut one.first));
-        mask(&mut optimizer.moments.iter_mut().map(|one| &mut one.second));
-        if let Some(average) = average {
+        let moments = &mut training.optimizer.moments;
+        mask(&mut moments.iter_mut().map(|one| &mut one.first));
+        mask(&mut moments.iter_mut().map(|one| &mut one.second));
+        if let Some(average) = &mut training.average {
             mask(&mut average.iter_mut());
         }
-    }
-
-    /// What a training state has to know of the masks: all of them, where they grow.
-    pub(super) fn masks(&self, student: &Student) -> BTreeMap<WeightId, Tensor<2>> {
-        self.plan
-            .map_or_else(BTreeMap::new, |_| student.masks.clone())
-    }
-
-    /// Takes note of a measurement; whether it is the best so far. While weights go, or before a grid comes, there is none:
-    /// a student with more of them, or without one, is no better.
-    pub(super) fn note(
-        &self,
-        validation: &mut Validation,
-        done: usize,
-        loss_nats: f64,
-        early_stop: Option<EarlyStopPlan>,
-    ) -> bool {
-        if self.last_change.is_some_and(|step| done <= step) {
-            validation.pass_over(done);
-            return false;
-        }
-        validation.note(done, loss_nats, early_stop)
     }
 }
 

@@ -4,9 +4,18 @@ use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::TensorData;
 
-use super::attention::Heads;
-use super::kernels::HeadRows;
-use super::product::Matrix;
+use super::attention::host::Heads;
+use super::product::host::Matrix;
+
+/// Places and steps of a `[B, N, T, H]` view whose rows of `H` numbers lie together.
+pub(super) struct HeadRows {
+    /// Place of the first number.
+    pub(super) start: usize,
+    /// Steps from one batch row, head and position to the next.
+    pub(super) strides: [usize; 3],
+    /// B, N, T and H.
+    pub(super) shape: [usize; 4],
+}
 
 /// A `[B, N, T, H]` view, and where its rows lie.
 pub(super) struct HeadTensor {

@@ -1,0 +1,53 @@
+//! Grids that come into force while a pass trains.
+
+use std::mem;
+
+use super::state::Training;
+use crate::model::Schemes;
+use crate::progress::say;
+use crate::recipe::FitPlan;
+use crate::student::Student;
+
+/// The grids of a student that trains without them at first.
+pub(super) struct GridStart {
+    /// The step before which they come into force; above 0.
+    step: usize,
+    schemes: Schemes,
+}
+
+impl GridStart {
+    /// Takes the grids off the student that a pass was given, if they are to come later.
+    pub(super) fn of(plan: &FitPlan, student: &mut Student) -> Option<Self> {
+        let step = plan.start_step;
+        (step > 0).then(|| Self {
+            step,
+            schemes: mem::take(&mut student.schemes),
+        })
+    }
+
+    /// The last step before which the student changes.
+    pub(super) fn last_step(&self) -> usize {
+        self.step
+    }
+
+    /// Gives a student that goes on what it had when it was stopped.
+    pub(super) fn resume(&self, training: &mut Training) {
+        if training.optimizer.num_updates > self.step {
+            training.student.schemes = self.schemes.clone();
+        }
+    }
+
+    /// Puts the grids on before their step; scales that are learned begin with those that fit the weights as they are by
+    /// then.
+    pub(super) fn apply(&self, step: usize, label: &str, training: &mut Training) {
+        if step != self.step {
+            return;
+        }
+        let student = &mut training.student;
+        student.schemes = self.schemes.clone();
+        if !student.scales.is_empty() {
+            student.learn_scales();
+        }
+        say(&format!("{label}: on its grid from step {step}"));
+    }
+}
