@@ -154,7 +154,7 @@ pub(super) struct ClassTerms<N> {
     pub(super) slope: Option<N>,
 }
 
-/// Terms and slope of classes to which the teacher gives `p` and the student `q`.
+/// Terms and slope of classes to which the teacher gives `p` and the student `q`: the ids of a support and, as the last, the tail.
 pub(super) fn class_terms<N: Number>(p: &Mass<N>, q: &Mass<N>, spec: &LossSpec) -> ClassTerms<N> {
     let mut terms = ClassTerms {
         values: Terms::from_fn(|_| None),

@@ -56,10 +56,8 @@ pub(super) fn soft_loss(
     let outside = f64::from(vectorized(|| sum(exps)));
     let total = prob.iter().sum::<f64>() + outside;
     let log_total = total.ln();
-    if ids.len() < exps.len() && matches!(support, Support::TopK(_)) {
-        prob.push(outside);
-        ln.push(outside.ln());
-    }
+    prob.push(outside);
+    ln.push(outside.ln());
     for (exp, exponent) in prob.iter_mut().zip(&mut ln) {
         *exp /= total;
         *exponent -= log_total;
@@ -107,16 +105,15 @@ impl ClassSums {
     }
 }
 
-/// Of the ids of a support and, where there are others, the tail behind them.
+/// Of the ids of a support and, behind them, the tail, to which both sides give 0 where there are no other classes.
 fn over_classes(top_k: &TopK<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassSums {
     let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
     let num_ids = ln.len();
     let mut prob: Vec<f64> = ln.iter().map(|ln| ln.exp()).collect();
-    let has_tail = student.prob.0.len() > num_ids;
-    if has_tail {
-        prob.push(tail);
-        ln.push(tail.max(SMALLEST_TAIL).ln());
-    }
+    let has_tail = student.prob.0[num_ids] > 0.0;
+    let tail = if has_tail { tail } else { 0.0 };
+    prob.push(tail);
+    ln.push(tail.max(SMALLEST_TAIL).ln());
     let teacher = Mass {
         prob: Row(prob),
         ln: Row(ln),
@@ -148,10 +145,12 @@ fn over_samples(samples: &Samples<'_>, student: Mass<Row>, spec: &LossSpec) -> C
     for (share, ln) in samples.shares().zip(&student.ln.0) {
         value -= share * ln;
     }
+    let mut probs = student.prob.0;
+    probs.truncate(samples.ids.len()); // there is no tail
     ClassSums {
         values: Terms::ZERO.with(Term::ForwardKl, value),
         slopes: samples.shares().map(|share| -weight * share).collect(),
-        probs: student.prob.0,
+        probs,
         outside: 0.0,
         slope: -weight,
     }
