@@ -63,8 +63,6 @@ pub mod student;
 
 pub mod pruning;
 
-pub mod quantization;
-
 pub mod train;
 
 // Passes: student -> student.

@@ -9,7 +9,7 @@ use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
 use crate::export::ExportError;
 use crate::passes::PassError;
-use crate::quantization::QuantizeError;
+use crate::passes::QuantizeError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
 use crate::stages::StagesError;

@@ -9,12 +9,13 @@ use serde::Serialize;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{DecoderConfig, num_parameters};
+use crate::passes::configs_of_passes;
 use crate::recipe::{
     CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, ShrinkPlan,
     StudentPlan, SupportPlan, TokenizerPlan,
 };
 use crate::stages::{Stage, Stages};
-use crate::student::{architecture, configs_of_passes, part_of_teacher};
+use crate::student::{architecture, part_of_teacher};
 
 /// Arithmetic of one core that a training step of a small model reaches, in operations per second: 5,000 tokens
 /// a second of a 5.5 M parameter model on two cores of a 2024 server, six operations a parameter and token.

@@ -1,12 +1,9 @@
 //! Passes: each takes a student and returns a student.
 
-mod budget;
-mod measure_parts;
+mod distill;
 pub mod prune;
 pub mod quantize;
 mod removed;
-mod rounding;
-mod sensitivity;
 pub mod shrink;
 
 use std::io;
@@ -14,17 +11,16 @@ use std::path::Path;
 
 use thiserror::Error;
 
-pub use self::budget::Choice;
+use self::distill::distill;
+use self::prune::PruneError;
+pub use self::quantize::{Choice, Cost, Part, QuantizeError, Rounding, Sensitivity, WIDTHS};
 pub use self::removed::{Parts, Removed, Sizes};
-pub use self::rounding::Rounding;
-pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
+pub use self::shrink::{ShrinkError, configs_of_passes};
 use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
-use crate::pruning::PruneError;
-use crate::quantization::{self, QuantizeError};
-use crate::recipe::{FitPlan, PassPlan};
-use crate::student::{Adapter, Projection, Student, layer_pairs};
-use crate::train::fit::{FitContext, FitError, fit};
+use crate::recipe::PassPlan;
+use crate::student::Student;
+use crate::train::fit::{FitContext, FitError};
 use crate::train::state;
 
 /// Why a pass ended early.
@@ -91,73 +87,12 @@ pub fn apply(
 /// Deletes what only an unfinished pass needs from the folder of a finished one.
 pub fn discard(dir: &Path) -> io::Result<()> {
     state::discard(dir)?;
-    quantization::discard(dir)
+    quantize::discard(dir)
 }
 
 /// Tells whether [`discard`] would delete what lies at this place inside of the folder.
 pub fn is_temporary(inside: &Path) -> bool {
-    state::is_state(inside) || quantization::is_of_finished_layers(inside)
-}
-
-/// Trains against the cache and the text, with whatever masks and schemes the student has.
-///
-/// Projections of hidden states are thrown away at the end. An adapter is merged; without masks it is also left for `peft`,
-/// which knows no masks.
-fn distill(
-    plan: &FitPlan,
-    student: Student,
-    context: &FitContext<'_>,
-) -> Result<Student, FitError> {
-    let cache = context.cache.filter(|_| plan.losses.is_soft());
-    let context = FitContext { cache, ..*context };
-    let student = Student {
-        projections: projections(plan, &student, &context),
-        ..student
-    };
-    let Some(adapter) = &plan.adapter else {
-        return Ok(without_projections(fit(plan, student, &context)?));
-    };
-    let (config, device) = (&student.decoder.config, student.decoder.device());
-    let adapter = Adapter::init(adapter, config, context.seed, &device);
-    let student = Student {
-        adapter: Some(adapter),
-        ..student
-    };
-    let student = fit(plan, student, &context)?;
-    if let Some(adapter) = student
-        .adapter
-        .as_ref()
-        .filter(|_| student.masks.is_empty())
-    {
-        let written = adapter.save(&context.dir.join("adapter"), student.layer_repeats);
-        saved(&context, written)?;
-    }
-    Ok(without_projections(student.merged()))
-}
-
-/// What brings the student's hidden states to the width of the teacher's, if a loss term compares them and the widths differ.
-fn projections(plan: &FitPlan, student: &Student, context: &FitContext<'_>) -> Vec<Projection> {
-    let hidden = &plan.losses.hidden_mse;
-    let Some(teacher) = context.teacher.filter(|_| hidden.weight.is_used()) else {
-        return Vec::new();
-    };
-    let config = student.effective_config();
-    let depths = [&config, &teacher.config].map(|config| config.num_hidden_layers);
-    let pairs = layer_pairs(hidden, depths[0], depths[1]);
-    Projection::init(
-        &pairs.expect("the layers were looked up before the run"),
-        config.hidden_size,
-        teacher.config.hidden_size,
-        context.seed,
-        &student.decoder.device(),
-    )
-}
-
-fn without_projections(student: Student) -> Student {
-    Student {
-        projections: Vec::new(),
-        ..student
-    }
+    state::is_state(inside) || quantize::is_of_finished_layers(inside)
 }
 
 /// What a pass measures over the first training rows, with its own name and signal.

@@ -9,7 +9,6 @@ mod projection;
 mod quantized;
 mod scales;
 mod sharing;
-mod shrink;
 
 use std::collections::BTreeMap;
 
@@ -21,7 +20,6 @@ pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
-pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
 use crate::model::grid::{Scaling, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,

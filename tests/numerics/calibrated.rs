@@ -7,8 +7,8 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::model::{DecoderConfig, LayerType, ParameterKind};
+use alambic::passes::QuantizeError;
 use alambic::passes::{PassError, apply};
-use alambic::quantization::QuantizeError;
 use alambic::recipe::{
     CalibratedPlan, ExportFormat, GptqPlan, NumberType, PassPlan, PruneMethod, PrunePlan,
     QuantizeMethod, QuantizePlan, SchemePlan, Zeros,

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use thiserror::Error;
 
 use self::gptq::Step;
-pub use self::layers::{FinishedLayers, discard, is_of_finished_layers};
+pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
 use crate::model::grid::round_to_bf16;
 use crate::model::{
@@ -61,7 +61,7 @@ pub enum QuantizeError {
 }
 
 /// Refuses weights that no grid has a value for.
-pub fn check_finite(student: &Student) -> Result<(), QuantizeError> {
+pub(super) fn check_finite(student: &Student) -> Result<(), QuantizeError> {
     for (spec, weight) in student.decoder.parameters() {
         if !student.schemes.contains_key(&spec.name) {
             continue;
@@ -86,7 +86,7 @@ pub fn check_finite(student: &Student) -> Result<(), QuantizeError> {
 ///
 /// Scales are chosen before any weight moves, and stay with the student: what becomes of a group need not reach as far as
 /// it did. Masked weights stay 0.
-pub fn calibrate(
+pub(super) fn calibrate(
     student: Student,
     plan: &CalibratedPlan,
     calibration: &Calibration<'_>,

@@ -68,7 +68,7 @@ fn plan(act_order: bool, damping: f64) -> GptqPlan {
 
 #[test]
 fn weights_equal_those_of_the_equations() {
-    let golden = include_str!("../../../tests/golden/gptq.json");
+    let golden = include_str!("../../../../../tests/golden/gptq.json");
     let Golden { inputs, expected } = serde_json::from_str(golden).unwrap();
     let [_, columns] = inputs.shape;
     let hessian = hessian(inputs.x, columns);

@@ -54,7 +54,7 @@ fn tensor(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
 
 #[test]
 fn scales_equal_those_of_the_equations() {
-    let golden = include_str!("../../../tests/golden/awq.json");
+    let golden = include_str!("../../../../../tests/golden/awq.json");
     let Golden {
         atol,
         rtol,

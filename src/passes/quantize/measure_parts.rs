@@ -6,9 +6,8 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::quantize::{override_of, scheme};
 use super::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
-use super::{PassError, calibration, saved};
+use super::{PassError, calibration, override_of, saved, scheme};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::{all_logits, for_logits};

@@ -20,7 +20,7 @@ const FOLDER: &str = "layers";
 ///
 /// Which of the text each has seen needs no saving: what enters the next layer is computed again, by the finished ones.
 #[derive(Debug, Clone, Copy)]
-pub struct FinishedLayers<'a> {
+pub(crate) struct FinishedLayers<'a> {
     /// Folder of the pass.
     pub dir: &'a Path,
     /// Key of the stage: layers of another are not read.
@@ -100,7 +100,7 @@ impl FinishedLayers<'_> {
 }
 
 /// Deletes what only an unfinished pass needs.
-pub fn discard(dir: &Path) -> io::Result<()> {
+pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     let layers = dir.join(FOLDER);
     if layers.exists() {
         fs::remove_dir_all(&layers).map_err(|error| with_path(error, &layers))?;
@@ -109,7 +109,7 @@ pub fn discard(dir: &Path) -> io::Result<()> {
 }
 
 /// Tells whether [`discard`] would delete what lies at this place inside of the folder.
-pub fn is_of_finished_layers(inside: &Path) -> bool {
+pub(crate) fn is_of_finished_layers(inside: &Path) -> bool {
     inside == Path::new(FOLDER)
 }
 

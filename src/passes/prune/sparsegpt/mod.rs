@@ -3,11 +3,10 @@
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::score::PRUNED;
-use super::select::{lowest, share_of};
-use super::{PruneError, PrunedMatrix};
+use super::PruneError;
 use crate::calibration::{Calibration, Hessian, InverseFactor, Walk};
 use crate::model::{ParameterSpec, Site};
+use crate::pruning::{PRUNED, PrunedMatrix, lowest, share_of};
 use crate::recipe::{Within, Zeros};
 use crate::student::Student;
 use crate::tensors;

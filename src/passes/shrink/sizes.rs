@@ -2,9 +2,9 @@
 
 use thiserror::Error;
 
-use super::{NoSuchPart, check_parts, part_of_teacher};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::recipe::{FromTeacherPlan, LayersPlan, PassPlan, ShrinkSizes, ShrinkTarget, Side};
+use crate::student::{NoSuchPart, check_parts, part_of_teacher};
 
 /// Steps in which a proportion is sought: finer than any size in use can follow.
 const PROPORTIONS: usize = 4096;

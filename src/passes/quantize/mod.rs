@@ -1,15 +1,25 @@
 //! Quantisation: every projection, the embedding and the output layer get the scheme that the plan has for them.
 
+mod budget;
+mod calibrate;
+mod measure_parts;
+mod rounding;
+mod sensitivity;
+
 use std::collections::BTreeMap;
 
-use super::budget::Choice;
-use super::measure_parts::measure_parts;
-use super::sensitivity::Part;
-use super::{PassError, Rounding, calibration, distill, saved};
+pub use self::budget::Choice;
+pub use self::calibrate::QuantizeError;
+use self::calibrate::{FinishedLayers, calibrate, check_finite};
+pub(super) use self::calibrate::{discard, is_of_finished_layers};
+use self::measure_parts::measure_parts;
+pub use self::rounding::Rounding;
+pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
+use super::distill::distill;
+use super::{PassError, calibration, saved};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::progress::say;
-use crate::quantization::{self, FinishedLayers, check_finite};
 use crate::recipe::{
     Activations, CalibratedPlan, NumberType, OverridePlan, QuantizeMethod, QuantizePlan,
     SchemePlan, SensitivityPlan,
@@ -39,7 +49,7 @@ pub fn quantize(
             check_finite(&rounded)?;
             Ok(rounded)
         }
-        QuantizeMethod::Calibrated(plan) => calibrate(plan, on_grids(student), context),
+        QuantizeMethod::Calibrated(plan) => calibrated(plan, on_grids(student), context),
         QuantizeMethod::Qat(fit) => {
             let mut rounded = on_grids(student.clone());
             Rounding::measure(&student, &rounded, context)?;
@@ -101,7 +111,7 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
 
 /// Puts a student that has its schemes on its grids by what the first training rows show; finished layers are kept in the
 /// folder of the pass.
-fn calibrate(
+fn calibrated(
     plan: &CalibratedPlan,
     student: Student,
     context: &FitContext<'_>,
@@ -111,7 +121,7 @@ fn calibrate(
         key: context.key,
     };
     let calibration = calibration(context, plan.calibration_tokens);
-    let student = quantization::calibrate(student, plan, &calibration, &finished)?;
+    let student = calibrate(student, plan, &calibration, &finished)?;
     Ok(student)
 }
 

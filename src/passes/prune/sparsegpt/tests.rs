@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::*;
-use crate::pruning::score::scale_by_inputs;
-use crate::pruning::select::select;
+use crate::pruning::{scale_by_inputs, select};
 use crate::random::Stream;
 use crate::recipe::Pattern;
 
@@ -85,7 +84,7 @@ fn digits(mask: &[f32]) -> String {
 
 #[test]
 fn weights_and_masks_equal_those_of_the_formulas() {
-    let golden = include_str!("../../../tests/golden/sparsegpt.json");
+    let golden = include_str!("../../../../tests/golden/sparsegpt.json");
     let Golden {
         atol,
         rtol,
