@@ -19,17 +19,16 @@ use std::time::Instant;
 
 use alambic::allocator::{self, MiMalloc};
 use alambic::device::{self, ReadBack};
-use alambic::loss::chunked::head_gradients;
-use alambic::loss::{LossSpec, RowTarget, Support, Terms, TopK};
+use alambic::loss::{
+    LossSpec, LossWeights, RowTarget, Support, TailPlan, Terms, TopK, chunked::head_gradients,
+};
 use alambic::model::Head;
 use alambic::random::Stream;
-use alambic::recipe::{
-    ArchitecturePlan, FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan,
-    TemperaturePlan,
-};
-use alambic::student::{Student, architecture};
+use alambic::recipe::Scheduled;
+use alambic::student::{ArchitecturePlan, Student, architecture};
 use alambic::train::gradient::{Activations, MicroBatch, step_gradient_with};
 use alambic::train::optim::{AdamW, clip, global_norm};
+use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 
@@ -308,7 +307,7 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights {
             forward_kl: Scheduled::Constant(forward_kl),
-            cross_entropy: Scheduled::Constant(cross_entropy),
+            cross_entropy: Scheduled::Constant(cross_entropy).into(),
             ..LossWeights::default()
         },
         tail: TailPlan::Bucket,

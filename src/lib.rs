@@ -34,10 +34,10 @@ pub mod tensors;
 
 pub mod difference;
 
-pub mod gguf;
-
-// Recipe: text -> plan.
+// The language of recipes; each stage declares its keys in its `plan`.
 pub mod recipe;
+
+pub mod gguf;
 
 // Data: text -> token rows.
 pub mod data;
@@ -74,6 +74,8 @@ pub mod export;
 pub mod report;
 
 // The program.
+pub mod plan;
+
 pub mod stages;
 
 pub mod estimate;

@@ -19,7 +19,7 @@ use parquet::schema::types::ColumnPath;
 use super::manifest::tokens_hash;
 use super::quantize::{RowCodes, quantize};
 use super::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
-use crate::recipe::SupportPlan;
+use crate::cache::SupportPlan;
 
 /// Names of the columns, in their order.
 pub(super) mod column {

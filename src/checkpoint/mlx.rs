@@ -11,8 +11,9 @@ use serde_json::Value;
 use super::compressed_tensors::unpack;
 use super::quantized::{expect, num_groups, num_words, number, part};
 use super::{CheckpointError, TensorFiles};
-use crate::model::grid::Grid;
-use crate::model::{ConfigError, DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::model::{
+    ConfigError, DecoderConfig, ParameterSpec, Scheme, Schemes, grid::Grid, parameter_specs,
+};
 
 /// Width and group of each weight that is not plain, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]

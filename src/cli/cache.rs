@@ -7,12 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::commands::{Output, load_plan, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
-use crate::cache::{self, Cache, Part};
+use crate::cache::{self, Cache, Part, Sampling, SupportPlan};
 use crate::device;
 use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::progress::{Progress, bytes_text, thousands};
-use crate::recipe::{Sampling, SupportPlan};
 use crate::run::{self, RunError};
 use crate::stages::Model;
 use crate::teacher::{compare, load_teacher};

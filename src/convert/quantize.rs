@@ -14,18 +14,16 @@ use super::{
     publish, stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
-use crate::export::gguf;
+use crate::export::{ExportFormat, gguf};
 use crate::files::{self, UnfinishedDir, hash_json};
-use crate::model::DecoderConfig;
-use crate::model::grid::Levels;
-use crate::passes::{self, quantize::schemes};
+use crate::model::{DecoderConfig, grid::Levels};
+use crate::passes::{self, PassPlan, QuantizeMethod, QuantizePlan, quantize::schemes};
+use crate::plan::{self, Plan};
 use crate::preflight;
-use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod, QuantizePlan};
 use crate::run::lock;
 use crate::student::Student;
-use crate::train::Predictions;
 use crate::train::evaluate::{Evaluation, Opinion, evaluate, measure};
-use crate::train::fit::FitContext;
+use crate::train::{Predictions, fit::FitContext};
 
 /// What messages call the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
@@ -150,7 +148,7 @@ fn plan(
     }
     let path = dir.join("recipe.yaml");
     files::write_atomically(&path, |out| out.write_all(text.as_bytes()))?;
-    recipe::load(&path, overrides).map_err(|mut faults| {
+    plan::load(&path, overrides).map_err(|mut faults| {
         ARGUMENTS.clone_into(&mut faults.sources.recipe_name);
         faults.into()
     })

@@ -10,8 +10,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
-use crate::loss::chunked::compare_logits;
-use crate::loss::{kl_of_logits, top_id};
+use crate::loss::{chunked::compare_logits, kl_of_logits, top_id};
 use crate::model::{Decoder, ParameterSpec};
 use crate::teacher::load_checked;
 use crate::tensors;

@@ -14,6 +14,7 @@ mod counted;
 mod divergence;
 mod hidden;
 mod likeliest;
+mod plan;
 mod row;
 mod softmax;
 mod spec;
@@ -24,6 +25,8 @@ mod tensors;
 
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
+pub use plan::{CrossEntropyPlan, HiddenPlan, JsdPlan, LossWeights, SkewPlan, TailPlan};
+pub(crate) use plan::{LOSSES, OVER, check};
 pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_log_sum_exp};
 pub use spec::{LossSpec, Terms};

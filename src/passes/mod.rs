@@ -11,17 +11,70 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use self::distill::distill;
-use self::prune::PruneError;
-pub use self::quantize::{Choice, Cost, Part, QuantizeError, Rounding, Sensitivity, WIDTHS};
+use self::distill::{DISTILL, distill};
+use self::prune::{PRUNE, PruneError};
+pub use self::prune::{PruneMethod, PrunePlan};
+use self::quantize::QUANTIZE;
+pub(crate) use self::quantize::group_size;
+pub use self::quantize::{
+    Activations, BudgetPlan, CalibratedPlan, Choice, Cost, GptqPlan, NumberType, OverridePlan,
+    Part, QuantizeError, QuantizeMethod, QuantizePlan, Rounding, SchemePlan, Sensitivity,
+    SensitivityPlan, WIDTHS,
+};
 pub use self::removed::{Parts, Removed, Sizes};
-pub use self::shrink::{ShrinkError, configs_of_passes};
+use self::shrink::SHRINK;
+pub use self::shrink::{
+    LayersBy, ShrinkError, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side, configs_of_passes,
+};
 use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
-use crate::recipe::PassPlan;
+use crate::diag::Diagnostic;
+use crate::recipe::{Fields, Kind, choice};
 use crate::student::Student;
 use crate::train::fit::{FitContext, FitError};
-use crate::train::state;
+use crate::train::{FitPlan, state};
+
+choice! {
+    pub enum PassPlan of PassWord in PASS = "pass", "One pass: takes a student and returns a student. `--set distill.steps=200` sets a key of every `distill` pass." {
+        Distill(Box<FitPlan>) = "distill", Kind::Block(&DISTILL), "train against the cache and the text";
+        Prune(PrunePlan) = "prune", Kind::Block(&PRUNE), "zero the least useful weights";
+        Shrink(ShrinkPlan) = "shrink", Kind::Block(&SHRINK), "take the least useful layers, channels, heads or dimensions out";
+        Quantize(QuantizePlan) = "quantize", Kind::Block(&QUANTIZE), "put the weights on a quantised grid; the last pass";
+    }
+}
+
+impl PassPlan {
+    /// How it trains, if it does.
+    pub fn fit(&self) -> Option<&FitPlan> {
+        match self {
+            Self::Distill(fit) => Some(fit),
+            Self::Quantize(plan) => match &plan.method {
+                QuantizeMethod::Qat(fit) => Some(fit),
+                QuantizeMethod::RoundToNearest | QuantizeMethod::Calibrated(_) => None,
+            },
+            Self::Prune(_) | Self::Shrink(_) => None,
+        }
+    }
+}
+
+/// Tells whether a pass with these keys trains and knows for how long.
+pub(crate) fn trains(pass: PassWord, fields: Fields<'_>) -> bool {
+    match pass {
+        PassWord::Distill => true,
+        PassWord::Prune | PassWord::Shrink => false,
+        PassWord::Quantize => quantize::trains(fields),
+    }
+}
+
+/// Every contradiction within the keys of a pass.
+pub(crate) fn check(pass: PassWord, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    match pass {
+        PassWord::Distill => distill::check(fields, faults),
+        PassWord::Prune => prune::check(fields, faults),
+        PassWord::Shrink => shrink::check(fields, faults),
+        PassWord::Quantize => quantize::check(fields, faults),
+    }
+}
 
 /// Why a pass ended early.
 #[derive(Debug, Error)]

@@ -7,9 +7,10 @@ use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
 use crate::model::{DecoderConfig, parameter_specs};
 use crate::passes;
-use crate::recipe::{PassPlan, RecipeFaults, StudentPlan};
+use crate::passes::PassPlan;
+use crate::recipe::RecipeFaults;
 use crate::student::{
-    NoSuchPart, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
+    NoSuchPart, StudentPlan, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
 };
 
 impl Preflight<'_> {

@@ -1,15 +1,17 @@
 //! Which weights of a student go: scores, and the choice of the lowest.
 
+mod plan;
 mod score;
 mod select;
 
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::plan::{GRADUAL, SPARSITY, check};
+pub use self::plan::{GradualMethod, GradualPlan, Pattern, Within, Zeros};
 pub(crate) use self::score::{PRUNED, scale_by_inputs};
 pub use self::score::{SiteSums, input_squares};
 pub(crate) use self::select::{lowest, select, share_of};
-use crate::recipe::Zeros;
 use crate::student::Student;
 use crate::tensors;
 

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::recipe::{Within, Zeros};
+use crate::pruning::{Within, Zeros};
 
 /// 1 for the weights that stay of a matrix of rows of `columns` scores.
 ///
@@ -57,8 +57,7 @@ pub(crate) fn lowest(scores: &[f32], count: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pruning::PRUNED;
-    use crate::recipe::Pattern;
+    use crate::pruning::{PRUNED, Pattern};
 
     fn of_rows(scores: &[f32], columns: usize, sparsity: f64) -> Vec<f32> {
         select(scores, columns, Zeros::of_rows(sparsity))

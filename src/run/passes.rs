@@ -11,16 +11,17 @@ use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::files::{UnfinishedDir, write_atomically};
 use crate::model::Decoder;
-use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
+use crate::passes::{
+    self, Choice, PassError, PassPlan, QuantizeMethod, Removed, Rounding, Sensitivity,
+};
 use crate::progress;
 use crate::random;
-use crate::recipe::{FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan};
 use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
-use crate::student::{self, Importance, Kept, Student};
+use crate::student::{self, FromTeacherPlan, Importance, Kept, LayersPlan, Student, StudentPlan};
 use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
-use crate::train::fit::FitContext;
+use crate::train::{FitPlan, fit::FitContext};
 
 /// What the artifact of a pass says.
 #[derive(Debug, Clone, Serialize, Deserialize)]

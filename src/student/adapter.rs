@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::files;
 use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
 use crate::random::Stream;
-use crate::recipe::AdapterPlan;
+use crate::student::AdapterPlan;
 use crate::tensors;
 
 /// Narrow matrices whose product is added to linear layers (Hu et al. 2021, LoRA, <https://arxiv.org/abs/2106.09685>,

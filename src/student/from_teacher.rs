@@ -11,7 +11,7 @@ use super::Student;
 use super::importance::Importance;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
-use crate::recipe::{FromTeacherPlan, LayersPlan};
+use crate::student::{FromTeacherPlan, LayersPlan};
 
 /// The parts of a teacher that a student keeps, zero-based and ascending.
 ///

@@ -5,6 +5,7 @@ mod carried;
 mod disk;
 mod from_teacher;
 mod importance;
+mod plan;
 mod projection;
 mod quantized;
 mod scales;
@@ -18,6 +19,10 @@ use thiserror::Error;
 pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
+pub(crate) use self::plan::{
+    ADAPTER, MAX_LAYERS, STUDENT, StudentWord, TARGETS, check, check_adapter, fresh_sizes,
+};
+pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
 use crate::model::grid::{Scaling, round_to_bf16};
@@ -26,7 +31,6 @@ use crate::model::{
     Rope, RopeScaling, Schemes, parameter_specs,
 };
 use crate::random::Stream;
-use crate::recipe::ArchitecturePlan;
 use crate::tensors::{NotFinite, TensorsError};
 
 /// File of a student inside an artifact.

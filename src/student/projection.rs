@@ -4,9 +4,9 @@ use burn::tensor::{Device, Tensor};
 use thiserror::Error;
 
 use super::adapter::kaiming_uniform;
+use crate::loss::HiddenPlan;
 use crate::model::{ParameterKind, ParameterSpec};
 use crate::random::Stream;
-use crate::recipe::HiddenPlan;
 
 /// A matrix that is trained beside the student and thrown away after the pass.
 #[derive(Debug, Clone)]

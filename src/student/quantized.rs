@@ -3,9 +3,9 @@
 use serde::Deserialize;
 
 use super::Student;
-use crate::model::grid::Grid;
 use crate::model::{
-    DecoderConfig, InputLevels, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
+    DecoderConfig, InputLevels, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Grid,
+    parameter_specs,
 };
 
 impl Student {

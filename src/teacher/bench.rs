@@ -8,10 +8,9 @@ use serde::Serialize;
 
 use super::select::PositionSupport;
 use super::{Selection, supports};
-use crate::cache::{CacheError, Fingerprint, RowSupports, TopKSupports, Trial};
+use crate::cache::{CacheError, Fingerprint, RowSupports, SupportPlan, TopKSupports, Trial};
 use crate::data::TokenRows;
 use crate::model::Decoder;
-use crate::recipe::SupportPlan;
 
 /// Times that rows are decoded; the fastest counts, since other processes can only slow it down.
 const DECODES: usize = 5;

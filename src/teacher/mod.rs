@@ -2,6 +2,7 @@
 
 mod bench;
 mod compare;
+mod plan;
 mod select;
 
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use select::{PositionSupport, RowDraws};
 
 pub use bench::{Trade, bench};
 pub use compare::{Comparison, compare};
+pub use plan::TeacherPlan;
+pub(crate) use plan::{CHECKPOINT, TEACHER};
 pub use select::Selection;
 
 /// Why a capture ended early.

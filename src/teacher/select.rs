@@ -1,9 +1,10 @@
 //! From the logits of a position to what a cache holds of it.
 
-use crate::cache::{Fingerprint, RowSupports, SampledSupports, TopKSupports};
+use crate::cache::{
+    Fingerprint, RowSupports, SampledSupports, Sampling, SupportPlan, TopKSupports,
+};
 use crate::loss::{exps_in_place, likeliest, log_prob, log_sum_exp, softened_log_sum_exp};
 use crate::random::Stream;
-use crate::recipe::{Sampling, SupportPlan};
 
 /// Logits further below the largest have no probability to speak of: e^−87 is the smallest normal f32.
 const LOWEST_LOGIT: f32 = -87.0;

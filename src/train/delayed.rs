@@ -7,8 +7,8 @@ use burn::tensor::Tensor;
 
 use crate::model::Schemes;
 use crate::progress::say;
-use crate::recipe::FitPlan;
 use crate::student::Student;
+use crate::train::FitPlan;
 
 /// The grids of a student that trains without them at first, if its plan says so.
 pub(super) struct Delayed {

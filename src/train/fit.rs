@@ -23,9 +23,9 @@ use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
 use crate::model::Decoder;
 use crate::progress::{Progress, say};
-use crate::recipe::{FitPlan, HandOn};
 use crate::student::{Student, layer_pairs};
 use crate::tensors;
+use crate::train::{FitPlan, HandOn};
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
 #[derive(Clone, Copy)]

@@ -9,9 +9,9 @@ use super::Validation;
 use super::fit::FitContext;
 use super::optim::AdamW;
 use crate::calibration::Calibration;
-use crate::pruning::{input_squares, mask_lowest};
-use crate::recipe::{EarlyStopPlan, FitPlan, GradualPlan, PruneMethod, Zeros};
+use crate::pruning::{GradualMethod, GradualPlan, Zeros, input_squares, mask_lowest};
 use crate::student::Student;
+use crate::train::{EarlyStopPlan, FitPlan};
 
 /// What prunes during a pass, if its plan says so.
 pub(super) struct Gradual<'a> {
@@ -55,7 +55,7 @@ impl<'a> Gradual<'a> {
             sparsity: sparsity(plan, self.from_sparsity, step),
             within: plan.within,
         };
-        let squares = (plan.method == PruneMethod::Wanda).then(|| {
+        let squares = (plan.method == GradualMethod::Wanda).then(|| {
             let calibration = Calibration {
                 rows: self.context.rows,
                 num_tokens: plan.calibration_tokens,
@@ -125,11 +125,11 @@ fn sparsity(plan: &GradualPlan, from: f64, step: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::Within;
+    use crate::pruning::Within;
 
     fn plan(from_step: usize, to_step: usize, every: usize) -> GradualPlan {
         GradualPlan {
-            method: PruneMethod::Magnitude,
+            method: GradualMethod::Magnitude,
             sparsity: 0.8,
             within: Within::Row,
             from_step,

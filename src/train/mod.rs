@@ -12,6 +12,7 @@ mod hidden;
 mod metrics;
 mod objective;
 pub mod optim;
+mod plan;
 mod predictions;
 mod readings;
 mod schedule;
@@ -23,6 +24,8 @@ mod validation;
 
 pub use average::averaged;
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
+pub use plan::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, TemperaturePlan, TemperatureWalk};
+pub(crate) use plan::{FIT, STEPS, check};
 pub use predictions::{Predictions, Predictor};
 pub use schedule::{learning_rate, scheduled, temperature};
 pub use targets::row_targets;

@@ -4,8 +4,8 @@ use super::gradient::MicroBatch;
 use super::{row_targets, scheduled, temperature};
 use crate::cache::RowSupports;
 use crate::data::TokenRows;
-use crate::loss::{LossSpec, LossSums, Tail, Terms};
-use crate::recipe::{FitPlan, TailPlan, TemperaturePlan};
+use crate::loss::{LossSpec, LossSums, Tail, TailPlan, Terms};
+use crate::train::{FitPlan, TemperaturePlan};
 
 /// The loss of a step, counted from 0.
 #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
@@ -20,13 +20,13 @@ pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
             skew_forward_kl: at(losses.skew_forward_kl.weight),
             skew_reverse_kl: at(losses.skew_reverse_kl.weight),
             tvd: at(losses.tvd),
-            cross_entropy: at(losses.cross_entropy),
+            cross_entropy: at(losses.cross_entropy.weight),
             hidden_mse: at(losses.hidden_mse.weight),
         },
         jsd_beta: losses.jsd.beta,
         skew_forward_alpha: losses.skew_forward_kl.alpha,
         skew_reverse_alpha: losses.skew_reverse_kl.alpha,
-        label_smoothing: losses.label_smoothing,
+        label_smoothing: losses.cross_entropy.label_smoothing,
         temperature: (temperature(&plan.temperature, step) as f32)
             .max(LossSpec::LOWEST_TEMPERATURE),
         tail: match plan.tail {
@@ -102,8 +102,9 @@ pub(super) fn logged_schedules(plan: &FitPlan, step: usize) -> Vec<(String, f64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{JsdPlan, LossWeights, Ramp, Scheduled, Shape, TemperatureWalk};
-    use crate::train::schedule::tests::plan;
+    use crate::loss::{JsdPlan, LossWeights};
+    use crate::recipe::{Ramp, Scheduled, Shape};
+    use crate::train::{TemperatureWalk, schedule::tests::plan};
 
     fn ramp(from: f64, to: f64) -> Scheduled {
         Scheduled::Ramp(Ramp {
@@ -138,7 +139,7 @@ mod tests {
                     beta: 0.5,
                 },
                 tvd: ramp(0.25, 0.25),
-                cross_entropy: Scheduled::Constant(1.0),
+                cross_entropy: Scheduled::Constant(1.0).into(),
                 ..LossWeights::default()
             },
             ..plan(8, 1)

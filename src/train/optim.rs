@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::device::{self, ReadBack};
 use crate::model::{ParameterKind, ParameterSpec};
-use crate::recipe::FitPlan;
+use crate::train::FitPlan;
 use crate::vector::vectorized;
 
 /// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.

@@ -1,9 +1,8 @@
 //! A capture of a random teacher: independent of its batches, and told from another teacher's.
 
-use alambic::cache::{Cache, Fingerprint, RowSupports, TokenHashes, Wanted};
+use alambic::cache::{Cache, Fingerprint, RowSupports, Sampling, SupportPlan, TokenHashes, Wanted};
 use alambic::data::TokenRows;
 use alambic::model::Decoder;
-use alambic::recipe::{Sampling, SupportPlan};
 use alambic::teacher::{CaptureJob, Selection, capture, compare, supports};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use alambic::cache::RowSupports;
+use alambic::cache::{RowSupports, SupportPlan};
 use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
-use alambic::recipe::SupportPlan;
 use alambic::student::Kept;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;

@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use alambic::data::TokenRows;
+use alambic::loss::{HiddenPlan, LossWeights};
 use alambic::model::DecoderConfig;
-use alambic::passes::prune::prune;
-use alambic::recipe::{
-    EarlyStopPlan, FitPlan, HandOn, HiddenPlan, LossWeights, PruneMethod, PrunePlan, Ramp,
-    RateSchedule, Scheduled, Shape, Zeros,
-};
+use alambic::passes::{PruneMethod, PrunePlan, prune::prune};
+use alambic::pruning::Zeros;
+use alambic::recipe::{Ramp, Scheduled, Shape};
 use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
 use alambic::train::fit::{FitContext, FitError, fit};
-use alambic::train::read_metrics;
-use alambic::train::state::States;
+use alambic::train::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, read_metrics, state::States};
 
 use super::tiny::{
     bits, config, context, device, fit_plan, random_decoder, random_rows, state_after,
@@ -43,7 +41,8 @@ fn busy_plan() -> FitPlan {
                 to: 1.0,
                 over: 9,
                 shape: Shape::Cosine,
-            }),
+            })
+            .into(),
             ..fit_plan().losses
         },
         ema: Some(0.7),

@@ -2,12 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use alambic::cache::{RowSupports, TopKSupports};
+use alambic::cache::{RowSupports, SupportPlan, TopKSupports};
 use alambic::data::TokenRows;
 use alambic::device::ReadBack::{self, Free, Stalls};
 use alambic::loss::{LossSpec, Terms};
 use alambic::model::{Decoder, DecoderConfig};
-use alambic::recipe::SupportPlan;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{

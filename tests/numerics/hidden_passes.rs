@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use alambic::passes::apply;
-use alambic::recipe::{
-    AdapterPlan, FitPlan, HiddenPlan, LossWeights, PassPlan, Ramp, Scheduled, Shape,
-};
-use alambic::student::Student;
+use alambic::loss::{HiddenPlan, LossWeights};
+use alambic::passes::{PassPlan, apply};
+use alambic::recipe::{Ramp, Scheduled, Shape};
+use alambic::student::{AdapterPlan, Student};
 use alambic::tensors::to_vec;
-use alambic::train::fit::FitContext;
-use alambic::train::read_metrics;
+use alambic::train::{FitPlan, fit::FitContext, read_metrics};
 use serde_json::Value;
 
 use super::hidden::sized;
@@ -20,7 +18,7 @@ fn pulling(weight: Scheduled, layers: Option<Vec<[usize; 2]>>) -> FitPlan {
     FitPlan {
         steps: 40,
         losses: LossWeights {
-            cross_entropy: Scheduled::Constant(0.1),
+            cross_entropy: Scheduled::Constant(0.1).into(),
             hidden_mse: HiddenPlan { weight, layers },
             ..LossWeights::default()
         },

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::device::ReadBack;
-use alambic::recipe::FitPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
+use alambic::train::FitPlan;
 use alambic::train::fit::{FitContext, FitError, fit_with};
 use alambic::train::state::{self, States};
 

@@ -2,8 +2,8 @@
 
 use alambic::device::ReadBack;
 use alambic::model::{ParameterKind, ParameterSpec};
-use alambic::recipe::FitPlan;
 use alambic::tensors::to_vec;
+use alambic::train::FitPlan;
 use alambic::train::optim::{AdamW, clip, global_norm};
 use burn::tensor::Tensor;
 use serde::Deserialize;

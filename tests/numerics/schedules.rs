@@ -1,7 +1,7 @@
 //! Learning rates against those of transformers.
 
-use alambic::recipe::{FitPlan, RateSchedule, Shape};
-use alambic::train::learning_rate;
+use alambic::recipe::Shape;
+use alambic::train::{FitPlan, RateSchedule, learning_rate};
 use serde::Deserialize;
 
 use super::golden::{self, Golden};

@@ -6,17 +6,16 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
+use alambic::loss::{LossWeights, TailPlan};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
-use alambic::recipe::{
-    FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan, TemperaturePlan,
-};
+use alambic::recipe::Scheduled;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::Validation;
-use alambic::train::fit::FitContext;
-use alambic::train::optim::AdamW;
-use alambic::train::state::State;
+use alambic::train::{
+    FitPlan, HandOn, RateSchedule, TemperaturePlan, Validation, fit::FitContext, optim::AdamW,
+    state::State,
+};
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {
@@ -161,7 +160,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         max_grad_norm: 1.0,
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights {
-            cross_entropy: Scheduled::Constant(1.0),
+            cross_entropy: Scheduled::Constant(1.0).into(),
             ..LossWeights::default()
         },
         tail: TailPlan::Bucket,

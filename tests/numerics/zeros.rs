@@ -5,12 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use alambic::data::TokenRows;
-use alambic::recipe::{
-    AdapterPlan, ExportDtype, ExportFormat, FitPlan, PassPlan, Pattern, PruneMethod, PrunePlan,
-    Zeros,
-};
-use alambic::student::Student;
+use alambic::export::{ExportDtype, ExportFormat};
+use alambic::passes::{PassPlan, PruneMethod, PrunePlan};
+use alambic::pruning::{Pattern, Zeros};
+use alambic::student::{AdapterPlan, Student};
 use alambic::tensors::to_vec;
+use alambic::train::FitPlan;
 use safetensors::{Dtype, SafeTensors};
 
 use super::exporting::{self, exported};

@@ -14,8 +14,9 @@ use self::config::config_json;
 pub use self::names::gguf_name;
 use super::CheckpointError;
 use crate::gguf::{GgufFile, TensorType};
-use crate::model::grid::Grid;
-use crate::model::{Architecture, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes};
+use crate::model::{
+    Architecture, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Grid,
+};
 use crate::tensors::NotFinite;
 
 const ARCHITECTURE: &str = "general.architecture";

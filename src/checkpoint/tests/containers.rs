@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::model::Scheme;
-use crate::model::grid::Grid;
+use crate::model::{Scheme, grid::Grid};
 
 /// Folders of the reference writers, and the grid that is told of their projections.
 const FOLDERS: [(&str, Grid); 9] = [

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{ExportError, Format};
-use crate::model::grid::Levels;
-use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::model::{
+    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Levels, parameter_specs,
+};
 
 /// `quantization_config`, with every key that old readers need and none that they do not know.
 ///

@@ -14,9 +14,8 @@ use super::ExportError;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::model::grid::Levels;
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
-use crate::recipe::ExportDtype;
+use crate::export::ExportDtype;
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, grid::Levels, parameter_specs};
 
 /// A weight on its grid: `(code − zero) · scale`.
 #[derive(Debug, Clone, PartialEq)]

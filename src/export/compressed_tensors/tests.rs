@@ -6,8 +6,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::checkpoint::{Checkpoint, unpack};
-use crate::model::ParameterKind;
-use crate::model::grid::Grid;
+use crate::model::{ParameterKind, grid::Grid};
 
 pub(super) const INT8: Option<Levels> = Some(Levels::Symmetric { bits: 8 });
 

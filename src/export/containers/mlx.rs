@@ -7,9 +7,10 @@ use super::super::ExportError;
 use super::super::compressed_tensors::{QuantizedWeight, check, exact_bytes, integers, pack};
 use super::super::safetensors::EncodedTensor;
 use super::{bytes_of, part};
-use crate::model::grid::Grid;
-use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
-use crate::recipe::ExportDtype;
+use crate::export::ExportDtype;
+use crate::model::{
+    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Grid, parameter_specs,
+};
 
 /// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
 pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {

@@ -4,9 +4,10 @@ use std::fmt;
 
 use super::super::ExportError;
 use super::Container;
-use crate::model::grid::Levels;
-use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
-use crate::recipe::{ExportDtype, ExportFormat};
+use crate::export::{ExportDtype, ExportFormat};
+use crate::model::{
+    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Levels, parameter_specs,
+};
 
 /// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
 /// has.

@@ -13,14 +13,14 @@ use super::compressed_tensors::{QuantizedWeight, integers};
 use super::{ExportError, License};
 use crate::checkpoint::{ROPE_FREQS, gguf_name};
 use crate::data::Tokenizer;
+use crate::export::{ExportDtype, ExportPlan, GgufType};
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::model::grid::{Grid, Levels};
-use crate::model::rope::inverse_frequencies;
 use crate::model::{
     Architecture, DecoderConfig, ParameterKind, ParameterSpec, Schemes, parameter_specs,
+    rope::inverse_frequencies,
 };
-use crate::recipe::{ExportDtype, ExportPlan, GgufType};
 
 /// How the weights of a file are stored; vectors are F32 in every file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

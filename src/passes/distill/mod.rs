@@ -1,8 +1,11 @@
 //! Distillation: training against the cache and the text.
 
+mod plan;
+
+pub(super) use self::plan::{DISTILL, check};
 use super::saved;
-use crate::recipe::FitPlan;
 use crate::student::{Adapter, Projection, Student, layer_pairs};
+use crate::train::FitPlan;
 use crate::train::fit::{FitContext, FitError, fit};
 
 /// Trains against the cache and the text, with whatever masks and schemes the student has.

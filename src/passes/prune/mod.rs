@@ -1,16 +1,18 @@
 //! Pruning: the least useful weights are masked.
 
+mod plan;
 mod sparsegpt;
 
 use thiserror::Error;
 
+pub(super) use self::plan::{PRUNE, check};
+pub use self::plan::{PruneMethod, PrunePlan};
 use self::sparsegpt::compensate;
 use super::removed::Removed;
 use super::{PassError, calibration, saved};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
 use crate::model::Site;
-use crate::pruning::{PrunedMatrix, input_squares, mask_lowest};
-use crate::recipe::{PruneMethod, PrunePlan, Zeros};
+use crate::pruning::{PrunedMatrix, Zeros, input_squares, mask_lowest};
 use crate::student::Student;
 use crate::train::fit::FitContext;
 

@@ -7,9 +7,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::BudgetPlan;
 use super::sensitivity::{Cost, Part, Sensitivity};
 use crate::files::{read_json, write_json};
-use crate::recipe::BudgetPlan;
 
 /// File in the folder of the pass.
 const FILE: &str = "widths.json";

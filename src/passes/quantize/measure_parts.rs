@@ -8,13 +8,13 @@ use rayon::prelude::*;
 
 use super::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use super::{PassError, calibration, override_of, saved, scheme};
+use super::{QuantizePlan, SchemePlan};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::{all_logits, for_logits};
 use crate::loss::kl_of_logits;
 use crate::model::{Decoder, LayerContexts, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
-use crate::recipe::{QuantizePlan, SchemePlan};
 use crate::student::Student;
 use crate::train::fit::{FitContext, check_number};
 

@@ -3,7 +3,9 @@
 mod budget;
 mod calibrate;
 mod measure_parts;
+mod plan;
 mod rounding;
+mod rules;
 mod sensitivity;
 
 use std::collections::BTreeMap;
@@ -13,17 +15,20 @@ pub use self::calibrate::QuantizeError;
 use self::calibrate::{FinishedLayers, calibrate, check_finite};
 pub(super) use self::calibrate::{discard, is_of_finished_layers};
 use self::measure_parts::measure_parts;
+pub(crate) use self::plan::group_size;
+pub use self::plan::{
+    Activations, BudgetPlan, CalibratedPlan, GptqPlan, NumberType, OverridePlan, QuantizeMethod,
+    QuantizePlan, SchemePlan, SensitivityPlan,
+};
+pub(super) use self::plan::{QUANTIZE, trains};
 pub use self::rounding::Rounding;
+pub(super) use self::rules::check;
 pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use super::distill::distill;
 use super::{PassError, calibration, saved};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
 use crate::progress::say;
-use crate::recipe::{
-    Activations, CalibratedPlan, NumberType, OverridePlan, QuantizeMethod, QuantizePlan,
-    SchemePlan, SensitivityPlan,
-};
 use crate::student::Student;
 use crate::train::fit::FitContext;
 

@@ -1,15 +1,17 @@
 //! Takes whole layers, channels, heads and dimensions out of the student.
 
+mod plan;
 mod sizes;
 
+pub use self::plan::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
+pub(super) use self::plan::{SHRINK, check};
 pub use self::sizes::{ShrinkError, configs_of_passes, shrunk_parts};
 use super::removed::{Parts, Removed, Sizes};
 use super::{PassError, calibration, saved};
 use crate::calibration::Calibration;
 use crate::model::Decoder;
 use crate::progress::say;
-use crate::recipe::{FromTeacherPlan, LayersBy, LayersPlan, ShrinkPlan};
-use crate::student::{Importance, Kept, Student, run_influence};
+use crate::student::{FromTeacherPlan, Importance, Kept, LayersPlan, Student, run_influence};
 use crate::train::evaluate::{Opinion, measure};
 use crate::train::fit::{FitContext, FitError};
 

@@ -2,9 +2,10 @@
 
 use thiserror::Error;
 
+use super::{ShrinkSizes, ShrinkTarget, Side};
 use crate::model::{DecoderConfig, num_parameters};
-use crate::recipe::{FromTeacherPlan, LayersPlan, PassPlan, ShrinkSizes, ShrinkTarget, Side};
-use crate::student::{NoSuchPart, check_parts, part_of_teacher};
+use crate::passes::PassPlan;
+use crate::student::{FromTeacherPlan, LayersPlan, NoSuchPart, check_parts, part_of_teacher};
 
 /// Steps in which a proportion is sought: finer than any size in use can follow.
 const PROPORTIONS: usize = 4096;

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::*;
-use crate::pruning::{scale_by_inputs, select};
+use crate::pruning::{Pattern, scale_by_inputs, select};
 use crate::random::Stream;
-use crate::recipe::Pattern;
 
 #[derive(Deserialize)]
 struct Golden {

@@ -13,13 +13,13 @@ use thiserror::Error;
 
 use self::gptq::Step;
 pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
+use super::CalibratedPlan;
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
-use crate::model::grid::round_to_bf16;
 use crate::model::{
-    Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, parameter_specs,
+    Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, grid::round_to_bf16,
+    parameter_specs,
 };
 use crate::progress;
-use crate::recipe::CalibratedPlan;
 use crate::student::{KeptScaling, Student};
 use crate::tensors;
 

@@ -5,8 +5,7 @@ use half::bf16;
 
 use super::QuantizeError;
 use crate::calibration::{Walk, output_square};
-use crate::model::grid::Grid;
-use crate::model::{DecoderConfig, ParameterSpec, Schemes, Site};
+use crate::model::{DecoderConfig, ParameterSpec, Schemes, Site, grid::Grid};
 use crate::tensors;
 
 /// Powers of the mean input that are tried, 0 to 0.95: as in the paper.

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::calibration::{Hessian, InverseFactor, NotPositiveDefinite};
 use crate::model::grid::{Grid, Levels, Scaling};
-use crate::recipe::GptqPlan;
+use crate::passes::GptqPlan;
 use crate::tensors;
 use crate::vector::vectorized;
 

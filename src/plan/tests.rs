@@ -3,16 +3,23 @@
 
 use std::path::Path;
 
-use super::Scheduled::Constant;
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use serde_json::{Value, json};
+
 use super::*;
+use crate::loss::{HiddenPlan, LossWeights};
+use crate::pruning::{GradualMethod, GradualPlan, Within};
+use crate::recipe::Scheduled::{self, Constant};
+use crate::recipe::{Ramp, Shape};
+use crate::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 
 const MINIMAL: &str = "name: small\ndata: { train: [.], validation: [.] }\nteacher: { checkpoint: . }\n\
                        student: { checkpoint: . }\npasses: [{ distill: { steps: 7 } }]\n";
 
 fn load_text(text: &str, overrides: &[&str]) -> Result<Plan, Vec<Diagnostic>> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    let path = Path::new("recipe.yaml");
-    plan(text, &overrides, path, path.to_path_buf())
+    recipe::parse(&GRAMMAR, text, &overrides, Path::new(""))
 }
 
 /// The first pass.
@@ -35,7 +42,10 @@ fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
     assert_eq!((skews.0.weight, skews.0.alpha), (Constant(0.5), 0.1));
     assert_eq!((skews.1.weight, skews.1.alpha), (Constant(2.0), 0.1));
     assert_eq!(
-        (bare.cross_entropy, bare.label_smoothing),
+        (
+            bare.cross_entropy.weight,
+            bare.cross_entropy.label_smoothing
+        ),
         (Constant(0.25), 0.0)
     );
     let shaped = losses(
@@ -48,7 +58,10 @@ fn a_loss_term_is_a_weight_or_a_map_with_its_shape() {
         (Constant(1.0), Constant(3.0))
     );
     assert_eq!(
-        (shaped.cross_entropy, shaped.label_smoothing),
+        (
+            shaped.cross_entropy.weight,
+            shaped.cross_entropy.label_smoothing
+        ),
         (Constant(0.25), 0.2)
     );
     assert_eq!(
@@ -85,9 +98,12 @@ fn hidden_states_are_compared_by_a_weight_and_perhaps_a_map_of_layers() {
 
 #[test]
 fn a_term_that_is_off_does_not_change_what_identifies_a_stage() {
-    let plan = load_text(MINIMAL, &[]).unwrap();
-    let losses = serde_json::to_string(&fit(&plan).losses).unwrap();
-    assert_eq!(losses, r#"{"forward_kl":1.0,"cross_entropy":0.0}"#);
+    let losses = |overrides: &[&str]| {
+        let plan = load_text(MINIMAL, overrides).unwrap();
+        serde_json::to_string(&fit(&plan).losses).unwrap()
+    };
+    let off = "distill.losses={forward_kl: 1, jsd: { weight: 0, beta: 0.3 }, cross_entropy: { weight: 0, label_smoothing: 0.1 }}";
+    assert_eq!(losses(&[off]), losses(&[]));
 }
 
 #[test]
@@ -124,22 +140,13 @@ fn numbers_that_move_are_completed_with_their_steps() {
 }
 
 #[test]
-fn keys_at_their_defaults_leave_the_plan_of_a_stage_as_it_was() {
+fn keys_at_their_defaults_identify_a_stage_as_those_that_are_not_written() {
     let defaults = "distill: { steps: 7, schedule: cosine, decay_embeddings: true, hand_on: last, keep_states: 9, \
                     temperature: 1.0, losses: { forward_kl: 1.0 } }";
     let written = load_text(&MINIMAL.replace("distill: { steps: 7 }", defaults), &[]).unwrap();
     let json = serde_json::to_value(&written.passes[0]).unwrap();
     let minimal = load_text(MINIMAL, &[]).unwrap();
     assert_eq!(json, serde_json::to_value(&minimal.passes[0]).unwrap());
-    let keys: Vec<_> = json["distill"]
-        .as_object()
-        .unwrap()
-        .keys()
-        .cloned()
-        .collect();
-    let before = "steps tokens_per_step micro_batch learning_rate final_learning_rate_frac warmup_steps \
-                  weight_decay betas epsilon max_grad_norm temperature losses tail";
-    assert_eq!(keys.join(" "), before);
 }
 
 #[test]
@@ -148,7 +155,7 @@ fn the_weight_of_every_term_may_move() {
         let text = format!("distill.losses={{forward_kl: 1, {written}}}");
         let losses = fit(&load_text(MINIMAL, &[&text]).unwrap()).losses.clone();
         let LossWeights { jsd, tvd, .. } = losses;
-        [jsd.weight, tvd, losses.cross_entropy].map(Scheduled::ends)
+        [jsd.weight, tvd, losses.cross_entropy.weight].map(Scheduled::ends)
     };
     let (off, ramp) = ([0.0; 2], [0.25, 0.5]);
     let moves = "{ from: 0.25, to: 0.5, over: 3 }";
@@ -175,11 +182,11 @@ fn pass_json(written: &str) -> String {
 }
 
 #[test]
-fn pruning_is_identified_as_before_unless_something_new_is_asked_for() {
+fn pruning_is_identified_by_what_it_does() {
     for (written, want) in [
         (
             "prune: { method: wanda, sparsity: 0.5, within: row }",
-            r#"{"prune":{"method":"wanda","sparsity":0.5,"calibration_tokens":32000}}"#,
+            r#"{"prune":{"method":"wanda","sparsity":0.5,"within":"row","calibration_tokens":32000}}"#,
         ),
         (
             "prune: { method: magnitude, sparsity: 0.5, within: matrix }",
@@ -195,11 +202,11 @@ fn pruning_is_identified_as_before_unless_something_new_is_asked_for() {
         ),
         (
             "shrink: { num_hidden_layers: 3, layers_by: influence, contiguous: false }",
-            r#"{"shrink":{"num_hidden_layers":3,"calibration_tokens":32000}}"#,
+            r#"{"shrink":{"num_hidden_layers":3,"hidden_size":null,"intermediate_size":null,"num_key_value_heads":null,"layers_by":"influence","contiguous":false,"calibration_tokens":32000}}"#,
         ),
         (
             "shrink: { parameters: 0.5, along: [num_hidden_layers], contiguous: true }",
-            r#"{"shrink":{"parameters":0.5,"along":["num_hidden_layers"],"contiguous":true,"calibration_tokens":32000}}"#,
+            r#"{"shrink":{"parameters":0.5,"along":["num_hidden_layers"],"layers_by":"influence","contiguous":true,"calibration_tokens":32000}}"#,
         ),
     ] {
         assert_eq!(pass_json(written), want, "{written}");
@@ -210,7 +217,7 @@ fn pruning_is_identified_as_before_unless_something_new_is_asked_for() {
 fn weights_that_go_meanwhile_leave_a_quarter_of_the_pass_to_make_up_for_them() {
     let plan = load_text(MINIMAL, &["distill.prune={sparsity: 0.5}"]).unwrap();
     let want = GradualPlan {
-        method: PruneMethod::Magnitude,
+        method: GradualMethod::Magnitude,
         sparsity: 0.5,
         within: Within::Row,
         from_step: 0,
@@ -241,34 +248,60 @@ fn what_prunes_is_written_back_as_it_was() {
 }
 
 #[test]
-fn a_scheme_is_completed_and_its_defaults_leave_the_plan_as_it_was() {
+fn a_scheme_is_completed_and_identified_by_what_it_is() {
     let plan = |keys: &str| {
         let quantize = format!("quantize: {{ method: round-to-nearest, {keys} }}");
         let text = MINIMAL.replace("distill: { steps: 7 }", &quantize);
         let plan = load_text(&text, &[]).unwrap();
-        serde_json::to_value(&plan.passes[0]).unwrap()["quantize"].to_string()
+        serde_json::to_value(&plan.passes[0]).unwrap()["quantize"].clone()
     };
-    let before = r#"{"method":"round_to_nearest","bits":4,"group_size":32}"#;
-    assert_eq!(plan(""), before);
+    let scheme = |bits: u32, group_size: Option<u32>, symmetric: bool| {
+        json!({
+            "bits": bits, "group_size": group_size, "type": "int", "symmetric": symmetric, "activations": "none",
+        })
+    };
+    let quantized = |mut scheme: Value, changes: Value| {
+        let rest = json!({
+            "method": "round_to_nearest", "overrides": [], "embedding": null, "output": null,
+            "sensitivity": null, "learn_scales": false,
+        });
+        for keys in [rest, changes] {
+            let (all, keys) = (scheme.as_object_mut().unwrap(), keys.as_object().unwrap());
+            all.extend(keys.clone());
+        }
+        scheme
+    };
+    let usual = quantized(scheme(4, Some(32), true), json!({}));
+    assert_eq!(plan(""), usual);
     let written = "type: int, bits: 4, symmetric: true, activations: none, overrides: []";
-    assert_eq!(plan(written), before);
+    assert_eq!(plan(written), usual);
     assert_eq!(
         plan("type: fp8, activations: per_token"),
-        r#"{"method":"round_to_nearest","bits":8,"group_size":null,"type":"fp8","activations":"per_token"}"#
+        quantized(
+            scheme(8, None, true),
+            json!({"type": "fp8", "activations": "per_token"})
+        )
     );
+    let all = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj";
+    let overrides = json!([
+        {"modules": ["o_proj"], "layers": [1], "scheme": scheme(8, None, true)},
+        {"modules": all.split(' ').collect::<Vec<_>>(), "layers": null, "scheme": null},
+    ]);
     assert_eq!(
         plan(
             "bits: 3, symmetric: false, overrides: [{ modules: [o_proj], layers: [1], bits: 8 }, { keep: true }]"
         ),
-        r#"{"method":"round_to_nearest","bits":3,"group_size":32,"symmetric":false,"overrides":["#
-            .to_owned()
-            + r#"{"modules":["o_proj"],"layers":[1],"scheme":{"bits":8,"group_size":null}},"#
-            + r#"{"modules":["q_proj","k_proj","v_proj","o_proj","gate_proj","up_proj","down_proj"],"scheme":null}]}"#
+        quantized(
+            scheme(3, Some(32), false),
+            json!({ "overrides": overrides })
+        )
     );
     assert_eq!(
         plan("bits: 2, group_size: 64, embedding: { bits: 8 }, output: { symmetric: false }"),
-        r#"{"method":"round_to_nearest","bits":2,"group_size":64,"#.to_owned()
-            + r#""embedding":{"bits":8,"group_size":null},"output":{"bits":4,"group_size":32,"symmetric":false}}"#
+        quantized(
+            scheme(2, Some(64), true),
+            json!({"embedding": scheme(8, None, true), "output": scheme(4, Some(32), false)})
+        )
     );
 }
 
@@ -287,15 +320,15 @@ fn methods_that_measure_are_identified_by_what_they_use() {
         ),
         (
             "method: round-to-nearest, clip: true, calibration_tokens: 1k",
-            r#"{"ptq":{"clip":true,"calibration_tokens":1000}}"#,
+            r#"{"ptq":{"awq":false,"clip":true,"gptq":null,"calibration_tokens":1000}}"#,
         ),
         (
             "method: gptq",
-            r#"{"ptq":{"gptq":{"act_order":true,"damping":0.01},"calibration_tokens":32000}}"#,
+            r#"{"ptq":{"awq":false,"clip":false,"gptq":{"act_order":true,"damping":0.01},"calibration_tokens":32000}}"#,
         ),
         (
             "method: awq",
-            r#"{"ptq":{"awq":true,"calibration_tokens":32000}}"#,
+            r#"{"ptq":{"awq":true,"clip":false,"gptq":null,"calibration_tokens":32000}}"#,
         ),
         (
             "method: awq-gptq, act_order: false, damping: 0.5, clip: true",
@@ -304,4 +337,72 @@ fn methods_that_measure_are_identified_by_what_they_use() {
     ] {
         assert_eq!(method(keys), want, "{keys}");
     }
+}
+
+const TEXTS: [&str; 4] = [
+    include_str!("../../tests/bad_recipes/contradictions.yaml"),
+    include_str!("../../tests/bad_recipes/values.yaml"),
+    include_str!("../../tests/bad_recipes/schedules.yaml"),
+    include_str!("../../recipes/quickstart.yaml"),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1000,
+        rng_seed: RngSeed::Fixed(17),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn no_text_and_no_override_makes_the_reader_panic(
+        text_idx in 0..TEXTS.len(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize, "[-a-z0-9:{}\\[\\],.\n &*é]{0,3}"), 1..6),
+        overrides in prop::collection::vec("[a-z.0-9]{0,12}=?[-a-z0-9:{}\\[\\],. é]{0,6}", 0..3),
+    ) {
+        let mut text: Vec<char> = TEXTS.get(text_idx).unwrap().chars().collect();
+        for (place, num_removed, inserted) in edits {
+            let start = place.index(text.len());
+            let end = (start + num_removed).min(text.len());
+            text.splice(start..end, inserted.chars());
+        }
+        let recipe: String = text.into_iter().collect();
+        if let Err(faults) = recipe::understand::<Plan>(&GRAMMAR, &recipe, &overrides, "edited.yaml") {
+            prop_assert!(!faults.to_string().is_empty());
+        }
+    }
+}
+
+#[test]
+fn every_default_of_the_table_is_a_value_of_its_kind() {
+    let text = "name: a\ndata: {train: [.], validation: [.]}\nteacher: {checkpoint: .}\n\
+                student: {architecture: {num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 32}}\n\
+                passes: [distill: {steps: 1}, prune: {sparsity: 0}, quantize: {method: qat, steps: 1}]\n";
+    let plan = load_text(text, &[]);
+    assert_eq!(plan.map(|plan| plan.passes.len()), Ok(3));
+}
+
+#[test]
+fn words_are_those_of_the_table() {
+    let formats = words(&["export", "formats"]);
+    assert!(formats.starts_with(&["huggingface"]), "{formats:?}");
+    let methods = words(&["passes", "quantize", "method"]);
+    assert!(methods.contains(&"round-to-nearest"), "{methods:?}");
+    assert!(words(&["export", "max_rounding_kl"]).is_empty());
+    assert!(words(&["nothing", "here"]).is_empty());
+}
+
+#[test]
+fn an_export_alone_has_the_defaults_of_a_recipe_and_its_faults() {
+    let plan = export_plan("export: { formats: [gguf] }", &[], "arguments").unwrap();
+    assert_eq!(plan.formats.len(), 1);
+    let overrides = ["export.dtype=f99".to_owned()];
+    let told = export_plan("export: { formats: [gguf] }", &overrides, "arguments").unwrap_err();
+    let told = told.to_string();
+    assert!(told.contains("`dtype` must be"), "{told}");
+    assert!(told.contains("--set export.dtype=f99"), "{told}");
+    assert!(
+        told.ends_with("error: 1 fault in arguments; nothing was run"),
+        "{told}"
+    );
 }

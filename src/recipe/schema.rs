@@ -1,39 +1,22 @@
-//! The table of keys as JSON Schema for editors and as a page for readers.
+//! A table of keys as JSON Schema, for editors.
 
-use std::fmt::Write as _;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
 use serde_json::{Map, Value, json};
 
-use super::keys::{Block, Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS};
-use super::recipe_keys::RECIPE;
-use super::values;
+use super::kinds::{Block, Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS};
 
 /// JSON Schema (2020-12) of a recipe.
-pub fn schema() -> Value {
-    let mut schema = block_schema(&RECIPE);
+pub fn schema(root: &Block, title: &str) -> Value {
+    let mut schema = block_schema(root);
     if let Value::Object(object) = &mut schema {
         object.insert(
             "$schema".to_owned(),
             json!("https://json-schema.org/draft/2020-12/schema"),
         );
-        object.insert("title".to_owned(), json!("alambic recipe"));
+        object.insert("title".to_owned(), json!(title));
     }
     schema
-}
-
-/// `docs/recipe.md`: every key with its type, default and meaning.
-pub fn reference_markdown() -> String {
-    let mut out = String::from(
-        "# Recipe keys\n\n\
-         Made from the table in `src/recipe/*_keys.rs`; after a change there, \
-         `cargo test --release --test recipes` names the file to copy here. Types are strict and an unknown key is an \
-         error. Relative paths start at the folder of the recipe. `--set path=value` replaces any \
-         value: `--set data.sequence_length=128`, `--set passes.0.distill.steps=200`.\n",
-    );
-    let mut seen = Vec::new();
-    section(&Kind::Block(&RECIPE), "", &mut seen, &mut out);
-    out
 }
 
 fn block_schema(block: &Block) -> Value {
@@ -86,10 +69,7 @@ fn kind_schema(kind: &Kind) -> Value {
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Integer(min, max) => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::IntegerOf(allowed) => json!({"enum": allowed}),
-        Kind::IntegerOr(min, max, word) => json!({"oneOf": [
-            {"type": "integer", "minimum": min, "maximum": max},
-            {"const": word},
-        ]}),
+        Kind::Or(kind, word) => json!({"oneOf": [kind_schema(kind), {"const": word}]}),
         Kind::Tokens(min) => json!({"oneOf": [
             {"type": "integer", "minimum": min, "maximum": MAX_TOKENS},
             {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?[kM]$"},
@@ -147,44 +127,5 @@ fn variant_schema(key: &Key) -> Value {
             "required": [key.name],
             "additionalProperties": false,
         }),
-    }
-}
-
-/// One block as a table, then the blocks it holds.
-fn section(kind: &Kind, path: &str, seen: &mut Vec<*const Block>, out: &mut String) {
-    let (block, is_choice) = match kind {
-        Kind::List(of, ..) => return section(of, path, seen, out),
-        Kind::Block(block) | Kind::Short(block) | Kind::Moving(_, block) => (*block, false),
-        Kind::Choice(block) => (*block, true),
-        _ => return,
-    };
-    if seen.iter().any(|&known| std::ptr::eq(known, block)) {
-        return;
-    }
-    seen.push(block);
-    let title = if path.is_empty() { "The recipe" } else { path };
-    let _ = write!(out, "\n## {title}\n\n{}\n\n", block.about);
-    out.push_str("| key | value | default | meaning |\n|---|---|---|---|\n");
-    for key in block.iter() {
-        let default = match key.default {
-            Fallback::Required if is_choice => "one of these".to_owned(),
-            Fallback::Required => "required".to_owned(),
-            Fallback::Value(text) => format!("`{text}`"),
-            Fallback::Rule(rule) => rule.to_owned(),
-        };
-        let phrase = values::phrase(&key.kind);
-        let _ = writeln!(
-            out,
-            "| `{}` | {phrase} | {default} | {} |",
-            key.name, key.about
-        );
-    }
-    for key in block.iter() {
-        let path = if path.is_empty() {
-            format!("`{}`", key.name)
-        } else {
-            format!("{}.{}`", path.trim_end_matches('`'), key.name)
-        };
-        section(&key.kind, &path, seen, out);
     }
 }

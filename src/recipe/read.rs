@@ -1,34 +1,35 @@
 //! What was written: the YAML tree, checked key by key against the table of keys.
 //!
-//! Looks at one key at a time. What two keys mean together is `check.rs`.
+//! Looks at one key at a time: what keys mean together, their stages know.
 
 use std::path::Path;
 
-use super::fields::{Checked, Entry, Fields, Item};
-use super::keys::{Block, Fallback, Key, Kind};
+use super::fields::{Blocks, Checked, Entry, Filled, Item};
+use super::kinds::{Block, Fallback, Key, Kind};
 use super::tree::{self, Node, Value};
 use super::values;
 use crate::diag::{Diagnostic, Origin, Span, code_list, nearest};
 
-/// Reads a whole recipe; paths are relative to `folder`. Gives every fault of a single key.
-pub(super) fn read(
-    block: &'static Block,
-    root: &Node,
-    folder: &Path,
-) -> (Option<Fields>, Vec<Diagnostic>) {
+/// Reads a whole recipe; paths are relative to `folder`. Gives every fault of a single key; no blocks if the whole is no map.
+pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
     let mut reader = Reader {
         folder,
         in_default: false,
+        outer: None,
+        blocks: Blocks::default(),
         faults: Vec::new(),
     };
-    let fields = reader.block(block, root, None);
-    (fields, reader.faults)
+    reader.block(block, root, None);
+    (reader.blocks, reader.faults)
 }
 
 struct Reader<'a> {
     folder: &'a Path,
     /// While a default is read, nothing has a place.
     in_default: bool,
+    /// Number of the block that is being read.
+    outer: Option<usize>,
+    blocks: Blocks,
     faults: Vec<Diagnostic>,
 }
 
@@ -38,7 +39,7 @@ impl Reader<'_> {
         block: &'static Block,
         node: &Node,
         holder: Option<&Span>,
-    ) -> Option<Fields> {
+    ) -> Option<Checked> {
         let Value::Map(written) = &node.value else {
             let message = format!(
                 "{} must be a map of keys, but is {}",
@@ -52,6 +53,8 @@ impl Reader<'_> {
             return None;
         };
         let has_unknown = self.names(block, written);
+        let place = self.open(block, holder, has_unknown);
+        let outer = self.outer.replace(place);
         let mut entries = Vec::new();
         for key in block.iter() {
             if let Some((name, node)) = written.iter().find(|(name, _)| name.text == key.name) {
@@ -64,12 +67,26 @@ impl Reader<'_> {
                 Fallback::Rule(_) => {}
             }
         }
-        Some(Fields {
+        self.outer = outer;
+        self.close(place, entries)
+    }
+
+    /// Begins a block; its number.
+    fn open(&mut self, block: &'static Block, holder: Option<&Span>, has_unknown: bool) -> usize {
+        let filled = Filled {
             block,
+            outer: self.outer,
             holder: self.place(holder),
-            entries,
+            entries: Vec::new(),
             has_unknown,
-        })
+        };
+        self.blocks.0.push(filled);
+        self.blocks.0.len() - 1
+    }
+
+    fn close(&mut self, place: usize, entries: Vec<Entry>) -> Option<Checked> {
+        self.blocks.0.get_mut(place)?.entries = entries;
+        Some(Checked::Block(place))
     }
 
     /// Refuses keys that are unknown or repeated; whether there was an unknown one.
@@ -145,11 +162,11 @@ impl Reader<'_> {
         name: &Span,
     ) -> Option<Checked> {
         match kind {
-            Kind::Block(block) => self.block(block, node, Some(name)).map(Checked::Block),
-            Kind::Short(block) => self.short(block, node, name).map(Checked::Block),
-            Kind::Choice(block) => self.choice(block, node, name).map(Checked::Block),
+            Kind::Block(block) => self.block(block, node, Some(name)),
+            Kind::Short(block) => self.short(block, node, name),
+            Kind::Choice(block) => self.choice(block, node, name),
             Kind::Moving(_, block) if matches!(node.value, Value::Map(_)) => {
-                self.block(block, node, Some(name)).map(Checked::Block)
+                self.block(block, node, Some(name))
             }
             Kind::List(of, min, max) => match &node.value {
                 Value::List(items) if (*min..=*max).contains(&items.len()) => {
@@ -169,7 +186,7 @@ impl Reader<'_> {
     }
 
     /// A map of keys, or the value of the first key in its place.
-    fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Fields> {
+    fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Checked> {
         let is_value = |first: &&Key| match (&node.value, &first.kind) {
             // The keys of a number that moves.
             (Value::Map(written), Kind::Moving(_, ramp)) => {
@@ -211,7 +228,15 @@ impl Reader<'_> {
     }
 
     /// Exactly one variant: `{variant: ...}`, or a bare word where the variant has no keys.
-    fn choice(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Fields> {
+    fn choice(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Checked> {
+        let place = self.open(block, Some(holder), false);
+        let outer = self.outer.replace(place);
+        let entry = self.chosen(block, node, holder);
+        self.outer = outer;
+        self.close(place, vec![entry?])
+    }
+
+    fn chosen(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Entry> {
         let entry = match &node.value {
             Value::Text(word) => {
                 let name = tree::Name {
@@ -238,12 +263,7 @@ impl Reader<'_> {
                 return self.refuse(variants(block, &told, values::place(node, holder)));
             }
         };
-        Some(Fields {
-            block,
-            holder: self.place(Some(holder)),
-            entries: vec![entry],
-            has_unknown: false,
-        })
+        Some(entry)
     }
 
     fn variant(&mut self, block: &'static Block, name: &tree::Name, node: &Node) -> Option<Entry> {

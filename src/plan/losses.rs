@@ -1,65 +1,26 @@
-//! The rules of what a pass minimises; called by `pass_check.rs`.
+//! Rules of what a pass minimises with the teacher, its cache and the temperature.
 
-use super::check::distinct;
-use super::complete::loss_weight;
-use super::fields::Fields;
-use super::loss_plan::TailPlan;
-use super::plan::SupportWord;
-use super::schedule_plan::Scheduled;
+use crate::cache::SupportWord;
 use crate::diag::Diagnostic;
+use crate::loss::{self, TailPlan};
+use crate::recipe::Fields;
 
-/// The terms that compare with the teacher's predictions.
-const SOFT_TERMS: [&str; 6] = [
-    "forward_kl",
-    "reverse_kl",
-    "jsd",
-    "skew_forward_kl",
-    "skew_reverse_kl",
-    "tvd",
-];
-
-/// Every contradiction of the loss with the teacher, its cache and the temperature.
-pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+/// Every contradiction of the loss, within it or with the teacher, its cache and the temperature.
+pub(super) fn losses(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let has_teacher = recipe.is_written("teacher");
     let mut is_soft = has_teacher;
     if fields.is_written("losses") {
-        let Some(losses) = fields.block("losses") else {
+        let (Some(losses), Some(used)) = (fields.block("losses"), loss::check(fields, faults))
+        else {
             return;
         };
-        let num_steps = usize::MAX; // the ends of a weight are asked for, not how long it takes
-        let weight = |term: &'static str| Some((term, loss_weight(losses, term, num_steps)?));
-        let soft: Option<Vec<_>> = SOFT_TERMS.into_iter().map(weight).collect();
-        let others = (weight("cross_entropy"), weight("hidden_mse"));
-        let (Some(mut soft), (Some((_, hard)), Some((_, hidden)))) = (soft, others) else {
-            return;
-        };
-        soft.retain(|(_, weight)| weight.is_used());
-        is_soft = !soft.is_empty();
-        let weights = soft.iter().map(|(_, weight)| *weight);
-        let weights = weights.chain([hard, hidden]);
-        let sums = weights.map(Scheduled::ends);
-        let [first, last] = sums.fold([0.0; 2], |[a, b], [c, d]| [a + c, b + d]);
-        let when = match (first > 0.0, last > 0.0) {
-            (true, true) => None,
-            (false, true) => Some(" at the first step"),
-            (true, false) => Some(" at the last step"),
-            (false, false) => Some(""),
-        };
-        if let Some(when) = when.filter(|_| !losses.has_unknown) {
-            let message = format!("no loss term has a weight above 0{when}");
-            faults.push(
-                Diagnostic::new("recipe/no-loss", message)
-                    .primary(fields.span("losses"), "the student would learn nothing")
-                    .help("write `losses: { forward_kl: 1.0 }`"),
-            );
-        }
-        hidden_states(losses, hidden, faults);
+        is_soft = !used.soft.is_empty();
         if !has_teacher {
-            for (term, _) in &soft {
+            for term in &used.soft {
                 let what = "divergence from the teacher's predictions";
                 no_teacher(losses, term, what, faults);
             }
-            if hidden.is_used() {
+            if used.hidden {
                 let what = "distance from the teacher's hidden states";
                 no_teacher(losses, "hidden_mse", what, faults);
             }
@@ -67,7 +28,7 @@ pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnost
                 return;
             }
         }
-        for (term, _) in soft {
+        for term in used.soft {
             unserved(recipe, fields, losses, term, faults);
         }
     }
@@ -75,7 +36,7 @@ pub(super) fn losses(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnost
     tail(recipe, fields, faults);
 }
 
-fn no_teacher(losses: &Fields, term: &str, what: &str, faults: &mut Vec<Diagnostic>) {
+fn no_teacher(losses: Fields<'_>, term: &str, what: &str, faults: &mut Vec<Diagnostic>) {
     let message = format!("`{term}` needs a teacher, and there is none");
     faults.push(
         Diagnostic::new("recipe/no-teacher", message)
@@ -84,27 +45,11 @@ fn no_teacher(losses: &Fields, term: &str, what: &str, faults: &mut Vec<Diagnost
     );
 }
 
-/// Pairs of layers that are there twice, or for nothing.
-fn hidden_states(losses: &Fields, weight: Scheduled, faults: &mut Vec<Diagnostic>) {
-    let Some(keys) = losses.block("hidden_mse") else {
-        return;
-    };
-    distinct::<Vec<u64>>(keys, "layers", faults);
-    if keys.is_written("layers") && !weight.is_used() {
-        let message = "`layers` has no effect: the weight of `hidden_mse` is 0";
-        faults.push(
-            Diagnostic::new("recipe/unused-key", message)
-                .primary(keys.span("layers"), "nothing is compared")
-                .help("delete `hidden_mse`, or give it a weight"),
-        );
-    }
-}
-
 /// A term that the support has no value for.
 fn unserved(
-    recipe: &Fields,
-    fields: &Fields,
-    losses: &Fields,
+    recipe: Fields<'_>,
+    fields: Fields<'_>,
+    losses: Fields<'_>,
     term: &str,
     faults: &mut Vec<Diagnostic>,
 ) {
@@ -139,7 +84,7 @@ fn unserved(
     }
 }
 
-fn tail(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
+fn tail(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let support = recipe
         .block("cache")
         .and_then(|cache| cache.block("support"));
@@ -158,7 +103,12 @@ fn tail(recipe: &Fields, fields: &Fields, faults: &mut Vec<Diagnostic>) {
 }
 
 /// Every temperature of a pass that a soft term uses.
-fn temperatures(recipe: &Fields, fields: &Fields, is_soft: bool, faults: &mut Vec<Diagnostic>) {
+fn temperatures(
+    recipe: Fields<'_>,
+    fields: Fields<'_>,
+    is_soft: bool,
+    faults: &mut Vec<Diagnostic>,
+) {
     match fields.block("temperature") {
         Some(walk) if is_soft => {
             temperature(recipe, walk, "from", faults);
@@ -180,7 +130,7 @@ fn temperatures(recipe: &Fields, fields: &Fields, is_soft: bool, faults: &mut Ve
 }
 
 /// A temperature, the key `name` of some fields, must be one of the cache's.
-fn temperature(recipe: &Fields, fields: &Fields, name: &str, faults: &mut Vec<Diagnostic>) {
+fn temperature(recipe: Fields<'_>, fields: Fields<'_>, name: &str, faults: &mut Vec<Diagnostic>) {
     let Some(used) = fields.get::<f64>(name) else {
         return;
     };
