@@ -148,7 +148,7 @@ fn train(
     let seq = settings.sequence_length;
     let config = architecture(&model.architecture, model.vocab_size, seq, None);
     let mut student = Student::fresh(&config, 1, 17, device);
-    let mut optimizer = AdamW::new(&student.decoder.parameters());
+    let mut optimizer = AdamW::new(&student.trained());
     let (plan, spec) = plan_and_spec(model, settings);
     let read_back = ReadBack::of(device);
     let text = Text::random(model.vocab_size);
@@ -182,12 +182,7 @@ fn train(
         let norm = global_norm(&step.gradients);
         let gradients = clip(step.gradients, &norm, plan.max_grad_norm, read_back);
         let mut updated = optimizer
-            .step(
-                student.decoder.parameters(),
-                gradients,
-                plan.learning_rate,
-                &plan,
-            )
+            .step(student.trained(), gradients, plan.learning_rate, &plan)
             .into_iter();
         student.decoder = student
             .decoder

@@ -95,7 +95,7 @@ mod tests {
             let [rows, columns] = spec.shape;
             let mut weight = source.weight(spec).unwrap();
             let fills = |value: f32| vec![value; rows * columns];
-            match spec.kind {
+            match spec.kind() {
                 ParameterKind::Norm => fills(1.0),
                 ParameterKind::Linear => fills(0.0), // nothing but the embedding counts
                 ParameterKind::Embedding => {

@@ -51,7 +51,7 @@ export: { formats: [huggingface, compressed-tensors, gguf, gptq, awq, mlx], dtyp
         let specs = parameter_specs(packed.config());
         let linear = specs
             .iter()
-            .filter(|spec| spec.kind == ParameterKind::Linear);
+            .filter(|spec| spec.kind() == ParameterKind::Linear);
         assert_eq!(
             linear.clone().count(),
             7 * packed.config().num_hidden_layers

@@ -134,7 +134,7 @@ mod tests {
             let specs = parameter_specs(checkpoint.config());
             let linear: Vec<_> = specs
                 .iter()
-                .filter(|spec| spec.kind == ParameterKind::Linear)
+                .filter(|spec| spec.kind() == ParameterKind::Linear)
                 .collect();
             assert_eq!(linear.len(), 7);
             for spec in linear {

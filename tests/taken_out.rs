@@ -82,7 +82,7 @@ export: { formats: [huggingface], dtype: f32 }
         let exported = Checkpoint::open(&dir).unwrap();
         assert_eq!(exported.config().intermediate_size, 24);
         for spec in parameter_specs(exported.config()) {
-            if spec.input().is_some() {
+            if spec.id.input().is_some() {
                 let weights = exported.weight(&spec).unwrap();
                 for four in weights.chunks(4) {
                     let zeros = four.iter().filter(|weight| **weight == 0.0).count();

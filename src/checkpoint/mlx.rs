@@ -11,9 +11,8 @@ use serde_json::Value;
 use super::compressed_tensors::unpack;
 use super::quantized::{expect, num_groups, num_words, number, part};
 use super::{CheckpointError, TensorFiles};
-use crate::model::{
-    ConfigError, DecoderConfig, ParameterSpec, Scheme, Schemes, grid::Grid, parameter_specs,
-};
+use crate::model::grid::Grid;
+use crate::model::{ConfigError, DecoderConfig, Scheme, TensorSpec, tensor_specs};
 
 /// Width and group of each weight that is not plain, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +23,8 @@ impl Quantization {
     pub(super) fn from_config(json: &Value, config: &DecoderConfig) -> Result<Self, ConfigError> {
         let all = grid(json, "")?;
         let mut weights = BTreeMap::new();
-        for spec in parameter_specs(config) {
-            if spec.is_vector() {
+        for spec in tensor_specs(config) {
+            if spec.kind().is_vector() {
                 continue;
             }
             let module = spec.module();
@@ -55,25 +54,20 @@ impl Quantization {
     }
 
     /// A bias stands where the zero of other containers stands, so these are asymmetric whatever they hold.
-    pub(super) fn schemes(&self) -> Schemes {
-        let scheme = |grid: &Grid| Scheme {
-            weight: *grid,
-            input: None,
-        };
-        let grids = self.0.iter();
-        grids
-            .map(|(name, grid)| (name.clone(), scheme(grid)))
-            .collect()
+    pub(super) fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
+        let weight = *self.0.get(&spec.name)?;
+        let input = None;
+        Some(Scheme { weight, input })
     }
 
-    pub(super) fn covers(&self, spec: &ParameterSpec) -> bool {
+    pub(super) fn covers(&self, spec: &TensorSpec) -> bool {
         self.0.contains_key(&spec.name)
     }
 
     pub(super) fn check(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Vec<String>, CheckpointError> {
         let Some(grid) = self.0.get(&spec.name) else {
             return Ok(Vec::new());
@@ -91,7 +85,7 @@ impl Quantization {
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Option<Vec<f32>>, CheckpointError> {
         let Some(grid) = self.0.get(&spec.name) else {
             return Ok(None);
@@ -116,7 +110,7 @@ impl Quantization {
 
 fn codes<'a>(
     files: &'a TensorFiles,
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     grid: Grid,
 ) -> Result<&'a [u8], CheckpointError> {
     let [rows, cols] = spec.shape;

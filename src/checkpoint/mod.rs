@@ -1,7 +1,8 @@
 //! Checkpoints: model folders in Hugging Face layout and GGUF files, read one weight at a time.
 //!
 //! Nothing here knows how a folder is written: what `export` writes is checked by reading it back through
-//! this module. Only the names of tensors stand once for both.
+//! this module. What a family calls its tensors and keys stands once for
+//! both, in its file.
 
 mod compressed_tensors;
 mod error;
@@ -24,13 +25,16 @@ pub(crate) use self::compressed_tensors::unpack; // the writer's tests read refe
 pub use self::error::CheckpointError;
 pub use self::generation::generation_of;
 use self::gguf::GgufWeights;
-pub use self::gguf::{ROPE_FREQS, gguf_name};
+pub use self::gguf::ROPE_FREQS;
 use self::quantized::Quantization;
 pub use self::safetensors::TensorFiles;
 use crate::files::{self, with_path};
 use crate::gguf::is_gguf;
 use crate::hashes::Identity;
-use crate::model::{DecoderConfig, ParameterSpec, Schemes, has_images, parameter_specs};
+use crate::model::{
+    DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, WeightId, has_images, in_layer,
+    tensor_specs,
+};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -43,6 +47,10 @@ pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
     generation: Map<String, Value>,
+    /// What a model of this architecture has.
+    tensors: Vec<TensorSpec>,
+    /// Of each weight the tensor that holds it, and the first of its rows there.
+    places: BTreeMap<WeightId, (usize, usize)>,
     weights: Weights,
     /// The files that hold the weights, as they were when their headers were read.
     opened: Vec<(PathBuf, Identity)>,
@@ -114,17 +122,15 @@ impl Checkpoint {
         if let Some(quantization) = &mut quantization {
             quantization.keep_stored(&files);
         }
+        let said = quantization.as_ref().and_then(|_| said_of(&json));
+        let weights = Weights::Folder {
+            files,
+            quantization,
+            said,
+        };
         Ok(Self {
-            path: dir.to_path_buf(),
-            config,
             notes: Vec::from_iter(DecoderConfig::note_on(&json)),
-            generation,
-            weights: Weights::Folder {
-                said: quantization.as_ref().and_then(|_| said_of(&json)),
-                files,
-                quantization,
-            },
-            opened: Vec::new(),
+            ..Self::new(dir, config, generation, weights)
         })
     }
 
@@ -136,14 +142,35 @@ impl Checkpoint {
             path: path.clone(),
             source,
         })?;
-        Ok(Self {
-            path,
+        let generation = generation::of_gguf(weights.file())?;
+        Ok(Self::new(&path, config, generation, Weights::Gguf(weights)))
+    }
+
+    fn new(
+        path: &Path,
+        config: DecoderConfig,
+        generation: Map<String, Value>,
+        weights: Weights,
+    ) -> Self {
+        let tensors = tensor_specs(&config);
+        let mut places = BTreeMap::new();
+        for (tensor_idx, tensor) in tensors.iter().enumerate() {
+            let mut first_row = 0;
+            for part in &tensor.parts {
+                places.insert(part.id, (tensor_idx, first_row));
+                first_row += part.shape[0];
+            }
+        }
+        Self {
+            path: path.to_path_buf(),
             config,
-            generation: generation::of_gguf(weights.file())?,
-            weights: Weights::Gguf(weights),
+            generation,
+            tensors,
+            places,
+            weights,
             opened: Vec::new(),
             notes: Vec::new(),
-        })
+        }
     }
 
     /// Reads by the files what the config says otherwise than they do, and takes note of it.
@@ -196,15 +223,24 @@ impl Checkpoint {
         }
     }
 
-    /// How weights of a folder are quantised, by name; plain ones and those of a GGUF file are not there.
+    /// How weights of a folder are quantised; plain ones and those of a GGUF file are not there.
     pub fn schemes(&self) -> Schemes {
         match &self.weights {
             Weights::Folder {
                 quantization: Some(quantization),
                 ..
-            } => quantization.schemes(),
+            } => self.of_parts(|tensor| quantization.scheme(tensor)),
             Weights::Folder { .. } | Weights::Gguf(_) => Schemes::new(),
         }
+    }
+
+    /// Schemes of weights, from those of the tensors that hold them.
+    fn of_parts(&self, scheme: impl Fn(&TensorSpec) -> Option<Scheme>) -> Schemes {
+        let schemes = self.tensors.iter().filter_map(|tensor| {
+            let scheme = scheme(tensor)?;
+            Some(tensor.parts.iter().map(move |part| (part.id, scheme)))
+        });
+        schemes.flatten().collect()
     }
 
     /// What decides how the tensors of a quantised folder are decoded, as its `config.json` has it; and where their zeros
@@ -221,7 +257,7 @@ impl Checkpoint {
     pub fn block_schemes(&self) -> Schemes {
         match &self.weights {
             Weights::Folder { .. } => Schemes::new(),
-            Weights::Gguf(weights) => weights.schemes(&parameter_specs(&self.config)),
+            Weights::Gguf(weights) => self.of_parts(|tensor| weights.scheme(tensor)),
         }
     }
 
@@ -257,6 +293,25 @@ impl Checkpoint {
     /// All of it is finite: NaN or an infinity, in plain numbers, in a scale or in a code, is refused here, where weights
     /// are decoded, so that nothing that loads a model has to look for it.
     pub fn weight(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
+        let place = self.places.get(&spec.id);
+        let found =
+            place.and_then(|&(tensor, first_row)| Some((self.tensors.get(tensor)?, first_row)));
+        let Some((tensor, first_row)) = found else {
+            return Err(CheckpointError::MissingTensor {
+                dir: self.path.clone(),
+                tensor: spec.name.clone(),
+            });
+        };
+        let mut numbers = self.tensor(tensor)?;
+        if tensor.parts.len() > 1 {
+            let [rows, columns] = spec.shape;
+            numbers.drain(..first_row * columns);
+            numbers.truncate(rows * columns);
+        }
+        Ok(numbers)
+    }
+
+    fn tensor(&self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
         match &self.weights {
             Weights::Gguf(weights) => weights.weight(spec, &self.config),
             Weights::Folder {
@@ -279,10 +334,8 @@ impl Checkpoint {
 
     /// Reads every weight once, and refuses what [`Checkpoint::weight`] refuses.
     pub fn check_weights(&self) -> Result<(), CheckpointError> {
-        let specs = parameter_specs(&self.config);
-        specs
-            .iter()
-            .try_for_each(|spec| self.weight(spec).map(drop))
+        let mut tensors = self.tensors.iter();
+        tensors.try_for_each(|tensor| self.tensor(tensor).map(drop))
     }
 
     /// BLAKE3 (hex) over all tensors; see [`TensorFiles::content_hash`] and
@@ -317,14 +370,14 @@ impl Checkpoint {
     }
 
     fn check_tensors(&self) -> Result<(), CheckpointError> {
-        let specs = parameter_specs(&self.config);
+        let tensors = &self.tensors;
         match &self.weights {
             Weights::Folder {
                 files,
                 quantization,
                 ..
-            } => check_folder(&self.path, files, quantization.as_ref(), &specs),
-            Weights::Gguf(weights) => weights.check(&specs),
+            } => check_folder(&self.path, files, quantization.as_ref(), tensors),
+            Weights::Gguf(weights) => weights.check(tensors),
         }
     }
 }
@@ -343,7 +396,7 @@ fn check_folder(
     dir: &Path,
     files: &TensorFiles,
     quantization: Option<&Quantization>,
-    specs: &[ParameterSpec],
+    specs: &[TensorSpec],
 ) -> Result<(), CheckpointError> {
     let mut known = BTreeSet::new();
     for spec in specs {
@@ -354,11 +407,14 @@ fn check_folder(
             known.insert(spec.name.clone());
         }
     }
-    let modules: BTreeSet<&str> = specs.iter().map(ParameterSpec::module).collect();
-    let layers: BTreeSet<&str> = specs.iter().filter_map(|spec| layer(&spec.name)).collect();
+    let modules: BTreeSet<&str> = specs.iter().map(TensorSpec::module).collect();
+    let layers: BTreeSet<&str> = specs
+        .iter()
+        .filter_map(|spec| layer_of(&spec.name))
+        .collect();
     let stranger = files.names().find(|name| {
         let module = name.rsplit_once('.').map_or("", |(module, _)| module);
-        let is_in_a_layer = layer(name).is_some_and(|layer| layers.contains(layer));
+        let is_in_a_layer = layer_of(name).is_some_and(|layer| layers.contains(layer));
         // Rotary frequencies, which old conversions hold, are computed anew.
         let is_ours = is_in_a_layer && !name.ends_with(".rotary_emb.inv_freq");
         (is_ours || modules.contains(module)) && !known.contains(*name)
@@ -418,9 +474,8 @@ fn is_of_a_decoder(name: &str) -> bool {
 }
 
 /// Number of the layer that a tensor belongs to, as it is written in its name.
-fn layer(name: &str) -> Option<&str> {
-    let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    Some(layer)
+fn layer_of(name: &str) -> Option<&str> {
+    in_layer(name).map(|(layer, _)| layer)
 }
 
 /// A `.gguf` file in a folder, the first by name.

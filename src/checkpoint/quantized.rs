@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::transposed::Transposed;
 use super::zeros::Settled;
 use super::{CheckpointError, TensorFiles, compressed_tensors, mlx};
-use crate::model::{ConfigError, DecoderConfig, ParameterSpec, Schemes};
+use crate::model::{ConfigError, DecoderConfig, Scheme, TensorSpec};
 
 /// What `config.json` says of the weights that are not plain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,17 +63,17 @@ impl Quantization {
         }
     }
 
-    /// The schemes alone.
-    pub(super) fn schemes(&self) -> Schemes {
+    /// The scheme of a weight that is not plain.
+    pub(super) fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
         match self {
-            Self::CompressedTensors(found) => found.schemes(),
-            Self::Transposed(found) => found.schemes(),
-            Self::Mlx(found) => found.schemes(),
+            Self::CompressedTensors(found) => found.scheme(spec),
+            Self::Transposed(found) => found.scheme(spec),
+            Self::Mlx(found) => found.scheme(spec),
         }
     }
 
     /// Whether this weight is not plain.
-    pub(super) fn covers(&self, spec: &ParameterSpec) -> bool {
+    pub(super) fn covers(&self, spec: &TensorSpec) -> bool {
         match self {
             Self::CompressedTensors(found) => found.covers(spec),
             Self::Transposed(found) => found.covers(spec),
@@ -85,7 +85,7 @@ impl Quantization {
     pub(super) fn check(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Vec<String>, CheckpointError> {
         match self {
             Self::CompressedTensors(found) => found.check(files, spec),
@@ -98,7 +98,7 @@ impl Quantization {
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Option<Vec<f32>>, CheckpointError> {
         if !self.covers(spec) {
             return Ok(None);
@@ -141,13 +141,13 @@ pub(super) fn unexpected(pointer: &str, expected: &str, found: Option<&Value>) -
 }
 
 /// Name of a tensor of the module that owns a weight.
-pub(super) fn part(spec: &ParameterSpec, part: &str) -> String {
+pub(super) fn part(spec: &TensorSpec, part: &str) -> String {
     format!("{}.{part}", spec.module())
 }
 
 /// Groups in a row of a weight.
 pub(super) fn num_groups(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     group_size: Option<usize>,
 ) -> Result<usize, CheckpointError> {
     let [_, cols] = spec.shape;
@@ -164,7 +164,7 @@ pub(super) fn num_groups(
 
 /// Words of 32 bits that so many codes fill.
 pub(super) fn num_words(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     codes: usize,
     bits: u32,
 ) -> Result<usize, CheckpointError> {

@@ -13,9 +13,7 @@ use super::quantized::{expect, num_groups, num_words, number, part, unexpected};
 use super::zeros::{Settled, Version, settle};
 use super::{CheckpointError, TensorFiles};
 use crate::model::grid::{Grid, Levels};
-use crate::model::{
-    ConfigError, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
-};
+use crate::model::{ConfigError, DecoderConfig, ParameterKind, Scheme, TensorSpec, tensor_specs};
 
 /// The nibble of a word of AWQ that holds the code of a column; of eight columns, the even ones come first.
 const NIBBLE_OF_COLUMN: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
@@ -92,9 +90,9 @@ impl Transposed {
                 _ => return Err(unexpected("/group_size", "a positive number or -1", found)),
             },
         };
-        let specs = parameter_specs(config).into_iter();
+        let specs = tensor_specs(config).into_iter();
         let is_linear =
-            |spec: &ParameterSpec| matches!(spec.kind, ParameterKind::Linear | ParameterKind::Head);
+            |spec: &TensorSpec| matches!(spec.kind(), ParameterKind::Linear | ParameterKind::Head);
         Ok(Self {
             layout,
             grid: Grid { levels, group_size },
@@ -140,23 +138,19 @@ impl Transposed {
         Ok(settled)
     }
 
-    pub(super) fn schemes(&self) -> Schemes {
-        let scheme = Scheme {
-            weight: self.grid,
-            input: None,
-        };
-        let names = self.weights.iter();
-        names.map(|name| (name.clone(), scheme)).collect()
+    pub(super) fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
+        let (weight, input) = (self.grid, None);
+        self.covers(spec).then_some(Scheme { weight, input })
     }
 
-    pub(super) fn covers(&self, spec: &ParameterSpec) -> bool {
+    pub(super) fn covers(&self, spec: &TensorSpec) -> bool {
         self.weights.contains(&spec.name)
     }
 
     pub(super) fn check(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Vec<String>, CheckpointError> {
         let [rows, _] = spec.shape;
         let num_groups = num_groups(spec, self.grid.group_size)?;
@@ -182,7 +176,7 @@ impl Transposed {
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Vec<f32>, CheckpointError> {
         let [rows, cols] = spec.shape;
         let num_groups = num_groups(spec, self.grid.group_size)?;
@@ -204,7 +198,7 @@ impl Transposed {
     fn codes<'a>(
         &self,
         files: &'a TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Codes<'a>, CheckpointError> {
         let [rows, cols] = spec.shape;
         let bits = self.grid.levels.bits();
@@ -218,7 +212,7 @@ impl Transposed {
     fn zeros<'a>(
         &self,
         files: &'a TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
         num_groups: usize,
     ) -> Result<Codes<'a>, CheckpointError> {
         let [rows, _] = spec.shape;
@@ -235,7 +229,7 @@ impl Transposed {
     fn groups(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
         num_groups: usize,
     ) -> Result<Vec<usize>, CheckpointError> {
         let [_, cols] = spec.shape;
@@ -259,7 +253,7 @@ impl Transposed {
         found.enumerate().map(group).collect()
     }
 
-    fn has_groups_of_columns(&self, files: &TensorFiles, spec: &ParameterSpec) -> bool {
+    fn has_groups_of_columns(&self, files: &TensorFiles, spec: &TensorSpec) -> bool {
         matches!(self.layout, Layout::Gptq(_)) && files.info(&part(spec, "g_idx")).is_some()
     }
 }

@@ -283,11 +283,13 @@ impl Job<'_> {
 /// A grid without a 0 would undo what was pruned.
 fn check_zeros(plan: &QuantizePlan, student: &Student) -> Result<(), ConvertError> {
     let mut schemes = schemes(plan, &student.decoder.config).into_iter();
-    let moved = schemes.find(|(name, scheme)| {
-        scheme.weight.levels == Levels::Stretched && student.masks.contains_key(name)
+    let moved = schemes.find(|(id, scheme)| {
+        scheme.weight.levels == Levels::Stretched && student.masks.contains_key(id)
     });
     match moved {
-        Some((name, _)) => Err(ConvertError::NoZero { name }),
+        Some((id, _)) => Err(ConvertError::NoZero {
+            name: student.decoder.config.family().name_of(id),
+        }),
         None => Ok(()),
     }
 }

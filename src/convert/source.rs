@@ -223,6 +223,6 @@ pub(super) fn is_quantized(student: &Student) -> bool {
     let specs = parameter_specs(&student.decoder.config);
     let mut linear = specs
         .iter()
-        .filter(|spec| spec.kind == ParameterKind::Linear);
+        .filter(|spec| spec.kind() == ParameterKind::Linear);
     linear.any(|spec| student.grid_of(spec).is_some())
 }

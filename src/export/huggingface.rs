@@ -11,7 +11,8 @@ use super::shards::{Files, Shards};
 use crate::data::{AS_IT_IS, Rebuilt, template_files};
 use crate::export::ExportDtype;
 use crate::files::{self, with_path, write_atomically, write_json};
-use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
+use crate::model::{DecoderConfig, ParameterSpec, tensor_specs};
+use crate::recipe::ExportDtype;
 
 /// Files that a tokenizer may consist of, beside its named chat templates; all but the first are optional.
 const TOKENIZER_FILES: [&str; 9] = [
@@ -28,7 +29,7 @@ const TOKENIZER_FILES: [&str; 9] = [
 
 /// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
-/// `weight` is asked for each weight once, in the order of [`parameter_specs`], and gives it in f32, row-major,
+/// `weight` is asked for each weight once, in the order of [`tensor_specs`], and gives it in f32, row-major,
 /// masks applied. One weight in f32 is held at a time, beside the contents of one file.
 pub fn write_model<'a>(
     files: impl Into<Files<'a>>,
@@ -38,8 +39,8 @@ pub fn write_model<'a>(
 ) -> Result<(), ExportError> {
     let files = files.into();
     let mut shards = Shards::new(files);
-    for spec in parameter_specs(config) {
-        shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?;
+    for spec in tensor_specs(config) {
+        shards.push(encode_weight(&spec, &spec.joined(&mut weight), dtype)?)?;
     }
     shards.finish()?;
     write_config(files.dir, &config.to_json(dtype_name(dtype)))

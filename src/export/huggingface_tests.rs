@@ -4,6 +4,7 @@ use std::fs;
 
 use super::*;
 use crate::checkpoint::{Checkpoint, TensorFiles};
+use crate::model::parameter_specs;
 
 fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -34,7 +34,8 @@ use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
 use crate::data::{AS_IT_IS, Rebuilt, TokenRows, Tokenizer};
 use crate::files;
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, grid::Quantized};
+use crate::model::grid::Quantized;
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, WeightId};
 use crate::progress;
 use crate::student::Student;
 use crate::tensors;
@@ -200,8 +201,8 @@ impl Storage {
             Self::Plain(_) => false,
             Self::Packed(..) => student.grid_of(spec).is_some(),
             Self::Gguf(storage) => {
-                let grid = student.only_grid(spec.kind);
-                grid.is_some_and(|grid| storage.holds(spec.kind, grid))
+                let grid = student.only_grid(spec.kind());
+                grid.is_some_and(|grid| storage.holds(spec.kind(), grid))
             }
         }
     }
@@ -255,15 +256,14 @@ fn write_model(
     files: Files<'_>,
 ) -> Result<PathBuf, ExportError> {
     let parameters = student.decoder.parameters().into_iter();
-    let free: BTreeMap<String, Tensor<2>> = parameters
-        .map(|(spec, weight)| (spec.name, weight))
-        .collect();
+    let free: BTreeMap<WeightId, Tensor<2>> =
+        parameters.map(|(spec, weight)| (spec.id, weight)).collect();
     let weight = |spec: &ParameterSpec| {
-        tensors::to_vec(&student.effective_weight(spec, free[&spec.name].clone()))
+        tensors::to_vec(&student.effective_weight(spec, free[&spec.id].clone()))
     };
     // The free weights go through the same function that training used, so the codes are those trained against.
     let quantized = |scheme: Scheme, spec: &ParameterSpec| {
-        let masked = student.masked(spec, free[&spec.name].clone());
+        let masked = student.masked(spec.id, free[&spec.id].clone());
         host(&student.quantize(spec, scheme, masked))
     };
     let config = &student.decoder.config;

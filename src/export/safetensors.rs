@@ -11,7 +11,8 @@ use half::{bf16, f16};
 use super::ExportError;
 use crate::export::ExportDtype;
 use crate::files::write_atomically;
-use crate::model::ParameterSpec;
+use crate::model::TensorSpec;
+use crate::recipe::ExportDtype;
 
 /// A tensor as it will stand in the file.
 #[derive(Debug)]
@@ -27,7 +28,7 @@ pub(super) struct EncodedTensor {
 ///
 /// A value that is not finite, or becomes infinite when rounded, is refused: engines would load it and answer noise.
 pub(super) fn encode_weight(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     weight: &[f32],
     dtype: ExportDtype,
 ) -> Result<EncodedTensor, ExportError> {

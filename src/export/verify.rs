@@ -10,8 +10,9 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
-use crate::loss::{chunked::compare_logits, kl_of_logits, top_id};
-use crate::model::{Decoder, ParameterSpec};
+use crate::loss::chunked::compare_logits;
+use crate::loss::{kl_of_logits, top_id};
+use crate::model::{Decoder, ParameterSpec, WeightId};
 use crate::teacher::load_checked;
 use crate::tensors;
 use crate::train::{Predictions, Predictor};
@@ -173,10 +174,10 @@ fn load_compared(
     expected: &Expectation<'_>,
 ) -> Result<Decoder, VerifyError> {
     let free = expected.weights.parameters().into_iter();
-    let mut free: BTreeMap<String, Tensor<2>> =
-        free.map(|(spec, weight)| (spec.name, weight)).collect();
+    let mut free: BTreeMap<WeightId, Tensor<2>> =
+        free.map(|(spec, weight)| (spec.id, weight)).collect();
     load_checked(checkpoint, &expected.weights.device(), |spec, got| {
-        let Some(weight) = free.remove(&spec.name) else {
+        let Some(weight) = free.remove(&spec.id) else {
             let name = spec.name.clone();
             return Err(VerifyError::NotOfTheStudent { name });
         };

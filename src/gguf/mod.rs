@@ -12,6 +12,7 @@ mod directory;
 #[expect(clippy::indexing_slicing, reason = "blocks are arrays of known length")]
 mod encode;
 mod error;
+mod keys;
 mod metadata;
 mod read;
 pub mod sampling;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 pub use self::blocks::TensorType;
 pub use self::directory::TensorInfo;
 pub use self::error::{GgufError, GgufFault};
+pub use self::keys::GgufKeys;
 pub use self::metadata::Value;
 use self::read::Reader;
 pub use self::write::{NewTensor, NewValue, write};

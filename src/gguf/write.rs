@@ -30,6 +30,28 @@ pub enum NewValue {
     Bools(Vec<bool>),
 }
 
+impl NewValue {
+    /// A text.
+    pub fn text(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+
+    /// A size.
+    ///
+    /// # Panics
+    ///
+    /// If it is 2^32 or more.
+    pub fn size(size: usize) -> Self {
+        Self::U32(u32::try_from(size).expect("sizes of a config are below 2^31"))
+    }
+
+    /// A real number, as f32.
+    #[expect(clippy::cast_possible_truncation, reason = "files hold f32")]
+    pub fn number(number: f64) -> Self {
+        Self::F32(number as f32)
+    }
+}
+
 /// A tensor to be written; its bytes come later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTensor {

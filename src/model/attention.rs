@@ -1,12 +1,15 @@
 //! Grouped-query causal attention.
 
+use std::ops::ControlFlow::Continue;
+
 use burn::tensor::{Device, Tensor};
 
 use super::fused::{Sight, attention};
 use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
-use super::{DecoderConfig, InputLevels, LayerType, Site, Tap};
+use super::tap::Passed;
+use super::{DecoderConfig, LayerType, Site, Tap};
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]
@@ -23,8 +26,6 @@ pub struct Attention {
     pub qkv_bias: Option<[Tensor<2>; 3]>,
     /// Norms of queries and keys, `[1, H]` each.
     pub qk_norm: Option<[Tensor<2>; 2]>,
-    /// What enters the projections is rounded to.
-    pub inputs: InputLevels,
 }
 
 /// Keys and values of the positions that were already read, `[B, KV, S, H]` each.
@@ -97,44 +98,26 @@ impl AttentionContext {
 }
 
 impl Attention {
-    /// Mixes positions.
+    /// Mixes positions, as far as the tap lets it.
     ///
     /// # Shapes
     ///
     /// `x` is `[B, T, D]`, returned alike.
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         x: Tensor<3>,
         config: &DecoderConfig,
         context: &AttentionContext,
         past: Option<&mut KeyValues>,
         tap: &mut Tap<'_>,
-    ) -> Tensor<3> {
-        let mixed = self.mix(x, config, context, past, tap);
-        linear(mixed, &self.o_proj)
-    }
-
-    /// As [`Attention::forward`], without the projection at its end.
-    ///
-    /// # Shapes
-    ///
-    /// `x` is `[B, T, D]`; returns `[B, T, N·H]`.
-    pub(super) fn mix(
-        &self,
-        x: Tensor<3>,
-        config: &DecoderConfig,
-        context: &AttentionContext,
-        past: Option<&mut KeyValues>,
-        tap: &mut Tap<'_>,
-    ) -> Tensor<3> {
+    ) -> Passed {
         let [batch, seq, _] = x.dims();
         let (heads, kv_heads, head_dim) = (
             config.num_attention_heads,
             config.num_key_value_heads,
             config.head_dim,
         );
-        tap.observe(Site::AttentionInput, &x);
-        let x = self.inputs.round(Site::AttentionInput, x);
+        let x = tap.pass(Site::AttentionInput, x)?;
 
         let [queries, keys, values] = self.project(x, config);
         let split =
@@ -149,8 +132,8 @@ impl Attention {
 
         let (sight, mask) = (&context.sight, context.mask.as_ref());
         let mixed = attention(queries, keys, values, sight, mask); // [B, T, N·H]
-        tap.observe(Site::AttentionOutput, &mixed);
-        self.inputs.round(Site::AttentionOutput, mixed)
+        let mixed = tap.pass(Site::AttentionOutput, mixed)?;
+        Continue(linear(mixed, &self.o_proj))
     }
 
     /// Queries, keys and values before they are turned: projected, then moved by their bias or normed head by head

@@ -1,92 +1,102 @@
-//! One layer of a decoder: attention and feed-forward, each behind its norm.
+//! One layer of a decoder: a mixer of positions and a feed-forward layer, each with its norms.
+
+use std::ops::ControlFlow::Continue;
 
 use burn::tensor::Tensor;
 
 use super::attention::{Attention, AttentionContext, KeyValues};
 use super::mlp::Mlp;
 use super::norm::norm;
-use super::{Architecture, DecoderConfig, InputLevels, Site, Tap};
+use super::tap::Passed;
+use super::{DecoderConfig, Family, InputLevels, Part, Tap};
 
 /// Weights of one layer.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    attention_input_norm: Tensor<2>,
-    attention: Attention,
-    attention_output_norm: Option<Tensor<2>>,
-    mlp_input_norm: Tensor<2>,
+    mixer_norm: Option<Tensor<2>>,
+    mixer: Mixer,
+    mixer_output_norm: Option<Tensor<2>>,
+    mlp_norm: Option<Tensor<2>>,
     mlp: Mlp,
     mlp_output_norm: Option<Tensor<2>>,
+    /// How what enters its projections is rounded.
+    pub(super) inputs: InputLevels,
+}
+
+/// The half of a layer that brings positions together; layers of one decoder may have different ones.
+#[derive(Debug, Clone)]
+enum Mixer {
+    Attention(Attention),
+}
+
+impl Mixer {
+    fn from_next(family: &Family, next: &mut impl FnMut() -> Tensor<2>) -> Self {
+        Self::Attention(Attention {
+            q_proj: next(),
+            k_proj: next(),
+            v_proj: next(),
+            o_proj: next(),
+            qkv_bias: family.qkv_bias.then(|| [next(), next(), next()]),
+            qk_norm: family.qk_norm.then(|| [next(), next()]),
+        })
+    }
+
+    fn parameters(&self) -> Vec<&Tensor<2>> {
+        match self {
+            Self::Attention(Attention {
+                q_proj,
+                k_proj,
+                v_proj,
+                o_proj,
+                qkv_bias,
+                qk_norm,
+            }) => {
+                let mut tensors = vec![q_proj, k_proj, v_proj, o_proj];
+                tensors.extend(qkv_bias.iter().flatten());
+                tensors.extend(qk_norm.iter().flatten());
+                tensors
+            }
+        }
+    }
 }
 
 impl Block {
     /// Takes the tensors of one layer, in the order of the table.
-    pub(super) fn from_next(
-        architecture: Architecture,
-        next: &mut impl FnMut() -> Tensor<2>,
-    ) -> Self {
-        let has_output_norms = architecture.has_output_norms();
+    pub(super) fn from_next(family: &Family, next: &mut impl FnMut() -> Tensor<2>) -> Self {
+        let has = |part| family.has(part);
         Self {
-            attention_input_norm: next(),
-            attention: Attention {
-                q_proj: next(),
-                k_proj: next(),
-                v_proj: next(),
-                o_proj: next(),
-                qkv_bias: architecture
-                    .has_qkv_bias()
-                    .then(|| [next(), next(), next()]),
-                qk_norm: architecture.has_qk_norm().then(|| [next(), next()]),
-                inputs: InputLevels::default(),
-            },
-            attention_output_norm: has_output_norms.then(&mut *next),
-            mlp_input_norm: next(),
+            mixer_norm: has(Part::AttentionNorm).then(&mut *next),
+            mixer: Mixer::from_next(family, next),
+            mixer_output_norm: has(Part::AttentionOutputNorm).then(&mut *next),
+            mlp_norm: has(Part::MlpNorm).then(&mut *next),
             mlp: Mlp {
                 gate_proj: next(),
                 up_proj: next(),
                 down_proj: next(),
-                inputs: InputLevels::default(),
             },
-            mlp_output_norm: has_output_norms.then(next),
+            mlp_output_norm: has(Part::MlpOutputNorm).then(next),
+            inputs: InputLevels::default(),
         }
     }
 
     /// Its tensors, in the order of the table.
     pub(super) fn parameters(&self) -> Vec<Tensor<2>> {
-        let Attention {
-            q_proj,
-            k_proj,
-            v_proj,
-            o_proj,
-            qkv_bias,
-            qk_norm,
-            inputs: _,
-        } = &self.attention;
         let Mlp {
             gate_proj,
             up_proj,
             down_proj,
-            inputs: _,
         } = &self.mlp;
-        let mut tensors = vec![&self.attention_input_norm, q_proj, k_proj, v_proj, o_proj];
-        tensors.extend(qkv_bias.iter().flatten());
-        tensors.extend(qk_norm.iter().flatten());
-        tensors.extend(&self.attention_output_norm);
-        tensors.extend([&self.mlp_input_norm, gate_proj, up_proj, down_proj]);
+        let mut tensors: Vec<&Tensor<2>> = self.mixer_norm.iter().collect();
+        tensors.extend(self.mixer.parameters());
+        tensors.extend(&self.mixer_output_norm);
+        tensors.extend(&self.mlp_norm);
+        tensors.extend([gate_proj, up_proj, down_proj]);
         tensors.extend(&self.mlp_output_norm);
         tensors.into_iter().cloned().collect()
     }
 
-    /// How what enters its projections is rounded.
-    pub(super) fn inputs(&self) -> &InputLevels {
-        &self.mlp.inputs
-    }
-
-    /// Rounds it to other levels than now.
-    pub(super) fn set_inputs(&mut self, inputs: InputLevels) {
-        self.attention.inputs = inputs.clone();
-        self.mlp.inputs = inputs;
-    }
-
+    /// Runs the layer, as far as the tap lets it.
+    ///
     /// # Shapes
     ///
     /// `x` is `[B, T, D]`, returned alike.
@@ -97,48 +107,23 @@ impl Block {
         context: &AttentionContext,
         past: Option<&mut KeyValues>,
         tap: &mut Tap<'_>,
-    ) -> Tensor<3> {
-        let normed = norm(x.clone(), &self.attention_input_norm, config);
-        let mixed = self.attention.forward(normed, config, context, past, tap);
-        let x = x + output_normed(mixed, self.attention_output_norm.as_ref(), config);
-        let normed = norm(x.clone(), &self.mlp_input_norm, config);
-        let fed = self
-            .mlp
-            .forward(normed, config.architecture.activation(), tap);
-        x + output_normed(fed, self.mlp_output_norm.as_ref(), config)
-    }
-
-    /// As far of [`Block::forward`] as it takes to see what enters the projections at a place, rounded where it is.
-    pub(super) fn entering(
-        &self,
-        site: Site,
-        x: Tensor<3>,
-        config: &DecoderConfig,
-        context: &AttentionContext,
-    ) -> Tensor<3> {
-        let tap = &mut Tap::none();
-        let normed = norm(x.clone(), &self.attention_input_norm, config);
-        if site == Site::AttentionInput {
-            return self.inputs().round(site, normed);
-        }
-        if site == Site::AttentionOutput {
-            return self.attention.mix(normed, config, context, None, tap);
-        }
-        let mixed = self.attention.forward(normed, config, context, None, tap);
-        let x = x + output_normed(mixed, self.attention_output_norm.as_ref(), config);
-        let normed = norm(x, &self.mlp_input_norm, config);
-        if site == Site::MlpInput {
-            return self.inputs().round(site, normed);
-        }
-        let activation = config.architecture.activation();
-        self.mlp.hidden(normed, activation, tap)
+    ) -> Passed {
+        tap.set_inputs(&self.inputs);
+        let normed = normed(x.clone(), self.mixer_norm.as_ref(), config);
+        let mixed = match &self.mixer {
+            Mixer::Attention(attention) => attention.forward(normed, config, context, past, tap)?,
+        };
+        let x = x + self::normed(mixed, self.mixer_output_norm.as_ref(), config);
+        let normed = self::normed(x.clone(), self.mlp_norm.as_ref(), config);
+        let fed = self.mlp.forward(normed, config.family().activation, tap)?;
+        Continue(x + self::normed(fed, self.mlp_output_norm.as_ref(), config))
     }
 }
 
-/// What a layer adds to the residual stream, normed where the family does so.
-fn output_normed(y: Tensor<3>, weight: Option<&Tensor<2>>, config: &DecoderConfig) -> Tensor<3> {
+/// Norms what a layer reads or adds, where the family does so.
+fn normed(x: Tensor<3>, weight: Option<&Tensor<2>>, config: &DecoderConfig) -> Tensor<3> {
     match weight {
-        Some(weight) => norm(y, weight, config),
-        None => y,
+        Some(weight) => norm(x, weight, config),
+        None => x,
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Architecture;
+use super::{Architecture, Family};
 
 /// Architecture of a decoder; field names are those of `config.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,11 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// What its family has.
+    pub fn family(&self) -> &'static Family {
+        self.architecture.family()
+    }
+
     /// The same decoder with chosen layers alone, in the order given.
     ///
     /// # Panics
@@ -79,6 +84,21 @@ pub enum LayerType {
     /// The last `sliding_window` positions.
     #[serde(rename = "sliding_attention")]
     Sliding,
+}
+
+impl LayerType {
+    /// Sliding or not.
+    pub fn sliding_if(slides: bool) -> Self {
+        if slides { Self::Sliding } else { Self::Full }
+    }
+
+    /// Its name in `config.json`.
+    pub fn json_name(self) -> &'static str {
+        match self {
+            Self::Full => "full_attention",
+            Self::Sliding => "sliding_attention",
+        }
+    }
 }
 
 /// Rotary positions.

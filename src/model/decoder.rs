@@ -5,6 +5,7 @@ use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 use super::attention::{AttentionContext, KeyValues};
 use super::block::Block;
 use super::norm::norm;
+use super::tap::settled;
 use super::{
     DecoderConfig, Head, InputLevels, LayerType, ParameterSpec, Site, Tap, parameter_specs,
 };
@@ -46,7 +47,7 @@ impl Decoder {
             .into_iter()
             .map(|(spec, tensor)| function(&spec, tensor))
             .collect();
-        let inputs = self.blocks.iter().map(|block| block.inputs().clone());
+        let inputs = self.blocks.iter().map(|block| block.inputs.clone());
         Self::from_list(self.config.clone(), tensors).with_inputs(inputs.collect())
     }
 
@@ -59,7 +60,7 @@ impl Decoder {
     pub fn with_inputs(mut self, inputs: Vec<InputLevels>) -> Self {
         assert_eq!(inputs.len(), self.blocks.len(), "one entry per layer");
         for (block, inputs) in self.blocks.iter_mut().zip(inputs) {
-            block.set_inputs(inputs);
+            block.inputs = inputs;
         }
         self
     }
@@ -84,7 +85,7 @@ impl Decoder {
         };
         let embed_tokens = next();
         let blocks = (0..config.num_hidden_layers)
-            .map(|_| Block::from_next(config.architecture, &mut next))
+            .map(|_| Block::from_next(config.family(), &mut next))
             .collect();
         let norm = next();
         let lm_head = (!config.tie_word_embeddings).then(next);
@@ -158,7 +159,7 @@ impl Decoder {
             tap.observe(Site::Residual, &x);
             let context = contexts.of(self.config.layer_types[layer]);
             let past = past.as_deref_mut().map(|past| &mut past[layer]);
-            x = block.forward(x, &self.config, context, past, tap);
+            x = settled(block.forward(x, &self.config, context, past, tap));
         }
         tap.enter(self.config.num_hidden_layers);
         tap.observe(Site::Residual, &x);
@@ -180,7 +181,7 @@ impl Decoder {
             .clone()
             .select(0, ids.reshape([batch * seq])); // [B·T, D]
         let embedded = embedded.reshape([batch, seq, hidden_size]);
-        match self.config.architecture.embedding_scale(hidden_size) {
+        match self.config.family().embedding_scale(hidden_size) {
             Some(scale) => embedded.mul_scalar(scale),
             None => embedded,
         }
@@ -199,7 +200,7 @@ impl Decoder {
         slope: Tensor<3>,
     ) -> Tensor<2> {
         let [batch, seq, hidden_size] = slope.dims();
-        let slope = match self.config.architecture.embedding_scale(hidden_size) {
+        let slope = match self.config.family().embedding_scale(hidden_size) {
             Some(scale) => slope.mul_scalar(scale),
             None => slope,
         };
@@ -222,7 +223,7 @@ impl Decoder {
         match self.blocks.get(layer) {
             Some(block) => {
                 let context = contexts.of(self.config.layer_types[layer]);
-                block.forward(x, &self.config, context, None, &mut Tap::none())
+                settled(block.forward(x, &self.config, context, None, &mut Tap::none()))
             }
             None => norm(x, &self.norm, &self.config),
         }
@@ -246,7 +247,8 @@ impl Decoder {
     ) -> Tensor<3> {
         assert!(site.enters_block_layers(), "{site:?} is not inside a layer");
         let context = contexts.of(self.config.layer_types[layer]);
-        self.blocks[layer].entering(site, x, &self.config, context)
+        let tap = &mut Tap::until(site);
+        settled(self.blocks[layer].forward(x, &self.config, context, None, tap))
     }
 }
 

@@ -1,12 +1,14 @@
 //! Gated feed-forward layer.
 
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
+use std::ops::ControlFlow::Continue;
 
 use burn::tensor::Tensor;
 
 use super::fused::swiglu;
 use super::linear::linear;
-use super::{Activation, InputLevels, Site, Tap};
+use super::tap::Passed;
+use super::{Activation, Site, Tap};
 
 /// Weights of one feed-forward layer: `down(activation(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
 #[derive(Debug, Clone)]
@@ -17,39 +19,29 @@ pub struct Mlp {
     pub up_proj: Tensor<2>,
     /// `[D, F]`
     pub down_proj: Tensor<2>,
-    /// What enters them is rounded to.
-    pub inputs: InputLevels,
 }
 
 impl Mlp {
+    /// Runs it, as far as the tap lets it.
+    ///
     /// # Shapes
     ///
     /// `x` is `[B, T, D]`, returned alike.
-    pub fn forward(&self, x: Tensor<3>, activation: Activation, tap: &mut Tap<'_>) -> Tensor<3> {
-        linear(self.hidden(x, activation, tap), &self.down_proj)
-    }
-
-    /// As [`Mlp::forward`], without the projection at its end.
-    ///
-    /// # Shapes
-    ///
-    /// `x` is `[B, T, D]`; returns `[B, T, F]`.
-    pub(super) fn hidden(
+    pub(super) fn forward(
         &self,
         x: Tensor<3>,
         activation: Activation,
         tap: &mut Tap<'_>,
-    ) -> Tensor<3> {
-        tap.observe(Site::MlpInput, &x);
-        let x = self.inputs.round(Site::MlpInput, x);
+    ) -> Passed {
+        let x = tap.pass(Site::MlpInput, x)?;
         let gate = linear(x.clone(), &self.gate_proj); // [B, T, F]
         let up = linear(x, &self.up_proj);
         let hidden = match activation {
             Activation::Silu => swiglu(gate, up),
             Activation::GeluTanh => gelu_tanh(gate) * up,
         };
-        tap.observe(Site::MlpHidden, &hidden);
-        self.inputs.round(Site::MlpHidden, hidden)
+        let hidden = tap.pass(Site::MlpHidden, hidden)?;
+        Continue(linear(hidden, &self.down_proj))
     }
 }
 

@@ -3,30 +3,33 @@
 //! Shape letters: B batch, T position, D hidden, F feed-forward, V vocabulary, K kept classes, N heads, KV key/value
 //! heads, H head size, S positions seen, G groups.
 
-mod architecture;
 pub mod attention;
 mod block;
 mod config;
 mod config_json;
 mod decoder;
+pub mod families;
 mod fused;
 pub mod grid;
 mod head;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
-mod parameters;
+mod parts;
 pub mod rope;
 mod scheme;
 pub mod soft_cap;
 mod tap;
 
-pub use architecture::{Activation, Architecture};
 pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
 pub use config_json::{ConfigError, has_images};
 pub use decoder::{Decoder, LayerContexts, ids_tensor};
+pub use families::{Activation, Architecture, Family};
 pub use fused::add_product;
 pub use head::Head;
-pub use parameters::{ParameterKind, ParameterSpec, num_parameters, parameter_specs};
+pub use parts::{
+    Axis, ParameterKind, ParameterSpec, Part, TensorSpec, WeightId, in_layer, num_parameters,
+    parameter_specs, tensor_specs,
+};
 pub use scheme::{InputLevels, Scheme, Schemes, uneven_groups, unlike_parts};
 pub use tap::{Site, Tap};

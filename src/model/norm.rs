@@ -11,7 +11,7 @@ pub use super::fused::rms_norm;
 ///
 /// As in [`rms_norm`].
 pub fn norm(x: Tensor<3>, weight: &Tensor<2>, config: &DecoderConfig) -> Tensor<3> {
-    let offset = config.architecture.gain_offset();
+    let offset = config.family().gain_offset;
     if offset == 0.0 {
         rms_norm(x, weight, config.rms_norm_eps)
     } else {

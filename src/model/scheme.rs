@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::grid::{Grid, Levels};
-use super::{DecoderConfig, ParameterSpec, Site, parameter_specs};
+use super::{DecoderConfig, ParameterSpec, Site, WeightId, parameter_specs};
 
 /// How a projection is quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,36 +29,35 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// The schemes of a model, by the name of the weight; one that is not there stays as it is.
-pub type Schemes = BTreeMap<String, Scheme>;
+/// The schemes of a model; a weight that is not there stays as it is.
+pub type Schemes = BTreeMap<WeightId, Scheme>;
 
-/// Modules that engines join into one matrix, which has one scheme.
-const FUSED: [&[&str]; 2] = [
-    &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    &["mlp.gate_proj", "mlp.up_proj"],
-];
-
-/// Two weights that engines join into one matrix, but of which something differs: the names of both.
+/// Two weights that engines join into one matrix, since one input enters both, but of which something differs.
 pub fn unlike_parts<T: PartialEq>(
-    of_weights: &BTreeMap<String, T>,
+    of_weights: &BTreeMap<WeightId, T>,
     config: &DecoderConfig,
-) -> Option<[String; 2]> {
-    (0..config.num_hidden_layers)
-        .flat_map(|layer| FUSED.map(|modules| (layer, modules)))
-        .find_map(|(layer, modules)| {
-            let mut names = modules
-                .iter()
-                .map(|module| format!("model.layers.{layer}.{module}.weight"));
-            let first = names.next()?;
-            let other = names.find(|name| of_weights.get(name) != of_weights.get(&first))?;
-            Some([first, other])
-        })
+) -> Option<[ParameterSpec; 2]> {
+    let mut first: Option<ParameterSpec> = None;
+    for spec in parameter_specs(config) {
+        let Some(input) = spec.id.input() else {
+            continue;
+        };
+        match &first {
+            Some(first) if first.id.input() == Some(input) => {
+                if of_weights.get(&first.id) != of_weights.get(&spec.id) {
+                    return Some([first.clone(), spec]);
+                }
+            }
+            _ => first = Some(spec),
+        }
+    }
+    None
 }
 
 /// The first weight whose rows do not fall into whole groups, with the size of the groups.
 pub fn uneven_groups(schemes: &Schemes, config: &DecoderConfig) -> Option<(ParameterSpec, usize)> {
     parameter_specs(config).into_iter().find_map(|spec| {
-        let grid = schemes.get(&spec.name)?.weight;
+        let grid = schemes.get(&spec.id)?.weight;
         let group_size = grid.group_size.filter(|_| !grid.divides(spec.shape[1]))?;
         Some((spec, group_size))
     })
@@ -73,9 +72,8 @@ impl InputLevels {
     /// ([`unlike_parts`]).
     pub fn of_layers(schemes: &Schemes, config: &DecoderConfig) -> Vec<Self> {
         let mut layers = vec![Self::default(); config.num_hidden_layers];
-        for spec in parameter_specs(config) {
-            let input = schemes.get(&spec.name).and_then(|scheme| scheme.input);
-            if let (Some(levels), Some((layer, site))) = (input, spec.input()) {
+        for (id, scheme) in schemes {
+            if let (Some(levels), Some((layer, site))) = (scheme.input, id.input()) {
                 layers[layer].0.insert(site, levels);
             }
         }

@@ -1,6 +1,10 @@
 //! A tap shows what flows through a decoder, for pruning scores and calibration.
 
+use std::ops::ControlFlow::{self, Break, Continue};
+
 use burn::tensor::Tensor;
+
+use super::InputLevels;
 
 /// A place in a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,10 +40,23 @@ impl Site {
 
 type Observer<'a> = dyn FnMut(usize, Site, &Tensor<3>) + 'a;
 
-/// Receives activations during a forward pass; does nothing unless it was given an observer.
+/// Receives activations during a forward pass; does nothing unless it was given an observer or a place to end at.
 pub struct Tap<'a> {
     layer: usize,
     observer: Option<&'a mut Observer<'a>>,
+    until: Option<Site>,
+    inputs: InputLevels,
+}
+
+/// Activations on their way through a layer, `[B, T, D]`; a break carries those of the place at which the pass ends,
+/// `[B, T, inputs]`.
+pub(super) type Passed = ControlFlow<Tensor<3>, Tensor<3>>;
+
+/// What a pass came to, wherever it ended.
+pub(super) fn settled(passed: Passed) -> Tensor<3> {
+    match passed {
+        Continue(x) | Break(x) => x,
+    }
 }
 
 impl<'a> Tap<'a> {
@@ -48,14 +65,24 @@ impl<'a> Tap<'a> {
         Self {
             layer: 0,
             observer: None,
+            until: None,
+            inputs: InputLevels::default(),
         }
     }
 
     /// Calls `observer` with the layer, the site and the activations, `[B, T, inputs]`.
     pub fn new(observer: &'a mut Observer<'a>) -> Self {
         Self {
-            layer: 0,
             observer: Some(observer),
+            ..Self::none()
+        }
+    }
+
+    /// Ends the pass at the first such place, with what enters the projections there.
+    pub(super) fn until(site: Site) -> Self {
+        Self {
+            until: Some(site),
+            ..Self::none()
         }
     }
 
@@ -63,9 +90,25 @@ impl<'a> Tap<'a> {
         self.layer = layer;
     }
 
+    /// Rounds what enters the projections of the layer from here on.
+    pub(super) fn set_inputs(&mut self, inputs: &InputLevels) {
+        self.inputs.clone_from(inputs);
+    }
+
     pub(super) fn observe(&mut self, site: Site, activations: &Tensor<3>) {
         if let Some(observer) = &mut self.observer {
             observer(self.layer, site, activations);
+        }
+    }
+
+    /// Shows what enters the projections at a place, and hands it on as these are to see it: rounded, where it is.
+    pub(super) fn pass(&mut self, site: Site, activations: Tensor<3>) -> Passed {
+        self.observe(site, &activations);
+        let rounded = self.inputs.round(site, activations);
+        if self.until == Some(site) {
+            Break(rounded)
+        } else {
+            Continue(rounded)
         }
     }
 }

@@ -51,7 +51,7 @@ impl Preflight<'_> {
             };
             let width = pattern.width();
             let specs = parameter_specs(&configs[pass_idx]);
-            let mut linear = specs.iter().filter(|spec| spec.input().is_some());
+            let mut linear = specs.iter().filter(|spec| spec.id.input().is_some());
             if let Some(spec) = linear.find(|spec| !spec.shape[1].is_multiple_of(width)) {
                 let columns = spec.shape[1];
                 let fact = format!(

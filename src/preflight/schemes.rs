@@ -2,10 +2,15 @@
 
 use super::Preflight;
 use crate::diag::Diagnostic;
-use crate::export::{ExportFormat, containers::refusal_by, folder, gguf};
-use crate::model::{DecoderConfig, ParameterKind, Schemes, uneven_groups, unlike_parts};
-use crate::passes::{
-    PassPlan, QuantizePlan, SchemePlan, SensitivityPlan, WIDTHS, quantize::schemes,
+use crate::export::containers::refusal_by;
+use crate::export::{folder, gguf};
+use crate::model::{
+    DecoderConfig, ParameterKind, ParameterSpec, Schemes, uneven_groups, unlike_parts,
+};
+use crate::passes::WIDTHS;
+use crate::passes::quantize::schemes;
+use crate::recipe::{
+    ExportFormat, PassPlan, QuantizePlan, RecipeFaults, SchemePlan, SensitivityPlan,
 };
 use crate::recipe::RecipeFaults;
 
@@ -26,7 +31,7 @@ impl Preflight<'_> {
             self.groups(plan, &key, &schemes, config)?;
             self.parts_are_alike(&key, &schemes, config)?;
             self.parts_are_chosen_whole(plan, &key, config)?;
-            self.formats_hold(&schemes)?;
+            self.formats_hold(&schemes, config)?;
             self.containers_hold(&schemes, config)?;
         }
         Ok(())
@@ -102,7 +107,7 @@ impl Preflight<'_> {
             "`group_size` {group_size} does not divide the {columns} columns of `{}`",
             spec.name
         );
-        let (of, help) = match spec.kind {
+        let (of, help) = match spec.kind() {
             ParameterKind::Embedding => ("embedding.group_size", "use a divisor, or `channel`"),
             ParameterKind::Head => ("output.group_size", "use a divisor, or `channel`"),
             _ => (
@@ -130,14 +135,16 @@ impl Preflight<'_> {
         let Some([one, other]) = unlike_parts(schemes, config) else {
             return Ok(());
         };
-        let told = |name: &String| match schemes.get(name) {
+        let told = |spec: &ParameterSpec| match schemes.get(&spec.id) {
             Some(scheme) => scheme.to_string(),
             None => "not quantised".to_owned(),
         };
         let fact = format!(
             "`{one}` and `{other}` are one matrix in engines, but have two schemes: {}, and {}",
             told(&one),
-            told(&other)
+            told(&other),
+            one = one.name,
+            other = other.name,
         );
         let fault = Diagnostic::new("quantize/unlike-parts", fact)
             .help("name both in one override: `q_proj`, `k_proj` and `v_proj`, or `gate_proj` and `up_proj`");
@@ -171,9 +178,11 @@ impl Preflight<'_> {
     }
 
     /// Formats other than compressed-tensors say nothing of activations.
-    fn formats_hold(&self, schemes: &Schemes) -> Result<(), RecipeFaults> {
-        let mut rounded = schemes.iter().filter(|(_, scheme)| scheme.input.is_some());
-        let Some((name, scheme)) = rounded.next() else {
+    fn formats_hold(&self, schemes: &Schemes, config: &DecoderConfig) -> Result<(), RecipeFaults> {
+        let name = |id| config.family().name_of(id);
+        let rounded = schemes.iter().filter(|(_, scheme)| scheme.input.is_some());
+        let rounded = rounded.map(|(&id, scheme)| (name(id), scheme));
+        let Some((name, scheme)) = rounded.min_by(|(one, _), (other, _)| one.cmp(other)) else {
             return Ok(());
         };
         let mut formats = self.plan.export.formats.iter().copied();

@@ -11,15 +11,20 @@ pub(crate) use self::plan::{GRADUAL, SPARSITY, check};
 pub use self::plan::{GradualMethod, GradualPlan, Pattern, Within, Zeros};
 pub(crate) use self::score::{PRUNED, scale_by_inputs};
 pub use self::score::{SiteSums, input_squares};
-pub(crate) use self::select::{lowest, select, share_of};
+use self::select::select;
+use self::sparsegpt::compensate;
+use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
+use crate::model::{Site, WeightId};
+use crate::recipe::{PruneMethod, Zeros};
 use crate::student::Student;
 use crate::tensors;
 
 /// What became of one matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrunedMatrix {
-    /// Name of the parameter.
-    pub name: String,
+    /// Which it is.
+    #[serde(flatten)]
+    pub weight: WeightId,
     /// Share of its weights that are zero now.
     pub sparsity: f64,
     /// Square of what its outputs have lost over the square of what they were, on the calibration text; `None` where
@@ -37,24 +42,24 @@ pub fn mask_lowest(
     let mut student = student;
     let mut pruned = Vec::new();
     for (spec, weight) in student.effective_weights().parameters() {
-        let Some(input) = spec.input() else {
+        let Some(input) = spec.id.input() else {
             continue;
         };
         let mut scores: Vec<f32> = tensors::to_vec(&weight).into_iter().map(f32::abs).collect();
         if let Some(squares) = squares {
             scale_by_inputs(&mut scores, &squares[&input]);
         }
-        if let Some(mask) = student.masks.get(&spec.name) {
+        if let Some(mask) = student.masks.get(&spec.id) {
             keep_masked(&mut scores, &tensors::to_vec(mask));
         }
         let mask = select(&scores, spec.shape[1], zeros);
         let num_zeros = mask.iter().filter(|kept| **kept == 0.0).count();
         let mask = Tensor::from_data(TensorData::new(mask, spec.shape), &weight.device());
-        student.masks.insert(spec.name.clone(), mask);
+        student.masks.insert(spec.id, mask);
         pruned.push(PrunedMatrix {
             sparsity: num_zeros as f64 / spec.num_elements() as f64,
             output_error: None,
-            name: spec.name,
+            weight: spec.id,
         });
     }
     (student.zeroed(), pruned)

@@ -83,9 +83,10 @@ fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
     let mut cells: BTreeMap<(usize, &str), String> = BTreeMap::new();
     let mut modules = Vec::new();
     for matrix in matrices {
-        let Some((layer, module)) = place(&matrix.name) else {
+        let Some(layer) = matrix.weight.layer else {
             continue;
         };
+        let module = matrix.weight.part.word();
         if !modules.contains(&module) {
             modules.push(module);
         }
@@ -125,27 +126,21 @@ fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
     text
 }
 
-/// Layer and module of a parameter inside a block.
-fn place(name: &str) -> Option<(usize, &str)> {
-    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let module = part.strip_suffix(".weight")?.rsplit('.').next()?;
-    Some((layer.parse().ok()?, module))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Part, WeightId};
     use crate::passes::{Parts, Sizes};
     use crate::student::Kept;
 
     fn pruned(errors: [Option<f64>; 2]) -> Removed {
-        let matrix = |(module, output_error): (&str, Option<f64>)| PrunedMatrix {
-            name: format!("model.layers.3.{module}.weight"),
+        let matrix = |(part, output_error): (Part, Option<f64>)| PrunedMatrix {
+            weight: WeightId::of_layer(3, part),
             sparsity: 0.5,
             output_error,
         };
-        let modules = ["self_attn.q_proj", "mlp.down_proj"];
-        Removed::Weights(modules.into_iter().zip(errors).map(matrix).collect())
+        let parts = [Part::Query, Part::Down];
+        Removed::Weights(parts.into_iter().zip(errors).map(matrix).collect())
     }
 
     fn removal(pass: &str, removed: Removed) -> Removal {

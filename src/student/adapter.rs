@@ -7,8 +7,11 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 
+use super::TrainedSpec;
 use crate::files;
-use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
+use crate::model::{
+    DecoderConfig, Family, ParameterKind, ParameterSpec, WeightId, parameter_specs,
+};
 use crate::random::Stream;
 use crate::student::AdapterPlan;
 use crate::tensors;
@@ -27,12 +30,15 @@ use crate::tensors;
 #[derive(Debug, Clone)]
 pub struct Adapter {
     plan: AdapterPlan,
-    /// By name of the weight they are added to.
-    pairs: BTreeMap<String, Pair>,
+    family: &'static Family,
+    /// By the weight they are added to.
+    pairs: BTreeMap<WeightId, Pair>,
 }
 
 #[derive(Debug, Clone)]
 struct Pair {
+    /// Name of the weight.
+    name: String,
     a: Tensor<2>, // [rank, in]
     b: Tensor<2>, // [out, rank]
 }
@@ -47,29 +53,34 @@ impl Adapter {
                 let [outputs, inputs] = spec.shape;
                 let stream = Stream::new(seed, &format!("adapter {}", spec.name));
                 let pair = Pair {
+                    name: spec.name,
                     a: kaiming_uniform([plan.rank, inputs], stream, device),
                     b: Tensor::zeros([outputs, plan.rank], device),
                 };
-                (spec.name, pair)
+                (spec.id, pair)
             })
             .collect();
-        let plan = plan.clone();
-        Self { plan, pairs }
+        Self {
+            plan: plan.clone(),
+            family: config.family(),
+            pairs,
+        }
     }
 
-    /// Its matrices: A and B of each weight, in byte order of the weights' names.
-    pub fn parameters(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
-        let of_pair = |(name, Pair { a, b }): (&String, &Pair)| {
-            [("lora_A", a), ("lora_B", b)].map(|(part, matrix)| {
-                let spec = ParameterSpec {
-                    name: part_name(name, part),
+    /// Its matrices: A and B of each weight, weight by weight.
+    pub fn parameters(&self) -> Vec<(TrainedSpec, Tensor<2>)> {
+        let of_pair = |pair: &Pair| {
+            pair.named().map(|(name, matrix)| {
+                let spec = TrainedSpec {
+                    name,
                     shape: matrix.dims(),
                     kind: ParameterKind::Linear,
+                    weight: None,
                 };
-                (spec, matrix.clone())
+                (spec, matrix)
             })
         };
-        self.pairs.iter().flat_map(of_pair).collect()
+        self.pairs.values().flat_map(of_pair).collect()
     }
 
     /// The same with other matrices, in the order of [`Adapter::parameters`].
@@ -81,25 +92,31 @@ impl Adapter {
     pub fn with(&self, matrices: Vec<Tensor<2>>) -> Self {
         let mut matrices = matrices.into_iter();
         let mut next = || matrices.next().expect("a matrix for each of the adapter's");
-        let pairs = self.pairs.keys().map(|name| {
+        let pairs = self.pairs.iter().map(|(&id, pair)| {
+            let name = pair.name.clone();
             let (a, b) = (next(), next());
-            (name.clone(), Pair { a, b })
+            (id, Pair { name, a, b })
         });
         let pairs = pairs.collect();
         assert!(matrices.next().is_none(), "a matrix too many");
-        let plan = self.plan.clone();
-        Self { plan, pairs }
+        Self {
+            plan: self.plan.clone(),
+            pairs,
+            ..*self
+        }
     }
 
     /// A weight and what the adapter adds to it.
     pub fn adapted(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
-        match self.pairs.get(&spec.name) {
-            Some(Pair { a, b }) => weight + b.clone().matmul(a.clone()).mul_scalar(self.scale()),
+        match self.pairs.get(&spec.id) {
+            Some(Pair { a, b, .. }) => {
+                weight + b.clone().matmul(a.clone()).mul_scalar(self.scale())
+            }
             None => weight,
         }
     }
 
-    /// Gradients of its matrices, in the order of [`Adapter::parameters`], from those of the sums by name:
+    /// Gradients of its matrices, in the order of [`Adapter::parameters`], from those of the sums:
     ///
     /// ```text
     /// dA = alpha / rank · Bᵀ · dW        dB = alpha / rank · dW · Aᵀ
@@ -108,10 +125,10 @@ impl Adapter {
     /// # Panics
     ///
     /// If that of a weight is missing.
-    pub fn pull_back(&self, mut gradients: BTreeMap<String, Tensor<2>>) -> Vec<Tensor<2>> {
-        let of_pair = |(name, Pair { a, b }): (&String, &Pair)| {
+    pub fn pull_back(&self, mut gradients: BTreeMap<WeightId, Tensor<2>>) -> Vec<Tensor<2>> {
+        let of_pair = |(id, Pair { a, b, .. }): (&WeightId, &Pair)| {
             let whole = gradients
-                .remove(name)
+                .remove(id)
                 .expect("the gradient of each weight is there")
                 .mul_scalar(self.scale());
             [
@@ -126,15 +143,20 @@ impl Adapter {
     /// of a layer that runs `layer_repeats` times stand there as often.
     pub fn save(&self, dir: &Path, layer_repeats: usize) -> io::Result<()> {
         std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
-        let runs = |(spec, matrix): (ParameterSpec, Tensor<2>)| {
-            let (layer, part) = layer_and_part(&spec.name);
-            let layers = layer * layer_repeats..(layer + 1) * layer_repeats;
-            let name = move |layer| format!("base_model.model.model.layers.{layer}.{part}");
-            layers
-                .map(move |layer| (name(layer), matrix.clone()))
-                .collect::<Vec<_>>()
+        let runs = |(id, pair): (&WeightId, &Pair)| {
+            let first = id.layer.expect("linear layers stand inside blocks") * layer_repeats;
+            let of_run = |run| {
+                let name = self.family.name_of(id.in_layer(|_| first + run));
+                let pair = Pair {
+                    name,
+                    ..pair.clone()
+                };
+                let named = pair.named().into_iter();
+                named.map(|(name, matrix)| (format!("base_model.model.{name}"), matrix))
+            };
+            (0..layer_repeats).flat_map(of_run).collect::<Vec<_>>()
         };
-        let matrices: Vec<_> = self.parameters().into_iter().flat_map(runs).collect();
+        let matrices: Vec<_> = self.pairs.iter().flat_map(runs).collect();
         tensors::save(&dir.join("adapter_model.safetensors"), &matrices, &())?;
         let config = json!({
             "alpha_pattern": {},
@@ -175,23 +197,15 @@ pub(super) fn kaiming_uniform(shape: [usize; 2], mut stream: Stream, device: &De
 
 /// Whether a plan's adapter has matrices for this weight.
 pub fn is_target(plan: &AdapterPlan, spec: &ParameterSpec) -> bool {
-    let module = spec.module();
-    let module = module.rsplit('.').next().unwrap_or(module);
-    spec.kind == ParameterKind::Linear && plan.targets.iter().any(|target| target == module)
+    let word = spec.id.part.word();
+    spec.kind() == ParameterKind::Linear && plan.targets.iter().any(|target| target == word)
 }
 
-/// The layer that a matrix belongs to, and the rest of its name.
-fn layer_and_part(name: &str) -> (usize, String) {
-    let rest = name.strip_prefix("model.layers.");
-    let (layer, part) = rest
-        .and_then(|rest| rest.split_once('.'))
-        .expect("linear layers stand inside blocks");
-    let layer = layer.parse().expect("the table numbers its layers");
-    (layer, part.to_owned())
-}
-
-/// Name of one matrix, as in `peft` behind `base_model.model.`.
-fn part_name(weight: &str, part: &str) -> String {
-    let module = weight.strip_suffix(".weight").unwrap_or(weight);
-    format!("{module}.{part}.weight")
+impl Pair {
+    /// Both with their names, as in `peft` behind `base_model.model.`.
+    fn named(&self) -> [(String, Tensor<2>); 2] {
+        let module = self.name.strip_suffix(".weight").unwrap_or(&self.name);
+        [("lora_A", &self.a), ("lora_B", &self.b)]
+            .map(|(part, matrix)| (format!("{module}.{part}.weight"), matrix.clone()))
+    }
 }

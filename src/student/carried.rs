@@ -25,18 +25,18 @@ impl Student {
     #[must_use]
     pub fn carried(mut self, schemes: Schemes) -> Self {
         for (spec, weight) in self.decoder.parameters() {
-            let Some(scheme) = schemes.get(&spec.name) else {
+            let Some(scheme) = schemes.get(&spec.id) else {
                 continue;
             };
             if let Some(scaling) = scaling_of(scheme.weight, &weight) {
-                self.carried.insert(spec.name.clone(), scaling);
-                self.schemes.insert(spec.name, *scheme);
+                self.carried.insert(spec.id, scaling);
+                self.schemes.insert(spec.id, *scheme);
             }
         }
         while let Some(unlike) = unlike_parts(&self.schemes, &self.decoder.config) {
-            for name in unlike {
-                self.schemes.remove(&name);
-                self.carried.remove(&name);
+            for spec in unlike {
+                self.schemes.remove(&spec.id);
+                self.carried.remove(&spec.id);
             }
         }
         self

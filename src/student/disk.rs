@@ -7,20 +7,28 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::quantized::OnlyGrid;
 use super::{KeptScaling, STUDENT_FILE, Student, StudentError};
-use crate::model::{Decoder, DecoderConfig, Schemes};
+use crate::model::grid::Grid;
+use crate::model::{Decoder, DecoderConfig, ParameterKind, Scheme, Schemes};
 use crate::tensors::{self, NotFinite};
 
 #[derive(Serialize, Deserialize)]
 struct Facts {
     config: DecoderConfig,
-    #[serde(default, skip_serializing_if = "Schemes::is_empty")]
-    schemes: Schemes,
+    /// By the name of the weight.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    schemes: BTreeMap<String, Scheme>,
     #[serde(default, skip_serializing)]
     grid: Option<OnlyGrid>,
     #[serde(default = "one", skip_serializing_if = "is_one")]
     layer_repeats: usize,
+}
+
+/// What versions wrote that knew one grid for all projections.
+#[derive(Deserialize)]
+struct OnlyGrid {
+    bits: u32,
+    group_size: Option<usize>,
 }
 
 fn one() -> usize {
@@ -35,21 +43,19 @@ fn is_one(count: &usize) -> bool {
 impl Student {
     /// Writes `student.safetensors` into a folder: free weights, masks, scales and zeros that are kept, config and schemes.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
-        let mut matrices: Vec<_> = self
-            .decoder
-            .parameters()
-            .into_iter()
-            .map(|(spec, weight)| (spec.name, weight))
-            .collect();
-        matrices.extend(
-            self.masks
-                .iter()
-                .map(|(name, mask)| (mask_name(name), mask.clone())),
-        );
-        matrices.extend(self.scales.iter().flat_map(|(name, kept)| kept.named(name)));
+        let (mut matrices, mut schemes) = (Vec::new(), BTreeMap::new());
+        for (spec, weight) in self.decoder.parameters() {
+            let mask = self.masks.get(&spec.id).cloned();
+            matrices.extend(mask.map(|mask| (mask_name(&spec.name), mask)));
+            let kept = self.scales.get(&spec.id);
+            matrices.extend(kept.into_iter().flat_map(|kept| kept.named(&spec.name)));
+            let scheme = self.schemes.get(&spec.id).copied();
+            schemes.extend(scheme.map(|scheme| (spec.name.clone(), scheme)));
+            matrices.push((spec.name, weight));
+        }
         let facts = Facts {
             config: self.decoder.config.clone(),
-            schemes: self.schemes.clone(),
+            schemes,
             grid: None,
             layer_repeats: self.layer_repeats,
         };
@@ -59,25 +65,29 @@ impl Student {
     /// Reads what [`Student::save`] wrote; every number of it is finite.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
         let path = dir.join(STUDENT_FILE);
-        let (mut matrices, facts): (_, Facts) = tensors::load(&path, device)?;
+        let (mut matrices, mut facts): (_, Facts) = tensors::load(&path, device)?;
         for (name, matrix) in &matrices {
             NotFinite::check(name, &tensors::to_vec(matrix)).map_err(|source| {
                 let path = path.display().to_string();
                 StudentError::NotFinite { path, source }
             })?;
         }
-        let schemes = match &facts.grid {
-            Some(grid) => grid.schemes(&facts.config),
-            None => facts.schemes,
-        };
         let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
+        let mut schemes = Schemes::new();
         let decoder = Decoder::from_parameters(facts.config, |spec| {
             if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
-                masks.insert(spec.name.clone(), mask);
+                masks.insert(spec.id, mask);
             }
             if let Some(kept) = KeptScaling::take(&spec.name, &mut matrices) {
-                scales.insert(spec.name.clone(), kept);
+                scales.insert(spec.id, kept);
             }
+            let only = facts.grid.as_ref().map(|grid| Scheme {
+                weight: Grid::symmetric(grid.bits, grid.group_size),
+                input: None,
+            });
+            let only = only.filter(|_| spec.kind() == ParameterKind::Linear);
+            let scheme = only.or(facts.schemes.remove(&spec.name));
+            schemes.extend(scheme.map(|scheme| (spec.id, scheme)));
             matrices
                 .remove(&spec.name)
                 .filter(|weight| weight.dims() == spec.shape)

@@ -10,8 +10,10 @@ use thiserror::Error;
 use super::Student;
 use super::importance::Importance;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::model::{Decoder, DecoderConfig, ParameterKind, ParameterSpec, parameter_specs};
-use crate::student::{FromTeacherPlan, LayersPlan};
+use crate::model::{
+    Axis, Decoder, DecoderConfig, ParameterKind, ParameterSpec, Part, WeightId, parameter_specs,
+};
+use crate::recipe::{FromTeacherPlan, LayersPlan};
 
 /// The parts of a teacher that a student keeps, zero-based and ascending.
 ///
@@ -101,17 +103,6 @@ pub fn part_of_teacher(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Decod
     Kept::choose(plan, teacher, &Importance::unmeasured(teacher)).config(teacher)
 }
 
-/// What one side of a weight runs over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Axis {
-    /// Something that students keep whole: tokens, one head, the one row of a vector.
-    Whole,
-    Hidden,
-    Channels,
-    Queries,
-    Keys,
-}
-
 impl Kept {
     /// These layers, whole.
     pub fn layers(layers: &[usize]) -> Self {
@@ -177,13 +168,13 @@ impl Kept {
     ///
     /// If a part does not exist: the recipe is checked against the teacher before.
     pub fn cut(&self, teacher: &Decoder) -> Decoder {
-        let weights: BTreeMap<String, Tensor<2>> = teacher
+        let weights: BTreeMap<WeightId, Tensor<2>> = teacher
             .parameters()
             .into_iter()
-            .map(|(spec, weight)| (spec.name, weight))
+            .map(|(spec, weight)| (spec.id, weight))
             .collect();
         let student = self.build(&teacher.config, |spec| {
-            Ok::<_, Infallible>(weights[&spec.name].clone())
+            Ok::<_, Infallible>(weights[&spec.id].clone())
         });
         match student {
             Ok(student) => student,
@@ -206,13 +197,13 @@ impl Kept {
         let mut small = Student::new(self.cut(&student.decoder));
         if !student.masks.is_empty() {
             let masks = student.decoder.map(|spec, weight| {
-                let mask = student.masks.get(&spec.name).cloned();
+                let mask = student.masks.get(&spec.id).cloned();
                 mask.unwrap_or_else(|| weight.ones_like())
             });
             let masks = self.cut(&masks).parameters().into_iter();
             small.masks = masks
-                .filter(|(spec, _)| spec.input().is_some())
-                .map(|(spec, mask)| (spec.name, mask))
+                .filter(|(spec, _)| spec.id.input().is_some())
+                .map(|(spec, mask)| (spec.id, mask))
                 .collect();
         }
         small
@@ -224,23 +215,17 @@ impl Kept {
         teacher: &DecoderConfig,
         mut weight: impl FnMut(&ParameterSpec) -> Result<Tensor<2>, E>,
     ) -> Result<Decoder, E> {
-        let whole: BTreeMap<String, ParameterSpec> = parameter_specs(teacher)
-            .into_iter()
-            .map(|spec| (spec.name.clone(), spec))
-            .collect();
+        let specs = parameter_specs(teacher).into_iter();
+        let whole: BTreeMap<WeightId, ParameterSpec> = specs.map(|spec| (spec.id, spec)).collect();
         Decoder::from_parameters(self.config(teacher), |spec| {
-            let (place, part) = place_and_part(&spec.name);
-            let source = match place {
-                Some(place) => format!("model.layers.{}.{part}", self.layers[place]),
-                None => spec.name.clone(),
-            };
+            let source = spec.id.in_layer(|place| self.layers[place]);
             let mut kept = weight(&whole[&source])?;
-            for (dim, axis) in axes(part).into_iter().enumerate() {
-                if let Some(idxs) = self.places(axis, place, teacher) {
+            for (dim, axis) in teacher.family().axes(spec.id.part).into_iter().enumerate() {
+                if let Some(idxs) = self.places(axis, spec.id.layer, teacher) {
                     kept = select(kept, dim, &idxs);
                 }
             }
-            Ok(self.rescale(spec, part, kept, teacher))
+            Ok(self.rescale(spec, kept, teacher))
         })
     }
 
@@ -262,7 +247,7 @@ impl Kept {
         };
         let queries_per_group = teacher.num_attention_heads / teacher.num_key_value_heads;
         match axis {
-            Axis::Whole => None,
+            Axis::One | Axis::Tokens | Axis::Head => None,
             Axis::Hidden => self.hidden.clone(),
             Axis::Channels => of_layer(&self.channels),
             Axis::Queries => spread(queries_per_group * teacher.head_dim),
@@ -274,7 +259,6 @@ impl Kept {
     fn rescale(
         &self,
         spec: &ParameterSpec,
-        part: &str,
         weight: Tensor<2>,
         teacher: &DecoderConfig,
     ) -> Tensor<2> {
@@ -282,15 +266,16 @@ impl Kept {
             return weight;
         }
         let rise = self.hidden_share(teacher).sqrt().recip();
-        let is_scaled = teacher.architecture.is_gemma();
-        match spec.kind {
+        let family = teacher.family();
+        let is_scaled = family.scales_embedding;
+        match spec.kind() {
             ParameterKind::Embedding if is_scaled => weight.mul_scalar(rise),
-            ParameterKind::Norm if axes(part) == [Axis::Whole, Axis::Hidden] => {
-                let is_last = spec.name == "model.norm.weight";
+            ParameterKind::Norm if family.axes(spec.id.part) == [Axis::One, Axis::Hidden] => {
+                let is_last = spec.id.part == Part::FinalNorm;
                 if is_last && is_scaled && teacher.tie_word_embeddings {
                     return weight;
                 }
-                let offset = teacher.architecture.gain_offset();
+                let offset = family.gain_offset;
                 weight
                     .add_scalar(offset)
                     .mul_scalar(rise)
@@ -304,36 +289,6 @@ impl Kept {
     fn hidden_share(&self, teacher: &DecoderConfig) -> f64 {
         let kept = self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len);
         kept as f64 / teacher.hidden_size as f64
-    }
-}
-
-/// Of a parameter's name: the layer, if it belongs to one, and what follows.
-fn place_and_part(name: &str) -> (Option<usize>, &str) {
-    let of_layer = name
-        .strip_prefix("model.layers.")
-        .and_then(|rest| rest.split_once('.'));
-    match of_layer {
-        Some((layer, part)) => {
-            let layer = layer.parse().expect("the table numbers its layers");
-            (Some(layer), part)
-        }
-        None => (None, name),
-    }
-}
-
-/// What the rows and columns of a weight run over.
-fn axes(part: &str) -> [Axis; 2] {
-    use Axis::{Channels, Hidden, Keys, Queries, Whole};
-    match part {
-        "self_attn.q_proj.weight" => [Queries, Hidden],
-        "self_attn.k_proj.weight" | "self_attn.v_proj.weight" => [Keys, Hidden],
-        "self_attn.o_proj.weight" => [Hidden, Queries],
-        "self_attn.q_proj.bias" => [Whole, Queries],
-        "self_attn.k_proj.bias" | "self_attn.v_proj.bias" => [Whole, Keys],
-        "self_attn.q_norm.weight" | "self_attn.k_norm.weight" => [Whole, Whole],
-        "mlp.gate_proj.weight" | "mlp.up_proj.weight" => [Channels, Hidden],
-        "mlp.down_proj.weight" => [Hidden, Channels],
-        _ => [Whole, Hidden], // embedding, output matrix, norms of the residual stream
     }
 }
 

@@ -28,7 +28,7 @@ pub use self::scales::KeptScaling;
 use crate::model::grid::{Scaling, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,
-    Rope, RopeScaling, Schemes, parameter_specs,
+    Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,
 };
 use crate::random::Stream;
 use crate::tensors::{NotFinite, TensorsError};
@@ -51,19 +51,42 @@ pub struct Student {
     /// How often each layer of `decoder` runs, one run after the other, on one set of weights (Liu et al. 2024,
     /// MobileLLM, <https://arxiv.org/abs/2402.14905>: immediate block-wise sharing).
     pub layer_repeats: usize,
-    /// By parameter name: 1 where a weight is kept, 0 where it was pruned.
-    pub masks: BTreeMap<String, Tensor<2>>,
+    /// 1 where a weight is kept, 0 where it was pruned.
+    pub masks: BTreeMap<WeightId, Tensor<2>>,
     /// How weights of `decoder` are quantised, once a pass has put them on a grid.
     pub schemes: Schemes,
-    /// By parameter name: scales that are trained or were chosen. The others follow the weights.
-    pub scales: BTreeMap<String, KeptScaling>,
-    /// By parameter name: scales and zeros that a checkpoint had, of a student that no pass has changed
-    /// ([`Student::carried`]).
-    pub carried: BTreeMap<String, Scaling<3>>,
+    /// Scales that are trained or were chosen. The others follow the weights.
+    pub scales: BTreeMap<WeightId, KeptScaling>,
+    /// Scales and zeros that a checkpoint had, of a student that no pass has changed ([`Student::carried`]).
+    pub carried: BTreeMap<WeightId, Scaling<3>>,
     /// What is added to free weights and trained in their place, while a pass does so.
     pub adapter: Option<Adapter>,
     /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.
     pub projections: Vec<Projection>,
+}
+
+/// One of the matrices that training moves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrainedSpec {
+    /// Name in training states.
+    pub name: String,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// Purpose.
+    pub kind: ParameterKind,
+    /// The weight that it is; `None` of a matrix that is trained beside or in the place of weights.
+    pub weight: Option<WeightId>,
+}
+
+impl From<ParameterSpec> for TrainedSpec {
+    fn from(spec: ParameterSpec) -> Self {
+        Self {
+            kind: spec.kind(),
+            weight: Some(spec.id),
+            name: spec.name,
+            shape: spec.shape,
+        }
+    }
 }
 
 /// Why no student can be made or read.
@@ -126,14 +149,13 @@ impl Student {
     pub fn fresh(config: &DecoderConfig, layer_repeats: usize, seed: u64, device: &Device) -> Self {
         let num_runs = config.num_hidden_layers;
         assert!(num_runs.is_multiple_of(layer_repeats), "{num_runs} layers");
-        let gain = 1.0 - config.architecture.gain_offset();
+        let gain = 1.0 - config.family().gain_offset;
         let residual = 0.02 / (2.0 * num_runs as f64).sqrt();
         let own: Vec<usize> = (0..num_runs).step_by(layer_repeats).collect();
         let decoder = Decoder::from_parameters(config.with_layers(&own), |spec| {
-            let writes_residual =
-                spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
+            let writes_residual = matches!(spec.id.part, Part::Output | Part::Down);
             let deviation = if writes_residual { residual } else { 0.02 };
-            Ok::<_, std::convert::Infallible>(match spec.kind {
+            Ok::<_, std::convert::Infallible>(match spec.kind() {
                 ParameterKind::Norm => Tensor::full(spec.shape, gain, device),
                 ParameterKind::Bias => Tensor::zeros(spec.shape, device),
                 _ => normal(spec, seed, deviation, device),
@@ -166,8 +188,8 @@ impl Student {
 
     /// What runs in the place of a free weight of the student's own.
     pub fn effective_weight(&self, spec: &ParameterSpec, free: Tensor<2>) -> Tensor<2> {
-        let weight = self.masked(spec, self.adapted(spec, free));
-        match self.schemes.get(&spec.name) {
+        let weight = self.masked(spec.id, self.adapted(spec, free));
+        match self.schemes.get(&spec.id) {
             Some(scheme) => {
                 let shape = weight.dims();
                 let on_grid = self.quantize(spec, *scheme, weight);
@@ -180,14 +202,14 @@ impl Student {
 
     /// What training moves: the matrices of the adapter if there is one, else all free weights and what learned scales are
     /// multiplied by; and then the projections.
-    pub fn trained(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
-        let mut trained = match &self.adapter {
-            Some(adapter) => adapter.parameters(),
-            None => self.decoder.parameters(),
+    pub fn trained(&self) -> Vec<(TrainedSpec, Tensor<2>)> {
+        let weights = |(spec, weight): (ParameterSpec, _)| (spec.into(), weight);
+        let mut trained: Vec<(TrainedSpec, Tensor<2>)> = if let Some(adapter) = &self.adapter {
+            adapter.parameters()
+        } else {
+            let free = self.decoder.parameters().into_iter().map(weights);
+            free.chain(self.factors()).collect()
         };
-        if self.adapter.is_none() {
-            trained.extend(self.factors());
-        }
         trained.extend(self.projections.iter().map(Projection::parameter));
         trained
     }
@@ -230,10 +252,9 @@ impl Student {
         let specs = parameter_specs(&self.decoder.config);
         let mut gradients: Vec<_> = specs.iter().zip(gradients).collect();
         let of_factors = self.pull_back_scales(&mut gradients);
-        let masked = gradients.into_iter().map(|(spec, gradient)| {
-            let gradient = self.masked(spec, gradient);
-            (spec.name.clone(), gradient)
-        });
+        let masked = gradients
+            .into_iter()
+            .map(|(spec, gradient)| (spec.id, self.masked(spec.id, gradient)));
         if let Some(adapter) = &self.adapter {
             return adapter.pull_back(masked.collect());
         }
@@ -257,8 +278,8 @@ impl Student {
     #[must_use]
     pub fn zeroed(self) -> Self {
         let decoder = self.decoder.map(|spec, weight| {
-            if self.masks.contains_key(&spec.name) {
-                self.masked(spec, weight).add_scalar(0.0) // -0 + 0 = 0
+            if self.masks.contains_key(&spec.id) {
+                self.masked(spec.id, weight).add_scalar(0.0) // -0 + 0 = 0
             } else {
                 weight
             }
@@ -267,8 +288,8 @@ impl Student {
     }
 
     /// A parameter with its mask applied.
-    pub fn masked(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
-        match self.masks.get(&spec.name) {
+    pub fn masked(&self, id: WeightId, weight: Tensor<2>) -> Tensor<2> {
+        match self.masks.get(&id) {
             Some(mask) => weight * mask.clone(),
             None => weight,
         }
@@ -286,7 +307,7 @@ impl Student {
         let specs = parameter_specs(&self.decoder.config);
         let linear = specs
             .iter()
-            .filter(|spec| spec.kind == ParameterKind::Linear);
+            .filter(|spec| spec.kind() == ParameterKind::Linear);
         let total: usize = linear.map(|spec| spec.shape[0] * spec.shape[1]).sum();
         let zeros: f64 = self
             .masks

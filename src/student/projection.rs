@@ -3,9 +3,9 @@
 use burn::tensor::{Device, Tensor};
 use thiserror::Error;
 
+use super::TrainedSpec;
 use super::adapter::kaiming_uniform;
-use crate::loss::HiddenPlan;
-use crate::model::{ParameterKind, ParameterSpec};
+use crate::model::ParameterKind;
 use crate::random::Stream;
 
 /// A matrix that is trained beside the student and thrown away after the pass.
@@ -82,11 +82,12 @@ impl Projection {
     }
 
     /// As one of what is trained.
-    pub(super) fn parameter(&self) -> (ParameterSpec, Tensor<2>) {
-        let spec = ParameterSpec {
+    pub(super) fn parameter(&self) -> (TrainedSpec, Tensor<2>) {
+        let spec = TrainedSpec {
             name: name(self.pair),
             shape: self.matrix.dims(),
             kind: ParameterKind::Linear,
+            weight: None,
         };
         (spec, self.matrix.clone())
     }

@@ -1,17 +1,13 @@
 //! A student whose weights are quantised.
 
-use serde::Deserialize;
-
 use super::Student;
-use crate::model::{
-    DecoderConfig, InputLevels, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Grid,
-    parameter_specs,
-};
+use crate::model::grid::Grid;
+use crate::model::{InputLevels, ParameterKind, ParameterSpec, Scheme, parameter_specs};
 
 impl Student {
     /// How a weight of the model that runs is quantised, if it is.
     pub fn scheme_of(&self, spec: &ParameterSpec) -> Option<Scheme> {
-        self.schemes.get(&self.own_name(&spec.name)).copied()
+        self.schemes.get(&self.own(spec.id)).copied()
     }
 
     /// The grid of a weight of the model that runs, if it is on one.
@@ -27,7 +23,7 @@ impl Student {
             kind => kind,
         };
         let specs = parameter_specs(config);
-        let alike = specs.iter().filter(|spec| spec.kind == kind);
+        let alike = specs.iter().filter(|spec| spec.kind() == kind);
         let mut grids = alike.map(|spec| self.grid_of(spec));
         let first = grids.next()?;
         first.filter(|_| grids.all(|grid| grid == first))
@@ -38,26 +34,5 @@ impl Student {
         let own = InputLevels::of_layers(&self.schemes, &self.decoder.config);
         let runs = self.runs().into_iter();
         runs.map(|layer| own[layer].clone()).collect()
-    }
-}
-
-/// What versions wrote that knew one grid for all projections.
-#[derive(Deserialize)]
-pub(super) struct OnlyGrid {
-    bits: u32,
-    group_size: Option<usize>,
-}
-
-impl OnlyGrid {
-    pub(super) fn schemes(&self, config: &DecoderConfig) -> Schemes {
-        let scheme = Scheme {
-            weight: Grid::symmetric(self.bits, self.group_size),
-            input: None,
-        };
-        let specs = parameter_specs(config).into_iter();
-        specs
-            .filter(|spec| spec.kind == ParameterKind::Linear)
-            .map(|spec| (spec.name, scheme))
-            .collect()
     }
 }

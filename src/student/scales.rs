@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 
-use super::Student;
+use super::{Student, TrainedSpec};
 use crate::model::grid::{Grid, Levels, Quantized, Scaling};
-use crate::model::{ParameterKind, ParameterSpec, Scheme};
+use crate::model::{ParameterKind, ParameterSpec, Scheme, WeightId};
 
 /// What scales the groups of one weight, whatever the weight becomes: the scales that it began with, what they have been
 /// multiplied by since, and the zeros.
@@ -91,22 +91,22 @@ impl Student {
     /// with those that fit the weights.
     pub fn learn_scales(&mut self) {
         for (spec, weight) in self.decoder.parameters() {
-            let Some(grid) = self.schemes.get(&spec.name).map(|scheme| scheme.weight) else {
+            let Some(grid) = self.schemes.get(&spec.id).map(|scheme| scheme.weight) else {
                 continue;
             };
             if matches!(grid.levels, Levels::Asymmetric { .. } | Levels::Fp8) {
                 continue;
             }
-            let fitted = grid.scaling(self.masked(&spec, weight)).scales; // [R, G, 1]
+            let fitted = grid.scaling(self.masked(spec.id, weight)).scales; // [R, G, 1]
             let learned = KeptScaling::new(fitted.squeeze_dim(2), None);
-            self.scales.insert(spec.name, learned);
+            self.scales.insert(spec.id, learned);
         }
     }
 
     /// Learned scales that began with these, whatever they were multiplied by since; others stay as they are.
-    pub fn begin_scales(&mut self, first: &BTreeMap<String, Tensor<2>>) {
-        for (name, learned) in &mut self.scales {
-            if let Some(first) = first.get(name) {
+    pub fn begin_scales(&mut self, first: &BTreeMap<WeightId, Tensor<2>>) {
+        for (id, learned) in &mut self.scales {
+            if let Some(first) = first.get(id) {
                 learned.first = first.clone();
             }
         }
@@ -114,23 +114,25 @@ impl Student {
 
     /// A masked weight on the grid of its scheme: what training uses and exports store.
     pub fn quantize(&self, spec: &ParameterSpec, scheme: Scheme, weight: Tensor<2>) -> Quantized {
-        if let Some(carried) = self.carried.get(&spec.name) {
+        if let Some(carried) = self.carried.get(&spec.id) {
             return scheme.weight.round(weight, carried.clone());
         }
-        match self.scales.get(&spec.name) {
+        match self.scales.get(&spec.id) {
             Some(kept) => scheme.weight.round(weight, kept.scaling()),
             None => scheme.weight.quantize(weight),
         }
     }
 
     /// The factors of learned scales, which are trained.
-    pub(super) fn factors(&self) -> impl Iterator<Item = (ParameterSpec, Tensor<2>)> {
-        self.scales.iter().map(|(name, learned)| {
+    pub(super) fn factors(&self) -> impl Iterator<Item = (TrainedSpec, Tensor<2>)> {
+        let family = self.decoder.config.family();
+        self.scales.iter().map(|(&id, learned)| {
             let factor = learned.factor.clone();
-            let spec = ParameterSpec {
-                name: scale_name(name),
+            let spec = TrainedSpec {
+                name: scale_name(&family.name_of(id)),
                 shape: factor.dims(),
                 kind: ParameterKind::Scale,
+                weight: None,
             };
             (spec, factor)
         })
@@ -154,16 +156,15 @@ impl Student {
         let free = self.decoder.parameters();
         let mut of_factors = BTreeMap::new();
         for ((spec, weight), (_, gradient)) in free.into_iter().zip(gradients) {
-            let name = &spec.name;
-            let Some(learned) = self.scales.get(name) else {
+            let Some(learned) = self.scales.get(&spec.id) else {
                 continue;
             };
-            let Some(scheme) = self.schemes.get(name) else {
-                of_factors.insert(name.clone(), learned.factor.zeros_like());
+            let Some(scheme) = self.schemes.get(&spec.id) else {
+                of_factors.insert(spec.id, learned.factor.zeros_like());
                 continue; // its grid is not in force yet
             };
             let grid = scheme.weight;
-            let weight = self.masked(&spec, weight);
+            let weight = self.masked(spec.id, weight);
             let (of_weight, of_scale) = grid.slopes(weight, &learned.scaling(), gradient.clone());
             *gradient = of_weight;
             // The slope of all weights of a group together would drown that of any one of them.
@@ -171,7 +172,7 @@ impl Student {
             let [_, highest] = grid.levels.limits();
             let gain = (group_size * highest).sqrt().recip();
             let of_factor = of_scale * learned.first.clone();
-            of_factors.insert(name.clone(), of_factor.mul_scalar(gain));
+            of_factors.insert(spec.id, of_factor.mul_scalar(gain));
         }
         of_factors.into_values().collect()
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 
 use super::{Kept, Student};
-use crate::model::{Decoder, DecoderConfig, Schemes, parameter_specs};
+use crate::model::{Decoder, DecoderConfig, ParameterSpec, Schemes, WeightId, parameter_specs};
 
 impl Student {
     /// Architecture of the model that runs: one layer for each run of the student's own.
@@ -22,28 +22,26 @@ impl Student {
     pub fn unrolled(&self) -> Self {
         assert!(self.adapter.is_none(), "an adapter is merged before");
         let decoder = self.unroll(&self.decoder);
-        let specs = parameter_specs(&decoder.config).into_iter();
-        let names = specs.map(|spec| (self.own_name(&spec.name), spec.name));
         let mut student = Self {
             masks: BTreeMap::new(),
             schemes: Schemes::new(),
             scales: BTreeMap::new(),
-            decoder,
             layer_repeats: 1,
             ..self.clone()
         };
-        for (own, name) in names {
-            if let Some(scheme) = self.schemes.get(&own) {
-                student.schemes.insert(name.clone(), *scheme);
-            }
-            if let Some(kept) = self.scales.get(&own) {
-                student.scales.insert(name.clone(), kept.clone());
-            }
-            if let Some(mask) = self.masks.get(&own) {
-                student.masks.insert(name, mask.clone());
-            }
+        for ParameterSpec { id, .. } in parameter_specs(&decoder.config) {
+            let own = self.own(id);
+            student
+                .schemes
+                .extend(self.schemes.get(&own).map(|scheme| (id, *scheme)));
+            student
+                .scales
+                .extend(self.scales.get(&own).map(|kept| (id, kept.clone())));
+            student
+                .masks
+                .extend(self.masks.get(&own).map(|mask| (id, mask.clone())));
         }
-        student
+        Self { decoder, ..student }
     }
 
     /// A decoder of the student's own layers as one with a layer for each run; their tensors are shared.
@@ -60,34 +58,22 @@ impl Student {
         if self.layer_repeats == 1 {
             return gradients;
         }
-        let mut sums: BTreeMap<String, Tensor<2>> = BTreeMap::new();
+        let mut sums: BTreeMap<WeightId, Tensor<2>> = BTreeMap::new();
         let specs = parameter_specs(&self.effective_config());
         for (spec, gradient) in specs.into_iter().zip(gradients) {
-            let name = self.own_name(&spec.name);
-            let sum = match sums.remove(&name) {
+            let own = self.own(spec.id);
+            let sum = match sums.remove(&own) {
                 Some(sum) => sum + gradient,
                 None => gradient,
             };
-            sums.insert(name, sum);
+            sums.insert(own, sum);
         }
-        parameter_specs(&self.decoder.config)
-            .iter()
-            .map(|spec| sums.remove(&spec.name).expect("each weight runs"))
-            .collect()
+        sums.into_values().collect()
     }
 
-    /// Name of the student's own weight that a weight of the model that runs is.
-    pub(super) fn own_name(&self, name: &str) -> String {
-        let of_layer = name
-            .strip_prefix("model.layers.")
-            .and_then(|rest| rest.split_once('.'));
-        match of_layer {
-            Some((run, part)) => {
-                let run: usize = run.parse().expect("the table numbers its layers");
-                format!("model.layers.{}.{part}", run / self.layer_repeats)
-            }
-            None => name.to_owned(),
-        }
+    /// The student's own weight that a weight of the model that runs is.
+    pub(super) fn own(&self, id: WeightId) -> WeightId {
+        id.in_layer(|run| run / self.layer_repeats)
     }
 
     /// The student's own layers, in the order in which they run.

@@ -17,7 +17,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
-use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterKind, ParameterSpec, ids_tensor};
+use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
 use select::{PositionSupport, RowDraws};
 
@@ -87,16 +87,8 @@ fn load<E: From<CheckpointError>>(
         ..whole.clone()
     };
     let decoder = Decoder::from_parameters(config, |spec| {
-        let mut weight = match spec.kind {
-            ParameterKind::Embedding | ParameterKind::Head => {
-                checkpoint.weight(&ParameterSpec {
-                    shape: [whole.vocab_size, spec.shape[1]],
-                    ..spec.clone()
-                })?
-            }
-            _ => checkpoint.weight(spec)?,
-        };
-        weight.truncate(spec.num_elements());
+        let mut weight = checkpoint.weight(spec)?;
+        weight.truncate(spec.num_elements()); // rows of tokens that there are none of
         let weight = Tensor::from_data(TensorData::new(weight, spec.shape), device);
         check(spec, &weight)?;
         Ok::<_, E>(weight)

@@ -5,7 +5,7 @@ use std::mem;
 
 use burn::tensor::Tensor;
 
-use crate::model::Schemes;
+use crate::model::{Schemes, WeightId};
 use crate::progress::say;
 use crate::student::Student;
 use crate::train::FitPlan;
@@ -37,7 +37,7 @@ impl Delayed {
     pub(super) fn resume(
         &self,
         num_updates: usize,
-        scales: &BTreeMap<String, Tensor<2>>,
+        scales: &BTreeMap<WeightId, Tensor<2>>,
         student: &mut Student,
     ) {
         if self.start_step > 0 && num_updates > self.start_step {
@@ -60,9 +60,9 @@ impl Delayed {
     }
 
     /// What a training state has to know: the scales from which learned ones began.
-    pub(super) fn scales(&self, student: &Student) -> BTreeMap<String, Tensor<2>> {
+    pub(super) fn scales(&self, student: &Student) -> BTreeMap<WeightId, Tensor<2>> {
         let scales = student.scales.iter().filter(|_| self.start_step > 0);
-        let scales = scales.map(|(name, learned)| (name.clone(), learned.first()));
+        let scales = scales.map(|(id, learned)| (*id, learned.first()));
         scales.collect()
     }
 }

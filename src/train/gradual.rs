@@ -9,7 +9,9 @@ use super::Validation;
 use super::fit::FitContext;
 use super::optim::AdamW;
 use crate::calibration::Calibration;
-use crate::pruning::{GradualMethod, GradualPlan, Zeros, input_squares, mask_lowest};
+use crate::model::WeightId;
+use crate::pruning::{input_squares, mask_lowest};
+use crate::recipe::{EarlyStopPlan, FitPlan, GradualPlan, PruneMethod, Zeros};
 use crate::student::Student;
 use crate::train::{EarlyStopPlan, FitPlan};
 
@@ -76,7 +78,9 @@ impl<'a> Gradual<'a> {
             .collect();
         let mask = |matrices: &mut dyn Iterator<Item = &mut Tensor<2>>| {
             for (spec, matrix) in specs.iter().zip(matrices) {
-                *matrix = student.masked(spec, matrix.clone());
+                if let Some(id) = spec.weight {
+                    *matrix = student.masked(id, matrix.clone());
+                }
             }
         };
         mask(&mut optimizer.moments.iter_mut().map(|one| &mut one.first));
@@ -87,7 +91,7 @@ impl<'a> Gradual<'a> {
     }
 
     /// What a training state has to know of the masks: all of them, where they grow.
-    pub(super) fn masks(&self, student: &Student) -> BTreeMap<String, Tensor<2>> {
+    pub(super) fn masks(&self, student: &Student) -> BTreeMap<WeightId, Tensor<2>> {
         self.plan
             .map_or_else(BTreeMap::new, |_| student.masks.clone())
     }

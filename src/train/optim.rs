@@ -6,8 +6,9 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use crate::device::{self, ReadBack};
-use crate::model::{ParameterKind, ParameterSpec};
-use crate::train::FitPlan;
+use crate::model::ParameterKind;
+use crate::recipe::FitPlan;
+use crate::student::TrainedSpec;
 use crate::vector::vectorized;
 
 /// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.
@@ -45,8 +46,8 @@ pub struct AdamW {
 
 impl AdamW {
     /// Fresh state: all moments zero.
-    pub fn new(parameters: &[(ParameterSpec, Tensor<2>)]) -> Self {
-        let zeros = |(_, parameter): &(ParameterSpec, Tensor<2>)| Moments {
+    pub fn new(parameters: &[(TrainedSpec, Tensor<2>)]) -> Self {
+        let zeros = |(_, parameter): &(TrainedSpec, Tensor<2>)| Moments {
             first: parameter.zeros_like(),
             second: parameter.zeros_like(),
         };
@@ -59,7 +60,7 @@ impl AdamW {
     /// One update of all parameters.
     pub fn step(
         &mut self,
-        parameters: Vec<(ParameterSpec, Tensor<2>)>,
+        parameters: Vec<(TrainedSpec, Tensor<2>)>,
         gradients: Vec<Tensor<2>>,
         learning_rate: f64,
         plan: &FitPlan,
@@ -71,7 +72,7 @@ impl AdamW {
         entries
             .map(|(((spec, weight), gradient), moments)| {
                 let is_spared = spec.kind == ParameterKind::Embedding && !plan.decay_embeddings;
-                let decay = if spec.is_vector() || is_spared {
+                let decay = if spec.kind.is_vector() || is_spared {
                     0.0
                 } else {
                     plan.weight_decay

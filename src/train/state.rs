@@ -13,9 +13,9 @@ use super::optim::{AdamW, Moments};
 use super::validation::Validation;
 use crate::difference::Difference;
 use crate::files::with_path;
-use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
+use crate::model::{DecoderConfig, WeightId, parameter_specs};
 use crate::progress;
-use crate::student::{KeptScaling, Student};
+use crate::student::{Student, TrainedSpec};
 use crate::tensors::{self, TensorsError};
 
 /// Raised when a state holds something else, or the same with another meaning.
@@ -42,9 +42,9 @@ pub struct State {
     /// Moving average of what is trained, if the plan asks for one.
     pub average: Option<Vec<Tensor<2>>>,
     /// Masks by parameter, where the pass makes them grow; else those of the student that it was given hold.
-    pub masks: BTreeMap<String, Tensor<2>>,
+    pub masks: BTreeMap<WeightId, Tensor<2>>,
     /// By parameter: scales from which learned ones began, where they began during the pass; else those of the student hold.
-    pub scales: BTreeMap<String, Tensor<2>>,
+    pub scales: BTreeMap<WeightId, Tensor<2>>,
     /// What was measured so far.
     pub validation: Validation,
 }
@@ -146,10 +146,13 @@ impl States<'_> {
         for (name, weight) in names.iter().zip(average.iter().flatten()) {
             matrices.push((format!("average.{name}"), weight.clone()));
         }
-        let masks = masks.iter();
-        matrices.extend(masks.map(|(name, mask)| (format!("mask.{name}"), mask.clone())));
-        let scales = scales.iter();
-        matrices.extend(scales.map(|(name, first)| (format!("began.{name}"), first.clone())));
+        for (prefix, of_weights) in [("mask", masks), ("began", scales)] {
+            let named = of_weights.iter().map(|(&id, matrix)| {
+                let weight = student.decoder.config.family().name_of(id);
+                (format!("{prefix}.{weight}"), matrix.clone())
+            });
+            matrices.extend(named);
+        }
         let facts = Facts {
             version: VERSION,
             made_by: self.made_by.to_owned(),
@@ -231,17 +234,16 @@ impl States<'_> {
         } else {
             None
         };
-        let masked = parameter_specs(&like.decoder.config).into_iter();
-        let mask = |spec: ParameterSpec| {
-            let mask = matrices.remove(&format!("mask.{}", spec.name))?;
-            (mask.dims() == spec.shape).then_some((spec.name, mask))
-        };
-        let masks = masked.filter_map(mask).collect();
-        let began = |(name, learned): (&String, &KeptScaling)| {
-            let first = matrices.remove(&format!("began.{name}"))?;
-            (first.dims() == learned.first().dims()).then(|| (name.clone(), first))
-        };
-        let scales = like.scales.iter().filter_map(began).collect();
+        let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
+        for spec in parameter_specs(&like.decoder.config) {
+            let mask = matrices.remove(&format!("mask.{}", spec.name));
+            let mask = mask.filter(|mask| mask.dims() == spec.shape);
+            masks.extend(mask.map(|mask| (spec.id, mask)));
+            let first = matrices.remove(&format!("began.{}", spec.name));
+            let shape = like.scales.get(&spec.id).map(|scale| scale.first().dims());
+            let first = first.filter(|first| Some(first.dims()) == shape);
+            scales.extend(first.map(|first| (spec.id, first)));
+        }
         let moments = first.into_iter().zip(second);
         let moments = moments.map(|(first, second)| Moments { first, second });
         Ok(State {
@@ -381,11 +383,11 @@ fn names(student: &Student) -> Vec<String> {
 /// The matrices of what is trained, by name after a prefix.
 fn take(
     path: &Path,
-    trained: &[(ParameterSpec, Tensor<2>)],
+    trained: &[(TrainedSpec, Tensor<2>)],
     prefix: &str,
     matrices: &mut BTreeMap<String, Tensor<2>>,
 ) -> Result<Vec<Tensor<2>>, TensorsError> {
-    let one = |(spec, _): &(ParameterSpec, Tensor<2>)| {
+    let one = |(spec, _): &(TrainedSpec, Tensor<2>)| {
         let name = format!("{prefix}{}", spec.name);
         let matrix = matrices.remove(&name);
         let fact = || format!("no matrix `{name}` of shape {:?}", spec.shape);

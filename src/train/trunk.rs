@@ -142,7 +142,7 @@ impl Trunk {
         let zeros = |parameter: &Tensor<2>| parameter.clone().inner().zeros_like();
         let gradients = parameters.iter().zip(gradients);
         gradients
-            .map(|((spec, parameter), gradient)| match spec.kind {
+            .map(|((spec, parameter), gradient)| match spec.kind() {
                 ParameterKind::Embedding => {
                     let total = output_matrix.take_if(|_| tied);
                     let total = total.unwrap_or_else(|| zeros(parameter));

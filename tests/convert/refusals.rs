@@ -207,7 +207,7 @@ output: made
         let made = Checkpoint::open(&workshop.path(pass)).unwrap();
         let (mut zeros, mut total) = (0, 0);
         for spec in parameter_specs(made.config()) {
-            if spec.kind == ParameterKind::Linear {
+            if spec.kind() == ParameterKind::Linear {
                 let values = made.weight(&spec).unwrap();
                 zeros += values.iter().filter(|&&value| value == 0.0).count();
                 total += values.len();

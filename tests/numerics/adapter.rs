@@ -145,10 +145,10 @@ fn an_adapter_starts_as_nothing_within_kaimings_bound() {
     assert_eq!(
         shapes,
         [
-            ("model.layers.0.mlp.up_proj.lora_A.weight", [5, 16]),
-            ("model.layers.0.mlp.up_proj.lora_B.weight", [32, 5]),
             ("model.layers.0.self_attn.v_proj.lora_A.weight", [5, 16]),
             ("model.layers.0.self_attn.v_proj.lora_B.weight", [8, 5]),
+            ("model.layers.0.mlp.up_proj.lora_A.weight", [5, 16]),
+            ("model.layers.0.mlp.up_proj.lora_B.weight", [32, 5]),
         ]
     );
     let bound = 0.25; // 1 / √16
@@ -251,7 +251,7 @@ fn masks_hold_and_what_no_longer_fits_them_is_not_left() {
     let after = run(&pass, pruned.clone(), dir.path());
     assert_eq!(differing(&pruned.decoder, &after.decoder).len(), 2);
     for (spec, weight) in after.decoder.parameters() {
-        let Some(mask) = after.masks.get(&spec.name) else {
+        let Some(mask) = after.masks.get(&spec.id) else {
             continue;
         };
         let pairs = to_vec(&weight).into_iter().zip(to_vec(mask));

@@ -72,7 +72,7 @@ pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
             };
             let in_stream =
                 |idx: usize| kept.hidden.as_ref().is_none_or(|kept| kept.contains(&idx));
-            match spec.module().rsplit('.').next().unwrap() {
+            match spec.name.rsplit('.').nth(1).unwrap() {
                 "embed_tokens" => in_stream(column),
                 "o_proj" => {
                     in_stream(row) && has(&kept.groups, column / (HEAD_DIM * QUERIES_PER_GROUP))
@@ -133,7 +133,7 @@ fn a_part_of_a_teacher_is_the_teacher_with_the_rest_at_zero() {
             for kept in parts() {
                 // Norms of queries and keys share the one `eps`, which is made tiny here.
                 let mut teacher = teacher.clone();
-                if architecture.has_qk_norm() && kept.hidden.is_some() {
+                if architecture.family().qk_norm && kept.hidden.is_some() {
                     teacher.config.rms_norm_eps = 1e-7;
                 }
                 let student = kept.cut(&teacher);

@@ -139,9 +139,9 @@ fn go_on_from_every_state(plan: &FitPlan, student: &Student, context: FitContext
         values.collect::<Vec<_>>()
     };
     let told = metrics();
-    for (name, mask) in &whole.masks {
+    for (id, mask) in &whole.masks {
         let weights = whole.decoder.parameters();
-        let (_, weight) = weights.iter().find(|(spec, _)| spec.name == *name).unwrap();
+        let (_, weight) = weights.iter().find(|(spec, _)| spec.id == *id).unwrap();
         let pairs = to_vec(mask).into_iter().zip(to_vec(weight));
         let masked: Vec<f32> = pairs
             .filter(|(kept, _)| *kept == 0.0)
@@ -149,7 +149,7 @@ fn go_on_from_every_state(plan: &FitPlan, student: &Student, context: FitContext
             .collect();
         assert!(
             masked.len() >= 64 && masked.iter().all(|weight| *weight == 0.0),
-            "{name}"
+            "{id:?}"
         );
     }
     for num_updates in (1..14).rev() {

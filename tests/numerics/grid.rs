@@ -102,7 +102,7 @@ fn scales_equal_the_reference_and_codes_differ_only_where_bf16_moves_a_tie() {
         let grid = Grid::symmetric(bits, group_size);
         let mut found = Differences::default();
         for spec in parameter_specs(source.config()) {
-            if spec.kind != ParameterKind::Linear {
+            if spec.kind() != ParameterKind::Linear {
                 continue;
             }
             let name = format!("{folder}: {}", spec.name);

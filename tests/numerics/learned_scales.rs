@@ -154,7 +154,7 @@ fn learned_scales_move_and_end_the_same_from_any_state() {
             let mut ratios = pairs.map(|(scale, first)| scale / first);
             assert!(
                 ratios.all(|ratio| ratio != 1.0 && (0.8..1.2).contains(&ratio)),
-                "{name}"
+                "{name:?}"
             );
         }
         for num_updates in (1..6).rev() {
@@ -225,7 +225,7 @@ fn before_its_start_a_grid_changes_nothing_and_scales_begin_where_the_weights_ar
         assert_eq!(
             to_vec(&learned.first()),
             to_vec(&fitted.scales[name].scales()),
-            "{name}"
+            "{name:?}"
         );
         // One step of AdamW moves a factor by the learning rate, and not by the many that went before.
         let ratios = to_vec(&learned.scales())
@@ -234,7 +234,7 @@ fn before_its_start_a_grid_changes_nothing_and_scales_begin_where_the_weights_ar
         let largest = ratios
             .map(|(now, first)| (now / first - 1.0).abs())
             .fold(0.0, f32::max);
-        assert!((5e-3..1.05e-2).contains(&largest), "{name}: {largest}");
+        assert!((5e-3..1.05e-2).contains(&largest), "{name:?}: {largest}");
     }
     let early = quantized(4, 0);
     let of = |student: &Student| to_vec(&student.decoder.parameters()[2].1);

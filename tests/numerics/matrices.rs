@@ -9,9 +9,12 @@ use alambic::checkpoint::Checkpoint;
 use alambic::data::TokenRows;
 use alambic::export::{ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan};
 use alambic::gguf::{GgufFile, TensorType};
-use alambic::model::{Decoder, DecoderConfig, Scheme, grid::Grid};
-use alambic::passes::{
-    CalibratedPlan, GptqPlan, NumberType, PassPlan, QuantizeMethod, QuantizePlan, SchemePlan, apply,
+use alambic::model::grid::Grid;
+use alambic::model::{Decoder, DecoderConfig, Part, Scheme, WeightId};
+use alambic::passes::apply;
+use alambic::recipe::{
+    CalibratedPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GptqPlan, NumberType,
+    PassPlan, QuantizeMethod, QuantizePlan, RateSchedule, SchemePlan,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
@@ -23,6 +26,14 @@ use super::tiny::{bits, config, context, device, fit_plan, random_decoder, rando
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
+
+/// The weight of this name.
+fn id(name: &str) -> WeightId {
+    WeightId::outside(match name {
+        EMBEDDING => Part::Embedding,
+        _ => Part::Head,
+    })
+}
 
 /// Rows of whole groups of 32.
 fn student(is_tied: bool) -> Student {
@@ -125,7 +136,7 @@ fn every_method_puts_both_on_their_grids_and_mlx_and_gguf_hold_them() {
                     weight: grid,
                     input: None,
                 };
-                assert_eq!(after.schemes[name], scheme, "{label}");
+                assert_eq!(after.schemes[&id(name)], scheme, "{label}");
                 let source = if moves { &after } else { &before };
                 let want = rounded(&source.decoder, name, grid);
                 assert!(weight(&effective, name) == want, "{label}: {name}");
@@ -340,7 +351,7 @@ fn learned_scales_of_both_move_and_a_stopped_pass_ends_the_same_from_any_state()
         let (whole, want) = bytes();
         assert_eq!(whole.scales.len(), if learn_scales { 9 } else { 0 });
         for name in [EMBEDDING, HEAD].iter().filter(|_| learn_scales) {
-            let scales = &whole.scales[*name];
+            let scales = &whole.scales[&id(name)];
             assert!(
                 to_vec(&scales.scales()) != to_vec(&scales.first()),
                 "{name}"

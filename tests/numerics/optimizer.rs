@@ -1,7 +1,9 @@
 //! Clipping and AdamW against PyTorch.
 
 use alambic::device::ReadBack;
-use alambic::model::{ParameterKind, ParameterSpec};
+use alambic::model::ParameterKind;
+use alambic::recipe::FitPlan;
+use alambic::student::TrainedSpec;
 use alambic::tensors::to_vec;
 use alambic::train::FitPlan;
 use alambic::train::optim::{AdamW, clip, global_norm};
@@ -58,11 +60,12 @@ impl Inputs {
         ]
     }
 
-    fn parameters(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
-        let spec = |name: &str, shape, kind| ParameterSpec {
+    fn parameters(&self) -> Vec<(TrainedSpec, Tensor<2>)> {
+        let spec = |name: &str, shape, kind| TrainedSpec {
             name: name.to_owned(),
             shape,
             kind,
+            weight: None,
         };
         let specs = [
             spec("matrix", self.shapes.matrix, ParameterKind::Linear),

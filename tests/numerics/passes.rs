@@ -75,10 +75,10 @@ pub(crate) fn assert_zeros(when: &str, student: &Student, sparsity: f64) {
     let free = student.decoder.parameters();
     let mut num_masked = 0;
     for ((spec, effective), (_, free)) in effective.into_iter().zip(free) {
-        let mask = student.masks.get(&spec.name).map(to_vec);
+        let mask = student.masks.get(&spec.id).map(to_vec);
         assert_eq!(
             mask.is_some(),
-            spec.kind == ParameterKind::Linear,
+            spec.kind() == ParameterKind::Linear,
             "{when}: mask of {}",
             spec.name
         );
@@ -110,7 +110,7 @@ fn moved(before: &Student, after: &Student) -> f64 {
         .parameters()
         .into_iter()
         .zip(after.decoder.parameters());
-    let linear = pairs.filter(|((spec, _), _)| spec.kind == ParameterKind::Linear);
+    let linear = pairs.filter(|((spec, _), _)| spec.kind() == ParameterKind::Linear);
     let values: Vec<(f32, f32)> = linear
         .flat_map(|((_, before), (_, after))| {
             to_vec(&before)
@@ -144,11 +144,11 @@ fn pruned_twice_and_trained(rows: &TokenRows) -> Student {
 
     let student = run(&prune(PruneMethod::Magnitude, 0.75), trained.clone(), rows);
     assert_zeros("pruned again", &student, 0.75);
-    for (name, mask) in &student.masks {
-        let grown = to_vec(mask).into_iter().zip(to_vec(&trained.masks[name]));
+    for (id, mask) in &student.masks {
+        let grown = to_vec(mask).into_iter().zip(to_vec(&trained.masks[id]));
         assert!(
             grown.into_iter().all(|(new, old)| new <= old),
-            "{name}: a pruned weight came back"
+            "{id:?}: a pruned weight came back"
         );
     }
     student

@@ -89,13 +89,13 @@ fn the_last_override_that_names_a_projection_holds() {
         input: Some(INT8),
     };
     for spec in parameter_specs(&two_layers()) {
-        let want = match (spec.kind, spec.name.as_str()) {
+        let want = match (spec.kind(), spec.name.as_str()) {
             (ParameterKind::Linear, "model.layers.1.self_attn.o_proj.weight") => None,
             (ParameterKind::Linear, name) if name.contains("layers.1.") => Some(eight),
             (ParameterKind::Linear, _) => Some(four),
             _ => None,
         };
-        assert_eq!(schemes.get(&spec.name).copied(), want, "{}", spec.name);
+        assert_eq!(schemes.get(&spec.id).copied(), want, "{}", spec.name);
     }
 }
 
@@ -104,7 +104,7 @@ fn the_effective_weights_are_those_of_the_schemes_and_bf16_elsewhere() {
     let student = student(1);
     let effective = student.effective_weights().parameters();
     for ((spec, free), (_, got)) in student.decoder.parameters().into_iter().zip(effective) {
-        let want = match student.schemes.get(&spec.name) {
+        let want = match student.schemes.get(&spec.id) {
             Some(scheme) => to_vec(&scheme.weight.fake_quantize(free)),
             None => to_vec(&free)
                 .into_iter()

@@ -118,7 +118,7 @@ fn what_is_left_is_the_student_with_the_rest_at_zero_masks_and_all() {
                 };
                 assert_eq!(small.masks.len(), want, "{name}");
                 for (spec, weight) in small.decoder.parameters() {
-                    let Some(mask) = small.masks.get(&spec.name) else {
+                    let Some(mask) = small.masks.get(&spec.id) else {
                         continue;
                     };
                     let pairs = to_vec(&weight).into_iter().zip(to_vec(mask));

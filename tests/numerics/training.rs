@@ -328,7 +328,7 @@ fn weight_decay_spares_the_embedding_if_told() {
     let mut num_matrices = 0;
     for (((spec, spared), (_, decayed)), (_, free)) in spared.iter().zip(&decayed).zip(&free) {
         let (spared, decayed, free) = (to_vec(spared), to_vec(decayed), to_vec(free));
-        match spec.kind {
+        match spec.kind() {
             ParameterKind::Embedding => {
                 assert_eq!(spared, free);
                 assert_ne!(spared, decayed);

@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use alambic::data::TokenRows;
-use alambic::export::{ExportDtype, ExportFormat};
-use alambic::passes::{PassPlan, PruneMethod, PrunePlan};
-use alambic::pruning::{Pattern, Zeros};
-use alambic::student::{AdapterPlan, Student};
+use alambic::model::Architecture;
+use alambic::recipe::{
+    AdapterPlan, ExportDtype, ExportFormat, FitPlan, PassPlan, Pattern, PruneMethod, PrunePlan,
+    Zeros,
+};
+use alambic::student::Student;
 use alambic::tensors::to_vec;
 use alambic::train::FitPlan;
 use safetensors::{Dtype, SafeTensors};
@@ -30,9 +32,10 @@ fn pruned(pattern: Pattern, rows: &TokenRows) -> (Student, Masked) {
     let masked: Masked = student
         .masks
         .iter()
-        .map(|(name, mask)| {
+        .map(|(&id, mask)| {
             let mask = to_vec(mask);
-            (name.clone(), mask.iter().map(|kept| *kept == 0.0).collect())
+            let name = Architecture::Llama.family().name_of(id);
+            (name, mask.iter().map(|kept| *kept == 0.0).collect())
         })
         .collect();
     assert_eq!(masked.len(), 7);

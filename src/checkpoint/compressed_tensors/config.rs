@@ -8,9 +8,7 @@ use serde_json::Value;
 use super::super::quantized::{expect, unexpected};
 use super::{Layout, StoredScheme};
 use crate::model::grid::{Grid, Levels};
-use crate::model::{
-    ConfigError, DecoderConfig, ParameterKind, Scheme, parameter_specs, unlike_parts,
-};
+use crate::model::{ConfigError, DecoderConfig, ParameterKind, Scheme, tensor_specs, unlike_parts};
 
 /// What a pattern or a name in the config means.
 enum Target {
@@ -50,10 +48,10 @@ pub(super) fn stored_schemes(
         .map(|name| group(json, format!("/config_groups/{name}")))
         .collect::<Result<_, _>>()?;
     let ignore = targets(json, "/ignore")?;
-    let mut schemes = BTreeMap::new();
-    for spec in parameter_specs(config) {
+    let (mut schemes, mut inputs) = (BTreeMap::new(), BTreeMap::new());
+    for spec in tensor_specs(config) {
         let module = spec.module();
-        let is_linear = matches!(spec.kind, ParameterKind::Linear | ParameterKind::Head);
+        let is_linear = matches!(spec.kind(), ParameterKind::Linear | ParameterKind::Head);
         if !is_linear || ignore.iter().any(|target| target.means(module)) {
             continue;
         }
@@ -71,20 +69,19 @@ pub(super) fn stored_schemes(
             let pointer = format!("{}/targets", other.path);
             return Err(unexpected(&pointer, &expected, json.pointer(&pointer)));
         }
-        if spec.kind == ParameterKind::Head && group.stored.scheme.input.is_some() {
+        if spec.kind() == ParameterKind::Head && group.stored.scheme.input.is_some() {
             let expected = format!("`null`, since `{module}` is in the group");
             let pointer = format!("{}/input_activations", group.path);
             return Err(unexpected(&pointer, &expected, json.pointer(&pointer)));
         }
+        let parts = spec.parts.iter();
+        inputs.extend(parts.map(|part| (part.id, group.stored.scheme.input)));
         schemes.insert(spec.name, group.stored);
     }
-    let inputs = schemes.iter();
-    let inputs = inputs
-        .map(|(name, stored)| (name.clone(), stored.scheme.input))
-        .collect();
     match unlike_parts(&inputs, config) {
         None => Ok(schemes),
         Some([one, other]) => {
+            let (one, other) = (one.name, other.name);
             let expected = format!("alike for the inputs of `{one}` and of `{other}`");
             Err(unexpected("/config_groups", &expected, None))
         }

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) use self::codes::unpack;
 use self::codes::{fp8, transposed};
 use super::{CheckpointError, TensorFiles};
-use crate::model::{ConfigError, DecoderConfig, ParameterSpec, Scheme, Schemes};
+use crate::model::{ConfigError, DecoderConfig, Scheme, TensorSpec};
 
 /// What `quantization_config` says of each weight that is not plain, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,16 +47,13 @@ impl Quantization {
         Ok(Self(config::stored_schemes(json, config)?))
     }
 
-    /// The schemes alone.
-    pub(super) fn schemes(&self) -> Schemes {
-        let schemes = self.0.iter();
-        schemes
-            .map(|(name, stored)| (name.clone(), stored.scheme))
-            .collect()
+    /// The scheme of a weight that is not plain.
+    pub(super) fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
+        Some(self.0.get(&spec.name)?.scheme)
     }
 
     /// Whether this weight is not plain.
-    pub(super) fn covers(&self, spec: &ParameterSpec) -> bool {
+    pub(super) fn covers(&self, spec: &TensorSpec) -> bool {
         self.0.contains_key(&spec.name)
     }
 
@@ -64,7 +61,7 @@ impl Quantization {
     pub(super) fn check(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Vec<String>, CheckpointError> {
         let Some(stored) = self.0.get(&spec.name) else {
             return Ok(Vec::new());
@@ -77,7 +74,7 @@ impl Quantization {
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Option<Vec<f32>>, CheckpointError> {
         let stored = self.0.get(&spec.name);
         stored.map(|stored| stored.weight(files, spec)).transpose()
@@ -88,7 +85,7 @@ impl StoredScheme {
     fn check(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<Vec<String>, CheckpointError> {
         let [rows, cols] = spec.shape;
         let scale_shape = self.scale_shape(spec)?;
@@ -119,11 +116,7 @@ impl StoredScheme {
         Ok(names)
     }
 
-    fn weight(
-        &self,
-        files: &TensorFiles,
-        spec: &ParameterSpec,
-    ) -> Result<Vec<f32>, CheckpointError> {
+    fn weight(&self, files: &TensorFiles, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
         let scale_shape = self.scale_shape(spec)?;
         let bits = self.scheme.weight.levels.bits();
         let bytes = self.codes_of(files, spec)?;
@@ -161,7 +154,7 @@ impl StoredScheme {
         Ok(values)
     }
 
-    fn codes_name(&self, spec: &ParameterSpec) -> String {
+    fn codes_name(&self, spec: &TensorSpec) -> String {
         match self.layout {
             Layout::Words => part(spec, "packed"),
             Layout::Bytes | Layout::Floats => spec.name.clone(),
@@ -171,7 +164,7 @@ impl StoredScheme {
     fn codes_of<'a>(
         &self,
         files: &'a TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
     ) -> Result<&'a [u8], CheckpointError> {
         let [rows, cols] = spec.shape;
         let name = self.codes_name(spec);
@@ -187,7 +180,7 @@ impl StoredScheme {
     fn zeros_of(
         &self,
         files: &TensorFiles,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
         [rows, num_groups]: [usize; 2],
     ) -> Result<Vec<i8>, CheckpointError> {
         let shape = [self.num_words(rows), num_groups];
@@ -204,7 +197,7 @@ impl StoredScheme {
         (codes * self.scheme.weight.levels.bits() as usize).div_ceil(32)
     }
 
-    fn scale_shape(&self, spec: &ParameterSpec) -> Result<[usize; 2], CheckpointError> {
+    fn scale_shape(&self, spec: &TensorSpec) -> Result<[usize; 2], CheckpointError> {
         let [rows, cols] = spec.shape;
         let grid = self.scheme.weight;
         let group_size = grid.group_size.unwrap_or(cols);
@@ -220,6 +213,6 @@ impl StoredScheme {
 }
 
 /// Name of a tensor that stands, with others, for a weight.
-fn part(spec: &ParameterSpec, part: &str) -> String {
+fn part(spec: &TensorSpec, part: &str) -> String {
     format!("{}_{part}", spec.name)
 }

@@ -1,11 +1,10 @@
 //! The `config.json` that a GGUF file was converted from, out of its metadata.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::super::CheckpointError;
-use super::Family;
 use super::rope::llama3_scaling;
-use crate::gguf::{self, GgufError, GgufFile};
+use crate::gguf::{self, GgufError, GgufFile, GgufKeys};
 use crate::model::Architecture;
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
@@ -28,36 +27,18 @@ const FOREIGN_KEYS: [&str; 11] = [
     "rope.scaling.yarn_log_multiplier",
 ];
 
-/// Metadata of one family: keys begin with its name.
-struct Keys<'a> {
-    file: &'a GgufFile,
-    family: Family,
-}
-
-impl Keys<'_> {
-    fn key(&self, name: &str) -> String {
-        format!("{}.{name}", self.family.name)
-    }
-
-    fn size(&self, name: &str) -> Result<Option<u64>, GgufError> {
-        self.file.unsigned(&self.key(name))
-    }
-
-    fn required_size(&self, name: &str) -> Result<u64, GgufError> {
-        self.file.required(&self.key(name), self.size(name)?)
-    }
-
-    fn number(&self, name: &str) -> Result<Option<f64>, GgufError> {
-        self.file.float(&self.key(name))
-    }
-}
-
 /// What `config.json` would say of this file.
 ///
-/// What llama.cpp knows by heart and no file says (Gemma's activation, the scale of its attention, the order of its
-/// layers) is written out.
-pub(super) fn config_json(file: &GgufFile, family: Family) -> Result<Value, CheckpointError> {
-    let keys = Keys { file, family };
+/// What llama.cpp knows by heart of a family and no file says is written out.
+pub(super) fn config_json(
+    file: &GgufFile,
+    architecture: Architecture,
+) -> Result<Value, CheckpointError> {
+    let family = architecture.family();
+    let keys = GgufKeys {
+        file,
+        architecture: family.gguf.name,
+    };
     for name in FOREIGN_KEYS {
         let key = keys.key(name);
         let is_off = matches!(file.value(&key), None | Some(gguf::Value::Integer(0)));
@@ -79,8 +60,8 @@ pub(super) fn config_json(file: &GgufFile, family: Family) -> Result<Value, Chec
     })?;
     let (rope_theta, rope_scaling) = rope(&keys)?;
     let json = json!({
-        "architectures": [family.architecture.class_name()],
-        "model_type": family.architecture.model_type(),
+        "architectures": [family.class_name],
+        "model_type": family.model_type,
         "vocab_size": vocab_size, // the rows that are there, filling included
         "hidden_size": hidden_size,
         "intermediate_size": keys.required_size("feed_forward_length")?,
@@ -100,14 +81,12 @@ pub(super) fn config_json(file: &GgufFile, family: Family) -> Result<Value, Chec
     let Value::Object(mut json) = json else {
         unreachable!("it is an object")
     };
-    if family.architecture.is_gemma() {
-        gemma(&keys, &mut json, hidden_size / num_heads.max(1), head_dim)?;
-    }
+    (family.gguf.read)(&keys, &mut json)?;
     Ok(Value::Object(json))
 }
 
 /// Size of one head, the same for queries, keys and values, all of it turned.
-fn head_dim(keys: &Keys<'_>, hidden_size: u64, num_heads: u64) -> Result<u64, GgufError> {
+fn head_dim(keys: &GgufKeys<'_>, hidden_size: u64, num_heads: u64) -> Result<u64, GgufError> {
     let head_dim = match keys.size("attention.key_length")? {
         Some(head_dim) => head_dim,
         None if num_heads > 0 && hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
@@ -129,7 +108,7 @@ fn head_dim(keys: &Keys<'_>, hidden_size: u64, num_heads: u64) -> Result<u64, Gg
 /// `rope_theta` and `rope_scaling`.
 ///
 /// A kind of scaling that the decoder lacks is handed on by its name, under which `config.json` is refused.
-fn rope(keys: &Keys<'_>) -> Result<(f64, Value), CheckpointError> {
+fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
     let file = keys.file;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0); // llama.cpp's default
     if file.info(ROPE_FREQS).is_some() {
@@ -172,79 +151,4 @@ fn eos_token_ids(file: &GgufFile) -> Result<Value, GgufError> {
         [id] => json!(id),
         _ => json!(ids),
     })
-}
-
-/// What sets Gemma apart.
-fn gemma(
-    keys: &Keys<'_>,
-    json: &mut Map<String, Value>,
-    hidden_per_head: u64,
-    head_dim: u64,
-) -> Result<(), GgufError> {
-    let architecture = keys.family.architecture;
-    let mut set = |key: &str, value: Value| json.insert(key.to_owned(), value);
-    set("hidden_act", json!("gelu_pytorch_tanh"));
-    set("hidden_activation", json!("gelu_pytorch_tanh"));
-    if architecture == Architecture::Gemma {
-        return Ok(());
-    }
-    let num_layers = keys.required_size("block_count")?;
-    // The two of 27 B parameters scale attention by the hidden size per head; layers are how llama.cpp tells them.
-    let is_largest = matches!(
-        (architecture, num_layers),
-        (Architecture::Gemma2, 46) | (Architecture::Gemma3, 62)
-    );
-    let scalar = if is_largest {
-        hidden_per_head
-    } else {
-        head_dim
-    };
-    set("query_pre_attn_scalar", json!(scalar));
-    set(
-        "sliding_window",
-        json!(keys.required_size("attention.sliding_window")?),
-    );
-    set("layer_types", layer_types(keys, num_layers)?);
-    let final_cap = keys.number("final_logit_softcapping")?;
-    if architecture == Architecture::Gemma2 {
-        set(
-            "attn_logit_softcapping",
-            json!(keys.number("attn_logit_softcapping")?.unwrap_or(50.0)),
-        );
-        set("final_logit_softcapping", json!(final_cap.unwrap_or(30.0)));
-    } else {
-        set("final_logit_softcapping", json!(final_cap));
-        let local = keys.number("rope.freq_base_swa")?.unwrap_or(10_000.0);
-        set("rope_local_base_freq", json!(local));
-    }
-    Ok(())
-}
-
-/// One name per layer. Without a pattern in the file, every second layer of Gemma 2 and every sixth of Gemma 3 sees all
-/// positions, which is what llama.cpp assumes.
-fn layer_types(keys: &Keys<'_>, num_layers: u64) -> Result<Value, GgufError> {
-    let key = keys.key("attention.sliding_window_pattern");
-    if let Some(gguf::Value::Array(_)) = keys.file.value(&key) {
-        let slides = keys.file.flags(&key)?.unwrap_or_default();
-        return Ok(slides.into_iter().map(layer_type).collect());
-    }
-    let period = match keys.file.unsigned(&key)? {
-        Some(0) => return Err(keys.file.wrong_value(&key, "above 0")),
-        Some(period) => period,
-        None if keys.family.architecture == Architecture::Gemma2 => 2,
-        None => 6,
-    };
-    // Sizes are bounded where `config.json` is read: a list beyond that bound need not be made.
-    let layers = 1..=num_layers.min(1 << 12);
-    Ok(layers
-        .map(|layer| layer_type(!layer.is_multiple_of(period)))
-        .collect())
-}
-
-fn layer_type(slides: bool) -> &'static str {
-    if slides {
-        "sliding_attention"
-    } else {
-        "full_attention"
-    }
 }

@@ -1,7 +1,6 @@
 //! GGUF files as checkpoints: llama.cpp's names, order of rows and norms, read as Hugging Face's.
 
 mod config;
-mod names;
 mod rope;
 
 use std::collections::BTreeSet;
@@ -11,53 +10,36 @@ use serde_json::Value;
 
 pub use self::config::ROPE_FREQS;
 use self::config::config_json;
-pub use self::names::gguf_name;
 use super::CheckpointError;
 use crate::gguf::{GgufFile, TensorType};
-use crate::model::{
-    Architecture, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Grid,
-};
+use crate::model::grid::Grid;
+use crate::model::{Architecture, DecoderConfig, ParameterKind, Part, Scheme, TensorSpec};
 use crate::tensors::NotFinite;
 
 const ARCHITECTURE: &str = "general.architecture";
-
-/// Families that are read, by their name in `general.architecture`. SmolLM and Mistral are `llama` there.
-const FAMILIES: [(&str, Architecture); 6] = [
-    (LLAMA, Architecture::Llama),
-    ("qwen2", Architecture::Qwen2),
-    ("qwen3", Architecture::Qwen3),
-    ("gemma", Architecture::Gemma),
-    ("gemma2", Architecture::Gemma2),
-    ("gemma3", Architecture::Gemma3),
-];
-const LLAMA: &str = "llama";
-
-/// A family; keys of the metadata begin with its name.
-#[derive(Debug, Clone, Copy)]
-struct Family {
-    name: &'static str,
-    architecture: Architecture,
-}
 
 /// The weights of a GGUF file.
 #[derive(Debug)]
 pub(super) struct GgufWeights {
     file: GgufFile,
-    family: Family,
+    architecture: Architecture,
 }
 
 impl GgufWeights {
     pub(super) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = GgufFile::open(path)?;
         let name = file.text(ARCHITECTURE)?;
-        let family = FAMILIES
-            .iter()
-            .find(|(known, _)| name == Some(known))
-            .map(|&(name, architecture)| Family { name, architecture });
-        let names = FAMILIES.map(|(name, _)| name).join("`, `");
-        let family =
-            family.ok_or_else(|| file.wrong_value(ARCHITECTURE, format!("one of `{names}`")))?;
-        Ok(Self { file, family })
+        // Several may have one name there, as Llama, SmolLM and Mistral: the first of the list is read.
+        let known = Architecture::ALL.iter().copied();
+        let gguf_name = |known: Architecture| known.family().gguf.name;
+        let found = known.clone().find(|known| name == Some(gguf_name(*known)));
+        let Some(architecture) = found else {
+            let mut names: Vec<_> = known.map(gguf_name).collect();
+            names.dedup();
+            let want = format!("one of `{}`", names.join("`, `"));
+            return Err(file.wrong_value(ARCHITECTURE, want).into());
+        };
+        Ok(Self { file, architecture })
     }
 
     pub(super) fn file(&self) -> &GgufFile {
@@ -66,14 +48,14 @@ impl GgufWeights {
 
     /// What `config.json` would say.
     pub(super) fn config_json(&self) -> Result<Value, CheckpointError> {
-        config_json(&self.file, self.family)
+        config_json(&self.file, self.architecture)
     }
 
     /// Every weight is there with its shape, and nothing else is.
-    pub(super) fn check(&self, specs: &[ParameterSpec]) -> Result<(), CheckpointError> {
+    pub(super) fn check(&self, specs: &[TensorSpec]) -> Result<(), CheckpointError> {
         let mut known = BTreeSet::from([ROPE_FREQS.to_owned()]);
         for spec in specs {
-            let tensor = self.tensor_name(spec)?;
+            let tensor = spec.gguf_name.clone();
             let Some(info) = self.file.info(&tensor) else {
                 let dir = self.file.path().to_path_buf();
                 return Err(CheckpointError::MissingTensor { dir, tensor });
@@ -96,66 +78,47 @@ impl GgufWeights {
         }
     }
 
-    /// Projections whose blocks are codes around 0 with one scale.
-    pub(super) fn schemes(&self, specs: &[ParameterSpec]) -> Schemes {
-        let bits = |spec: &ParameterSpec| match self.file.info(&self.tensor_name(spec).ok()?)?.kind
-        {
-            TensorType::Q4_0 => Some(4),
-            TensorType::Q8_0 => Some(8),
-            _ => None,
+    /// Scheme of a projection whose blocks are codes around 0 with one scale.
+    pub(super) fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
+        let bits = match self.file.info(&spec.gguf_name)?.kind {
+            TensorType::Q4_0 => 4,
+            TensorType::Q8_0 => 8,
+            _ => return None,
         };
-        let linear = specs
-            .iter()
-            .filter(|spec| spec.kind == ParameterKind::Linear);
-        let scheme = |bits| Scheme {
-            weight: Grid::symmetric(bits, Some(32)),
-            input: None,
-        };
-        linear
-            .filter_map(|spec| Some((spec.name.clone(), scheme(bits(spec)?))))
-            .collect()
+        let (weight, input) = (Grid::symmetric(bits, Some(32)), None);
+        (spec.kind() == ParameterKind::Linear).then_some(Scheme { weight, input })
     }
 
-    /// One weight in f32, row-major, as a Hugging Face checkpoint has it; all of it is finite.
+    /// One tensor in f32, row-major, as a Hugging Face checkpoint has it; all of it is finite.
     pub(super) fn weight(
         &self,
-        spec: &ParameterSpec,
+        spec: &TensorSpec,
         config: &DecoderConfig,
     ) -> Result<Vec<f32>, CheckpointError> {
-        let tensor = self.tensor_name(spec)?;
-        let mut weight = self.file.f32s(&tensor)?;
-        NotFinite::check(&tensor, &weight).map_err(|source| CheckpointError::NotFinite {
+        let tensor = &spec.gguf_name;
+        let mut weight = self.file.f32s(tensor)?;
+        NotFinite::check(tensor, &weight).map_err(|source| CheckpointError::NotFinite {
             path: self.file.path().to_path_buf(),
             source,
         })?;
-        if self.family.architecture.is_gemma() && spec.kind == ParameterKind::Norm {
-            // The converter adds the 1 that Gemma's norm adds to its weight.
+        let family = self.architecture.family();
+        if family.gain_offset != 0.0 && spec.kind() == ParameterKind::Norm {
+            // The converter adds to a gain what the norm adds to its weight.
+            #[expect(clippy::cast_possible_truncation, reason = "1")]
+            let offset = family.gain_offset as f32;
             for value in &mut weight {
-                *value -= 1.0;
+                *value -= offset;
             }
         }
-        if self.family.name == LLAMA {
-            let module = spec.module();
-            let num_heads = [
-                (".self_attn.q_proj", config.num_attention_heads),
-                (".self_attn.k_proj", config.num_key_value_heads),
-            ];
-            for (ending, num_heads) in num_heads {
-                if module.ends_with(ending) {
-                    weight = halves_of_pairs(&weight, num_heads, config.head_dim);
-                }
-            }
+        let num_heads = match spec.id().part {
+            Part::Query => config.num_attention_heads,
+            Part::Key => config.num_key_value_heads,
+            _ => return Ok(weight),
+        };
+        if family.gguf.turns_neighbours {
+            weight = halves_of_pairs(&weight, num_heads, config.head_dim);
         }
         Ok(weight)
-    }
-
-    fn tensor_name(&self, spec: &ParameterSpec) -> Result<String, CheckpointError> {
-        gguf_name(&spec.name, self.family.architecture).ok_or_else(|| {
-            CheckpointError::MissingTensor {
-                dir: self.file.path().to_path_buf(),
-                tensor: spec.name.clone(),
-            }
-        })
     }
 }
 

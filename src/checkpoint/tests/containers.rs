@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use sha2::{Digest, Sha256};
 
 use super::*;
-use crate::model::{Scheme, grid::Grid};
+use crate::model::grid::Grid;
+use crate::model::parameter_specs;
 
 /// Folders of the reference writers, and the grid that is told of their projections.
 const FOLDERS: [(&str, Grid); 9] = [
@@ -88,12 +89,16 @@ fn zeros_of_the_second_version_of_gptq_stand_as_they_are() {
     let config = Checkpoint::open(dir.path()).unwrap().config().clone();
     for spec in parameter_specs(&config)
         .iter()
-        .filter(|spec| spec.input().is_some())
+        .filter(|spec| spec.id.input().is_some())
     {
-        edit_tensor(dir.path(), &format!("{}.qzeros", spec.module()), |bytes| {
-            assert!(bytes.iter().all(|&byte| byte == 0x77));
-            bytes.fill(0x88);
-        });
+        edit_tensor(
+            dir.path(),
+            &format!("{}.qzeros", spec.name.trim_end_matches(".weight")),
+            |bytes| {
+                assert!(bytes.iter().all(|&byte| byte == 0x77));
+                bytes.fill(0x88);
+            },
+        );
     }
     for key in ["checkpoint_format", "format"] {
         edit_json(&dir.path().join("config.json"), |config| {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::grid::Levels;
+use crate::model::parameter_specs;
 
 #[test]
 fn every_golden_folder_opens_and_gives_every_weight() {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gguf::draft::Draft;
-use crate::model::{Architecture, ParameterKind};
+use crate::model::{Architecture, ParameterKind, parameter_specs};
 
 /// Committed files, and the folders they were converted from.
 const MADE_OF: [(&str, &str); 3] = [
@@ -127,9 +127,9 @@ fn metadata(config: &DecoderConfig, family: &str) -> Draft {
 fn converted(checkpoint: &Checkpoint, family: &str) -> Draft {
     let config = checkpoint.config();
     let mut draft = metadata(config, family);
-    for spec in parameter_specs(config) {
-        let mut weight = checkpoint.weight(&spec).unwrap();
-        if family.starts_with("gemma") && spec.kind == ParameterKind::Norm {
+    for spec in tensor_specs(config) {
+        let mut weight = checkpoint.weight(&spec.parts[0]).unwrap();
+        if family.starts_with("gemma") && spec.kind() == ParameterKind::Norm {
             weight = weight.iter().map(|value| value + 1.0).collect();
         }
         if family == "llama" && spec.name.contains("q_proj") {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::*;
+use crate::model::parameter_specs;
 
 const PLAIN: [&str; 11] = [
     "hf-gemma",

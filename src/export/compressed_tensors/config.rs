@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::{ExportError, Format};
-use crate::model::{
-    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Levels, parameter_specs,
-};
+use crate::model::grid::Levels;
+use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
 
 /// `quantization_config`, with every key that old readers need and none that they do not know.
 ///
@@ -18,30 +17,33 @@ pub(super) fn quantization_config(
     config: &DecoderConfig,
 ) -> Result<Value, ExportError> {
     let linear = linear_layers(schemes, config);
-    let head = linear.iter().find(|spec| spec.kind == ParameterKind::Head);
+    let head = linear
+        .iter()
+        .find(|spec| spec.kind() == ParameterKind::Head);
     let mut ignored = Vec::new();
     if head.is_none() {
         ignored.push("lm_head".to_owned());
     }
-    let mut groups: Vec<(Scheme, Vec<&str>)> = Vec::new();
+    let mut groups: Vec<(Scheme, Vec<&TensorSpec>)> = Vec::new();
     for spec in &linear {
-        match schemes.get(&spec.name) {
+        match schemes.get(&spec.id()) {
             None => ignored.push(spec.module().to_owned()),
             Some(scheme) => match groups.iter_mut().find(|(known, _)| known == scheme) {
-                Some((_, modules)) => modules.push(spec.module()),
-                None => groups.push((*scheme, vec![spec.module()])),
+                Some((_, members)) => members.push(spec),
+                None => groups.push((*scheme, vec![spec])),
             },
         }
     }
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for spec in &linear {
-        *counts.entry(place(spec.module())).or_default() += 1;
+        *counts.entry(spec.module_in_layer()).or_default() += 1;
     }
     let is_mixed = groups.len() > 1;
     let mut formats: Vec<Format> = Vec::new();
     let mut written = Map::new();
-    for (group_idx, (scheme, modules)) in groups.iter().enumerate() {
-        let format = Format::of(modules.first().copied().unwrap_or_default(), *scheme)?;
+    for (group_idx, (scheme, members)) in groups.iter().enumerate() {
+        let first = members.first().map_or("", |spec| spec.module());
+        let format = Format::of(first, *scheme)?;
         let mut group = Map::new();
         if is_mixed {
             group.insert("format".to_owned(), json!(format.name()));
@@ -49,7 +51,7 @@ pub(super) fn quantization_config(
         group.insert("input_activations".to_owned(), inputs(scheme.input));
         group.insert("output_activations".to_owned(), Value::Null);
         let targets = if is_mixed {
-            targets(modules, &counts)
+            targets(members, &counts)
         } else {
             let head = head.map(|spec| spec.module().to_owned());
             ["Linear".to_owned()].into_iter().chain(head).collect()
@@ -77,32 +79,27 @@ pub(super) fn quantization_config(
 }
 
 /// Projections, and an output layer that has a scheme.
-fn linear_layers(schemes: &Schemes, config: &DecoderConfig) -> Vec<ParameterSpec> {
-    let mut specs = parameter_specs(config);
-    specs.retain(|spec| match spec.kind {
-        ParameterKind::Head => schemes.contains_key(&spec.name),
+fn linear_layers(schemes: &Schemes, config: &DecoderConfig) -> Vec<TensorSpec> {
+    let mut specs = tensor_specs(config);
+    specs.retain(|spec| match spec.kind() {
+        ParameterKind::Head => schemes.contains_key(&spec.id()),
         kind => kind == ParameterKind::Linear,
     });
     specs
 }
 
-/// What a module is inside its layer, such as `self_attn.q_proj`.
-fn place(module: &str) -> &str {
-    let of_layer = module.strip_prefix("model.layers.");
-    let place = of_layer.and_then(|rest| rest.split_once('.'));
-    place.map_or(module, |(_, place)| place)
-}
-
 /// Names of modules; where a group has those of all layers, a pattern for them.
-fn targets(modules: &[&str], counts: &BTreeMap<&str, usize>) -> Vec<String> {
+fn targets(members: &[&TensorSpec], counts: &BTreeMap<&str, usize>) -> Vec<String> {
     let mut targets = Vec::new();
-    for module in modules {
-        let place = place(module);
-        let own = modules.iter().filter(|other| self::place(other) == place);
+    for spec in members {
+        let place = spec.module_in_layer();
+        let own = members
+            .iter()
+            .filter(|other| other.module_in_layer() == place);
         let target = if counts.get(place) == Some(&own.count()) {
             format!("re:.*{}$", place.replace('.', "\\."))
         } else {
-            (*module).to_owned()
+            spec.module().to_owned()
         };
         if !targets.contains(&target) {
             targets.push(target);

@@ -14,8 +14,9 @@ use super::ExportError;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::export::ExportDtype;
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, grid::Levels, parameter_specs};
+use crate::model::grid::Levels;
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs};
+use crate::recipe::ExportDtype;
 
 /// A weight on its grid: `(code − zero) · scale`.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +27,20 @@ pub struct QuantizedWeight {
     pub scales: Vec<f32>,
     /// Row-major `[out, G]`, if the grid has zeros; levels of the grid.
     pub zeros: Option<Vec<f32>>,
+}
+
+impl QuantizedWeight {
+    /// Weights of one scheme, one below the other, as a matrix: all three go row by row. `None` of none.
+    pub fn stacked(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
+        parts.into_iter().reduce(|mut stacked, next| {
+            stacked.codes.extend(next.codes);
+            stacked.scales.extend(next.scales);
+            if let (Some(zeros), Some(next)) = (&mut stacked.zeros, next.zeros) {
+                zeros.extend(next);
+            }
+            stacked
+        })
+    }
 }
 
 /// How the codes of a weight lie in the file; the names are those of `format` in `quantization_config`.
@@ -73,7 +88,7 @@ impl Format {
 /// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
 /// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
-/// Each is asked once per weight, in the order of [`parameter_specs`].
+/// Each is asked once per weight, in the order of [`tensor_specs`].
 pub fn write_model<'a>(
     files: impl Into<Files<'a>>,
     config: &DecoderConfig,
@@ -84,14 +99,15 @@ pub fn write_model<'a>(
 ) -> Result<(), ExportError> {
     let files = files.into();
     let mut shards = Shards::new(files);
-    for spec in parameter_specs(config) {
-        match schemes.get(&spec.name) {
-            Some(&scheme) => {
-                for tensor in encode(&spec, scheme, dtype, &quantized(&spec, scheme))? {
-                    shards.push(tensor)?;
-                }
-            }
-            None => shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?,
+    for spec in tensor_specs(config) {
+        let Some(&scheme) = schemes.get(&spec.id()) else {
+            shards.push(encode_weight(&spec, &spec.joined(&mut weight), dtype)?)?;
+            continue;
+        };
+        let parts = spec.parts.iter().map(|part| quantized(part, scheme));
+        let codes = QuantizedWeight::stacked(parts).expect("a tensor holds a weight");
+        for tensor in encode(&spec, scheme, dtype, &codes)? {
+            shards.push(tensor)?;
         }
     }
     let mut json = config.to_json(dtype_name(dtype));
@@ -122,7 +138,7 @@ pub(super) fn integers(tensor: &str, codes: &[f32], bits: u32) -> Result<Vec<i8>
 ///
 /// Scales are stored as the other floats are; beside f32 as bf16, which holds those of alambic's own grids.
 fn encode(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     scheme: Scheme,
     dtype: ExportDtype,
     weight: &QuantizedWeight,
@@ -195,7 +211,7 @@ pub(super) fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
 
 /// The weight has what its scheme says; returns the number of groups in a row.
 pub(super) fn check(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     scheme: Scheme,
     weight: &QuantizedWeight,
 ) -> Result<usize, ExportError> {

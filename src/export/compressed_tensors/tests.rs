@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::checkpoint::{Checkpoint, unpack};
-use crate::model::{ParameterKind, grid::Grid};
+use crate::model::grid::Grid;
+use crate::model::{ParameterKind, Part, WeightId, parameter_specs};
 
 pub(super) const INT8: Option<Levels> = Some(Levels::Symmetric { bits: 8 });
 
@@ -108,11 +109,11 @@ pub(super) fn config_of(name: &str) -> DecoderConfig {
 
 pub(super) fn schemes([attention, mlp]: [Scheme; 2], config: &DecoderConfig) -> Schemes {
     let specs = parameter_specs(config).into_iter();
-    let linear = specs.filter(|spec| spec.kind == ParameterKind::Linear);
+    let linear = specs.filter(|spec| spec.kind() == ParameterKind::Linear);
     linear
         .map(|spec| {
             let is_mlp = spec.name.contains(".mlp.");
-            (spec.name, if is_mlp { mlp } else { attention })
+            (spec.id, if is_mlp { mlp } else { attention })
         })
         .collect()
 }
@@ -200,11 +201,11 @@ fn targets_are_patterns_where_all_layers_are_alike_and_names_elsewhere() {
     let mut mixed = schemes(both(Grid::symmetric(4, Some(32)), None), &config);
     let eight = scheme(Grid::symmetric(8, None), None);
     for layer in 0..2 {
-        mixed.insert(format!("model.layers.{layer}.mlp.down_proj.weight"), eight);
+        mixed.insert(WeightId::of_layer(layer, Part::Down), eight);
     }
-    for module in ["gate_proj", "up_proj"] {
-        mixed.insert(format!("model.layers.1.mlp.{module}.weight"), eight);
-        mixed.remove(&format!("model.layers.0.mlp.{module}.weight"));
+    for part in [Part::Gate, Part::Up] {
+        mixed.insert(WeightId::of_layer(1, part), eight);
+        mixed.remove(&WeightId::of_layer(0, part));
     }
     let written = quantization_config(&mixed, &config).unwrap();
     assert_eq!(
@@ -286,7 +287,7 @@ fn what_is_written_reads_back_as_code_less_zero_times_scale() {
         let read_back = Checkpoint::open(dir.path()).unwrap();
         for spec in parameter_specs(&config) {
             let got = read_back.weight(&spec).unwrap();
-            if spec.kind != ParameterKind::Linear {
+            if spec.kind() != ParameterKind::Linear {
                 assert_eq!(got, vec![0.1; spec.num_elements()]);
                 continue;
             }

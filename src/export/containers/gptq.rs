@@ -9,7 +9,7 @@ use super::super::compressed_tensors::{
 };
 use super::super::safetensors::EncodedTensor;
 use super::{bits_and_group, bytes_of, part};
-use crate::model::{ParameterSpec, Scheme, Schemes};
+use crate::model::{Scheme, Schemes, TensorSpec};
 
 pub(super) fn quantization_config(schemes: &Schemes) -> Value {
     let (bits, group_size) = bits_and_group(schemes);
@@ -27,7 +27,7 @@ pub(super) fn quantization_config(schemes: &Schemes) -> Value {
 
 /// The tensors that stand for a weight; all matrices are transposed, `[in, out]`.
 pub(super) fn encode(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     scheme: Scheme,
     weight: &QuantizedWeight,
 ) -> Result<Vec<EncodedTensor>, ExportError> {

@@ -7,16 +7,15 @@ use super::super::ExportError;
 use super::super::compressed_tensors::{QuantizedWeight, check, exact_bytes, integers, pack};
 use super::super::safetensors::EncodedTensor;
 use super::{bytes_of, part};
-use crate::export::ExportDtype;
-use crate::model::{
-    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Grid, parameter_specs,
-};
+use crate::model::grid::Grid;
+use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
+use crate::recipe::ExportDtype;
 
 /// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
 pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
-    let specs = parameter_specs(config);
-    let grid = |spec: &ParameterSpec| schemes.get(&spec.name).map(|scheme| scheme.weight);
-    let linear = |spec: &&ParameterSpec| spec.kind == ParameterKind::Linear;
+    let specs = tensor_specs(config);
+    let grid = |spec: &TensorSpec| schemes.get(&spec.id()).map(|scheme| scheme.weight);
+    let linear = |spec: &&TensorSpec| spec.kind() == ParameterKind::Linear;
     let first = specs.iter().filter(linear).find_map(grid);
     let most = first.or_else(|| specs.iter().find_map(grid));
     let said = |grid: Grid| {
@@ -28,7 +27,7 @@ pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
     };
     let mut json = most.map(said).unwrap_or_default();
     json.insert("mode".to_owned(), json!("affine"));
-    for spec in specs.iter().filter(|spec| !spec.is_vector()) {
+    for spec in specs.iter().filter(|spec| !spec.kind().is_vector()) {
         let own = grid(spec);
         if own.map(said) != most.map(said) {
             let own = own.map_or(json!(false), |grid| Value::Object(said(grid)));
@@ -40,7 +39,7 @@ pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
 
 /// The tensors that stand for a weight: `w = u · scale + bias` with `u = q + 2^(bits − 1)`.
 pub(super) fn encode(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     scheme: Scheme,
     weight: &QuantizedWeight,
     dtype: ExportDtype,

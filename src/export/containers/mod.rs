@@ -16,8 +16,8 @@ use super::compressed_tensors::QuantizedWeight;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::export::{ExportDtype, ExportFormat};
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs};
+use crate::recipe::{ExportDtype, ExportFormat};
 
 /// A container of quantised weights other than compressed-tensors and GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl Container {
 /// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
 /// `quantized` is asked for every weight that has a scheme, `weight` for all else, which is stored plain as `dtype`.
-/// Each is asked once per weight, in the order of [`parameter_specs`].
+/// Each is asked once per weight, in the order of [`tensor_specs`].
 ///
 /// # Errors
 ///
@@ -74,12 +74,13 @@ pub fn write_model<'a>(
     }
     let files = files.into();
     let mut shards = Shards::new(files);
-    for spec in parameter_specs(config) {
-        let Some(&scheme) = schemes.get(&spec.name) else {
-            shards.push(encode_weight(&spec, &weight(&spec), dtype)?)?;
+    for spec in tensor_specs(config) {
+        let Some(&scheme) = schemes.get(&spec.id()) else {
+            shards.push(encode_weight(&spec, &spec.joined(&mut weight), dtype)?)?;
             continue;
         };
-        let codes = quantized(&spec, scheme);
+        let parts = spec.parts.iter().map(|part| quantized(part, scheme));
+        let codes = QuantizedWeight::stacked(parts).expect("a tensor holds a weight");
         let tensors = match container {
             Container::Gptq => gptq::encode(&spec, scheme, &codes)?,
             Container::Awq => awq::encode(&spec, scheme, &codes, dtype)?,
@@ -116,7 +117,7 @@ fn bits_and_group(schemes: &Schemes) -> (Value, Value) {
 
 /// One of the tensors that stand for a weight.
 fn part(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     name: &str,
     dtype: Dtype,
     shape: &[usize],

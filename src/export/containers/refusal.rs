@@ -4,10 +4,9 @@ use std::fmt;
 
 use super::super::ExportError;
 use super::Container;
-use crate::export::{ExportDtype, ExportFormat};
-use crate::model::{
-    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, grid::Levels, parameter_specs,
-};
+use crate::model::grid::Levels;
+use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
+use crate::recipe::{ExportDtype, ExportFormat};
 
 /// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
 /// has.
@@ -51,11 +50,12 @@ pub fn refusal_by(
 
 /// compressed-tensors has quantised linear layers, of which the untied head is one; engines look up embeddings plain.
 fn of_embedding(schemes: &Schemes, config: &DecoderConfig) -> Option<Refusal> {
-    let specs = parameter_specs(config);
+    let specs = tensor_specs(config);
     let mut embeddings = specs
         .iter()
-        .filter(|spec| spec.kind == ParameterKind::Embedding);
-    let (name, scheme) = embeddings.find_map(|spec| schemes.get_key_value(&spec.name))?;
+        .filter(|spec| spec.kind() == ParameterKind::Embedding);
+    let (name, scheme) =
+        embeddings.find_map(|spec| Some((&spec.name, schemes.get(&spec.id())?)))?;
     Some(Refusal {
         fact: format!(
             "`compressed-tensors` cannot hold `{name}`, {scheme}: its engines look up plain embeddings"
@@ -78,9 +78,9 @@ pub fn refusal(
             help: "quantise it first, or write `huggingface`".to_owned(),
         });
     }
-    let specs = parameter_specs(config);
+    let specs = tensor_specs(config);
     let of_weight = specs.iter().find_map(|spec| {
-        let scheme = *schemes.get(&spec.name)?;
+        let scheme = *schemes.get(&spec.id())?;
         let (because, help) = mismatch(container, spec, scheme, dtype)?;
         Some(Refusal {
             fact: format!("`{name}` cannot hold `{}`, {scheme}: {because}", spec.name),
@@ -93,7 +93,7 @@ pub fn refusal(
 /// What is wrong with a weight, and how to mend it.
 fn mismatch(
     container: Container,
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     scheme: Scheme,
     dtype: ExportDtype,
 ) -> Option<(&'static str, &'static str)> {
@@ -103,7 +103,7 @@ fn mismatch(
             "write `activations: none`, or `formats: [compressed-tensors]`",
         ));
     }
-    if container != Container::Mlx && spec.kind != ParameterKind::Linear {
+    if container != Container::Mlx && spec.kind() != ParameterKind::Linear {
         return Some((
             "its engines keep embedding and output matrix plain",
             "keep it plain, too, or write `formats: [mlx]`",
@@ -152,7 +152,7 @@ fn levels(
 
 fn groups(
     container: Container,
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     scheme: Scheme,
 ) -> Option<(&'static str, &'static str)> {
     let [rows, cols] = spec.shape;
@@ -188,17 +188,17 @@ fn groups(
 }
 
 /// GPTQ and AWQ have one scheme for all projections.
-fn unlike(container: Container, schemes: &Schemes, specs: &[ParameterSpec]) -> Option<Refusal> {
+fn unlike(container: Container, schemes: &Schemes, specs: &[TensorSpec]) -> Option<Refusal> {
     if container == Container::Mlx {
         return None;
     }
     let mut linear = specs
         .iter()
-        .filter(|spec| spec.kind == ParameterKind::Linear);
+        .filter(|spec| spec.kind() == ParameterKind::Linear);
     let first = linear.next()?;
-    let scheme = schemes.get(&first.name);
-    let other = linear.find(|spec| schemes.get(&spec.name) != scheme)?;
-    let told = |spec: &ParameterSpec| match schemes.get(&spec.name) {
+    let scheme = schemes.get(&first.id());
+    let other = linear.find(|spec| schemes.get(&spec.id()) != scheme)?;
+    let told = |spec: &TensorSpec| match schemes.get(&spec.id()) {
         Some(scheme) => scheme.to_string(),
         None => "not quantised".to_owned(),
     };

@@ -6,6 +6,7 @@ use super::tests::{golden, on_grid, scheme, schemes};
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::model::grid::{Grid, Levels};
+use crate::model::{Part, WeightId, parameter_specs};
 
 const Q_PROJ: &str = "model.layers.0.self_attn.q_proj.weight";
 
@@ -100,9 +101,10 @@ fn what_a_container_cannot_hold_is_refused_with_the_weight_and_the_way_out() {
 fn unlike_schemes_are_refused_where_the_container_has_one() {
     let source = Checkpoint::open(&golden("hf-llama")).unwrap();
     let config = source.config();
-    let down_proj = "model.layers.1.mlp.down_proj.weight".to_owned();
+    let down = WeightId::of_layer(1, Part::Down);
+    let down_proj = config.family().name_of(down);
     let mut mixed = schemes(Grid::symmetric(4, Some(32)), config);
-    mixed.insert(down_proj.clone(), scheme(Grid::symmetric(4, Some(64))));
+    mixed.insert(down, scheme(Grid::symmetric(4, Some(64))));
     let told = |container, schemes: &Schemes| {
         refusal(container, schemes, ExportDtype::Bf16, config).map(|refusal| refusal.to_string())
     };
@@ -111,12 +113,12 @@ fn unlike_schemes_are_refused_where_the_container_has_one() {
          delete the overrides, or write `formats: [compressed-tensors]` or `[mlx]`"
     );
     assert_eq!(told(Container::Gptq, &mixed), Some(want));
-    mixed.remove(&down_proj);
+    mixed.remove(&down);
     let want = format!("`{down_proj}` is not quantised");
     assert!(told(Container::Awq, &mixed).unwrap().contains(&want));
     assert_eq!(told(Container::Mlx, &mixed), None);
     mixed.insert(
-        "model.embed_tokens.weight".to_owned(),
+        WeightId::outside(Part::Embedding),
         scheme(Grid::symmetric(4, Some(32))),
     );
     let want = "its engines keep embedding and output matrix plain";
@@ -136,11 +138,11 @@ fn mlx_folders_say_which_modules_differ() {
     let grid = Grid::symmetric(4, Some(32));
     let mut mixed = schemes(grid, config);
     mixed.insert(
-        "model.layers.1.mlp.down_proj.weight".to_owned(),
+        WeightId::of_layer(1, Part::Down),
         scheme(Grid::symmetric(8, Some(64))),
     );
-    mixed.remove("model.layers.0.mlp.down_proj.weight");
-    mixed.insert("lm_head.weight".to_owned(), scheme(grid));
+    mixed.remove(&WeightId::of_layer(0, Part::Down));
+    mixed.insert(WeightId::outside(Part::Head), scheme(grid));
     let dir = tempfile::tempdir().unwrap();
     write_model(
         dir.path(),
@@ -163,7 +165,7 @@ fn mlx_folders_say_which_modules_differ() {
     let read_back = Checkpoint::open(dir.path()).unwrap();
     assert_eq!(read_back.schemes().len(), mixed.len());
     for spec in parameter_specs(config) {
-        let want = match mixed.get(&spec.name) {
+        let want = match mixed.get(&spec.id) {
             Some(scheme) => on_grid(&source, &spec, scheme.weight).1,
             None => source.weight(&spec).unwrap(),
         };

@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use super::super::{compressed_tensors, host};
 use super::*;
 use crate::checkpoint::{Checkpoint, TensorFiles};
-use crate::model::ParameterKind;
 use crate::model::grid::{Grid, Levels};
+use crate::model::{ParameterKind, parameter_specs};
 use crate::tensors;
 
 pub(super) fn golden(name: &str) -> PathBuf {
@@ -27,8 +27,8 @@ pub(super) const fn scheme(weight: Grid) -> Scheme {
 
 pub(super) fn schemes(grid: Grid, config: &DecoderConfig) -> Schemes {
     let specs = parameter_specs(config).into_iter();
-    let linear = specs.filter(|spec| spec.kind == ParameterKind::Linear);
-    linear.map(|spec| (spec.name, scheme(grid))).collect()
+    let linear = specs.filter(|spec| spec.kind() == ParameterKind::Linear);
+    linear.map(|spec| (spec.id, scheme(grid))).collect()
 }
 
 /// Dtype, shape and bytes of each tensor of a folder.
@@ -86,7 +86,7 @@ fn codes_and_scales_of_gptq_folders_give_their_tensors_byte_for_byte() {
             |spec| source.weight(spec).unwrap(),
             |spec, _| {
                 let [rows, cols] = spec.shape;
-                let scales = format!("{}.scales", spec.module());
+                let scales = format!("{}.scales", spec.name.trim_end_matches(".weight"));
                 let scales = turned(&files.f32s(&scales, &[cols / 32, rows]).unwrap(), rows);
                 codes(&source.weight(spec).unwrap(), scales, None, grid.levels)
             },
@@ -102,7 +102,7 @@ fn codes_and_scales_of_gptq_folders_give_their_tensors_byte_for_byte() {
 /// Zeros of the reference's words, one for each group and row, as signed codes of `[out, G]`.
 fn awq_zeros(files: &TensorFiles, spec: &ParameterSpec) -> Vec<f32> {
     let [rows, cols] = spec.shape;
-    let name = format!("{}.qzeros", spec.module());
+    let name = format!("{}.qzeros", spec.name.trim_end_matches(".weight"));
     let words = files
         .raw(&name, Dtype::I32, &[cols / 32, rows / 8])
         .unwrap();
@@ -137,7 +137,7 @@ fn codes_scales_and_zeros_of_an_awq_folder_give_its_tensors_byte_for_byte() {
         |spec| source.weight(spec).unwrap(),
         |spec, _| {
             let [rows, cols] = spec.shape;
-            let scales = format!("{}.scales", spec.module());
+            let scales = format!("{}.scales", spec.name.trim_end_matches(".weight"));
             let scales = turned(&files.f32s(&scales, &[cols / 32, rows]).unwrap(), rows);
             let zeros = awq_zeros(files, spec);
             num_zeros += zeros.iter().filter(|&&zero| zero != 0.0).count();
@@ -185,11 +185,8 @@ fn codes_of_mlx_folders_give_their_words_byte_for_byte() {
             |spec, _| {
                 let [rows, cols] = spec.shape;
                 let shape = [rows, cols / group_size];
-                let part = |part| {
-                    files
-                        .f32s(&format!("{}.{part}", spec.module()), &shape)
-                        .unwrap()
-                };
+                let module = spec.name.trim_end_matches(".weight");
+                let part = |part| files.f32s(&format!("{module}.{part}"), &shape).unwrap();
                 let (scales, biases) = (part("scales"), part("biases"));
                 // MLX chooses its biases freely: without them, the codes are those of a grid around the middle.
                 let weight = source.weight(spec).unwrap();
@@ -299,7 +296,7 @@ fn assert_holds(dir: &Path, source: &Checkpoint, grid: Grid, container: &str) {
     let mut num_linear = 0;
     for spec in parameter_specs(source.config()) {
         let got = read_back.weight(&spec).unwrap();
-        let want = if spec.kind == ParameterKind::Linear {
+        let want = if spec.kind() == ParameterKind::Linear {
             num_linear += 1;
             on_grid(source, &spec, grid).1
         } else {

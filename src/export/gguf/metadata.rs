@@ -2,22 +2,11 @@
 
 use super::super::{ExportError, License};
 use crate::gguf::{NewValue, TensorType};
-use crate::model::{Architecture, DecoderConfig, LayerType, Rope, RopeScaling};
+use crate::model::families::NotInGguf;
+use crate::model::{DecoderConfig, LayerType, Rope, RopeScaling};
 
 /// Version of ggml's block formats.
 const QUANTIZATION_VERSION: u32 = 2;
-
-/// Name of a family in `general.architecture`; Mistral is a Llama there.
-pub(super) fn family(architecture: Architecture) -> &'static str {
-    match architecture {
-        Architecture::Llama | Architecture::Mistral => "llama",
-        Architecture::Qwen2 => "qwen2",
-        Architecture::Qwen3 => "qwen3",
-        Architecture::Gemma => "gemma",
-        Architecture::Gemma2 => "gemma2",
-        Architecture::Gemma3 => "gemma3",
-    }
-}
 
 /// llama.cpp's number for a file whose matrices are mostly of one type (`LLAMA_FTYPE_*`); `None` if there is none.
 fn file_type(kind: TensorType) -> Option<u32> {
@@ -43,12 +32,15 @@ pub(super) fn metadata(
     name: &str,
     kind: TensorType,
 ) -> Result<Vec<(String, NewValue)>, ExportError> {
-    check(config)?;
-    let family = family(config.architecture);
+    let gguf = &config.family().gguf;
+    let own = (gguf.write)(config)
+        .map_err(|NotInGguf { key, found }| ExportError::NotInGguf { key, found })?;
+    check_rope(&config.rope)?;
+    let family = gguf.name;
     let mut metadata = vec![
-        ("general.architecture".to_owned(), text(family)),
-        ("general.type".to_owned(), text("model")),
-        ("general.name".to_owned(), text(name)),
+        ("general.architecture".to_owned(), NewValue::text(family)),
+        ("general.type".to_owned(), NewValue::text("model")),
+        ("general.name".to_owned(), NewValue::text(name)),
         (
             "general.quantization_version".to_owned(),
             NewValue::U32(QUANTIZATION_VERSION),
@@ -58,48 +50,35 @@ pub(super) fn metadata(
         metadata.push(("general.file_type".to_owned(), NewValue::U32(number)));
     }
     let mut put = |key: &str, value| metadata.push((format!("{family}.{key}"), value));
-    put("block_count", size(config.num_hidden_layers));
-    put("context_length", size(context_length(config)));
-    put("embedding_length", size(config.hidden_size));
-    put("feed_forward_length", size(config.intermediate_size));
-    put("attention.head_count", size(config.num_attention_heads));
-    put("attention.head_count_kv", size(config.num_key_value_heads));
-    put("attention.key_length", size(config.head_dim));
-    put("attention.value_length", size(config.head_dim));
+    put("block_count", NewValue::size(config.num_hidden_layers));
+    put("context_length", NewValue::size(context_length(config)));
+    put("embedding_length", NewValue::size(config.hidden_size));
+    put(
+        "feed_forward_length",
+        NewValue::size(config.intermediate_size),
+    );
+    put(
+        "attention.head_count",
+        NewValue::size(config.num_attention_heads),
+    );
+    put(
+        "attention.head_count_kv",
+        NewValue::size(config.num_key_value_heads),
+    );
+    put("attention.key_length", NewValue::size(config.head_dim));
+    put("attention.value_length", NewValue::size(config.head_dim));
     put(
         "attention.layer_norm_rms_epsilon",
-        number(config.rms_norm_eps),
+        NewValue::number(config.rms_norm_eps),
     );
-    put("vocab_size", size(config.vocab_size));
-    put("rope.dimension_count", size(config.head_dim));
-    put("rope.freq_base", number(config.rope.theta));
+    put("vocab_size", NewValue::size(config.vocab_size));
+    put("rope.dimension_count", NewValue::size(config.head_dim));
+    put("rope.freq_base", NewValue::number(config.rope.theta));
     for (key, value) in scaling(&config.rope.scaling) {
         put(key, value);
     }
-    if let Some(local) = &config.local_rope {
-        put("rope.freq_base_swa", number(local.theta));
-    }
-    if slides_in_llama_cpp(config.architecture) {
-        if let Some(window) = config.sliding_window {
-            put("attention.sliding_window", size(window));
-        }
-        let slides = config
-            .layer_types
-            .iter()
-            .map(|kind| *kind == LayerType::Sliding);
-        put(
-            "attention.sliding_window_pattern",
-            NewValue::Bools(slides.collect()),
-        );
-    }
-    let caps = [
-        ("attn_logit_softcapping", config.attn_logit_softcapping),
-        ("final_logit_softcapping", config.final_logit_softcapping),
-    ];
-    for (key, cap) in caps {
-        if let Some(cap) = cap {
-            put(key, number(cap));
-        }
+    for (key, value) in own {
+        put(key, value);
     }
     Ok(metadata)
 }
@@ -113,33 +92,15 @@ pub(super) fn license(license: &License) -> Vec<(String, NewValue)> {
     ];
     let written = parts.into_iter();
     written
-        .filter_map(|(key, value)| Some((key.to_owned(), text(value?))))
+        .filter_map(|(key, value)| Some((key.to_owned(), NewValue::text(value?))))
         .collect()
-}
-
-fn text(text: &str) -> NewValue {
-    NewValue::Text(text.to_owned())
-}
-
-fn size(size: usize) -> NewValue {
-    NewValue::U32(u32::try_from(size).expect("sizes of a config are below 2^31"))
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "files hold f32")]
-fn number(number: f64) -> NewValue {
-    NewValue::F32(number as f32)
-}
-
-/// Whether llama.cpp computes sliding layers for the family.
-fn slides_in_llama_cpp(architecture: Architecture) -> bool {
-    matches!(architecture, Architecture::Gemma2 | Architecture::Gemma3)
 }
 
 /// Positions for which llama.cpp computes the same as the student: where it sees all positions, as many as a window has.
 fn context_length(config: &DecoderConfig) -> usize {
     let window = config
         .sliding_window
-        .filter(|_| !slides_in_llama_cpp(config.architecture))
+        .filter(|_| !config.family().gguf.slides)
         .filter(|_| config.layer_types.contains(&LayerType::Sliding));
     let most = config.max_position_embeddings;
     window.map_or(most, |window| window.min(most))
@@ -153,15 +114,18 @@ fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, NewValue)> {
         RopeScaling::Yarn { factor, .. } => ("yarn", factor),
     };
     let mut keys = vec![
-        ("rope.scaling.type", text(kind)),
-        ("rope.scaling.factor", number(factor)),
+        ("rope.scaling.type", NewValue::text(kind)),
+        ("rope.scaling.factor", NewValue::number(factor)),
     ];
     if let RopeScaling::Yarn {
         original_max_position_embeddings: context,
         ..
     } = *scaling
     {
-        keys.push(("rope.scaling.original_context_length", size(context)));
+        keys.push((
+            "rope.scaling.original_context_length",
+            NewValue::size(context),
+        ));
     }
     keys
 }
@@ -182,61 +146,27 @@ pub(super) fn rope_divisors(
     Some(pairs.map(|(plain, scaled)| plain / scaled).collect())
 }
 
-/// The settings that llama.cpp knows by heart are the student's.
-fn check(config: &DecoderConfig) -> Result<(), ExportError> {
-    use Architecture::{Gemma2, Gemma3};
-    let refuse = |key, found: String| Err(ExportError::NotInGguf { key, found });
-    if config.architecture.has_output_norms()
-        && config.query_pre_attn_scalar != query_scalar(config)
-    {
-        return refuse(
-            "query_pre_attn_scalar",
-            config.query_pre_attn_scalar.to_string(),
-        );
-    }
-    let alternates = |kinds: &[LayerType]| {
-        let first = [LayerType::Sliding, LayerType::Full].into_iter().cycle();
-        kinds.iter().zip(first).all(|(kind, want)| *kind == want)
-    };
-    if config.architecture == Gemma2 && !alternates(&config.layer_types) {
-        return refuse("layer_types", format!("{:?}", config.layer_types));
-    }
-    if config.architecture == Gemma3 && config.local_rope.as_ref().is_some_and(is_scaled) {
-        return refuse("rope of sliding layers", format!("{:?}", config.local_rope));
-    }
-    if let RopeScaling::Yarn {
+/// Refuses settings of `YaRN` that llama.cpp knows by heart to be others.
+fn check_rope(rope: &Rope) -> Result<(), ExportError> {
+    let RopeScaling::Yarn {
         factor,
         attention_factor,
         beta_fast,
         beta_slow,
         truncate,
         ..
-    } = config.rope.scaling
-    {
-        let growth = RopeScaling::yarn_growth(factor, 1.0);
-        let is_usual = (attention_factor - growth).abs() < 1e-6
-            && (beta_fast, beta_slow, truncate) == (32.0, 1.0, true);
-        if !is_usual {
-            return refuse("rope_scaling", format!("{:?}", config.rope.scaling));
-        }
+    } = rope.scaling
+    else {
+        return Ok(());
+    };
+    let growth = RopeScaling::yarn_growth(factor, 1.0);
+    let is_usual = (attention_factor - growth).abs() < 1e-6
+        && (beta_fast, beta_slow, truncate) == (32.0, 1.0, true);
+    if is_usual {
+        return Ok(());
     }
-    Ok(())
-}
-
-fn is_scaled(rope: &Rope) -> bool {
-    rope.scaling != RopeScaling::Default
-}
-
-/// What llama.cpp divides scores by the root of: the two of 27 B parameters, which it tells by their layers, take the
-/// hidden size per head, all others the size of a head.
-fn query_scalar(config: &DecoderConfig) -> usize {
-    let is_largest = matches!(
-        (config.architecture, config.num_hidden_layers),
-        (Architecture::Gemma2, 46) | (Architecture::Gemma3, 62)
-    );
-    if is_largest {
-        config.hidden_size / config.num_attention_heads
-    } else {
-        config.head_dim
-    }
+    Err(ExportError::NotInGguf {
+        key: "rope_scaling",
+        found: format!("{:?}", rope.scaling),
+    })
 }

@@ -11,15 +11,14 @@ use serde_json::{Map, Value};
 pub use self::tokenizer::check_tokenizer;
 use super::compressed_tensors::{QuantizedWeight, integers};
 use super::{ExportError, License};
-use crate::checkpoint::{ROPE_FREQS, gguf_name};
+use crate::checkpoint::ROPE_FREQS;
 use crate::data::Tokenizer;
 use crate::export::{ExportDtype, ExportPlan, GgufType};
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::model::grid::{Grid, Levels};
 use crate::model::{
-    Architecture, DecoderConfig, ParameterKind, ParameterSpec, Schemes, parameter_specs,
-    rope::inverse_frequencies,
+    DecoderConfig, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,
 };
 
 /// How the weights of a file are stored; vectors are F32 in every file.
@@ -60,11 +59,11 @@ impl Storage {
     }
 
     /// Type of a weight. Rows that do not fall into whole blocks are stored in smaller ones, or else as F16.
-    pub fn kind(self, spec: &ParameterSpec) -> TensorType {
-        let kind = self.of_kind(spec.kind);
+    pub fn kind(self, kind: ParameterKind, columns: usize) -> TensorType {
+        let kind = self.of_kind(kind);
         let fits = |kind: &TensorType| {
             let (block_len, _) = kind.block();
-            spec.shape[1].is_multiple_of(block_len)
+            columns.is_multiple_of(block_len)
         };
         let found = [kind, TensorType::Q8_0].into_iter().find(fits);
         found.unwrap_or(TensorType::F16)
@@ -83,10 +82,10 @@ impl Storage {
 /// What the grids of a student's projections are, if there are some and no blocks hold them all: the file has plain weights
 /// then, unless a plan names a type.
 pub fn without_blocks(schemes: &Schemes, config: &DecoderConfig) -> Option<String> {
-    let specs = parameter_specs(config).into_iter();
-    let linear = specs.filter(|spec| spec.kind == ParameterKind::Linear);
+    let specs = tensor_specs(config).into_iter();
+    let linear = specs.filter(|spec| spec.kind() == ParameterKind::Linear);
     let mut grids: Vec<Option<Grid>> = linear
-        .map(|spec| Some(schemes.get(&spec.name)?.weight))
+        .map(|spec| Some(schemes.get(&spec.id())?.weight))
         .collect();
     grids.dedup();
     match grids.as_slice() {
@@ -153,13 +152,13 @@ pub fn write_model(
     mut quantized: impl FnMut(&ParameterSpec) -> Option<QuantizedWeight>,
 ) -> Result<PathBuf, ExportError> {
     let config = model.config;
-    let specs = parameter_specs(config);
+    let specs = tensor_specs(config);
     let mut tensors = Vec::with_capacity(specs.len() + 1);
     for spec in &specs {
         tensors.push(NewTensor {
-            name: gguf_name(&spec.name, config.architecture).expect("every weight has a name"),
+            name: spec.gguf_name.clone(),
             shape: spec.stored_shape(),
-            kind: model.storage.kind(spec),
+            kind: model.storage.kind(spec.kind(), spec.shape[1]),
         });
     }
     let divisors = metadata::rope_divisors(&config.rope, |rope| {
@@ -178,10 +177,11 @@ pub fn write_model(
     keys.extend(tokenizer::keys(model)?);
     let mut data = Vec::with_capacity(tensors.len());
     for spec in &specs {
-        let kind = model.storage.kind(spec);
-        data.push(match quantized(spec) {
+        let kind = model.storage.kind(spec.kind(), spec.shape[1]);
+        let codes: Option<Vec<_>> = spec.parts.iter().map(&mut quantized).collect();
+        data.push(match codes.and_then(QuantizedWeight::stacked) {
             Some(codes) => blocks(spec, &codes, kind, config)?,
-            None => encode(spec, weight(spec), kind, config)?,
+            None => encode(spec, spec.joined(&mut weight), kind, config)?,
         });
     }
     data.extend(divisors.and_then(|divisors| TensorType::F32.encode(&divisors)));
@@ -197,31 +197,33 @@ pub fn stored(
     storage: Storage,
     config: &DecoderConfig,
 ) -> Vec<f32> {
-    if adds_one(spec, config) {
+    if let Some(offset) = added_to_gains(spec.kind(), config) {
         for value in &mut weight {
-            *value = (*value + 1.0) - 1.0;
+            *value = (*value + offset) - offset;
         }
     }
-    let kind = storage.kind(spec);
+    let kind = storage.kind(spec.kind(), spec.shape[1]);
     kind.decode(&kind.encode(&weight).expect("a type that is written"))
 }
 
-/// llama.cpp's norm multiplies by what is stored, Gemma's by one more.
-fn adds_one(spec: &ParameterSpec, config: &DecoderConfig) -> bool {
-    config.architecture.is_gemma() && spec.kind == ParameterKind::Norm
+/// What is added to the weights of norms: llama.cpp's multiply by what is stored, Gemma's by one more.
+fn added_to_gains(kind: ParameterKind, config: &DecoderConfig) -> Option<f32> {
+    #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
+    let offset = config.family().gain_offset as f32;
+    (offset != 0.0 && kind == ParameterKind::Norm).then_some(offset)
 }
 
 /// Blocks of a weight in f32.
 fn encode(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     mut weight: Vec<f32>,
     kind: TensorType,
     config: &DecoderConfig,
 ) -> Result<Vec<u8>, ExportError> {
     check_finite(spec, &weight, kind)?;
-    if adds_one(spec, config) {
+    if let Some(offset) = added_to_gains(spec.kind(), config) {
         for value in &mut weight {
-            *value += 1.0;
+            *value += offset;
         }
     }
     if let Some(num_heads) = interleaved_heads(spec, config) {
@@ -231,7 +233,7 @@ fn encode(
 }
 
 /// A number that the type cannot hold would be read as infinity.
-fn check_finite(spec: &ParameterSpec, weight: &[f32], kind: TensorType) -> Result<(), ExportError> {
+fn check_finite(spec: &TensorSpec, weight: &[f32], kind: TensorType) -> Result<(), ExportError> {
     let most = match kind {
         TensorType::F32 | TensorType::BF16 => f32::MAX,
         _ => f16::MAX.to_f32(), // of blocks it bounds the scale, and more
@@ -252,7 +254,7 @@ fn check_finite(spec: &ParameterSpec, weight: &[f32], kind: TensorType) -> Resul
 
 /// Blocks that hold these codes and scales, neither rounded again.
 fn blocks(
-    spec: &ParameterSpec,
+    spec: &TensorSpec,
     weight: &QuantizedWeight,
     kind: TensorType,
     config: &DecoderConfig,
@@ -294,21 +296,15 @@ fn blocks(
     Ok(bytes.concat())
 }
 
-/// Heads of a projection whose rows llama.cpp wants in another order: queries and keys of Llama and Mistral.
-fn interleaved_heads(spec: &ParameterSpec, config: &DecoderConfig) -> Option<usize> {
-    if !matches!(
-        config.architecture,
-        Architecture::Llama | Architecture::Mistral
-    ) {
+/// Heads of a projection whose rows llama.cpp wants in another order: queries and keys of some families.
+fn interleaved_heads(spec: &TensorSpec, config: &DecoderConfig) -> Option<usize> {
+    if !config.family().gguf.turns_neighbours {
         return None;
     }
-    let module = spec.module();
-    if module.ends_with(".self_attn.q_proj") {
-        Some(config.num_attention_heads)
-    } else if module.ends_with(".self_attn.k_proj") {
-        Some(config.num_key_value_heads)
-    } else {
-        None
+    match spec.id().part {
+        Part::Query => Some(config.num_attention_heads),
+        Part::Key => Some(config.num_key_value_heads),
+        _ => None,
     }
 }
 

@@ -7,11 +7,11 @@ use serde_json::Value;
 use super::ConfigError;
 
 /// The value of a key; `null` counts as absent.
-pub(super) fn field<'a>(json: &'a Value, key: &str) -> Option<&'a Value> {
+pub(in crate::model) fn field<'a>(json: &'a Value, key: &str) -> Option<&'a Value> {
     json.get(key).filter(|value| !value.is_null())
 }
 
-pub(super) fn size(
+pub(in crate::model) fn size(
     json: &Value,
     key: &'static str,
     max: usize,
@@ -20,7 +20,7 @@ pub(super) fn size(
 }
 
 /// A whole number of a range, if it is there.
-pub(super) fn whole_number(
+pub(in crate::model) fn whole_number(
     json: &Value,
     key: &'static str,
     range: RangeInclusive<usize>,
@@ -39,7 +39,7 @@ pub(super) fn whole_number(
 }
 
 /// A size that is `default` if the key is left out, and none if it is `null`.
-pub(super) fn size_or(
+pub(in crate::model) fn size_or(
     json: &Value,
     key: &'static str,
     max: usize,
@@ -51,7 +51,7 @@ pub(super) fn size_or(
     }
 }
 
-pub(super) fn required_size(
+pub(in crate::model) fn required_size(
     json: &Value,
     key: &'static str,
     max: usize,
@@ -59,7 +59,10 @@ pub(super) fn required_size(
     size(json, key, max)?.ok_or(ConfigError::Missing { key })
 }
 
-pub(super) fn positive(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
+pub(in crate::model) fn positive(
+    json: &Value,
+    key: &'static str,
+) -> Result<Option<f64>, ConfigError> {
     let Some(value) = field(json, key) else {
         return Ok(None);
     };
@@ -73,12 +76,15 @@ pub(super) fn positive(json: &Value, key: &'static str) -> Result<Option<f64>, C
     }
 }
 
-pub(super) fn required_positive(json: &Value, key: &'static str) -> Result<f64, ConfigError> {
+pub(in crate::model) fn required_positive(
+    json: &Value,
+    key: &'static str,
+) -> Result<f64, ConfigError> {
     positive(json, key)?.ok_or(ConfigError::Missing { key })
 }
 
 /// `true` or `false`, if it is there.
-pub(super) fn flag(json: &Value, key: &'static str) -> Result<Option<bool>, ConfigError> {
+pub(in crate::model) fn flag(json: &Value, key: &'static str) -> Result<Option<bool>, ConfigError> {
     match field(json, key) {
         None => Ok(None),
         Some(Value::Bool(flag)) => Ok(Some(*flag)),
@@ -86,7 +92,7 @@ pub(super) fn flag(json: &Value, key: &'static str) -> Result<Option<bool>, Conf
     }
 }
 
-pub(super) fn check_divides(
+pub(in crate::model) fn check_divides(
     (key, value): (&'static str, usize),
     (divisor, by): (&'static str, usize),
 ) -> Result<(), ConfigError> {
@@ -103,7 +109,7 @@ pub(super) fn check_divides(
 
 /// Size of one head; even, since rotary positions turn pairs. Without a value and a default the heads share
 /// `hidden_size`.
-pub(super) fn head_dim(
+pub(in crate::model) fn head_dim(
     json: &Value,
     default: Option<usize>,
     hidden_size: usize,
@@ -128,7 +134,10 @@ pub(super) fn head_dim(
 }
 
 /// One id or a list of them.
-pub(super) fn eos_token_ids(json: &Value, default: Option<u32>) -> Result<Vec<u32>, ConfigError> {
+pub(in crate::model) fn eos_token_ids(
+    json: &Value,
+    default: Option<u32>,
+) -> Result<Vec<u32>, ConfigError> {
     let key = "eos_token_id";
     match json.get(key) {
         Some(Value::Array(ids)) => ids
@@ -143,7 +152,7 @@ pub(super) fn eos_token_ids(json: &Value, default: Option<u32>) -> Result<Vec<u3
 }
 
 /// A token id: `default` if it is left out, none if it is `null`.
-pub(super) fn token_id(
+pub(in crate::model) fn token_id(
     json: &Value,
     key: &'static str,
     default: Option<u32>,

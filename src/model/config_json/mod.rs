@@ -1,24 +1,22 @@
 //! `config.json`: read strictly, written in the styles of transformers 4 and 5.
 
-mod defaults;
-mod fields;
+pub(super) mod fields;
 mod generation;
-mod layers;
+pub(super) mod layers;
 mod multimodal;
 mod rope;
 mod write;
 
 use serde_json::Value;
 
-use self::defaults::Defaults;
 use self::fields::{
     eos_token_ids, field, flag, head_dim, positive, required_size, size, size_or, token_id,
 };
-use self::layers::{layer_types, sliding_window};
 pub use self::multimodal::has_images;
 use self::multimodal::text_part;
 use self::rope::ropes;
-use super::{Activation, Architecture, DecoderConfig, Rope};
+use super::families::{Defaults, Family};
+use super::{Architecture, DecoderConfig, LayerType, Rope};
 
 /// Why a `config.json` is refused.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +66,7 @@ impl DecoderConfig {
     /// What a parsed `config.json` says that is not read, where a reader might count on it.
     pub fn note_on(json: &Value) -> Option<String> {
         let json = &*text_part(json).ok()?;
-        rope::note(json, architecture(json).ok()?)
+        rope::note(json, architecture(json).ok()?.family())
     }
 
     /// Architecture from a parsed `config.json` of transformers 4 or 5.
@@ -79,17 +77,17 @@ impl DecoderConfig {
     pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
         let json = &*text_part(json)?;
         let architecture = architecture(json)?;
-        check_parts(json, architecture)?;
-        let defaults = Defaults::of(architecture);
+        let family = architecture.family();
+        let defaults = &family.defaults;
+        check_parts(json, family)?;
         let hidden_size = required_size(json, "hidden_size", 1 << 17)?;
         let num_attention_heads = required_size(json, "num_attention_heads", 1 << 12)?;
-        let num_key_value_heads = num_key_value_heads(json, num_attention_heads, &defaults)?;
+        let num_key_value_heads = num_key_value_heads(json, num_attention_heads, defaults)?;
         let num_hidden_layers = required_size(json, "num_hidden_layers", 1 << 12)?;
         let head_dim = head_dim(json, defaults.head_dim, hidden_size, num_attention_heads)?;
-        let sliding_window = sliding_window(json, architecture)?;
-        let (rope, local_rope) = ropes(json, architecture)?;
+        let (rope, local_rope) = ropes(json, family)?;
         let tied = flag(json, "tie_word_embeddings")?;
-        Ok(Self {
+        let mut config = Self {
             architecture,
             vocab_size: required_size(json, "vocab_size", 1 << 24)?,
             hidden_size,
@@ -98,11 +96,11 @@ impl DecoderConfig {
             num_attention_heads,
             num_key_value_heads,
             head_dim,
-            query_pre_attn_scalar: query_pre_attn_scalar(json, architecture)?.unwrap_or(head_dim),
-            attn_logit_softcapping: soft_cap(json, "attn_logit_softcapping", architecture, 50.0)?,
-            final_logit_softcapping: soft_cap(json, "final_logit_softcapping", architecture, 30.0)?,
-            sliding_window,
-            layer_types: layer_types(json, architecture, num_hidden_layers, sliding_window)?,
+            query_pre_attn_scalar: head_dim,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            sliding_window: None,
+            layer_types: vec![LayerType::Full; num_hidden_layers],
             rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(1e-6),
             rope,
             local_rope,
@@ -112,12 +110,17 @@ impl DecoderConfig {
             bos_token_id: token_id(json, "bos_token_id", defaults.bos_token_id)?,
             eos_token_ids: eos_token_ids(json, defaults.eos_token_id)?,
             pad_token_id: token_id(json, "pad_token_id", defaults.pad_token_id)?,
-        })
+        };
+        (family.read)(json, &mut config)?;
+        Ok(config)
     }
 }
 
 fn known_architectures() -> String {
-    let names = Architecture::ALL.map(|known| format!("`{}`", known.class_name()));
+    let names = Architecture::ALL.iter();
+    let names: Vec<_> = names
+        .map(|known| format!("`{}`", known.class_name()))
+        .collect();
     names.join(", ")
 }
 
@@ -128,7 +131,8 @@ fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
         let found = field(json, "model_type").and_then(Value::as_str);
         let found = found.ok_or(ConfigError::Missing { key })?;
         let known = Architecture::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|known| known.model_type() == found);
         return known.ok_or_else(|| ConfigError::UnknownArchitecture {
             found: found.to_owned(),
@@ -141,7 +145,8 @@ fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
         return Err(ConfigError::unexpected(key, "a list of names", Some(found)));
     };
     let known = Architecture::ALL
-        .into_iter()
+        .iter()
+        .copied()
         .find(|known| names == [known.class_name()]);
     let Some(architecture) = known else {
         let found = names.join("`, `");
@@ -161,54 +166,27 @@ fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
 }
 
 /// The file asks for no part that the decoder lacks.
-fn check_parts(json: &Value, architecture: Architecture) -> Result<(), ConfigError> {
-    use Architecture::{Gemma3, Qwen2};
+fn check_parts(json: &Value, family: &Family) -> Result<(), ConfigError> {
     let absent = |key| match flag(json, key)? {
         Some(true) => Err(ConfigError::unexpected(key, "`false`", field(json, key))),
         _ => Ok(()),
     };
-    if architecture != Qwen2 {
-        absent("attention_bias")?; // Qwen 2 has its biases whatever is written
+    if !family.qkv_bias {
+        absent("attention_bias")?;
     }
     absent("mlp_bias")?;
     absent("use_bidirectional_attention")?;
-    if architecture == Gemma3 {
-        let key = "attn_logit_softcapping";
-        if let Some(cap) = field(json, key) {
-            return Err(ConfigError::unexpected(key, "`null`", Some(cap)));
-        }
-    }
-    check_activation(json, architecture)
-}
-
-/// The activation is the family's.
-fn check_activation(json: &Value, architecture: Architecture) -> Result<(), ConfigError> {
-    use Architecture::{Gemma, Gemma2, Gemma3};
-    let (newer, older) = ("hidden_activation", "hidden_act");
-    let key = match architecture {
-        Gemma2 | Gemma3 => newer,
-        Gemma if field(json, newer).is_some() => newer, // which overrules the older key
-        _ => older,
-    };
-    let expected = architecture.activation().json_name();
-    match field(json, key) {
-        // The first release of Gemma says `gelu` and was trained with the tanh form, which transformers 4 takes, too.
-        Some(found) if architecture == Gemma && key == older && found == "gelu" => Ok(()),
-        Some(found) if found != expected => Err(ConfigError::unexpected(
+    let mut keys = family.activation_keys.iter();
+    let first = keys.find_map(|(key, others)| Some((*key, *others, field(json, key)?)));
+    let expected = family.activation.json_name();
+    match first {
+        Some((_, others, found)) if others.iter().any(|other| found == other) => Ok(()),
+        Some((key, _, found)) if found != expected => Err(ConfigError::unexpected(
             key,
             format!("`{expected}`"),
             Some(found),
         )),
         _ => Ok(()),
-    }
-}
-
-impl Activation {
-    fn json_name(self) -> &'static str {
-        match self {
-            Self::Silu => "silu",
-            Self::GeluTanh => "gelu_pytorch_tanh",
-        }
     }
 }
 
@@ -223,32 +201,6 @@ fn num_key_value_heads(
     let heads = heads.unwrap_or(num_attention_heads);
     fields::check_divides(("num_attention_heads", num_attention_heads), (key, heads))?;
     Ok(heads)
-}
-
-/// What scores are divided by the root of, if the family does not take `head_dim`.
-fn query_pre_attn_scalar(
-    json: &Value,
-    architecture: Architecture,
-) -> Result<Option<usize>, ConfigError> {
-    if !architecture.has_output_norms() {
-        return Ok(None);
-    }
-    let scalar = size(json, "query_pre_attn_scalar", 1 << 17)?;
-    Ok(Some(scalar.unwrap_or(256)))
-}
-
-/// A soft-cap: of Gemma 2 with its default, of Gemma 3 if it is written, of others none.
-fn soft_cap(
-    json: &Value,
-    key: &'static str,
-    architecture: Architecture,
-    default: f64,
-) -> Result<Option<f64>, ConfigError> {
-    match architecture {
-        Architecture::Gemma2 if json.get(key).is_none() => Ok(Some(default)),
-        Architecture::Gemma2 | Architecture::Gemma3 => positive(json, key),
-        _ => Ok(None),
-    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::fields::{field, flag, positive, required_positive, required_size};
-use super::{Architecture, ConfigError, Rope};
+use super::{ConfigError, Family, Rope};
 use crate::model::RopeScaling;
 
 /// What transformers 4 wrote for one kind of layer.
@@ -20,10 +20,7 @@ struct OldStyle {
 ///
 /// A file that holds both styles must say the same twice, in the eyes of transformers 5: there an older scaling takes the
 /// place of all that is newer. Whatever is read is what that reads (checked: `tests/golden/rope_settings.json`).
-pub(super) fn ropes(
-    json: &Value,
-    architecture: Architecture,
-) -> Result<(Rope, Option<Rope>), ConfigError> {
+pub(super) fn ropes(json: &Value, family: &Family) -> Result<(Rope, Option<Rope>), ConfigError> {
     let key = "rope_parameters";
     let new = field(json, key);
     if let Some(new) = new.filter(|new| !new.is_object()) {
@@ -41,7 +38,7 @@ pub(super) fn ropes(
         replaces: true,
         default_theta: 10_000.0,
     };
-    if architecture != Architecture::Gemma3 {
+    if !family.has_local_rope {
         if is_by_layer_type {
             return Err(ConfigError::unexpected(key, "the same for all layers", new));
         }
@@ -69,9 +66,9 @@ pub(super) fn ropes(
 }
 
 /// Words the note on a scaling that is not read.
-pub(super) fn note(json: &Value, architecture: Architecture) -> Option<String> {
+pub(super) fn note(json: &Value, family: &Family) -> Option<String> {
     let full = field(json, "rope_parameters").and_then(|new| field(new, "full_attention"));
-    (architecture == Architecture::Gemma3 && full.is_none() && is_unread(json)).then(|| {
+    (family.has_local_rope && full.is_none() && is_unread(json)).then(|| {
         "`rope_scaling` of a Gemma 3 names its kind by `type`, which transformers 5 does not read there: positions are \
          not scaled, as in transformers; write `rope_type` for `type` in `config.json` if they are to be"
             .to_owned()

@@ -1,9 +1,9 @@
 //! `config.json` as it is written.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Architecture, DecoderConfig, Rope};
-use crate::model::{LayerType, RopeScaling};
+use super::{DecoderConfig, Rope};
+use crate::model::RopeScaling;
 
 impl DecoderConfig {
     /// `config.json` of a model whose weights are stored as `dtype` (`bfloat16`, `float32`).
@@ -38,68 +38,12 @@ impl DecoderConfig {
             "use_cache": true,
             "vocab_size": self.vocab_size,
         });
-        for (key, value) in self.own_keys() {
-            json[key] = value;
+        if let Value::Object(own) = (self.family().write)(self) {
+            for (key, value) in own {
+                json[key] = value;
+            }
         }
         json
-    }
-
-    /// The keys of the family's own.
-    fn own_keys(&self) -> Map<String, Value> {
-        let activation = self.architecture.activation().json_name();
-        let mut keys = match self.architecture {
-            Architecture::Llama => json!({
-                "attention_bias": false,
-                "hidden_act": activation,
-                "mlp_bias": false,
-                "pretraining_tp": 1,
-            }),
-            Architecture::Mistral => json!({
-                "hidden_act": activation,
-                "sliding_window": self.sliding_window,
-            }),
-            Architecture::Qwen2 | Architecture::Qwen3 => json!({
-                "hidden_act": activation,
-                "layer_types": self.layer_types,
-                "max_window_layers": self.num_leading_full_layers(),
-                "sliding_window": self.sliding_window,
-                "use_sliding_window": self.sliding_window.is_some(),
-            }),
-            Architecture::Gemma => json!({
-                "attention_bias": false,
-                "hidden_act": activation,
-                "use_bidirectional_attention": null,
-            }),
-            Architecture::Gemma2 => json!({
-                "attention_bias": false,
-                "attn_logit_softcapping": self.attn_logit_softcapping,
-                "final_logit_softcapping": self.final_logit_softcapping,
-                "hidden_activation": activation,
-                "layer_types": self.layer_types,
-                "query_pre_attn_scalar": self.query_pre_attn_scalar,
-                "sliding_window": self.sliding_window,
-                "use_bidirectional_attention": null,
-            }),
-            Architecture::Gemma3 => json!({
-                "attention_bias": false,
-                "attn_logit_softcapping": null,
-                "final_logit_softcapping": self.final_logit_softcapping,
-                "hidden_activation": activation,
-                "layer_types": self.layer_types,
-                "query_pre_attn_scalar": self.query_pre_attn_scalar,
-                "rope_local_base_freq": self.rope_of(LayerType::Sliding).theta,
-                "sliding_window": self.sliding_window,
-                "sliding_window_pattern": self.sliding_window_pattern(),
-                "use_bidirectional_attention": false,
-            }),
-        };
-        if self.architecture == Architecture::Qwen3 {
-            keys["attention_bias"] = false.into(); // a key that Qwen 2 does not have
-        }
-        match keys {
-            Value::Object(keys) => keys,
-            _ => unreachable!("a table is written above"),
-        }
     }
 
     /// `rope_parameters` of transformers 5 and `rope_scaling` of transformers 4.
@@ -113,28 +57,6 @@ impl DecoderConfig {
                 (both, scaling)
             }
         }
-    }
-
-    /// Layers before the first that slides: how Qwen says which do where `layer_types` is not known.
-    fn num_leading_full_layers(&self) -> usize {
-        let first = self
-            .layer_types
-            .iter()
-            .position(|&layer_type| layer_type == LayerType::Sliding);
-        first.unwrap_or(self.num_hidden_layers)
-    }
-
-    /// The period by which every n-th layer is full: how Gemma 3 says which slide where `layer_types` is not known.
-    ///
-    /// Layers without such a period give none, at which transformers before 4.53 fails instead of taking its default
-    /// of 6.
-    fn sliding_window_pattern(&self) -> Option<usize> {
-        (1..=self.num_hidden_layers + 1).find(|&period| {
-            let mut layers = self.layer_types.iter().zip(1..);
-            layers.all(|(&layer_type, nth)| {
-                (layer_type == LayerType::Full) == usize::is_multiple_of(nth, period)
-            })
-        })
     }
 
     /// One id stands alone and several in a list, as readers of both styles expect.

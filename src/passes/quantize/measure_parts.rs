@@ -13,7 +13,7 @@ use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::{all_logits, for_logits};
 use crate::loss::kl_of_logits;
-use crate::model::{Decoder, LayerContexts, ParameterSpec, ids_tensor};
+use crate::model::{Decoder, LayerContexts, ParameterSpec, WeightId, ids_tensor};
 use crate::progress::Progress;
 use crate::student::Student;
 use crate::train::fit::{FitContext, check_number};
@@ -65,8 +65,8 @@ pub(super) fn measure_parts(
 /// A part at a width, and the weights in its place.
 struct Variant {
     cost: Cost,
-    /// By the name of the student's own weight.
-    rounded: BTreeMap<String, Tensor<2>>,
+    /// By the student's own weight.
+    rounded: BTreeMap<WeightId, Tensor<2>>,
 }
 
 /// Every part of a layer at every width, and then the whole layer.
@@ -77,9 +77,9 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
         .into_iter()
         .filter_map(|(spec, weight)| {
             let (at, part) = Part::of(&spec)?;
-            let is_free = override_of(plan, &spec.name).is_none();
+            let is_free = override_of(plan, spec.id).is_none();
             (at == layer && is_free).then(|| {
-                let weight = student.masked(&spec, weight);
+                let weight = student.masked(spec.id, weight);
                 (part, spec, weight)
             })
         })
@@ -92,7 +92,7 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
         let round = |(_, spec, weight): &(Part, ParameterSpec, Tensor<2>)| {
             let on_grid = scheme.weight.quantize(weight.clone());
             let values = on_grid.scaling.values(on_grid.codes).reshape(spec.shape);
-            (spec.name.clone(), values)
+            (spec.id, values)
         };
         weights.iter().map(round).collect::<BTreeMap<_, _>>()
     });
@@ -104,8 +104,7 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
             continue;
         }
         for (bits, rounded) in WIDTHS.into_iter().zip(&rounded) {
-            let pairs =
-                names().map(|(_, spec, _)| (spec.name.clone(), rounded[&spec.name].clone()));
+            let pairs = names().map(|(_, spec, _)| (spec.id, rounded[&spec.id].clone()));
             variants.push(Variant {
                 cost: Cost {
                     layer,
@@ -192,9 +191,9 @@ impl<'a> Stream<'a> {
         let decoders: Vec<Decoder> = variants
             .iter()
             .map(|variant| {
-                let decoder = own.map(|spec, weight| match variant.rounded.get(&spec.name) {
+                let decoder = own.map(|spec, weight| match variant.rounded.get(&spec.id) {
                     Some(rounded) => rounded.clone(),
-                    None => self.student.masked(spec, weight),
+                    None => self.student.masked(spec.id, weight),
                 });
                 self.student.unroll(&decoder)
             })

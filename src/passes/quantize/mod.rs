@@ -27,7 +27,9 @@ pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use super::distill::distill;
 use super::{PassError, calibration, saved};
 use crate::model::grid::{Grid, Levels};
-use crate::model::{DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs};
+use crate::model::{
+    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, WeightId, parameter_specs,
+};
 use crate::progress::say;
 use crate::student::Student;
 use crate::train::fit::FitContext;
@@ -90,17 +92,17 @@ fn measured_schemes(
                 bits,
                 ..plan.scheme
             };
-            schemes.insert(spec.name, scheme(chosen));
+            schemes.insert(spec.id, scheme(chosen));
         }
     }
     Ok(schemes)
 }
 
-/// The schemes of a student of this architecture, by the name of the weight.
+/// The schemes of a student of this architecture.
 pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
     let specs = parameter_specs(config).into_iter();
-    let of = |spec: &ParameterSpec| match spec.kind {
-        ParameterKind::Linear => match override_of(plan, &spec.name) {
+    let of = |spec: &ParameterSpec| match spec.kind() {
+        ParameterKind::Linear => match override_of(plan, spec.id) {
             Some(one) => one.scheme,
             None => Some(plan.scheme),
         },
@@ -109,8 +111,7 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
         ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => None,
     };
     specs
-        .filter_map(|spec| Some((scheme(of(&spec)?), spec.name)))
-        .map(|(scheme, name)| (name, scheme))
+        .filter_map(|spec| Some((spec.id, scheme(of(&spec)?))))
         .collect()
 }
 
@@ -131,11 +132,10 @@ fn calibrated(
 }
 
 /// What a plan says of this weight alone: the last that names it.
-pub(super) fn override_of<'a>(plan: &'a QuantizePlan, name: &str) -> Option<&'a OverridePlan> {
-    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let (layer, module) = (layer.parse().ok()?, part.split('.').rev().nth(1)?);
+pub(super) fn override_of(plan: &QuantizePlan, id: WeightId) -> Option<&OverridePlan> {
+    let layer = id.layer?;
     let mut own = plan.overrides.iter().rev();
-    own.find(|one| one.names(layer, module))
+    own.find(|one| one.names(layer, id.part.word()))
 }
 
 /// The scheme that a plan stands for.

@@ -86,7 +86,7 @@ impl Part {
 
     /// The layer and part that a projection belongs to.
     pub fn of(spec: &ParameterSpec) -> Option<(usize, Self)> {
-        let (layer, site) = spec.input()?;
+        let (layer, site) = spec.id.input()?;
         let part = match site {
             Site::AttentionInput => Self::Qkv,
             Site::AttentionOutput => Self::Output,

@@ -45,10 +45,10 @@ pub(super) fn compensate(
                 source,
             })?;
             walk.replace(|spec, weight| {
-                if spec.input() != Some((layer, site)) {
+                if spec.id.input() != Some((layer, site)) {
                     return weight;
                 }
-                let before = student.masks.get(&spec.name).map(tensors::to_vec);
+                let before = student.masks.get(&spec.id).map(tensors::to_vec);
                 let dense = tensors::to_vec(&weight);
                 let got = prune_matrix(dense, before.as_deref(), &factor, zeros, BLOCK);
                 let tensor = |values| {
@@ -57,7 +57,7 @@ pub(super) fn compensate(
                 };
                 let (sparse, mask) = (tensor(got.weights), tensor(got.mask));
                 pruned.push(told(spec, &hessian, &weight, &sparse, &mask));
-                student.masks.insert(spec.name.clone(), mask);
+                student.masks.insert(spec.id, mask);
                 sparse
             });
         }
@@ -81,7 +81,7 @@ fn told(
     let given = hessian.output_square(dense).max(f64::MIN_POSITIVE);
     let num_kept = f64::from(mask.clone().sum().into_scalar::<f32>());
     PrunedMatrix {
-        name: spec.name.clone(),
+        weight: spec.id,
         sparsity: 1.0 - num_kept / spec.num_elements() as f64,
         output_error: Some(lost / given),
     }

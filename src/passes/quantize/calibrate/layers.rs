@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::files::with_path;
-use crate::model::{Decoder, ParameterSpec, parameter_specs};
+use crate::model::{Decoder, ParameterSpec, WeightId, parameter_specs};
 use crate::progress;
 use crate::student::KeptScaling;
 use crate::tensors::{self, TensorsError};
@@ -29,10 +29,10 @@ pub(crate) struct FinishedLayers<'a> {
 
 /// A layer as it was finished.
 pub(super) struct FinishedLayer {
-    /// All its weights, by name.
-    pub(super) weights: BTreeMap<String, Tensor<2>>,
+    /// All its weights.
+    pub(super) weights: BTreeMap<WeightId, Tensor<2>>,
     /// What scales those that are on a grid.
-    pub(super) scales: BTreeMap<String, KeptScaling>,
+    pub(super) scales: BTreeMap<WeightId, KeptScaling>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,12 +47,12 @@ impl FinishedLayers<'_> {
         &self,
         layer: usize,
         decoder: &Decoder,
-        scales: &BTreeMap<String, KeptScaling>,
+        scales: &BTreeMap<WeightId, KeptScaling>,
     ) -> io::Result<()> {
         let mut matrices = Vec::new();
         for (spec, weight) in decoder.parameters() {
-            if is_of(layer, &spec) {
-                let kept = scales.get(&spec.name);
+            if spec.id.layer == Some(layer) {
+                let kept = scales.get(&spec.id);
                 matrices.extend(kept.into_iter().flat_map(|kept| kept.named(&spec.name)));
                 matrices.push((spec.name, weight));
             }
@@ -74,7 +74,7 @@ impl FinishedLayers<'_> {
             return Ok(None);
         }
         let specs = parameter_specs(&decoder.config).into_iter();
-        let specs: Vec<_> = specs.filter(|spec| is_of(layer, spec)).collect();
+        let specs: Vec<_> = specs.filter(|spec| spec.id.layer == Some(layer)).collect();
         let unusable = match tensors::load::<Facts>(&path, &decoder.device()) {
             Ok((matrices, facts)) if facts.key == self.key && facts.layer == layer => {
                 match taken(&specs, matrices) {
@@ -113,12 +113,6 @@ pub(crate) fn is_of_finished_layers(inside: &Path) -> bool {
     inside == Path::new(FOLDER)
 }
 
-fn is_of(layer: usize, spec: &ParameterSpec) -> bool {
-    let rest = spec.name.strip_prefix("model.layers.");
-    let number = rest.and_then(|rest| rest.split('.').next()?.parse().ok());
-    number == Some(layer)
-}
-
 /// The layer, if all its weights are there and nothing else.
 fn taken(
     specs: &[ParameterSpec],
@@ -130,9 +124,9 @@ fn taken(
         if weight.dims() != spec.shape {
             return None;
         }
-        weights.insert(spec.name.clone(), weight);
+        weights.insert(spec.id, weight);
         if let Some(kept) = KeptScaling::take(&spec.name, &mut matrices) {
-            scales.insert(spec.name.clone(), kept);
+            scales.insert(spec.id, kept);
         }
     }
     matrices

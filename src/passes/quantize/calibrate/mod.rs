@@ -16,8 +16,7 @@ pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
 use super::CalibratedPlan;
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
 use crate::model::{
-    Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, grid::round_to_bf16,
-    parameter_specs,
+    Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, WeightId, parameter_specs,
 };
 use crate::progress;
 use crate::student::{KeptScaling, Student};
@@ -63,7 +62,7 @@ pub enum QuantizeError {
 /// Refuses weights that no grid has a value for.
 pub(super) fn check_finite(student: &Student) -> Result<(), QuantizeError> {
     for (spec, weight) in student.decoder.parameters() {
-        if !student.schemes.contains_key(&spec.name) {
+        if !student.schemes.contains_key(&spec.id) {
             continue;
         }
         let values = tensors::to_vec(&weight);
@@ -103,7 +102,7 @@ pub(super) fn calibrate(
             && let Some(read) = finished.read(layer, walk.decoder())?
         {
             num_resumed += 1;
-            walk.replace(|spec, weight| read.weights.get(&spec.name).cloned().unwrap_or(weight));
+            walk.replace(|spec, weight| read.weights.get(&spec.id).cloned().unwrap_or(weight));
             grids.scales.extend(read.scales);
             walk.advance(&format!("layer {layer}, from before"))?;
             continue;
@@ -136,13 +135,13 @@ pub(super) fn calibrate(
 fn with_rounded_ends(student: Student) -> (Decoder, Grids) {
     let mut scales = BTreeMap::new();
     let decoder = student.decoder.map(|spec, weight| {
-        let weight = student.masked(spec, weight);
-        match student.schemes.get(&spec.name) {
-            Some(_) if spec.kind == ParameterKind::Linear => weight,
+        let weight = student.masked(spec.id, weight);
+        match student.schemes.get(&spec.id) {
+            Some(_) if spec.kind() == ParameterKind::Linear => weight,
             // The layers are to see the embedding that will run; no error of it or of the output layer is made up for.
             Some(scheme) => {
                 let scaling = scheme.weight.scaling(weight.clone());
-                scales.insert(spec.name.clone(), scaling.clone().into());
+                scales.insert(spec.id, scaling.clone().into());
                 scheme.weight.nearest(weight, scaling)
             }
             None => round_to_bf16(weight), // as it will run: see `Student`
@@ -168,9 +167,9 @@ fn check_rows(calibration: &Calibration<'_>) -> Result<(), QuantizeError> {
 
 /// What is known of weights beside their values.
 struct Grids {
-    masks: BTreeMap<String, Tensor<2>>,
+    masks: BTreeMap<WeightId, Tensor<2>>,
     schemes: Schemes,
-    scales: BTreeMap<String, KeptScaling>,
+    scales: BTreeMap<WeightId, KeptScaling>,
 }
 
 /// Puts the weights at one place of the layer on their grids; the largest error of their outputs, as a share of these, in
@@ -185,7 +184,7 @@ fn round_place(
         return Ok(0.0);
     };
     let is_here = |spec: &ParameterSpec, schemes: &Schemes| {
-        spec.input() == Some((layer, site)) && schemes.contains_key(&spec.name)
+        spec.id.input() == Some((layer, site)) && schemes.contains_key(&spec.id)
     };
     let specs = parameter_specs(&walk.decoder().config);
     if !specs.iter().any(|spec| is_here(spec, &grids.schemes)) {
@@ -208,19 +207,19 @@ fn round_place(
         if !is_here(spec, &grids.schemes) {
             return weight;
         }
-        let grid = grids.schemes[&spec.name].weight;
+        let grid = grids.schemes[&spec.id].weight;
         let scaling = match &clipped {
             Some(inputs) => clip::scaling(grid, &weight, inputs),
             None => grid.scaling(weight.clone()),
         };
         let rounded = match &step {
             Some(step) => {
-                let mask = grids.masks.get(&spec.name).map(tensors::to_vec);
+                let mask = grids.masks.get(&spec.id).map(tensors::to_vec);
                 step.round(&weight, mask, grid, &scaling)
             }
             None => grid.nearest(weight.clone(), scaling.clone()),
         };
-        grids.scales.insert(spec.name.clone(), scaling.into());
+        grids.scales.insert(spec.id, scaling.into());
         let lost = hessian.output_square(&(weight.clone() - rounded.clone()));
         let given = hessian.output_square(&weight).max(f64::MIN_POSITIVE);
         largest = largest.max(lost / given);

@@ -5,7 +5,8 @@ use half::bf16;
 
 use super::QuantizeError;
 use crate::calibration::{Walk, output_square};
-use crate::model::{DecoderConfig, ParameterSpec, Schemes, Site, grid::Grid};
+use crate::model::grid::Grid;
+use crate::model::{DecoderConfig, ParameterSpec, Part, Schemes, Site, WeightId};
 use crate::tensors;
 
 /// Powers of the mean input that are tried, 0 to 0.95: as in the paper.
@@ -14,9 +15,9 @@ const NUM_POWERS: u8 = 20;
 /// What feeds a place of a layer, and can have its outputs made smaller.
 enum Source {
     /// The gain of the norm in front of it.
-    Norm(String),
+    Norm(WeightId),
     /// A projection each of whose rows makes one input.
-    Rows(String),
+    Rows(WeightId),
 }
 
 /// Scales the inputs of each place of the layer that the text stands in front of, so that the weights behind it lose less by
@@ -63,14 +64,14 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
             let tensor = |values: Vec<f32>, shape: [usize; 2]| {
                 Tensor::<2>::from_data(TensorData::new(values, shape), &weight.device())
             };
-            if spec.input() == Some((layer, site)) {
+            if spec.id.input() == Some((layer, site)) {
                 return weight.clone() * tensor(scales.clone(), [1, columns]);
             }
             match (&source, &gain) {
-                (Source::Norm(name), Some(gain)) if *name == spec.name => {
+                (Source::Norm(norm), Some(gain)) if *norm == spec.id => {
                     tensor(gain.stored(&scales), spec.shape)
                 }
-                (Source::Rows(name), _) if *name == spec.name => {
+                (Source::Rows(rows), _) if *rows == spec.id => {
                     weight.clone() / tensor(scales.clone(), [columns, 1])
                 }
                 _ => weight,
@@ -82,27 +83,26 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
 
 impl Source {
     fn of(layer: usize, site: Site, config: &DecoderConfig, schemes: &Schemes) -> Option<Self> {
-        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
-        let family = config.architecture;
-        let rows = |part: &str| {
-            let name = name(part);
-            schemes.contains_key(&name).then_some(Self::Rows(name))
+        let family = config.family();
+        let norm = |part| {
+            let norm = Self::Norm(WeightId::of_layer(layer, part));
+            family.has(part).then_some(norm)
+        };
+        let rows = |part| {
+            let rows = WeightId::of_layer(layer, part);
+            schemes.contains_key(&rows).then_some(Self::Rows(rows))
         };
         match site {
-            Site::AttentionInput => Some(Self::Norm(name("input_layernorm"))),
-            Site::MlpInput if family.has_output_norms() => {
-                Some(Self::Norm(name("pre_feedforward_layernorm")))
-            }
-            Site::MlpInput => Some(Self::Norm(name("post_attention_layernorm"))),
-            Site::MlpHidden => rows("mlp.up_proj"),
+            Site::AttentionInput => norm(Part::AttentionNorm),
+            Site::MlpInput => norm(Part::MlpNorm),
+            Site::MlpHidden => rows(Part::Up),
             // A bias, which is bf16, would not become smaller by just as much.
             Site::AttentionOutput
-                if config.num_key_value_heads == config.num_attention_heads
-                    && !family.has_qkv_bias() =>
+                if config.num_key_value_heads == config.num_attention_heads && !family.qkv_bias =>
             {
-                rows("self_attn.v_proj")
+                rows(Part::Value)
             }
-            _ => None,
+            Site::AttentionOutput | Site::Residual | Site::HeadInput => None,
         }
     }
 
@@ -112,9 +112,9 @@ impl Source {
             return None;
         };
         let mut parameters = walk.decoder().parameters().into_iter();
-        let (_, weight) = parameters.find(|(spec, _)| spec.name == *wanted)?;
+        let (_, weight) = parameters.find(|(spec, _)| spec.id == *wanted)?;
         #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
-        let offset = config.architecture.gain_offset() as f32;
+        let offset = config.family().gain_offset as f32;
         Some(Gain {
             weight: tensors::to_vec(&weight),
             offset,
@@ -163,11 +163,11 @@ fn readers(
     site: Site,
     schemes: &Schemes,
 ) -> Option<Vec<(Grid, Tensor<2>)>> {
-    let is_here = |spec: &ParameterSpec| spec.input() == Some((layer, site));
+    let is_here = |spec: &ParameterSpec| spec.id.input() == Some((layer, site));
     let parameters = walk.decoder().parameters().into_iter();
     let readers = parameters.filter(|(spec, _)| is_here(spec));
     readers
-        .map(|(spec, weight)| Some((schemes.get(&spec.name)?.weight, weight)))
+        .map(|(spec, weight)| Some((schemes.get(&spec.id)?.weight, weight)))
         .collect()
 }
 

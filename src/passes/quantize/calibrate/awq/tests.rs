@@ -150,7 +150,7 @@ fn decoder(config: DecoderConfig) -> Decoder {
     let decoder = Decoder::from_parameters(config, |spec| {
         let mut stream = Stream::new(9, &spec.name);
         #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
-        let mut draw = || match spec.kind {
+        let mut draw = || match spec.kind() {
             ParameterKind::Norm => stream.normal().exp() as f32,
             _ => (0.3 * stream.normal()) as f32,
         };
@@ -181,7 +181,7 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
         stop: &AtomicBool::new(false),
     };
     let mut num_scaled = 0;
-    for architecture in Architecture::ALL {
+    for &architecture in Architecture::ALL {
         for num_key_value_heads in [2, 4] {
             let config = config(architecture, num_key_value_heads);
             let grid = Grid::symmetric(2, None);
@@ -191,8 +191,8 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
             };
             let specs = parameter_specs(&config).into_iter();
             let schemes: Schemes = specs
-                .filter(|spec| spec.kind == ParameterKind::Linear)
-                .map(|spec| (spec.name, scheme))
+                .filter(|spec| spec.kind() == ParameterKind::Linear)
+                .map(|spec| (spec.id, scheme))
                 .collect();
             let before = decoder(config);
             let mut walk = Walk::begin(&calibration, before.clone(), 1);
@@ -213,11 +213,11 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
             for ((spec, before), (_, after)) in before.parameters().iter().zip(after.parameters()) {
                 let is_moved = tensors::to_vec(before) != tensors::to_vec(&after);
                 num_scaled += usize::from(is_moved);
-                let has_shared_values = num_key_value_heads == 2 || architecture.has_qkv_bias();
+                let has_shared_values = num_key_value_heads == 2 || architecture.family().qkv_bias;
                 if spec.name.ends_with("o_proj.weight") && has_shared_values {
                     assert!(!is_moved, "{architecture:?}: {}", spec.name);
                 }
-                assert!(!is_moved || spec.kind != ParameterKind::Embedding);
+                assert!(!is_moved || spec.kind() != ParameterKind::Embedding);
             }
         }
     }

@@ -1,0 +1,49 @@
+//! Metadata of one family of decoders: keys that begin with its name.
+
+use super::{GgufError, GgufFile, Value};
+
+/// Keys of a file behind the name of its architecture.
+#[derive(Debug, Clone, Copy)]
+pub struct GgufKeys<'a> {
+    /// The file.
+    pub file: &'a GgufFile,
+    /// Name in `general.architecture`.
+    pub architecture: &'a str,
+}
+
+impl GgufKeys<'_> {
+    /// Whole name of a key.
+    pub fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture)
+    }
+
+    /// Whole number from 0 on, if the key is there.
+    pub fn size(&self, name: &str) -> Result<Option<u64>, GgufError> {
+        self.file.unsigned(&self.key(name))
+    }
+
+    /// Whole number from 0 on.
+    pub fn required_size(&self, name: &str) -> Result<u64, GgufError> {
+        self.file.required(&self.key(name), self.size(name)?)
+    }
+
+    /// Finite number, if the key is there.
+    pub fn number(&self, name: &str) -> Result<Option<f64>, GgufError> {
+        self.file.float(&self.key(name))
+    }
+
+    /// `true` and `false`, if the key is there.
+    pub fn flags(&self, name: &str) -> Result<Option<Vec<bool>>, GgufError> {
+        self.file.flags(&self.key(name))
+    }
+
+    /// Tells whether a list of values is there.
+    pub fn is_array(&self, name: &str) -> bool {
+        matches!(self.file.value(&self.key(name)), Some(Value::Array(_)))
+    }
+
+    /// The value of a key is refused: it must be `want`.
+    pub fn wrong_value(&self, name: &str, want: impl Into<String>) -> GgufError {
+        self.file.wrong_value(&self.key(name), want)
+    }
+}

@@ -1,0 +1,48 @@
+//! Llama, and the many models that are one.
+
+use serde_json::json;
+
+use super::{Activation, Defaults, Family, Gguf, Norms};
+
+pub(super) const DEFAULTS: Defaults = Defaults {
+    num_key_value_heads: None,
+    head_dim: None,
+    max_position_embeddings: 2048,
+    tie_word_embeddings: false,
+    bos_token_id: Some(1),
+    eos_token_id: Some(2),
+    pad_token_id: None,
+};
+
+pub(super) const GGUF: Gguf = Gguf {
+    name: "llama",
+    turns_neighbours: true,
+    slides: false,
+    read: |_, _| Ok(()),
+    write: |_| Ok(Vec::new()),
+};
+
+pub(super) const FAMILY: Family = Family {
+    class_name: "LlamaForCausalLM",
+    model_type: "llama",
+    norms: Norms::Before,
+    qkv_bias: false,
+    qk_norm: false,
+    activation: Activation::Silu,
+    gain_offset: 0.0,
+    scales_embedding: false,
+    has_local_rope: false,
+    names: &[],
+    activation_keys: &[("hidden_act", &[])],
+    defaults: DEFAULTS,
+    read: |_, _| Ok(()),
+    write: |config| {
+        json!({
+            "attention_bias": false,
+            "hidden_act": config.family().activation.json_name(),
+            "mlp_bias": false,
+            "pretraining_tp": 1,
+        })
+    },
+    gguf: GGUF,
+};

@@ -1,0 +1,246 @@
+//! Families of decoders: what each has that others have not. A family is a file of this folder and a line in the list below.
+//!
+//! Numbers stand in [`DecoderConfig`]; what cannot be told by a number stands here.
+
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod llama;
+mod mistral;
+mod qwen2;
+mod qwen3;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::parts::LAYERS;
+use super::{Axis, ConfigError, DecoderConfig, Part, WeightId};
+use crate::gguf::{GgufError, GgufKeys, NewValue};
+
+macro_rules! families {
+    ($($(#[$about:meta])* $Family:ident = $file:ident,)+) => {
+        /// A family of decoders, by the class of transformers that runs it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        pub enum Architecture {
+            $($(#[$about])* $Family,)+
+        }
+
+        impl Architecture {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$Family),+];
+
+            /// What it has.
+            pub fn family(self) -> &'static Family {
+                match self {
+                    $(Self::$Family => &$file::FAMILY,)+
+                }
+            }
+        }
+    };
+}
+
+families! {
+    /// Llama 1 to 3 and SmolLM 1 and 2 (Touvron et al. 2023, arXiv 2302.13971).
+    Llama = llama,
+    /// Mistral: a Llama with a sliding window (Jiang et al. 2023, arXiv 2310.06825).
+    Mistral = mistral,
+    /// Qwen 2 and 2.5: biases on queries, keys and values (Yang et al. 2024, arXiv 2407.10671).
+    Qwen2 = qwen2,
+    /// Qwen 3: queries and keys are normed per head (Yang et al. 2025, arXiv 2505.09388).
+    Qwen3 = qwen3,
+    /// Gemma 1 (Gemma Team 2024, arXiv 2403.08295).
+    Gemma = gemma,
+    /// Gemma 2: four norms a layer, soft-caps, every other layer local (Gemma Team 2024, arXiv 2408.00118).
+    Gemma2 = gemma2,
+    /// Gemma 3, text only: normed queries and keys instead of soft-caps, two rope bases (arXiv 2503.19786).
+    Gemma3 = gemma3,
+}
+
+impl Architecture {
+    /// Name of the class in `architectures` of `config.json`.
+    pub fn class_name(self) -> &'static str {
+        self.family().class_name
+    }
+
+    /// `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        self.family().model_type
+    }
+}
+
+/// Norms of the residual stream in a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// In front of attention and feed-forward layer.
+    Before,
+    /// In front of both, and of what both give before it is added.
+    Around,
+}
+
+/// Function between the two halves of the feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`.
+    Silu,
+    /// GELU in its tanh form.
+    GeluTanh,
+}
+
+impl Activation {
+    /// Its name in `config.json`.
+    pub fn json_name(self) -> &'static str {
+        match self {
+            Self::Silu => "silu",
+            Self::GeluTanh => "gelu_pytorch_tanh",
+        }
+    }
+}
+
+/// What a family has, and how its files say it.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Family {
+    /// Name of the class in `architectures` of `config.json`.
+    pub class_name: &'static str,
+    /// `model_type` in `config.json`.
+    pub model_type: &'static str,
+    /// Norms of the residual stream.
+    pub norms: Norms,
+    /// Queries, keys and values have a bias.
+    pub qkv_bias: bool,
+    /// Queries and keys are normed, head by head, before they are turned.
+    pub qk_norm: bool,
+    /// Function between the two halves of the feed-forward layer.
+    pub activation: Activation,
+    /// What a norm multiplies by where its stored weight is 0: Google's models store the distance of a gain from 1.
+    pub gain_offset: f64,
+    /// The embedding is multiplied by √`hidden_size`.
+    pub scales_embedding: bool,
+    /// Sliding layers have rotary positions of their own.
+    pub has_local_rope: bool,
+    /// Names, inside a layer of a Hugging Face checkpoint, of parts that others call otherwise.
+    pub names: &'static [(Part, &'static str)],
+    /// Keys of `config.json` that name the activation, the first that is there; and other names that mean the same there.
+    pub activation_keys: &'static [(&'static str, &'static [&'static str])],
+    /// Values of keys that are left out.
+    pub defaults: Defaults,
+    /// Reads the keys of the family's own into what all families share.
+    pub read: fn(&Value, &mut DecoderConfig) -> Result<(), ConfigError>,
+    /// Writes them, with all that the class of transformers would otherwise take another default for.
+    pub write: fn(&DecoderConfig) -> Value,
+    /// How llama.cpp has it.
+    pub gguf: Gguf,
+}
+
+/// Values that the config classes of transformers 4 and 5 take for keys that are left out, where families differ.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// `None` is one for each query head.
+    pub num_key_value_heads: Option<usize>,
+    /// `None` is `hidden_size / num_attention_heads`.
+    pub head_dim: Option<usize>,
+    /// Positions.
+    pub max_position_embeddings: usize,
+    /// Output layer and embedding are one.
+    pub tie_word_embeddings: bool,
+    /// Begin of text.
+    pub bos_token_id: Option<u32>,
+    /// End of text.
+    pub eos_token_id: Option<u32>,
+    /// Filling.
+    pub pad_token_id: Option<u32>,
+}
+
+/// Keys of a GGUF file, without the name of the family, and their values.
+pub type GgufPairs = Vec<(&'static str, NewValue)>;
+
+/// A family in GGUF files.
+#[derive(Debug)]
+pub struct Gguf {
+    /// Name in `general.architecture`, with which keys begin.
+    pub name: &'static str,
+    /// llama.cpp turns neighbouring dimensions of queries and keys, where Hugging Face turns halves of a head.
+    pub turns_neighbours: bool,
+    /// llama.cpp computes sliding layers.
+    pub slides: bool,
+    /// Adds to `config.json` what keys of the family's own say.
+    pub read: fn(&GgufKeys<'_>, &mut Map<String, Value>) -> Result<(), GgufError>,
+    /// Keys of the family's own, without its name; or the setting, and its value, that llama.cpp knows by heart to be
+    /// another.
+    pub write: fn(&DecoderConfig) -> Result<GgufPairs, NotInGguf>,
+}
+
+/// A setting that llama.cpp would compute otherwise, and its value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotInGguf {
+    /// Its key in `config.json`.
+    pub key: &'static str,
+    /// Its value.
+    pub found: String,
+}
+
+impl NotInGguf {
+    fn new(key: &'static str, found: impl ToString) -> Self {
+        Self {
+            key,
+            found: found.to_string(),
+        }
+    }
+}
+
+/// Names of the tensor of a checkpoint that holds a weight.
+pub(super) struct Stored {
+    pub(super) name: String,
+    pub(super) gguf_name: String,
+}
+
+impl Family {
+    /// Factor of the embedding, if it has one. In transformers it is rounded to the dtype of the weights: here f32.
+    pub fn embedding_scale(&self, hidden_size: usize) -> Option<f64> {
+        self.scales_embedding.then(|| (hidden_size as f64).sqrt())
+    }
+
+    /// Parts of a layer, in order.
+    pub fn parts_of_layer(&self) -> impl Iterator<Item = Part> {
+        let parts = Part::ALL.iter().copied();
+        parts.filter(|part| part.is_of_layer() && self.has(*part))
+    }
+
+    /// Tells whether its layers have a part.
+    pub fn has(&self, part: Part) -> bool {
+        match part {
+            Part::AttentionOutputNorm | Part::MlpOutputNorm => self.norms == Norms::Around,
+            Part::QueryBias | Part::KeyBias | Part::ValueBias => self.qkv_bias,
+            Part::QueryNorm | Part::KeyNorm => self.qk_norm,
+            _ => true,
+        }
+    }
+
+    /// Rows and columns of a part.
+    pub fn axes(&self, part: Part) -> [Axis; 2] {
+        part.axes()
+    }
+
+    /// Name of a weight, as [`ParameterSpec::name`](super::ParameterSpec::name).
+    pub fn name_of(&self, id: WeightId) -> String {
+        let own = self.names.iter().find(|(part, _)| *part == id.part);
+        let name = own.map_or(id.part.name(), |(_, name)| *name);
+        named(LAYERS, id, name)
+    }
+
+    /// The tensor that holds a weight.
+    pub(super) fn stored(&self, id: WeightId) -> Stored {
+        Stored {
+            name: self.name_of(id),
+            gguf_name: named("blk.", id, id.part.gguf_name()),
+        }
+    }
+}
+
+/// A name behind the number of its layer, if it has one.
+fn named(layers: &str, id: WeightId, name: &str) -> String {
+    match id.layer {
+        Some(layer) => format!("{layers}{layer}.{name}"),
+        None => name.to_owned(),
+    }
+}

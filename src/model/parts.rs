@@ -1,0 +1,596 @@
+//! Parts of a decoder and the weights that they hold: what each is for, what it runs over, what enters it, and its name.
+
+use std::cmp::Ordering;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DecoderConfig, Site};
+
+/// What a weight is for. Pruning takes [`ParameterKind::Linear`] only; quantisation takes embedding and head, too, each by a
+/// scheme of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// Token embedding, `[V, D]`; also the output layer if the two are tied.
+    Embedding,
+    /// Gain of an RMSNorm.
+    Norm,
+    /// Projection inside a block.
+    Linear,
+    /// Bias of a projection.
+    Bias,
+    /// Untied output layer, `[V, D]`.
+    Head,
+    /// Learned factors of the scales of a quantised weight; in no checkpoint, and so not in the table.
+    Scale,
+}
+
+impl ParameterKind {
+    /// Tells whether it is one row of numbers, such as a norm's, stored with one dimension; or factors of scales. Neither is
+    /// decayed.
+    pub fn is_vector(self) -> bool {
+        matches!(self, Self::Norm | Self::Bias | Self::Scale)
+    }
+}
+
+/// One side of a weight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Axis {
+    /// The one row of a vector.
+    One,
+    /// Tokens of the vocabulary.
+    Tokens,
+    /// Dimensions of the residual stream.
+    Hidden,
+    /// Channels of the feed-forward layer.
+    Channels,
+    /// Dimensions of all query heads.
+    Queries,
+    /// Dimensions of all key and value heads.
+    Keys,
+    /// Dimensions of one head.
+    Head,
+}
+
+impl Axis {
+    /// Its length in a decoder.
+    pub fn size(self, config: &DecoderConfig) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Tokens => config.vocab_size,
+            Self::Hidden => config.hidden_size,
+            Self::Channels => config.intermediate_size,
+            Self::Queries => config.num_attention_heads * config.head_dim,
+            Self::Keys => config.num_key_value_heads * config.head_dim,
+            Self::Head => config.head_dim,
+        }
+    }
+}
+
+/// A row of the table of parts.
+struct Facts {
+    word: &'static str,
+    name: &'static str,
+    gguf: &'static str,
+    kind: ParameterKind,
+    axes: [Axis; 2],
+    input: Option<Site>,
+}
+
+macro_rules! parts {
+    ($($(#[$about:meta])* $Part:ident: $word:literal, $name:literal, $gguf:literal, $kind:ident, [$rows:ident, $columns:ident]
+        $(, $input:ident)?;)+) => {
+        /// A part of a decoder that holds a weight; those of a layer stand in the order in which they do in it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        pub enum Part {
+            $($(#[$about])* #[serde(rename = $word)] $Part,)+
+        }
+
+        impl Part {
+            /// All parts, in the order of [`parameter_specs`].
+            pub const ALL: &'static [Self] = &[$(Self::$Part),+];
+
+            const fn facts(self) -> Facts {
+                match self {
+                    $(Self::$Part => Facts {
+                        word: $word,
+                        name: $name,
+                        gguf: $gguf,
+                        kind: ParameterKind::$kind,
+                        axes: [Axis::$rows, Axis::$columns],
+                        input: parts!(@input $($input)?),
+                    },)+
+                }
+            }
+        }
+    };
+    (@input) => { None };
+    (@input $input:ident) => { Some(Site::$input) };
+}
+
+// Word in files and tables, name in a layer of a Hugging Face checkpoint, name in llama.cpp's, kind, rows and columns, and
+// what enters it.
+parts! {
+    /// Token embedding; also the output layer if the two are tied.
+    Embedding: "embed_tokens", "model.embed_tokens.weight", "token_embd.weight", Embedding, [Tokens, Hidden];
+    /// Norm in front of attention.
+    AttentionNorm: "attention_norm", "input_layernorm.weight", "attn_norm.weight", Norm, [One, Hidden];
+    /// Makes queries.
+    Query: "q_proj", "self_attn.q_proj.weight", "attn_q.weight", Linear, [Queries, Hidden], AttentionInput;
+    /// Makes keys.
+    Key: "k_proj", "self_attn.k_proj.weight", "attn_k.weight", Linear, [Keys, Hidden], AttentionInput;
+    /// Makes values.
+    Value: "v_proj", "self_attn.v_proj.weight", "attn_v.weight", Linear, [Keys, Hidden], AttentionInput;
+    /// Brings what attention mixed into the residual stream.
+    Output: "o_proj", "self_attn.o_proj.weight", "attn_output.weight", Linear, [Hidden, Queries], AttentionOutput;
+    /// Bias of queries.
+    QueryBias: "q_bias", "self_attn.q_proj.bias", "attn_q.bias", Bias, [One, Queries];
+    /// Bias of keys.
+    KeyBias: "k_bias", "self_attn.k_proj.bias", "attn_k.bias", Bias, [One, Keys];
+    /// Bias of values.
+    ValueBias: "v_bias", "self_attn.v_proj.bias", "attn_v.bias", Bias, [One, Keys];
+    /// Norm of queries, before they are turned.
+    QueryNorm: "q_norm", "self_attn.q_norm.weight", "attn_q_norm.weight", Norm, [One, Head];
+    /// Norm of keys, before they are turned.
+    KeyNorm: "k_norm", "self_attn.k_norm.weight", "attn_k_norm.weight", Norm, [One, Head];
+    /// Norm of what attention adds to the residual stream.
+    AttentionOutputNorm: "attention_output_norm", "post_attention_layernorm.weight", "post_attention_norm.weight", Norm, [One, Hidden];
+    /// Norm in front of the feed-forward layer.
+    MlpNorm: "mlp_norm", "post_attention_layernorm.weight", "ffn_norm.weight", Norm, [One, Hidden];
+    /// Makes the gates of the feed-forward layer.
+    Gate: "gate_proj", "mlp.gate_proj.weight", "ffn_gate.weight", Linear, [Channels, Hidden], MlpInput;
+    /// Makes what is gated.
+    Up: "up_proj", "mlp.up_proj.weight", "ffn_up.weight", Linear, [Channels, Hidden], MlpInput;
+    /// Brings channels into the residual stream.
+    Down: "down_proj", "mlp.down_proj.weight", "ffn_down.weight", Linear, [Hidden, Channels], MlpHidden;
+    /// Norm of what the feed-forward layer adds to the residual stream.
+    MlpOutputNorm: "mlp_output_norm", "post_feedforward_layernorm.weight", "post_ffw_norm.weight", Norm, [One, Hidden];
+    /// Norm in front of the output layer.
+    FinalNorm: "norm", "model.norm.weight", "output_norm.weight", Norm, [One, Hidden];
+    /// Untied output layer.
+    Head: "lm_head", "lm_head.weight", "output.weight", Head, [Tokens, Hidden];
+}
+
+impl Part {
+    /// Short name, of a projection as recipes and engines have it: `q_proj`.
+    pub fn word(self) -> &'static str {
+        self.facts().word
+    }
+
+    /// Name of its tensor in a Hugging Face checkpoint, inside a layer if it is of one, unless its family has another
+    /// ([`Family::names`](super::Family::names)).
+    pub(super) fn name(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// Name of its tensor in a GGUF file, likewise.
+    pub(super) fn gguf_name(self) -> &'static str {
+        self.facts().gguf
+    }
+
+    /// Purpose of its weight.
+    pub fn kind(self) -> ParameterKind {
+        self.facts().kind
+    }
+
+    /// Rows and columns, unless its family has others ([`Family::axes`](super::Family::axes)).
+    pub(super) fn axes(self) -> [Axis; 2] {
+        self.facts().axes
+    }
+
+    /// Place whose activations enter it, of a projection. Engines join projections that share one.
+    pub fn input(self) -> Option<Site> {
+        self.facts().input
+    }
+
+    /// Tells whether it stands in a layer.
+    pub fn is_of_layer(self) -> bool {
+        !matches!(self, Self::Embedding | Self::FinalNorm | Self::Head)
+    }
+}
+
+/// Which weight of a decoder: the key of masks, schemes and scales. Their order is that of [`parameter_specs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct WeightId {
+    /// Layer, counted from 0; `None` outside of layers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer: Option<usize>,
+    /// Expert, counted from 0, of a feed-forward layer that has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expert: Option<usize>,
+    /// Part.
+    pub part: Part,
+}
+
+impl WeightId {
+    /// A weight outside of layers.
+    pub fn outside(part: Part) -> Self {
+        Self {
+            layer: None,
+            expert: None,
+            part,
+        }
+    }
+
+    /// A weight of a layer.
+    pub fn of_layer(layer: usize, part: Part) -> Self {
+        Self {
+            layer: Some(layer),
+            ..Self::outside(part)
+        }
+    }
+
+    /// The same part of another layer; what stands outside of layers stays where it is.
+    #[must_use]
+    pub fn in_layer(self, layer: impl FnOnce(usize) -> usize) -> Self {
+        Self {
+            layer: self.layer.map(layer),
+            ..self
+        }
+    }
+
+    /// Of a projection: its layer, and the place whose activations enter it.
+    pub fn input(self) -> Option<(usize, Site)> {
+        Some((self.layer?, self.part.input()?))
+    }
+
+    /// The embedding first, layer after layer, then the final norm and the head.
+    fn place(self) -> (usize, Option<usize>, Part) {
+        let layer = match (self.layer, self.part) {
+            (Some(layer), _) => layer + 1,
+            (None, Part::Embedding) => 0,
+            (None, _) => usize::MAX,
+        };
+        (layer, self.expert, self.part)
+    }
+}
+
+impl PartialOrd for WeightId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for WeightId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.place().cmp(&other.place())
+    }
+}
+
+/// One weight of a decoder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterSpec {
+    /// Which it is.
+    pub id: WeightId,
+    /// Name, for files and messages: that of the tensor in a Hugging Face checkpoint, such as `model.norm.weight`, if the
+    /// family stores it alone.
+    pub name: String,
+    /// `[out, in]`; a norm or bias is `[1, N]` here and `[N]` on disk.
+    pub shape: [usize; 2],
+}
+
+impl ParameterSpec {
+    /// Number of weights.
+    pub fn num_elements(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
+    /// Purpose.
+    pub fn kind(&self) -> ParameterKind {
+        self.id.part.kind()
+    }
+}
+
+/// All weights of a decoder, in one fixed order: embedding; per layer input norm, q, k, v, o and what belongs to them
+/// (biases, norms of queries and keys), the norms between, gate, up, down; then the final norm and, unless it is tied,
+/// the head.
+pub fn parameter_specs(config: &DecoderConfig) -> Vec<ParameterSpec> {
+    let family = config.family();
+    let spec = |id: WeightId| ParameterSpec {
+        name: family.name_of(id),
+        shape: family.axes(id.part).map(|axis| axis.size(config)),
+        id,
+    };
+    let of_layer: Vec<Part> = family.parts_of_layer().collect();
+    let layers = (0..config.num_hidden_layers).flat_map(|layer| {
+        of_layer
+            .iter()
+            .map(move |&part| WeightId::of_layer(layer, part))
+    });
+    let head = (!config.tie_word_embeddings).then_some(Part::Head);
+    let ends = [Some(Part::FinalNorm), head].into_iter().flatten();
+    [WeightId::outside(Part::Embedding)]
+        .into_iter()
+        .chain(layers)
+        .chain(ends.map(WeightId::outside))
+        .map(spec)
+        .collect()
+}
+
+/// Number of weights of a decoder; a tied output matrix counts nothing.
+pub fn num_parameters(config: &DecoderConfig) -> u64 {
+    parameter_specs(config)
+        .iter()
+        .map(|spec| spec.num_elements() as u64)
+        .sum()
+}
+
+/// A tensor of a checkpoint: one weight, or several that the family stores as one matrix, row under row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorSpec {
+    /// Name in a Hugging Face checkpoint.
+    pub name: String,
+    /// Name in a GGUF file.
+    pub gguf_name: String,
+    /// `[out, in]`, of all weights together.
+    pub shape: [usize; 2],
+    /// Weights, from the first row on; at least one.
+    pub parts: Vec<ParameterSpec>,
+}
+
+impl TensorSpec {
+    /// The first of its weights; what engines join has one purpose and one scheme.
+    pub fn id(&self) -> WeightId {
+        self.parts[0].id
+    }
+
+    /// Purpose.
+    pub fn kind(&self) -> ParameterKind {
+        self.id().part.kind()
+    }
+
+    /// Number of weights.
+    pub fn num_elements(&self) -> usize {
+        self.shape[0] * self.shape[1]
+    }
+
+    /// Shape in a checkpoint file: `[N]` for a vector.
+    pub fn stored_shape(&self) -> Vec<usize> {
+        if self.kind().is_vector() {
+            vec![self.shape[1]]
+        } else {
+            self.shape.to_vec()
+        }
+    }
+
+    /// Name of the module that owns it: the name without `.weight` or `.bias`.
+    pub fn module(&self) -> &str {
+        let name = &self.name;
+        name.rsplit_once('.').map_or(name, |(module, _)| module)
+    }
+
+    /// Name of its module inside a layer, such as `self_attn.q_proj`, or of one that stands outside.
+    pub fn module_in_layer(&self) -> &str {
+        let module = self.module();
+        in_layer(module).map_or(module, |(_, module)| module)
+    }
+
+    /// Its numbers, row by row, from those of its weights.
+    pub fn joined<T>(&self, mut numbers: impl FnMut(&ParameterSpec) -> Vec<T>) -> Vec<T> {
+        let mut joined = numbers(&self.parts[0]);
+        for part in &self.parts[1..] {
+            joined.extend(numbers(part));
+        }
+        joined
+    }
+}
+
+/// All tensors of a checkpoint of a decoder, in the order of [`parameter_specs`].
+pub fn tensor_specs(config: &DecoderConfig) -> Vec<TensorSpec> {
+    let family = config.family();
+    let mut tensors: Vec<TensorSpec> = Vec::new();
+    for spec in parameter_specs(config) {
+        let stored = family.stored(spec.id);
+        match tensors.last_mut() {
+            Some(last) if last.name == stored.name => {
+                last.shape[0] += spec.shape[0];
+                last.parts.push(spec);
+            }
+            _ => tensors.push(TensorSpec {
+                name: stored.name,
+                gguf_name: stored.gguf_name,
+                shape: spec.shape,
+                parts: vec![spec],
+            }),
+        }
+    }
+    tensors
+}
+
+/// Begins the names of what stands in layers, in a Hugging Face checkpoint.
+pub(super) const LAYERS: &str = "model.layers.";
+
+/// Of a name in a Hugging Face checkpoint: the number of the layer, as it is written, and the name inside of it; `None` of what
+/// stands in none.
+pub fn in_layer(name: &str) -> Option<(&str, &str)> {
+    name.strip_prefix(LAYERS)?.split_once('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Architecture, LayerType, Rope, RopeScaling};
+    use super::*;
+
+    fn config(tie_word_embeddings: bool) -> DecoderConfig {
+        DecoderConfig {
+            architecture: Architecture::Llama,
+            vocab_size: 10,
+            hidden_size: 12,
+            intermediate_size: 20,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 8, // on purpose not hidden_size / num_attention_heads
+            query_pre_attn_scalar: 8,
+            attn_logit_softcapping: None,
+            final_logit_softcapping: None,
+            sliding_window: None,
+            layer_types: vec![LayerType::Full; 2],
+            rms_norm_eps: 1e-5,
+            rope: Rope {
+                theta: 10_000.0,
+                scaling: RopeScaling::Default,
+            },
+            local_rope: None,
+            max_position_embeddings: 64,
+            tie_word_embeddings,
+            bos_token_id: None,
+            eos_token_ids: vec![],
+            pad_token_id: None,
+        }
+    }
+
+    #[test]
+    fn the_table_has_one_fixed_order_and_hugging_face_names() {
+        let specs = parameter_specs(&config(false));
+        let names: Vec<_> = specs.iter().map(|spec| spec.name.as_str()).collect();
+        assert_eq!(names.len(), 21);
+        assert_eq!(
+            names[..11],
+            [
+                "model.embed_tokens.weight",
+                "model.layers.0.input_layernorm.weight",
+                "model.layers.0.self_attn.q_proj.weight",
+                "model.layers.0.self_attn.k_proj.weight",
+                "model.layers.0.self_attn.v_proj.weight",
+                "model.layers.0.self_attn.o_proj.weight",
+                "model.layers.0.post_attention_layernorm.weight",
+                "model.layers.0.mlp.gate_proj.weight",
+                "model.layers.0.mlp.up_proj.weight",
+                "model.layers.0.mlp.down_proj.weight",
+                "model.layers.1.input_layernorm.weight",
+            ]
+        );
+        assert_eq!(names[19..], ["model.norm.weight", "lm_head.weight"]);
+    }
+
+    #[test]
+    fn projection_shapes_follow_head_dim_and_not_hidden_size() {
+        let specs = parameter_specs(&config(false));
+        let shapes: Vec<_> = specs[1..10].iter().map(|spec| spec.shape).collect();
+        assert_eq!(
+            shapes,
+            [
+                [1, 12],
+                [32, 12],
+                [16, 12],
+                [16, 12],
+                [12, 32],
+                [1, 12],
+                [20, 12],
+                [20, 12],
+                [12, 20]
+            ]
+        );
+        assert_eq!(specs[2].num_elements(), 384);
+        let tensors = tensor_specs(&config(false));
+        assert_eq!(tensors[1].stored_shape(), [12]);
+        assert_eq!(tensors[2].stored_shape(), [32, 12]);
+        assert_eq!(tensors[2].module(), "model.layers.0.self_attn.q_proj");
+        assert_eq!(tensors[2].module_in_layer(), "self_attn.q_proj");
+        assert_eq!(tensors[0].module_in_layer(), "model.embed_tokens");
+    }
+
+    #[test]
+    fn each_projection_knows_what_enters_it() {
+        let specs = parameter_specs(&config(true));
+        let last = specs.iter().filter(|spec| spec.name.contains(".1."));
+        let inputs: Vec<_> = last.filter_map(|spec| spec.id.input()).collect();
+        let want = [
+            Site::AttentionInput,
+            Site::AttentionInput,
+            Site::AttentionInput,
+            Site::AttentionOutput,
+            Site::MlpInput,
+            Site::MlpInput,
+            Site::MlpHidden,
+        ];
+        assert_eq!(inputs, want.map(|site| (1, site)));
+        assert!(specs[0].id.input().is_none() && specs[1].id.input().is_none());
+    }
+
+    #[test]
+    fn a_tied_decoder_has_no_head() {
+        let specs = parameter_specs(&config(true));
+        assert_eq!(specs.len(), 20);
+        assert!(specs.iter().all(|spec| spec.kind() != ParameterKind::Head));
+    }
+
+    #[test]
+    fn each_family_has_its_own_weights_in_a_layer() {
+        use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3};
+        let extra = |architecture| -> Vec<(String, Vec<usize>)> {
+            let plain: Vec<_> = parameter_specs(&config(true));
+            let config = DecoderConfig {
+                architecture,
+                ..config(true)
+            };
+            let is_plain = |spec: &ParameterSpec| {
+                let mut plain = plain.iter();
+                plain.any(|plain| (&plain.name, plain.shape) == (&spec.name, spec.shape))
+            };
+            let first = |spec: &ParameterSpec| spec.name.contains(".0.") && !is_plain(spec);
+            parameter_specs(&config)
+                .iter()
+                .filter(|spec| first(spec))
+                .map(|spec| {
+                    let (_, name) = spec.name.split_once(".0.").unwrap();
+                    (name.to_owned(), vec![spec.shape[1]])
+                })
+                .collect()
+        };
+        let owned = |pairs: &[(&str, usize)]| -> Vec<(String, Vec<usize>)> {
+            let pairs = pairs.iter();
+            pairs
+                .map(|&(name, size)| (name.to_owned(), vec![size]))
+                .collect()
+        };
+        let biases = [
+            ("self_attn.q_proj.bias", 32),
+            ("self_attn.k_proj.bias", 16),
+            ("self_attn.v_proj.bias", 16),
+        ];
+        let qk = [
+            ("self_attn.q_norm.weight", 8),
+            ("self_attn.k_norm.weight", 8),
+        ];
+        let outer = [
+            ("pre_feedforward_layernorm.weight", 12),
+            ("post_feedforward_layernorm.weight", 12),
+        ];
+        for architecture in [Llama, Mistral, Gemma] {
+            assert_eq!(extra(architecture), []);
+        }
+        assert_eq!(extra(Qwen2), owned(&biases));
+        assert_eq!(extra(Qwen3), owned(&qk));
+        assert_eq!(extra(Gemma2), owned(&outer));
+        assert_eq!(extra(Gemma3), owned(&[qk, outer].concat()));
+    }
+
+    #[test]
+    fn the_order_of_ids_is_that_of_the_table() {
+        for &architecture in Architecture::ALL {
+            let config = DecoderConfig {
+                architecture,
+                num_hidden_layers: 12,
+                ..config(false)
+            };
+            let ids: Vec<WeightId> = parameter_specs(&config)
+                .iter()
+                .map(|spec| spec.id)
+                .collect();
+            assert!(ids.is_sorted(), "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn a_bias_belongs_to_the_module_of_its_weight() {
+        let config = DecoderConfig {
+            architecture: Architecture::Qwen2,
+            ..config(true)
+        };
+        let specs = tensor_specs(&config);
+        assert_eq!(specs[6].name, "model.layers.0.self_attn.q_proj.bias");
+        assert_eq!(specs[6].kind(), ParameterKind::Bias);
+        assert_eq!(specs[6].module(), specs[2].module());
+    }
+}
