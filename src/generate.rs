@@ -3,7 +3,8 @@
 use burn::tensor::Tensor;
 use thiserror::Error;
 
-use crate::model::{Decoder, attention::KeyValues, ids_tensor};
+use crate::model::attention::KeyValues;
+use crate::model::{Decoder, ids_tensor};
 use crate::random::Stream;
 
 /// How the next token is drawn.

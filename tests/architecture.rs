@@ -177,7 +177,7 @@ mod tests { use crate::absent; }
                 .map(str::to_owned),
         );
         let families = alambic::model::Architecture::ALL;
-        names.extend(families.map(|family| family.model_type().to_owned()));
+        names.extend(families.iter().map(|family| family.model_type().to_owned()));
         names
     }
 

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use super::CheckpointError;
 use crate::data::tokenizer_dir;
 use crate::files::read_json;
-use crate::gguf::{GgufError, GgufFile, is_gguf, sampling};
+use crate::gguf::sampling;
+use crate::gguf::{GgufError, GgufFile, is_gguf};
 use crate::model::ConfigError;
 
 /// Name of the file in a folder.

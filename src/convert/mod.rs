@@ -20,10 +20,10 @@ pub use self::error::ConvertError;
 pub use self::quantize::{Keys, Quantized, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
-use crate::export::{
-    self, Ancestor, ExportContext, ExportFormat, ExportPlan, MadeBy, Provenance, TextFacts,
-    containers::refusal_by, gguf, verify::Verification,
-};
+use crate::export::containers::refusal_by;
+use crate::export::verify::Verification;
+use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
+use crate::export::{ExportFormat, ExportPlan, gguf};
 use crate::files::{UnfinishedDir, with_path};
 use crate::model::DecoderConfig;
 use crate::progress;

@@ -12,7 +12,6 @@ use super::ExportError;
 use crate::export::ExportDtype;
 use crate::files::write_atomically;
 use crate::model::TensorSpec;
-use crate::recipe::ExportDtype;
 
 /// A tensor as it will stand in the file.
 #[derive(Debug)]

@@ -9,8 +9,9 @@ use crate::model::{DecoderConfig, parameter_specs};
 use crate::passes;
 use crate::passes::PassPlan;
 use crate::recipe::RecipeFaults;
+use crate::student::StudentPlan;
 use crate::student::{
-    NoSuchPart, StudentPlan, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
+    NoSuchPart, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
 };
 
 impl Preflight<'_> {

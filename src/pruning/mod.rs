@@ -11,11 +11,8 @@ pub(crate) use self::plan::{GRADUAL, SPARSITY, check};
 pub use self::plan::{GradualMethod, GradualPlan, Pattern, Within, Zeros};
 pub(crate) use self::score::{PRUNED, scale_by_inputs};
 pub use self::score::{SiteSums, input_squares};
-use self::select::select;
-use self::sparsegpt::compensate;
-use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
-use crate::model::{Site, WeightId};
-use crate::recipe::{PruneMethod, Zeros};
+pub(crate) use self::select::{lowest, select, share_of};
+use crate::model::WeightId;
 use crate::student::Student;
 use crate::tensors;
 

@@ -20,8 +20,9 @@ use crate::report::{PassRow, Picture, Quantization, Recovery, Removal, sensitivi
 use crate::stages::{Model, Stage};
 use crate::student::{self, FromTeacherPlan, Importance, Kept, LayersPlan, Student, StudentPlan};
 use crate::teacher::{load_decoder, load_teacher};
+use crate::train::FitPlan;
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
-use crate::train::{FitPlan, fit::FitContext};
+use crate::train::fit::FitContext;
 
 /// What the artifact of a pass says.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::TrainedSpec;
 use super::adapter::kaiming_uniform;
+use crate::loss::HiddenPlan;
 use crate::model::ParameterKind;
 use crate::random::Stream;
 

@@ -9,7 +9,8 @@ pub use super::hidden::HiddenMatch;
 pub use super::trunk::Activations;
 use super::trunk::Trunk;
 use crate::device::{self, ReadBack};
-use crate::loss::{LossSpec, RowTarget, Sums, chunked::head_gradients};
+use crate::loss::chunked::head_gradients;
+use crate::loss::{LossSpec, RowTarget, Sums};
 use crate::model::{Decoder, ids_tensor};
 
 /// A few rows with what each position is measured against.

@@ -10,8 +10,7 @@ use super::fit::FitContext;
 use super::optim::AdamW;
 use crate::calibration::Calibration;
 use crate::model::WeightId;
-use crate::pruning::{input_squares, mask_lowest};
-use crate::recipe::{EarlyStopPlan, FitPlan, GradualPlan, PruneMethod, Zeros};
+use crate::pruning::{GradualMethod, GradualPlan, Zeros, input_squares, mask_lowest};
 use crate::student::Student;
 use crate::train::{EarlyStopPlan, FitPlan};
 

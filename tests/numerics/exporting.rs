@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use alambic::data::{TokenRows, Tokenizer};
+use alambic::export::verify::Verification;
 use alambic::export::{
-    ExportContext, ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan, Provenance,
-    export, verify::Verification,
+    ExportContext, ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan, Provenance, export,
 };
 use alambic::student::Student;
 

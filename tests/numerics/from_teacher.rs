@@ -4,7 +4,8 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::{Calibration, Interrupted};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Site, Tap, ids_tensor};
-use alambic::student::{FromTeacherPlan, Importance, Kept, LayersPlan};
+use alambic::student::{FromTeacherPlan, LayersPlan};
+use alambic::student::{Importance, Kept};
 use alambic::tensors::to_vec;
 use burn::tensor::Tensor;
 

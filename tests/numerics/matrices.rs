@@ -11,10 +11,8 @@ use alambic::export::{ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPl
 use alambic::gguf::{GgufFile, TensorType};
 use alambic::model::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, Part, Scheme, WeightId};
-use alambic::passes::apply;
-use alambic::recipe::{
-    CalibratedPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GptqPlan, NumberType,
-    PassPlan, QuantizeMethod, QuantizePlan, RateSchedule, SchemePlan,
+use alambic::passes::{
+    CalibratedPlan, GptqPlan, NumberType, PassPlan, QuantizeMethod, QuantizePlan, SchemePlan, apply,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;

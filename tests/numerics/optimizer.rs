@@ -2,7 +2,6 @@
 
 use alambic::device::ReadBack;
 use alambic::model::ParameterKind;
-use alambic::recipe::FitPlan;
 use alambic::student::TrainedSpec;
 use alambic::tensors::to_vec;
 use alambic::train::FitPlan;

@@ -4,9 +4,9 @@ use std::fs;
 
 use alambic::model::grid::{Grid, Levels};
 use alambic::model::{DecoderConfig, LayerType, ParameterKind, Scheme, Schemes, parameter_specs};
+use alambic::passes::quantize::schemes;
 use alambic::passes::{
     Activations, NumberType, OverridePlan, QuantizeMethod, QuantizePlan, SchemePlan,
-    quantize::schemes,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::{self, to_vec};

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::model::{Decoder, DecoderConfig, LayerType, grid::Grid, ids_tensor};
+use alambic::model::grid::Grid;
+use alambic::model::{Decoder, DecoderConfig, LayerType, ids_tensor};
 use alambic::passes::{
     BudgetPlan, Choice, OverridePlan, Part, PassPlan, QuantizeMethod, QuantizePlan, Sensitivity,
     SensitivityPlan, WIDTHS, apply,

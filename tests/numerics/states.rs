@@ -8,8 +8,9 @@ use alambic::files::write_atomically;
 use alambic::model::DecoderConfig;
 use alambic::student::Student;
 use alambic::tensors::{self, to_vec};
+use alambic::train::Validation;
+use alambic::train::optim::AdamW;
 use alambic::train::state::{State, StateError, States};
-use alambic::train::{Validation, optim::AdamW};
 use burn::tensor::Tensor;
 use serde_json::{Value, json};
 

@@ -14,9 +14,9 @@ use super::ExportError;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
+use crate::export::ExportDtype;
 use crate::model::grid::Levels;
 use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs};
-use crate::recipe::ExportDtype;
 
 /// A weight on its grid: `(code − zero) · scale`.
 #[derive(Debug, Clone, PartialEq)]

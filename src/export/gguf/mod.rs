@@ -17,6 +17,7 @@ use crate::export::{ExportDtype, ExportPlan, GgufType};
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::model::grid::{Grid, Levels};
+use crate::model::rope::inverse_frequencies;
 use crate::model::{
     DecoderConfig, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,
 };

@@ -15,6 +15,7 @@ use self::gptq::Step;
 pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
 use super::CalibratedPlan;
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
+use crate::model::grid::round_to_bf16;
 use crate::model::{
     Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, WeightId, parameter_specs,
 };
