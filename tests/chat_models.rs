@@ -93,7 +93,7 @@ mod tests {
         let source = Checkpoint::open(&workshop.path("model")).unwrap();
         let says_2 = |spec: &ParameterSpec| {
             let [rows, columns] = spec.shape;
-            let mut weight = source.weight(spec).unwrap();
+            let mut weight = source.values(spec).unwrap();
             let fills = |value: f32| vec![value; rows * columns];
             match spec.kind() {
                 ParameterKind::Norm => fills(1.0),

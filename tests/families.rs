@@ -59,7 +59,7 @@ export: { formats: [huggingface, compressed-tensors, gguf, gptq, awq, mlx], dtyp
         for name in containers {
             let other = Checkpoint::open(&export.join(name)).unwrap();
             for spec in linear.clone() {
-                let (want, got) = (packed.weight(spec).unwrap(), other.weight(spec).unwrap());
+                let (want, got) = (packed.values(spec).unwrap(), other.values(spec).unwrap());
                 assert!(want == got, "{}: {name}: {}", export.display(), spec.name);
             }
         }

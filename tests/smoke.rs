@@ -138,7 +138,7 @@ mod tests {
                 .collect();
             assert_eq!(linear.len(), 7);
             for spec in linear {
-                let weight = checkpoint.weight(spec).unwrap();
+                let weight = checkpoint.values(spec).unwrap();
                 let zeros = weight.iter().filter(|value| **value == 0.0).count();
                 assert!(2 * zeros >= weight.len(), "{}: {zeros} zeros", spec.name);
                 assert!(zeros < weight.len(), "{} is all zero", spec.name);
@@ -340,7 +340,7 @@ mod tests {
                 let prefix = format!("model.layers.{layer}.");
                 let of_layer = specs.iter().filter(|spec| spec.name.starts_with(&prefix));
                 of_layer
-                    .map(|spec| checkpoint.weight(spec).unwrap())
+                    .map(|spec| checkpoint.values(spec).unwrap())
                     .collect()
             };
             assert_eq!(of_layer(0).len(), 9);

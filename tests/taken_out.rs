@@ -83,7 +83,7 @@ export: { formats: [huggingface], dtype: f32 }
         assert_eq!(exported.config().intermediate_size, 24);
         for spec in parameter_specs(exported.config()) {
             if spec.id.input().is_some() {
-                let weights = exported.weight(&spec).unwrap();
+                let weights = exported.values(&spec).unwrap();
                 for four in weights.chunks(4) {
                     let zeros = four.iter().filter(|weight| **weight == 0.0).count();
                     assert!(zeros >= 2, "{}: {four:?}", spec.name);

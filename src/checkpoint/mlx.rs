@@ -12,7 +12,9 @@ use super::compressed_tensors::unpack;
 use super::quantized::{expect, num_groups, num_words, number, part};
 use super::{CheckpointError, TensorFiles};
 use crate::model::grid::Grid;
-use crate::model::{ConfigError, DecoderConfig, Scheme, TensorSpec, tensor_specs};
+use crate::model::{
+    ConfigError, DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec, tensor_specs,
+};
 
 /// Width and group of each weight that is not plain, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,31 +83,46 @@ impl Quantization {
         Ok([vec![spec.name.clone()], parts.into()].concat())
     }
 
-    /// `code · scale + bias` in f32, where the codes are unsigned; `None` if the weight is plain.
+    /// A weight on its grid; `None` if it is plain. Its groups have zeros in the place of biases where these say the same.
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
         spec: &TensorSpec,
-    ) -> Result<Option<Vec<f32>>, CheckpointError> {
+    ) -> Result<Option<OnGrid>, CheckpointError> {
         let Some(grid) = self.0.get(&spec.name) else {
             return Ok(None);
         };
         let [rows, cols] = spec.shape;
-        let bits = grid.levels.bits();
-        let codes = unpack(codes(files, spec, *grid)?, spec.shape, bits);
+        let codes = unpack(codes(files, spec, *grid)?, spec.shape, grid.levels.bits());
         let num_groups = num_groups(spec, grid.group_size)?;
         let scales = files.f32s(&part(spec, "scales"), &[rows, num_groups])?;
         let biases = files.f32s(&part(spec, "biases"), &[rows, num_groups])?;
-        let unsigned = |code: i8| f32::from(i16::from(code) + (1 << (bits - 1)));
+        let codes: Vec<f32> = codes.into_iter().map(f32::from).collect();
         let groups = codes
             .chunks(cols / num_groups)
-            .zip(scales.into_iter().zip(biases));
-        let mut values = Vec::with_capacity(codes.len());
-        for (codes, (scale, bias)) in groups {
-            values.extend(codes.iter().map(|&code| unsigned(code) * scale + bias));
-        }
-        Ok(Some(values))
+            .zip(scales.iter().zip(&biases));
+        let zeros = groups.map(|(codes, (scale, bias))| zero_of(codes, *scale, *bias, *grid));
+        let zeros: Option<Vec<f32>> = zeros.collect();
+        let scaling = GroupScaling {
+            biases: zeros.is_none().then_some(biases),
+            zeros,
+            scales,
+        };
+        Ok(Some(OnGrid { codes, scaling }))
     }
+}
+
+/// The code that stands for 0, if a group has the same values with it as with its bias.
+#[expect(clippy::cast_possible_truncation, reason = "a level of 8 bits")]
+fn zero_of(codes: &[f32], scale: f32, bias: f32, grid: Grid) -> Option<f32> {
+    let limits = grid.levels.limits().map(|limit| limit as f32);
+    let [lowest, highest] = limits;
+    let zero = lowest + (-bias / scale).round(); // of a scale of 0 none is found
+    // Bit for bit: a 0 has a sign.
+    let of_bias = |code: &f32| ((code - lowest) * scale + bias).to_bits();
+    let is_same = |code: &f32| of_bias(code) == ((code - zero) * scale).to_bits();
+    let holds = (lowest..=highest).contains(&zero) && codes.iter().all(is_same);
+    holds.then_some(zero)
 }
 
 fn codes<'a>(

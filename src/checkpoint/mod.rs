@@ -16,6 +16,7 @@ mod zeros;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -32,9 +33,10 @@ use crate::files::{self, with_path};
 use crate::gguf::is_gguf;
 use crate::hashes::Identity;
 use crate::model::{
-    DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, WeightId, has_images, in_layer,
-    tensor_specs,
+    DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, WeightId, has_images,
+    in_layer, tensor_specs,
 };
+use crate::tensors::NotFinite;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
@@ -55,6 +57,15 @@ pub struct Checkpoint {
     /// The files that hold the weights, as they were when their headers were read.
     opened: Vec<(PathBuf, Identity)>,
     notes: Vec<String>,
+}
+
+/// A weight as a checkpoint has it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum StoredWeight {
+    /// In f32, row-major.
+    Plain(Vec<f32>),
+    /// Codes and scales.
+    OnGrid(OnGrid),
 }
 
 /// Where the weights are.
@@ -288,30 +299,72 @@ impl Checkpoint {
         }
     }
 
-    /// One weight in f32, row-major, dequantised if it is packed, in Hugging Face's order of rows.
+    /// One weight as it is stored: on its grid, if groups of the grid are neighbouring weights of a row, or in f32,
+    /// row-major; in Hugging Face's order of rows.
     ///
     /// All of it is finite: NaN or an infinity, in plain numbers, in a scale or in a code, is refused here, where weights
     /// are decoded, so that nothing that loads a model has to look for it.
-    pub fn weight(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
-        let place = self.places.get(&spec.id);
-        let found =
-            place.and_then(|&(tensor, first_row)| Some((self.tensors.get(tensor)?, first_row)));
-        let Some((tensor, first_row)) = found else {
-            return Err(CheckpointError::MissingTensor {
-                dir: self.path.clone(),
-                tensor: spec.name.clone(),
-            });
-        };
-        let mut numbers = self.tensor(tensor)?;
-        if tensor.parts.len() > 1 {
-            let [rows, columns] = spec.shape;
-            numbers.drain(..first_row * columns);
-            numbers.truncate(rows * columns);
+    pub fn weight(&self, spec: &ParameterSpec) -> Result<StoredWeight, CheckpointError> {
+        let (tensor, first_row) = self.place(spec)?;
+        let stored = self.tensor(tensor)?;
+        if let StoredWeight::OnGrid(_) = stored {
+            self.check_finite(tensor, &self.values_of(tensor, stored.clone()))?;
         }
-        Ok(numbers)
+        let rows = first_row..first_row + spec.shape[0];
+        Ok(match stored {
+            whole if tensor.parts.len() == 1 => whole,
+            StoredWeight::OnGrid(weight) => StoredWeight::OnGrid(weight.rows(rows, tensor.shape)),
+            StoredWeight::Plain(values) => StoredWeight::Plain(rows_of(values, rows, tensor.shape)),
+        })
     }
 
-    fn tensor(&self, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
+    /// One weight in f32, row-major, dequantised if it is packed; all of it is finite.
+    pub fn values(&self, spec: &ParameterSpec) -> Result<Vec<f32>, CheckpointError> {
+        let (tensor, first_row) = self.place(spec)?;
+        let values = self.tensor_values(tensor)?;
+        if tensor.parts.len() == 1 {
+            return Ok(values);
+        }
+        let rows = first_row..first_row + spec.shape[0];
+        Ok(rows_of(values, rows, tensor.shape))
+    }
+
+    fn tensor_values(&self, tensor: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
+        let stored = self.tensor(tensor)?;
+        let is_on_grid = matches!(stored, StoredWeight::OnGrid(_));
+        let values = self.values_of(tensor, stored);
+        if is_on_grid {
+            self.check_finite(tensor, &values)?; // a code or a product may be none where scales are
+        }
+        Ok(values)
+    }
+
+    /// The tensor that holds a weight, and the first of its rows there.
+    fn place(&self, spec: &ParameterSpec) -> Result<(&TensorSpec, usize), CheckpointError> {
+        let place = self.places.get(&spec.id);
+        let found = place.and_then(|&(idx, first_row)| Some((self.tensors.get(idx)?, first_row)));
+        found.ok_or_else(|| CheckpointError::MissingTensor {
+            dir: self.path.clone(),
+            tensor: spec.name.clone(),
+        })
+    }
+
+    fn values_of(&self, tensor: &TensorSpec, stored: StoredWeight) -> Vec<f32> {
+        let scheme = |tensor| match &self.weights {
+            Weights::Gguf(weights) => weights.scheme(tensor),
+            Weights::Folder { quantization, .. } => quantization.as_ref()?.scheme(tensor),
+        };
+        match (stored, scheme(tensor)) {
+            (StoredWeight::OnGrid(weight), Some(scheme)) => {
+                let group_len = scheme.weight.group_size.unwrap_or(tensor.shape[1]);
+                weight.into_values(scheme.weight, group_len)
+            }
+            (StoredWeight::OnGrid(OnGrid { codes, .. }), None) => codes,
+            (StoredWeight::Plain(values), _) => values,
+        }
+    }
+
+    fn tensor(&self, spec: &TensorSpec) -> Result<StoredWeight, CheckpointError> {
         match &self.weights {
             Weights::Gguf(weights) => weights.weight(spec, &self.config),
             Weights::Folder {
@@ -323,19 +376,28 @@ impl Checkpoint {
                 match quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
                     Some(weight) => {
                         files.release_all(); // codes, scales and what else it was made of
-                        files.check_finite(&spec.name, &weight)?; // a code or a product may be none where scales are
                         Ok(weight)
                     }
-                    None => files.f32s(&spec.name, &spec.stored_shape()),
+                    None => {
+                        let values = files.f32s(&spec.name, &spec.stored_shape())?;
+                        Ok(StoredWeight::Plain(values))
+                    }
                 }
             }
         }
     }
 
+    fn check_finite(&self, spec: &TensorSpec, values: &[f32]) -> Result<(), CheckpointError> {
+        NotFinite::check(&spec.name, values).map_err(|source| CheckpointError::NotFinite {
+            path: self.path.clone(),
+            source,
+        })
+    }
+
     /// Reads every weight once, and refuses what [`Checkpoint::weight`] refuses.
     pub fn check_weights(&self) -> Result<(), CheckpointError> {
         let mut tensors = self.tensors.iter();
-        tensors.try_for_each(|tensor| self.tensor(tensor).map(drop))
+        tensors.try_for_each(|tensor| self.tensor_values(tensor).map(drop))
     }
 
     /// BLAKE3 (hex) over all tensors; see [`TensorFiles::content_hash`] and
@@ -380,6 +442,13 @@ impl Checkpoint {
             Weights::Gguf(weights) => weights.check(tensors),
         }
     }
+}
+
+/// Some rows of a matrix.
+fn rows_of(mut values: Vec<f32>, rows: Range<usize>, [_, columns]: [usize; 2]) -> Vec<f32> {
+    values.truncate(rows.end * columns);
+    values.drain(..rows.start * columns);
+    values
 }
 
 /// The keys of a config that engines write of quantised weights.

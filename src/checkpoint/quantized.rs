@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::transposed::Transposed;
 use super::zeros::Settled;
-use super::{CheckpointError, TensorFiles, compressed_tensors, mlx};
+use super::{CheckpointError, StoredWeight, TensorFiles, compressed_tensors, mlx};
 use crate::model::{ConfigError, DecoderConfig, Scheme, TensorSpec};
 
 /// What `config.json` says of the weights that are not plain.
@@ -94,20 +94,21 @@ impl Quantization {
         }
     }
 
-    /// What codes and scales stand for, in f32; `None` if the weight is plain.
+    /// A weight as it is stored; `None` if it is plain.
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
         spec: &TensorSpec,
-    ) -> Result<Option<Vec<f32>>, CheckpointError> {
+    ) -> Result<Option<StoredWeight>, CheckpointError> {
         if !self.covers(spec) {
             return Ok(None);
         }
-        match self {
-            Self::CompressedTensors(found) => found.weight(files, spec),
-            Self::Transposed(found) => found.weight(files, spec).map(Some),
-            Self::Mlx(found) => found.weight(files, spec),
-        }
+        let on_grid = match self {
+            Self::CompressedTensors(found) => found.weight(files, spec)?,
+            Self::Transposed(found) => return found.weight(files, spec).map(Some),
+            Self::Mlx(found) => found.weight(files, spec)?,
+        };
+        Ok(on_grid.map(StoredWeight::OnGrid))
     }
 }
 

@@ -11,9 +11,12 @@ use serde_json::Value;
 
 use super::quantized::{expect, num_groups, num_words, number, part, unexpected};
 use super::zeros::{Settled, Version, settle};
-use super::{CheckpointError, TensorFiles};
+use super::{CheckpointError, StoredWeight, TensorFiles};
 use crate::model::grid::{Grid, Levels};
-use crate::model::{ConfigError, DecoderConfig, ParameterKind, Scheme, TensorSpec, tensor_specs};
+use crate::model::{
+    ConfigError, DecoderConfig, GroupScaling, OnGrid, ParameterKind, Scheme, TensorSpec,
+    tensor_specs,
+};
 
 /// The nibble of a word of AWQ that holds the code of a column; of eight columns, the even ones come first.
 const NIBBLE_OF_COLUMN: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
@@ -172,27 +175,40 @@ impl Transposed {
         Ok(names)
     }
 
-    /// `(code − zero) · scale` in f32, of the group that a column is in.
+    /// A weight, on its grid if groups are neighbouring columns: those of a permuted matrix are not.
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
         spec: &TensorSpec,
-    ) -> Result<Vec<f32>, CheckpointError> {
-        let [rows, cols] = spec.shape;
+    ) -> Result<StoredWeight, CheckpointError> {
+        let shape @ [rows, cols] = spec.shape;
         let num_groups = num_groups(spec, self.grid.group_size)?;
+        let of_groups = [rows, num_groups];
         let codes = self.codes(files, spec)?;
         let zeros = self.zeros(files, spec, num_groups)?;
         let groups = self.groups(files, spec, num_groups)?;
         let scales = files.f32s(&part(spec, "scales"), &[num_groups, rows])?;
         let scale = |at: usize| scales.get(at).copied().unwrap_or_default(); // the shape was checked
-        let mut weight = Vec::with_capacity(rows * cols);
-        for row in 0..rows {
-            weight.extend(groups.iter().enumerate().map(|(column, group)| {
-                let code = codes.at(column, row) - zeros.at(*group, row);
+        let group_size = cols / num_groups;
+        let mut in_order = groups.iter().enumerate();
+        if !in_order.all(|(column, group)| *group == column / group_size) {
+            return Ok(StoredWeight::Plain(row_by_row(shape, |column, row| {
+                let group = groups.get(column).copied().unwrap_or_default(); // one for each column
+                let code = codes.at(column, row) - zeros.at(group, row);
                 code as f32 * scale(group * rows + row) // of 9 bits at most
-            }));
+            })));
         }
-        Ok(weight)
+        let middle = 1 << (self.grid.levels.bits() - 1);
+        let zero = |group, row| (zeros.at(group, row) - middle) as f32;
+        let has_zeros = self.grid.levels.has_zeros();
+        Ok(StoredWeight::OnGrid(OnGrid {
+            codes: row_by_row(shape, |column, row| (codes.at(column, row) - middle) as f32),
+            scaling: GroupScaling {
+                scales: row_by_row(of_groups, |group, row| scale(group * rows + row)),
+                zeros: has_zeros.then(|| row_by_row(of_groups, zero)),
+                biases: None,
+            },
+        }))
     }
 
     fn codes<'a>(
@@ -256,6 +272,15 @@ impl Transposed {
     fn has_groups_of_columns(&self, files: &TensorFiles, spec: &TensorSpec) -> bool {
         matches!(self.layout, Layout::Gptq(_)) && files.info(&part(spec, "g_idx")).is_some()
     }
+}
+
+/// A matrix of so many rows and columns, given a number for each column and row.
+fn row_by_row([rows, columns]: [usize; 2], number: impl Fn(usize, usize) -> f32) -> Vec<f32> {
+    let mut numbers = Vec::with_capacity(rows * columns);
+    for row in 0..rows {
+        numbers.extend((0..columns).map(|column| number(column, row)));
+    }
+    numbers
 }
 
 /// Which codes share a word.

@@ -1,5 +1,6 @@
 //! What is converted: a checkpoint, or what a pass of a run left.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
@@ -7,7 +8,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 
 use super::ConvertError;
-use crate::checkpoint::{Checkpoint, generation_of};
+use crate::checkpoint::{Checkpoint, StoredWeight, generation_of};
 use crate::data::{Rebuilt, Tokenizer, tokenizer_dir, tokenizer_path};
 use crate::files::{hash_file, with_path};
 use crate::gguf::is_gguf;
@@ -112,14 +113,20 @@ impl Source {
     /// The student as it is: on its grids, if it is on some.
     pub(super) fn student(&self, device: &Device) -> Result<Student, ConvertError> {
         let student = self.loaded(device)?;
-        Ok(match self {
-            Self::Checkpoint(checkpoint) => {
-                let mut schemes = checkpoint.schemes();
-                schemes.extend(checkpoint.block_schemes());
-                student.carried(schemes)
+        let Self::Checkpoint(checkpoint) = self else {
+            return Ok(student);
+        };
+        let mut schemes = checkpoint.schemes();
+        schemes.extend(checkpoint.block_schemes());
+        let mut scalings = BTreeMap::new();
+        for spec in parameter_specs(&student.decoder.config) {
+            if schemes.contains_key(&spec.id)
+                && let StoredWeight::OnGrid(weight) = checkpoint.weight(&spec)?
+            {
+                scalings.insert(spec.id, weight.scaling);
             }
-            Self::Pass { .. } => student,
-        })
+        }
+        Ok(student.on_loaded_grids(&schemes, scalings))
     }
 
     /// Whether weights are on grids, whether or not these can be found again.

@@ -16,7 +16,7 @@ fn golden(name: &str) -> PathBuf {
 fn export(name: &str, dir: &Path, dtype: ExportDtype) -> DecoderConfig {
     let source = Checkpoint::open(&golden(name)).unwrap();
     let config = source.config().clone();
-    write_model(dir, &config, dtype, |spec| source.weight(spec).unwrap()).unwrap();
+    write_model(dir, &config, dtype, |spec| source.values(spec).unwrap()).unwrap();
     write_generation(dir, &config, source.generation()).unwrap();
     config
 }
@@ -81,8 +81,8 @@ fn an_f32_export_gives_back_the_same_bits_and_config() {
     assert!(read_back.schemes().is_empty());
     let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
     for spec in parameter_specs(&config) {
-        let want = bits(source.weight(&spec).unwrap());
-        let got = bits(read_back.weight(&spec).unwrap());
+        let want = bits(source.values(&spec).unwrap());
+        let got = bits(read_back.values(&spec).unwrap());
         assert!(got == want, "{}", spec.name);
     }
 }

@@ -28,14 +28,13 @@ pub use plan::{ExportDtype, ExportFormat, ExportPlan, GgufPlan, GgufType};
 pub use provenance::{Ancestor, License, MadeBy, Provenance, TextFacts};
 pub use shards::Files;
 
-use self::compressed_tensors::QuantizedWeight;
 use self::containers::{Container, refusal_by};
 use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
 use crate::data::{AS_IT_IS, Rebuilt, TokenRows, Tokenizer};
 use crate::files;
 use crate::model::grid::Quantized;
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, WeightId};
+use crate::model::{DecoderConfig, OnGrid, ParameterSpec, Scheme, WeightId};
 use crate::progress;
 use crate::student::Student;
 use crate::tensors;
@@ -261,10 +260,13 @@ fn write_model(
     let weight = |spec: &ParameterSpec| {
         tensors::to_vec(&student.effective_weight(spec, free[&spec.id].clone()))
     };
-    // The free weights go through the same function that training used, so the codes are those trained against.
     let quantized = |scheme: Scheme, spec: &ParameterSpec| {
-        let masked = student.masked(spec.id, free[&spec.id].clone());
-        host(&student.quantize(spec, scheme, masked))
+        let free = &free[&spec.id];
+        if let Some(loaded) = student.loaded_on_grid(spec, scheme, free) {
+            return loaded;
+        }
+        // Free weights go through the same function that training used, so the codes are those trained against.
+        host(&student.quantize(spec, scheme, student.masked(spec.id, free.clone())))
     };
     let config = &student.decoder.config;
     match storage {
@@ -303,17 +305,17 @@ fn write_model(
     Ok(files.dir.to_path_buf())
 }
 
-fn host(quantized: &Quantized) -> QuantizedWeight {
+fn host(quantized: &Quantized) -> OnGrid {
     let read = |tensor: &Tensor<3>| {
         tensor
             .try_to_vec_as::<f32>()
             .expect("codes and scales are f32")
     };
-    QuantizedWeight {
-        codes: read(&quantized.codes),
-        scales: read(&quantized.scaling.scales),
-        zeros: quantized.scaling.zeros.as_ref().map(read),
-    }
+    OnGrid::new(
+        read(&quantized.codes),
+        read(&quantized.scaling.scales),
+        quantized.scaling.zeros.as_ref().map(read),
+    )
 }
 
 fn card_facts(

@@ -150,6 +150,15 @@ impl TensorType {
     }
 }
 
+impl TensorType {
+    /// The scale of each block, of types whose blocks are one scale and codes around 0.
+    pub fn scales(self, bytes: &[u8]) -> Option<Vec<f32>> {
+        let (_, block_bytes) = self.block();
+        let is_scaled = matches!(self, Self::Q4_0 | Self::Q8_0);
+        is_scaled.then(|| bytes.chunks_exact(block_bytes).map(half_at).collect())
+    }
+}
+
 fn decode<const BYTES: usize, const LEN: usize>(
     bytes: &[u8],
     block: impl Fn(&[u8; BYTES], &mut [f32; LEN]) + Sync,

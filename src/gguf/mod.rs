@@ -185,6 +185,12 @@ impl GgufFile {
         Ok(values)
     }
 
+    /// The scale of each block of a tensor, row-major, if its blocks are one scale and codes around 0.
+    pub fn scales(&self, name: &str) -> Option<Vec<f32>> {
+        let info = self.info(name)?;
+        info.kind.scales(self.bytes(info))
+    }
+
     /// Bytes of all tensors together.
     pub fn num_bytes(&self) -> u64 {
         let num_bytes = |info: &TensorInfo| info.bytes.len() as u64;

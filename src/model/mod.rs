@@ -15,6 +15,7 @@ mod head;
 pub mod linear;
 pub mod mlp;
 pub mod norm;
+mod on_grid;
 mod parts;
 pub mod rope;
 mod scheme;
@@ -27,6 +28,7 @@ pub use decoder::{Decoder, LayerContexts, ids_tensor};
 pub use families::{Activation, Architecture, Family};
 pub use fused::add_product;
 pub use head::Head;
+pub use on_grid::{GroupScaling, OnGrid};
 pub use parts::{
     Axis, ParameterKind, ParameterSpec, Part, TensorSpec, WeightId, in_layer, num_parameters,
     parameter_specs, tensor_specs,

@@ -105,7 +105,7 @@ impl Student {
             masks,
             schemes,
             scales,
-            carried: BTreeMap::new(),
+            loaded_grids: BTreeMap::new(),
             layer_repeats: facts.layer_repeats,
             adapter: None,
             projections: Vec::new(),

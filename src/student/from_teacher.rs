@@ -157,7 +157,7 @@ impl Kept {
     /// The student that keeps these parts of a checkpoint; no other layers are read.
     pub fn load(&self, teacher: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
         self.build(teacher.config(), |spec| {
-            let weight = TensorData::new(teacher.weight(spec)?, spec.shape);
+            let weight = TensorData::new(teacher.values(spec)?, spec.shape);
             Ok(Tensor::from_data(weight, device))
         })
     }

@@ -1,11 +1,10 @@
 //! The student: a decoder with the masks and schemes that passes put on it.
 
 mod adapter;
-mod carried;
 mod disk;
 mod from_teacher;
 mod importance;
-mod plan;
+mod loaded_grid;
 mod projection;
 mod quantized;
 mod scales;
@@ -25,10 +24,11 @@ pub(crate) use self::plan::{
 pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
-use crate::model::grid::{Scaling, round_to_bf16};
+pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
+use crate::model::grid::round_to_bf16;
 use crate::model::{
-    Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,
-    Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,
+    Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,
+    ParameterSpec, Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,
 };
 use crate::random::Stream;
 use crate::tensors::{NotFinite, TensorsError};
@@ -57,8 +57,8 @@ pub struct Student {
     pub schemes: Schemes,
     /// Scales that are trained or were chosen. The others follow the weights.
     pub scales: BTreeMap<WeightId, KeptScaling>,
-    /// Scales and zeros that a checkpoint had, of a student that no pass has changed ([`Student::carried`]).
-    pub carried: BTreeMap<WeightId, Scaling<3>>,
+    /// What turned codes into values in a checkpoint, of a student that no pass has changed ([`Student::on_loaded_grids`]).
+    pub loaded_grids: BTreeMap<WeightId, GroupScaling>,
     /// What is added to free weights and trained in their place, while a pass does so.
     pub adapter: Option<Adapter>,
     /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.
@@ -132,7 +132,7 @@ impl Student {
             masks: BTreeMap::new(),
             schemes: Schemes::new(),
             scales: BTreeMap::new(),
-            carried: BTreeMap::new(),
+            loaded_grids: BTreeMap::new(),
             adapter: None,
             projections: Vec::new(),
         }
@@ -190,12 +190,13 @@ impl Student {
     pub fn effective_weight(&self, spec: &ParameterSpec, free: Tensor<2>) -> Tensor<2> {
         let weight = self.masked(spec.id, self.adapted(spec, free));
         match self.schemes.get(&spec.id) {
+            Some(_) if self.loaded_grids.contains_key(&spec.id) => weight,
             Some(scheme) => {
                 let shape = weight.dims();
                 let on_grid = self.quantize(spec, *scheme, weight);
                 on_grid.scaling.values(on_grid.codes).reshape(shape)
             }
-            None if self.schemes.is_empty() || self.is_carried() => weight,
+            None if self.schemes.is_empty() || self.is_on_loaded_grids() => weight,
             None => round_to_bf16(weight),
         }
     }

@@ -114,9 +114,6 @@ impl Student {
 
     /// A masked weight on the grid of its scheme: what training uses and exports store.
     pub fn quantize(&self, spec: &ParameterSpec, scheme: Scheme, weight: Tensor<2>) -> Quantized {
-        if let Some(carried) = self.carried.get(&spec.id) {
-            return scheme.weight.round(weight, carried.clone());
-        }
         match self.scales.get(&spec.id) {
             Some(kept) => scheme.weight.round(weight, kept.scaling()),
             None => scheme.weight.quantize(weight),

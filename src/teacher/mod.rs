@@ -87,7 +87,7 @@ fn load<E: From<CheckpointError>>(
         ..whole.clone()
     };
     let decoder = Decoder::from_parameters(config, |spec| {
-        let mut weight = checkpoint.weight(spec)?;
+        let mut weight = checkpoint.values(spec)?;
         weight.truncate(spec.num_elements()); // rows of tokens that there are none of
         let weight = Tensor::from_data(TensorData::new(weight, spec.shape), device);
         check(spec, &weight)?;

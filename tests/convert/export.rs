@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use alambic::checkpoint::Checkpoint;
+use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::common::{Workshop, folders};
@@ -133,6 +134,65 @@ fn a_grid_goes_from_container_to_container_bit_for_bit() {
         workshop.done(&words(&line));
         assert_same_weights(&workshop.path(&format!("plain{bits}")), &packed);
     }
+}
+
+/// Every tensor of a folder is that of another: dtype, shape and bytes.
+fn assert_same_tensors(dir: &Path, other: &Path) {
+    let read = |dir: &Path| fs::read(dir.join("model.safetensors")).unwrap();
+    let (got, want) = (read(dir), read(other));
+    let [got, want] = [&got, &want].map(|bytes| SafeTensors::deserialize(bytes).unwrap());
+    let mut names = got.names();
+    names.sort_unstable();
+    let mut wanted = want.names();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted);
+    for name in names {
+        assert_eq!(
+            got.tensor(name).unwrap(),
+            want.tensor(name).unwrap(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_grid_that_no_pass_of_a_run_makes_leaves_code_for_code() {
+    let workshop = Workshop::new();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+    for (source, format) in [
+        ("ct-fp8-dynamic", "compressed-tensors"),
+        ("ct-w4a8-int", "compressed-tensors"),
+        ("mlx-4bit-g32", "mlx"), // biases that are no multiples of their scales
+        ("mlx-2bit-g32-tied", "mlx"),
+        ("mlx-3bit-g64-tied", "mlx"),
+    ] {
+        let line = format!(
+            "export {golden}{source} --format {format} --tokenizer {golden}hf-llama --out {source} --json"
+        );
+        let found = workshop.done(&words(&line)).json();
+        assert_eq!(found["export"]["max_logit_difference"], 0.0, "{source}");
+        assert_same_tensors(&workshop.path(source), &Path::new(golden).join(source));
+    }
+    let line =
+        format!("export {golden}mlx-4bit-g32 --format awq --tokenizer {golden}hf-llama --out awq");
+    let needle = "`awq` cannot hold `model.embed_tokens.weight`, int4 with biases, groups of 32: ";
+    workshop.fails(&words(&line), 2, &[needle]);
+}
+
+#[test]
+fn a_stretched_grid_goes_on_from_its_folder() {
+    let workshop = Workshop::new();
+    let recipe = WIDE.replace("bits: 4", "type: stretched");
+    workshop.write("wide.yaml", recipe.as_bytes());
+    workshop.done(&words("run wide.yaml"));
+    let packed = workshop.folder("made/wide", "03-export");
+    let packed = packed.join("compressed-tensors");
+    let line = format!(
+        "export {} --format compressed-tensors --out on",
+        packed.display()
+    );
+    workshop.done(&words(&line));
+    assert_same_tensors(&workshop.path("on"), &packed);
 }
 
 #[test]

@@ -30,7 +30,7 @@ mod tests {
         let specs = parameter_specs(want.config());
         assert!(specs.len() > 5);
         for spec in specs {
-            let values = |checkpoint: &Checkpoint| checkpoint.weight(&spec).unwrap();
+            let values = |checkpoint: &Checkpoint| checkpoint.values(&spec).unwrap();
             assert!(values(&got) == values(&want), "{} differs", spec.name);
         }
     }

@@ -38,7 +38,7 @@ fn nothing_is_written_over_what_is_there() {
 }
 
 /// Command lines, the exit code of each, and what its message holds.
-const REFUSED: [(&str, i32, &[&str]); 19] = [
+const REFUSED: [(&str, i32, &[&str]); 20] = [
     (
         "export text --format gguf",
         2,
@@ -155,7 +155,19 @@ const REFUSED: [(&str, i32, &[&str]); 19] = [
         ),
         2,
         &[
-            "on one that cannot be carried over",
+            "`mlx` cannot hold `model.layers.0.self_attn.q_proj.weight`, fp8, one scale per row, activations fp8",
+            "help: write another `--format`, or put the weights on another grid",
+        ],
+    ),
+    (
+        concat!(
+            "export ",
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/gptq-4bit-g32-sym-actorder --format mlx"
+        ),
+        2,
+        &[
+            "on one that cannot be carried over", // groups of permuted columns
             "help: write `--format huggingface` or `gguf`, or round them again",
         ],
     ),
@@ -208,7 +220,7 @@ output: made
         let (mut zeros, mut total) = (0, 0);
         for spec in parameter_specs(made.config()) {
             if spec.kind() == ParameterKind::Linear {
-                let values = made.weight(&spec).unwrap();
+                let values = made.values(&spec).unwrap();
                 zeros += values.iter().filter(|&&value| value == 0.0).count();
                 total += values.len();
             }

@@ -106,7 +106,7 @@ fn scales_equal_the_reference_and_codes_differ_only_where_bf16_moves_a_tie() {
                 continue;
             }
             let name = format!("{folder}: {}", spec.name);
-            let weight = source.weight(&spec).unwrap();
+            let weight = source.values(&spec).unwrap();
             let quantized = grid.quantize(tensor(weight.clone(), spec.shape));
             let scales = stored.tensor(&format!("{}_scale", spec.name)).unwrap();
             let want: Vec<f32> = scales

@@ -15,7 +15,7 @@ use serde_json::Value;
 pub(crate) use self::codes::unpack;
 use self::codes::{fp8, transposed};
 use super::{CheckpointError, TensorFiles};
-use crate::model::{ConfigError, DecoderConfig, Scheme, TensorSpec};
+use crate::model::{ConfigError, DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec};
 
 /// What `quantization_config` says of each weight that is not plain, by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,13 +69,12 @@ impl Quantization {
         stored.check(files, spec)
     }
 
-    /// `(code − zero) · scale` in f32, which is exact up to the one rounding of the product; `None` if the weight is
-    /// plain.
+    /// A weight on its grid; `None` if it is plain.
     pub(super) fn weight(
         &self,
         files: &TensorFiles,
         spec: &TensorSpec,
-    ) -> Result<Option<Vec<f32>>, CheckpointError> {
+    ) -> Result<Option<OnGrid>, CheckpointError> {
         let stored = self.0.get(&spec.name);
         stored.map(|stored| stored.weight(files, spec)).transpose()
     }
@@ -116,7 +115,7 @@ impl StoredScheme {
         Ok(names)
     }
 
-    fn weight(&self, files: &TensorFiles, spec: &TensorSpec) -> Result<Vec<f32>, CheckpointError> {
+    fn weight(&self, files: &TensorFiles, spec: &TensorSpec) -> Result<OnGrid, CheckpointError> {
         let scale_shape = self.scale_shape(spec)?;
         let bits = self.scheme.weight.levels.bits();
         let bytes = self.codes_of(files, spec)?;
@@ -138,20 +137,16 @@ impl StoredScheme {
         };
         let scales = files.f32s(&part(spec, "scale"), &scale_shape)?;
         let zeros = if self.scheme.weight.levels.has_zeros() {
-            self.zeros_of(files, spec, scale_shape)?
+            let zeros = self.zeros_of(files, spec, scale_shape)?;
+            Some(zeros.into_iter().map(f32::from).collect())
         } else {
-            vec![0; scales.len()]
+            None
         };
-        let [_, cols] = spec.shape;
-        let group_size = self.scheme.weight.group_size.unwrap_or(cols);
-        let scaling = scales.into_iter().zip(zeros.into_iter().map(f32::from));
-        let mut values = codes;
-        for (group, (scale, zero)) in values.chunks_mut(group_size).zip(scaling) {
-            for value in group {
-                *value = (*value - zero) * scale;
-            }
-        }
-        Ok(values)
+        let scaling = GroupScaling {
+            zeros,
+            ..GroupScaling::around_0(scales)
+        };
+        Ok(OnGrid { codes, scaling })
     }
 
     fn codes_name(&self, spec: &TensorSpec) -> String {

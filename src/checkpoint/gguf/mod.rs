@@ -10,10 +10,12 @@ use serde_json::Value;
 
 pub use self::config::ROPE_FREQS;
 use self::config::config_json;
-use super::CheckpointError;
+use super::{CheckpointError, StoredWeight};
 use crate::gguf::{GgufFile, TensorType};
 use crate::model::grid::Grid;
-use crate::model::{Architecture, DecoderConfig, ParameterKind, Part, Scheme, TensorSpec};
+use crate::model::{
+    Architecture, DecoderConfig, GroupScaling, ParameterKind, Part, Scheme, TensorSpec,
+};
 use crate::tensors::NotFinite;
 
 const ARCHITECTURE: &str = "general.architecture";
@@ -89,12 +91,12 @@ impl GgufWeights {
         (spec.kind() == ParameterKind::Linear).then_some(Scheme { weight, input })
     }
 
-    /// One tensor in f32, row-major, as a Hugging Face checkpoint has it; all of it is finite.
+    /// One tensor in Hugging Face's order of rows; all of it is finite.
     pub(super) fn weight(
         &self,
         spec: &TensorSpec,
         config: &DecoderConfig,
-    ) -> Result<Vec<f32>, CheckpointError> {
+    ) -> Result<StoredWeight, CheckpointError> {
         let tensor = &spec.gguf_name;
         let mut weight = self.file.f32s(tensor)?;
         NotFinite::check(tensor, &weight).map_err(|source| CheckpointError::NotFinite {
@@ -110,15 +112,24 @@ impl GgufWeights {
                 *value -= offset;
             }
         }
-        let num_heads = match spec.id().part {
-            Part::Query => config.num_attention_heads,
-            Part::Key => config.num_key_value_heads,
-            _ => return Ok(weight),
+        let scheme = self.scheme(spec);
+        let scales = scheme.and_then(|scheme| Some((scheme.weight, self.file.scales(tensor)?)));
+        let in_order = |numbers: Vec<f32>| match spec.id().part {
+            Part::Query | Part::Key if family.gguf.turns_neighbours => {
+                let num_heads = match spec.id().part {
+                    Part::Query => config.num_attention_heads,
+                    _ => config.num_key_value_heads,
+                };
+                halves_of_pairs(&numbers, num_heads, config.head_dim)
+            }
+            _ => numbers,
         };
-        if family.gguf.turns_neighbours {
-            weight = halves_of_pairs(&weight, num_heads, config.head_dim);
-        }
-        Ok(weight)
+        let weight = in_order(weight);
+        let on_grid = scales.and_then(|(grid, scales)| {
+            let scaling = GroupScaling::around_0(in_order(scales));
+            scaling.codes_of(weight.clone(), grid, grid.group_size?)
+        });
+        Ok(on_grid.map_or(StoredWeight::Plain(weight), StoredWeight::OnGrid))
     }
 }
 

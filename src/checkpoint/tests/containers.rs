@@ -29,7 +29,7 @@ pub(super) fn num_equal(dir: &Path, expected: &Value) -> usize {
         let Some(want) = expected.get(&spec.name) else {
             continue; // of MLX, plain weights were not hashed
         };
-        let got = checkpoint.weight(&spec).unwrap();
+        let got = checkpoint.values(&spec).unwrap();
         let bytes: Vec<u8> = got.iter().flat_map(|value| value.to_le_bytes()).collect();
         let digest = format!("{:x}", Sha256::digest(bytes));
         assert_eq!(want, digest.as_str(), "{}: {}", dir.display(), spec.name);
@@ -127,7 +127,7 @@ fn codes_of_worked_examples_stand_where_they_do() {
     let weight = |name: &str| {
         let checkpoint = Checkpoint::open(&golden(name)).unwrap();
         let spec = &parameter_specs(checkpoint.config())[2];
-        checkpoint.weight(spec).unwrap()
+        checkpoint.values(spec).unwrap()
     };
     let scale = 0.027_862_549; // of row 0 and group 0
     let want = [-2.0, 1.0, 0.0, 0.0, 3.0, 4.0, -2.0, -4.0].map(|code: f32| code * scale);
@@ -169,8 +169,8 @@ fn what_a_folder_keeps_plain_is_read_plain() {
     let specs = parameter_specs(checkpoint.config());
     let spec = specs.iter().find(|spec| spec.name == name).unwrap();
     let (got, want) = (
-        checkpoint.weight(spec).unwrap(),
-        plain.weight(spec).unwrap(),
+        checkpoint.values(spec).unwrap(),
+        plain.values(spec).unwrap(),
     );
     assert_eq!(got, want);
 }

@@ -22,7 +22,7 @@ fn every_golden_folder_opens_and_gives_every_weight() {
         assert_eq!(num_extra > 0, PACKED.contains(&name), "{name}");
         assert_eq!(specs.len() + num_extra, num_stored, "{name}");
         for spec in specs {
-            let weight = checkpoint.weight(&spec).unwrap();
+            let weight = checkpoint.values(&spec).unwrap();
             assert_eq!(weight.len(), spec.num_elements(), "{name}: {}", spec.name);
             assert!(
                 weight.iter().all(|value| value.is_finite()),

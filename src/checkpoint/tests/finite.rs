@@ -41,7 +41,7 @@ fn stored(dtype: Dtype, value: f32) -> Vec<u8> {
 }
 
 /// The file of a folder that holds a tensor, where the tensor's bytes lie in it, and its dtype.
-fn place(dir: &Path, tensor: &str) -> (PathBuf, std::ops::Range<usize>, Dtype) {
+fn place(dir: &Path, tensor: &str) -> (PathBuf, Range<usize>, Dtype) {
     let files = fs::read_dir(dir)
         .unwrap()
         .map(|entry| entry.unwrap().path());

@@ -128,7 +128,7 @@ fn converted(checkpoint: &Checkpoint, family: &str) -> Draft {
     let config = checkpoint.config();
     let mut draft = metadata(config, family);
     for spec in tensor_specs(config) {
-        let mut weight = checkpoint.weight(&spec.parts[0]).unwrap();
+        let mut weight = checkpoint.values(&spec.parts[0]).unwrap();
         if family.starts_with("gemma") && spec.kind() == ParameterKind::Norm {
             weight = weight.iter().map(|value| value + 1.0).collect();
         }
@@ -174,7 +174,7 @@ fn quantised_weights_are_near_those_of_the_folder_row_by_row() {
         let (file, folder) = (open(&format!("{gguf}/model.gguf")), open(folder));
         let specs = parameter_specs(file.config());
         for spec in specs {
-            let (got, want) = (file.weight(&spec).unwrap(), folder.weight(&spec).unwrap());
+            let (got, want) = (file.values(&spec).unwrap(), folder.values(&spec).unwrap());
             let largest = want
                 .iter()
                 .fold(0.0, |largest: f32, value| largest.max(value.abs()));
@@ -198,7 +198,7 @@ fn every_family_comes_back_from_a_file_to_the_last_bit() {
         }
         assert_eq!(*file.config(), want, "{folder}");
         for spec in parameter_specs(file.config()) {
-            let (got, want) = (file.weight(&spec).unwrap(), original.weight(&spec).unwrap());
+            let (got, want) = (file.values(&spec).unwrap(), original.values(&spec).unwrap());
             assert!(got == want, "{folder}: {}", spec.name);
         }
     }

@@ -124,8 +124,8 @@ fn of_a_model_with_images_the_decoder_is_read() {
         assert_eq!(checkpoint.config(), original.config());
         for spec in parameter_specs(original.config()) {
             assert_eq!(
-                checkpoint.weight(&spec).unwrap(),
-                original.weight(&spec).unwrap()
+                checkpoint.values(&spec).unwrap(),
+                original.values(&spec).unwrap()
             );
         }
         assert_eq!(checkpoint.content_hash(), original.content_hash());

@@ -20,7 +20,7 @@ fn quantised_weights_decode_to_what_the_reference_decodes() {
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
         let expected = read_json(&golden(name).join("expected/expected.json")).unwrap();
         for spec in parameter_specs(checkpoint.config()) {
-            let got = checkpoint.weight(&spec).unwrap();
+            let got = checkpoint.values(&spec).unwrap();
             let bytes: Vec<u8> = got.iter().flat_map(|value| value.to_le_bytes()).collect();
             let digest = format!("{:x}", Sha256::digest(bytes));
             let want = &expected["sha256_dequant_f32"][&spec.name];

@@ -43,7 +43,7 @@ fn name_version(dir: &Path, version: Value) {
 fn weights(dir: &Path) -> Vec<Vec<f32>> {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let specs = parameter_specs(checkpoint.config());
-    let weights = specs.iter().map(|spec| checkpoint.weight(spec).unwrap());
+    let weights = specs.iter().map(|spec| checkpoint.values(spec).unwrap());
     weights.collect()
 }
 

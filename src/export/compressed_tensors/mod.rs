@@ -16,32 +16,10 @@ use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight}
 use super::shards::{Files, Shards};
 use crate::export::ExportDtype;
 use crate::model::grid::Levels;
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs};
-
-/// A weight on its grid: `(code − zero) · scale`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct QuantizedWeight {
-    /// Row-major `[out, in]`; levels of the grid.
-    pub codes: Vec<f32>,
-    /// Row-major `[out, G]`; each exact in the 16-bit floats in which it is stored.
-    pub scales: Vec<f32>,
-    /// Row-major `[out, G]`, if the grid has zeros; levels of the grid.
-    pub zeros: Option<Vec<f32>>,
-}
-
-impl QuantizedWeight {
-    /// Weights of one scheme, one below the other, as a matrix: all three go row by row. `None` of none.
-    pub fn stacked(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
-        parts.into_iter().reduce(|mut stacked, next| {
-            stacked.codes.extend(next.codes);
-            stacked.scales.extend(next.scales);
-            if let (Some(zeros), Some(next)) = (&mut stacked.zeros, next.zeros) {
-                zeros.extend(next);
-            }
-            stacked
-        })
-    }
-}
+use crate::model::{
+    DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
+};
+use crate::recipe::ExportDtype;
 
 /// How the codes of a weight lie in the file; the names are those of `format` in `quantization_config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +73,7 @@ pub fn write_model<'a>(
     schemes: &Schemes,
     dtype: ExportDtype,
     mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
-    mut quantized: impl FnMut(&ParameterSpec, Scheme) -> QuantizedWeight,
+    mut quantized: impl FnMut(&ParameterSpec, Scheme) -> OnGrid,
 ) -> Result<(), ExportError> {
     let files = files.into();
     let mut shards = Shards::new(files);
@@ -105,7 +83,7 @@ pub fn write_model<'a>(
             continue;
         };
         let parts = spec.parts.iter().map(|part| quantized(part, scheme));
-        let codes = QuantizedWeight::stacked(parts).expect("a tensor holds a weight");
+        let codes = OnGrid::stacked(parts).expect("a tensor holds a weight");
         for tensor in encode(&spec, scheme, dtype, &codes)? {
             shards.push(tensor)?;
         }
@@ -141,7 +119,7 @@ fn encode(
     spec: &TensorSpec,
     scheme: Scheme,
     dtype: ExportDtype,
-    weight: &QuantizedWeight,
+    weight: &OnGrid,
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
     let num_groups = check(spec, scheme, weight)?;
@@ -161,7 +139,7 @@ fn encode(
         ExportDtype::F16 => Dtype::F16,
         ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,
     };
-    let scales = exact_bytes(&spec.name, &weight.scales, scale_dtype)?;
+    let scales = exact_bytes(&spec.name, &weight.scaling.scales, scale_dtype)?;
     let scales = tensor("_scale", scale_dtype, [rows, num_groups], scales);
     Ok(match Format::of(&spec.name, scheme)? {
         Format::Pack => {
@@ -178,7 +156,7 @@ fn encode(
                     bytes: shape.into_iter().flat_map(u64::to_le_bytes).collect(),
                 },
             ];
-            if let Some(zeros) = &weight.zeros {
+            if let Some(zeros) = &weight.scaling.zeros {
                 let name = format!("{}_zero_point", spec.name);
                 let zeros = integers(&name, zeros, bits)?;
                 // Zeros of a group are a stream down the rows.
@@ -213,7 +191,7 @@ pub(super) fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
 pub(super) fn check(
     spec: &TensorSpec,
     scheme: Scheme,
-    weight: &QuantizedWeight,
+    weight: &OnGrid,
 ) -> Result<usize, ExportError> {
     let [rows, cols] = spec.shape;
     let group_size = scheme.weight.group_size.unwrap_or(cols);
@@ -227,8 +205,8 @@ pub(super) fn check(
     let num_groups = cols / group_size;
     let scale_name = format!("{}_scale", spec.name);
     check_length(&spec.name, rows * cols, weight.codes.len())?;
-    check_length(&scale_name, rows * num_groups, weight.scales.len())?;
-    let num_zeros = weight.zeros.as_ref().map_or(0, Vec::len);
+    check_length(&scale_name, rows * num_groups, weight.scaling.scales.len())?;
+    let num_zeros = weight.scaling.zeros.as_ref().map_or(0, Vec::len);
     let want = if scheme.weight.levels.has_zeros() {
         rows * num_groups
     } else {

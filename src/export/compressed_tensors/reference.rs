@@ -3,28 +3,20 @@
 
 use half::bf16;
 
-use super::QuantizedWeight;
+use crate::model::OnGrid;
 use crate::model::grid::{Grid, Levels};
 
 /// What the reference makes of a weight.
-pub(super) fn quantize(grid: Grid, weight: &[f32], cols: usize) -> QuantizedWeight {
-    let mut quantized = QuantizedWeight {
-        codes: Vec::new(),
-        scales: Vec::new(),
-        zeros: grid.levels.has_zeros().then(Vec::new),
-    };
+pub(super) fn quantize(grid: Grid, weight: &[f32], cols: usize) -> OnGrid {
+    let (mut codes, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
     for group in weight.chunks(grid.group_size.unwrap_or(cols)) {
         let (scale, zero) = scale_and_zero(grid.levels, group);
-        quantized.scales.push(scale);
-        if let Some(zeros) = &mut quantized.zeros {
-            zeros.push(zero);
-        }
-        let codes = group.iter();
-        quantized
-            .codes
-            .extend(codes.map(|weight| code(grid.levels, round(weight / scale), zero)));
+        scales.push(scale);
+        zeros.push(zero);
+        let weights = group.iter();
+        codes.extend(weights.map(|weight| code(grid.levels, round(weight / scale), zero)));
     }
-    quantized
+    OnGrid::new(codes, scales, grid.levels.has_zeros().then_some(zeros))
 }
 
 fn scale_and_zero(levels: Levels, group: &[f32]) -> (f32, f32) {

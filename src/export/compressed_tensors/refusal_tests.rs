@@ -9,16 +9,13 @@ use crate::model::grid::Grid;
 const CHANGED: &str = "model.layers.1.mlp.up_proj.weight";
 
 /// Message of a refused export in which one weight, of [256, 128], is changed.
-fn refusal(scheme: Scheme, change: impl Fn(&mut QuantizedWeight)) -> String {
+fn refusal(scheme: Scheme, change: impl Fn(&mut OnGrid)) -> String {
     let config = config_of("hf-llama");
     let quantized = |spec: &ParameterSpec, scheme: Scheme| {
         let [rows, cols] = spec.shape;
         let num_groups = cols / scheme.weight.group_size.unwrap_or(cols);
-        let mut weight = QuantizedWeight {
-            codes: vec![1.0; rows * cols],
-            scales: vec![0.5; rows * num_groups],
-            zeros: None,
-        };
+        let (codes, scales) = (vec![1.0; rows * cols], vec![0.5; rows * num_groups]);
+        let mut weight = OnGrid::new(codes, scales, None);
         if spec.name == CHANGED {
             change(&mut weight);
         }
@@ -48,7 +45,7 @@ const INT4: Scheme = scheme(Grid::symmetric(4, Some(32)), None);
 fn scales_that_bfloat16_cannot_hold_are_refused() {
     for (scale, shown) in [(0.1, "0.1"), (f32::INFINITY, "inf"), (f32::NAN, "NaN")] {
         assert_eq!(
-            refusal(INT4, |weight| weight.scales[2] = scale),
+            refusal(INT4, |weight| weight.scaling.scales[2] = scale),
             format!("scale 2 of `{CHANGED}` is {shown}, which bfloat16 does not hold exactly")
         );
     }
@@ -68,11 +65,11 @@ fn codes_that_do_not_fit_are_refused() {
         format!("code 9 of `{CHANGED}` is 1.03, which does not fit 8 bits")
     );
     assert_eq!(
-        refusal(INT4, |weight| weight.scales.truncate(1023)),
+        refusal(INT4, |weight| weight.scaling.scales.truncate(1023)),
         format!("`{CHANGED}_scale` has 1024 elements, but 1023 were given")
     );
     assert_eq!(
-        refusal(INT4, |weight| weight.zeros = Some(vec![0.0; 1024])),
+        refusal(INT4, |weight| weight.scaling.zeros = Some(vec![0.0; 1024])),
         format!("`{CHANGED}_zero_point` has 0 elements, but 1024 were given")
     );
     assert_eq!(

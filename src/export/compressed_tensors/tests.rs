@@ -133,9 +133,9 @@ fn the_weights_that_the_reference_rounded_give_its_files_byte_for_byte() {
             source.config(),
             &wanted,
             ExportDtype::Bf16,
-            |spec| source.weight(spec).unwrap(),
+            |spec| source.values(spec).unwrap(),
             |spec, scheme| {
-                let weight = source.weight(spec).unwrap();
+                let weight = source.values(spec).unwrap();
                 reference::quantize(scheme.weight, &weight, spec.shape[1])
             },
         )
@@ -234,7 +234,7 @@ fn targets_are_patterns_where_all_layers_are_alike_and_names_elsewhere() {
 }
 
 /// A weight with every level of the grid, and scales and zeros that are not all alike.
-fn patterned(spec: &ParameterSpec, grid: Grid) -> QuantizedWeight {
+fn patterned(spec: &ParameterSpec, grid: Grid) -> OnGrid {
     let [rows, cols] = spec.shape;
     let num_groups = rows * (cols / grid.group_size.unwrap_or(cols));
     let integer = |at: usize| {
@@ -248,16 +248,13 @@ fn patterned(spec: &ParameterSpec, grid: Grid) -> QuantizedWeight {
         Levels::Fp8 => [0.0, 448.0, -0.001_953_125, 1.125, -13.0][at % 5],
         _ => integer(at),
     };
-    QuantizedWeight {
-        codes: (0..rows * cols).map(level).collect(),
-        scales: (0..num_groups)
-            .map(|at| [1.0, 0.5, 0.25, 0.125, 0.0625][at % 5])
-            .collect(),
-        zeros: grid
-            .levels
-            .has_zeros()
-            .then(|| (0..num_groups).map(|at| integer(at * 3 + 1)).collect()),
-    }
+    let scale = |at: usize| [1.0, 0.5, 0.25, 0.125, 0.0625][at % 5];
+    let zeros = (0..num_groups).map(|at| integer(at * 3 + 1)).collect();
+    OnGrid::new(
+        (0..rows * cols).map(level).collect(),
+        (0..num_groups).map(scale).collect(),
+        grid.levels.has_zeros().then_some(zeros),
+    )
 }
 
 #[test]
@@ -286,7 +283,7 @@ fn what_is_written_reads_back_as_code_less_zero_times_scale() {
         .unwrap();
         let read_back = Checkpoint::open(dir.path()).unwrap();
         for spec in parameter_specs(&config) {
-            let got = read_back.weight(&spec).unwrap();
+            let got = read_back.values(&spec).unwrap();
             if spec.kind() != ParameterKind::Linear {
                 assert_eq!(got, vec![0.1; spec.num_elements()]);
                 continue;
@@ -295,8 +292,12 @@ fn what_is_written_reads_back_as_code_less_zero_times_scale() {
             let group_size = grid.group_size.unwrap_or(spec.shape[1]);
             for (at, (&got, &code)) in got.iter().zip(&weight.codes).enumerate() {
                 let group = at / group_size;
-                let zero = weight.zeros.as_ref().map_or(0.0, |zeros| zeros[group]);
-                let want = (code - zero) * weight.scales[group];
+                let zero = weight
+                    .scaling
+                    .zeros
+                    .as_ref()
+                    .map_or(0.0, |zeros| zeros[group]);
+                let want = (code - zero) * weight.scaling.scales[group];
                 assert_eq!(
                     got.to_bits(),
                     want.to_bits(),

@@ -4,13 +4,11 @@ use ::safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::super::ExportError;
-use super::super::compressed_tensors::{
-    QuantizedWeight, check, exact_bytes, integers, pack, transposed,
-};
+use super::super::compressed_tensors::{check, exact_bytes, integers, pack, transposed};
 use super::super::safetensors::EncodedTensor;
 use super::{bits_and_group, bytes_of, part};
-use crate::export::ExportDtype;
-use crate::model::{Scheme, Schemes, TensorSpec};
+use crate::model::{OnGrid, Scheme, Schemes, TensorSpec};
+use crate::recipe::ExportDtype;
 
 /// Columns in a word of eight, the lowest bits first: the order that its kernels take nibbles apart in.
 const COLUMN_OF_NIBBLE: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
@@ -31,7 +29,7 @@ pub(super) fn quantization_config(schemes: &Schemes) -> Value {
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,
-    weight: &QuantizedWeight,
+    weight: &OnGrid,
     dtype: ExportDtype,
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
@@ -42,8 +40,8 @@ pub(super) fn encode(
         Ok(bytes_of(&words))
     };
     let around_0 = vec![0.0; num_groups * rows];
-    let zeros = weight.zeros.as_ref().unwrap_or(&around_0);
-    let scales = transposed(&weight.scales, num_groups);
+    let zeros = weight.scaling.zeros.as_ref().unwrap_or(&around_0);
+    let scales = transposed(&weight.scaling.scales, num_groups);
     let stored = match dtype {
         ExportDtype::F16 => Dtype::F16,
         ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,

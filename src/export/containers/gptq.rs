@@ -4,12 +4,10 @@ use ::safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::super::ExportError;
-use super::super::compressed_tensors::{
-    QuantizedWeight, check, exact_bytes, integers, pack, transposed,
-};
+use super::super::compressed_tensors::{check, exact_bytes, integers, pack, transposed};
 use super::super::safetensors::EncodedTensor;
 use super::{bits_and_group, bytes_of, part};
-use crate::model::{Scheme, Schemes, TensorSpec};
+use crate::model::{OnGrid, Scheme, Schemes, TensorSpec};
 
 pub(super) fn quantization_config(schemes: &Schemes) -> Value {
     let (bits, group_size) = bits_and_group(schemes);
@@ -29,7 +27,7 @@ pub(super) fn quantization_config(schemes: &Schemes) -> Value {
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,
-    weight: &QuantizedWeight,
+    weight: &OnGrid,
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
     let bits = scheme.weight.levels.bits();
@@ -40,7 +38,7 @@ pub(super) fn encode(
     let words = transposed(&pack(&codes, spec.shape, bits), num_words(cols));
     // What is stored is one less than the code that stands for 0.
     let zeros = pack(&vec![-1; num_groups * rows], [num_groups, rows], bits);
-    let scales = transposed(&weight.scales, num_groups);
+    let scales = transposed(&weight.scaling.scales, num_groups);
     let scales = exact_bytes(&spec.name, &scales, Dtype::F16)?;
     let groups = (0..num_groups).flat_map(|group| {
         let group = i32::try_from(group).expect("fewer groups than columns, which a file holds");

@@ -4,12 +4,15 @@ use ::safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use super::super::ExportError;
-use super::super::compressed_tensors::{QuantizedWeight, check, exact_bytes, integers, pack};
+use super::super::compressed_tensors::{check, exact_bytes, integers, pack};
 use super::super::safetensors::EncodedTensor;
 use super::{bytes_of, part};
 use crate::export::ExportDtype;
 use crate::model::grid::Grid;
-use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
+use crate::model::{
+    DecoderConfig, OnGrid, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs,
+};
+use crate::recipe::ExportDtype;
 
 /// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
 pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
@@ -41,7 +44,7 @@ pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,
-    weight: &QuantizedWeight,
+    weight: &OnGrid,
     dtype: ExportDtype,
 ) -> Result<Vec<EncodedTensor>, ExportError> {
     let [rows, cols] = spec.shape;
@@ -54,14 +57,15 @@ pub(super) fn encode(
     };
     let codes = integers(&spec.name, &weight.codes, bits)?;
     let words = pack(&codes, spec.shape, bits);
+    let scaling = &weight.scaling;
     let middle = f32::from(1_u8 << (bits - 1));
-    let around_0 = vec![0.0; weight.scales.len()];
-    let zeros = weight.zeros.as_ref().unwrap_or(&around_0).iter();
-    let biases = zeros.zip(&weight.scales);
-    let biases: Vec<f32> = biases
-        .map(|(zero, scale)| -(middle + zero) * scale)
-        .collect();
-    let scales = exact_bytes(&spec.name, &weight.scales, dtype)?;
+    let around_0 = vec![0.0; scaling.scales.len()];
+    let zeros = scaling.zeros.as_ref().unwrap_or(&around_0).iter();
+    let of_zeros = zeros.zip(&scaling.scales);
+    let of_zeros = of_zeros.map(|(zero, scale)| -(middle + zero) * scale);
+    let biases = scaling.biases.clone();
+    let biases = biases.unwrap_or_else(|| of_zeros.collect());
+    let scales = exact_bytes(&spec.name, &weight.scaling.scales, dtype)?;
     let biases = exact_bytes(&format!("{}.biases", spec.module()), &biases, dtype)?;
     let num_words = cols * bits as usize / 32;
     Ok(vec![

@@ -12,12 +12,13 @@ use serde_json::{Value, json};
 
 pub use self::refusal::{Refusal, refusal, refusal_by};
 use super::ExportError;
-use super::compressed_tensors::QuantizedWeight;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
-use crate::export::{ExportDtype, ExportFormat};
-use crate::model::{DecoderConfig, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs};
+use crate::model::{
+    DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
+};
+use crate::recipe::{ExportDtype, ExportFormat};
 
 /// A container of quantised weights other than compressed-tensors and GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +68,7 @@ pub fn write_model<'a>(
     (container, schemes): (Container, &Schemes),
     dtype: ExportDtype,
     mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
-    mut quantized: impl FnMut(&ParameterSpec, Scheme) -> QuantizedWeight,
+    mut quantized: impl FnMut(&ParameterSpec, Scheme) -> OnGrid,
 ) -> Result<(), ExportError> {
     if let Some(refusal) = refusal(container, schemes, dtype, config) {
         return Err(refusal.into());
@@ -80,7 +81,7 @@ pub fn write_model<'a>(
             continue;
         };
         let parts = spec.parts.iter().map(|part| quantized(part, scheme));
-        let codes = QuantizedWeight::stacked(parts).expect("a tensor holds a weight");
+        let codes = OnGrid::stacked(parts).expect("a tensor holds a weight");
         let tensors = match container {
             Container::Gptq => gptq::encode(&spec, scheme, &codes)?,
             Container::Awq => awq::encode(&spec, scheme, &codes, dtype)?,

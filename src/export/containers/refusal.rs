@@ -12,6 +12,12 @@ use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, te
 /// has.
 const GROUP_SIZES: [usize; 3] = [32, 64, 128];
 
+/// Why biases that are no multiples of their scales leave as MLX alone.
+const NO_BIASES: (&str, &str) = (
+    "its groups have whole zeros, and no biases",
+    "write `formats: [mlx]`",
+);
+
 /// Why a model does not go into a container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
@@ -43,7 +49,9 @@ pub fn refusal_by(
 ) -> Option<Refusal> {
     match Container::of(format) {
         Some(container) => refusal(container, schemes, dtype, config),
-        None if format == ExportFormat::CompressedTensors => of_embedding(schemes, config),
+        None if format == ExportFormat::CompressedTensors => {
+            of_embedding(schemes, config).or_else(|| with_biases(schemes, config))
+        }
         None => None,
     }
 }
@@ -61,6 +69,19 @@ fn of_embedding(schemes: &Schemes, config: &DecoderConfig) -> Option<Refusal> {
             "`compressed-tensors` cannot hold `{name}`, {scheme}: its engines look up plain embeddings"
         ),
         help: "leave the embedding plain, or write `formats: [mlx]` or `[gguf]`".to_owned(),
+    })
+}
+
+/// compressed-tensors has whole zeros.
+fn with_biases(schemes: &Schemes, config: &DecoderConfig) -> Option<Refusal> {
+    let specs = tensor_specs(config).into_iter();
+    let mut on_grids = specs.filter_map(|spec| Some((schemes.get(&spec.id())?, spec.name)));
+    let is_affine = |scheme: &Scheme| matches!(scheme.weight.levels, Levels::Affine { .. });
+    let (scheme, name) = on_grids.find(|(scheme, _)| is_affine(scheme))?;
+    let (because, help) = NO_BIASES;
+    Some(Refusal {
+        fact: format!("`compressed-tensors` cannot hold `{name}`, {scheme}: {because}"),
+        help: help.to_owned(),
     })
 }
 
@@ -124,6 +145,8 @@ fn levels(
             Container::Mlx,
             Levels::Symmetric { bits: 2..=6 | 8 } | Levels::Ternary | Levels::Stretched,
         ) => None,
+        (Container::Mlx, Levels::Affine { .. }) => None, // as it has them
+        (Container::Gptq | Container::Awq, Levels::Affine { .. }) => Some(NO_BIASES),
         (Container::Gptq, Levels::Asymmetric { bits: 4 | 8 }) => Some((
             "vLLM takes no GPTQ with zeros",
             "write `symmetric: true`, or `formats: [awq]` for 4 bits",

@@ -132,6 +132,32 @@ fn unlike_schemes_are_refused_where_the_container_has_one() {
 }
 
 #[test]
+fn biases_leave_as_mlx_alone() {
+    let source = Checkpoint::open(&golden("hf-llama")).unwrap();
+    let config = source.config();
+    let affine = schemes(Grid::affine(4, Some(32)), config);
+    let refused = |format| refusal_by(format, &affine, ExportDtype::Bf16, config);
+    for format in [
+        ExportFormat::Gptq,
+        ExportFormat::Awq,
+        ExportFormat::CompressedTensors,
+    ] {
+        let fact = refused(format).unwrap().fact;
+        let want = format!(
+            "cannot hold `{Q_PROJ}`, int4 with biases, groups of 32: its groups have whole zeros, and no biases"
+        );
+        assert!(fact.contains(&want), "{fact}");
+    }
+    for format in [
+        ExportFormat::Mlx,
+        ExportFormat::HuggingFace,
+        ExportFormat::Gguf,
+    ] {
+        assert_eq!(refused(format), None);
+    }
+}
+
+#[test]
 fn mlx_folders_say_which_modules_differ() {
     let source = Checkpoint::open(&golden("hf-llama")).unwrap();
     let config = source.config();
@@ -149,7 +175,7 @@ fn mlx_folders_say_which_modules_differ() {
         config,
         (Container::Mlx, &mixed),
         ExportDtype::Bf16,
-        |spec| source.weight(spec).unwrap(),
+        |spec| source.values(spec).unwrap(),
         |spec, scheme| on_grid(&source, spec, scheme.weight).0,
     )
     .unwrap();
@@ -167,9 +193,9 @@ fn mlx_folders_say_which_modules_differ() {
     for spec in parameter_specs(config) {
         let want = match mixed.get(&spec.id) {
             Some(scheme) => on_grid(&source, &spec, scheme.weight).1,
-            None => source.weight(&spec).unwrap(),
+            None => source.values(&spec).unwrap(),
         };
-        assert_eq!(read_back.weight(&spec).unwrap(), want, "{}", spec.name);
+        assert_eq!(read_back.values(&spec).unwrap(), want, "{}", spec.name);
     }
 }
 
@@ -200,10 +226,10 @@ fn what_a_file_cannot_say_exactly_is_not_written() {
             source.config(),
             (container, &schemes),
             ExportDtype::Bf16,
-            |spec| source.weight(spec).unwrap(),
+            |spec| source.values(spec).unwrap(),
             |spec, scheme| {
                 let (mut codes, _) = on_grid(&source, spec, scheme.weight);
-                codes.scales[5] = change;
+                codes.scaling.scales[5] = change;
                 codes
             },
         );

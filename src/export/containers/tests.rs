@@ -43,12 +43,7 @@ fn stored(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
 }
 
 /// Codes of a stored weight, from what it decodes to: `w = (q − zero) · scale`, with scales and zeros of `[out, G]`.
-fn codes(
-    weight: &[f32],
-    scales: Vec<f32>,
-    zeros: Option<Vec<f32>>,
-    levels: Levels,
-) -> QuantizedWeight {
+fn codes(weight: &[f32], scales: Vec<f32>, zeros: Option<Vec<f32>>, levels: Levels) -> OnGrid {
     let group_size = weight.len() / scales.len();
     let groups = weight.chunks(group_size).zip(&scales).enumerate();
     let codes = groups.flat_map(|(group, (weights, scale))| {
@@ -57,11 +52,8 @@ fn codes(
             .iter()
             .map(move |weight| (weight / scale).round() + zero)
     });
-    QuantizedWeight {
-        codes: codes.collect(),
-        zeros: zeros.filter(|_| levels.has_zeros()),
-        scales,
-    }
+    let codes = codes.collect();
+    OnGrid::new(codes, scales, zeros.filter(|_| levels.has_zeros()))
 }
 
 fn turned(matrix: &[f32], columns: usize) -> Vec<f32> {
@@ -83,12 +75,12 @@ fn codes_and_scales_of_gptq_folders_give_their_tensors_byte_for_byte() {
             source.config(),
             (Container::Gptq, &wanted),
             ExportDtype::Bf16,
-            |spec| source.weight(spec).unwrap(),
+            |spec| source.values(spec).unwrap(),
             |spec, _| {
                 let [rows, cols] = spec.shape;
                 let scales = format!("{}.scales", spec.name.trim_end_matches(".weight"));
                 let scales = turned(&files.f32s(&scales, &[cols / 32, rows]).unwrap(), rows);
-                codes(&source.weight(spec).unwrap(), scales, None, grid.levels)
+                codes(&source.values(spec).unwrap(), scales, None, grid.levels)
             },
         )
         .unwrap();
@@ -134,7 +126,7 @@ fn codes_scales_and_zeros_of_an_awq_folder_give_its_tensors_byte_for_byte() {
         source.config(),
         (Container::Awq, &wanted),
         ExportDtype::Bf16,
-        |spec| source.weight(spec).unwrap(),
+        |spec| source.values(spec).unwrap(),
         |spec, _| {
             let [rows, cols] = spec.shape;
             let scales = format!("{}.scales", spec.name.trim_end_matches(".weight"));
@@ -142,7 +134,7 @@ fn codes_scales_and_zeros_of_an_awq_folder_give_its_tensors_byte_for_byte() {
             let zeros = awq_zeros(files, spec);
             num_zeros += zeros.iter().filter(|&&zero| zero != 0.0).count();
             codes(
-                &source.weight(spec).unwrap(),
+                &source.values(spec).unwrap(),
                 scales,
                 Some(zeros),
                 grid.levels,
@@ -181,7 +173,7 @@ fn codes_of_mlx_folders_give_their_words_byte_for_byte() {
             source.config(),
             (Container::Mlx, &wanted),
             ExportDtype::Bf16,
-            |spec| source.weight(spec).unwrap(),
+            |spec| source.values(spec).unwrap(),
             |spec, _| {
                 let [rows, cols] = spec.shape;
                 let shape = [rows, cols / group_size];
@@ -189,17 +181,13 @@ fn codes_of_mlx_folders_give_their_words_byte_for_byte() {
                 let part = |part| files.f32s(&format!("{module}.{part}"), &shape).unwrap();
                 let (scales, biases) = (part("scales"), part("biases"));
                 // MLX chooses its biases freely: without them, the codes are those of a grid around the middle.
-                let weight = source.weight(spec).unwrap();
+                let weight = source.values(spec).unwrap();
                 let groups = weight.chunks(group_size).zip(scales.iter().zip(&biases));
                 let codes = groups.flat_map(|(weights, (scale, bias))| {
                     let code = move |weight: &f32| ((weight - bias) / scale).round() - middle;
                     weights.iter().map(code)
                 });
-                QuantizedWeight {
-                    codes: codes.collect(),
-                    scales,
-                    zeros: None,
-                }
+                OnGrid::new(codes.collect(), scales, None)
             },
         )
         .unwrap();
@@ -221,12 +209,8 @@ fn codes_of_mlx_folders_give_their_words_byte_for_byte() {
 }
 
 /// The weights of a golden model on a grid.
-pub(super) fn on_grid(
-    source: &Checkpoint,
-    spec: &ParameterSpec,
-    grid: Grid,
-) -> (QuantizedWeight, Vec<f32>) {
-    let data = TensorData::new(source.weight(spec).unwrap(), spec.shape);
+pub(super) fn on_grid(source: &Checkpoint, spec: &ParameterSpec, grid: Grid) -> (OnGrid, Vec<f32>) {
+    let data = TensorData::new(source.values(spec).unwrap(), spec.shape);
     let weight: Tensor<2> = Tensor::from_data(data, &Device::flex());
     let rounded = tensors::to_vec(&grid.fake_quantize(weight.clone()));
     (host(&grid.quantize(weight)), rounded)
@@ -270,7 +254,7 @@ fn one_grid_is_the_same_numbers_in_every_container() {
                 source.config(),
                 (container, &schemes),
                 dtype,
-                |spec| source.weight(spec).unwrap(),
+                |spec| source.values(spec).unwrap(),
                 |spec, _| on_grid(&source, spec, grid).0,
             )
             .unwrap();
@@ -282,7 +266,7 @@ fn one_grid_is_the_same_numbers_in_every_container() {
             source.config(),
             &schemes,
             dtype,
-            |spec| source.weight(spec).unwrap(),
+            |spec| source.values(spec).unwrap(),
             |spec, _| on_grid(&source, spec, grid).0,
         )
         .unwrap();
@@ -295,12 +279,12 @@ fn assert_holds(dir: &Path, source: &Checkpoint, grid: Grid, container: &str) {
     let read_back = Checkpoint::open(dir).unwrap();
     let mut num_linear = 0;
     for spec in parameter_specs(source.config()) {
-        let got = read_back.weight(&spec).unwrap();
+        let got = read_back.values(&spec).unwrap();
         let want = if spec.kind() == ParameterKind::Linear {
             num_linear += 1;
             on_grid(source, &spec, grid).1
         } else {
-            source.weight(&spec).unwrap()
+            source.values(&spec).unwrap()
         };
         assert!(got == want, "{container}, {grid}: {}", spec.name);
     }

@@ -9,7 +9,7 @@ use half::f16;
 use serde_json::{Map, Value};
 
 pub use self::tokenizer::check_tokenizer;
-use super::compressed_tensors::{QuantizedWeight, integers};
+use super::compressed_tensors::integers;
 use super::{ExportError, License};
 use crate::checkpoint::ROPE_FREQS;
 use crate::data::Tokenizer;
@@ -19,7 +19,7 @@ use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::model::grid::{Grid, Levels};
 use crate::model::rope::inverse_frequencies;
 use crate::model::{
-    DecoderConfig, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,
+    DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,
 };
 
 /// How the weights of a file are stored; vectors are F32 in every file.
@@ -150,7 +150,7 @@ pub fn write_model(
     dir: &Path,
     model: &Model<'_>,
     mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
-    mut quantized: impl FnMut(&ParameterSpec) -> Option<QuantizedWeight>,
+    mut quantized: impl FnMut(&ParameterSpec) -> Option<OnGrid>,
 ) -> Result<PathBuf, ExportError> {
     let config = model.config;
     let specs = tensor_specs(config);
@@ -180,7 +180,7 @@ pub fn write_model(
     for spec in &specs {
         let kind = model.storage.kind(spec.kind(), spec.shape[1]);
         let codes: Option<Vec<_>> = spec.parts.iter().map(&mut quantized).collect();
-        data.push(match codes.and_then(QuantizedWeight::stacked) {
+        data.push(match codes.and_then(OnGrid::stacked) {
             Some(codes) => blocks(spec, &codes, kind, config)?,
             None => encode(spec, spec.joined(&mut weight), kind, config)?,
         });
@@ -256,16 +256,21 @@ fn check_finite(spec: &TensorSpec, weight: &[f32], kind: TensorType) -> Result<(
 /// Blocks that hold these codes and scales, neither rounded again.
 fn blocks(
     spec: &TensorSpec,
-    weight: &QuantizedWeight,
+    weight: &OnGrid,
     kind: TensorType,
     config: &DecoderConfig,
 ) -> Result<Vec<u8>, ExportError> {
     let is_exact = |scale: f32| f16::from_f32(scale).to_f32().to_bits() == scale.to_bits();
-    if let Some(scale_idx) = weight.scales.iter().position(|&scale| !is_exact(scale)) {
+    if let Some(scale_idx) = weight
+        .scaling
+        .scales
+        .iter()
+        .position(|&scale| !is_exact(scale))
+    {
         return Err(ExportError::InexactScale {
             tensor: spec.name.clone(),
             scale_idx,
-            value: weight.scales[scale_idx],
+            value: weight.scaling.scales[scale_idx],
             dtype: "float16",
         });
     }
@@ -273,7 +278,7 @@ fn blocks(
     let codes = integers(&spec.name, &weight.codes, bits)?;
     let (codes, _) = codes.as_chunks::<32>();
     let mut bytes: Vec<Vec<u8>> = Vec::with_capacity(codes.len());
-    for (codes, scale) in codes.iter().zip(&weight.scales) {
+    for (codes, scale) in codes.iter().zip(&weight.scaling.scales) {
         let mut block = f16::from_f32(*scale).to_le_bytes().to_vec();
         if kind == TensorType::Q4_0 {
             let nibble = |code: i8| (code + 8).cast_unsigned() & 15;

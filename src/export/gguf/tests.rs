@@ -36,7 +36,7 @@ fn export(
         generation: source.generation(),
         license: None,
     };
-    let weight = |spec: &ParameterSpec| source.weight(spec).unwrap();
+    let weight = |spec: &ParameterSpec| source.values(spec).unwrap();
     let path = write_model(dir.path(), &model, weight, |_| None)?;
     Ok((dir, path))
 }
@@ -110,19 +110,19 @@ fn models_of_every_family_read_back_as_they_were() {
             for spec in parameter_specs(source.config()) {
                 let want = stored(
                     &spec,
-                    source.weight(&spec).unwrap(),
+                    source.values(&spec).unwrap(),
                     storage,
                     source.config(),
                 );
                 assert_eq!(
-                    written.weight(&spec).unwrap(),
+                    written.values(&spec).unwrap(),
                     want,
                     "{name}: {}",
                     spec.name
                 );
                 if kind == TensorType::F32 && added_to_gains(spec.kind(), source.config()).is_none()
                 {
-                    assert_eq!(want, source.weight(&spec).unwrap());
+                    assert_eq!(want, source.values(&spec).unwrap());
                 }
             }
         }
@@ -151,7 +151,7 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
     for (bits, kind) in [(4, TensorType::Q4_0), (8, TensorType::Q8_0)] {
         let grid = Grid::symmetric(bits, Some(32));
         let quantize = |spec: &ParameterSpec| {
-            let data = burn::tensor::TensorData::new(source.weight(spec).unwrap(), spec.shape);
+            let data = burn::tensor::TensorData::new(source.values(spec).unwrap(), spec.shape);
             let weight = burn::tensor::Tensor::from_data(data, &burn::tensor::Device::flex());
             (
                 super::super::host(&grid.quantize(weight.clone())),
@@ -177,7 +177,7 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
         let path = write_model(
             dir.path(),
             &model,
-            |spec| source.weight(spec).unwrap(),
+            |spec| source.values(spec).unwrap(),
             |spec| (spec.kind() == ParameterKind::Linear).then(|| quantize(spec).0),
         )
         .unwrap();
@@ -185,9 +185,9 @@ fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
         for spec in parameter_specs(&config) {
             let want = match spec.kind() {
                 ParameterKind::Linear => crate::tensors::to_vec(&quantize(&spec).1),
-                _ => source.weight(&spec).unwrap(),
+                _ => source.values(&spec).unwrap(),
             };
-            assert_eq!(written.weight(&spec).unwrap(), want, "{}", spec.name);
+            assert_eq!(written.values(&spec).unwrap(), want, "{}", spec.name);
         }
     }
 }

@@ -28,6 +28,12 @@ pub enum Levels {
         /// 2 to 8.
         bits: u32,
     },
+    /// The same numbers; the lowest of them stands for a bias of the group, which need be no multiple of the scale. Files
+    /// have it, no pass makes it.
+    Affine {
+        /// 2 to 8.
+        bits: u32,
+    },
     /// Floats of 8 bits, 4 of them exponent and 3 mantissa: from −448 to 448 without infinities (E4M3; Micikevicius et
     /// al. 2022, <https://arxiv.org/abs/2209.05433>).
     Fp8,
@@ -80,7 +86,7 @@ impl Levels {
     /// Width of a code in a file, where whole numbers have two's complement.
     pub fn bits(self) -> u32 {
         match self {
-            Self::Symmetric { bits } | Self::Asymmetric { bits } => bits,
+            Self::Symmetric { bits } | Self::Asymmetric { bits } | Self::Affine { bits } => bits,
             Self::Fp8 => 8,
             Self::Ternary => 2,
             Self::Stretched => 3,
@@ -95,7 +101,7 @@ impl Levels {
     /// The lowest and the highest code.
     pub fn limits(self) -> [f64; 2] {
         match self {
-            Self::Symmetric { bits } | Self::Asymmetric { bits } => {
+            Self::Symmetric { bits } | Self::Asymmetric { bits } | Self::Affine { bits } => {
                 let limit = f64::from(1_u32 << (bits - 1));
                 [-limit, limit - 1.0]
             }
@@ -108,7 +114,9 @@ impl Levels {
     /// Quotients of number and scale between which a level follows the number; beyond, it stays where it is.
     pub fn followed(self) -> [f64; 2] {
         match self {
-            Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Fp8 => self.limits(),
+            Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Affine { .. } | Self::Fp8 => {
+                self.limits()
+            }
             Self::Ternary | Self::Stretched => {
                 let end = FOLLOWED * self.reach();
                 [-end, end]
@@ -120,7 +128,7 @@ impl Levels {
     /// whole numbers it is the rule of the reference quantiser of compressed-tensors.
     fn reach(self) -> f64 {
         match self {
-            Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Fp8 => {
+            Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Affine { .. } | Self::Fp8 => {
                 let [lowest, highest] = self.limits();
                 (highest - lowest) / 2.0
             }
@@ -209,6 +217,14 @@ impl Grid {
     pub const fn asymmetric(bits: u32, group_size: Option<usize>) -> Self {
         Self {
             levels: Levels::Asymmetric { bits },
+            group_size,
+        }
+    }
+
+    /// Whole numbers of this width, the lowest of which is a bias of each group.
+    pub const fn affine(bits: u32, group_size: Option<usize>) -> Self {
+        Self {
+            levels: Levels::Affine { bits },
             group_size,
         }
     }
@@ -346,7 +362,11 @@ impl Grid {
     pub fn stored_bits(&self, [rows, columns]: [usize; 2]) -> u64 {
         let groups = self.group_size.map_or(1, |group_size| columns / group_size);
         let bits = u64::from(self.levels.bits());
-        let zero_bits = if self.levels.has_zeros() { bits } else { 0 };
+        let zero_bits = match self.levels {
+            Levels::Asymmetric { bits } => u64::from(bits),
+            Levels::Affine { .. } => 16,
+            _ => 0,
+        };
         (rows * columns) as u64 * bits + (rows * groups) as u64 * (16 + zero_bits)
     }
 
@@ -379,6 +399,7 @@ impl fmt::Display for Levels {
         match self {
             Self::Symmetric { bits } => write!(f, "int{bits}"),
             Self::Asymmetric { bits } => write!(f, "int{bits} asymmetric"),
+            Self::Affine { bits } => write!(f, "int{bits} with biases"),
             Self::Fp8 => f.write_str("fp8"),
             Self::Ternary => f.write_str("ternary"),
             Self::Stretched => f.write_str("stretched"),

@@ -14,9 +14,16 @@ impl Levels {
     )]
     #[inline(always)]
     pub fn nearest(self, number: f32, scale: f32, zero: f32) -> f32 {
+        let code = self.nearest_code(number / scale, zero);
+        (code - zero) * scale + 0.0 // -0 + 0 = 0
+    }
+
+    /// The code of [`Levels::nearest`] for a number that was divided by its scale.
+    #[expect(clippy::inline_always, reason = "a part of `nearest`")]
+    #[inline(always)]
+    pub fn nearest_code(self, quotient: f32, zero: f32) -> f32 {
         let [lowest, highest] = self.limits().map(to_f32);
-        let quotient = number / scale;
-        let code = match self {
+        match self {
             Self::Fp8 => fp8(quotient.clamp(lowest, highest)),
             Self::Stretched => {
                 let [least, most] = self.followed().map(to_f32);
@@ -24,11 +31,10 @@ impl Levels {
                 (half - 0.5).round_ties_even() * 2.0 + 1.0
             }
             Self::Asymmetric { .. } => (quotient + zero).round_ties_even().clamp(lowest, highest),
-            Self::Symmetric { .. } | Self::Ternary => {
+            Self::Symmetric { .. } | Self::Affine { .. } | Self::Ternary => {
                 quotient.round_ties_even().clamp(lowest, highest)
             }
-        };
-        (code - zero) * scale + 0.0 // -0 + 0 = 0
+        }
     }
 }
 
