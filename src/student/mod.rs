@@ -5,6 +5,7 @@ mod disk;
 mod from_teacher;
 mod importance;
 mod loaded_grid;
+mod plan;
 mod projection;
 mod quantized;
 mod scales;
@@ -24,7 +25,6 @@ pub(crate) use self::plan::{
 pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
-pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
 use crate::model::grid::round_to_bf16;
 use crate::model::{
     Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,

@@ -19,7 +19,6 @@ use crate::model::grid::Levels;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
 };
-use crate::recipe::ExportDtype;
 
 /// How the codes of a weight lie in the file; the names are those of `format` in `quantization_config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

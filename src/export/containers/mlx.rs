@@ -12,7 +12,6 @@ use crate::model::grid::Grid;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs,
 };
-use crate::recipe::ExportDtype;
 
 /// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
 pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {
