@@ -20,17 +20,15 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
-use alambic::loss::{LossSpec, RowTarget, Term, Terms};
+use alambic::loss::{LossSpec, LossWeights, RowTarget, TailPlan, Term, Terms};
 use alambic::model::Head;
 use alambic::random::Stream;
-use alambic::recipe::{
-    ArchitecturePlan, FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan,
-    TemperaturePlan,
-};
-use alambic::student::{Student, architecture};
+use alambic::recipe::Scheduled;
+use alambic::student::{ArchitecturePlan, Student, architecture};
 use alambic::support::{Support, TopK};
 use alambic::train::gradient::{ActivationMemory, MicroBatch, step_gradient_with};
 use alambic::train::optim::{AdamW, clip, global_norm};
+use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 

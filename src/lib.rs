@@ -34,10 +34,10 @@ pub mod tensors;
 
 pub mod difference;
 
-pub mod gguf;
-
-// Recipe: text -> plan.
+// The language of recipes; each stage declares its keys in its `plan`.
 pub mod recipe;
+
+pub mod gguf;
 
 // Data: text -> token rows.
 pub mod data;
@@ -67,8 +67,6 @@ pub mod student;
 
 pub mod pruning;
 
-pub mod quantization;
-
 pub mod train;
 
 // Passes: student -> student.
@@ -80,6 +78,8 @@ pub mod export;
 pub mod report;
 
 // The program.
+pub mod plan;
+
 pub mod stages;
 
 pub mod estimate;

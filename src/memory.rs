@@ -5,8 +5,10 @@ use std::path::Path;
 use crate::diag::Diagnostic;
 use crate::estimate::StageEstimate;
 use crate::files;
+use crate::passes::PassPlan;
+use crate::plan::{Plan, fault_at};
 use crate::progress::bytes_text;
-use crate::recipe::{PassPlan, Plan, RecipeFaults, fault_at};
+use crate::recipe::RecipeFaults;
 use crate::stages::Stages;
 
 /// Bytes that this process may use: the memory of the machine, or the least limit of a control group around the process.

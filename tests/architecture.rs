@@ -153,6 +153,61 @@ mod tests { use crate::absent; }
         assert_eq!(uphill_uses("train", &code, &order), ["lost"]);
     }
 
+    /// Names of passes, loss terms, export formats and families, from the tables that recipes are read by, and from the model.
+    fn concepts() -> Vec<String> {
+        let schema = alambic::plan::schema();
+        let keys = |path: &str| -> Vec<String> {
+            let keys = schema.pointer(path).and_then(|keys| keys.as_object());
+            keys.into_iter()
+                .flatten()
+                .map(|(key, _)| key.clone())
+                .collect()
+        };
+        let passes = schema.pointer("/properties/passes/items/oneOf").unwrap();
+        let num_passes = passes.as_array().unwrap().len();
+        let pass = |idx: usize| format!("/properties/passes/items/oneOf/{idx}/properties");
+        let mut names: Vec<String> = (0..num_passes).flat_map(|idx| keys(&pass(idx))).collect();
+        names.extend(keys(&format!(
+            "{}/distill/properties/losses/properties",
+            pass(0)
+        )));
+        names.extend(
+            alambic::plan::words(&["export", "formats"])
+                .into_iter()
+                .map(str::to_owned),
+        );
+        let families = alambic::model::Architecture::ALL;
+        names.extend(families.iter().map(|family| family.model_type().to_owned()));
+        names
+    }
+
+    /// As it is compared: `CompressedTensors` is `compressed-tensors`.
+    fn normal(name: &str) -> String {
+        name.replace(['-', '_'], "").to_lowercase()
+    }
+
+    #[test]
+    fn the_language_of_recipes_names_no_pass_loss_format_or_family() {
+        let concepts: BTreeSet<String> = concepts().iter().map(|name| normal(name)).collect();
+        assert!(concepts.len() >= 20, "{concepts:?}");
+        for known in ["distill", "forwardkl", "gguf", "llama"] {
+            assert!(concepts.contains(known), "{known}: {concepts:?}");
+        }
+        let mut faults = Vec::new();
+        for path in rust_files("src/recipe") {
+            let code = shipped_code(&read(&path));
+            let is_part = |letter: char| letter.is_alphanumeric() || "-_".contains(letter);
+            let named = code.split(|letter| !is_part(letter));
+            let named = named.filter(|word| concepts.contains(&normal(word)));
+            faults.extend(named.map(|word| format!("{}: {word}", path.display())));
+        }
+        assert!(
+            faults.is_empty(),
+            "src/recipe names concepts of stages:\n{}",
+            faults.join("\n")
+        );
+    }
+
     #[test]
     fn every_file_has_less_than_600_lines() {
         let files = [rust_files("src"), rust_files("tests")].concat();

@@ -10,10 +10,9 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use alambic::checkpoint::Checkpoint;
-    use alambic::export::huggingface;
+    use alambic::export::{ExportDtype, huggingface};
     use alambic::gguf::GgufFile;
     use alambic::model::{ParameterKind, ParameterSpec};
-    use alambic::recipe::ExportDtype;
     use serde_json::{Value, json};
 
     use crate::common::{Ran, Workshop};

@@ -6,7 +6,7 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
-    use alambic::recipe;
+    use alambic::plan;
 
     /// One command line whose faults point into both texts.
     const OVERRIDES: [&str; 9] = [
@@ -36,7 +36,7 @@ mod tests {
         let is_overridden = path.ends_with("overrides.yaml");
         let overrides = if is_overridden { &OVERRIDES[..] } else { &[] };
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-        recipe::load(path, &overrides).unwrap_err().to_string()
+        plan::load(path, &overrides).unwrap_err().to_string()
     }
 
     #[test]
@@ -52,10 +52,18 @@ mod tests {
     #[test]
     fn every_fault_of_the_source_is_in_a_snapshot() {
         let mut known = BTreeSet::new();
-        for entry in fs::read_dir("src/recipe").unwrap() {
-            let source = fs::read_to_string(entry.unwrap().path()).unwrap();
-            for part in source.split("\"recipe/").skip(1) {
-                known.insert(part.split(['"', '{']).next().unwrap().to_owned());
+        let mut folders = vec![PathBuf::from("src")];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let source = fs::read_to_string(path).unwrap();
+                for part in source.split("\"recipe/").skip(1) {
+                    known.insert(part.split(['"', '{']).next().unwrap().to_owned());
+                }
             }
         }
         assert!(known.len() > 20, "{known:?}");

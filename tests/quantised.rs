@@ -8,7 +8,8 @@ mod common;
 mod tests {
     use std::fs;
 
-    use alambic::recipe::{self, PassPlan};
+    use alambic::passes::PassPlan;
+    use alambic::plan;
     use serde_json::Value;
 
     use crate::common::{Workshop, finished, folders, signal, wait_for};
@@ -173,8 +174,7 @@ output: out
     #[test]
     fn a_budget_measures_on_as_many_tokens_as_the_key_says_by_itself_and_is_resolved_as_written() {
         let workshop = Workshop::new();
-        let load =
-            |set: &str| recipe::load(&workshop.path("chain.yaml"), &[set.to_owned()]).unwrap();
+        let load = |set: &str| plan::load(&workshop.path("chain.yaml"), &[set.to_owned()]).unwrap();
         let plan = |keys: &str| {
             let pass =
                 format!("passes.3.quantize={{ method: round-to-nearest, group_size: 16, {keys} }}");
@@ -192,9 +192,9 @@ output: out
         let measured = plan("bits: 3, sensitivity: { tokens: 4k }");
         let late = load("quantize.start_step=7");
         for plan in [implied, measured, late] {
-            let text = recipe::resolved_yaml(&plan, &workshop.path(""));
+            let text = plan::resolved_yaml(&plan, &workshop.path(""));
             workshop.write("resolved.yaml", text.as_bytes());
-            let again = recipe::load(&workshop.path("resolved.yaml"), &[]).unwrap();
+            let again = plan::load(&workshop.path("resolved.yaml"), &[]).unwrap();
             assert_eq!(again.passes, plan.passes, "{text}");
         }
     }

@@ -6,24 +6,29 @@ mod tests {
     use std::fs;
     use std::path::{Path, PathBuf};
 
+    use alambic::cache::SupportPlan;
+    use alambic::data::TokenizerPlan;
     use alambic::diag::Diagnostic;
-    use alambic::recipe::{
-        self, ExportFormat, FitPlan, FromTeacherPlan, LayersPlan, PassPlan, Plan, QuantizeMethod,
-        Scheduled, StudentPlan, SupportPlan, Term, TokenizerPlan,
-    };
+    use alambic::export::ExportFormat;
+    use alambic::loss::Term;
+    use alambic::passes::{PassPlan, QuantizeMethod};
+    use alambic::plan::{self, Plan};
+    use alambic::recipe::{RecipeFaults, Scheduled};
+    use alambic::student::{FromTeacherPlan, LayersPlan, StudentPlan};
+    use alambic::train::FitPlan;
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
 
     const MINIMAL: &str = "name: small\ndata: { train: [.], validation: [.] }\nteacher: { checkpoint: . }\n\
                            student: { checkpoint: . }\npasses: [{ distill: { steps: 7 } }]\n";
 
-    fn load_text(text: &str, overrides: &[&str]) -> Result<Plan, recipe::RecipeFaults> {
+    fn load_text(text: &str, overrides: &[&str]) -> Result<Plan, RecipeFaults> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("recipe.yaml");
         #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
         fs::write(&path, text).unwrap();
         let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-        recipe::load(&path, &overrides)
+        plan::load(&path, &overrides)
     }
 
     fn fit(pass: &PassPlan) -> &FitPlan {
@@ -47,19 +52,19 @@ mod tests {
             // A teacher that is fetched may be absent: the rest of its recipe is checked with one that is committed.
             let is_fetched = path.ends_with("smollm2-135m.yaml");
             let overrides = if is_fetched && !Path::new(FETCHED_TEACHER).exists() {
-                told_to_fetch(&recipe::load(&path, &[]).unwrap_err());
+                told_to_fetch(&plan::load(&path, &[]).unwrap_err());
                 vec!["teacher.checkpoint=../checkpoints/austen-teacher".to_owned()]
             } else {
                 Vec::new()
             };
-            let plan = recipe::load(&path, &overrides).unwrap_or_else(|faults| panic!("{faults}"));
+            let plan = plan::load(&path, &overrides).unwrap_or_else(|faults| panic!("{faults}"));
             let stem = path.file_stem().unwrap().to_str().unwrap();
             assert!(plan.name.ends_with(stem), "{stem}: {}", plan.name);
         }
     }
 
     /// The recipe's one fault is that its teacher is not there, and the help says how to get it.
-    fn told_to_fetch(told: &recipe::RecipeFaults) {
+    fn told_to_fetch(told: &RecipeFaults) {
         let text = told.to_string();
         assert_eq!(told.diagnostics.len(), 1, "{text}");
         assert!(text.contains("no-such-path"), "{text}");
@@ -297,13 +302,13 @@ mod tests {
             let path = dir.path().join("recipe.yaml");
             #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
             fs::write(&path, &text).unwrap();
-            let plan = recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
+            let plan = plan::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}"));
             let folder = fs::canonicalize(dir.path()).unwrap();
-            let resolved = recipe::resolved_yaml(&plan, &folder);
+            let resolved = plan::resolved_yaml(&plan, &folder);
             #[expect(clippy::disallowed_methods, reason = "a test file need not be atomic")]
             fs::write(&path, &resolved).unwrap();
             let again =
-                recipe::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}\n{resolved}"));
+                plan::load(&path, &[]).unwrap_or_else(|faults| panic!("{faults}\n{resolved}"));
             assert_eq!(again, plan, "{resolved}");
         }
     }
@@ -311,10 +316,10 @@ mod tests {
     #[test]
     fn a_later_fault_points_at_its_key() {
         let path = Path::new("tests/bad_recipes/overrides.yaml");
-        let plan = recipe::load(path, &[]).unwrap();
+        let plan = plan::load(path, &[]).unwrap();
         let fault = Diagnostic::new("preflight/vocabulary", "the vocabularies differ");
         let told = |overrides: &[String], key| {
-            recipe::fault_at(&plan, overrides, key, "here", fault.clone()).to_string()
+            plan::fault_at(&plan, overrides, key, "here", fault.clone()).to_string()
         };
         let line = "overrides.yaml:12:24\n   |\n12 |   - prune: { sparsity: 0.5 }\n   |                        ^^^ here";
         assert!(told(&[], "passes.1.prune.sparsity").contains(line));
@@ -343,7 +348,7 @@ mod tests {
 
     #[test]
     fn the_reference_page_is_up_to_date() {
-        let page = recipe::reference_markdown();
+        let page = plan::reference_markdown();
         let path = Path::new("docs/recipe.md");
         if fs::read_to_string(path).is_ok_and(|found| found == page) {
             return;
@@ -359,7 +364,7 @@ mod tests {
 
     #[test]
     fn the_schema_knows_every_key_and_default() {
-        let schema = recipe::schema();
+        let schema = plan::schema();
         let at = |pointer: &str| {
             schema
                 .pointer(pointer)

@@ -6,9 +6,9 @@ use arrow_array::builder::{ListBuilder, PrimitiveBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, UInt32Type, UInt64Type};
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch,
+    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, UInt32Array,
+    UInt64Array,
 };
-use arrow_array::{UInt32Array, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -19,7 +19,7 @@ use parquet::schema::types::ColumnPath;
 use super::Fingerprint;
 use super::manifest::tokens_hash;
 use super::quantize::{RowCodes, quantize};
-use crate::recipe::SupportPlan;
+use crate::cache::SupportPlan;
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Names of the columns, in their order.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::CacheError;
-use crate::recipe::SupportPlan;
+use crate::cache::SupportPlan;
 
 /// Most draws at a position; beyond it the whole distribution takes less.
 const MOST_DRAWS: usize = 1 << 16;

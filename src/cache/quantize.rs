@@ -4,10 +4,11 @@
 //! rounding but stored beside them, as the log-odds of the tail, once per temperature. Errors of the steps thus
 //! cancel in the mean: the divergence from what was captured is of second order. Samples are whole numbers already.
 
-use super::Fingerprint;
-use crate::recipe::SupportPlan;
-use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 use std::sync::LazyLock;
+
+use super::Fingerprint;
+use crate::cache::SupportPlan;
+use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Nats between two levels of a log-probability.
 pub(super) const LEVEL_STEP: f64 = 1.0 / 32.0;

@@ -11,7 +11,7 @@ use super::quantize::{
     LARGEST_ENTROPY, LOWEST_LEVEL, NO_TAIL, RowCodes, less_one, tail_temperatures,
 };
 use super::rans::{StreamReader, StreamWriter, Table};
-use crate::recipe::SupportPlan;
+use crate::cache::SupportPlan;
 
 /// Bins of the distance from one rank to the next, less one.
 const GAPS: Bins = Bins::new(1);

@@ -7,15 +7,13 @@ use serde_json::{Map, Value, json};
 
 use super::commands::{Output, load_plan, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
-use crate::cache::{self, Cache, CachePart};
-use crate::device;
+use crate::cache::{self, Cache, CachePart, Sampling, SupportPlan};
 use crate::hashes::Hashes;
-use crate::inspect as facts;
 use crate::progress::{Progress, bytes_text, thousands};
-use crate::recipe::{Sampling, SupportPlan};
 use crate::run::{self, RunError};
 use crate::stages::Model;
 use crate::teacher::{compare, load_teacher};
+use crate::{device, inspect as facts};
 
 /// The texts of a recipe: a cache stage holds one cache for each.
 const SPLITS: [&str; 2] = ["train", "validation"];

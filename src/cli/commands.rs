@@ -22,9 +22,9 @@ use crate::generate::{TokenSampling, generate as continue_prompt};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::memory;
+use crate::plan::{self, Plan};
 use crate::preflight;
 use crate::progress::{self, bytes_text, duration_text, thousands};
-use crate::recipe::{self, Plan};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
 use crate::stages::Stages;
@@ -147,7 +147,7 @@ fn stage_table(estimates: &[StageEstimate]) -> String {
 }
 
 pub(super) fn schema(output: &mut Output<'_>) -> Result<(), Failure> {
-    let schema = recipe::schema();
+    let schema = plan::schema();
     let text = serde_json::to_string_pretty(&schema).map_err(std::io::Error::other)?;
     output.print(&text, &schema)
 }
@@ -226,7 +226,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
 }
 
 pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
-    let mut plan = recipe::load(&args.recipe, &args.set)?;
+    let mut plan = plan::load(&args.recipe, &args.set)?;
     if let Some(device) = &args.device {
         plan.device.clone_from(device);
     }

@@ -10,8 +10,9 @@ use super::Failure;
 use super::commands::{Output, shown, stop_on_signals};
 use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
+use crate::export::ExportPlan;
+use crate::plan::{self, words};
 use crate::progress::{bytes_text, thousands};
-use crate::recipe::{self, ExportPlan, words};
 use crate::shell::quoted;
 
 /// What messages call the recipe that is made of arguments.
@@ -78,7 +79,7 @@ fn export_plan(format: &str, args: &ConvertArgs) -> Result<ExportPlan, Failure> 
     for (key, value) in export_keys(&formats, args) {
         let _ = writeln!(text, "  {key}: {value}");
     }
-    Ok(recipe::export_plan(&text, &args.set, ARGUMENTS)?)
+    Ok(plan::export_plan(&text, &args.set, ARGUMENTS)?)
 }
 
 fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str, &'a str)> {

@@ -8,15 +8,13 @@ use crate::convert::ConvertError;
 use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
 use crate::export::ExportError;
-use crate::passes::PassError;
-use crate::quantization::QuantizeError;
+use crate::passes::{PassError, QuantizeError};
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
 use crate::stages::StagesError;
 use crate::teacher::CaptureError;
-use crate::train::FitError;
-use crate::train::MetricsError;
 use crate::train::tensorboard::EventError;
+use crate::train::{FitError, MetricsError};
 
 /// Why a model whose weights are finite, as all are that were loaded, says nothing.
 pub(super) const OVERFLOW: &str = "weights are checked when they are loaded, and are finite: what the model computes with \

@@ -21,13 +21,12 @@ pub use self::quantize::{Keys, QuantizedCheckpoint, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
 use crate::export::containers::refusal_by;
-use crate::export::gguf;
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
+use crate::export::{ExportFormat, ExportPlan, gguf};
 use crate::files::{UnfinishedDir, with_path};
 use crate::model::DecoderConfig;
 use crate::progress;
-use crate::recipe::{ExportFormat, ExportPlan};
 use crate::run::{lock, names};
 use crate::student::Student;
 

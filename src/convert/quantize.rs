@@ -14,13 +14,14 @@ use super::{
     publish, stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
-use crate::export::gguf;
+use crate::export::{ExportFormat, gguf};
 use crate::files::{self, UnfinishedDir, hash_json};
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
-use crate::passes::{self, quantize::schemes};
+use crate::passes::quantize::schemes;
+use crate::passes::{self, PassPlan, QuantizeMethod, QuantizePlan};
+use crate::plan::{self, Plan};
 use crate::preflight;
-use crate::recipe::{self, ExportFormat, PassPlan, Plan, QuantizeMethod, QuantizePlan};
 use crate::run::lock;
 use crate::student::Student;
 use crate::train::Predictions;
@@ -150,7 +151,7 @@ fn plan(
     }
     let path = dir.join("recipe.yaml");
     files::write_atomically(&path, |out| out.write_all(text.as_bytes()))?;
-    recipe::load(&path, overrides).map_err(|mut faults| {
+    plan::load(&path, overrides).map_err(|mut faults| {
         ARGUMENTS.clone_into(&mut faults.sources.recipe_name);
         faults.into()
     })

@@ -13,8 +13,8 @@ use super::rows::TokenRows;
 use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
 use super::store::Store;
 use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
+use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
-use crate::recipe::{DataPlan, TokenizerPlan};
 
 /// Part of the key of a tokenizer; raised when the same text would give another (also by another `tokenizers` version).
 const VERSION: u32 = 1;
@@ -123,7 +123,7 @@ pub fn prepare(
     let tokenizer = match &plan.tokenizer {
         TokenizerPlan::File(path) => Tokenizer::open(path)?,
         TokenizerPlan::Teacher => Tokenizer::of_model(teacher.ok_or(DataError::NoTeacher)?)?,
-        TokenizerPlan::Train { vocab_size } => {
+        TokenizerPlan::Train(TrainTokenizer { vocab_size }) => {
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
         }
     };

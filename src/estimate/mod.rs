@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::cache::{CachePlan, SupportPlan};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::data::{TokenizerPlan, TrainTokenizer};
+use crate::loss::Term;
 use crate::model::{DecoderConfig, num_parameters};
-use crate::recipe::{
-    CachePlan, FitPlan, HandOn, LayersBy, PassPlan, Plan, PruneMethod, PrunePlan, ShrinkPlan,
-    StudentPlan, SupportPlan, Term, TokenizerPlan,
-};
+use crate::passes::{LayersBy, PassPlan, PruneMethod, PrunePlan, ShrinkPlan, configs_of_passes};
+use crate::plan::Plan;
 use crate::stages::{Stage, Stages};
-use crate::student::{architecture, configs_of_passes, part_of_teacher};
+use crate::student::{StudentPlan, architecture, part_of_teacher};
+use crate::train::{FitPlan, HandOn};
 
 /// Arithmetic of one core that a training step of a small model reaches, in operations per second: 5,000 tokens
 /// a second of a 5.5 M parameter model on two cores of a 2024 server, six operations a parameter and token.
@@ -335,7 +337,7 @@ fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
     };
     let vocab_size = match (&teacher, &plan.data.tokenizer) {
         (Some(teacher), _) => teacher.vocab_size,
-        (None, TokenizerPlan::Train { vocab_size }) => *vocab_size,
+        (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => *vocab_size,
         (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => 1 << 15,
     };
     let student = match (&plan.student, &teacher) {

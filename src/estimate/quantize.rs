@@ -2,8 +2,7 @@
 
 use super::{F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, StageEstimate, add_moments, run_secs};
 use crate::model::{DecoderConfig, num_parameters};
-use crate::passes::{Part, WIDTHS};
-use crate::recipe::{CalibratedPlan, QuantizeMethod, QuantizePlan, SensitivityPlan};
+use crate::passes::{CalibratedPlan, Part, QuantizeMethod, QuantizePlan, SensitivityPlan, WIDTHS};
 
 pub(super) fn add(estimate: &mut StageEstimate, plan: &QuantizePlan, config: &DecoderConfig) {
     if let Some(sensitivity) = &plan.sensitivity {

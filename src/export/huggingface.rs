@@ -9,9 +9,9 @@ use super::ExportError;
 use super::safetensors::{dtype_name, encode_weight};
 use super::shards::{Files, Shards};
 use crate::data::{AS_IT_IS, Rebuilt, template_files};
+use crate::export::ExportDtype;
 use crate::files::{self, with_path, write_atomically, write_json};
 use crate::model::{DecoderConfig, ParameterSpec, tensor_specs};
-use crate::recipe::ExportDtype;
 
 /// Files that a tokenizer may consist of, beside its named chat templates; all but the first are optional.
 const TOKENIZER_FILES: [&str; 9] = [

@@ -7,6 +7,7 @@ pub mod gguf;
 pub mod huggingface;
 mod loading;
 mod model_card;
+mod plan;
 mod provenance;
 mod safetensors;
 mod shards;
@@ -22,6 +23,8 @@ use serde_json::{Map, Value};
 
 pub use error::ExportError;
 pub use model_card::{CardFacts, Engine, model_card};
+pub(crate) use plan::{EXPORT, check};
+pub use plan::{ExportDtype, ExportFormat, ExportPlan, GgufPlan, GgufType};
 pub use provenance::{Ancestor, License, MadeBy, Provenance, TextFacts};
 pub use shards::Files;
 
@@ -33,7 +36,6 @@ use crate::files;
 use crate::kernels::grid::Quantized;
 use crate::model::{DecoderConfig, OnGrid, ParameterSpec, Scheme, WeightId};
 use crate::progress;
-use crate::recipe::{ExportDtype, ExportFormat, ExportPlan};
 use crate::student::Student;
 use crate::tensors;
 

@@ -9,9 +9,9 @@ use ::safetensors::tensor::{Metadata, TensorInfo};
 use half::{bf16, f16};
 
 use super::ExportError;
+use crate::export::ExportDtype;
 use crate::files::write_atomically;
 use crate::model::TensorSpec;
-use crate::recipe::ExportDtype;
 
 /// A tensor as it will stand in the file.
 #[derive(Debug)]

@@ -14,22 +14,25 @@ mod counted;
 mod divergence;
 mod hidden;
 mod likeliest;
+mod plan;
 mod row;
 mod softmax;
 mod spec;
 mod statistics;
 mod sums;
 mod tensors;
+mod terms;
 
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
+pub(crate) use plan::{LOSSES, OVER, check};
+pub use plan::{LossWeights, TailPlan};
 pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_log_sum_exp};
 pub use spec::LossSpec;
 pub use statistics::{RowStatistics, row_statistics, statistics_against, top_id};
 pub use sums::{LossSums, PendingSums};
-
-pub use crate::recipe::{Term, Terms};
+pub use terms::{Term, Terms};
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,9 @@
 //! Passes: each takes a student and returns a student.
 
-mod budget;
-mod measure_parts;
+mod distill;
 pub mod prune;
 pub mod quantize;
 mod removed;
-mod rounding;
-mod sensitivity;
 pub mod shrink;
 
 use std::io;
@@ -14,19 +11,70 @@ use std::path::Path;
 
 use thiserror::Error;
 
-pub use self::budget::Choice;
+use self::distill::{DISTILL, distill};
+use self::prune::{PRUNE, PruneError};
+pub use self::prune::{PruneMethod, PrunePlan};
+use self::quantize::QUANTIZE;
+pub(crate) use self::quantize::group_size;
+pub use self::quantize::{
+    Activations, BudgetPlan, CalibratedPlan, Choice, Cost, GptqPlan, NumberType, OverridePlan,
+    Part, QuantizeError, QuantizeMethod, QuantizePlan, Rounding, SchemePlan, Sensitivity,
+    SensitivityPlan, WIDTHS,
+};
 pub use self::removed::{Parts, Removed, Sizes};
-pub use self::rounding::Rounding;
-pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
+use self::shrink::SHRINK;
+pub use self::shrink::{
+    LayersBy, ShrinkError, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side, configs_of_passes,
+};
 use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
-use crate::pruning::PruneError;
-use crate::quantization::{self, QuantizeError};
-use crate::recipe::{FitPlan, PassPlan, Term};
-use crate::student::{Adapter, Projection, Student, layer_pairs};
-use crate::train::FitError;
-use crate::train::fit::{FitContext, fit};
-use crate::train::state;
+use crate::diag::Diagnostic;
+use crate::recipe::{Fields, Kind, choice};
+use crate::student::Student;
+use crate::train::fit::FitContext;
+use crate::train::{FitError, FitPlan, state};
+
+choice! {
+    pub enum PassPlan of PassWord in PASS = "pass", "One pass: takes a student and returns a student. `--set distill.steps=200` sets a key of every `distill` pass." {
+        Distill(Box<FitPlan>) = "distill", Kind::Block(&DISTILL), "train against the cache and the text";
+        Prune(PrunePlan) = "prune", Kind::Block(&PRUNE), "zero the least useful weights";
+        Shrink(ShrinkPlan) = "shrink", Kind::Block(&SHRINK), "take the least useful layers, channels, heads or dimensions out";
+        Quantize(QuantizePlan) = "quantize", Kind::Block(&QUANTIZE), "put the weights on a quantised grid; the last pass";
+    }
+}
+
+impl PassPlan {
+    /// How it trains, if it does.
+    pub fn fit(&self) -> Option<&FitPlan> {
+        match self {
+            Self::Distill(fit) => Some(fit),
+            Self::Quantize(plan) => match &plan.method {
+                QuantizeMethod::Qat(fit) => Some(fit),
+                QuantizeMethod::RoundToNearest | QuantizeMethod::Calibrated(_) => None,
+            },
+            Self::Prune(_) | Self::Shrink(_) => None,
+        }
+    }
+}
+
+/// Tells whether a pass with these keys trains and knows for how long.
+pub(crate) fn trains(pass: PassWord, fields: Fields<'_>) -> bool {
+    match pass {
+        PassWord::Distill => true,
+        PassWord::Prune | PassWord::Shrink => false,
+        PassWord::Quantize => quantize::trains(fields),
+    }
+}
+
+/// Every contradiction within the keys of a pass.
+pub(crate) fn check(pass: PassWord, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    match pass {
+        PassWord::Distill => distill::check(fields, faults),
+        PassWord::Prune => prune::check(fields, faults),
+        PassWord::Shrink => shrink::check(fields, faults),
+        PassWord::Quantize => quantize::check(fields, faults),
+    }
+}
 
 /// Why a pass ended early.
 #[derive(Debug, Error)]
@@ -92,73 +140,12 @@ pub fn apply(
 /// Deletes what only an unfinished pass needs from the folder of a finished one.
 pub fn discard(dir: &Path) -> io::Result<()> {
     state::discard(dir)?;
-    quantization::discard(dir)
+    quantize::discard(dir)
 }
 
 /// Tells whether [`discard`] would delete what lies at this place inside of the folder.
 pub fn is_temporary(inside: &Path) -> bool {
-    state::is_state(inside) || quantization::is_of_finished_layers(inside)
-}
-
-/// Trains against the cache and the text, with whatever masks and schemes the student has.
-///
-/// Projections of hidden states are thrown away at the end. An adapter is merged; without masks it is also left for `peft`,
-/// which knows no masks.
-fn distill(
-    plan: &FitPlan,
-    student: Student,
-    context: &FitContext<'_>,
-) -> Result<Student, FitError> {
-    let cache = context.cache.filter(|_| plan.losses.is_soft());
-    let context = FitContext { cache, ..*context };
-    let student = Student {
-        projections: projections(plan, &student, &context),
-        ..student
-    };
-    let Some(adapter) = &plan.adapter else {
-        return Ok(without_projections(fit(plan, student, &context)?));
-    };
-    let (config, device) = (&student.decoder.config, student.decoder.device());
-    let adapter = Adapter::init(adapter, config, context.seed, &device);
-    let student = Student {
-        adapter: Some(adapter),
-        ..student
-    };
-    let student = fit(plan, student, &context)?;
-    if let Some(adapter) = student
-        .adapter
-        .as_ref()
-        .filter(|_| student.masks.is_empty())
-    {
-        let written = adapter.save(&context.dir.join("adapter"), student.layer_repeats);
-        saved(&context, written)?;
-    }
-    Ok(without_projections(student.merged()))
-}
-
-/// What brings the student's hidden states to the width of the teacher's, if a loss term compares them and the widths differ.
-fn projections(plan: &FitPlan, student: &Student, context: &FitContext<'_>) -> Vec<Projection> {
-    let compares = plan.losses.uses(Term::HiddenMse);
-    let Some(teacher) = context.teacher.filter(|_| compares) else {
-        return Vec::new();
-    };
-    let config = student.effective_config();
-    let depths = [&config, &teacher.config].map(|config| config.num_hidden_layers);
-    let pairs = layer_pairs(&plan.losses, depths[0], depths[1]);
-    Projection::init(
-        &pairs.expect("the layers were looked up before the run"),
-        config.hidden_size,
-        teacher.config.hidden_size,
-        context.seed,
-        &student.decoder.device(),
-    )
-}
-
-fn without_projections(student: Student) -> Student {
-    Student {
-        projections: Vec::new(),
-        ..student
-    }
+    state::is_state(inside) || quantize::is_of_finished_layers(inside)
 }
 
 /// What a pass measures over the first training rows, with its own name and signal.

@@ -9,15 +9,17 @@ use std::path::Path;
 
 use rustix::fs::{Access, access, statvfs};
 
+use crate::cache::SupportPlan;
 use crate::checkpoint::Checkpoint;
-use crate::data::TokenizerError;
+use crate::data::{TokenizerError, TokenizerPlan, TrainTokenizer};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
 use crate::gguf::is_gguf;
 use crate::model::DecoderConfig;
+use crate::plan::{Plan, fault_at};
 use crate::progress::{bytes_text, thousands};
-use crate::recipe::{Plan, RecipeFaults, SupportPlan, TokenizerPlan, fault_at};
+use crate::recipe::RecipeFaults;
 use crate::stages::Stage;
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
@@ -266,7 +268,9 @@ impl Preflight<'_> {
                 let tokenizer = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
                 (key, tokenizer.num_tokens())
             }
-            TokenizerPlan::Train { vocab_size } => ("data.tokenizer.train.vocab_size", *vocab_size),
+            TokenizerPlan::Train(TrainTokenizer { vocab_size }) => {
+                ("data.tokenizer.train.vocab_size", *vocab_size)
+            }
             TokenizerPlan::Teacher => return Ok(()), // refused with the recipe
         };
         self.ids_fit(key, size, "student", student)

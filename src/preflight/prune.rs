@@ -3,8 +3,8 @@
 use super::Preflight;
 use crate::diag::Diagnostic;
 use crate::model::{DecoderConfig, parameter_specs};
-use crate::recipe::{PassPlan, RecipeFaults};
-use crate::student::{ShrinkError, configs_of_passes};
+use crate::passes::{PassPlan, ShrinkError, configs_of_passes};
+use crate::recipe::RecipeFaults;
 
 impl Preflight<'_> {
     /// The architecture of the student that enters each pass, and that of the last.

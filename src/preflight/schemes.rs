@@ -3,15 +3,13 @@
 use super::Preflight;
 use crate::diag::Diagnostic;
 use crate::export::containers::refusal_by;
-use crate::export::{folder, gguf};
+use crate::export::{ExportFormat, folder, gguf};
 use crate::model::{
     DecoderConfig, ParameterKind, ParameterSpec, Schemes, uneven_groups, unlike_parts,
 };
-use crate::passes::WIDTHS;
 use crate::passes::quantize::schemes;
-use crate::recipe::{
-    ExportFormat, PassPlan, QuantizePlan, RecipeFaults, SchemePlan, SensitivityPlan,
-};
+use crate::passes::{PassPlan, QuantizePlan, SchemePlan, SensitivityPlan, WIDTHS};
+use crate::recipe::RecipeFaults;
 
 impl Preflight<'_> {
     /// Every scheme fits its projection, those of joined projections are alike, and every format can hold them.

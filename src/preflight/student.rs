@@ -7,7 +7,9 @@ use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
 use crate::model::{DecoderConfig, parameter_specs};
 use crate::passes;
-use crate::recipe::{PassPlan, RecipeFaults, StudentPlan};
+use crate::passes::PassPlan;
+use crate::recipe::RecipeFaults;
+use crate::student::StudentPlan;
 use crate::student::{
     NoSuchPart, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
 };

@@ -1,20 +1,18 @@
-//! Which weights of a student go: scores, the choice of the lowest, and what makes up for it.
+//! Which weights of a student go: scores, and the choice of the lowest.
 
+mod plan;
 mod score;
 mod select;
-mod sparsegpt;
 
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-use self::score::{PRUNED, scale_by_inputs};
+pub(crate) use self::plan::{GRADUAL, SPARSITY, check};
+pub use self::plan::{GradualMethod, GradualPlan, Pattern, Within, Zeros};
+pub(crate) use self::score::{PRUNED, scale_by_inputs};
 pub use self::score::{SiteSums, input_squares};
-use self::select::select;
-use self::sparsegpt::compensate;
-use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
-use crate::model::{Site, WeightId};
-use crate::recipe::{PruneMethod, Zeros};
+pub(crate) use self::select::{lowest, select, share_of};
+use crate::model::WeightId;
 use crate::student::Student;
 use crate::tensors;
 
@@ -30,43 +28,6 @@ pub struct PrunedMatrix {
     /// that was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_error: Option<f64>,
-}
-
-/// Why weights are not pruned.
-#[derive(Debug, Error)]
-pub enum PruneError {
-    /// A signal asked to stop.
-    #[error(transparent)]
-    Interrupted(#[from] Interrupted),
-    /// What enters a layer cannot be worked with.
-    #[error("layer {layer} cannot be pruned at its {site:?}: {source}")]
-    Inputs {
-        /// The layer.
-        layer: usize,
-        /// The place in it.
-        site: Site,
-        /// What is wrong with its inputs.
-        source: NotPositiveDefinite,
-    },
-}
-
-/// Masks weights of the projections inside blocks; embedding, norms and output matrix stay dense.
-///
-/// What was masked before stays masked, so masks only grow. The free weights are zeroed where they are masked.
-pub fn prune(
-    student: Student,
-    method: PruneMethod,
-    zeros: Zeros,
-    calibration: &Calibration<'_>,
-) -> Result<(Student, Vec<PrunedMatrix>), PruneError> {
-    let squares = match method {
-        PruneMethod::Magnitude => None,
-        PruneMethod::Wanda => Some(input_squares(&student, calibration)?),
-        PruneMethod::SparseGpt { damping } => {
-            return compensate(student, damping, zeros, calibration);
-        }
-    };
-    Ok(mask_lowest(student, squares.as_ref(), zeros))
 }
 
 /// Masks the lowest scores: sizes of weights, times the norms of their inputs where there are any.

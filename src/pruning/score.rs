@@ -9,7 +9,7 @@ use crate::model::Site;
 use crate::student::Student;
 
 /// Score of a weight that is already masked, below any other.
-pub(super) const PRUNED: f32 = -1.0;
+pub(crate) const PRUNED: f32 = -1.0;
 
 /// Sums over positions, by layer and site; one entry per input feature.
 pub type SiteSums = BTreeMap<(usize, Site), Vec<f64>>;
@@ -46,7 +46,7 @@ pub fn input_squares(
 /// Wanda: |w_ij| · ‖x_j‖₂, the norm over calibration positions (Sun, Liu, Bair & Kolter 2023,
 /// <https://arxiv.org/abs/2306.11695>, equation 1).
 #[expect(clippy::cast_possible_truncation, reason = "scores are only compared")]
-pub(super) fn scale_by_inputs(scores: &mut [f32], squares: &[f64]) {
+pub(crate) fn scale_by_inputs(scores: &mut [f32], squares: &[f64]) {
     let norms: Vec<f32> = squares.iter().map(|square| square.sqrt() as f32).collect();
     for row in scores.chunks_mut(norms.len()) {
         row.iter_mut()

@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use crate::recipe::{Within, Zeros};
+use crate::pruning::{Within, Zeros};
 
 /// 1 for the weights that stay of a matrix of rows of `columns` scores.
 ///
 /// A share of zeros is rounded to whole weights of a row, or of the matrix. Of equal scores the earlier goes first. All
 /// scores below zero go, whatever their number: they are masked already.
-pub(super) fn select(scores: &[f32], columns: usize, zeros: Zeros) -> Vec<f32> {
+pub(crate) fn select(scores: &[f32], columns: usize, zeros: Zeros) -> Vec<f32> {
     let mut mask = vec![1.0; scores.len()];
     let (width, num_zeros) = match zeros {
         Zeros::Pattern { pattern } => (pattern.width(), pattern.num_zeros()),
@@ -36,12 +36,12 @@ pub(super) fn select(scores: &[f32], columns: usize, zeros: Zeros) -> Vec<f32> {
     clippy::cast_sign_loss,
     reason = "a share of a count"
 )]
-pub(super) fn share_of(count: usize, sparsity: f64) -> usize {
+pub(crate) fn share_of(count: usize, sparsity: f64) -> usize {
     (count as f64 * sparsity).round() as usize
 }
 
 /// Places of the lowest scores, in no order: so many, and at least all below zero.
-pub(super) fn lowest(scores: &[f32], count: usize) -> Vec<usize> {
+pub(crate) fn lowest(scores: &[f32], count: usize) -> Vec<usize> {
     let num_masked = scores.iter().filter(|&&score| score < 0.0).count();
     let count = count.max(num_masked);
     let mut order: Vec<usize> = (0..scores.len()).collect();
@@ -57,8 +57,7 @@ pub(super) fn lowest(scores: &[f32], count: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pruning::score::PRUNED;
-    use crate::recipe::Pattern;
+    use crate::pruning::{PRUNED, Pattern};
 
     fn of_rows(scores: &[f32], columns: usize, sparsity: f64) -> Vec<f32> {
         select(scores, columns, Zeros::of_rows(sparsity))

@@ -2,14 +2,21 @@
 
 use std::path::PathBuf;
 
-use super::keys::{Block, Key};
-use super::word::Word;
+use super::kinds::{Block, Key};
+use super::value::Value;
+use super::words::Word;
 use crate::diag::Span;
+
+/// All blocks of a recipe that is read, by number; the first is the recipe itself.
+#[derive(Debug, Default)]
+pub(super) struct Blocks(pub(super) Vec<Filled>);
 
 /// A block as written, completed with the defaults of the table.
 #[derive(Debug)]
-pub(super) struct Fields {
+pub(super) struct Filled {
     pub(super) block: &'static Block,
+    /// Number of the block around it.
+    pub(super) outer: Option<usize>,
     /// Its key; `None` for the recipe itself and for defaults.
     pub(super) holder: Option<Span>,
     pub(super) entries: Vec<Entry>,
@@ -17,139 +24,171 @@ pub(super) struct Fields {
     pub(super) has_unknown: bool,
 }
 
+/// A key and its value.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) key: &'static Key,
-    /// `None` for a default.
+pub struct Entry {
+    /// The key's row in the table.
+    pub key: &'static Key,
+    /// Where the key stands; `None` for a default.
     pub(super) name: Option<Span>,
-    pub(super) item: Item,
+    /// The value.
+    pub item: Item,
 }
 
 /// A value, or `None` where it was faulty and has been reported.
 #[derive(Debug)]
-pub(super) struct Item {
+pub struct Item {
     /// Where it stands; `None` for a default.
-    pub(super) span: Option<Span>,
-    pub(super) value: Option<Checked>,
+    pub span: Option<Span>,
+    /// What it is.
+    pub value: Option<Checked>,
 }
 
 /// A value of the type and range that the table asks for.
 #[derive(Debug)]
-pub(super) enum Checked {
+pub enum Checked {
+    /// `true` or `false`.
     Switch(bool),
+    /// A whole number.
     Integer(u64),
+    /// A number.
     Number(f64),
+    /// A name or a word.
     Text(String),
+    /// An absolute path.
     Path(PathBuf),
+    /// A list.
     List(Vec<Item>),
-    /// Of a choice: the one variant written.
-    Block(Fields),
+    /// A block, by its number; of a choice: the one variant written.
+    Block(usize),
+    /// The word that says that there is no value.
+    Off,
+    /// A variant without keys.
     Unit,
 }
 
-impl Fields {
+/// The keys of one block and, around it, those of the recipe.
+#[derive(Debug, Clone, Copy)]
+pub struct Fields<'a> {
+    blocks: &'a Blocks,
+    filled: &'a Filled,
+}
+
+impl<'a> Fields<'a> {
+    /// The recipe itself.
+    pub(super) fn of(blocks: &'a Blocks) -> Option<Self> {
+        let filled = blocks.0.first()?;
+        Some(Self { blocks, filled })
+    }
+
     /// A value, written or by default of the table.
-    pub(super) fn get<T: FromChecked>(&self, name: &str) -> Option<T> {
-        T::from_checked(self.item(name)?.value.as_ref()?)
+    pub fn get<T: Value>(self, name: &str) -> Option<T> {
+        match self.item(name) {
+            Some(item) => T::read(item, self),
+            None => T::absent(),
+        }
+    }
+
+    /// The value of a key that the block may lack.
+    pub fn get_or_default<T: Value + Default>(self, name: &str) -> Option<T> {
+        if self.knows(name) {
+            self.get(name)
+        } else {
+            Some(T::default())
+        }
     }
 
     /// The entries of a list; none if it is not there.
-    pub(super) fn items(&self, name: &str) -> &[Item] {
+    pub fn items(self, name: &str) -> &'a [Item] {
         match self.item(name).map(|item| &item.value) {
             Some(Some(Checked::List(items))) => items,
             _ => &[],
         }
     }
 
+    /// The entries of a list that are blocks.
+    pub fn blocks(self, name: &str) -> impl Iterator<Item = Self> {
+        let items = self.items(name).iter();
+        items.filter_map(move |item| self.inside(item))
+    }
+
     /// A block or a choice.
-    pub(super) fn block(&self, name: &str) -> Option<&Self> {
-        self.item(name)?.as_block()
+    pub fn block(self, name: &str) -> Option<Self> {
+        self.inside(self.item(name)?)
+    }
+
+    /// The block that a value is.
+    pub fn inside(self, item: &Item) -> Option<Self> {
+        match item.value {
+            Some(Checked::Block(place)) => self.at(place),
+            _ => None,
+        }
+    }
+
+    /// The whole recipe.
+    #[must_use]
+    pub fn root(self) -> Self {
+        self.at(0).unwrap_or(self)
+    }
+
+    /// This block, or the nearest around it, whose table has a key.
+    pub fn nearest(self, name: &str) -> Option<Self> {
+        if self.knows(name) {
+            return Some(self);
+        }
+        self.at(self.filled.outer?)?.nearest(name)
     }
 
     /// Whether the user wrote this key, rightly or wrongly.
-    pub(super) fn is_written(&self, name: &str) -> bool {
-        let entry = self.entries.iter().find(|entry| entry.key.name == name);
-        entry.is_some_and(|entry| entry.name.is_some())
+    pub fn is_written(self, name: &str) -> bool {
+        let mut entries = self.entries().iter();
+        entries.any(|entry| entry.key.name == name && entry.name.is_some())
+    }
+
+    /// Whether a key that was written was not understood.
+    pub fn has_unknown(self) -> bool {
+        self.filled.has_unknown
     }
 
     /// Where to point for a key: at its value, or at the block if it is not written.
-    pub(super) fn span(&self, name: &str) -> Option<&Span> {
+    pub fn span(self, name: &str) -> Option<&'a Span> {
         let written = self.item(name).and_then(|item| item.span.as_ref());
-        written.or(self.holder.as_ref())
+        written.or(self.holder())
+    }
+
+    /// Where the block's own key stands.
+    pub fn holder(self) -> Option<&'a Span> {
+        self.filled.holder.as_ref()
     }
 
     /// Of a choice: the variant and what it holds.
-    pub(super) fn variant<T: Word>(&self) -> Option<(T, &Item)> {
-        let entry = self.entries.first()?;
+    pub fn variant<T: Word>(self) -> Option<(T, &'a Item)> {
+        let entry = self.entries().first()?;
         Some((T::of(entry.key.name)?, &entry.item))
     }
 
-    fn item(&self, name: &str) -> Option<&Item> {
+    /// Every key with its value.
+    pub fn entries(self) -> &'a [Entry] {
+        &self.filled.entries
+    }
+
+    fn at(self, place: usize) -> Option<Self> {
+        let filled = self.blocks.0.get(place)?;
+        Some(Self { filled, ..self })
+    }
+
+    /// Tells whether its table has a key.
+    pub fn knows(self, name: &str) -> bool {
+        self.filled.block.names().any(|known| known == name)
+    }
+
+    fn item(self, name: &str) -> Option<&'a Item> {
+        let table = self.filled.block.name;
         debug_assert!(
-            self.block.names().any(|known| known == name),
-            "`{name}` is not in the table of `{}`",
-            self.block.name
+            self.knows(name),
+            "`{name}` is not in the table of `{table}`"
         );
-        let entry = self.entries.iter().find(|entry| entry.key.name == name)?;
+        let entry = self.entries().iter().find(|entry| entry.key.name == name)?;
         Some(&entry.item)
-    }
-}
-
-impl Item {
-    pub(super) fn as_block(&self) -> Option<&Fields> {
-        match &self.value {
-            Some(Checked::Block(fields)) => Some(fields),
-            _ => None,
-        }
-    }
-}
-
-/// A Rust value from a checked one.
-pub(super) trait FromChecked: Sized {
-    /// `None` if the table says another type.
-    fn from_checked(checked: &Checked) -> Option<Self>;
-}
-
-macro_rules! from_checked {
-    ($($type:ty: $pattern:pat => $value:expr;)*) => {$(
-        impl FromChecked for $type {
-            fn from_checked(checked: &Checked) -> Option<Self> {
-                match checked {
-                    $pattern => $value,
-                    _ => None,
-                }
-            }
-        }
-    )*};
-}
-
-from_checked! {
-    bool: Checked::Switch(value) => Some(*value);
-    u64: Checked::Integer(value) => Some(*value);
-    u32: Checked::Integer(value) => Self::try_from(*value).ok();
-    usize: Checked::Integer(value) => Self::try_from(*value).ok();
-    f64: Checked::Number(value) => Some(*value);
-    String: Checked::Text(value) => Some(value.clone());
-    PathBuf: Checked::Path(value) => Some(value.clone());
-}
-
-impl<T: Word> FromChecked for T {
-    fn from_checked(checked: &Checked) -> Option<Self> {
-        match checked {
-            Checked::Text(word) => Self::of(word),
-            _ => None,
-        }
-    }
-}
-
-impl<T: FromChecked> FromChecked for Vec<T> {
-    fn from_checked(checked: &Checked) -> Option<Self> {
-        match checked {
-            Checked::List(items) => items
-                .iter()
-                .map(|item| T::from_checked(item.value.as_ref()?))
-                .collect(),
-            _ => None,
-        }
     }
 }

@@ -1,145 +1,207 @@
-//! How the table of keys is written: `recipe_keys.rs` and the other `*_keys.rs` hold its entries.
+//! The declaration of a block of keys: one list makes the struct, its table, the way from a recipe and the way back.
 
-use std::ops::Bound::{self, Excluded, Included, Unbounded};
+/// Declares keys that stand together, and the plan that they become.
+///
+/// ```text
+/// keys! {
+///     pub struct TeacherPlan in TEACHER = "teacher", "The model that is imitated." {
+///         #[serde(skip)]
+///         checkpoint: PathBuf = required(CHECKPOINT, "Hugging Face folder or `.gguf` file");
+///         batch_size: usize = or("8", Kind::Integer(1, MAX_SIZE), "rows that the capture takes at a time");
+///     }
+/// }
+/// ```
+///
+/// A row is a field with its type and
+///
+/// - `required(kind, about)`;
+/// - `or(value, kind, about)`: a default, as one would write it;
+/// - `rule(words, kind, about)`: a default that the words tell; the type is an option, or a function follows after `else`;
+/// - `group(ROWS)`: a field of several keys, those of another `keys!` without a name, or of a [`Keys`](super::Keys) by hand, or
+///   an option, read and written by two functions after `from` and `write`;
+/// - `around()`: a key that the tables around this group have for themselves, or have not;
+/// - `beside(default)`: no key; filled in by whoever reads the block.
+///
+/// `as "key"` after the field is its name in recipes where that is another; `else function` (of the [`Fields`](super::Fields)) finds
+/// the value where the key is not there; `from function` reads it whether or not it is; `unless` a function of the plan leaves the
+/// key out on the way back, where it would be refused. `key` in place of a field and its type makes a key that another field reads;
+/// `write` a function of the plan gives its value on the way back.
+macro_rules! keys {
+    ($(#[$meta:meta])* $vis:vis struct $Name:ident in $TABLE:ident = $name:literal, $about:literal { $($rows:tt)* }) => {
+        keys! { @rows (fields plan folder keys) ($Name $(#[$meta])* #[doc = $about] $vis struct $Name)
+            ($TABLE $name $about) () () () () $($rows)* }
+    };
+    ($(#[$meta:meta])* $vis:vis struct $Name:ident in $TABLE:ident { $($rows:tt)* }) => {
+        keys! { @rows (fields plan folder keys) ($Name $(#[$meta])* $vis struct $Name)
+            ($TABLE) () () () () $($rows)* }
+    };
 
-/// Keys that stand together under one name.
-#[derive(Debug)]
-pub(super) struct Block {
-    /// The key that holds it, or the noun for one of its variants if it is a choice.
-    pub(super) name: &'static str,
-    /// What it is for.
-    pub(super) about: &'static str,
-    /// Its keys; two groups where a block shares keys with another.
-    pub(super) keys: &'static [&'static [Key]],
+    // One row after the other: its field, its row of the table, how it is read, how it is written.
+    (@rows ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt ($($field:tt)*) ($($row:tt)*) ($($read:tt)*) ($($write:tt)*)
+        $(#[$meta:meta])* $it:ident: $Type:ty = group($ROWS:expr) from $from:ident write $written:ident; $($rest:tt)*) => {
+        keys! { @rows ($fields $plan $folder $keys) $head $table
+            ($($field)* $(#[$meta])* pub $it: $Type,)
+            ($($row)* $crate::recipe::Row::Group($ROWS),)
+            ($($read)* $it: $from($fields)?,)
+            ($($write)* $written($plan.$it.as_ref(), $folder, $keys);)
+            $($rest)* }
+    };
+    (@rows ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt ($($field:tt)*) ($($row:tt)*) ($($read:tt)*) ($($write:tt)*)
+        $(#[$meta:meta])* $it:ident: $Type:ty = group($ROWS:expr); $($rest:tt)*) => {
+        keys! { @rows ($fields $plan $folder $keys) $head $table
+            ($($field)* $(#[$meta])* pub $it: $Type,)
+            ($($row)* $crate::recipe::Row::Group($ROWS),)
+            ($($read)* $it: <$Type as $crate::recipe::Keys>::read_keys($fields)?,)
+            ($($write)* $crate::recipe::Keys::write_keys(&$plan.$it, $folder, $keys);)
+            $($rest)* }
+    };
+    (@rows ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt ($($field:tt)*) $row:tt ($($read:tt)*) ($($write:tt)*)
+        $(#[$meta:meta])* $it:ident: $Type:ty = around() $(unless $unless:expr)?; $($rest:tt)*) => {
+        keys! { @rows ($fields $plan $folder $keys) $head $table
+            ($($field)* $(#[$meta])* pub $it: $Type,)
+            $row
+            ($($read)* $it: $fields.get_or_default(stringify!($it))?,)
+            ($($write)* if true $(&& !$crate::recipe::tell($plan, $unless))? {
+                $crate::recipe::put($keys, stringify!($it), $crate::recipe::Value::write(&$plan.$it, $folder));
+            })
+            $($rest)* }
+    };
+    (@rows $names:tt $head:tt $table:tt ($($field:tt)*) $row:tt ($($read:tt)*) $write:tt
+        $(#[$meta:meta])* $it:ident: $Type:ty = beside($default:expr); $($rest:tt)*) => {
+        keys! { @rows $names $head $table
+            ($($field)* $(#[$meta])* pub $it: $Type,) $row ($($read)* $it: $default,) $write $($rest)* }
+    };
+    (@rows ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt $field:tt ($($row:tt)*) $read:tt ($($write:tt)*)
+        key $it:ident = $how:ident($($what:tt)*) write $written:expr; $($rest:tt)*) => {
+        keys! { @rows ($fields $plan $folder $keys) $head $table $field
+            ($($row)* $crate::recipe::$how(stringify!($it), $($what)*),)
+            $read
+            ($($write)* $crate::recipe::put($keys, stringify!($it), $crate::recipe::tell($plan, $written));)
+            $($rest)* }
+    };
+    (@rows $names:tt $head:tt $table:tt $field:tt $row:tt $read:tt $write:tt
+        $(#[$meta:meta])* $it:ident $(as $key:literal)?: $Type:ty = required($kind:expr, $about:literal) $($rest:tt)*) => {
+        keys! { @key $names $head $table $field $row $read $write
+            ($(#[$meta])*) $it (stringify!($it) $(; $key)?) ($Type) (required(; $kind, $about)) $($rest)* }
+    };
+    (@rows $names:tt $head:tt $table:tt $field:tt $row:tt $read:tt $write:tt
+        $(#[$meta:meta])* $it:ident $(as $key:literal)?: $Type:ty = $how:ident($words:literal, $kind:expr, $about:literal) $($rest:tt)*) => {
+        keys! { @key $names $head $table $field $row $read $write
+            ($(#[$meta])*) $it (stringify!($it) $(; $key)?) ($Type) ($how($words; $kind, $about)) $($rest)* }
+    };
+    (@key ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt ($($field:tt)*) ($($row:tt)*) ($($read:tt)*) ($($write:tt)*)
+        ($(#[$meta:meta])*) $it:ident ($own:expr $(; $key:literal)?) ($Type:ty) ($how:ident($($words:literal)?; $kind:expr, $about:literal))
+        $(else $else:ident)? $(from $from:ident)? $(unless $unless:expr)?; $($rest:tt)*) => {
+        keys! { @rows ($fields $plan $folder $keys) $head $table
+            ($($field)* #[doc = $about] $(#[$meta])* $(#[serde(rename = $key)])? pub $it: $Type,)
+            ($($row)* $crate::recipe::$how(keys!(@first $($key)? $own), $($words,)? $kind, $about),)
+            ($($read)* $it: keys!(@read $fields (keys!(@first $($key)? $own)) ($($else)?) ($($from)?))?,)
+            ($($write)* if true $(&& !$crate::recipe::tell($plan, $unless))? {
+                let value = $crate::recipe::Value::write(&$plan.$it, $folder);
+                $crate::recipe::put($keys, keys!(@first $($key)? $own), $crate::recipe::or_word(&const { $kind }, value));
+            })
+            $($rest)* }
+    };
+
+    (@first $key:literal $own:expr) => { $key };
+    (@first $own:expr) => { $own };
+
+    (@read $fields:ident ($key:expr) () ()) => { $fields.get($key) };
+    (@read $fields:ident ($key:expr) ($else:ident) ()) => { $fields.get($key).or_else(|| $else($fields)) };
+    (@read $fields:ident ($key:expr) () ($from:ident)) => { $from($fields) };
+
+    // No row is left.
+    (@rows ($fields:ident $plan:ident $folder:ident $keys:ident) ($Name:ident $($head:tt)*) $table:tt ($($field:tt)*) $rows:tt ($($read:tt)*) ($($write:tt)*)) => {
+        #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+        $($head)* {
+            $($field)*
+        }
+
+        keys! { @table $table $rows }
+
+        impl $crate::recipe::Keys for $Name {
+            fn read_keys($fields: $crate::recipe::Fields<'_>) -> Option<Self> {
+                Some(Self { $($read)* })
+            }
+
+            fn write_keys(
+                &self,
+                $folder: &std::path::Path,
+                $keys: &mut serde_json::Map<String, serde_json::Value>,
+            ) {
+                let $plan = self;
+                $($write)*
+            }
+        }
+    };
+    (@table ($TABLE:ident $name:literal $about:literal) ($($rows:tt)*)) => {
+        pub(crate) static $TABLE: $crate::recipe::Block = $crate::recipe::Block {
+            name: $name,
+            about: $about,
+            rows: &[$($rows)*],
+        };
+    };
+    (@table ($TABLE:ident) ($($rows:tt)*)) => {
+        pub(crate) static $TABLE: &[$crate::recipe::Row] = &[$($rows)*];
+    };
 }
 
-/// One key.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) name: &'static str,
-    pub(super) kind: Kind,
-    pub(super) default: Fallback,
-    /// Its meaning with its unit: lower case, no full stop.
-    pub(super) about: &'static str,
+/// Declares a choice: the enum of what is chosen, that of the words, and the table.
+///
+/// A variant without a type is written as a bare word.
+macro_rules! choice {
+    ($(#[$meta:meta])* $vis:vis enum $Name:ident of $Word:ident in $TABLE:ident = $name:literal, $about:literal {
+        $($(#[$told:meta])* $Variant:ident$(($(#[$inner:meta])* $Type:ty))? = $word:literal, $kind:expr, $means:literal;)+
+    }) => {
+        $(#[$meta])*
+        #[doc = $about]
+        #[derive(Debug, Clone, PartialEq, serde::Serialize)]
+        $vis enum $Name {
+            $(#[doc = $means] $(#[$told])* #[serde(rename = $word)] $Variant$(($(#[$inner])* $Type))?,)+
+        }
+
+        $crate::recipe::words! {
+            #[doc = $about]
+            pub(crate) enum $Word {
+                $(#[doc = $means] $Variant = $word,)+
+            }
+        }
+
+        pub(crate) static $TABLE: $crate::recipe::Block = $crate::recipe::Block {
+            name: $name,
+            about: $about,
+            rows: &[$($crate::recipe::required($word, $kind, $means),)+],
+        };
+
+        impl $crate::recipe::Value for $Name {
+            fn read(
+                item: &$crate::recipe::Item,
+                holder: $crate::recipe::Fields<'_>,
+            ) -> Option<Self> {
+                let chosen = holder.inside(item)?;
+                Some(match chosen.variant::<$Word>()?.0 {
+                    $($Word::$Variant => choice!(@read chosen $Variant $word $($Type)?),)+
+                })
+            }
+
+            fn write(&self, folder: &std::path::Path) -> serde_json::Value {
+                choice!(@write self folder $($Variant $word ($($Type)?))+)
+            }
+        }
+    };
+    (@read $chosen:ident $Variant:ident $word:literal) => { Self::$Variant };
+    (@read $chosen:ident $Variant:ident $word:literal $Type:ty) => { Self::$Variant($chosen.get($word)?) };
+    (@write $self:ident $folder:ident $($Variant:ident $word:literal ($($Type:ty)?))+) => {
+        match $self {
+            $(choice!(@pattern chosen $Variant $($Type)?) => choice!(@value chosen $folder $word $($Type)?),)+
+        }
+    };
+    (@pattern $value:ident $Variant:ident) => { Self::$Variant };
+    (@pattern $value:ident $Variant:ident $Type:ty) => { Self::$Variant($value) };
+    (@value $value:ident $folder:ident $word:literal) => { serde_json::json!($word) };
+    (@value $value:ident $folder:ident $word:literal $Type:ty) => {
+        serde_json::json!({ $word: $crate::recipe::Value::write($value, $folder) })
+    };
 }
 
-/// What holds if a key is not written.
-#[derive(Debug)]
-pub(super) enum Fallback {
-    /// It must be written.
-    Required,
-    /// This value, as one would write it.
-    Value(&'static str),
-    /// What the sentence says.
-    Rule(&'static str),
-}
-
-/// What may stand behind a key.
-#[derive(Debug)]
-pub(super) enum Kind {
-    /// Name of a folder.
-    Name,
-    /// `true` or `false`.
-    Switch,
-    /// A whole number, both ends included.
-    Integer(u64, u64),
-    /// One of a few whole numbers.
-    IntegerOf(&'static [u64]),
-    /// A whole number, or a word in its place.
-    IntegerOr(u64, u64, &'static str),
-    /// A count of at least this, which may be written `600k` or `1.5M`.
-    Tokens(u64),
-    /// Bytes, which may be written `500M` or `5G`.
-    Bytes(u64),
-    /// A number.
-    Number(Bound<f64>, Bound<f64>),
-    /// A number (the kind), or keys that say how it moves or is found.
-    Moving(&'static Self, &'static Block),
-    /// At least two steps, or a share of the steps of a pass.
-    StepsOrShare,
-    /// One of a few words.
-    Word(&'static [&'static str]),
-    /// A path; see [`PathKind`].
-    Path(PathKind),
-    /// A list of at least and at most so many.
-    List(&'static Self, usize, usize),
-    /// Further keys.
-    Block(&'static Block),
-    /// Further keys, or the value of the first of them alone.
-    Short(&'static Block),
-    /// Exactly one of these keys; those of kind [`Kind::Unit`] are written as a bare word.
-    Choice(&'static Block),
-    /// A variant without keys.
-    Unit,
-}
-
-/// What must be there before a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PathKind {
-    File,
-    FileOrFolder,
-    /// A model folder or a `.gguf` file.
-    Checkpoint,
-    /// A folder that the run makes.
-    Output,
-}
-
-impl Block {
-    pub(super) fn iter(&self) -> impl Iterator<Item = &'static Key> {
-        self.keys.iter().copied().flatten()
-    }
-
-    pub(super) fn names(&self) -> impl Iterator<Item = &'static str> {
-        self.iter().map(|key| key.name)
-    }
-}
-
-pub(super) const fn required(name: &'static str, kind: Kind, about: &'static str) -> Key {
-    let default = Fallback::Required;
-    Key {
-        name,
-        kind,
-        default,
-        about,
-    }
-}
-
-pub(super) const fn or(
-    name: &'static str,
-    kind: Kind,
-    value: &'static str,
-    about: &'static str,
-) -> Key {
-    let default = Fallback::Value(value);
-    Key {
-        name,
-        kind,
-        default,
-        about,
-    }
-}
-
-pub(super) const fn rule(
-    name: &'static str,
-    kind: Kind,
-    rule: &'static str,
-    about: &'static str,
-) -> Key {
-    let default = Fallback::Rule(rule);
-    Key {
-        name,
-        kind,
-        default,
-        about,
-    }
-}
-
-/// Largest count of tokens: below it, no product of two sizes of a plan overflows 64 bits.
-pub(super) const MAX_TOKENS: u64 = 1_000_000_000_000;
-pub(super) const MAX_BYTES: u64 = 1_000_000_000_000_000;
-pub(super) const MAX_STEPS: u64 = 1_000_000_000;
-pub(super) const MAX_SIZE: u64 = 1 << 20; // widths, lengths and batches; real ones are a tenth of it
-pub(super) const SHARE_ABOVE_0: Kind = Kind::Number(Excluded(0.0), Included(1.0));
-pub(super) const ABOVE_0: Kind = Kind::Number(Excluded(0.0), Unbounded);
-pub(super) const FROM_0: Kind = Kind::Number(Included(0.0), Unbounded);
-pub(super) const TEMPERATURE: Kind = Kind::Number(Excluded(0.0), Included(100.0));
+pub(crate) use {choice, keys};

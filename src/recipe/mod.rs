@@ -1,68 +1,58 @@
-//! The recipe: from YAML text to a checked and completed [`Plan`].
+//! The language of recipes: from YAML text to checked values, told with their places where they are wrong, and back.
 //!
-//! `tree` reads YAML with places, `set` replaces values, `file` checks each key against the table in
-//! `recipe_keys`, `student_keys`, `pass_keys`, `loss_keys`, `prune_keys` and `quantize_keys`, `check` and the files beside it what keys mean together, and `complete` makes the plan.
+//! It knows kinds of keys and no key: each stage declares its own with `keys!`, as a struct whose rows are at once the table from
+//! which recipes are read, the JSON Schema printed and `docs/recipe.md` written. `tree` reads YAML with places, `set` replaces
+//! values, `read` checks each key against the tables, and [`load`] puts that together for whoever has the table of the whole.
 
 #![warn(clippy::indexing_slicing)]
 
-mod calibrated_plan;
-mod check;
-mod complete;
 mod fields;
-mod file;
 mod keys;
-mod loss_check;
-mod loss_keys;
-mod loss_plan;
-mod loss_terms;
-mod pass_check;
-mod pass_keys;
-#[cfg(test)]
-mod pass_tests;
-mod plan;
-mod prune_check;
-mod prune_complete;
-mod prune_keys;
-mod prune_plan;
-mod quantize_check;
-mod quantize_complete;
-mod quantize_keys;
-mod quantize_plan;
-mod recipe_keys;
-mod reference;
-mod resolved;
-mod schedule_check;
-mod schedule_plan;
+mod kinds;
+mod moving;
+mod page;
+mod read;
+mod rules;
+mod schema;
 mod set;
-mod student_complete;
-mod student_keys;
-mod student_plan;
 mod tree;
+mod value;
 mod values;
-mod word;
 mod words;
+mod yaml;
 
 use std::fmt;
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-pub use calibrated_plan::*;
-pub use loss_plan::*;
-pub use loss_terms::{Term, Terms};
-pub use plan::*;
-pub use prune_plan::*;
-pub use quantize_plan::*;
-pub use reference::{reference_markdown, schema};
-pub use resolved::resolved_yaml;
-pub use schedule_plan::*;
-pub use student_plan::*;
-pub use words::{export_plan, words};
-
-use crate::diag::{self, Diagnostic, Sources};
+pub use self::fields::{Checked, Entry, Fields, Item};
+pub(crate) use self::keys::{choice, keys};
+pub use self::kinds::*;
+pub use self::moving::{Ramp, RampShape, Scheduled, Shape, over};
+pub use self::page::page;
+pub use self::rules::{ascending, distinct, division, unused};
+pub use self::schema::schema;
+pub use self::value::{Keys, Read, Value, or_word, put, tell, word_of};
+pub use self::words::Word;
+pub(crate) use self::words::words;
+pub use self::yaml::to_yaml;
+use crate::diag::{self, Diagnostic, Origin, Sources};
 use crate::files;
 
 /// Longest recipe that is read: a wrong path to a model must not fill the memory.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
+
+/// What a text may say.
+#[derive(Debug)]
+pub struct Grammar {
+    /// The keys of the whole.
+    pub root: &'static Block,
+    /// Every contradiction between keys, in no order. A rule speaks only if the keys it needs are good: what was refused is not
+    /// told twice.
+    pub contradictions: fn(Fields<'_>, &mut Vec<Diagnostic>),
+    /// An override that the message about a malformed one shows.
+    pub override_example: &'static str,
+}
 
 /// Everything that is wrong with a recipe, in the order of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +64,16 @@ pub struct RecipeFaults {
 }
 
 impl RecipeFaults {
+    /// Puts faults in order.
+    fn of(mut diagnostics: Vec<Diagnostic>, sources: Sources) -> Self {
+        diag::sort(&mut diagnostics);
+        diagnostics.dedup(); // one override may reach several passes
+        Self {
+            diagnostics,
+            sources,
+        }
+    }
+
     /// What the user is shown: each fault with its line, then their number.
     pub fn render(&self, color: bool) -> String {
         let num_faults = self.diagnostics.len();
@@ -84,16 +84,12 @@ impl RecipeFaults {
             self.sources.recipe_name
         )
     }
-}
 
-impl RecipeFaults {
     /// These faults and others of the same recipe, in the order of its text.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
         self.diagnostics.extend(others.diagnostics);
-        diag::sort(&mut self.diagnostics);
-        self.diagnostics.dedup();
-        self
+        Self::of(self.diagnostics, self.sources)
     }
 }
 
@@ -105,49 +101,81 @@ impl fmt::Display for RecipeFaults {
 
 impl std::error::Error for RecipeFaults {}
 
-/// The plan of a recipe file, with `path=value` overrides applied.
+/// What a recipe file says, with `path=value` overrides applied, and the absolute path of the file.
 ///
 /// Relative paths, those of overrides included, start at the folder of the recipe.
-pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
+pub fn load<T: Keys>(
+    grammar: &Grammar,
+    path: &Path,
+    overrides: &[String],
+) -> Result<(T, PathBuf), RecipeFaults> {
     let mut sources = Sources {
         recipe_name: path.display().to_string(),
         recipe: String::new(),
         command_line: set::command_line(overrides),
     };
-    let refuse = |mut diagnostics: Vec<Diagnostic>, sources: Sources| {
-        diag::sort(&mut diagnostics);
-        diagnostics.dedup(); // one override may reach several passes
-        RecipeFaults {
-            diagnostics,
-            sources,
-        }
+    let (absolute, text) = match read_file(path) {
+        Ok(found) => found,
+        Err(fault) => return Err(RecipeFaults::of(vec![fault], sources)),
     };
-    let absolute = match read(path) {
-        Ok((absolute, text)) => {
-            sources.recipe = text;
-            absolute
-        }
-        Err(fault) => return Err(refuse(vec![fault], sources)),
-    };
-    match plan(&sources.recipe, overrides, path, absolute) {
-        Ok(plan) => Ok(plan),
-        Err(faults) => Err(refuse(faults, sources)),
+    sources.recipe = text;
+    match parse(grammar, &sources.recipe, overrides, folder_of(path)) {
+        Ok(said) => Ok((said, absolute)),
+        Err(faults) => Err(RecipeFaults::of(faults, sources)),
     }
 }
 
-/// A fault that was found later, pointed at a key of the plan's recipe.
+/// What a text says that was made of the arguments of a command; `name` stands for it in messages.
+pub fn understand<T: Keys>(
+    grammar: &Grammar,
+    text: &str,
+    overrides: &[String],
+    name: &str,
+) -> Result<T, RecipeFaults> {
+    parse(grammar, text, overrides, Path::new("")).map_err(|faults| {
+        let sources = Sources {
+            recipe_name: name.to_owned(),
+            recipe: text.to_owned(),
+            command_line: set::command_line(overrides),
+        };
+        RecipeFaults::of(faults, sources)
+    })
+}
+
+/// What a text says whose relative paths start at a folder; or its faults, in no order.
+pub(crate) fn parse<T: Keys>(
+    grammar: &Grammar,
+    text: &str,
+    overrides: &[String],
+    folder: &Path,
+) -> Result<T, Vec<Diagnostic>> {
+    let mut root = tree::parse(text, Origin::Recipe, 0).map_err(|fault| vec![fault])?;
+    let mut faults = set::apply(&mut root, overrides, grammar);
+    let (blocks, of_keys) = read::read(grammar.root, &root, folder);
+    faults.extend(of_keys);
+    let Some(fields) = Fields::of(&blocks) else {
+        return Err(faults);
+    };
+    (grammar.contradictions)(fields, &mut faults);
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    Ok(T::read_keys(fields).expect("a recipe without faults has every value"))
+}
+
+/// A fault that was found later, pointed at a key of a recipe file.
 ///
 /// `key` is a path such as `teacher.checkpoint` or `passes.2.quantize.group_size`; `overrides` are those
-/// that the plan was loaded with. If the key is not written or the recipe can no longer be read, the fault
+/// that the recipe was loaded with. If the key is not written or the recipe can no longer be read, the fault
 /// is told without a line.
 pub fn fault_at(
-    plan: &Plan,
+    grammar: &Grammar,
+    path: &Path,
     overrides: &[String],
     key: &str,
     label: &str,
     fault: Diagnostic,
 ) -> RecipeFaults {
-    let path = &plan.recipe_path;
     let here = std::env::current_dir().unwrap_or_default();
     let shown = path.strip_prefix(here).unwrap_or(path);
     let mut sources = Sources {
@@ -156,10 +184,10 @@ pub fn fault_at(
         command_line: set::command_line(overrides),
     };
     let mut span = None;
-    if let Ok((_, text)) = read(path)
-        && let Ok(mut root) = tree::parse(&text, diag::Origin::Recipe, 0)
+    if let Ok((_, text)) = read_file(path)
+        && let Ok(mut root) = tree::parse(&text, Origin::Recipe, 0)
     {
-        set::apply(&mut root, overrides);
+        set::apply(&mut root, overrides, grammar);
         span = root.find(key);
         sources.recipe = text;
     }
@@ -169,27 +197,44 @@ pub fn fault_at(
     }
 }
 
-fn plan(
-    text: &str,
-    overrides: &[String],
-    path: &Path,
-    absolute: PathBuf,
-) -> Result<Plan, Vec<Diagnostic>> {
-    let mut root = tree::parse(text, diag::Origin::Recipe, 0).map_err(|fault| vec![fault])?;
-    let mut faults = set::apply(&mut root, overrides);
-    let (fields, of_keys) = file::read(&recipe_keys::RECIPE, &root, complete::folder_of(path));
-    faults.extend(of_keys);
-    let Some(fields) = fields else {
-        return Err(faults);
+/// The words that a key may have, such as `["export", "formats"]`; none if the key takes others, or is not there.
+pub fn words_at(root: &'static Block, path: &[&str]) -> Vec<&'static str> {
+    let Some((last, holders)) = path.split_last() else {
+        return Vec::new();
     };
-    faults.extend(check::contradictions(&fields));
-    if !faults.is_empty() {
-        return Err(faults);
-    }
-    Ok(complete::plan(&fields, absolute).expect("a recipe without faults has every value"))
+    let kind_of = |block: &'static Block, name: &str| {
+        let key = block.iter().find(|key| key.name == name)?;
+        Some(&key.kind)
+    };
+    let block = holders
+        .iter()
+        .try_fold(root, |block, name| kind_of(block, name).and_then(block_of));
+    let kind = block.and_then(|block| kind_of(block, last));
+    kind.map(words_of).unwrap_or_default()
 }
 
-fn read(path: &Path) -> Result<(PathBuf, String), Diagnostic> {
+fn block_of(kind: &'static Kind) -> Option<&'static Block> {
+    match kind {
+        Kind::Block(block) | Kind::Short(block) | Kind::Choice(block) => Some(block),
+        Kind::List(entry, ..) => block_of(entry),
+        _ => None,
+    }
+}
+
+fn words_of(kind: &'static Kind) -> Vec<&'static str> {
+    match kind {
+        Kind::Word(words) => words.to_vec(),
+        Kind::List(entry, ..) => words_of(entry),
+        _ => Vec::new(),
+    }
+}
+
+/// The folder that a recipe's relative paths start from.
+fn folder_of(recipe_path: &Path) -> &Path {
+    recipe_path.parent().unwrap_or(Path::new(""))
+}
+
+fn read_file(path: &Path) -> Result<(PathBuf, String), Diagnostic> {
     let unreadable = |reason: String| {
         Diagnostic::new("recipe/unreadable", format!("{}: {reason}", path.display()))
     };
@@ -210,61 +255,5 @@ fn read(path: &Path) -> Result<(PathBuf, String), Diagnostic> {
             "not UTF-8 from byte {} on",
             error.utf8_error().valid_up_to()
         ))),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use proptest::test_runner::RngSeed;
-
-    use super::*;
-
-    const TEXTS: [&str; 4] = [
-        include_str!("../../tests/bad_recipes/contradictions.yaml"),
-        include_str!("../../tests/bad_recipes/values.yaml"),
-        include_str!("../../tests/bad_recipes/schedules.yaml"),
-        include_str!("../../recipes/quickstart.yaml"),
-    ];
-
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            cases: 1000,
-            rng_seed: RngSeed::Fixed(17),
-            failure_persistence: None,
-            ..ProptestConfig::default()
-        })]
-
-        #[test]
-        fn no_text_and_no_override_makes_the_reader_panic(
-            text_idx in 0..TEXTS.len(),
-            edits in prop::collection::vec((any::<prop::sample::Index>(), 0..3_usize, "[-a-z0-9:{}\\[\\],.\n &*é]{0,3}"), 1..6),
-            overrides in prop::collection::vec("[a-z.0-9]{0,12}=?[-a-z0-9:{}\\[\\],. é]{0,6}", 0..3),
-        ) {
-            let mut text: Vec<char> = TEXTS.get(text_idx).unwrap().chars().collect();
-            for (place, num_removed, inserted) in edits {
-                let start = place.index(text.len());
-                let end = (start + num_removed).min(text.len());
-                text.splice(start..end, inserted.chars());
-            }
-            let recipe: String = text.into_iter().collect();
-            let path = Path::new("tests/bad_recipes/edited.yaml");
-            if let Err(diagnostics) = plan(&recipe, &overrides, path, path.to_path_buf()) {
-                let command_line = set::command_line(&overrides);
-                let sources = Sources { recipe_name: "edited.yaml".into(), recipe, command_line };
-                let faults = RecipeFaults { diagnostics, sources };
-                prop_assert!(!faults.to_string().is_empty());
-            }
-        }
-    }
-
-    #[test]
-    fn every_default_of_the_table_is_a_value_of_its_kind() {
-        let text = "name: a\ndata: {train: [.], validation: [.]}\nteacher: {checkpoint: .}\n\
-                    student: {architecture: {num_hidden_layers: 1, hidden_size: 32, num_attention_heads: 2, intermediate_size: 32}}\n\
-                    passes: [distill: {steps: 1}, prune: {sparsity: 0}, quantize: {method: qat, steps: 1}]\n";
-        let path = Path::new("recipe.yaml");
-        let plan = plan(text, &[], path, path.to_path_buf());
-        assert_eq!(plan.map(|plan| plan.passes.len()), Ok(3));
     }
 }

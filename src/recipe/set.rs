@@ -2,6 +2,8 @@
 //!
 //! A replaced value is read and checked like a written one; its place is on the command line.
 
+use super::Grammar;
+use super::kinds::{Block, Kind};
 use super::tree::{self, Name, Node, Value};
 use crate::diag::{Diagnostic, Origin, Span, code_list};
 
@@ -17,12 +19,12 @@ pub(super) fn command_line(overrides: &[String]) -> String {
 }
 
 /// Replaces values in order; gives the faults of the arguments themselves.
-pub(super) fn apply(root: &mut Node, overrides: &[String]) -> Vec<Diagnostic> {
+pub(super) fn apply(root: &mut Node, overrides: &[String], grammar: &Grammar) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     let mut line_start = 0;
     for line in command_line(overrides).lines() {
         let text = line.strip_prefix(FLAG).unwrap_or(line);
-        if let Err(fault) = set(root, text, line_start + FLAG.len()) {
+        if let Err(fault) = set(root, text, line_start + FLAG.len(), grammar) {
             faults.push(fault);
         }
         line_start += line.len() + 1;
@@ -30,12 +32,15 @@ pub(super) fn apply(root: &mut Node, overrides: &[String]) -> Vec<Diagnostic> {
     faults
 }
 
-fn set(root: &mut Node, text: &str, offset: usize) -> Result<(), Diagnostic> {
+fn set(root: &mut Node, text: &str, offset: usize, grammar: &Grammar) -> Result<(), Diagnostic> {
     let Some((path, value)) = text.split_once('=').filter(|(path, _)| !path.is_empty()) else {
         let message = format!("`--set {text}` is not of the form `path=value`");
         return Err(Diagnostic::new("recipe/bad-override", message)
             .primary(&at(offset, text), "")
-            .help("write, for example, `--set distill.steps=200`"));
+            .help(format!(
+                "write, for example, `--set {}`",
+                grammar.override_example
+            )));
     };
     let value = tree::parse(value, Origin::CommandLine, offset + path.len() + 1)?;
     let mut names = Vec::new();
@@ -47,26 +52,39 @@ fn set(root: &mut Node, text: &str, offset: usize) -> Result<(), Diagnostic> {
         });
         start += part.len() + 1;
     }
-    match names.split_first() {
-        Some((pass, rest))
-            if ["distill", "prune", "shrink", "quantize"].contains(&pass.text.as_str()) =>
-        {
-            in_passes(root, pass, rest, &value)
-        }
-        _ => replace(root, &names, &value),
+    if let Some((first, rest)) = names.split_first()
+        && let Some((list, of)) = list_of(grammar.root, &first.text)
+    {
+        return in_entries(root, (list, of), (first, rest), &value);
     }
+    replace(root, &names, &value)
 }
 
-/// A bare pass name stands for every pass of that kind.
-fn in_passes(root: &mut Node, pass: &Name, rest: &[Name], value: &Node) -> Result<(), Diagnostic> {
+/// The list of a recipe whose entries may be this variant, and their table.
+fn list_of(root: &'static Block, variant: &str) -> Option<(&'static str, &'static Block)> {
+    root.iter().find_map(|key| match key.kind {
+        Kind::List(Kind::Choice(of), ..) if of.names().any(|name| name == variant) => {
+            Some((key.name, *of))
+        }
+        _ => None,
+    })
+}
+
+/// The bare name of a variant stands for every such entry of the list.
+fn in_entries(
+    root: &mut Node,
+    (list, of): (&str, &Block),
+    (variant, rest): (&Name, &[Name]),
+    value: &Node,
+) -> Result<(), Diagnostic> {
     let mut num_found = 0;
-    for item in passes_of(root) {
+    for item in entries_of(root, list) {
         let Value::Map(entries) = &mut item.value else {
             continue;
         };
         for (_, node) in entries
             .iter_mut()
-            .filter(|(name, _)| name.text == pass.text)
+            .filter(|(name, _)| name.text == variant.text)
         {
             replace(node, rest, value)?;
             num_found += 1;
@@ -75,23 +93,24 @@ fn in_passes(root: &mut Node, pass: &Name, rest: &[Name], value: &Node) -> Resul
     if num_found > 0 {
         return Ok(());
     }
-    let message = format!("the recipe has no `{}` pass", pass.text);
+    let message = format!("the recipe has no `{}` {}", variant.text, of.name);
     let mut kinds: Vec<&str> = Vec::new();
-    for item in passes_of(root) {
+    for item in entries_of(root, list) {
         if let Value::Map(entries) = &item.value {
             kinds.extend(entries.iter().map(|(name, _)| name.text.as_str()));
         }
     }
     kinds.sort_unstable();
     kinds.dedup();
-    Err(Diagnostic::new("recipe/no-such-pass", message)
-        .primary(&pass.span, format!("passes: {}", code_list(kinds))))
+    let id = format!("recipe/no-such-{}", of.name);
+    Err(Diagnostic::new(&id, message)
+        .primary(&variant.span, format!("{list}: {}", code_list(kinds))))
 }
 
-fn passes_of(root: &mut Node) -> &mut [Node] {
+fn entries_of<'a>(root: &'a mut Node, list: &str) -> &'a mut [Node] {
     if let Value::Map(entries) = &mut root.value
-        && let Some((_, passes)) = entries.iter_mut().find(|(name, _)| name.text == "passes")
-        && let Value::List(items) = &mut passes.value
+        && let Some((_, items)) = entries.iter_mut().find(|(name, _)| name.text == list)
+        && let Value::List(items) = &mut items.value
     {
         return items;
     }

@@ -7,10 +7,9 @@ use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
 
 use super::fields::Checked;
-use super::keys::{Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS, PathKind};
+use super::kinds::{Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS, PathKind};
 use super::tree::{Node, Value};
 use crate::diag::{Diagnostic, Span, code_list, nearest};
-use crate::gguf::is_gguf;
 use crate::progress::thousands;
 
 /// Folder of a model that is not committed but fetched.
@@ -27,12 +26,9 @@ pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
             Checked::Integer(value) if allowed.contains(&value) => Some(Checked::Integer(value)),
             _ => None,
         },
-        (Kind::IntegerOr(_, _, word), Value::Text(text)) if text == word => {
-            Some(Checked::Text(text.clone()))
-        }
-        (Kind::Integer(min, max) | Kind::IntegerOr(min, max, _), value) => {
-            integer(value, *min, *max)
-        }
+        (Kind::Or(_, word), Value::Text(text)) if text == word => Some(Checked::Off),
+        (Kind::Or(kind, _), value) => scalar(kind, value),
+        (Kind::Integer(min, max), value) => integer(value, *min, *max),
         (Kind::Bytes(min), Value::Text(text)) => abbreviated(text, &BYTES)
             .filter(|count| (*min..=MAX_BYTES).contains(count))
             .map(Checked::Integer),
@@ -72,13 +68,10 @@ pub(super) fn path(
     let found = fs::metadata(&path);
     let (is_right, noun) = match kind {
         PathKind::File => (found.as_ref().is_ok_and(fs::Metadata::is_file), "file"),
-        PathKind::Checkpoint if is_gguf(&path) => {
+        PathKind::Either { is_file, .. } if is_file(&path) => {
             (found.as_ref().is_ok_and(fs::Metadata::is_file), "file")
         }
-        PathKind::Checkpoint => (
-            found.as_ref().is_ok_and(fs::Metadata::is_dir),
-            "model folder or `.gguf` file",
-        ),
+        PathKind::Either { nouns, .. } => (found.as_ref().is_ok_and(fs::Metadata::is_dir), nouns),
         PathKind::FileOrFolder => (found.is_ok(), "file or folder"),
         PathKind::Output => (found.as_ref().map_or(true, fs::Metadata::is_dir), "folder"),
     };
@@ -122,23 +115,7 @@ pub(super) fn mismatch(
     let subject = if is_entry { "an entry of " } else { "" };
     let (phrase, told) = (phrase(kind), told(node));
     let message = format!("{subject}`{}` must be {phrase}, but is {told}", key.name);
-    let has_type = match (kind, &node.value) {
-        (Kind::Number(..) | Kind::Moving(..) | Kind::StepsOrShare, value) => {
-            number(value).is_some()
-        }
-        (Kind::Tokens(_), Value::Text(text)) => abbreviated(text, &COUNTS).is_some(),
-        (Kind::Bytes(_), Value::Text(text)) => abbreviated(text, &BYTES).is_some(),
-        (
-            Kind::Integer(..)
-            | Kind::IntegerOf(_)
-            | Kind::IntegerOr(..)
-            | Kind::Tokens(_)
-            | Kind::Bytes(_),
-            value,
-        ) => matches!(value, Value::Integer(_)),
-        (Kind::List(..), Value::List(_)) => true,
-        _ => false,
-    };
+    let has_type = has_type(kind, &node.value);
     let id = match (has_type, kind) {
         (true, _) => "recipe/out-of-range",
         (false, Kind::Word(_)) => "recipe/unknown-value",
@@ -148,6 +125,23 @@ pub(super) fn mismatch(
     match help(key, kind, &node.value) {
         Some(text) => fault.help(text),
         None => fault,
+    }
+}
+
+/// Tells whether a value would do but for its range.
+fn has_type(kind: &Kind, value: &Value) -> bool {
+    match (kind, value) {
+        (Kind::Or(kind, _), value) => has_type(kind, value),
+        (Kind::Number(..) | Kind::Moving(..) | Kind::StepsOrShare, value) => {
+            number(value).is_some()
+        }
+        (Kind::Tokens(_), Value::Text(text)) => abbreviated(text, &COUNTS).is_some(),
+        (Kind::Bytes(_), Value::Text(text)) => abbreviated(text, &BYTES).is_some(),
+        (Kind::Integer(..) | Kind::IntegerOf(_) | Kind::Tokens(_) | Kind::Bytes(_), value) => {
+            matches!(value, Value::Integer(_))
+        }
+        (Kind::List(..), Value::List(_)) => true,
+        _ => false,
     }
 }
 
@@ -196,7 +190,7 @@ pub(super) fn phrase(kind: &Kind) -> String {
                 None => String::new(),
             }
         }
-        Kind::IntegerOr(min, max, word) => format!("{} or `{word}`", whole_number(*min, *max)),
+        Kind::Or(kind, word) => format!("{} or `{word}`", phrase(kind)),
         Kind::Tokens(min) => {
             format!("a count of at least {min}, such as 4096, `600k` or `1.5M`")
         }
@@ -215,7 +209,7 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::Word(words) => format!("one of {}", code_list(words.iter().copied())),
         Kind::Path(PathKind::File) => "a path of a file".to_owned(),
         Kind::Path(PathKind::FileOrFolder) => "a path of a file or folder".to_owned(),
-        Kind::Path(PathKind::Checkpoint) => "a path of a model folder or a `.gguf` file".to_owned(),
+        Kind::Path(PathKind::Either { phrase, .. }) => format!("a path of {phrase}"),
         Kind::Path(PathKind::Output) => "a path of a folder".to_owned(),
         Kind::List(of, min, max) if min == max => format!("a list of {min}, each {}", phrase(of)),
         Kind::List(of, 0, _) => format!("a list, each {}", phrase(of)),

@@ -4,16 +4,19 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{RunContext, RunError, say_changed, say_done, wait_for_lock, while_locked};
-use crate::cache::{Cache, CacheError, CachePart, Fingerprint, TokenHashes, Wanted};
+use crate::cache::{
+    Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
+    Wanted,
+};
 use crate::checkpoint::Checkpoint;
 use crate::data::{self, DataError, Prepared, TokenRows};
 use crate::files;
 use crate::hashes::Hashes;
 use crate::model::Decoder;
+use crate::plan::Plan;
 use crate::progress::{self, Progress};
-use crate::recipe::{CachePlan, Plan, Sampling, SupportPlan, TeacherPlan};
 use crate::stages::{Model, Stage, Stages};
-use crate::teacher::{CaptureJob, SupportCost, bench, capture, load_teacher};
+use crate::teacher::{CaptureJob, SupportCost, TeacherPlan, bench, capture, load_teacher};
 
 /// What the teacher said of both texts.
 pub(super) struct Caches {

@@ -24,17 +24,16 @@ use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{self, UnfinishedDir, with_path};
 use crate::hashes::Hashes;
-use crate::memory;
 use crate::passes::PassError;
-use crate::preflight;
-use crate::progress;
-use crate::recipe::{self, Plan, RecipeFaults, StudentPlan};
+use crate::plan::{self, Plan};
+use crate::recipe::RecipeFaults;
 use crate::report::{self, Curve, PassRow, RunReport};
 use crate::shell::quoted;
 use crate::stages::{LOCK_FILE, Stage, Stages, StagesError, carried_tokenizer};
-use crate::student::{Student, StudentError};
+use crate::student::{Student, StudentError, StudentPlan};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
+use crate::{memory, preflight, progress};
 
 /// Pause between two attempts at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
@@ -237,7 +236,7 @@ impl Run<'_> {
         let tokenizer_dir = carried_tokenizer(plan);
         let generation = self.stages.inputs.generation(plan);
         let generation = generation.map_or_else(Map::new, |model| model.generation().clone());
-        let made_by = recipe::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
+        let made_by = plan::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
         let provenance = provenance(plan, self.data, MadeBy::Recipe(made_by));
         let export_context = ExportContext {
             name: &plan.name,

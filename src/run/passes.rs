@@ -10,19 +10,19 @@ use super::{Run, RunError, say_changed, say_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::files::{UnfinishedDir, write_atomically};
+use crate::loss::Term;
 use crate::model::Decoder;
-use crate::passes::{self, Choice, PassError, Removed, Rounding, Sensitivity};
-use crate::progress;
-use crate::random;
-use crate::recipe::{
-    FitPlan, FromTeacherPlan, LayersPlan, PassPlan, QuantizeMethod, StudentPlan, Term,
+use crate::passes::{
+    self, Choice, PassError, PassPlan, QuantizeMethod, Removed, Rounding, Sensitivity,
 };
 use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
-use crate::student::{self, Importance, Kept, Student};
+use crate::student::{self, FromTeacherPlan, Importance, Kept, LayersPlan, Student, StudentPlan};
 use crate::teacher::{load_decoder, load_teacher};
+use crate::train::FitPlan;
 use crate::train::evaluate::{Evaluation, Opinion, evaluate};
 use crate::train::fit::FitContext;
+use crate::{progress, random};
 
 /// What the artifact of a pass says.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -5,9 +5,10 @@ use std::path::Path;
 use super::parts::{model_hash, tokenizer_hashes};
 use super::{Changed, StagesError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{self, Prepared, Tokenizer};
+use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
 use crate::hashes::Hashes;
-use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
+use crate::plan::Plan;
+use crate::student::StudentPlan;
 
 /// A model, opened and hashed once: whatever is read of it later is what was hashed.
 #[derive(Debug)]

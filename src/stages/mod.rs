@@ -25,7 +25,7 @@ use crate::difference::Difference;
 use crate::files;
 use crate::hashes::Hashes;
 use crate::passes;
-use crate::recipe::Plan;
+use crate::plan::Plan;
 
 /// File that tells what a stage is made from; written first.
 const NOTE_FILE: &str = "stage.json";

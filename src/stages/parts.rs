@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 use super::StagesError;
 use super::inputs::{Inputs, Model};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{Tokenizer, tokenizer_dir};
+use crate::data::{Tokenizer, TokenizerPlan, tokenizer_dir};
 use crate::export::huggingface::tokenizer_files;
 use crate::files;
 use crate::hashes::Hashes;
-use crate::recipe::{Plan, StudentPlan, TokenizerPlan};
+use crate::plan::Plan;
+use crate::student::StudentPlan;
 
 /// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
 pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {

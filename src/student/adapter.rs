@@ -13,7 +13,7 @@ use crate::model::{
     DecoderConfig, Family, ParameterKind, ParameterSpec, WeightId, parameter_specs,
 };
 use crate::random::Stream;
-use crate::recipe::AdapterPlan;
+use crate::student::AdapterPlan;
 use crate::tensors;
 
 /// Narrow matrices whose product is added to linear layers (Hu et al. 2021, LoRA, <https://arxiv.org/abs/2106.09685>,

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{
     Axis, Decoder, DecoderConfig, ParameterKind, ParameterSpec, Part, WeightId, parameter_specs,
 };
-use crate::recipe::{FromTeacherPlan, LayersPlan};
+use crate::student::{FromTeacherPlan, LayersPlan};
 
 /// The parts of a teacher that a student keeps, zero-based and ascending.
 ///

@@ -5,11 +5,11 @@ mod disk;
 mod from_teacher;
 mod importance;
 mod loaded_grid;
+mod plan;
 mod projection;
 mod quantized;
 mod scales;
 mod sharing;
-mod shrink;
 
 use std::collections::BTreeMap;
 
@@ -19,16 +19,18 @@ use thiserror::Error;
 pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
+pub(crate) use self::plan::{
+    ADAPTER, MAX_LAYERS, STUDENT, StudentWord, TARGETS, check, check_adapter, fresh_sizes,
+};
+pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::KeptScaling;
-pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
 use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,
     ParameterSpec, Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,
 };
 use crate::random::Stream;
-use crate::recipe::ArchitecturePlan;
 use crate::tensors::{NotFinite, TensorsError};
 
 /// File of a student inside an artifact.

@@ -5,9 +5,9 @@ use thiserror::Error;
 
 use super::TrainedSpec;
 use super::adapter::kaiming_uniform;
+use crate::loss::LossWeights;
 use crate::model::ParameterKind;
 use crate::random::Stream;
-use crate::recipe::LossWeights;
 
 /// A matrix that is trained beside the student and thrown away after the pass.
 #[derive(Debug, Clone)]

@@ -7,10 +7,9 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Selection, supports};
-use crate::cache::{CacheError, Fingerprint, Trial};
+use crate::cache::{CacheError, Fingerprint, SupportPlan, Trial};
 use crate::data::TokenRows;
 use crate::model::Decoder;
-use crate::recipe::SupportPlan;
 use crate::support::{Support, Supports};
 
 /// Times that rows are decoded; the fastest counts, since other processes can only slow it down.

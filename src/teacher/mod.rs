@@ -2,13 +2,20 @@
 
 mod bench;
 mod compare;
+mod plan;
 mod select;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{self, AtomicBool};
 
+pub use bench::{SupportCost, bench};
 use burn::tensor::{Device, Tensor, TensorData};
+pub use compare::{CacheComparison, compare};
+pub use plan::TeacherPlan;
+pub(crate) use plan::{CHECKPOINT, TEACHER};
 use rayon::prelude::*;
+use select::RowDraws;
+pub use select::Selection;
 use thiserror::Error;
 
 use crate::cache::{CacheError, CachePart, CacheWriter, Wanted};
@@ -19,11 +26,6 @@ use crate::loss::chunked::for_logits;
 use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
 use crate::support::Supports;
-use select::RowDraws;
-
-pub use bench::{SupportCost, bench};
-pub use compare::{CacheComparison, compare};
-pub use select::Selection;
 
 /// Why a capture ended early.
 #[derive(Debug, Error)]

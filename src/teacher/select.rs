@@ -1,9 +1,8 @@
 //! From the logits of a position to what a cache holds of it.
 
-use crate::cache::Fingerprint;
+use crate::cache::{Fingerprint, Sampling, SupportPlan};
 use crate::loss::{exps_in_place, likeliest, log_prob, log_sum_exp, softened_log_sum_exp};
 use crate::random::Stream;
-use crate::recipe::{Sampling, SupportPlan};
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Logits further below the largest have no probability to speak of: e^−87 is the smallest normal f32.

@@ -4,8 +4,8 @@ use super::fit::FitContext;
 use super::gradual_pruning::GradualPruning;
 use super::grid_start::GridStart;
 use super::state::Training;
-use crate::recipe::FitPlan;
 use crate::student::Student;
+use crate::train::FitPlan;
 
 /// A change during a pass.
 pub(super) enum Change<'a> {

@@ -18,11 +18,12 @@ use super::{FitError, MetricsLog, check_number, learning_rate};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
+use crate::loss::Term;
 use crate::model::Decoder;
 use crate::progress::{Progress, say};
-use crate::recipe::{FitPlan, HandOn, Term};
 use crate::student::Student;
 use crate::tensors;
+use crate::train::{FitPlan, HandOn};
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
 #[derive(Clone, Copy)]

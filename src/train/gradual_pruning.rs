@@ -7,9 +7,9 @@ use burn::tensor::Tensor;
 use super::fit::FitContext;
 use super::state::Training;
 use crate::calibration::Calibration;
-use crate::pruning::{input_squares, mask_lowest};
-use crate::recipe::{FitPlan, GradualPlan, PruneMethod, Zeros};
+use crate::pruning::{GradualMethod, GradualPlan, Zeros, input_squares, mask_lowest};
 use crate::student::Student;
+use crate::train::FitPlan;
 
 /// Pruning during a pass.
 pub(super) struct GradualPruning<'a> {
@@ -49,7 +49,7 @@ impl<'a> GradualPruning<'a> {
             within: plan.within,
         };
         let student = &mut training.student;
-        let squares = (plan.method == PruneMethod::Wanda).then(|| {
+        let squares = (plan.method == GradualMethod::Wanda).then(|| {
             let calibration = Calibration {
                 rows: self.context.rows,
                 num_tokens: plan.calibration_tokens,
@@ -100,11 +100,11 @@ fn sparsity(plan: &GradualPlan, from: f64, step: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::Within;
+    use crate::pruning::Within;
 
     fn plan(from_step: usize, to_step: usize, every: usize) -> GradualPlan {
         GradualPlan {
-            method: PruneMethod::Magnitude,
+            method: GradualMethod::Magnitude,
             sparsity: 0.8,
             within: Within::Row,
             from_step,

@@ -5,8 +5,8 @@ use std::mem;
 use super::state::Training;
 use crate::model::Schemes;
 use crate::progress::say;
-use crate::recipe::FitPlan;
 use crate::student::Student;
+use crate::train::FitPlan;
 
 /// The grids of a student that trains without them at first.
 pub(super) struct GridStart {

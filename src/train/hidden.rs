@@ -9,8 +9,8 @@ use super::trunk::Trunk;
 use crate::device::ReadBack;
 use crate::loss::{LossSpec, PendingSums, Term, hidden_gradients};
 use crate::model::{Decoder, ids_tensor};
-use crate::recipe::FitPlan;
 use crate::student::{Projection, Student, layer_pairs};
+use crate::train::FitPlan;
 
 /// Hidden states of a teacher that the student's are pulled to: the residual stream behind some of its layers.
 #[derive(Clone, Copy)]

@@ -3,9 +3,9 @@
 use super::gradient::MicroBatch;
 use super::{row_targets, scheduled, temperature};
 use crate::data::TokenRows;
-use crate::loss::{LossSpec, LossSums, Term, Terms};
-use crate::recipe::{FitPlan, TailPlan, TemperaturePlan};
+use crate::loss::{LossSpec, LossSums, TailPlan, Term, Terms};
 use crate::support::{Supports, Tail, Temperature};
+use crate::train::{FitPlan, TemperaturePlan};
 
 /// The loss of a step, counted from 0.
 pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
@@ -80,7 +80,9 @@ pub(super) fn logged_schedules(plan: &FitPlan, step: usize) -> Vec<(String, f64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{LossWeights, Ramp, Scheduled, Shape, TemperatureWalk};
+    use crate::loss::LossWeights;
+    use crate::recipe::{Ramp, Scheduled, Shape};
+    use crate::train::TemperatureWalk;
     use crate::train::schedule::tests::plan;
 
     fn ramp(from: f64, to: f64) -> Scheduled {

@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::device::{self, ReadBack};
 use crate::model::ParameterKind;
-use crate::recipe::FitPlan;
 use crate::student::TrainedSpec;
+use crate::train::FitPlan;
 use crate::vector::vectorized;
 
 /// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.

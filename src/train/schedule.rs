@@ -2,7 +2,8 @@
 
 use std::f64::consts::PI;
 
-use crate::recipe::{FitPlan, RateSchedule, Scheduled, Shape, TemperaturePlan};
+use crate::recipe::{Scheduled, Shape};
+use crate::train::{FitPlan, RateSchedule, TemperaturePlan};
 
 /// Learning rate of a step, counted from 0.
 ///
@@ -85,7 +86,9 @@ fn left(shape: Shape, progress: f64) -> f64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::recipe::{HandOn, LossWeights, Ramp, TailPlan, TemperatureWalk, Term};
+    use crate::loss::{LossWeights, TailPlan, Term};
+    use crate::recipe::Ramp;
+    use crate::train::{HandOn, TemperatureWalk};
 
     /// Cross-entropy alone, at a peak of 0.8 and a final rate of 0.4.
     pub(in crate::train) fn plan(steps: usize, warmup_steps: usize) -> FitPlan {

@@ -16,9 +16,9 @@ use crate::difference::Difference;
 use crate::files::with_path;
 use crate::model::{DecoderConfig, parameter_specs};
 use crate::progress;
-use crate::recipe::FitPlan;
 use crate::student::{Student, TrainedSpec};
 use crate::tensors::{self, TensorsError};
+use crate::train::FitPlan;
 
 /// Raised when a state holds something else, or the same with another meaning.
 const VERSION: u64 = 2;

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use burn::tensor::{Int, Tensor};
 
 use crate::model::{Decoder, LayerContexts, ParameterKind};
-use crate::recipe::FitPlan;
+use crate::train::FitPlan;
 
 /// What becomes of the activations that the backward pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

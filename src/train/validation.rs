@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::recipe::{EarlyStopPlan, FitPlan};
+use crate::train::{EarlyStopPlan, FitPlan};
 
 /// What a training state has to know of all measurements before it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

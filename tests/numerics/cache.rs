@@ -1,13 +1,13 @@
 //! A capture of a random teacher: independent of its batches, and told from another teacher's.
 
-use alambic::cache::{Cache, Fingerprint, TokenHashes, Wanted};
-use alambic::data::TokenRows;
-use alambic::model::Decoder;
-use alambic::recipe::{Sampling, SupportPlan};
-use alambic::support::Supports;
-use alambic::teacher::{CaptureJob, Selection, capture, compare, supports};
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
+
+use alambic::cache::{Cache, Fingerprint, Sampling, SupportPlan, TokenHashes, Wanted};
+use alambic::data::TokenRows;
+use alambic::model::Decoder;
+use alambic::support::Supports;
+use alambic::teacher::{CaptureJob, Selection, capture, compare, supports};
 
 use crate::tiny::{config, random_decoder, random_rows};
 

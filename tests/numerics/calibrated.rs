@@ -6,13 +6,13 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
+use alambic::export::ExportFormat;
 use alambic::model::{DecoderConfig, LayerType, ParameterKind};
-use alambic::passes::{PassError, apply};
-use alambic::quantization::QuantizeError;
-use alambic::recipe::{
-    CalibratedPlan, ExportFormat, GptqPlan, NumberType, PassPlan, PruneMethod, PrunePlan,
-    QuantizeMethod, QuantizePlan, SchemePlan, Zeros,
+use alambic::passes::{
+    CalibratedPlan, GptqPlan, NumberType, PassError, PassPlan, PruneMethod, PrunePlan,
+    QuantizeError, QuantizeMethod, QuantizePlan, SchemePlan, apply,
 };
+use alambic::pruning::Zeros;
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
 use serde::Deserialize;

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use alambic::data::{TokenRows, Tokenizer};
 use alambic::export::verify::Verification;
-use alambic::export::{ExportContext, ExportError, Provenance, export};
-use alambic::recipe::{ExportDtype, ExportFormat, ExportPlan, GgufPlan};
+use alambic::export::{
+    ExportContext, ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan, Provenance, export,
+};
 use alambic::student::Student;
 
 use crate::golden;

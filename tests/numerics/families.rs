@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use alambic::cache::SupportPlan;
 use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
-use alambic::recipe::SupportPlan;
 use alambic::student::Kept;
 use alambic::support::Supports;
 use alambic::teacher::{Selection, supports};

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::{Calibration, Interrupted};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Site, Tap, ids_tensor};
-use alambic::recipe::{FromTeacherPlan, LayersPlan};
+use alambic::student::{FromTeacherPlan, LayersPlan};
 use alambic::student::{Importance, Kept};
 use alambic::tensors::to_vec;
 use burn::tensor::Tensor;

@@ -5,18 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use alambic::data::TokenRows;
+use alambic::loss::{LossWeights, Term, Terms};
 use alambic::model::DecoderConfig;
 use alambic::passes::prune::prune;
-use alambic::recipe::{
-    EarlyStopPlan, FitPlan, HandOn, LossWeights, PruneMethod, PrunePlan, Ramp, RateSchedule,
-    Scheduled, Shape, Term, Terms, Zeros,
-};
+use alambic::passes::{PruneMethod, PrunePlan};
+use alambic::pruning::Zeros;
+use alambic::recipe::{Ramp, Scheduled, Shape};
 use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
-use alambic::train::FitError;
 use alambic::train::fit::{FitContext, fit};
-use alambic::train::read_metrics;
 use alambic::train::state::States;
+use alambic::train::{EarlyStopPlan, FitError, FitPlan, HandOn, RateSchedule, read_metrics};
 
 use super::tiny::{
     bits, config, context, device, fit_plan, random_decoder, random_rows, state_after,

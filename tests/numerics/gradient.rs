@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use alambic::cache::SupportPlan;
 use alambic::data::TokenRows;
 use alambic::device::ReadBack::{self, Free, Stalls};
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig};
-use alambic::recipe::SupportPlan;
 use alambic::support::{LogSumExps, Supports, Temperature, TopKSupports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::recipe::{AdapterPlan, FitPlan, GradualPlan, HandOn, PassPlan, PruneMethod, Within};
-use alambic::student::Student;
+use alambic::passes::PassPlan;
+use alambic::pruning::{GradualMethod, GradualPlan, Within};
+use alambic::student::{AdapterPlan, Student};
 use alambic::tensors::{self, to_vec};
-use alambic::train::fit::fit;
+use alambic::train::{FitPlan, HandOn, fit::fit};
 use burn::tensor::Tensor;
 use serde_json::Value;
 
@@ -18,7 +19,7 @@ use super::tiny::{bits, config, context, device, fit_plan, random_decoder, rando
 
 const STEPS: usize = 12;
 
-fn plan(method: PruneMethod) -> FitPlan {
+fn plan(method: GradualMethod) -> FitPlan {
     FitPlan {
         steps: STEPS,
         ema: Some(0.5),
@@ -51,7 +52,7 @@ fn state(dir: &Path, num_updates: usize) -> PathBuf {
 
 #[test]
 fn weights_that_went_are_zero_in_the_end_and_a_pass_goes_on_from_any_step_to_the_same_bits() {
-    for method in [PruneMethod::Magnitude, PruneMethod::Wanda] {
+    for method in [GradualMethod::Magnitude, GradualMethod::Wanda] {
         let (rows, stop) = (rows(), AtomicBool::new(false));
         let dir = tempfile::tempdir().unwrap();
         let context = context(dir.path(), &rows, &stop);
@@ -84,7 +85,7 @@ fn weights_go_little_by_little_and_none_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let context = context(dir.path(), &rows, &stop);
     let student = Student::new(random_decoder(config(), 5));
-    fit(&plan(PruneMethod::Magnitude), student, &context).unwrap();
+    fit(&plan(GradualMethod::Magnitude), student, &context).unwrap();
     let mut before: BTreeMap<String, Vec<f32>> = BTreeMap::new();
     for (num_updates, left) in [(2, 1.0), (3, 1.0), (5, 2.0 / 3.0), (7, 1.0 / 3.0), (9, 0.0)] {
         let path = state(dir.path(), num_updates);
@@ -126,17 +127,17 @@ fn an_adapter_may_be_trained_meanwhile_and_what_is_masked_already_stays() {
             alpha: 4.0,
             targets: ["q_proj", "down_proj"].map(str::to_owned).to_vec(),
         }),
-        ..plan(PruneMethod::Magnitude)
+        ..plan(GradualMethod::Magnitude)
     };
     let start = Student::new(random_decoder(config(), 5));
     let pruned = run(&PassPlan::Distill(Box::new(adapted)), start, &rows);
     assert_zeros("with an adapter", &pruned, 0.75);
     let lower = FitPlan {
-        prune: plan(PruneMethod::Wanda).prune.map(|prune| GradualPlan {
+        prune: plan(GradualMethod::Wanda).prune.map(|prune| GradualPlan {
             sparsity: 0.25,
             ..prune
         }),
-        ..plan(PruneMethod::Wanda)
+        ..plan(GradualMethod::Wanda)
     };
     let again = run(&PassPlan::Distill(Box::new(lower)), pruned.clone(), &rows);
     assert_eq!(masks(&again), masks(&pruned), "less than there was");
@@ -152,7 +153,7 @@ fn the_best_weights_are_those_of_a_student_that_has_lost_all_it_will_lose() {
         evaluate_every: Some(1),
         hand_on: HandOn::Best,
         learning_rate: 0.3, // the loss rises: the earliest would be the best
-        ..plan(PruneMethod::Magnitude)
+        ..plan(GradualMethod::Magnitude)
     };
     let student = Student::new(random_decoder(config(), 5));
     let best = fit(&measured, student, &context).unwrap();

@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
-use alambic::passes::apply;
-use alambic::recipe::{
-    AdapterPlan, FitPlan, LossWeights, PassPlan, Ramp, Scheduled, Shape, Term, Terms,
-};
-use alambic::student::Student;
+use alambic::loss::{LossWeights, Term, Terms};
+use alambic::passes::{PassPlan, apply};
+use alambic::recipe::{Ramp, Scheduled, Shape};
+use alambic::student::{AdapterPlan, Student};
 use alambic::tensors::to_vec;
 use alambic::train::fit::FitContext;
-use alambic::train::read_metrics;
+use alambic::train::{FitPlan, read_metrics};
 use serde_json::Value;
 
 use super::hidden::sized;

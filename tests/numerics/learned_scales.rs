@@ -6,13 +6,12 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::kernels::grid::{Grid, Levels, Scaling};
 use alambic::model::{DecoderConfig, LayerType};
-use alambic::passes::apply;
-use alambic::recipe::{
-    Activations, FitPlan, NumberType, PassPlan, QuantizeMethod, QuantizePlan, RateSchedule,
-    SchemePlan,
+use alambic::passes::{
+    Activations, NumberType, PassPlan, QuantizeMethod, QuantizePlan, SchemePlan, apply,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
+use alambic::train::{FitPlan, RateSchedule};
 use serde::Deserialize;
 
 use super::golden::{self, assert_close};

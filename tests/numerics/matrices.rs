@@ -7,18 +7,16 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
 use alambic::data::TokenRows;
-use alambic::export::ExportError;
+use alambic::export::{ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan};
 use alambic::gguf::{GgufFile, TensorType};
 use alambic::kernels::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, Part, Scheme, WeightId};
-use alambic::passes::apply;
-use alambic::recipe::{
-    CalibratedPlan, ExportDtype, ExportFormat, ExportPlan, FitPlan, GgufPlan, GptqPlan, NumberType,
-    PassPlan, QuantizeMethod, QuantizePlan, RateSchedule, SchemePlan,
+use alambic::passes::{
+    CalibratedPlan, GptqPlan, NumberType, PassPlan, QuantizeMethod, QuantizePlan, SchemePlan, apply,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
-use alambic::train::fit::FitContext;
+use alambic::train::{FitPlan, RateSchedule, fit::FitContext};
 
 use super::exporting;
 use super::passes::{assert_reads_back, int, run};
@@ -206,7 +204,7 @@ fn a_file_type_that_is_asked_for_rounds_them_again_and_grids_without_blocks_stay
         (file.info("token_embd.weight").unwrap().kind, gap == 0.0)
     };
     let asked = GgufPlan {
-        embedding: Some(alambic::recipe::GgufType::Q4_0),
+        embedding: Some(alambic::export::GgufType::Q4_0),
         ..GgufPlan::default()
     };
     let eight = quantized(int(8, Some(32)));

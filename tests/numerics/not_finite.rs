@@ -5,12 +5,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::device::ReadBack;
-use alambic::recipe::FitPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::FitError;
 use alambic::train::fit::{FitContext, fit_with};
 use alambic::train::state::{self, States, Training};
+use alambic::train::{FitError, FitPlan};
 
 use super::tiny::{config, fit_plan, random_decoder, random_rows, state_after, tensor};
 

@@ -2,9 +2,9 @@
 
 use alambic::device::ReadBack;
 use alambic::model::ParameterKind;
-use alambic::recipe::FitPlan;
 use alambic::student::TrainedSpec;
 use alambic::tensors::to_vec;
+use alambic::train::FitPlan;
 use alambic::train::optim::{AdamW, clip, global_norm};
 use burn::tensor::Tensor;
 use serde::Deserialize;

@@ -5,12 +5,13 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
 use alambic::data::TokenRows;
+use alambic::export::{ExportDtype, ExportFormat};
 use alambic::model::ParameterKind;
-use alambic::passes::{apply, name};
-use alambic::recipe::{
-    Activations, ExportDtype, ExportFormat, NumberType, PassPlan, PruneMethod, PrunePlan,
-    QuantizeMethod, QuantizePlan, SchemePlan, Zeros,
+use alambic::passes::{
+    Activations, NumberType, PassPlan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan,
+    SchemePlan, apply, name,
 };
+use alambic::pruning::Zeros;
 use alambic::student::Student;
 use alambic::teacher::load_decoder;
 use alambic::tensors::to_vec;

@@ -5,8 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::model::{Architecture, DecoderConfig, WeightId};
-use alambic::passes::{Removed, apply};
-use alambic::recipe::{PassPlan, Pattern, PruneMethod, PrunePlan, Within, Zeros};
+use alambic::passes::{PassPlan, PruneMethod, PrunePlan, Removed, apply};
+use alambic::pruning::{Pattern, Within, Zeros};
 use alambic::student::Student;
 use alambic::tensors::to_vec;
 use burn::tensor::Tensor;

@@ -1,7 +1,8 @@
 //! Learning rates against those of transformers.
 
-use alambic::recipe::{FitPlan, RateSchedule, Shape};
+use alambic::recipe::Shape;
 use alambic::train::learning_rate;
+use alambic::train::{FitPlan, RateSchedule};
 use serde::Deserialize;
 
 use super::golden::{self, Golden};

@@ -5,7 +5,7 @@ use std::fs;
 use alambic::kernels::grid::{Grid, Levels};
 use alambic::model::{DecoderConfig, LayerType, ParameterKind, Scheme, Schemes, parameter_specs};
 use alambic::passes::quantize::schemes;
-use alambic::recipe::{
+use alambic::passes::{
     Activations, NumberType, OverridePlan, QuantizeMethod, QuantizePlan, SchemePlan,
 };
 use alambic::student::{STUDENT_FILE, Student};

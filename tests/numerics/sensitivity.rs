@@ -7,9 +7,9 @@ use std::sync::atomic::AtomicBool;
 use alambic::data::TokenRows;
 use alambic::kernels::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, LayerType, ids_tensor};
-use alambic::passes::{Choice, Part, Sensitivity, WIDTHS, apply};
-use alambic::recipe::{
-    BudgetPlan, OverridePlan, PassPlan, QuantizeMethod, QuantizePlan, SensitivityPlan,
+use alambic::passes::{
+    BudgetPlan, Choice, OverridePlan, Part, PassPlan, QuantizeMethod, QuantizePlan, Sensitivity,
+    SensitivityPlan, WIDTHS, apply,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use burn::tensor::Tensor;

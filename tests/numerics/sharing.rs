@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicBool;
 use alambic::calibration::Calibration;
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{DecoderConfig, LayerType, Site, parameter_specs};
-use alambic::passes::apply;
-use alambic::pruning::input_squares;
-use alambic::recipe::{AdapterPlan, FitPlan, PassPlan, PruneMethod, PrunePlan, Zeros};
+use alambic::passes::{PassPlan, PruneMethod, PrunePlan, apply};
+use alambic::pruning::{Zeros, input_squares};
+use alambic::student::AdapterPlan;
 use alambic::student::Student;
 use alambic::tensors::{self, to_vec};
 use alambic::train::gradient::{MicroBatch, StepGradient, step_gradient};
-use alambic::train::row_targets;
+use alambic::train::{FitPlan, row_targets};
 
 use super::tiny::{config, context, device, fit_plan, random_decoder, random_rows};
 

@@ -5,11 +5,11 @@ use std::sync::atomic::AtomicBool;
 use alambic::calibration::Calibration;
 use alambic::data::TokenRows;
 use alambic::model::{Architecture, DecoderConfig};
-use alambic::passes::{Parts, Removed, apply};
-use alambic::recipe::{
-    LayersBy, PassPlan, Pattern, PruneMethod, PrunePlan, ShrinkPlan, ShrinkSizes, ShrinkTarget,
-    Side, Zeros,
+use alambic::passes::{
+    LayersBy, Parts, PassPlan, PruneMethod, PrunePlan, Removed, ShrinkPlan, ShrinkSizes,
+    ShrinkTarget, Side, apply,
 };
+use alambic::pruning::{Pattern, Zeros};
 use alambic::student::{Importance, Kept, Student, run_influence};
 use alambic::tensors::to_vec;
 use alambic::train::evaluate::{Opinion, evaluate};

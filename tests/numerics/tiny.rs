@@ -6,15 +6,14 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
+use alambic::loss::{LossWeights, TailPlan, Term};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
 use alambic::random::Stream;
-use alambic::recipe::{
-    FitPlan, HandOn, LossWeights, RateSchedule, TailPlan, TemperaturePlan, Term,
-};
 use alambic::student::Student;
 use alambic::tensors::to_vec;
 use alambic::train::fit::FitContext;
 use alambic::train::state::Training;
+use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 use burn::tensor::{Device, Tensor, TensorData};
 
 pub(crate) fn device() -> Device {

@@ -7,12 +7,13 @@ use std::sync::atomic::AtomicBool;
 use alambic::data::TokenRows;
 use alambic::device::ReadBack;
 use alambic::model::{Decoder, DecoderConfig, ParameterKind};
-use alambic::recipe::{EarlyStopPlan, FitPlan, HandOn, RateSchedule};
 use alambic::student::Student;
 use alambic::tensors::to_vec;
 use alambic::train::evaluate::{Opinion, evaluate};
 use alambic::train::fit::{fit, fit_with};
-use alambic::train::{MetricsLine, averaged, read_metrics};
+use alambic::train::{
+    EarlyStopPlan, FitPlan, HandOn, MetricsLine, RateSchedule, averaged, read_metrics,
+};
 use serde::Deserialize;
 use serde_json::Value;
 

@@ -5,13 +5,14 @@ use std::fs;
 use std::path::Path;
 
 use alambic::data::TokenRows;
+use alambic::export::{ExportDtype, ExportFormat};
 use alambic::model::Architecture;
-use alambic::recipe::{
-    AdapterPlan, ExportDtype, ExportFormat, FitPlan, PassPlan, Pattern, PruneMethod, PrunePlan,
-    Zeros,
-};
+use alambic::passes::{PassPlan, PruneMethod, PrunePlan};
+use alambic::pruning::{Pattern, Zeros};
+use alambic::student::AdapterPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
+use alambic::train::FitPlan;
 use safetensors::{Dtype, SafeTensors};
 
 use super::exporting::{self, exported};

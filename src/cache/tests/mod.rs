@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use tempfile::tempdir;
 
 use super::*;
-use crate::recipe::{Sampling, SupportPlan};
+use crate::cache::{Sampling, SupportPlan};
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;

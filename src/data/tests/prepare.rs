@@ -1,9 +1,10 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::data::{DataError, Prepared, SkipReason, prepare};
+use crate::data::{
+    DataError, DataPlan, Prepared, SkipReason, TokenizerPlan, TrainTokenizer, prepare,
+};
 use crate::files;
-use crate::recipe::{DataPlan, TokenizerPlan};
 
 struct Setup {
     dir: tempfile::TempDir,
@@ -19,7 +20,7 @@ impl Setup {
             train_tokens: None,
             sequence_length: 16,
             validation_tokens: None,
-            tokenizer: TokenizerPlan::Train { vocab_size: 280 },
+            tokenizer: TokenizerPlan::Train(TrainTokenizer { vocab_size: 280 }),
         };
         let setup = Self { dir, plan };
         setup.write("train/a.txt", &"It is a truth, £ 20. ".repeat(30));

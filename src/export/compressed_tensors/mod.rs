@@ -14,11 +14,11 @@ use super::ExportError;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, check_length, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
+use crate::export::ExportDtype;
 use crate::kernels::grid::Levels;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
 };
-use crate::recipe::ExportDtype;
 
 /// How the codes of a weight lie in the file; the names are those of `format` in `quantization_config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

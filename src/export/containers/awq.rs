@@ -7,8 +7,8 @@ use super::super::ExportError;
 use super::super::compressed_tensors::{check, exact_bytes, integers, pack, transposed};
 use super::super::safetensors::EncodedTensor;
 use super::{bits_and_group, bytes_of, part};
+use crate::export::ExportDtype;
 use crate::model::{OnGrid, Scheme, Schemes, TensorSpec};
-use crate::recipe::ExportDtype;
 
 /// Columns in a word of eight, the lowest bits first: the order that its kernels take nibbles apart in.
 const COLUMN_OF_NIBBLE: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];

@@ -7,11 +7,11 @@ use super::super::ExportError;
 use super::super::compressed_tensors::{check, exact_bytes, integers, pack};
 use super::super::safetensors::EncodedTensor;
 use super::{bytes_of, part};
+use crate::export::ExportDtype;
 use crate::kernels::grid::Grid;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs,
 };
-use crate::recipe::ExportDtype;
 
 /// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
 pub(super) fn quantization(schemes: &Schemes, config: &DecoderConfig) -> Value {

@@ -15,10 +15,10 @@ use super::ExportError;
 use super::huggingface::write_config;
 use super::safetensors::{EncodedTensor, dtype_name, encode_weight};
 use super::shards::{Files, Shards};
+use crate::export::{ExportDtype, ExportFormat};
 use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
 };
-use crate::recipe::{ExportDtype, ExportFormat};
 
 /// A container of quantised weights other than compressed-tensors and GGUF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::super::ExportError;
 use super::Container;
+use crate::export::{ExportDtype, ExportFormat};
 use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
-use crate::recipe::{ExportDtype, ExportFormat};
 
 /// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
 /// has.

@@ -13,6 +13,7 @@ use super::compressed_tensors::integers;
 use super::{ExportError, License};
 use crate::checkpoint::ROPE_FREQS;
 use crate::data::Tokenizer;
+use crate::export::{ExportDtype, ExportPlan, GgufType};
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::kernels::grid::{Grid, Levels};
@@ -20,7 +21,6 @@ use crate::model::rope::inverse_frequencies;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,
 };
-use crate::recipe::{ExportDtype, ExportPlan, GgufType};
 
 /// How the weights of a file are stored; vectors are F32 in every file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,154 @@
+//! Keys of the pass that prunes.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, json};
+
+use crate::diag::Diagnostic;
+use crate::pruning::{Pattern, SPARSITY, Within, Zeros};
+use crate::recipe::{Block, Fields, Keys, Kind, SHARE_ABOVE_0, Word, or, rule, unused, words};
+
+/// Which weights go.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrunePlan {
+    /// How a weight is scored.
+    #[serde(flatten)]
+    pub method: PruneMethod,
+    /// How many go, and among which.
+    #[serde(flatten)]
+    pub zeros: Zeros,
+    /// Training positions over which activations are measured (all but magnitude).
+    pub calibration_tokens: usize,
+}
+
+/// How a weight is scored.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum PruneMethod {
+    /// |weight|.
+    Magnitude,
+    /// |weight| times the norm of its input feature (Sun et al. 2023).
+    Wanda,
+    /// What its loss costs when the weights after it make up for it, as they then do (Frantar & Alistarh 2023).
+    #[serde(rename = "sparsegpt")]
+    SparseGpt {
+        /// What is added to the mean square of each input feature, as a share of the mean over all.
+        damping: f64,
+    },
+}
+
+words! {
+    /// Scores of weights, as they are written; see [`PruneMethod`].
+    pub(super) enum PruneWord {
+        Magnitude = "magnitude",
+        Wanda = "wanda",
+        SparseGpt = "sparsegpt",
+    }
+}
+
+pub(crate) static PRUNE: Block = Block {
+    name: "prune",
+    about: "Zero the least useful weights of every linear layer inside blocks. Masks of earlier passes hold.",
+    rows: &[
+        or(
+            "method",
+            "wanda",
+            Kind::Word(PruneWord::WORDS),
+            "how a weight is scored: its size, its size times the norm of its input, or what is lost with it when the weights after it make up for it, as they then do",
+        ),
+        rule(
+            "sparsity",
+            "required, unless `pattern` is written",
+            SPARSITY,
+            "share of zeros: a fraction, not a percentage",
+        ),
+        rule(
+            "pattern",
+            "none: zeros stand anywhere",
+            Kind::Word(Pattern::WORDS),
+            "so many of every 4 or 8 neighbours in a row are zero, as sparse tensor cores want it; in the place of `sparsity`",
+        ),
+        rule(
+            "within",
+            "`row`, with `sparsegpt` `matrix`",
+            Kind::Word(Within::WORDS),
+            "what loses this share: each output row, or the matrix as a whole, some rows more and some less (with `sparsegpt`, each 128 of its columns)",
+        ),
+        or(
+            "damping",
+            "0.01",
+            SHARE_ABOVE_0,
+            "what `sparsegpt` adds to the mean square of every input, as a share of their mean: the more, the less the others make up for",
+        ),
+        or(
+            "calibration_tokens",
+            "32k",
+            Kind::Tokens(1),
+            "training positions over which `wanda` and `sparsegpt` measure activations",
+        ),
+    ],
+};
+
+impl Keys for PrunePlan {
+    fn read_keys(fields: Fields<'_>) -> Option<Self> {
+        let method = match fields.get("method")? {
+            PruneWord::Magnitude => PruneMethod::Magnitude,
+            PruneWord::Wanda => PruneMethod::Wanda,
+            PruneWord::SparseGpt => PruneMethod::SparseGpt {
+                damping: fields.get("damping")?,
+            },
+        };
+        let by_method = match method {
+            PruneMethod::SparseGpt { .. } => Within::Matrix,
+            PruneMethod::Magnitude | PruneMethod::Wanda => Within::Row,
+        };
+        Some(Self {
+            method,
+            zeros: match fields.get("pattern") {
+                Some(pattern) => Zeros::Pattern { pattern },
+                None => Zeros::Share {
+                    sparsity: fields.get("sparsity")?,
+                    within: fields.get("within").unwrap_or(by_method),
+                },
+            },
+            calibration_tokens: fields.get("calibration_tokens")?,
+        })
+    }
+
+    fn write_keys(&self, _: &Path, keys: &mut Map<String, serde_json::Value>) {
+        if let serde_json::Value::Object(all) = json!(self) {
+            keys.extend(all);
+        }
+        if self.method == PruneMethod::Magnitude {
+            keys.shift_remove("calibration_tokens"); // it has no effect and is refused
+        }
+    }
+}
+
+/// Every contradiction within the pass.
+pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    let method = fields.get("method");
+    if method == Some(PruneWord::Magnitude) {
+        let label = "`magnitude` measures no activations";
+        unused(fields, "calibration_tokens", "method", label, faults);
+    }
+    if method.is_some_and(|method| method != PruneWord::SparseGpt) {
+        let label = "`sparsegpt` alone inverts what it measures";
+        unused(fields, "damping", "method", label, faults);
+    }
+    if !fields.is_written("pattern") {
+        if !fields.is_written("sparsity") && !fields.has_unknown() {
+            faults.push(
+                Diagnostic::new("recipe/missing-key", "`prune` lacks `sparsity`")
+                    .primary(fields.span("sparsity"), "zeros a share of the weights")
+                    .help("add `sparsity: 0.5`, or `pattern: 2:4`"),
+            );
+        }
+        return;
+    }
+    let label = "a pattern says how many weights go, and among which";
+    for name in ["sparsity", "within"] {
+        unused(fields, name, "pattern", label, faults);
+    }
+}

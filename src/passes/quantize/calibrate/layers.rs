@@ -1,0 +1,135 @@
+//! Layers that a pass has finished, on disk: a killed one goes on behind them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use burn::tensor::Tensor;
+use serde::{Deserialize, Serialize};
+
+use crate::files::with_path;
+use crate::model::{Decoder, ParameterSpec, WeightId, parameter_specs};
+use crate::progress;
+use crate::student::KeptScaling;
+use crate::tensors::{self, TensorsError};
+
+/// Folder of `<layer>.safetensors`, inside that of the pass.
+const FOLDER: &str = "layers";
+
+/// The finished layers of an unfinished pass.
+///
+/// Which of the text each has seen needs no saving: what enters the next layer is computed again, by the finished ones.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FinishedLayers<'a> {
+    /// Folder of the pass.
+    pub dir: &'a Path,
+    /// Key of the stage: layers of another are not read.
+    pub key: &'a str,
+}
+
+/// A layer as it was finished.
+pub(super) struct FinishedLayer {
+    /// All its weights.
+    pub(super) weights: BTreeMap<WeightId, Tensor<2>>,
+    /// What scales those that are on a grid.
+    pub(super) scales: BTreeMap<WeightId, KeptScaling>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    key: String,
+    layer: usize,
+}
+
+impl FinishedLayers<'_> {
+    /// Adds a layer of a decoder, whole or not at all.
+    pub(super) fn write(
+        &self,
+        layer: usize,
+        decoder: &Decoder,
+        scales: &BTreeMap<WeightId, KeptScaling>,
+    ) -> io::Result<()> {
+        let mut matrices = Vec::new();
+        for (spec, weight) in decoder.parameters() {
+            if spec.id.layer == Some(layer) {
+                let kept = scales.get(&spec.id);
+                matrices.extend(kept.into_iter().flat_map(|kept| kept.named(&spec.name)));
+                matrices.push((spec.name, weight));
+            }
+        }
+        let folder = self.dir.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(|error| with_path(error, &folder))?;
+        let key = self.key.to_owned();
+        tensors::save(&self.file(layer), &matrices, &Facts { key, layer })
+    }
+
+    /// A layer that is there. One that cannot be used is told of, and made anew.
+    pub(super) fn read(
+        &self,
+        layer: usize,
+        decoder: &Decoder,
+    ) -> io::Result<Option<FinishedLayer>> {
+        let path = self.file(layer);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let specs = parameter_specs(&decoder.config).into_iter();
+        let specs: Vec<_> = specs.filter(|spec| spec.id.layer == Some(layer)).collect();
+        let unusable = match tensors::load::<Facts>(&path, &decoder.device()) {
+            Ok((matrices, facts)) if facts.key == self.key && facts.layer == layer => {
+                match taken(&specs, matrices) {
+                    Some(finished) => return Ok(Some(finished)),
+                    None => format!("{}: not the tensors of layer {layer}", path.display()),
+                }
+            }
+            Ok(_) => format!("{}: of another stage", path.display()),
+            Err(TensorsError::Io(error)) => return Err(error),
+            Err(error @ TensorsError::Damaged { .. }) => error.to_string(),
+        };
+        progress::say(&format!(
+            "warning: {unusable}; layer {layer} is quantised anew"
+        ));
+        Ok(None)
+    }
+
+    fn file(&self, layer: usize) -> PathBuf {
+        self.dir
+            .join(FOLDER)
+            .join(format!("{layer:04}.safetensors"))
+    }
+}
+
+/// Deletes what only an unfinished pass needs.
+pub(crate) fn discard(dir: &Path) -> io::Result<()> {
+    let layers = dir.join(FOLDER);
+    if layers.exists() {
+        fs::remove_dir_all(&layers).map_err(|error| with_path(error, &layers))?;
+    }
+    Ok(())
+}
+
+/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
+pub(crate) fn is_of_finished_layers(inside: &Path) -> bool {
+    inside == Path::new(FOLDER)
+}
+
+/// The layer, if all its weights are there and nothing else.
+fn taken(
+    specs: &[ParameterSpec],
+    mut matrices: BTreeMap<String, Tensor<2>>,
+) -> Option<FinishedLayer> {
+    let (mut weights, mut scales) = (BTreeMap::new(), BTreeMap::new());
+    for spec in specs {
+        let weight = matrices.remove(&spec.name)?;
+        if weight.dims() != spec.shape {
+            return None;
+        }
+        weights.insert(spec.id, weight);
+        if let Some(kept) = KeptScaling::take(&spec.name, &mut matrices) {
+            scales.insert(spec.id, kept);
+        }
+    }
+    matrices
+        .is_empty()
+        .then_some(FinishedLayer { weights, scales })
+}

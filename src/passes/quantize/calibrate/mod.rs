@@ -1,0 +1,230 @@
+//! Quantisation without training: weights put on their grids by what they see.
+
+mod awq;
+mod clip;
+mod gptq;
+mod layers;
+
+use std::collections::BTreeMap;
+use std::io;
+
+use burn::tensor::Tensor;
+use thiserror::Error;
+
+use self::gptq::Step;
+pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
+use super::CalibratedPlan;
+use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
+use crate::kernels::grid::round_to_bf16;
+use crate::model::{
+    Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, WeightId, parameter_specs,
+};
+use crate::progress;
+use crate::student::{KeptScaling, Student};
+use crate::tensors;
+
+/// Why weights are not quantised.
+#[derive(Debug, Error)]
+pub enum QuantizeError {
+    /// A signal asked to stop.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// What enters a layer cannot be worked with.
+    #[error("layer {layer} cannot be quantised at its {site:?}: {source}")]
+    Inputs {
+        /// The layer.
+        layer: usize,
+        /// The place in it.
+        site: Site,
+        /// What is wrong with its inputs.
+        source: NotPositiveDefinite,
+    },
+    /// A weight is NaN or infinite.
+    #[error("`{name}` cannot be quantised: row {row} holds {value}")]
+    NotFinite {
+        /// The parameter.
+        name: String,
+        /// Counted from 0.
+        row: usize,
+        /// The first such number.
+        value: f32,
+    },
+    /// No training row is without padding.
+    #[error("the training text has no whole row of {sequence_length} positions to calibrate on")]
+    NoRows {
+        /// Positions of a row.
+        sequence_length: usize,
+    },
+    /// The folder of finished layers cannot be read or added to.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Refuses weights that no grid has a value for.
+pub(super) fn check_finite(student: &Student) -> Result<(), QuantizeError> {
+    for (spec, weight) in student.decoder.parameters() {
+        if !student.schemes.contains_key(&spec.id) {
+            continue;
+        }
+        let values = tensors::to_vec(&weight);
+        if let Some(idx) = values.iter().position(|value| !value.is_finite()) {
+            return Err(QuantizeError::NotFinite {
+                row: idx / spec.shape[1],
+                value: values[idx],
+                name: spec.name,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Puts the weights that have a scheme on their grids, each layer on what the quantised ones before it give; embedding and
+/// output layer are rounded to nearest first.
+///
+/// At one time there are the student, once, the residual stream of the calibration text, and the second moments of one
+/// place. Layers that an interrupted pass has finished are taken from `finished`, where each new one is added.
+///
+/// Scales are chosen before any weight moves, and stay with the student: what becomes of a group need not reach as far as
+/// it did. Masked weights stay 0.
+pub(super) fn calibrate(
+    student: Student,
+    plan: &CalibratedPlan,
+    calibration: &Calibration<'_>,
+    finished: &FinishedLayers<'_>,
+) -> Result<Student, QuantizeError> {
+    check_rows(calibration)?;
+    check_finite(&student)?;
+    let layer_repeats = student.layer_repeats;
+    let (decoder, mut grids) = with_rounded_ends(student);
+    let mut walk = Walk::begin(calibration, decoder, layer_repeats);
+    let mut num_resumed = 0;
+    while let Some(layer) = walk.layer() {
+        if num_resumed == layer
+            && let Some(read) = finished.read(layer, walk.decoder())?
+        {
+            num_resumed += 1;
+            walk.replace(|spec, weight| read.weights.get(&spec.id).cloned().unwrap_or(weight));
+            grids.scales.extend(read.scales);
+            walk.advance(&format!("layer {layer}, from before"))?;
+            continue;
+        }
+        if num_resumed == layer && layer > 0 {
+            let label = calibration.label;
+            progress::say(&format!("{label}: resumed at layer {layer}"));
+        }
+        if plan.awq {
+            awq::scale_layer(&mut walk, &grids.schemes)?;
+        }
+        let mut largest: f64 = 0.0;
+        for site in Site::OF_LAYER {
+            largest = largest.max(round_place(&mut walk, site, plan, &mut grids)?);
+        }
+        finished.write(layer, walk.decoder(), &grids.scales)?;
+        walk.advance(&format!("layer {layer} error {:.1} %", 100.0 * largest))?;
+    }
+    Ok(Student {
+        layer_repeats,
+        masks: grids.masks,
+        schemes: grids.schemes,
+        scales: grids.scales,
+        ..Student::new(walk.finish())
+    })
+}
+
+/// The decoder as it will run, but for its projections, which are those of the student yet. The student is let go of: from
+/// here on there is one of each weight.
+fn with_rounded_ends(student: Student) -> (Decoder, Grids) {
+    let mut scales = BTreeMap::new();
+    let decoder = student.decoder.map(|spec, weight| {
+        let weight = student.masked(spec.id, weight);
+        match student.schemes.get(&spec.id) {
+            Some(_) if spec.kind() == ParameterKind::Linear => weight,
+            // The layers are to see the embedding that will run; no error of it or of the output layer is made up for.
+            Some(scheme) => {
+                let scaling = scheme.weight.scaling(weight.clone());
+                scales.insert(spec.id, scaling.clone().into());
+                scheme.weight.nearest(weight, scaling)
+            }
+            None => round_to_bf16(weight), // as it will run: see `Student`
+        }
+    });
+    let inputs = InputLevels::of_layers(&student.schemes, &decoder.config);
+    let grids = Grids {
+        masks: student.masks,
+        schemes: student.schemes,
+        scales,
+    };
+    (decoder.with_inputs(inputs), grids)
+}
+
+/// Refuses to begin where there is no text.
+fn check_rows(calibration: &Calibration<'_>) -> Result<(), QuantizeError> {
+    if calibration.num_whole_rows() == 0 {
+        let sequence_length = calibration.rows.sequence_length();
+        return Err(QuantizeError::NoRows { sequence_length });
+    }
+    Ok(())
+}
+
+/// What is known of weights beside their values.
+struct Grids {
+    masks: BTreeMap<WeightId, Tensor<2>>,
+    schemes: Schemes,
+    scales: BTreeMap<WeightId, KeptScaling>,
+}
+
+/// Puts the weights at one place of the layer on their grids; the largest error of their outputs, as a share of these, in
+/// squares.
+fn round_place(
+    walk: &mut Walk<'_>,
+    site: Site,
+    plan: &CalibratedPlan,
+    grids: &mut Grids,
+) -> Result<f64, QuantizeError> {
+    let Some(layer) = walk.layer() else {
+        return Ok(0.0);
+    };
+    let is_here = |spec: &ParameterSpec, schemes: &Schemes| {
+        spec.id.input() == Some((layer, site)) && schemes.contains_key(&spec.id)
+    };
+    let specs = parameter_specs(&walk.decoder().config);
+    if !specs.iter().any(|spec| is_here(spec, &grids.schemes)) {
+        return Ok(0.0);
+    }
+    let inputs = |source| QuantizeError::Inputs {
+        layer,
+        site,
+        source,
+    };
+    let hessian = walk.hessian(site)?;
+    hessian.check_finite().map_err(inputs)?;
+    let clipped = plan.clip.then(|| hessian.matrix(&walk.decoder().device()));
+    let step = match &plan.gptq {
+        Some(gptq) => Some(Step::new(gptq, &hessian).map_err(inputs)?),
+        None => None,
+    };
+    let mut largest: f64 = 0.0;
+    walk.replace(|spec, weight| {
+        if !is_here(spec, &grids.schemes) {
+            return weight;
+        }
+        let grid = grids.schemes[&spec.id].weight;
+        let scaling = match &clipped {
+            Some(inputs) => clip::scaling(grid, &weight, inputs),
+            None => grid.scaling(weight.clone()),
+        };
+        let rounded = match &step {
+            Some(step) => {
+                let mask = grids.masks.get(&spec.id).map(tensors::to_vec);
+                step.round(&weight, mask, grid, &scaling)
+            }
+            None => grid.nearest(weight.clone(), scaling.clone()),
+        };
+        grids.scales.insert(spec.id, scaling.into());
+        let lost = hessian.output_square(&(weight.clone() - rounded.clone()));
+        let given = hessian.output_square(&weight).max(f64::MIN_POSITIVE);
+        largest = largest.max(lost / given);
+        rounded
+    });
+    Ok(largest)
+}

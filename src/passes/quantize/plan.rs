@@ -1,0 +1,504 @@
+//! Keys of the pass that quantises.
+
+use std::ops::Bound::Included;
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::{Map, json};
+
+use crate::recipe::{
+    Block, Fields, Keys, Kind, MAX_SIZE, MAX_STEPS, Read, Row, SHARE_ABOVE_0, Value, Word, keys,
+    or, put, required, rule, words,
+};
+use crate::student::{MAX_LAYERS, TARGETS};
+use crate::train::{FIT, FitPlan, STEPS};
+
+/// How weights reach the grid.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct QuantizePlan {
+    /// Round to nearest, by what the weights see, or train with the rounding in the loop.
+    pub method: QuantizeMethod,
+    /// Of all projections that no override names.
+    #[serde(flatten)]
+    pub scheme: SchemePlan,
+    /// The last that names a projection holds.
+    pub overrides: Vec<OverridePlan>,
+    /// Of the embedding, also as the output layer if the two are tied; `None` leaves it as it is.
+    pub embedding: Option<SchemePlan>,
+    /// Of an untied output layer; `None` leaves it as it is.
+    pub output: Option<SchemePlan>,
+    /// What is measured before weights reach the grid, if anything is.
+    pub sensitivity: Option<SensitivityPlan>,
+    /// Whether scales of grids around 0 are trained with the weights.
+    pub learn_scales: bool,
+}
+
+/// What rounding each part of the student costs, and what follows from that.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SensitivityPlan {
+    /// Positions of training text to measure on, in whole rows.
+    pub tokens: usize,
+    /// Under which widths are chosen; without it the width of the pass holds.
+    pub budget: Option<BudgetPlan>,
+}
+
+keys! {
+    pub struct BudgetPlan in BUDGET = "bits", "Widths that cost least, as `sensitivity` tells: one for `q_proj`, `k_proj` and `v_proj` of a layer, one for `o_proj`, one for `gate_proj` and `up_proj`, \
+        one for `down_proj`. Exported as `compressed-tensors` or `huggingface`; what an override names has the width given there and is not counted." {
+        budget: f64 = required(Kind::Number(Included(2.0), Included(8.0)), "most bits of a weight's code on average; scales come on top, as many at every width");
+        /// Ascending.
+        widths: Vec<u32> = or("[2, 3, 4, 8]", Kind::List(&WIDTH, 1, 4), "widths to choose from; vLLM loads 4 and 8") from ascending_widths;
+    }
+}
+
+fn ascending_widths(bits: Fields<'_>) -> Option<Vec<u32>> {
+    let mut widths: Vec<u32> = bits.get("widths")?;
+    widths.sort_unstable();
+    Some(widths)
+}
+
+static SENSITIVITY: Block = Block {
+    name: "sensitivity",
+    about: "What rounding each part of a layer, and each whole layer, costs at 2, 3, 4 and 8 bits: the KL from the student as it came, left as a table and a picture in the \
+            folder of the pass and in the report. Time: that of some ten runs of the student over these positions for each of its layers.",
+    rows: &[or(
+        "tokens",
+        "2048",
+        Kind::Tokens(1),
+        "positions of training text to measure on, in whole rows",
+    )],
+};
+
+/// What a budget measures on if `sensitivity` is not written, as its own default.
+const SENSITIVITY_TOKENS: usize = 2048;
+
+/// What puts weights on their grids.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantizeMethod {
+    /// Neither text nor training.
+    RoundToNearest,
+    /// Text, but no training ("post-training quantisation").
+    #[serde(rename = "ptq")]
+    Calibrated(CalibratedPlan),
+    /// Quantisation-aware training, straight-through estimator.
+    Qat(Box<FitPlan>),
+}
+
+/// How weights reach their grids by what they see of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct CalibratedPlan {
+    /// Whether columns of weights that see large inputs are made larger first, and the inputs smaller (AWQ).
+    pub awq: bool,
+    /// Whether scales may leave out the largest weights of a group.
+    pub clip: bool,
+    /// What makes up for rounding; `None` rounds each weight to the nearest.
+    pub gptq: Option<GptqPlan>,
+    /// Training positions that are read, in whole rows.
+    pub calibration_tokens: usize,
+}
+
+/// Weights make up for the rounding of those before them (GPTQ).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct GptqPlan {
+    /// Whether columns are rounded by the size of their inputs, the largest first, and not as they stand.
+    pub act_order: bool,
+    /// Added to the mean square of every input, as a share of their mean.
+    pub damping: f64,
+}
+
+impl CalibratedPlan {
+    /// The method, as it is written.
+    fn word(&self) -> QuantizeWord {
+        match (self.awq, self.gptq) {
+            (false, None) => QuantizeWord::RoundToNearest,
+            (false, Some(_)) => QuantizeWord::Gptq,
+            (true, None) => QuantizeWord::Awq,
+            (true, Some(_)) => QuantizeWord::AwqGptq,
+        }
+    }
+}
+
+/// How a weight is quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SchemePlan {
+    /// 2, 3, 4 or 8; under a budget that of nothing.
+    pub bits: u32,
+    /// Weights that share a scale, along the input; `None` is one scale per output row.
+    pub group_size: Option<usize>,
+    /// Kind of number.
+    #[serde(rename = "type")]
+    pub number: NumberType,
+    /// Whether 0 is the middle of the grid.
+    pub symmetric: bool,
+    /// What enters the projection.
+    pub activations: Activations,
+}
+
+words! {
+    /// Kind of number that a code is.
+    #[derive(Default)]
+    pub enum NumberType {
+        /// Whole numbers.
+        #[default]
+        Int = "int",
+        /// Floats of 8 bits (E4M3).
+        Fp8 = "fp8",
+        /// −1, 0 and 1.
+        Ternary = "ternary",
+        /// Two bits without a 0.
+        Stretched = "stretched",
+    }
+}
+
+words! {
+    /// What becomes of what enters a projection.
+    #[derive(Default)]
+    pub enum Activations {
+        /// Nothing.
+        #[default]
+        None = "none",
+        /// It is rounded to 8 bits while the model runs, each position with its own scale.
+        PerToken = "per_token",
+    }
+}
+
+keys! {
+    pub struct OverridePlan in OVERRIDE = "override", "Projections with a scheme of their own; a key that is left out has its default, whatever the pass says. Engines join `q_proj`, `k_proj` and `v_proj`, \
+        and `gate_proj` and `up_proj`: those of a layer have one scheme." {
+        modules: Vec<String> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()), "which projections of a layer");
+        layers: Option<Vec<usize>> = rule("all layers", Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024), "of which layers, counted from 0");
+        key keep = or("false", Kind::Switch, "whether they are not quantised at all; no further key then") write |plan| if plan.scheme.is_none() { json!(true) } else { json!(null) };
+        /// `None` leaves them as they are.
+        scheme: Option<SchemePlan> = group(PROJECTION) from unless_kept write write_unless_kept;
+    }
+}
+
+impl OverridePlan {
+    /// Whether it names a module of a layer.
+    pub fn names(&self, layer: usize, module: &str) -> bool {
+        let is_layer = |layers: &Vec<usize>| layers.contains(&layer);
+        self.layers.as_ref().is_none_or(is_layer) && self.modules.iter().any(|name| name == module)
+    }
+}
+
+words! {
+    /// Methods of quantisation, as they are written; see [`QuantizeMethod`].
+    pub(crate) enum QuantizeWord {
+        RoundToNearest = "round-to-nearest",
+        Gptq = "gptq",
+        Awq = "awq",
+        AwqGptq = "awq-gptq",
+        Qat = "qat",
+    }
+}
+
+impl QuantizeWord {
+    /// Tells whether later columns correct the error of a column.
+    pub(crate) fn is_gptq(self) -> bool {
+        match self {
+            Self::Gptq | Self::AwqGptq => true,
+            Self::RoundToNearest | Self::Awq | Self::Qat => false,
+        }
+    }
+
+    /// Tells whether inputs are scaled against the weights first.
+    pub(crate) fn is_awq(self) -> bool {
+        match self {
+            Self::Awq | Self::AwqGptq => true,
+            Self::RoundToNearest | Self::Gptq | Self::Qat => false,
+        }
+    }
+}
+
+const METHOD: &str = "round; round column by column, each error made up for by the columns after it; round when columns that see large inputs were made larger, and the inputs smaller; both; or train with the rounding in the loop. The middle three work layer after layer, on what the quantised ones before give";
+
+pub(crate) static QUANTIZE: Block = Block {
+    name: "quantize",
+    about: "Put the weights on a quantised grid. The keys of training are for `method: qat` alone.",
+    rows: &[
+        required("method", Kind::Word(QuantizeWord::WORDS), METHOD),
+        TYPE,
+        rule(
+            "bits",
+            WIDTH_RULE,
+            Kind::Moving(&WIDTH, &BUDGET),
+            "width of a weight, or under which average widths are chosen",
+        ),
+        GROUP_SIZE,
+        SYMMETRIC,
+        ACTIVATIONS,
+        or(
+            "act_order",
+            "true",
+            Kind::Switch,
+            "whether `gptq` begins with the columns of the largest inputs; groups stay where they are, so that files need no order of columns",
+        ),
+        or(
+            "damping",
+            "0.01",
+            SHARE_ABOVE_0,
+            "what `gptq` adds to the mean square of every input, as a share of their mean: the more, the less the others make up for",
+        ),
+        or(
+            "clip",
+            "false",
+            Kind::Switch,
+            "whether a scale may leave out the largest weights of its group, where the outputs lose less by it; of every method but `qat`",
+        ),
+        or(
+            "calibration_tokens",
+            "32k",
+            Kind::Tokens(1),
+            "training positions over which `gptq`, `awq` and `clip` measure what enters a projection",
+        ),
+        rule(
+            "sensitivity",
+            "measured if `bits` has a `budget`",
+            Kind::Block(&SENSITIVITY),
+            "what is measured before weights reach their grid",
+        ),
+        or(
+            "overrides",
+            "[]",
+            Kind::List(&Kind::Block(&OVERRIDE), 0, 1024),
+            "projections that have a scheme of their own; the last that names one holds",
+        ),
+        rule(
+            "embedding",
+            "left as it is",
+            Kind::Block(&EMBEDDING),
+            "scheme of the token embedding, which is the output layer, too, where the two are tied",
+        ),
+        rule(
+            "output",
+            "left as it is",
+            Kind::Block(&OUTPUT),
+            "scheme of an output layer that has a matrix of its own",
+        ),
+        or(
+            "learn_scales",
+            "false",
+            Kind::Switch,
+            "whether the scales of grids around 0 are trained, too; if not, they follow the largest weight of their group",
+        ),
+        or(
+            "start_step",
+            "0",
+            Kind::Integer(0, MAX_STEPS),
+            "updates before the grid: until then the weights are trained as they are; below `steps`",
+        ),
+        rule(
+            "steps",
+            "required with `method: qat`",
+            STEPS,
+            "optimizer updates",
+        ),
+        Row::Group(FIT),
+    ],
+};
+
+const TYPE: Row = or(
+    "type",
+    "int",
+    Kind::Word(NumberType::WORDS),
+    "whole numbers; floats of 8 bits (E4M3); -1, 0 and 1; two bits without a 0, for the middles of four equal parts",
+);
+const WIDTH: Kind = Kind::IntegerOf(&[2, 3, 4, 8]);
+const WIDTH_RULE: &str = "4, or that of another `type`";
+const BITS: Row = rule("bits", WIDTH_RULE, WIDTH, "width of a weight");
+const GROUP_SIZE: Row = rule(
+    "group_size",
+    "32 below 8 bits, `channel` with 8",
+    Kind::Or(&Kind::Integer(8, MAX_SIZE), "channel"),
+    "weights that share a scale, along the input; `channel`: one scale per output row",
+);
+const SYMMETRIC: Row = or(
+    "symmetric",
+    "true",
+    Kind::Switch,
+    "whether 0 is the middle of the grid; if not, each group has a zero of its own",
+);
+const ACTIVATIONS: Row = or(
+    "activations",
+    "none",
+    Kind::Word(Activations::WORDS),
+    "what enters a projection: left as it is, or rounded while the model runs, to 8 bits of the same `type`, each position with its own scale",
+);
+
+static PROJECTION: &[Row] = &[TYPE, BITS, GROUP_SIZE, SYMMETRIC, ACTIVATIONS];
+
+static EMBEDDING: Block = Block {
+    name: "embedding",
+    about: "How the token embedding is quantised, and with it the output layer of a tied model; a key that is left out has its default, whatever the pass says of projections. \
+            Rounded to nearest, or with `method: qat` trained like every weight. `mlx` holds it, and `gguf` with 4 or 8 bits in groups of 32; other formats of codes do not.",
+    rows: &[TYPE, BITS, GROUP_SIZE, SYMMETRIC],
+};
+
+static OUTPUT: Block = Block {
+    name: "output",
+    about: "How an output layer with a matrix of its own is quantised, as `embedding`. `compressed-tensors` and `mlx` hold it, and `gguf` with 4 or 8 bits in groups of 32.",
+    rows: &[TYPE, BITS, GROUP_SIZE, SYMMETRIC],
+};
+
+impl Keys for SchemePlan {
+    fn read_keys(fields: Fields<'_>) -> Option<Self> {
+        Some(Self {
+            bits: bits(fields)?,
+            group_size: group_size(fields)?,
+            number: fields.get("type")?,
+            symmetric: fields.get("symmetric")?,
+            activations: fields.get_or_default("activations")?,
+        })
+    }
+
+    fn write_keys(&self, folder: &Path, keys: &mut Map<String, serde_json::Value>) {
+        put(keys, "type", json!(self.number));
+        if self.number == NumberType::Int {
+            put(keys, "bits", json!(self.bits)); // beside another kind of number it has no effect and is refused
+            put(keys, "symmetric", json!(self.symmetric));
+        }
+        let group_size = self.group_size.map_or(json!("channel"), |size| json!(size));
+        put(keys, "group_size", group_size);
+        if self.activations != Activations::None {
+            put(keys, "activations", self.activations.write(folder)); // a matrix beside the projections has no such key
+        }
+    }
+}
+
+fn unless_kept(fields: Fields<'_>) -> Read<Option<SchemePlan>> {
+    if fields.get("keep")? {
+        return Some(None);
+    }
+    SchemePlan::read_keys(fields).map(Some)
+}
+
+fn write_unless_kept(
+    scheme: Option<&SchemePlan>,
+    folder: &Path,
+    keys: &mut Map<String, serde_json::Value>,
+) {
+    if let Some(scheme) = scheme {
+        Keys::write_keys(scheme, folder, keys);
+    }
+}
+
+/// Width of a weight; under a budget that of nothing.
+fn bits(fields: Fields<'_>) -> Option<u32> {
+    if fields.is_written("bits") && fields.block("bits").is_none() {
+        return fields.get("bits");
+    }
+    Some(match fields.get("type")? {
+        NumberType::Fp8 => 8,
+        NumberType::Ternary | NumberType::Stretched => 2,
+        NumberType::Int => 4,
+    })
+}
+
+/// Weights that share a scale; `Some(None)` is one scale per row. By default 32 below 8 bits, the group that
+/// compressed-tensors, GGUF, GPTQ and AWQ share, and rows with 8 bits, where groups gain little.
+pub(crate) fn group_size(fields: Fields<'_>) -> Read<Option<usize>> {
+    if fields.is_written("group_size") {
+        return fields.get("group_size");
+    }
+    Some((bits(fields)? < 8).then_some(32))
+}
+
+impl Keys for QuantizePlan {
+    fn read_keys(fields: Fields<'_>) -> Option<Self> {
+        Some(Self {
+            method: method(fields)?,
+            scheme: SchemePlan::read_keys(fields)?,
+            overrides: fields.get("overrides")?,
+            embedding: fields.get("embedding")?,
+            output: fields.get("output")?,
+            sensitivity: sensitivity(fields)?,
+            learn_scales: fields.get("learn_scales")?,
+        })
+    }
+
+    fn write_keys(&self, folder: &Path, keys: &mut Map<String, serde_json::Value>) {
+        let word = match &self.method {
+            QuantizeMethod::RoundToNearest => QuantizeWord::RoundToNearest,
+            QuantizeMethod::Calibrated(plan) => plan.word(),
+            QuantizeMethod::Qat(_) => QuantizeWord::Qat,
+        };
+        put(keys, "method", json!(word));
+        Keys::write_keys(&self.scheme, folder, keys);
+        match &self.method {
+            QuantizeMethod::RoundToNearest => {}
+            QuantizeMethod::Calibrated(plan) => {
+                if let Some(gptq) = plan.gptq {
+                    put(keys, "act_order", json!(gptq.act_order));
+                    put(keys, "damping", json!(gptq.damping));
+                }
+                put(keys, "clip", json!(plan.clip));
+                put(keys, "calibration_tokens", json!(plan.calibration_tokens));
+            }
+            QuantizeMethod::Qat(fit) => {
+                Keys::write_keys(&**fit, folder, keys);
+                put(keys, "start_step", json!(fit.start_step));
+                put(keys, "learn_scales", json!(self.learn_scales));
+            }
+        }
+        if !self.overrides.is_empty() {
+            put(keys, "overrides", self.overrides.write(folder));
+        }
+        put(keys, "embedding", self.embedding.write(folder));
+        put(keys, "output", self.output.write(folder));
+        if let Some(sensitivity) = &self.sensitivity {
+            let tokens = sensitivity.tokens;
+            put(keys, "sensitivity", json!({ "tokens": tokens }));
+            if let Some(budget) = &sensitivity.budget {
+                put(keys, "bits", budget.write(folder));
+            }
+        }
+    }
+}
+
+fn method(fields: Fields<'_>) -> Option<QuantizeMethod> {
+    let word: QuantizeWord = fields.get("method")?;
+    if word == QuantizeWord::Qat {
+        return Some(QuantizeMethod::Qat(Box::new(FitPlan::read_keys(fields)?)));
+    }
+    let clip = fields.get("clip")?;
+    let gptq = if word.is_gptq() {
+        Some(GptqPlan {
+            act_order: fields.get("act_order")?,
+            damping: fields.get("damping")?,
+        })
+    } else if word.is_awq() || clip {
+        None
+    } else {
+        return Some(QuantizeMethod::RoundToNearest);
+    };
+    Some(QuantizeMethod::Calibrated(CalibratedPlan {
+        awq: word.is_awq(),
+        clip,
+        gptq,
+        calibration_tokens: fields.get("calibration_tokens")?,
+    }))
+}
+
+/// What is measured first: the recipe asks for it, or a budget needs it.
+fn sensitivity(fields: Fields<'_>) -> Read<Option<SensitivityPlan>> {
+    let (written, bits) = (fields.block("sensitivity"), fields.block("bits"));
+    if written.is_none() && bits.is_none() {
+        return Some(None);
+    }
+    Some(Some(SensitivityPlan {
+        tokens: match written {
+            Some(written) => written.get("tokens")?,
+            None => SENSITIVITY_TOKENS,
+        },
+        budget: match bits {
+            Some(bits) => Some(BudgetPlan::read_keys(bits)?),
+            None => None,
+        },
+    }))
+}
+
+/// Tells whether a pass with these keys trains and knows for how long.
+pub(crate) fn trains(fields: Fields<'_>) -> bool {
+    fields.get("method") == Some(QuantizeWord::Qat) && fields.is_written("steps")
+}

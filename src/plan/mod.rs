@@ -1,0 +1,146 @@
+//! The plan: what will run. Every default is filled in, every path absolute, every value checked.
+//!
+//! Each stage has declared its own block; here they are put together, with the rules between them. A stage receives its own
+//! block and sees no other. Blocks serialise to JSON: an artifact's key is a hash over that JSON, so a field belongs to it only
+//! if changing it may change what a stage writes. What must not change a key (device, log and save intervals) is marked
+//! `#[serde(skip)]`.
+
+mod losses;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use crate::cache::{CACHE, CachePlan};
+use crate::data::{DATA, DataPlan};
+use crate::diag::Diagnostic;
+use crate::export::{EXPORT, ExportPlan};
+use crate::passes::{PASS, PassPlan};
+use crate::recipe::{self, Fields, Grammar, Kind, PathKind, Read, RecipeFaults, Value, keys};
+use crate::student::{STUDENT, StudentPlan};
+use crate::teacher::{TEACHER, TeacherPlan};
+
+keys! {
+    pub struct Plan in RECIPE = "the recipe", "What a run reads, trains, and leaves behind." {
+        name: String = required(Kind::Name, "name of the recipe and of its run folders");
+        seed: u64 = or("0", Kind::Integer(0, u64::MAX), "number from which every random choice follows");
+        /// The recipe file this plan was read from.
+        #[serde(skip)]
+        recipe_path: PathBuf = beside(PathBuf::new());
+        #[serde(skip)]
+        output: PathBuf = or("checkpoints", Kind::Path(PathKind::Output), "folder for run folders and caches");
+        #[serde(skip)]
+        device: String = or("flex", Kind::Word(&["flex", "wgpu", "vulkan", "tch", "cuda"]), "device that computes; the program must be built with it");
+        data: DataPlan = required(Kind::Block(&DATA), "text and tokenizer") from data;
+        teacher: Option<TeacherPlan> = rule("no teacher; the student learns from text alone", Kind::Block(&TEACHER), "the model that is imitated");
+        /// Present exactly if `teacher` is.
+        cache: Option<CachePlan> = or("{}", Kind::Block(&CACHE), "what is captured of the teacher") from cache;
+        student: StudentPlan = required(Kind::Choice(&STUDENT), "the model that is trained");
+        passes: Vec<PassPlan> = required(Kind::List(&Kind::Choice(&PASS), 1, 1000), "the schedule, in order");
+        export: ExportPlan = or("{}", Kind::Block(&EXPORT), "what is written at the end");
+    }
+}
+
+/// The text, of which no more is used than is captured.
+fn data(recipe: Fields<'_>) -> Option<DataPlan> {
+    let train_tokens = recipe.block("cache")?.get("tokens")?;
+    let data: DataPlan = recipe.get("data")?;
+    Some(DataPlan {
+        train_tokens,
+        ..data
+    })
+}
+
+fn cache(recipe: Fields<'_>) -> Read<Option<CachePlan>> {
+    if recipe.is_written("teacher") {
+        recipe.get("cache")
+    } else {
+        Some(None)
+    }
+}
+
+impl Plan {
+    /// Whether a pass is taught by the cache of the training text.
+    pub fn reads_cache(&self) -> bool {
+        let fits = self.passes.iter().filter_map(PassPlan::fit);
+        self.cache.is_some() && fits.into_iter().any(|fit| fit.losses.is_soft())
+    }
+}
+
+static GRAMMAR: Grammar = Grammar {
+    root: &RECIPE,
+    contradictions: rules::contradictions,
+    override_example: "distill.steps=200",
+};
+
+/// The plan of a recipe file, with `path=value` overrides applied.
+///
+/// Relative paths, those of overrides included, start at the folder of the recipe.
+pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
+    let (plan, recipe_path) = recipe::load(&GRAMMAR, path, overrides)?;
+    Ok(Plan {
+        recipe_path,
+        ..plan
+    })
+}
+
+/// A fault that was found later, pointed at a key of the plan's recipe; see [`recipe::fault_at`].
+pub fn fault_at(
+    plan: &Plan,
+    overrides: &[String],
+    key: &str,
+    label: &str,
+    fault: Diagnostic,
+) -> RecipeFaults {
+    recipe::fault_at(&GRAMMAR, &plan.recipe_path, overrides, key, label, fault)
+}
+
+/// The plan as a recipe that [`load`] turns into the same plan if it is read from `folder`, which all paths
+/// start at: a published export does not tell where its maker keeps their files.
+pub fn resolved_yaml(plan: &Plan, folder: &Path) -> String {
+    recipe::to_yaml(&plan.write(folder))
+}
+
+/// JSON Schema (2020-12) of a recipe.
+pub fn schema() -> serde_json::Value {
+    recipe::schema(&RECIPE, "alambic recipe")
+}
+
+/// `docs/recipe.md`: every key with its type, default and meaning.
+pub fn reference_markdown() -> String {
+    format!(
+        "# Recipe keys\n\n\
+         Made from the tables in `src/**/plan.rs`; after a change there, \
+         `cargo test --release --test recipes` names the file to copy here. Types are strict and an unknown key is an \
+         error. Relative paths start at the folder of the recipe. `--set path=value` replaces any \
+         value: `--set data.sequence_length=128`, `--set passes.0.distill.steps=200`.\n{}",
+        recipe::page(&RECIPE)
+    )
+}
+
+/// The words that a key may have, such as `["export", "formats"]`; none if the key takes others, or is not there.
+pub fn words(path: &[&str]) -> Vec<&'static str> {
+    recipe::words_at(&RECIPE, path)
+}
+
+keys! {
+    /// A recipe that only exports.
+    struct Alone in ALONE = "the arguments", "What is written of a checkpoint." {
+        export: ExportPlan = required(Kind::Block(&EXPORT), "what is written");
+    }
+}
+
+/// The plan of an `export` block, in a text that was made of the arguments of a command; `name` stands for it in messages.
+pub fn export_plan(
+    text: &str,
+    overrides: &[String],
+    name: &str,
+) -> Result<ExportPlan, RecipeFaults> {
+    let grammar = Grammar {
+        root: &ALONE,
+        contradictions: |_, _| (),
+        ..GRAMMAR
+    };
+    recipe::understand::<Alone>(&grammar, text, overrides, name).map(|alone| alone.export)
+}

@@ -1,0 +1,172 @@
+//! Kinds of keys: the entries of a table of keys, and what may stand behind each.
+
+use std::ops::Bound::{self, Excluded, Included, Unbounded};
+use std::path::Path;
+
+/// Keys that stand together under one name.
+#[derive(Debug)]
+pub struct Block {
+    /// The key that holds it, or the noun for one of its variants if it is a choice.
+    pub name: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Its keys.
+    pub rows: &'static [Row],
+}
+
+/// An entry of a table: a key, or keys that stand in several tables.
+#[derive(Debug)]
+pub enum Row {
+    /// One key.
+    Key(Key),
+    /// Keys that stand together in other tables, too.
+    Group(&'static [Self]),
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// As it is written.
+    pub name: &'static str,
+    /// What may stand behind it.
+    pub kind: Kind,
+    /// What holds without it.
+    pub default: Fallback,
+    /// Its meaning with its unit: lower case, no full stop.
+    pub about: &'static str,
+}
+
+/// What holds if a key is not written.
+#[derive(Debug)]
+pub enum Fallback {
+    /// It must be written.
+    Required,
+    /// This value, as one would write it.
+    Value(&'static str),
+    /// What the sentence says.
+    Rule(&'static str),
+}
+
+/// What may stand behind a key.
+#[derive(Debug)]
+pub enum Kind {
+    /// Name of a folder.
+    Name,
+    /// `true` or `false`.
+    Switch,
+    /// A whole number, both ends included.
+    Integer(u64, u64),
+    /// One of a few whole numbers.
+    IntegerOf(&'static [u64]),
+    /// A value of this kind, or a word that says that there is none.
+    Or(&'static Self, &'static str),
+    /// A count of at least this, which may be written `600k` or `1.5M`.
+    Tokens(u64),
+    /// Bytes, which may be written `500M` or `5G`.
+    Bytes(u64),
+    /// A number.
+    Number(Bound<f64>, Bound<f64>),
+    /// A number (the kind), or keys that say how it moves or is found.
+    Moving(&'static Self, &'static Block),
+    /// At least two steps, or a share of the steps of a pass.
+    StepsOrShare,
+    /// One of a few words.
+    Word(&'static [&'static str]),
+    /// A path; see [`PathKind`].
+    Path(PathKind),
+    /// A list of at least and at most so many.
+    List(&'static Self, usize, usize),
+    /// Further keys.
+    Block(&'static Block),
+    /// Further keys, or the value of the first of them alone.
+    Short(&'static Block),
+    /// Exactly one of these keys; those of kind [`Kind::Unit`] are written as a bare word.
+    Choice(&'static Block),
+    /// A variant without keys.
+    Unit,
+}
+
+/// What must be there before a run.
+#[derive(Debug, Clone, Copy)]
+pub enum PathKind {
+    /// A file.
+    File,
+    /// Either.
+    FileOrFolder,
+    /// A file, where the path says by its name that it is one, or else a folder.
+    Either {
+        /// Tells which, whatever is there.
+        is_file: fn(&Path) -> bool,
+        /// Both, in the message about a path where neither is.
+        nouns: &'static str,
+        /// Both, each with its article.
+        phrase: &'static str,
+    },
+    /// A folder that the run makes.
+    Output,
+}
+
+impl Block {
+    /// All keys, those of groups among them.
+    pub fn iter(&self) -> impl Iterator<Item = &'static Key> {
+        keys_of(self.rows).into_iter()
+    }
+
+    /// The names of all keys.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.iter().map(|key| key.name)
+    }
+}
+
+/// The keys of a part of a table.
+pub fn keys_of(rows: &'static [Row]) -> Vec<&'static Key> {
+    let mut keys = Vec::new();
+    for row in rows {
+        match row {
+            Row::Key(key) => keys.push(key),
+            Row::Group(rows) => keys.extend(keys_of(rows)),
+        }
+    }
+    keys
+}
+
+/// A key that must be written.
+pub const fn required(name: &'static str, kind: Kind, about: &'static str) -> Row {
+    row(name, kind, Fallback::Required, about)
+}
+
+/// A key with a default, as one would write it.
+pub const fn or(name: &'static str, value: &'static str, kind: Kind, about: &'static str) -> Row {
+    row(name, kind, Fallback::Value(value), about)
+}
+
+/// A key whose default is a rule, in words.
+pub const fn rule(name: &'static str, rule: &'static str, kind: Kind, about: &'static str) -> Row {
+    row(name, kind, Fallback::Rule(rule), about)
+}
+
+const fn row(name: &'static str, kind: Kind, default: Fallback, about: &'static str) -> Row {
+    Row::Key(Key {
+        name,
+        kind,
+        default,
+        about,
+    })
+}
+
+/// Largest count of tokens: below it, no product of two sizes of a plan overflows 64 bits.
+pub const MAX_TOKENS: u64 = 1_000_000_000_000;
+/// Largest number of bytes.
+pub const MAX_BYTES: u64 = 1_000_000_000_000_000;
+/// Most steps.
+pub const MAX_STEPS: u64 = 1_000_000_000;
+/// Largest width, length or batch; real ones are a tenth of it.
+pub const MAX_SIZE: u64 = 1 << 20;
+/// A share of something.
+pub const SHARE_ABOVE_0: Kind = Kind::Number(Excluded(0.0), Included(1.0));
+/// A positive number.
+pub const ABOVE_0: Kind = Kind::Number(Excluded(0.0), Unbounded);
+/// A number that is not negative.
+pub const FROM_0: Kind = Kind::Number(Included(0.0), Unbounded);
+/// A temperature of probabilities.
+pub const TEMPERATURE: Kind = Kind::Number(Excluded(0.0), Included(100.0));

@@ -1,0 +1,332 @@
+//! What was written: the YAML tree, checked key by key against the table of keys.
+//!
+//! Looks at one key at a time: what keys mean together, their stages know.
+
+use std::path::Path;
+
+use super::fields::{Blocks, Checked, Entry, Filled, Item};
+use super::kinds::{Block, Fallback, Key, Kind};
+use super::tree::{self, Node, Value};
+use super::values;
+use crate::diag::{Diagnostic, Origin, Span, code_list, nearest};
+
+/// Reads a whole recipe; paths are relative to `folder`. Gives every fault of a single key; no blocks if the whole is no map.
+pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
+    let mut reader = Reader {
+        folder,
+        in_default: false,
+        outer: None,
+        blocks: Blocks::default(),
+        faults: Vec::new(),
+    };
+    reader.block(block, root, None);
+    (reader.blocks, reader.faults)
+}
+
+struct Reader<'a> {
+    folder: &'a Path,
+    /// While a default is read, nothing has a place.
+    in_default: bool,
+    /// Number of the block that is being read.
+    outer: Option<usize>,
+    blocks: Blocks,
+    faults: Vec<Diagnostic>,
+}
+
+impl Reader<'_> {
+    fn block(
+        &mut self,
+        block: &'static Block,
+        node: &Node,
+        holder: Option<&Span>,
+    ) -> Option<Checked> {
+        let Value::Map(written) = &node.value else {
+            let message = format!(
+                "{} must be a map of keys, but is {}",
+                shown(block),
+                values::told(node)
+            );
+            let span = holder.unwrap_or(&node.span);
+            let known = format!("keys: {}", code_list(block.names()));
+            self.faults
+                .push(Diagnostic::new("recipe/wrong-type", message).primary(span, known));
+            return None;
+        };
+        let has_unknown = self.names(block, written);
+        let place = self.open(block, holder, has_unknown);
+        let outer = self.outer.replace(place);
+        let mut entries = Vec::new();
+        for key in block.iter() {
+            if let Some((name, node)) = written.iter().find(|(name, _)| name.text == key.name) {
+                entries.push(self.entry(key, &name.span, node));
+                continue;
+            }
+            match key.default {
+                Fallback::Required => self.missing(block, key, holder),
+                Fallback::Value(text) => entries.push(self.default(key, text)),
+                Fallback::Rule(_) => {}
+            }
+        }
+        self.outer = outer;
+        self.close(place, entries)
+    }
+
+    /// Begins a block; its number.
+    fn open(&mut self, block: &'static Block, holder: Option<&Span>, has_unknown: bool) -> usize {
+        let filled = Filled {
+            block,
+            outer: self.outer,
+            holder: self.place(holder),
+            entries: Vec::new(),
+            has_unknown,
+        };
+        self.blocks.0.push(filled);
+        self.blocks.0.len() - 1
+    }
+
+    fn close(&mut self, place: usize, entries: Vec<Entry>) -> Option<Checked> {
+        self.blocks.0.get_mut(place)?.entries = entries;
+        Some(Checked::Block(place))
+    }
+
+    /// Refuses keys that are unknown or repeated; whether there was an unknown one.
+    fn names(&mut self, block: &'static Block, written: &[(tree::Name, Node)]) -> bool {
+        let mut has_unknown = false;
+        for (index, (name, _)) in written.iter().enumerate() {
+            let mut earlier = written.iter().take(index);
+            if !block.names().any(|known| known == name.text) {
+                self.faults.push(unknown_key(block, name));
+                has_unknown = true;
+            } else if let Some((first, _)) = earlier.find(|(first, _)| first.text == name.text) {
+                let message = format!("`{}` is written twice in {}", name.text, shown(block));
+                self.faults.push(
+                    Diagnostic::new("recipe/duplicate-key", message)
+                        .primary(&name.span, "again here")
+                        .secondary(&first.span, "first here")
+                        .help("delete one of the two"),
+                );
+            }
+        }
+        has_unknown
+    }
+
+    fn missing(&mut self, block: &'static Block, key: &'static Key, holder: Option<&Span>) {
+        let message = format!("{} lacks `{}`", shown(block), key.name);
+        self.faults.push(
+            Diagnostic::new("recipe/missing-key", message)
+                .primary(holder, key.about)
+                .help(format!("add `{}`, {}", key.name, values::phrase(&key.kind))),
+        );
+    }
+
+    fn default(&mut self, key: &'static Key, text: &str) -> Entry {
+        let outer = std::mem::replace(&mut self.in_default, true);
+        let item = match tree::parse(text, Origin::Recipe, 0) {
+            Ok(node) => {
+                let span = node.span.clone();
+                self.entry(key, &span, &node).item
+            }
+            Err(fault) => {
+                self.faults.push(fault);
+                Item {
+                    span: None,
+                    value: None,
+                }
+            }
+        };
+        self.in_default = outer;
+        Entry {
+            key,
+            name: None,
+            item,
+        }
+    }
+
+    fn entry(&mut self, key: &'static Key, name: &Span, node: &Node) -> Entry {
+        let value = self.value(key, &key.kind, node, name);
+        Entry {
+            key,
+            name: self.place(Some(name)),
+            item: Item {
+                span: self.place(Some(values::place(node, name))),
+                value,
+            },
+        }
+    }
+
+    fn value(
+        &mut self,
+        key: &'static Key,
+        kind: &'static Kind,
+        node: &Node,
+        name: &Span,
+    ) -> Option<Checked> {
+        match kind {
+            Kind::Block(block) => self.block(block, node, Some(name)),
+            Kind::Short(block) => self.short(block, node, name),
+            Kind::Choice(block) => self.choice(block, node, name),
+            Kind::Moving(_, block) if matches!(node.value, Value::Map(_)) => {
+                self.block(block, node, Some(name))
+            }
+            Kind::List(of, min, max) => match &node.value {
+                Value::List(items) if (*min..=*max).contains(&items.len()) => {
+                    Some(self.list(key, of, items))
+                }
+                _ => self.refuse(values::mismatch(key, kind, node, name)),
+            },
+            Kind::Path(path_kind) => match values::path(key, *path_kind, node, name, self.folder) {
+                Ok(path) => Some(Checked::Path(path)),
+                Err(fault) => self.refuse(fault),
+            },
+            _ => match values::scalar(kind, &node.value) {
+                Some(value) => Some(value),
+                None => self.refuse(values::mismatch(key, kind, node, name)),
+            },
+        }
+    }
+
+    /// A map of keys, or the value of the first key in its place.
+    fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Checked> {
+        let is_value = |first: &&Key| match (&node.value, &first.kind) {
+            // The keys of a number that moves.
+            (Value::Map(written), Kind::Moving(_, ramp)) => {
+                let is_of_ramp = |name: &str| ramp.names().any(|known| known == name);
+                written
+                    .first()
+                    .is_some_and(|(name, _)| is_of_ramp(&name.text))
+            }
+            (Value::Map(_), _) => false,
+            _ => true,
+        };
+        let Some(first) = block.iter().next().filter(is_value) else {
+            return self.block(block, node, Some(name));
+        };
+        let key = tree::Name {
+            span: name.clone(),
+            text: first.name.to_owned(),
+        };
+        let node = Node {
+            span: node.span.clone(),
+            value: Value::Map(vec![(key, node.clone())]),
+        };
+        self.block(block, &node, Some(name))
+    }
+
+    fn list(&mut self, key: &'static Key, of: &'static Kind, items: &[Node]) -> Checked {
+        let items = items.iter().map(|node| {
+            let name = match &node.value {
+                Value::Map(entries) => entries.first().map(|(name, _)| &name.span),
+                _ => None,
+            };
+            let name = name.unwrap_or(&node.span);
+            Item {
+                value: self.value(key, of, node, name),
+                span: self.place(Some(values::place(node, name))),
+            }
+        });
+        Checked::List(items.collect())
+    }
+
+    /// Exactly one variant: `{variant: ...}`, or a bare word where the variant has no keys.
+    fn choice(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Checked> {
+        let place = self.open(block, Some(holder), false);
+        let outer = self.outer.replace(place);
+        let entry = self.chosen(block, node, holder);
+        self.outer = outer;
+        self.close(place, vec![entry?])
+    }
+
+    fn chosen(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Entry> {
+        let entry = match &node.value {
+            Value::Text(word) => {
+                let name = tree::Name {
+                    span: node.span.clone(),
+                    text: word.clone(),
+                };
+                let bare = Node {
+                    span: node.span.clone(),
+                    value: Value::Null,
+                };
+                self.variant(block, &name, &bare)?
+            }
+            Value::Map(written) => match written.as_slice() {
+                [(name, node)] => self.variant(block, name, node)?,
+                [] => return self.refuse(variants(block, "but is an empty map", holder)),
+                [(first, _), (second, _), ..] => {
+                    let count = format!("but has {} keys", written.len());
+                    let fault = variants(block, &count, &second.span);
+                    return self.refuse(fault.secondary(&first.span, ""));
+                }
+            },
+            _ => {
+                let told = format!("but is {}", values::told(node));
+                return self.refuse(variants(block, &told, values::place(node, holder)));
+            }
+        };
+        Some(entry)
+    }
+
+    fn variant(&mut self, block: &'static Block, name: &tree::Name, node: &Node) -> Option<Entry> {
+        match block.iter().find(|key| key.name == name.text) {
+            Some(key) => Some(self.entry(key, &name.span, node)),
+            None => self.refuse(unknown_variant(block, name)),
+        }
+    }
+
+    fn refuse<T>(&mut self, fault: Diagnostic) -> Option<T> {
+        self.faults.push(fault);
+        None
+    }
+
+    fn place(&self, span: Option<&Span>) -> Option<Span> {
+        span.filter(|_| !self.in_default).cloned()
+    }
+}
+
+fn unknown_key(block: &'static Block, name: &tree::Name) -> Diagnostic {
+    let message = format!("unknown key `{}` in {}", name.text, shown(block));
+    let known = format!("{} has {}", shown(block), code_list(block.names()));
+    suggest(
+        Diagnostic::new("recipe/unknown-key", message).primary(&name.span, known),
+        block,
+        &name.text,
+    )
+}
+
+fn unknown_variant(block: &'static Block, name: &tree::Name) -> Diagnostic {
+    let (id, message) = (
+        format!("recipe/unknown-{}", block.name),
+        format!("`{}` is not a {}", values::short(&name.text), block.name),
+    );
+    let known = format!("known: {}", code_list(block.names()));
+    suggest(
+        Diagnostic::new(&id, message).primary(&name.span, known),
+        block,
+        &name.text,
+    )
+}
+
+fn variants(block: &'static Block, told: &str, span: &Span) -> Diagnostic {
+    let message = format!(
+        "a {} is one of {}, {told}",
+        block.name,
+        code_list(block.names())
+    );
+    Diagnostic::new("recipe/wrong-type", message).primary(span, "write one of them")
+}
+
+fn suggest(fault: Diagnostic, block: &'static Block, word: &str) -> Diagnostic {
+    match nearest(word, block.names()) {
+        Some(name) => fault.help(format!("write `{name}`")),
+        None => fault,
+    }
+}
+
+/// A block's name in a sentence.
+fn shown(block: &'static Block) -> String {
+    if block.name.contains(' ') {
+        block.name.to_owned()
+    } else {
+        format!("`{}`", block.name)
+    }
+}

@@ -1,0 +1,300 @@
+//! Keys of the student, and of adapters to it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, json};
+
+use crate::diag::Diagnostic;
+use crate::progress::thousands;
+use crate::recipe::{
+    ABOVE_0, Fields, Kind, MAX_SIZE, Read, Row, SHARE_ABOVE_0, ascending, choice, distinct,
+    division, keys, rule,
+};
+use crate::teacher::CHECKPOINT;
+
+pub(crate) const MAX_LAYERS: u64 = 1024;
+
+choice! {
+    pub enum StudentPlan of StudentWord in STUDENT = "student", "Where the student's first weights come from." {
+        Architecture(ArchitecturePlan) = "architecture", Kind::Block(&ARCHITECTURE), "fresh weights of these sizes";
+        FromTeacher(FromTeacherPlan) = "from_teacher", Kind::Block(&FROM_TEACHER), "layers of the teacher, whole or narrower, with its embedding and head";
+        Checkpoint(#[serde(skip)] PathBuf) = "checkpoint", CHECKPOINT, "an existing Hugging Face folder or `.gguf` file";
+    }
+}
+
+keys! {
+    pub struct ArchitecturePlan in ARCHITECTURE = "architecture", "Sizes of a fresh student; the names are those of `config.json`." {
+        num_hidden_layers: usize = required(Kind::Integer(1, MAX_LAYERS), "decoder blocks");
+        hidden_size: usize = required(Kind::Integer(1, MAX_SIZE), "width of the residual stream");
+        num_attention_heads: usize = required(Kind::Integer(1, MAX_SIZE), "query heads");
+        num_key_value_heads: usize = rule("`num_attention_heads`", Kind::Integer(1, MAX_SIZE), "key and value heads; divides the query heads") else num_attention_heads;
+        intermediate_size: usize = required(Kind::Integer(1, MAX_SIZE), "width of the feed-forward layer");
+        head_dim: usize = rule("`hidden_size / num_attention_heads`", Kind::Integer(2, MAX_SIZE), "width of a head; even") else head_dim;
+        rope_theta: f64 = or("10000", ABOVE_0, "base of the rotary wavelengths");
+        rms_norm_eps: f64 = or("1e-5", SHARE_ABOVE_0, "term added to the mean square");
+        tie_word_embeddings: bool = or("true", Kind::Switch, "whether the output layer is the embedding");
+        sliding_window: Option<usize> = rule("none: each position sees all before it", Kind::Integer(1, MAX_SIZE), "positions that a layer sees, its own among them; the student is a Mistral then");
+        layer_repeats: usize = or("1", Kind::Integer(1, MAX_LAYERS), "layers in a row that share one set of weights; divides `num_hidden_layers`, and exports have all layers");
+    }
+}
+
+fn num_attention_heads(sizes: Fields<'_>) -> Option<usize> {
+    sizes.get("num_attention_heads")
+}
+
+fn head_dim(sizes: Fields<'_>) -> Option<usize> {
+    let hidden_size: usize = sizes.get("hidden_size")?;
+    hidden_size.checked_div(num_attention_heads(sizes)?)
+}
+
+keys! {
+    /// At least one field is there.
+    #[derive(Default)]
+    pub struct FromTeacherPlan in FROM_TEACHER = "from_teacher", "The teacher's own weights, of which some are kept; at least one of these keys says which." {
+        /// Layers; `None` keeps all.
+        #[serde(flatten)]
+        layers: Option<LayersPlan> = group(LAYERS) from layers write write_layers;
+        hidden_size: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many dimensions of the residual stream: those with the largest activations");
+        intermediate_size: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many feed-forward channels, in each layer those with the largest activations");
+        num_key_value_heads: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many key and value heads with their query heads, in each layer those with the largest activations");
+        /// `None` if nothing is chosen by it.
+        calibration_tokens: Option<usize> = or("32k", Kind::Tokens(1), "training positions over which influence and activations are measured") from calibration_tokens;
+    }
+}
+
+/// Which layers of the teacher a student keeps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LayersPlan {
+    /// These, zero-based, ascending.
+    Layers(Vec<usize>),
+    /// Every n-th, the first among them.
+    Every(usize),
+    /// As many, of the highest block influence.
+    HighestInfluence(usize),
+}
+
+const ALL_LAYERS: &str = "all layers, unless `layers`, `every` or `highest_influence` is written";
+
+static LAYERS: &[Row] = &[
+    rule(
+        "layers",
+        ALL_LAYERS,
+        Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024),
+        "keeps these zero-based layers, ascending",
+    ),
+    rule(
+        "every",
+        ALL_LAYERS,
+        Kind::Integer(1, MAX_LAYERS),
+        "keeps every n-th layer, the first among them",
+    ),
+    rule(
+        "highest_influence",
+        ALL_LAYERS,
+        Kind::Integer(1, MAX_LAYERS),
+        "keeps this many layers: those that turn what enters them the furthest",
+    ),
+];
+
+#[expect(clippy::unnecessary_wraps, reason = "some defaults may be missing")]
+fn layers(fields: Fields<'_>) -> Read<Option<LayersPlan>> {
+    let listed = fields.get("layers").map(LayersPlan::Layers);
+    let every = || fields.get("every").map(LayersPlan::Every);
+    let influence = || {
+        fields
+            .get("highest_influence")
+            .map(LayersPlan::HighestInfluence)
+    };
+    Some(listed.or_else(every).or_else(influence))
+}
+
+fn write_layers(layers: Option<&LayersPlan>, _: &Path, keys: &mut Map<String, serde_json::Value>) {
+    if let serde_json::Value::Object(layers) = json!(layers) {
+        keys.extend(layers);
+    }
+}
+
+/// Whether something of `from_teacher` can be told only by running the teacher.
+fn chooses_by_importance(from_teacher: Fields<'_>) -> bool {
+    let choices = [
+        "highest_influence",
+        "hidden_size",
+        "intermediate_size",
+        "num_key_value_heads",
+    ];
+    choices.iter().any(|name| from_teacher.is_written(name))
+}
+
+fn calibration_tokens(from_teacher: Fields<'_>) -> Read<Option<usize>> {
+    let tokens = from_teacher.get("calibration_tokens")?;
+    Some(chooses_by_importance(from_teacher).then_some(tokens))
+}
+
+keys! {
+    pub struct AdapterPlan in ADAPTER = "adapter", "Low-rank matrices that are added to some weights (LoRA). Without masks, they are also left in the folder of the pass, as `adapter/`, for `peft`." {
+        rank: usize = required(Kind::Integer(1, MAX_SIZE), "width of the matrices; at most that of the weights they are added to");
+        alpha: f64 = rule("`rank`", ABOVE_0, "what is added is multiplied by `alpha / rank`") else alpha;
+        targets: Vec<String> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()), "modules of every layer whose weight is added to");
+    }
+}
+
+fn alpha(adapter: Fields<'_>) -> Option<f64> {
+    adapter.get::<usize>("rank").map(|rank| rank as f64)
+}
+
+/// Modules of a layer that have a matrix.
+pub(crate) const TARGETS: [&str; 7] = [
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+];
+
+/// Every contradiction within the student's keys.
+pub(crate) fn check(student: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    let Some((word, item)) = student.variant() else {
+        return;
+    };
+    let Some(fields) = student.inside(item) else {
+        return;
+    };
+    match word {
+        StudentWord::Architecture => {
+            heads(fields, faults);
+            repeats(fields, faults);
+        }
+        StudentWord::FromTeacher => {
+            ascending(fields, "layers", "recipe/unordered-layers", faults);
+            from_teacher(fields, faults);
+        }
+        StudentWord::Checkpoint => {}
+    }
+}
+
+/// Every contradiction within the keys of an adapter.
+pub(crate) fn check_adapter(adapter: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    distinct::<String>(adapter, "targets", faults);
+}
+
+/// The sizes of a fresh student, if the recipe has them.
+pub(crate) fn fresh_sizes(recipe: Fields<'_>) -> Option<Fields<'_>> {
+    let student = recipe.block("student")?;
+    match student.variant()? {
+        (StudentWord::Architecture, item) => student.inside(item),
+        _ => None,
+    }
+}
+
+fn from_teacher(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    let choices = ["layers", "every", "highest_influence"];
+    let mut written = choices.iter().filter(|name| fields.is_written(name));
+    let first = written.next();
+    if let Some(first) = first {
+        for other in written {
+            let message = format!("`{first}` and `{other}` both choose the layers");
+            faults.push(
+                Diagnostic::new("recipe/two-choices", message)
+                    .primary(fields.span(other), "one of them")
+                    .secondary(fields.span(first), "the other")
+                    .help("delete one of the two"),
+            );
+        }
+    }
+    if chooses_by_importance(fields) || fields.has_unknown() {
+        return;
+    }
+    if fields.is_written("calibration_tokens") {
+        let message = "`calibration_tokens` has no effect here";
+        let label = "nothing is chosen by what is measured";
+        faults.push(
+            Diagnostic::new("recipe/unused-key", message)
+                .primary(fields.span("calibration_tokens"), label)
+                .help("delete it, or write `highest_influence` or a width"),
+        );
+    } else if first.is_none() {
+        let message = "`from_teacher` chooses nothing";
+        faults.push(
+            Diagnostic::new("recipe/nothing-chosen", message)
+                .primary(fields.holder(), "the student would be the teacher")
+                .help("write `every: 2`, or `student: { checkpoint: ... }` for the whole teacher"),
+        );
+    }
+}
+
+fn repeats(sizes: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    let (Some(layers), Some(repeats)) = (
+        sizes.get::<u64>("num_hidden_layers"),
+        sizes.get::<u64>("layer_repeats"),
+    ) else {
+        return;
+    };
+    if layers % repeats != 0 {
+        let message = "`layer_repeats` does not divide `num_hidden_layers`";
+        faults.push(
+            Diagnostic::new("recipe/uneven-repeats", message)
+                .primary(sizes.span("layer_repeats"), division(layers, repeats))
+                .secondary(sizes.span("num_hidden_layers"), "all layers that run")
+                .help(format!(
+                    "write `num_hidden_layers: {}`",
+                    layers.next_multiple_of(repeats)
+                )),
+        );
+    }
+}
+
+fn heads(sizes: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    let num_heads = sizes.get::<u64>("num_attention_heads");
+    if let (Some(num_heads), Some(num_shared)) = (num_heads, sizes.get("num_key_value_heads"))
+        && num_heads % num_shared != 0
+    {
+        let message = "`num_key_value_heads` does not divide `num_attention_heads`";
+        faults.push(
+            Diagnostic::new("recipe/uneven-heads", message)
+                .primary(
+                    sizes.span("num_key_value_heads"),
+                    division(num_heads, num_shared),
+                )
+                .secondary(sizes.span("num_attention_heads"), "query heads"),
+        );
+    }
+    if sizes.is_written("head_dim") {
+        if let Some(head_dim) = sizes.get::<u64>("head_dim").filter(|size| size % 2 != 0) {
+            faults.push(odd_head_dim(sizes, "head_dim", head_dim));
+        }
+        return;
+    }
+    if let (Some(hidden), Some(num_heads)) = (sizes.get::<u64>("hidden_size"), num_heads) {
+        if hidden % num_heads != 0 {
+            let message = "`num_attention_heads` does not divide `hidden_size`";
+            faults.push(
+                Diagnostic::new("recipe/uneven-heads", message)
+                    .primary(
+                        sizes.span("num_attention_heads"),
+                        division(hidden, num_heads),
+                    )
+                    .secondary(sizes.span("hidden_size"), "width of all heads together")
+                    .help("change one of them, or give `head_dim`"),
+            );
+        } else if hidden / num_heads % 2 != 0 {
+            faults.push(odd_head_dim(
+                sizes,
+                "num_attention_heads",
+                hidden / num_heads,
+            ));
+        }
+    }
+}
+
+fn odd_head_dim(sizes: Fields<'_>, name: &str, head_dim: u64) -> Diagnostic {
+    let message = format!(
+        "the width of a head must be even, but is {}",
+        thousands(head_dim)
+    );
+    Diagnostic::new("recipe/odd-head-dim", message)
+        .primary(sizes.span(name), "rotary positions turn pairs of numbers")
+}
