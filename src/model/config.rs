@@ -108,6 +108,35 @@ pub struct Rope {
     pub theta: f64,
     /// Change of the series for long contexts.
     pub scaling: RopeScaling,
+    /// Dimensions of a head that turn, which are its first and an even number; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_dims: Option<usize>,
+}
+
+impl Rope {
+    /// Waves of this base, as they are, for all dimensions of a head.
+    pub fn plain(theta: f64) -> Self {
+        Self {
+            theta,
+            scaling: RopeScaling::Default,
+            rotary_dims: None,
+        }
+    }
+
+    /// Dimensions that turn of a head of so many.
+    pub fn dims(&self, head_dim: usize) -> usize {
+        self.rotary_dims.unwrap_or(head_dim)
+    }
+
+    /// Share of a head's dimensions that `config.json` says so many by, which its readers multiply and round down.
+    pub fn partial_rotary_factor(dims: u64, head_dim: u64) -> f64 {
+        let factor = dims as f64 / head_dim as f64;
+        if factor * head_dim as f64 >= dims as f64 {
+            factor
+        } else {
+            factor.next_up()
+        }
+    }
 }
 
 /// Change of the wavelengths for long contexts.

@@ -407,7 +407,7 @@ pub fn in_layer(name: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Architecture, LayerType, Rope, RopeScaling};
+    use super::super::{Architecture, LayerType, Rope};
     use super::*;
 
     fn config(tie_word_embeddings: bool) -> DecoderConfig {
@@ -426,10 +426,7 @@ mod tests {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 2],
             rms_norm_eps: 1e-5,
-            rope: Rope {
-                theta: 10_000.0,
-                scaling: RopeScaling::Default,
-            },
+            rope: Rope::plain(10_000.0),
             local_rope: None,
             max_position_embeddings: 64,
             tie_word_embeddings,

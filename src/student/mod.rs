@@ -25,7 +25,7 @@ pub use self::shrink::{ShrinkError, configs_of_passes, shrunk_parts};
 use crate::model::grid::{Scaling, round_to_bf16};
 use crate::model::{
     Architecture, Decoder, DecoderConfig, InputLevels, LayerType, ParameterKind, ParameterSpec,
-    Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,
+    Part, Rope, Schemes, WeightId, parameter_specs,
 };
 use crate::random::Stream;
 use crate::recipe::ArchitecturePlan;
@@ -359,10 +359,7 @@ pub fn architecture(
         sliding_window: plan.sliding_window,
         layer_types: vec![layer_type; plan.num_hidden_layers],
         rms_norm_eps: plan.rms_norm_eps,
-        rope: Rope {
-            theta: plan.rope_theta,
-            scaling: RopeScaling::Default,
-        },
+        rope: Rope::plain(plan.rope_theta),
         local_rope: None,
         max_position_embeddings: sequence_length,
         tie_word_embeddings: plan.tie_word_embeddings,

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use alambic::cache::RowSupports;
 use alambic::loss::log_sum_exp;
-use alambic::model::{
-    Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
-};
+use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, ids_tensor};
 use alambic::recipe::SupportPlan;
 use alambic::student::Kept;
 use alambic::teacher::{Selection, supports};
@@ -57,10 +55,7 @@ fn no_window(config: &mut DecoderConfig) {
 fn the_golden_files_can_tell_whether_a_part_is_there() {
     type Removal = fn(&mut DecoderConfig);
     let default_rope: Removal = |config| {
-        config.rope = Rope {
-            theta: config.rope.theta,
-            scaling: RopeScaling::Default,
-        };
+        config.rope = Rope::plain(config.rope.theta);
     };
     let cases: [(&str, &str, Removal); 11] = [
         ("mistral", "window", no_window),

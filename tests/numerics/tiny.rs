@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
+use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope};
 use alambic::random::Stream;
 use alambic::recipe::{
     FitPlan, HandOn, LossWeights, RateSchedule, Scheduled, TailPlan, TemperaturePlan,
@@ -45,10 +45,7 @@ pub(crate) fn config() -> DecoderConfig {
         sliding_window: None,
         layer_types: vec![LayerType::Full; 1],
         local_rope: None,
-        rope: Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::Default,
-        },
+        rope: Rope::plain(10_000.0),
         max_position_embeddings: 64,
         tie_word_embeddings: false,
         bos_token_id: Some(1),

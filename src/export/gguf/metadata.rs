@@ -72,7 +72,8 @@ pub(super) fn metadata(
         NewValue::number(config.rms_norm_eps),
     );
     put("vocab_size", NewValue::size(config.vocab_size));
-    put("rope.dimension_count", NewValue::size(config.head_dim));
+    let rotary_dims = config.rope.dims(config.head_dim);
+    put("rope.dimension_count", NewValue::size(rotary_dims));
     put("rope.freq_base", NewValue::number(config.rope.theta));
     for (key, value) in scaling(&config.rope.scaling) {
         put(key, value);
@@ -139,8 +140,8 @@ pub(super) fn rope_divisors(
         return None;
     }
     let plain = Rope {
-        theta: rope.theta,
         scaling: RopeScaling::Default,
+        ..rope.clone()
     };
     let pairs = frequencies(&plain).into_iter().zip(frequencies(rope));
     Some(pairs.map(|(plain, scaled)| plain / scaled).collect())

@@ -168,7 +168,7 @@ pub fn write_model(
     if divisors.is_some() {
         tensors.push(NewTensor {
             name: ROPE_FREQS.to_owned(),
-            shape: vec![config.head_dim / 2],
+            shape: vec![config.rope.dims(config.head_dim) / 2],
             kind: TensorType::F32,
         });
     }

@@ -85,7 +85,7 @@ impl DecoderConfig {
         let num_key_value_heads = num_key_value_heads(json, num_attention_heads, defaults)?;
         let num_hidden_layers = required_size(json, "num_hidden_layers", 1 << 12)?;
         let head_dim = head_dim(json, defaults.head_dim, hidden_size, num_attention_heads)?;
-        let (rope, local_rope) = ropes(json, family)?;
+        let (rope, local_rope) = ropes(json, family, head_dim)?;
         let tied = flag(json, "tie_word_embeddings")?;
         let mut config = Self {
             architecture,

@@ -11,6 +11,8 @@ struct OldStyle {
     keys: &'static str,
     theta: Option<f64>,
     scaling: Option<RopeScaling>,
+    /// Dimensions of a head that turn.
+    dims: Option<usize>,
     /// Whether the scaling takes the place of all that is newer, base and all.
     replaces: bool,
     default_theta: f64,
@@ -20,20 +22,26 @@ struct OldStyle {
 ///
 /// A file that holds both styles must say the same twice, in the eyes of transformers 5: there an older scaling takes the
 /// place of all that is newer. Whatever is read is what that reads (checked: `tests/golden/rope_settings.json`).
-pub(super) fn ropes(json: &Value, family: &Family) -> Result<(Rope, Option<Rope>), ConfigError> {
+pub(super) fn ropes(
+    json: &Value,
+    family: &Family,
+    head_dim: usize,
+) -> Result<(Rope, Option<Rope>), ConfigError> {
     let key = "rope_parameters";
     let new = field(json, key);
     if let Some(new) = new.filter(|new| !new.is_object()) {
         return Err(ConfigError::unexpected(key, "a table", Some(new)));
     }
-    check_whole(json)?;
+    let head = Head { family, head_dim };
+    let dims = head.rotary_dims(json)?;
     let of = |layer_type| new.and_then(|new| field(new, layer_type));
     let by_layer_type = [of("full_attention"), of("sliding_attention")];
     let is_by_layer_type = by_layer_type.iter().any(Option::is_some);
-    let (own_theta, scaling) = old_scaling(json)?;
+    let (own, scaling) = old_scaling(json, head)?;
     let old = OldStyle {
         keys: "rope_theta`, `rope_scaling",
-        theta: own_theta.or(positive(json, "rope_theta")?),
+        theta: own.theta.or(positive(json, "rope_theta")?),
+        dims: own.dims.or(dims),
         scaling,
         replaces: true,
         default_theta: 10_000.0,
@@ -42,7 +50,7 @@ pub(super) fn ropes(json: &Value, family: &Family) -> Result<(Rope, Option<Rope>
         if is_by_layer_type {
             return Err(ConfigError::unexpected(key, "the same for all layers", new));
         }
-        return Ok((merge(new, &old)?, None));
+        return Ok((merge(new, &old, head)?, None));
     }
     if new.is_some() && !is_by_layer_type {
         let expected = "a table of `full_attention` and `sliding_attention`";
@@ -59,10 +67,12 @@ pub(super) fn ropes(json: &Value, family: &Family) -> Result<(Rope, Option<Rope>
         keys: "rope_local_base_freq",
         theta: positive(json, "rope_local_base_freq")?,
         scaling: None,
+        dims: None,
         replaces: false,
         default_theta: 10_000.0,
     };
-    Ok((merge(full, &old)?, Some(merge(local, &old_local)?)))
+    let local = merge(local, &old_local, head)?;
+    Ok((merge(full, &old, head)?, Some(local)))
 }
 
 /// Words the note on a scaling that is not read.
@@ -83,29 +93,85 @@ fn is_unread(json: &Value) -> bool {
     kind("rope_type").is_none() && kind("type").is_some_and(|kind| kind != "default")
 }
 
-/// The base, which may stand in the same table, and the kind of the older scaling; an empty table says as little as `null`.
-fn old_scaling(json: &Value) -> Result<(Option<f64>, Option<RopeScaling>), ConfigError> {
+/// A head, some of whose dimensions turn.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    family: &'a Family,
+    head_dim: usize,
+}
+
+impl Head<'_> {
+    /// Dimensions that turn, if a table says so; of families whose class asks for no such number, all.
+    fn rotary_dims(self, table: &Value) -> Result<Option<usize>, ConfigError> {
+        let key = "partial_rotary_factor";
+        let Some(value) = field(table, key) else {
+            return Ok(None);
+        };
+        let head_dim = self.head_dim;
+        let factor = value.as_f64();
+        if !self.family.turns_partly {
+            return match factor {
+                Some(1.0) => Ok(None),
+                _ => Err(ConfigError::unexpected(key, "1", Some(value))),
+            };
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded down, as transformers does"
+        )]
+        let dims = factor.map(|factor| (factor * head_dim as f64) as usize);
+        match dims.filter(|dims| (2..=head_dim).contains(dims) && dims.is_multiple_of(2)) {
+            Some(dims) => Ok(Some(dims)),
+            None => {
+                let expected =
+                    format!("a share of the {head_dim} dimensions of a head that is even");
+                Err(ConfigError::unexpected(key, expected, Some(value)))
+            }
+        }
+    }
+
+    /// So many dimensions, as a [`Rope`] has them.
+    fn part(self, dims: Option<usize>) -> Option<usize> {
+        dims.filter(|&dims| dims != self.head_dim)
+    }
+}
+
+/// Numbers that may stand in a table of scaling or beside it.
+#[derive(Default)]
+struct Own {
+    theta: Option<f64>,
+    dims: Option<usize>,
+}
+
+/// Kind of the older scaling and what else its table says; an empty table says as little as `null`.
+fn old_scaling(json: &Value, head: Head<'_>) -> Result<(Own, Option<RopeScaling>), ConfigError> {
     let is_empty = |table: &Value| table.as_object().is_some_and(serde_json::Map::is_empty);
     match field(json, "rope_scaling").filter(|scaling| !is_empty(scaling)) {
-        None => Ok((None, None)),
+        None => Ok((Own::default(), None)),
         Some(scaling) => {
-            let parsed = rope_scaling(scaling)?;
-            Ok((positive(scaling, "rope_theta")?, Some(parsed)))
+            let own = Own {
+                dims: head.rotary_dims(scaling)?,
+                theta: positive(scaling, "rope_theta")?,
+            };
+            Ok((own, Some(rope_scaling(scaling)?)))
         }
     }
 }
 
-fn merge(new: Option<&Value>, old: &OldStyle) -> Result<Rope, ConfigError> {
+fn merge(new: Option<&Value>, old: &OldStyle, head: Head<'_>) -> Result<Rope, ConfigError> {
     let scaling = old.scaling.clone();
     let Some(parameters) = new else {
         return Ok(Rope {
             theta: old.theta.unwrap_or(old.default_theta),
             scaling: scaling.unwrap_or(RopeScaling::Default),
+            rotary_dims: head.part(old.dims),
         });
     };
     let theta = positive(parameters, "rope_theta")?;
     let new = Rope {
         theta: theta.or(old.theta).unwrap_or(old.default_theta),
+        rotary_dims: head.part(head.rotary_dims(parameters)?.or(old.dims)),
         scaling: rope_scaling(parameters)?,
     };
     let replaces = old.replaces && scaling.is_some();
@@ -117,6 +183,10 @@ fn merge(new: Option<&Value>, old: &OldStyle) -> Result<Rope, ConfigError> {
     let older = Rope {
         theta: old.theta.unwrap_or(default_theta),
         scaling: scaling.unwrap_or_else(|| new.scaling.clone()),
+        rotary_dims: match old.dims {
+            None if !replaces => new.rotary_dims,
+            dims => head.part(dims),
+        },
     };
     if new == older {
         Ok(new)
@@ -138,7 +208,6 @@ fn rope_scaling(json: &Value) -> Result<RopeScaling, ConfigError> {
             Some(json),
         ));
     }
-    check_whole(json)?;
     let rope_type = field(json, "rope_type").or(field(json, "type")); // `type` before transformers 4.43
     match rope_type.map_or(Some("default"), Value::as_str) {
         Some("default") => Ok(RopeScaling::Default),
@@ -199,15 +268,4 @@ fn number(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
     number
         .map(Some)
         .ok_or_else(|| ConfigError::unexpected(key, expected, Some(value)))
-}
-
-/// All dimensions of a head turn.
-fn check_whole(json: &Value) -> Result<(), ConfigError> {
-    let key = "partial_rotary_factor";
-    match field(json, key) {
-        Some(factor) if factor.as_f64() != Some(1.0) => {
-            Err(ConfigError::unexpected(key, "1", Some(factor)))
-        }
-        _ => Ok(()),
-    }
 }

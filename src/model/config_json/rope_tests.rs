@@ -110,3 +110,64 @@ fn a_scaling_that_gemma_3_does_not_read_is_said() {
     let config = DecoderConfig::from_json(&whole).unwrap();
     assert_eq!(config.rope.scaling, RopeScaling::Default);
 }
+
+/// Rotary settings of a head of eight dimensions, of a family whose heads may turn in part.
+fn partly(json: &Value) -> Result<Rope, ConfigError> {
+    let family = Family {
+        turns_partly: true,
+        ..*Architecture::Llama.family()
+    };
+    ropes(json, &family, 8).map(|(rope, _)| rope)
+}
+
+#[test]
+fn the_part_of_a_head_that_turns_stands_in_either_style() {
+    let dims = |json: Value| partly(&json).unwrap().rotary_dims;
+    let old = json!({ "rope_type": "linear", "factor": 2.0 });
+    assert_eq!(dims(json!({})), None);
+    assert_eq!(dims(json!({ "partial_rotary_factor": 1.0 })), None);
+    assert_eq!(dims(json!({ "partial_rotary_factor": 0.75 })), Some(6));
+    assert_eq!(dims(json!({ "partial_rotary_factor": 0.8 })), Some(6));
+    let table = json!({ "rope_type": "default", "partial_rotary_factor": 0.5 });
+    assert_eq!(dims(json!({ "rope_parameters": table })), Some(4));
+    let both = json!({ "rope_parameters": table, "partial_rotary_factor": 0.5 });
+    assert_eq!(dims(both), Some(4));
+    let beside = json!({ "rope_scaling": old, "partial_rotary_factor": 0.5 });
+    assert_eq!(dims(beside), Some(4));
+    let differ = json!({ "rope_parameters": table, "partial_rotary_factor": 0.75 });
+    let message = partly(&differ).unwrap_err().to_string();
+    assert!(message.contains("disagree"), "{message}");
+    // An older scaling takes the place of all that is newer, the part that turns included.
+    let mut newer = old.clone();
+    newer["partial_rotary_factor"] = json!(0.5);
+    let lost = json!({ "rope_parameters": newer, "rope_scaling": old });
+    let message = partly(&lost).unwrap_err().to_string();
+    assert!(message.contains("disagree"), "{message}");
+    for wrong in [
+        json!(0.7),
+        json!(0.0),
+        json!(1.5),
+        json!("half"),
+        json!(0.2),
+    ] {
+        let message = partly(&json!({ "partial_rotary_factor": wrong }))
+            .unwrap_err()
+            .to_string();
+        let want = "`partial_rotary_factor` must be a share of the 8 dimensions of a head that is even, but is";
+        assert!(message.starts_with(want), "{message}");
+    }
+}
+
+#[test]
+fn the_factor_that_is_written_is_read_as_the_same_number_of_dimensions() {
+    for head_dim in (2..=512_u64).step_by(2) {
+        for dims in (2..=head_dim).step_by(2) {
+            let factor = Rope::partial_rotary_factor(dims, head_dim);
+            let read = (factor * head_dim as f64).floor();
+            assert!(
+                read.to_bits() == (dims as f64).to_bits() && factor <= 1.0,
+                "{dims} of {head_dim}"
+            );
+        }
+    }
+}

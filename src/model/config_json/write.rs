@@ -43,12 +43,24 @@ impl DecoderConfig {
                 json[key] = value;
             }
         }
+        if let Some(factor) = self.partial_rotary_factor() {
+            json["partial_rotary_factor"] = json!(factor);
+        }
         json
+    }
+
+    /// Share of a head that turns, unless all of it does.
+    fn partial_rotary_factor(&self) -> Option<f64> {
+        let dims = self.rope.rotary_dims? as u64;
+        Some(Rope::partial_rotary_factor(dims, self.head_dim as u64))
     }
 
     /// `rope_parameters` of transformers 5 and `rope_scaling` of transformers 4.
     fn ropes_to_json(&self) -> (Value, Value) {
-        let (full, scaling) = self.rope.to_json();
+        let (mut full, scaling) = self.rope.to_json();
+        if let Some(factor) = self.partial_rotary_factor() {
+            full["partial_rotary_factor"] = json!(factor);
+        }
         match &self.local_rope {
             None => (full, scaling),
             Some(local) => {

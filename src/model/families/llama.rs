@@ -32,6 +32,7 @@ pub(super) const FAMILY: Family = Family {
     gain_offset: 0.0,
     scales_embedding: false,
     has_local_rope: false,
+    turns_partly: false,
     names: &[],
     activation_keys: &[("hidden_act", &[])],
     defaults: DEFAULTS,

@@ -97,7 +97,7 @@ impl Activation {
 }
 
 /// What a family has, and how its files say it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Family {
     /// Name of the class in `architectures` of `config.json`.
@@ -118,6 +118,8 @@ pub struct Family {
     pub scales_embedding: bool,
     /// Sliding layers have rotary positions of their own.
     pub has_local_rope: bool,
+    /// A part of a head's dimensions may turn alone: its class of transformers knows `partial_rotary_factor`.
+    pub turns_partly: bool,
     /// Names, inside a layer of a Hugging Face checkpoint, of parts that others call otherwise.
     pub names: &'static [(Part, &'static str)],
     /// Keys of `config.json` that name the activation, the first that is there; and other names that mean the same there.
@@ -155,7 +157,7 @@ pub struct Defaults {
 pub type GgufPairs = Vec<(&'static str, NewValue)>;
 
 /// A family in GGUF files.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Gguf {
     /// Name in `general.architecture`, with which keys begin.
     pub name: &'static str,
