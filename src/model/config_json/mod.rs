@@ -101,7 +101,7 @@ impl DecoderConfig {
             final_logit_softcapping: None,
             sliding_window: None,
             layer_types: vec![LayerType::Full; num_hidden_layers],
-            rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(1e-6),
+            rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
             rope,
             local_rope,
             max_position_embeddings: size(json, "max_position_embeddings", 1 << 30)?

@@ -44,7 +44,7 @@ pub(super) fn ropes(
         dims: own.dims.or(dims),
         scaling,
         replaces: true,
-        default_theta: 10_000.0,
+        default_theta: family.defaults.rope_theta,
     };
     if !family.has_local_rope {
         if is_by_layer_type {
@@ -60,7 +60,6 @@ pub(super) fn ropes(
     let old = OldStyle {
         scaling: old.scaling.filter(|_| full.is_some() || !is_unread(json)),
         replaces: false,
-        default_theta: 1e6,
         ..old
     };
     let old_local = OldStyle {

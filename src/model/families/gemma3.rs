@@ -19,6 +19,7 @@ pub(super) static FAMILY: Family = Family {
     has_local_rope: true,
     defaults: Defaults {
         max_position_embeddings: 131_072,
+        rope_theta: 1e6,
         ..gemma2::DEFAULTS
     },
     read,

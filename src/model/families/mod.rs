@@ -143,6 +143,10 @@ pub struct Defaults {
     pub head_dim: Option<usize>,
     /// Positions.
     pub max_position_embeddings: usize,
+    /// Added to the mean square in norms.
+    pub rms_norm_eps: f64,
+    /// Base of rotary positions.
+    pub rope_theta: f64,
     /// Output layer and embedding are one.
     pub tie_word_embeddings: bool,
     /// Begin of text.
