@@ -721,10 +721,15 @@ def hidden_mse(name):
     write(name, seed, ELEMENTWISE, inputs, expected, "float64, norms and softmax in float32", ["transformers"])
 
 
+LONGROPE = dict(short_factor=[1.0, 1.05, 1.1, 1.3], long_factor=[1.1, 1.7, 2.9, 4.0])
 # Rotary settings of a family of which parts of heads may turn, and the first position of twelve.
 ROTARY = {
     "whole": (dict(rope_parameters=dict(rope_type="default", rope_theta=100.0)), 0),
     "part": (dict(rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.75)), 3),
+    "short": (dict(rope_parameters=dict(rope_type="longrope", rope_theta=100.0, **LONGROPE), max_position_embeddings=60, original_max_position_embeddings=15), 3),
+    "long": (dict(rope_parameters=dict(rope_type="longrope", rope_theta=100.0, **LONGROPE), max_position_embeddings=60, original_max_position_embeddings=14), 3),
+    "long part": (dict(rope_parameters=dict(rope_type="longrope", rope_theta=100.0, partial_rotary_factor=0.5, attention_factor=1.3, short_factor=[1.0, 2.0],
+                                            long_factor=[1.5, 3.7]), original_max_position_embeddings=5), 0),
 }
 
 

@@ -128,6 +128,17 @@ impl Rope {
         self.rotary_dims.unwrap_or(head_dim)
     }
 
+    /// Tells whether positions turn otherwise in a pass over so many than over all.
+    pub fn differs_between(&self, num_positions: usize, all: usize) -> bool {
+        match self.scaling {
+            RopeScaling::LongRope {
+                original_max_position_embeddings: context,
+                ..
+            } => (num_positions <= context) != (all <= context),
+            _ => false,
+        }
+    }
+
     /// Share of a head's dimensions that `config.json` says so many by, which its readers multiply and round down.
     pub fn partial_rotary_factor(dims: u64, head_dim: u64) -> f64 {
         let factor = dims as f64 / head_dim as f64;
@@ -166,6 +177,15 @@ pub enum RopeScaling {
         /// Whether the ramp's ends are rounded outwards to whole pairs of dimensions.
         truncate: bool,
     },
+    /// The wave of each pair of dimensions is stretched by a factor of its own: by those of one list in passes of at most
+    /// `original_max_position_embeddings` positions, of another in longer ones, where all positions turn anew. Queries and
+    /// keys grow by `attention_factor` (Ding et al. 2024, arXiv 2402.13753).
+    LongRope {
+        short_factor: Vec<f32>,
+        long_factor: Vec<f32>,
+        attention_factor: f64,
+        original_max_position_embeddings: usize,
+    },
 }
 
 impl RopeScaling {
@@ -175,10 +195,18 @@ impl RopeScaling {
         0.1 * mscale * factor.max(1.0).ln() + 1.0
     }
 
+    /// Growth of queries and keys that a context stretched by `factor` asks for in [`RopeScaling::LongRope`].
+    pub fn longrope_growth(factor: f64, context: usize) -> f64 {
+        (1.0 + factor.max(1.0).ln() / (context as f64).ln()).sqrt()
+    }
+
     /// What sines and cosines are multiplied by.
     pub fn attention_factor(&self) -> f64 {
         match *self {
             Self::Yarn {
+                attention_factor, ..
+            }
+            | Self::LongRope {
                 attention_factor, ..
             } => attention_factor,
             _ => 1.0,

@@ -25,7 +25,7 @@ impl RopeTable {
     /// Angles are products of f32 numbers, as in `transformers`: at position 8,000 an f64 table would differ
     /// from what the model was trained with.
     pub fn new(rope: &Rope, head_dim: usize, positions: Range<usize>, device: &Device) -> Self {
-        let frequencies = inverse_frequencies(rope, head_dim);
+        let frequencies = inverse_frequencies(rope, head_dim, positions.end);
         let shape = [1, 1, positions.len(), frequencies.len()];
         let angles: Vec<f32> = positions
             .flat_map(|position| {
@@ -63,12 +63,12 @@ impl RopeTable {
     }
 }
 
-/// Radians per position of each pair of dimensions that turn, `[R/2]`.
+/// Radians per position of each pair of dimensions that turn, `[R/2]`, in a pass over so many positions from the first on.
 ///
 /// For long contexts a share of every wave is stretched by a factor: all of it (linear), or all of the long waves, none
 /// of the short ones and a ramp between, by wavelength (Llama 3.1 release, 2024) or by dimension (`YaRN`, Peng et al.
-/// 2023, arXiv 2309.00071, section 3.2). The same numbers as `ROPE_INIT_FUNCTIONS` of `transformers`.
-pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
+/// 2023, arXiv 2309.00071, section 3.2), or each wave by a factor of its own (`LongRoPE`). The same numbers as `ROPE_INIT_FUNCTIONS` of `transformers`.
+pub fn inverse_frequencies(rope: &Rope, head_dim: usize, num_positions: usize) -> Vec<f32> {
     let dims = rope.dims(head_dim);
     (0..dims / 2)
         .map(|pair| {
@@ -89,6 +89,16 @@ pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
                 RopeScaling::Yarn { factor, .. } => {
                     let (low, high) = yarn_range(rope, dims);
                     (ramp(pair as f64, low, high), factor)
+                }
+                RopeScaling::LongRope {
+                    ref short_factor,
+                    ref long_factor,
+                    original_max_position_embeddings: context,
+                    ..
+                } => {
+                    let is_short = num_positions <= context;
+                    let factors = if is_short { short_factor } else { long_factor };
+                    (1.0, f64::from(factors[pair]))
                 }
             };
             to_f32((1.0 - share) * frequency + share * frequency / factor)
@@ -142,7 +152,7 @@ mod tests {
     #[test]
     fn frequencies_fall_geometrically_from_one() {
         let rope = Rope::plain(10_000.0);
-        assert_eq!(inverse_frequencies(&rope, 8), [1.0, 0.1, 0.01, 0.001]);
+        assert_eq!(inverse_frequencies(&rope, 8, 1), [1.0, 0.1, 0.01, 0.001]);
     }
 
     #[test]
@@ -152,7 +162,7 @@ mod tests {
             ..Rope::plain(10_000.0)
         };
         assert_eq!(
-            inverse_frequencies(&rope, 8),
+            inverse_frequencies(&rope, 8, 1),
             [0.25, 0.025, 0.0025, 0.00025]
         );
     }
@@ -169,7 +179,7 @@ mod tests {
             scaling,
             ..Rope::plain(10_000.0)
         };
-        let got = inverse_frequencies(&rope, 8);
+        let got = inverse_frequencies(&rope, 8, 1);
         // Wavelengths 6.28, 62.8, 628, 6283 against bounds 16 and 64: the second lies between.
         let smooth = (64.0 / (TAU * 10.0) - 1.0) / 3.0;
         let blended = (1.0 - smooth) * 0.1 / 8.0 + smooth * 0.1;
@@ -194,7 +204,7 @@ mod tests {
             truncate,
         };
         let check = |rope: &Rope, head_dim, at: &[usize], want: &[f32]| {
-            let all = inverse_frequencies(rope, head_dim);
+            let all = inverse_frequencies(rope, head_dim, 1);
             for (&pair, &want) in at.iter().zip(want) {
                 let got = all[pair];
                 assert!(

@@ -9,11 +9,13 @@ use crate::model::{Architecture, Family, Rope};
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The same of `LongRoPE`: within the trained context, and beyond.
+pub const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 
 /// Keys, after the family's name, that change what a model computes and that no family read here has.
-const FOREIGN_KEYS: [&str; 11] = [
+const FOREIGN_KEYS: [&str; 10] = [
     "expert_count",
     "logit_scale",
     "embedding_scale",
@@ -21,7 +23,6 @@ const FOREIGN_KEYS: [&str; 11] = [
     "attention.scale",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
-    "rope.scaling.attn_factor",
     "rope.scaling.yarn_attn_factor",
     "rope.scaling.yarn_ext_factor",
     "rope.scaling.yarn_log_multiplier",
@@ -135,6 +136,27 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
             tensor: ROPE_FREQS.to_owned(),
         })?;
         return Ok((theta, scaling));
+    }
+    let attention_factor = "rope.scaling.attn_factor";
+    let [short, long] = ROPE_FACTORS;
+    if file.info(short).is_some() || file.info(long).is_some() {
+        return Ok((
+            theta,
+            json!({
+                "rope_type": "longrope",
+                "short_factor": file.f32s(short)?,
+                "long_factor": file.f32s(long)?,
+                "attention_factor": keys.number(attention_factor)?.unwrap_or(1.0), // llama.cpp's default
+                "original_max_position_embeddings": keys.size("rope.scaling.original_context_length")?,
+            }),
+        ));
+    }
+    if keys
+        .number(attention_factor)?
+        .is_some_and(|factor| factor != 1.0)
+    {
+        let want = "1 or absent without factors of rotary frequencies";
+        return Err(file.wrong_value(&keys.key(attention_factor), want).into());
     }
     let kind = file.text(&keys.key("rope.scaling.type"))?;
     let factor = match keys.number("rope.scaling.factor")? {

@@ -231,7 +231,7 @@ fn parts_that_the_decoder_lacks_are_refused() {
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } })),
-        "`rope_type` must be `default`, `linear`, `llama3` or `yarn`, but is `\"dynamic\"`"
+        "`rope_type` must be `default`, `linear`, `llama3`, `longrope` or `yarn`, but is `\"dynamic\"`"
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } })),

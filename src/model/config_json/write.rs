@@ -43,6 +43,13 @@ impl DecoderConfig {
                 json[key] = value;
             }
         }
+        if let RopeScaling::LongRope {
+            original_max_position_embeddings: context,
+            ..
+        } = self.rope.scaling
+        {
+            json["original_max_position_embeddings"] = json!(context); // counts there, too, in transformers
+        }
         if let Some(factor) = self.partial_rotary_factor() {
             json["partial_rotary_factor"] = json!(factor);
         }
@@ -84,7 +91,7 @@ impl DecoderConfig {
 impl Rope {
     /// As transformers 5 writes it, and without the base as transformers 4 does.
     fn to_json(&self) -> (Value, Value) {
-        let scaling = match self.scaling {
+        let scaling = match &self.scaling {
             RopeScaling::Default => {
                 let parameters = json!({ "rope_theta": self.theta, "rope_type": "default" });
                 return (parameters, Value::Null);
@@ -118,9 +125,29 @@ impl Rope {
                 "rope_type": "yarn",
                 "truncate": truncate,
             }),
+            RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                attention_factor,
+                original_max_position_embeddings,
+            } => json!({
+                "attention_factor": attention_factor,
+                "long_factor": decimals(long_factor),
+                "original_max_position_embeddings": original_max_position_embeddings,
+                "rope_type": "longrope",
+                "short_factor": decimals(short_factor),
+            }),
         };
         let mut parameters = scaling.clone();
         parameters["rope_theta"] = json!(self.theta);
         (parameters, scaling)
     }
+}
+
+/// Numbers as the shortest decimals that f32 reads as them.
+fn decimals(numbers: &[f32]) -> Vec<f64> {
+    let numbers = numbers.iter();
+    numbers
+        .map(|number| number.to_string().parse().expect("a number"))
+        .collect()
 }

@@ -143,6 +143,9 @@ pub struct Defaults {
     pub head_dim: Option<usize>,
     /// Positions.
     pub max_position_embeddings: usize,
+    /// Positions that a model was trained with before its context was stretched, if the class has a default: that counts even
+    /// where the table of scaling has another number.
+    pub original_max_position_embeddings: Option<usize>,
     /// Added to the mean square in norms.
     pub rms_norm_eps: f64,
     /// Base of rotary positions.
