@@ -42,6 +42,7 @@ fn facts() -> CardFacts {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 4],
             local_rope: None,
+            layers_without_rope: vec![],
             rope: Rope::plain(10_000.0),
             max_position_embeddings: 256,
             tie_word_embeddings: true,

@@ -32,6 +32,9 @@ pub struct DecoderConfig {
     pub rope: Rope,
     /// Rotary positions of sliding layers; those of the others if none.
     pub local_rope: Option<Rope>,
+    /// Layers, counted from 0 and ascending, whose queries and keys do not turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers_without_rope: Vec<usize>,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
@@ -56,7 +59,18 @@ impl DecoderConfig {
         Self {
             num_hidden_layers: layers.len(),
             layer_types: layers.iter().map(|&idx| self.layer_types[idx]).collect(),
+            layers_without_rope: (0..layers.len())
+                .filter(|&place| self.layers_without_rope.contains(&layers[place]))
+                .collect(),
             ..self.clone()
+        }
+    }
+
+    /// What attention in a layer goes by.
+    pub(super) fn layer_kind(&self, layer: usize) -> LayerKind {
+        LayerKind {
+            layer_type: self.layer_types[layer],
+            turns: !self.layers_without_rope.contains(&layer),
         }
     }
 
@@ -73,6 +87,14 @@ impl DecoderConfig {
             LayerType::Sliding => self.local_rope.as_ref().unwrap_or(&self.rope),
         }
     }
+}
+
+/// What layers share whose attention does the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LayerKind {
+    pub(super) layer_type: LayerType,
+    /// Queries and keys turn by their positions.
+    pub(super) turns: bool,
 }
 
 /// How far back a layer sees.

@@ -428,6 +428,7 @@ mod tests {
             rms_norm_eps: 1e-5,
             rope: Rope::plain(10_000.0),
             local_rope: None,
+            layers_without_rope: vec![],
             max_position_embeddings: 64,
             tie_word_embeddings,
             bos_token_id: None,

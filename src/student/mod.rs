@@ -361,6 +361,7 @@ pub fn architecture(
         rms_norm_eps: plan.rms_norm_eps,
         rope: Rope::plain(plan.rope_theta),
         local_rope: None,
+        layers_without_rope: vec![],
         max_position_embeddings: sequence_length,
         tie_word_embeddings: plan.tie_word_embeddings,
         bos_token_id: end_of_text,

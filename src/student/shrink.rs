@@ -198,6 +198,7 @@ mod tests {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 30],
             local_rope: None,
+            layers_without_rope: vec![],
             rope: Rope::plain(1e5),
             max_position_embeddings: 64,
             tie_word_embeddings: true,

@@ -45,6 +45,7 @@ pub(crate) fn config() -> DecoderConfig {
         sliding_window: None,
         layer_types: vec![LayerType::Full; 1],
         local_rope: None,
+        layers_without_rope: vec![],
         rope: Rope::plain(10_000.0),
         max_position_embeddings: 64,
         tie_word_embeddings: false,

@@ -106,6 +106,7 @@ impl DecoderConfig {
             rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
             rope,
             local_rope,
+            layers_without_rope: Vec::new(),
             max_position_embeddings,
             tie_word_embeddings: tied.unwrap_or(defaults.tie_word_embeddings),
             bos_token_id: token_id(json, "bos_token_id", defaults.bos_token_id)?,

@@ -56,6 +56,7 @@ fn an_old_style_config_is_read_with_defaults_filled_in() {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 2],
             local_rope: None,
+            layers_without_rope: vec![],
             rms_norm_eps: 1e-5,
             rope: Rope::plain(10_000.0),
             max_position_embeddings: 256,

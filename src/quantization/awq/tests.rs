@@ -133,6 +133,7 @@ fn config(architecture: Architecture, num_key_value_heads: usize) -> DecoderConf
         rms_norm_eps: 1e-5,
         rope: Rope::plain(10_000.0),
         local_rope: None,
+        layers_without_rope: vec![],
         max_position_embeddings: 64,
         tie_word_embeddings: true,
         bos_token_id: None,
