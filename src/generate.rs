@@ -52,7 +52,12 @@ pub fn generate(
     let mut text = prompt.to_vec();
     let mut num_read = 0;
     for _ in 0..max_tokens {
-        if decoder.config.rope.differs_between(num_read, text.len()) {
+        let ropes = [
+            Some(&decoder.config.rope),
+            decoder.config.local_rope.as_ref(),
+        ];
+        let mut ropes = ropes.into_iter().flatten();
+        if ropes.any(|rope| rope.differs_between(num_read, text.len())) {
             past.clear();
             num_read = 0;
         }
