@@ -75,6 +75,8 @@ pub enum Norms {
     Before,
     /// In front of both, and of what both give before it is added.
     Around,
+    /// Of what both give alone.
+    After,
 }
 
 /// Function between the two halves of the feed-forward layer.
@@ -218,7 +220,8 @@ impl Family {
     /// Tells whether its layers have a part.
     pub fn has(&self, part: Part) -> bool {
         match part {
-            Part::AttentionOutputNorm | Part::MlpOutputNorm => self.norms == Norms::Around,
+            Part::AttentionNorm | Part::MlpNorm => self.norms != Norms::After,
+            Part::AttentionOutputNorm | Part::MlpOutputNorm => self.norms != Norms::Before,
             Part::QueryBias | Part::KeyBias | Part::ValueBias => self.qkv_bias,
             Part::QueryNorm | Part::KeyNorm => self.qk_norm,
             _ => true,
