@@ -25,7 +25,7 @@ pub struct Attention {
     pub o_proj: Tensor<2>,
     /// Biases of queries, keys and values: `[1, N·H]` and twice `[1, KV·H]`.
     pub qkv_bias: Option<[Tensor<2>; 3]>,
-    /// Norms of queries and keys, `[1, H]` each.
+    /// Norms of queries and keys: `[1, H]` each, or of all heads together `[1, N·H]` and `[1, KV·H]`.
     pub qk_norm: Option<[Tensor<2>; 2]>,
 }
 
@@ -146,8 +146,8 @@ impl Attention {
         Continue(linear(mixed, &self.o_proj))
     }
 
-    /// Queries, keys and values before they are turned: projected, then moved by their bias or normed head by head
-    /// where the family does so.
+    /// Queries, keys and values before they are turned: projected, then moved by their bias or normed where the
+    /// family does so.
     ///
     /// # Shapes
     ///
@@ -163,13 +163,14 @@ impl Attention {
             values = values + v_bias.clone().unsqueeze::<3>();
         }
         if let Some([q_norm, k_norm]) = &self.qk_norm {
-            let per_head = |x: Tensor<3>, weight| {
+            let normed = |x: Tensor<3>, weight: &Tensor<2>| {
                 let [_, _, size] = x.dims();
-                let heads = x.reshape([batch, seq * size / config.head_dim, config.head_dim]);
-                norm(heads, weight, config).reshape([batch, seq, size])
+                let [_, width] = weight.dims(); // of a head, or of all
+                let parts = x.reshape([batch, seq * size / width, width]);
+                norm(parts, weight, config).reshape([batch, seq, size])
             };
-            queries = per_head(queries, q_norm);
-            keys = per_head(keys, k_norm);
+            queries = normed(queries, q_norm);
+            keys = normed(keys, k_norm);
         }
         [queries, keys, values]
     }

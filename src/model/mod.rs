@@ -24,7 +24,7 @@ mod tap;
 pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
 pub use config_json::{ConfigError, has_images};
 pub use decoder::{Decoder, LayerContexts, ids_tensor};
-pub use families::{Activation, Architecture, Family};
+pub use families::{Activation, Architecture, Family, QkNorm};
 pub use fused::add_product;
 pub use head::Head;
 pub use parts::{

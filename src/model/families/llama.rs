@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Activation, Defaults, Family, Gguf, Norms};
+use super::{Activation, Defaults, Family, Gguf, Norms, QkNorm};
 
 pub(super) const DEFAULTS: Defaults = Defaults {
     num_key_value_heads: None,
@@ -30,7 +30,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "llama",
     norms: Norms::Before,
     qkv_bias: false,
-    qk_norm: false,
+    qk_norm: QkNorm::None,
     activation: Activation::Silu,
     gain_offset: 0.0,
     scales_embedding: false,

@@ -79,6 +79,17 @@ pub enum Norms {
     After,
 }
 
+/// Norms of queries and keys, before they are turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Of each head by itself, with one gain for all.
+    PerHead,
+    /// Of all heads together.
+    Whole,
+}
+
 /// Function between the two halves of the feed-forward layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
@@ -110,8 +121,8 @@ pub struct Family {
     pub norms: Norms,
     /// Queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Queries and keys are normed, head by head, before they are turned.
-    pub qk_norm: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
     /// Function between the two halves of the feed-forward layer.
     pub activation: Activation,
     /// What a norm multiplies by where its stored weight is 0: Google's models store the distance of a gain from 1.
@@ -223,14 +234,18 @@ impl Family {
             Part::AttentionNorm | Part::MlpNorm => self.norms != Norms::After,
             Part::AttentionOutputNorm | Part::MlpOutputNorm => self.norms != Norms::Before,
             Part::QueryBias | Part::KeyBias | Part::ValueBias => self.qkv_bias,
-            Part::QueryNorm | Part::KeyNorm => self.qk_norm,
+            Part::QueryNorm | Part::KeyNorm => self.qk_norm != QkNorm::None,
             _ => true,
         }
     }
 
     /// Rows and columns of a part.
     pub fn axes(&self, part: Part) -> [Axis; 2] {
-        part.axes()
+        match part {
+            Part::QueryNorm if self.qk_norm == QkNorm::Whole => [Axis::One, Axis::Queries],
+            Part::KeyNorm if self.qk_norm == QkNorm::Whole => [Axis::One, Axis::Keys],
+            _ => part.axes(),
+        }
     }
 
     /// Name of a weight, as [`ParameterSpec::name`](super::ParameterSpec::name).
