@@ -581,6 +581,25 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_are_stored_as_one_stand_together_and_have_one_input() {
+        for &architecture in Architecture::ALL {
+            let family = architecture.family();
+            let of_layer: Vec<Part> = family.parts_of_layer().collect();
+            for fused in family.fused {
+                let first = of_layer.iter().position(|part| *part == fused.parts[0]);
+                let first = first.unwrap();
+                let together = &of_layer[first..first + fused.parts.len()];
+                assert_eq!(together, fused.parts, "{architecture:?}");
+                let mut inputs = fused.parts.iter().map(|part| part.input());
+                let input = inputs.next().unwrap();
+                assert!(input.is_some() && inputs.all(|other| other == input));
+                // Rows of queries and of keys would each be put in order by themselves.
+                assert!(!family.gguf.turns_neighbours, "{architecture:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_bias_belongs_to_the_module_of_its_weight() {
         let config = DecoderConfig {
             architecture: Architecture::Qwen2,

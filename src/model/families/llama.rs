@@ -37,6 +37,7 @@ pub(super) const FAMILY: Family = Family {
     has_local_rope: false,
     turns_partly: false,
     names: &[],
+    fused: &[],
     activation_keys: &[("hidden_act", &[])],
     defaults: DEFAULTS,
     read: |_, _| Ok(()),

@@ -135,6 +135,8 @@ pub struct Family {
     pub turns_partly: bool,
     /// Names, inside a layer of a Hugging Face checkpoint, of parts that others call otherwise.
     pub names: &'static [(Part, &'static str)],
+    /// Matrices of a layer that its files hold as one.
+    pub fused: &'static [Fused],
     /// Keys of `config.json` that name the activation, the first that is there; and other names that mean the same there.
     pub activation_keys: &'static [(&'static str, &'static [&'static str])],
     /// Values of keys that are left out.
@@ -145,6 +147,18 @@ pub struct Family {
     pub write: fn(&DecoderConfig) -> Value,
     /// How llama.cpp has it.
     pub gguf: Gguf,
+}
+
+/// Parts of a layer that are stored as one tensor, row under row. They stand next to each other in the table, and one input enters
+/// all of them, so that they have one scheme ([`unlike_parts`](super::unlike_parts)).
+#[derive(Debug, Clone, Copy)]
+pub struct Fused {
+    /// The parts, in the table's order.
+    pub parts: &'static [Part],
+    /// Name of the tensor inside a layer of a Hugging Face checkpoint.
+    pub name: &'static str,
+    /// Name in a layer of a GGUF file.
+    pub gguf_name: &'static str,
 }
 
 /// Values that the config classes of transformers 4 and 5 take for keys that are left out, where families differ.
@@ -257,6 +271,13 @@ impl Family {
 
     /// The tensor that holds a weight.
     pub(super) fn stored(&self, id: WeightId) -> Stored {
+        let mut fused = self.fused.iter();
+        if let Some(fused) = fused.find(|fused| fused.parts.contains(&id.part)) {
+            return Stored {
+                name: named(LAYERS, id, fused.name),
+                gguf_name: named("blk.", id, fused.gguf_name),
+            };
+        }
         Stored {
             name: self.name_of(id),
             gguf_name: named("blk.", id, id.part.gguf_name()),
