@@ -218,7 +218,7 @@ impl RopeScaling {
     }
 
     /// Growth of queries and keys that a context stretched by `factor` asks for in [`RopeScaling::LongRope`].
-    pub fn longrope_growth(factor: f64, context: usize) -> f64 {
+    pub fn longrope_growth(factor: f64, context: u64) -> f64 {
         (1.0 + factor.max(1.0).ln() / (context as f64).ln()).sqrt()
     }
 

@@ -39,14 +39,14 @@ fn rope(case: &str) -> Rope {
             ..plain
         },
         "short" | "long" => {
-            let context: u16 = if case == "short" { 15 } else { 14 };
+            let context: u8 = if case == "short" { 15 } else { 14 };
             Rope {
                 scaling: RopeScaling::LongRope {
                     short_factor: vec![1.0, 1.05, 1.1, 1.3],
                     long_factor: vec![1.1, 1.7, 2.9, 4.0],
                     attention_factor: RopeScaling::longrope_growth(
                         60.0 / f64::from(context),
-                        usize::from(context),
+                        u64::from(context),
                     ),
                     original_max_position_embeddings: usize::from(context),
                 },

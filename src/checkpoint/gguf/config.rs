@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::super::CheckpointError;
 use super::rope::llama3_scaling;
 use crate::gguf::{self, GgufError, GgufFile, GgufKeys};
-use crate::model::{Architecture, Family, Rope};
+use crate::model::{Architecture, Family, Rope, RopeScaling};
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -140,14 +140,21 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
     let attention_factor = "rope.scaling.attn_factor";
     let [short, long] = ROPE_FACTORS;
     if file.info(short).is_some() || file.info(long).is_some() {
+        let context = "rope.scaling.original_context_length";
+        let context = file.required(&keys.key(context), keys.size(context)?)?;
+        let found = keys.number(attention_factor)?.unwrap_or(1.0); // llama.cpp's default
+        // What follows from the stretch of the context is stored in f32, and need not be written out.
+        let stretch = keys.required_size("context_length")? as f64 / context as f64;
+        let derived = RopeScaling::longrope_growth(stretch, context);
+        let is_derived = (derived - found).abs() <= f64::from(f32::EPSILON) * found;
         return Ok((
             theta,
             json!({
                 "rope_type": "longrope",
                 "short_factor": file.f32s(short)?,
                 "long_factor": file.f32s(long)?,
-                "attention_factor": keys.number(attention_factor)?.unwrap_or(1.0), // llama.cpp's default
-                "original_max_position_embeddings": keys.size("rope.scaling.original_context_length")?,
+                "attention_factor": (!is_derived).then_some(found),
+                "original_max_position_embeddings": context,
             }),
         ));
     }

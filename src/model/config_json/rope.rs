@@ -228,7 +228,7 @@ impl Model<'_> {
         let context = self.context(table)?;
         let stretch = self.max_position_embeddings as f64 / context as f64;
         let factor = positive(table, "factor")?.unwrap_or(stretch);
-        let derived = RopeScaling::longrope_growth(factor, context);
+        let derived = RopeScaling::longrope_growth(factor, context as u64);
         if !derived.is_finite() {
             let found = Value::from(context);
             return Err(ConfigError::unexpected(CONTEXT, "above 1", Some(&found)));
