@@ -64,14 +64,14 @@ impl DecoderConfig {
 
     /// `rope_parameters` of transformers 5 and `rope_scaling` of transformers 4.
     fn ropes_to_json(&self) -> (Value, Value) {
-        let (mut full, scaling) = self.rope.to_json();
+        let (mut full, scaling) = self.rope.to_json(self.max_position_embeddings);
         if let Some(factor) = self.partial_rotary_factor() {
             full["partial_rotary_factor"] = json!(factor);
         }
         match &self.local_rope {
             None => (full, scaling),
             Some(local) => {
-                let (sliding, _) = local.to_json();
+                let (sliding, _) = local.to_json(self.max_position_embeddings);
                 let both = json!({ "full_attention": full, "sliding_attention": sliding });
                 (both, scaling)
             }
@@ -90,7 +90,7 @@ impl DecoderConfig {
 
 impl Rope {
     /// As transformers 5 writes it, and without the base as transformers 4 does.
-    fn to_json(&self) -> (Value, Value) {
+    fn to_json(&self, max_position_embeddings: usize) -> (Value, Value) {
         let scaling = match &self.scaling {
             RopeScaling::Default => {
                 let parameters = json!({ "rope_theta": self.theta, "rope_type": "default" });
@@ -129,14 +129,21 @@ impl Rope {
                 short_factor,
                 long_factor,
                 attention_factor,
-                original_max_position_embeddings,
-            } => json!({
-                "attention_factor": attention_factor,
-                "long_factor": decimals(long_factor),
-                "original_max_position_embeddings": original_max_position_embeddings,
-                "rope_type": "longrope",
-                "short_factor": decimals(short_factor),
-            }),
+                original_max_position_embeddings: context,
+            } => {
+                let mut table = json!({
+                    "long_factor": decimals(long_factor),
+                    "original_max_position_embeddings": context,
+                    "rope_type": "longrope",
+                    "short_factor": decimals(short_factor),
+                });
+                let stretch = max_position_embeddings as f64 / *context as f64;
+                let derived = RopeScaling::longrope_growth(stretch, *context as u64);
+                if attention_factor.to_bits() != derived.to_bits() {
+                    table["attention_factor"] = json!(attention_factor);
+                }
+                table
+            }
         };
         let mut parameters = scaling.clone();
         parameters["rope_theta"] = json!(self.theta);
