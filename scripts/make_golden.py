@@ -8,6 +8,7 @@ compressed-tensors 0.19.0 and peft 0.21.2. Inputs are numbers that f32 holds exa
 is about the f32 arithmetic of the program alone. `decoder_gradient_tied` and `_untied` are Llamas that differ in the output
 matrix; the others are named by their family.
 """
+import copy
 import importlib.metadata
 import json
 import pathlib
@@ -720,7 +721,39 @@ def hidden_mse(name):
     write(name, seed, ELEMENTWISE, inputs, expected, "float64, norms and softmax in float32", ["transformers"])
 
 
-CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt, "gptq": gptq, "awq": awq,
+LONGROPE = dict(short_factor=[1.0, 1.05, 1.1, 1.3], long_factor=[1.1, 1.7, 2.9, 4.0])
+# Rotary settings of a family of which parts of heads may turn, and the first position of twelve.
+ROTARY = {
+    "whole": (dict(rope_parameters=dict(rope_type="default", rope_theta=100.0)), 0),
+    "part": (dict(rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.75)), 3),
+    "short": (dict(rope_parameters=dict(rope_type="longrope", rope_theta=100.0, **LONGROPE), max_position_embeddings=60, original_max_position_embeddings=15), 3),
+    "long": (dict(rope_parameters=dict(rope_type="longrope", rope_theta=100.0, **LONGROPE), max_position_embeddings=60, original_max_position_embeddings=14), 3),
+    "long part": (dict(rope_parameters=dict(rope_type="longrope", rope_theta=100.0, partial_rotary_factor=0.5, attention_factor=1.3, short_factor=[1.0, 2.0],
+                                            long_factor=[1.5, 3.7]), original_max_position_embeddings=5), 0),
+}
+
+
+def rotary(name):
+    """Queries that transformers turns, and the slopes of what is turned, for a head of eight dimensions."""
+    import transformers
+    from transformers.models.phi3 import modeling_phi3
+    seed, shape = 14, (1, 2, 12, 8)
+    generator = torch.Generator().manual_seed(seed)
+    x, slope = (short(torch.randn(shape, generator=generator), 3) for _ in range(2))
+    inputs, expected = {}, {}
+    for label, (settings, first) in ROTARY.items():
+        config = transformers.Phi3Config(hidden_size=16, num_attention_heads=2, vocab_size=32, intermediate_size=16, num_hidden_layers=1, pad_token_id=None,
+                                         **copy.deepcopy(settings))
+        turns = modeling_phi3.Phi3RotaryEmbedding(config)
+        queries = x.clone().requires_grad_()
+        turned, _ = modeling_phi3.apply_rotary_pos_emb(queries, queries, *turns(queries, torch.arange(first, first + shape[2])[None]))
+        (turned * slope).sum().backward()
+        inputs[label] = dict(settings=settings, first=first)
+        expected[label] = dict(turned=digits(turned), slope=digits(queries.grad))
+    write(name, seed, ELEMENTWISE, dict(x=exact(x), slope=exact(slope), shape=shape, cases=inputs), expected, "float64, angles in float32", ["transformers"])
+
+
+CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "rotary": rotary, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt, "gptq": gptq, "awq": awq,
          "grid_int8_channel": grid_int8_channel, "learned_scales": learned_scales, "rounded_activations": rounded_activations,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 

@@ -4,7 +4,8 @@
     pip install transformers==5.23.0      (no torch: config classes alone)
     python3 scripts/make_rope_golden.py
 
-Each case is a family, the keys of its config.json, and `[rope_type, rope_theta, factor]` of full layers and, in Gemma 3, of sliding ones.
+Each case is a family, the keys of its config.json, and `[rope_type, rope_theta, factor]` of full layers and, in Gemma 3, of sliding ones; of longrope
+the trained context stands in the place of the factor.
 """
 import copy
 import json
@@ -42,6 +43,17 @@ FLAT = [
     {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": LINEAR, "rope_theta": 3e4},
     {"rope_parameters": {**LINEAR, "rope_theta": 5e5}, "rope_scaling": DEFAULT},
 ]
+# Two pairs of dimensions: only families whose heads have four here.
+FACTORS = {"short_factor": [1.0, 1.25], "long_factor": [2.0, 4.5]}
+LONG = {"rope_type": "longrope", **FACTORS, "original_max_position_embeddings": 64}
+LONGROPE = [
+    {"rope_scaling": LONG},
+    {"rope_theta": 3e4, "rope_scaling": LONG},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}, "original_max_position_embeddings": 64},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}, "original_max_position_embeddings": 32},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}, "rope_scaling": LONG, "rope_theta": 5e5},
+]
 FULL, SLIDING = {**DEFAULT, "rope_theta": 1e6}, {**DEFAULT, "rope_theta": 1e4}
 BY_LAYER = [
     {},
@@ -72,16 +84,19 @@ def read(family, keys):
     keys = copy.deepcopy(keys)
     if family == "gemma3_text":
         keys |= {"num_hidden_layers": 2, "sliding_window_pattern": 2}
-    found = type(AutoConfig.for_model(family)).from_dict({"model_type": family, **keys}).rope_parameters
+    keys |= {"hidden_size": 128, "num_attention_heads": 32, "max_position_embeddings": 512}
+    found = type(AutoConfig.for_model(family)).from_dict({"model_type": family, **keys})
+    found.standardize_rope_params()  # as the model does once more, by when the config has every key of the file
+    found = found.rope_parameters
     parts = [found[kind] for kind in ("full_attention", "sliding_attention")] if family == "gemma3_text" else [found]
-    scaled = lambda part: part["factor"] if part["rope_type"] != "default" else None
+    scaled = lambda part: part[{"longrope": "original_max_position_embeddings"}.get(part["rope_type"], "factor")] if part["rope_type"] != "default" else None
     return [[part["rope_type"], part["rope_theta"], scaled(part)] for part in parts]
 
 
 cases = [
     dict(architecture=f"{CLASS_NAMES[family]}ForCausalLM", keys=keys, read=read(family, keys))
     for family in CLASS_NAMES
-    for keys in (BY_LAYER if family == "gemma3_text" else FLAT)
+    for keys in (BY_LAYER if family == "gemma3_text" else FLAT + LONGROPE if family in ("llama", "mistral", "qwen2") else FLAT)
 ]
 golden = dict(made_by="scripts/make_rope_golden.py", transformers=transformers.__version__, cases=cases)
 GOLDEN.write_text(json.dumps(golden, separators=(",", ":")) + "\n")

@@ -28,7 +28,8 @@ pub struct NotFinite {
 
 /// Continues `prompt` by at most `max_tokens` tokens, showing each to `emit` as it comes.
 ///
-/// Keys and values of the tokens read are kept, so each new token costs one position. Ends at an end-of-text
+/// Keys and values of the tokens read are kept, so each new token costs one position; unless with it the positions before turn
+/// otherwise ([`Rope::differs_between`](crate::model::Rope::differs_between)): then all are read again. Ends at an end-of-text
 /// token of the model, which is not shown, or when `emit` returns false.
 ///
 /// # Errors
@@ -48,20 +49,32 @@ pub fn generate(
     assert!(!prompt.is_empty(), "a prompt has at least one token");
     let mut stream = Stream::new(sampling.seed, "generate");
     let mut past: Vec<KeyValues> = Vec::new();
-    let mut new = prompt.to_vec();
-    for num_new in 0..max_tokens {
-        let hidden = decoder.hidden_after(ids_tensor(&[&new], &decoder.device()), &mut past); // [1, T, D]
+    let mut text = prompt.to_vec();
+    let mut num_read = 0;
+    for _ in 0..max_tokens {
+        let ropes = [
+            Some(&decoder.config.rope),
+            decoder.config.local_rope.as_ref(),
+        ];
+        let mut ropes = ropes.into_iter().flatten();
+        if ropes.any(|rope| rope.differs_between(num_read, text.len())) {
+            past.clear();
+            num_read = 0;
+        }
+        let new = &text[num_read..];
+        let hidden = decoder.hidden_after(ids_tensor(&[new], &decoder.device()), &mut past); // [1, T, D]
         let logits = decoder.logits(hidden.narrow(1, new.len() - 1, 1)); // [1, 1, V]
         let logits = to_vec(logits);
         if !logits.iter().all(|logit| logit.is_finite()) {
-            let num_tokens = prompt.len() + num_new;
+            let num_tokens = text.len();
             return Err(NotFinite { num_tokens });
         }
         let next = sample(&logits, sampling, &mut stream);
         if decoder.config.eos_token_ids.contains(&next) || !emit(next) {
             break;
         }
-        new = vec![next];
+        num_read = text.len();
+        text.push(next);
     }
     Ok(())
 }

@@ -26,7 +26,7 @@ pub(crate) use self::compressed_tensors::unpack; // the writer's tests read refe
 pub use self::error::CheckpointError;
 pub use self::generation::generation_of;
 use self::gguf::GgufWeights;
-pub use self::gguf::ROPE_FREQS;
+pub use self::gguf::{ROPE_FACTORS, ROPE_FREQS};
 use self::quantized::Quantization;
 pub use self::safetensors::TensorFiles;
 use crate::files::{self, with_path};

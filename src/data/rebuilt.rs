@@ -28,7 +28,7 @@ const BY_DEFAULT: [(&str, &str); 5] = [
 ];
 
 /// Families whose tokenizers are loaded as they are, whatever `tokenizer_class` says.
-const NEVER: [&str; 1] = ["mistral"];
+const NEVER: [&str; 3] = ["mistral", "olmo2", "phi3"];
 
 /// Other classes with a constructor of their own; what they build is not compared.
 const OTHERS: [&str; 40] = [

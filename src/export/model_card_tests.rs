@@ -1,7 +1,7 @@
 use super::super::provenance::TextFacts;
 use super::super::verify::Budget;
 use super::*;
-use crate::model::{Architecture, LayerType, Rope, RopeScaling};
+use crate::model::{Architecture, LayerType, Rope};
 
 fn ancestor(name: &str, license: Option<&str>) -> Ancestor {
     Ancestor {
@@ -42,10 +42,8 @@ fn facts() -> CardFacts {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 4],
             local_rope: None,
-            rope: Rope {
-                theta: 10_000.0,
-                scaling: RopeScaling::Default,
-            },
+            layers_without_rope: vec![],
+            rope: Rope::plain(10_000.0),
             max_position_embeddings: 256,
             tie_word_embeddings: true,
             bos_token_id: None,

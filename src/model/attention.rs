@@ -4,11 +4,12 @@ use std::ops::ControlFlow::Continue;
 
 use burn::tensor::{Device, Tensor};
 
+use super::config::LayerKind;
 use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
 use super::tap::Passed;
-use super::{DecoderConfig, LayerType, Site, Tap};
+use super::{DecoderConfig, Site, Tap};
 use crate::kernels::{Sight, attention};
 
 /// Weights of one attention layer, as Hugging Face stores them.
@@ -24,7 +25,7 @@ pub struct Attention {
     pub o_proj: Tensor<2>,
     /// Biases of queries, keys and values: `[1, N·H]` and twice `[1, KV·H]`.
     pub qkv_bias: Option<[Tensor<2>; 3]>,
-    /// Norms of queries and keys, `[1, H]` each.
+    /// Norms of queries and keys: `[1, H]` each, or of all heads together `[1, N·H]` and `[1, KV·H]`.
     pub qk_norm: Option<[Tensor<2>; 2]>,
 }
 
@@ -60,9 +61,9 @@ impl KeyValues {
     }
 }
 
-/// What all layers of one type share in a forward pass.
-pub struct AttentionContext {
-    rope: RopeTable,
+/// What all layers of one kind share in a forward pass.
+pub(super) struct AttentionContext {
+    rope: Option<RopeTable>, // none where nothing turns
     sight: Sight,
     mask: Option<Tensor<4>>, // [1, 1, N/KV · T, S]
 }
@@ -73,9 +74,9 @@ impl AttentionContext {
         clippy::cast_possible_truncation,
         reason = "scores are computed in f32"
     )]
-    pub fn new(
+    pub(super) fn new(
         config: &DecoderConfig,
-        layer_type: LayerType,
+        LayerKind { layer_type, turns }: LayerKind,
         num_past: usize,
         num_new: usize,
         device: &Device,
@@ -89,10 +90,19 @@ impl AttentionContext {
             soft_cap: config.attn_logit_softcapping.map(|cap| cap as f32),
         };
         let rope = config.rope_of(layer_type);
+        let table = || RopeTable::new(rope, config.head_dim, num_past..total, device);
         Self {
-            rope: RopeTable::new(rope, config.head_dim, num_past..total, device),
+            rope: turns.then(table),
             mask: sight.mask(groups, num_new, device),
             sight,
+        }
+    }
+
+    /// Queries or keys by their positions, where they turn.
+    fn turned(&self, x: Tensor<4>) -> Tensor<4> {
+        match &self.rope {
+            Some(rope) => rope.rotate(x),
+            None => x,
         }
     }
 }
@@ -122,8 +132,8 @@ impl Attention {
         let [queries, keys, values] = self.project(x, config);
         let split =
             |x: Tensor<3>, heads: usize| x.reshape([batch, seq, heads, head_dim]).swap_dims(1, 2);
-        let queries = context.rope.rotate(split(queries, heads)); // [B, N, T, H]
-        let keys = context.rope.rotate(split(keys, kv_heads)); // [B, KV, T, H]
+        let queries = context.turned(split(queries, heads)); // [B, N, T, H]
+        let keys = context.turned(split(keys, kv_heads)); // [B, KV, T, H]
         let values = split(values, kv_heads);
         let (keys, values) = match past {
             Some(past) => past.extend(keys, values), // [B, KV, S, H]
@@ -136,8 +146,8 @@ impl Attention {
         Continue(linear(mixed, &self.o_proj))
     }
 
-    /// Queries, keys and values before they are turned: projected, then moved by their bias or normed head by head
-    /// where the family does so.
+    /// Queries, keys and values before they are turned: projected, then moved by their bias or normed where the
+    /// family does so.
     ///
     /// # Shapes
     ///
@@ -153,13 +163,14 @@ impl Attention {
             values = values + v_bias.clone().unsqueeze::<3>();
         }
         if let Some([q_norm, k_norm]) = &self.qk_norm {
-            let per_head = |x: Tensor<3>, weight| {
+            let normed = |x: Tensor<3>, weight: &Tensor<2>| {
                 let [_, _, size] = x.dims();
-                let heads = x.reshape([batch, seq * size / config.head_dim, config.head_dim]);
-                norm(heads, weight, config).reshape([batch, seq, size])
+                let [_, width] = weight.dims(); // of a head, or of all
+                let parts = x.reshape([batch, seq * size / width, width]);
+                norm(parts, weight, config).reshape([batch, seq, size])
             };
-            queries = per_head(queries, q_norm);
-            keys = per_head(keys, k_norm);
+            queries = normed(queries, q_norm);
+            keys = normed(keys, k_norm);
         }
         [queries, keys, values]
     }

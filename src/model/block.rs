@@ -8,7 +8,7 @@ use super::attention::{Attention, AttentionContext, KeyValues};
 use super::mlp::Mlp;
 use super::norm::norm;
 use super::tap::Passed;
-use super::{DecoderConfig, Family, InputLevels, Part, Tap};
+use super::{DecoderConfig, Family, InputLevels, Part, QkNorm, Tap};
 
 /// Weights of one layer.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Mixer {
             v_proj: next(),
             o_proj: next(),
             qkv_bias: family.qkv_bias.then(|| [next(), next(), next()]),
-            qk_norm: family.qk_norm.then(|| [next(), next()]),
+            qk_norm: (family.qk_norm != QkNorm::None).then(|| [next(), next()]),
         })
     }
 

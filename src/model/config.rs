@@ -32,6 +32,9 @@ pub struct DecoderConfig {
     pub rope: Rope,
     /// Rotary positions of sliding layers; those of the others if none.
     pub local_rope: Option<Rope>,
+    /// Layers, counted from 0 and ascending, whose queries and keys do not turn.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers_without_rope: Vec<usize>,
     pub max_position_embeddings: usize,
     pub tie_word_embeddings: bool,
     pub bos_token_id: Option<u32>,
@@ -56,7 +59,18 @@ impl DecoderConfig {
         Self {
             num_hidden_layers: layers.len(),
             layer_types: layers.iter().map(|&idx| self.layer_types[idx]).collect(),
+            layers_without_rope: (0..layers.len())
+                .filter(|&place| self.layers_without_rope.contains(&layers[place]))
+                .collect(),
             ..self.clone()
+        }
+    }
+
+    /// What attention in a layer goes by.
+    pub(super) fn layer_kind(&self, layer: usize) -> LayerKind {
+        LayerKind {
+            layer_type: self.layer_types[layer],
+            turns: !self.layers_without_rope.contains(&layer),
         }
     }
 
@@ -73,6 +87,14 @@ impl DecoderConfig {
             LayerType::Sliding => self.local_rope.as_ref().unwrap_or(&self.rope),
         }
     }
+}
+
+/// What layers share whose attention does the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LayerKind {
+    pub(super) layer_type: LayerType,
+    /// Queries and keys turn by their positions.
+    pub(super) turns: bool,
 }
 
 /// How far back a layer sees.
@@ -108,6 +130,46 @@ pub struct Rope {
     pub theta: f64,
     /// Change of the series for long contexts.
     pub scaling: RopeScaling,
+    /// Dimensions of a head that turn, which are its first and an even number; `None` is all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_dims: Option<usize>,
+}
+
+impl Rope {
+    /// Waves of this base, as they are, for all dimensions of a head.
+    pub fn plain(theta: f64) -> Self {
+        Self {
+            theta,
+            scaling: RopeScaling::Default,
+            rotary_dims: None,
+        }
+    }
+
+    /// Dimensions that turn of a head of so many.
+    pub fn dims(&self, head_dim: usize) -> usize {
+        self.rotary_dims.unwrap_or(head_dim)
+    }
+
+    /// Tells whether positions turn otherwise in a pass over so many than over all.
+    pub fn differs_between(&self, num_positions: usize, all: usize) -> bool {
+        match self.scaling {
+            RopeScaling::LongRope {
+                original_max_position_embeddings: context,
+                ..
+            } => (num_positions <= context) != (all <= context),
+            _ => false,
+        }
+    }
+
+    /// Share of a head's dimensions that `config.json` says so many by, which its readers multiply and round down.
+    pub fn partial_rotary_factor(dims: u64, head_dim: u64) -> f64 {
+        let factor = dims as f64 / head_dim as f64;
+        if factor * head_dim as f64 >= dims as f64 {
+            factor
+        } else {
+            factor.next_up()
+        }
+    }
 }
 
 /// Change of the wavelengths for long contexts.
@@ -137,6 +199,15 @@ pub enum RopeScaling {
         /// Whether the ramp's ends are rounded outwards to whole pairs of dimensions.
         truncate: bool,
     },
+    /// The wave of each pair of dimensions is stretched by a factor of its own: by those of one list in passes of at most
+    /// `original_max_position_embeddings` positions, of another in longer ones, where all positions turn anew. Queries and
+    /// keys grow by `attention_factor` (Ding et al. 2024, arXiv 2402.13753).
+    LongRope {
+        short_factor: Vec<f32>,
+        long_factor: Vec<f32>,
+        attention_factor: f64,
+        original_max_position_embeddings: usize,
+    },
 }
 
 impl RopeScaling {
@@ -146,10 +217,18 @@ impl RopeScaling {
         0.1 * mscale * factor.max(1.0).ln() + 1.0
     }
 
+    /// Growth of queries and keys that a context stretched by `factor` asks for in [`RopeScaling::LongRope`].
+    pub fn longrope_growth(factor: f64, context: u64) -> f64 {
+        (1.0 + factor.max(1.0).ln() / (context as f64).ln()).sqrt()
+    }
+
     /// What sines and cosines are multiplied by.
     pub fn attention_factor(&self) -> f64 {
         match *self {
             Self::Yarn {
+                attention_factor, ..
+            }
+            | Self::LongRope {
                 attention_factor, ..
             } => attention_factor,
             _ => 1.0,

@@ -4,11 +4,10 @@ use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::attention::{AttentionContext, KeyValues};
 use super::block::Block;
+use super::config::LayerKind;
 use super::norm::norm;
 use super::tap::settled;
-use super::{
-    DecoderConfig, Head, InputLevels, LayerType, ParameterSpec, Site, Tap, parameter_specs,
-};
+use super::{DecoderConfig, Head, InputLevels, ParameterSpec, Site, Tap, parameter_specs};
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
@@ -157,7 +156,7 @@ impl Decoder {
         for (layer, block) in self.blocks.iter().enumerate() {
             tap.enter(layer);
             tap.observe(Site::Residual, &x);
-            let context = contexts.of(self.config.layer_types[layer]);
+            let context = contexts.of(self.config.layer_kind(layer));
             let past = past.as_deref_mut().map(|past| &mut past[layer]);
             x = settled(block.forward(x, &self.config, context, past, tap));
         }
@@ -222,7 +221,7 @@ impl Decoder {
     pub fn layer(&self, layer: usize, x: Tensor<3>, contexts: &LayerContexts) -> Tensor<3> {
         match self.blocks.get(layer) {
             Some(block) => {
-                let context = contexts.of(self.config.layer_types[layer]);
+                let context = contexts.of(self.config.layer_kind(layer));
                 settled(block.forward(x, &self.config, context, None, &mut Tap::none()))
             }
             None => norm(x, &self.norm, &self.config),
@@ -246,17 +245,14 @@ impl Decoder {
         contexts: &LayerContexts,
     ) -> Tensor<3> {
         assert!(site.enters_block_layers(), "{site:?} is not inside a layer");
-        let context = contexts.of(self.config.layer_types[layer]);
+        let context = contexts.of(self.config.layer_kind(layer));
         let tap = &mut Tap::until(site);
         settled(self.blocks[layer].forward(x, &self.config, context, None, tap))
     }
 }
 
-/// The context of each type of layer that a decoder has.
-pub struct LayerContexts {
-    full: Option<AttentionContext>,
-    sliding: Option<AttentionContext>,
-}
+/// The context of each kind of layer that a decoder has.
+pub struct LayerContexts(Vec<(LayerKind, AttentionContext)>);
 
 impl LayerContexts {
     fn new(
@@ -266,22 +262,21 @@ impl LayerContexts {
         device: &Device,
     ) -> Self {
         let [_, seq] = new_ids.dims();
-        let context = |layer_type| {
-            let is_used = config.layer_types.contains(&layer_type);
-            is_used.then(|| AttentionContext::new(config, layer_type, num_past, seq, device))
-        };
-        Self {
-            full: context(LayerType::Full),
-            sliding: context(LayerType::Sliding),
+        let mut contexts: Vec<(LayerKind, AttentionContext)> = Vec::new();
+        for layer in 0..config.num_hidden_layers {
+            let kind = config.layer_kind(layer);
+            if contexts.iter().all(|(known, _)| *known != kind) {
+                let context = AttentionContext::new(config, kind, num_past, seq, device);
+                contexts.push((kind, context));
+            }
         }
+        Self(contexts)
     }
 
-    fn of(&self, layer_type: LayerType) -> &AttentionContext {
-        let context = match layer_type {
-            LayerType::Full => &self.full,
-            LayerType::Sliding => &self.sliding,
-        };
-        context.as_ref().expect("each type in use has a context")
+    fn of(&self, kind: LayerKind) -> &AttentionContext {
+        let found = self.0.iter().find(|(known, _)| *known == kind);
+        let (_, context) = found.expect("each kind in use has a context");
+        context
     }
 }
 

@@ -22,7 +22,7 @@ mod tap;
 pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
 pub use config_json::{ConfigError, has_images};
 pub use decoder::{Decoder, LayerContexts, ids_tensor};
-pub use families::{Activation, Architecture, Family};
+pub use families::{Activation, Architecture, Family, QkNorm};
 pub use head::Head;
 pub use on_grid::{GroupScaling, OnGrid};
 pub use parts::{

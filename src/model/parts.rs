@@ -407,7 +407,7 @@ pub fn in_layer(name: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Architecture, LayerType, Rope, RopeScaling};
+    use super::super::{Architecture, LayerType, Rope};
     use super::*;
 
     fn config(tie_word_embeddings: bool) -> DecoderConfig {
@@ -426,11 +426,9 @@ mod tests {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 2],
             rms_norm_eps: 1e-5,
-            rope: Rope {
-                theta: 10_000.0,
-                scaling: RopeScaling::Default,
-            },
+            rope: Rope::plain(10_000.0),
             local_rope: None,
+            layers_without_rope: vec![],
             max_position_embeddings: 64,
             tie_word_embeddings,
             bos_token_id: None,
@@ -579,6 +577,25 @@ mod tests {
                 .map(|spec| spec.id)
                 .collect();
             assert!(ids.is_sorted(), "{architecture:?}");
+        }
+    }
+
+    #[test]
+    fn parts_that_are_stored_as_one_stand_together_and_have_one_input() {
+        for &architecture in Architecture::ALL {
+            let family = architecture.family();
+            let of_layer: Vec<Part> = family.parts_of_layer().collect();
+            for fused in family.fused {
+                let first = of_layer.iter().position(|part| *part == fused.parts[0]);
+                let first = first.unwrap();
+                let together = &of_layer[first..first + fused.parts.len()];
+                assert_eq!(together, fused.parts, "{architecture:?}");
+                let mut inputs = fused.parts.iter().map(|part| part.input());
+                let input = inputs.next().unwrap();
+                assert!(input.is_some() && inputs.all(|other| other == input));
+                // Rows of queries and of keys would each be put in order by themselves.
+                assert!(!family.gguf.turns_neighbours, "{architecture:?}");
+            }
         }
     }
 

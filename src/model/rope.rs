@@ -12,7 +12,7 @@ use crate::kernels::rotate;
 ///
 /// # Shapes
 ///
-/// Both are `[1, 1, T, H/2]`.
+/// Both are `[1, 1, T, R/2]`, where R dimensions of a head turn.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     cos: Tensor<4>,
@@ -25,7 +25,7 @@ impl RopeTable {
     /// Angles are products of f32 numbers, as in `transformers`: at position 8,000 an f64 table would differ
     /// from what the model was trained with.
     pub fn new(rope: &Rope, head_dim: usize, positions: Range<usize>, device: &Device) -> Self {
-        let frequencies = inverse_frequencies(rope, head_dim);
+        let frequencies = inverse_frequencies(rope, head_dim, positions.end);
         let shape = [1, 1, positions.len(), frequencies.len()];
         let angles: Vec<f32> = positions
             .flat_map(|position| {
@@ -45,25 +45,34 @@ impl RopeTable {
         }
     }
 
-    /// Turns queries or keys.
+    /// Turns queries or keys: of each head the first dimensions, as many as are to.
     ///
     /// # Shapes
     ///
     /// `[B, N, T, H]`, returned alike.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        rotate(x, &self.cos, &self.sin)
+        let [_, _, _, head_dim] = x.dims();
+        let [_, _, _, pairs] = self.cos.dims();
+        let dims = 2 * pairs;
+        if dims == head_dim {
+            return rotate(x, &self.cos, &self.sin);
+        }
+        let rest = x.clone().narrow(3, dims, head_dim - dims);
+        let turned = rotate(x.narrow(3, 0, dims), &self.cos, &self.sin); // [B, N, T, R]
+        Tensor::cat(vec![turned, rest], 3) // [B, N, T, H]
     }
 }
 
-/// Radians per position of each pair of dimensions, `[H/2]`.
+/// Radians per position of each pair of dimensions that turn, `[R/2]`, in a pass over so many positions from the first on.
 ///
 /// For long contexts a share of every wave is stretched by a factor: all of it (linear), or all of the long waves, none
 /// of the short ones and a ramp between, by wavelength (Llama 3.1 release, 2024) or by dimension (`YaRN`, Peng et al.
-/// 2023, arXiv 2309.00071, section 3.2). The same numbers as `ROPE_INIT_FUNCTIONS` of `transformers`.
-pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
-    (0..head_dim / 2)
+/// 2023, arXiv 2309.00071, section 3.2), or each wave by a factor of its own (`LongRoPE`). The same numbers as `ROPE_INIT_FUNCTIONS` of `transformers`.
+pub fn inverse_frequencies(rope: &Rope, head_dim: usize, num_positions: usize) -> Vec<f32> {
+    let dims = rope.dims(head_dim);
+    (0..dims / 2)
         .map(|pair| {
-            let exponent = (2 * pair) as f64 / head_dim as f64;
+            let exponent = (2 * pair) as f64 / dims as f64;
             let frequency = rope.theta.powf(-exponent);
             let (share, factor) = match rope.scaling {
                 RopeScaling::Default => (0.0, 1.0),
@@ -78,8 +87,18 @@ pub fn inverse_frequencies(rope: &Rope, head_dim: usize) -> Vec<f32> {
                     (ramp(turns, high, low), factor)
                 }
                 RopeScaling::Yarn { factor, .. } => {
-                    let (low, high) = yarn_range(rope, head_dim);
+                    let (low, high) = yarn_range(rope, dims);
                     (ramp(pair as f64, low, high), factor)
+                }
+                RopeScaling::LongRope {
+                    ref short_factor,
+                    ref long_factor,
+                    original_max_position_embeddings: context,
+                    ..
+                } => {
+                    let is_short = num_positions <= context;
+                    let factors = if is_short { short_factor } else { long_factor };
+                    (1.0, f64::from(factors[pair]))
                 }
             };
             to_f32((1.0 - share) * frequency + share * frequency / factor)
@@ -94,7 +113,7 @@ fn ramp(x: f64, from: f64, to: f64) -> f64 {
 
 /// Pairs of dimensions between which `YaRN`'s ramp rises: their waves turn `beta_fast` and `beta_slow` times in the
 /// trained context.
-fn yarn_range(rope: &Rope, head_dim: usize) -> (f64, f64) {
+fn yarn_range(rope: &Rope, dims: usize) -> (f64, f64) {
     let RopeScaling::Yarn {
         beta_fast,
         beta_slow,
@@ -107,13 +126,13 @@ fn yarn_range(rope: &Rope, head_dim: usize) -> (f64, f64) {
     };
     let pair_turning = |turns: f64| {
         let wavelength = context as f64 / turns;
-        head_dim as f64 * (wavelength / TAU).ln() / (2.0 * rope.theta.ln())
+        dims as f64 * (wavelength / TAU).ln() / (2.0 * rope.theta.ln())
     };
     let (mut low, mut high) = (pair_turning(beta_fast), pair_turning(beta_slow));
     if truncate {
         (low, high) = (low.floor(), high.ceil());
     }
-    let (low, high) = (low.max(0.0), high.min((head_dim - 1) as f64));
+    let (low, high) = (low.max(0.0), high.min((dims - 1) as f64));
     let is_step = (high - low).abs() < f64::EPSILON;
     (low, if is_step { low + 0.001 } else { high }) // transformers' way out of 0 / 0
 }
@@ -132,21 +151,18 @@ mod tests {
 
     #[test]
     fn frequencies_fall_geometrically_from_one() {
-        let rope = Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::Default,
-        };
-        assert_eq!(inverse_frequencies(&rope, 8), [1.0, 0.1, 0.01, 0.001]);
+        let rope = Rope::plain(10_000.0);
+        assert_eq!(inverse_frequencies(&rope, 8, 1), [1.0, 0.1, 0.01, 0.001]);
     }
 
     #[test]
     fn linear_scaling_stretches_all_waves() {
         let rope = Rope {
-            theta: 10_000.0,
             scaling: RopeScaling::Linear { factor: 4.0 },
+            ..Rope::plain(10_000.0)
         };
         assert_eq!(
-            inverse_frequencies(&rope, 8),
+            inverse_frequencies(&rope, 8, 1),
             [0.25, 0.025, 0.0025, 0.00025]
         );
     }
@@ -160,10 +176,10 @@ mod tests {
             original_max_position_embeddings: 64,
         };
         let rope = Rope {
-            theta: 10_000.0,
             scaling,
+            ..Rope::plain(10_000.0)
         };
-        let got = inverse_frequencies(&rope, 8);
+        let got = inverse_frequencies(&rope, 8, 1);
         // Wavelengths 6.28, 62.8, 628, 6283 against bounds 16 and 64: the second lies between.
         let smooth = (64.0 / (TAU * 10.0) - 1.0) / 3.0;
         let blended = (1.0 - smooth) * 0.1 / 8.0 + smooth * 0.1;
@@ -188,7 +204,7 @@ mod tests {
             truncate,
         };
         let check = |rope: &Rope, head_dim, at: &[usize], want: &[f32]| {
-            let all = inverse_frequencies(rope, head_dim);
+            let all = inverse_frequencies(rope, head_dim, 1);
             for (&pair, &want) in at.iter().zip(want) {
                 let got = all[pair];
                 assert!(
@@ -198,8 +214,8 @@ mod tests {
             }
         };
         let qwen = Rope {
-            theta: 1e6,
             scaling: yarn(4.0, 32_768, true),
+            ..Rope::plain(1e6)
         };
         check(
             &qwen,
@@ -217,8 +233,8 @@ mod tests {
             ],
         );
         let tiny = Rope {
-            theta: 1e4,
             scaling: yarn(8.0, 64, false),
+            ..Rope::plain(1e4)
         };
         let want = [1.0, 0.013_194_458, 0.001_25, 0.000_125];
         check(&tiny, 8, &[0, 1, 2, 3], &want);

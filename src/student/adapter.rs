@@ -5,12 +5,13 @@ use std::io;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::TrainedSpec;
 use crate::files;
 use crate::model::{
-    DecoderConfig, Family, ParameterKind, ParameterSpec, WeightId, parameter_specs,
+    DecoderConfig, ParameterKind, ParameterSpec, TensorSpec, WeightId, parameter_specs,
+    tensor_specs,
 };
 use crate::random::Stream;
 use crate::student::AdapterPlan;
@@ -30,7 +31,7 @@ use crate::tensors;
 #[derive(Debug, Clone)]
 pub struct Adapter {
     plan: AdapterPlan,
-    family: &'static Family,
+    config: DecoderConfig,
     /// By the weight they are added to.
     pairs: BTreeMap<WeightId, Pair>,
 }
@@ -62,7 +63,7 @@ impl Adapter {
             .collect();
         Self {
             plan: plan.clone(),
-            family: config.family(),
+            config: config.clone(),
             pairs,
         }
     }
@@ -100,9 +101,8 @@ impl Adapter {
         let pairs = pairs.collect();
         assert!(matrices.next().is_none(), "a matrix too many");
         Self {
-            plan: self.plan.clone(),
             pairs,
-            ..*self
+            ..self.clone()
         }
     }
 
@@ -141,25 +141,52 @@ impl Adapter {
 
     /// Writes `adapter_config.json` and `adapter_model.safetensors` as `peft` does, into a folder that is made; the matrices
     /// of a layer that runs `layer_repeats` times stand there as often.
+    ///
+    /// Of weights that the family stores as one matrix there is one module: the A of those that are adapted stand one below the
+    /// other, and each B in the rows of its weight and in the columns of its A. As many times the rank as are adapted, and as
+    /// many times alpha, leave the scale as it is.
     pub fn save(&self, dir: &Path, layer_repeats: usize) -> io::Result<()> {
         std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
-        let runs = |(id, pair): (&WeightId, &Pair)| {
-            let first = id.layer.expect("linear layers stand inside blocks") * layer_repeats;
-            let of_run = |run| {
-                let name = self.family.name_of(id.in_layer(|_| first + run));
-                let pair = Pair {
-                    name,
-                    ..pair.clone()
-                };
-                let named = pair.named().into_iter();
-                named.map(|(name, matrix)| (format!("base_model.model.{name}"), matrix))
+        let num_runs = self.config.num_hidden_layers * layer_repeats;
+        let runs: Vec<usize> = (0..num_runs).map(|run| run / layer_repeats).collect();
+        let mut matrices = Vec::new();
+        let (mut modules, mut ranks, mut alphas) = (Vec::new(), Map::new(), Map::new());
+        for tensor in tensor_specs(&self.config.with_layers(&runs)) {
+            let pair_of = |part: &ParameterSpec| self.pairs.get(&part.id.in_layer(|run| runs[run]));
+            let pairs: Vec<Option<&Pair>> = tensor.parts.iter().map(pair_of).collect();
+            let Some(joined) = Pair::joined(&tensor, &pairs) else {
+                continue;
             };
-            (0..layer_repeats).flat_map(of_run).collect::<Vec<_>>()
-        };
-        let matrices: Vec<_> = self.pairs.iter().flat_map(runs).collect();
+            let named = joined.named().into_iter();
+            matrices
+                .extend(named.map(|(name, matrix)| (format!("base_model.model.{name}"), matrix)));
+            let module = tensor.module_in_layer();
+            let module = module.rsplit_once('.').map_or(module, |(_, module)| module);
+            for (part, _) in tensor
+                .parts
+                .iter()
+                .zip(&pairs)
+                .filter(|(_, pair)| pair.is_some())
+            {
+                modules.push((part.id.part.word(), module.to_owned()));
+            }
+            let times = pairs.iter().flatten().count();
+            if times > 1 {
+                ranks.insert(module.to_owned(), json!(times * self.plan.rank));
+                alphas.insert(module.to_owned(), json!(times as f64 * self.plan.alpha));
+            }
+        }
+        let mut targets: Vec<&str> = Vec::new();
+        for target in &self.plan.targets {
+            let found = modules.iter().find(|(word, _)| word == target);
+            let module = found.map_or(target.as_str(), |(_, module)| module);
+            if !targets.contains(&module) {
+                targets.push(module);
+            }
+        }
         tensors::save(&dir.join("adapter_model.safetensors"), &matrices, &())?;
         let config = json!({
-            "alpha_pattern": {},
+            "alpha_pattern": alphas,
             "base_model_name_or_path": null,
             "bias": "none",
             "fan_in_fan_out": false,
@@ -170,8 +197,8 @@ impl Adapter {
             "modules_to_save": null,
             "peft_type": "LORA",
             "r": self.plan.rank,
-            "rank_pattern": {},
-            "target_modules": self.plan.targets,
+            "rank_pattern": ranks,
+            "target_modules": targets,
             "task_type": "CAUSAL_LM",
             "use_dora": false,
             "use_rslora": false,
@@ -202,6 +229,30 @@ pub fn is_target(plan: &AdapterPlan, spec: &ParameterSpec) -> bool {
 }
 
 impl Pair {
+    /// The pairs of the weights of a tensor as the one of it; `None` if there are none.
+    fn joined(tensor: &TensorSpec, pairs: &[Option<&Self>]) -> Option<Self> {
+        let there: Vec<&Self> = pairs.iter().copied().flatten().collect();
+        let first = there.first()?;
+        let ([rank, _], device) = (first.a.dims(), first.a.device());
+        let zeros = |rows, num_ranks: usize| Tensor::zeros([rows, num_ranks * rank], &device);
+        let mut before = 0;
+        let rows = tensor.parts.iter().zip(pairs).map(|(part, pair)| {
+            let [rows, _] = part.shape;
+            let Some(pair) = pair else {
+                return zeros(rows, there.len());
+            };
+            let after = there.len() - before - 1;
+            let row = vec![zeros(rows, before), pair.b.clone(), zeros(rows, after)];
+            before += 1;
+            let is_there = |x: &Tensor<2>| x.shape().num_elements() > 0;
+            Tensor::cat(row.into_iter().filter(is_there).collect(), 1)
+        });
+        let b = Tensor::cat(rows.collect(), 0); // [out, times · rank]
+        let a = Tensor::cat(there.iter().map(|pair| pair.a.clone()).collect(), 0); // [times · rank, in]
+        let name = tensor.name.clone();
+        Some(Self { name, a, b })
+    }
+
     /// Both with their names, as in `peft` behind `base_model.model.`.
     fn named(&self) -> [(String, Tensor<2>); 2] {
         let module = self.name.strip_suffix(".weight").unwrap_or(&self.name);

@@ -11,7 +11,7 @@ use super::Student;
 use super::importance::Importance;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{
-    Axis, Decoder, DecoderConfig, ParameterKind, ParameterSpec, Part, WeightId, parameter_specs,
+    Axis, Decoder, DecoderConfig, ParameterSpec, Part, QkNorm, WeightId, parameter_specs,
 };
 use crate::student::{FromTeacherPlan, LayersPlan};
 
@@ -28,9 +28,13 @@ use crate::student::{FromTeacherPlan, LayersPlan};
 /// x / √(s · mean(x²) + eps) · gain  =  x / √(mean(x²) + eps / s) · gain / √s
 /// ```
 ///
+/// A norm of all queries or keys together changes alike if heads go: with a share `h` of them kept, its gains are `1 / √h` times the
+/// teacher's. Its `eps`, which is that of all norms and so `eps / s`, has to act as `eps / h`: to that end the projections in front of it
+/// have `√(h / s)` times their weights.
+///
 /// Gemma also multiplies the embedding by √`hidden_size`: the student's embedding has `1 / √s` times the teacher's
-/// weights, and if the output matrix is tied to it, the gain of the last norm stays as it is. (Norms of queries and
-/// keys share the one `eps` and so differ by its tiny change; it is a ten-thousandth of what it is added to, or less.)
+/// weights, and if the output matrix is tied to it, the gain of the last norm stays as it is. (Norms of single
+/// queries and keys share the one `eps` and so differ by its tiny change; it is a ten-thousandth of what it is added to, or less.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     /// Layers, in the student's order, which need not ascend.
@@ -196,14 +200,21 @@ impl Kept {
         );
         let mut small = Student::new(self.cut(&student.decoder));
         if !student.masks.is_empty() {
-            let masks = student.decoder.map(|spec, weight| {
-                let mask = student.masks.get(&spec.id).cloned();
-                mask.unwrap_or_else(|| weight.ones_like())
-            });
-            let masks = self.cut(&masks).parameters().into_iter();
-            small.masks = masks
-                .filter(|(spec, _)| spec.id.input().is_some())
-                .map(|(spec, mask)| (spec.id, mask))
+            let parameters = student.decoder.parameters().into_iter();
+            let masks: BTreeMap<WeightId, Tensor<2>> = parameters
+                .map(|(ParameterSpec { id, .. }, weight)| {
+                    let mask = student.masks.get(&id).cloned();
+                    (id, mask.unwrap_or_else(|| weight.ones_like()))
+                })
+                .collect();
+            let specs = parameter_specs(&small.decoder.config).into_iter();
+            small.masks = specs
+                .filter(|spec| spec.id.input().is_some())
+                .map(|spec| {
+                    let whole = masks[&self.source(spec.id)].clone();
+                    let mask = self.select(spec.id, whole, &student.decoder.config);
+                    (spec.id, mask)
+                })
                 .collect();
         }
         small
@@ -218,15 +229,26 @@ impl Kept {
         let specs = parameter_specs(teacher).into_iter();
         let whole: BTreeMap<WeightId, ParameterSpec> = specs.map(|spec| (spec.id, spec)).collect();
         Decoder::from_parameters(self.config(teacher), |spec| {
-            let source = spec.id.in_layer(|place| self.layers[place]);
-            let mut kept = weight(&whole[&source])?;
-            for (dim, axis) in teacher.family().axes(spec.id.part).into_iter().enumerate() {
-                if let Some(idxs) = self.places(axis, spec.id.layer, teacher) {
-                    kept = select(kept, dim, &idxs);
-                }
-            }
+            let weight = weight(&whole[&self.source(spec.id)])?;
+            let kept = self.select(spec.id, weight, teacher);
             Ok(self.rescale(spec, kept, teacher))
         })
+    }
+
+    /// The teacher's weight that one of the student is a part of.
+    fn source(&self, id: WeightId) -> WeightId {
+        id.in_layer(|place| self.layers[place])
+    }
+
+    /// What the student keeps of a weight, or of a mask on it.
+    fn select(&self, id: WeightId, whole: Tensor<2>, teacher: &DecoderConfig) -> Tensor<2> {
+        let mut kept = whole;
+        for (dim, axis) in teacher.family().axes(id.part).into_iter().enumerate() {
+            if let Some(idxs) = self.places(axis, id.layer, teacher) {
+                kept = select(kept, dim, &idxs);
+            }
+        }
+        kept
     }
 
     /// Places along an axis that stay, in the student's layer `place`; `None` is all.
@@ -262,24 +284,26 @@ impl Kept {
         weight: Tensor<2>,
         teacher: &DecoderConfig,
     ) -> Tensor<2> {
-        if self.hidden.is_none() {
-            return weight;
-        }
-        let rise = self.hidden_share(teacher).sqrt().recip();
+        let (hidden, heads) = (self.hidden_share(teacher), self.heads_share(teacher));
         let family = teacher.family();
-        let is_scaled = family.scales_embedding;
-        match spec.kind() {
-            ParameterKind::Embedding if is_scaled => weight.mul_scalar(rise),
-            ParameterKind::Norm if family.axes(spec.id.part) == [Axis::One, Axis::Hidden] => {
-                let is_last = spec.id.part == Part::FinalNorm;
-                if is_last && is_scaled && teacher.tie_word_embeddings {
-                    return weight;
-                }
-                let offset = family.gain_offset;
-                weight
-                    .add_scalar(offset)
-                    .mul_scalar(rise)
-                    .sub_scalar(offset)
+        let offset = family.gain_offset;
+        let gain = |share: f64| {
+            let rise = share.sqrt().recip();
+            let gain = weight.clone().add_scalar(offset).mul_scalar(rise);
+            gain.sub_scalar(offset)
+        };
+        let norms_heads = family.qk_norm == QkNorm::Whole;
+        match spec.id.part {
+            Part::Embedding if self.hidden.is_some() && family.scales_embedding => {
+                weight.mul_scalar(hidden.sqrt().recip())
+            }
+            Part::FinalNorm if family.scales_embedding && teacher.tie_word_embeddings => weight,
+            Part::QueryNorm | Part::KeyNorm if self.groups.is_some() && norms_heads => gain(heads),
+            Part::Query | Part::Key | Part::QueryBias | Part::KeyBias if norms_heads => {
+                weight.mul_scalar((heads / hidden).sqrt())
+            }
+            part if self.hidden.is_some() && family.axes(part) == [Axis::One, Axis::Hidden] => {
+                gain(hidden)
             }
             _ => weight,
         }
@@ -289,6 +313,13 @@ impl Kept {
     fn hidden_share(&self, teacher: &DecoderConfig) -> f64 {
         let kept = self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len);
         kept as f64 / teacher.hidden_size as f64
+    }
+
+    /// Share of the heads that stay, the same in every layer.
+    fn heads_share(&self, teacher: &DecoderConfig) -> f64 {
+        let kept = self.groups.as_ref().and_then(|groups| groups.first());
+        let kept = kept.map_or(teacher.num_key_value_heads, Vec::len);
+        kept as f64 / teacher.num_key_value_heads as f64
     }
 }
 

@@ -28,7 +28,7 @@ pub use self::scales::KeptScaling;
 use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,
-    ParameterSpec, Part, Rope, RopeScaling, Schemes, WeightId, parameter_specs,
+    ParameterSpec, Part, Rope, Schemes, WeightId, parameter_specs,
 };
 use crate::random::Stream;
 use crate::tensors::{NotFinite, TensorsError};
@@ -362,11 +362,9 @@ pub fn architecture(
         sliding_window: plan.sliding_window,
         layer_types: vec![layer_type; plan.num_hidden_layers],
         rms_norm_eps: plan.rms_norm_eps,
-        rope: Rope {
-            theta: plan.rope_theta,
-            scaling: RopeScaling::Default,
-        },
+        rope: Rope::plain(plan.rope_theta),
         local_rope: None,
+        layers_without_rope: vec![],
         max_position_embeddings: sequence_length,
         tie_word_embeddings: plan.tie_word_embeddings,
         bos_token_id: end_of_text,

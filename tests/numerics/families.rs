@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
 use alambic::loss::log_sum_exp;
-use alambic::model::{
-    Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
-};
+use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, ids_tensor};
 use alambic::student::Kept;
 use alambic::support::Supports;
 use alambic::teacher::{Selection, supports};
@@ -57,10 +55,7 @@ fn no_window(config: &mut DecoderConfig) {
 fn the_golden_files_can_tell_whether_a_part_is_there() {
     type Removal = fn(&mut DecoderConfig);
     let default_rope: Removal = |config| {
-        config.rope = Rope {
-            theta: config.rope.theta,
-            scaling: RopeScaling::Default,
-        };
+        config.rope = Rope::plain(config.rope.theta);
     };
     let cases: [(&str, &str, Removal); 11] = [
         ("mistral", "window", no_window),
@@ -138,6 +133,66 @@ fn a_window_hides_exactly_what_lies_before_it() {
             );
         }
     }
+}
+
+#[test]
+fn a_layer_without_rope_does_not_see_where_its_keys_stand() {
+    let config = |layers_without_rope: &[usize]| DecoderConfig {
+        num_hidden_layers: 2,
+        layer_types: vec![LayerType::Full; 2],
+        layers_without_rope: layers_without_rope.to_vec(),
+        ..config()
+    };
+    let ids = [5_u32, 6, 7, 8, 9, 10];
+    let swapped = [6_u32, 5, 7, 8, 9, 10];
+    let last = |layers: &[usize], ids: &[u32]| {
+        let logits = logits(&random_decoder(config(layers), 1), ids);
+        logits[5 * 320..].to_vec()
+    };
+    // What the last token sees is then a set, but for what the tokens between have seen.
+    let one_layer = |layers: &[usize], ids: &[u32]| {
+        let decoder = Kept::layers(&[1]).cut(&random_decoder(config(layers), 1));
+        logits(&decoder, ids)[5 * 320..].to_vec()
+    };
+    assert!(largest_difference(&one_layer(&[1], &ids), &one_layer(&[1], &swapped)) < 1e-5);
+    assert!(largest_difference(&one_layer(&[], &ids), &one_layer(&[], &swapped)) > 1e-2);
+    for layers in [&[][..], &[0], &[1], &[0, 1]] {
+        let others = [&[][..], &[0], &[1], &[0, 1]].into_iter();
+        for other in others.filter(|other| *other != layers) {
+            let difference = largest_difference(&last(layers, &ids), &last(other, &ids));
+            assert!(difference > 1e-3, "{layers:?} and {other:?}");
+        }
+        let decoder = random_decoder(config(layers), 1);
+        let turned = Kept::layers(&[1, 0, 1]).cut(&decoder).config;
+        let without = [1, 0, 1].map(|layer| layers.contains(&layer));
+        let want: Vec<usize> = (0..3).filter(|&place| without[place]).collect();
+        assert_eq!(turned.layers_without_rope, want);
+    }
+}
+
+#[test]
+fn layers_without_rope_read_on_token_by_token() {
+    let decoder = random_decoder(
+        DecoderConfig {
+            num_hidden_layers: 2,
+            layer_types: vec![LayerType::Sliding, LayerType::Full],
+            sliding_window: Some(3),
+            layers_without_rope: vec![0],
+            ..config()
+        },
+        1,
+    );
+    let ids = [5_u32, 6, 7, 8, 9, 10];
+    let values = |hidden: burn::tensor::Tensor<3>| hidden.try_into_vec_as::<f32>().unwrap();
+    let whole = values(decoder.hidden(ids_tensor(&[&ids], &device())));
+    let whole: Vec<f64> = whole.into_iter().map(f64::from).collect();
+    let (mut past, mut got) = (Vec::new(), Vec::new());
+    for id in ids {
+        got.extend(values(
+            decoder.hidden_after(ids_tensor(&[&[id]], &device()), &mut past),
+        ));
+    }
+    assert_close("token by token", &got, &whole, SAME);
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::{Calibration, Interrupted};
-use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Site, Tap, ids_tensor};
+use alambic::model::{
+    Architecture, Decoder, DecoderConfig, LayerType, QkNorm, Site, Tap, ids_tensor,
+};
 use alambic::student::{FromTeacherPlan, LayersPlan};
 use alambic::student::{Importance, Kept};
 use alambic::tensors::to_vec;
@@ -75,6 +77,8 @@ pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
                 |idx: usize| kept.hidden.as_ref().is_none_or(|kept| kept.contains(&idx));
             match spec.name.rsplit('.').nth(1).unwrap() {
                 "embed_tokens" => in_stream(column),
+                "q_proj" => has(&kept.groups, row / (HEAD_DIM * QUERIES_PER_GROUP)),
+                "k_proj" => has(&kept.groups, row / HEAD_DIM),
                 "o_proj" => {
                     in_stream(row) && has(&kept.groups, column / (HEAD_DIM * QUERIES_PER_GROUP))
                 }
@@ -134,7 +138,7 @@ fn a_part_of_a_teacher_is_the_teacher_with_the_rest_at_zero() {
             for kept in parts() {
                 // Norms of queries and keys share the one `eps`, which is made tiny here.
                 let mut teacher = teacher.clone();
-                if architecture.family().qk_norm && kept.hidden.is_some() {
+                if architecture.family().qk_norm == QkNorm::PerHead && kept.hidden.is_some() {
                     teacher.config.rms_norm_eps = 1e-7;
                 }
                 let student = kept.cut(&teacher);

@@ -48,6 +48,8 @@ mod passes;
 #[cfg(test)]
 mod pruning;
 #[cfg(test)]
+mod rotary;
+#[cfg(test)]
 mod schedules;
 #[cfg(test)]
 mod schemes;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::loss::{LossWeights, TailPlan, Term};
-use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling};
+use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope};
 use alambic::random::Stream;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
@@ -42,10 +42,8 @@ pub(crate) fn config() -> DecoderConfig {
         sliding_window: None,
         layer_types: vec![LayerType::Full; 1],
         local_rope: None,
-        rope: Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::Default,
-        },
+        layers_without_rope: vec![],
+        rope: Rope::plain(10_000.0),
         max_position_embeddings: 64,
         tie_word_embeddings: false,
         bos_token_id: Some(1),

@@ -5,15 +5,17 @@ use serde_json::{Value, json};
 use super::super::CheckpointError;
 use super::rope::llama3_scaling;
 use crate::gguf::{self, GgufError, GgufFile, GgufKeys};
-use crate::model::Architecture;
+use crate::model::{Architecture, Family, Rope, RopeScaling};
 
 /// Divisors of the rotary frequencies, one per pair of dimensions.
 pub const ROPE_FREQS: &str = "rope_freqs.weight";
+/// The same of `LongRoPE`: within the trained context, and beyond.
+pub const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 
 /// Keys, after the family's name, that change what a model computes and that no family read here has.
-const FOREIGN_KEYS: [&str; 11] = [
+const FOREIGN_KEYS: [&str; 10] = [
     "expert_count",
     "logit_scale",
     "embedding_scale",
@@ -21,7 +23,6 @@ const FOREIGN_KEYS: [&str; 11] = [
     "attention.scale",
     "attention.clamp_kqv",
     "attention.max_alibi_bias",
-    "rope.scaling.attn_factor",
     "rope.scaling.yarn_attn_factor",
     "rope.scaling.yarn_ext_factor",
     "rope.scaling.yarn_log_multiplier",
@@ -50,7 +51,7 @@ pub(super) fn config_json(
     }
     let hidden_size = keys.required_size("embedding_length")?;
     let num_heads = keys.required_size("attention.head_count")?;
-    let head_dim = head_dim(&keys, hidden_size, num_heads)?;
+    let [head_dim, rotary_dims] = head_dims(&keys, family, hidden_size, num_heads)?;
     let eps = "attention.layer_norm_rms_epsilon";
     let eps = file.required(&keys.key(eps), keys.number(eps)?)?;
     let vocab_size = file.info(EMBEDDING).and_then(|info| info.shape.first());
@@ -81,12 +82,22 @@ pub(super) fn config_json(
     let Value::Object(mut json) = json else {
         unreachable!("it is an object")
     };
+    if rotary_dims != head_dim {
+        let factor = Rope::partial_rotary_factor(rotary_dims, head_dim);
+        json.insert("partial_rotary_factor".to_owned(), json!(factor));
+    }
     (family.gguf.read)(&keys, &mut json)?;
     Ok(Value::Object(json))
 }
 
-/// Size of one head, the same for queries, keys and values, all of it turned.
-fn head_dim(keys: &GgufKeys<'_>, hidden_size: u64, num_heads: u64) -> Result<u64, GgufError> {
+/// Size of one head, the same for queries, keys and values; and how many of its dimensions turn: all, unless the family is one
+/// that turns a part.
+fn head_dims(
+    keys: &GgufKeys<'_>,
+    family: &Family,
+    hidden_size: u64,
+    num_heads: u64,
+) -> Result<[u64; 2], GgufError> {
     let head_dim = match keys.size("attention.key_length")? {
         Some(head_dim) => head_dim,
         None if num_heads > 0 && hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
@@ -96,13 +107,19 @@ fn head_dim(keys: &GgufKeys<'_>, hidden_size: u64, num_heads: u64) -> Result<u64
             return Err(keys.file.wrong_value(&key, want));
         }
     };
-    for name in ["attention.value_length", "rope.dimension_count"] {
-        if keys.size(name)?.is_some_and(|size| size != head_dim) {
+    let rotary = "rope.dimension_count";
+    let rotary_dims = keys.size(rotary)?.unwrap_or(head_dim);
+    let value_dims = keys.size("attention.value_length")?.unwrap_or(head_dim);
+    for (name, size, may_be_less) in [
+        ("attention.value_length", value_dims, false),
+        (rotary, rotary_dims, family.turns_partly),
+    ] {
+        if size > head_dim || (size < head_dim && !may_be_less) {
             let want = format!("{head_dim}, the size of a head");
             return Err(keys.file.wrong_value(&keys.key(name), want));
         }
     }
-    Ok(head_dim)
+    Ok([head_dim, rotary_dims])
 }
 
 /// `rope_theta` and `rope_scaling`.
@@ -119,6 +136,34 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
             tensor: ROPE_FREQS.to_owned(),
         })?;
         return Ok((theta, scaling));
+    }
+    let attention_factor = "rope.scaling.attn_factor";
+    let [short, long] = ROPE_FACTORS;
+    if file.info(short).is_some() || file.info(long).is_some() {
+        let context = "rope.scaling.original_context_length";
+        let context = file.required(&keys.key(context), keys.size(context)?)?;
+        let found = keys.number(attention_factor)?.unwrap_or(1.0); // llama.cpp's default
+        // What follows from the stretch of the context is stored in f32, and need not be written out.
+        let stretch = keys.required_size("context_length")? as f64 / context as f64;
+        let derived = RopeScaling::longrope_growth(stretch, context);
+        let is_derived = (derived - found).abs() <= f64::from(f32::EPSILON) * found;
+        return Ok((
+            theta,
+            json!({
+                "rope_type": "longrope",
+                "short_factor": file.f32s(short)?,
+                "long_factor": file.f32s(long)?,
+                "attention_factor": (!is_derived).then_some(found),
+                "original_max_position_embeddings": context,
+            }),
+        ));
+    }
+    if keys
+        .number(attention_factor)?
+        .is_some_and(|factor| factor != 1.0)
+    {
+        let want = "1 or absent without factors of rotary frequencies";
+        return Err(file.wrong_value(&keys.key(attention_factor), want).into());
     }
     let kind = file.text(&keys.key("rope.scaling.type"))?;
     let factor = match keys.number("rope.scaling.factor")? {

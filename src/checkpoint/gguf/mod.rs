@@ -8,8 +8,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-pub use self::config::ROPE_FREQS;
 use self::config::config_json;
+pub use self::config::{ROPE_FACTORS, ROPE_FREQS};
 use super::{CheckpointError, StoredWeight};
 use crate::gguf::{GgufFile, TensorType};
 use crate::kernels::grid::Grid;
@@ -55,7 +55,8 @@ impl GgufWeights {
 
     /// Every weight is there with its shape, and nothing else is.
     pub(super) fn check(&self, specs: &[TensorSpec]) -> Result<(), CheckpointError> {
-        let mut known = BTreeSet::from([ROPE_FREQS.to_owned()]);
+        let [short, long] = ROPE_FACTORS;
+        let mut known = BTreeSet::from([ROPE_FREQS, short, long].map(str::to_owned));
         for spec in specs {
             let tensor = spec.gguf_name.clone();
             let Some(info) = self.file.info(&tensor) else {

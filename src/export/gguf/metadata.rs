@@ -1,8 +1,10 @@
 //! What a GGUF file says of a decoder: the keys that llama.cpp's converter writes.
 
 use super::super::{ExportError, License};
+use crate::checkpoint::{ROPE_FACTORS, ROPE_FREQS};
 use crate::gguf::{NewValue, TensorType};
 use crate::model::families::NotInGguf;
+use crate::model::rope::inverse_frequencies;
 use crate::model::{DecoderConfig, LayerType, Rope, RopeScaling};
 
 /// Version of ggml's block formats.
@@ -72,7 +74,8 @@ pub(super) fn metadata(
         NewValue::number(config.rms_norm_eps),
     );
     put("vocab_size", NewValue::size(config.vocab_size));
-    put("rope.dimension_count", NewValue::size(config.head_dim));
+    let rotary_dims = config.rope.dims(config.head_dim);
+    put("rope.dimension_count", NewValue::size(rotary_dims));
     put("rope.freq_base", NewValue::number(config.rope.theta));
     for (key, value) in scaling(&config.rope.scaling) {
         put(key, value);
@@ -106,10 +109,27 @@ fn context_length(config: &DecoderConfig) -> usize {
     window.map_or(most, |window| window.min(most))
 }
 
-/// Keys of a change of wavelengths; that of Llama 3 stands in a tensor.
+/// Keys of a change of wavelengths; that of Llama 3 stands in a tensor, and the factors of `LongRoPE` in two.
 fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, NewValue)> {
     let (kind, factor) = match *scaling {
         RopeScaling::Default | RopeScaling::Llama3 { .. } => return Vec::new(),
+        RopeScaling::LongRope {
+            attention_factor,
+            original_max_position_embeddings: context,
+            ..
+        } => {
+            return vec![
+                ("rope.scaling.type", NewValue::text("longrope")),
+                (
+                    "rope.scaling.attn_factor",
+                    NewValue::number(attention_factor),
+                ),
+                (
+                    "rope.scaling.original_context_length",
+                    NewValue::size(context),
+                ),
+            ];
+        }
         RopeScaling::Linear { factor } => ("linear", factor),
         RopeScaling::Yarn { factor, .. } => ("yarn", factor),
     };
@@ -130,20 +150,32 @@ fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, NewValue)> {
     keys
 }
 
-/// Divisors of the rotary frequencies, one per pair of dimensions: what Llama 3's scaling is in a file.
-pub(super) fn rope_divisors(
-    rope: &Rope,
-    frequencies: impl Fn(&Rope) -> Vec<f32>,
-) -> Option<Vec<f32>> {
-    if !matches!(rope.scaling, RopeScaling::Llama3 { .. }) {
-        return None;
+/// Tensors of divisors of the rotary frequencies, one per pair of dimensions: what Llama 3's scaling and `LongRoPE` are in a
+/// file.
+pub(super) fn rope_divisors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
+    let rope = &config.rope;
+    match &rope.scaling {
+        RopeScaling::Llama3 { .. } => {
+            let plain = Rope {
+                scaling: RopeScaling::Default,
+                ..rope.clone()
+            };
+            let [plain, scaled] =
+                [&plain, rope].map(|rope| inverse_frequencies(rope, config.head_dim, 1));
+            let pairs = plain.into_iter().zip(scaled);
+            let divisors = pairs.map(|(plain, scaled)| plain / scaled).collect();
+            vec![(ROPE_FREQS, divisors)]
+        }
+        RopeScaling::LongRope {
+            short_factor,
+            long_factor,
+            ..
+        } => {
+            let factors = [short_factor, long_factor].map(Clone::clone);
+            ROPE_FACTORS.into_iter().zip(factors).collect()
+        }
+        RopeScaling::Default | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } => Vec::new(),
     }
-    let plain = Rope {
-        theta: rope.theta,
-        scaling: RopeScaling::Default,
-    };
-    let pairs = frequencies(&plain).into_iter().zip(frequencies(rope));
-    Some(pairs.map(|(plain, scaled)| plain / scaled).collect())
 }
 
 /// Refuses settings of `YaRN` that llama.cpp knows by heart to be others.

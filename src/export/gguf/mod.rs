@@ -11,13 +11,11 @@ use serde_json::{Map, Value};
 pub use self::tokenizer::check_tokenizer;
 use super::compressed_tensors::integers;
 use super::{ExportError, License};
-use crate::checkpoint::ROPE_FREQS;
 use crate::data::Tokenizer;
 use crate::export::{ExportDtype, ExportPlan, GgufType};
 use crate::files;
 use crate::gguf::{NewTensor, TensorType, sampling, write};
 use crate::kernels::grid::{Grid, Levels};
-use crate::model::rope::inverse_frequencies;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, Schemes, TensorSpec, tensor_specs,
 };
@@ -162,16 +160,12 @@ pub fn write_model(
             kind: model.storage.kind(spec.kind(), spec.shape[1]),
         });
     }
-    let divisors = metadata::rope_divisors(&config.rope, |rope| {
-        inverse_frequencies(rope, config.head_dim)
-    });
-    if divisors.is_some() {
-        tensors.push(NewTensor {
-            name: ROPE_FREQS.to_owned(),
-            shape: vec![config.head_dim / 2],
-            kind: TensorType::F32,
-        });
-    }
+    let divisors = metadata::rope_divisors(config);
+    tensors.extend(divisors.iter().map(|(name, divisors)| NewTensor {
+        name: (*name).to_owned(),
+        shape: vec![divisors.len()],
+        kind: TensorType::F32,
+    }));
     let mut keys = metadata::metadata(config, model.name, model.storage.linear)?;
     keys.extend(model.license.map(metadata::license).unwrap_or_default());
     keys.extend(sampling::write(model.generation));
@@ -185,7 +179,8 @@ pub fn write_model(
             None => encode(spec, spec.joined(&mut weight), kind, config)?,
         });
     }
-    data.extend(divisors.and_then(|divisors| TensorType::F32.encode(&divisors)));
+    let divisors = divisors.iter();
+    data.extend(divisors.filter_map(|(_, divisors)| TensorType::F32.encode(divisors)));
     let path = dir.join(model.file_name());
     files::write_atomically(&path, |out| write(out, &keys, &tensors, |idx| &data[idx]))?;
     Ok(path)

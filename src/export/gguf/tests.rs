@@ -142,6 +142,25 @@ fn a_window_that_llama_cpp_does_not_compute_bounds_the_context() {
 }
 
 #[test]
+fn factors_of_rotary_frequencies_stand_in_two_tensors_and_are_read_again() {
+    let long = RopeScaling::LongRope {
+        short_factor: (0..16_u8)
+            .map(|pair| 1.0 + f32::from(pair) / 10.0)
+            .collect(),
+        long_factor: (0..16_u8).map(|pair| 1.0 + f32::from(pair) / 3.0).collect(),
+        attention_factor: 1.25,
+        original_max_position_embeddings: 64,
+    };
+    let change = |config: &mut DecoderConfig| config.rope.scaling = long.clone();
+    let (_dir, path) = export("hf-llama", TensorType::F32, change).unwrap();
+    let file = GgufFile::open(&path).unwrap();
+    let kind = file.text("llama.rope.scaling.type").unwrap();
+    assert_eq!(kind, Some("longrope"));
+    let written = Checkpoint::open(&path).unwrap();
+    assert_eq!(written.config().rope.scaling, long);
+}
+
+#[test]
 fn codes_and_scales_of_the_grid_are_what_the_blocks_hold() {
     let config = Checkpoint::open(&golden("hf-llama"))
         .unwrap()

@@ -329,7 +329,7 @@ fn rotary_settings_that_the_decoder_lacks_are_refused() {
         (
             Qwen3,
             json!({ "rope_parameters": { "rope_type": "dynamic", "factor": 4.0 } }),
-            "`rope_type` must be `default`, `linear`, `llama3` or `yarn`, but is `\"dynamic\"`",
+            "`rope_type` must be `default`, `linear`, `llama3`, `longrope` or `yarn`, but is `\"dynamic\"`",
         ),
         (
             Gemma2,

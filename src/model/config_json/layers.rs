@@ -10,8 +10,31 @@ use crate::model::LayerType;
 pub(in crate::model) const DEFAULT_WINDOW: usize = 4096;
 
 /// Positions that a sliding layer sees; `null` is none.
-pub(in crate::model) fn window(json: &Value, default: usize) -> Result<Option<usize>, ConfigError> {
-    size_or(json, "sliding_window", 1 << 30, Some(default))
+pub(in crate::model) fn window(
+    json: &Value,
+    default: Option<usize>,
+) -> Result<Option<usize>, ConfigError> {
+    size_or(json, "sliding_window", 1 << 30, default)
+}
+
+/// Reads the window of a family whose layers are all alike: all slide, if there is one.
+pub(in crate::model) fn alike(
+    json: &Value,
+    config: &mut DecoderConfig,
+    default_window: Option<usize>,
+) -> Result<(), ConfigError> {
+    config.sliding_window = window(json, default_window)?;
+    let by_rule = LayerType::sliding_if(config.sliding_window.is_some());
+    let by_rule = vec![by_rule; config.num_hidden_layers];
+    let found = listed(json, config.num_hidden_layers)?;
+    if found.is_some_and(|types| types != by_rule) {
+        // Such a class of transformers has no list and treats all layers alike.
+        let expected = "the same for all layers, sliding if there is a `sliding_window`";
+        let found = json.get("layer_types");
+        return Err(ConfigError::unexpected("layer_types", expected, found));
+    }
+    config.layer_types = by_rule;
+    Ok(())
 }
 
 /// The type of every layer, if the file lists them.

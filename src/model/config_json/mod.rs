@@ -85,7 +85,9 @@ impl DecoderConfig {
         let num_key_value_heads = num_key_value_heads(json, num_attention_heads, defaults)?;
         let num_hidden_layers = required_size(json, "num_hidden_layers", 1 << 12)?;
         let head_dim = head_dim(json, defaults.head_dim, hidden_size, num_attention_heads)?;
-        let (rope, local_rope) = ropes(json, family)?;
+        let max_position_embeddings = size(json, "max_position_embeddings", 1 << 30)?
+            .unwrap_or(defaults.max_position_embeddings);
+        let (rope, local_rope) = ropes(json, family, head_dim, max_position_embeddings)?;
         let tied = flag(json, "tie_word_embeddings")?;
         let mut config = Self {
             architecture,
@@ -101,11 +103,11 @@ impl DecoderConfig {
             final_logit_softcapping: None,
             sliding_window: None,
             layer_types: vec![LayerType::Full; num_hidden_layers],
-            rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(1e-6),
+            rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
             rope,
             local_rope,
-            max_position_embeddings: size(json, "max_position_embeddings", 1 << 30)?
-                .unwrap_or(defaults.max_position_embeddings),
+            layers_without_rope: Vec::new(),
+            max_position_embeddings,
             tie_word_embeddings: tied.unwrap_or(defaults.tie_word_embeddings),
             bos_token_id: token_id(json, "bos_token_id", defaults.bos_token_id)?,
             eos_token_ids: eos_token_ids(json, defaults.eos_token_id)?,

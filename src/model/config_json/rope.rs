@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::fields::{field, flag, positive, required_positive, required_size};
+use super::fields::{field, flag, positive, required_positive, size};
 use super::{ConfigError, Family, Rope};
 use crate::model::RopeScaling;
 
@@ -11,6 +11,8 @@ struct OldStyle {
     keys: &'static str,
     theta: Option<f64>,
     scaling: Option<RopeScaling>,
+    /// Dimensions of a head that turn.
+    dims: Option<usize>,
     /// Whether the scaling takes the place of all that is newer, base and all.
     replaces: bool,
     default_theta: f64,
@@ -20,29 +22,44 @@ struct OldStyle {
 ///
 /// A file that holds both styles must say the same twice, in the eyes of transformers 5: there an older scaling takes the
 /// place of all that is newer. Whatever is read is what that reads (checked: `tests/golden/rope_settings.json`).
-pub(super) fn ropes(json: &Value, family: &Family) -> Result<(Rope, Option<Rope>), ConfigError> {
+pub(super) fn ropes(
+    json: &Value,
+    family: &Family,
+    head_dim: usize,
+    max_position_embeddings: usize,
+) -> Result<(Rope, Option<Rope>), ConfigError> {
     let key = "rope_parameters";
     let new = field(json, key);
     if let Some(new) = new.filter(|new| !new.is_object()) {
         return Err(ConfigError::unexpected(key, "a table", Some(new)));
     }
-    check_whole(json)?;
+    let context = size(json, CONTEXT, 1 << 30)?;
+    let model = Model {
+        family,
+        head_dim,
+        max_position_embeddings,
+        context: context
+            .or(family.defaults.original_max_position_embeddings)
+            .filter(|_| !family.has_local_rope),
+    };
+    let dims = model.rotary_dims(json)?;
     let of = |layer_type| new.and_then(|new| field(new, layer_type));
     let by_layer_type = [of("full_attention"), of("sliding_attention")];
     let is_by_layer_type = by_layer_type.iter().any(Option::is_some);
-    let (own_theta, scaling) = old_scaling(json)?;
+    let (own, scaling) = old_scaling(json, dims, model)?;
     let old = OldStyle {
         keys: "rope_theta`, `rope_scaling",
-        theta: own_theta.or(positive(json, "rope_theta")?),
+        theta: own.theta.or(positive(json, "rope_theta")?),
+        dims: own.dims,
         scaling,
         replaces: true,
-        default_theta: 10_000.0,
+        default_theta: family.defaults.rope_theta,
     };
     if !family.has_local_rope {
         if is_by_layer_type {
             return Err(ConfigError::unexpected(key, "the same for all layers", new));
         }
-        return Ok((merge(new, &old)?, None));
+        return Ok((merge(new, &old, model)?, None));
     }
     if new.is_some() && !is_by_layer_type {
         let expected = "a table of `full_attention` and `sliding_attention`";
@@ -52,17 +69,18 @@ pub(super) fn ropes(json: &Value, family: &Family) -> Result<(Rope, Option<Rope>
     let old = OldStyle {
         scaling: old.scaling.filter(|_| full.is_some() || !is_unread(json)),
         replaces: false,
-        default_theta: 1e6,
         ..old
     };
     let old_local = OldStyle {
         keys: "rope_local_base_freq",
         theta: positive(json, "rope_local_base_freq")?,
         scaling: None,
+        dims: None,
         replaces: false,
         default_theta: 10_000.0,
     };
-    Ok((merge(full, &old)?, Some(merge(local, &old_local)?)))
+    let local = merge(local, &old_local, model)?;
+    Ok((merge(full, &old, model)?, Some(local)))
 }
 
 /// Words the note on a scaling that is not read.
@@ -83,30 +101,208 @@ fn is_unread(json: &Value) -> bool {
     kind("rope_type").is_none() && kind("type").is_some_and(|kind| kind != "default")
 }
 
-/// The base, which may stand in the same table, and the kind of the older scaling; an empty table says as little as `null`.
-fn old_scaling(json: &Value) -> Result<(Option<f64>, Option<RopeScaling>), ConfigError> {
+const CONTEXT: &str = "original_max_position_embeddings";
+
+/// Facts of a model that its rotary settings go by.
+#[derive(Clone, Copy)]
+struct Model<'a> {
+    family: &'a Family,
+    head_dim: usize,
+    max_position_embeddings: usize,
+    /// Positions of the trained context, where they do not stand in the table of scaling alone.
+    context: Option<usize>,
+}
+
+impl Model<'_> {
+    /// Dimensions that turn, if a table says so; of families whose class asks for no such number, all.
+    fn rotary_dims(self, table: &Value) -> Result<Option<usize>, ConfigError> {
+        let key = "partial_rotary_factor";
+        let Some(value) = field(table, key) else {
+            return Ok(None);
+        };
+        let head_dim = self.head_dim;
+        let factor = value.as_f64();
+        if !self.family.turns_partly {
+            return match factor {
+                Some(1.0) => Ok(None),
+                _ => Err(ConfigError::unexpected(key, "1", Some(value))),
+            };
+        }
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "rounded down, as transformers does"
+        )]
+        let dims = factor.map(|factor| (factor * head_dim as f64) as usize);
+        match dims.filter(|dims| (2..=head_dim).contains(dims) && dims.is_multiple_of(2)) {
+            Some(dims) => Ok(Some(dims)),
+            None => {
+                let expected =
+                    format!("a share of the {head_dim} dimensions of a head that is even");
+                Err(ConfigError::unexpected(key, expected, Some(value)))
+            }
+        }
+    }
+
+    /// So many dimensions, as a [`Rope`] has them.
+    fn part(self, dims: Option<usize>) -> Option<usize> {
+        dims.filter(|&dims| dims != self.head_dim)
+    }
+
+    /// Positions of the trained context: what stands beside a table counts, as in transformers, and the table must not say
+    /// another number.
+    fn context(self, table: &Value) -> Result<usize, ConfigError> {
+        let own = size(table, CONTEXT, 1 << 30)?;
+        match (self.context, own) {
+            (Some(beside), Some(own)) if beside != own => {
+                let expected = format!("{beside}, which counts beside the table of scaling");
+                let found = field(table, CONTEXT);
+                Err(ConfigError::unexpected(CONTEXT, expected, found))
+            }
+            (beside, own) => beside.or(own).ok_or(ConfigError::Missing { key: CONTEXT }),
+        }
+    }
+
+    /// A table of scaling, for so many dimensions that turn.
+    fn scaling(self, table: &Value, dims: Option<usize>) -> Result<RopeScaling, ConfigError> {
+        if !table.is_object() {
+            let expected = "a table or `null`";
+            return Err(ConfigError::unexpected(
+                "rope_scaling",
+                expected,
+                Some(table),
+            ));
+        }
+        let rope_type = field(table, "rope_type").or(field(table, "type")); // `type` before transformers 4.43
+        match rope_type.map_or(Some("default"), Value::as_str) {
+            Some("default") => Ok(RopeScaling::Default),
+            Some("linear") => Ok(RopeScaling::Linear {
+                factor: required_positive(table, "factor")?,
+            }),
+            Some("llama3") => Ok(RopeScaling::Llama3 {
+                factor: required_positive(table, "factor")?,
+                low_freq_factor: required_positive(table, "low_freq_factor")?,
+                high_freq_factor: required_positive(table, "high_freq_factor")?,
+                original_max_position_embeddings: self.context(table)?,
+            }),
+            Some("yarn") => self.yarn(table),
+            Some("longrope" | "su") => self.longrope(table, dims.unwrap_or(self.head_dim)), // `su` in the first Phi-3
+            _ => Err(ConfigError::unexpected(
+                "rope_type",
+                "`default`, `linear`, `llama3`, `longrope` or `yarn`",
+                rope_type,
+            )),
+        }
+    }
+
+    /// `YaRN`, with the attention factor that follows from the others where none is written.
+    fn yarn(self, table: &Value) -> Result<RopeScaling, ConfigError> {
+        let factor = required_positive(table, "factor")?;
+        let growth = |mscale| RopeScaling::yarn_growth(factor, mscale);
+        let (mscale, mscale_all_dim) = (number(table, "mscale")?, number(table, "mscale_all_dim")?);
+        let derived = match (mscale, mscale_all_dim) {
+            (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => {
+                growth(mscale) / growth(all)
+            }
+            _ => growth(1.0),
+        };
+        let (fast, slow) = ("beta_fast", "beta_slow");
+        let beta_fast = positive(table, fast)?.unwrap_or(32.0);
+        let beta_slow = positive(table, slow)?.unwrap_or(1.0);
+        if beta_fast < beta_slow {
+            let expected = format!("at least `{slow}`, {beta_slow}");
+            return Err(ConfigError::unexpected(fast, expected, field(table, fast)));
+        }
+        Ok(RopeScaling::Yarn {
+            factor,
+            attention_factor: positive(table, "attention_factor")?.unwrap_or(derived),
+            beta_fast,
+            beta_slow,
+            original_max_position_embeddings: self.context(table)?,
+            truncate: flag(table, "truncate")?.unwrap_or(true),
+        })
+    }
+
+    /// `LongRoPE`, with the attention factor that follows from the stretch of the context where none is written.
+    fn longrope(self, table: &Value, dims: usize) -> Result<RopeScaling, ConfigError> {
+        let context = self.context(table)?;
+        let stretch = self.max_position_embeddings as f64 / context as f64;
+        let factor = positive(table, "factor")?.unwrap_or(stretch);
+        let derived = RopeScaling::longrope_growth(factor, context as u64);
+        if !derived.is_finite() {
+            let found = Value::from(context);
+            return Err(ConfigError::unexpected(CONTEXT, "above 1", Some(&found)));
+        }
+        Ok(RopeScaling::LongRope {
+            short_factor: factors(table, "short_factor", dims / 2)?,
+            long_factor: factors(table, "long_factor", dims / 2)?,
+            attention_factor: positive(table, "attention_factor")?.unwrap_or(derived),
+            original_max_position_embeddings: context,
+        })
+    }
+}
+
+/// One positive number for each pair of dimensions, in f32 as transformers takes them.
+fn factors(table: &Value, key: &'static str, pairs: usize) -> Result<Vec<f32>, ConfigError> {
+    let list = field(table, key).ok_or(ConfigError::Missing { key })?;
+    #[expect(clippy::cast_possible_truncation, reason = "transformers takes f32")]
+    let number = |value: &Value| value.as_f64().map(|number| number as f32);
+    let numbers = list
+        .as_array()
+        .and_then(|list| list.iter().map(number).collect());
+    let is_whole = |list: &Vec<f32>| {
+        let mut numbers = list.iter();
+        list.len() == pairs && numbers.all(|number| number.is_finite() && *number > 0.0)
+    };
+    numbers.filter(is_whole).ok_or_else(|| {
+        let expected = format!(
+            "a list of {pairs} positive numbers, one for each pair of dimensions that turn"
+        );
+        ConfigError::unexpected(key, expected, Some(list))
+    })
+}
+
+/// Numbers that may stand in a table of scaling or beside it; the base is that of the table.
+struct Own {
+    theta: Option<f64>,
+    dims: Option<usize>,
+}
+
+/// Kind of the older scaling and what else its table says; an empty table says as little as `null`.
+fn old_scaling(
+    json: &Value,
+    dims: Option<usize>,
+    model: Model<'_>,
+) -> Result<(Own, Option<RopeScaling>), ConfigError> {
     let is_empty = |table: &Value| table.as_object().is_some_and(serde_json::Map::is_empty);
     match field(json, "rope_scaling").filter(|scaling| !is_empty(scaling)) {
-        None => Ok((None, None)),
+        None => Ok((Own { theta: None, dims }, None)),
         Some(scaling) => {
-            let parsed = rope_scaling(scaling)?;
-            Ok((positive(scaling, "rope_theta")?, Some(parsed)))
+            let own = Own {
+                dims: model.rotary_dims(scaling)?.or(dims),
+                theta: positive(scaling, "rope_theta")?,
+            };
+            let scaling = model.scaling(scaling, own.dims)?;
+            Ok((own, Some(scaling)))
         }
     }
 }
 
-fn merge(new: Option<&Value>, old: &OldStyle) -> Result<Rope, ConfigError> {
+fn merge(new: Option<&Value>, old: &OldStyle, model: Model<'_>) -> Result<Rope, ConfigError> {
     let scaling = old.scaling.clone();
     let Some(parameters) = new else {
         return Ok(Rope {
             theta: old.theta.unwrap_or(old.default_theta),
             scaling: scaling.unwrap_or(RopeScaling::Default),
+            rotary_dims: model.part(old.dims),
         });
     };
     let theta = positive(parameters, "rope_theta")?;
+    let dims = model.rotary_dims(parameters)?.or(old.dims);
     let new = Rope {
         theta: theta.or(old.theta).unwrap_or(old.default_theta),
-        scaling: rope_scaling(parameters)?,
+        rotary_dims: model.part(dims),
+        scaling: model.scaling(parameters, dims)?,
     };
     let replaces = old.replaces && scaling.is_some();
     let default_theta = if replaces {
@@ -117,6 +313,10 @@ fn merge(new: Option<&Value>, old: &OldStyle) -> Result<Rope, ConfigError> {
     let older = Rope {
         theta: old.theta.unwrap_or(default_theta),
         scaling: scaling.unwrap_or_else(|| new.scaling.clone()),
+        rotary_dims: match old.dims {
+            None if !replaces => new.rotary_dims,
+            dims => model.part(dims),
+        },
     };
     if new == older {
         Ok(new)
@@ -129,67 +329,6 @@ fn merge(new: Option<&Value>, old: &OldStyle) -> Result<Rope, ConfigError> {
     }
 }
 
-fn rope_scaling(json: &Value) -> Result<RopeScaling, ConfigError> {
-    if !json.is_object() {
-        let expected = "a table or `null`";
-        return Err(ConfigError::unexpected(
-            "rope_scaling",
-            expected,
-            Some(json),
-        ));
-    }
-    check_whole(json)?;
-    let rope_type = field(json, "rope_type").or(field(json, "type")); // `type` before transformers 4.43
-    match rope_type.map_or(Some("default"), Value::as_str) {
-        Some("default") => Ok(RopeScaling::Default),
-        Some("linear") => Ok(RopeScaling::Linear {
-            factor: required_positive(json, "factor")?,
-        }),
-        Some("llama3") => {
-            let key = "original_max_position_embeddings";
-            Ok(RopeScaling::Llama3 {
-                factor: required_positive(json, "factor")?,
-                low_freq_factor: required_positive(json, "low_freq_factor")?,
-                high_freq_factor: required_positive(json, "high_freq_factor")?,
-                original_max_position_embeddings: required_size(json, key, 1 << 30)?,
-            })
-        }
-        Some("yarn") => yarn(json),
-        _ => Err(ConfigError::unexpected(
-            "rope_type",
-            "`default`, `linear`, `llama3` or `yarn`",
-            rope_type,
-        )),
-    }
-}
-
-/// `YaRN`, with the attention factor that follows from the others where none is written.
-fn yarn(json: &Value) -> Result<RopeScaling, ConfigError> {
-    let factor = required_positive(json, "factor")?;
-    let growth = |mscale| RopeScaling::yarn_growth(factor, mscale);
-    let (mscale, mscale_all_dim) = (number(json, "mscale")?, number(json, "mscale_all_dim")?);
-    let derived = match (mscale, mscale_all_dim) {
-        (Some(mscale), Some(all)) if mscale != 0.0 && all != 0.0 => growth(mscale) / growth(all),
-        _ => growth(1.0),
-    };
-    let (fast, slow) = ("beta_fast", "beta_slow");
-    let beta_fast = positive(json, fast)?.unwrap_or(32.0);
-    let beta_slow = positive(json, slow)?.unwrap_or(1.0);
-    if beta_fast < beta_slow {
-        let expected = format!("at least `{slow}`, {beta_slow}");
-        return Err(ConfigError::unexpected(fast, expected, field(json, fast)));
-    }
-    let context = "original_max_position_embeddings";
-    Ok(RopeScaling::Yarn {
-        factor,
-        attention_factor: positive(json, "attention_factor")?.unwrap_or(derived),
-        beta_fast,
-        beta_slow,
-        original_max_position_embeddings: required_size(json, context, 1 << 30)?,
-        truncate: flag(json, "truncate")?.unwrap_or(true),
-    })
-}
-
 fn number(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
     let Some(value) = field(json, key) else {
         return Ok(None);
@@ -199,15 +338,4 @@ fn number(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
     number
         .map(Some)
         .ok_or_else(|| ConfigError::unexpected(key, expected, Some(value)))
-}
-
-/// All dimensions of a head turn.
-fn check_whole(json: &Value) -> Result<(), ConfigError> {
-    let key = "partial_rotary_factor";
-    match field(json, key) {
-        Some(factor) if factor.as_f64() != Some(1.0) => {
-            Err(ConfigError::unexpected(key, "1", Some(factor)))
-        }
-        _ => Ok(()),
-    }
 }

@@ -18,7 +18,7 @@ struct Golden {
 struct Case {
     architecture: String,
     keys: Value,
-    /// Kind of scaling, base and factor, of full layers and of sliding ones that have their own.
+    /// Kind of scaling, base, and factor or trained context, of full layers and of sliding ones that have their own.
     read: Vec<(String, f64, Option<f64>)>,
 }
 
@@ -35,13 +35,17 @@ fn with_keys(architecture: &str, keys: &Value) -> Value {
 }
 
 fn facts(rope: &Rope) -> (String, f64, Option<f64>) {
-    let (kind, factor) = match rope.scaling {
+    let (kind, number) = match rope.scaling {
         RopeScaling::Default => ("default", None),
         RopeScaling::Linear { factor } => ("linear", Some(factor)),
         RopeScaling::Llama3 { factor, .. } => ("llama3", Some(factor)),
         RopeScaling::Yarn { factor, .. } => ("yarn", Some(factor)),
+        RopeScaling::LongRope {
+            original_max_position_embeddings: context,
+            ..
+        } => ("longrope", Some(context as f64)),
     };
-    (kind.to_owned(), rope.theta, factor)
+    (kind.to_owned(), rope.theta, number)
 }
 
 #[test]
@@ -69,13 +73,17 @@ fn rotary_settings_of_every_style_are_those_of_transformers_or_refused() {
             }
             Err(ConfigError::RopeDisagrees { .. }) => num_refused += 1,
             Err(error) => {
-                let is_flat = "`rope_parameters` must be a table of `full_attention`";
-                assert!(error.to_string().starts_with(is_flat), "{name}: {error}");
+                let told = [
+                    "`rope_parameters` must be a table of `full_attention`",
+                    "`original_max_position_embeddings` must be 32, which counts beside the table",
+                ];
+                let is_told = |told: &&str| error.to_string().starts_with(*told);
+                assert!(told.iter().any(is_told), "{name}: {error}");
                 num_refused += 1;
             }
         }
     }
-    assert_eq!((num_read, num_refused), (132, 26));
+    assert_eq!((num_read, num_refused), (147, 29));
 }
 
 #[test]
@@ -109,4 +117,117 @@ fn a_scaling_that_gemma_3_does_not_read_is_said() {
     assert!(DecoderConfig::note_on(&whole).is_some());
     let config = DecoderConfig::from_json(&whole).unwrap();
     assert_eq!(config.rope.scaling, RopeScaling::Default);
+}
+
+/// Rotary settings of a head of eight dimensions, of a family whose heads may turn in part.
+fn partly(json: &Value) -> Result<Rope, ConfigError> {
+    let family = Family {
+        turns_partly: true,
+        ..*Architecture::Llama.family()
+    };
+    ropes(json, &family, 8, 64).map(|(rope, _)| rope)
+}
+
+#[test]
+fn the_part_of_a_head_that_turns_stands_in_either_style() {
+    let dims = |json: Value| partly(&json).unwrap().rotary_dims;
+    let old = json!({ "rope_type": "linear", "factor": 2.0 });
+    assert_eq!(dims(json!({})), None);
+    assert_eq!(dims(json!({ "partial_rotary_factor": 1.0 })), None);
+    assert_eq!(dims(json!({ "partial_rotary_factor": 0.75 })), Some(6));
+    assert_eq!(dims(json!({ "partial_rotary_factor": 0.8 })), Some(6));
+    let table = json!({ "rope_type": "default", "partial_rotary_factor": 0.5 });
+    assert_eq!(dims(json!({ "rope_parameters": table })), Some(4));
+    let both = json!({ "rope_parameters": table, "partial_rotary_factor": 0.5 });
+    assert_eq!(dims(both), Some(4));
+    let beside = json!({ "rope_scaling": old, "partial_rotary_factor": 0.5 });
+    assert_eq!(dims(beside), Some(4));
+    let differ = json!({ "rope_parameters": table, "partial_rotary_factor": 0.75 });
+    let message = partly(&differ).unwrap_err().to_string();
+    assert!(message.contains("disagree"), "{message}");
+    // An older scaling takes the place of all that is newer, the part that turns included.
+    let mut newer = old.clone();
+    newer["partial_rotary_factor"] = json!(0.5);
+    let lost = json!({ "rope_parameters": newer, "rope_scaling": old });
+    let message = partly(&lost).unwrap_err().to_string();
+    assert!(message.contains("disagree"), "{message}");
+    for wrong in [
+        json!(0.7),
+        json!(0.0),
+        json!(1.5),
+        json!("half"),
+        json!(0.2),
+    ] {
+        let message = partly(&json!({ "partial_rotary_factor": wrong }))
+            .unwrap_err()
+            .to_string();
+        let want = "`partial_rotary_factor` must be a share of the 8 dimensions of a head that is even, but is";
+        assert!(message.starts_with(want), "{message}");
+    }
+}
+
+#[test]
+fn the_factor_that_is_written_is_read_as_the_same_number_of_dimensions() {
+    for head_dim in (2..=512_u64).step_by(2) {
+        for dims in (2..=head_dim).step_by(2) {
+            let factor = Rope::partial_rotary_factor(dims, head_dim);
+            let read = (factor * head_dim as f64).floor();
+            assert!(
+                read.to_bits() == (dims as f64).to_bits() && factor <= 1.0,
+                "{dims} of {head_dim}"
+            );
+        }
+    }
+}
+
+#[test]
+fn factors_of_frequencies_are_read_with_what_follows_from_the_stretch_of_the_context() {
+    let table = json!({ "rope_type": "longrope", "short_factor": [1, 1.5, 2.0, 3.0], "long_factor": [2, 4.0, 5.5, 8.25] });
+    let with = |key: &str, value: Value| {
+        let mut table = table.clone();
+        table[key] = value;
+        table
+    };
+    let scaling = |json: Value| partly(&json).map(|rope| rope.scaling);
+    let want = |attention_factor: f64, context: usize| RopeScaling::LongRope {
+        short_factor: vec![1.0, 1.5, 2.0, 3.0],
+        long_factor: vec![2.0, 4.0, 5.5, 8.25],
+        attention_factor,
+        original_max_position_embeddings: context,
+    };
+    // The context of 64 positions is four times that of 16, which stands in the table or beside it.
+    let four_times = (1.0 + 4_f64.ln() / 16_f64.ln()).sqrt();
+    let inside = with("original_max_position_embeddings", json!(16));
+    let both = json!({ "rope_parameters": inside, "original_max_position_embeddings": 16 });
+    for json in [
+        json!({ "rope_scaling": inside }),
+        json!({ "rope_parameters": inside }),
+        both,
+        json!({ "rope_scaling": with("type", json!("su")), "original_max_position_embeddings": 16 }),
+    ] {
+        assert_eq!(scaling(json).unwrap(), want(four_times, 16));
+    }
+    let mut given = inside.clone();
+    given["factor"] = json!(0.5);
+    let shrunk = scaling(json!({ "rope_scaling": given })).unwrap();
+    assert_eq!(shrunk, want(1.0, 16));
+    given["attention_factor"] = json!(1.75);
+    let given = scaling(json!({ "rope_scaling": given })).unwrap();
+    assert_eq!(given, want(1.75, 16));
+
+    let message = |json: Value| scaling(json).unwrap_err().to_string();
+    assert_eq!(
+        message(json!({ "rope_scaling": table })),
+        "`original_max_position_embeddings` is missing"
+    );
+    assert_eq!(
+        message(json!({ "rope_scaling": inside, "original_max_position_embeddings": 32 })),
+        "`original_max_position_embeddings` must be 32, which counts beside the table of scaling, but is `16`"
+    );
+    let mut short = inside;
+    short["long_factor"] = json!([1.0, 2.0]);
+    assert_eq!(
+        message(json!({ "rope_scaling": short })),
+        "`long_factor` must be a list of 4 positive numbers, one for each pair of dimensions that turn, but is `[1.0,2.0]`"
+    );
 }

@@ -56,11 +56,9 @@ fn an_old_style_config_is_read_with_defaults_filled_in() {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 2],
             local_rope: None,
+            layers_without_rope: vec![],
             rms_norm_eps: 1e-5,
-            rope: Rope {
-                theta: 10_000.0,
-                scaling: RopeScaling::Default
-            },
+            rope: Rope::plain(10_000.0),
             max_position_embeddings: 256,
             tie_word_embeddings: false,
             bos_token_id: Some(1),
@@ -82,13 +80,13 @@ fn both_styles_of_rope_settings_give_the_same_config() {
     let mut parameters = llama3_scaling();
     parameters["rope_theta"] = json!(5e5);
     let want = Rope {
-        theta: 5e5,
         scaling: RopeScaling::Llama3 {
             factor: 8.0,
             low_freq_factor: 1.0,
             high_freq_factor: 4.0,
             original_max_position_embeddings: 64,
         },
+        ..Rope::plain(5e5)
     };
     let old = with(json!({ "rope_theta": 5e5, "rope_scaling": llama3_scaling() }));
     let new = with(json!({ "rope_theta": null, "rope_parameters": parameters }));
@@ -234,7 +232,7 @@ fn parts_that_the_decoder_lacks_are_refused() {
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "type": "dynamic", "factor": 2.0 } })),
-        "`rope_type` must be `default`, `linear`, `llama3` or `yarn`, but is `\"dynamic\"`"
+        "`rope_type` must be `default`, `linear`, `llama3`, `longrope` or `yarn`, but is `\"dynamic\"`"
     );
     assert_eq!(
         refusal(json!({ "rope_scaling": { "rope_type": "llama3", "factor": 8.0 } })),
@@ -293,8 +291,8 @@ fn sizes_out_of_bounds_are_refused() {
 #[test]
 fn linear_scaling_is_read_in_both_styles_and_written_back() {
     let want = Rope {
-        theta: 10_000.0,
         scaling: RopeScaling::Linear { factor: 2.5 },
+        ..Rope::plain(10_000.0)
     };
     for changes in [
         json!({ "rope_scaling": { "type": "linear", "factor": 2.5 } }),

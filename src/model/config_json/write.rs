@@ -43,16 +43,35 @@ impl DecoderConfig {
                 json[key] = value;
             }
         }
+        if let RopeScaling::LongRope {
+            original_max_position_embeddings: context,
+            ..
+        } = self.rope.scaling
+        {
+            json["original_max_position_embeddings"] = json!(context); // counts there, too, in transformers
+        }
+        if let Some(factor) = self.partial_rotary_factor() {
+            json["partial_rotary_factor"] = json!(factor);
+        }
         json
+    }
+
+    /// Share of a head that turns, unless all of it does.
+    fn partial_rotary_factor(&self) -> Option<f64> {
+        let dims = self.rope.rotary_dims? as u64;
+        Some(Rope::partial_rotary_factor(dims, self.head_dim as u64))
     }
 
     /// `rope_parameters` of transformers 5 and `rope_scaling` of transformers 4.
     fn ropes_to_json(&self) -> (Value, Value) {
-        let (full, scaling) = self.rope.to_json();
+        let (mut full, scaling) = self.rope.to_json(self.max_position_embeddings);
+        if let Some(factor) = self.partial_rotary_factor() {
+            full["partial_rotary_factor"] = json!(factor);
+        }
         match &self.local_rope {
             None => (full, scaling),
             Some(local) => {
-                let (sliding, _) = local.to_json();
+                let (sliding, _) = local.to_json(self.max_position_embeddings);
                 let both = json!({ "full_attention": full, "sliding_attention": sliding });
                 (both, scaling)
             }
@@ -71,8 +90,8 @@ impl DecoderConfig {
 
 impl Rope {
     /// As transformers 5 writes it, and without the base as transformers 4 does.
-    fn to_json(&self) -> (Value, Value) {
-        let scaling = match self.scaling {
+    fn to_json(&self, max_position_embeddings: usize) -> (Value, Value) {
+        let scaling = match &self.scaling {
             RopeScaling::Default => {
                 let parameters = json!({ "rope_theta": self.theta, "rope_type": "default" });
                 return (parameters, Value::Null);
@@ -106,9 +125,36 @@ impl Rope {
                 "rope_type": "yarn",
                 "truncate": truncate,
             }),
+            RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                attention_factor,
+                original_max_position_embeddings: context,
+            } => {
+                let mut table = json!({
+                    "long_factor": decimals(long_factor),
+                    "original_max_position_embeddings": context,
+                    "rope_type": "longrope",
+                    "short_factor": decimals(short_factor),
+                });
+                let stretch = max_position_embeddings as f64 / *context as f64;
+                let derived = RopeScaling::longrope_growth(stretch, *context as u64);
+                if attention_factor.to_bits() != derived.to_bits() {
+                    table["attention_factor"] = json!(attention_factor);
+                }
+                table
+            }
         };
         let mut parameters = scaling.clone();
         parameters["rope_theta"] = json!(self.theta);
         (parameters, scaling)
     }
+}
+
+/// Numbers as the shortest decimals that f32 reads as them.
+fn decimals(numbers: &[f32]) -> Vec<f64> {
+    let numbers = numbers.iter();
+    numbers
+        .map(|number| number.to_string().parse().expect("a number"))
+        .collect()
 }

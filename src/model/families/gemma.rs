@@ -14,6 +14,7 @@ pub(super) const DEFAULTS: Defaults = Defaults {
     bos_token_id: Some(2),
     eos_token_id: Some(1),
     pad_token_id: Some(0),
+    ..llama::DEFAULTS
 };
 
 pub(super) const GGUF: Gguf = Gguf {

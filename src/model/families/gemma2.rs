@@ -80,7 +80,7 @@ pub(super) fn read_layers(
     config: &mut DecoderConfig,
     period: usize,
 ) -> Result<(), ConfigError> {
-    config.sliding_window = window(json, DEFAULT_WINDOW)?;
+    config.sliding_window = window(json, Some(DEFAULT_WINDOW))?;
     let rule = |nth: usize| LayerType::sliding_if(!nth.is_multiple_of(period));
     let by_rule = || (1..=config.num_hidden_layers).map(rule).collect();
     config.layer_types = listed(json, config.num_hidden_layers)?.unwrap_or_else(by_rule);

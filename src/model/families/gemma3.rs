@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Defaults, Family, Gguf, GgufPairs, NotInGguf, gemma, gemma2};
+use super::{Defaults, Family, Gguf, GgufPairs, NotInGguf, QkNorm, gemma, gemma2};
 use crate::gguf::{GgufError, GgufKeys, NewValue};
 use crate::model::config_json::fields::{field, positive, size};
 use crate::model::{ConfigError, DecoderConfig, LayerType, RopeScaling};
@@ -15,10 +15,11 @@ const PERIOD: usize = 6;
 pub(super) static FAMILY: Family = Family {
     class_name: "Gemma3ForCausalLM",
     model_type: "gemma3_text",
-    qk_norm: true,
+    qk_norm: QkNorm::PerHead,
     has_local_rope: true,
     defaults: Defaults {
         max_position_embeddings: 131_072,
+        rope_theta: 1e6,
         ..gemma2::DEFAULTS
     },
     read,

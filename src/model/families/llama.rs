@@ -2,12 +2,15 @@
 
 use serde_json::json;
 
-use super::{Activation, Defaults, Family, Gguf, Norms};
+use super::{Activation, Defaults, Family, Gguf, Norms, QkNorm};
 
 pub(super) const DEFAULTS: Defaults = Defaults {
     num_key_value_heads: None,
     head_dim: None,
     max_position_embeddings: 2048,
+    original_max_position_embeddings: None,
+    rms_norm_eps: 1e-6,
+    rope_theta: 10_000.0,
     tie_word_embeddings: false,
     bos_token_id: Some(1),
     eos_token_id: Some(2),
@@ -27,12 +30,14 @@ pub(super) const FAMILY: Family = Family {
     model_type: "llama",
     norms: Norms::Before,
     qkv_bias: false,
-    qk_norm: false,
+    qk_norm: QkNorm::None,
     activation: Activation::Silu,
     gain_offset: 0.0,
     scales_embedding: false,
     has_local_rope: false,
+    turns_partly: false,
     names: &[],
+    fused: &[],
     activation_keys: &[("hidden_act", &[])],
     defaults: DEFAULTS,
     read: |_, _| Ok(()),

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Defaults, Family, Gguf, llama};
-use crate::model::config_json::layers::{DEFAULT_WINDOW, listed, window};
-use crate::model::{ConfigError, DecoderConfig, LayerType};
+use crate::model::config_json::layers::{DEFAULT_WINDOW, alike};
+use crate::model::{ConfigError, DecoderConfig};
 
 pub(super) static FAMILY: Family = Family {
     class_name: "MistralForCausalLM",
@@ -26,19 +26,5 @@ pub(super) static FAMILY: Family = Family {
 };
 
 fn read(json: &Value, config: &mut DecoderConfig) -> Result<(), ConfigError> {
-    config.sliding_window = window(json, DEFAULT_WINDOW)?;
-    let layer_type = match config.sliding_window {
-        Some(_) => LayerType::Sliding,
-        None => LayerType::Full,
-    };
-    let by_rule = vec![layer_type; config.num_hidden_layers];
-    let found = listed(json, config.num_hidden_layers)?;
-    if found.is_some_and(|types| types != by_rule) {
-        // Its class in transformers has no list and treats all layers alike.
-        let expected = "the same for all layers, sliding if there is a `sliding_window`";
-        let found = json.get("layer_types");
-        return Err(ConfigError::unexpected("layer_types", expected, found));
-    }
-    config.layer_types = by_rule;
-    Ok(())
+    alike(json, config, Some(DEFAULT_WINDOW))
 }

@@ -75,6 +75,19 @@ pub enum Norms {
     Before,
     /// In front of both, and of what both give before it is added.
     Around,
+    /// Of what both give alone.
+    After,
+}
+
+/// Norms of queries and keys, before they are turned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Of each head by itself, with one gain for all.
+    PerHead,
+    /// Of all heads together.
+    Whole,
 }
 
 /// Function between the two halves of the feed-forward layer.
@@ -97,7 +110,7 @@ impl Activation {
 }
 
 /// What a family has, and how its files say it.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Family {
     /// Name of the class in `architectures` of `config.json`.
@@ -108,8 +121,8 @@ pub struct Family {
     pub norms: Norms,
     /// Queries, keys and values have a bias.
     pub qkv_bias: bool,
-    /// Queries and keys are normed, head by head, before they are turned.
-    pub qk_norm: bool,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
     /// Function between the two halves of the feed-forward layer.
     pub activation: Activation,
     /// What a norm multiplies by where its stored weight is 0: Google's models store the distance of a gain from 1.
@@ -118,8 +131,12 @@ pub struct Family {
     pub scales_embedding: bool,
     /// Sliding layers have rotary positions of their own.
     pub has_local_rope: bool,
+    /// A part of a head's dimensions may turn alone: its class of transformers knows `partial_rotary_factor`.
+    pub turns_partly: bool,
     /// Names, inside a layer of a Hugging Face checkpoint, of parts that others call otherwise.
     pub names: &'static [(Part, &'static str)],
+    /// Matrices of a layer that its files hold as one.
+    pub fused: &'static [Fused],
     /// Keys of `config.json` that name the activation, the first that is there; and other names that mean the same there.
     pub activation_keys: &'static [(&'static str, &'static [&'static str])],
     /// Values of keys that are left out.
@@ -132,6 +149,18 @@ pub struct Family {
     pub gguf: Gguf,
 }
 
+/// Parts of a layer that are stored as one tensor, row under row. They stand next to each other in the table, and one input enters
+/// all of them, so that they have one scheme ([`unlike_parts`](super::unlike_parts)).
+#[derive(Debug, Clone, Copy)]
+pub struct Fused {
+    /// The parts, in the table's order.
+    pub parts: &'static [Part],
+    /// Name of the tensor inside a layer of a Hugging Face checkpoint.
+    pub name: &'static str,
+    /// Name in a layer of a GGUF file.
+    pub gguf_name: &'static str,
+}
+
 /// Values that the config classes of transformers 4 and 5 take for keys that are left out, where families differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
@@ -141,6 +170,13 @@ pub struct Defaults {
     pub head_dim: Option<usize>,
     /// Positions.
     pub max_position_embeddings: usize,
+    /// Positions that a model was trained with before its context was stretched, if the class has a default: that counts even
+    /// where the table of scaling has another number.
+    pub original_max_position_embeddings: Option<usize>,
+    /// Added to the mean square in norms.
+    pub rms_norm_eps: f64,
+    /// Base of rotary positions.
+    pub rope_theta: f64,
     /// Output layer and embedding are one.
     pub tie_word_embeddings: bool,
     /// Begin of text.
@@ -155,7 +191,7 @@ pub struct Defaults {
 pub type GgufPairs = Vec<(&'static str, NewValue)>;
 
 /// A family in GGUF files.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Gguf {
     /// Name in `general.architecture`, with which keys begin.
     pub name: &'static str,
@@ -209,16 +245,21 @@ impl Family {
     /// Tells whether its layers have a part.
     pub fn has(&self, part: Part) -> bool {
         match part {
-            Part::AttentionOutputNorm | Part::MlpOutputNorm => self.norms == Norms::Around,
+            Part::AttentionNorm | Part::MlpNorm => self.norms != Norms::After,
+            Part::AttentionOutputNorm | Part::MlpOutputNorm => self.norms != Norms::Before,
             Part::QueryBias | Part::KeyBias | Part::ValueBias => self.qkv_bias,
-            Part::QueryNorm | Part::KeyNorm => self.qk_norm,
+            Part::QueryNorm | Part::KeyNorm => self.qk_norm != QkNorm::None,
             _ => true,
         }
     }
 
     /// Rows and columns of a part.
     pub fn axes(&self, part: Part) -> [Axis; 2] {
-        part.axes()
+        match part {
+            Part::QueryNorm if self.qk_norm == QkNorm::Whole => [Axis::One, Axis::Queries],
+            Part::KeyNorm if self.qk_norm == QkNorm::Whole => [Axis::One, Axis::Keys],
+            _ => part.axes(),
+        }
     }
 
     /// Name of a weight, as [`ParameterSpec::name`](super::ParameterSpec::name).
@@ -230,6 +271,13 @@ impl Family {
 
     /// The tensor that holds a weight.
     pub(super) fn stored(&self, id: WeightId) -> Stored {
+        let mut fused = self.fused.iter();
+        if let Some(fused) = fused.find(|fused| fused.parts.contains(&id.part)) {
+            return Stored {
+                name: named(LAYERS, id, fused.name),
+                gguf_name: named("blk.", id, fused.gguf_name),
+            };
+        }
         Stored {
             name: self.name_of(id),
             gguf_name: named("blk.", id, id.part.gguf_name()),

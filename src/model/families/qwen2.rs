@@ -34,7 +34,7 @@ pub(super) const FAMILY: Family = Family {
 
 pub(super) fn read(json: &Value, config: &mut DecoderConfig) -> Result<(), ConfigError> {
     if flag(json, "use_sliding_window")?.unwrap_or(false) {
-        config.sliding_window = window(json, DEFAULT_WINDOW)?;
+        config.sliding_window = window(json, Some(DEFAULT_WINDOW))?;
     }
     let is_on = config.sliding_window.is_some();
     let first_sliding = whole_number(json, "max_window_layers", 0..=1 << 30)?.unwrap_or(28);

@@ -179,7 +179,7 @@ fn unit(width: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Architecture, LayerType, Rope, RopeScaling};
+    use crate::model::{Architecture, LayerType, Rope};
 
     /// The sizes of SmolLM2-135M.
     fn config() -> DecoderConfig {
@@ -199,10 +199,8 @@ mod tests {
             sliding_window: None,
             layer_types: vec![LayerType::Full; 30],
             local_rope: None,
-            rope: Rope {
-                theta: 1e5,
-                scaling: RopeScaling::Default,
-            },
+            layers_without_rope: vec![],
+            rope: Rope::plain(1e5),
             max_position_embeddings: 64,
             tie_word_embeddings: true,
             bos_token_id: None,

@@ -10,8 +10,7 @@ use super::*;
 use crate::calibration::{Calibration, Hessian};
 use crate::data::TokenRows;
 use crate::model::{
-    Architecture, Decoder, LayerType, ParameterKind, Rope, RopeScaling, Scheme, ids_tensor,
-    parameter_specs,
+    Architecture, Decoder, LayerType, ParameterKind, Rope, Scheme, ids_tensor, parameter_specs,
 };
 use crate::random::Stream;
 
@@ -132,11 +131,9 @@ fn config(architecture: Architecture, num_key_value_heads: usize) -> DecoderConf
         sliding_window: None,
         layer_types: vec![LayerType::Full; 2],
         rms_norm_eps: 1e-5,
-        rope: Rope {
-            theta: 10_000.0,
-            scaling: RopeScaling::Default,
-        },
+        rope: Rope::plain(10_000.0),
         local_rope: None,
+        layers_without_rope: vec![],
         max_position_embeddings: 64,
         tie_word_embeddings: true,
         bos_token_id: None,
