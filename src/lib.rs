@@ -47,6 +47,8 @@ pub mod model;
 
 pub mod checkpoint;
 
+pub mod cost;
+
 pub mod vocabulary;
 
 pub mod loss;

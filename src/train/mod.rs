@@ -3,6 +3,7 @@
 //! Nothing here knows where a student came from or what becomes of it: those are the passes.
 
 mod average;
+mod cost;
 mod delayed;
 pub mod evaluate;
 pub mod fit;
@@ -23,6 +24,7 @@ mod trunk;
 mod validation;
 
 pub use average::averaged;
+pub(crate) use cost::add_fit;
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
 pub use plan::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, TemperaturePlan, TemperatureWalk};
 pub(crate) use plan::{FIT, STEPS, check};
