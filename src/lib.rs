@@ -49,6 +49,8 @@ pub mod model;
 
 pub mod checkpoint;
 
+pub mod cost;
+
 pub mod vocabulary;
 
 pub mod support;

@@ -5,7 +5,6 @@ use std::path::Path;
 use crate::diag::Diagnostic;
 use crate::estimate::StageEstimate;
 use crate::files;
-use crate::passes::PassPlan;
 use crate::plan::{Plan, fault_at};
 use crate::progress::bytes_text;
 use crate::recipe::RecipeFaults;
@@ -30,7 +29,9 @@ pub fn machine_bytes() -> Option<u64> {
 /// The estimate that needs most memory among the stages that are still to run; the first of equals.
 pub fn peak(estimates: &[StageEstimate]) -> Option<&StageEstimate> {
     let to_do = estimates.iter().filter(|estimate| !estimate.done);
-    to_do.rev().max_by_key(|estimate| estimate.memory_bytes)
+    to_do
+        .rev()
+        .max_by_key(|estimate| estimate.cost.memory_bytes)
 }
 
 /// Refuses a run on the CPU one of whose stages is estimated to need more memory than there is.
@@ -48,13 +49,13 @@ pub fn check(
     let Some((estimate, machine_bytes)) = peak(estimates).zip(machine_bytes) else {
         return Ok(());
     };
-    if plan.device != "flex" || estimate.memory_bytes <= machine_bytes {
+    if plan.device != "flex" || estimate.cost.memory_bytes <= machine_bytes {
         return Ok(());
     }
     let fact = format!(
         "stage `{}` needs about {}, but this machine has {}",
         estimate.stage.name,
-        bytes_text(estimate.memory_bytes),
+        bytes_text(estimate.cost.memory_bytes),
         bytes_text(machine_bytes)
     );
     let pass_idx = stages
@@ -62,13 +63,10 @@ pub fn check(
         .iter()
         .position(|stage| stage == &estimate.stage);
     let (key, remedy) = match pass_idx.map(|idx| (idx, &plan.passes[idx])) {
-        Some((idx, PassPlan::Distill(_))) => (format!("passes.{idx}.distill.micro_batch"), FIT),
-        Some((idx, pass @ PassPlan::Quantize(_))) if pass.fit().is_some() => {
-            (format!("passes.{idx}.quantize.micro_batch"), FIT)
+        Some((idx, pass)) if pass.fit().is_some() => {
+            (format!("passes.{idx}.{}.micro_batch", pass.name()), FIT)
         }
-        Some((_, PassPlan::Prune(_) | PassPlan::Shrink(_) | PassPlan::Quantize(_))) => {
-            ("student".to_owned(), "take a smaller student")
-        }
+        Some(_) => ("student".to_owned(), "take a smaller student"),
         None => (
             "teacher.batch_size".to_owned(),
             "write a smaller `batch_size` under `teacher`",

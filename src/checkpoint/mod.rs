@@ -373,16 +373,12 @@ impl Checkpoint {
                 ..
             } => {
                 let quantized = quantization.as_ref();
-                match quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
-                    Some(weight) => {
-                        files.release_all(); // codes, scales and what else it was made of
-                        Ok(weight)
-                    }
-                    None => {
-                        let values = files.f32s(&spec.name, &spec.stored_shape())?;
-                        Ok(StoredWeight::Plain(values))
-                    }
+                if let Some(weight) = quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
+                    files.release_all(); // codes, scales and what else it was made of
+                    return Ok(weight);
                 }
+                let values = files.f32s(&spec.name, &spec.stored_shape())?;
+                Ok(StoredWeight::Plain(values))
             }
         }
     }

@@ -84,14 +84,14 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let left: f64 = estimates
         .iter()
         .filter(|estimate| !estimate.done)
-        .map(|estimate| estimate.secs)
+        .map(|estimate| estimate.cost.secs)
         .sum();
     let _ = write!(
         text,
         "to do: about {} on two cores (memory, disk and time are estimates)",
         duration_text(left)
     );
-    let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.memory_bytes);
+    let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.cost.memory_bytes);
     let machine_bytes = memory::machine_bytes();
     if let Some(machine_bytes) = machine_bytes {
         let (peak, machine) = (bytes_text(peak_bytes), bytes_text(machine_bytes));
@@ -122,25 +122,17 @@ fn stage_table(estimates: &[StageEstimate]) -> String {
         "{:<14} {:<8} {:<5} {:>12} {:>10} {:>10} {:>10}\n",
         "stage", "key", "done", "tokens", "memory", "disk", "time"
     );
-    for StageEstimate {
-        stage,
-        done,
-        tokens,
-        memory_bytes,
-        disk_bytes,
-        secs,
-    } in estimates
-    {
+    for StageEstimate { stage, done, cost } in estimates {
         let done = if *done { "yes" } else { "no" };
         let _ = writeln!(
             text,
             "{:<14} {:<8} {done:<5} {:>12} {:>10} {:>10} {:>10}",
             stage.name,
             &stage.key[..8],
-            thousands(*tokens),
-            bytes_text(*memory_bytes),
-            bytes_text(*disk_bytes),
-            duration_text(*secs),
+            thousands(cost.tokens),
+            bytes_text(cost.memory_bytes),
+            bytes_text(cost.disk_bytes),
+            duration_text(cost.secs),
         );
     }
     text

@@ -11,7 +11,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
-use self::distill::{DISTILL, distill};
+use self::distill::DISTILL;
 use self::prune::{PRUNE, PruneError};
 pub use self::prune::{PruneMethod, PrunePlan};
 use self::quantize::QUANTIZE;
@@ -23,12 +23,12 @@ pub use self::quantize::{
 };
 pub use self::removed::{Parts, Removed, Sizes};
 use self::shrink::SHRINK;
-pub use self::shrink::{
-    LayersBy, ShrinkError, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side, configs_of_passes,
-};
+pub use self::shrink::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
 use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
+use crate::cost::StageCost;
 use crate::diag::Diagnostic;
+use crate::model::DecoderConfig;
 use crate::recipe::{Fields, Kind, choice};
 use crate::student::Student;
 use crate::train::fit::FitContext;
@@ -43,37 +43,152 @@ choice! {
     }
 }
 
-impl PassPlan {
+/// What a run asks of a pass, whichever it is.
+pub trait Pass {
+    /// Contradictions within its keys in a recipe.
+    fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>)
+    where
+        Self: Sized;
+
+    /// Tells whether a pass with these keys trains and knows for how long.
+    fn trains(_fields: Fields<'_>) -> bool
+    where
+        Self: Sized,
+    {
+        false
+    }
+
     /// How it trains, if it does.
-    pub fn fit(&self) -> Option<&FitPlan> {
-        match self {
-            Self::Distill(fit) => Some(fit),
-            Self::Quantize(plan) => match &plan.method {
-                QuantizeMethod::Qat(fit) => Some(fit),
-                QuantizeMethod::RoundToNearest | QuantizeMethod::Calibrated(_) => None,
-            },
-            Self::Prune(_) | Self::Shrink(_) => None,
+    fn fit(&self) -> Option<&FitPlan> {
+        None
+    }
+
+    /// The architecture that it leaves of a student.
+    fn leaves(&self, student: &DecoderConfig) -> Result<DecoderConfig, PassFault> {
+        Ok(student.clone())
+    }
+
+    /// Refuses what headers show to be wrong.
+    fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault>;
+
+    /// Adds what it takes to the cost of a measurement of the student.
+    fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>);
+
+    /// Tells whether the model that runs has weights beside the free ones from here on.
+    fn runs_apart(&self) -> bool {
+        false
+    }
+
+    /// Makes the student that leaves it.
+    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError>;
+}
+
+/// What is known of the models of a pass before it runs.
+#[derive(Debug, Clone, Copy)]
+pub struct PassInputs<'a> {
+    /// The student that enters.
+    pub student: &'a DecoderConfig,
+    /// The student that leaves.
+    pub left: &'a DecoderConfig,
+    /// How often each of the student's own layers runs.
+    pub layer_repeats: usize,
+    /// The teacher, if there is one.
+    pub teacher: Option<&'a DecoderConfig>,
+    /// Positions of a row.
+    pub sequence_length: usize,
+}
+
+impl PassInputs<'_> {
+    /// The student that enters, without repeats of layers.
+    pub fn own_layers(&self) -> DecoderConfig {
+        let layers = 0..self.student.num_hidden_layers;
+        let layers: Vec<usize> = layers.step_by(self.layer_repeats).collect();
+        self.student.with_layers(&layers)
+    }
+}
+
+/// Something that headers show to be wrong with a pass.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassFault {
+    /// Its key below that of the pass, such as `overrides.0.layers`; empty for the pass itself.
+    pub key: String,
+    /// The remark under the key.
+    pub label: String,
+    /// The fault, which points nowhere yet.
+    pub fault: Box<Diagnostic>,
+}
+
+impl PassFault {
+    fn at(key: impl Into<String>, label: impl Into<String>, fault: Diagnostic) -> Self {
+        Self {
+            key: key.into(),
+            label: label.into(),
+            fault: Box::new(fault),
         }
     }
 }
 
-/// Tells whether a pass with these keys trains and knows for how long.
-pub(crate) fn trains(pass: PassWord, fields: Fields<'_>) -> bool {
-    match pass {
-        PassWord::Distill => true,
-        PassWord::Prune | PassWord::Shrink => false,
-        PassWord::Quantize => quantize::trains(fields),
+impl PassPlan {
+    /// The pass that a plan is of.
+    pub fn pass(&self) -> &dyn Pass {
+        match self {
+            Self::Distill(pass) => &**pass,
+            Self::Prune(pass) => pass,
+            Self::Shrink(pass) => pass,
+            Self::Quantize(pass) => pass,
+        }
+    }
+
+    /// How it trains, if it does.
+    pub fn fit(&self) -> Option<&FitPlan> {
+        self.pass().fit()
+    }
+
+    /// Short name, as in the recipe.
+    pub fn name(&self) -> &'static str {
+        self.word().word()
     }
 }
 
-/// Every contradiction within the keys of a pass.
-pub(crate) fn check(pass: PassWord, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
-    match pass {
-        PassWord::Distill => distill::check(fields, faults),
-        PassWord::Prune => prune::check(fields, faults),
-        PassWord::Shrink => shrink::check(fields, faults),
-        PassWord::Quantize => quantize::check(fields, faults),
+/// What is asked of a pass while there are its keys only.
+pub(crate) struct PassKeys {
+    /// See [`Pass::trains`].
+    pub(crate) trains: fn(Fields<'_>) -> bool,
+    /// See [`Pass::contradictions`].
+    pub(crate) contradictions: fn(Fields<'_>, &mut Vec<Diagnostic>),
+}
+
+impl PassKeys {
+    /// Of the pass with this name.
+    pub(crate) fn of(word: PassWord) -> Self {
+        match word {
+            PassWord::Distill => Self::of_pass::<FitPlan>(),
+            PassWord::Prune => Self::of_pass::<PrunePlan>(),
+            PassWord::Shrink => Self::of_pass::<ShrinkPlan>(),
+            PassWord::Quantize => Self::of_pass::<QuantizePlan>(),
+        }
     }
+
+    fn of_pass<T: Pass>() -> Self {
+        Self {
+            trains: T::trains,
+            contradictions: T::contradictions,
+        }
+    }
+}
+
+/// The architecture of the student that enters each pass, and at the end of the one that leaves the last; or the pass that
+/// cannot take what enters it.
+pub fn configs_of_passes(
+    passes: &[PassPlan],
+    first: &DecoderConfig,
+) -> Result<Vec<DecoderConfig>, (usize, PassFault)> {
+    let mut configs = vec![first.clone()];
+    for (pass_idx, pass) in passes.iter().enumerate() {
+        let left = pass.pass().leaves(&configs[pass_idx]);
+        configs.push(left.map_err(|fault| (pass_idx, fault))?);
+    }
+    Ok(configs)
 }
 
 /// Why a pass ended early.
@@ -111,28 +226,13 @@ impl From<PruneError> for PassError {
     }
 }
 
-/// Short name of a pass, as in the recipe.
-pub fn name(pass: &PassPlan) -> &'static str {
-    match pass {
-        PassPlan::Distill(_) => "distill",
-        PassPlan::Prune(_) => "prune",
-        PassPlan::Shrink(_) => "shrink",
-        PassPlan::Quantize(_) => "quantize",
-    }
-}
-
 /// Runs one pass, and gives back the memory that it alone needed.
 pub fn apply(
     pass: &PassPlan,
     student: Student,
     context: &FitContext<'_>,
 ) -> Result<Student, PassError> {
-    let student = match pass {
-        PassPlan::Distill(plan) => distill(plan, student, context)?,
-        PassPlan::Prune(plan) => prune::prune(plan, student, context)?,
-        PassPlan::Shrink(plan) => shrink::shrink(plan, student, context)?,
-        PassPlan::Quantize(plan) => quantize::quantize(plan, student, context)?,
-    };
+    let student = pass.pass().apply(student, context)?;
     allocator::give_freed_pages_back();
     Ok(student)
 }

@@ -6,7 +6,7 @@ use super::losses::losses;
 use crate::data::TokenizerWord;
 use crate::diag::Diagnostic;
 use crate::export::ExportFormat;
-use crate::passes::{self, NumberType, PassWord};
+use crate::passes::{self, NumberType, PassKeys, PassWord};
 use crate::progress::thousands;
 use crate::recipe::{Fields, Value, division};
 use crate::student::{self, StudentWord, fresh_sizes};
@@ -129,14 +129,15 @@ fn passes(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         let Some(fields) = choice.inside(pass) else {
             continue;
         };
-        if passes::trains(word, fields) {
+        let keys = PassKeys::of(word);
+        if (keys.trains)(fields) {
             losses(recipe, fields, faults);
             uneven_step(recipe, fields, faults);
         }
         if word == PassWord::Shrink {
             shared_layers(recipe, fields, faults);
         }
-        passes::check(word, fields, faults);
+        (keys.contradictions)(fields, faults);
         match word {
             PassWord::Quantize => {
                 mixed_widths(recipe, fields, faults);

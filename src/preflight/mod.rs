@@ -1,6 +1,5 @@
 //! What will fail, fails here: a look at headers before any work.
 
-mod prune;
 mod schemes;
 mod student;
 
@@ -17,6 +16,7 @@ use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
 use crate::gguf::is_gguf;
 use crate::model::DecoderConfig;
+use crate::passes::{PassFault, PassInputs, configs_of_passes};
 use crate::plan::{Plan, fault_at};
 use crate::progress::{bytes_text, thousands};
 use crate::recipe::RecipeFaults;
@@ -71,8 +71,8 @@ pub fn check_passes(
     student: &DecoderConfig,
 ) -> Result<(), RecipeFaults> {
     let preflight = Preflight { plan, overrides };
-    let configs = preflight.shrunk(student)?;
-    preflight.schemes(&configs)
+    let configs = preflight.passes(student, None)?;
+    preflight.formats(&configs)
 }
 
 /// Refuses a run whose estimated artifacts do not fit on the disk that `output` is on.
@@ -92,7 +92,7 @@ pub fn check_disk(
             let Stage { dir, .. } = &estimate.stage;
             let there =
                 UnfinishedDir::at(dir).map_or(0, |partial| size_of(&partial)) + size_of(dir);
-            estimate.disk_bytes.saturating_sub(there)
+            estimate.cost.disk_bytes.saturating_sub(there)
         })
         .sum();
     let Ok(disk) = statvfs(nearest_folder(&plan.output)) else {
@@ -125,6 +125,42 @@ struct Preflight<'a> {
 impl Preflight<'_> {
     fn fault(&self, key: &str, label: &str, fault: Diagnostic) -> RecipeFaults {
         fault_at(self.plan, self.overrides, key, label, fault)
+    }
+
+    /// Nothing is wrong with a pass; the architecture of the student that enters each, and that of the last.
+    fn passes(
+        &self,
+        student: &DecoderConfig,
+        teacher: Option<&DecoderConfig>,
+    ) -> Result<Vec<DecoderConfig>, RecipeFaults> {
+        let passes = &self.plan.passes;
+        let at = |(idx, found): (usize, PassFault)| {
+            let mut key = format!("passes.{idx}.{}", passes[idx].name());
+            if !found.key.is_empty() {
+                key = format!("{key}.{}", found.key);
+            }
+            self.fault(&key, &found.label, *found.fault)
+        };
+        let configs = configs_of_passes(passes, student).map_err(at)?;
+        for (idx, (pass, configs)) in passes.iter().zip(configs.windows(2)).enumerate() {
+            let inputs = PassInputs {
+                teacher,
+                ..self.inputs(&configs[0], &configs[1])
+            };
+            let checked = pass.pass().check(&inputs);
+            checked.map_err(|found| at((idx, found)))?;
+        }
+        Ok(configs)
+    }
+
+    fn inputs<'b>(&self, student: &'b DecoderConfig, left: &'b DecoderConfig) -> PassInputs<'b> {
+        PassInputs {
+            student,
+            left,
+            layer_repeats: self.plan.student.layer_repeats(),
+            teacher: None,
+            sequence_length: self.plan.data.sequence_length,
+        }
     }
 
     /// The output folder, or the nearest folder above it that is there, can be written to.

@@ -5,14 +5,10 @@ use std::path::Path;
 use super::Preflight;
 use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
-use crate::model::{DecoderConfig, parameter_specs};
-use crate::passes;
-use crate::passes::PassPlan;
+use crate::model::DecoderConfig;
 use crate::recipe::RecipeFaults;
 use crate::student::StudentPlan;
-use crate::student::{
-    NoSuchPart, architecture, check_parts, is_target, layer_pairs, part_of_teacher,
-};
+use crate::student::{NoSuchPart, architecture, check_parts, part_of_teacher};
 
 impl Preflight<'_> {
     /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
@@ -40,74 +36,9 @@ impl Preflight<'_> {
             }
             (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
         };
-        let configs = self.shrunk(&config)?;
-        self.schemes(&configs)?;
-        notes.extend(self.plain_blocks(&configs));
-        self.patterns(&configs)?;
-        self.ranks(&configs)?;
-        match teacher {
-            Some(teacher) => self.compared_layers(&configs, teacher),
-            None => Ok(()),
-        }
-    }
-
-    /// Both models have the layers whose hidden states a pass compares.
-    fn compared_layers(
-        &self,
-        students: &[DecoderConfig],
-        teacher: &DecoderConfig,
-    ) -> Result<(), RecipeFaults> {
-        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
-            let Some(fit) = pass.fit() else {
-                continue;
-            };
-            let depths = [&students[pass_idx], teacher].map(|config| config.num_hidden_layers);
-            if let Err(error) = layer_pairs(&fit.losses, depths[0], depths[1]) {
-                let last = depths.map(|depth| depth - 1);
-                let help = format!(
-                    "write `[student, teacher]` with layers from 0 to {} and from 0 to {}",
-                    last[0], last[1]
-                );
-                let name = passes::name(pass);
-                let fault = Diagnostic::new("losses/layers", error.to_string()).help(help);
-                let key = format!("passes.{pass_idx}.{name}.losses.hidden_mse.layers");
-                return Err(self.fault(&key, "past the last layer", fault));
-            }
-        }
-        Ok(())
-    }
-
-    /// The student without repeats of layers.
-    pub(super) fn own_layers(&self, config: &DecoderConfig) -> DecoderConfig {
-        let repeats = match &self.plan.student {
-            StudentPlan::Architecture(sizes) => sizes.layer_repeats,
-            _ => 1,
-        };
-        let layers: Vec<usize> = (0..config.num_hidden_layers).step_by(repeats).collect();
-        config.with_layers(&layers)
-    }
-
-    /// An adapter is at most as wide as what it is added to.
-    fn ranks(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
-        for (pass_idx, pass) in self.plan.passes.iter().enumerate() {
-            let PassPlan::Distill(fit) = pass else {
-                continue;
-            };
-            let Some(adapter) = &fit.adapter else {
-                continue;
-            };
-            let specs = parameter_specs(&configs[pass_idx]).into_iter();
-            let widths = specs
-                .filter(|spec| is_target(adapter, spec))
-                .map(|spec| (spec.shape[0].min(spec.shape[1]), spec.name));
-            if let Some((width, name)) = widths.min().filter(|(width, _)| adapter.rank > *width) {
-                let fact = format!("`rank` is {}, but `{name}` has rank {width}", adapter.rank);
-                let fault = Diagnostic::new("distill/rank", fact)
-                    .help(format!("write at most {width}; 4 to 64 is common"));
-                let key = format!("passes.{pass_idx}.distill.adapter.rank");
-                return Err(self.fault(&key, "more than the weight's own", fault));
-            }
-        }
+        let configs = self.passes(&config, teacher)?;
+        self.formats(&configs[..self.plan.passes.len()])?;
+        notes.extend(self.plain_blocks(&configs[..self.plan.passes.len()]));
         Ok(())
     }
 

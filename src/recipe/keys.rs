@@ -167,6 +167,15 @@ macro_rules! choice {
             }
         }
 
+        impl $Name {
+            /// The word of what is chosen.
+            pub(crate) fn word(&self) -> $Word {
+                match self {
+                    $(Self::$Variant { .. } => $Word::$Variant,)+
+                }
+            }
+        }
+
         pub(crate) static $TABLE: $crate::recipe::Block = $crate::recipe::Block {
             name: $name,
             about: $about,
@@ -185,21 +194,22 @@ macro_rules! choice {
             }
 
             fn write(&self, folder: &std::path::Path) -> serde_json::Value {
-                choice!(@write self folder $($Variant $word ($($Type)?))+)
+                let word = self.word().word();
+                choice!(@write self folder word $($Variant ($($Type)?))+)
             }
         }
     };
     (@read $chosen:ident $Variant:ident $word:literal) => { Self::$Variant };
     (@read $chosen:ident $Variant:ident $word:literal $Type:ty) => { Self::$Variant($chosen.get($word)?) };
-    (@write $self:ident $folder:ident $($Variant:ident $word:literal ($($Type:ty)?))+) => {
+    (@write $self:ident $folder:ident $word:ident $($Variant:ident ($($Type:ty)?))+) => {
         match $self {
             $(choice!(@pattern chosen $Variant $($Type)?) => choice!(@value chosen $folder $word $($Type)?),)+
         }
     };
     (@pattern $value:ident $Variant:ident) => { Self::$Variant };
     (@pattern $value:ident $Variant:ident $Type:ty) => { Self::$Variant($value) };
-    (@value $value:ident $folder:ident $word:literal) => { serde_json::json!($word) };
-    (@value $value:ident $folder:ident $word:literal $Type:ty) => {
+    (@value $value:ident $folder:ident $word:ident) => { serde_json::json!($word) };
+    (@value $value:ident $folder:ident $word:ident $Type:ty) => {
         serde_json::json!({ $word: $crate::recipe::Value::write($value, $folder) })
     };
 }

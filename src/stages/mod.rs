@@ -24,7 +24,6 @@ use crate::data::{SourceError, TokenizerError};
 use crate::difference::Difference;
 use crate::files;
 use crate::hashes::Hashes;
-use crate::passes;
 use crate::plan::Plan;
 
 /// File that tells what a stage is made from; written first.
@@ -343,7 +342,7 @@ impl Stages {
         });
         let mut stages = Vec::new();
         for (pass_idx, pass) in plan.passes.iter().enumerate() {
-            let name = format!("{:02}-{}", pass_idx + 1, passes::name(pass));
+            let name = format!("{:02}-{}", pass_idx + 1, pass.name());
             made_from["pass"] = json!(pass);
             let stage = Stage::new(&run_dir, name, &json!({ "student": last, "pass": pass }))
                 .made_from(made_from)

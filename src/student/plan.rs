@@ -23,6 +23,16 @@ choice! {
     }
 }
 
+impl StudentPlan {
+    /// How often each of its own layers runs.
+    pub fn layer_repeats(&self) -> usize {
+        match self {
+            Self::Architecture(sizes) => sizes.layer_repeats,
+            Self::FromTeacher(_) | Self::Checkpoint(_) => 1,
+        }
+    }
+}
+
 keys! {
     pub struct ArchitecturePlan in ARCHITECTURE = "architecture", "Sizes of a fresh student; the names are those of `config.json`." {
         num_hidden_layers: usize = required(Kind::Integer(1, MAX_LAYERS), "decoder blocks");

@@ -4,6 +4,7 @@
 
 mod average;
 mod change;
+mod cost;
 mod error;
 pub mod evaluate;
 pub mod fit;
@@ -25,6 +26,7 @@ mod trunk;
 mod validation;
 
 pub use average::averaged;
+pub(crate) use cost::add_fit;
 pub use error::{FitError, check_number};
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
 pub use plan::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, TemperaturePlan, TemperatureWalk};

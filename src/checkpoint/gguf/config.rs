@@ -158,10 +158,11 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
             }),
         ));
     }
-    if keys
+    #[expect(clippy::float_cmp, reason = "written as 1, or not")]
+    let is_one = keys
         .number(attention_factor)?
-        .is_some_and(|factor| factor != 1.0)
-    {
+        .is_none_or(|factor| factor == 1.0);
+    if !is_one {
         let want = "1 or absent without factors of rotary frequencies";
         return Err(file.wrong_value(&keys.key(attention_factor), want).into());
     }

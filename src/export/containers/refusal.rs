@@ -143,9 +143,11 @@ fn levels(
         | (Container::Awq, Levels::Symmetric { bits: 4 } | Levels::Asymmetric { bits: 4 })
         | (
             Container::Mlx,
-            Levels::Symmetric { bits: 2..=6 | 8 } | Levels::Ternary | Levels::Stretched,
+            Levels::Symmetric { bits: 2..=6 | 8 }
+            | Levels::Affine { .. }
+            | Levels::Ternary
+            | Levels::Stretched,
         ) => None,
-        (Container::Mlx, Levels::Affine { .. }) => None, // as it has them
         (Container::Gptq | Container::Awq, Levels::Affine { .. }) => Some(NO_BIASES),
         (Container::Gptq, Levels::Asymmetric { bits: 4 | 8 }) => Some((
             "vLLM takes no GPTQ with zeros",

@@ -134,14 +134,10 @@ impl Model<'_> {
             reason = "rounded down, as transformers does"
         )]
         let dims = factor.map(|factor| (factor * head_dim as f64) as usize);
-        match dims.filter(|dims| (2..=head_dim).contains(dims) && dims.is_multiple_of(2)) {
-            Some(dims) => Ok(Some(dims)),
-            None => {
-                let expected =
-                    format!("a share of the {head_dim} dimensions of a head that is even");
-                Err(ConfigError::unexpected(key, expected, Some(value)))
-            }
-        }
+        let is_held = |dims: &usize| (2..=head_dim).contains(dims) && dims.is_multiple_of(2);
+        let expected = || format!("a share of the {head_dim} dimensions of a head that is even");
+        let refused = || ConfigError::unexpected(key, expected(), Some(value));
+        dims.filter(is_held).map(Some).ok_or_else(refused)
     }
 
     /// So many dimensions, as a [`Rope`] has them.

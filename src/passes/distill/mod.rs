@@ -2,12 +2,96 @@
 
 mod plan;
 
-pub(super) use self::plan::{DISTILL, check};
-use super::saved;
+pub(super) use self::plan::DISTILL;
+use super::{Pass, PassError, PassFault, PassInputs, saved};
+use crate::cost::StageCost;
+use crate::diag::Diagnostic;
 use crate::loss::Term;
-use crate::student::{Adapter, Projection, Student, layer_pairs};
+use crate::model::{DecoderConfig, parameter_specs};
+use crate::pruning;
+use crate::recipe::Fields;
+use crate::student::{self, Adapter, AdapterPlan, Projection, Student, is_target, layer_pairs};
 use crate::train::fit::{FitContext, fit};
-use crate::train::{FitError, FitPlan};
+use crate::train::{self, FitError, FitPlan};
+
+impl Pass for FitPlan {
+    fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+        train::check(fields, faults);
+        if let Some(adapter) = fields.block("adapter") {
+            student::check_adapter(adapter, faults);
+        }
+        if let Some(prune) = fields.block("prune") {
+            pruning::check(fields, prune, faults);
+        }
+    }
+
+    fn trains(_: Fields<'_>) -> bool {
+        true
+    }
+
+    fn fit(&self) -> Option<&FitPlan> {
+        Some(self)
+    }
+
+    fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault> {
+        if let Some(adapter) = &self.adapter {
+            check_rank(adapter, inputs.student)?;
+        }
+        check_layers(self, inputs)
+    }
+
+    fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
+        let PassInputs {
+            student,
+            teacher,
+            sequence_length,
+            ..
+        } = *inputs;
+        train::add_fit(cost, self, student, teacher, sequence_length);
+    }
+
+    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+        Ok(distill(self, student, context)?)
+    }
+}
+
+/// Refuses an adapter that is wider than what it is added to.
+fn check_rank(adapter: &AdapterPlan, student: &DecoderConfig) -> Result<(), PassFault> {
+    let specs = parameter_specs(student).into_iter();
+    let widths = specs
+        .filter(|spec| is_target(adapter, spec))
+        .map(|spec| (spec.shape[0].min(spec.shape[1]), spec.name));
+    if let Some((width, name)) = widths.min().filter(|(width, _)| adapter.rank > *width) {
+        let fact = format!("`rank` is {}, but `{name}` has rank {width}", adapter.rank);
+        let fault = Diagnostic::new("distill/rank", fact)
+            .help(format!("write at most {width}; 4 to 64 is common"));
+        return Err(PassFault::at(
+            "adapter.rank",
+            "more than the weight's own",
+            fault,
+        ));
+    }
+    Ok(())
+}
+
+/// Refuses to compare hidden states of layers that one of the models has not.
+pub(super) fn check_layers(fit: &FitPlan, inputs: &PassInputs<'_>) -> Result<(), PassFault> {
+    let Some(teacher) = inputs.teacher else {
+        return Ok(());
+    };
+    let depths = [inputs.student, teacher].map(|config| config.num_hidden_layers);
+    let Err(error) = layer_pairs(&fit.losses, depths[0], depths[1]) else {
+        return Ok(());
+    };
+    let last = depths.map(|depth| depth - 1);
+    let help = format!(
+        "write `[student, teacher]` with layers from 0 to {} and from 0 to {}",
+        last[0], last[1]
+    );
+    let fault = Diagnostic::new("losses/layers", error.to_string()).help(help);
+    let key = "losses.hidden_mse.layers";
+    Err(PassFault::at(key, "past the last layer", fault))
+}
 
 /// Trains against the cache and the text, with whatever masks and schemes the student has.
 ///

@@ -1,10 +1,9 @@
 //! Keys of the pass that trains.
 
-use crate::diag::Diagnostic;
-use crate::pruning::{self, GRADUAL};
-use crate::recipe::{Block, Fields, Kind, Row, required, rule};
-use crate::student::{self, ADAPTER};
-use crate::train::{self, FIT, STEPS};
+use crate::pruning::GRADUAL;
+use crate::recipe::{Block, Kind, Row, required, rule};
+use crate::student::ADAPTER;
+use crate::train::{FIT, STEPS};
 
 pub(crate) static DISTILL: Block = Block {
     name: "distill",
@@ -26,14 +25,3 @@ pub(crate) static DISTILL: Block = Block {
         Row::Group(FIT),
     ],
 };
-
-/// Every contradiction within the pass.
-pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
-    train::check(fields, faults);
-    if let Some(adapter) = fields.block("adapter") {
-        student::check_adapter(adapter, faults);
-    }
-    if let Some(prune) = fields.block("prune") {
-        pruning::check(fields, prune, faults);
-    }
-}

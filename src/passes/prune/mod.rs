@@ -5,14 +5,18 @@ mod sparsegpt;
 
 use thiserror::Error;
 
-pub(super) use self::plan::{PRUNE, check};
+pub(super) use self::plan::PRUNE;
+use self::plan::contradictions;
 pub use self::plan::{PruneMethod, PrunePlan};
 use self::sparsegpt::compensate;
 use super::removed::Removed;
-use super::{PassError, calibration, saved};
+use super::{Pass, PassError, PassFault, PassInputs, calibration, saved};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
-use crate::model::Site;
+use crate::cost::{F32_BYTES, StageCost};
+use crate::diag::Diagnostic;
+use crate::model::{Site, num_parameters, parameter_specs};
 use crate::pruning::{PrunedMatrix, Zeros, input_squares, mask_lowest};
+use crate::recipe::Fields;
 use crate::student::Student;
 use crate::train::fit::FitContext;
 
@@ -34,8 +38,60 @@ pub enum PruneError {
     },
 }
 
+impl Pass for PrunePlan {
+    fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+        contradictions(fields, faults);
+    }
+
+    /// Rows of projections fall into whole parts of a pattern.
+    fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault> {
+        let Some(pattern) = self.zeros.pattern() else {
+            return Ok(());
+        };
+        let width = pattern.width();
+        let specs = parameter_specs(inputs.student);
+        let mut linear = specs.iter().filter(|spec| spec.id.input().is_some());
+        let Some(spec) = linear.find(|spec| !spec.shape[1].is_multiple_of(width)) else {
+            return Ok(());
+        };
+        let columns = spec.shape[1];
+        let fact = format!(
+            "the pattern's {width} neighbours do not divide the {columns} columns of `{}`",
+            spec.name
+        );
+        let label = format!("{columns} / {width} leaves {} over", columns % width);
+        let share = self.zeros.sparsity();
+        let fault = Diagnostic::new("prune/uneven-pattern", fact)
+            .help(format!("write `sparsity: {share}` in its place"));
+        Err(PassFault::at("pattern", label, fault))
+    }
+
+    /// What is measured before weights go. SparseGPT runs each layer twice, and holds the residual stream of its text and the
+    /// second moments of the widest input with their factor.
+    fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
+        let (config, tokens) = (inputs.student, self.calibration_tokens as u64);
+        match self.method {
+            PruneMethod::Magnitude => {}
+            PruneMethod::Wanda => cost.add_runs(config, 1, tokens),
+            PruneMethod::SparseGpt { .. } => {
+                cost.add_runs(config, 2, tokens);
+                cost.add_moments(config, tokens);
+                cost.memory_bytes += num_parameters(config) * F32_BYTES;
+            }
+        }
+    }
+
+    fn runs_apart(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+        prune(self, student, context)
+    }
+}
+
 /// Masks as many weights as the plan says, and writes which matrix lost how much into the folder of the pass.
-pub fn prune(
+fn prune(
     plan: &PrunePlan,
     student: Student,
     context: &FitContext<'_>,

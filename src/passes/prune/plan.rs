@@ -127,7 +127,7 @@ impl Keys for PrunePlan {
 }
 
 /// Every contradiction within the pass.
-pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let method = fields.get("method");
     if method == Some(PruneWord::Magnitude) {
         let label = "`magnitude` measures no activations";

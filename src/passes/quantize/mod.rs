@@ -2,6 +2,7 @@
 
 mod budget;
 mod calibrate;
+mod check;
 mod measure_parts;
 mod plan;
 mod rounding;
@@ -15,28 +16,105 @@ pub use self::calibrate::QuantizeError;
 use self::calibrate::{FinishedLayers, calibrate, check_finite};
 pub(super) use self::calibrate::{discard, is_of_finished_layers};
 use self::measure_parts::measure_parts;
+pub(super) use self::plan::QUANTIZE;
+use self::plan::QuantizeWord;
 pub(crate) use self::plan::group_size;
 pub use self::plan::{
     Activations, BudgetPlan, CalibratedPlan, GptqPlan, NumberType, OverridePlan, QuantizeMethod,
     QuantizePlan, SchemePlan, SensitivityPlan,
 };
-pub(super) use self::plan::{QUANTIZE, trains};
 pub use self::rounding::Rounding;
-pub(super) use self::rules::check;
+use self::rules::contradictions;
 pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
-use super::distill::distill;
-use super::{PassError, calibration, saved};
+use super::distill::{check_layers, distill};
+use super::{Pass, PassError, PassFault, PassInputs, calibration, saved};
+use crate::cost::{F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, StageCost};
+use crate::diag::Diagnostic;
 use crate::kernels::grid::{Grid, Levels};
 use crate::model::{
-    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, WeightId, parameter_specs,
+    DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, WeightId, num_parameters,
+    parameter_specs,
 };
 use crate::progress::say;
+use crate::recipe::Fields;
 use crate::student::Student;
+use crate::train::FitPlan;
 use crate::train::fit::FitContext;
+
+impl Pass for QuantizePlan {
+    fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+        contradictions(fields, faults);
+    }
+
+    fn trains(fields: Fields<'_>) -> bool {
+        fields.get("method") == Some(QuantizeWord::Qat) && fields.is_written("steps")
+    }
+
+    fn fit(&self) -> Option<&FitPlan> {
+        match &self.method {
+            QuantizeMethod::Qat(fit) => Some(fit),
+            QuantizeMethod::RoundToNearest | QuantizeMethod::Calibrated(_) => None,
+        }
+    }
+
+    fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault> {
+        check::check(self, &inputs.own_layers())?;
+        match self.fit() {
+            Some(fit) => check_layers(fit, inputs),
+            None => Ok(()),
+        }
+    }
+
+    fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
+        if let Some(fit) = self.fit() {
+            fit.add_cost(cost, inputs);
+        }
+        if let Some(sensitivity) = &self.sensitivity {
+            add_sensitivity(cost, sensitivity, inputs.student);
+        }
+        if let QuantizeMethod::Calibrated(plan) = &self.method {
+            add_calibration(cost, plan, inputs.student);
+        }
+    }
+
+    fn runs_apart(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+        quantize(self, student, context)
+    }
+}
+
+/// What is measured before weights reach their grid: a run for each part, and all of them, of each layer at each width, from
+/// that layer on, so through half of them and the output matrix. Held are the residual stream, the logits of some rows, and
+/// for each width a layer.
+fn add_sensitivity(cost: &mut StageCost, sensitivity: &SensitivityPlan, config: &DecoderConfig) {
+    let runs = (config.num_hidden_layers * WIDTHS.len() * (Part::CHOSEN.len() + 1)) as u64;
+    let tokens = sensitivity.tokens as u64;
+    let head = (config.vocab_size * config.hidden_size) as u64;
+    let layers = num_parameters(&config.with_layers(&[])).abs_diff(num_parameters(config));
+    let operations = 2.0 * (layers as f64 / 2.0 + head as f64) * (runs * tokens) as f64;
+    cost.tokens += runs * tokens;
+    cost.secs += operations / OPERATIONS_PER_SEC;
+    let copies = layers / config.num_hidden_layers as u64 * WIDTHS.len() as u64;
+    let stream = 2 * tokens * config.hidden_size as u64;
+    cost.memory_bytes += (copies + stream) * F32_BYTES + 2 * LOSS_BYTES;
+}
+
+/// What is measured before weights are rounded: as of SparseGPT, but that the free weights are let go of. On disk are, for a
+/// time, the finished layers, too.
+fn add_calibration(cost: &mut StageCost, plan: &CalibratedPlan, config: &DecoderConfig) {
+    let tokens = plan.calibration_tokens as u64;
+    let runs = if plan.awq { 5 } else { 3 };
+    cost.add_runs(config, runs, tokens);
+    cost.disk_bytes += num_parameters(config) * F32_BYTES;
+    cost.add_moments(config, tokens);
+}
 
 /// Puts the student on the grids of the plan: by rounding, by what its weights see, or by training with the rounding in the
 /// loop. Training is preceded by a measurement of what rounding alone costs.
-pub fn quantize(
+fn quantize(
     plan: &QuantizePlan,
     student: Student,
     context: &FitContext<'_>,

@@ -184,7 +184,7 @@ impl OverridePlan {
 
 words! {
     /// Methods of quantisation, as they are written; see [`QuantizeMethod`].
-    pub(crate) enum QuantizeWord {
+    pub(super) enum QuantizeWord {
         RoundToNearest = "round-to-nearest",
         Gptq = "gptq",
         Awq = "awq",
@@ -496,9 +496,4 @@ fn sensitivity(fields: Fields<'_>) -> Read<Option<SensitivityPlan>> {
             None => None,
         },
     }))
-}
-
-/// Tells whether a pass with these keys trains and knows for how long.
-pub(crate) fn trains(fields: Fields<'_>) -> bool {
-    fields.get("method") == Some(QuantizeWord::Qat) && fields.is_written("steps")
 }

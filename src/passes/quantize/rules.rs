@@ -7,7 +7,7 @@ use crate::recipe::{Fields, distinct, keys_of, unused};
 use crate::train::{self, FIT};
 
 /// Every contradiction within a quantising pass.
-pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     match fields.get("method") {
         Some(method @ QuantizeWord::Qat) if fields.is_written("steps") => {
             train::check(fields, faults);

@@ -3,25 +3,86 @@
 mod plan;
 mod sizes;
 
+pub(super) use self::plan::SHRINK;
+use self::plan::contradictions;
 pub use self::plan::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
-pub(super) use self::plan::{SHRINK, check};
-pub use self::sizes::{ShrinkError, configs_of_passes, shrunk_parts};
+use self::sizes::{ShrinkError, shrunk_parts};
 use super::removed::{Parts, Removed, Sizes};
-use super::{PassError, calibration, saved};
+use super::{Pass, PassError, PassFault, PassInputs, calibration, saved};
 use crate::calibration::Calibration;
-use crate::model::Decoder;
+use crate::cost::{F32_BYTES, StageCost};
+use crate::diag::Diagnostic;
+use crate::model::{Decoder, DecoderConfig, num_parameters};
 use crate::progress::say;
-use crate::student::{FromTeacherPlan, Importance, Kept, LayersPlan, Student, run_influence};
+use crate::recipe::Fields;
+use crate::student::{
+    FromTeacherPlan, Importance, Kept, LayersPlan, Student, part_of_teacher, run_influence,
+};
 use crate::train::FitError;
 use crate::train::evaluate::{Opinion, measure};
 use crate::train::fit::FitContext;
+
+impl Pass for ShrinkPlan {
+    fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+        contradictions(fields, faults);
+    }
+
+    fn leaves(&self, student: &DecoderConfig) -> Result<DecoderConfig, PassFault> {
+        let parts = shrunk_parts(&self.target, student).map_err(|error| fault(&error))?;
+        Ok(part_of_teacher(&parts, student))
+    }
+
+    fn check(&self, _: &PassInputs<'_>) -> Result<(), PassFault> {
+        Ok(()) // whatever leaves something was looked at
+    }
+
+    /// Runs over the calibration text: two of the whole student, or one for each layer that might go next.
+    fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
+        let [there, left] = [inputs.student, inputs.left].map(|config| config.num_hidden_layers);
+        let runs = match (self.layers_by, self.contiguous) {
+            (LayersBy::Loss, false) => 1 + (left + 1..=there).sum::<usize>(),
+            (LayersBy::Loss, true) => 2 + left,
+            (LayersBy::Influence, _) => 2,
+        };
+        cost.add_runs(inputs.student, 1, (runs * self.calibration_tokens) as u64);
+        cost.memory_bytes += num_parameters(inputs.student) * F32_BYTES;
+    }
+
+    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+        shrink(self, student, context)
+    }
+}
+
+/// What is told of a size that cannot be.
+fn fault(error: &ShrinkError) -> PassFault {
+    let help = match error {
+        ShrinkError::Size { there, .. } => format!("write at most {there}"),
+        ShrinkError::Nothing => "write smaller sizes, or delete the pass".to_owned(),
+        ShrinkError::Parameters {
+            smallest, there, ..
+        } if smallest == there => "name sizes in `along` that can become smaller".to_owned(),
+        ShrinkError::Parameters {
+            smallest, there, ..
+        } => {
+            let share = (*smallest as f64 / *there as f64 * 1000.0).ceil() / 1000.0;
+            format!("write at least `parameters: {share}`, or more sizes in `along`")
+        }
+    };
+    let label = match error {
+        ShrinkError::Nothing => "leaves what there is",
+        ShrinkError::Size { .. } => "more than there are",
+        ShrinkError::Parameters { .. } => "less than any size along these leaves",
+    };
+    let fault = Diagnostic::new("shrink/size", error.to_string()).help(help);
+    PassFault::at(error.key().unwrap_or_default(), label, fault)
+}
 
 /// Keeps the parts that score highest, layers first: widths are scored in what is left of those. What was masked stays so.
 ///
 /// # Panics
 ///
 /// If the student has not what the plan keeps: headers were checked before.
-pub fn shrink(
+fn shrink(
     plan: &ShrinkPlan,
     student: Student,
     context: &FitContext<'_>,

@@ -138,7 +138,7 @@ impl Keys for ShrinkTarget {
 }
 
 /// Every contradiction within the pass.
-pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<Side>(fields, "along", faults);
     let sizes: Vec<_> = Side::WORDS
         .iter()

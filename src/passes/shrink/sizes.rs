@@ -4,7 +4,6 @@ use thiserror::Error;
 
 use super::{ShrinkSizes, ShrinkTarget, Side};
 use crate::model::{DecoderConfig, num_parameters};
-use crate::passes::PassPlan;
 use crate::student::{FromTeacherPlan, LayersPlan, NoSuchPart, check_parts, part_of_teacher};
 
 /// Steps in which a proportion is sought: finer than any size in use can follow.
@@ -15,8 +14,7 @@ const MAX_UNIT: usize = 32;
 
 /// Why a student cannot be made so small.
 #[derive(Debug, Clone, PartialEq, Error)]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum ShrinkError {
+pub(super) enum ShrinkError {
     #[error("`{key}` is {asked}, but the student has {there}")]
     Size {
         key: &'static str,
@@ -35,7 +33,7 @@ pub enum ShrinkError {
 
 impl ShrinkError {
     /// The key of the recipe that asks for too much.
-    pub fn key(&self) -> Option<&'static str> {
+    pub(super) fn key(&self) -> Option<&'static str> {
         match self {
             Self::Size { key, .. } => Some(key),
             Self::Nothing => None,
@@ -45,7 +43,7 @@ impl ShrinkError {
 }
 
 /// What is kept of a student of this architecture; which layers, if some go, is left open.
-pub fn shrunk_parts(
+pub(super) fn shrunk_parts(
     target: &ShrinkTarget,
     config: &DecoderConfig,
 ) -> Result<FromTeacherPlan, ShrinkError> {
@@ -73,27 +71,6 @@ pub fn shrunk_parts(
         return Err(ShrinkError::Nothing);
     }
     Ok(parts)
-}
-
-/// The architecture of the student that enters each pass, and at the end of the one that leaves the last; or the pass that
-/// cannot shrink it.
-pub fn configs_of_passes(
-    passes: &[PassPlan],
-    first: &DecoderConfig,
-) -> Result<Vec<DecoderConfig>, (usize, ShrinkError)> {
-    let mut configs = vec![first.clone()];
-    for (pass_idx, pass) in passes.iter().enumerate() {
-        let config = &configs[pass_idx];
-        configs.push(match pass {
-            PassPlan::Shrink(plan) => {
-                let parts =
-                    shrunk_parts(&plan.target, config).map_err(|error| (pass_idx, error))?;
-                part_of_teacher(&parts, config)
-            }
-            _ => config.clone(),
-        });
-    }
-    Ok(configs)
 }
 
 fn parts(sizes: ShrinkSizes) -> FromTeacherPlan {

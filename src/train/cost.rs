@@ -1,0 +1,106 @@
+//! Costs of training.
+
+use super::{FitPlan, HandOn};
+use crate::cost::{
+    F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, PROCESS_BYTES, StageCost, layer_floats,
+};
+use crate::loss::Term;
+use crate::model::{DecoderConfig, num_parameters};
+
+/// Adds what training takes to the cost of a measurement of the student.
+pub(crate) fn add_fit(
+    cost: &mut StageCost,
+    fit: &FitPlan,
+    student: &DecoderConfig,
+    teacher: Option<&DecoderConfig>,
+    sequence_length: usize,
+) {
+    let tokens = (fit.steps * fit.tokens_per_step) as u64;
+    let measurements = fit
+        .evaluate_every
+        .map_or(0, |every| fit.steps.div_ceil(every));
+    cost.secs *= 1.0 + measurements as f64;
+    cost.tokens += tokens + measurements as u64 * cost.tokens;
+    let operations = if fit.gradient_checkpointing { 8.0 } else { 6.0 }; // per parameter: two a pass forward, four backward
+    cost.secs += operations * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
+    // Weights, two moments of what is trained, perhaps an average; on disk the states that are kept, one more while it is
+    // written, and perhaps the best weights that they name.
+    let weights = num_parameters(student) * F32_BYTES;
+    let state = match &fit.adapter {
+        Some(_) => 2, // the weights and their sum with the adapter; its moments are few
+        None => 3 + u64::from(fit.ema.is_some()),
+    };
+    let best = u64::from(fit.hand_on == HandOn::Best);
+    if fit.adapter.is_none() {
+        cost.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
+    }
+    cost.memory_bytes = fit_bytes(fit, student, sequence_length, state);
+    let compares = fit.losses.uses(Term::HiddenMse);
+    if let Some(teacher) = teacher.filter(|_| compares) {
+        cost.secs += 2.0 * num_parameters(teacher) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
+        let along = along_bytes(fit, student, teacher, sequence_length);
+        cost.memory_bytes = cost.memory_bytes.saturating_add(along);
+    }
+}
+
+/// What a teacher that runs along adds: its weights, its activations on one row for each micro-batch under way, the hidden
+/// states that are compared with the slopes of the student's, and the projections with their moments and gradient.
+fn along_bytes(
+    fit: &FitPlan,
+    student: &DecoderConfig,
+    teacher: &DecoderConfig,
+    sequence_length: usize,
+) -> u64 {
+    let depths = [student, teacher].map(|config| config.num_hidden_layers);
+    let named = fit.losses.hidden_layers.as_ref().map(Vec::len);
+    let num_pairs = named.unwrap_or(depths[0].min(depths[1])) as u64;
+    let [own, width] = [student, teacher].map(|config| config.hidden_size as u64);
+    let (micro_batch, at_once) = at_once(fit, sequence_length);
+    let row = sequence_length as u64;
+    let of_row = row.saturating_mul(layer_floats(teacher) as u64 + 4 * width);
+    let slopes = (row * micro_batch as u64).saturating_mul(2 * num_pairs * own);
+    let projections = if own == width {
+        0
+    } else {
+        num_pairs * own * width
+    };
+    let floats = num_parameters(teacher)
+        .saturating_add((at_once as u64).saturating_mul(of_row.saturating_add(slopes)))
+        .saturating_add(projections.saturating_mul(5));
+    floats.saturating_mul(F32_BYTES)
+}
+
+/// Rows of a micro-batch, and micro-batches that run at the same time.
+fn at_once(fit: &FitPlan, sequence_length: usize) -> (usize, usize) {
+    let rows = (fit.tokens_per_step / sequence_length).max(1);
+    let micro_batch = fit.micro_batch.min(rows);
+    let micro_batches = rows.div_ceil(micro_batch);
+    (micro_batch, rayon::current_num_threads().min(micro_batches))
+}
+
+/// Most memory of a training pass whose training state is so many times the weights.
+fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, sequence_length: usize, state: u64) -> u64 {
+    let weights = num_parameters(student) * F32_BYTES;
+    let rows = (fit.tokens_per_step / sequence_length).max(1);
+    let (micro_batch, at_once) = at_once(fit, sequence_length);
+    let micro_batches = rows.div_ceil(micro_batch);
+    let gradients = micro_batches.min(at_once + 1) as u64; // of those under way, and the sum of those before
+    let positions = (micro_batch * sequence_length) as u64;
+    let kept = positions.saturating_mul(kept_bytes(student, fit.gradient_checkpointing));
+    let forward_backward = (at_once as u64)
+        .saturating_mul(kept.saturating_add(LOSS_BYTES))
+        .saturating_add(weights.saturating_mul(state + gradients));
+    let update = weights.saturating_mul(state + 2); // one gradient, and the weights that replace those in use
+    forward_backward.max(update).saturating_add(PROCESS_BYTES)
+}
+
+/// Bytes at one position that the backward pass needs of the forward pass, and what it makes of them in one layer.
+fn kept_bytes(config: &DecoderConfig, gradient_checkpointing: bool) -> u64 {
+    let (num_layers, layer) = (config.num_hidden_layers, layer_floats(config));
+    let kept = if gradient_checkpointing {
+        num_layers * config.hidden_size + layer
+    } else {
+        num_layers * layer
+    };
+    (kept + layer + 4 * config.hidden_size) as u64 * F32_BYTES
+}
