@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use alambic::data::TokenRows;
 use alambic::loss::{HiddenPlan, LossWeights};
 use alambic::model::DecoderConfig;
-use alambic::passes::{PruneMethod, PrunePlan, prune::prune};
+use alambic::passes::{Pass, PruneMethod, PrunePlan};
 use alambic::pruning::Zeros;
 use alambic::recipe::{Ramp, Scheduled, Shape};
 use alambic::student::{Projection, Student};
@@ -66,7 +66,8 @@ fn pruned(rows: &TokenRows) -> Student {
     };
     let (dir, stop) = (tempfile::tempdir().unwrap(), AtomicBool::new(false));
     let student = Student::new(random_decoder(config(), 5));
-    prune(&plan, student, &context(dir.path(), rows, &stop)).unwrap()
+    plan.apply(student, &context(dir.path(), rows, &stop))
+        .unwrap()
 }
 
 #[test]

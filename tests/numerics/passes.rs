@@ -9,7 +9,7 @@ use alambic::export::{ExportDtype, ExportFormat};
 use alambic::model::ParameterKind;
 use alambic::passes::{
     Activations, NumberType, PassPlan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan,
-    SchemePlan, apply, name,
+    SchemePlan, apply,
 };
 use alambic::pruning::Zeros;
 use alambic::student::Student;
@@ -54,7 +54,7 @@ pub(crate) fn qat(scheme: SchemePlan) -> PassPlan {
 pub(crate) fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
     let dir = tempfile::tempdir().unwrap();
     let context = FitContext {
-        label: name(plan),
+        label: plan.name(),
         dir: dir.path(),
         key: "key",
         seed: 1,
