@@ -1,10 +1,10 @@
 //! Passes: each takes a student and returns a student.
 
 mod distill;
-pub mod prune;
+mod prune;
 pub mod quantize;
 mod removed;
-pub mod shrink;
+mod shrink;
 
 use std::io;
 use std::path::Path;
@@ -12,8 +12,8 @@ use std::path::Path;
 use thiserror::Error;
 
 use self::distill::DISTILL;
-use self::prune::{PRUNE, PruneError};
-pub use self::prune::{PruneMethod, PrunePlan};
+use self::prune::PRUNE;
+pub use self::prune::{PruneError, PruneMethod, PrunePlan};
 use self::quantize::QUANTIZE;
 pub(crate) use self::quantize::group_size;
 pub use self::quantize::{
