@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::{Calibration, Interrupted};
 use alambic::model::{
-    Architecture, Decoder, DecoderConfig, LayerType, QkNorm, Site, Tap, ids_tensor,
+    Architecture, Decoder, DecoderConfig, LayerType, Part, QkNorm, Site, Tap, ids_tensor,
 };
 use alambic::recipe::{FromTeacherPlan, LayersPlan};
 use alambic::student::{Importance, Kept};
@@ -55,14 +55,10 @@ pub(crate) fn logits(decoder: &Decoder) -> Vec<f32> {
 pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
     teacher.map(|spec, weight| {
         let [rows, columns] = spec.shape;
-        let layer = spec.name.strip_prefix("model.layers.").map(|rest| {
-            let (layer, _) = rest.split_once('.').unwrap();
-            layer.parse::<usize>().unwrap()
-        });
+        let layer = spec.id.layer;
         let place = layer.and_then(|layer| kept.layers.iter().position(|&idx| idx == layer));
         let is_there = |row: usize, column: usize| {
-            let writes =
-                spec.name.ends_with("o_proj.weight") || spec.name.ends_with("down_proj.weight");
+            let writes = matches!(spec.id.part, Part::Output | Part::Down);
             if writes && place.is_none() {
                 return false;
             }
@@ -75,14 +71,14 @@ pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
             };
             let in_stream =
                 |idx: usize| kept.hidden.as_ref().is_none_or(|kept| kept.contains(&idx));
-            match spec.name.rsplit('.').nth(1).unwrap() {
-                "embed_tokens" => in_stream(column),
-                "q_proj" => has(&kept.groups, row / (HEAD_DIM * QUERIES_PER_GROUP)),
-                "k_proj" => has(&kept.groups, row / HEAD_DIM),
-                "o_proj" => {
+            match spec.id.part {
+                Part::Embedding => in_stream(column),
+                Part::Query => has(&kept.groups, row / (HEAD_DIM * QUERIES_PER_GROUP)),
+                Part::Key => has(&kept.groups, row / HEAD_DIM),
+                Part::Output => {
                     in_stream(row) && has(&kept.groups, column / (HEAD_DIM * QUERIES_PER_GROUP))
                 }
-                "down_proj" => in_stream(row) && has(&kept.channels, column),
+                Part::Down => in_stream(row) && has(&kept.channels, column),
                 _ => true,
             }
         };
