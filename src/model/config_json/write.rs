@@ -90,7 +90,7 @@ impl DecoderConfig {
 
 impl Rope {
     /// As transformers 5 writes it, and without the base as transformers 4 does.
-    fn to_json(&self, max_position_embeddings: usize) -> (Value, Value) {
+    pub(in crate::model) fn to_json(&self, max_position_embeddings: usize) -> (Value, Value) {
         let scaling = match &self.scaling {
             RopeScaling::Default => {
                 let parameters = json!({ "rope_theta": self.theta, "rope_type": "default" });
