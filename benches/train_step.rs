@@ -32,6 +32,9 @@ use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
 
+/// Norm that gradients are clipped to.
+const MAX_GRAD_NORM: f64 = 1.0;
+
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -180,7 +183,7 @@ fn train(
             read_back,
         );
         let norm = global_norm(&step.gradients);
-        let gradients = clip(step.gradients, &norm, plan.max_grad_norm, read_back);
+        let gradients = clip(step.gradients, &norm, MAX_GRAD_NORM, read_back);
         let mut updated = optimizer
             .step(student.trained(), gradients, plan.learning_rate, &plan)
             .into_iter();
@@ -298,7 +301,7 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         decay_embeddings: true,
         betas: [0.9, 0.95],
         epsilon: 1e-8,
-        max_grad_norm: 1.0,
+        max_grad_norm: Some(MAX_GRAD_NORM),
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights {
             weights: Terms::default()

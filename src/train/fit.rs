@@ -206,7 +206,10 @@ pub fn fit_with(
         pending.note(step, sums, norm.clone()).map_err(unsound)?;
 
         let rate = learning_rate(step, plan);
-        let gradients = clip(gradients, &norm, plan.max_grad_norm, read_back);
+        let gradients = match plan.max_grad_norm {
+            Some(most) => clip(gradients, &norm, most, read_back),
+            None => gradients,
+        };
         training.update(gradients, rate, plan);
 
         let done = step + 1;

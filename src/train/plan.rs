@@ -40,7 +40,7 @@ keys! {
         decay_embeddings: bool = or("true", Kind::Switch, "whether `weight_decay` acts on the embedding, which may be the output layer, too");
         betas: [f64; 2] = or("[0.9, 0.999]", Kind::List(&DECAY_RATE, 2, 2), "decay rates of the optimizer's two moments");
         epsilon: f64 = or("1e-8", SHARE_ABOVE_0, "term added to the root of the second moment");
-        max_grad_norm: f64 = or("1.0", ABOVE_0, "global norm above which gradients are scaled down");
+        max_grad_norm: Option<f64> = or("1.0", Kind::Or(&ABOVE_0, "none"), "global norm above which gradients are scaled down; `none` leaves them as they are");
         temperature: TemperaturePlan = or("1.0", Kind::Moving(&TEMPERATURE, &TEMPERATURE_WALK), "temperature of the soft loss terms; one of `cache.temperatures`");
         losses: LossWeights = rule("`{ forward_kl: 1.0 }` with a teacher, else `{ cross_entropy: 1.0 }`", Kind::Block(&LOSSES), "weights of the loss terms") else losses;
         // Samples have none and refuse the key.

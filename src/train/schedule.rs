@@ -108,7 +108,7 @@ pub(super) mod tests {
             decay_embeddings: true,
             betas: [0.9, 0.999],
             epsilon: 1e-8,
-            max_grad_norm: 1.0,
+            max_grad_norm: Some(1.0),
             temperature: TemperaturePlan::Constant(1.0),
             losses: LossWeights::only(Term::CrossEntropy),
             tail: TailPlan::Bucket,

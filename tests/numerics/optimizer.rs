@@ -47,7 +47,7 @@ impl Inputs {
             betas: self.betas,
             epsilon: self.epsilon,
             weight_decay: self.weight_decay,
-            max_grad_norm: self.max_grad_norm,
+            max_grad_norm: Some(self.max_grad_norm),
             ..fit_plan()
         }
     }
@@ -100,7 +100,7 @@ fn adamw_with_clipping_equals_torch_at_every_step() {
         let got = norm.clone().into_scalar::<f32>();
         assert_close(&name, &[got], &[want.norm], tolerance);
         let [unread, gradients] = [ReadBack::Stalls, ReadBack::Free]
-            .map(|read_back| clip(gradients.clone(), &norm, plan.max_grad_norm, read_back));
+            .map(|read_back| clip(gradients.clone(), &norm, inputs.max_grad_norm, read_back));
         for gradients in [&unread, &gradients] {
             check(step, "gradient", gradients.iter().collect(), &want.clipped);
         }

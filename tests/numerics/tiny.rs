@@ -146,7 +146,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         decay_embeddings: true,
         betas: [0.9, 0.95],
         epsilon: 1e-8,
-        max_grad_norm: 1.0,
+        max_grad_norm: Some(1.0),
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights::only(Term::CrossEntropy),
         tail: TailPlan::Bucket,

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use alambic::data::TokenRows;
 use alambic::device::ReadBack;
 use alambic::model::{Decoder, DecoderConfig, ParameterKind};
+use alambic::passes::PassPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
 use alambic::train::evaluate::{Opinion, evaluate};
@@ -18,7 +19,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::golden::{self, Golden, Tolerance, assert_close};
-use super::tiny::{config, context, decoder_of, fit_plan, random_decoder, random_rows};
+use super::tiny::{bits, config, context, decoder_of, fit_plan, random_decoder, random_rows};
 
 #[derive(Deserialize)]
 struct Inputs {
@@ -83,7 +84,7 @@ fn ten_steps_with_warm_up_and_clipping_end_in_the_losses_and_weights_of_torch() 
         weight_decay: inputs.weight_decay,
         betas: inputs.betas,
         epsilon: inputs.epsilon,
-        max_grad_norm: inputs.max_grad_norm,
+        max_grad_norm: Some(inputs.max_grad_norm),
         ..fit_plan()
     };
     for read_back in [ReadBack::Free, ReadBack::Stalls] {
@@ -344,4 +345,21 @@ fn weight_decay_spares_the_embedding_if_told() {
         }
     }
     assert_eq!(num_matrices, 8);
+}
+
+#[test]
+fn without_a_bound_gradients_are_left_as_they_are() {
+    let rows = random_rows(16, &[16; 4], 3);
+    let trained = |max_grad_norm| {
+        let plan = FitPlan {
+            max_grad_norm,
+            ..fit_plan()
+        };
+        let pass = PassPlan::Distill(Box::new(plan));
+        let student = Student::new(random_decoder(config(), 5));
+        bits(&super::passes::run(&pass, student, &rows).decoder)
+    };
+    let unbounded = trained(None);
+    assert!(unbounded == trained(Some(1e9)));
+    assert!(unbounded != trained(Some(1e-3)));
 }
