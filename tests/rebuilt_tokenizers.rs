@@ -62,6 +62,7 @@ mod tests {
             ("hf-llama", json!("TokenizersBackend"), false),
             ("hf-llama", Value::Null, false),
             ("hf-mistral", json!("GPT2Tokenizer"), false),
+            ("hf-phi3", json!("GPT2Tokenizer"), false),
             ("hf-gemma3", Value::Null, true),
             ("hf-gemma3", json!("GemmaTokenizer"), true),
             ("hf-qwen3-tied", Value::Null, true),

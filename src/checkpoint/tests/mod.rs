@@ -15,7 +15,7 @@ use serde_json::json;
 use super::*;
 use crate::model::parameter_specs;
 
-const PLAIN: [&str; 11] = [
+const PLAIN: [&str; 12] = [
     "hf-gemma",
     "hf-gemma2",
     "hf-gemma3",
@@ -24,6 +24,7 @@ const PLAIN: [&str; 11] = [
     "hf-llama-sharded",
     "hf-llama3-rope",
     "hf-mistral",
+    "hf-phi3",
     "hf-qwen2-tied",
     "hf-qwen3-tied",
     "hf-smollm2-tied",

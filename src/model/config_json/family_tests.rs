@@ -56,6 +56,7 @@ fn every_golden_config_is_written_as_it_was_read() {
         ("hf-gemma", Architecture::Gemma),
         ("hf-gemma2", Architecture::Gemma2),
         ("hf-gemma3", Architecture::Gemma3),
+        ("hf-phi3", Architecture::Phi3),
     ] {
         let want = golden(name);
         let config = DecoderConfig::from_json(&want).unwrap();
@@ -90,6 +91,10 @@ fn each_style_of_a_written_family_is_complete_alone() {
         "num_attention_heads": 8, "rope_local_base_freq": 500.0, "sliding_window_pattern": 3, "sliding_window": 16,
         "rope_theta": 2e6, "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
     });
+    let phi = json!({
+        "sliding_window": 16, "partial_rotary_factor": 0.5, "original_max_position_embeddings": 64,
+        "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.1] },
+    });
     let qwen = json!({ "use_sliding_window": true, "max_window_layers": 4, "rope_theta": 1e6 });
     for config in [
         read(Architecture::Gemma3, gemma3),
@@ -97,6 +102,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
         read(Architecture::Qwen2, qwen.clone()),
         read(Architecture::Qwen3, qwen),
         read(Architecture::Mistral, json!({ "rope_theta": 1e6 })),
+        read(Architecture::Phi3, phi),
     ] {
         for left_out in [&newer[..], &older[..]] {
             let mut json = config.to_json("bfloat16");
@@ -110,7 +116,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
 
 #[test]
 fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Phi3, Qwen2, Qwen3};
     // Key/value heads, head size, context, tied, first, last and padding token.
     for (architecture, heads, head_dim, context, tied, ids) in [
         (Llama, 32, 4, 2048, false, (Some(1), Some(2), None)),
@@ -120,6 +126,14 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
         (Gemma, 16, 256, 8192, true, (Some(2), Some(1), Some(0))),
         (Gemma2, 4, 256, 8192, true, (Some(2), Some(1), Some(0))),
         (Gemma3, 4, 256, 131_072, true, (Some(2), Some(1), Some(0))),
+        (
+            Phi3,
+            32,
+            4,
+            4096,
+            false,
+            (Some(1), Some(32_000), Some(32_000)),
+        ),
     ] {
         let got = read(architecture, json!({}));
         assert_eq!(got.num_key_value_heads, heads, "{architecture:?}");
@@ -132,9 +146,16 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
             got.pad_token_id,
         );
         assert_eq!(got_ids, ids, "{architecture:?}");
-        let theta = if architecture == Gemma3 { 1e6 } else { 1e4 };
+        let theta = match architecture {
+            Gemma3 => 1e6,
+            _ => 1e4,
+        };
+        let eps = match architecture {
+            Phi3 => 1e-5,
+            _ => 1e-6,
+        };
         let numbers = (got.rms_norm_eps, got.rope.theta);
-        assert_eq!(numbers, (1e-6, theta), "{architecture:?}");
+        assert_eq!(numbers, (eps, theta), "{architecture:?}");
         let local = got.local_rope.map(|rope| rope.theta);
         assert_eq!(local, (architecture == Gemma3).then_some(1e4));
     }
@@ -375,4 +396,27 @@ fn the_activation_of_gemma_is_read_as_it_was_meant() {
         family_refusal(Architecture::Gemma, both),
         "`hidden_activation` must be `gelu_pytorch_tanh`, but is `\"gelu\"`"
     );
+}
+
+#[test]
+fn of_phi_3_every_layer_slides_or_none_and_rope_is_longrope_or_none() {
+    let phi = |changes| read(Architecture::Phi3, changes);
+    assert_eq!(types_text(&phi(json!({}))), "FFFFFFF");
+    assert_eq!(types_text(&phi(json!({ "sliding_window": 9 }))), "SSSSSSS");
+    let linear = json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } });
+    assert_eq!(
+        family_refusal(Architecture::Phi3, linear),
+        "`rope_type` must be `default` or `longrope` in this family, but is `\"linear\"`"
+    );
+    // Before transformers 5 its class takes three keys, by these names, and no other.
+    let old = json!({
+        "rope_scaling": { "type": "su", "short_factor": [1.0, 1.5], "long_factor": [1.1, 2.2] },
+        "original_max_position_embeddings": 64,
+    });
+    let written = phi(old).to_json("float32");
+    let want = json!({ "type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [1.1, 2.2] });
+    assert_eq!(written["rope_scaling"], want);
+    assert_eq!(written["original_max_position_embeddings"], 64);
+    let plain = phi(json!({ "max_position_embeddings": 512 })).to_json("float32");
+    assert_eq!(plain["original_max_position_embeddings"], 512);
 }

@@ -7,6 +7,7 @@ mod gemma2;
 mod gemma3;
 mod llama;
 mod mistral;
+mod phi3;
 mod qwen2;
 mod qwen3;
 
@@ -54,6 +55,8 @@ families! {
     Gemma2 = gemma2,
     /// Gemma 3, text only: normed queries and keys instead of soft-caps, two rope bases (arXiv 2503.19786).
     Gemma3 = gemma3,
+    /// Phi 3 and 4: fused matrices, heads that turn in part, `longrope` (Abdin et al. 2024, arXiv 2404.14219 and 2503.01743).
+    Phi3 = phi3,
 }
 
 impl Architecture {
