@@ -75,6 +75,7 @@ export: { formats: [huggingface, compressed-tensors, gguf, gptq, awq, mlx], dtyp
             ("hf-gemma2", Architecture::Gemma2),
             ("hf-gemma3", Architecture::Gemma3),
             ("hf-phi3", Architecture::Phi3),
+            ("hf-olmo2", Architecture::Olmo2),
         ] {
             let workshop = workshop(name, RECIPE);
             let report = workshop.done(&["run", "chain.yaml", "--json"]).json();

@@ -106,7 +106,7 @@ fn a_tied_decoder_has_no_head() {
 
 #[test]
 fn each_family_has_its_own_weights_in_a_layer() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Phi3, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3};
     let extra = |architecture| -> Vec<(String, Vec<usize>)> {
         let plain: Vec<_> = parameter_specs(&config(true));
         let config = DecoderConfig {
@@ -153,6 +153,12 @@ fn each_family_has_its_own_weights_in_a_layer() {
     assert_eq!(extra(Qwen3), owned(&qk));
     assert_eq!(extra(Gemma2), owned(&outer));
     assert_eq!(extra(Gemma3), owned(&[qk, outer].concat()));
+    let olmo = [
+        ("self_attn.q_norm.weight", 32),
+        ("self_attn.k_norm.weight", 16),
+        ("post_feedforward_layernorm.weight", 12),
+    ];
+    assert_eq!(extra(Olmo2), owned(&olmo));
 }
 
 #[test]

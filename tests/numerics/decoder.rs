@@ -23,7 +23,7 @@ const SAME: Tolerance = Tolerance {
     rtol: 0.0,
 };
 
-const PLAIN: [&str; 12] = [
+const PLAIN: [&str; 13] = [
     "hf-gemma",
     "hf-gemma2",
     "hf-gemma3",
@@ -32,6 +32,7 @@ const PLAIN: [&str; 12] = [
     "hf-llama-sharded",
     "hf-llama3-rope",
     "hf-mistral",
+    "hf-olmo2",
     "hf-phi3",
     "hf-qwen2-tied",
     "hf-qwen3-tied",

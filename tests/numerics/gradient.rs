@@ -154,11 +154,12 @@ fn assert_gradient_case(
 }
 
 /// Llamas, tied and untied, and one of every other family.
-const GOLDEN: [&str; 9] = [
+const GOLDEN: [&str; 10] = [
     "decoder_gradient_gemma.json",
     "decoder_gradient_gemma2.json",
     "decoder_gradient_gemma3.json",
     "decoder_gradient_mistral.json",
+    "decoder_gradient_olmo2.json",
     "decoder_gradient_phi3.json",
     "decoder_gradient_qwen2.json",
     "decoder_gradient_qwen3.json",

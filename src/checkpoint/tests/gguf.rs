@@ -11,7 +11,7 @@ const MADE_OF: [(&str, &str); 3] = [
     ("gguf-q4_k_m", "hf-llama-256"),
 ];
 
-const FAMILIES: [(&str, &str); 9] = [
+const FAMILIES: [(&str, &str); 10] = [
     ("hf-llama", "llama"),
     ("hf-smollm2-tied", "llama"),
     ("hf-mistral", "llama"),
@@ -21,6 +21,7 @@ const FAMILIES: [(&str, &str); 9] = [
     ("hf-gemma2", "gemma2"),
     ("hf-gemma3", "gemma3"),
     ("hf-phi3", "phi3"),
+    ("hf-olmo2", "olmo2"),
 ];
 
 fn open(name: &str) -> Checkpoint {
@@ -29,7 +30,7 @@ fn open(name: &str) -> Checkpoint {
 
 /// Name of a tensor in llama.cpp, as `gguf.get_tensor_name_map` of the `gguf` package has it.
 fn llama_cpp_name(name: &str, family: &str) -> String {
-    let norms_outputs = matches!(family, "gemma2" | "gemma3");
+    let norms_outputs = matches!(family, "gemma2" | "gemma3" | "olmo2");
     let (after_attention, before_mlp) = if norms_outputs {
         ("post_attention_norm", "ffn_norm")
     } else {
@@ -262,7 +263,7 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
     };
     assert_eq!(
         text("general.architecture", "mamba"),
-        ": `general.architecture` must be one of `llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, `phi3`, but is `mamba`"
+        ": `general.architecture` must be one of `llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, `phi3`, `olmo2`, but is `mamba`"
     );
     assert_eq!(
         u32("llama.expert_count", 8),

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::*;
 use crate::model::parameter_specs;
 
-const PLAIN: [&str; 12] = [
+const PLAIN: [&str; 13] = [
     "hf-gemma",
     "hf-gemma2",
     "hf-gemma3",
@@ -24,6 +24,7 @@ const PLAIN: [&str; 12] = [
     "hf-llama-sharded",
     "hf-llama3-rope",
     "hf-mistral",
+    "hf-olmo2",
     "hf-phi3",
     "hf-qwen2-tied",
     "hf-qwen3-tied",

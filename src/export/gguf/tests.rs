@@ -87,6 +87,7 @@ fn models_of_every_family_read_back_as_they_were() {
         "hf-llama",
         "hf-llama3-rope",
         "hf-mistral",
+        "hf-olmo2",
         "hf-phi3",
         "hf-qwen2-tied",
         "hf-qwen3-tied",

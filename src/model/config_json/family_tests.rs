@@ -57,6 +57,7 @@ fn every_golden_config_is_written_as_it_was_read() {
         ("hf-gemma2", Architecture::Gemma2),
         ("hf-gemma3", Architecture::Gemma3),
         ("hf-phi3", Architecture::Phi3),
+        ("hf-olmo2", Architecture::Olmo2),
     ] {
         let want = golden(name);
         let config = DecoderConfig::from_json(&want).unwrap();
@@ -103,6 +104,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
         read(Architecture::Qwen3, qwen),
         read(Architecture::Mistral, json!({ "rope_theta": 1e6 })),
         read(Architecture::Phi3, phi),
+        read(Architecture::Olmo2, json!({ "rope_theta": 1e6 })),
     ] {
         for left_out in [&newer[..], &older[..]] {
             let mut json = config.to_json("bfloat16");
@@ -116,7 +118,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
 
 #[test]
 fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Phi3, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3};
     // Key/value heads, head size, context, tied, first, last and padding token.
     for (architecture, heads, head_dim, context, tied, ids) in [
         (Llama, 32, 4, 2048, false, (Some(1), Some(2), None)),
@@ -134,6 +136,7 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
             false,
             (Some(1), Some(32_000), Some(32_000)),
         ),
+        (Olmo2, 32, 4, 2048, false, (None, Some(50_279), Some(1))),
     ] {
         let got = read(architecture, json!({}));
         assert_eq!(got.num_key_value_heads, heads, "{architecture:?}");
@@ -151,7 +154,7 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
             _ => 1e4,
         };
         let eps = match architecture {
-            Phi3 => 1e-5,
+            Phi3 | Olmo2 => 1e-5,
             _ => 1e-6,
         };
         let numbers = (got.rms_norm_eps, got.rope.theta);

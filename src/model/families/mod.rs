@@ -7,6 +7,7 @@ mod gemma2;
 mod gemma3;
 mod llama;
 mod mistral;
+mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
@@ -57,6 +58,8 @@ families! {
     Gemma3 = gemma3,
     /// Phi 3 and 4: fused matrices, heads that turn in part, `longrope` (Abdin et al. 2024, arXiv 2404.14219 and 2503.01743).
     Phi3 = phi3,
+    /// OLMo 2: norms after sub-layers, queries and keys normed over all heads (OLMo Team 2025, arXiv 2501.00656).
+    Olmo2 = olmo2,
 }
 
 impl Architecture {
