@@ -124,6 +124,7 @@ FAMILIES = {
         num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=5,
         rope_parameters=dict(rope_type="longrope", rope_theta=100.0, partial_rotary_factor=0.67, short_factor=[1.0, 2.0], long_factor=[1.5, 3.75]))),
     "olmo2": ("Olmo2", dict()),
+    "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=3)),
 }
 
 

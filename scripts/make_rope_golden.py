@@ -95,7 +95,7 @@ BY_LAYER = [
     {"rope_parameters": {**LINEAR, "rope_theta": 5e5}},
 ]
 CLASS_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3",
-               "phi3": "Phi3", "olmo2": "Olmo2"}
+               "phi3": "Phi3", "olmo2": "Olmo2", "smollm3": "SmolLM3"}
 CASES = {"gemma3_text": BY_LAYER, "phi3": PHI3, "qwen3": FLAT, "gemma": FLAT, "gemma2": FLAT}
 
 

@@ -76,6 +76,7 @@ export: { formats: [huggingface, compressed-tensors, gguf, gptq, awq, mlx], dtyp
             ("hf-gemma3", Architecture::Gemma3),
             ("hf-phi3", Architecture::Phi3),
             ("hf-olmo2", Architecture::Olmo2),
+            ("hf-smollm3", Architecture::SmolLm3),
         ] {
             let workshop = workshop(name, RECIPE);
             let report = workshop.done(&["run", "chain.yaml", "--json"]).json();

@@ -64,6 +64,7 @@ mod tests {
             ("hf-mistral", json!("GPT2Tokenizer"), false),
             ("hf-phi3", json!("GPT2Tokenizer"), false),
             ("hf-olmo2", json!("GPT2Tokenizer"), false),
+            ("hf-smollm3", json!("GPT2Tokenizer"), true),
             ("hf-gemma3", Value::Null, true),
             ("hf-gemma3", json!("GemmaTokenizer"), true),
             ("hf-qwen3-tied", Value::Null, true),

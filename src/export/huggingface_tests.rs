@@ -36,6 +36,7 @@ fn bf16_exports_of_golden_folders_equal_them_byte_for_byte() {
         "hf-qwen2-tied",
         "hf-qwen3-tied",
         "hf-smollm2-tied",
+        "hf-smollm3",
     ] {
         let dir = tempfile::tempdir().unwrap();
         export(name, dir.path(), ExportDtype::Bf16);

@@ -106,7 +106,7 @@ fn a_tied_decoder_has_no_head() {
 
 #[test]
 fn each_family_has_its_own_weights_in_a_layer() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};
     let extra = |architecture| -> Vec<(String, Vec<usize>)> {
         let plain: Vec<_> = parameter_specs(&config(true));
         let config = DecoderConfig {
@@ -146,7 +146,7 @@ fn each_family_has_its_own_weights_in_a_layer() {
         ("pre_feedforward_layernorm.weight", 12),
         ("post_feedforward_layernorm.weight", 12),
     ];
-    for architecture in [Llama, Mistral, Gemma, Phi3] {
+    for architecture in [Llama, Mistral, Gemma, Phi3, SmolLm3] {
         assert_eq!(extra(architecture), []);
     }
     assert_eq!(extra(Qwen2), owned(&biases));

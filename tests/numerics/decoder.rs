@@ -23,7 +23,7 @@ const SAME: Tolerance = Tolerance {
     rtol: 0.0,
 };
 
-const PLAIN: [&str; 13] = [
+const PLAIN: [&str; 14] = [
     "hf-gemma",
     "hf-gemma2",
     "hf-gemma3",
@@ -37,6 +37,7 @@ const PLAIN: [&str; 13] = [
     "hf-qwen2-tied",
     "hf-qwen3-tied",
     "hf-smollm2-tied",
+    "hf-smollm3",
 ];
 
 const PACKED: [&str; 4] = [

@@ -60,7 +60,7 @@ fn the_golden_files_can_tell_whether_a_part_is_there() {
     let default_rope: Removal = |config| {
         config.rope = Rope::plain(config.rope.theta);
     };
-    let cases: [(&str, &str, Removal); 14] = [
+    let cases: [(&str, &str, Removal); 16] = [
         ("mistral", "window", no_window),
         ("qwen2", "window", no_window),
         ("qwen3", "window", no_window),
@@ -94,6 +94,10 @@ fn the_golden_files_can_tell_whether_a_part_is_there() {
             };
             *context = 8;
         }),
+        ("smollm3", "layer without rope", |config| {
+            config.layers_without_rope.clear();
+        }),
+        ("smollm3", "window", no_window),
         ("gemma", "its gains, activation and embedding", |config| {
             config.architecture = Architecture::Llama; // whose table of weights is the same
         }),
@@ -109,7 +113,7 @@ fn the_golden_files_can_tell_whether_a_part_is_there() {
 
 #[test]
 fn a_window_gives_the_same_states_token_by_token_in_chunks_and_at_once() {
-    for family in ["mistral", "qwen2", "qwen3", "gemma2", "gemma3"] {
+    for family in ["mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3"] {
         let (decoder, ids) = golden_model(family);
         assert_eq!(decoder.config.sliding_window, Some(3));
         let values = |hidden: burn::tensor::Tensor<3>| hidden.try_into_vec_as::<f32>().unwrap();

@@ -154,7 +154,7 @@ fn assert_gradient_case(
 }
 
 /// Llamas, tied and untied, and one of every other family.
-const GOLDEN: [&str; 10] = [
+const GOLDEN: [&str; 11] = [
     "decoder_gradient_gemma.json",
     "decoder_gradient_gemma2.json",
     "decoder_gradient_gemma3.json",
@@ -163,6 +163,7 @@ const GOLDEN: [&str; 10] = [
     "decoder_gradient_phi3.json",
     "decoder_gradient_qwen2.json",
     "decoder_gradient_qwen3.json",
+    "decoder_gradient_smollm3.json",
     "decoder_gradient_tied.json",
     "decoder_gradient_untied.json",
 ];

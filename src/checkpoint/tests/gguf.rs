@@ -11,7 +11,7 @@ const MADE_OF: [(&str, &str); 3] = [
     ("gguf-q4_k_m", "hf-llama-256"),
 ];
 
-const FAMILIES: [(&str, &str); 10] = [
+const FAMILIES: [(&str, &str); 11] = [
     ("hf-llama", "llama"),
     ("hf-smollm2-tied", "llama"),
     ("hf-mistral", "llama"),
@@ -22,6 +22,7 @@ const FAMILIES: [(&str, &str); 10] = [
     ("hf-gemma3", "gemma3"),
     ("hf-phi3", "phi3"),
     ("hf-olmo2", "olmo2"),
+    ("hf-smollm3", "smollm3"),
 ];
 
 fn open(name: &str) -> Checkpoint {
@@ -136,7 +137,7 @@ fn converted(checkpoint: &Checkpoint, family: &str) -> Draft {
         if family.starts_with("gemma") && spec.kind() == ParameterKind::Norm {
             weight = weight.iter().map(|value| value + 1.0).collect();
         }
-        let turns_neighbours = family == "llama";
+        let turns_neighbours = matches!(family, "llama" | "smollm3");
         if turns_neighbours && spec.name.contains("q_proj") {
             weight = interleaved(&weight, config.num_attention_heads, config.head_dim);
         }
@@ -263,7 +264,7 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
     };
     assert_eq!(
         text("general.architecture", "mamba"),
-        ": `general.architecture` must be one of `llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, `phi3`, `olmo2`, but is `mamba`"
+        ": `general.architecture` must be one of `llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, `phi3`, `olmo2`, `smollm3`, but is `mamba`"
     );
     assert_eq!(
         u32("llama.expert_count", 8),

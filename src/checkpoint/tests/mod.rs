@@ -15,7 +15,7 @@ use serde_json::json;
 use super::*;
 use crate::model::parameter_specs;
 
-const PLAIN: [&str; 13] = [
+const PLAIN: [&str; 14] = [
     "hf-gemma",
     "hf-gemma2",
     "hf-gemma3",
@@ -29,6 +29,7 @@ const PLAIN: [&str; 13] = [
     "hf-qwen2-tied",
     "hf-qwen3-tied",
     "hf-smollm2-tied",
+    "hf-smollm3",
 ];
 const PACKED: [&str; 13] = [
     "ct-fp8-dynamic",

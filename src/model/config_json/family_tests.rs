@@ -58,6 +58,7 @@ fn every_golden_config_is_written_as_it_was_read() {
         ("hf-gemma3", Architecture::Gemma3),
         ("hf-phi3", Architecture::Phi3),
         ("hf-olmo2", Architecture::Olmo2),
+        ("hf-smollm3", Architecture::SmolLm3),
     ] {
         let want = golden(name);
         let config = DecoderConfig::from_json(&want).unwrap();
@@ -96,6 +97,8 @@ fn each_style_of_a_written_family_is_complete_alone() {
         "sliding_window": 16, "partial_rotary_factor": 0.5, "original_max_position_embeddings": 64,
         "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.1] },
     });
+    let smol =
+        json!({ "use_sliding_window": true, "sliding_window": 16, "no_rope_layer_interval": 3 });
     let qwen = json!({ "use_sliding_window": true, "max_window_layers": 4, "rope_theta": 1e6 });
     for config in [
         read(Architecture::Gemma3, gemma3),
@@ -105,6 +108,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
         read(Architecture::Mistral, json!({ "rope_theta": 1e6 })),
         read(Architecture::Phi3, phi),
         read(Architecture::Olmo2, json!({ "rope_theta": 1e6 })),
+        read(Architecture::SmolLm3, smol),
     ] {
         for left_out in [&newer[..], &older[..]] {
             let mut json = config.to_json("bfloat16");
@@ -118,7 +122,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
 
 #[test]
 fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};
     // Key/value heads, head size, context, tied, first, last and padding token.
     for (architecture, heads, head_dim, context, tied, ids) in [
         (Llama, 32, 4, 2048, false, (Some(1), Some(2), None)),
@@ -137,6 +141,14 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
             (Some(1), Some(32_000), Some(32_000)),
         ),
         (Olmo2, 32, 4, 2048, false, (None, Some(50_279), Some(1))),
+        (
+            SmolLm3,
+            4,
+            4,
+            32_768,
+            true,
+            (Some(128_000), Some(128_001), Some(128_004)),
+        ),
     ] {
         let got = read(architecture, json!({}));
         assert_eq!(got.num_key_value_heads, heads, "{architecture:?}");
@@ -151,6 +163,7 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
         assert_eq!(got_ids, ids, "{architecture:?}");
         let theta = match architecture {
             Gemma3 => 1e6,
+            SmolLm3 => 2e6,
             _ => 1e4,
         };
         let eps = match architecture {
@@ -422,4 +435,31 @@ fn of_phi_3_every_layer_slides_or_none_and_rope_is_longrope_or_none() {
     assert_eq!(written["original_max_position_embeddings"], 64);
     let plain = phi(json!({ "max_position_embeddings": 512 })).to_json("float32");
     assert_eq!(plain["original_max_position_embeddings"], 512);
+}
+
+#[test]
+fn layers_without_rope_follow_from_the_list_or_the_interval_of_smollm_3() {
+    let smol = |changes| read(Architecture::SmolLm3, changes);
+    let without = |changes| smol(changes).layers_without_rope;
+    assert_eq!(without(json!({})), [3]);
+    assert_eq!(without(json!({ "no_rope_layer_interval": 2 })), [1, 3, 5]);
+    let listed =
+        json!({ "no_rope_layers": [0, 1, 1, 0, 1, 1, 1, 0, 0], "no_rope_layer_interval": 2 });
+    assert_eq!(
+        without(listed),
+        [0, 3],
+        "more layers may be listed than there are"
+    );
+    let slides = smol(json!({ "use_sliding_window": true, "sliding_window": 16 }));
+    assert_eq!(types_text(&slides), "FFFSFFF");
+    assert_eq!(slides.sliding_window, Some(16));
+    let off = smol(json!({ "sliding_window": 16 }));
+    assert_eq!(
+        (types_text(&off).as_str(), off.sliding_window),
+        ("FFFFFFF", None)
+    );
+    assert_eq!(
+        family_refusal(Architecture::SmolLm3, json!({ "no_rope_layers": [1, 0] })),
+        "`no_rope_layers` must be a list of 7 numbers, each 0 or 1, but is `[1,0]`"
+    );
 }

@@ -11,6 +11,7 @@ mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -60,6 +61,8 @@ families! {
     Phi3 = phi3,
     /// OLMo 2: norms after sub-layers, queries and keys normed over all heads (OLMo Team 2025, arXiv 2501.00656).
     Olmo2 = olmo2,
+    /// SmolLM 3: every fourth layer without rotary positions (Hugging Face 2025).
+    SmolLm3 = smollm3,
 }
 
 impl Architecture {
