@@ -120,6 +120,11 @@ FAMILIES = {
         sliding_window=3, query_pre_attn_scalar=4, final_logit_softcapping=2.0, layer_types=["sliding_attention", "full_attention"],
         rope_parameters=dict(full_attention=dict(rope_type="linear", factor=4.0, rope_theta=1e4),
                              sliding_attention=dict(rope_type="default", rope_theta=100.0)))),
+    "phi3": ("Phi3", dict(
+        num_attention_heads=2, num_key_value_heads=1, original_max_position_embeddings=5,
+        rope_parameters=dict(rope_type="longrope", rope_theta=100.0, partial_rotary_factor=0.67, short_factor=[1.0, 2.0], long_factor=[1.5, 3.75]))),
+    "olmo2": ("Olmo2", dict()),
+    "smollm3": ("SmolLM3", dict(no_rope_layers=[1, 0], use_sliding_window=True, sliding_window=3)),
 }
 
 
@@ -128,10 +133,11 @@ def tiny_family(seed, family, decimals):
     name, settings = FAMILIES[family]
     gemma = family.startswith("gemma")
     config_class = getattr(transformers, name + ("TextConfig" if name == "Gemma3" else "Config"))
-    config = config_class(
+    sizes = dict(
         vocab_size=32, hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=6,
         max_position_embeddings=16, rms_norm_eps=1e-5, tie_word_embeddings=gemma, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        attn_implementation="eager", **settings)
+        attn_implementation="eager")
+    config = config_class(**sizes | copy.deepcopy(settings))
     model = getattr(transformers, name + "ForCausalLM")(config).double().eval()
     generator = randomize(model, seed, decimals, gain=0 if gemma else 1)
     left_out = {"transformers_version", "attention_dropout", "initializer_range", "use_cache", "dtype"}

@@ -5,7 +5,7 @@
     python3 scripts/make_rope_golden.py
 
 Each case is a family, the keys of its config.json, and `[rope_type, rope_theta, factor]` of full layers and, in Gemma 3, of sliding ones; of longrope
-the trained context stands in the place of the factor.
+the trained context stands in the place of the factor, and behind it in Phi 3 the share of a head that turns.
 """
 import copy
 import json
@@ -54,6 +54,23 @@ LONGROPE = [
     {"rope_parameters": {**LONG, "rope_theta": 5e5}, "original_max_position_embeddings": 32},
     {"rope_parameters": {**LONG, "rope_theta": 5e5}, "rope_scaling": LONG, "rope_theta": 5e5},
 ]
+# Phi 3 alone: what stands beside the table counts, a part of a head may turn, and `yarn` is a name of longrope. (So is `su`, with which
+# 5.23 fails: it looks for the context before it renames the type.)
+OLD_LONG = {"type": "longrope", **FACTORS}
+PHI3 = [
+    {},
+    {"rope_theta": 3e4},
+    {"rope_scaling": None, "partial_rotary_factor": 0.5},
+    {"rope_parameters": {**DEFAULT, "rope_theta": 5e5, "partial_rotary_factor": 0.5}},
+    {"rope_parameters": {**DEFAULT, "rope_theta": 5e5, "partial_rotary_factor": 0.5}, "partial_rotary_factor": 1.0},
+    {"rope_scaling": OLD_LONG},
+    {"rope_scaling": OLD_LONG, "original_max_position_embeddings": 64},
+    {"rope_scaling": {**OLD_LONG, "type": "yarn"}, "original_max_position_embeddings": 64},
+    {"rope_scaling": {"type": "longrope", "short_factor": [1.5], "long_factor": [2.5]}, "partial_rotary_factor": 0.5, "rope_theta": 3e4},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}, "original_max_position_embeddings": 64},
+    {"rope_parameters": {**LONG, "rope_theta": 5e5}, "rope_scaling": OLD_LONG, "rope_theta": 5e5, "original_max_position_embeddings": 64},
+]
 FULL, SLIDING = {**DEFAULT, "rope_theta": 1e6}, {**DEFAULT, "rope_theta": 1e4}
 BY_LAYER = [
     {},
@@ -77,7 +94,9 @@ BY_LAYER = [
     {"rope_parameters": {"full_attention": FULL, "sliding_attention": {**LINEAR, "rope_theta": 1e4}}},
     {"rope_parameters": {**LINEAR, "rope_theta": 5e5}},
 ]
-CLASS_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3"}
+CLASS_NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gemma": "Gemma", "gemma2": "Gemma2", "gemma3_text": "Gemma3",
+               "phi3": "Phi3", "olmo2": "Olmo2", "smollm3": "SmolLM3"}
+CASES = {"gemma3_text": BY_LAYER, "phi3": PHI3, "qwen3": FLAT, "gemma": FLAT, "gemma2": FLAT}
 
 
 def read(family, keys):
@@ -90,13 +109,14 @@ def read(family, keys):
     found = found.rope_parameters
     parts = [found[kind] for kind in ("full_attention", "sliding_attention")] if family == "gemma3_text" else [found]
     scaled = lambda part: part[{"longrope": "original_max_position_embeddings"}.get(part["rope_type"], "factor")] if part["rope_type"] != "default" else None
-    return [[part["rope_type"], part["rope_theta"], scaled(part)] for part in parts]
+    share = [found["partial_rotary_factor"]] if family == "phi3" else []
+    return [[part["rope_type"], part["rope_theta"], scaled(part), *share] for part in parts]
 
 
 cases = [
     dict(architecture=f"{CLASS_NAMES[family]}ForCausalLM", keys=keys, read=read(family, keys))
     for family in CLASS_NAMES
-    for keys in (BY_LAYER if family == "gemma3_text" else FLAT + LONGROPE if family in ("llama", "mistral", "qwen2") else FLAT)
+    for keys in CASES.get(family, FLAT + LONGROPE)
 ]
 golden = dict(made_by="scripts/make_rope_golden.py", transformers=transformers.__version__, cases=cases)
 GOLDEN.write_text(json.dumps(golden, separators=(",", ":")) + "\n")

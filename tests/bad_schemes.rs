@@ -104,4 +104,36 @@ mod tests {
         ];
         assert_refused(&workshop, &sets, &needles);
     }
+
+    #[test]
+    fn a_fused_matrix_has_one_scheme_and_one_width() {
+        let workshop = Workshop::new();
+        std::fs::remove_dir_all(workshop.path("teacher")).unwrap();
+        let phi = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/hf-phi3");
+        workshop.copy_files(phi.as_ref(), "teacher");
+        for (set, needles) in [
+            (
+                "quantize.overrides=[{modules: [v_proj], bits: 8}]",
+                [
+                    "error[quantize/unlike-parts]: `model.layers.0.self_attn.q_proj.weight` and `model.layers.0.self_attn.v_proj.weight` \
+                     are one matrix in engines, but have two schemes: ",
+                    "help: name both in one override",
+                ],
+            ),
+            (
+                "quantize.overrides=[{modules: [gate_proj], keep: true}]",
+                [
+                    "error[quantize/unlike-parts]: `model.layers.0.mlp.gate_proj.weight` and `model.layers.0.mlp.up_proj.weight`",
+                    "not quantised",
+                ],
+            ),
+            (
+                "passes.3.quantize={method: round-to-nearest, bits: {budget: 3.5}, group_size: 16, overrides: [{modules: [k_proj], group_size: 16}]}",
+                ["error[quantize/unlike-parts]", "takes them apart"],
+            ),
+        ] {
+            let sets = ["student={checkpoint: teacher}", set];
+            assert_refused(&workshop, &sets, &needles);
+        }
+    }
 }

@@ -74,6 +74,9 @@ export: { formats: [huggingface, compressed-tensors, gguf, gptq, awq, mlx], dtyp
             ("hf-gemma", Architecture::Gemma),
             ("hf-gemma2", Architecture::Gemma2),
             ("hf-gemma3", Architecture::Gemma3),
+            ("hf-phi3", Architecture::Phi3),
+            ("hf-olmo2", Architecture::Olmo2),
+            ("hf-smollm3", Architecture::SmolLm3),
         ] {
             let workshop = workshop(name, RECIPE);
             let report = workshop.done(&["run", "chain.yaml", "--json"]).json();

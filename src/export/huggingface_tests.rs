@@ -31,9 +31,12 @@ fn bf16_exports_of_golden_folders_equal_them_byte_for_byte() {
         "hf-llama-256",
         "hf-llama3-rope",
         "hf-mistral",
+        "hf-olmo2",
+        "hf-phi3",
         "hf-qwen2-tied",
         "hf-qwen3-tied",
         "hf-smollm2-tied",
+        "hf-smollm3",
     ] {
         let dir = tempfile::tempdir().unwrap();
         export(name, dir.path(), ExportDtype::Bf16);

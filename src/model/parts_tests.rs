@@ -106,7 +106,7 @@ fn a_tied_decoder_has_no_head() {
 
 #[test]
 fn each_family_has_its_own_weights_in_a_layer() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};
     let extra = |architecture| -> Vec<(String, Vec<usize>)> {
         let plain: Vec<_> = parameter_specs(&config(true));
         let config = DecoderConfig {
@@ -146,13 +146,19 @@ fn each_family_has_its_own_weights_in_a_layer() {
         ("pre_feedforward_layernorm.weight", 12),
         ("post_feedforward_layernorm.weight", 12),
     ];
-    for architecture in [Llama, Mistral, Gemma] {
+    for architecture in [Llama, Mistral, Gemma, Phi3, SmolLm3] {
         assert_eq!(extra(architecture), []);
     }
     assert_eq!(extra(Qwen2), owned(&biases));
     assert_eq!(extra(Qwen3), owned(&qk));
     assert_eq!(extra(Gemma2), owned(&outer));
     assert_eq!(extra(Gemma3), owned(&[qk, outer].concat()));
+    let olmo = [
+        ("self_attn.q_norm.weight", 32),
+        ("self_attn.k_norm.weight", 16),
+        ("post_feedforward_layernorm.weight", 12),
+    ];
+    assert_eq!(extra(Olmo2), owned(&olmo));
 }
 
 #[test]
@@ -188,6 +194,33 @@ fn parts_that_are_stored_as_one_stand_together_and_have_one_input() {
             assert!(!family.gguf.turns_neighbours, "{architecture:?}");
         }
     }
+}
+
+#[test]
+fn a_fused_matrix_holds_its_parts_row_under_row() {
+    let config = DecoderConfig {
+        architecture: Architecture::Phi3,
+        ..config(true)
+    };
+    let tensors = tensor_specs(&config);
+    let names: Vec<_> = tensors[1..7]
+        .iter()
+        .map(|tensor| {
+            let module = tensor.module_in_layer();
+            (module, tensor.gguf_name.as_str(), tensor.shape)
+        })
+        .collect();
+    let want = [
+        ("input_layernorm", "blk.0.attn_norm.weight", [1, 12]),
+        ("self_attn.qkv_proj", "blk.0.attn_qkv.weight", [64, 12]), // 32 + 16 + 16 rows
+        ("self_attn.o_proj", "blk.0.attn_output.weight", [12, 32]),
+        ("post_attention_layernorm", "blk.0.ffn_norm.weight", [1, 12]),
+        ("mlp.gate_up_proj", "blk.0.ffn_up.weight", [40, 12]),
+        ("mlp.down_proj", "blk.0.ffn_down.weight", [12, 20]),
+    ];
+    assert_eq!(names, want);
+    let parts: Vec<_> = tensors[2].parts.iter().map(|part| part.id.part).collect();
+    assert_eq!(parts, [Part::Query, Part::Key, Part::Value]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::loss::{LossSpec, Term, Terms};
-use alambic::model::{Decoder, DecoderConfig, ids_tensor};
+use alambic::model::{Architecture, Decoder, DecoderConfig, WeightId, ids_tensor, tensor_specs};
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan, apply};
 use alambic::pruning::Zeros;
 use alambic::student::AdapterPlan;
@@ -291,5 +291,94 @@ fn a_pass_goes_on_to_the_same_bits_from_any_state_which_holds_the_adapter_alone(
             "from {num_updates}"
         );
         fs::remove_file(path(num_updates)).unwrap();
+    }
+}
+
+/// Numbers that are not alike in all that is trained.
+fn with_numbers(student: &Student) -> Student {
+    let shapes = student.trained().into_iter().enumerate();
+    let matrices = shapes.map(|(place, (spec, _))| {
+        let [rows, columns] = spec.shape;
+        let numbers = (0..rows * columns).map(|idx| ((idx * 37 + place * 11) % 19) as f32 - 9.0);
+        tensor(numbers.collect(), spec.shape)
+    });
+    student.with_trained(matrices.collect())
+}
+
+/// What an adapter adds to each weight.
+fn moves(student: Student) -> BTreeMap<WeightId, Vec<f32>> {
+    let zeros = student.decoder.map(|_, weight| weight.zeros_like());
+    let moved = Student {
+        adapter: student.adapter,
+        ..Student::new(zeros)
+    };
+    let parameters = moved.merged().decoder.parameters().into_iter();
+    parameters
+        .map(|(spec, moved)| (spec.id, to_vec(&moved)))
+        .collect()
+}
+
+#[test]
+fn an_adapter_of_parts_of_a_fused_matrix_is_one_module_with_a_block_for_each() {
+    let config = DecoderConfig {
+        architecture: Architecture::Phi3,
+        ..config()
+    };
+    let (rank, alpha) = (3, 7.5);
+    let plan = AdapterPlan {
+        rank,
+        alpha,
+        targets: ["v_proj", "q_proj", "up_proj", "down_proj"]
+            .map(str::to_owned)
+            .to_vec(),
+    };
+    let student = with_adapter(random_decoder(config.clone(), 5), &plan);
+    let student = with_numbers(&student);
+    let dir = tempfile::tempdir().unwrap();
+    student
+        .adapter
+        .as_ref()
+        .unwrap()
+        .save(dir.path(), 2)
+        .unwrap();
+
+    let text = fs::read(dir.path().join("adapter_config.json")).unwrap();
+    let json: Value = serde_json::from_slice(&text).unwrap();
+    let modules = serde_json::json!(["qkv_proj", "gate_up_proj", "down_proj"]);
+    assert_eq!(json["target_modules"], modules);
+    assert_eq!(json["rank_pattern"], serde_json::json!({ "qkv_proj": 6 }));
+    assert_eq!(
+        json["alpha_pattern"],
+        serde_json::json!({ "qkv_proj": 15.0 })
+    );
+    assert_eq!((&json["r"], &json["lora_alpha"]), (&3.into(), &7.5.into()));
+
+    let path = dir.path().join("adapter_model.safetensors");
+    let (matrices, ()): (BTreeMap<String, Tensor<2>>, ()) =
+        tensors::load(&path, &device()).unwrap();
+    assert_eq!(
+        matrices.len(),
+        2 * 2 * 3,
+        "A and B of three modules, which run twice"
+    );
+    let moves = moves(student);
+    let adapted = tensor_specs(&config.with_layers(&[0, 0]));
+    let adapted = adapted.iter().filter(|tensor| {
+        let module = tensor.module_in_layer().rsplit('.').next();
+        modules
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|name| name.as_str() == module)
+    });
+    for tensor in adapted {
+        let [a, b] = ["lora_A", "lora_B"].map(|part| {
+            let name = format!("base_model.model.{}.{part}.weight", tensor.module());
+            matrices[&name].clone()
+        });
+        let scale = alpha / rank as f64; // 15 / 6 alike
+        let got = to_vec(&b.matmul(a).mul_scalar(scale));
+        let want = tensor.joined(|part| moves[&part.id.in_layer(|_| 0)].clone());
+        assert_eq!(got, want, "{}", tensor.name);
     }
 }

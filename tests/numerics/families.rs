@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
+use alambic::generate::{TokenSampling, generate};
 use alambic::loss::log_sum_exp;
-use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, ids_tensor};
+use alambic::model::{
+    Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
+};
 use alambic::student::Kept;
 use alambic::support::Supports;
 use alambic::teacher::{Selection, supports};
@@ -57,7 +60,7 @@ fn the_golden_files_can_tell_whether_a_part_is_there() {
     let default_rope: Removal = |config| {
         config.rope = Rope::plain(config.rope.theta);
     };
-    let cases: [(&str, &str, Removal); 11] = [
+    let cases: [(&str, &str, Removal); 16] = [
         ("mistral", "window", no_window),
         ("qwen2", "window", no_window),
         ("qwen3", "window", no_window),
@@ -74,6 +77,27 @@ fn the_golden_files_can_tell_whether_a_part_is_there() {
         }),
         ("gemma3", "local rope", |config| config.local_rope = None),
         ("gemma3", "rope scaling", default_rope),
+        ("phi3", "rope scaling", |config| {
+            config.rope.scaling = RopeScaling::Default;
+        }),
+        ("phi3", "part of a head", |config| {
+            config.rope.scaling = RopeScaling::Default;
+            config.rope.rotary_dims = None;
+        }),
+        ("phi3", "long context", |config| {
+            let RopeScaling::LongRope {
+                original_max_position_embeddings: context,
+                ..
+            } = &mut config.rope.scaling
+            else {
+                panic!("{:?}", config.rope)
+            };
+            *context = 8;
+        }),
+        ("smollm3", "layer without rope", |config| {
+            config.layers_without_rope.clear();
+        }),
+        ("smollm3", "window", no_window),
         ("gemma", "its gains, activation and embedding", |config| {
             config.architecture = Architecture::Llama; // whose table of weights is the same
         }),
@@ -89,7 +113,7 @@ fn the_golden_files_can_tell_whether_a_part_is_there() {
 
 #[test]
 fn a_window_gives_the_same_states_token_by_token_in_chunks_and_at_once() {
-    for family in ["mistral", "qwen2", "qwen3", "gemma2", "gemma3"] {
+    for family in ["mistral", "qwen2", "qwen3", "gemma2", "gemma3", "smollm3"] {
         let (decoder, ids) = golden_model(family);
         assert_eq!(decoder.config.sliding_window, Some(3));
         let values = |hidden: burn::tensor::Tensor<3>| hidden.try_into_vec_as::<f32>().unwrap();
@@ -231,6 +255,30 @@ fn what_a_capped_teacher_says_is_said_of_capped_logits() {
     });
     let want: Vec<f64> = log_probs.collect();
     assert_close("log-probabilities", &supports.log_probs, &want, SAME);
+}
+
+#[test]
+fn text_that_grows_beyond_the_trained_context_is_read_again() {
+    let (decoder, ids) = golden_model("phi3");
+    let mut want = ids[..3].to_vec();
+    for _ in 0..6 {
+        let last = logits(&decoder, &want);
+        let last = last.chunks(32).next_back().unwrap().iter();
+        let (next, _) = last.enumerate().max_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+        want.push(u32::try_from(next).unwrap());
+    }
+    let greedy = TokenSampling {
+        temperature: 0.0,
+        top_p: 1.0,
+        seed: 1,
+    };
+    let mut got = ids[..3].to_vec();
+    let emit = |id| {
+        got.push(id);
+        true
+    };
+    generate(&decoder, &ids[..3], 6, greedy, emit).unwrap();
+    assert_eq!(got, want);
 }
 
 #[test]

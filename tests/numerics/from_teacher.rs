@@ -155,7 +155,7 @@ fn a_part_of_a_teacher_is_the_teacher_with_the_rest_at_zero() {
             }
         }
     }
-    assert_eq!(num_compared, 70);
+    assert_eq!(num_compared, 100);
 }
 
 #[test]

@@ -93,7 +93,11 @@ fn targets() -> [ShrinkTarget; 6] {
 
 #[test]
 fn what_is_left_is_the_student_with_the_rest_at_zero_masks_and_all() {
-    for architecture in [Architecture::Llama, Architecture::Qwen2] {
+    for architecture in [
+        Architecture::Llama,
+        Architecture::Qwen2,
+        Architecture::Olmo2,
+    ] {
         let plain = Student::new(teacher(architecture, true));
         let rows = rows();
         let prune = PassPlan::Prune(PrunePlan {

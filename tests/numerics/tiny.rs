@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::loss::{LossWeights, TailPlan, Term};
-use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope};
+use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, tensor_specs};
 use alambic::random::Stream;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
@@ -78,14 +78,25 @@ pub(crate) fn bits(decoder: &Decoder) -> Vec<Vec<u32>> {
     parameters.map(|(_, weight)| bits(weight)).collect()
 }
 
-/// A decoder from weights by name, each of which is used.
+/// A decoder from the tensors of a checkpoint by name, each of which is used.
 pub(crate) fn decoder_of(config: DecoderConfig, weights: &BTreeMap<String, Vec<f32>>) -> Decoder {
+    let tensors = tensor_specs(&config);
+    assert_eq!(tensors.len(), weights.len());
+    let mut parts = BTreeMap::new();
+    for tensor in tensors {
+        let mut values = weights[&tensor.name].as_slice();
+        for part in tensor.parts {
+            let (own, rest) = values.split_at(part.num_elements());
+            parts.insert(part.id, own.to_vec());
+            values = rest;
+        }
+        assert!(values.is_empty(), "{}", tensor.name);
+    }
     let decoder = Decoder::from_parameters(config, |spec| {
-        let values = weights.get(&spec.name).cloned().ok_or(&spec.name)?;
-        Ok::<_, String>(tensor(values, spec.shape))
-    })
-    .unwrap();
-    assert_eq!(decoder.parameters().len(), weights.len());
+        let values = parts[&spec.id].clone();
+        Ok::<_, Infallible>(tensor(values, spec.shape))
+    });
+    let Ok(decoder) = decoder;
     decoder
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::gguf::draft::Draft;
-use crate::model::{Architecture, ParameterKind, parameter_specs};
+use crate::model::{Architecture, ParameterKind, RopeScaling, parameter_specs};
 
 /// Committed files, and the folders they were converted from.
 const MADE_OF: [(&str, &str); 3] = [
@@ -11,7 +11,7 @@ const MADE_OF: [(&str, &str); 3] = [
     ("gguf-q4_k_m", "hf-llama-256"),
 ];
 
-const FAMILIES: [(&str, &str); 8] = [
+const FAMILIES: [(&str, &str); 11] = [
     ("hf-llama", "llama"),
     ("hf-smollm2-tied", "llama"),
     ("hf-mistral", "llama"),
@@ -20,6 +20,9 @@ const FAMILIES: [(&str, &str); 8] = [
     ("hf-gemma", "gemma"),
     ("hf-gemma2", "gemma2"),
     ("hf-gemma3", "gemma3"),
+    ("hf-phi3", "phi3"),
+    ("hf-olmo2", "olmo2"),
+    ("hf-smollm3", "smollm3"),
 ];
 
 fn open(name: &str) -> Checkpoint {
@@ -28,8 +31,8 @@ fn open(name: &str) -> Checkpoint {
 
 /// Name of a tensor in llama.cpp, as `gguf.get_tensor_name_map` of the `gguf` package has it.
 fn llama_cpp_name(name: &str, family: &str) -> String {
-    let four_norms = matches!(family, "gemma2" | "gemma3");
-    let (after_attention, before_mlp) = if four_norms {
+    let norms_outputs = matches!(family, "gemma2" | "gemma3" | "olmo2");
+    let (after_attention, before_mlp) = if norms_outputs {
         ("post_attention_norm", "ffn_norm")
     } else {
         ("ffn_norm", "-")
@@ -49,6 +52,8 @@ fn llama_cpp_name(name: &str, family: &str) -> String {
         ("post_attention_layernorm", after_attention),
         ("pre_feedforward_layernorm", before_mlp),
         ("post_feedforward_layernorm", "post_ffw_norm"),
+        ("self_attn.qkv_proj", "attn_qkv"),
+        ("mlp.gate_up_proj", "ffn_up"),
         ("mlp.gate_proj", "ffn_gate"),
         ("mlp.up_proj", "ffn_up"),
         ("mlp.down_proj", "ffn_down"),
@@ -128,20 +133,46 @@ fn converted(checkpoint: &Checkpoint, family: &str) -> Draft {
     let config = checkpoint.config();
     let mut draft = metadata(config, family);
     for spec in tensor_specs(config) {
-        let mut weight = checkpoint.values(&spec.parts[0]).unwrap();
+        let mut weight = spec.joined(|part| checkpoint.values(part).unwrap());
         if family.starts_with("gemma") && spec.kind() == ParameterKind::Norm {
             weight = weight.iter().map(|value| value + 1.0).collect();
         }
-        if family == "llama" && spec.name.contains("q_proj") {
+        let turns_neighbours = matches!(family, "llama" | "smollm3");
+        if turns_neighbours && spec.name.contains("q_proj") {
             weight = interleaved(&weight, config.num_attention_heads, config.head_dim);
         }
-        if family == "llama" && spec.name.contains("k_proj") {
+        if turns_neighbours && spec.name.contains("k_proj") {
             weight = interleaved(&weight, config.num_key_value_heads, config.head_dim);
         }
         let name = llama_cpp_name(&spec.name, family);
         draft.tensor(&name, &spec.stored_shape(), &weight);
     }
+    put_longrope(&mut draft, config, family);
     draft
+}
+
+/// A longrope model's keys and tensors, as the converter of Phi 3 writes them.
+#[expect(clippy::cast_possible_truncation, reason = "files hold f32")]
+fn put_longrope(draft: &mut Draft, config: &DecoderConfig, family: &str) {
+    let RopeScaling::LongRope {
+        short_factor,
+        long_factor,
+        attention_factor,
+        original_max_position_embeddings: context,
+    } = &config.rope.scaling
+    else {
+        return;
+    };
+    let key = |name: &str| format!("{family}.rope.{name}");
+    let context = u32::try_from(*context).unwrap();
+    draft.u32(&key("scaling.original_context_length"), context);
+    draft.f32(&key("scaling.attn_factor"), *attention_factor as f32);
+    let dims = u32::try_from(config.rope.dims(config.head_dim)).unwrap();
+    draft.u32(&key("dimension_count"), dims);
+    for (name, factors) in [("long", long_factor), ("short", short_factor)] {
+        let name = format!("rope_factors_{name}.weight");
+        draft.tensor(&name, &[factors.len()], factors);
+    }
 }
 
 fn reopened(draft: &Draft) -> Result<Checkpoint, CheckpointError> {
@@ -233,7 +264,7 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
     };
     assert_eq!(
         text("general.architecture", "mamba"),
-        ": `general.architecture` must be one of `llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, but is `mamba`"
+        ": `general.architecture` must be one of `llama`, `qwen2`, `qwen3`, `gemma`, `gemma2`, `gemma3`, `phi3`, `olmo2`, `smollm3`, but is `mamba`"
     );
     assert_eq!(
         u32("llama.expert_count", 8),

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::*;
 use crate::model::parameter_specs;
 
-const PLAIN: [&str; 11] = [
+const PLAIN: [&str; 14] = [
     "hf-gemma",
     "hf-gemma2",
     "hf-gemma3",
@@ -24,9 +24,12 @@ const PLAIN: [&str; 11] = [
     "hf-llama-sharded",
     "hf-llama3-rope",
     "hf-mistral",
+    "hf-olmo2",
+    "hf-phi3",
     "hf-qwen2-tied",
     "hf-qwen3-tied",
     "hf-smollm2-tied",
+    "hf-smollm3",
 ];
 const PACKED: [&str; 13] = [
     "ct-fp8-dynamic",

@@ -87,9 +87,12 @@ fn models_of_every_family_read_back_as_they_were() {
         "hf-llama",
         "hf-llama3-rope",
         "hf-mistral",
+        "hf-olmo2",
+        "hf-phi3",
         "hf-qwen2-tied",
         "hf-qwen3-tied",
         "hf-smollm2-tied",
+        "hf-smollm3",
     ] {
         for kind in [TensorType::F32, TensorType::BF16, TensorType::Q8_0] {
             let (_dir, path) = export(name, kind, |_| ()).unwrap();
@@ -222,6 +225,11 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     assert_eq!(
         message,
         "llama.cpp has no key for `query_pre_attn_scalar` of this model, 7, and would compute something else"
+    );
+    let message = refused("hf-smollm3", |config| config.layers_without_rope.clear());
+    assert!(
+        message.contains("`no_rope_layers` of this model, [1, 1, 1, 1]"),
+        "{message}"
     );
     let message = refused("hf-gemma2", |config| config.layer_types.reverse());
     assert!(message.contains("`layer_types`"), "{message}");

@@ -56,6 +56,9 @@ fn every_golden_config_is_written_as_it_was_read() {
         ("hf-gemma", Architecture::Gemma),
         ("hf-gemma2", Architecture::Gemma2),
         ("hf-gemma3", Architecture::Gemma3),
+        ("hf-phi3", Architecture::Phi3),
+        ("hf-olmo2", Architecture::Olmo2),
+        ("hf-smollm3", Architecture::SmolLm3),
     ] {
         let want = golden(name);
         let config = DecoderConfig::from_json(&want).unwrap();
@@ -90,6 +93,12 @@ fn each_style_of_a_written_family_is_complete_alone() {
         "num_attention_heads": 8, "rope_local_base_freq": 500.0, "sliding_window_pattern": 3, "sliding_window": 16,
         "rope_theta": 2e6, "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
     });
+    let phi = json!({
+        "sliding_window": 16, "partial_rotary_factor": 0.5, "original_max_position_embeddings": 64,
+        "rope_scaling": { "type": "longrope", "short_factor": [1.0], "long_factor": [1.1] },
+    });
+    let smol =
+        json!({ "use_sliding_window": true, "sliding_window": 16, "no_rope_layer_interval": 3 });
     let qwen = json!({ "use_sliding_window": true, "max_window_layers": 4, "rope_theta": 1e6 });
     for config in [
         read(Architecture::Gemma3, gemma3),
@@ -97,6 +106,9 @@ fn each_style_of_a_written_family_is_complete_alone() {
         read(Architecture::Qwen2, qwen.clone()),
         read(Architecture::Qwen3, qwen),
         read(Architecture::Mistral, json!({ "rope_theta": 1e6 })),
+        read(Architecture::Phi3, phi),
+        read(Architecture::Olmo2, json!({ "rope_theta": 1e6 })),
+        read(Architecture::SmolLm3, smol),
     ] {
         for left_out in [&newer[..], &older[..]] {
             let mut json = config.to_json("bfloat16");
@@ -110,7 +122,7 @@ fn each_style_of_a_written_family_is_complete_alone() {
 
 #[test]
 fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
-    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Qwen2, Qwen3};
+    use Architecture::{Gemma, Gemma2, Gemma3, Llama, Mistral, Olmo2, Phi3, Qwen2, Qwen3, SmolLm3};
     // Key/value heads, head size, context, tied, first, last and padding token.
     for (architecture, heads, head_dim, context, tied, ids) in [
         (Llama, 32, 4, 2048, false, (Some(1), Some(2), None)),
@@ -120,6 +132,23 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
         (Gemma, 16, 256, 8192, true, (Some(2), Some(1), Some(0))),
         (Gemma2, 4, 256, 8192, true, (Some(2), Some(1), Some(0))),
         (Gemma3, 4, 256, 131_072, true, (Some(2), Some(1), Some(0))),
+        (
+            Phi3,
+            32,
+            4,
+            4096,
+            false,
+            (Some(1), Some(32_000), Some(32_000)),
+        ),
+        (Olmo2, 32, 4, 2048, false, (None, Some(50_279), Some(1))),
+        (
+            SmolLm3,
+            4,
+            4,
+            32_768,
+            true,
+            (Some(128_000), Some(128_001), Some(128_004)),
+        ),
     ] {
         let got = read(architecture, json!({}));
         assert_eq!(got.num_key_value_heads, heads, "{architecture:?}");
@@ -132,9 +161,17 @@ fn keys_left_out_have_the_defaults_of_the_class_in_transformers() {
             got.pad_token_id,
         );
         assert_eq!(got_ids, ids, "{architecture:?}");
-        let theta = if architecture == Gemma3 { 1e6 } else { 1e4 };
+        let theta = match architecture {
+            Gemma3 => 1e6,
+            SmolLm3 => 2e6,
+            _ => 1e4,
+        };
+        let eps = match architecture {
+            Phi3 | Olmo2 => 1e-5,
+            _ => 1e-6,
+        };
         let numbers = (got.rms_norm_eps, got.rope.theta);
-        assert_eq!(numbers, (1e-6, theta), "{architecture:?}");
+        assert_eq!(numbers, (eps, theta), "{architecture:?}");
         let local = got.local_rope.map(|rope| rope.theta);
         assert_eq!(local, (architecture == Gemma3).then_some(1e4));
     }
@@ -374,5 +411,55 @@ fn the_activation_of_gemma_is_read_as_it_was_meant() {
     assert_eq!(
         family_refusal(Architecture::Gemma, both),
         "`hidden_activation` must be `gelu_pytorch_tanh`, but is `\"gelu\"`"
+    );
+}
+
+#[test]
+fn of_phi_3_every_layer_slides_or_none_and_rope_is_longrope_or_none() {
+    let phi = |changes| read(Architecture::Phi3, changes);
+    assert_eq!(types_text(&phi(json!({}))), "FFFFFFF");
+    assert_eq!(types_text(&phi(json!({ "sliding_window": 9 }))), "SSSSSSS");
+    let linear = json!({ "rope_scaling": { "type": "linear", "factor": 2.0 } });
+    assert_eq!(
+        family_refusal(Architecture::Phi3, linear),
+        "`rope_type` must be `default` or `longrope` in this family, but is `\"linear\"`"
+    );
+    // Before transformers 5 its class takes three keys, by these names, and no other.
+    let old = json!({
+        "rope_scaling": { "type": "su", "short_factor": [1.0, 1.5], "long_factor": [1.1, 2.2] },
+        "original_max_position_embeddings": 64,
+    });
+    let written = phi(old).to_json("float32");
+    let want = json!({ "type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [1.1, 2.2] });
+    assert_eq!(written["rope_scaling"], want);
+    assert_eq!(written["original_max_position_embeddings"], 64);
+    let plain = phi(json!({ "max_position_embeddings": 512 })).to_json("float32");
+    assert_eq!(plain["original_max_position_embeddings"], 512);
+}
+
+#[test]
+fn layers_without_rope_follow_from_the_list_or_the_interval_of_smollm_3() {
+    let smol = |changes| read(Architecture::SmolLm3, changes);
+    let without = |changes| smol(changes).layers_without_rope;
+    assert_eq!(without(json!({})), [3]);
+    assert_eq!(without(json!({ "no_rope_layer_interval": 2 })), [1, 3, 5]);
+    let listed =
+        json!({ "no_rope_layers": [0, 1, 1, 0, 1, 1, 1, 0, 0], "no_rope_layer_interval": 2 });
+    assert_eq!(
+        without(listed),
+        [0, 3],
+        "more layers may be listed than there are"
+    );
+    let slides = smol(json!({ "use_sliding_window": true, "sliding_window": 16 }));
+    assert_eq!(types_text(&slides), "FFFSFFF");
+    assert_eq!(slides.sliding_window, Some(16));
+    let off = smol(json!({ "sliding_window": 16 }));
+    assert_eq!(
+        (types_text(&off).as_str(), off.sliding_window),
+        ("FFFFFFF", None)
+    );
+    assert_eq!(
+        family_refusal(Architecture::SmolLm3, json!({ "no_rope_layers": [1, 0] })),
+        "`no_rope_layers` must be a list of 7 numbers, each 0 or 1, but is `[1,0]`"
     );
 }

@@ -191,12 +191,14 @@ fn other_architectures_are_refused_by_name() {
     assert_eq!(
         refusal(json!({ "architectures": ["GPT2LMHeadModel"] })),
         "unknown architecture `GPT2LMHeadModel`; known: `LlamaForCausalLM`, `MistralForCausalLM`, \
-         `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`"
+         `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`, \
+         `Phi3ForCausalLM`, `Olmo2ForCausalLM`, `SmolLM3ForCausalLM`"
     );
     assert_eq!(
         refusal(json!({ "architectures": null, "model_type": "gpt2" })),
         "unknown architecture `gpt2`; known: `LlamaForCausalLM`, `MistralForCausalLM`, \
-         `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`"
+         `Qwen2ForCausalLM`, `Qwen3ForCausalLM`, `GemmaForCausalLM`, `Gemma2ForCausalLM`, `Gemma3ForCausalLM`, \
+         `Phi3ForCausalLM`, `Olmo2ForCausalLM`, `SmolLM3ForCausalLM`"
     );
     assert_eq!(
         refusal(json!({ "architectures": null, "model_type": null })),

@@ -7,8 +7,11 @@ mod gemma2;
 mod gemma3;
 mod llama;
 mod mistral;
+mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -54,6 +57,12 @@ families! {
     Gemma2 = gemma2,
     /// Gemma 3, text only: normed queries and keys instead of soft-caps, two rope bases (arXiv 2503.19786).
     Gemma3 = gemma3,
+    /// Phi 3 and 4: fused matrices, heads that turn in part, `longrope` (Abdin et al. 2024, arXiv 2404.14219 and 2503.01743).
+    Phi3 = phi3,
+    /// OLMo 2: norms after sub-layers, queries and keys normed over all heads (OLMo Team 2025, arXiv 2501.00656).
+    Olmo2 = olmo2,
+    /// SmolLM 3: every fourth layer without rotary positions (Hugging Face 2025).
+    SmolLm3 = smollm3,
 }
 
 impl Architecture {
