@@ -37,8 +37,8 @@ impl Preflight<'_> {
             (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
         };
         let configs = self.passes(&config, teacher)?;
-        self.formats(&configs[..self.plan.passes.len()])?;
-        notes.extend(self.plain_blocks(&configs[..self.plan.passes.len()]));
+        self.formats(&configs)?;
+        notes.extend(self.plain_blocks(&configs));
         Ok(())
     }
 

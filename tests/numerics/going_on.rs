@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use alambic::data::TokenRows;
 use alambic::loss::{LossWeights, Term, Terms};
 use alambic::model::DecoderConfig;
-
 use alambic::passes::{Pass, PruneMethod, PrunePlan};
 use alambic::pruning::Zeros;
 use alambic::recipe::{Ramp, Scheduled, Shape};

@@ -61,7 +61,7 @@ impl Container {
 ///
 /// # Errors
 ///
-/// If the container does not hold what is asked of it ([`refusal`]), among others.
+/// If the container does not hold what is asked of it ([`refusal()`]), among others.
 pub fn write_model<'a>(
     files: impl Into<Files<'a>>,
     config: &DecoderConfig,
