@@ -52,6 +52,10 @@ impl Preflight<'_> {
                 let help = format!("write at most {there}");
                 (*key, "more than there are", help)
             }
+            NoSuchPart::Width { key, head_dim, .. } => {
+                let help = format!("keep {head_dim} dimensions for each query head");
+                (*key, "would not load in transformers", help)
+            }
         };
         let id = if key == "layers" {
             "student/layers"

@@ -11,7 +11,8 @@ use super::Student;
 use super::importance::Importance;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{
-    Axis, Decoder, DecoderConfig, ParameterSpec, Part, QkNorm, WeightId, parameter_specs,
+    Axis, Decoder, DecoderConfig, ParameterSpec, Part, QkNorm, RopeScaling, WeightId,
+    parameter_specs,
 };
 use crate::student::{FromTeacherPlan, LayersPlan};
 
@@ -62,9 +63,18 @@ pub enum NoSuchPart {
         asked: usize,
         there: usize,
     },
+    #[error(
+        "{hidden_size} dimensions over {heads} query heads are not {head_dim}, the size of a head: transformers counts the factors of `longrope` by that in this family"
+    )]
+    Width {
+        key: &'static str,
+        hidden_size: usize,
+        heads: usize,
+        head_dim: usize,
+    },
 }
 
-/// Whether the teacher has what a plan asks for.
+/// Whether the teacher has what a plan asks for, and transformers loads what is left.
 pub fn check_parts(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<(), NoSuchPart> {
     let num_layers = teacher.num_hidden_layers;
     let mut sizes = vec![
@@ -97,7 +107,33 @@ pub fn check_parts(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<()
             return Err(NoSuchPart::Size { key, asked, there });
         }
     }
-    Ok(())
+    check_width(plan, teacher)
+}
+
+fn check_width(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<(), NoSuchPart> {
+    let has_factors = matches!(teacher.rope.scaling, RopeScaling::LongRope { .. });
+    if !has_factors || !teacher.family().counts_factors_by_width {
+        return Ok(());
+    }
+    let DecoderConfig {
+        hidden_size,
+        num_attention_heads: heads,
+        head_dim,
+        ..
+    } = part_of_teacher(plan, teacher);
+    if hidden_size / heads == head_dim {
+        return Ok(());
+    }
+    let key = match plan.hidden_size {
+        Some(_) => "hidden_size",
+        None => "num_key_value_heads",
+    };
+    Err(NoSuchPart::Width {
+        key,
+        hidden_size,
+        heads,
+        head_dim,
+    })
 }
 
 /// The architecture of a student that keeps a part of its teacher.

@@ -36,6 +36,7 @@ pub(super) const FAMILY: Family = Family {
     scales_embedding: false,
     has_local_rope: false,
     turns_partly: false,
+    counts_factors_by_width: false,
     names: &[],
     fused: &[],
     activation_keys: &[("hidden_act", &[])],

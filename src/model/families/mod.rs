@@ -142,6 +142,8 @@ pub struct Family {
     pub has_local_rope: bool,
     /// A part of a head's dimensions may turn alone: its class of transformers knows `partial_rotary_factor`.
     pub turns_partly: bool,
+    /// Its class of transformers counts the factors of `longrope` by `hidden_size / num_attention_heads`, whatever `head_dim` is.
+    pub counts_factors_by_width: bool,
     /// Names, inside a layer of a Hugging Face checkpoint, of parts that others call otherwise.
     pub names: &'static [(Part, &'static str)],
     /// Matrices of a layer that its files hold as one.

@@ -57,6 +57,9 @@ impl Pass for ShrinkPlan {
 fn fault(error: &ShrinkError) -> PassFault {
     let help = match error {
         ShrinkError::Size { there, .. } => format!("write at most {there}"),
+        ShrinkError::Width { head_dim, .. } => {
+            format!("keep {head_dim} dimensions for each query head")
+        }
         ShrinkError::Nothing => "write smaller sizes, or delete the pass".to_owned(),
         ShrinkError::Parameters {
             smallest, there, ..
@@ -70,6 +73,7 @@ fn fault(error: &ShrinkError) -> PassFault {
     };
     let label = match error {
         ShrinkError::Nothing => "leaves what there is",
+        ShrinkError::Width { .. } => "would not load in transformers",
         ShrinkError::Size { .. } => "more than there are",
         ShrinkError::Parameters { .. } => "less than any size along these leaves",
     };

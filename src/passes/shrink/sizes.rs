@@ -21,6 +21,12 @@ pub(super) enum ShrinkError {
         asked: usize,
         there: usize,
     },
+    #[error("{error}")]
+    Width {
+        key: &'static str,
+        head_dim: usize,
+        error: NoSuchPart,
+    },
     #[error("nothing is taken out: the student has these sizes already")]
     Nothing,
     #[error("no sizes leave {asked} of {there} parameters: the smallest leave {smallest}")]
@@ -35,7 +41,7 @@ impl ShrinkError {
     /// The key of the recipe that asks for too much.
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Size { key, .. } => Some(key),
+            Self::Size { key, .. } | Self::Width { key, .. } => Some(key),
             Self::Nothing => None,
             Self::Parameters { .. } => Some("parameters"),
         }
@@ -63,6 +69,14 @@ pub(super) fn shrunk_parts(
             },
             asked,
             there,
+        },
+        NoSuchPart::Width { key, head_dim, .. } => ShrinkError::Width {
+            key: match target {
+                ShrinkTarget::Sizes(_) => key,
+                ShrinkTarget::Parameters { .. } => "parameters",
+            },
+            head_dim,
+            error,
         },
         NoSuchPart::Layer { .. } => unreachable!("layers are counted here, not named"),
     })?;
