@@ -241,6 +241,46 @@ mod tests {
     }
 
     #[test]
+    fn a_width_by_which_transformers_would_count_other_rotary_factors_is_refused() {
+        let workshop = Workshop::new();
+        fs::remove_dir_all(workshop.path("teacher")).unwrap();
+        let phi = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/hf-phi3");
+        workshop.copy_files(phi.as_ref(), "teacher");
+        let whole = "student={checkpoint: teacher}";
+        let shrunk = |sizes| format!("passes.0={{shrink: {{{sizes}}}}}");
+        let part = |sizes| format!("student={{from_teacher: {{{sizes}}}}}");
+        for (sets, id, told) in [
+            (
+                [part("hidden_size: 96"), String::new()],
+                "student/width",
+                "96 dimensions over 4 query heads are not 32",
+            ),
+            (
+                [whole.to_owned(), shrunk("num_key_value_heads: 1")],
+                "shrink/size",
+                "128 dimensions over 2 query heads are not 32",
+            ),
+            (
+                [
+                    whole.to_owned(),
+                    shrunk("parameters: 0.8, along: [hidden_size]"),
+                ],
+                "shrink/size",
+                "over 4 query heads are not 32",
+            ),
+        ] {
+            let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+            let sets: Vec<&str> = sets.into_iter().filter(|set| !set.is_empty()).collect();
+            let id = format!("error[{id}]");
+            let needles = [&id, told, "help: keep 32 dimensions for each query head"];
+            assert_refused(&workshop, &sets, &needles);
+        }
+        // Half of both is as wide a head.
+        let half = part("hidden_size: 64, num_key_value_heads: 1");
+        workshop.done(&["plan", "chain.yaml", "--set", &half]);
+    }
+
+    #[test]
     fn an_adapter_wider_than_its_weight_is_refused() {
         let workshop = Workshop::new();
         let overrides = ["passes.0.distill.adapter={rank: 9, targets: [q_proj, v_proj]}"];

@@ -14,6 +14,7 @@ pub(super) static FAMILY: Family = Family {
     class_name: "Phi3ForCausalLM",
     model_type: "phi3",
     turns_partly: true,
+    counts_factors_by_width: true,
     fused: &[
         Fused {
             parts: &[Part::Query, Part::Key, Part::Value],
