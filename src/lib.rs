@@ -47,6 +47,10 @@ pub mod kernels;
 
 pub mod model;
 
+pub mod license;
+
+pub mod formats;
+
 pub mod checkpoint;
 
 pub mod cost;

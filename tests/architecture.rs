@@ -51,6 +51,23 @@ mod tests {
         first.file_stem().unwrap().to_str().unwrap().to_owned()
     }
 
+    /// Names of the folders that a file stands in below the root, and its own without the ending.
+    fn names_on_the_way(path: &Path) -> Vec<String> {
+        let inside = path.strip_prefix(root()).unwrap().with_extension("");
+        let names = inside.components();
+        names
+            .map(|name| name.as_os_str().to_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Tells whether a file of `src/` holds nothing but tests.
+    fn is_test(path: &Path) -> bool {
+        let names = names_on_the_way(path);
+        names
+            .iter()
+            .any(|name| name == "tests" || name.ends_with("_tests"))
+    }
+
     /// Code without comments and without what stands after the first test module, where they all stand.
     fn shipped_code(text: &str) -> String {
         let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
@@ -114,8 +131,7 @@ mod tests {
         let mut num_files = 0;
         for path in rust_files("src") {
             let module = module_of(&path);
-            let is_test = path.file_stem().is_some_and(|stem| stem == "tests");
-            if is_test || module == "lib" || module == "main" {
+            if is_test(&path) || module == "lib" || module == "main" {
                 continue;
             }
             num_files += 1;
@@ -151,6 +167,38 @@ mod tests { use crate::absent; }
         assert_eq!(used, ["data", "files", "lost", "train"]);
         assert_eq!(uphill_uses("data", &code, &order), ["lost", "train"]);
         assert_eq!(uphill_uses("train", &code, &order), ["lost"]);
+    }
+
+    /// Tells whether the code has a path through a module of this name.
+    fn goes_through(code: &str, module: &str) -> bool {
+        let is_part = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let mut befores = code.split(&format!("{module}::")).collect::<Vec<_>>();
+        befores.pop(); // behind the last
+        befores.iter().any(|before| !before.ends_with(is_part))
+    }
+
+    #[test]
+    fn writers_and_readers_of_formats_share_no_code() {
+        let (mut num_files, mut faults) = (0, Vec::new());
+        for path in rust_files("src/formats") {
+            let names = names_on_the_way(&path);
+            let stands_in = |name: &str| names.iter().any(|other| other == name);
+            let other = match (stands_in("write"), stands_in("read")) {
+                (true, false) => "read",
+                (false, true) => "write",
+                _ => continue,
+            };
+            num_files += 1;
+            if !is_test(&path) && goes_through(&shipped_code(&read(&path)), other) {
+                faults.push(format!("{} goes through `{other}::`", path.display()));
+            }
+        }
+        assert!(num_files >= 12, "{num_files} files of writers and readers");
+        assert!(faults.is_empty(), "{}", faults.join("\n"));
+        for code in ["use super::read::part;", "use super::{read::{part}};"] {
+            assert!(goes_through(code, "read"), "{code}");
+        }
+        assert!(!goes_through("use super::bread::part; read(x)", "read"));
     }
 
     /// Names of passes, loss terms, export formats and families, from the tables that recipes are read by, and from the model.
@@ -235,8 +283,7 @@ mod tests { use crate::absent; }
         ];
         let mut faults = Vec::new();
         for path in rust_files("src") {
-            let is_test = path.to_string_lossy().contains("tests");
-            if module_of(&path) == "files" || is_test {
+            if module_of(&path) == "files" || is_test(&path) {
                 continue;
             }
             let code = shipped_code(&read(&path));

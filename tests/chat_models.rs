@@ -10,7 +10,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use alambic::checkpoint::Checkpoint;
-    use alambic::export::{ExportDtype, huggingface};
+    use alambic::formats::{ExportDtype, write_folder};
     use alambic::gguf::GgufFile;
     use alambic::model::{ParameterKind, ParameterSpec};
     use serde_json::{Value, json};
@@ -114,7 +114,9 @@ mod tests {
         };
         let dir = workshop.path("says-2");
         workshop.copy_files(&workshop.path("model"), "says-2");
-        huggingface::write_model(&*dir, source.config(), ExportDtype::F32, says_2).unwrap();
+        let no_codes = |_: &_, _| unreachable!("nothing is on a grid");
+        let (config, dtype) = (source.config(), ExportDtype::F32);
+        write_folder(&*dir, config, None, dtype, says_2, no_codes).unwrap();
         workshop.copy_files(&workshop.path("model"), "kept");
         for file in ["config.json", "generation_config.json"] {
             fs::copy(workshop.path("kept").join(file), dir.join(file)).unwrap();

@@ -9,7 +9,7 @@ mod tests {
     use alambic::cache::SupportPlan;
     use alambic::data::TokenizerPlan;
     use alambic::diag::Diagnostic;
-    use alambic::export::ExportFormat;
+    use alambic::formats::Format;
     use alambic::loss::Term;
     use alambic::passes::{PassPlan, QuantizeMethod};
     use alambic::plan::{self, Plan};
@@ -131,7 +131,7 @@ mod tests {
             [Term::ForwardKl, Term::CrossEntropy].map(|term| fit.losses.weights[term]),
             [Scheduled::Constant(1.0), Scheduled::Constant(0.0)]
         );
-        assert_eq!(plan.export.formats, [ExportFormat::HuggingFace]);
+        assert_eq!(plan.export.formats, [Format::HuggingFace]);
     }
 
     #[test]

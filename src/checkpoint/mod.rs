@@ -1,18 +1,9 @@
 //! Checkpoints: model folders in Hugging Face layout and GGUF files, read one weight at a time.
 //!
-//! Nothing here knows how a folder is written: what `export` writes is checked by reading it back through
-//! this module. What a family calls its tensors and keys stands once for
-//! both, in its file.
+//! How each format stores weights stands in `formats`. Nothing here knows how a folder is written: what `export` writes is
+//! checked by reading it back through this module.
 
-mod compressed_tensors;
-mod error;
 mod generation;
-mod gguf;
-mod mlx;
-mod quantized;
-mod safetensors;
-mod transposed;
-mod zeros;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,15 +12,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-#[cfg(test)]
-pub(crate) use self::compressed_tensors::unpack; // the writer's tests read reference codes with it
-pub use self::error::CheckpointError;
 pub use self::generation::generation_of;
-use self::gguf::GgufWeights;
-pub use self::gguf::{ROPE_FACTORS, ROPE_FREQS};
-use self::quantized::Quantization;
-pub use self::safetensors::TensorFiles;
-use crate::files::{self, with_path};
+use crate::formats::gguf::GgufWeights;
+pub use crate::formats::{CheckpointError, StoredWeight};
+use crate::formats::{Packed, TensorFiles, packed, read_json};
 use crate::gguf::is_gguf;
 use crate::hashes::Identity;
 use crate::model::{
@@ -59,22 +45,13 @@ pub struct Checkpoint {
     notes: Vec<String>,
 }
 
-/// A weight as a checkpoint has it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum StoredWeight {
-    /// In f32, row-major.
-    Plain(Vec<f32>),
-    /// Codes and scales.
-    OnGrid(OnGrid),
-}
-
 /// Where the weights are.
 #[derive(Debug)]
 enum Weights {
     /// In the safetensors files of a folder.
     Folder {
         files: TensorFiles,
-        quantization: Option<Quantization>,
+        quantization: Option<Box<dyn Packed>>,
         /// What `config.json` says of it, and what the files say beside.
         said: Option<Value>,
     },
@@ -115,7 +92,7 @@ impl Checkpoint {
         let config = DecoderConfig::from_json(&json);
         let (config, mut quantization) = config
             .and_then(|config| {
-                let quantization = Quantization::from_config(&json, &config)?;
+                let quantization = packed(&json, &config)?;
                 Ok((config, quantization))
             })
             .map_err(|source| CheckpointError::Config { path, source })?;
@@ -372,8 +349,8 @@ impl Checkpoint {
                 quantization,
                 ..
             } => {
-                let quantized = quantization.as_ref();
-                if let Some(weight) = quantized.map_or(Ok(None), |all| all.weight(files, spec))? {
+                let packed = quantization.as_ref();
+                if let Some(weight) = packed.map_or(Ok(None), |all| all.weight(files, spec))? {
                     files.release_all(); // codes, scales and what else it was made of
                     return Ok(weight);
                 }
@@ -434,7 +411,7 @@ impl Checkpoint {
                 files,
                 quantization,
                 ..
-            } => check_folder(&self.path, files, quantization.as_ref(), tensors),
+            } => check_folder(&self.path, files, quantization.as_deref(), tensors),
             Weights::Gguf(weights) => weights.check(tensors),
         }
     }
@@ -460,13 +437,13 @@ fn said_of(config: &Value) -> Option<Value> {
 fn check_folder(
     dir: &Path,
     files: &TensorFiles,
-    quantization: Option<&Quantization>,
+    quantization: Option<&dyn Packed>,
     specs: &[TensorSpec],
 ) -> Result<(), CheckpointError> {
     let mut known = BTreeSet::new();
     for spec in specs {
-        if let Some(all) = quantization.filter(|all| all.covers(spec)) {
-            known.extend(all.check(files, spec)?);
+        if let Some(parts) = quantization.map_or(Ok(None), |all| all.check(files, spec))? {
+            known.extend(parts);
         } else {
             files.check_floats(&spec.name, &spec.stored_shape())?;
             known.insert(spec.name.clone());
@@ -550,14 +527,6 @@ fn only_gguf(dir: &Path) -> Option<PathBuf> {
         .map(|entry| entry.path())
         .filter(|path| is_gguf(path))
         .min()
-}
-
-fn read_json(path: &Path) -> Result<Value, CheckpointError> {
-    let text = files::read(path).map_err(|error| with_path(error, path))?;
-    serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
-        path: path.to_path_buf(),
-        source,
-    })
 }
 
 #[cfg(test)]

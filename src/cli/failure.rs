@@ -8,6 +8,7 @@ use crate::convert::ConvertError;
 use crate::data::{DataError, SourceError};
 use crate::device::DeviceError;
 use crate::export::ExportError;
+use crate::formats::WriteError;
 use crate::passes::{PassError, QuantizeError};
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
@@ -144,9 +145,9 @@ impl From<ConvertError> for Failure {
             ConvertError::Stage(RunError::Locked { .. }) => Self::input("run/locked", &error).help(
                 Some("wait until it has ended, or name another `--out`".to_owned()),
             ),
-            ConvertError::Stage(RunError::Io(error) | RunError::Export(ExportError::Io(error))) => {
-                Self::run("io", &error).help(room(&error))
-            }
+            ConvertError::Stage(
+                RunError::Io(error) | RunError::Export(ExportError::Write(WriteError::Io(error))),
+            ) => Self::run("io", &error).help(room(&error)),
             ConvertError::Stage(error) => Self::from(error).help(help),
             ConvertError::Stopped => Self::interrupted(&error),
             ConvertError::Input(error) => error.into(),
@@ -224,7 +225,7 @@ impl From<RunError> for Failure {
                 }
             }
             RunError::Io(error)
-            | RunError::Export(ExportError::Io(error))
+            | RunError::Export(ExportError::Write(WriteError::Io(error)))
             | RunError::Pass(PassError::Fit(FitError::Metrics(
                 MetricsError::Io(error) | MetricsError::Events(EventError::Io(error)),
             ))) => error.into(),

@@ -9,6 +9,7 @@ use crate::cache::CacheError;
 use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, TokenizerError};
 use crate::export::ExportError;
+use crate::formats::WriteError;
 use crate::passes::PassError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
@@ -130,11 +131,11 @@ impl ConvertError {
             Self::Trains => {
                 "write a recipe with `student: { checkpoint: ... }` and this pass, and run it with `alambic run`".to_owned()
             }
-            Self::Stage(RunError::Export(ExportError::InexactScale { dtype: "bfloat16", .. })) => {
+            Self::Stage(RunError::Export(ExportError::Write(WriteError::InexactScale { dtype: "bfloat16", .. }))) => {
                 "write `--dtype f16`, with which scales are float16, or put the weights on a new grid with `alambic quantize`"
                     .to_owned()
             }
-            Self::Stage(RunError::Export(ExportError::InexactScale { .. })) => {
+            Self::Stage(RunError::Export(ExportError::Write(WriteError::InexactScale { .. }))) => {
                 "write `--format compressed-tensors`, which has scales of `--dtype`, or put the weights on a new grid with `alambic quantize`"
                     .to_owned()
             }

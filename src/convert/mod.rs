@@ -20,11 +20,10 @@ pub use self::error::ConvertError;
 pub use self::quantize::{Keys, QuantizedCheckpoint, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
-use crate::export::containers::refusal_by;
 use crate::export::verify::Verification;
-use crate::export::{self, Ancestor, ExportContext, MadeBy, Provenance, TextFacts};
-use crate::export::{ExportFormat, ExportPlan, gguf};
+use crate::export::{self, Ancestor, ExportContext, ExportPlan, MadeBy, Provenance, TextFacts};
 use crate::files::{UnfinishedDir, with_path};
+use crate::formats::{Format, gguf};
 use crate::model::DecoderConfig;
 use crate::progress;
 use crate::run::{lock, names};
@@ -103,7 +102,7 @@ fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(
     let mut formats = plan.formats.iter();
     match formats.find(|format| !format.holds_plain_weights()) {
         Some(&format) if !is_quantized(student) => Err(ConvertError::NotQuantized {
-            format: export::folder(format),
+            format: format.word(),
             checkpoint: source.path().to_path_buf(),
             was_quantized: source.is_quantized(),
         }),
@@ -115,10 +114,10 @@ fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(
 fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertError> {
     let config = &student.decoder.config;
     for &format in &plan.formats {
-        if let Some(refusal) = refusal_by(format, &student.schemes, plan.dtype, config) {
+        if let Some(refusal) = format.refusal(&student.schemes, plan.dtype, config) {
             return Err(ConvertError::NotHeld { fact: refusal.fact });
         }
-        let is_plain = format == ExportFormat::Gguf && plan.gguf.linear.is_none();
+        let is_plain = format == Format::Gguf && plan.gguf.linear.is_none();
         if let Some(grid) = gguf::without_blocks(&student.schemes, config).filter(|_| is_plain) {
             progress::say(&format!(
                 "note: `gguf` has no blocks for {grid}: the result has plain weights"
@@ -135,7 +134,7 @@ fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Sourc
     let schemes = || student.schemes.values();
     let rounds = source.rounds_inputs() || schemes().any(|scheme| scheme.input.is_some());
     if let (Some(&format), true) = (plain, rounds) {
-        let format = export::folder(format);
+        let format = format.word();
         progress::say(&format!(
             "note: `{format}` cannot say that activations are rounded: in the result they are not"
         ));
@@ -256,7 +255,7 @@ impl<'a> Model<'a> {
             table: self.table.clone(),
         };
         let format = plan.formats.first().copied();
-        let format = export::folder(format.expect("a command writes one format"));
+        let format = format.expect("a command writes one format").word();
         let written = dir.join(format);
         if written.exists() {
             // A killed process has left it; what it holds might be no part of this result.

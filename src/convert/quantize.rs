@@ -14,8 +14,8 @@ use super::{
     publish, stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
-use crate::export::{ExportFormat, gguf};
 use crate::files::{self, UnfinishedDir, hash_json};
+use crate::formats::{Format, gguf};
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
 use crate::passes::quantize::schemes;
@@ -241,7 +241,7 @@ impl Job<'_> {
         config: &DecoderConfig,
     ) -> Result<(), ConvertError> {
         let export = &self.plan.export;
-        if !export.formats.contains(&ExportFormat::Gguf) || export.gguf.linear.is_some() {
+        if !export.formats.contains(&Format::Gguf) || export.gguf.linear.is_some() {
             return Ok(());
         }
         let has_budget = plan

@@ -184,8 +184,8 @@ pub fn content_hash(paths: &[PathBuf], hashes: &Hashes) -> Result<String, Source
 
 fn hash_file(hasher: &mut blake3::Hasher, file: &SourceFile, hash: &str) {
     hasher.update(match file.format {
-        Format::Text => b"t",
-        Format::JsonLines => b"j",
+        TextFormat::Text => b"t",
+        TextFormat::JsonLines => b"j",
     });
     hasher.update(hash.as_bytes());
 }
@@ -198,12 +198,12 @@ fn no_text(paths: &[PathBuf], num_files: usize) -> SourceError {
 }
 
 #[derive(Clone, Copy)]
-enum Format {
+enum TextFormat {
     Text,
     JsonLines,
 }
 
-impl Format {
+impl TextFormat {
     fn of(path: &Path) -> Option<Self> {
         let extension = path.extension()?;
         if extension.eq_ignore_ascii_case("txt") {
@@ -218,7 +218,7 @@ impl Format {
 
 struct SourceFile {
     path: PathBuf,
-    format: Format,
+    format: TextFormat,
 }
 
 /// Collects what cannot be used and what is passed over, so that all of it is told at once.
@@ -234,7 +234,7 @@ impl Reader {
     fn find(&mut self, paths: &[PathBuf]) -> Vec<SourceFile> {
         let mut files = Vec::new();
         for path in paths {
-            match (fs::metadata(path), Format::of(path)) {
+            match (fs::metadata(path), TextFormat::of(path)) {
                 (Err(error), _) => self.fault(path, None, error.into()),
                 (Ok(metadata), _) if metadata.is_dir() => {
                     let start = files.len();
@@ -269,7 +269,7 @@ impl Reader {
         };
         entries.sort(); // decides under which name a linked folder is entered
         for path in entries.into_iter().filter(|path| !is_hidden(path)) {
-            match (fs::metadata(&path), Format::of(&path)) {
+            match (fs::metadata(&path), TextFormat::of(&path)) {
                 (Ok(metadata), _) if metadata.is_dir() => self.walk(&path, files),
                 (Ok(metadata), Some(format)) if metadata.is_file() => {
                     files.push(SourceFile { path, format });
@@ -289,7 +289,7 @@ impl Reader {
             line,
             text,
         };
-        if let Format::Text = file.format {
+        if let TextFormat::Text = file.format {
             if let Some(text) = self.utf8(path, None, text, offset) {
                 self.add(document(None, text.to_owned()), documents);
             }

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
-use super::containers::Container;
-use super::loading::loading;
-use super::provenance::{Ancestor, License, MadeBy, Provenance};
+use super::provenance::{Ancestor, MadeBy, Provenance};
 use super::verify::Verification;
+use crate::formats::Format;
+use crate::license::License;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
 
@@ -32,24 +32,10 @@ pub struct CardFacts {
     pub verification: Option<Verification>,
     /// True if `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
     pub is_rebuilt: bool,
-    /// What loads it.
-    pub engine: Engine,
-}
-
-/// What loads an export.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Engine {
-    /// transformers and vLLM.
-    Transformers,
-    /// These, of which transformers needs a package more.
-    CompressedTensors,
-    /// That of another container.
-    Of(Container),
-    /// llama.cpp.
-    LlamaCpp {
-        /// Name of the one file.
-        file: String,
-    },
+    /// Format that its weights are in, which tells what loads it.
+    pub format: Format,
+    /// Name of the file, of a format that is one.
+    pub file: String,
 }
 
 /// Text of the card: YAML front matter as the Hugging Face hub reads it, then Markdown.
@@ -63,18 +49,14 @@ pub fn model_card(facts: &CardFacts) -> String {
     if let Some(verification) = &facts.verification {
         verified(&mut card, verification);
     }
-    loading(&mut card, &facts.engine, facts.is_rebuilt);
+    let engines = facts.format.card();
+    engines.add_engines(&mut card, &facts.file, facts.is_rebuilt);
     card
 }
 
 fn front_matter(facts: &CardFacts) -> String {
-    let library = match facts.engine {
-        Engine::Transformers
-        | Engine::CompressedTensors
-        | Engine::Of(Container::Gptq | Container::Awq) => "transformers",
-        Engine::Of(Container::Mlx) => "mlx",
-        Engine::LlamaCpp { .. } => "llama.cpp",
-    };
+    let of_format = facts.format.card();
+    let library = of_format.library;
     let mut text = format!("---\nlibrary_name: {library}\npipeline_tag: text-generation\n");
     let provenance = &facts.provenance;
     let quoted = |text: &str| Value::from(text); // a JSON string is a YAML string
@@ -94,13 +76,8 @@ fn front_matter(facts: &CardFacts) -> String {
     if provenance.teacher.is_some() {
         text.push_str("- distillation\n");
     }
-    match facts.engine {
-        Engine::Transformers => {}
-        Engine::CompressedTensors => text.push_str("- compressed-tensors\n"),
-        Engine::Of(container) => {
-            let _ = writeln!(text, "- {}", container.name());
-        }
-        Engine::LlamaCpp { .. } => text.push_str("- gguf\n"),
+    if let Some(tag) = of_format.tag {
+        let _ = writeln!(text, "- {tag}");
     }
     text.push_str("---\n");
     text

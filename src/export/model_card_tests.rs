@@ -1,4 +1,4 @@
-use super::super::provenance::TextFacts;
+use super::super::TextFacts;
 use super::super::verify::Budget;
 use super::*;
 use crate::model::{Architecture, LayerType, Rope};
@@ -67,7 +67,8 @@ fn facts() -> CardFacts {
             top1_agreement: 0.9995,
             budget: Budget::LogitDifference(1e-3),
         }),
-        engine: Engine::CompressedTensors,
+        format: Format::CompressedTensors,
+        file: String::new(),
     }
 }
 
@@ -115,10 +116,10 @@ fn the_front_matter_comes_first_and_quotes_the_teacher() {
 }
 
 #[test]
-fn each_container_says_what_loads_it() {
-    for (container, told) in [
+fn each_format_of_codes_says_what_loads_it() {
+    for (format, told) in [
         (
-            Container::Gptq,
+            Format::Gptq,
             [
                 "library_name: transformers",
                 "- gptq\n",
@@ -127,7 +128,7 @@ fn each_container_says_what_loads_it() {
             ],
         ),
         (
-            Container::Awq,
+            Format::Awq,
             [
                 "library_name: transformers",
                 "- awq\n",
@@ -136,7 +137,7 @@ fn each_container_says_what_loads_it() {
             ],
         ),
         (
-            Container::Mlx,
+            Format::Mlx,
             [
                 "library_name: mlx",
                 "- mlx\n",
@@ -145,14 +146,11 @@ fn each_container_says_what_loads_it() {
             ],
         ),
     ] {
-        let card = model_card(&CardFacts {
-            engine: Engine::Of(container),
-            ..facts()
-        });
+        let card = model_card(&CardFacts { format, ..facts() });
         for told in told {
             assert!(card.contains(told), "{told}: {card}");
         }
-        assert_eq!(card.contains("vllm"), container != Container::Mlx);
+        assert_eq!(card.contains("vllm"), format != Format::Mlx);
     }
 }
 
@@ -186,7 +184,7 @@ fn what_was_not_measured_is_not_mentioned() {
     facts.provenance = Provenance::default();
     facts.rows.clear();
     facts.verification = None;
-    facts.engine = Engine::Transformers;
+    facts.format = Format::HuggingFace;
     let card = model_card(&facts);
     for absent in [
         "base_model",

@@ -7,33 +7,67 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::TensorType;
+use crate::recipe::words;
 
 /// Blocks that one task encodes: below this the hand-over costs more than the work.
 const BLOCKS_AT_ONCE: usize = 1 << 6;
 
-impl TensorType {
-    /// Blocks of these values, in order; `None` for a type that is only read.
+words! {
+    /// A type of ggml that weights are written in; others are only read.
+    #[expect(missing_docs, reason = "the names are those of ggml")]
+    #[expect(non_camel_case_types, reason = "the names are those of ggml")]
+    pub enum WrittenType {
+        F32 = "f32",
+        F16 = "f16",
+        Bf16 = "bf16",
+        Q8_0 = "q8_0",
+        Q4_0 = "q4_0",
+        Q4_1 = "q4_1",
+        Q4_K = "q4_k",
+    }
+}
+
+impl From<WrittenType> for TensorType {
+    fn from(kind: WrittenType) -> Self {
+        match kind {
+            WrittenType::F32 => Self::F32,
+            WrittenType::F16 => Self::F16,
+            WrittenType::Bf16 => Self::BF16,
+            WrittenType::Q8_0 => Self::Q8_0,
+            WrittenType::Q4_0 => Self::Q4_0,
+            WrittenType::Q4_1 => Self::Q4_1,
+            WrittenType::Q4_K => Self::Q4_K,
+        }
+    }
+}
+
+impl WrittenType {
+    /// Its name in ggml.
+    pub fn name(self) -> &'static str {
+        TensorType::from(self).name()
+    }
+
+    /// Blocks of these values, in order.
     ///
     /// # Panics
     ///
     /// If the values do not fill whole blocks.
-    pub fn encode(self, values: &[f32]) -> Option<Vec<u8>> {
-        let (block_len, _) = self.block();
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        let (block_len, _) = TensorType::from(self).block();
         assert!(
             values.len().is_multiple_of(block_len),
             "{} values in blocks of {block_len}",
             values.len()
         );
-        Some(match self {
+        match self {
             Self::F32 => encode(values, |[value]| value.to_le_bytes()),
             Self::F16 => encode(values, |&[value]| f16::from_f32(value).to_le_bytes()),
-            Self::BF16 => encode(values, |&[value]| bf16::from_f32(value).to_le_bytes()),
+            Self::Bf16 => encode(values, |&[value]| bf16::from_f32(value).to_le_bytes()),
             Self::Q4_0 => encode(values, q4_0),
             Self::Q4_1 => encode(values, q4_1),
             Self::Q8_0 => encode(values, q8_0),
             Self::Q4_K => encode(values, q4_k),
-            Self::Q5_0 | Self::Q5_1 | Self::Q5_K | Self::Q6_K => return None,
-        })
+        }
     }
 }
 
@@ -264,20 +298,20 @@ mod tests {
         let mut values = [0.0_f32; 32];
         values[3] = -4.0;
         values[20] = 3.5;
-        let bytes = TensorType::Q4_0.encode(&values).unwrap();
+        let bytes = WrittenType::Q4_0.encode(&values);
         assert_eq!(bytes[..2], f16::from_f32(0.5).to_le_bytes());
         assert_eq!(TensorType::Q4_0.decode(&bytes), values);
 
         let ramp: [f32; 32] = std::array::from_fn(|j| (j % 16) as f32 - 3.0);
-        let bytes = TensorType::Q4_1.encode(&ramp).unwrap();
+        let bytes = WrittenType::Q4_1.encode(&ramp);
         assert_eq!(TensorType::Q4_1.decode(&bytes), ramp);
 
         let whole: [f32; 32] = std::array::from_fn(|j| j as f32 * 8.0 - 127.0);
-        let bytes = TensorType::Q8_0.encode(&whole).unwrap();
+        let bytes = WrittenType::Q8_0.encode(&whole);
         assert_eq!(TensorType::Q8_0.decode(&bytes), whole);
-        for kind in [TensorType::Q4_0, TensorType::Q4_1, TensorType::Q8_0] {
-            let zeros = kind.encode(&[0.0; 64]).unwrap();
-            assert_eq!(kind.decode(&zeros), [0.0; 64]);
+        for kind in [WrittenType::Q4_0, WrittenType::Q4_1, WrittenType::Q8_0] {
+            let zeros = kind.encode(&[0.0; 64]);
+            assert_eq!(TensorType::from(kind).decode(&zeros), [0.0; 64]);
         }
     }
 
@@ -286,15 +320,15 @@ mod tests {
         let noise: Vec<f32> = (0..4096_u32)
             .map(|i| (i.wrapping_mul(2_654_435_761) % 100_003) as f32 / 50_001.0 - 0.7)
             .collect();
-        let error = |kind: TensorType| -> f32 {
-            let decoded = kind.decode(&kind.encode(&noise).unwrap());
+        let error = |kind: WrittenType| -> f32 {
+            let decoded = TensorType::from(kind).decode(&kind.encode(&noise));
             let squares = decoded
                 .iter()
                 .zip(&noise)
                 .map(|(got, want)| (got - want).powi(2));
             squares.sum::<f32>() / noise.len() as f32
         };
-        let (blocks, supers) = (error(TensorType::Q4_0), error(TensorType::Q4_K));
+        let (blocks, supers) = (error(WrittenType::Q4_0), error(WrittenType::Q4_K));
         assert!(supers < 0.75 * blocks, "{supers} against {blocks}");
         assert!(
             supers < (2.0_f32 / 15.0).powi(2) / 12.0 * 1.3,

@@ -25,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::blocks::TensorType;
 pub use self::directory::TensorInfo;
+pub use self::encode::WrittenType;
 pub use self::error::{GgufError, GgufFault};
 pub use self::keys::GgufKeys;
 pub use self::metadata::Value;

@@ -179,7 +179,7 @@ fn put_array(bytes: &mut Vec<u8>, kind: u32, len: usize) {
 #[expect(clippy::indexing_slicing, reason = "a test may panic")]
 mod tests {
     use super::*;
-    use crate::gguf::GgufFile;
+    use crate::gguf::{GgufFile, WrittenType};
 
     #[test]
     fn what_is_written_reads_back() {
@@ -195,15 +195,16 @@ mod tests {
             ("a.flags", NewValue::Bools(vec![true, false])),
         ];
         let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
-        let tensor = |name: &str, shape: &[usize], kind| NewTensor {
+        let kinds = [WrittenType::F32, WrittenType::Q8_0, WrittenType::F16];
+        let tensor = |name: &str, shape: &[usize], kind: WrittenType| NewTensor {
             name: name.to_owned(),
             shape: shape.to_vec(),
-            kind,
+            kind: kind.into(),
         };
         let tensors = [
-            tensor("norm", &[3], TensorType::F32),
-            tensor("matrix", &[2, 32], TensorType::Q8_0),
-            tensor("half", &[2, 3], TensorType::F16),
+            tensor("norm", &[3], kinds[0]),
+            tensor("matrix", &[2, 32], kinds[1]),
+            tensor("half", &[2, 3], kinds[2]),
         ];
         let values: [Vec<f32>; 3] = [
             vec![0.5, -1.0, 3.0],
@@ -212,8 +213,7 @@ mod tests {
                 .collect(),
             vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.5],
         ];
-        let blocks: [Vec<u8>; 3] =
-            std::array::from_fn(|idx| tensors[idx].kind.encode(&values[idx]).unwrap());
+        let blocks: [Vec<u8>; 3] = std::array::from_fn(|idx| kinds[idx].encode(&values[idx]));
         let mut bytes = Vec::new();
         write(&mut bytes, &metadata, &tensors, |idx| &blocks[idx]).unwrap();
         let dir = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
 //! A weight on its grid as files have it: codes, and what turns them into values.
 
-use crate::kernels::grid::Grid;
+use burn::tensor::Tensor;
+
+use crate::kernels::grid::{Grid, Quantized};
 
 /// A weight on its grid: `(code − zero) · scale`, or `(code + 2^(bits−1)) · scale + bias`.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,6 +22,21 @@ pub struct GroupScaling {
     pub zeros: Option<Vec<f32>>,
     /// Values of the lowest codes, row-major `[out, G]`, if the grid has biases.
     pub biases: Option<Vec<f32>>,
+}
+
+impl From<&Quantized> for OnGrid {
+    fn from(weight: &Quantized) -> Self {
+        let read = |tensor: &Tensor<3>| {
+            tensor
+                .try_to_vec_as::<f32>()
+                .expect("codes and scales are f32")
+        };
+        Self::new(
+            read(&weight.codes),
+            read(&weight.scaling.scales),
+            weight.scaling.zeros.as_ref().map(read),
+        )
+    }
 }
 
 impl OnGrid {

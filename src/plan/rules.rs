@@ -5,7 +5,7 @@ use std::iter;
 use super::losses::losses;
 use crate::data::TokenizerWord;
 use crate::diag::Diagnostic;
-use crate::export::ExportFormat;
+use crate::formats::Format;
 use crate::passes::{self, NumberType, PassKeys, PassWord};
 use crate::progress::thousands;
 use crate::recipe::{Fields, Value, division};
@@ -212,7 +212,7 @@ fn mixed_widths(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnos
     let (Some(_), Some(export)) = (fields.block("bits"), recipe.block("export")) else {
         return;
     };
-    let formats: Vec<ExportFormat> = export.get("formats").unwrap_or_default();
+    let formats: Vec<Format> = export.get("formats").unwrap_or_default();
     if let Some(format) = formats.iter().find(|format| !format.holds_mixed_widths()) {
         let message =
             format!("`{format}` holds one width for all projections, and `budget` chooses several");
@@ -326,7 +326,7 @@ fn not_quantized(recipe: Fields<'_>, export: Fields<'_>, faults: &mut Vec<Diagno
         return;
     }
     for item in export.items("formats") {
-        let format = ExportFormat::read(item, export);
+        let format = Format::read(item, export);
         if let Some(format) = format.filter(|format| !format.holds_plain_weights()) {
             let message = format!("`{format}` holds quantised weights, but no pass quantises");
             faults.push(

@@ -2,8 +2,7 @@
 
 use super::Preflight;
 use crate::diag::Diagnostic;
-use crate::export::containers::refusal_by;
-use crate::export::{ExportFormat, folder, gguf};
+use crate::formats::{Format, gguf};
 use crate::model::{DecoderConfig, Schemes};
 use crate::passes::quantize::schemes;
 use crate::passes::{PassPlan, QuantizePlan};
@@ -36,7 +35,7 @@ impl Preflight<'_> {
     /// What to say if a GGUF file will have plain weights although the student is on a grid.
     pub(super) fn plain_blocks(&self, configs: &[DecoderConfig]) -> Option<String> {
         let export = &self.plan.export;
-        if !export.formats.contains(&ExportFormat::Gguf) || export.gguf.linear.is_some() {
+        if !export.formats.contains(&Format::Gguf) || export.gguf.linear.is_some() {
             return None;
         }
         let (plan, config) = self.quantized(configs)?;
@@ -55,13 +54,10 @@ impl Preflight<'_> {
             return Ok(());
         };
         let mut formats = self.plan.export.formats.iter().copied();
-        let Some(format) = formats.find(|&format| format != ExportFormat::CompressedTensors) else {
+        let Some(format) = formats.find(|format| !format.holds_rounded_inputs()) else {
             return Ok(());
         };
-        let fact = format!(
-            "`{}` cannot say that what enters `{name}` is rounded: {scheme}",
-            folder(format)
-        );
+        let fact = format!("`{format}` cannot say that what enters `{name}` is rounded: {scheme}");
         let fault = Diagnostic::new("export/activations", fact)
             .help("write `formats: [compressed-tensors]`, or `activations: none`");
         Err(self.fault("export.formats", "has no place for it", fault))
@@ -76,7 +72,7 @@ impl Preflight<'_> {
         let export = &self.plan.export;
         let formats = export.formats.iter();
         let mut refusals =
-            formats.filter_map(|&format| refusal_by(format, schemes, export.dtype, config));
+            formats.filter_map(|format| format.refusal(schemes, export.dtype, config));
         let Some(refusal) = refusals.next() else {
             return Ok(());
         };

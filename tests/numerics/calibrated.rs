@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::export::ExportFormat;
+use alambic::formats::Format;
 use alambic::model::{DecoderConfig, LayerType, ParameterKind};
 use alambic::passes::{
     CalibratedPlan, GptqPlan, NumberType, PassError, PassPlan, PruneMethod, PrunePlan,
@@ -144,7 +144,7 @@ fn free_weights_are_on_their_grids_in_memory_on_disk_and_in_exports() {
         assert!(bits(&loaded.effective()) == free, "{scheme:?}: loaded");
         assert!(bits(&loaded.unrolled().effective()) == free, "{scheme:?}");
 
-        let plan = exporting::plan(ExportFormat::CompressedTensors, dtype);
+        let plan = exporting::plan(Format::CompressedTensors, dtype);
         let verified = exported(&plan, &student, &rows, dir.path()).unwrap();
         assert_eq!(verified.max_logit_difference, 0.0, "{scheme:?}");
         assert_reads_back(&dir.path().join("compressed-tensors"), &student);

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use alambic::data::{TokenRows, Tokenizer};
 use alambic::export::verify::Verification;
-use alambic::export::{
-    ExportContext, ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan, Provenance, export,
-};
+use alambic::export::{ExportContext, ExportError, ExportPlan, Provenance, export};
+use alambic::formats::gguf::GgufPlan;
+use alambic::formats::{ExportDtype, Format};
 use alambic::student::Student;
 
 use crate::golden;
 
 /// A plan of one format, whose logits may differ by 1e-5.
-pub(crate) fn plan(format: ExportFormat, dtype: ExportDtype) -> ExportPlan {
+pub(crate) fn plan(format: Format, dtype: ExportDtype) -> ExportPlan {
     ExportPlan {
         formats: vec![format],
         dtype,

@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
 use alambic::data::TokenRows;
-use alambic::export::{ExportDtype, ExportError, ExportFormat, ExportPlan, GgufPlan};
+use alambic::export::{ExportError, ExportPlan};
+use alambic::formats::gguf::GgufPlan;
+use alambic::formats::{ExportDtype, Format};
 use alambic::gguf::{GgufFile, TensorType};
 use alambic::kernels::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, Part, Scheme, WeightId};
@@ -97,7 +99,7 @@ fn rounded(decoder: &Decoder, name: &str, grid: Grid) -> Vec<f32> {
 
 fn exported(
     student: &Student,
-    format: ExportFormat,
+    format: Format,
     gguf: GgufPlan,
     dir: &Path,
 ) -> Result<f64, ExportError> {
@@ -148,7 +150,7 @@ fn every_method_puts_both_on_their_grids_and_mlx_and_gguf_hold_them() {
             let loaded = Student::load(dir.path(), &device()).unwrap();
             assert!(bits(&loaded.effective()) == bits(&effective), "{label}");
 
-            for format in [ExportFormat::Mlx, ExportFormat::Gguf] {
+            for format in [Format::Mlx, Format::Gguf] {
                 let gap = exported(&after, format, GgufPlan::default(), dir.path()).unwrap();
                 assert_eq!(gap, 0.0, "{label}: {format:?}");
             }
@@ -199,12 +201,12 @@ fn a_file_type_that_is_asked_for_rounds_them_again_and_grids_without_blocks_stay
     };
     let kind = |student: &Student, gguf: GgufPlan| {
         let dir = tempfile::tempdir().unwrap();
-        let gap = exported(student, ExportFormat::Gguf, gguf, dir.path()).unwrap();
+        let gap = exported(student, Format::Gguf, gguf, dir.path()).unwrap();
         let file = GgufFile::open(&dir.path().join("gguf/tiny-Q4_0.gguf")).unwrap();
         (file.info("token_embd.weight").unwrap().kind, gap == 0.0)
     };
     let asked = GgufPlan {
-        embedding: Some(alambic::export::GgufType::Q4_0),
+        embedding: Some(alambic::gguf::WrittenType::Q4_0),
         ..GgufPlan::default()
     };
     let eight = quantized(int(8, Some(32)));
@@ -232,7 +234,7 @@ fn compressed_tensors_names_an_output_layer_of_its_own_and_refuses_an_embedding(
         };
         let student = run(&PassPlan::Quantize(plan), student(false), &rows());
         let dir = tempfile::tempdir().unwrap();
-        let format = ExportFormat::CompressedTensors;
+        let format = Format::CompressedTensors;
         let gap = exported(&student, format, GgufPlan::default(), dir.path()).unwrap();
         assert_eq!(gap, 0.0);
         let dir = dir.path().join("compressed-tensors");
@@ -258,12 +260,12 @@ fn compressed_tensors_names_an_output_layer_of_its_own_and_refuses_an_embedding(
     let both = run(&PassPlan::Quantize(plan), student(true), &rows());
     for (format, want) in [
         (
-            ExportFormat::CompressedTensors,
+            Format::CompressedTensors,
             "`compressed-tensors` cannot hold `model.embed_tokens.weight`, int8, groups of 32: its engines look up plain embeddings; \
              leave the embedding plain, or write `formats: [mlx]` or `[gguf]`",
         ),
         (
-            ExportFormat::Awq,
+            Format::Awq,
             "`awq` cannot hold `model.embed_tokens.weight`, int8, groups of 32: its engines keep embedding and output matrix plain; \
              keep it plain, too, or write `formats: [mlx]`",
         ),

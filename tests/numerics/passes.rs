@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::checkpoint::Checkpoint;
 use alambic::data::TokenRows;
-use alambic::export::{ExportDtype, ExportFormat};
+use alambic::formats::{ExportDtype, Format};
 use alambic::model::ParameterKind;
 use alambic::passes::{
     Activations, NumberType, PassPlan, PruneMethod, PrunePlan, QuantizeMethod, QuantizePlan,
@@ -232,12 +232,12 @@ fn an_export_reads_back_as_the_weights_that_were_trained_on_the_grid() {
         let student = run(&qat(scheme), student.clone(), &rows);
         let rounds_inputs = scheme.activations != Activations::None;
         let dir = tempfile::tempdir().unwrap();
-        let packed = exporting::plan(ExportFormat::CompressedTensors, dtype);
+        let packed = exporting::plan(Format::CompressedTensors, dtype);
         let verified = exported(&packed, &student, &rows, dir.path()).unwrap();
         // Logits are computed with the rounded activations of the file on one side and those of training on the other.
         assert_eq!(verified.max_logit_difference, 0.0, "{scheme:?}");
         if !rounds_inputs {
-            let plain = exporting::plan(ExportFormat::HuggingFace, dtype);
+            let plain = exporting::plan(Format::HuggingFace, dtype);
             exported(&plain, &student, &rows, dir.path()).unwrap();
         }
         assert_reads_back(&dir.path().join("compressed-tensors"), &student);

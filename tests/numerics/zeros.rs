@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use alambic::data::TokenRows;
-use alambic::export::{ExportDtype, ExportFormat};
+use alambic::formats::{ExportDtype, Format};
 use alambic::model::Architecture;
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan};
 use alambic::pruning::{Pattern, Zeros};
@@ -48,13 +48,7 @@ fn pruned(pattern: Pattern, rows: &TokenRows) -> (Student, Masked) {
     (student, masked)
 }
 
-fn write(
-    format: ExportFormat,
-    dtype: ExportDtype,
-    student: &Student,
-    rows: &TokenRows,
-    dir: &Path,
-) {
+fn write(format: Format, dtype: ExportDtype, student: &Student, rows: &TokenRows, dir: &Path) {
     exported(&exporting::plan(format, dtype), student, rows, dir).unwrap();
 }
 
@@ -125,7 +119,7 @@ fn zeros_are_bit_exact_in_files_after_an_adapter_was_merged_and_after_training_o
             &rows,
         );
         let quantized = run(&qat(int(4, Some(16))), trained.clone(), &rows);
-        let (plain, packed) = (ExportFormat::HuggingFace, ExportFormat::CompressedTensors);
+        let (plain, packed) = (Format::HuggingFace, Format::CompressedTensors);
         let num_rounded = 1000; // small weights round to 0, too: about every seventh of those that stay
         for (when, student, format, num_others) in [
             ("pruned", &student, plain, 0),
@@ -138,7 +132,7 @@ fn zeros_are_bit_exact_in_files_after_an_adapter_was_merged_and_after_training_o
                 let dir = tempfile::tempdir().unwrap();
                 write(format, dtype, student, &rows, dir.path());
                 let folder = match format {
-                    ExportFormat::HuggingFace => "huggingface",
+                    Format::HuggingFace => "huggingface",
                     _ => "compressed-tensors",
                 };
                 assert_stored(when, &dir.path().join(folder), &masked, num_others);

@@ -31,17 +31,6 @@ fn quantised_weights_decode_to_what_the_reference_decodes() {
     assert_eq!(num_weights, 13 * 21 + 20); // one is tied
 }
 
-#[test]
-fn codes_unpack_as_in_the_worked_example() {
-    // Layer 0, q_proj, row 0 of a reference file: word 0x36CB77A5.
-    let codes = unpack(&[0xA5, 0x77, 0xCB, 0x36], [1, 8], 4);
-    assert_eq!(codes, [-3, 2, -1, -1, 3, 4, -2, -5]);
-    // Three columns: the row is padded to a word.
-    let codes = unpack(&[0xF8, 0x07, 0, 0, 0x08, 0x0F, 0, 0], [2, 3], 4);
-    assert_eq!(codes, [0, 7, -1, 0, -8, 7]);
-    assert_eq!(unpack(&[0, 128, 255, 127], [1, 4], 8), [-128, 0, 127, -1]);
-}
-
 /// Message for a folder whose `quantization_config` says something else at one place.
 fn scheme_refusal(pointer: &str, value: Value) -> String {
     let dir = copy("ct-w4a16-g32-sym");
@@ -167,7 +156,7 @@ fn activations_that_are_not_rounded_position_by_position_are_refused_by_their_ke
 }
 
 /// Schemes of the tensors that have one, by name.
-fn schemes_of(found: &Quantization, config: &DecoderConfig) -> BTreeMap<String, Scheme> {
+fn schemes_of(found: &dyn Packed, config: &DecoderConfig) -> BTreeMap<String, Scheme> {
     let tensors = tensor_specs(config).into_iter();
     let schemes = tensors.filter_map(|spec| Some((found.scheme(&spec)?, spec.name)));
     schemes.map(|(scheme, name)| (name, scheme)).collect()
@@ -182,8 +171,8 @@ fn schemes(groups: Value, ignore: Value) -> Result<BTreeMap<String, Scheme>, Con
         .config()
         .clone();
     let json = json!({ "quantization_config": json });
-    let found = Quantization::from_config(&json, &config)?;
-    Ok(schemes_of(&found.unwrap(), &config))
+    let found = packed(&json, &config)?;
+    Ok(schemes_of(&*found.unwrap(), &config))
 }
 
 #[test]
@@ -262,7 +251,7 @@ fn inputs_of_joined_matrices_are_rounded_alike_and_those_of_the_head_are_not() {
     let whole = |groups: Value| {
         let mut json = json!({ "quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ["lm_head"] });
         json["config_groups"] = groups;
-        Quantization::from_config(&json!({ "quantization_config": json }), &config)
+        packed(&json!({ "quantization_config": json }), &config)
     };
     let found = whole(json!({ "a": group(&["Linear"], int8.clone()) }));
     let scheme = Scheme {
@@ -270,7 +259,7 @@ fn inputs_of_joined_matrices_are_rounded_alike_and_those_of_the_head_are_not() {
         input: Some(Levels::Symmetric { bits: 8 }),
     };
     assert!(
-        schemes_of(&found.unwrap().unwrap(), &config)
+        schemes_of(&*found.unwrap().unwrap(), &config)
             .values()
             .all(|one| *one == scheme)
     );

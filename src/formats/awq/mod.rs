@@ -1,0 +1,24 @@
+//! AWQ: transposed matrices of 4 bits with zeros.
+
+mod card;
+mod limits;
+mod read;
+mod write;
+
+use super::read::FolderReader;
+use super::{Codes, FormatSpec, Writer};
+
+pub(super) static FORMAT: FormatSpec = FormatSpec {
+    holds_mixed_widths: false,
+    holds_rounded_inputs: false,
+    writer: Writer::Codes(Codes {
+        limits: limits::refusal,
+        encode: write::encode,
+        describe: write::describe,
+    }),
+    reader: Some(FolderReader {
+        method: Some("awq"),
+        open: read::open,
+    }),
+    card: card::CARD,
+};

@@ -1,0 +1,205 @@
+//! compressed-tensors: codes, and what scales them, in the place of a weight.
+//!
+//! Layout: `docs/formats-export.md`. This reader is written apart from the writer, so that one checks the other: it
+//! looks up each code in the bytes of the stream, where the writer shifts codes into words.
+#![warn(clippy::indexing_slicing)]
+
+mod config;
+
+use std::collections::BTreeMap;
+
+use ::safetensors::Dtype;
+use serde_json::Value;
+
+use crate::formats::read::{Opened, Packed, StoredWeight, fp8, transposed, unpack};
+use crate::formats::{CheckpointError, TensorFiles};
+use crate::model::{DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec};
+
+/// What `quantization_config` says of each weight that is not plain, by name.
+#[derive(Debug)]
+struct CompressedTensors(BTreeMap<String, StoredScheme>);
+
+/// How a weight is quantised, and how its codes are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct StoredScheme {
+    scheme: Scheme,
+    layout: Layout,
+}
+
+/// How codes are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Whole numbers, in words of 32 bits.
+    Words,
+    /// Whole numbers, one to a byte.
+    Bytes,
+    /// Floats of 8 bits.
+    Floats,
+}
+
+/// Of a `quantization_config`.
+///
+/// Strict: whatever would change a weight or an activation and is not implemented is refused by its key.
+pub(super) fn open(json: &Value, config: &DecoderConfig) -> Opened {
+    let schemes = config::stored_schemes(json, config)?;
+    Ok(Box::new(CompressedTensors(schemes)))
+}
+
+impl Packed for CompressedTensors {
+    fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
+        Some(self.0.get(&spec.name)?.scheme)
+    }
+
+    fn check(
+        &self,
+        files: &TensorFiles,
+        spec: &TensorSpec,
+    ) -> Result<Option<Vec<String>>, CheckpointError> {
+        let stored = self.0.get(&spec.name);
+        stored.map(|stored| stored.check(files, spec)).transpose()
+    }
+
+    fn weight(
+        &self,
+        files: &TensorFiles,
+        spec: &TensorSpec,
+    ) -> Result<Option<StoredWeight>, CheckpointError> {
+        let stored = self.0.get(&spec.name);
+        let weight = stored
+            .map(|stored| stored.weight(files, spec))
+            .transpose()?;
+        Ok(weight.map(StoredWeight::OnGrid))
+    }
+}
+
+impl StoredScheme {
+    fn check(
+        &self,
+        files: &TensorFiles,
+        spec: &TensorSpec,
+    ) -> Result<Vec<String>, CheckpointError> {
+        let [rows, cols] = spec.shape;
+        let scale_shape = self.scale_shape(spec)?;
+        let scale = part(spec, "scale");
+        self.codes_of(files, spec)?;
+        files.check_floats(&scale, &scale_shape)?;
+        let mut names = vec![self.codes_name(spec), scale];
+        if self.layout != Layout::Words {
+            return Ok(names);
+        }
+        let shape = part(spec, "shape");
+        let got = files.i64s(&shape, &[2])?;
+        let want = [rows, cols];
+        if !want
+            .map(i64::try_from)
+            .into_iter()
+            .flatten()
+            .eq(got.iter().copied())
+        {
+            let tensor = shape;
+            return Err(CheckpointError::WrongPackedShape { tensor, want, got });
+        }
+        names.push(shape);
+        if self.scheme.weight.levels.has_zeros() {
+            self.zeros_of(files, spec, scale_shape)?;
+            names.push(part(spec, "zero_point"));
+        }
+        Ok(names)
+    }
+
+    fn weight(&self, files: &TensorFiles, spec: &TensorSpec) -> Result<OnGrid, CheckpointError> {
+        let scale_shape = self.scale_shape(spec)?;
+        let bits = self.scheme.weight.levels.bits();
+        let bytes = self.codes_of(files, spec)?;
+        let codes: Vec<f32> = match self.layout {
+            Layout::Words => {
+                let codes = unpack(bytes, spec.shape, bits).into_iter();
+                codes.map(f32::from).collect()
+            }
+            Layout::Bytes => {
+                let limit = 1_i16 << (bits - 1);
+                let codes = bytes.iter().map(|byte| i16::from(byte.cast_signed()));
+                if let Some(code) = codes.clone().find(|code| !(-limit..limit).contains(code)) {
+                    let tensor = spec.name.clone();
+                    return Err(CheckpointError::CodeOutOfRange { tensor, code, bits });
+                }
+                codes.map(f32::from).collect()
+            }
+            Layout::Floats => bytes.iter().map(|&byte| fp8(byte)).collect(),
+        };
+        let scales = files.f32s(&part(spec, "scale"), &scale_shape)?;
+        let zeros = if self.scheme.weight.levels.has_zeros() {
+            let zeros = self.zeros_of(files, spec, scale_shape)?;
+            Some(zeros.into_iter().map(f32::from).collect())
+        } else {
+            None
+        };
+        let scaling = GroupScaling {
+            zeros,
+            ..GroupScaling::around_0(scales)
+        };
+        Ok(OnGrid { codes, scaling })
+    }
+
+    fn codes_name(&self, spec: &TensorSpec) -> String {
+        match self.layout {
+            Layout::Words => part(spec, "packed"),
+            Layout::Bytes | Layout::Floats => spec.name.clone(),
+        }
+    }
+
+    fn codes_of<'a>(
+        &self,
+        files: &'a TensorFiles,
+        spec: &TensorSpec,
+    ) -> Result<&'a [u8], CheckpointError> {
+        let [rows, cols] = spec.shape;
+        let name = self.codes_name(spec);
+        match self.layout {
+            Layout::Words => files.raw(&name, Dtype::I32, &[rows, self.num_words(cols)]),
+            Layout::Bytes => files.raw(&name, Dtype::I8, &spec.shape),
+            Layout::Floats => files.raw(&name, Dtype::F8_E4M3, &spec.shape),
+        }
+    }
+
+    /// One for each group; the zeros of a group, one for each row, are a stream of their own, whose words stand below
+    /// each other.
+    fn zeros_of(
+        &self,
+        files: &TensorFiles,
+        spec: &TensorSpec,
+        [rows, num_groups]: [usize; 2],
+    ) -> Result<Vec<i8>, CheckpointError> {
+        let shape = [self.num_words(rows), num_groups];
+        let bytes = files.raw(&part(spec, "zero_point"), Dtype::I32, &shape)?;
+        let (words, _) = bytes.as_chunks::<4>();
+        let streams = transposed(words, num_groups);
+        let bits = self.scheme.weight.levels.bits();
+        let zeros = unpack(streams.as_flattened(), [num_groups, rows], bits);
+        Ok(transposed(&zeros, rows))
+    }
+
+    /// Words that so many codes take.
+    fn num_words(&self, codes: usize) -> usize {
+        (codes * self.scheme.weight.levels.bits() as usize).div_ceil(32)
+    }
+
+    fn scale_shape(&self, spec: &TensorSpec) -> Result<[usize; 2], CheckpointError> {
+        let [rows, cols] = spec.shape;
+        let grid = self.scheme.weight;
+        let group_size = grid.group_size.unwrap_or(cols);
+        if grid.divides(cols) {
+            return Ok([rows, cols / group_size]);
+        }
+        Err(CheckpointError::UnevenGroups {
+            tensor: spec.name.clone(),
+            cols,
+            group_size,
+        })
+    }
+}
+
+/// Name of a tensor that stands, with others, for a weight.
+fn part(spec: &TensorSpec, part: &str) -> String {
+    format!("{}_{part}", spec.name)
+}

@@ -1,0 +1,37 @@
+//! Dtypes of weights that are on no grid.
+
+use half::{bf16, f16};
+
+use crate::recipe::words;
+
+words! {
+    /// Storage of weights that are not quantised.
+    pub enum ExportDtype {
+        /// bfloat16.
+        Bf16 = "bf16",
+        /// float16.
+        F16 = "f16",
+        /// float32.
+        F32 = "f32",
+    }
+}
+
+impl ExportDtype {
+    /// Its name in `config.json`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bf16 => "bfloat16",
+            Self::F16 => "float16",
+            Self::F32 => "float32",
+        }
+    }
+
+    /// The nearest number that it holds, ties to even, as torch rounds.
+    pub(crate) fn rounded(self, value: f32) -> f32 {
+        match self {
+            Self::Bf16 => bf16::from_f32(value).to_f32(),
+            Self::F16 => f16::from_f32(value).to_f32(),
+            Self::F32 => value,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Why a checkpoint is refused, and why one could not be written.
+
+use std::io;
+use std::path::PathBuf;
+
+use ::safetensors::{Dtype, SafeTensorError};
+
+use crate::data::TokenizerError;
+use crate::gguf::GgufError;
+use crate::gguf::tokenizer::NoGgufForm;
+use crate::model::ConfigError;
+use crate::tensors::NotFinite;
+
+/// Why a checkpoint is refused; every message names the file or the tensor.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum CheckpointError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error("`{}` is not JSON: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("`{}`: {source}", path.display())]
+    Config { path: PathBuf, source: ConfigError },
+    #[error(transparent)]
+    Gguf(#[from] GgufError),
+    #[error("`{tensor}` in `{}` is a scaling of rotary positions that alambic does not know: Llama 3's it is not", path.display())]
+    UnknownRope { path: PathBuf, tensor: String },
+    #[error("`{}` has no `config.json`; its weights are in a GGUF file: name that, `{}`", dir.display(), gguf.display())]
+    IsAGgufFile { dir: PathBuf, gguf: PathBuf },
+    #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
+    NoWeights { dir: PathBuf },
+    #[error("the header of `{}` takes {header_bytes} bytes, but the file has {file_bytes}", path.display())]
+    HeaderBeyondFile {
+        path: PathBuf,
+        header_bytes: u64,
+        file_bytes: usize,
+    },
+    #[error("`{}` ({file_bytes} bytes) is not a whole safetensors file: {source}", path.display())]
+    NotSafetensors {
+        path: PathBuf,
+        file_bytes: usize,
+        source: SafeTensorError,
+    },
+    #[error("`{}` has no `weight_map` from tensor names to file names", path.display())]
+    NoWeightMap { path: PathBuf },
+    #[error("`{}` looks for `{tensor}` in `{file}`, which is not the name of a file beside it", path.display())]
+    OutsideFolder {
+        path: PathBuf,
+        tensor: String,
+        file: String,
+    },
+    #[error("shard `{}` is missing; it holds `{tensor}`", path.display())]
+    MissingShard { path: PathBuf, tensor: String },
+    #[error("`{tensor}` is not in `{}`, where the index looks for it", path.display())]
+    NotInShard { path: PathBuf, tensor: String },
+    #[error("`{}` has no tensor `{tensor}`", dir.display())]
+    MissingTensor { dir: PathBuf, tensor: String },
+    #[error("`{}` has a tensor `{tensor}`, which alambic does not understand and must not ignore", dir.display())]
+    UnknownTensor { dir: PathBuf, tensor: String },
+    #[error(
+        "`{}` has a `{tensor}` that is not its embedding, though `tie_word_embeddings` is true: write \
+         `\"tie_word_embeddings\": false` in `config.json` if both were trained, or take the tensor out",
+        dir.display()
+    )]
+    NotTied { dir: PathBuf, tensor: String },
+    #[error("`{}`: {source}", path.display())]
+    NotFinite { path: PathBuf, source: NotFinite },
+    #[error("`{tensor}` must be {want}, but is {got}")]
+    WrongDtype {
+        tensor: String,
+        want: String,
+        got: Dtype,
+    },
+    #[error("`{tensor}` must have shape {want:?}, but has {got:?}")]
+    WrongShape {
+        tensor: String,
+        want: Vec<usize>,
+        got: Vec<usize>,
+    },
+    #[error("`{tensor}` must hold {want:?}, but holds {got:?}")]
+    WrongPackedShape {
+        tensor: String,
+        want: [usize; 2],
+        got: Vec<i64>,
+    },
+    #[error("`{tensor}` holds {code}, which does not fit {bits} bits")]
+    CodeOutOfRange {
+        tensor: String,
+        code: i16,
+        bits: u32,
+    },
+    #[error(
+        "{codes} codes of {bits} bits, as `{tensor}` has them side by side, do not fill whole words of 32 bits"
+    )]
+    PartialWord {
+        tensor: String,
+        codes: usize,
+        bits: u32,
+    },
+    #[error("`{tensor}`[{column}] is {found}, but there are {groups} groups, counted from 0")]
+    NoSuchGroup {
+        tensor: String,
+        column: usize,
+        found: i32,
+        groups: usize,
+    },
+    #[error(
+        "`{tensor}` holds zeros of {found}, but `\"sym\": true` says that every zero of the model is {middle}, stored as \
+         {middle} or, in the first version of the format, as {}: write `\"sym\": false` in `config.json` if they are meant",
+        middle - 1
+    )]
+    ZerosNotSymmetric {
+        tensor: String,
+        found: String,
+        middle: u32,
+    },
+    #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
+    UnevenGroups {
+        tensor: String,
+        cols: usize,
+        group_size: usize,
+    },
+}
+
+impl CheckpointError {
+    /// Suggests a remedy, if the message does not hold one.
+    pub fn help(&self) -> Option<String> {
+        matches!(self, Self::NotFinite { .. }).then(NotFinite::help)
+    }
+}
+
+/// Why a model could not be written in a format.
+#[derive(Debug, thiserror::Error)]
+#[expect(missing_docs, reason = "the messages say it")]
+pub enum WriteError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error("`{tensor}` has {want} elements, but {got} were given")]
+    WrongLength {
+        tensor: String,
+        want: usize,
+        got: usize,
+    },
+    #[error(
+        "element {element_idx} of `{tensor}` is {value}, which {dtype} does not hold as a finite number"
+    )]
+    NotFinite {
+        tensor: String,
+        element_idx: usize,
+        value: f32,
+        dtype: &'static str,
+    },
+    #[error("scale {scale_idx} of `{tensor}` is {value}, which {dtype} does not hold exactly")]
+    InexactScale {
+        tensor: String,
+        scale_idx: usize,
+        value: f32,
+        dtype: &'static str,
+    },
+    #[error(
+        "llama.cpp has no key for `{key}` of this model, {found}, and would compute something else"
+    )]
+    NotInGguf { key: &'static str, found: String },
+    #[error(transparent)]
+    NoGgufForm(#[from] NoGgufForm),
+    #[error(
+        "the tokenizer in the GGUF file gives other ids than the student's: of {text:?} it makes {got:?}, not {want:?}"
+    )]
+    OtherIds {
+        text: String,
+        got: Vec<u32>,
+        want: Vec<u32>,
+    },
+    #[error("code {code_idx} of `{tensor}` is {code}, which does not fit {bits} bits")]
+    CodeOutOfRange {
+        tensor: String,
+        code_idx: usize,
+        code: f32,
+        bits: u32,
+    },
+    #[error("`{tensor}` has {found}, for which compressed-tensors has no format")]
+    NoFormat { tensor: String, found: String },
+    #[error("{0}")]
+    Refused(String),
+    #[error("`group_size` {group_size} does not divide the {cols} columns of `{tensor}`")]
+    UnevenGroups {
+        tensor: String,
+        cols: usize,
+        group_size: usize,
+    },
+    #[error("`{}` has no `tokenizer.json`", source_dir.display())]
+    NoTokenizer { source_dir: PathBuf },
+    #[error("`{}` is not JSON: {source}", path.display())]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+}

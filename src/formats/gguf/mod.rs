@@ -1,0 +1,39 @@
+//! GGUF files, the format of llama.cpp: names, order of rows and norms as it has them.
+
+mod card;
+mod limits;
+mod read;
+mod write;
+
+use super::{FormatSpec, Writer};
+use crate::gguf::WrittenType;
+use crate::recipe::{Kind, Word, keys};
+
+pub use self::limits::without_blocks;
+pub(crate) use self::read::GgufWeights;
+pub use self::write::{BlockTypes, GgufModel, check_tokenizer, stored, write_model};
+
+pub(super) static FORMAT: FormatSpec = FormatSpec {
+    holds_mixed_widths: false,
+    holds_rounded_inputs: false,
+    writer: Writer::Blocks,
+    reader: None, // a file, not a folder
+    card: card::CARD,
+};
+
+/// Tensor of the divisors of the rotary frequencies, one per pair of dimensions.
+const ROPE_FREQS: &str = "rope_freqs.weight";
+
+/// The same of `LongRoPE`: within the trained context, and beyond.
+const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
+
+const TYPE: Kind = Kind::Word(WrittenType::WORDS);
+
+keys! {
+    /// Types of weights in a GGUF file; `None` follows from the student's grid and the export's dtype.
+    #[derive(Copy, Default, Eq)]
+    pub struct GgufPlan in GGUF {
+        linear as "gguf_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for a student on that grid (4 or 8 bits in groups of 32), else `dtype`", TYPE, "type of the projections in a GGUF file");
+        embedding as "gguf_embedding_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for each of them on that grid, else `dtype`", TYPE, "type of the embedding and the output matrix in a GGUF file");
+    }
+}

@@ -1,0 +1,296 @@
+//! GGUF files, which llama.cpp and what is built on it load.
+
+mod metadata;
+mod tokenizer;
+
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use serde_json::{Map, Value};
+
+pub use self::tokenizer::check_tokenizer;
+use super::GgufPlan;
+use super::limits::type_of_grid;
+use crate::data::Tokenizer;
+use crate::files;
+use crate::formats::write::integers;
+use crate::formats::{ExportDtype, WriteError};
+use crate::gguf::{NewTensor, TensorType, WrittenType, sampling, write};
+use crate::kernels::grid::Grid;
+use crate::license::License;
+use crate::model::{
+    DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, TensorSpec, tensor_specs,
+};
+
+/// How the weights of a file are stored; vectors are F32 in every file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockTypes {
+    /// Projections inside of blocks.
+    pub linear: WrittenType,
+    /// Embedding; it is the output matrix, too, if the two are tied.
+    pub embedding: WrittenType,
+    /// Untied output matrix.
+    pub output: WrittenType,
+}
+
+impl BlockTypes {
+    /// What a plan asks for, for a student whose weights of a kind are all on one grid; others are stored in a dtype.
+    pub fn of(
+        plan: GgufPlan,
+        dtype: ExportDtype,
+        grid: impl Fn(ParameterKind) -> Option<Grid>,
+    ) -> Self {
+        let plain = match dtype {
+            ExportDtype::Bf16 => WrittenType::Bf16,
+            ExportDtype::F16 => WrittenType::F16,
+            ExportDtype::F32 => WrittenType::F32,
+        };
+        let found = |asked: Option<WrittenType>, kind| {
+            asked
+                .or_else(|| grid(kind).and_then(type_of_grid))
+                .unwrap_or(plain)
+        };
+        Self {
+            linear: found(plan.linear, ParameterKind::Linear),
+            embedding: found(plan.embedding, ParameterKind::Embedding),
+            output: found(plan.embedding, ParameterKind::Head),
+        }
+    }
+
+    /// Whether blocks of the weights of a kind hold codes and scales of a grid.
+    pub fn holds(self, kind: ParameterKind, grid: Grid) -> bool {
+        type_of_grid(grid) == Some(self.of_kind(kind))
+    }
+
+    /// Type of a weight. Rows that do not fall into whole blocks are stored in smaller ones, or else as F16.
+    pub fn kind(self, kind: ParameterKind, columns: usize) -> WrittenType {
+        let kind = self.of_kind(kind);
+        let fits = |kind: &WrittenType| {
+            let (block_len, _) = TensorType::from(*kind).block();
+            columns.is_multiple_of(block_len)
+        };
+        let found = [kind, WrittenType::Q8_0].into_iter().find(fits);
+        found.unwrap_or(WrittenType::F16)
+    }
+
+    fn of_kind(self, kind: ParameterKind) -> WrittenType {
+        match kind {
+            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => WrittenType::F32,
+            ParameterKind::Linear => self.linear,
+            ParameterKind::Embedding => self.embedding,
+            ParameterKind::Head => self.output,
+        }
+    }
+}
+
+/// A model to be written.
+pub struct GgufModel<'a> {
+    /// Its name, in the file and of it.
+    pub name: &'a str,
+    /// Architecture.
+    pub config: &'a DecoderConfig,
+    /// How weights are stored.
+    pub types: BlockTypes,
+    /// The tokenizer.
+    pub tokenizer: &'a Tokenizer,
+    /// Folder of the tokenizer's files, in which chat templates may stand.
+    pub template_dir: Option<&'a Path>,
+    /// Sampling defaults, as `generation_config.json` says them.
+    pub generation: &'a Map<String, Value>,
+    /// Licence of the models that it is made of, if it is known.
+    pub license: Option<&'a License>,
+}
+
+impl GgufModel<'_> {
+    /// Name of the file, as files of llama.cpp are named: the model's, then the type of its matrices.
+    pub fn file_name(&self) -> String {
+        format!("{}-{}.gguf", self.name, self.types.linear.name())
+    }
+}
+
+/// Writes the file into an existing folder and returns its path.
+///
+/// `quantized` is asked for each weight first: where it gives codes and scales in groups of 32, the blocks hold exactly
+/// these. Of the others, `weight` gives the values in f32, row-major.
+pub fn write_model(
+    dir: &Path,
+    model: &GgufModel<'_>,
+    mut weight: impl FnMut(&ParameterSpec) -> Vec<f32>,
+    mut quantized: impl FnMut(&ParameterSpec) -> Option<OnGrid>,
+) -> Result<PathBuf, WriteError> {
+    let config = model.config;
+    let specs = tensor_specs(config);
+    let mut tensors = Vec::with_capacity(specs.len() + 1);
+    for spec in &specs {
+        tensors.push(NewTensor {
+            name: spec.gguf_name.clone(),
+            shape: spec.stored_shape(),
+            kind: model.types.kind(spec.kind(), spec.shape[1]).into(),
+        });
+    }
+    let divisors = metadata::rope_divisors(config);
+    tensors.extend(divisors.iter().map(|(name, divisors)| NewTensor {
+        name: (*name).to_owned(),
+        shape: vec![divisors.len()],
+        kind: TensorType::F32,
+    }));
+    let mut keys = metadata::metadata(config, model.name, model.types.linear)?;
+    keys.extend(model.license.map(metadata::license).unwrap_or_default());
+    keys.extend(sampling::write(model.generation));
+    keys.extend(tokenizer::keys(model)?);
+    let mut data = Vec::with_capacity(tensors.len());
+    for spec in &specs {
+        let kind = model.types.kind(spec.kind(), spec.shape[1]);
+        let codes: Option<Vec<_>> = spec.parts.iter().map(&mut quantized).collect();
+        data.push(match codes.and_then(OnGrid::stacked) {
+            Some(codes) => blocks(spec, &codes, kind, config)?,
+            None => encode(spec, spec.joined(&mut weight), kind, config)?,
+        });
+    }
+    let divisors = divisors.iter();
+    data.extend(divisors.map(|(_, divisors)| WrittenType::F32.encode(divisors)));
+    let path = dir.join(model.file_name());
+    files::write_atomically(&path, |out| write(out, &keys, &tensors, |idx| &data[idx]))?;
+    Ok(path)
+}
+
+/// What a weight reads back as, in f32.
+pub fn stored(
+    spec: &ParameterSpec,
+    mut weight: Vec<f32>,
+    types: BlockTypes,
+    config: &DecoderConfig,
+) -> Vec<f32> {
+    if let Some(offset) = added_to_gains(spec.kind(), config) {
+        for value in &mut weight {
+            *value = (*value + offset) - offset;
+        }
+    }
+    let kind = types.kind(spec.kind(), spec.shape[1]);
+    TensorType::from(kind).decode(&kind.encode(&weight))
+}
+
+/// What is added to the weights of norms: llama.cpp's multiply by what is stored, Gemma's by one more.
+fn added_to_gains(kind: ParameterKind, config: &DecoderConfig) -> Option<f32> {
+    #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
+    let offset = config.family().gain_offset as f32;
+    (offset != 0.0 && kind == ParameterKind::Norm).then_some(offset)
+}
+
+/// Blocks of a weight in f32.
+fn encode(
+    spec: &TensorSpec,
+    mut weight: Vec<f32>,
+    kind: WrittenType,
+    config: &DecoderConfig,
+) -> Result<Vec<u8>, WriteError> {
+    check_finite(spec, &weight, kind)?;
+    if let Some(offset) = added_to_gains(spec.kind(), config) {
+        for value in &mut weight {
+            *value += offset;
+        }
+    }
+    if let Some(num_heads) = interleaved_heads(spec, config) {
+        weight = pairs_of_halves(&weight, num_heads, config.head_dim);
+    }
+    Ok(kind.encode(&weight))
+}
+
+/// A number that the type cannot hold would be read as infinity.
+fn check_finite(spec: &TensorSpec, weight: &[f32], kind: WrittenType) -> Result<(), WriteError> {
+    let most = match kind {
+        WrittenType::F32 | WrittenType::Bf16 => f32::MAX,
+        _ => f16::MAX.to_f32(), // of blocks it bounds the scale, and more
+    };
+    match weight
+        .iter()
+        .position(|value| value.is_nan() || value.abs() > most)
+    {
+        None => Ok(()),
+        Some(element_idx) => Err(WriteError::NotFinite {
+            tensor: spec.name.clone(),
+            element_idx,
+            value: weight[element_idx],
+            dtype: kind.name(),
+        }),
+    }
+}
+
+/// Blocks that hold these codes and scales, neither rounded again.
+fn blocks(
+    spec: &TensorSpec,
+    weight: &OnGrid,
+    kind: WrittenType,
+    config: &DecoderConfig,
+) -> Result<Vec<u8>, WriteError> {
+    let is_exact = |scale: f32| f16::from_f32(scale).to_f32().to_bits() == scale.to_bits();
+    if let Some(scale_idx) = weight
+        .scaling
+        .scales
+        .iter()
+        .position(|&scale| !is_exact(scale))
+    {
+        return Err(WriteError::InexactScale {
+            tensor: spec.name.clone(),
+            scale_idx,
+            value: weight.scaling.scales[scale_idx],
+            dtype: "float16",
+        });
+    }
+    let bits = if kind == WrittenType::Q4_0 { 4 } else { 8 };
+    let codes = integers(&spec.name, &weight.codes, bits)?;
+    let (codes, _) = codes.as_chunks::<32>();
+    let mut bytes: Vec<Vec<u8>> = Vec::with_capacity(codes.len());
+    for (codes, scale) in codes.iter().zip(&weight.scaling.scales) {
+        let mut block = f16::from_f32(*scale).to_le_bytes().to_vec();
+        if kind == WrittenType::Q4_0 {
+            let nibble = |code: i8| (code + 8).cast_unsigned() & 15;
+            let (low, high) = codes.split_at(16);
+            let pairs = low.iter().zip(high);
+            block.extend(pairs.map(|(&low, &high)| nibble(low) | nibble(high) << 4));
+        } else {
+            block.extend(codes.iter().map(|code| code.cast_unsigned()));
+        }
+        bytes.push(block);
+    }
+    if let Some(num_heads) = interleaved_heads(spec, config) {
+        let [rows, columns] = spec.shape;
+        let rows_of_blocks: Vec<Vec<u8>> = bytes
+            .chunks(columns / 32)
+            .map(<[Vec<u8>]>::concat)
+            .collect();
+        debug_assert_eq!(rows_of_blocks.len(), rows);
+        return Ok(pairs_of_halves(&rows_of_blocks, num_heads, config.head_dim).concat());
+    }
+    Ok(bytes.concat())
+}
+
+/// Heads of a projection whose rows llama.cpp wants in another order: queries and keys of some families.
+fn interleaved_heads(spec: &TensorSpec, config: &DecoderConfig) -> Option<usize> {
+    if !config.family().gguf.turns_neighbours {
+        return None;
+    }
+    match spec.id().part {
+        Part::Query => Some(config.num_attention_heads),
+        Part::Key => Some(config.num_key_value_heads),
+        _ => None,
+    }
+}
+
+/// Rows of queries or keys in llama.cpp's order, which turns neighbours: row `j` of a head goes to `2j`, row `j + H/2` to
+/// `2j + 1`. Elements of `rows` are whole rows, or as many equal parts of each.
+fn pairs_of_halves<T: Clone>(rows: &[T], num_heads: usize, head_dim: usize) -> Vec<T> {
+    let row_len = rows.len() / (num_heads * head_dim);
+    let mut ordered = Vec::with_capacity(rows.len());
+    for head in rows.chunks(head_dim * row_len) {
+        let (first, second) = head.split_at(head.len() / 2);
+        for (first, second) in first.chunks(row_len).zip(second.chunks(row_len)) {
+            ordered.extend_from_slice(first);
+            ordered.extend_from_slice(second);
+        }
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests;

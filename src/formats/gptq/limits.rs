@@ -1,0 +1,39 @@
+//! What GPTQ's engines take: 4 and 8 bits around 0, one scheme for all projections.
+
+use crate::formats::limits::{Limits, NO_BIASES, Reason, Refusal, VLLM_GROUPS};
+use crate::formats::{ExportDtype, Format};
+use crate::kernels::grid::Levels;
+use crate::model::{DecoderConfig, ParameterKind, Schemes};
+
+static LIMITS: Limits = Limits {
+    format: Format::Gptq,
+    levels,
+    kinds: &[ParameterKind::Linear],
+    holds_whole_rows: true,
+    groups: VLLM_GROUPS,
+    word_axes: &[0, 1], // zeros stand beside each other row by row
+    holds_unlike_schemes: false,
+};
+
+pub(super) fn refusal(
+    schemes: &Schemes,
+    dtype: ExportDtype,
+    config: &DecoderConfig,
+) -> Option<Refusal> {
+    LIMITS.refusal(schemes, dtype, config)
+}
+
+fn levels(levels: Levels, _: ExportDtype) -> Option<Reason> {
+    match levels {
+        Levels::Symmetric { bits: 4 | 8 } => None,
+        Levels::Affine { .. } => Some(NO_BIASES),
+        Levels::Asymmetric { bits: 4 | 8 } => Some((
+            "vLLM takes no GPTQ with zeros",
+            "write `symmetric: true`, or `formats: [awq]` for 4 bits",
+        )),
+        _ => Some((
+            "vLLM takes GPTQ of 4 and 8 bits",
+            "write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
+        )),
+    }
+}

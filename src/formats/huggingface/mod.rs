@@ -1,0 +1,19 @@
+//! Plain folders: weights, `config.json`, `generation_config.json` and the tokenizer's files, as transformers has them.
+
+mod card;
+mod write;
+
+pub(super) use self::write::write_config;
+pub use self::write::{keep_as_it_is, tokenizer_files, write_generation, write_tokenizer};
+use super::{FormatSpec, Writer};
+
+pub(super) static FORMAT: FormatSpec = FormatSpec {
+    holds_mixed_widths: true,
+    holds_rounded_inputs: false,
+    writer: Writer::Plain,
+    reader: None, // what is plain needs none
+    card: card::CARD,
+};
+
+#[cfg(test)]
+mod tests;

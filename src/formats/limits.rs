@@ -1,0 +1,162 @@
+//! What a format cannot hold, or no engine takes from it: told before the work, by weight.
+
+use std::fmt;
+
+use super::{ExportDtype, Format, WriteError};
+use crate::kernels::grid::Levels;
+use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
+
+/// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
+/// has.
+const GROUP_SIZES: [usize; 3] = [32, 64, 128];
+
+/// Why a weight is refused, and how to mend it.
+pub(super) type Reason = (&'static str, &'static str);
+
+/// Why biases that are no multiples of their scales leave as MLX alone.
+pub(super) const NO_BIASES: Reason = (
+    "its groups have whole zeros, and no biases",
+    "write `formats: [mlx]`",
+);
+
+/// Why a model does not go into a format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The fact.
+    pub fact: String,
+    /// What to write instead.
+    pub help: String,
+}
+
+impl Refusal {
+    /// A weight that a format does not hold.
+    pub(super) fn of_weight(
+        format: Format,
+        name: &str,
+        scheme: Scheme,
+        (because, help): Reason,
+    ) -> Self {
+        Self {
+            fact: format!("`{format}` cannot hold `{name}`, {scheme}: {because}"),
+            help: help.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.fact, self.help)
+    }
+}
+
+impl From<Refusal> for WriteError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.to_string())
+    }
+}
+
+/// What a format holds whose engines take some schemes only.
+pub(super) struct Limits {
+    pub(super) format: Format,
+    /// Why levels are refused.
+    pub(super) levels: fn(Levels, ExportDtype) -> Option<Reason>,
+    /// Weights that may be on grids.
+    pub(super) kinds: &'static [ParameterKind],
+    /// Whether a group may be a whole row.
+    pub(super) holds_whole_rows: bool,
+    /// Why other groups than these are refused.
+    pub(super) groups: Reason,
+    /// Axes of a weight along which codes share words of 32 bits.
+    pub(super) word_axes: &'static [usize],
+    /// Whether projections may have unlike schemes.
+    pub(super) holds_unlike_schemes: bool,
+}
+
+impl Limits {
+    /// The first weight that the format cannot hold, or that its engines would refuse, and what to do about it.
+    pub(super) fn refusal(
+        &self,
+        schemes: &Schemes,
+        dtype: ExportDtype,
+        config: &DecoderConfig,
+    ) -> Option<Refusal> {
+        let format = self.format;
+        if schemes.is_empty() {
+            return Some(Refusal {
+                fact: format!("`{format}` holds quantised weights, but none of this model is"),
+                help: "quantise it first, or write `huggingface`".to_owned(),
+            });
+        }
+        let specs = tensor_specs(config);
+        let of_weight = specs.iter().find_map(|spec| {
+            let scheme = *schemes.get(&spec.id())?;
+            let reason = self.mismatch(spec, scheme, dtype)?;
+            Some(Refusal::of_weight(format, &spec.name, scheme, reason))
+        });
+        of_weight.or_else(|| self.unlike(schemes, &specs))
+    }
+
+    fn mismatch(&self, spec: &TensorSpec, scheme: Scheme, dtype: ExportDtype) -> Option<Reason> {
+        if scheme.input.is_some() {
+            return Some((
+                "it has no place for rounded activations",
+                "write `activations: none`, or `formats: [compressed-tensors]`",
+            ));
+        }
+        if !self.kinds.contains(&spec.kind()) {
+            return Some((
+                "its engines keep embedding and output matrix plain",
+                "keep it plain, too, or write `formats: [mlx]`",
+            ));
+        }
+        (self.levels)(scheme.weight.levels, dtype).or_else(|| self.shape(spec, scheme))
+    }
+
+    fn shape(&self, spec: &TensorSpec, scheme: Scheme) -> Option<Reason> {
+        let group_size = scheme.weight.group_size;
+        if !group_size.map_or(self.holds_whole_rows, |size| GROUP_SIZES.contains(&size)) {
+            return Some(self.groups);
+        }
+        let bits = scheme.weight.levels.bits() as usize;
+        let mut axes = self.word_axes.iter();
+        let is_whole = axes.all(|&axis| (spec.shape[axis] * bits).is_multiple_of(32));
+        (!is_whole).then_some((
+            "its codes do not fill words of 32 bits",
+            "write `formats: [compressed-tensors]`",
+        ))
+    }
+
+    fn unlike(&self, schemes: &Schemes, specs: &[TensorSpec]) -> Option<Refusal> {
+        if self.holds_unlike_schemes {
+            return None;
+        }
+        let mut linear = specs
+            .iter()
+            .filter(|spec| spec.kind() == ParameterKind::Linear);
+        let first = linear.next()?;
+        let scheme = schemes.get(&first.id());
+        let other = linear.find(|spec| schemes.get(&spec.id()) != scheme)?;
+        let described = |spec: &TensorSpec| match schemes.get(&spec.id()) {
+            Some(scheme) => scheme.to_string(),
+            None => "not quantised".to_owned(),
+        };
+        Some(Refusal {
+            fact: format!(
+                "`{}` has one scheme for all projections, but `{}` is {}, and `{}` is {}",
+                self.format,
+                first.name,
+                described(first),
+                other.name,
+                described(other)
+            ),
+            help: "delete the overrides, or write `formats: [compressed-tensors]` or `[mlx]`"
+                .to_owned(),
+        })
+    }
+}
+
+/// Why groups that vLLM has no kernels for are refused.
+pub(super) const VLLM_GROUPS: Reason = (
+    "vLLM takes groups of 32, 64 and 128, and whole rows",
+    "write one of these or `channel` as `group_size`",
+);

@@ -1,0 +1,24 @@
+//! MLX: integers, a scale and a bias for each group.
+
+mod card;
+mod limits;
+mod read;
+mod write;
+
+use super::read::FolderReader;
+use super::{Codes, FormatSpec, Writer};
+
+pub(super) static FORMAT: FormatSpec = FormatSpec {
+    holds_mixed_widths: false,
+    holds_rounded_inputs: false,
+    writer: Writer::Codes(Codes {
+        limits: limits::refusal,
+        encode: write::encode,
+        describe: write::describe,
+    }),
+    reader: Some(FolderReader {
+        method: None,
+        open: read::open,
+    }),
+    card: card::CARD,
+};

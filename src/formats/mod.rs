@@ -1,0 +1,126 @@
+//! Formats of checkpoints: a folder of this folder for each, and a line in the list below.
+//!
+//! A format's `mod.rs` says what is known of it, `limits.rs` what it cannot hold, `write.rs` and `read.rs` how its tensors
+//! are laid out (`docs/formats-export.md`), `card.rs` how engines load it. Writers and readers share nothing but names
+//! (`tests/architecture.rs` checks), so that reading back what was written is a test.
+
+mod awq;
+mod card;
+mod compressed_tensors;
+mod dtype;
+mod error;
+pub mod gguf;
+mod gptq;
+pub mod huggingface;
+mod limits;
+mod mlx;
+mod read;
+mod safetensors;
+mod write;
+
+pub(crate) use self::card::Card;
+pub use self::dtype::ExportDtype;
+pub use self::error::{CheckpointError, WriteError};
+pub use self::limits::Refusal;
+use self::read::FolderReader;
+pub use self::read::StoredWeight;
+pub(crate) use self::read::{Packed, packed};
+pub(crate) use self::safetensors::read_json;
+pub use self::safetensors::{Files, TensorFiles};
+pub use self::write::{Codes, Writer, write_folder};
+use crate::model::{DecoderConfig, Schemes};
+use crate::recipe::words;
+
+macro_rules! formats {
+    ($($(#[$about:meta])* $Format:ident = $word:literal in $folder:ident,)+) => {
+        words! {
+            /// A format that engines load.
+            pub enum Format {
+                $($(#[$about])* $Format = $word,)+
+            }
+        }
+
+        impl Format {
+            /// All of them.
+            const ALL: &'static [Self] = &[$(Self::$Format),+];
+
+            /// What is known of it.
+            fn spec(self) -> &'static FormatSpec {
+                match self {
+                    $(Self::$Format => &$folder::FORMAT,)+
+                }
+            }
+        }
+    };
+}
+
+formats! {
+    /// config.json and model.safetensors with plain weights.
+    HuggingFace = "huggingface" in huggingface,
+    /// pack-quantized integers with scales.
+    CompressedTensors = "compressed-tensors" in compressed_tensors,
+    /// One file for llama.cpp and what is built on it.
+    Gguf = "gguf" in gguf,
+    /// GPTQ's integers with scales, around 0.
+    Gptq = "gptq" in gptq,
+    /// AWQ's integers with scales and zeros.
+    Awq = "awq" in awq,
+    /// MLX's integers with scales and biases.
+    Mlx = "mlx" in mlx,
+}
+
+/// What is known of a format: one value in the folder of each.
+struct FormatSpec {
+    /// Whether projections may have unlike widths.
+    holds_mixed_widths: bool,
+    /// Whether it can say that what enters a projection is rounded.
+    holds_rounded_inputs: bool,
+    writer: Writer,
+    /// Of the weights of a folder that are not plain.
+    reader: Option<FolderReader>,
+    card: Card,
+}
+
+impl Format {
+    /// Tells whether it holds weights that are on no grid.
+    pub fn holds_plain_weights(self) -> bool {
+        !matches!(self.writer(), Writer::Codes(_))
+    }
+
+    /// Tells whether it holds projections of unlike widths.
+    pub(crate) fn holds_mixed_widths(self) -> bool {
+        self.spec().holds_mixed_widths
+    }
+
+    /// Tells whether it can say that what enters a projection is rounded.
+    pub(crate) fn holds_rounded_inputs(self) -> bool {
+        self.spec().holds_rounded_inputs
+    }
+
+    /// The first weight that it cannot hold, or that its engines would refuse, and what to do about it; what has no codes
+    /// holds all.
+    pub fn refusal(
+        self,
+        schemes: &Schemes,
+        dtype: ExportDtype,
+        config: &DecoderConfig,
+    ) -> Option<Refusal> {
+        match self.writer() {
+            Writer::Codes(codes) => (codes.limits)(schemes, dtype, config),
+            Writer::Plain | Writer::Blocks => None,
+        }
+    }
+
+    /// How weights are written.
+    pub fn writer(self) -> &'static Writer {
+        &self.spec().writer
+    }
+
+    /// What its card says.
+    pub(crate) fn card(self) -> &'static Card {
+        &self.spec().card
+    }
+}
+
+#[cfg(test)]
+mod tests;
