@@ -6,14 +6,13 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cache::{CachePlan, SupportPlan};
-use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cost::{F32_BYTES, StageCost};
 use crate::data::{TokenizerPlan, TrainTokenizer};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::passes::{PassInputs, configs_of_passes};
 use crate::plan::Plan;
-use crate::stages::{Stage, Stages};
-use crate::student::{StudentPlan, architecture, part_of_teacher};
+use crate::stages::{Inputs, Model, Stage, Stages};
+use crate::student::StudentPlan;
 
 /// One stage of a plan.
 #[derive(Debug, Clone, Serialize)]
@@ -37,8 +36,8 @@ struct Sizes {
 }
 
 /// Estimates every stage of a plan.
-pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, CheckpointError> {
-    let sizes = sizes(plan)?;
+pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
+    let sizes = sizes(plan, &stages.inputs);
     let all_tokens = sizes.train_tokens + sizes.validation_tokens;
 
     let mut data = forward(plan, &stages.data, all_tokens, &sizes.student, 0);
@@ -88,7 +87,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Result<Vec<StageEstimate>, Chec
     export.cost.disk_bytes =
         plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
     estimates.push(export);
-    Ok(estimates)
+    estimates
 }
 
 /// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
@@ -145,36 +144,29 @@ fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages,
     }
 }
 
-fn sizes(plan: &Plan) -> Result<Sizes, CheckpointError> {
-    let teacher = match &plan.teacher {
-        Some(teacher) => Some(Checkpoint::open(&teacher.checkpoint)?.config().clone()),
-        None => None,
-    };
+fn sizes(plan: &Plan, inputs: &Inputs) -> Sizes {
+    let config = |model: &Model| model.checkpoint().config().clone();
+    let teacher = inputs.teacher.as_ref().map(config);
+    let given = inputs.student(plan).map(config);
     let vocab_size = match (&teacher, &plan.data.tokenizer) {
         (Some(teacher), _) => teacher.vocab_size,
         (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => *vocab_size,
         (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => 1 << 15,
     };
-    let student = match (&plan.student, &teacher) {
-        (StudentPlan::Architecture(sizes), _) => {
-            architecture(sizes, vocab_size, plan.data.sequence_length, None)
-        }
-        (StudentPlan::FromTeacher(parts), Some(teacher)) => part_of_teacher(parts, teacher),
-        (StudentPlan::Checkpoint(dir), _) => Checkpoint::open(dir)?.config().clone(),
-        (StudentPlan::FromTeacher { .. }, None) => {
-            unreachable!("a checked recipe with `from_teacher` has a teacher")
-        }
-    };
+    let length = plan.data.sequence_length;
+    let student = plan
+        .student
+        .config(teacher.as_ref(), given.as_ref(), vocab_size, length);
     let tokens = |paths: &[PathBuf], limit: Option<u64>| {
         let text_bytes: u64 = paths.iter().map(|path| text_bytes(path)).sum();
         limit.unwrap_or(u64::MAX).min(text_bytes * 10 / 38) // 3.8 bytes a token in English prose
     };
-    Ok(Sizes {
+    Sizes {
         teacher,
         student,
         train_tokens: tokens(&plan.data.train, plan.data.train_tokens),
         validation_tokens: tokens(&plan.data.validation, plan.data.validation_tokens),
-    })
+    }
 }
 
 /// Bytes of the text in a file or folder; of a folder only what the data stage reads.

@@ -86,6 +86,8 @@ pub mod report;
 // The program.
 pub mod plan;
 
+pub mod opened;
+
 pub mod stages;
 
 pub mod estimate;

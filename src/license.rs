@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::files;
-use crate::gguf::{GgufFile, is_gguf};
+use crate::gguf::GgufFile;
 
 /// A licence as a model names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,19 +31,17 @@ impl License {
         self.name.as_deref().unwrap_or(&self.id)
     }
 
-    /// The licence that a checkpoint states: `general.license` of a GGUF file; of a folder the front matter of its
+    /// The licence that a checkpoint states: `general.license` of the GGUF file that it is; of a folder the front matter of its
     /// `README.md`, or else the title of its `LICENSE`.
-    pub fn of_model(checkpoint: &Path) -> Option<Self> {
-        if is_gguf(checkpoint) {
-            of_gguf(checkpoint)
-        } else {
-            of_readme(checkpoint).or_else(|| of_license_file(checkpoint))
+    pub fn of_model(checkpoint: &Path, gguf: Option<&GgufFile>) -> Option<Self> {
+        match gguf {
+            Some(file) => of_gguf(file),
+            None => of_readme(checkpoint).or_else(|| of_license_file(checkpoint)),
         }
     }
 }
 
-fn of_gguf(path: &Path) -> Option<License> {
-    let file = GgufFile::open(path).ok()?;
+fn of_gguf(file: &GgufFile) -> Option<License> {
     let text = |key| file.text(key).ok().flatten().map(str::to_owned);
     Some(License {
         name: text("general.license.name"),
@@ -138,7 +136,7 @@ mod tests {
             (&[], None),
         ] {
             let dir = folder(files);
-            let found = License::of_model(dir.path());
+            let found = License::of_model(dir.path(), None);
             assert_eq!(
                 found.as_ref().map(|license| license.id.as_str()),
                 want,
@@ -146,7 +144,7 @@ mod tests {
             );
         }
         let own = folder(&[("LICENSE", "# Our Own Terms\n...")]);
-        let license = License::of_model(own.path()).unwrap();
+        let license = License::of_model(own.path(), None).unwrap();
         assert_eq!(license.told(), "Our Own Terms");
     }
 
@@ -154,7 +152,7 @@ mod tests {
     fn a_licence_without_an_identifier_keeps_its_name_and_link() {
         let card = "---\nlicense: other\nlicense_name: \"own\"\nlicense_link: https://example.org/l\n---\n";
         let dir = folder(&[("README.md", card)]);
-        let license = License::of_model(dir.path()).unwrap();
+        let license = License::of_model(dir.path(), None).unwrap();
         assert_eq!(license.told(), "own");
         assert_eq!(license.link.as_deref(), Some("https://example.org/l"));
     }

@@ -6,11 +6,14 @@ mod common;
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::fs::{self, File};
+    use std::mem::MaybeUninit;
     use std::os::unix::fs::symlink;
     use std::path::{Path, PathBuf};
     use std::process::{Child, Command};
 
+    use rustix::fs::inotify;
     use serde_json::Value;
 
     use crate::common::{
@@ -109,6 +112,67 @@ mod tests {
             if sets.is_empty() {
                 let cache = stage_dir(&workshop, "cache", &[]);
                 assert!(!cache.exists(), "nothing of it is kept");
+            }
+        }
+    }
+
+    /// How often the files of a folder were opened meanwhile, by name, as the kernel counts.
+    #[cfg(target_os = "linux")]
+    fn num_opened(dir: &Path, meanwhile: impl FnOnce()) -> BTreeMap<String, usize> {
+        let inotify = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        // Like events in a row are one: what closes stands between two that open.
+        let events = inotify::WatchFlags::OPEN | inotify::WatchFlags::CLOSE_NOWRITE;
+        inotify::add_watch(&inotify, dir, events).unwrap();
+        meanwhile();
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(inotify, &mut buffer);
+        let mut counts = BTreeMap::new();
+        while let Ok(event) = events.next() {
+            assert!(!event.events().contains(inotify::ReadFlags::QUEUE_OVERFLOW));
+            let name = event.file_name().and_then(|name| name.to_str().ok());
+            let name = name.filter(|_| event.events().contains(inotify::ReadFlags::OPEN));
+            if let Some(name) = name {
+                *counts.entry(name.to_owned()).or_insert(0) += 1;
+            }
+        }
+        counts
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_run_opens_the_headers_of_each_model_once() {
+        let own = "student={checkpoint: teacher}";
+        let given = "student={checkpoint: student}";
+        let part = "student={from_teacher: {intermediate_size: 16, calibration_tokens: 64}}";
+        let in_gguf = "teacher.checkpoint=gguf/teacher-F32.gguf";
+        let along = [
+            "passes=[distill: {steps: 2, losses: {forward_kl: 1.0, hidden_mse: 1.0}}]",
+            "export={formats: [huggingface]}",
+        ];
+        let folder = &["config.json", "generation_config.json", "model.safetensors"][..];
+        for (model, files, sets) in [
+            ("teacher", folder, vec![]),
+            ("teacher", folder, vec![own, along[0], along[1]]),
+            ("teacher", folder, vec![given, along[0], along[1]]),
+            ("student", folder, vec![given, along[0], along[1]]),
+            ("teacher", folder, vec![part, along[0], along[1]]),
+            ("gguf", &["teacher-F32.gguf"], vec![in_gguf, part]),
+        ] {
+            let workshop = Workshop::new();
+            workshop.copy_files(&workshop.path("teacher"), "student");
+            if model == "gguf" {
+                let to_gguf = ["--format", "gguf", "--dtype", "f32", "--out", "gguf"];
+                workshop.done(&[&["export", "teacher"], &to_gguf[..]].concat());
+            }
+            let sets: Vec<&str> = sets.iter().flat_map(|&set| ["--set", set]).collect();
+            for command in ["plan", "run", "run"] {
+                let args = [&[command, "chain.yaml"], sets.as_slice()].concat();
+                let counts = num_opened(&workshop.path(model), || {
+                    workshop.done(&args);
+                });
+                for &file in files {
+                    assert_eq!(counts.get(file), Some(&1), "{args:?}: {file} of {counts:?}");
+                }
             }
         }
     }

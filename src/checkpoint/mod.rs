@@ -16,7 +16,7 @@ pub use self::generation::generation_of;
 use crate::formats::gguf::GgufWeights;
 pub use crate::formats::{CheckpointError, StoredWeight};
 use crate::formats::{Packed, TensorFiles, packed, read_json};
-use crate::gguf::is_gguf;
+use crate::gguf::{GgufFile, is_gguf};
 use crate::hashes::Identity;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, WeightId, has_images,
@@ -34,6 +34,7 @@ const HEAD: &str = "lm_head.weight";
 pub struct Checkpoint {
     path: PathBuf,
     config: DecoderConfig,
+    promised_rows: Option<u64>,
     generation: Map<String, Value>,
     /// What a model of this architecture has.
     tensors: Vec<TensorSpec>,
@@ -117,6 +118,7 @@ impl Checkpoint {
             said,
         };
         Ok(Self {
+            promised_rows: json.get("vocab_size").and_then(Value::as_u64),
             notes: Vec::from_iter(DecoderConfig::note_on(&json)),
             ..Self::new(dir, config, generation, weights)
         })
@@ -152,6 +154,7 @@ impl Checkpoint {
         Self {
             path: path.to_path_buf(),
             config,
+            promised_rows: None,
             generation,
             tensors,
             places,
@@ -198,6 +201,12 @@ impl Checkpoint {
         &self.config
     }
 
+    /// Rows of the embedding that `config.json` promises by itself, not by a part of it; `None` for a GGUF file. Added tokens
+    /// of the tokenizer beyond them are left out.
+    pub fn promised_rows(&self) -> Option<u64> {
+        self.promised_rows
+    }
+
     /// Sampling defaults: the contents of `generation_config.json`, or what a GGUF file says in its place.
     pub fn generation(&self) -> &Map<String, Value> {
         &self.generation
@@ -208,6 +217,14 @@ impl Checkpoint {
         match &self.weights {
             Weights::Folder { files, .. } => Some(files),
             Weights::Gguf(_) => None,
+        }
+    }
+
+    /// The GGUF file; `None` for a folder.
+    pub fn gguf(&self) -> Option<&GgufFile> {
+        match &self.weights {
+            Weights::Folder { .. } => None,
+            Weights::Gguf(weights) => Some(weights.file()),
         }
     }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::commands::{Output, load_plan, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
 use crate::cache::{self, Cache, CachePart, Sampling, SupportPlan};
+use crate::checkpoint::Checkpoint;
 use crate::hashes::Hashes;
 use crate::progress::{Progress, bytes_text, thousands};
 use crate::run::{self, RunError};
@@ -131,7 +132,9 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let teacher = match &args.teacher {
         Some(dir) => {
             let device = device::open(&args.device)?;
-            let model = Model::open(dir, &Hashes::of_this_process(0.0))
+            let hashes = Hashes::of_this_process(0.0);
+            let model = Checkpoint::open(dir)
+                .and_then(|checkpoint| Model::of(checkpoint, &hashes))
                 .map_err(|error| Failure::input("checkpoint", &error))?;
             Some((model, device))
         }

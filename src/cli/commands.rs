@@ -22,6 +22,7 @@ use crate::generate::{TokenSampling, generate as continue_prompt};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::memory;
+use crate::opened::Opened;
 use crate::plan::{self, Plan};
 use crate::preflight;
 use crate::progress::{self, bytes_text, duration_text, thousands};
@@ -74,11 +75,11 @@ pub(super) fn run(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure
 pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let plan = load_plan(args)?;
     device::open(&plan.device)?;
-    let mut notes = preflight::check(&plan, &args.set)?;
+    let opened = Opened::open(&plan);
+    let mut notes = preflight::check(&plan, &opened, &args.set)?;
     let hashes = Hashes::open(&plan.output, 0.0, false); // nothing is written, nor is it remembered
-    let stages = Stages::of(&plan, &hashes)?;
-    let estimates =
-        estimate(&plan, &stages).map_err(|error| Failure::input("checkpoint", &error))?;
+    let stages = Stages::of(&plan, opened, &hashes)?;
+    let estimates = estimate(&plan, &stages);
     notes.extend(stages.changes());
     let mut text = stage_table(&estimates);
     let left: f64 = estimates

@@ -27,7 +27,7 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
         files::check_place(path)?;
     }
     let teacher = args.teacher.as_deref();
-    let teacher = teacher.map(|dir| teacher_of(dir, &args.checkpoint, &device));
+    let teacher = teacher.map(|dir| teacher_of(dir, &checkpoint, &device));
     let teacher = teacher.transpose()?;
     let decoder = load_decoder(&checkpoint, &device)?;
     let opinion = match &teacher {
@@ -63,11 +63,11 @@ fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Fa
 }
 
 /// The model to compare with, whose tokens mean the same.
-fn teacher_of(dir: &Path, checkpoint: &Path, device: &Device) -> Result<Decoder, Failure> {
+fn teacher_of(dir: &Path, checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, Failure> {
     let teacher = open_checkpoint(dir)?;
     let failed = |error| Failure::input("evaluate/vocabulary", &error);
-    let ours = Vocabulary::of_model(checkpoint).map_err(failed)?;
-    let theirs = Vocabulary::of_model(dir).map_err(failed)?;
+    let ours = Vocabulary::of_checkpoint(checkpoint).map_err(failed)?;
+    let theirs = Vocabulary::of_checkpoint(&teacher).map_err(failed)?;
     if let Some(fact) = ours.compare(&theirs).disagreement("checkpoint", "teacher") {
         return Err(Failure::input("evaluate/vocabulary", &fact));
     }

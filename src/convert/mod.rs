@@ -215,7 +215,7 @@ impl<'a> Model<'a> {
             provenance: Provenance {
                 base: Some(Ancestor {
                     name: source.name(),
-                    ..Ancestor::of(request.checkpoint)
+                    ..Ancestor::of(request.checkpoint, source.gguf())
                 }),
                 teacher: None,
                 texts: Vec::new(),

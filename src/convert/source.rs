@@ -11,7 +11,7 @@ use super::ConvertError;
 use crate::checkpoint::{Checkpoint, StoredWeight, generation_of};
 use crate::data::{Rebuilt, Tokenizer, tokenizer_dir, tokenizer_path};
 use crate::files::{hash_file, with_path};
-use crate::gguf::is_gguf;
+use crate::gguf::{GgufFile, is_gguf};
 use crate::hashes::{Hashes, Identity};
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
 use crate::progress;
@@ -70,6 +70,14 @@ impl Source {
             "model".to_owned()
         } else {
             name
+        }
+    }
+
+    /// The GGUF file that it is.
+    pub(super) fn gguf(&self) -> Option<&GgufFile> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.gguf(),
+            Self::Pass { .. } => None,
         }
     }
 

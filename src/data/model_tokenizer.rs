@@ -17,9 +17,14 @@ impl Tokenizer {
     /// of images); to others a padding token was added later. A text that names such a token is read by its letters.
     /// Other ids beyond the rows stay: whoever knows the model refuses them.
     pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
+        Self::with_rows(model, promised_rows(model))
+    }
+
+    /// As [`Tokenizer::of_model`], of a model whose `config.json` has been read.
+    pub fn with_rows(model: &Path, promised_rows: Option<u64>) -> Result<Self, TokenizerError> {
         let path = tokenizer_path(model);
         let whole = Self::open(&path)?;
-        match num_rows(model) {
+        match promised_rows {
             Some(num_rows) if num_rows < whole.vocab_size() as u64 => whole.within(num_rows, &path),
             _ => Ok(whole),
         }
@@ -75,7 +80,7 @@ pub fn tokenizer_dir(path: &Path) -> Option<PathBuf> {
 }
 
 /// Rows that `config.json` promises; none if it cannot be read, which the reader of the model tells better.
-fn num_rows(model: &Path) -> Option<u64> {
+fn promised_rows(model: &Path) -> Option<u64> {
     let text = files::read(&model.join("config.json")).ok()?;
     let json: Value = serde_json::from_slice(&text).ok()?;
     json.get("vocab_size")?.as_u64()

@@ -77,9 +77,9 @@ pub enum DataError {
     /// The tokenizer cannot be had or used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The teacher's tokenizer is asked for, but there is no teacher.
-    #[error("the teacher's tokenizer is asked for, but the plan has no teacher")]
-    NoTeacher,
+    /// The tokenizer is not to be trained, and there is none.
+    #[error("the plan's tokenizer is not trained on its text, and none was given")]
+    NoTokenizer,
     /// Nothing separates documents.
     #[error("the tokenizer has no end-of-text token: none of `{}`, and no id was given", Tokenizer::end_of_text_names().join("`, `"))]
     NoEndOfText,
@@ -102,14 +102,14 @@ pub enum DataError {
     Io(#[from] io::Error),
 }
 
-/// Reads both texts, opens or trains the tokenizer, and gives the rows of both splits.
+/// Reads both texts, trains the tokenizer unless it is given, and gives the rows of both splits.
 ///
 /// Rows, and a tokenizer that is trained, are kept in `cache_dir` under a key of everything that decides their content, so that a
 /// second run neither trains nor tokenises. `eos` is the token between documents; without it the
 /// tokenizer is asked ([`Tokenizer::end_of_text`]). Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
 pub fn prepare(
     plan: &DataPlan,
-    teacher: Option<&Path>,
+    given: Option<&Tokenizer>,
     cache_dir: &Path,
     eos: Option<u32>,
 ) -> Result<Prepared, DataError> {
@@ -120,11 +120,13 @@ pub fn prepare(
     let validation = read(Split::Validation, &plan.validation)?;
 
     let mut store = Store::open(cache_dir)?;
-    let tokenizer = match &plan.tokenizer {
-        TokenizerPlan::File(path) => Tokenizer::open(path)?,
-        TokenizerPlan::Teacher => Tokenizer::of_model(teacher.ok_or(DataError::NoTeacher)?)?,
-        TokenizerPlan::Train(TrainTokenizer { vocab_size }) => {
+    let tokenizer = match (given, &plan.tokenizer) {
+        (Some(tokenizer), _) => tokenizer.clone(),
+        (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
             train_tokenizer(&mut store, &train.documents, *vocab_size)?
+        }
+        (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => {
+            return Err(DataError::NoTokenizer);
         }
     };
     let end_of_text = eos

@@ -117,9 +117,7 @@ impl Tokenizer {
     /// `.gguf` file carries.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
         if is_gguf(path) {
-            let TokenizerFiles { tokenizer, config } = tokenizer_files(&GgufFile::open(path)?)?;
-            let bytes = tokenizer.to_string().into_bytes();
-            return Self::from_bytes(bytes, Some(config.to_string().into_bytes()), path);
+            return Self::of_gguf(&GgufFile::open(path)?);
         }
         let read = |path: &Path| files::read(path).map_err(|error| files::with_path(error, path));
         let config_path = path.with_file_name("tokenizer_config.json");
@@ -135,6 +133,13 @@ impl Tokenizer {
             })?;
         }
         Self::from_bytes(read(path)?, config, path)
+    }
+
+    /// The tokenizer that an open GGUF file carries.
+    pub fn of_gguf(file: &GgufFile) -> Result<Self, TokenizerError> {
+        let TokenizerFiles { tokenizer, config } = tokenizer_files(file)?;
+        let bytes = tokenizer.to_string().into_bytes();
+        Self::from_bytes(bytes, Some(config.to_string().into_bytes()), file.path())
     }
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::gguf::is_gguf;
+use crate::gguf::GgufFile;
 use crate::license::License;
 
 /// What an exported model is made of, and by what.
@@ -54,16 +54,15 @@ pub struct Ancestor {
 }
 
 impl Ancestor {
-    /// A checkpoint by its name, with the licence that it states.
-    pub fn of(checkpoint: &Path) -> Self {
-        let name = if is_gguf(checkpoint) {
-            checkpoint.file_stem()
-        } else {
-            checkpoint.file_name()
+    /// A checkpoint by its name, with the licence that it states; `gguf` is the file that it is, if it is no folder.
+    pub fn of(checkpoint: &Path, gguf: Option<&GgufFile>) -> Self {
+        let name = match gguf {
+            Some(_) => checkpoint.file_stem(),
+            None => checkpoint.file_name(),
         };
         Self {
             name: name.unwrap_or_default().to_string_lossy().into_owned(),
-            license: License::of_model(checkpoint),
+            license: License::of_model(checkpoint, gguf),
         }
     }
 }

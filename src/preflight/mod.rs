@@ -9,13 +9,14 @@ use std::path::Path;
 use rustix::fs::{Access, access, statvfs};
 
 use crate::cache::SupportPlan;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::CheckpointError;
 use crate::data::{TokenizerError, TokenizerPlan, TrainTokenizer};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
 use crate::gguf::is_gguf;
 use crate::model::DecoderConfig;
+use crate::opened::{Opened, OpenedModel};
 use crate::passes::{PassFault, PassInputs, configs_of_passes};
 use crate::plan::{Plan, fault_at};
 use crate::progress::{bytes_text, thousands};
@@ -23,33 +24,40 @@ use crate::recipe::RecipeFaults;
 use crate::stages::Stage;
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
-/// Checks a plan against the headers of the files it names; writes nothing.
+/// Checks a plan against the headers of the files it names; opens and writes nothing.
 ///
 /// Returns what is no fault and yet worth a line before the run.
 ///
 /// # Errors
 ///
 /// Every fault found, pointed at the recipe's lines.
-pub fn check(plan: &Plan, overrides: &[String]) -> Result<Vec<String>, RecipeFaults> {
+pub fn check(
+    plan: &Plan,
+    opened: &Opened,
+    overrides: &[String],
+) -> Result<Vec<String>, RecipeFaults> {
     let preflight = Preflight { plan, overrides };
     let mut notes = Vec::new();
-    let teacher = plan
-        .teacher
-        .as_ref()
-        .map(|teacher| preflight.checkpoint("teacher.checkpoint", &teacher.checkpoint, &mut notes))
+    let teacher = plan.teacher.as_ref().zip(opened.teacher.as_ref());
+    let teacher = teacher
+        .map(|(teacher, outcome)| {
+            let (key, path) = ("teacher.checkpoint", &teacher.checkpoint);
+            preflight.model(key, path, outcome, &mut notes)
+        })
         .transpose();
     let mut faults: Vec<RecipeFaults> = preflight.output().err().into_iter().collect();
     match teacher {
         Err(fault) => faults.push(fault),
         Ok(teacher) => {
-            notes.extend(preflight.positions(teacher.as_ref()));
-            let vocabulary = preflight.vocabulary(teacher.as_ref(), &mut notes);
+            let config = teacher.map(OpenedModel::config);
+            notes.extend(preflight.positions(config));
+            let vocabulary = preflight.vocabulary(opened, teacher, &mut notes);
             let num_tokens = vocabulary.as_ref().ok().copied().flatten();
-            let num_rows = teacher.as_ref().map(|teacher| teacher.vocab_size);
+            let num_rows = config.map(|config| config.vocab_size);
             let checks = [
                 vocabulary.map(drop),
                 preflight.support(num_tokens.or(num_rows)),
-                preflight.student(teacher.as_ref(), &mut notes),
+                preflight.student(opened, teacher, &mut notes),
             ];
             faults.extend(checks.into_iter().filter_map(Result::err));
         }
@@ -178,13 +186,14 @@ impl Preflight<'_> {
         })
     }
 
-    fn checkpoint(
+    fn model<'b>(
         &self,
         key: &str,
         path: &Path,
+        outcome: &'b Result<OpenedModel, CheckpointError>,
         notes: &mut Vec<String>,
-    ) -> Result<DecoderConfig, RecipeFaults> {
-        let checkpoint = Checkpoint::open(path).map_err(|error| {
+    ) -> Result<&'b OpenedModel, RecipeFaults> {
+        let model = outcome.as_ref().map_err(|error| {
             let (label, help) = if is_gguf(path) {
                 (
                     "this file",
@@ -199,24 +208,25 @@ impl Preflight<'_> {
             let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
             self.fault(key, label, fault)
         })?;
-        for note in checkpoint.notes() {
+        for note in model.checkpoint.notes() {
             if !notes.contains(&note) {
                 notes.push(note); // a student may be its own teacher
             }
         }
-        Ok(checkpoint.config().clone())
+        Ok(model)
     }
 
     /// Every id of the tokenizer means the same to the teacher, if there is one. Returns the number of tokens.
     fn vocabulary(
         &self,
-        teacher: Option<&DecoderConfig>,
+        opened: &Opened,
+        teacher: Option<&OpenedModel>,
         notes: &mut Vec<String>,
     ) -> Result<Option<usize>, RecipeFaults> {
-        let (Some(config), Some(plan)) = (teacher, &self.plan.teacher) else {
+        let Some(teacher) = teacher else {
             return Ok(None);
         };
-        let theirs = Vocabulary::of_model(&plan.checkpoint);
+        let (config, theirs) = (teacher.config(), &teacher.vocabulary);
         let model_type = config.architecture.model_type();
         if let Some(rebuilt) = theirs
             .as_ref()
@@ -225,13 +235,13 @@ impl Preflight<'_> {
         {
             notes.push(format!("of the teacher, {}", rebuilt.note()));
         }
-        let num_tokens = if let TokenizerPlan::File(path) = &self.plan.data.tokenizer {
+        let num_tokens = if let Some(ours) = &opened.tokenizer {
             let key = "data.tokenizer.file";
-            let ours = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
+            let ours = self.vocabulary_at(key, ours)?;
             self.ids_fit(key, ours.num_tokens(), "teacher", config)?;
             match theirs {
                 Ok(theirs) => {
-                    let found = ours.compare(&theirs);
+                    let found = ours.compare(theirs);
                     if let Some(fact) = found.disagreement("tokenizer", "teacher") {
                         let fault = Diagnostic::new("data/other-tokenizer", fact)
                             .help("use the teacher's own tokenizer");
@@ -264,17 +274,13 @@ impl Preflight<'_> {
         Ok(Some(num_tokens))
     }
 
-    fn of_model(&self, key: &str, model: &Path) -> Result<Vocabulary, RecipeFaults> {
-        self.vocabulary_at(key, Vocabulary::of_model(model))
-    }
-
-    fn vocabulary_at(
+    fn vocabulary_at<'b>(
         &self,
         key: &str,
-        outcome: Result<Vocabulary, VocabularyError>,
-    ) -> Result<Vocabulary, RecipeFaults> {
-        outcome.map_err(|error| {
-            let (id, help, label) = match &error {
+        outcome: &'b Result<Vocabulary, VocabularyError>,
+    ) -> Result<&'b Vocabulary, RecipeFaults> {
+        outcome.as_ref().map_err(|error| {
+            let (id, help, label) = match error {
                 VocabularyError::TooFewRows { .. } => (
                     "data/vocabulary",
                     "take the `tokenizer.json` that belongs to the model",
@@ -297,17 +303,21 @@ impl Preflight<'_> {
     }
 
     /// Every id of the tokenizer has a row in the embedding of a given student that learns without a teacher.
-    fn vocabulary_alone(&self, student: &DecoderConfig) -> Result<(), RecipeFaults> {
-        let (key, size) = match &self.plan.data.tokenizer {
-            TokenizerPlan::File(path) => {
+    fn vocabulary_alone(
+        &self,
+        opened: &Opened,
+        student: &DecoderConfig,
+    ) -> Result<(), RecipeFaults> {
+        let (key, size) = match (&opened.tokenizer, &self.plan.data.tokenizer) {
+            (Some(tokenizer), _) => {
                 let key = "data.tokenizer.file";
-                let tokenizer = self.vocabulary_at(key, Vocabulary::of_tokenizer(path))?;
-                (key, tokenizer.num_tokens())
+                (key, self.vocabulary_at(key, tokenizer)?.num_tokens())
             }
-            TokenizerPlan::Train(TrainTokenizer { vocab_size }) => {
+            (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
                 ("data.tokenizer.train.vocab_size", *vocab_size)
             }
-            TokenizerPlan::Teacher => return Ok(()), // refused with the recipe
+            // The teacher's is refused with the recipe, and that of a file is there.
+            (None, TokenizerPlan::Teacher | TokenizerPlan::File(_)) => return Ok(()),
         };
         self.ids_fit(key, size, "student", student)
     }

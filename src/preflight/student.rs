@@ -1,41 +1,39 @@
 //! What headers show of a student.
 
-use std::path::Path;
-
 use super::Preflight;
 use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
-use crate::model::DecoderConfig;
+use crate::opened::{Opened, OpenedModel};
 use crate::recipe::RecipeFaults;
-use crate::student::StudentPlan;
-use crate::student::{NoSuchPart, architecture, check_parts, part_of_teacher};
+use crate::student::{NoSuchPart, StudentPlan, check_parts};
 
 impl Preflight<'_> {
     /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
     pub(super) fn student(
         &self,
-        teacher: Option<&DecoderConfig>,
+        opened: &Opened,
+        teacher: Option<&OpenedModel>,
         notes: &mut Vec<String>,
     ) -> Result<(), RecipeFaults> {
-        let config = match (&self.plan.student, teacher) {
-            (StudentPlan::Checkpoint(dir), _) => {
-                let config = self.checkpoint("student.checkpoint", dir, notes)?;
-                match teacher {
-                    Some(_) => self.same_vocabulary(dir, &config, notes)?,
-                    None => self.vocabulary_alone(&config)?,
-                }
-                config
+        let given = match (&self.plan.student, opened.student(self.plan)) {
+            (StudentPlan::Checkpoint(path), Some(given)) => {
+                Some(self.model("student.checkpoint", path, given, notes)?)
             }
-            (StudentPlan::FromTeacher(parts), Some(teacher)) => {
-                check_parts(parts, teacher).map_err(|error| self.no_such_part(&error))?;
-                part_of_teacher(parts, teacher)
-            }
-            // Sizes in the recipe were checked with it; the number of tokens does not matter here.
-            (StudentPlan::Architecture(sizes), _) => {
-                architecture(sizes, 1, self.plan.data.sequence_length, None)
-            }
-            (StudentPlan::FromTeacher { .. }, None) => return Ok(()),
+            _ => None,
         };
+        match (given, teacher) {
+            (Some(given), Some(teacher)) => self.same_vocabulary(given, teacher, notes)?,
+            (Some(given), None) => self.vocabulary_alone(opened, given.config())?,
+            (None, _) => {}
+        }
+        let teacher = teacher.map(OpenedModel::config);
+        if let (StudentPlan::FromTeacher(parts), Some(teacher)) = (&self.plan.student, teacher) {
+            check_parts(parts, teacher).map_err(|error| self.no_such_part(&error))?;
+        }
+        let given = given.map(OpenedModel::config);
+        let length = self.plan.data.sequence_length;
+        // Sizes in the recipe were checked with it; the number of tokens does not matter here.
+        let config = self.plan.student.config(teacher, given, 1, length);
         let configs = self.passes(&config, teacher)?;
         self.formats(&configs)?;
         notes.extend(self.plain_blocks(&configs));
@@ -70,23 +68,20 @@ impl Preflight<'_> {
     /// have as many rows as the teacher.
     fn same_vocabulary(
         &self,
-        student: &Path,
-        config: &DecoderConfig,
+        student: &OpenedModel,
+        teacher: &OpenedModel,
         notes: &mut Vec<String>,
     ) -> Result<(), RecipeFaults> {
-        let Some(teacher) = &self.plan.teacher else {
-            return Ok(());
-        };
-        let key = "student.checkpoint";
-        let theirs = self.of_model("teacher.checkpoint", &teacher.checkpoint)?;
-        if !tokenizer_path(student).exists() {
+        let (key, config) = ("student.checkpoint", student.config());
+        let theirs = self.vocabulary_at("teacher.checkpoint", &teacher.vocabulary)?;
+        if !tokenizer_path(student.checkpoint.path()).exists() {
             return self.ids_fit(key, theirs.num_tokens(), "student", config);
         }
-        let ours = self.of_model(key, student)?;
+        let ours = self.vocabulary_at(key, &student.vocabulary)?;
         if let Some(rebuilt) = ours.rebuilt(config.architecture.model_type()) {
             notes.push(format!("of the student, {}", rebuilt.note()));
         }
-        let found = ours.compare(&theirs);
+        let found = ours.compare(theirs);
         if let Some(fact) = found.disagreement("student", "teacher") {
             let fault = Diagnostic::new("student/vocabulary", fact)
                 .help("teacher and student must share one tokenizer");

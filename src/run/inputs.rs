@@ -8,8 +8,7 @@ use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
 };
-use crate::checkpoint::Checkpoint;
-use crate::data::{self, DataError, Prepared, TokenRows};
+use crate::data::{self, Prepared, TokenRows};
 use crate::files;
 use crate::hashes::Hashes;
 use crate::model::Decoder;
@@ -38,14 +37,12 @@ pub(super) fn prepare_data(
     let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     let _lock = wait_for_lock(stage, context.stop)?; // other recipes may ask for the same rows at the same time
     files::remove_parts(&stage.dir)?;
-    let teacher_path = teacher.map(Checkpoint::path);
-    let prepare = |end_of_text| data::prepare(&plan.data, teacher_path, &stage.dir, end_of_text);
+    let tokenizer = inputs.tokenizer.as_ref();
     // A tokenizer that names no separator may still come with a model that does.
-    let data = match prepare(None) {
-        Err(DataError::NoEndOfText) if end_of_text.is_some() => prepare(end_of_text)?,
-        outcome => outcome?,
-    };
-    inputs.check_data(&data)?;
+    let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
+    let end_of_text = end_of_text.filter(|_| names_none);
+    let data = data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text)?;
+    inputs.check_data(plan, &data)?;
     for skipped in &data.skipped {
         progress::say(&format!("warning: {skipped}"));
     }

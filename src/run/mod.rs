@@ -24,12 +24,13 @@ use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{self, UnfinishedDir, with_path};
 use crate::hashes::Hashes;
+use crate::opened::{Opened, carried_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFaults;
 use crate::report::{self, Curve, PassRow, RunReport};
 use crate::shell::quoted;
-use crate::stages::{LOCK_FILE, Stage, Stages, StagesError, carried_tokenizer};
+use crate::stages::{LOCK_FILE, Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentPlan};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
@@ -86,12 +87,13 @@ pub enum RunError {
 
 /// Runs the whole recipe; what is done is skipped, what was cut is resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
-    progress::say_notes(&preflight::check(plan, context.overrides)?);
+    let opened = Opened::open(plan);
+    progress::say_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
-    let stages = Stages::of(plan, &hashes)?;
-    check_room(plan, &stages, &estimate(plan, &stages)?, context)?;
+    let stages = Stages::of(plan, opened, &hashes)?;
+    check_room(plan, &stages, &estimate(plan, &stages), context)?;
     let _lock = begin(&stages)?;
-    check_student(&stages)?;
+    check_student(plan, &stages)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
     let mut run = Run {
@@ -157,9 +159,9 @@ fn check_room(
 }
 
 /// A student that is a checkpoint is loaded behind the capture, which may take hours: its weights are looked at before.
-fn check_student(stages: &Stages) -> Result<(), RunError> {
+fn check_student(plan: &Plan, stages: &Stages) -> Result<(), RunError> {
     let first = stages.passes.first().unwrap_or(&stages.export);
-    match &stages.inputs.student {
+    match stages.inputs.student(plan) {
         Some(model) if !first.is_done() => model.read(|checkpoint| Ok(checkpoint.check_weights()?)),
         _ => Ok(()),
     }
@@ -171,13 +173,14 @@ pub fn build_cache(
     part: Option<CachePart>,
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
-    progress::say_notes(&preflight::check(plan, context.overrides)?);
+    let opened = Opened::open(plan);
+    progress::say_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages {
         captures_train: true,
-        ..Stages::of(plan, &hashes)?
+        ..Stages::of(plan, opened, &hashes)?
     };
-    let mut estimates = estimate(plan, &stages)?;
+    let mut estimates = estimate(plan, &stages);
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
     check_room(plan, &stages, &estimates, context)?;
     let _lock = begin(&stages)?;
@@ -198,9 +201,10 @@ pub fn bench_cache(
     num_rows: usize,
     context: &RunContext<'_>,
 ) -> Result<Option<Vec<SupportCost>>, RunError> {
-    preflight::check(plan, context.overrides)?;
+    let opened = Opened::open(plan);
+    preflight::check(plan, &opened, context.overrides)?;
     let hashes = remembered(plan, context);
-    let stages = Stages::of(plan, &hashes)?;
+    let stages = Stages::of(plan, opened, &hashes)?;
     let _lock = begin(&stages)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
     bench_supports(plan, &stages, &data, context, num_rows)
@@ -237,7 +241,7 @@ impl Run<'_> {
         let generation = self.stages.inputs.generation(plan);
         let generation = generation.map_or_else(Map::new, |model| model.generation().clone());
         let made_by = plan::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
-        let provenance = provenance(plan, self.data, MadeBy::Recipe(made_by));
+        let provenance = self.provenance(MadeBy::Recipe(made_by));
         let export_context = ExportContext {
             name: &plan.name,
             provenance: &provenance,
@@ -252,7 +256,7 @@ impl Run<'_> {
         stage.note(partial.path())?;
         let verifications =
             export::export(&plan.export, &student, &export_context, partial.path())?;
-        self.stages.inputs.check_tokenizer_files(plan)?; // they were copied
+        self.stages.inputs.check_copied_files(plan)?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, verifications.clone(), self.hashes)?;
         let dir = partial.publish()?;
@@ -282,29 +286,37 @@ impl Run<'_> {
         };
         self.stages.passes.iter().filter_map(curve).collect()
     }
-}
 
-/// What the card of an export tells of the run.
-fn provenance(plan: &Plan, data: &Prepared, made_by: MadeBy) -> Provenance {
-    let teacher = plan.teacher.as_ref();
-    let teacher = teacher.map(|teacher| Ancestor::of(&teacher.checkpoint));
-    let text = |purpose, paths: &[PathBuf], rows: &TokenRows| TextFacts {
-        purpose,
-        names: names(paths),
-        num_tokens: rows.num_positions(),
-    };
-    Provenance {
-        base: match &plan.student {
-            StudentPlan::Checkpoint(path) => Some(Ancestor::of(path)),
-            StudentPlan::FromTeacher(_) => teacher.clone(),
-            StudentPlan::Architecture(_) => None,
-        },
-        teacher,
-        texts: vec![
-            text("training text", &plan.data.train, &data.train),
-            text("validation text", &plan.data.validation, &data.validation),
-        ],
-        made_by,
+    /// What the card of an export tells of the run.
+    fn provenance(&self, made_by: MadeBy) -> Provenance {
+        let (plan, inputs) = (self.plan, &self.stages.inputs);
+        let ancestor = |model: &Model| {
+            let checkpoint = model.checkpoint();
+            Ancestor::of(checkpoint.path(), checkpoint.gguf())
+        };
+        let teacher = inputs.teacher.as_ref().map(ancestor);
+        let text = |purpose, paths: &[PathBuf], rows: &TokenRows| TextFacts {
+            purpose,
+            names: names(paths),
+            num_tokens: rows.num_positions(),
+        };
+        Provenance {
+            base: match &plan.student {
+                StudentPlan::Checkpoint(_) => inputs.student(plan).map(ancestor),
+                StudentPlan::FromTeacher(_) => teacher.clone(),
+                StudentPlan::Architecture(_) => None,
+            },
+            teacher,
+            texts: vec![
+                text("training text", &plan.data.train, &self.data.train),
+                text(
+                    "validation text",
+                    &plan.data.validation,
+                    &self.data.validation,
+                ),
+            ],
+            made_by,
+        }
     }
 }
 

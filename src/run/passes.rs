@@ -291,7 +291,7 @@ impl Run<'_> {
                 teacher.read(|teacher| self.part_of(teacher, parts))
             }
             StudentPlan::Checkpoint(_) => {
-                let model = inputs.student.as_ref();
+                let model = inputs.student(plan);
                 let model = model.expect("the inputs of such a plan hold it");
                 model.read(|checkpoint| Ok(Student::new(load_decoder(checkpoint, device)?)))
             }

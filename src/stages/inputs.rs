@@ -1,14 +1,14 @@
 //! Inputs of a run from outside, as the keys of its stages know them.
 
-use std::path::Path;
-
-use super::parts::{model_hash, tokenizer_hashes};
+use super::parts::model_hash;
 use super::{Changed, StagesError};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
 use crate::hashes::Hashes;
+use crate::opened::{FileHashes, Opened, OpenedModel, copied_files, student_of};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
+use crate::vocabulary::Vocabulary;
 
 /// A model, opened and hashed once: whatever is read of it later is what was hashed.
 #[derive(Debug)]
@@ -18,9 +18,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens and hashes a checkpoint.
-    pub fn open(path: &Path, hashes: &Hashes) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open(path)?;
+    /// Hashes a checkpoint.
+    pub fn of(checkpoint: Checkpoint, hashes: &Hashes) -> Result<Self, CheckpointError> {
         let hash = model_hash(&checkpoint, hashes)?;
         Ok(Self { checkpoint, hash })
     }
@@ -61,42 +60,46 @@ impl Model {
 pub struct Inputs {
     /// The teacher.
     pub teacher: Option<Model>,
-    /// The student that the first pass starts from, where it is a checkpoint of its own.
-    pub student: Option<Model>,
+    /// The checkpoint that the first pass starts from, unless it is the teacher's.
+    own_student: Option<Model>,
     /// The tokenizer, unless it is trained on the text.
-    pub(super) tokenizer: Option<Tokenizer>,
+    pub tokenizer: Option<Tokenizer>,
     /// BLAKE3 of the training and of the validation text.
     pub(super) texts: [String; 2],
-    /// Files of the tokenizer that an export copies, with their hashes.
-    pub(super) tokenizer_files: Vec<(String, String)>,
+    /// Files of the tokenizer that an export copies.
+    pub(super) copied_files: FileHashes,
 }
 
 impl Inputs {
-    /// Opens and hashes all; writes nothing.
-    pub(super) fn open(plan: &Plan, hashes: &Hashes) -> Result<Self, StagesError> {
-        let teacher = plan.teacher.as_ref();
-        let tokenizer = match (&plan.data.tokenizer, teacher) {
-            (TokenizerPlan::Teacher, Some(teacher)) => {
-                Some(Tokenizer::of_model(&teacher.checkpoint)?)
-            }
-            (TokenizerPlan::File(path), _) => Some(Tokenizer::open(path)?),
-            (TokenizerPlan::Train { .. } | TokenizerPlan::Teacher, _) => None,
+    /// Hashes what was opened; writes nothing.
+    pub(super) fn of(plan: &Plan, opened: Opened, hashes: &Hashes) -> Result<Self, StagesError> {
+        let teacher = opened.teacher.transpose()?;
+        let own_student = opened.own_student.transpose()?;
+        let parts = |model: OpenedModel| (model.checkpoint, model.vocabulary);
+        let (teacher, vocabulary) = teacher.map(parts).unzip();
+        let tokenizer = match plan.data.tokenizer {
+            TokenizerPlan::Teacher => vocabulary,
+            TokenizerPlan::File(_) | TokenizerPlan::Train(_) => opened.tokenizer,
         };
-        let teacher = teacher.map(|teacher| Model::open(&teacher.checkpoint, hashes));
-        let student = match &plan.student {
-            StudentPlan::Checkpoint(path) => Some(Model::open(path, hashes)?),
-            StudentPlan::FromTeacher(_) | StudentPlan::Architecture(_) => None,
-        };
+        let tokenizer = tokenizer.transpose()?.map(Vocabulary::into_tokenizer);
+        let hashed = |checkpoint| Model::of(checkpoint, hashes);
         Ok(Self {
-            teacher: teacher.transpose()?,
-            student,
+            teacher: teacher.map(hashed).transpose()?,
+            own_student: own_student
+                .map(|student| hashed(student.checkpoint))
+                .transpose()?,
             tokenizer,
             texts: [
                 data::content_hash(&plan.data.train, hashes)?,
                 data::content_hash(&plan.data.validation, hashes)?,
             ],
-            tokenizer_files: tokenizer_hashes(plan)?,
+            copied_files: opened.copied_files?,
         })
+    }
+
+    /// The checkpoint that the first pass starts from, if there is one.
+    pub fn student(&self, plan: &Plan) -> Option<&Model> {
+        student_of(plan, self.teacher.as_ref(), self.own_student.as_ref())
     }
 
     /// The model whose `generation_config.json` an export carries over: the one that the student is made of, or else the
@@ -104,7 +107,7 @@ impl Inputs {
     pub fn generation(&self, plan: &Plan) -> Option<&Checkpoint> {
         let teacher = self.teacher.as_ref();
         let model = match &plan.student {
-            StudentPlan::Checkpoint(_) => self.student.as_ref(),
+            StudentPlan::Checkpoint(_) => self.student(plan),
             StudentPlan::FromTeacher(_) => teacher,
             StudentPlan::Architecture(_) => {
                 teacher.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
@@ -113,27 +116,24 @@ impl Inputs {
         model.map(Model::checkpoint)
     }
 
-    /// Checks that the rows were made of the text and by the tokenizer that were hashed.
-    pub fn check_data(&self, prepared: &Prepared) -> Result<(), StagesError> {
+    /// Checks that the rows were made of the text that was hashed, and that an export can still copy what their tokenizer was
+    /// read from.
+    pub fn check_data(&self, plan: &Plan, prepared: &Prepared) -> Result<(), StagesError> {
         let [train, validation] = &self.texts;
         let changed = if prepared.train_hash != *train {
-            Some(Changed::Text { split: "training" })
+            Changed::Text { split: "training" }
         } else if prepared.validation_hash != *validation {
             let split = "validation";
-            Some(Changed::Text { split })
+            Changed::Text { split }
         } else {
-            let facts = |tokenizer: &Tokenizer| (tokenizer.hash(), tokenizer.beginning_of_text());
-            let wanted = self.tokenizer.as_ref().map(facts);
-            wanted
-                .filter(|wanted| *wanted != facts(&prepared.tokenizer))
-                .map(|_| Changed::Tokenizer)
+            return self.check_copied_files(plan);
         };
-        changed.map_or(Ok(()), |changed| Err(StagesError::Changed(changed)))
+        Err(StagesError::Changed(changed))
     }
 
-    /// Checks that the tokenizer's files are still those that were hashed: called after they were copied.
-    pub fn check_tokenizer_files(&self, plan: &Plan) -> Result<(), StagesError> {
-        if tokenizer_hashes(plan)? == self.tokenizer_files {
+    /// Checks that the tokenizer's files are still those that it was read from: called after they were copied, too.
+    pub fn check_copied_files(&self, plan: &Plan) -> Result<(), StagesError> {
+        if copied_files(plan)? == self.copied_files {
             Ok(())
         } else {
             Err(StagesError::Changed(Changed::Tokenizer))

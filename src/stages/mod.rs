@@ -16,15 +16,17 @@ use thiserror::Error;
 use self::artifact::records;
 pub use self::artifact::{ARTIFACT_FILE, Artifact, Damage, FileRecord, LOCK_FILE};
 pub use self::inputs::{Inputs, Model};
-pub use self::parts::{carried_tokenizer, model_hash};
-use self::parts::{data_parts, student_parts, without_limits};
+pub use self::parts::model_hash;
+use self::parts::{data_parts, student_parts, tokenizer_files, without_limits};
 use crate::cache::{self, Fingerprint};
 use crate::checkpoint::CheckpointError;
-use crate::data::{SourceError, TokenizerError};
+use crate::data::SourceError;
 use crate::difference::Difference;
 use crate::files;
 use crate::hashes::Hashes;
+use crate::opened::Opened;
 use crate::plan::Plan;
+use crate::vocabulary::VocabularyError;
 
 /// File that tells what a stage is made from; written first.
 const NOTE_FILE: &str = "stage.json";
@@ -48,7 +50,7 @@ pub enum StagesError {
     Checkpoint(#[from] CheckpointError),
     /// The tokenizer cannot be read.
     #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
+    Vocabulary(#[from] VocabularyError),
     /// A file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -304,9 +306,9 @@ pub struct Stages {
 impl Stages {
     /// Names all stages and looks whether what they left is whole. Reads texts, weights and artifacts as far as their hashes
     /// are not remembered, and writes nothing.
-    pub fn of(plan: &Plan, hashes: &Hashes) -> Result<Self, StagesError> {
+    pub fn of(plan: &Plan, opened: Opened, hashes: &Hashes) -> Result<Self, StagesError> {
         let run_dir = plan.output.join(&plan.name);
-        let inputs = Inputs::open(plan, hashes)?;
+        let inputs = Inputs::of(plan, opened, hashes)?;
         let teacher_hash = inputs.teacher.as_ref().map(Model::hash);
         let data_parts = data_parts(plan, &inputs);
         let data = Stage::new(&plan.output, "data".to_owned(), &data_parts).checked(hashes)?;
@@ -377,7 +379,7 @@ impl Stages {
         let generation = inputs.generation(plan);
         let generation = generation.map(|model| model.config().generation_json(model.generation()));
         let parts = json!({
-            "student": last, "export": plan.export, "tokenizer": inputs.tokenizer_files,
+            "student": last, "export": plan.export, "tokenizer": tokenizer_files(plan, inputs),
             "generation": generation, "version": EXPORT_VERSION,
         });
         for key in ["export", "tokenizer", "generation", "version"] {

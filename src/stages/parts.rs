@@ -1,53 +1,27 @@
 //! What stages are made from: hashes of what they read, for their keys.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 
-use super::StagesError;
 use super::inputs::{Inputs, Model};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{Tokenizer, TokenizerPlan, tokenizer_dir};
+use crate::data::{Tokenizer, TokenizerPlan};
 use crate::files;
-use crate::formats::huggingface::tokenizer_files;
 use crate::hashes::Hashes;
+use crate::opened::{FileHashes, carried_tokenizer};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
 
-/// Hashes of the tokenizer files that an export copies or, out of a GGUF file, makes.
-pub(super) fn tokenizer_hashes(plan: &Plan) -> Result<Vec<(String, String)>, StagesError> {
-    if let Some(dir) = carried_tokenizer(plan) {
-        let files = tokenizer_files(&dir)?.into_iter();
-        let hashed = files.map(|(name, path)| Ok((name, files::hash_file(&path)?)));
-        return hashed.collect();
-    }
-    if let TokenizerPlan::File(path) = &plan.data.tokenizer {
-        let tokenizer = Tokenizer::open(path)?;
-        let [_, (name, config)] = tokenizer.files(); // the other is part of the rows' key
-        return Ok(vec![(
-            name.to_owned(),
-            blake3::hash(config).to_hex().to_string(),
-        )]);
-    }
-    let Some(teacher) = plan
-        .teacher
-        .as_ref()
-        .filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
-    else {
-        return Ok(Vec::new());
+/// The files of the tokenizer that an export has: copied, or made of what was read.
+pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
+    let (None, Some(tokenizer)) = (carried_tokenizer(plan), &inputs.tokenizer) else {
+        return inputs.copied_files.clone();
     };
-    let tokenizer = Tokenizer::of_model(&teacher.checkpoint)?;
     let hash =
         |(name, bytes): (&str, &[u8])| (name.to_owned(), blake3::hash(bytes).to_hex().to_string());
-    Ok(tokenizer.files().map(hash).to_vec())
-}
-
-/// The folder whose tokenizer files an export copies: the teacher's, or that of a `tokenizer.json` that is named.
-pub fn carried_tokenizer(plan: &Plan) -> Option<PathBuf> {
-    match &plan.data.tokenizer {
-        TokenizerPlan::Teacher => tokenizer_dir(&plan.teacher.as_ref()?.checkpoint),
-        TokenizerPlan::File(path) => tokenizer_dir(path),
-        TokenizerPlan::Train { .. } => None,
+    let [tokenizer, config] = tokenizer.files().map(hash);
+    match plan.data.tokenizer {
+        TokenizerPlan::File(_) => vec![config], // the other is part of the rows' key
+        TokenizerPlan::Teacher | TokenizerPlan::Train(_) => vec![tokenizer, config],
     }
 }
 
@@ -93,7 +67,7 @@ pub(super) fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
 pub(super) fn student_parts(plan: &Plan, inputs: &Inputs) -> Value {
     match &plan.student {
         StudentPlan::Checkpoint(_) => {
-            json!({ "checkpoint": inputs.student.as_ref().map(Model::hash) })
+            json!({ "checkpoint": inputs.student(plan).map(Model::hash) })
         }
         StudentPlan::FromTeacher { .. } => {
             json!({ "plan": plan.student, "teacher": inputs.teacher.as_ref().map(Model::hash) })

@@ -336,6 +336,31 @@ impl Student {
     }
 }
 
+impl StudentPlan {
+    /// The architecture of the student that enters the first pass: a fresh one for a tokenizer of `vocab_size` tokens, a part of
+    /// the teacher, or that of the checkpoint it is `given` as.
+    ///
+    /// # Panics
+    ///
+    /// If there is not what it is made of: the recipe is checked.
+    pub fn config(
+        &self,
+        teacher: Option<&DecoderConfig>,
+        given: Option<&DecoderConfig>,
+        vocab_size: usize,
+        sequence_length: usize,
+    ) -> DecoderConfig {
+        match self {
+            Self::Architecture(sizes) => architecture(sizes, vocab_size, sequence_length, None),
+            Self::FromTeacher(parts) => {
+                let teacher = teacher.expect("a checked recipe with `from_teacher` has a teacher");
+                part_of_teacher(parts, teacher)
+            }
+            Self::Checkpoint(_) => given.expect("it was opened before the run").clone(),
+        }
+    }
+}
+
 /// The architecture of a fresh student for a tokenizer of `vocab_size` tokens.
 pub fn architecture(
     plan: &ArchitecturePlan,

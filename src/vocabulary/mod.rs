@@ -52,7 +52,7 @@ impl Vocabulary {
         {
             Self::of_tokenizer(path)
         } else {
-            Self::of_model(path)
+            Self::of_checkpoint(&Checkpoint::open(path)?)
         }
     }
 
@@ -68,9 +68,12 @@ impl Vocabulary {
     }
 
     /// Of a checkpoint with its tokenizer.
-    pub fn of_model(path: &Path) -> Result<Self, VocabularyError> {
-        let checkpoint = Checkpoint::open(path)?;
-        let tokenizer = Tokenizer::of_model(path)?;
+    pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Self, VocabularyError> {
+        let path = checkpoint.path();
+        let tokenizer = match checkpoint.gguf() {
+            Some(file) => Tokenizer::of_gguf(file)?,
+            None => Tokenizer::with_rows(path, checkpoint.promised_rows())?,
+        };
         let (config, num_tokens) = (checkpoint.config(), tokenizer.vocab_size());
         if num_tokens > config.vocab_size {
             return Err(VocabularyError::TooFewRows {
@@ -87,6 +90,11 @@ impl Vocabulary {
             num_rows: Some(config.vocab_size),
             end_of_text,
         })
+    }
+
+    /// The tokenizer alone.
+    pub fn into_tokenizer(self) -> Tokenizer {
+        self.tokenizer
     }
 
     /// One more than the largest token id.

@@ -2,7 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::data::{
-    DataError, DataPlan, Prepared, SkipReason, TokenizerPlan, TrainTokenizer, prepare,
+    DataError, DataPlan, Prepared, SkipReason, Tokenizer, TokenizerPlan, TrainTokenizer, prepare,
 };
 use crate::files;
 
@@ -178,8 +178,9 @@ fn documents_without_a_token_are_reported_in_every_run() {
     setup.plan.tokenizer = TokenizerPlan::Teacher;
     setup.write("train/b.txt", "");
     setup.write("train/c.jsonl", "{\"text\": \"y\"}\n{\"text\": \"xx\"}\n");
+    let tokenizer = Tokenizer::of_model(setup.dir.path()).unwrap();
     for from_cache in [false, true] {
-        let prepared = prepare(&setup.plan, Some(setup.dir.path()), &setup.cache(), None).unwrap();
+        let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None).unwrap();
         assert_eq!(prepared.from_cache, from_cache);
         let skipped: Vec<_> = prepared
             .skipped
@@ -201,7 +202,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
         );
     }
     setup.write("validation.txt", "xxx");
-    let error = prepare(&setup.plan, Some(setup.dir.path()), &setup.cache(), None).unwrap_err();
+    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None).unwrap_err();
     assert_eq!(
         error.to_string(),
         "validation text: the tokenizer makes no token of it"
@@ -223,7 +224,7 @@ fn what_is_missing_is_named() {
         "{error}"
     );
     setup.plan.tokenizer = TokenizerPlan::Teacher;
-    assert!(matches!(setup.prepare(), Err(DataError::NoTeacher)));
+    assert!(matches!(setup.prepare(), Err(DataError::NoTokenizer)));
     setup.write("validation.txt", "");
     let error = setup.prepare().unwrap_err().to_string();
     assert!(
