@@ -45,6 +45,11 @@ impl Term {
     pub const fn is_soft(self) -> bool {
         !matches!(self, Self::CrossEntropy | Self::HiddenMse)
     }
+
+    /// Tells whether it is infinite where the student has mass and the teacher has none.
+    pub const fn needs_tail(self) -> bool {
+        matches!(self, Self::ReverseKl)
+    }
 }
 
 /// One value for each term of the loss: its weight, its number of nats, or something else.
