@@ -249,6 +249,51 @@ def losses_on_support(name):
     write(name, 0, dict(atol=0.0, rtol=1e-6), dict(beta=beta, alpha=alpha, label_smoothing=smoothing, weights=weights), cases)
 
 
+def losses_adaptive_kl(name):
+    """adaptive_kl over the whole vocabulary and over eight ids and a bucket; inputs are those of losses/reference.json.
+
+    Wu et al. 2024 (arXiv 2404.02657) as in the authors' AKL.py: the head has the likeliest ids whose sum is at most a half, and the
+    likeliest in any case; the student's probabilities are detached where the two weights are made of them. The bucket is of the tail.
+    """
+    given = json.loads((GOLDEN / "losses" / "reference.json").read_text())
+    tensor = lambda key: torch.tensor(given[key], dtype=torch.float64)
+    as_f32 = lambda key: tensor(key).float().double()
+    student, ids, mask, log_probs = as_f32("student_logits"), torch.tensor(given["topk_ids"]), tensor("mask"), as_f32("topk_logprobs")
+    lse = {t: torch.tensor(given["lse"][f"{t:g}"]).float().double().unsqueeze(-1) for t in (1.0, 2.0)}
+
+    def head_of(p):
+        sums, order = p.sort(-1, descending=True).values.cumsum(-1), p.argsort(-1, descending=True)
+        is_head = sums <= 0.5
+        is_head[:, 0] = True
+        return torch.zeros_like(is_head).scatter(-1, order, is_head)
+
+    def adaptive_kl(p, q, is_head):
+        gap = (p - q).detach().abs()
+        head, tail = (gap * is_head).sum(-1), (gap * ~is_head).sum(-1)
+        return (head * (p * (p / q).log()).sum(-1) + tail * (q * (q / p).log()).sum(-1)) / (head + tail)
+
+    def whole(temperature):
+        p = (tensor("teacher_logits") / temperature).softmax(-1)
+        return lambda logits: adaptive_kl(p, (logits / temperature).softmax(-1), head_of(p)) * temperature**2
+
+    def bucket(temperature):
+        pooled = lambda kept: torch.cat([kept, 1 - kept.sum(-1, keepdim=True)], -1)
+        of_ids = (log_probs / temperature - lse[temperature]).exp()
+        is_head = torch.cat([head_of(of_ids), torch.zeros(len(ids), 1, dtype=torch.bool)], -1)
+        return lambda logits: adaptive_kl(pooled(of_ids), pooled((logits / temperature).softmax(-1).gather(-1, ids)), is_head) * temperature**2
+
+    def run(loss):
+        logits = student.clone().requires_grad_(True)
+        value = (loss(logits) * mask).sum() / mask.sum()
+        value.backward()
+        return dict(loss=value.item(), grad=[digits(row) for row in logits.grad])
+
+    sizes = {size for t in (1.0, 2.0) for size in head_of((tensor("teacher_logits") / t).softmax(-1)).sum(-1).tolist()}
+    assert 1 in sizes and len(sizes) >= 3, sizes
+    cases = {f"whole@T={t:g}": run(whole(t)) for t in (1.0, 2.0)} | {f"bucket@T={t:g}": run(bucket(t)) for t in (1.0, 2.0)}
+    write(name, 0, dict(atol=0.0, rtol=1e-6), {}, cases)
+
+
 def prune(name):
     """Masks of all linear layers: |W|, and |W| · ‖X‖₂ with the inputs that hooks see (arXiv 2306.11695, equation 1).
 
@@ -759,7 +804,8 @@ def rotary(name):
     write(name, seed, ELEMENTWISE, dict(x=exact(x), slope=exact(slope), shape=shape, cases=inputs), expected, "float64, angles in float32", ["transformers"])
 
 
-CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "rotary": rotary, "losses/on_support": losses_on_support, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt, "gptq": gptq, "awq": awq,
+CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "rotary": rotary, "losses/on_support": losses_on_support,
+         "losses/adaptive_kl": losses_adaptive_kl, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt, "gptq": gptq, "awq": awq,
          "grid_int8_channel": grid_int8_channel, "learned_scales": learned_scales, "rounded_activations": rounded_activations,
          **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
 

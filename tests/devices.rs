@@ -44,7 +44,7 @@ passes:
       learning_rate: 5e-3
       gradient_checkpointing: true
       temperature: { from: 2.0, to: 1.0, over: 0.5 }
-      losses: { forward_kl: 0.3, reverse_kl: 0.1, jsd: 0.2, skew_forward_kl: 0.1, skew_reverse_kl: 0.1, tvd: 0.1, cross_entropy: { weight: 0.4, label_smoothing: 0.1 } }
+      losses: { forward_kl: 0.3, reverse_kl: 0.1, jsd: 0.2, skew_forward_kl: 0.1, skew_reverse_kl: 0.1, tvd: 0.1, adaptive_kl: 0.1, cross_entropy: { weight: 0.4, label_smoothing: 0.1 } }
       ema: 0.9
       log_every: 1
   - prune: { method: wanda, sparsity: 0.5 }

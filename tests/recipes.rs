@@ -251,7 +251,7 @@ mod tests {
         texts.extend(
             [
                 "losses: { forward_kl: 0.5, reverse_kl: 1, jsd: { weight: 2, beta: 0.3 }, skew_forward_kl: 1, \
-                 skew_reverse_kl: { weight: 1, alpha: 0.2 }, tvd: 0.5, cross_entropy: { weight: 1, label_smoothing: 0.1 } }",
+                 skew_reverse_kl: { weight: 1, alpha: 0.2 }, tvd: 0.5, adaptive_kl: 0.25, cross_entropy: { weight: 1, label_smoothing: 0.1 } }",
                 "losses: { hidden_mse: { weight: { from: 1.0, to: 0.5, over: 3 }, layers: [[0, 1], [2, 5]] } }",
                 "losses: { forward_kl: 1, hidden_mse: 0.25 }",
                 "adapter: { rank: 8, targets: [o_proj, up_proj] }",

@@ -30,7 +30,17 @@ pub(super) trait Number:
 
     /// −1, 0 or 1.
     fn sign(self) -> Self;
+
+    /// The sum over all classes, at each of them.
+    fn total(self) -> Self;
+
+    /// Of the teacher's probabilities: 1 at its likeliest ids, which have at most half of the mass together, and at the
+    /// likeliest whatever it has; of equal ones at all or at none. 0 at the others and at the tail.
+    fn head(&self) -> Self;
 }
+
+/// Mass of the teacher's head, μ of Wu et al. 2024.
+const HEAD_MASS: f64 = 0.5;
 
 /// Numbers of the classes of one position.
 #[derive(Debug, Clone, Default)]
@@ -110,6 +120,26 @@ impl Number for Row {
     fn sign(self) -> Self {
         self.each(|number| if number == 0.0 { 0.0 } else { number.signum() })
     }
+
+    fn total(self) -> Self {
+        let sum = self.sum();
+        self.each(|_| sum)
+    }
+
+    fn head(&self) -> Self {
+        let (_, of_ids) = self.0.split_last().expect("the tail is a class");
+        let mut sorted = of_ids.to_vec();
+        sorted.sort_by(|a, b| b.total_cmp(a));
+        let mut mass = 0.0;
+        let fits = |prob: &&f64| {
+            mass += **prob;
+            mass <= HEAD_MASS
+        };
+        let last = sorted.iter().take_while(fits).last();
+        let least = last.or(sorted.first()).copied().unwrap_or_default();
+        let is_head = |prob: &f64| f64::from(u8::from(*prob >= least));
+        Self(of_ids.iter().map(is_head).chain([0.0]).collect())
+    }
 }
 
 /// Of f32; whoever makes one sees to it that logarithms are finite, so that 0 times one of them is 0.
@@ -136,6 +166,27 @@ impl Number for Tensor<2> {
 
     fn sign(self) -> Self {
         self.sign()
+    }
+
+    fn total(self) -> Self {
+        self.zeros_like() + self.sum_dim(1)
+    }
+
+    fn head(&self) -> Self {
+        let [positions, width] = self.dims();
+        let of_ids = self.clone().narrow(1, 0, width - 1); // [P, K]
+        let sorted = of_ids.clone().sort_descending(1);
+        let fits = sorted.clone().cumsum(1).lower_equal_elem(HEAD_MASS);
+        let likeliest = sorted
+            .clone()
+            .narrow(1, 0, 1)
+            .expand([positions, width - 1]);
+        let least = likeliest.mask_where(fits, sorted).min_dim(1); // [P, 1]
+        let is_head = of_ids.greater_equal(least).float();
+        Self::cat(
+            vec![is_head, Self::zeros([positions, 1], &self.device())],
+            1,
+        )
     }
 }
 
@@ -204,6 +255,16 @@ fn soft_term<N: Number>(term: Term, p: &Mass<N>, q: &Mass<N>, weight: f64, shape
             let difference = q_prob() - p_prob();
             let slope = q_prob().times(weight * 0.5) * difference.clone().sign();
             (difference.abs().times(0.5), slope)
+        }
+        Term::AdaptiveKl => {
+            let gap = (q_prob() - p_prob()).abs();
+            let of_head = gap.clone() * p.prob.head();
+            let whole = gap.clone().total().positive();
+            let share = |gap: N| gap.total() / whole.clone();
+            let (head, tail) = (share(of_head.clone()), share(gap - of_head));
+            let reverse = tail.weigh(relative(q, &p.ln));
+            let value = head.clone().weigh(relative(p, &q.ln)) + reverse.clone();
+            (value, (reverse - head * p_prob()).times(weight))
         }
         Term::CrossEntropy | Term::HiddenMse => {
             unreachable!("`{term}` does not compare with the teacher's predictions")

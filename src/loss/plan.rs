@@ -77,6 +77,11 @@ static TERMS: [Row; Term::ALL.len()] = [
         "total variation distance, half the sum of the differences of p and q",
     ),
     term(
+        Term::AdaptiveKl,
+        MOVING_WEIGHT,
+        "forward and reverse KL, weighed at each position by how much of the difference lies on the teacher's likeliest tokens, up to half of its mass, and how much on all others",
+    ),
+    term(
         Term::CrossEntropy,
         Kind::Short(&CROSS_ENTROPY),
         "negative log-likelihood of the text, at temperature 1",

@@ -27,16 +27,21 @@ pub struct RowTarget<'a> {
 /// skew_forward_kl  Σ p ln(p / m)                              m = α p + (1 − α) q
 /// skew_reverse_kl  Σ q ln(q / m)                              m = (1 − α) p + α q
 /// tvd              ½ Σ |p − q|
+/// adaptive_kl      g Σ p ln(p / q) + (1 − g) Σ q ln(q / p)    g = Σ_head |p − q| / Σ |p − q|
 /// cross_entropy    −Σ y ln q                                  never softened
 /// loss = Σ weight · T² · soft term + weight · cross_entropy
 /// ```
 ///
-/// where `y` is the label, a share `label_smoothing` of it spread evenly over all logits.
+/// where `y` is the label, a share `label_smoothing` of it spread evenly over all logits, and the head the teacher's likeliest
+/// ids, those that have at most half of its mass together, and the likeliest whatever it has. The share `g` of a position is
+/// taken as it is: no slope goes through it, as in the code of its authors (`AKL.py`, where the student's probabilities are
+/// detached from the graph).
 ///
 /// # The tail
 ///
 /// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one. Every
-/// soft term is an f-divergence: pooling can only lower it (data-processing inequality), and with `K = V` it is exact.
+/// soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and with `K = V`
+/// it is exact.
 /// What it hides is how the two differ *within* the tail, where each term has one slope for all: the student is told
 /// how much mass belongs there and keeps its own proportions.
 ///
@@ -47,6 +52,7 @@ pub struct RowTarget<'a> {
 ///   large `top_k`. A teacher's tail below 1.2e-7, which f32 cannot tell from none, counts as that much.
 /// - `jsd`, `skew_reverse_kl` share that blindness; their mixtures bound what it can cost, at `ln 1/β`, `ln 1/(1 − β)` and
 ///   `ln 1/α` for each unit of tail mass.
+/// - `adaptive_kl` counts the bucket to the tail whatever it holds, and has of both its terms what is said of them above.
 /// - `tvd` falls short by the smaller of the two tail masses at most. Its slope jumps where `p = q` and is 0 there.
 ///
 /// [`Tail::Renormalize`](crate::support::Tail::Renormalize) divides the teacher's probabilities by their sum instead and teaches that
@@ -66,7 +72,8 @@ pub struct RowTarget<'a> {
 ///
 /// Reference: Hinton, Vinyals, Dean 2015, <https://arxiv.org/abs/1503.02531>, section 2; for `jsd` Agarwal et al. 2024,
 /// <https://arxiv.org/abs/2306.13649>, equation 1; for the skewed terms Ko et al. 2024,
-/// <https://arxiv.org/abs/2402.03898>; for samples Anshumann et al. 2025, <https://arxiv.org/abs/2503.16870>. Checked
+/// <https://arxiv.org/abs/2402.03898>; for `adaptive_kl` Wu et al. 2024, <https://arxiv.org/abs/2404.02657>, section 5; for
+/// samples Anshumann et al. 2025, <https://arxiv.org/abs/2503.16870>. Checked
 /// against PyTorch: `tests/golden/losses`.
 ///
 /// # Panics

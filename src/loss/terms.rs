@@ -33,6 +33,8 @@ terms! {
     SkewReverseKl = "skew_reverse_kl",
     /// Total variation distance, half the sum of |p − q|.
     Tvd = "tvd",
+    /// KL(p ‖ q) and KL(q ‖ p), each with the share that the likeliest tokens, or all others, have of Σ |p − q|.
+    AdaptiveKl = "adaptive_kl",
     /// Negative log-likelihood of the text, never softened; with smoothed labels if the spec smooths them.
     CrossEntropy = "cross_entropy",
     /// Squared distance of hidden states from the teacher's, see [`hidden_gradients`](crate::loss::hidden_gradients); not in
@@ -44,6 +46,11 @@ impl Term {
     /// Tells whether it compares with the teacher's predictions.
     pub const fn is_soft(self) -> bool {
         !matches!(self, Self::CrossEntropy | Self::HiddenMse)
+    }
+
+    /// Tells whether it is infinite where the student has mass and the teacher has none.
+    pub const fn needs_tail(self) -> bool {
+        matches!(self, Self::ReverseKl | Self::AdaptiveKl)
     }
 }
 

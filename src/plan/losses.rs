@@ -70,8 +70,8 @@ fn unserved(
                 .secondary(support.span("samples"), "holds counts of draws")
                 .help("write `support: { top_k: 64 }`, or `losses: { forward_kl: 1.0 }`"),
         );
-    } else if term == Term::ReverseKl && fields.get("tail") == Some(TailPlan::Renormalize) {
-        let message = "`reverse_kl` is infinite with `tail: renormalize`";
+    } else if term.needs_tail() && fields.get("tail") == Some(TailPlan::Renormalize) {
+        let message = format!("`{term}` is infinite with `tail: renormalize`");
         faults.push(
             Diagnostic::new("recipe/infinite-term", message)
                 .primary(
@@ -79,7 +79,9 @@ fn unserved(
                     "the student has mass where the teacher is made to have none",
                 )
                 .secondary(fields.span("tail"), "")
-                .help("write `tail: bucket`, or `skew_reverse_kl` for `reverse_kl`"),
+                .help(format!(
+                    "write `tail: bucket`, or `skew_reverse_kl` for `{term}`"
+                )),
         );
     }
 }

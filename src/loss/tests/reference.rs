@@ -98,6 +98,35 @@ fn over_the_whole_vocabulary_every_term_is_exact() {
     assert_eq!(num_cases, 14);
 }
 
+/// What `scripts/make_golden.py losses/adaptive_kl` writes over the logits of the other file.
+#[derive(Deserialize)]
+struct Adaptive {
+    expected: BTreeMap<String, Case>,
+}
+
+#[test]
+fn adaptive_kl_equals_torch_over_the_whole_vocabulary_and_over_a_support() {
+    let reference = reference();
+    let text = include_str!("../../../tests/golden/losses/adaptive_kl.json");
+    let Adaptive { expected } = serde_json::from_str(text).unwrap();
+    for temperature in [1.0, 2.0] {
+        let spec = LossSpec {
+            temperature: soft(temperature),
+            ..LossSpec::of(alone("adaptive_kl"))
+        };
+        let logits = reference.teacher_logits.iter();
+        let whole: Vec<OwnedTopK> = logits
+            .map(|row| OwnedTopK::of(row, row.len(), temperature))
+            .collect();
+        for (over, supports) in [("whole", whole), ("bucket", top_k(&reference, temperature))] {
+            let name = format!("{over}@T={temperature}");
+            let support = |row: usize| Some(supports[row].support());
+            assert_all(&name, &reference, &spec, support, &expected[&name]);
+        }
+    }
+    assert_eq!(expected.len(), 4);
+}
+
 #[test]
 fn forward_kl_on_a_support_equals_torch_with_a_bucket_and_renormalised() {
     let reference = reference();
