@@ -1,11 +1,11 @@
 //! What AWQ's engines take: 4 bits, one scheme for all projections.
 
-use crate::formats::limits::{Limits, NO_BIASES, Reason, Refusal, VLLM_GROUPS};
+use crate::formats::limits::{Limits, NO_BIASES, Reason, VLLM_GROUPS};
 use crate::formats::{ExportDtype, Format};
 use crate::kernels::grid::Levels;
-use crate::model::{DecoderConfig, ParameterKind, Schemes};
+use crate::model::ParameterKind;
 
-static LIMITS: Limits = Limits {
+pub(super) static LIMITS: Limits = Limits {
     format: Format::Awq,
     levels,
     kinds: &[ParameterKind::Linear],
@@ -14,14 +14,6 @@ static LIMITS: Limits = Limits {
     word_axes: &[0],
     holds_unlike_schemes: false,
 };
-
-pub(super) fn refusal(
-    schemes: &Schemes,
-    dtype: ExportDtype,
-    config: &DecoderConfig,
-) -> Option<Refusal> {
-    LIMITS.refusal(schemes, dtype, config)
-}
 
 fn levels(levels: Levels, _: ExportDtype) -> Option<Reason> {
     match levels {

@@ -4,7 +4,8 @@ use ::safetensors::Dtype;
 use serde_json::json;
 
 use crate::formats::write::{
-    Encoded, Said, bits_and_group, bytes_of, check, exact_bytes, integers, pack, part, transposed,
+    Encoded, Said, bits_and_group, bytes_of, check, exact_bytes, integers, pack, part, scale_dtype,
+    transposed,
 };
 use crate::formats::{ExportDtype, WriteError};
 use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
@@ -46,10 +47,7 @@ pub(super) fn encode(
     let around_0 = vec![0.0; num_groups * rows];
     let zeros = weight.scaling.zeros.as_ref().unwrap_or(&around_0);
     let scales = transposed(&weight.scaling.scales, num_groups);
-    let stored = match dtype {
-        ExportDtype::F16 => Dtype::F16,
-        ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,
-    };
+    let stored = scale_dtype(dtype);
     let scales = exact_bytes(&spec.name, &scales, stored)?;
     let zeros = words(&format!("{}_zero_point", spec.name), zeros, num_groups)?;
     let codes = words(&spec.name, &weight.codes, cols)?;

@@ -1,11 +1,11 @@
 //! What GPTQ's engines take: 4 and 8 bits around 0, one scheme for all projections.
 
-use crate::formats::limits::{Limits, NO_BIASES, Reason, Refusal, VLLM_GROUPS};
+use crate::formats::limits::{Limits, NO_BIASES, Reason, VLLM_GROUPS};
 use crate::formats::{ExportDtype, Format};
 use crate::kernels::grid::Levels;
-use crate::model::{DecoderConfig, ParameterKind, Schemes};
+use crate::model::ParameterKind;
 
-static LIMITS: Limits = Limits {
+pub(super) static LIMITS: Limits = Limits {
     format: Format::Gptq,
     levels,
     kinds: &[ParameterKind::Linear],
@@ -14,14 +14,6 @@ static LIMITS: Limits = Limits {
     word_axes: &[0, 1], // zeros stand beside each other row by row
     holds_unlike_schemes: false,
 };
-
-pub(super) fn refusal(
-    schemes: &Schemes,
-    dtype: ExportDtype,
-    config: &DecoderConfig,
-) -> Option<Refusal> {
-    LIMITS.refusal(schemes, dtype, config)
-}
 
 fn levels(levels: Levels, _: ExportDtype) -> Option<Reason> {
     match levels {

@@ -1,11 +1,11 @@
 //! What MLX takes: whole numbers of most widths, each module with a width of its own.
 
-use crate::formats::limits::{Limits, Reason, Refusal};
+use crate::formats::limits::{Limits, Reason};
 use crate::formats::{ExportDtype, Format};
 use crate::kernels::grid::Levels;
-use crate::model::{DecoderConfig, ParameterKind, Schemes};
+use crate::model::ParameterKind;
 
-static LIMITS: Limits = Limits {
+pub(super) static LIMITS: Limits = Limits {
     format: Format::Mlx,
     levels,
     kinds: &[
@@ -21,14 +21,6 @@ static LIMITS: Limits = Limits {
     word_axes: &[1],
     holds_unlike_schemes: true,
 };
-
-pub(super) fn refusal(
-    schemes: &Schemes,
-    dtype: ExportDtype,
-    config: &DecoderConfig,
-) -> Option<Refusal> {
-    LIMITS.refusal(schemes, dtype, config)
-}
 
 fn levels(levels: Levels, dtype: ExportDtype) -> Option<Reason> {
     match levels {

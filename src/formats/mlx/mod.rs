@@ -5,6 +5,7 @@ mod limits;
 mod read;
 mod write;
 
+use self::limits::LIMITS;
 use super::read::FolderReader;
 use super::{Codes, FormatSpec, Writer};
 
@@ -12,7 +13,7 @@ pub(super) static FORMAT: FormatSpec = FormatSpec {
     holds_mixed_widths: false,
     holds_rounded_inputs: false,
     writer: Writer::Codes(Codes {
-        limits: limits::refusal,
+        limits: |schemes, dtype, config| LIMITS.refusal(schemes, dtype, config),
         encode: write::encode,
         describe: write::describe,
     }),

@@ -152,6 +152,14 @@ pub(super) fn check(
     Ok(num_groups)
 }
 
+/// Scales are stored as the other floats are; beside f32 as bf16, which holds those of alambic's own grids.
+pub(super) fn scale_dtype(dtype: ExportDtype) -> Dtype {
+    match dtype {
+        ExportDtype::F16 => Dtype::F16,
+        ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,
+    }
+}
+
 /// Scales as a file holds them; one that the dtype does not hold exactly is refused.
 pub(super) fn exact_bytes(
     tensor: &str,

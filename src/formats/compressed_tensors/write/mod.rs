@@ -9,7 +9,7 @@ use ::safetensors::Dtype;
 pub(super) use self::config::quantization_config;
 use crate::formats::safetensors::EncodedTensor;
 use crate::formats::write::{
-    Encoded, Said, check, exact_bytes, fp8_bytes, integers, pack, transposed,
+    Encoded, Said, check, exact_bytes, fp8_bytes, integers, pack, scale_dtype, transposed,
 };
 use crate::formats::{ExportDtype, WriteError};
 use crate::kernels::grid::Levels;
@@ -64,8 +64,6 @@ pub(super) fn describe(schemes: &Schemes, config: &DecoderConfig) -> Result<Said
 }
 
 /// The tensors that stand for a weight.
-///
-/// Scales are stored as the other floats are; beside f32 as bf16, which holds those of alambic's own grids.
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,
@@ -86,10 +84,7 @@ pub(super) fn encode(
         words.flat_map(i32::to_le_bytes).collect()
     };
     let num_words = |codes: usize| (codes * bits as usize).div_ceil(32);
-    let scale_dtype = match dtype {
-        ExportDtype::F16 => Dtype::F16,
-        ExportDtype::Bf16 | ExportDtype::F32 => Dtype::BF16,
-    };
+    let scale_dtype = scale_dtype(dtype);
     let scales = exact_bytes(&spec.name, &weight.scaling.scales, scale_dtype)?;
     let scales = tensor("_scale", scale_dtype, [rows, num_groups], scales);
     Ok(match Layout::of(&spec.name, scheme)? {
