@@ -19,7 +19,7 @@ use crate::formats::{Format, gguf};
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
 use crate::passes::quantize::schemes;
-use crate::passes::{self, PassPlan, QuantizeMethod, QuantizePlan};
+use crate::passes::{self, PassPlan, QuantizePlan};
 use crate::plan::{self, Plan};
 use crate::preflight;
 use crate::run::lock;
@@ -179,7 +179,7 @@ impl Job<'_> {
         self.check_blocks(plan, config)?;
         check_zeros(plan, &student)?;
         let mut model = Model::of(self.source, config, self.request)?;
-        let tokens_read = tokens_read(plan);
+        let tokens_read = plan.tokens_read();
         let [train, measured] = parts(&model.rows, tokens_read > 0);
         if tokens_read > 0 {
             let num_tokens = tokens_read.min(train.num_positions());
@@ -221,17 +221,18 @@ impl Job<'_> {
 
     /// The one pass, which trains nothing.
     fn pass(&self) -> Result<(&PassPlan, &QuantizePlan), ConvertError> {
-        match self.plan.passes.as_slice() {
-            [pass @ PassPlan::Quantize(_)] if pass.fit().is_some() => Err(ConvertError::Trains),
-            [pass @ PassPlan::Quantize(plan)] => {
-                if self.request.text.is_empty() && tokens_read(plan) > 0 {
-                    let method = self.method.to_owned();
-                    return Err(ConvertError::NeedsText { method });
-                }
-                Ok((pass, plan))
-            }
-            _ => Err(ConvertError::OtherPasses),
+        let [pass] = self.plan.passes.as_slice() else {
+            return Err(ConvertError::OtherPasses);
+        };
+        let plan = pass.quantize().ok_or(ConvertError::OtherPasses)?;
+        if pass.fit().is_some() {
+            return Err(ConvertError::Trains);
         }
+        if self.request.text.is_empty() && plan.tokens_read() > 0 {
+            let method = self.method.to_owned();
+            return Err(ConvertError::NeedsText { method });
+        }
+        Ok((pass, plan))
     }
 
     /// Blocks of ggml hold some grids only; a file of plain weights is not what this command is for.
@@ -306,16 +307,6 @@ fn finite(found: Evaluation, when: &str) -> Result<Evaluation, ConvertError> {
         when: when.to_owned(),
         loss: found.loss_nats,
     })
-}
-
-/// Tokens that a pass reads of its text, at most.
-fn tokens_read(plan: &QuantizePlan) -> u64 {
-    let calibrated = match &plan.method {
-        QuantizeMethod::Calibrated(plan) => plan.calibration_tokens,
-        QuantizeMethod::RoundToNearest | QuantizeMethod::Qat(_) => 0,
-    };
-    let sensitivity = plan.sensitivity.as_ref();
-    calibrated.max(sensitivity.map_or(0, |plan| plan.tokens)) as u64
 }
 
 impl QuantizedCheckpoint {

@@ -18,8 +18,8 @@ use self::quantize::QUANTIZE;
 pub(crate) use self::quantize::group_size;
 pub use self::quantize::{
     Activations, BudgetPlan, CalibratedPlan, Choice, Cost, GptqPlan, NumberType, OverridePlan,
-    Part, QuantizeError, QuantizeMethod, QuantizePlan, Rounding, SchemePlan, Sensitivity,
-    SensitivityPlan, WIDTHS,
+    Part, QuantizeError, QuantizeMethod, QuantizePlan, QuantizeReport, Rounding, SchemePlan,
+    Sensitivity, SensitivityPlan, WIDTHS,
 };
 pub use self::removed::{Parts, Removed, Sizes};
 use self::shrink::SHRINK;
@@ -28,7 +28,7 @@ use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
 use crate::cost::StageCost;
 use crate::diag::Diagnostic;
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, Schemes};
 use crate::recipe::{Fields, Kind, choice};
 use crate::student::Student;
 use crate::train::fit::FitContext;
@@ -58,6 +58,14 @@ pub trait Pass {
         false
     }
 
+    /// Tells whether a pass with these keys zeroes weights; there are none if what is written is no block.
+    fn prunes(_fields: Option<Fields<'_>>) -> bool
+    where
+        Self: Sized,
+    {
+        false
+    }
+
     /// How it trains, if it does.
     fn fit(&self) -> Option<&FitPlan> {
         None
@@ -79,8 +87,27 @@ pub trait Pass {
         false
     }
 
+    /// The schemes that a student of this architecture has afterwards, before any budget; `None` of a pass that knows no grids.
+    fn schemes(&self, _student: &DecoderConfig) -> Option<Schemes> {
+        None
+    }
+
     /// Makes the student that leaves it.
     fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError>;
+
+    /// What it tells beside the figures of its student, from what it left in its folder.
+    fn report(&self, _dir: &Path) -> io::Result<PassReport> {
+        Ok(PassReport::default())
+    }
+}
+
+/// What a pass tells beside the figures of its student.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PassReport {
+    /// What it took out.
+    pub removed: Option<Removed>,
+    /// What quantising cost.
+    pub quantized: Option<QuantizeReport>,
 }
 
 /// What is known of the models of a pass before it runs.
@@ -144,6 +171,14 @@ impl PassPlan {
         self.pass().fit()
     }
 
+    /// How it quantises, if it does.
+    pub fn quantize(&self) -> Option<&QuantizePlan> {
+        let Self::Quantize(plan) = self else {
+            return None;
+        };
+        Some(plan)
+    }
+
     /// Short name, as in the recipe.
     pub fn name(&self) -> &'static str {
         self.word().word()
@@ -154,6 +189,8 @@ impl PassPlan {
 pub(crate) struct PassKeys {
     /// See [`Pass::trains`].
     pub(crate) trains: fn(Fields<'_>) -> bool,
+    /// See [`Pass::prunes`].
+    pub(crate) prunes: fn(Option<Fields<'_>>) -> bool,
     /// See [`Pass::contradictions`].
     pub(crate) contradictions: fn(Fields<'_>, &mut Vec<Diagnostic>),
 }
@@ -172,6 +209,7 @@ impl PassKeys {
     fn of_pass<T: Pass>() -> Self {
         Self {
             trains: T::trains,
+            prunes: T::prunes,
             contradictions: T::contradictions,
         }
     }

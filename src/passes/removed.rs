@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use super::PassReport;
 use crate::files::{read_json, write_json};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::progress::thousands;
@@ -110,5 +111,26 @@ impl Removed {
     /// What a pass wrote, if it took something out.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
         read_json(&dir.join(FILE))
+    }
+
+    /// The report of a pass that takes something out.
+    pub(super) fn report(dir: &Path) -> io::Result<PassReport> {
+        Ok(PassReport {
+            removed: Self::read(dir)?,
+            ..PassReport::default()
+        })
+    }
+
+    /// What is gone, in a sentence.
+    pub fn told(&self) -> String {
+        match self {
+            Self::Weights(matrices) => {
+                let sparsities = matrices.iter().map(|matrix| matrix.sparsity);
+                let mean = sparsities.sum::<f64>() / matrices.len().max(1) as f64;
+                let zeros = 100.0 * mean;
+                format!("{zeros:.1} % of a matrix are zero, on average")
+            }
+            Self::Parts(parts) => parts.told(),
+        }
     }
 }

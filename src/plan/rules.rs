@@ -234,12 +234,7 @@ fn no_zero(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>)
     };
     let pruned = recipe.blocks("passes").find_map(|choice| {
         let (word, pass) = choice.variant::<PassWord>()?;
-        let prunes = match word {
-            PassWord::Prune => true,
-            PassWord::Distill => choice.inside(pass)?.block("prune").is_some(),
-            PassWord::Shrink | PassWord::Quantize => false,
-        };
-        prunes.then_some(pass)
+        (PassKeys::of(word).prunes)(choice.inside(pass)).then_some(pass)
     });
     if let Some(pruned) = pruned {
         let message = "`type: stretched` has no 0, but a pass prunes";

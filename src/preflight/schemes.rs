@@ -4,8 +4,6 @@ use super::Preflight;
 use crate::diag::Diagnostic;
 use crate::formats::{Format, gguf};
 use crate::model::{DecoderConfig, Schemes};
-use crate::passes::quantize::schemes;
-use crate::passes::{PassPlan, QuantizePlan};
 use crate::recipe::RecipeFaults;
 
 impl Preflight<'_> {
@@ -13,23 +11,18 @@ impl Preflight<'_> {
     ///
     /// `configs` are those of the students that enter the passes.
     pub(super) fn formats(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
-        let Some((plan, config)) = self.quantized(configs) else {
+        let Some((schemes, config)) = self.quantized(configs) else {
             return Ok(());
         };
-        let schemes = schemes(plan, &config);
         self.formats_hold(&schemes, &config)?;
         self.containers_hold(&schemes, &config)
     }
 
-    /// The last pass, if it quantises, and the own layers of the student that enters it.
-    fn quantized(&self, configs: &[DecoderConfig]) -> Option<(&QuantizePlan, DecoderConfig)> {
-        let mut passes = self.plan.passes.iter().zip(configs);
-        match passes.next_back()? {
-            (PassPlan::Quantize(plan), config) => {
-                Some((plan, self.inputs(config, config).own_layers()))
-            }
-            _ => None,
-        }
+    /// The schemes of the last pass, if it quantises, and the own layers of the student that enters it.
+    fn quantized(&self, configs: &[DecoderConfig]) -> Option<(Schemes, DecoderConfig)> {
+        let (pass, config) = self.plan.passes.iter().zip(configs).next_back()?;
+        let config = self.inputs(config, config).own_layers();
+        Some((pass.pass().schemes(&config)?, config))
     }
 
     /// What to say if a GGUF file will have plain weights although the student is on a grid.
@@ -38,8 +31,8 @@ impl Preflight<'_> {
         if !export.formats.contains(&Format::Gguf) || export.gguf.linear.is_some() {
             return None;
         }
-        let (plan, config) = self.quantized(configs)?;
-        let grid = gguf::without_blocks(&schemes(plan, &config), &config)?;
+        let (schemes, config) = self.quantized(configs)?;
+        let grid = gguf::without_blocks(&schemes, &config)?;
         Some(format!(
             "`gguf` has no blocks for {grid}: projections are stored plain; 4 and 8 bits in groups of 32 are Q4_0 and Q8_0"
         ))

@@ -33,21 +33,6 @@ pub struct Recovery {
     pub loss_nats: f64,
 }
 
-impl Removal {
-    /// What is gone, in a sentence.
-    fn told(&self) -> String {
-        match &self.removed {
-            Removed::Weights(matrices) => {
-                let sparsities = matrices.iter().map(|matrix| matrix.sparsity);
-                let mean = sparsities.sum::<f64>() / matrices.len().max(1) as f64;
-                let zeros = 100.0 * mean;
-                format!("{zeros:.1} % of a matrix are zero, on average")
-            }
-            Removed::Parts(parts) => parts.told(),
-        }
-    }
-}
-
 /// A section of the report: what each pass cost and what came back, then what each layer lost, where layers differ.
 pub(super) fn section(removals: &[Removal]) -> String {
     let mut text = "\n## Taken out\n\nLoss in nats on the validation text: before the pass, after it, and after the training that follows.\n\n".to_owned();
@@ -59,7 +44,7 @@ pub(super) fn section(removals: &[Removal]) -> String {
         let recovered = removal.recovery.as_ref();
         text.push_str(&markdown_line(&[
             removal.pass.clone(),
-            removal.told(),
+            removal.removed.told(),
             removal
                 .loss_before_nats
                 .map_or_else(|| "-".to_owned(), nats),

@@ -108,13 +108,14 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     run.measure_teacher()?;
     let student = run.passes()?;
     let exports = run.export(student)?;
+    let (removals, quantizations) = run.told_by_passes()?;
     let report = RunReport {
         recipe: plan.name.clone(),
         seed: plan.seed,
         command: command(plan, context.overrides),
         curves: run.curves(),
-        removals: run.removals()?,
-        quantizations: run.quantizations()?,
+        removals,
+        quantizations,
         passes: run.rows,
         exports,
     };

@@ -12,9 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::files::{UnfinishedDir, write_atomically};
 use crate::loss::Term;
 use crate::model::Decoder;
-use crate::passes::{
-    self, Choice, PassError, PassPlan, QuantizeMethod, Removed, Rounding, Sensitivity,
-};
+use crate::passes::{self, PassError, PassPlan, PassReport, QuantizeReport};
 use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
 use crate::student::{self, FromTeacherPlan, Importance, Kept, LayersPlan, Student, StudentPlan};
@@ -133,7 +131,7 @@ impl Run<'_> {
             ..self.measure(&student, &stage.name)?
         };
         student.save(partial.path())?;
-        draw_sensitivity(partial.path())?;
+        draw_sensitivity(pass.pass().report(partial.path())?, partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, measured.clone(), self.hashes)?;
         // The state goes last: a process killed before the folder has its name resumes from it.
@@ -158,53 +156,40 @@ impl Run<'_> {
         model.read(|checkpoint| Ok(load_teacher(checkpoint, num_tokens, self.context.device)?))
     }
 
-    /// What passes took out, from what they left beside their students.
-    pub(super) fn removals(&self) -> Result<Vec<Removal>, RunError> {
+    /// What passes took out and what quantising cost, from what they left beside their students.
+    pub(super) fn told_by_passes(&self) -> Result<(Vec<Removal>, Vec<QuantizationCost>), RunError> {
         let rows = self.pass_rows();
-        let mut removals = Vec::new();
-        for (idx, (stage, row)) in self.stages.passes.iter().zip(&rows).enumerate() {
-            let Some(removed) = Removed::read(&stage.dir)? else {
-                continue;
-            };
+        let (mut removals, mut quantizations) = (Vec::new(), Vec::new());
+        let passes = self.plan.passes.iter().zip(&self.stages.passes);
+        for (idx, ((pass, stage), row)) in passes.zip(&rows).enumerate() {
+            let report = pass.pass().report(&stage.dir)?;
+            let loss_before_nats = loss_before(&rows, idx, stage);
             let next = self.plan.passes.get(idx + 1).zip(rows.get(idx + 1));
-            removals.push(Removal {
+            let trained = next.filter(|(pass, _)| pass.fit().is_some());
+            removals.extend(report.removed.map(|removed| Removal {
                 pass: stage.name.clone(),
-                loss_before_nats: loss_before(&rows, idx, stage),
+                loss_before_nats,
                 loss_after_nats: row.loss_nats,
-                recovery: next
-                    .filter(|(pass, _)| pass.fit().is_some())
-                    .map(|(_, row)| Recovery {
-                        pass: row.pass.clone(),
-                        loss_nats: row.loss_nats,
-                    }),
+                recovery: trained.map(|(_, row)| Recovery {
+                    pass: row.pass.clone(),
+                    loss_nats: row.loss_nats,
+                }),
                 removed,
-            });
+            }));
+            quantizations.extend(report.quantized.map(|quantized| {
+                let rounding = quantized.rounding;
+                let before = rounding.map(|rounding| rounding.loss_before_nats);
+                let rounded = rounding.map(|rounding| rounding.loss_rounded_nats);
+                QuantizationCost {
+                    pass: stage.name.clone(),
+                    loss_before_nats: before.or(loss_before_nats),
+                    loss_rounded_nats: rounded.or(quantized.only_rounds.then_some(row.loss_nats)),
+                    loss_after_nats: row.loss_nats,
+                    sensitivity: picture(quantized, &stage.dir),
+                }
+            }));
         }
-        Ok(removals)
-    }
-
-    /// What passes that quantised cost, from what they left beside their students.
-    pub(super) fn quantizations(&self) -> Result<Vec<QuantizationCost>, RunError> {
-        let rows = self.pass_rows();
-        let stages = self.stages.passes.iter().zip(&rows).enumerate();
-        let mut quantizations = Vec::new();
-        for ((idx, (stage, row)), pass) in stages.zip(&self.plan.passes) {
-            let PassPlan::Quantize(plan) = pass else {
-                continue;
-            };
-            let rounding = Rounding::read(&stage.dir)?;
-            let is_rounded = plan.method == QuantizeMethod::RoundToNearest;
-            let before = rounding.map(|rounding| rounding.loss_before_nats);
-            let rounded = rounding.map(|rounding| rounding.loss_rounded_nats);
-            quantizations.push(QuantizationCost {
-                pass: stage.name.clone(),
-                loss_before_nats: before.or_else(|| loss_before(&rows, idx, stage)),
-                loss_rounded_nats: rounded.or(is_rounded.then_some(row.loss_nats)),
-                loss_after_nats: row.loss_nats,
-                sensitivity: picture(&stage.dir)?,
-            });
-        }
-        Ok(quantizations)
+        Ok((removals, quantizations))
     }
 
     /// The figures of passes, without those of the teacher.
@@ -332,8 +317,9 @@ impl Run<'_> {
 const PICTURE: &str = "sensitivity.svg";
 
 /// Draws what a pass has measured of its parts, if it did.
-fn draw_sensitivity(dir: &Path) -> io::Result<()> {
-    let Some(Picture { costs, choice, .. }) = picture(dir)? else {
+fn draw_sensitivity(report: PassReport, dir: &Path) -> io::Result<()> {
+    let picture = report.quantized.and_then(|report| picture(report, dir));
+    let Some(Picture { costs, choice, .. }) = picture else {
         return Ok(());
     };
     let svg = sensitivity_svg(&costs, choice.as_ref());
@@ -341,16 +327,13 @@ fn draw_sensitivity(dir: &Path) -> io::Result<()> {
 }
 
 /// What a pass has measured of its parts, beside the report.
-fn picture(dir: &Path) -> io::Result<Option<Picture>> {
-    let Some(costs) = Sensitivity::read(dir)? else {
-        return Ok(None);
-    };
+fn picture(report: QuantizeReport, dir: &Path) -> Option<Picture> {
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
-    Ok(Some(Picture {
+    Some(Picture {
         svg: format!("{folder}/{PICTURE}"),
-        costs,
-        choice: Choice::read(dir)?,
-    }))
+        costs: report.sensitivity?,
+        choice: report.choice,
+    })
 }
 
 /// Loss of the student that entered a pass: what the pass before left, or what was measured first.

@@ -29,6 +29,10 @@ impl Pass for FitPlan {
         true
     }
 
+    fn prunes(fields: Option<Fields<'_>>) -> bool {
+        fields.is_some_and(|fields| fields.block("prune").is_some())
+    }
+
     fn fit(&self) -> Option<&FitPlan> {
         Some(self)
     }

@@ -3,6 +3,9 @@
 mod plan;
 mod sparsegpt;
 
+use std::io;
+use std::path::Path;
+
 use thiserror::Error;
 
 pub(super) use self::plan::PRUNE;
@@ -10,7 +13,7 @@ use self::plan::contradictions;
 pub use self::plan::{PruneMethod, PrunePlan};
 use self::sparsegpt::compensate;
 use super::removed::Removed;
-use super::{Pass, PassError, PassFault, PassInputs, calibration, saved};
+use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
 use crate::cost::{F32_BYTES, StageCost};
 use crate::diag::Diagnostic;
@@ -41,6 +44,10 @@ pub enum PruneError {
 impl Pass for PrunePlan {
     fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         contradictions(fields, faults);
+    }
+
+    fn prunes(_: Option<Fields<'_>>) -> bool {
+        true
     }
 
     /// Rows of projections fall into whole parts of a pattern.
@@ -87,6 +94,10 @@ impl Pass for PrunePlan {
 
     fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
         prune(self, student, context)
+    }
+
+    fn report(&self, dir: &Path) -> io::Result<PassReport> {
+        Removed::report(dir)
     }
 }
 

@@ -10,6 +10,8 @@ mod rules;
 mod sensitivity;
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
 pub use self::budget::Choice;
 pub use self::calibrate::QuantizeError;
@@ -27,7 +29,7 @@ pub use self::rounding::Rounding;
 use self::rules::contradictions;
 pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
 use super::distill::{check_layers, distill};
-use super::{Pass, PassError, PassFault, PassInputs, calibration, saved};
+use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::cost::{F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, StageCost};
 use crate::diag::Diagnostic;
 use crate::kernels::grid::{Grid, Levels};
@@ -81,8 +83,50 @@ impl Pass for QuantizePlan {
         true
     }
 
+    fn schemes(&self, student: &DecoderConfig) -> Option<Schemes> {
+        Some(schemes(self, student))
+    }
+
     fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
         quantize(self, student, context)
+    }
+
+    fn report(&self, dir: &Path) -> io::Result<PassReport> {
+        let quantized = QuantizeReport {
+            rounding: Rounding::read(dir)?,
+            only_rounds: self.method == QuantizeMethod::RoundToNearest,
+            sensitivity: Sensitivity::read(dir)?,
+            choice: Choice::read(dir)?,
+        };
+        Ok(PassReport {
+            quantized: Some(quantized),
+            ..PassReport::default()
+        })
+    }
+}
+
+/// What a pass that quantised tells.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuantizeReport {
+    /// What rounding alone costs, if that was measured.
+    pub rounding: Option<Rounding>,
+    /// Whether the pass did nothing but round, so that its loss is that of rounding alone.
+    pub only_rounds: bool,
+    /// What each part of the student costs at each width, if that was measured.
+    pub sensitivity: Option<Sensitivity>,
+    /// Widths that were chosen by it.
+    pub choice: Option<Choice>,
+}
+
+impl QuantizePlan {
+    /// Tokens that the pass reads of the training text before weights reach their grids, at most.
+    pub fn tokens_read(&self) -> u64 {
+        let calibrated = match &self.method {
+            QuantizeMethod::Calibrated(plan) => plan.calibration_tokens,
+            QuantizeMethod::RoundToNearest | QuantizeMethod::Qat(_) => 0,
+        };
+        let sensitivity = self.sensitivity.as_ref();
+        calibrated.max(sensitivity.map_or(0, |plan| plan.tokens)) as u64
     }
 }
 

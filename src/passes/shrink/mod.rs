@@ -3,12 +3,15 @@
 mod plan;
 mod sizes;
 
+use std::io;
+use std::path::Path;
+
 pub(super) use self::plan::SHRINK;
 use self::plan::contradictions;
 pub use self::plan::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
 use self::sizes::{ShrinkError, shrunk_parts};
 use super::removed::{Parts, Removed, Sizes};
-use super::{Pass, PassError, PassFault, PassInputs, calibration, saved};
+use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::calibration::Calibration;
 use crate::cost::{F32_BYTES, StageCost};
 use crate::diag::Diagnostic;
@@ -50,6 +53,10 @@ impl Pass for ShrinkPlan {
 
     fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
         shrink(self, student, context)
+    }
+
+    fn report(&self, dir: &Path) -> io::Result<PassReport> {
+        Removed::report(dir)
     }
 }
 
