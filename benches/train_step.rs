@@ -20,12 +20,12 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
-use alambic::loss::{LossSpec, LossWeights, RowTarget, TailPlan, Term, Terms};
+use alambic::loss::{LossSpec, LossWeights, RowTarget, Term, Terms};
 use alambic::model::Head;
 use alambic::random::Stream;
 use alambic::recipe::Scheduled;
 use alambic::student::{ArchitecturePlan, Student, architecture};
-use alambic::support::{Support, TopK};
+use alambic::support::{Support, Tail, TopK};
 use alambic::train::gradient::{ActivationMemory, MicroBatch, step_gradient_with};
 use alambic::train::optim::{AdamW, clip, global_norm};
 use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
@@ -309,7 +309,7 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
                 .with(Term::CrossEntropy, Scheduled::Constant(cross_entropy)),
             ..LossWeights::default()
         },
-        tail: TailPlan::Bucket,
+        tail: Tail::Bucket,
         ema: None,
         adapter: None,
         prune: None,

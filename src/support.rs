@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use crate::recipe::words;
+
 /// A temperature of the soft terms.
 ///
 /// A support has a log-sum-exp for each temperature that its cache declares and is exact at no other, so that the value itself
@@ -101,13 +103,14 @@ pub struct Samples<'a> {
     pub entropy: f32,
 }
 
-/// What becomes of the teacher's mass outside a top-k support; samples have none outside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tail {
-    /// One bucket, on both sides.
-    Bucket,
-    /// Shared out over the support in proportion.
-    Renormalize,
+words! {
+    /// What becomes of the teacher's mass outside a top-k support; samples have none outside.
+    pub enum Tail {
+        /// One bucket on both sides.
+        Bucket = "bucket",
+        /// Shared out over the support in proportion.
+        Renormalize = "renormalize",
+    }
 }
 
 impl Temperature {

@@ -25,8 +25,8 @@ mod terms;
 
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
+pub use plan::LossWeights;
 pub(crate) use plan::{LOSSES, OVER, check};
-pub use plan::{LossWeights, TailPlan};
 pub use row::{RowTarget, loss_row};
 pub use softmax::{exps_in_place, kl_of_logits, log_prob, log_sum_exp, softened_log_sum_exp};
 pub use spec::LossSpec;

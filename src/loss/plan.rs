@@ -10,18 +10,8 @@ use super::{Term, Terms};
 use crate::diag::Diagnostic;
 use crate::recipe::{
     Block, FROM_0, Fields, Key, Keys, Kind, MAX_SIZE, RampShape, Read, Row, Scheduled, Word,
-    distinct, or, required, rule, words,
+    distinct, or, required, rule,
 };
-
-words! {
-    /// What becomes of the teacher's mass outside a top-k support.
-    pub enum TailPlan {
-        /// One bucket on both sides.
-        Bucket = "bucket",
-        /// Shared out over the support in proportion.
-        Renormalize = "renormalize",
-    }
-}
 
 /// Weights of the loss terms, none negative and at every step at least one positive, and their further keys.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -2,8 +2,9 @@
 
 use crate::cache::SupportWord;
 use crate::diag::Diagnostic;
-use crate::loss::{self, TailPlan, Term};
+use crate::loss::{self, Term};
 use crate::recipe::Fields;
+use crate::support::Tail;
 
 /// Every contradiction of the loss, within it or with the teacher, its cache and the temperature.
 pub(super) fn losses(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
@@ -70,7 +71,7 @@ fn unserved(
                 .secondary(support.span("samples"), "holds counts of draws")
                 .help("write `support: { top_k: 64 }`, or `losses: { forward_kl: 1.0 }`"),
         );
-    } else if term.needs_tail() && fields.get("tail") == Some(TailPlan::Renormalize) {
+    } else if term.needs_tail() && fields.get("tail") == Some(Tail::Renormalize) {
         let message = format!("`{term}` is infinite with `tail: renormalize`");
         faults.push(
             Diagnostic::new("recipe/infinite-term", message)

@@ -3,8 +3,8 @@
 use super::gradient::MicroBatch;
 use super::{row_targets, scheduled, temperature};
 use crate::data::TokenRows;
-use crate::loss::{LossSpec, LossSums, TailPlan, Term, Terms};
-use crate::support::{Supports, Tail, Temperature};
+use crate::loss::{LossSpec, LossSums, Term, Terms};
+use crate::support::{Supports, Temperature};
 use crate::train::{FitPlan, TemperaturePlan};
 
 /// The loss of a step, counted from 0.
@@ -14,10 +14,7 @@ pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
         weights: Terms::from_fn(|term| scheduled(losses.weights[term], step)),
         shapes: losses.shapes,
         temperature: Temperature::new(temperature(&plan.temperature, step)),
-        tail: match plan.tail {
-            TailPlan::Bucket => Tail::Bucket,
-            TailPlan::Renormalize => Tail::Renormalize,
-        },
+        tail: plan.tail,
     }
 }
 

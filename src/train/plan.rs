@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use crate::diag::Diagnostic;
-use crate::loss::{LOSSES, LossWeights, OVER, TailPlan, Term};
+use crate::loss::{LOSSES, LossWeights, OVER, Term};
 use crate::progress::thousands;
 use crate::pruning::GradualPlan;
 use crate::recipe::{
@@ -15,6 +15,7 @@ use crate::recipe::{
     Shape, TEMPERATURE, Value, Word, keys, or, over, put, required, rule, words,
 };
 use crate::student::AdapterPlan;
+use crate::support::Tail;
 
 /// Steps of a pass.
 pub(crate) const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
@@ -44,7 +45,7 @@ keys! {
         temperature: TemperaturePlan = or("1.0", Kind::Moving(&TEMPERATURE, &TEMPERATURE_WALK), "temperature of the soft loss terms; one of `cache.temperatures`");
         losses: LossWeights = rule("`{ forward_kl: 1.0 }` with a teacher, else `{ cross_entropy: 1.0 }`", Kind::Block(&LOSSES), "weights of the loss terms") else losses;
         // Samples have none and refuse the key.
-        tail: TailPlan = or("bucket", Kind::Word(TailPlan::WORDS), "the teacher's mass outside `top_k`: one bucket, or shared out over the support (biased; to compare with)") unless |fit| fit.tail == TailPlan::Bucket;
+        tail: Tail = or("bucket", Kind::Word(Tail::WORDS), "the teacher's mass outside `top_k`: one bucket, or shared out over the support (biased; to compare with)") unless |fit| fit.tail == Tail::Bucket;
         ema: Option<f64> = rule("no average", Kind::Number(Excluded(0.0), Excluded(1.0)), "decay of a moving average of the weights (after `n` steps at most `(1 + n) / (10 + n)`), which is what is measured and handed on");
         evaluate_every: Option<usize> = rule("never", Kind::Integer(1, MAX_STEPS), "steps between measurements on the validation text, logged as `validation/loss`; the last step is measured, too");
         early_stop: Option<EarlyStopPlan> = rule("the pass runs to its last step", Kind::Block(&EARLY_STOP), "when to end before the last step; needs `evaluate_every`");

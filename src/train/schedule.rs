@@ -86,8 +86,9 @@ fn left(shape: Shape, progress: f64) -> f64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::loss::{LossWeights, TailPlan, Term};
+    use crate::loss::{LossWeights, Term};
     use crate::recipe::Ramp;
+    use crate::support::Tail;
     use crate::train::{HandOn, TemperatureWalk};
 
     /// Cross-entropy alone, at a peak of 0.8 and a final rate of 0.4.
@@ -111,7 +112,7 @@ pub(super) mod tests {
             max_grad_norm: Some(1.0),
             temperature: TemperaturePlan::Constant(1.0),
             losses: LossWeights::only(Term::CrossEntropy),
-            tail: TailPlan::Bucket,
+            tail: Tail::Bucket,
             ema: None,
             evaluate_every: None,
             early_stop: None,

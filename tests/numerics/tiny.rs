@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
-use alambic::loss::{LossWeights, TailPlan, Term};
+use alambic::loss::{LossWeights, Term};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, tensor_specs};
 use alambic::random::Stream;
 use alambic::student::Student;
+use alambic::support::Tail;
 use alambic::tensors::to_vec;
 use alambic::train::fit::FitContext;
 use alambic::train::state::Training;
@@ -160,7 +161,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         max_grad_norm: Some(1.0),
         temperature: TemperaturePlan::Constant(1.0),
         losses: LossWeights::only(Term::CrossEntropy),
-        tail: TailPlan::Bucket,
+        tail: Tail::Bucket,
         ema: None,
         evaluate_every: None,
         early_stop: None,
