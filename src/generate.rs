@@ -21,7 +21,7 @@ pub struct TokenSampling {
 /// A model that says nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the model's logits are NaN or infinite after {num_tokens} tokens: there is no next one")]
-pub struct NotFinite {
+pub struct NoNextToken {
     /// Tokens before it, those of the prompt among them.
     pub num_tokens: usize,
 }
@@ -45,7 +45,7 @@ pub fn generate(
     max_tokens: usize,
     sampling: TokenSampling,
     mut emit: impl FnMut(u32) -> bool,
-) -> Result<(), NotFinite> {
+) -> Result<(), NoNextToken> {
     assert!(!prompt.is_empty(), "a prompt has at least one token");
     let mut stream = Stream::new(sampling.seed, "generate");
     let mut past: Vec<KeyValues> = Vec::new();
@@ -67,7 +67,7 @@ pub fn generate(
         let logits = to_vec(logits);
         if !logits.iter().all(|logit| logit.is_finite()) {
             let num_tokens = text.len();
-            return Err(NotFinite { num_tokens });
+            return Err(NoNextToken { num_tokens });
         }
         let next = sample(&logits, sampling, &mut stream);
         if decoder.config.eos_token_ids.contains(&next) || !emit(next) {

@@ -53,17 +53,17 @@ impl Identity {
 
 /// A hash and the files that it is of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Entry {
+struct HashOfFiles {
     /// Kind of the hash: of the files' bytes, or of the tensors that they hold.
     of: String,
     files: Vec<(PathBuf, Identity)>,
     blake3: String,
 }
 
-type Key = (String, Vec<Identity>);
+type FilesKey = (String, Vec<Identity>);
 
-impl Entry {
-    fn key(&self) -> Key {
+impl HashOfFiles {
+    fn key(&self) -> FilesKey {
         let identities = self.files.iter().map(|(_, identity)| *identity);
         (self.of.clone(), identities.collect())
     }
@@ -78,9 +78,9 @@ impl Entry {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredHashes {
     version: u32,
-    entries: Vec<Entry>,
+    entries: Vec<HashOfFiles>,
 }
 
 /// Hashes by the identities of files.
@@ -90,7 +90,7 @@ pub struct Hashes {
     dir: Option<PathBuf>,
     /// When the process began, on the clock that files are stamped with.
     begun_ns: i64,
-    entries: Mutex<BTreeMap<Key, Entry>>,
+    entries: Mutex<BTreeMap<FilesKey, HashOfFiles>>,
 }
 
 impl Hashes {
@@ -147,7 +147,7 @@ impl Hashes {
         files: &[(PathBuf, Identity)],
         hash: impl FnOnce() -> Result<(String, bool), E>,
     ) -> Result<String, E> {
-        let mut entry = Entry {
+        let mut entry = HashOfFiles {
             of: kind.to_owned(),
             files: files.to_vec(),
             blake3: String::new(),
@@ -169,7 +169,7 @@ impl Hashes {
     /// Remembers the hash of a file that this process has written and whose folder it holds; `path` is where it will be found.
     pub fn record(&self, written: &Path, path: PathBuf, blake3: &str) -> io::Result<()> {
         let metadata = fs::metadata(written).map_err(|error| with_path(error, written))?;
-        self.remember(Entry {
+        self.remember(HashOfFiles {
             of: BYTES.to_owned(),
             files: vec![(path, Identity::of(&metadata))],
             blake3: blake3.to_owned(),
@@ -192,11 +192,14 @@ impl Hashes {
         for entry in &before {
             entries.entry(entry.key()).or_insert_with(|| entry.clone());
         }
-        let entries: Vec<Entry> = entries.into_values().filter(Entry::is_current).collect();
+        let entries: Vec<HashOfFiles> = entries
+            .into_values()
+            .filter(HashOfFiles::is_current)
+            .collect();
         if entries == before {
             return Ok(()); // a run of which all is done writes nothing
         }
-        let stored = Stored {
+        let stored = StoredHashes {
             version: VERSION,
             entries,
         };
@@ -208,18 +211,18 @@ impl Hashes {
         })
     }
 
-    fn remember(&self, entry: Entry) {
+    fn remember(&self, entry: HashOfFiles) {
         self.entries().insert(entry.key(), entry);
     }
 
-    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<Key, Entry>> {
+    fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<FilesKey, HashOfFiles>> {
         let entries = self.entries.lock();
         entries.unwrap_or_else(std::sync::PoisonError::into_inner) // a map of copies is whole at any time
     }
 }
 
-fn stored(dir: &Path) -> Vec<Entry> {
-    let stored: Option<Stored> = files::read_json(&dir.join(FILE)).ok().flatten();
+fn stored(dir: &Path) -> Vec<HashOfFiles> {
+    let stored: Option<StoredHashes> = files::read_json(&dir.join(FILE)).ok().flatten();
     stored
         .filter(|stored| stored.version == VERSION)
         .map_or_else(Vec::new, |stored| stored.entries)

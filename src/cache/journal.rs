@@ -13,17 +13,19 @@ use crate::files::{self, with_path};
 /// First line of `progress.jsonl`; a [`ShardRecord`] follows on each further line.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Header {
+pub(super) struct JournalHeader {
     pub(super) fingerprint: Fingerprint,
     pub(super) rows_per_shard: usize,
     pub(super) part: Option<CachePart>,
 }
 
 /// What an earlier process says it wrote, finished or not; nothing of it has been compared with the shards.
-pub(super) fn recorded(dir: &Path) -> Result<Option<(Header, Vec<ShardRecord>)>, CacheError> {
+pub(super) fn recorded(
+    dir: &Path,
+) -> Result<Option<(JournalHeader, Vec<ShardRecord>)>, CacheError> {
     match Manifest::load(dir) {
         Ok(manifest) => {
-            let header = Header {
+            let header = JournalHeader {
                 fingerprint: manifest.fingerprint,
                 rows_per_shard: manifest.rows_per_shard,
                 part: manifest.part,

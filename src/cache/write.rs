@@ -8,7 +8,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
 use super::columns::{self, StoredRow};
-use super::journal::{Header, append_line, lock, recorded, remove_if_there, write_line};
+use super::journal::{JournalHeader, append_line, lock, recorded, remove_if_there, write_line};
 use super::manifest::{self, CachePart, MANIFEST, Manifest, PROGRESS, ShardLayout, ShardRecord};
 use super::shard::Shard;
 use super::tables::Tables;
@@ -32,7 +32,7 @@ pub struct CacheWriter {
     dir: PathBuf,
     tokens: TokenHashes,
     layout: ShardLayout,
-    header: Header,
+    header: JournalHeader,
     /// Shards on disk, by place among those of this part; those after the wanted rows stand last.
     shards: Vec<Place>,
     /// Rows of the first missing shard so far.
@@ -68,7 +68,7 @@ impl CacheWriter {
         fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
         let lock = lock(dir)?;
         let (header, recorded) = recorded(dir)?.unwrap_or_else(|| {
-            let header = Header {
+            let header = JournalHeader {
                 fingerprint: wanted.fingerprint.clone(),
                 rows_per_shard: rows_per_shard.max(1),
                 part,

@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use self::error::ConvertError;
-pub use self::quantize::{Keys, QuantizedCheckpoint, quantize};
+pub use self::quantize::{Arguments, QuantizedCheckpoint, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
 use crate::export::verify::Verification;
@@ -89,7 +89,7 @@ pub fn export(
     check_grid(plan, &student, &source)?;
     let student = with_inputs_of_format(plan, student, &source);
     check_container(plan, &student)?;
-    let model = Model::of(&source, &student.effective().config, request)?;
+    let model = ModelFiles::of(&source, &student.effective().config, request)?;
     let partial = UnfinishedDir::resume(&request.out)?;
     let _lock = lock(partial.path())?;
     partial.remove_parts()?;
@@ -170,7 +170,7 @@ fn check_out(out: &Path) -> Result<(), ConvertError> {
 }
 
 /// What a model is written with, beside its weights.
-struct Model<'a> {
+struct ModelFiles<'a> {
     request: &'a Request<'a>,
     name: String,
     tokenizer: SourceTokenizer,
@@ -190,7 +190,7 @@ struct Written {
     quantized: Option<QuantizedCheckpoint>,
 }
 
-impl<'a> Model<'a> {
+impl<'a> ModelFiles<'a> {
     fn of(
         source: &Source,
         config: &DecoderConfig,

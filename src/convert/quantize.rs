@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::parts::parts;
 use super::source::Source;
 use super::{
-    ConvertContext, ConvertError, Converted, Model, Request, Written, check_out, check_overrides,
-    publish, stop_if_asked,
+    ConvertContext, ConvertError, Converted, ModelFiles, Request, Written, check_out,
+    check_overrides, publish, stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
 use crate::files::{self, UnfinishedDir, hash_json};
@@ -34,8 +34,8 @@ const ARGUMENTS: &str = "the recipe of these arguments";
 /// Folder of an unfinished pass, in that of an unfinished result: the same command goes on from it.
 const PASS_DIR: &str = "quantize";
 
-/// Keys of a recipe, as they are written there, with their values.
-pub type Keys<'a> = [(&'a str, &'a str)];
+/// Arguments as keys of a recipe, as they are written there, with their values.
+pub type Arguments<'a> = [(&'a str, &'a str)];
 
 /// What putting a checkpoint on a grid has cost.
 #[derive(Debug, Clone, Serialize)]
@@ -60,8 +60,8 @@ pub struct QuantizedCheckpoint {
 /// on from there.
 pub fn quantize(
     request: &Request<'_>,
-    keys: &Keys<'_>,
-    export: &Keys<'_>,
+    keys: &Arguments<'_>,
+    export: &Arguments<'_>,
     overrides: &[String],
     context: &ConvertContext<'_>,
 ) -> Result<Converted, ConvertError> {
@@ -97,7 +97,7 @@ pub fn quantize(
 /// The plan of a recipe that is made of arguments, in the folder of the unfinished result.
 fn plan(
     request: &Request<'_>,
-    [keys, export]: [&Keys<'_>; 2],
+    [keys, export]: [&Arguments<'_>; 2],
     overrides: &[String],
     dir: &Path,
 ) -> Result<Plan, ConvertError> {
@@ -178,7 +178,7 @@ impl Job<'_> {
         })?;
         self.check_blocks(plan, config)?;
         check_zeros(plan, &student)?;
-        let mut model = Model::of(self.source, config, self.request)?;
+        let mut model = ModelFiles::of(self.source, config, self.request)?;
         let tokens_read = plan.tokens_read();
         let [train, measured] = parts(&model.rows, tokens_read > 0);
         if tokens_read > 0 {

@@ -141,7 +141,7 @@ pub enum FaultKind {
 /// on every machine; other files and names that begin with a dot are passed over, and a folder is entered
 /// once however many links lead to it. A leading byte-order mark is dropped, nothing else is changed.
 pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
-    let mut reader = Reader::default();
+    let mut reader = SourceReader::default();
     let files = reader.find(paths);
     let mut documents = Vec::new();
     let mut hasher = blake3::Hasher::new();
@@ -169,7 +169,7 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
 ///
 /// Names do not count: a renamed folder keeps its hash, unless the order of the files changes.
 pub fn content_hash(paths: &[PathBuf], hashes: &Hashes) -> Result<String, SourceError> {
-    let mut reader = Reader::default();
+    let mut reader = SourceReader::default();
     let files = reader.find(paths);
     reader.finish()?;
     if files.is_empty() {
@@ -223,14 +223,14 @@ struct SourceFile {
 
 /// Collects what cannot be used and what is passed over, so that all of it is told at once.
 #[derive(Default)]
-struct Reader {
+struct SourceReader {
     folders: HashSet<PathBuf>,
     faults: Vec<Fault>,
     num_faults: usize,
     skipped: Vec<Skipped>,
 }
 
-impl Reader {
+impl SourceReader {
     fn find(&mut self, paths: &[PathBuf]) -> Vec<SourceFile> {
         let mut files = Vec::new();
         for path in paths {

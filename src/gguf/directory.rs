@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::GgufFault;
 use super::blocks::TensorType;
-use super::read::Reader;
+use super::read::ByteReader;
 
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct TensorInfo {
 }
 
 /// A tensor as the directory states it.
-struct Entry<'a> {
+struct TensorEntry<'a> {
     name: &'a str,
     kind: TensorType,
     shape: Vec<usize>,
@@ -32,7 +32,7 @@ struct Entry<'a> {
 /// Reads `num_tensors` entries and places them in the data, which follows the directory at the next multiple of
 /// `alignment` and ends with the file.
 pub(super) fn read_directory(
-    reader: &mut Reader<'_>,
+    reader: &mut ByteReader<'_>,
     num_tensors: u64,
     alignment: u64,
     file_bytes: usize,
@@ -45,7 +45,7 @@ pub(super) fn read_directory(
     let data_bytes = (file_bytes as u64).saturating_sub(data_start);
     let mut tensors = BTreeMap::new();
     for entry in &entries {
-        let Entry {
+        let TensorEntry {
             name,
             offset,
             num_bytes,
@@ -84,10 +84,10 @@ pub(super) fn read_directory(
 }
 
 fn read_entry<'a>(
-    reader: &mut Reader<'a>,
+    reader: &mut ByteReader<'a>,
     tensor_idx: u64,
     num_tensors: u64,
-) -> Result<Entry<'a>, GgufFault> {
+) -> Result<TensorEntry<'a>, GgufFault> {
     let name = reader.text(&format_args!("tensor {tensor_idx} of {num_tensors}"))?;
     let what = format_args!("the entry of `{name}`");
     let tensor = || name.to_owned();
@@ -130,7 +130,7 @@ fn read_entry<'a>(
             block_len,
         });
     }
-    Ok(Entry {
+    Ok(TensorEntry {
         name,
         kind,
         shape,
@@ -140,8 +140,8 @@ fn read_entry<'a>(
 }
 
 /// No byte belongs to two tensors; all offsets lie in the file.
-fn refuse_overlaps(entries: &[Entry<'_>]) -> Result<(), GgufFault> {
-    let mut by_place: Vec<&Entry<'_>> = entries.iter().collect();
+fn refuse_overlaps(entries: &[TensorEntry<'_>]) -> Result<(), GgufFault> {
+    let mut by_place: Vec<&TensorEntry<'_>> = entries.iter().collect();
     by_place.sort_by_key(|entry| entry.offset);
     for (first, second) in by_place.iter().zip(by_place.iter().skip(1)) {
         if first.offset + first.num_bytes as u64 > second.offset {

@@ -1,6 +1,6 @@
 //! Metadata of one family of decoders: keys that begin with its name.
 
-use super::{GgufError, GgufFile, Value};
+use super::{GgufError, GgufFile, GgufValue};
 
 /// Keys of a file behind the name of its architecture.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,7 @@ impl GgufKeys<'_> {
 
     /// Tells whether a list of values is there.
     pub fn is_array(&self, name: &str) -> bool {
-        matches!(self.file.value(&self.key(name)), Some(Value::Array(_)))
+        matches!(self.file.value(&self.key(name)), Some(GgufValue::Array(_)))
     }
 
     /// The value of a key is refused: it must be `want`.

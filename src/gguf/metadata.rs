@@ -5,11 +5,11 @@ use std::fmt;
 use std::ops::Range;
 
 use super::GgufFault;
-use super::read::Reader;
+use super::read::ByteReader;
 
 /// The value of a key.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Value {
+pub enum GgufValue {
     /// Any of the eight integer types.
     Integer(i128),
     /// An f32 is widened by its shortest decimal: what was written as 1e-5 reads as 1e-5.
@@ -22,7 +22,7 @@ pub enum Value {
     Array(Array),
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for GgufValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Integer(number) => write!(f, "`{number}`"),
@@ -44,8 +44,8 @@ pub struct Array {
 
 impl Array {
     /// Elements, in order.
-    pub(super) fn values(&self, file: &[u8]) -> Vec<Value> {
-        let mut reader = Reader::new(file, self.bytes.start);
+    pub(super) fn values(&self, file: &[u8]) -> Vec<GgufValue> {
+        let mut reader = ByteReader::new(file, self.bytes.start);
         let elements = (0..self.len).map(|_| read_scalar(&mut reader, self.element, ""));
         elements
             .collect::<Result<_, _>>()
@@ -91,7 +91,7 @@ impl ValueType {
         })
     }
 
-    fn read(reader: &mut Reader<'_>, key: &str) -> Result<Self, GgufFault> {
+    fn read(reader: &mut ByteReader<'_>, key: &str) -> Result<Self, GgufFault> {
         let id = reader.u32(&format_args!("the type of `{key}`"))?;
         Self::from_id(id).ok_or_else(|| GgufFault::ValueType {
             key: key.to_owned(),
@@ -112,14 +112,14 @@ impl ValueType {
 
 /// Reads `num_keys` keys with their values.
 pub(super) fn read_metadata(
-    reader: &mut Reader<'_>,
+    reader: &mut ByteReader<'_>,
     num_keys: u64,
-) -> Result<BTreeMap<String, Value>, GgufFault> {
+) -> Result<BTreeMap<String, GgufValue>, GgufFault> {
     let mut metadata = BTreeMap::new();
     for key_idx in 0..num_keys {
         let key = reader.text(&format_args!("key {key_idx} of {num_keys}"))?;
         let value = match ValueType::read(reader, key)? {
-            ValueType::Array => Value::Array(read_array(reader, key)?),
+            ValueType::Array => GgufValue::Array(read_array(reader, key)?),
             scalar => read_scalar(reader, scalar, key)?,
         };
         if metadata.insert(key.to_owned(), value).is_some() {
@@ -132,7 +132,7 @@ pub(super) fn read_metadata(
 }
 
 /// Passes over an array and checks every element, so that reading it later cannot fail.
-fn read_array(reader: &mut Reader<'_>, key: &str) -> Result<Array, GgufFault> {
+fn read_array(reader: &mut ByteReader<'_>, key: &str) -> Result<Array, GgufFault> {
     let element = ValueType::read(reader, key)?;
     if element == ValueType::Array {
         return Err(GgufFault::NestedArray {
@@ -163,23 +163,27 @@ fn read_array(reader: &mut Reader<'_>, key: &str) -> Result<Array, GgufFault> {
     })
 }
 
-fn read_scalar(reader: &mut Reader<'_>, kind: ValueType, key: &str) -> Result<Value, GgufFault> {
+fn read_scalar(
+    reader: &mut ByteReader<'_>,
+    kind: ValueType,
+    key: &str,
+) -> Result<GgufValue, GgufFault> {
     let what = format_args!("the value of `{key}`");
     Ok(match kind {
-        ValueType::U8 => Value::Integer(u8::from_le_bytes(reader.array(&what)?).into()),
-        ValueType::I8 => Value::Integer(i8::from_le_bytes(reader.array(&what)?).into()),
-        ValueType::U16 => Value::Integer(u16::from_le_bytes(reader.array(&what)?).into()),
-        ValueType::I16 => Value::Integer(i16::from_le_bytes(reader.array(&what)?).into()),
-        ValueType::U32 => Value::Integer(reader.u32(&what)?.into()),
-        ValueType::I32 => Value::Integer(i32::from_le_bytes(reader.array(&what)?).into()),
-        ValueType::U64 => Value::Integer(reader.u64(&what)?.into()),
-        ValueType::I64 => Value::Integer(i64::from_le_bytes(reader.array(&what)?).into()),
-        ValueType::F32 => Value::Float(widen(f32::from_le_bytes(reader.array(&what)?))),
-        ValueType::F64 => Value::Float(f64::from_le_bytes(reader.array(&what)?)),
-        ValueType::Text => Value::Text(reader.text(&what)?.to_owned()),
+        ValueType::U8 => GgufValue::Integer(u8::from_le_bytes(reader.array(&what)?).into()),
+        ValueType::I8 => GgufValue::Integer(i8::from_le_bytes(reader.array(&what)?).into()),
+        ValueType::U16 => GgufValue::Integer(u16::from_le_bytes(reader.array(&what)?).into()),
+        ValueType::I16 => GgufValue::Integer(i16::from_le_bytes(reader.array(&what)?).into()),
+        ValueType::U32 => GgufValue::Integer(reader.u32(&what)?.into()),
+        ValueType::I32 => GgufValue::Integer(i32::from_le_bytes(reader.array(&what)?).into()),
+        ValueType::U64 => GgufValue::Integer(reader.u64(&what)?.into()),
+        ValueType::I64 => GgufValue::Integer(i64::from_le_bytes(reader.array(&what)?).into()),
+        ValueType::F32 => GgufValue::Float(widen(f32::from_le_bytes(reader.array(&what)?))),
+        ValueType::F64 => GgufValue::Float(f64::from_le_bytes(reader.array(&what)?)),
+        ValueType::Text => GgufValue::Text(reader.text(&what)?.to_owned()),
         ValueType::Bool => match reader.array(&what)? {
-            [0] => Value::Bool(false),
-            [1] => Value::Bool(true),
+            [0] => GgufValue::Bool(false),
+            [1] => GgufValue::Bool(true),
             [byte] => {
                 let key = key.to_owned();
                 return Err(GgufFault::NotABool { key, byte });

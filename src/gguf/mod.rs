@@ -28,8 +28,8 @@ pub use self::directory::TensorInfo;
 pub use self::encode::WrittenType;
 pub use self::error::{GgufError, GgufFault};
 pub use self::keys::GgufKeys;
-pub use self::metadata::Value;
-use self::read::Reader;
+pub use self::metadata::GgufValue;
+use self::read::ByteReader;
 pub use self::write::{NewTensor, NewValue, write};
 use crate::hashes::Identity;
 use crate::mapped::Mapped;
@@ -47,7 +47,7 @@ pub fn is_gguf(path: &Path) -> bool {
 pub struct GgufFile {
     path: PathBuf,
     map: Mapped,
-    metadata: BTreeMap<String, Value>,
+    metadata: BTreeMap<String, GgufValue>,
     tensors: BTreeMap<String, TensorInfo>,
 }
 
@@ -73,21 +73,21 @@ impl GgufFile {
     }
 
     /// Keys with their values, in byte order.
-    pub fn metadata(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub fn metadata(&self) -> impl Iterator<Item = (&str, &GgufValue)> {
         self.metadata
             .iter()
             .map(|(key, value)| (key.as_str(), value))
     }
 
     /// Value of a key.
-    pub fn value(&self, key: &str) -> Option<&Value> {
+    pub fn value(&self, key: &str) -> Option<&GgufValue> {
         self.metadata.get(key)
     }
 
     /// Text at a key, if the key is there.
     pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.scalar(key, "text", |value| match value {
-            Value::Text(text) => Some(text.as_str()),
+            GgufValue::Text(text) => Some(text.as_str()),
             _ => None,
         })
     }
@@ -112,7 +112,7 @@ impl GgufFile {
     /// Texts at a key, if the key is there.
     pub fn texts(&self, key: &str) -> Result<Option<Vec<String>>, GgufError> {
         self.array(key, "an array of texts", |value| match value {
-            Value::Text(text) => Some(text),
+            GgufValue::Text(text) => Some(text),
             _ => None,
         })
     }
@@ -147,7 +147,7 @@ impl GgufFile {
     pub fn wrong_value(&self, key: &str, want: impl Into<String>) -> GgufError {
         let got = self
             .value(key)
-            .map_or("absent".to_owned(), Value::to_string);
+            .map_or("absent".to_owned(), GgufValue::to_string);
         self.fault(GgufFault::WrongValue {
             key: key.to_owned(),
             want: want.into(),
@@ -237,7 +237,7 @@ impl GgufFile {
         &'a self,
         key: &str,
         want: &str,
-        read: impl Fn(&'a Value) -> Option<T>,
+        read: impl Fn(&'a GgufValue) -> Option<T>,
     ) -> Result<Option<T>, GgufError> {
         let Some(value) = self.value(key) else {
             return Ok(None);
@@ -252,11 +252,11 @@ impl GgufFile {
         &self,
         key: &str,
         want: &str,
-        read: impl Fn(Value) -> Option<T>,
+        read: impl Fn(GgufValue) -> Option<T>,
     ) -> Result<Option<Vec<T>>, GgufError> {
         let values = match self.value(key) {
             None => return Ok(None),
-            Some(Value::Array(array)) => array.values(&self.map),
+            Some(GgufValue::Array(array)) => array.values(&self.map),
             Some(_) => return Err(self.wrong_value(key, want)),
         };
         let found: Option<Vec<T>> = values.into_iter().map(read).collect();
@@ -267,34 +267,34 @@ impl GgufFile {
     }
 }
 
-fn unsigned(value: &Value) -> Option<u64> {
+fn unsigned(value: &GgufValue) -> Option<u64> {
     match value {
-        Value::Integer(number) => u64::try_from(*number).ok(),
+        GgufValue::Integer(number) => u64::try_from(*number).ok(),
         _ => None,
     }
 }
 
-fn float(value: &Value) -> Option<f64> {
+fn float(value: &GgufValue) -> Option<f64> {
     match value {
-        Value::Float(number) => Some(*number),
+        GgufValue::Float(number) => Some(*number),
         _ => None,
     }
 }
 
-fn flag(value: &Value) -> Option<bool> {
+fn flag(value: &GgufValue) -> Option<bool> {
     match value {
-        Value::Bool(flag) => Some(*flag),
+        GgufValue::Bool(flag) => Some(*flag),
         _ => None,
     }
 }
 
-type Header = (BTreeMap<String, Value>, BTreeMap<String, TensorInfo>);
+type GgufHeader = (BTreeMap<String, GgufValue>, BTreeMap<String, TensorInfo>);
 
-fn read_header(file: &[u8]) -> Result<Header, GgufFault> {
+fn read_header(file: &[u8]) -> Result<GgufHeader, GgufFault> {
     if !file.starts_with(b"GGUF") {
         return Err(GgufFault::NotGguf);
     }
-    let mut reader = Reader::new(file, b"GGUF".len());
+    let mut reader = ByteReader::new(file, b"GGUF".len());
     let version = reader.u32(&"the version")?;
     match version {
         2 | 3 => {} // the same layout; 3 allows big-endian files
@@ -317,7 +317,7 @@ fn read_header(file: &[u8]) -> Result<Header, GgufFault> {
 }
 
 /// The file is not one of several: a part has the metadata of the whole model and a few of its tensors.
-fn refuse_part(metadata: &BTreeMap<String, Value>) -> Result<(), GgufFault> {
+fn refuse_part(metadata: &BTreeMap<String, GgufValue>) -> Result<(), GgufFault> {
     let number = |key| metadata.get(key).and_then(unsigned).unwrap_or_default();
     match number("split.count") {
         0 | 1 => Ok(()),

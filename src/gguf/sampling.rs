@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{GgufError, GgufFile, NewValue, Value as Found};
+use super::{GgufError, GgufFile, GgufValue, NewValue};
 
 /// Keys after `general.sampling.` with the names of `generation_config.json`; whole numbers by `true`.
 const KEYS: [(&str, &str, bool); 5] = [
@@ -45,7 +45,7 @@ pub fn read(file: &GgufFile) -> Result<Map<String, Value>, GgufError> {
         let key = format!("general.sampling.{key}");
         let value = match file.value(&key) {
             None => continue,
-            Some(Found::Integer(number)) if is_whole => i64::try_from(*number).ok(),
+            Some(GgufValue::Integer(number)) if is_whole => i64::try_from(*number).ok(),
             Some(_) if is_whole => None,
             Some(_) => {
                 json.insert(name.to_owned(), json!(file.float(&key)?));

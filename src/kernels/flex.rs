@@ -67,7 +67,7 @@ pub(super) fn add_product(total: Tensor<2>, left: Tensor<2>, right: Tensor<2>) -
 
 /// The operations that this module adds to Burn's; shapes as in the functions of [`super`].
 #[backend_extension(Flex, Autodiff)]
-trait Fused: Backend {
+trait FusedOps: Backend {
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
     fn rotate(
@@ -89,7 +89,7 @@ trait Fused: Backend {
     ) -> FloatTensor<Self>;
 }
 
-impl Fused for Flex {
+impl FusedOps for Flex {
     fn rms_norm(x: FlexTensor, gain: FlexTensor, eps: f64) -> FlexTensor {
         let (x, gain) = (x.to_contiguous(), gain.to_contiguous());
         let normed = super::rms_norm::host::rms_norm(values(&x), values(&gain), single(eps));
@@ -138,7 +138,7 @@ impl Fused for Flex {
 /// A tensor under autodiff.
 type Tracked<C> = FloatTensor<Autodiff<Flex, C>>;
 
-impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
+impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
     fn rms_norm(x: Tracked<C>, gain: Tracked<C>, eps: f64) -> Tracked<C> {
         let ((x, x_node), (gain, gain_node)) = (x.into_parts(), gain.into_parts());
         let step = RmsNormStep.prepare::<C>([x_node, gain_node]);

@@ -44,9 +44,9 @@ const HEAD_MASS: f64 = 0.5;
 
 /// Numbers of the classes of one position.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Row(pub(super) Vec<f64>);
+pub(super) struct ClassValues(pub(super) Vec<f64>);
 
-impl Row {
+impl ClassValues {
     /// Their sum, from the first to the last.
     pub(super) fn sum(&self) -> f64 {
         self.0.iter().fold(0.0, |sum, number| sum + number)
@@ -64,7 +64,7 @@ impl Row {
     }
 }
 
-impl Add for Row {
+impl Add for ClassValues {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
@@ -72,7 +72,7 @@ impl Add for Row {
     }
 }
 
-impl Sub for Row {
+impl Sub for ClassValues {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
@@ -80,7 +80,7 @@ impl Sub for Row {
     }
 }
 
-impl Mul for Row {
+impl Mul for ClassValues {
     type Output = Self;
 
     fn mul(self, other: Self) -> Self {
@@ -88,7 +88,7 @@ impl Mul for Row {
     }
 }
 
-impl Div for Row {
+impl Div for ClassValues {
     type Output = Self;
 
     fn div(self, other: Self) -> Self {
@@ -96,7 +96,7 @@ impl Div for Row {
     }
 }
 
-impl Number for Row {
+impl Number for ClassValues {
     fn times(self, factor: f64) -> Self {
         self.each(|number| factor * number)
     }

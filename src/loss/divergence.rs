@@ -11,7 +11,7 @@
 //! A multiple of `q` may be left out of every `h`, since it cancels. Slopes may be small differences, so the
 //! arithmetic is f64; it is done for the support alone.
 
-use super::classes::{ClassTerms, Mass, Row, class_terms};
+use super::classes::{ClassTerms, ClassValues, Mass, class_terms};
 use super::softmax::Softmax;
 use super::spec::LossSpec;
 use super::{Term, Terms};
@@ -63,8 +63,8 @@ pub(super) fn soft_loss(
         *exponent -= log_total;
     }
     let student = Mass {
-        prob: Row(prob),
-        ln: Row(ln),
+        prob: ClassValues(prob),
+        ln: ClassValues(ln),
     };
     let sums = match support {
         Support::TopK(top_k) => over_classes(top_k, student, spec),
@@ -106,7 +106,7 @@ impl ClassSums {
 }
 
 /// Of the ids of a support and, behind them, the tail, to which both sides give 0 where there are no other classes.
-fn over_classes(top_k: &TopK<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassSums {
+fn over_classes(top_k: &TopK<'_>, student: Mass<ClassValues>, spec: &LossSpec) -> ClassSums {
     let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
     let num_ids = ln.len();
     let mut prob: Vec<f64> = ln.iter().map(|ln| ln.exp()).collect();
@@ -115,8 +115,8 @@ fn over_classes(top_k: &TopK<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassS
     prob.push(tail);
     ln.push(tail.max(SMALLEST_TAIL).ln());
     let teacher = Mass {
-        prob: Row(prob),
-        ln: Row(ln),
+        prob: ClassValues(prob),
+        ln: ClassValues(ln),
     };
     let ClassTerms { values, slope } = class_terms(&teacher, &student, spec);
     let slope = slope.expect("a term is on");
@@ -129,7 +129,7 @@ fn over_classes(top_k: &TopK<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassS
     slopes.truncate(num_ids);
     probs.truncate(num_ids);
     ClassSums {
-        values: Terms::from_fn(|term| values[term].as_ref().map_or(0.0, Row::sum)),
+        values: Terms::from_fn(|term| values[term].as_ref().map_or(0.0, ClassValues::sum)),
         slopes,
         probs,
         outside,
@@ -138,7 +138,7 @@ fn over_classes(top_k: &TopK<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassS
 }
 
 /// Cross-entropy against the shares drawn, less the teacher's entropy.
-fn over_samples(samples: &Samples<'_>, student: Mass<Row>, spec: &LossSpec) -> ClassSums {
+fn over_samples(samples: &Samples<'_>, student: Mass<ClassValues>, spec: &LossSpec) -> ClassSums {
     spec.check_samples();
     let weight = spec.weights[Term::ForwardKl];
     let mut value = -f64::from(samples.entropy);

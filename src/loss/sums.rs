@@ -42,12 +42,12 @@ impl LossSums {
 #[derive(Debug, Clone, Default)]
 pub struct PendingSums {
     known: LossSums,
-    unread: Option<Unread>,
+    unread: Option<UnreadSums>,
 }
 
 /// Terms on the device, all of positions that `known` has counted.
 #[derive(Debug, Clone)]
-struct Unread {
+struct UnreadSums {
     /// One number for each of [`Term::ALL`].
     terms: Tensor<1>,
     weights: Terms,
@@ -70,7 +70,7 @@ impl PendingSums {
                 positions,
                 ..LossSums::default()
             },
-            unread: Some(Unread { terms, weights }),
+            unread: Some(UnreadSums { terms, weights }),
         }
     }
 
@@ -87,7 +87,7 @@ impl PendingSums {
                 Term::HiddenMse => sum.clone(),
                 _ => sum.zeros_like(),
             };
-            Unread {
+            UnreadSums {
                 terms: Tensor::cat(Term::ALL.map(of_term).to_vec(), 0),
                 weights: *weights,
             }
@@ -106,7 +106,7 @@ impl PendingSums {
         let unread = match (self.unread, other.unread) {
             (Some(a), Some(b)) => {
                 assert_eq!(a.weights, b.weights, "sums of one loss");
-                Some(Unread {
+                Some(UnreadSums {
                     terms: a.terms + b.terms,
                     weights: a.weights,
                 })
@@ -138,7 +138,7 @@ impl PendingSums {
     ///
     /// If there are fewer.
     pub fn with_read(&self, numbers: &[f32]) -> LossSums {
-        let Some(Unread { weights, .. }) = &self.unread else {
+        let Some(UnreadSums { weights, .. }) = &self.unread else {
             return self.known;
         };
         let terms = Terms::from_fn(|term| f64::from(numbers[term as usize]));

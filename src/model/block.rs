@@ -12,7 +12,7 @@ use super::{DecoderConfig, Family, InputLevels, Part, QkNorm, Tap};
 
 /// Weights of one layer.
 #[derive(Debug, Clone)]
-pub(super) struct Block {
+pub(super) struct DecoderBlock {
     mixer_norm: Option<Tensor<2>>,
     mixer: Mixer,
     mixer_output_norm: Option<Tensor<2>>,
@@ -60,7 +60,7 @@ impl Mixer {
     }
 }
 
-impl Block {
+impl DecoderBlock {
     /// Takes the tensors of one layer, in the order of the table.
     pub(super) fn from_next(family: &Family, next: &mut impl FnMut() -> Tensor<2>) -> Self {
         let has = |part| family.has(part);

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::attention::{AttentionContext, KeyValues};
-use super::block::Block;
+use super::block::DecoderBlock;
 use super::config::LayerKind;
 use super::norm::norm;
 use super::tap::settled;
@@ -18,7 +18,7 @@ pub struct Decoder {
     /// Architecture.
     pub config: DecoderConfig,
     embed_tokens: Tensor<2>, // [V, D]
-    blocks: Vec<Block>,
+    blocks: Vec<DecoderBlock>,
     norm: Tensor<2>,            // [1, D]
     lm_head: Option<Tensor<2>>, // [V, D]; none if tied
 }
@@ -67,7 +67,7 @@ impl Decoder {
     /// All parameters, in the order of [`parameter_specs`].
     pub fn parameters(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
         let mut tensors = vec![self.embed_tokens.clone()];
-        tensors.extend(self.blocks.iter().flat_map(Block::parameters));
+        tensors.extend(self.blocks.iter().flat_map(DecoderBlock::parameters));
         tensors.push(self.norm.clone());
         tensors.extend(self.lm_head.clone());
         let specs = parameter_specs(&self.config);
@@ -84,7 +84,7 @@ impl Decoder {
         };
         let embed_tokens = next();
         let blocks = (0..config.num_hidden_layers)
-            .map(|_| Block::from_next(config.family(), &mut next))
+            .map(|_| DecoderBlock::from_next(config.family(), &mut next))
             .collect();
         let norm = next();
         let lm_head = (!config.tie_word_embeddings).then(next);

@@ -135,9 +135,9 @@ impl GroupScaling {
         })
     }
 
-    fn group(&self, idx: usize) -> Group {
+    fn group(&self, idx: usize) -> GroupNumbers {
         let at = |numbers: &Option<Vec<f32>>| numbers.as_ref()?.get(idx).copied();
-        Group {
+        GroupNumbers {
             scale: self.scales.get(idx).copied().unwrap_or_default(), // shapes were checked
             zero: at(&self.zeros).unwrap_or_default(),
             bias: at(&self.biases),
@@ -153,13 +153,13 @@ fn lowest_code(grid: Grid) -> f32 {
 
 /// Numbers of one group.
 #[derive(Debug, Clone, Copy)]
-struct Group {
+struct GroupNumbers {
     scale: f32,
     zero: f32,
     bias: Option<f32>,
 }
 
-impl Group {
+impl GroupNumbers {
     fn value(self, code: f32, lowest: f32) -> f32 {
         match self.bias {
             None => (code - self.zero) * self.scale,

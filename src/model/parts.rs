@@ -67,7 +67,7 @@ impl Axis {
 }
 
 /// A row of the table of parts.
-struct Facts {
+struct PartFacts {
     word: &'static str,
     name: &'static str,
     gguf: &'static str,
@@ -89,9 +89,9 @@ macro_rules! parts {
             /// All parts, in the order of [`parameter_specs`].
             pub const ALL: &'static [Self] = &[$(Self::$Part),+];
 
-            const fn facts(self) -> Facts {
+            const fn facts(self) -> PartFacts {
                 match self {
-                    $(Self::$Part => Facts {
+                    $(Self::$Part => PartFacts {
                         word: $word,
                         name: $name,
                         gguf: $gguf,

@@ -17,11 +17,11 @@ pub use self::prune::{PruneError, PruneMethod, PrunePlan};
 use self::quantize::QUANTIZE;
 pub(crate) use self::quantize::group_size;
 pub use self::quantize::{
-    Activations, BudgetPlan, CalibratedPlan, Choice, Cost, GptqPlan, NumberType, OverridePlan,
-    Part, QuantizeError, QuantizeMethod, QuantizePlan, QuantizeReport, Rounding, SchemePlan,
-    Sensitivity, SensitivityPlan, WIDTHS,
+    Activations, BudgetPlan, CalibratedPlan, Choice, Cost, GptqPlan, LayerPart, NumberType,
+    OverridePlan, QuantizeError, QuantizeMethod, QuantizePlan, QuantizeReport, Rounding,
+    SchemePlan, Sensitivity, SensitivityPlan, WIDTHS,
 };
-pub use self::removed::{Parts, Removed, Sizes};
+pub use self::removed::{Parts, Removed, StudentSizes};
 use self::shrink::SHRINK;
 pub use self::shrink::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
 use crate::allocator;

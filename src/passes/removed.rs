@@ -29,9 +29,9 @@ pub enum Removed {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parts {
     /// Its sizes before.
-    pub before: Sizes,
+    pub before: StudentSizes,
     /// Its sizes now.
-    pub after: Sizes,
+    pub after: StudentSizes,
     /// What is left, by its places in the larger student.
     pub kept: Kept,
 }
@@ -39,7 +39,7 @@ pub struct Parts {
 /// Sizes of a student; the names are those of `config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the names are those of config.json")]
-pub struct Sizes {
+pub struct StudentSizes {
     pub num_hidden_layers: usize,
     pub hidden_size: usize,
     pub intermediate_size: usize,
@@ -49,7 +49,7 @@ pub struct Sizes {
     pub parameters: u64,
 }
 
-impl Sizes {
+impl StudentSizes {
     /// Those of an architecture.
     pub fn of(config: &DecoderConfig) -> Self {
         Self {

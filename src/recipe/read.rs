@@ -6,13 +6,13 @@ use std::path::Path;
 
 use super::fields::{Blocks, Checked, Entry, Filled, Item};
 use super::kinds::{Block, Fallback, Key, Kind};
-use super::tree::{self, Node, Value};
+use super::tree::{self, Node, YamlValue};
 use super::values;
 use crate::diag::{Diagnostic, Origin, Span, code_list, nearest};
 
 /// Reads a whole recipe; paths are relative to `folder`. Gives every fault of a single key; no blocks if the whole is no map.
 pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
-    let mut reader = Reader {
+    let mut reader = RecipeReader {
         folder,
         in_default: false,
         outer: None,
@@ -23,7 +23,7 @@ pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks
     (reader.blocks, reader.faults)
 }
 
-struct Reader<'a> {
+struct RecipeReader<'a> {
     folder: &'a Path,
     /// While a default is read, nothing has a place.
     in_default: bool,
@@ -33,14 +33,14 @@ struct Reader<'a> {
     faults: Vec<Diagnostic>,
 }
 
-impl Reader<'_> {
+impl RecipeReader<'_> {
     fn block(
         &mut self,
         block: &'static Block,
         node: &Node,
         holder: Option<&Span>,
     ) -> Option<Checked> {
-        let Value::Map(written) = &node.value else {
+        let YamlValue::Map(written) = &node.value else {
             let message = format!(
                 "{} must be a map of keys, but is {}",
                 shown(block),
@@ -165,11 +165,11 @@ impl Reader<'_> {
             Kind::Block(block) => self.block(block, node, Some(name)),
             Kind::Short(block) => self.short(block, node, name),
             Kind::Choice(block) => self.choice(block, node, name),
-            Kind::Moving(_, block) if matches!(node.value, Value::Map(_)) => {
+            Kind::Moving(_, block) if matches!(node.value, YamlValue::Map(_)) => {
                 self.block(block, node, Some(name))
             }
             Kind::List(of, min, max) => match &node.value {
-                Value::List(items) if (*min..=*max).contains(&items.len()) => {
+                YamlValue::List(items) if (*min..=*max).contains(&items.len()) => {
                     Some(self.list(key, of, items))
                 }
                 _ => self.refuse(values::mismatch(key, kind, node, name)),
@@ -189,13 +189,13 @@ impl Reader<'_> {
     fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Checked> {
         let is_value = |first: &&Key| match (&node.value, &first.kind) {
             // The keys of a number that moves.
-            (Value::Map(written), Kind::Moving(_, ramp)) => {
+            (YamlValue::Map(written), Kind::Moving(_, ramp)) => {
                 let is_of_ramp = |name: &str| ramp.names().any(|known| known == name);
                 written
                     .first()
                     .is_some_and(|(name, _)| is_of_ramp(&name.text))
             }
-            (Value::Map(_), _) => false,
+            (YamlValue::Map(_), _) => false,
             _ => true,
         };
         let Some(first) = block.iter().next().filter(is_value) else {
@@ -207,7 +207,7 @@ impl Reader<'_> {
         };
         let node = Node {
             span: node.span.clone(),
-            value: Value::Map(vec![(key, node.clone())]),
+            value: YamlValue::Map(vec![(key, node.clone())]),
         };
         self.block(block, &node, Some(name))
     }
@@ -215,7 +215,7 @@ impl Reader<'_> {
     fn list(&mut self, key: &'static Key, of: &'static Kind, items: &[Node]) -> Checked {
         let items = items.iter().map(|node| {
             let name = match &node.value {
-                Value::Map(entries) => entries.first().map(|(name, _)| &name.span),
+                YamlValue::Map(entries) => entries.first().map(|(name, _)| &name.span),
                 _ => None,
             };
             let name = name.unwrap_or(&node.span);
@@ -238,18 +238,18 @@ impl Reader<'_> {
 
     fn chosen(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Entry> {
         let entry = match &node.value {
-            Value::Text(word) => {
+            YamlValue::Text(word) => {
                 let name = tree::Name {
                     span: node.span.clone(),
                     text: word.clone(),
                 };
                 let bare = Node {
                     span: node.span.clone(),
-                    value: Value::Null,
+                    value: YamlValue::Null,
                 };
                 self.variant(block, &name, &bare)?
             }
-            Value::Map(written) => match written.as_slice() {
+            YamlValue::Map(written) => match written.as_slice() {
                 [(name, node)] => self.variant(block, name, node)?,
                 [] => return self.refuse(variants(block, "but is an empty map", holder)),
                 [(first, _), (second, _), ..] => {

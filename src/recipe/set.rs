@@ -4,7 +4,7 @@
 
 use super::Grammar;
 use super::kinds::{Block, Kind};
-use super::tree::{self, Name, Node, Value};
+use super::tree::{self, Name, Node, YamlValue};
 use crate::diag::{Diagnostic, Origin, Span, code_list};
 
 /// What stands before each override in the text that faults point into.
@@ -79,7 +79,7 @@ fn in_entries(
 ) -> Result<(), Diagnostic> {
     let mut num_found = 0;
     for item in entries_of(root, list) {
-        let Value::Map(entries) = &mut item.value else {
+        let YamlValue::Map(entries) = &mut item.value else {
             continue;
         };
         for (_, node) in entries
@@ -96,7 +96,7 @@ fn in_entries(
     let message = format!("the recipe has no `{}` {}", variant.text, of.name);
     let mut kinds: Vec<&str> = Vec::new();
     for item in entries_of(root, list) {
-        if let Value::Map(entries) = &item.value {
+        if let YamlValue::Map(entries) = &item.value {
             kinds.extend(entries.iter().map(|(name, _)| name.text.as_str()));
         }
     }
@@ -108,9 +108,9 @@ fn in_entries(
 }
 
 fn entries_of<'a>(root: &'a mut Node, list: &str) -> &'a mut [Node] {
-    if let Value::Map(entries) = &mut root.value
+    if let YamlValue::Map(entries) = &mut root.value
         && let Some((_, items)) = entries.iter_mut().find(|(name, _)| name.text == list)
-        && let Value::List(items) = &mut items.value
+        && let YamlValue::List(items) = &mut items.value
     {
         return items;
     }
@@ -123,7 +123,7 @@ fn replace(node: &mut Node, names: &[Name], value: &Node) -> Result<(), Diagnost
         *node = value.clone();
         return Ok(());
     };
-    if let Value::List(items) = &mut node.value {
+    if let YamlValue::List(items) = &mut node.value {
         let num_items = items.len();
         let index = name.text.parse::<usize>().ok();
         let Some(item) = index.and_then(|index| items.get_mut(index)) else {
@@ -133,10 +133,10 @@ fn replace(node: &mut Node, names: &[Name], value: &Node) -> Result<(), Diagnost
         };
         return replace(item, rest, value);
     }
-    if !matches!(node.value, Value::Map(_)) {
-        node.value = Value::Map(Vec::new());
+    if !matches!(node.value, YamlValue::Map(_)) {
+        node.value = YamlValue::Map(Vec::new());
     }
-    let Value::Map(entries) = &mut node.value else {
+    let YamlValue::Map(entries) = &mut node.value else {
         return Ok(()); // it was made a map above
     };
     let found = entries
@@ -145,7 +145,7 @@ fn replace(node: &mut Node, names: &[Name], value: &Node) -> Result<(), Diagnost
     let index = found.unwrap_or_else(|| {
         let empty = Node {
             span: name.span.clone(),
-            value: Value::Null,
+            value: YamlValue::Null,
         };
         entries.push((name.clone(), empty));
         entries.len() - 1

@@ -15,12 +15,12 @@ use crate::diag::{Diagnostic, Origin, Span};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) span: Span,
-    pub(super) value: Value,
+    pub(super) value: YamlValue,
 }
 
 /// What YAML can say.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(super) enum YamlValue {
     Null,
     Bool(bool),
     /// `i128` holds every `i64` and every `u64`.
@@ -87,16 +87,19 @@ impl Node {
         let mut span = &self.span;
         for part in path.split('.') {
             node = match &node.value {
-                Value::Map(entries) => {
+                YamlValue::Map(entries) => {
                     let (name, value) = entries.iter().find(|(name, _)| name.text == part)?;
                     span = &name.span;
                     value
                 }
-                Value::List(items) => items.get(part.parse::<usize>().ok()?)?,
+                YamlValue::List(items) => items.get(part.parse::<usize>().ok()?)?,
                 _ => return None,
             };
         }
-        let is_line = !matches!(node.value, Value::Null | Value::List(_) | Value::Map(_));
+        let is_line = !matches!(
+            node.value,
+            YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_)
+        );
         Some(if is_line { &node.span } else { span }.clone())
     }
 }
@@ -108,7 +111,7 @@ struct Raw {
 }
 
 enum RawValue {
-    Scalar(Value),
+    Scalar(YamlValue),
     List(Vec<Raw>),
     Map(Vec<(Spanned<String>, Raw)>),
 }
@@ -118,7 +121,7 @@ impl Raw {
         let value = match self.value {
             RawValue::Scalar(value) => value,
             RawValue::List(items) => {
-                Value::List(items.into_iter().map(|item| item.place(place)).collect())
+                YamlValue::List(items.into_iter().map(|item| item.place(place)).collect())
             }
             RawValue::Map(entries) => {
                 let entries = entries.into_iter().map(|(key, value)| {
@@ -128,7 +131,7 @@ impl Raw {
                     };
                     (name, value.place(place))
                 });
-                Value::Map(entries.collect())
+                YamlValue::Map(entries.collect())
             }
         };
         Node {
@@ -164,27 +167,27 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_unit<E>(self) -> Result<RawValue, E> {
-        Ok(RawValue::Scalar(Value::Null))
+        Ok(RawValue::Scalar(YamlValue::Null))
     }
 
     fn visit_bool<E>(self, value: bool) -> Result<RawValue, E> {
-        Ok(RawValue::Scalar(Value::Bool(value)))
+        Ok(RawValue::Scalar(YamlValue::Bool(value)))
     }
 
     fn visit_i64<E>(self, value: i64) -> Result<RawValue, E> {
-        Ok(RawValue::Scalar(Value::Integer(value.into())))
+        Ok(RawValue::Scalar(YamlValue::Integer(value.into())))
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<RawValue, E> {
-        Ok(RawValue::Scalar(Value::Integer(value.into())))
+        Ok(RawValue::Scalar(YamlValue::Integer(value.into())))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<RawValue, E> {
-        Ok(RawValue::Scalar(Value::Float(value)))
+        Ok(RawValue::Scalar(YamlValue::Float(value)))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<RawValue, E> {
-        Ok(RawValue::Scalar(Value::Text(value.to_owned())))
+        Ok(RawValue::Scalar(YamlValue::Text(value.to_owned())))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<RawValue, A::Error> {
@@ -233,10 +236,10 @@ mod tests {
 
     use super::*;
 
-    fn leaves<'a>(node: &'a Node, text: &'a str, out: &mut Vec<(&'a str, &'a Value)>) {
+    fn leaves<'a>(node: &'a Node, text: &'a str, out: &mut Vec<(&'a str, &'a YamlValue)>) {
         match &node.value {
-            Value::List(items) => items.iter().for_each(|item| leaves(item, text, out)),
-            Value::Map(entries) => {
+            YamlValue::List(items) => items.iter().for_each(|item| leaves(item, text, out)),
+            YamlValue::Map(entries) => {
                 for (name, value) in entries {
                     assert_eq!(&text[name.span.range.clone()], name.text);
                     leaves(value, text, out);
@@ -253,14 +256,14 @@ mod tests {
         let mut found = Vec::new();
         leaves(&tree, text, &mut found);
         let want = [
-            ("1", Value::Integer(1)),
-            ("-2.5", Value::Float(-2.5)),
-            ("\"600k\"", Value::Text("600k".into())),
-            ("true", Value::Bool(true)),
-            ("x", Value::Text("x".into())),
-            ("1e-3", Value::Float(1e-3)),
-            ("", Value::Null),
-            ("18446744073709551615", Value::Integer(u64::MAX.into())),
+            ("1", YamlValue::Integer(1)),
+            ("-2.5", YamlValue::Float(-2.5)),
+            ("\"600k\"", YamlValue::Text("600k".into())),
+            ("true", YamlValue::Bool(true)),
+            ("x", YamlValue::Text("x".into())),
+            ("1e-3", YamlValue::Float(1e-3)),
+            ("", YamlValue::Null),
+            ("18446744073709551615", YamlValue::Integer(u64::MAX.into())),
         ];
         assert_eq!(found.len(), want.len());
         for (got, want) in found.iter().zip(&want) {
@@ -271,7 +274,7 @@ mod tests {
     #[test]
     fn repeated_keys_are_all_there() {
         let tree = parse("a: 1\na: 2\n", Origin::Recipe, 0).unwrap();
-        let Value::Map(entries) = tree.value else {
+        let YamlValue::Map(entries) = tree.value else {
             panic!("a map")
         };
         assert_eq!(entries.len(), 2);
@@ -280,11 +283,11 @@ mod tests {
     #[test]
     fn an_offset_moves_every_span() {
         let node = parse("[1, {a: 2}]", Origin::CommandLine, 10).unwrap();
-        let Value::List(items) = node.value else {
+        let YamlValue::List(items) = node.value else {
             panic!("a list")
         };
         assert_eq!(items[0].span.range, 11..12);
-        let Value::Map(entries) = &items[1].value else {
+        let YamlValue::Map(entries) = &items[1].value else {
             panic!("a map")
         };
         assert_eq!(

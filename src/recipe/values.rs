@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::fields::Checked;
 use super::kinds::{Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS, PathKind};
-use super::tree::{Node, Value};
+use super::tree::{Node, YamlValue};
 use crate::diag::{Diagnostic, Span, code_list, nearest};
 use crate::progress::thousands;
 
@@ -16,24 +16,24 @@ use crate::progress::thousands;
 const FETCHED: &str = "checkpoints/smollm2-135m";
 
 /// A value without keys or entries, if it has the type and range.
-pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
+pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
     match (kind, value) {
-        (Kind::Name, Value::Text(text)) if is_folder_name(text) => {
+        (Kind::Name, YamlValue::Text(text)) if is_folder_name(text) => {
             Some(Checked::Text(text.clone()))
         }
-        (Kind::Switch, Value::Bool(value)) => Some(Checked::Switch(*value)),
+        (Kind::Switch, YamlValue::Bool(value)) => Some(Checked::Switch(*value)),
         (Kind::IntegerOf(allowed), value) => match integer(value, 0, u64::MAX)? {
             Checked::Integer(value) if allowed.contains(&value) => Some(Checked::Integer(value)),
             _ => None,
         },
-        (Kind::Or(_, word), Value::Text(text)) if text == word => Some(Checked::Off),
+        (Kind::Or(_, word), YamlValue::Text(text)) if text == word => Some(Checked::Off),
         (Kind::Or(kind, _), value) => scalar(kind, value),
         (Kind::Integer(min, max), value) => integer(value, *min, *max),
-        (Kind::Bytes(min), Value::Text(text)) => abbreviated(text, &BYTES)
+        (Kind::Bytes(min), YamlValue::Text(text)) => abbreviated(text, &BYTES)
             .filter(|count| (*min..=MAX_BYTES).contains(count))
             .map(Checked::Integer),
         (Kind::Bytes(min), value) => integer(value, *min, MAX_BYTES),
-        (Kind::Tokens(min), Value::Text(text)) => abbreviated(text, &COUNTS)
+        (Kind::Tokens(min), YamlValue::Text(text)) => abbreviated(text, &COUNTS)
             .filter(|count| (*min..=MAX_TOKENS).contains(count))
             .map(Checked::Integer),
         (Kind::Tokens(min), value) => integer(value, *min, MAX_TOKENS),
@@ -41,14 +41,14 @@ pub(super) fn scalar(kind: &Kind, value: &Value) -> Option<Checked> {
             .filter(|value| value.is_finite() && (*min, *max).contains(value))
             .map(Checked::Number),
         (Kind::Moving(number, _), value) => scalar(number, value),
-        (Kind::StepsOrShare, value @ Value::Integer(_)) => integer(value, 2, MAX_STEPS),
+        (Kind::StepsOrShare, value @ YamlValue::Integer(_)) => integer(value, 2, MAX_STEPS),
         (Kind::StepsOrShare, value) => number(value)
             .filter(|share| *share > 0.0 && *share < 1.0)
             .map(Checked::Number),
-        (Kind::Word(words), Value::Text(text)) if words.contains(&text.as_str()) => {
+        (Kind::Word(words), YamlValue::Text(text)) if words.contains(&text.as_str()) => {
             Some(Checked::Text(text.clone()))
         }
-        (Kind::Unit, Value::Null) => Some(Checked::Unit),
+        (Kind::Unit, YamlValue::Null) => Some(Checked::Unit),
         _ => None,
     }
 }
@@ -61,7 +61,7 @@ pub(super) fn path(
     name: &Span,
     folder: &Path,
 ) -> Result<PathBuf, Diagnostic> {
-    let Value::Text(text) = &node.value else {
+    let YamlValue::Text(text) = &node.value else {
         return Err(mismatch(key, &key.kind, node, name));
     };
     let path = folder.join(text);
@@ -129,18 +129,18 @@ pub(super) fn mismatch(
 }
 
 /// Tells whether a value would do but for its range.
-fn has_type(kind: &Kind, value: &Value) -> bool {
+fn has_type(kind: &Kind, value: &YamlValue) -> bool {
     match (kind, value) {
         (Kind::Or(kind, _), value) => has_type(kind, value),
         (Kind::Number(..) | Kind::Moving(..) | Kind::StepsOrShare, value) => {
             number(value).is_some()
         }
-        (Kind::Tokens(_), Value::Text(text)) => abbreviated(text, &COUNTS).is_some(),
-        (Kind::Bytes(_), Value::Text(text)) => abbreviated(text, &BYTES).is_some(),
+        (Kind::Tokens(_), YamlValue::Text(text)) => abbreviated(text, &COUNTS).is_some(),
+        (Kind::Bytes(_), YamlValue::Text(text)) => abbreviated(text, &BYTES).is_some(),
         (Kind::Integer(..) | Kind::IntegerOf(_) | Kind::Tokens(_) | Kind::Bytes(_), value) => {
-            matches!(value, Value::Integer(_))
+            matches!(value, YamlValue::Integer(_))
         }
-        (Kind::List(..), Value::List(_)) => true,
+        (Kind::List(..), YamlValue::List(_)) => true,
         _ => false,
     }
 }
@@ -148,7 +148,7 @@ fn has_type(kind: &Kind, value: &Value) -> bool {
 /// Where a value is underlined: itself, or its key if it has no text of one line.
 pub(super) fn place<'a>(node: &'a Node, name: &'a Span) -> &'a Span {
     match node.value {
-        Value::Null | Value::List(_) | Value::Map(_) => name,
+        YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => name,
         _ => &node.span,
     }
 }
@@ -156,14 +156,14 @@ pub(super) fn place<'a>(node: &'a Node, name: &'a Span) -> &'a Span {
 /// What a user wrote, in a sentence.
 pub(super) fn told(node: &Node) -> String {
     match &node.value {
-        Value::Null => "empty".to_owned(),
-        Value::Bool(value) => format!("`{value}`"),
-        Value::Integer(value) => value.to_string(),
-        Value::Float(value) => format!("{value:?}"),
-        Value::Text(text) => format!("the text `{}`", short(text)),
-        Value::List(items) if items.is_empty() => "an empty list".to_owned(),
-        Value::List(items) => format!("a list of {}", items.len()),
-        Value::Map(_) => "a map".to_owned(),
+        YamlValue::Null => "empty".to_owned(),
+        YamlValue::Bool(value) => format!("`{value}`"),
+        YamlValue::Integer(value) => value.to_string(),
+        YamlValue::Float(value) => format!("{value:?}"),
+        YamlValue::Text(text) => format!("the text `{}`", short(text)),
+        YamlValue::List(items) if items.is_empty() => "an empty list".to_owned(),
+        YamlValue::List(items) => format!("a list of {}", items.len()),
+        YamlValue::Map(_) => "a map".to_owned(),
     }
 }
 
@@ -245,17 +245,17 @@ fn bounds(min: Bound<f64>, max: Bound<f64>) -> String {
     }
 }
 
-fn help(key: &'static Key, kind: &Kind, value: &Value) -> Option<String> {
+fn help(key: &'static Key, kind: &Kind, value: &YamlValue) -> Option<String> {
     match (kind, value) {
-        (_, Value::Null) => Some("write a value, or delete the key".to_owned()),
-        (Kind::Word(words), Value::Text(text)) => {
+        (_, YamlValue::Null) => Some("write a value, or delete the key".to_owned()),
+        (Kind::Word(words), YamlValue::Text(text)) => {
             let word = nearest(text, words.iter().copied())?;
             Some(format!("write `{word}`"))
         }
         (Kind::Number(..), value) if key.about.contains("share") => {
             let share = number(value)? / 100.0;
             let is_percentage =
-                number(value)? > 1.0 && scalar(kind, &Value::Float(share)).is_some();
+                number(value)? > 1.0 && scalar(kind, &YamlValue::Float(share)).is_some();
             is_percentage.then(|| format!("write `{share}` for {} percent", share * 100.0))
         }
         _ => match key.default {
@@ -267,8 +267,8 @@ fn help(key: &'static Key, kind: &Kind, value: &Value) -> Option<String> {
     }
 }
 
-fn integer(value: &Value, min: u64, max: u64) -> Option<Checked> {
-    let Value::Integer(value) = value else {
+fn integer(value: &YamlValue, min: u64, max: u64) -> Option<Checked> {
+    let YamlValue::Integer(value) = value else {
         return None;
     };
     let value = u64::try_from(*value).ok()?;
@@ -277,10 +277,10 @@ fn integer(value: &Value, min: u64, max: u64) -> Option<Checked> {
         .then_some(Checked::Integer(value))
 }
 
-fn number(value: &Value) -> Option<f64> {
+fn number(value: &YamlValue) -> Option<f64> {
     match value {
-        Value::Integer(value) => Some(*value as f64),
-        Value::Float(value) => Some(*value),
+        YamlValue::Integer(value) => Some(*value as f64),
+        YamlValue::Float(value) => Some(*value),
         _ => None,
     }
 }
@@ -348,20 +348,23 @@ mod tests {
     #[test]
     fn ranges_hold_at_their_ends() {
         let share = Kind::Number(Excluded(0.0), Included(1.0));
-        let accepts = |kind: &Kind, value: Value| scalar(kind, &value).is_some();
-        assert!(!accepts(&share, Value::Integer(0)));
-        assert!(accepts(&share, Value::Integer(1)));
-        assert!(accepts(&share, Value::Float(1e-300)));
-        assert!(!accepts(&share, Value::Float(1.000_000_1)));
+        let accepts = |kind: &Kind, value: YamlValue| scalar(kind, &value).is_some();
+        assert!(!accepts(&share, YamlValue::Integer(0)));
+        assert!(accepts(&share, YamlValue::Integer(1)));
+        assert!(accepts(&share, YamlValue::Float(1e-300)));
+        assert!(!accepts(&share, YamlValue::Float(1.000_000_1)));
         let open = Kind::Number(Included(0.0), Unbounded);
-        assert!(!accepts(&open, Value::Float(f64::NAN)));
-        assert!(!accepts(&open, Value::Float(f64::INFINITY)));
+        assert!(!accepts(&open, YamlValue::Float(f64::NAN)));
+        assert!(!accepts(&open, YamlValue::Float(f64::INFINITY)));
         let counted = Kind::Integer(1, u64::MAX);
-        assert!(accepts(&counted, Value::Integer(u64::MAX.into())));
-        assert!(!accepts(&counted, Value::Integer(-1)));
-        assert!(!accepts(&counted, Value::Float(2.0)));
-        assert!(!accepts(&Kind::Tokens(1), Value::Text("0k".into())));
-        assert!(!accepts(&Kind::Tokens(1), Value::Text("2000000M".into())));
+        assert!(accepts(&counted, YamlValue::Integer(u64::MAX.into())));
+        assert!(!accepts(&counted, YamlValue::Integer(-1)));
+        assert!(!accepts(&counted, YamlValue::Float(2.0)));
+        assert!(!accepts(&Kind::Tokens(1), YamlValue::Text("0k".into())));
+        assert!(!accepts(
+            &Kind::Tokens(1),
+            YamlValue::Text("2000000M".into())
+        ));
     }
 
     #[test]

@@ -44,8 +44,8 @@ pub struct Curve {
 pub fn loss_curve_svg(curves: &[Curve]) -> String {
     let all = |curve: &'_ Curve| [finite(&curve.points), finite(&curve.validation)].concat();
     let points = || curves.iter().flat_map(all);
-    let x_axis = Axis::around(points().map(|(step, _)| step), LEFT..=WIDTH - RIGHT);
-    let y_axis = Axis::around(points().map(|(_, loss)| loss), HEIGHT - BOTTOM..=TOP);
+    let x_axis = PlotAxis::around(points().map(|(step, _)| step), LEFT..=WIDTH - RIGHT);
+    let y_axis = PlotAxis::around(points().map(|(_, loss)| loss), HEIGHT - BOTTOM..=TOP);
     let mut svg = svg::begin((WIDTH, HEIGHT), 12);
     draw_axes(&mut svg, &x_axis, &y_axis);
     for (curve_idx, curve) in curves.iter().enumerate() {
@@ -72,7 +72,7 @@ fn finite(points: &[(u64, f64)]) -> Vec<(f64, f64)> {
     points.filter(|(_, loss)| loss.is_finite()).collect()
 }
 
-fn draw_axes(svg: &mut String, x_axis: &Axis, y_axis: &Axis) {
+fn draw_axes(svg: &mut String, x_axis: &PlotAxis, y_axis: &PlotAxis) {
     let (right, bottom) = (WIDTH - RIGHT, HEIGHT - BOTTOM);
     for tick in &y_axis.ticks {
         let (y, label) = (y_axis.pixel(*tick), y_axis.label(*tick));
@@ -96,7 +96,12 @@ fn draw_axes(svg: &mut String, x_axis: &Axis, y_axis: &Axis) {
     svg::upward_label(svg, (16.0, middle), "middle", "loss (nats)");
 }
 
-fn draw_curve(svg: &mut String, curve: &Curve, colour: &str, (x_axis, y_axis): (&Axis, &Axis)) {
+fn draw_curve(
+    svg: &mut String,
+    curve: &Curve,
+    colour: &str,
+    (x_axis, y_axis): (&PlotAxis, &PlotAxis),
+) {
     let place = |(step, loss)| (x_axis.pixel(step), y_axis.pixel(loss));
     let places: Vec<(f64, f64)> = finite(&curve.points).into_iter().map(place).collect();
     if let Some((x, y)) = places.last() {
@@ -138,13 +143,13 @@ fn line(svg: &mut String, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &s
 }
 
 /// Round numbers along one side of the picture.
-struct Axis {
+struct PlotAxis {
     pixels: RangeInclusive<f64>,
     ticks: Vec<f64>,
     num_decimals: usize,
 }
 
-impl Axis {
+impl PlotAxis {
     /// An axis whose first and last tick enclose the values.
     fn around(values: impl Iterator<Item = f64>, pixels: RangeInclusive<f64>) -> Self {
         let range = values.fold(None, |range: Option<(f64, f64)>, value| {
@@ -199,8 +204,8 @@ fn round_up(value: f64) -> (f64, i32) {
 mod tests {
     use super::*;
 
-    fn axis(values: &[f64]) -> Axis {
-        Axis::around(values.iter().copied(), 0.0..=100.0)
+    fn axis(values: &[f64]) -> PlotAxis {
+        PlotAxis::around(values.iter().copied(), 0.0..=100.0)
     }
 
     fn labels(values: &[f64]) -> Vec<String> {

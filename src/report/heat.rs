@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use super::svg;
-use crate::passes::{Choice, Cost, Part, Sensitivity, WIDTHS};
+use crate::passes::{Choice, Cost, LayerPart, Sensitivity, WIDTHS};
 
 /// Sizes in pixels.
 const CELL_WIDTH: f64 = 30.0;
@@ -29,12 +29,12 @@ const COLOURS: [[f64; 3]; 5] = [
 ];
 
 /// Columns of a panel.
-const PARTS: [Part; 5] = [
-    Part::Qkv,
-    Part::Output,
-    Part::GateUp,
-    Part::Down,
-    Part::Layer,
+const PARTS: [LayerPart; 5] = [
+    LayerPart::Qkv,
+    LayerPart::Output,
+    LayerPart::GateUp,
+    LayerPart::Down,
+    LayerPart::Layer,
 ];
 
 /// A picture of a sensitivity as a whole SVG file; cells that a choice took have a frame.
@@ -192,7 +192,7 @@ mod tests {
     fn sensitivity(kls: &[f64]) -> Sensitivity {
         let cost = |(layer, &kl_nats)| Cost {
             layer,
-            part: Part::Down,
+            part: LayerPart::Down,
             bits: 3,
             num_weights: 8,
             kl_nats,

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde::{Deserialize, Serialize};
 
 use super::table::markdown_line;
-use crate::passes::{Choice, Part, Rounding, Sensitivity};
+use crate::passes::{Choice, LayerPart, Rounding, Sensitivity};
 use crate::progress::thousands;
 
 /// Losses around a pass that quantised, on the validation text, in nats.
@@ -93,7 +93,7 @@ fn by_layer(pass: &str, picture: &Picture) -> String {
         text,
         "\n![KL of each part at each width]({svg})\n\n| layer |"
     );
-    let parts = || Part::CHOSEN.into_iter().chain([Part::Layer]);
+    let parts = || LayerPart::CHOSEN.into_iter().chain([LayerPart::Layer]);
     for part in parts() {
         let _ = write!(text, " {part} |");
     }
@@ -137,7 +137,11 @@ mod tests {
             kl_nats,
         };
         let widths = [(2, 0.125), (3, 0.01), (4, 2e-3), (8, 3e-7)];
-        let parts = [(0, Part::Qkv), (0, Part::Layer), (1, Part::Layer)];
+        let parts = [
+            (0, LayerPart::Qkv),
+            (0, LayerPart::Layer),
+            (1, LayerPart::Layer),
+        ];
         let costs = parts.into_iter();
         let costs: Vec<Cost> = costs
             .flat_map(|(layer, part)| widths.map(|width| cost(layer, part, width)))

@@ -115,7 +115,7 @@ fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
 mod tests {
     use super::*;
     use crate::model::{Part, WeightId};
-    use crate::passes::{Parts, Sizes};
+    use crate::passes::{Parts, StudentSizes};
     use crate::student::Kept;
 
     fn pruned(errors: [Option<f64>; 2]) -> Removed {
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_section_tells_what_is_gone_what_it_cost_and_what_came_back() {
-        let before = Sizes {
+        let before = StudentSizes {
             num_hidden_layers: 4,
             hidden_size: 64,
             intermediate_size: 128,
@@ -148,7 +148,7 @@ mod tests {
             num_key_value_heads: 2,
             parameters: 200_000,
         };
-        let after = Sizes {
+        let after = StudentSizes {
             num_hidden_layers: 2,
             intermediate_size: 96,
             parameters: 100_000,

@@ -13,7 +13,7 @@ use crate::model::{Decoder, DecoderConfig, ParameterKind, Scheme, Schemes};
 use crate::tensors::{self, NotFinite};
 
 #[derive(Serialize, Deserialize)]
-struct Facts {
+struct StudentFacts {
     config: DecoderConfig,
     /// By the name of the weight.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -53,7 +53,7 @@ impl Student {
             schemes.extend(scheme.map(|scheme| (spec.name.clone(), scheme)));
             matrices.push((spec.name, weight));
         }
-        let facts = Facts {
+        let facts = StudentFacts {
             config: self.decoder.config.clone(),
             schemes,
             grid: None,
@@ -65,7 +65,7 @@ impl Student {
     /// Reads what [`Student::save`] wrote; every number of it is finite.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
         let path = dir.join(STUDENT_FILE);
-        let (mut matrices, mut facts): (_, Facts) = tensors::load(&path, device)?;
+        let (mut matrices, mut facts): (_, StudentFacts) = tensors::load(&path, device)?;
         for (name, matrix) in &matrices {
             NotFinite::check(name, &tensors::to_vec(matrix)).map_err(|source| {
                 let path = path.display().to_string();

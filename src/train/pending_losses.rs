@@ -34,11 +34,11 @@ pub(super) struct UnsoundStep {
 /// Steps whose numbers were read, and those whose were not.
 pub(super) struct PendingLosses {
     read_back: ReadBack,
-    unread: Vec<Unread>,
+    unread: Vec<UnreadStep>,
     newest: Option<Reading>,
 }
 
-struct Unread {
+struct UnreadStep {
     step: usize,
     sums: PendingSums,
     /// `[1]`
@@ -61,7 +61,7 @@ impl PendingLosses {
         sums: PendingSums,
         norm: Tensor<1>,
     ) -> Result<(), UnsoundStep> {
-        self.unread.push(Unread { step, sums, norm });
+        self.unread.push(UnreadStep { step, sums, norm });
         if self.read_back == ReadBack::Free || self.unread.len() >= MOST_UNREAD {
             self.read()?;
         }
@@ -75,9 +75,9 @@ impl PendingLosses {
     /// The first step whose loss or gradient is NaN or infinite.
     pub(super) fn read(&mut self) -> Result<Option<Reading>, UnsoundStep> {
         let unread = std::mem::take(&mut self.unread);
-        let numbers = unread
-            .iter()
-            .flat_map(|Unread { sums, norm, .. }| sums.unread().into_iter().chain([norm.clone()]));
+        let numbers = unread.iter().flat_map(|UnreadStep { sums, norm, .. }| {
+            sums.unread().into_iter().chain([norm.clone()])
+        });
         let numbers: Vec<Tensor<1>> = numbers.collect();
         if numbers.is_empty() {
             return Ok(self.newest);
@@ -85,7 +85,7 @@ impl PendingLosses {
         let numbers = Tensor::cat(numbers, 0).try_into_vec_as::<f32>();
         let numbers = numbers.expect("losses and norms are f32");
         let mut rest = numbers.as_slice();
-        for Unread { step, sums, .. } in unread {
+        for UnreadStep { step, sums, .. } in unread {
             let (of_sums, others) = rest.split_at(sums.num_unread());
             let (norm, others) = others.split_first().expect("a norm for each step");
             rest = others;

@@ -122,9 +122,9 @@ impl Vocabulary {
         };
         let mut differing = (0..u32::try_from(num_ids).unwrap_or(u32::MAX)).filter_map(|id| {
             let (a, b) = (meanings(self, id), meanings(other, id));
-            (a != b).then_some(Difference { id, a, b })
+            (a != b).then_some(DifferingId { id, a, b })
         });
-        let named: Vec<Difference> = differing.by_ref().take(NUM_NAMED).collect();
+        let named: Vec<DifferingId> = differing.by_ref().take(NUM_NAMED).collect();
         let num_differing = named.len() + differing.count();
         Comparison {
             agree: num_differing == 0,
@@ -136,10 +136,10 @@ impl Vocabulary {
         }
     }
 
-    fn facts(&self) -> Facts {
+    fn facts(&self) -> VocabularyFacts {
         let num_tokens = self.tokenizer.vocab_size();
         let name = |&id: &u32| self.tokenizer.token(id);
-        Facts {
+        VocabularyFacts {
             path: self.path.clone(),
             num_tokens,
             num_rows: self.num_rows,
@@ -163,18 +163,18 @@ pub struct Comparison {
     /// their tokens.
     pub same_end_of_text: bool,
     /// The first vocabulary.
-    pub a: Facts,
+    pub a: VocabularyFacts,
     /// The second vocabulary.
-    pub b: Facts,
+    pub b: VocabularyFacts,
     /// Ids that mean one thing to one and another to the other.
     pub num_differing: usize,
     /// The first of them.
-    pub differing: Vec<Difference>,
+    pub differing: Vec<DifferingId>,
 }
 
 /// One side of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub struct VocabularyFacts {
     /// Where it was read from.
     pub path: PathBuf,
     /// One more than the largest token id.
@@ -191,7 +191,7 @@ pub struct Facts {
     pub end_of_text_ids: Vec<u32>,
 }
 
-impl Facts {
+impl VocabularyFacts {
     /// The tokens that end a text, with their ids.
     pub fn ends(&self) -> String {
         let ids = self.end_of_text_ids.iter().zip(&self.end_of_text);
@@ -212,7 +212,7 @@ fn named(id: u32, token: Option<String>) -> String {
 
 /// An id that means two things.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub struct DifferingId {
     /// The id.
     pub id: u32,
     /// What it is to the first.
@@ -251,7 +251,7 @@ impl Comparison {
             .iter()
             .take(3)
             .map(
-                |Difference {
+                |DifferingId {
                      id,
                      a: ours,
                      b: theirs,
@@ -306,7 +306,7 @@ impl Comparison {
             return text;
         }
         let _ = write!(text, "{} ids differ:", thousands(self.num_differing as u64));
-        for Difference { id, a, b } in &self.differing {
+        for DifferingId { id, a, b } in &self.differing {
             let _ = write!(text, "\n  {id}: {a} / {b}");
         }
         if self.num_differing > self.differing.len() {

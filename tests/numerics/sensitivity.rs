@@ -8,8 +8,8 @@ use alambic::data::TokenRows;
 use alambic::kernels::grid::Grid;
 use alambic::model::{Decoder, DecoderConfig, LayerType, ids_tensor};
 use alambic::passes::{
-    BudgetPlan, Choice, OverridePlan, Part, PassPlan, QuantizeMethod, QuantizePlan, Sensitivity,
-    SensitivityPlan, WIDTHS, apply,
+    BudgetPlan, Choice, LayerPart, OverridePlan, PassPlan, QuantizeMethod, QuantizePlan,
+    Sensitivity, SensitivityPlan, WIDTHS, apply,
 };
 use alambic::student::{STUDENT_FILE, Student};
 use burn::tensor::Tensor;
@@ -101,23 +101,25 @@ fn each_cost_is_the_kl_of_a_whole_run_with_that_part_rounded() {
         for cost in &found.costs {
             let grid = Grid::symmetric(cost.bits, Some(8));
             let mut num_weights = 0;
-            let rounded = student.decoder.map(|spec, weight| match Part::of(spec) {
-                Some((layer, part))
-                    if layer == cost.layer && [part, Part::Layer].contains(&cost.part) =>
-                {
-                    num_weights += spec.num_elements() as u64;
-                    let on_grid = grid.quantize(weight);
-                    on_grid.scaling.values(on_grid.codes).reshape(spec.shape)
-                }
-                _ => weight,
-            });
+            let rounded = student
+                .decoder
+                .map(|spec, weight| match LayerPart::of(spec) {
+                    Some((layer, part))
+                        if layer == cost.layer && [part, LayerPart::Layer].contains(&cost.part) =>
+                    {
+                        num_weights += spec.num_elements() as u64;
+                        let on_grid = grid.quantize(weight);
+                        on_grid.scaling.values(on_grid.codes).reshape(spec.shape)
+                    }
+                    _ => weight,
+                });
             let want = kl(&float, &student.unroll(&rounded));
             let gap = (cost.kl_nats - want).abs();
             assert!(gap < 1e-6 + 1e-4 * want, "{cost:?}: {want}");
             assert_eq!(cost.num_weights, num_weights, "{cost:?}");
         }
         for layer in 0..2 {
-            for part in Part::CHOSEN {
+            for part in LayerPart::CHOSEN {
                 let costs = found.costs_of(layer, part).unwrap();
                 assert!(costs[0].kl_nats > 10.0 * costs[3].kl_nats, "{costs:?}");
             }
@@ -141,7 +143,7 @@ fn a_layer_that_was_made_sensitive_is_protected_and_the_choice_is_better_than_on
     let choice = Choice::read(dir.path()).unwrap().unwrap();
     let bits = |layer, part| choice.bits_of(layer, part).unwrap();
     let mut widest = 0;
-    for part in Part::CHOSEN {
+    for part in LayerPart::CHOSEN {
         assert_eq!(bits(0, part), 2, "{choice:?}");
         assert!(bits(1, part) > 2, "{choice:?}");
         widest = widest.max(bits(1, part));
@@ -150,7 +152,8 @@ fn a_layer_that_was_made_sensitive_is_protected_and_the_choice_is_better_than_on
     assert!(choice.average_bits <= 3.0, "{choice}");
     assert!(choice.kl_nats < choice.uniform[&3], "{choice}");
     for spec in alambic::model::parameter_specs(&student.decoder.config) {
-        let want = Part::of(&spec).map(|(layer, part)| Grid::symmetric(bits(layer, part), Some(8)));
+        let want =
+            LayerPart::of(&spec).map(|(layer, part)| Grid::symmetric(bits(layer, part), Some(8)));
         assert_eq!(chosen.grid_of(&spec), want, "{}", spec.name);
     }
     let uniform = QuantizePlan {
@@ -180,7 +183,7 @@ fn what_an_override_names_keeps_its_width_and_is_not_counted() {
     let student = run(&plan, student(1), dir.path());
     let choice = Choice::read(dir.path()).unwrap().unwrap();
     assert_eq!(choice.parts.len(), 7);
-    assert_eq!(choice.bits_of(0, Part::Down), None);
+    assert_eq!(choice.bits_of(0, LayerPart::Down), None);
     assert_eq!(student.schemes.len(), 13);
 }
 

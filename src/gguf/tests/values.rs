@@ -66,7 +66,7 @@ fn keys_and_tensors_are_read_as_written_in_versions_2_and_3() {
             file.unsigned("a.type10").unwrap(),
             Some(0x0101_0101_0101_0101)
         );
-        assert_eq!(file.value("a.type1"), Some(&Value::Integer(1)));
+        assert_eq!(file.value("a.type1"), Some(&GgufValue::Integer(1)));
         assert_eq!(file.text("absent").unwrap(), None);
         assert_eq!(file.info("first").unwrap().shape, [2, 3]);
         assert_eq!(file.f32s("first").unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::{GgufError, GgufFile};
-use super::{Parts, Vocabulary};
+use super::{FileTokens, TokenizerParts};
 
 pub(super) const PRE: &str = "tokenizer.ggml.pre";
 pub(super) const MERGES: &str = "tokenizer.ggml.merges";
@@ -89,7 +89,7 @@ const RULES: [Rule; 6] = [
     },
 ];
 
-pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, GgufError> {
+pub(super) fn parts(file: &GgufFile, vocabulary: &FileTokens) -> Result<TokenizerParts, GgufError> {
     let rule = rule(file)?;
     let merges = file.texts(MERGES)?;
     let merges = file.required(MERGES, merges)?;
@@ -101,7 +101,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, G
         }
     });
     let pairs: Vec<[&str; 2]> = pairs.collect::<Result<_, _>>()?;
-    Ok(Parts {
+    Ok(TokenizerParts {
         normalizer: rule
             .normalizer
             .map_or(Value::Null, |name| json!({ "type": name })),

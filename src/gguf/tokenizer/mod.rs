@@ -48,13 +48,13 @@ enum TokenKind {
 }
 
 /// Tokens of a file, in order of their ids.
-struct Vocabulary {
+struct FileTokens {
     tokens: Vec<String>,
     kinds: Vec<TokenKind>,
 }
 
 /// The parts of a `tokenizer.json` that depend on the kind of tokenizer.
-struct Parts {
+struct TokenizerParts {
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,
@@ -71,7 +71,7 @@ struct Parts {
 pub fn tokenizer_files(file: &GgufFile) -> Result<TokenizerFiles, GgufError> {
     let kind = file.text(MODEL)?;
     let kind = file.required(MODEL, kind)?;
-    let vocabulary = Vocabulary::read(file)?;
+    let vocabulary = FileTokens::read(file)?;
     let parts = match kind {
         "gpt2" => byte_level::parts(file, &vocabulary)?,
         "llama" => sentencepiece::parts(file, &vocabulary)?,
@@ -124,7 +124,7 @@ pub fn tokenizer_files(file: &GgufFile) -> Result<TokenizerFiles, GgufError> {
     })
 }
 
-impl Vocabulary {
+impl FileTokens {
     fn read(file: &GgufFile) -> Result<Self, GgufError> {
         let tokens = file.texts(TOKENS)?;
         let tokens = file.required(TOKENS, tokens)?;
@@ -222,7 +222,7 @@ fn one_per_token(tokens: &[String]) -> String {
 fn special_token<'a>(
     file: &GgufFile,
     name: &str,
-    vocabulary: &'a Vocabulary,
+    vocabulary: &'a FileTokens,
 ) -> Result<Option<(u64, &'a str)>, GgufError> {
     let key = format!("tokenizer.ggml.{name}_token_id");
     let Some(id) = file.unsigned(&key)? else {

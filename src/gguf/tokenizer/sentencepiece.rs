@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value, json};
 
 use super::super::{GgufError, GgufFile};
-use super::{Parts, TokenKind, Vocabulary, one_per_token};
+use super::{FileTokens, TokenKind, TokenizerParts, one_per_token};
 
 pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
@@ -18,7 +18,7 @@ const SPACE: &str = "\u{2581}";
 /// The byte of a tab.
 pub(super) const TAB: &str = "<0x09>";
 
-pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, GgufError> {
+pub(super) fn parts(file: &GgufFile, vocabulary: &FileTokens) -> Result<TokenizerParts, GgufError> {
     let scores = file.floats(SCORES)?;
     let scores = file.required(SCORES, scores)?;
     if scores.len() != vocabulary.tokens.len() {
@@ -40,7 +40,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary) -> Result<Parts, G
         .flag("tokenizer.ggml.add_space_prefix")?
         .unwrap_or(true);
     let merges = merges(vocabulary, &scores, &ids);
-    Ok(Parts {
+    Ok(TokenizerParts {
         normalizer: normalizer(adds_space),
         pre_tokenizer: Value::Null,
         decoder: decoder(adds_space),
@@ -111,7 +111,7 @@ fn with_tab(ids: Map<String, Value>) -> Map<String, Value> {
 /// Every way to join two tokens into a third, best first: by score of the third, then by length of the first and
 /// of the second, longest first, then by the ids of all three.
 fn merges<'a>(
-    vocabulary: &'a Vocabulary,
+    vocabulary: &'a FileTokens,
     scores: &[f64],
     ids: &Map<String, Value>,
 ) -> Vec<[&'a str; 2]> {

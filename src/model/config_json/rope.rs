@@ -34,7 +34,7 @@ pub(super) fn ropes(
         return Err(ConfigError::unexpected(key, "a table", Some(new)));
     }
     let context = size(json, CONTEXT, 1 << 30)?;
-    let model = Model {
+    let model = RopeFacts {
         family,
         head_dim,
         max_position_embeddings,
@@ -105,7 +105,7 @@ const CONTEXT: &str = "original_max_position_embeddings";
 
 /// Facts of a model that its rotary settings go by.
 #[derive(Clone, Copy)]
-struct Model<'a> {
+struct RopeFacts<'a> {
     family: &'a Family,
     head_dim: usize,
     max_position_embeddings: usize,
@@ -113,7 +113,7 @@ struct Model<'a> {
     context: Option<usize>,
 }
 
-impl Model<'_> {
+impl RopeFacts<'_> {
     /// Dimensions that turn, if a table says so; of families whose class asks for no such number, all.
     fn rotary_dims(self, table: &Value) -> Result<Option<usize>, ConfigError> {
         let key = "partial_rotary_factor";
@@ -268,7 +268,7 @@ struct Own {
 fn old_scaling(
     json: &Value,
     dims: Option<usize>,
-    model: Model<'_>,
+    model: RopeFacts<'_>,
 ) -> Result<(Own, Option<RopeScaling>), ConfigError> {
     let is_empty = |table: &Value| table.as_object().is_some_and(serde_json::Map::is_empty);
     match field(json, "rope_scaling").filter(|scaling| !is_empty(scaling)) {
@@ -284,7 +284,7 @@ fn old_scaling(
     }
 }
 
-fn merge(new: Option<&Value>, old: &OldStyle, model: Model<'_>) -> Result<Rope, ConfigError> {
+fn merge(new: Option<&Value>, old: &OldStyle, model: RopeFacts<'_>) -> Result<Rope, ConfigError> {
     let scaling = old.scaling.clone();
     let Some(parameters) = new else {
         return Ok(Rope {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::BudgetPlan;
-use super::sensitivity::{Cost, Part, Sensitivity};
+use super::sensitivity::{Cost, LayerPart, Sensitivity};
 use crate::files::{read_json, write_json};
 
 /// File in the folder of the pass.
@@ -44,7 +44,7 @@ impl Choice {
         let mut groups: Vec<Vec<Cost>> = Vec::new();
         for cost in sensitivity.costs.iter().filter(is_allowed) {
             match groups.last_mut() {
-                _ if cost.part == Part::Layer => {}
+                _ if cost.part == LayerPart::Layer => {}
                 Some(group) if (group[0].layer, group[0].part) == (cost.layer, cost.part) => {
                     group.push(*cost);
                 }
@@ -78,7 +78,7 @@ impl Choice {
     }
 
     /// The width of a part, if one was chosen for it.
-    pub fn bits_of(&self, layer: usize, part: Part) -> Option<u32> {
+    pub fn bits_of(&self, layer: usize, part: LayerPart) -> Option<u32> {
         let is_part = |cost: &&Cost| (cost.layer, cost.part) == (layer, part);
         self.parts.iter().find(is_part).map(|cost| cost.bits)
     }
@@ -202,7 +202,7 @@ mod tests {
             .flat_map(|(layer, &(num_weights, at_2))| {
                 WIDTHS.map(|bits| Cost {
                     layer,
-                    part: Part::Down,
+                    part: LayerPart::Down,
                     bits,
                     num_weights,
                     kl_nats: at_2 / 4_f64.powi(bits.cast_signed() - 2),
@@ -221,8 +221,8 @@ mod tests {
         let bits: Vec<u32> = choice.parts.iter().map(|part| part.bits).collect();
         assert_eq!(bits, [8, 2, 2, 2], "{choice}");
         assert!((choice.average_bits - 3.5).abs() < 1e-12);
-        assert_eq!(choice.bits_of(2, Part::Down), Some(2));
-        assert_eq!(choice.bits_of(2, Part::Qkv), None);
+        assert_eq!(choice.bits_of(2, LayerPart::Down), Some(2));
+        assert_eq!(choice.bits_of(2, LayerPart::Qkv), None);
         let told = "3.500 bits a weight on average (at most 3.5): 3 parts of 2 bits, 1 part of 8 bits; their KLs sum to 0.1210 nats, 1.0300 with 3 bits everywhere";
         assert_eq!(choice.to_string(), told);
     }

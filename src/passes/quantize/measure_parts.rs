@@ -6,7 +6,7 @@ use std::ops::Range;
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
+use super::sensitivity::{Cost, LayerPart, Sensitivity, WIDTHS};
 use super::{PassError, calibration, override_of, saved, scheme};
 use super::{QuantizePlan, SchemePlan};
 use crate::data::TokenRows;
@@ -34,7 +34,7 @@ pub(super) fn measure_parts(
     let mut found =
         saved(context, Sensitivity::read_of(context.dir, context.key))?.unwrap_or_default();
     let rows = calibration.read_rows();
-    let mut stream = Stream::begin(student, &rows);
+    let mut stream = ResidualStream::begin(student, &rows);
     found.positions = stream.positions;
     let num_layers = student.decoder.config.num_hidden_layers;
     let label = format!("{}, sensitivity", context.label);
@@ -72,12 +72,12 @@ struct Variant {
 
 /// Every part of a layer at every width, and then the whole layer.
 fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant> {
-    let weights: Vec<(Part, ParameterSpec, Tensor<2>)> = student
+    let weights: Vec<(LayerPart, ParameterSpec, Tensor<2>)> = student
         .decoder
         .parameters()
         .into_iter()
         .filter_map(|(spec, weight)| {
-            let (at, part) = Part::of(&spec)?;
+            let (at, part) = LayerPart::of(&spec)?;
             let is_free = override_of(plan, spec.id).is_none();
             (at == layer && is_free).then(|| {
                 let weight = student.masked(spec.id, weight);
@@ -90,7 +90,7 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
             bits,
             ..plan.scheme
         });
-        let round = |(_, spec, weight): &(Part, ParameterSpec, Tensor<2>)| {
+        let round = |(_, spec, weight): &(LayerPart, ParameterSpec, Tensor<2>)| {
             let on_grid = scheme.weight.quantize(weight.clone());
             let values = on_grid.scaling.values(on_grid.codes).reshape(spec.shape);
             (spec.id, values)
@@ -98,8 +98,8 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
         weights.iter().map(round).collect::<BTreeMap<_, _>>()
     });
     let mut variants = Vec::new();
-    for part in Part::CHOSEN.into_iter().chain([Part::Layer]) {
-        let is_of = |of: Part| part == Part::Layer || part == of;
+    for part in LayerPart::CHOSEN.into_iter().chain([LayerPart::Layer]) {
+        let is_of = |of: LayerPart| part == LayerPart::Layer || part == of;
         let names = || weights.iter().filter(|(of, ..)| is_of(*of));
         if names().next().is_none() {
             continue;
@@ -122,7 +122,7 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
 }
 
 /// Text in front of a layer of the float student, and where it arrives behind the last.
-struct Stream<'a> {
+struct ResidualStream<'a> {
     student: &'a Student,
     float: Decoder,
     contexts: LayerContexts,
@@ -137,7 +137,7 @@ struct Batch {
     counted: usize,
 }
 
-impl<'a> Stream<'a> {
+impl<'a> ResidualStream<'a> {
     fn begin(student: &'a Student, rows: &TokenRows) -> Self {
         let float = student.effective();
         let row_logits = rows.sequence_length() * float.config.vocab_size;

@@ -27,7 +27,7 @@ pub use self::plan::{
 };
 pub use self::rounding::Rounding;
 use self::rules::contradictions;
-pub use self::sensitivity::{Cost, Part, Sensitivity, WIDTHS};
+pub use self::sensitivity::{Cost, LayerPart, Sensitivity, WIDTHS};
 use super::distill::{check_layers, distill};
 use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::cost::{F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, StageCost};
@@ -134,7 +134,7 @@ impl QuantizePlan {
 /// that layer on, so through half of them and the output matrix. Held are the residual stream, the logits of some rows, and
 /// for each width a layer.
 fn add_sensitivity(cost: &mut StageCost, sensitivity: &SensitivityPlan, config: &DecoderConfig) {
-    let runs = (config.num_hidden_layers * WIDTHS.len() * (Part::CHOSEN.len() + 1)) as u64;
+    let runs = (config.num_hidden_layers * WIDTHS.len() * (LayerPart::CHOSEN.len() + 1)) as u64;
     let tokens = sensitivity.tokens as u64;
     let head = (config.vocab_size * config.hidden_size) as u64;
     let layers = num_parameters(&config.with_layers(&[])).abs_diff(num_parameters(config));
@@ -208,7 +208,7 @@ fn measured_schemes(
     say(&format!("{}: {choice}", context.label));
     saved(context, choice.write(context.dir))?;
     for spec in parameter_specs(config) {
-        let bits = Part::of(&spec).and_then(|(layer, part)| choice.bits_of(layer, part));
+        let bits = LayerPart::of(&spec).and_then(|(layer, part)| choice.bits_of(layer, part));
         if let Some(bits) = bits {
             let chosen = SchemePlan {
                 bits,

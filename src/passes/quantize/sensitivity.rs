@@ -20,7 +20,7 @@ const TABLE: &str = "sensitivity.csv";
 /// Projections of a layer that engines join and that therefore have one scheme; or all of the layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Part {
+pub enum LayerPart {
     /// `q_proj`, `k_proj` and `v_proj`.
     Qkv,
     /// `o_proj`.
@@ -39,7 +39,7 @@ pub struct Cost {
     /// Counted from 0.
     pub layer: usize,
     /// What is rounded.
-    pub part: Part,
+    pub part: LayerPart,
     /// To this width, on the pass's kind of grid.
     pub bits: u32,
     /// How many weights that are.
@@ -69,7 +69,7 @@ struct Keyed<T> {
     sensitivity: T,
 }
 
-impl Part {
+impl LayerPart {
     /// The parts that have schemes.
     pub const CHOSEN: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
 
@@ -99,7 +99,7 @@ impl Part {
 }
 
 /// As a heading: `q, k, v`.
-impl fmt::Display for Part {
+impl fmt::Display for LayerPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Qkv => "q, k, v",
@@ -113,7 +113,7 @@ impl fmt::Display for Part {
 
 impl Sensitivity {
     /// What a part costs at each of [`WIDTHS`], if it was measured.
-    pub fn costs_of(&self, layer: usize, part: Part) -> Option<&[Cost]> {
+    pub fn costs_of(&self, layer: usize, part: LayerPart) -> Option<&[Cost]> {
         let is_part = |cost: &Cost| (cost.layer, cost.part) == (layer, part);
         let start = self.costs.iter().position(is_part)?;
         self.costs.get(start..start + WIDTHS.len())
@@ -187,7 +187,10 @@ mod tests {
             num_weights: 96,
             kl_nats,
         };
-        let costs = vec![cost(Part::Qkv, 2, 0.25), cost(Part::GateUp, 3, 1.5e-7)];
+        let costs = vec![
+            cost(LayerPart::Qkv, 2, 0.25),
+            cost(LayerPart::GateUp, 3, 1.5e-7),
+        ];
         let text = Sensitivity {
             positions: 7,
             costs,

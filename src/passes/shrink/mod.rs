@@ -10,7 +10,7 @@ pub(super) use self::plan::SHRINK;
 use self::plan::contradictions;
 pub use self::plan::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
 use self::sizes::{ShrinkError, shrunk_parts};
-use super::removed::{Parts, Removed, Sizes};
+use super::removed::{Parts, Removed, StudentSizes};
 use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::calibration::Calibration;
 use crate::cost::{F32_BYTES, StageCost};
@@ -126,8 +126,8 @@ fn shrink(
     };
     let small = kept.cut_student(&student);
     let parts = Parts {
-        before: Sizes::of(&whole.config),
-        after: Sizes::of(&small.decoder.config),
+        before: StudentSizes::of(&whole.config),
+        after: StudentSizes::of(&small.decoder.config),
         kept,
     };
     say(&format!("{}: {}", context.label, parts.told()));

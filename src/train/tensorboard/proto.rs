@@ -192,7 +192,7 @@ impl Message {
     }
 }
 
-struct Field<'a> {
+struct ProtoField<'a> {
     number: u64,
     payload: Payload<'a>,
 }
@@ -204,7 +204,7 @@ enum Payload<'a> {
     Bytes(&'a [u8]),
 }
 
-impl<'a> Field<'a> {
+impl<'a> ProtoField<'a> {
     /// The first field and what follows it.
     fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), MessageFault> {
         let (key, rest) = split_varint(bytes).ok_or(MessageFault::Truncated { field: 0 })?;
@@ -293,10 +293,10 @@ impl<'a> Field<'a> {
 
 fn for_each_field<'a>(
     mut bytes: &'a [u8],
-    mut visit: impl FnMut(Field<'a>) -> Result<(), MessageFault>,
+    mut visit: impl FnMut(ProtoField<'a>) -> Result<(), MessageFault>,
 ) -> Result<(), MessageFault> {
     while !bytes.is_empty() {
-        let (field, rest) = Field::split(bytes)?;
+        let (field, rest) = ProtoField::split(bytes)?;
         visit(field)?;
         bytes = rest;
     }

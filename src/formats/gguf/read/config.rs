@@ -39,7 +39,7 @@ pub(super) fn config_json(
     };
     for name in FOREIGN_KEYS {
         let key = keys.key(name);
-        let is_off = matches!(file.value(&key), None | Some(gguf::Value::Integer(0)));
+        let is_off = matches!(file.value(&key), None | Some(gguf::GgufValue::Integer(0)));
         if !is_off {
             return Err(file
                 .wrong_value(&key, "absent: alambic has no such part")

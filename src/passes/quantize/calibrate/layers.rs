@@ -36,7 +36,7 @@ pub(super) struct FinishedLayer {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Facts {
+struct LayerFacts {
     key: String,
     layer: usize,
 }
@@ -60,7 +60,7 @@ impl FinishedLayers<'_> {
         let folder = self.dir.join(FOLDER);
         fs::create_dir_all(&folder).map_err(|error| with_path(error, &folder))?;
         let key = self.key.to_owned();
-        tensors::save(&self.file(layer), &matrices, &Facts { key, layer })
+        tensors::save(&self.file(layer), &matrices, &LayerFacts { key, layer })
     }
 
     /// A layer that is there. One that cannot be used is told of, and made anew.
@@ -75,7 +75,7 @@ impl FinishedLayers<'_> {
         }
         let specs = parameter_specs(&decoder.config).into_iter();
         let specs: Vec<_> = specs.filter(|spec| spec.id.layer == Some(layer)).collect();
-        let unusable = match tensors::load::<Facts>(&path, &decoder.device()) {
+        let unusable = match tensors::load::<LayerFacts>(&path, &decoder.device()) {
             Ok((matrices, facts)) if facts.key == self.key && facts.layer == layer => {
                 match taken(&specs, matrices) {
                     Some(finished) => return Ok(Some(finished)),

@@ -13,7 +13,7 @@ use crate::tensors;
 const NUM_POWERS: u8 = 20;
 
 /// What feeds a place of a layer, and can have its outputs made smaller.
-enum Source {
+enum Feed {
     /// The gain of the norm in front of it.
     Norm(WeightId),
     /// A projection each of whose rows makes one input.
@@ -38,7 +38,7 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
     };
     let config = walk.decoder().config.clone();
     for site in Site::OF_LAYER {
-        let Some(source) = Source::of(layer, site, &config, schemes) else {
+        let Some(source) = Feed::of(layer, site, &config, schemes) else {
             continue;
         };
         let Some(readers) = readers(walk, layer, site, schemes) else {
@@ -68,10 +68,10 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
                 return weight.clone() * tensor(scales.clone(), [1, columns]);
             }
             match (&source, &gain) {
-                (Source::Norm(norm), Some(gain)) if *norm == spec.id => {
+                (Feed::Norm(norm), Some(gain)) if *norm == spec.id => {
                     tensor(gain.stored(&scales), spec.shape)
                 }
-                (Source::Rows(rows), _) if *rows == spec.id => {
+                (Feed::Rows(rows), _) if *rows == spec.id => {
                     weight.clone() / tensor(scales.clone(), [columns, 1])
                 }
                 _ => weight,
@@ -81,7 +81,7 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
     Ok(())
 }
 
-impl Source {
+impl Feed {
     fn of(layer: usize, site: Site, config: &DecoderConfig, schemes: &Schemes) -> Option<Self> {
         let family = config.family();
         let norm = |part| {
