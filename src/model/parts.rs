@@ -1,10 +1,12 @@
 //! Parts of a decoder and the weights that they hold: what each is for, what it runs over, what enters it, and its name.
 
 use std::cmp::Ordering;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use super::{DecoderConfig, Site};
+use crate::recipe::{Fields, Item, Value, Word, word_of};
 
 /// What a weight is for. Pruning takes [`ParameterKind::Linear`] only; quantisation takes embedding and head, too, each by a
 /// scheme of its own.
@@ -182,9 +184,48 @@ impl Part {
         self.facts().input
     }
 
+    /// Projections of a layer.
+    pub const PROJECTIONS: [Self; 7] = [
+        Self::Query,
+        Self::Key,
+        Self::Value,
+        Self::Output,
+        Self::Gate,
+        Self::Up,
+        Self::Down,
+    ];
+
     /// Tells whether it stands in a layer.
     pub fn is_of_layer(self) -> bool {
         !matches!(self, Self::Embedding | Self::FinalNorm | Self::Head)
+    }
+}
+
+/// Recipes name projections of a layer.
+impl Word for Part {
+    const WORDS: &'static [&'static str] = &{
+        let mut words = [""; Self::PROJECTIONS.len()];
+        let mut idx = 0;
+        while idx < words.len() {
+            words[idx] = Self::PROJECTIONS[idx].facts().word;
+            idx += 1;
+        }
+        words
+    };
+
+    fn of(word: &str) -> Option<Self> {
+        let mut parts = Self::PROJECTIONS.into_iter();
+        parts.find(|part| part.word() == word)
+    }
+}
+
+impl Value for Part {
+    fn read(item: &Item, _: Fields<'_>) -> Option<Self> {
+        word_of(item)
+    }
+
+    fn write(&self, _: &Path) -> serde_json::Value {
+        self.word().into()
     }
 }
 

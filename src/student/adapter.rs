@@ -168,7 +168,7 @@ impl Adapter {
                 .zip(&pairs)
                 .filter(|(_, pair)| pair.is_some())
             {
-                modules.push((part.id.part.word(), module.to_owned()));
+                modules.push((part.id.part, module.to_owned()));
             }
             let times = pairs.iter().flatten().count();
             if times > 1 {
@@ -178,8 +178,8 @@ impl Adapter {
         }
         let mut targets: Vec<&str> = Vec::new();
         for target in &self.plan.targets {
-            let found = modules.iter().find(|(word, _)| word == target);
-            let module = found.map_or(target.as_str(), |(_, module)| module);
+            let found = modules.iter().find(|(part, _)| part == target);
+            let module = found.map_or(target.word(), |(_, module)| module);
             if !targets.contains(&module) {
                 targets.push(module);
             }
@@ -224,8 +224,7 @@ pub(super) fn kaiming_uniform(shape: [usize; 2], mut stream: Stream, device: &De
 
 /// Whether a plan's adapter has matrices for this weight.
 pub fn is_target(plan: &AdapterPlan, spec: &ParameterSpec) -> bool {
-    let word = spec.id.part.word();
-    spec.kind() == ParameterKind::Linear && plan.targets.iter().any(|target| target == word)
+    spec.kind() == ParameterKind::Linear && plan.targets.contains(&spec.id.part)
 }
 
 impl Pair {

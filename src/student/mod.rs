@@ -20,7 +20,7 @@ pub use self::adapter::{Adapter, is_target};
 pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
 pub(crate) use self::plan::{
-    ADAPTER, MAX_LAYERS, STUDENT, StudentWord, TARGETS, check, check_adapter, fresh_sizes,
+    ADAPTER, MAX_LAYERS, STUDENT, StudentWord, check, check_adapter, fresh_sizes,
 };
 pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};

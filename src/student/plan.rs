@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use crate::diag::Diagnostic;
+use crate::model::Part;
 use crate::progress::thousands;
 use crate::recipe::{
-    ABOVE_0, Fields, Kind, MAX_SIZE, Read, Row, SHARE_ABOVE_0, ascending, choice, distinct,
+    ABOVE_0, Fields, Kind, MAX_SIZE, Read, Row, SHARE_ABOVE_0, Word, ascending, choice, distinct,
     division, keys, rule,
 };
 use crate::teacher::CHECKPOINT;
@@ -146,24 +147,13 @@ keys! {
     pub struct AdapterPlan in ADAPTER = "adapter", "Low-rank matrices that are added to some weights (LoRA). Without masks, they are also left in the folder of the pass, as `adapter/`, for `peft`." {
         rank: usize = required(Kind::Integer(1, MAX_SIZE), "width of the matrices; at most that of the weights they are added to");
         alpha: f64 = rule("`rank`", ABOVE_0, "what is added is multiplied by `alpha / rank`") else alpha;
-        targets: Vec<String> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()), "modules of every layer whose weight is added to");
+        targets: Vec<Part> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(Part::WORDS), 1, Part::WORDS.len()), "modules of every layer whose weight is added to");
     }
 }
 
 fn alpha(adapter: Fields<'_>) -> Option<f64> {
     adapter.get::<usize>("rank").map(|rank| rank as f64)
 }
-
-/// Modules of a layer that have a matrix.
-pub(crate) const TARGETS: [&str; 7] = [
-    "q_proj",
-    "k_proj",
-    "v_proj",
-    "o_proj",
-    "gate_proj",
-    "up_proj",
-    "down_proj",
-];
 
 /// Every contradiction within the student's keys.
 pub(crate) fn check(student: Fields<'_>, faults: &mut Vec<Diagnostic>) {
@@ -188,7 +178,7 @@ pub(crate) fn check(student: Fields<'_>, faults: &mut Vec<Diagnostic>) {
 
 /// Every contradiction within the keys of an adapter.
 pub(crate) fn check_adapter(adapter: Fields<'_>, faults: &mut Vec<Diagnostic>) {
-    distinct::<String>(adapter, "targets", faults);
+    distinct::<Part>(adapter, "targets", faults);
 }
 
 /// The sizes of a fresh student, if the recipe has them.

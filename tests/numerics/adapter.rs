@@ -7,7 +7,9 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::loss::{LossSpec, Term, Terms};
-use alambic::model::{Architecture, Decoder, DecoderConfig, WeightId, ids_tensor, tensor_specs};
+use alambic::model::{
+    Architecture, Decoder, DecoderConfig, Part, WeightId, ids_tensor, tensor_specs,
+};
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan, apply};
 use alambic::pruning::Zeros;
 use alambic::student::AdapterPlan;
@@ -39,7 +41,7 @@ struct Inputs {
 struct Settings {
     rank: usize,
     alpha: f64,
-    targets: Vec<String>,
+    targets: Vec<Part>,
 }
 
 impl Inputs {
@@ -64,11 +66,11 @@ struct Expected {
     gradients: BTreeMap<String, Vec<f64>>,
 }
 
-fn adapter_plan(rank: usize, targets: &[&str]) -> AdapterPlan {
+fn adapter_plan(rank: usize, targets: &[Part]) -> AdapterPlan {
     AdapterPlan {
         rank,
         alpha: 4.0,
-        targets: targets.iter().map(ToString::to_string).collect(),
+        targets: targets.to_vec(),
     }
 }
 
@@ -131,7 +133,7 @@ fn logits_and_gradients_equal_those_of_peft() {
 
 #[test]
 fn an_adapter_starts_as_nothing_within_kaimings_bound() {
-    let plan = adapter_plan(5, &["v_proj", "up_proj"]);
+    let plan = adapter_plan(5, &[Part::Value, Part::Up]);
     let decoder = random_decoder(config(), 5);
     let student = with_adapter(decoder.clone(), &plan);
     let ids: [&[u32]; 1] = [&[3, 14, 15]];
@@ -200,7 +202,7 @@ fn differing(a: &Decoder, b: &Decoder) -> Vec<String> {
 fn a_pass_moves_its_targets_alone_and_leaves_an_adapter_that_gives_the_same_weights() {
     let dir = tempfile::tempdir().unwrap();
     let before = Student::new(random_decoder(config(), 5));
-    let pass = distill(adapter_plan(2, &["q_proj", "down_proj"]));
+    let pass = distill(adapter_plan(2, &[Part::Query, Part::Down]));
     let after = run(&pass, before.clone(), dir.path());
     assert!(after.adapter.is_none());
     let (q_proj, down_proj) = (
@@ -246,7 +248,7 @@ fn masks_hold_and_what_no_longer_fits_them_is_not_left() {
     });
     let student = Student::new(random_decoder(config(), 5));
     let pruned = run(&prune, student, dir.path());
-    let pass = distill(adapter_plan(2, &["k_proj", "gate_proj"]));
+    let pass = distill(adapter_plan(2, &[Part::Key, Part::Gate]));
     let after = run(&pass, pruned.clone(), dir.path());
     assert_eq!(differing(&pruned.decoder, &after.decoder).len(), 2);
     for (spec, weight) in after.decoder.parameters() {
@@ -264,7 +266,7 @@ fn masks_hold_and_what_no_longer_fits_them_is_not_left() {
 fn a_pass_goes_on_to_the_same_bits_from_any_state_which_holds_the_adapter_alone() {
     let student = || Student::new(random_decoder(config(), 5));
     let pass = PassPlan::Distill(Box::new(FitPlan {
-        adapter: Some(adapter_plan(3, &["o_proj", "up_proj"])),
+        adapter: Some(adapter_plan(3, &[Part::Output, Part::Up])),
         ema: Some(0.5),
         save_every: 1,
         keep_states: 5,
@@ -328,9 +330,7 @@ fn an_adapter_of_parts_of_a_fused_matrix_is_one_module_with_a_block_for_each() {
     let plan = AdapterPlan {
         rank,
         alpha,
-        targets: ["v_proj", "q_proj", "up_proj", "down_proj"]
-            .map(str::to_owned)
-            .to_vec(),
+        targets: vec![Part::Value, Part::Query, Part::Up, Part::Down],
     };
     let student = with_adapter(random_decoder(config.clone(), 5), &plan);
     let student = with_numbers(&student);

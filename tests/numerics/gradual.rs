@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
+use alambic::model::Part;
 use alambic::passes::PassPlan;
 use alambic::pruning::{GradualMethod, GradualPlan, Within};
 use alambic::student::{AdapterPlan, Student};
@@ -125,7 +126,7 @@ fn an_adapter_may_be_trained_meanwhile_and_what_is_masked_already_stays() {
         adapter: Some(AdapterPlan {
             rank: 2,
             alpha: 4.0,
-            targets: ["q_proj", "down_proj"].map(str::to_owned).to_vec(),
+            targets: vec![Part::Query, Part::Down],
         }),
         ..plan(GradualMethod::Magnitude)
     };

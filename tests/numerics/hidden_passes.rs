@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use alambic::loss::{LossWeights, Term, Terms};
+use alambic::model::Part;
 use alambic::passes::{PassPlan, apply};
 use alambic::recipe::{Ramp, Scheduled, Shape};
 use alambic::student::{AdapterPlan, Student};
@@ -87,7 +88,7 @@ fn an_adapter_and_projections_are_trained_side_by_side() {
     let adapter = AdapterPlan {
         rank: 4,
         alpha: 8.0,
-        targets: vec!["o_proj".to_owned(), "down_proj".to_owned()],
+        targets: vec![Part::Output, Part::Down],
     };
     let pass = PassPlan::Distill(Box::new(FitPlan {
         adapter: Some(adapter),

@@ -3,7 +3,9 @@
 use std::fs;
 
 use alambic::kernels::grid::{Grid, Levels};
-use alambic::model::{DecoderConfig, LayerType, ParameterKind, Scheme, Schemes, parameter_specs};
+use alambic::model::{
+    DecoderConfig, LayerType, ParameterKind, Part, Scheme, Schemes, parameter_specs,
+};
 use alambic::passes::quantize::schemes;
 use alambic::passes::{
     Activations, NumberType, OverridePlan, QuantizeMethod, QuantizePlan, SchemePlan,
@@ -41,26 +43,17 @@ fn plan() -> QuantizePlan {
         activations: Activations::PerToken,
         ..scheme
     };
-    let one = |modules: &[&str], layers: Option<Vec<usize>>, scheme| OverridePlan {
-        modules: modules.iter().map(ToString::to_string).collect(),
+    let one = |modules: &[Part], layers: Option<Vec<usize>>, scheme| OverridePlan {
+        modules: modules.to_vec(),
         layers,
         scheme,
     };
-    let all = [
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
-    ];
     QuantizePlan {
         method: QuantizeMethod::RoundToNearest,
         scheme,
         overrides: vec![
-            one(&all, Some(vec![1]), Some(eight)),
-            one(&["o_proj"], Some(vec![1]), None),
+            one(&Part::PROJECTIONS, Some(vec![1]), Some(eight)),
+            one(&[Part::Output], Some(vec![1]), None),
         ],
         embedding: None,
         output: None,

@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::kernels::grid::Grid;
-use alambic::model::{Decoder, DecoderConfig, LayerType, ids_tensor};
+use alambic::model::{Decoder, DecoderConfig, LayerType, Part, ids_tensor};
 use alambic::passes::{
     BudgetPlan, Choice, LayerPart, OverridePlan, PassPlan, QuantizeMethod, QuantizePlan,
     Sensitivity, SensitivityPlan, WIDTHS, apply,
@@ -171,7 +171,7 @@ fn a_layer_that_was_made_sensitive_is_protected_and_the_choice_is_better_than_on
 #[test]
 fn what_an_override_names_keeps_its_width_and_is_not_counted() {
     let fixed = OverridePlan {
-        modules: vec!["down_proj".to_owned()],
+        modules: vec![Part::Down],
         layers: Some(vec![0]),
         scheme: None,
     };

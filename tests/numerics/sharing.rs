@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::Calibration;
 use alambic::loss::{LossSpec, Term, Terms};
-use alambic::model::{DecoderConfig, LayerType, Site, parameter_specs};
+use alambic::model::{DecoderConfig, LayerType, Part, Site, parameter_specs};
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan, apply};
 use alambic::pruning::{Zeros, input_squares};
 use alambic::student::AdapterPlan;
@@ -196,7 +196,7 @@ fn an_adapter_of_shared_layers_is_left_for_every_run() {
         adapter: Some(AdapterPlan {
             rank: 2,
             alpha: 2.0,
-            targets: vec!["v_proj".to_owned()],
+            targets: vec![Part::Value],
         }),
         ..fit_plan()
     }));

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use alambic::data::TokenRows;
 use alambic::formats::{ExportDtype, Format};
-use alambic::model::Architecture;
+use alambic::model::{Architecture, Part};
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan};
 use alambic::pruning::{Pattern, Zeros};
 use alambic::student::AdapterPlan;
@@ -95,20 +95,11 @@ fn zeros_are_bit_exact_in_files_after_an_adapter_was_merged_and_after_training_o
     let rows = random_rows(16, &[16, 16, 16, 16, 16, 7], 6);
     for pattern in [Pattern::TwoOfFour, Pattern::FourOfEight] {
         let (student, masked) = pruned(pattern, &rows);
-        let all = [
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "o_proj",
-            "gate_proj",
-            "up_proj",
-            "down_proj",
-        ];
         let adapted = PassPlan::Distill(Box::new(FitPlan {
             adapter: Some(AdapterPlan {
                 rank: 2,
                 alpha: 4.0,
-                targets: all.map(str::to_owned).to_vec(),
+                targets: Part::PROJECTIONS.to_vec(),
             }),
             ..fit_plan()
         }));

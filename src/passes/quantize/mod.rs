@@ -257,7 +257,7 @@ fn calibrated(
 pub(super) fn override_of(plan: &QuantizePlan, id: WeightId) -> Option<&OverridePlan> {
     let layer = id.layer?;
     let mut own = plan.overrides.iter().rev();
-    own.find(|one| one.names(layer, id.part.word()))
+    own.find(|one| one.names(layer, id.part))
 }
 
 /// The scheme that a plan stands for.

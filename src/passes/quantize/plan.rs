@@ -6,11 +6,12 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::{Map, json};
 
+use crate::model::Part;
 use crate::recipe::{
     Block, Fields, Keys, Kind, MAX_SIZE, MAX_STEPS, Read, Row, SHARE_ABOVE_0, Value, Word, keys,
     or, put, required, rule, words,
 };
-use crate::student::{MAX_LAYERS, TARGETS};
+use crate::student::MAX_LAYERS;
 use crate::train::{FIT, FitPlan, STEPS};
 
 /// How weights reach the grid.
@@ -166,7 +167,7 @@ words! {
 keys! {
     pub struct OverridePlan in OVERRIDE = "override", "Projections with a scheme of their own; a key that is left out has its default, whatever the pass says. Engines join `q_proj`, `k_proj` and `v_proj`, \
         and `gate_proj` and `up_proj`: those of a layer have one scheme." {
-        modules: Vec<String> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(&TARGETS), 1, TARGETS.len()), "which projections of a layer");
+        modules: Vec<Part> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(Part::WORDS), 1, Part::WORDS.len()), "which projections of a layer");
         layers: Option<Vec<usize>> = rule("all layers", Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024), "of which layers, counted from 0");
         key keep = or("false", Kind::Switch, "whether they are not quantised at all; no further key then") write |plan| if plan.scheme.is_none() { json!(true) } else { json!(null) };
         /// `None` leaves them as they are.
@@ -176,9 +177,9 @@ keys! {
 
 impl OverridePlan {
     /// Whether it names a module of a layer.
-    pub fn names(&self, layer: usize, module: &str) -> bool {
+    pub fn names(&self, layer: usize, module: Part) -> bool {
         let is_layer = |layers: &Vec<usize>| layers.contains(&layer);
-        self.layers.as_ref().is_none_or(is_layer) && self.modules.iter().any(|name| name == module)
+        self.layers.as_ref().is_none_or(is_layer) && self.modules.contains(&module)
     }
 }
 

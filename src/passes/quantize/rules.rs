@@ -2,6 +2,7 @@
 
 use super::plan::{Activations, NumberType, QuantizeWord};
 use crate::diag::Diagnostic;
+use crate::model::Part;
 use crate::progress::thousands;
 use crate::recipe::{Fields, distinct, keys_of, unused};
 use crate::train::{self, FIT};
@@ -50,7 +51,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
     fixed_scales(fields, faults);
     for one in fields.blocks("overrides") {
-        distinct::<String>(one, "modules", faults);
+        distinct::<Part>(one, "modules", faults);
         distinct::<u64>(one, "layers", faults);
         if one.get("keep") == Some(true) {
             for name in ["type", "bits", "group_size", "symmetric", "activations"] {
