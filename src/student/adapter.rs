@@ -7,14 +7,13 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Map, json};
 
-use super::TrainedSpec;
+use super::{AdapterPlan, TrainedSpec};
 use crate::files;
 use crate::model::{
-    DecoderConfig, ParameterKind, ParameterSpec, TensorSpec, WeightId, parameter_specs,
+    DecoderConfig, ParameterKind, ParameterSpec, Part, TensorSpec, WeightId, parameter_specs,
     tensor_specs,
 };
 use crate::random::Stream;
-use crate::student::AdapterPlan;
 use crate::tensors;
 
 /// Narrow matrices whose product is added to linear layers (Hu et al. 2021, LoRA, <https://arxiv.org/abs/2106.09685>,
@@ -101,8 +100,9 @@ impl Adapter {
         let pairs = pairs.collect();
         assert!(matrices.next().is_none(), "a matrix too many");
         Self {
+            plan: self.plan.clone(),
+            config: self.config.clone(),
             pairs,
-            ..self.clone()
         }
     }
 
@@ -162,19 +162,15 @@ impl Adapter {
                 .extend(named.map(|(name, matrix)| (format!("base_model.model.{name}"), matrix)));
             let module = tensor.module_in_layer();
             let module = module.rsplit_once('.').map_or(module, |(_, module)| module);
-            for (part, _) in tensor
-                .parts
-                .iter()
-                .zip(&pairs)
-                .filter(|(_, pair)| pair.is_some())
-            {
-                modules.push((part.id.part, module.to_owned()));
-            }
-            let times = pairs.iter().flatten().count();
+            let parts = tensor.parts.iter().zip(&pairs);
+            let adapted = parts.filter_map(|(part, pair)| pair.map(|_| part.id.part));
+            let adapted: Vec<Part> = adapted.collect();
+            let times = adapted.len();
             if times > 1 {
                 ranks.insert(module.to_owned(), json!(times * self.plan.rank));
                 alphas.insert(module.to_owned(), json!(times as f64 * self.plan.alpha));
             }
+            modules.extend(adapted.into_iter().map(|part| (part, module.to_owned())));
         }
         let mut targets: Vec<&str> = Vec::new();
         for target in &self.plan.targets {
