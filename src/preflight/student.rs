@@ -41,27 +41,14 @@ impl Preflight<'_> {
     }
 
     fn no_such_part(&self, error: &NoSuchPart) -> RecipeFaults {
-        let (key, label, help) = match error {
-            NoSuchPart::Layer { there, .. } => {
-                let help = format!("layers count from 0 to {}", there - 1);
-                ("layers", "past the last layer", help)
-            }
-            NoSuchPart::Size { key, there, .. } => {
-                let help = format!("write at most {there}");
-                (*key, "more than there are", help)
-            }
-            NoSuchPart::Width { key, head_dim, .. } => {
-                let help = format!("keep {head_dim} dimensions for each query head");
-                (*key, "would not load in transformers", help)
-            }
-        };
+        let key = error.key();
         let id = if key == "layers" {
             "student/layers"
         } else {
             "student/width"
         };
-        let fault = Diagnostic::new(id, error.to_string()).help(help);
-        self.fault(&format!("student.from_teacher.{key}"), label, fault)
+        let fault = Diagnostic::new(id, error.to_string()).help(error.help());
+        self.fault(&format!("student.from_teacher.{key}"), error.label(), fault)
     }
 
     /// Every id means to a given student what it means to the teacher. Without a `tokenizer.json` of its own it must

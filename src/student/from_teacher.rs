@@ -7,14 +7,13 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::Student;
 use super::importance::Importance;
+use super::{FromTeacherPlan, LayersPlan, Student};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::model::{
     Axis, Decoder, DecoderConfig, ParameterSpec, Part, QkNorm, RopeScaling, WeightId,
     parameter_specs,
 };
-use crate::student::{FromTeacherPlan, LayersPlan};
 
 /// The parts of a teacher that a student keeps, zero-based and ascending.
 ///
@@ -72,6 +71,36 @@ pub enum NoSuchPart {
         heads: usize,
         head_dim: usize,
     },
+}
+
+impl NoSuchPart {
+    /// The key that asks for it, in a plan of parts of a teacher.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Layer { .. } => "layers",
+            Self::Size { key, .. } | Self::Width { key, .. } => key,
+        }
+    }
+
+    /// The remark under the key.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Layer { .. } => "past the last layer",
+            Self::Size { .. } => "more than there are",
+            Self::Width { .. } => "would not load in transformers",
+        }
+    }
+
+    /// What to write in its place.
+    pub fn help(&self) -> String {
+        match self {
+            Self::Layer { there, .. } => format!("layers count from 0 to {}", there - 1),
+            Self::Size { there, .. } => format!("write at most {there}"),
+            Self::Width { head_dim, .. } => {
+                format!("keep {head_dim} dimensions for each query head")
+            }
+        }
+    }
 }
 
 /// Whether the teacher has what a plan asks for, and transformers loads what is left.

@@ -63,10 +63,7 @@ impl Pass for ShrinkPlan {
 /// What is told of a size that cannot be.
 fn fault(error: &ShrinkError) -> PassFault {
     let help = match error {
-        ShrinkError::Size { there, .. } => format!("write at most {there}"),
-        ShrinkError::Width { head_dim, .. } => {
-            format!("keep {head_dim} dimensions for each query head")
-        }
+        ShrinkError::Part { error, .. } => error.help(),
         ShrinkError::Nothing => "write smaller sizes, or delete the pass".to_owned(),
         ShrinkError::Parameters {
             smallest, there, ..
@@ -80,8 +77,7 @@ fn fault(error: &ShrinkError) -> PassFault {
     };
     let label = match error {
         ShrinkError::Nothing => "leaves what there is",
-        ShrinkError::Width { .. } => "would not load in transformers",
-        ShrinkError::Size { .. } => "more than there are",
+        ShrinkError::Part { error, .. } => error.label(),
         ShrinkError::Parameters { .. } => "less than any size along these leaves",
     };
     let fault = Diagnostic::new("shrink/size", error.to_string()).help(help);

@@ -15,16 +15,9 @@ const MAX_UNIT: usize = 32;
 /// Why a student cannot be made so small.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub(super) enum ShrinkError {
-    #[error("`{key}` is {asked}, but the student has {there}")]
-    Size {
+    #[error("{}", fact(key, error))]
+    Part {
         key: &'static str,
-        asked: usize,
-        there: usize,
-    },
-    #[error("{error}")]
-    Width {
-        key: &'static str,
-        head_dim: usize,
         error: NoSuchPart,
     },
     #[error("nothing is taken out: the student has these sizes already")]
@@ -41,7 +34,7 @@ impl ShrinkError {
     /// The key of the recipe that asks for too much.
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Size { key, .. } | Self::Width { key, .. } => Some(key),
+            Self::Part { key, .. } => Some(key),
             Self::Nothing => None,
             Self::Parameters { .. } => Some("parameters"),
         }
@@ -60,31 +53,29 @@ pub(super) fn shrunk_parts(
         }
     };
     let parts = parts(sizes);
-    check_parts(&parts, config).map_err(|error| match error {
-        NoSuchPart::Size { key, asked, there } => ShrinkError::Size {
-            key: if key == "highest_influence" {
-                "num_hidden_layers"
-            } else {
-                key
-            },
-            asked,
-            there,
-        },
-        NoSuchPart::Width { key, head_dim, .. } => ShrinkError::Width {
-            key: match target {
-                ShrinkTarget::Sizes(_) => key,
-                ShrinkTarget::Parameters { .. } => "parameters",
-            },
-            head_dim,
-            error,
-        },
-        NoSuchPart::Layer { .. } => unreachable!("layers are counted here, not named"),
+    check_parts(&parts, config).map_err(|error| {
+        let key = match (error.key(), target) {
+            ("highest_influence", _) => "num_hidden_layers",
+            (_, ShrinkTarget::Parameters { .. }) => "parameters",
+            (key, ShrinkTarget::Sizes(_)) => key,
+        };
+        ShrinkError::Part { key, error }
     })?;
     let left = part_of_teacher(&parts, config);
     if num_parameters(&left) == num_parameters(config) {
         return Err(ShrinkError::Nothing);
     }
     Ok(parts)
+}
+
+/// A part that a plan asks for and the student does not have.
+fn fact(key: &str, error: &NoSuchPart) -> String {
+    match error {
+        NoSuchPart::Size { asked, there, .. } => {
+            format!("`{key}` is {asked}, but the student has {there}")
+        }
+        NoSuchPart::Width { .. } | NoSuchPart::Layer { .. } => error.to_string(),
+    }
 }
 
 fn parts(sizes: ShrinkSizes) -> FromTeacherPlan {
