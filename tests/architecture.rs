@@ -2,7 +2,7 @@
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::{Path, PathBuf};
 
@@ -254,6 +254,34 @@ mod tests { use crate::absent; }
             "src/recipe names concepts of stages:\n{}",
             faults.join("\n")
         );
+    }
+
+    /// Name of the type that a line declares for others than its own file.
+    fn shared_type(line: &str) -> Option<String> {
+        let declared = line.trim_start().strip_prefix("pub")?;
+        let declared = match declared.strip_prefix('(') {
+            Some(inside) => inside.split_once(')')?.1,
+            None => declared,
+        };
+        let (kind, name) = declared.trim_start().split_once(' ')?;
+        let is_type = ["struct", "enum", "trait", "type", "union"].contains(&kind);
+        leading_name(name).filter(|_| is_type)
+    }
+
+    #[test]
+    fn a_name_of_a_type_means_one_thing() {
+        let mut places: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+        for path in rust_files("src").into_iter().filter(|path| !is_test(path)) {
+            for name in shipped_code(&read(&path)).lines().filter_map(shared_type) {
+                places.entry(name).or_default().push(path.clone());
+            }
+        }
+        assert!(places.len() >= 200, "{} types found", places.len());
+        for known in ["Format", "OnGrid", "PassPlan", "Term"] {
+            assert!(places.contains_key(known), "{known}");
+        }
+        places.retain(|_, places| places.len() > 1);
+        assert!(places.is_empty(), "{places:#?}");
     }
 
     #[test]

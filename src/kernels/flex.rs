@@ -13,7 +13,7 @@ use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Tensor, TensorData};
 
-use super::attention::host::{self, Heads, Inputs, attention_slopes};
+use super::attention::host::{self, AttentionInputs, Heads, attention_slopes};
 use super::product::host::MatrixMut;
 use super::views::{HeadTensor, from_start, last_dim, like, matrix, owned, values};
 use super::{Sight, rotation};
@@ -302,8 +302,8 @@ fn inputs<'a>(
     keys: &'a HeadTensor,
     values: &'a HeadTensor,
     sight: &'a Sight,
-) -> Inputs<'a> {
-    Inputs {
+) -> AttentionInputs<'a> {
+    AttentionInputs {
         queries: queries.heads(),
         keys: keys.heads(),
         values: values.heads(),

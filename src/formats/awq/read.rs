@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use crate::formats::read::{Opened, Transposed, WordLayout, expect, number};
+use crate::formats::read::{PackedReading, Transposed, WordLayout, expect, number};
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
 
 /// Of a `quantization_config`.
-pub(super) fn open(json: &Value, config: &DecoderConfig) -> Opened {
+pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let versions = ["gemm", "GEMM"].map(Value::from);
     for key in ["/version", "/checkpoint_format", "/format"] {
         expect(json, key, &[&versions[..], &[Value::Null]].concat())?;

@@ -2,12 +2,12 @@
 
 use serde_json::Value;
 
-use crate::formats::read::{Opened, Transposed, Version, WordLayout, expect, number};
+use crate::formats::read::{PackedReading, Transposed, Version, WordLayout, expect, number};
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
 
 /// Of a `quantization_config`.
-pub(super) fn open(json: &Value, config: &DecoderConfig) -> Opened {
+pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let null = Value::Null;
     for key in ["/checkpoint_format", "/format"] {
         expect(json, key, &["gptq".into(), "gptq_v2".into(), null.clone()])?;

@@ -9,7 +9,7 @@ use ::safetensors::Dtype;
 use serde_json::Value;
 
 use crate::formats::read::{
-    Opened, Packed, StoredWeight, expect, num_groups, num_words, number, part, unpack,
+    Packed, PackedReading, StoredWeight, expect, num_groups, num_words, number, part, unpack,
 };
 use crate::formats::{CheckpointError, TensorFiles};
 use crate::kernels::grid::Grid;
@@ -22,7 +22,7 @@ use crate::model::{
 struct Mlx(BTreeMap<String, Grid>);
 
 /// Of the key `quantization`: one width and group for all, and those of modules that have their own, or `false`.
-pub(super) fn open(json: &Value, config: &DecoderConfig) -> Opened {
+pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let all = grid(json, "")?;
     let mut weights = BTreeMap::new();
     for spec in tensor_specs(config) {

@@ -51,7 +51,7 @@ pub(crate) trait Packed: Debug + Send + Sync {
     ) -> Result<Option<StoredWeight>, CheckpointError>;
 }
 
-/// Reading of a folder where its config alone does not say it.
+/// PackedReading of a folder where its config alone does not say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settled {
     /// What decided, in words: part of what the model is.
@@ -64,11 +64,11 @@ pub(crate) struct Settled {
 pub(super) struct FolderReader {
     /// Its `quant_method` in `quantization_config`; `None` for the format that has a key of its own, `quantization`.
     pub(super) method: Option<&'static str>,
-    pub(super) open: fn(&Value, &DecoderConfig) -> Opened,
+    pub(super) open: fn(&Value, &DecoderConfig) -> PackedReading,
 }
 
 /// What a `config.json` makes of a reader.
-pub(super) type Opened = Result<Box<dyn Packed>, ConfigError>;
+pub(super) type PackedReading = Result<Box<dyn Packed>, ConfigError>;
 
 /// FolderReader of the weights that are not plain, by a parsed `config.json`; `None` if it says nothing of quantisation.
 ///

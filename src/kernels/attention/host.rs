@@ -40,7 +40,7 @@ impl<'a> Heads<'a> {
 
 /// What attention takes, each `[B, N or KV, T or S, H]`.
 #[derive(Clone, Copy)]
-pub(in crate::kernels) struct Inputs<'a> {
+pub(in crate::kernels) struct AttentionInputs<'a> {
     pub(in crate::kernels) queries: Heads<'a>,
     pub(in crate::kernels) keys: Heads<'a>,
     pub(in crate::kernels) values: Heads<'a>,
@@ -74,7 +74,7 @@ struct Scores {
 }
 
 /// Mixed values, `[B, T, N·H]`.
-pub(in crate::kernels) fn attention(inputs: &Inputs<'_>) -> Vec<f32> {
+pub(in crate::kernels) fn attention(inputs: &AttentionInputs<'_>) -> Vec<f32> {
     let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
     let width = heads * head_dim;
     let mut mixed = vec![0.0; batch * seq * width];
@@ -103,7 +103,10 @@ pub(in crate::kernels) fn attention(inputs: &Inputs<'_>) -> Vec<f32> {
 /// P = softmax(scores)     d values = Pᵀ slope     d P = slope valuesᵀ     d scores = P (d P − Σ P d P)
 /// d queries = scale · d scores · keys             d keys = scale · d scoresᵀ · queries
 /// ```
-pub(in crate::kernels) fn attention_slopes(inputs: &Inputs<'_>, slope: Heads<'_>) -> Slopes {
+pub(in crate::kernels) fn attention_slopes(
+    inputs: &AttentionInputs<'_>,
+    slope: Heads<'_>,
+) -> Slopes {
     let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
     let [_, kv_heads, seen, _] = inputs.keys.rows.shape;
     let groups = heads / kv_heads;
@@ -143,7 +146,7 @@ pub(in crate::kernels) fn attention_slopes(inputs: &Inputs<'_>, slope: Heads<'_>
     slopes
 }
 
-impl Inputs<'_> {
+impl AttentionInputs<'_> {
     fn strip(&self, batch_row: usize, head: usize, strip_idx: usize) -> Strip {
         let [_, _, seq, _] = self.queries.rows.shape;
         let start = strip_idx * QUERIES;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use ::safetensors::Dtype;
 use serde_json::Value;
 
-use crate::formats::read::{Opened, Packed, StoredWeight, fp8, transposed, unpack};
+use crate::formats::read::{Packed, PackedReading, StoredWeight, fp8, transposed, unpack};
 use crate::formats::{CheckpointError, TensorFiles};
 use crate::model::{DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec};
 
@@ -40,7 +40,7 @@ enum Layout {
 /// Of a `quantization_config`.
 ///
 /// Strict: whatever would change a weight or an activation and is not implemented is refused by its key.
-pub(super) fn open(json: &Value, config: &DecoderConfig) -> Opened {
+pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let schemes = config::stored_schemes(json, config)?;
     Ok(Box::new(CompressedTensors(schemes)))
 }
