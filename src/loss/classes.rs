@@ -8,6 +8,11 @@ use burn::tensor::Tensor;
 
 use super::spec::LossSpec;
 use super::{Term, Terms};
+use crate::support::{Samples, TopK};
+
+/// A tail that a support leaves is known to this only, the rounding of a sum of f32: what a divergence takes the
+/// logarithm of is no less.
+const SMALLEST_TAIL: f64 = f32::EPSILON as f64;
 
 /// What a divergence is computed with.
 pub(super) trait Number:
@@ -191,10 +196,67 @@ impl Number for Tensor<2> {
 }
 
 /// Probabilities of classes and their natural logarithms.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Mass<N> {
     pub(super) prob: N,
     pub(super) ln: N,
+}
+
+/// The teacher's side of classes: all that terms are told of it.
+///
+/// The host makes it for each position; tensors hold it as it is made here.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Opinion<N> {
+    pub(super) mass: Mass<N>,
+}
+
+impl Opinion<ClassValues> {
+    /// Of the ids of a support and, behind them, of the tail, which has nothing unless there are other classes.
+    pub(super) fn of_top_k(top_k: &TopK<'_>, has_tail: bool, spec: &LossSpec) -> Self {
+        let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
+        let tail = if has_tail { tail } else { 0.0 };
+        let mut prob: Vec<f64> = ln.iter().map(|ln| ln.exp()).collect();
+        prob.push(tail);
+        ln.push(tail.max(SMALLEST_TAIL).ln());
+        Self {
+            mass: Mass {
+                prob: ClassValues(prob),
+                ln: ClassValues(ln),
+            },
+        }
+    }
+
+    /// Classes with the loss of samples: shares drawn as probabilities, and as the logarithm of each the teacher's entropy,
+    /// negative, which shares that sum to one turn into the constant of the loss.
+    pub(super) fn of_samples(samples: &Samples<'_>) -> Self {
+        let mut prob: Vec<f64> = samples.shares().collect();
+        let mut ln = vec![-f64::from(samples.entropy); prob.len()];
+        prob.push(0.0);
+        ln.push(0.0);
+        Self {
+            mass: Mass {
+                prob: ClassValues(prob),
+                ln: ClassValues(ln),
+            },
+        }
+    }
+}
+
+impl<N> Opinion<N> {
+    /// Opinions of many positions as one; `join` makes one out of a number of each.
+    pub(super) fn joined(
+        opinions: &[Opinion<ClassValues>],
+        join: impl Fn(Vec<&ClassValues>) -> N,
+    ) -> Self {
+        let all =
+            |of: fn(&Opinion<ClassValues>) -> &ClassValues| join(opinions.iter().map(of).collect());
+        Self {
+            mass: Mass {
+                prob: all(|opinion| &opinion.mass.prob),
+                ln: all(|opinion| &opinion.mass.ln),
+            },
+        }
+    }
 }
 
 /// Terms of classes and their slope.
@@ -205,8 +267,12 @@ pub(super) struct ClassTerms<N> {
     pub(super) slope: Option<N>,
 }
 
-/// Terms and slope of classes to which the teacher gives `p` and the student `q`: the ids of a support and, as the last, the tail.
-pub(super) fn class_terms<N: Number>(p: &Mass<N>, q: &Mass<N>, spec: &LossSpec) -> ClassTerms<N> {
+/// Terms and slope of classes: the ids of a support and, as the last, the tail.
+pub(super) fn class_terms<N: Number>(
+    teacher: &Opinion<N>,
+    student: &Mass<N>,
+    spec: &LossSpec,
+) -> ClassTerms<N> {
     let mut terms = ClassTerms {
         values: Terms::from_fn(|_| None),
         slope: None,
@@ -215,7 +281,7 @@ pub(super) fn class_terms<N: Number>(p: &Mass<N>, q: &Mass<N>, spec: &LossSpec) 
         if weight == 0.0 || !term.is_soft() {
             continue;
         }
-        let (value, slope) = soft_term(term, p, q, weight, spec.shapes[term]);
+        let (value, slope) = soft_term(term, teacher, student, weight, spec.shapes[term]);
         terms.values[term] = Some(value);
         terms.slope = Some(match terms.slope.take() {
             Some(others) => others + slope,
@@ -226,7 +292,14 @@ pub(super) fn class_terms<N: Number>(p: &Mass<N>, q: &Mass<N>, spec: &LossSpec) 
 }
 
 /// `φ(p, q)` of a term, and its weight times `h`. `shape` is the term's own number, see [`LossSpec::shapes`].
-fn soft_term<N: Number>(term: Term, p: &Mass<N>, q: &Mass<N>, weight: f64, shape: f64) -> (N, N) {
+fn soft_term<N: Number>(
+    term: Term,
+    teacher: &Opinion<N>,
+    q: &Mass<N>,
+    weight: f64,
+    shape: f64,
+) -> (N, N) {
+    let p = &teacher.mass;
     let [p_prob, q_prob] = [p, q].map(|mass| || mass.prob.clone());
     match term {
         Term::ForwardKl => (relative(p, &q.ln), p_prob().times(-weight)),

@@ -1,7 +1,7 @@
 //! The terms that compare student and teacher at one position, and their slopes.
 //!
-//! Every one of them is a sum over classes `Σ φ(p, q)`: the classes are the ids of the support and, for all others
-//! together, one bucket. With `h = q ∂φ/∂q`, the slope with respect to ln q, a softmax gives
+//! Every one of them is a sum over classes `Σ φ`: the classes are the ids of the support and, for all others together, one
+//! bucket. With `h = q ∂φ/∂q`, the slope with respect to ln q, a softmax gives
 //!
 //! ```text
 //! T d/dz_j = h_j − q_j Σh                          on the support
@@ -11,16 +11,12 @@
 //! A multiple of `q` may be left out of every `h`, since it cancels. Slopes may be small differences, so the
 //! arithmetic is f64; it is done for the support alone.
 
-use super::classes::{ClassTerms, ClassValues, Mass, class_terms};
+use super::classes::{ClassTerms, ClassValues, Mass, Opinion, class_terms};
 use super::softmax::Softmax;
 use super::spec::LossSpec;
 use super::{Term, Terms};
 use crate::support::{Samples, Support, TopK};
 use crate::vector::{sum, vectorized};
-
-/// A tail that a support leaves is known to this only, the rounding of a sum of f32: what a divergence takes the
-/// logarithm of is no less.
-pub(super) const SMALLEST_TAIL: f64 = f32::EPSILON as f64;
 
 /// The soft terms at one position.
 pub(super) struct SoftLoss {
@@ -107,17 +103,9 @@ impl ClassSums {
 
 /// Of the ids of a support and, behind them, the tail, to which both sides give 0 where there are no other classes.
 fn over_classes(top_k: &TopK<'_>, student: Mass<ClassValues>, spec: &LossSpec) -> ClassSums {
-    let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
-    let num_ids = ln.len();
-    let mut prob: Vec<f64> = ln.iter().map(|ln| ln.exp()).collect();
+    let num_ids = top_k.ids.len();
     let has_tail = student.prob.0[num_ids] > 0.0;
-    let tail = if has_tail { tail } else { 0.0 };
-    prob.push(tail);
-    ln.push(tail.max(SMALLEST_TAIL).ln());
-    let teacher = Mass {
-        prob: ClassValues(prob),
-        ln: ClassValues(ln),
-    };
+    let teacher = Opinion::of_top_k(top_k, has_tail, spec);
     let ClassTerms { values, slope } = class_terms(&teacher, &student, spec);
     let slope = slope.expect("a term is on");
     let (sum, mut slopes, mut probs) = (slope.sum(), slope.0, student.prob.0);

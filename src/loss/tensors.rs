@@ -7,8 +7,7 @@
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use super::classes::{ClassTerms, Mass, class_terms};
-use super::divergence::SMALLEST_TAIL;
+use super::classes::{ClassTerms, ClassValues, Mass, Opinion, class_terms};
 use super::row::RowTarget;
 use super::spec::LossSpec;
 use super::{Term, Terms};
@@ -99,72 +98,55 @@ fn cross_entropy(
 /// `ids` is `[P, K]`, the others are `[P, K + 1]`.
 struct Teacher {
     ids: Tensor<2, Int>,
-    mass: Mass<Tensor<2>>,
+    opinion: Opinion<Tensor<2>>,
     is_class: Tensor<2>,
 }
 
 impl Teacher {
-    #[expect(clippy::cast_possible_truncation, reason = "tensors are f32")]
     fn new(targets: &[RowTarget<'_>], vocab: usize, spec: &LossSpec, device: &Device) -> Self {
         let supports = || targets.iter().map(|target| target.support.as_ref());
         let num_ids = supports().map(|support| support.map_or(0, |support| support.ids().len()));
         let num_ids = num_ids.max().unwrap_or_default().max(1); // a device has no empty tensors
-        let width = num_ids + 1;
         let mut ids = Vec::with_capacity(targets.len() * num_ids);
-        let [mut probs, mut ln, mut is_class] =
-            [(); 3].map(|()| Vec::with_capacity(targets.len() * width));
         for support in supports() {
-            let (of_ids, tail) = match support {
-                Some(support) => classes(support, vocab, spec),
-                None => (Vec::new(), (0.0, 0.0)),
-            };
-            let num_absent = num_ids - of_ids.len();
-            ids.extend(support.map_or(&[][..], |support| support.ids()));
-            ids.extend((0..num_absent).map(|_| 0));
-            let known = f32::from(u8::from(support.is_some()));
-            is_class.extend(of_ids.iter().map(|_| 1.0_f32));
-            is_class.extend((0..num_absent).map(|_| 0.0));
-            is_class.push(known);
-            let absent = (0..num_absent).map(|_| (0.0, 0.0));
-            for (prob, log_prob) in of_ids.into_iter().chain(absent).chain([tail]) {
-                probs.push(prob as f32);
-                ln.push(log_prob.max(f64::from(f32::MIN)) as f32);
-            }
+            let of_support = support.map_or(&[][..], |support| support.ids());
+            ids.extend(of_support);
+            ids.extend((of_support.len()..num_ids).map(|_| 0));
         }
-        let tensor =
-            |values| Tensor::from_data(TensorData::new(values, [targets.len(), width]), device);
+        let opinions = supports().map(|support| match support {
+            Some(Support::TopK(top_k)) => Opinion::of_top_k(top_k, top_k.ids.len() < vocab, spec),
+            Some(Support::Samples(samples)) => {
+                spec.check_samples();
+                Opinion::of_samples(samples)
+            }
+            None => Opinion::default(),
+        });
+        let opinions: Vec<Opinion<ClassValues>> = opinions.collect();
+        let ones = opinions
+            .iter()
+            .map(|opinion| ClassValues(vec![1.0; opinion.mass.prob.0.len()]));
+        let ones: Vec<ClassValues> = ones.collect();
         Self {
             ids: ids_tensor(ids.into_iter(), vocab, [targets.len(), num_ids], device),
-            mass: Mass {
-                prob: tensor(probs),
-                ln: tensor(ln),
-            },
-            is_class: tensor(is_class),
+            opinion: Opinion::joined(&opinions, |rows| side_by_side(&rows, num_ids + 1, device)),
+            is_class: side_by_side(&ones.iter().collect::<Vec<_>>(), num_ids + 1, device),
         }
     }
 }
 
-/// Probability and logarithm of each id of a support, and of the tail.
-///
-/// Samples become classes with the same loss: shares drawn as probabilities, and as the logarithm of each the teacher's
-/// entropy, negative, which shares that sum to one turn into the constant of the loss.
-fn classes(support: &Support<'_>, vocab: usize, spec: &LossSpec) -> (Vec<(f64, f64)>, (f64, f64)) {
-    match support {
-        Support::TopK(top_k) => {
-            let (log_probs, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
-            let tail = if log_probs.len() < vocab { tail } else { 0.0 };
-            let of_ids = log_probs.into_iter().map(|ln| (ln.exp(), ln)).collect();
-            (of_ids, (tail, tail.max(SMALLEST_TAIL).ln()))
-        }
-        Support::Samples(samples) => {
-            spec.check_samples();
-            let ln = -f64::from(samples.entropy);
-            (
-                samples.shares().map(|share| (share, ln)).collect(),
-                (0.0, 0.0),
-            )
-        }
+/// Numbers of the classes of each position, `[P, width]`: the tail in the last column, zeros where a position has fewer ids,
+/// and nothing but zeros where a row is empty.
+#[expect(clippy::cast_possible_truncation, reason = "tensors are f32")]
+fn side_by_side(rows: &[&ClassValues], width: usize, device: &Device) -> Tensor<2> {
+    let mut numbers = Vec::with_capacity(rows.len() * width);
+    for ClassValues(row) in rows {
+        let (tail, of_ids) = row.split_last().unwrap_or((&0.0, &[]));
+        let absent = (of_ids.len() + 1..width).map(|_| &0.0);
+        let row = of_ids.iter().chain(absent).chain([tail]);
+        // A logarithm of 0 becomes a number, so that 0 times it is 0.
+        numbers.extend(row.map(|number| number.max(f64::from(f32::MIN)) as f32));
     }
+    Tensor::from_data(TensorData::new(numbers, [rows.len(), width]), device)
 }
 
 struct SoftLosses {
@@ -192,7 +174,7 @@ fn soft_losses(
     let temperature = f64::from(spec.temperature.divisor());
     let Teacher {
         ids,
-        mass: teacher,
+        opinion,
         is_class,
     } = Teacher::new(targets, shifted.dims()[1], spec, &shifted.device());
     let (softened, exps) = if spec.temperature.is_one() {
@@ -218,7 +200,7 @@ fn soft_losses(
         ln: Tensor::cat(vec![exponents, positive.clone().log()], 1) - total.log(),
     };
 
-    let ClassTerms { mut values, slope } = class_terms(&teacher, &student, spec);
+    let ClassTerms { mut values, slope } = class_terms(&opinion, &student, spec);
     let slope = slope.expect("a term is on");
     let slopes = slope.clone() - student.prob * slope.sum_dim(1); // [P, K + 1]
     let slopes = slopes.mul_scalar(temperature);
