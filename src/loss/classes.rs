@@ -38,10 +38,6 @@ pub(super) trait Number:
 
     /// The sum over all classes, at each of them.
     fn total(self) -> Self;
-
-    /// Of the teacher's probabilities: 1 at its likeliest ids, which have at most half of the mass together, and at the
-    /// likeliest whatever it has; of equal ones at all or at none. 0 at the others and at the tail.
-    fn head(&self) -> Self;
 }
 
 /// Mass of the teacher's head, μ of Wu et al. 2024.
@@ -130,21 +126,6 @@ impl Number for ClassValues {
         let sum = self.sum();
         self.each(|_| sum)
     }
-
-    fn head(&self) -> Self {
-        let (_, of_ids) = self.0.split_last().expect("the tail is a class");
-        let mut sorted = of_ids.to_vec();
-        sorted.sort_by(|a, b| b.total_cmp(a));
-        let mut mass = 0.0;
-        let fits = |prob: &&f64| {
-            mass += **prob;
-            mass <= HEAD_MASS
-        };
-        let last = sorted.iter().take_while(fits).last();
-        let least = last.or(sorted.first()).copied().unwrap_or_default();
-        let is_head = |prob: &f64| f64::from(u8::from(*prob >= least));
-        Self(of_ids.iter().map(is_head).chain([0.0]).collect())
-    }
 }
 
 /// Of f32; whoever makes one sees to it that logarithms are finite, so that 0 times one of them is 0.
@@ -176,23 +157,6 @@ impl Number for Tensor<2> {
     fn total(self) -> Self {
         self.zeros_like() + self.sum_dim(1)
     }
-
-    fn head(&self) -> Self {
-        let [positions, width] = self.dims();
-        let of_ids = self.clone().narrow(1, 0, width - 1); // [P, K]
-        let sorted = of_ids.clone().sort_descending(1);
-        let fits = sorted.clone().cumsum(1).lower_equal_elem(HEAD_MASS);
-        let likeliest = sorted
-            .clone()
-            .narrow(1, 0, 1)
-            .expand([positions, width - 1]);
-        let least = likeliest.mask_where(fits, sorted).min_dim(1); // [P, 1]
-        let is_head = of_ids.greater_equal(least).float();
-        Self::cat(
-            vec![is_head, Self::zeros([positions, 1], &self.device())],
-            1,
-        )
-    }
 }
 
 /// Probabilities of classes and their natural logarithms.
@@ -206,16 +170,20 @@ pub(super) struct Mass<N> {
 ///
 /// The host makes it for each position; tensors hold it as it is made here.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Opinion<N> {
+pub(super) struct TeacherSide<N> {
     pub(super) mass: Mass<N>,
+    /// 1 at the classes of the head and 0 at others, if a term tells them apart.
+    head: Option<N>,
 }
 
-impl Opinion<ClassValues> {
+impl TeacherSide<ClassValues> {
     /// Of the ids of a support and, behind them, of the tail, which has nothing unless there are other classes.
     pub(super) fn of_top_k(top_k: &TopK<'_>, has_tail: bool, spec: &LossSpec) -> Self {
         let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
         let tail = if has_tail { tail } else { 0.0 };
         let mut prob: Vec<f64> = ln.iter().map(|ln| ln.exp()).collect();
+        let has_head = spec.weights[Term::AdaptiveKl] != 0.0;
+        let head = has_head.then(|| head(&prob));
         prob.push(tail);
         ln.push(tail.max(SMALLEST_TAIL).ln());
         Self {
@@ -223,6 +191,7 @@ impl Opinion<ClassValues> {
                 prob: ClassValues(prob),
                 ln: ClassValues(ln),
             },
+            head,
         }
     }
 
@@ -238,23 +207,48 @@ impl Opinion<ClassValues> {
                 prob: ClassValues(prob),
                 ln: ClassValues(ln),
             },
+            head: None,
         }
     }
 }
 
-impl<N> Opinion<N> {
+/// 1 at the teacher's likeliest ids, which have at most half of its mass together, and at the likeliest whatever it has; of equals
+/// the earlier go first. 0 at the others and, behind them, at the tail.
+///
+/// The host tells it, for tensors, too: devices have no sort of their own, and in f32 a sum near a half may be on its other side.
+fn head(of_ids: &[f64]) -> ClassValues {
+    let mut places: Vec<usize> = (0..of_ids.len()).collect();
+    places.sort_by(|&a, &b| of_ids[b].total_cmp(&of_ids[a])); // equals keep their order
+    let mut head = vec![0.0; of_ids.len() + 1];
+    let mut mass = 0.0;
+    for (rank, place) in places.into_iter().enumerate() {
+        mass += of_ids[place];
+        if rank > 0 && mass > HEAD_MASS {
+            break;
+        }
+        head[place] = 1.0;
+    }
+    ClassValues(head)
+}
+
+impl<N> TeacherSide<N> {
     /// Opinions of many positions as one; `join` makes one out of a number of each.
     pub(super) fn joined(
-        opinions: &[Opinion<ClassValues>],
+        opinions: &[TeacherSide<ClassValues>],
         join: impl Fn(Vec<&ClassValues>) -> N,
     ) -> Self {
-        let all =
-            |of: fn(&Opinion<ClassValues>) -> &ClassValues| join(opinions.iter().map(of).collect());
+        let all = |of: fn(&TeacherSide<ClassValues>) -> &ClassValues| {
+            join(opinions.iter().map(of).collect())
+        };
+        let none = ClassValues::default(); // of a position without an opinion
+        let heads = opinions.iter().map(|opinion| opinion.head.as_ref());
+        let has_head = heads.clone().any(|head| head.is_some());
         Self {
             mass: Mass {
                 prob: all(|opinion| &opinion.mass.prob),
                 ln: all(|opinion| &opinion.mass.ln),
             },
+            head: has_head.then(|| join(heads.map(|head| head.unwrap_or(&none)).collect())),
         }
     }
 }
@@ -269,7 +263,7 @@ pub(super) struct ClassTerms<N> {
 
 /// Terms and slope of classes: the ids of a support and, as the last, the tail.
 pub(super) fn class_terms<N: Number>(
-    teacher: &Opinion<N>,
+    teacher: &TeacherSide<N>,
     student: &Mass<N>,
     spec: &LossSpec,
 ) -> ClassTerms<N> {
@@ -294,7 +288,7 @@ pub(super) fn class_terms<N: Number>(
 /// `φ(p, q)` of a term, and its weight times `h`. `shape` is the term's own number, see [`LossSpec::shapes`].
 fn soft_term<N: Number>(
     term: Term,
-    teacher: &Opinion<N>,
+    teacher: &TeacherSide<N>,
     q: &Mass<N>,
     weight: f64,
     shape: f64,
@@ -330,8 +324,9 @@ fn soft_term<N: Number>(
             (difference.abs().times(0.5), slope)
         }
         Term::AdaptiveKl => {
+            let head = teacher.head.clone().expect("made where the term is on");
             let gap = (q_prob() - p_prob()).abs();
-            let of_head = gap.clone() * p.prob.head();
+            let of_head = gap.clone() * head;
             let whole = gap.clone().total().positive();
             let share = |gap: N| gap.total() / whole.clone();
             let (head, tail) = (share(of_head.clone()), share(gap - of_head));

@@ -11,7 +11,7 @@
 //! A multiple of `q` may be left out of every `h`, since it cancels. Slopes may be small differences, so the
 //! arithmetic is f64; it is done for the support alone.
 
-use super::classes::{ClassTerms, ClassValues, Mass, Opinion, class_terms};
+use super::classes::{ClassTerms, ClassValues, Mass, TeacherSide, class_terms};
 use super::softmax::Softmax;
 use super::spec::LossSpec;
 use super::{Term, Terms};
@@ -105,7 +105,7 @@ impl ClassSums {
 fn over_classes(top_k: &TopK<'_>, student: Mass<ClassValues>, spec: &LossSpec) -> ClassSums {
     let num_ids = top_k.ids.len();
     let has_tail = student.prob.0[num_ids] > 0.0;
-    let teacher = Opinion::of_top_k(top_k, has_tail, spec);
+    let teacher = TeacherSide::of_top_k(top_k, has_tail, spec);
     let ClassTerms { values, slope } = class_terms(&teacher, &student, spec);
     let slope = slope.expect("a term is on");
     let (sum, mut slopes, mut probs) = (slope.sum(), slope.0, student.prob.0);

@@ -33,9 +33,9 @@ pub struct RowTarget<'a> {
 /// ```
 ///
 /// where `y` is the label, a share `label_smoothing` of it spread evenly over all logits, and the head the teacher's likeliest
-/// ids, those that have at most half of its mass together, and the likeliest whatever it has. The share `g` of a position is
-/// taken as it is: no slope goes through it, as in the code of its authors (`AKL.py`, where the student's probabilities are
-/// detached from the graph).
+/// ids, those that have at most half of its mass together, and the likeliest whatever it has; of equals the earlier in the
+/// support go first. The share `g` of a position is taken as it is: no slope goes through it, as in the code of its authors
+/// (`AKL.py`, where the student's probabilities are detached from the graph).
 ///
 /// # The tail
 ///

@@ -7,7 +7,7 @@
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
-use super::classes::{ClassTerms, ClassValues, Mass, Opinion, class_terms};
+use super::classes::{ClassTerms, ClassValues, Mass, TeacherSide, class_terms};
 use super::row::RowTarget;
 use super::spec::LossSpec;
 use super::{Term, Terms};
@@ -98,7 +98,7 @@ fn cross_entropy(
 /// `ids` is `[P, K]`, the others are `[P, K + 1]`.
 struct Teacher {
     ids: Tensor<2, Int>,
-    opinion: Opinion<Tensor<2>>,
+    opinion: TeacherSide<Tensor<2>>,
     is_class: Tensor<2>,
 }
 
@@ -114,21 +114,25 @@ impl Teacher {
             ids.extend((of_support.len()..num_ids).map(|_| 0));
         }
         let opinions = supports().map(|support| match support {
-            Some(Support::TopK(top_k)) => Opinion::of_top_k(top_k, top_k.ids.len() < vocab, spec),
+            Some(Support::TopK(top_k)) => {
+                TeacherSide::of_top_k(top_k, top_k.ids.len() < vocab, spec)
+            }
             Some(Support::Samples(samples)) => {
                 spec.check_samples();
-                Opinion::of_samples(samples)
+                TeacherSide::of_samples(samples)
             }
-            None => Opinion::default(),
+            None => TeacherSide::default(),
         });
-        let opinions: Vec<Opinion<ClassValues>> = opinions.collect();
+        let opinions: Vec<TeacherSide<ClassValues>> = opinions.collect();
         let ones = opinions
             .iter()
             .map(|opinion| ClassValues(vec![1.0; opinion.mass.prob.0.len()]));
         let ones: Vec<ClassValues> = ones.collect();
         Self {
             ids: ids_tensor(ids.into_iter(), vocab, [targets.len(), num_ids], device),
-            opinion: Opinion::joined(&opinions, |rows| side_by_side(&rows, num_ids + 1, device)),
+            opinion: TeacherSide::joined(&opinions, |rows| {
+                side_by_side(&rows, num_ids + 1, device)
+            }),
             is_class: side_by_side(&ones.iter().collect::<Vec<_>>(), num_ids + 1, device),
         }
     }

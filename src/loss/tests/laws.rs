@@ -231,6 +231,73 @@ fn a_teacher_without_a_tail_leaves_the_reverse_divergence_finite() {
 }
 
 #[test]
+fn the_head_of_the_adaptive_divergence_ends_before_it_has_more_than_half_and_never_has_the_bucket()
+{
+    // The teacher's ids, the student's classes, and the sums of |p - q| over the head and over the tail, worked by hand.
+    let cases = [
+        // Three equals: the third would pass a half; the bucket, 0.4, is likelier than any and belongs to the tail.
+        (
+            [0.2, 0.2, 0.2],
+            [0.1, 0.3, 0.4, 0.2],
+            [0.1 + 0.1, 0.2 + 0.2],
+        ),
+        // The first passes it alone.
+        (
+            [0.1, 0.7, 0.1],
+            [0.2, 0.4, 0.1, 0.3],
+            [0.3, 0.1 + 0.0 + 0.2],
+        ),
+        // All ids together have less.
+        ([0.1, 0.2, 0.1], [0.3, 0.1, 0.1, 0.5], [0.2 + 0.1, 0.1]),
+    ];
+    let spec = LossSpec::of(Terms::ZERO.with(Term::AdaptiveKl, 1.0));
+    for (teacher, student, [of_head, of_tail]) in cases {
+        let log_probs = teacher.map(f32::ln);
+        let support = Support::TopK(TopK {
+            ids: &[0, 1, 2],
+            log_probs: &log_probs,
+            lse: &[],
+            position: 0,
+        });
+        let target = RowTarget {
+            label: 0,
+            support: Some(support),
+        };
+        let (of_ids, outside) = student.split_at(3);
+        let probs = [of_ids, &[0.25 * outside[0], 0.75 * outside[0]]].concat();
+        let logits: Vec<f32> = probs.into_iter().map(f32::ln).collect();
+        let of_ids = teacher.map(f64::from);
+        let tail = 1.0 - of_ids.iter().sum::<f64>();
+        let classes = || {
+            let teacher = of_ids.into_iter().chain([tail]);
+            teacher.zip(student.map(f64::from))
+        };
+        let [forward, reverse] = [of_head, of_tail].map(|part: f64| part / (of_head + of_tail));
+        let values = classes().map(|(p, q)| (forward * p - reverse * q) * (p / q).ln());
+        let want: f64 = values.sum();
+        let h: Vec<f64> = classes()
+            .map(|(p, q)| reverse * q * (q / p).ln() - forward * p)
+            .collect();
+        let sum: f64 = h.iter().sum();
+        for (way, _) in WAYS {
+            let (sums, gradient) = at(&spec, &logits, target, way);
+            assert!(
+                (sums.total - want).abs() < 1e-6,
+                "{way:?}: {sums:?} for {want}"
+            );
+            let slopes = gradient[..3].iter().zip(student).zip(&h);
+            for ((&slope, q), h) in slopes {
+                let want = h - f64::from(q) * sum;
+                assert!(
+                    (f64::from(slope) - want).abs() < 1e-6,
+                    "{way:?}: {slope} for {want}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn statistics_name_the_top_token_its_confidence_and_the_divergence() {
     // probs 0.1, 0.6, 0.3
     let logits = [0.1_f32.ln(), 0.6_f32.ln(), 0.3_f32.ln()];

@@ -7,13 +7,14 @@ use super::super::tensors::{Losses, losses};
 use super::super::{LossSums, PendingSums, loss_row};
 use super::*;
 
-/// Weights of all seven terms, of which some are 0.
+/// Weights of all terms over logits but `adaptive_kl`, of which some are 0.
 fn weights() -> impl Strategy<Value = Terms> {
     let weight = || prop::sample::select(vec![0.0, 0.0, 0.3, 1.0]);
     let weights = prop::array::uniform7(weight());
     weights.prop_map(|weights| {
-        Term::ALL
-            .into_iter()
+        let terms = Term::ALL.into_iter();
+        terms
+            .filter(|term| !matches!(term, Term::AdaptiveKl | Term::HiddenMse))
             .zip(weights)
             .fold(Terms::ZERO, |terms, (term, weight)| {
                 terms.with(term, weight)
@@ -40,8 +41,11 @@ proptest! {
         (label_smoothing, is_bucket) in (prop::sample::select(vec![0.0, 0.2]), any::<bool>()),
     ) {
         let tail = if is_bucket { Tail::Bucket } else { Tail::Renormalize };
-        let reverse_kl = if is_bucket { weights[Term::ReverseKl] } else { 0.0 }; // else it is infinite
-        let weights = weights.with(Term::ReverseKl, reverse_kl);
+        let weights = weights.with(Term::AdaptiveKl, [0.0, 0.3, 1.0][(seed % 3) as usize]);
+        let weights = Terms::from_fn(|term| match term {
+            _ if term.needs_tail() && !is_bucket => 0.0, // else it is infinite
+            _ => weights[term],
+        });
         let mut spec = LossSpec { temperature: soft(temperature), tail, ..LossSpec::of(weights) };
         spec.shapes[Term::CrossEntropy] = label_smoothing;
         let opinions: Vec<Option<OwnedTopK>> = counts
