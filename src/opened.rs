@@ -1,4 +1,4 @@
-//! What a recipe names outside of it, opened once: whatever looks at a model or a tokenizer during a run is given the same.
+//! Models and tokenizer that a recipe names, opened once: whatever looks at one during a run is given the same.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -42,7 +42,7 @@ pub type FileHashes = Vec<(String, String)>;
 
 /// The models and the tokenizer of a recipe.
 ///
-/// What cannot be opened is kept as its error, for whoever needs it: `preflight` points it at the line of the recipe.
+/// One that cannot be opened is kept as its error, for whoever needs it: `preflight` points it at the line of the recipe.
 #[derive(Debug)]
 pub struct Opened {
     /// The teacher.
@@ -51,7 +51,7 @@ pub struct Opened {
     pub own_student: Option<Result<OpenedModel, CheckpointError>>,
     /// The tokenizer that is named by its file.
     pub tokenizer: Option<Result<Vocabulary, VocabularyError>>,
-    /// What [`copied_files`] were before any tokenizer was read: if they still are, it was read from these.
+    /// The [`copied_files`] before any tokenizer was read: if they still are, it was read from these.
     pub copied_files: io::Result<FileHashes>,
 }
 

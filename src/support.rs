@@ -104,7 +104,7 @@ pub struct Samples<'a> {
 }
 
 words! {
-    /// What becomes of the teacher's mass outside a top-k support; samples have none outside.
+    /// Fate of the teacher's mass outside a top-k support; samples have none outside.
     pub enum Tail {
         /// One bucket on both sides.
         Bucket = "bucket",

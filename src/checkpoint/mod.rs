@@ -1,6 +1,6 @@
 //! Checkpoints: model folders in Hugging Face layout and GGUF files, read one weight at a time.
 //!
-//! How each format stores weights stands in `formats`. Nothing here knows how a folder is written: what `export` writes is
+//! The layouts of formats stand in `formats`. Nothing here knows how a folder is written: what `export` writes is
 //! checked by reading it back through this module.
 
 mod generation;

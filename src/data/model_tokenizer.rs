@@ -20,7 +20,7 @@ impl Tokenizer {
         Self::with_rows(model, promised_rows(model))
     }
 
-    /// As [`Tokenizer::of_model`], of a model whose `config.json` has been read.
+    /// Opens as [`Tokenizer::of_model`] does, for a model whose `config.json` has been read.
     pub fn with_rows(model: &Path, promised_rows: Option<u64>) -> Result<Self, TokenizerError> {
         let path = tokenizer_path(model);
         let whole = Self::open(&path)?;

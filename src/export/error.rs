@@ -11,7 +11,7 @@ pub enum ExportError {
     /// A format could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// What was written is not the model.
+    /// The written files are not the model.
     #[error(transparent)]
     Verify(#[from] VerifyError),
 }

@@ -1,4 +1,4 @@
-//! How the weights of one export are stored: what its format, its plan and the student's grids come to.
+//! Storage of the weights of one export, from its format, its plan and the student's grids.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,11 +13,11 @@ use crate::model::{OnGrid, ParameterSpec, Scheme, Schemes, WeightId};
 use crate::student::Student;
 use crate::tensors;
 
-/// How weights are stored.
+/// Storage of all weights.
 pub(super) struct Storage {
     format: Format,
     stored: WeightStorage,
-    /// Of weights that are neither codes nor in blocks.
+    /// Dtype of weights that are neither codes nor in blocks.
     dtype: ExportDtype,
 }
 
@@ -60,7 +60,7 @@ impl Storage {
         self.format
     }
 
-    /// Whether codes and scales of a weight are stored as they are.
+    /// Tells whether codes and scales of a weight are stored as they are.
     fn holds(&self, spec: &ParameterSpec, student: &Student) -> bool {
         match &self.stored {
             WeightStorage::Plain => false,
@@ -72,7 +72,7 @@ impl Storage {
         }
     }
 
-    /// Whether every weight that runs is stored as it is.
+    /// Tells whether every weight that runs is stored as it is.
     pub(super) fn is_exact(&self, student: &Student) -> bool {
         let mut parameters = student.decoder.parameters().into_iter();
         parameters.all(|(spec, free)| {

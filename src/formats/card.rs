@@ -1,10 +1,10 @@
-//! What cards of formats say of engines: the library, and how it loads the folder.
+//! Engines in the cards of formats: the library, and how it loads the folder.
 
 use std::fmt::Write as _;
 
 use crate::data::AS_IT_IS;
 
-/// What the card of a format says.
+/// Facts of a format for the card of a model.
 pub(crate) struct Card {
     /// `library_name` in the front matter.
     pub(crate) library: &'static str,
@@ -14,7 +14,7 @@ pub(crate) struct Card {
     pub(super) engines: fn(&mut String, &Loading<'_>),
 }
 
-/// What is loaded.
+/// Names that loading code needs.
 pub(super) struct Loading<'a> {
     /// Name of the file, of a format that is one.
     pub(super) file: &'a str,

@@ -1,4 +1,4 @@
-//! What a format cannot hold, or no engine takes from it: told before the work, by weight.
+//! Limits of formats and of their engines, told before the work, by weight.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ pub(super) const NO_BIASES: Reason = (
 pub struct Refusal {
     /// The fact.
     pub fact: String,
-    /// What to write instead.
+    /// The way out: words to write instead.
     pub help: String,
 }
 
@@ -55,20 +55,20 @@ impl From<Refusal> for WriteError {
     }
 }
 
-/// What a format holds whose engines take some schemes only.
+/// Limits of a format whose engines take some schemes only.
 pub(super) struct Limits {
     pub(super) format: Format,
     /// Why levels are refused.
     pub(super) levels: fn(Levels, ExportDtype) -> Option<Reason>,
     /// Weights that may be on grids.
     pub(super) kinds: &'static [ParameterKind],
-    /// Whether a group may be a whole row.
+    /// True if a group may be a whole row.
     pub(super) holds_whole_rows: bool,
     /// Why other groups than these are refused.
     pub(super) groups: Reason,
     /// Axes of a weight along which codes share words of 32 bits.
     pub(super) word_axes: &'static [usize],
-    /// Whether projections may have unlike schemes.
+    /// True if projections may have unlike schemes.
     pub(super) holds_unlike_schemes: bool,
 }
 

@@ -44,7 +44,7 @@ macro_rules! formats {
             /// All of them.
             const ALL: &'static [Self] = &[$(Self::$Format),+];
 
-            /// What is known of it.
+            /// Facts of this format.
             fn spec(self) -> &'static FormatSpec {
                 match self {
                     $(Self::$Format => &$folder::FORMAT,)+
@@ -69,14 +69,14 @@ formats! {
     Mlx = "mlx" in mlx,
 }
 
-/// What is known of a format: one value in the folder of each.
+/// Facts of a format: one value in the folder of each.
 struct FormatSpec {
-    /// Whether projections may have unlike widths.
+    /// True if projections may have unlike widths.
     holds_mixed_widths: bool,
-    /// Whether it can say that what enters a projection is rounded.
+    /// True if it can say that what enters a projection is rounded.
     holds_rounded_inputs: bool,
     writer: Writer,
-    /// Of the weights of a folder that are not plain.
+    /// Reader of the weights of a folder that are not plain.
     reader: Option<FolderReader>,
     card: Card,
 }
@@ -111,12 +111,12 @@ impl Format {
         }
     }
 
-    /// How weights are written.
+    /// The way weights are written.
     pub fn writer(self) -> &'static Writer {
         &self.spec().writer
     }
 
-    /// What its card says.
+    /// Facts for the card of a model.
     pub(crate) fn card(self) -> &'static Card {
         &self.spec().card
     }

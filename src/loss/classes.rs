@@ -177,7 +177,7 @@ pub(super) struct TeacherSide<N> {
 }
 
 impl TeacherSide<ClassValues> {
-    /// Of the ids of a support and, behind them, of the tail, which has nothing unless there are other classes.
+    /// Classes are the ids of a support and, behind them, the tail, which has nothing unless there are other classes.
     pub(super) fn of_top_k(top_k: &TopK<'_>, has_tail: bool, spec: &LossSpec) -> Self {
         let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
         let tail = if has_tail { tail } else { 0.0 };

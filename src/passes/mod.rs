@@ -95,18 +95,18 @@ pub trait Pass {
     /// Makes the student that leaves it.
     fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError>;
 
-    /// What it tells beside the figures of its student, from what it left in its folder.
+    /// Reads its part of the report, beside the figures of its student, from its folder.
     fn report(&self, _dir: &Path) -> io::Result<PassReport> {
         Ok(PassReport::default())
     }
 }
 
-/// What a pass tells beside the figures of its student.
+/// Part of the report that a pass adds to the figures of its student.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PassReport {
-    /// What it took out.
+    /// Parts that it took out.
     pub removed: Option<Removed>,
-    /// What quantising cost.
+    /// Cost of quantising.
     pub quantized: Option<QuantizeReport>,
 }
 
@@ -171,7 +171,7 @@ impl PassPlan {
         self.pass().fit()
     }
 
-    /// How it quantises, if it does.
+    /// The keys of a pass that quantises, if it does.
     pub fn quantize(&self) -> Option<&QuantizePlan> {
         let Self::Quantize(plan) = self else {
             return None;

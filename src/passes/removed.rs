@@ -64,7 +64,7 @@ impl StudentSizes {
 }
 
 impl Parts {
-    /// What is gone, in a sentence.
+    /// Says in a sentence what is gone.
     pub fn told(&self) -> String {
         let (before, after) = (&self.before, &self.after);
         let gone: Vec<String> = (0..before.num_hidden_layers)

@@ -156,7 +156,7 @@ impl Run<'_> {
         model.read(|checkpoint| Ok(load_teacher(checkpoint, num_tokens, self.context.device)?))
     }
 
-    /// What passes took out and what quantising cost, from what they left beside their students.
+    /// Collects from the folders of passes what they took out and what quantising cost.
     pub(super) fn told_by_passes(&self) -> Result<(Vec<Removal>, Vec<QuantizationCost>), RunError> {
         let rows = self.pass_rows();
         let (mut removals, mut quantizations) = (Vec::new(), Vec::new());

@@ -91,7 +91,7 @@ impl NoSuchPart {
         }
     }
 
-    /// What to write in its place.
+    /// The way out: words to write in its place.
     pub fn help(&self) -> String {
         match self {
             Self::Layer { there, .. } => format!("layers count from 0 to {}", there - 1),

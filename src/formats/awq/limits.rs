@@ -1,4 +1,4 @@
-//! What AWQ's engines take: 4 bits, one scheme for all projections.
+//! Limits of AWQ's engines: 4 bits, one scheme for all projections.
 
 use crate::formats::limits::{Limits, NO_BIASES, Reason, VLLM_GROUPS};
 use crate::formats::{ExportDtype, Format};

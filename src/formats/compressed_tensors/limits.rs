@@ -1,4 +1,4 @@
-//! What compressed-tensors has no place for: quantised embeddings, and biases of groups.
+//! Limits of compressed-tensors, which has no place for quantised embeddings, and biases of groups.
 
 use crate::formats::limits::{NO_BIASES, Reason, Refusal};
 use crate::formats::{ExportDtype, Format};

@@ -13,7 +13,7 @@ pub(super) fn type_of_grid(grid: Grid) -> Option<WrittenType> {
     }
 }
 
-/// What the grids of a student's projections are, if there are some and no blocks hold them all: the file has plain weights
+/// Describes the grids of a student's projections, if there are some and no blocks hold them all: the file has plain weights
 /// then, unless a plan names a type.
 pub fn without_blocks(schemes: &Schemes, config: &DecoderConfig) -> Option<String> {
     let specs = tensor_specs(config).into_iter();

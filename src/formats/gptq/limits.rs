@@ -1,4 +1,4 @@
-//! What GPTQ's engines take: 4 and 8 bits around 0, one scheme for all projections.
+//! Limits of GPTQ's engines: 4 and 8 bits around 0, one scheme for all projections.
 
 use crate::formats::limits::{Limits, NO_BIASES, Reason, VLLM_GROUPS};
 use crate::formats::{ExportDtype, Format};

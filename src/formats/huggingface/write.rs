@@ -1,4 +1,4 @@
-//! What stands beside the weights of a folder: `config.json`, `generation_config.json` and the tokenizer's files.
+//! Files beside the weights of a folder: `config.json`, `generation_config.json` and the tokenizer's files.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

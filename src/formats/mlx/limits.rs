@@ -1,4 +1,4 @@
-//! What MLX takes: whole numbers of most widths, each module with a width of its own.
+//! Limits of MLX: whole numbers of most widths, each module with a width of its own.
 
 use crate::formats::limits::{Limits, Reason};
 use crate::formats::{ExportDtype, Format};

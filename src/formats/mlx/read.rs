@@ -21,7 +21,7 @@ use crate::model::{
 #[derive(Debug)]
 struct Mlx(BTreeMap<String, Grid>);
 
-/// Of the key `quantization`: one width and group for all, and those of modules that have their own, or `false`.
+/// Makes a reader of the key `quantization`: one width and group for all, and those of modules that have their own, or `false`.
 pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let all = grid(json, "")?;
     let mut weights = BTreeMap::new();

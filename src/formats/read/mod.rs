@@ -54,20 +54,20 @@ pub(crate) trait Packed: Debug + Send + Sync {
 /// PackedReading of a folder where its config alone does not say it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settled {
-    /// What decided, in words: part of what the model is.
+    /// The deciding fact, in words: part of what the model is.
     pub(crate) decoded: &'static str,
-    /// What the user should know of it.
+    /// A note for the user.
     pub(crate) note: Option<String>,
 }
 
-/// How a format is found in a `config.json`, and read by it.
+/// A way to find a format in a `config.json`, and to read it.
 pub(super) struct FolderReader {
     /// Its `quant_method` in `quantization_config`; `None` for the format that has a key of its own, `quantization`.
     pub(super) method: Option<&'static str>,
     pub(super) open: fn(&Value, &DecoderConfig) -> PackedReading,
 }
 
-/// What a `config.json` makes of a reader.
+/// A reader, or the fault of a `config.json`.
 pub(super) type PackedReading = Result<Box<dyn Packed>, ConfigError>;
 
 /// FolderReader of the weights that are not plain, by a parsed `config.json`; `None` if it says nothing of quantisation.

@@ -153,7 +153,7 @@ impl Packed for Transposed {
 }
 
 impl Transposed {
-    /// Of the `quantization_config` of a folder.
+    /// Makes a reader of the `quantization_config` of a folder.
     pub(in crate::formats) fn of(
         json: &Value,
         config: &DecoderConfig,

@@ -1,4 +1,4 @@
-//! What a format does not hold is not written.
+//! Weights that a format does not hold are not written.
 
 use std::fs;
 

@@ -14,7 +14,7 @@ use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
 };
 
-/// How weights of a format are written.
+/// The way weights of a format are written.
 pub enum Writer {
     /// In a folder, all plain.
     Plain,
@@ -30,7 +30,7 @@ pub struct Codes {
     pub(super) limits: fn(&Schemes, ExportDtype, &DecoderConfig) -> Option<Refusal>,
     /// The tensors that stand for a weight.
     pub(super) encode: fn(&TensorSpec, Scheme, &OnGrid, ExportDtype) -> Encoded,
-    /// What `config.json` says of the schemes: keys and values.
+    /// Keys and values of `config.json` that name the schemes.
     pub(super) describe: fn(&Schemes, &DecoderConfig) -> Result<Said, WriteError>,
 }
 

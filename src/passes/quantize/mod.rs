@@ -105,14 +105,14 @@ impl Pass for QuantizePlan {
     }
 }
 
-/// What a pass that quantised tells.
+/// Report of a pass that quantised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuantizeReport {
-    /// What rounding alone costs, if that was measured.
+    /// Cost of rounding alone, if that was measured.
     pub rounding: Option<Rounding>,
-    /// Whether the pass did nothing but round, so that its loss is that of rounding alone.
+    /// True if the pass did nothing but round, so that its loss is that of rounding alone.
     pub only_rounds: bool,
-    /// What each part of the student costs at each width, if that was measured.
+    /// Cost of each part of the student at each width, if that was measured.
     pub sensitivity: Option<Sensitivity>,
     /// Widths that were chosen by it.
     pub choice: Option<Choice>,

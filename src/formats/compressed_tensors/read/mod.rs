@@ -37,7 +37,7 @@ enum Layout {
     Floats,
 }
 
-/// Of a `quantization_config`.
+/// Makes a reader of a `quantization_config`.
 ///
 /// Strict: whatever would change a weight or an activation and is not implemented is refused by its key.
 pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {

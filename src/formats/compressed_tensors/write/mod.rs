@@ -15,7 +15,7 @@ use crate::formats::{ExportDtype, WriteError};
 use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
 
-/// How the codes of a weight lie in the file; the names are those of `format` in `quantization_config`.
+/// Layout of the codes of a weight in the file; the names are those of `format` in `quantization_config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// Whole numbers in 32-bit words; weights only.

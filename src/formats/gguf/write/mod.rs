@@ -34,7 +34,7 @@ pub struct BlockTypes {
 }
 
 impl BlockTypes {
-    /// What a plan asks for, for a student whose weights of a kind are all on one grid; others are stored in a dtype.
+    /// Types that a plan asks for, for a student whose weights of a kind are all on one grid; others are stored in a dtype.
     pub fn of(
         plan: GgufPlan,
         dtype: ExportDtype,
