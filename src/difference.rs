@@ -44,13 +44,13 @@ impl Difference {
         gone.map(|(key, was)| here(key, Some(was), None))
     }
 
-    /// "was 1, is 2"; `absent` says what it means not to be there.
-    pub fn told(&self, absent: &str) -> String {
-        let told = |value: &Option<Value>| match value {
+    /// Text such as "changed from 1 to 2"; `absent` stands for a value that is not there.
+    pub fn describe(&self, absent: &str) -> String {
+        let shown = |value: &Option<Value>| match value {
             None | Some(Value::Null) => absent.to_owned(),
             Some(value) => short(&value.to_string()),
         };
-        format!("was {}, is {}", told(&self.was), told(&self.is))
+        format!("changed from {} to {}", shown(&self.was), shown(&self.is))
     }
 }
 
@@ -70,37 +70,53 @@ mod tests {
 
     use super::*;
 
-    fn told(was: &Value, is: &Value) -> Option<String> {
+    fn describe(was: &Value, is: &Value) -> Option<String> {
         let found = Difference::first(was, is)?;
-        Some(format!("{} {}", found.path.join("."), found.told("absent")))
+        Some(format!(
+            "{} {}",
+            found.path.join("."),
+            found.describe("absent")
+        ))
     }
 
     #[test]
     fn the_first_difference_is_told_with_its_place_and_both_values() {
         let was = json!({ "a": 1, "b": { "c": 1e-3, "d": [1, 2] }, "e": "x" });
-        assert_eq!(told(&was, &was), None);
+        assert_eq!(describe(&was, &was), None);
         let is = json!({ "a": 1, "b": { "c": 3e-3, "d": [1] }, "e": "y" });
-        assert_eq!(told(&was, &is).unwrap(), "b.c was 0.001, is 0.003");
+        assert_eq!(
+            describe(&was, &is).unwrap(),
+            "b.c changed from 0.001 to 0.003"
+        );
         let is = json!({ "a": 1, "b": { "c": 1e-3, "d": [1] }, "e": "x" });
-        assert_eq!(told(&was, &is).unwrap(), "b.d was [1,2], is [1]");
+        assert_eq!(
+            describe(&was, &is).unwrap(),
+            "b.d changed from [1,2] to [1]"
+        );
         let is = json!({ "a": 1, "b": 7, "e": "x" });
         assert_eq!(
-            told(&was, &is).unwrap(),
-            "b was {\"c\":0.001,\"d\":[1,2]}, is 7"
+            describe(&was, &is).unwrap(),
+            "b changed from {\"c\":0.001,\"d\":[1,2]} to 7"
         );
     }
 
     #[test]
     fn a_key_on_one_side_alone_is_a_difference() {
         let (less, more) = (json!({ "a": 1 }), json!({ "a": 1, "b": true }));
-        assert_eq!(told(&less, &more).unwrap(), "b was absent, is true");
-        assert_eq!(told(&more, &less).unwrap(), "b was true, is absent");
+        assert_eq!(
+            describe(&less, &more).unwrap(),
+            "b changed from absent to true"
+        );
+        assert_eq!(
+            describe(&more, &less).unwrap(),
+            "b changed from true to absent"
+        );
     }
 
     #[test]
     fn a_long_value_is_cut() {
         let long = json!("x".repeat(100));
-        let found = Difference::first(&json!(1), &long).unwrap().told("");
-        assert_eq!(found, format!("was 1, is \"{}...", "x".repeat(36)));
+        let found = Difference::first(&json!(1), &long).unwrap().describe("");
+        assert_eq!(found, format!("changed from 1 to \"{}...", "x".repeat(36)));
     }
 }

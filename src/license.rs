@@ -27,7 +27,7 @@ impl License {
     }
 
     /// Name by which people know it.
-    pub fn told(&self) -> &str {
+    pub fn describe(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
     }
 
@@ -145,7 +145,7 @@ mod tests {
         }
         let own = folder(&[("LICENSE", "# Our Own Terms\n...")]);
         let license = License::of_model(own.path(), None).unwrap();
-        assert_eq!(license.told(), "Our Own Terms");
+        assert_eq!(license.describe(), "Our Own Terms");
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
         let card = "---\nlicense: other\nlicense_name: \"own\"\nlicense_link: https://example.org/l\n---\n";
         let dir = folder(&[("README.md", card)]);
         let license = License::of_model(dir.path(), None).unwrap();
-        assert_eq!(license.told(), "own");
+        assert_eq!(license.describe(), "own");
         assert_eq!(license.link.as_deref(), Some("https://example.org/l"));
     }
 }

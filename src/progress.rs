@@ -23,7 +23,7 @@ pub fn set_quiet(quiet: bool) {
 }
 
 /// Tells one line, unless progress is hidden.
-pub fn say(text: &str) {
+pub fn log(text: &str) {
     if !QUIET.load(Ordering::Relaxed) {
         let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to lose a run
     }
@@ -32,7 +32,7 @@ pub fn say(text: &str) {
 /// Tells what is no fault and yet worth a line, unless progress is hidden.
 pub fn say_notes(notes: &[String]) {
     for note in notes {
-        say(&format!("note: {note}"));
+        log(&format!("note: {note}"));
     }
 }
 

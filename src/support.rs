@@ -70,7 +70,7 @@ pub struct SampledSupports {
     pub entropies: Vec<f32>,
 }
 
-/// The teacher's opinion of one position, a view into [`Supports`].
+/// The teacher's prediction of one position, a view into [`Supports`].
 #[derive(Debug, Clone, Copy)]
 pub enum Support<'a> {
     /// Its likeliest ids.

@@ -280,17 +280,20 @@ mod tests {
 
     /// The chain is told as damaged, by `plan` too, and runs to the same results; afterwards it is done.
     fn assert_made_again(workshop: &Workshop, name: &str, what: &str) {
-        let told = format!("{name} runs anew: its `{what}");
+        let told = format!("{name} runs again, because its `{what}");
         let plan = workshop.done(&["plan", "chain.yaml"]).stdout;
         assert!(plan.contains(&told), "{told}: {plan}");
         let ran = workshop.done(&RUN).stderr;
-        let told = format!("{name}: runs anew: its `{what}");
+        let told = format!("{name}: running again, because its `{what}");
         assert!(ran.contains(&told), "{told}: {ran}");
-        assert_eq!(ran.matches("runs anew").count(), 1, "{ran}");
+        assert_eq!(ran.matches("running again").count(), 1, "{ran}");
         assert_same_results(&workshop.path("out"), &workshop.path("whole"));
         assert_whole(&workshop.path("out/chain"));
         let again = workshop.done(&RUN).stderr;
-        assert!(!again.contains("runs anew"), "{again}");
+        assert!(
+            !again.contains("running again") && !again.contains("runs again"),
+            "{again}"
+        );
     }
 
     #[test]
@@ -319,19 +322,22 @@ mod tests {
                 let line = plan.lines().find(|line| line.starts_with(stage)).unwrap();
                 assert!(line.contains(" no "), "{plan}");
                 assert!(
-                    plan.contains(&format!("{stage} runs anew: {told}")),
+                    plan.contains(&format!("{stage} runs again, because {told}")),
                     "{plan}"
                 );
                 let ran = workshop.done(&RUN).stderr;
                 assert!(
-                    ran.contains(&format!("{stage}: runs anew: {told}")),
+                    ran.contains(&format!("{stage}: running again, because {told}")),
                     "{ran}"
                 );
             }
             workshop.done(&RUN);
             assert_same_results(&workshop.path("out"), &workshop.path("whole"));
             let again = workshop.done(&RUN).stderr;
-            assert!(!again.contains("runs anew"), "{again}");
+            assert!(
+                !again.contains("running again") && !again.contains("runs again"),
+                "{again}"
+            );
         }
     }
 
@@ -351,7 +357,7 @@ mod tests {
         workshop.write(&relative(&export.join("huggingface")), b"a file");
         let told = stderr();
         assert!(
-            told.contains("05-export: runs anew: its `huggingface/"),
+            told.contains("05-export: running again, because its `huggingface/"),
             "{told}"
         );
 
@@ -359,14 +365,14 @@ mod tests {
         fs::remove_file(prune.join("artifact.json")).unwrap();
         let told = stderr();
         assert!(
-            told.contains("02-prune: runs anew: its `artifact.json` is gone"),
+            told.contains("02-prune: running again, because its `artifact.json` is gone"),
             "{told}"
         );
         fs::remove_file(prune.join("artifact.json")).unwrap();
         fs::create_dir_all(prune.join("artifact.json/inside")).unwrap();
         let told = stderr();
         assert!(
-            told.contains("02-prune: runs anew: its `artifact.json` is not"),
+            told.contains("02-prune: running again, because its `artifact.json` is not"),
             "{told}"
         );
 
@@ -452,8 +458,7 @@ mod tests {
         workshop.write("out/hashes.json", stored.to_string().as_bytes());
         assert!(workshop.done(&RUN).stderr.contains("05-export: done"));
         let told = workshop.done(&["run", "chain.yaml", "--verify"]).stderr;
-        let what =
-            "05-export: runs anew: its `huggingface/model.safetensors` is not what was written";
+        let what = "05-export: running again, because its `huggingface/model.safetensors` is not what was written";
         assert!(told.contains(what), "{told}");
         let mended = alambic::files::hash_file(&weights).unwrap();
         assert_eq!(mended, hash);

@@ -227,7 +227,7 @@ export: { formats: [compressed-tensors], dtype: f32 }
             &["--set", "distill.learning_rate=3e-3"],
         ]
         .concat();
-        let told = "02-distill runs anew: `learning_rate` was 0.01, is 0.003";
+        let told = "02-distill runs again, because `learning_rate` changed from 0.01 to 0.003";
         assert!(workshop.done(&changed).stdout.contains(told));
 
         let again = workshop.done(&args);

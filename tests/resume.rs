@@ -40,26 +40,26 @@ mod tests {
             let planned = workshop.done(&[&["plan"], &args[..]].concat());
             let ran = workshop.done(&[&["run"], &args[..]].concat());
             for (stage, reason) in reasons {
-                let told = format!("{stage} runs anew: {reason}");
+                let told = format!("{stage} runs again, because {reason}");
                 assert!(planned.stdout.contains(&told), "{told}\n{}", planned.stdout);
-                let told = format!("{stage}: runs anew: {reason}");
+                let told = format!("{stage}: running again, because {reason}");
                 assert!(ran.stderr.contains(&told), "{told}\n{}", ran.stderr);
             }
-            let told = ran.stderr.matches(" runs anew: ").count();
+            let told = ran.stderr.matches(": running again, because ").count();
             assert_eq!(told, reasons.len(), "{begins}: {}", ran.stderr);
         };
         changed("seed=3", "nothing was there before", &[]);
         changed(
             "export.formats=[]",
             "the export",
-            &[("05-export", "`export.formats` was ")],
+            &[("05-export", "`export.formats` changed from ")],
         );
         let after = "which it goes on from, has changed";
         changed(
             "passes.2.distill.learning_rate=1e-3",
             "the third pass",
             &[
-                ("03-distill", "`learning_rate` was 0.003, is 0.001"),
+                ("03-distill", "`learning_rate` changed from 0.003 to 0.001"),
                 ("04-quantize", &format!("03-distill, {after}")),
                 ("05-export", &format!("04-quantize, {after}")),
             ],
@@ -76,8 +76,8 @@ mod tests {
             "data.sequence_length=16",
             "everything",
             &[
-                ("00-teacher", "`data.sequence_length` was 32, is 16"),
-                ("01-distill", "`data.sequence_length` was 32, is 16"),
+                ("00-teacher", "`data.sequence_length` changed from 32 to 16"),
+                ("01-distill", "`data.sequence_length` changed from 32 to 16"),
                 ("02-prune", &format!("01-distill, {after}")),
                 ("03-distill", &format!("02-prune, {after}")),
                 ("04-quantize", &format!("03-distill, {after}")),

@@ -14,7 +14,7 @@ const MOST_DRAWS: usize = 1 << 16;
 /// What a cache was made from; two equal fingerprints mean interchangeable caches.
 ///
 /// The reader compares this with what the plan asks for before it opens a shard, because a stale
-/// cache does not crash: it trains the student on another teacher's opinion. A field belongs here if
+/// cache does not crash: it trains the student on another teacher's prediction. A field belongs here if
 /// changing it changes any stored number of a row. Which rows there are does not: each carries the hash of its
 /// own tokens, so that more of the same text is captured into the same cache. Paths and dates do not, so a cache
 /// may be moved and copied.

@@ -1,7 +1,7 @@
 //! Decoders on the first training rows, to see what flows through them: frozen, or changed layer by layer.
 
 mod hessian;
-mod walk;
+mod layer_sweep;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use thiserror::Error;
 
 pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_square};
-pub use self::walk::Walk;
+pub use self::layer_sweep::LayerSweep;
 use crate::data::TokenRows;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
 use crate::progress::{self, Progress, thousands};
@@ -88,7 +88,7 @@ impl Calibration<'_> {
         if there < asked {
             let positions =
                 |num_rows: usize| thousands((num_rows * self.rows.sequence_length()) as u64);
-            progress::say(&format!(
+            progress::log(&format!(
                 "{}: calibrated on {} of the {} positions asked for: the training text, as far as `cache.tokens` takes it, has no more",
                 self.label,
                 positions(there),

@@ -70,7 +70,7 @@ pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), F
     let converted = with_context(&args.convert, |context| {
         convert::export(&request, &plan, context)
     })?;
-    output.print(&told(&converted), &converted)
+    output.print(&summary(&converted), &converted)
 }
 
 fn export_plan(format: &str, args: &ConvertArgs) -> Result<ExportPlan, Failure> {
@@ -143,7 +143,7 @@ pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(
     let converted = with_context(&args.convert, |context| {
         convert::quantize(&request, &keys, &export, &args.convert.set, context)
     })?;
-    output.print(&told(&converted), &converted)
+    output.print(&summary(&converted), &converted)
 }
 
 fn request<'a>(
@@ -199,7 +199,7 @@ fn with_context<T>(
     Ok(work(&context)?)
 }
 
-fn told(converted: &Converted) -> String {
+fn summary(converted: &Converted) -> String {
     let Converted {
         out,
         export,

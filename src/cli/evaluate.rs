@@ -16,7 +16,7 @@ use crate::inspect as facts;
 use crate::model::Decoder;
 use crate::progress;
 use crate::teacher::{load_decoder, load_teacher};
-use crate::train::evaluate::{Opinion, TextEvaluation, evaluate_each};
+use crate::train::evaluate::{Reference, TextEvaluation, evaluate_each};
 use crate::vocabulary::Vocabulary;
 
 pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
@@ -30,12 +30,12 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     let teacher = teacher.map(|dir| teacher_of(dir, &checkpoint, &device));
     let teacher = teacher.transpose()?;
     let decoder = load_decoder(&checkpoint, &device)?;
-    let opinion = match &teacher {
-        Some(teacher) => Opinion::Teacher(teacher),
-        None => Opinion::None,
+    let reference = match &teacher {
+        Some(teacher) => Reference::Teacher(teacher),
+        None => Reference::None,
     };
     let mut losses = Vec::new();
-    let found = evaluate_each(&decoder, &rows, opinion, "evaluate", |row| {
+    let found = evaluate_each(&decoder, &rows, reference, "evaluate", |row| {
         losses.push(row);
     })?;
     check_numbers(&found, args)?;

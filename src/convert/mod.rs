@@ -119,7 +119,7 @@ fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertEr
         }
         let is_plain = format == Format::Gguf && plan.gguf.linear.is_none();
         if let Some(grid) = gguf::without_blocks(&student.schemes, config).filter(|_| is_plain) {
-            progress::say(&format!(
+            progress::log(&format!(
                 "note: `gguf` has no blocks for {grid}: the result has plain weights"
             ));
         }
@@ -135,7 +135,7 @@ fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Sourc
     let rounds = source.rounds_inputs() || schemes().any(|scheme| scheme.input.is_some());
     if let (Some(&format), true) = (plain, rounds) {
         let format = format.word();
-        progress::say(&format!(
+        progress::log(&format!(
             "note: `{format}` cannot say that activations are rounded: in the result they are not"
         ));
         for scheme in student.schemes.values_mut() {
@@ -261,7 +261,7 @@ impl<'a> ModelFiles<'a> {
             // A killed process has left it; what it holds might be no part of this result.
             fs::remove_dir_all(&written).map_err(|error| with_path(error, &written))?;
         }
-        progress::say(&format!("export: {format} is written and compared"));
+        progress::log(&format!("export: {format} is written and compared"));
         let verifications = export::export(plan, student, &export_context, dir)?;
         stop_if_asked(context)?;
         let export = verifications.into_iter().next();

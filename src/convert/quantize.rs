@@ -25,8 +25,8 @@ use crate::preflight;
 use crate::run::lock;
 use crate::student::Student;
 use crate::train::Predictions;
-use crate::train::evaluate::{Evaluation, Opinion, evaluate, measure};
-use crate::train::fit::FitContext;
+use crate::train::evaluate::{Evaluation, Reference, evaluate, measure};
+use crate::train::fit::PassContext;
 
 /// What messages call the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
@@ -191,14 +191,14 @@ impl Job<'_> {
         stop_if_asked(self.context)?;
         let rows = &model.rows;
         let before = Predictions::of(&student.effective(), rows, rows.num_rows(), Some("before"));
-        let found = measure(&before, rows, Opinion::None, |_| true)?;
+        let found = measure(&before, rows, Reference::None, |_| true)?;
         let loss_before_nats = finite(found.expect("nothing ended it"), "before")?.loss_nats;
         let student = self.apply(pass, student, &train, rows, &dir.join(PASS_DIR))?;
         stop_if_asked(self.context)?;
         let after = evaluate(
             &student.effective(),
             rows,
-            Opinion::Teacher(&before),
+            Reference::Teacher(&before),
             "after",
         )?;
         let after = finite(after, "after")?;
@@ -267,7 +267,7 @@ impl Job<'_> {
     ) -> Result<Student, ConvertError> {
         fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
         let key = hash_json(&(self.source.hash()?, pass, train.hash()));
-        let context = FitContext {
+        let context = PassContext {
             label: "quantize",
             dir,
             key: &key,

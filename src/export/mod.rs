@@ -135,7 +135,7 @@ fn write_beside(
     huggingface::write_generation(dir, config, context.generation)?;
     let rebuilt = huggingface::keep_as_it_is(dir, config)?;
     if let Some(rebuilt) = &rebuilt {
-        progress::say(&format!(
+        progress::log(&format!(
             "note: {}; no `tokenizer_class` changes that for this family: load it with `{AS_IT_IS}`",
             rebuilt.note()
         ));

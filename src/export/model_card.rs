@@ -132,7 +132,7 @@ fn license(card: &mut String, provenance: &Provenance) {
         Some(license) => {
             let link = license.link.as_ref();
             let link = link.map(|link| format!(" ({link})")).unwrap_or_default();
-            format!("- `{}`: {}{link}", ancestor.name, license.told())
+            format!("- `{}`: {}{link}", ancestor.name, license.describe())
         }
         None => format!("- `{}`: unknown: check before publishing", ancestor.name),
     };

@@ -101,7 +101,7 @@ mod tests {
         };
         let (a, b) = (ancestor("a", Some("mit")), ancestor("b", Some("mit")));
         let same = provenance(Some(a.clone()), Some(b));
-        assert_eq!(same.license().map(License::told), Some("mit"));
+        assert_eq!(same.license().map(License::describe), Some("mit"));
         let other = provenance(Some(a.clone()), Some(ancestor("b", Some("gemma"))));
         assert_eq!(other.license(), None);
         let unknown = provenance(Some(a.clone()), Some(ancestor("b", None)));

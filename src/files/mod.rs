@@ -55,7 +55,7 @@ fn open_regular(path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Res
     // Without `NONBLOCK`, opening a pipe waits for its other end.
     let flags = OFlags::NONBLOCK | more;
     let opened = options.custom_flags(flags.bits().cast_signed()).open(path);
-    let file = opened.map_err(told)?;
+    let file = opened.map_err(open_error)?;
     let kind = file.metadata()?.file_type();
     if kind.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -67,7 +67,7 @@ fn open_regular(path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Res
 }
 
 /// The error of an opening, in words that say what stands there.
-fn told(error: io::Error) -> io::Error {
+fn open_error(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::LOOP) => is_a_link(),
         Some(Errno::NXIO) => is_not_regular(), // a socket, or a pipe that nobody reads

@@ -234,19 +234,21 @@ fn head(of_ids: &[f64]) -> ClassValues {
 impl<N> TeacherSide<N> {
     /// Opinions of many positions as one; `join` makes one out of a number of each.
     pub(super) fn joined(
-        opinions: &[TeacherSide<ClassValues>],
+        predictions: &[TeacherSide<ClassValues>],
         join: impl Fn(Vec<&ClassValues>) -> N,
     ) -> Self {
         let all = |of: fn(&TeacherSide<ClassValues>) -> &ClassValues| {
-            join(opinions.iter().map(of).collect())
+            join(predictions.iter().map(of).collect())
         };
-        let none = ClassValues::default(); // of a position without an opinion
-        let heads = opinions.iter().map(|opinion| opinion.head.as_ref());
+        let none = ClassValues::default(); // of a position without an prediction
+        let heads = predictions
+            .iter()
+            .map(|prediction| prediction.head.as_ref());
         let has_head = heads.clone().any(|head| head.is_some());
         Self {
             mass: Mass {
-                prob: all(|opinion| &opinion.mass.prob),
-                ln: all(|opinion| &opinion.mass.ln),
+                prob: all(|prediction| &prediction.mass.prob),
+                ln: all(|prediction| &prediction.mass.ln),
             },
             head: has_head.then(|| join(heads.map(|head| head.unwrap_or(&none)).collect())),
         }

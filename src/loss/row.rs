@@ -12,7 +12,7 @@ use crate::vector::{sum, vectorized};
 pub struct RowTarget<'a> {
     /// The token that came.
     pub label: u32,
-    /// The teacher's opinion; without it the soft terms have no value.
+    /// The teacher's prediction; without it the soft terms have no value.
     pub support: Option<Support<'a>>,
 }
 

@@ -11,7 +11,7 @@ use super::{Term, Terms};
 pub struct RowStatistics {
     /// Negative log-likelihood of the token that came, in nats.
     pub cross_entropy: f64,
-    /// KL(teacher ‖ student) in nats, if the teacher's opinion is known: on the support and one bucket, or the
+    /// KL(teacher ‖ student) in nats, if the teacher's prediction is known: on the support and one bucket, or the
     /// estimate from samples, unbiased and at times below zero.
     pub forward_kl: Option<f64>,
     /// The likeliest token; the first of equals.

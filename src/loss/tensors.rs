@@ -91,14 +91,14 @@ fn cross_entropy(
 /// The teacher's side of some positions: `K` ids each and, in the last column, the tail.
 ///
 /// Positions differ in how many ids they have; the rest are classes without mass on either side, which add nothing to
-/// any term: `is_class` is 0 there. It is 0 everywhere at a position of which the teacher's opinion is not known.
+/// any term: `is_class` is 0 there. It is 0 everywhere at a position of which the teacher's prediction is not known.
 ///
 /// # Shapes
 ///
 /// `ids` is `[P, K]`, the others are `[P, K + 1]`.
 struct Teacher {
     ids: Tensor<2, Int>,
-    opinion: TeacherSide<Tensor<2>>,
+    prediction: TeacherSide<Tensor<2>>,
     is_class: Tensor<2>,
 }
 
@@ -113,7 +113,7 @@ impl Teacher {
             ids.extend(of_support);
             ids.extend((of_support.len()..num_ids).map(|_| 0));
         }
-        let opinions = supports().map(|support| match support {
+        let predictions = supports().map(|support| match support {
             Some(Support::TopK(top_k)) => {
                 TeacherSide::of_top_k(top_k, top_k.ids.len() < vocab, spec)
             }
@@ -123,14 +123,14 @@ impl Teacher {
             }
             None => TeacherSide::default(),
         });
-        let opinions: Vec<TeacherSide<ClassValues>> = opinions.collect();
-        let ones = opinions
+        let predictions: Vec<TeacherSide<ClassValues>> = predictions.collect();
+        let ones = predictions
             .iter()
-            .map(|opinion| ClassValues(vec![1.0; opinion.mass.prob.0.len()]));
+            .map(|prediction| ClassValues(vec![1.0; prediction.mass.prob.0.len()]));
         let ones: Vec<ClassValues> = ones.collect();
         Self {
             ids: ids_tensor(ids.into_iter(), vocab, [targets.len(), num_ids], device),
-            opinion: TeacherSide::joined(&opinions, |rows| {
+            prediction: TeacherSide::joined(&predictions, |rows| {
                 side_by_side(&rows, num_ids + 1, device)
             }),
             is_class: side_by_side(&ones.iter().collect::<Vec<_>>(), num_ids + 1, device),
@@ -178,7 +178,7 @@ fn soft_losses(
     let temperature = f64::from(spec.temperature.divisor());
     let Teacher {
         ids,
-        opinion,
+        prediction,
         is_class,
     } = Teacher::new(targets, shifted.dims()[1], spec, &shifted.device());
     let (softened, exps) = if spec.temperature.is_one() {
@@ -204,7 +204,7 @@ fn soft_losses(
         ln: Tensor::cat(vec![exponents, positive.clone().log()], 1) - total.log(),
     };
 
-    let ClassTerms { mut values, slope } = class_terms(&opinion, &student, spec);
+    let ClassTerms { mut values, slope } = class_terms(&prediction, &student, spec);
     let slope = slope.expect("a term is on");
     let slopes = slope.clone() - student.prob * slope.sum_dim(1); // [P, K + 1]
     let slopes = slopes.mul_scalar(temperature);

@@ -31,7 +31,7 @@ use crate::diag::Diagnostic;
 use crate::model::{DecoderConfig, Schemes};
 use crate::recipe::{Fields, Kind, choice};
 use crate::student::Student;
-use crate::train::fit::FitContext;
+use crate::train::fit::PassContext;
 use crate::train::{FitError, FitPlan, state};
 
 choice! {
@@ -93,7 +93,7 @@ pub trait Pass {
     }
 
     /// Makes the student that leaves it.
-    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError>;
+    fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError>;
 
     /// Reads its part of the report, beside the figures of its student, from its folder.
     fn report(&self, _dir: &Path) -> io::Result<PassReport> {
@@ -268,7 +268,7 @@ impl From<PruneError> for PassError {
 pub fn apply(
     pass: &PassPlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, PassError> {
     let student = pass.pass().apply(student, context)?;
     allocator::give_freed_pages_back();
@@ -287,7 +287,7 @@ pub fn is_temporary(inside: &Path) -> bool {
 }
 
 /// What a pass measures over the first training rows, with its own name and signal.
-fn calibration<'a>(context: &FitContext<'a>, num_tokens: usize) -> Calibration<'a> {
+fn calibration<'a>(context: &PassContext<'a>, num_tokens: usize) -> Calibration<'a> {
     Calibration {
         rows: context.rows,
         num_tokens,
@@ -298,7 +298,7 @@ fn calibration<'a>(context: &FitContext<'a>, num_tokens: usize) -> Calibration<'
 }
 
 /// The error of a pass whose folder cannot be written to or read.
-fn saved<T>(context: &FitContext<'_>, outcome: io::Result<T>) -> Result<T, FitError> {
+fn saved<T>(context: &PassContext<'_>, outcome: io::Result<T>) -> Result<T, FitError> {
     outcome.map_err(|source| FitError::Save {
         label: context.label.to_owned(),
         source,

@@ -10,7 +10,7 @@ use crate::files::{read_json, write_json};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::progress::thousands;
 use crate::pruning::PrunedMatrix;
-use crate::student::Kept;
+use crate::student::PartSelection;
 
 /// File in the folder of a pass that took something out.
 const FILE: &str = "removed.json";
@@ -33,7 +33,7 @@ pub struct Parts {
     /// Its sizes now.
     pub after: StudentSizes,
     /// What is left, by its places in the larger student.
-    pub kept: Kept,
+    pub kept: PartSelection,
 }
 
 /// Sizes of a student; the names are those of `config.json`.
@@ -65,7 +65,7 @@ impl StudentSizes {
 
 impl Parts {
     /// Says in a sentence what is gone.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         let (before, after) = (&self.before, &self.after);
         let gone: Vec<String> = (0..before.num_hidden_layers)
             .filter(|layer| !self.kept.layers.contains(layer))
@@ -122,7 +122,7 @@ impl Removed {
     }
 
     /// What is gone, in a sentence.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         match self {
             Self::Weights(matrices) => {
                 let sparsities = matrices.iter().map(|matrix| matrix.sparsity);
@@ -130,7 +130,7 @@ impl Removed {
                 let zeros = 100.0 * mean;
                 format!("{zeros:.1} % of a matrix are zero, on average")
             }
-            Self::Parts(parts) => parts.told(),
+            Self::Parts(parts) => parts.describe(),
         }
     }
 }

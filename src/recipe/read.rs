@@ -44,7 +44,7 @@ impl RecipeReader<'_> {
             let message = format!(
                 "{} must be a map of keys, but is {}",
                 shown(block),
-                values::told(node)
+                values::describe(node)
             );
             let span = holder.unwrap_or(&node.span);
             let known = format!("keys: {}", code_list(block.names()));
@@ -259,8 +259,8 @@ impl RecipeReader<'_> {
                 }
             },
             _ => {
-                let told = format!("but is {}", values::told(node));
-                return self.refuse(variants(block, &told, values::place(node, holder)));
+                let found = format!("but is {}", values::describe(node));
+                return self.refuse(variants(block, &found, values::place(node, holder)));
             }
         };
         Some(entry)
@@ -306,9 +306,9 @@ fn unknown_variant(block: &'static Block, name: &tree::Name) -> Diagnostic {
     )
 }
 
-fn variants(block: &'static Block, told: &str, span: &Span) -> Diagnostic {
+fn variants(block: &'static Block, found: &str, span: &Span) -> Diagnostic {
     let message = format!(
-        "a {} is one of {}, {told}",
+        "a {} is one of {}, {found}",
         block.name,
         code_list(block.names())
     );

@@ -113,8 +113,8 @@ pub(super) fn mismatch(
 ) -> Diagnostic {
     let is_entry = !std::ptr::eq(kind, &raw const key.kind);
     let subject = if is_entry { "an entry of " } else { "" };
-    let (phrase, told) = (phrase(kind), told(node));
-    let message = format!("{subject}`{}` must be {phrase}, but is {told}", key.name);
+    let (phrase, found) = (phrase(kind), describe(node));
+    let message = format!("{subject}`{}` must be {phrase}, but is {found}", key.name);
     let has_type = has_type(kind, &node.value);
     let id = match (has_type, kind) {
         (true, _) => "recipe/out-of-range",
@@ -154,7 +154,7 @@ pub(super) fn place<'a>(node: &'a Node, name: &'a Span) -> &'a Span {
 }
 
 /// What a user wrote, in a sentence.
-pub(super) fn told(node: &Node) -> String {
+pub(super) fn describe(node: &Node) -> String {
     match &node.value {
         YamlValue::Null => "empty".to_owned(),
         YamlValue::Bool(value) => format!("`{value}`"),

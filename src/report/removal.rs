@@ -35,7 +35,7 @@ pub struct Recovery {
 
 /// A section of the report: what each pass cost and what came back, then what each layer lost, where layers differ.
 pub(super) fn section(removals: &[Removal]) -> String {
-    let mut text = "\n## Taken out\n\nLoss in nats on the validation text: before the pass, after it, and after the training that follows.\n\n".to_owned();
+    let mut text = "\n## Pruned\n\nLoss in nats on the validation text: before the pass, after it, and after the training that follows.\n\n".to_owned();
     text.push_str(
         "| pass | what | before | after | recovered |\n| :--- | :--- | ---: | ---: | ---: |\n",
     );
@@ -44,7 +44,7 @@ pub(super) fn section(removals: &[Removal]) -> String {
         let recovered = removal.recovery.as_ref();
         text.push_str(&markdown_line(&[
             removal.pass.clone(),
-            removal.removed.told(),
+            removal.removed.describe(),
             removal
                 .loss_before_nats
                 .map_or_else(|| "-".to_owned(), nats),
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::model::{Part, WeightId};
     use crate::passes::{Parts, StudentSizes};
-    use crate::student::Kept;
+    use crate::student::PartSelection;
 
     fn pruned(errors: [Option<f64>; 2]) -> Removed {
         let matrix = |(part, output_error): (Part, Option<f64>)| PrunedMatrix {
@@ -154,7 +154,7 @@ mod tests {
             parameters: 100_000,
             ..before
         };
-        let kept = Kept::layers(&[0, 3]);
+        let kept = PartSelection::layers(&[0, 3]);
         let parts = Parts {
             before,
             after,
@@ -170,7 +170,7 @@ mod tests {
         let errors = [Some(0.0125), Some(0.25)];
         let text = section(&[shrunk, removal("03-prune", pruned(errors))]);
         let want = "
-## Taken out
+## Pruned
 
 Loss in nats on the validation text: before the pass, after it, and after the training that follows.
 

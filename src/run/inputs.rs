@@ -44,10 +44,10 @@ pub(super) fn prepare_data(
     let data = data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text)?;
     inputs.check_data(plan, &data)?;
     for skipped in &data.skipped {
-        progress::say(&format!("warning: {skipped}"));
+        progress::log(&format!("warning: {skipped}"));
     }
     for path in &data.rebuilt {
-        progress::say(&format!(
+        progress::log(&format!(
             "warning: {} was damaged and was made again",
             path.display()
         ));
@@ -55,7 +55,7 @@ pub(super) fn prepare_data(
     let how = if data.from_cache { "done" } else { "made" };
     let count = |rows: &TokenRows| progress::thousands(rows.num_positions());
     let (train, validation) = (count(&data.train), count(&data.validation));
-    progress::say(&format!(
+    progress::log(&format!(
         "data: {how}, {train} training and {validation} validation tokens"
     ));
     if !stage.is_done() {
@@ -222,7 +222,7 @@ impl<'a> Capture<'a> {
             match open() {
                 Err(
                     error @ (CacheError::ShardChecksum { .. } | CacheError::ShardLength { .. }),
-                ) => progress::say(&format!("warning: {error}; it is captured again")),
+                ) => progress::log(&format!("warning: {error}; it is captured again")),
                 Err(error) if error.is_unfinished() => {}
                 outcome => return Ok(outcome?),
             }

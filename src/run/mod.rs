@@ -132,7 +132,7 @@ fn remembered(plan: &Plan, context: &RunContext<'_>) -> Hashes {
 /// Writes down what was hashed. It is a memory and no result: without it, the next run hashes again.
 fn save(hashes: &Hashes) {
     if let Err(error) = hashes.save() {
-        progress::say(&format!("warning: {error}; hashes are not remembered"));
+        progress::log(&format!("warning: {error}; hashes are not remembered"));
     }
 }
 
@@ -261,7 +261,7 @@ impl Run<'_> {
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, verifications.clone(), self.hashes)?;
         let dir = partial.publish()?;
-        progress::say(&format!("{}: verified, in {}", stage.name, dir.display()));
+        progress::log(&format!("{}: verified, in {}", stage.name, dir.display()));
         Ok(verifications)
     }
 
@@ -343,13 +343,13 @@ fn command(plan: &Plan, overrides: &[String]) -> String {
 }
 
 fn say_done(stage: &Stage) {
-    progress::say(&format!("{}: done ({})", stage.name, &stage.key[..8]));
+    progress::log(&format!("{}: done ({})", stage.name, &stage.key[..8]));
 }
 
 /// Says why a stage runs although an earlier run of this recipe has made it.
 fn say_changed(stage: &Stage) {
     if let Some(reason) = stage.changed() {
-        progress::say(&format!("{}: runs anew: {reason}", stage.name));
+        progress::log(&format!("{}: running again, because {reason}", stage.name));
     }
 }
 
@@ -386,7 +386,7 @@ fn while_locked<T>(
             ) => {
                 if !std::mem::replace(&mut has_told, true) {
                     let dir = dir.display();
-                    progress::say(&format!("waiting for another run, which uses `{dir}`"));
+                    progress::log(&format!("waiting for another run, which uses `{dir}`"));
                 }
             }
             outcome => return outcome,

@@ -15,11 +15,13 @@ use crate::model::Decoder;
 use crate::passes::{self, PassError, PassPlan, PassReport, QuantizeReport};
 use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
-use crate::student::{self, FromTeacherPlan, Importance, Kept, LayersPlan, Student, StudentPlan};
+use crate::student::{
+    self, FromTeacherPlan, Importance, LayersPlan, PartSelection, Student, StudentPlan,
+};
 use crate::teacher::{load_decoder, load_teacher};
 use crate::train::FitPlan;
-use crate::train::evaluate::{Evaluation, Opinion, evaluate};
-use crate::train::fit::FitContext;
+use crate::train::evaluate::{Evaluation, Reference, evaluate};
+use crate::train::fit::PassContext;
 use crate::{progress, random};
 
 /// What the artifact of a pass says.
@@ -105,7 +107,7 @@ impl Run<'_> {
         partial.remove_parts()?;
         stage.note(partial.path())?;
         let teacher = self.teacher_along(pass)?;
-        let context = FitContext {
+        let context = PassContext {
             label: &stage.name,
             dir: partial.path(),
             key: &stage.key,
@@ -209,12 +211,12 @@ impl Run<'_> {
 
     /// What a model makes of the validation text, beside what the cache says of it.
     fn evaluate(&self, decoder: &Decoder, label: &str) -> Result<Evaluation, RunError> {
-        let opinion = self
-            .caches
-            .map_or(Opinion::None, |caches| Opinion::Cache(&caches.validation));
+        let reference = self.caches.map_or(Reference::None, |caches| {
+            Reference::Cache(&caches.validation)
+        });
         let progress_label = format!("{label}, validation");
         let rows = &self.data.validation;
-        let evaluation = evaluate(decoder, rows, opinion, &progress_label)?;
+        let evaluation = evaluate(decoder, rows, reference, &progress_label)?;
         if !evaluation.loss_nats.is_finite() {
             let (stage, loss) = (label.to_owned(), evaluation.loss_nats);
             return Err(RunError::NotFinite { stage, loss });
@@ -290,7 +292,7 @@ impl Run<'_> {
         let device = self.context.device;
         let config = teacher.config();
         let Some(num_tokens) = parts.calibration_tokens else {
-            let kept = Kept::choose(parts, config, &Importance::unmeasured(config));
+            let kept = PartSelection::choose(parts, config, &Importance::unmeasured(config));
             return Ok(Student::new(kept.load(teacher, device)?));
         };
         let decoder = load_decoder(teacher, device)?;
@@ -302,12 +304,12 @@ impl Run<'_> {
             stop: self.context.stop,
         };
         let importance = Importance::measure(&decoder, &calibration).map_err(PassError::from)?;
-        let kept = Kept::choose(parts, config, &importance);
+        let kept = PartSelection::choose(parts, config, &importance);
         if let Some(LayersPlan::HighestInfluence(_)) = parts.layers {
             let told = |&layer: &usize| format!("{layer} ({:.3})", importance.influence[layer]);
             let layers: Vec<String> = kept.layers.iter().map(told).collect();
             let layers = layers.join(", ");
-            progress::say(&format!("student: layers of highest influence: {layers}"));
+            progress::log(&format!("student: layers of highest influence: {layers}"));
         }
         Ok(Student::new(kept.cut(&decoder)))
     }

@@ -163,7 +163,7 @@ impl Stage {
         earlier.sort_by_key(|(written, _)| *written);
         let (_, last) = earlier.pop()?;
         Some(match Difference::first(&last.made_from, &self.made_from) {
-            Some(difference) => told(&difference),
+            Some(difference) => describe(&difference),
             None => "another version of the program made it".to_owned(),
         })
     }
@@ -240,7 +240,7 @@ impl Stage {
 }
 
 /// A difference as a user would name it: without the blocks that hold a key, and keys of stages by what they stand for.
-fn told(difference: &Difference) -> String {
+fn describe(difference: &Difference) -> String {
     let holders = [
         "pass", "distill", "prune", "shrink", "quantize", "method", "qat", "ptq", "gptq",
     ];
@@ -263,7 +263,7 @@ fn told(difference: &Difference) -> String {
             let inner = &holders_and_key[first..];
             let names = inner.iter().chain([last]).copied();
             let names: Vec<&str> = names.filter(|name| *name != "plan").collect();
-            format!("`{}` {}", names.join("."), difference.told("not set"))
+            format!("`{}` {}", names.join("."), difference.describe("not set"))
         }
         [] => "its inputs have changed".to_owned(),
     }
@@ -436,8 +436,13 @@ impl Stages {
 
     /// What each stage of this recipe that has to run anew has that an earlier run of it had not.
     pub fn changes(&self) -> impl Iterator<Item = String> {
-        self.all()
-            .filter_map(|stage| Some(format!("{} runs anew: {}", stage.name, stage.changed()?)))
+        self.all().filter_map(|stage| {
+            Some(format!(
+                "{} runs again, because {}",
+                stage.name,
+                stage.changed()?
+            ))
+        })
     }
 
     /// All stages, in the order in which they run.

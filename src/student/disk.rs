@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::{KeptScaling, STUDENT_FILE, Student, StudentError};
+use super::{FixedScales, STUDENT_FILE, Student, StudentError};
 use crate::kernels::grid::Grid;
 use crate::model::{Decoder, DecoderConfig, ParameterKind, Scheme, Schemes};
 use crate::tensors::{self, NotFinite};
@@ -78,7 +78,7 @@ impl Student {
             if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
                 masks.insert(spec.id, mask);
             }
-            if let Some(kept) = KeptScaling::take(&spec.name, &mut matrices) {
+            if let Some(kept) = FixedScales::take(&spec.name, &mut matrices) {
                 scales.insert(spec.id, kept);
             }
             let only = facts.grid.as_ref().map(|grid| Scheme {

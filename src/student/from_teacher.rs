@@ -36,7 +36,7 @@ use crate::model::{
 /// weights, and if the output matrix is tied to it, the gain of the last norm stays as it is. (Norms of single
 /// queries and keys share the one `eps` and so differ by its tiny change; it is a ten-thousandth of what it is added to, or less.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct PartSelection {
     /// Layers, in the student's order, which need not ascend.
     pub layers: Vec<usize>,
     /// Dimensions of the residual stream; `None` keeps all.
@@ -169,10 +169,10 @@ fn check_width(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<(), No
 ///
 /// Exact but for [`layer_types`](DecoderConfig::layer_types) where the layers are chosen by what is measured.
 pub fn part_of_teacher(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> DecoderConfig {
-    Kept::choose(plan, teacher, &Importance::unmeasured(teacher)).config(teacher)
+    PartSelection::choose(plan, teacher, &Importance::unmeasured(teacher)).config(teacher)
 }
 
-impl Kept {
+impl PartSelection {
     /// These layers, whole.
     pub fn layers(layers: &[usize]) -> Self {
         Self {
@@ -342,7 +342,7 @@ impl Kept {
         }
     }
 
-    /// Makes up for the change of what norms take the mean over; see [`Kept`].
+    /// Makes up for the change of what norms take the mean over; see [`PartSelection`].
     fn rescale(
         &self,
         spec: &ParameterSpec,

@@ -17,14 +17,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 pub use self::adapter::{Adapter, is_target};
-pub use self::from_teacher::{Kept, NoSuchPart, check_parts, part_of_teacher};
+pub use self::from_teacher::{NoSuchPart, PartSelection, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
 pub(crate) use self::plan::{
     ADAPTER, MAX_LAYERS, STUDENT, StudentWord, check, check_adapter, fresh_sizes,
 };
 pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
-pub use self::scales::KeptScaling;
+pub use self::scales::FixedScales;
 use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,
@@ -56,7 +56,7 @@ pub struct Student {
     /// How weights of `decoder` are quantised, once a pass has put them on a grid.
     pub schemes: Schemes,
     /// Scales that are trained or were chosen. The others follow the weights.
-    pub scales: BTreeMap<WeightId, KeptScaling>,
+    pub scales: BTreeMap<WeightId, FixedScales>,
     /// What turned codes into values in a checkpoint, of a student that no pass has changed ([`Student::on_loaded_grids`]).
     pub loaded_grids: BTreeMap<WeightId, GroupScaling>,
     /// What is added to free weights and trained in their place, while a pass does so.

@@ -18,13 +18,13 @@ use crate::model::{ParameterKind, ParameterSpec, Scheme, WeightId};
 ///
 /// `[R, G]` each.
 #[derive(Debug, Clone)]
-pub struct KeptScaling {
+pub struct FixedScales {
     first: Tensor<2>,
     factor: Tensor<2>,
     zeros: Option<Tensor<2>>,
 }
 
-impl KeptScaling {
+impl FixedScales {
     /// Scales from which training begins, or at which it has ended, and the zeros of a grid that has them.
     pub fn new(scales: Tensor<2>, zeros: Option<Tensor<2>>) -> Self {
         Self {
@@ -51,7 +51,7 @@ impl KeptScaling {
         named
     }
 
-    /// Takes what [`KeptScaling::named`] gave out of the matrices of a file, if it is there.
+    /// Takes what [`FixedScales::named`] gave out of the matrices of a file, if it is there.
     pub fn take(weight: &str, matrices: &mut BTreeMap<String, Tensor<2>>) -> Option<Self> {
         let zeros = matrices.remove(&zero_name(weight));
         let scales = matrices.remove(&scale_name(weight))?;
@@ -79,7 +79,7 @@ impl KeptScaling {
     }
 }
 
-impl From<Scaling<3>> for KeptScaling {
+impl From<Scaling<3>> for FixedScales {
     fn from(scaling: Scaling<3>) -> Self {
         let zeros = scaling.zeros.map(|zeros| zeros.squeeze_dim(2)); // [R, G]
         Self::new(scaling.scales.squeeze_dim(2), zeros)
@@ -98,7 +98,7 @@ impl Student {
                 continue;
             }
             let fitted = grid.scaling(self.masked(spec.id, weight)).scales; // [R, G, 1]
-            let learned = KeptScaling::new(fitted.squeeze_dim(2), None);
+            let learned = FixedScales::new(fitted.squeeze_dim(2), None);
             self.scales.insert(spec.id, learned);
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
 
-use super::{Kept, Student};
+use super::{PartSelection, Student};
 use crate::model::{Decoder, DecoderConfig, ParameterSpec, Schemes, WeightId, parameter_specs};
 
 impl Student {
@@ -49,7 +49,7 @@ impl Student {
         if self.layer_repeats == 1 {
             own.clone()
         } else {
-            Kept::layers(&self.runs()).cut(own)
+            PartSelection::layers(&self.runs()).cut(own)
         }
     }
 

@@ -1,6 +1,6 @@
 //! Changes of what a student is while a pass trains it, and not only of how well it does.
 
-use super::fit::FitContext;
+use super::fit::PassContext;
 use super::gradual_pruning::GradualPruning;
 use super::grid_start::GridStart;
 use super::state::Training;
@@ -21,7 +21,7 @@ impl<'a> Change<'a> {
     pub(super) fn all(
         plan: &'a FitPlan,
         given: &mut Student,
-        context: &'a FitContext<'a>,
+        context: &'a PassContext<'a>,
     ) -> Vec<Self> {
         let pruning = GradualPruning::of(plan, given, context).map(Self::Prune);
         let grid = GridStart::of(plan, given).map(Self::Grid);

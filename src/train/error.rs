@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::MetricsError;
-use super::fit::FitContext;
+use super::fit::PassContext;
 use super::pending_losses::UnsoundStep;
 use super::state::{self, StateError};
 use crate::cache::CacheError;
@@ -66,7 +66,7 @@ pub fn check_number(
     what: &'static str,
     value: f64,
     num_updates: usize,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<(), FitError> {
     if value.is_finite() {
         return Ok(());
@@ -79,7 +79,7 @@ pub fn check_number(
 pub(super) fn not_finite(
     num_updates: usize,
     UnsoundStep { what, value, step }: UnsoundStep,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> FitError {
     FitError::NotFinite {
         what,

@@ -54,9 +54,9 @@ pub struct TextEvaluation {
     pub with_separators: Evaluation,
 }
 
-/// Where the teacher's opinion of a text comes from.
+/// Where the teacher's prediction of a text comes from.
 #[derive(Clone, Copy)]
-pub enum Opinion<'a> {
+pub enum Reference<'a> {
     /// Nowhere: no KL, no agreement.
     None,
     /// A cache of the same rows: KL on its support.
@@ -65,7 +65,7 @@ pub enum Opinion<'a> {
     Teacher(&'a dyn Predictor),
 }
 
-impl Opinion<'_> {
+impl Reference<'_> {
     fn is_there(&self) -> bool {
         !matches!(self, Self::None)
     }
@@ -77,10 +77,10 @@ impl Opinion<'_> {
 pub fn evaluate(
     model: &dyn Predictor,
     rows: &TokenRows,
-    opinion: Opinion<'_>,
+    reference: Reference<'_>,
     label: &str,
 ) -> Result<Evaluation, CacheError> {
-    Ok(evaluate_each(model, rows, opinion, label, |_| {})?.text)
+    Ok(evaluate_each(model, rows, reference, label, |_| {})?.text)
 }
 
 /// As [`evaluate`], also with separators; `each` is given the losses of every row's counted tokens, separators among them,
@@ -88,19 +88,19 @@ pub fn evaluate(
 pub fn evaluate_each(
     model: &dyn Predictor,
     rows: &TokenRows,
-    opinion: Opinion<'_>,
+    reference: Reference<'_>,
     label: &str,
     mut each: impl FnMut(Vec<f64>),
 ) -> Result<TextEvaluation, CacheError> {
     let mut progress = Progress::new(label, rows.num_positions());
-    let sums = sums(model, rows, opinion, |losses| {
+    let sums = sums(model, rows, reference, |losses| {
         progress.advance(losses.iter().map(|row| row.len() as u64).sum());
         losses.into_iter().for_each(&mut each);
         true
     })?;
     progress.finish();
     let [text, separators] = sums.expect("nothing ended it");
-    let finish = |sums: EvaluationSums| sums.finish(rows.num_bytes(), opinion.is_there());
+    let finish = |sums: EvaluationSums| sums.finish(rows.num_bytes(), reference.is_there());
     Ok(TextEvaluation {
         separators: separators.positions,
         with_separators: finish(text.plus(separators)),
@@ -113,18 +113,18 @@ pub fn evaluate_each(
 pub fn measure(
     model: &dyn Predictor,
     rows: &TokenRows,
-    opinion: Opinion<'_>,
+    reference: Reference<'_>,
     advance: impl FnMut(Vec<Vec<f64>>) -> bool,
 ) -> Result<Option<Evaluation>, CacheError> {
-    let sums = sums(model, rows, opinion, advance)?;
-    Ok(sums.map(|[text, _]| text.finish(rows.num_bytes(), opinion.is_there())))
+    let sums = sums(model, rows, reference, advance)?;
+    Ok(sums.map(|[text, _]| text.finish(rows.num_bytes(), reference.is_there())))
 }
 
 /// Sums over the positions of text, and over those of separators.
 fn sums(
     model: &dyn Predictor,
     rows: &TokenRows,
-    opinion: Opinion<'_>,
+    reference: Reference<'_>,
     mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
 ) -> Result<Option<[EvaluationSums; 2]>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
@@ -133,7 +133,7 @@ fn sums(
     for group in all.chunks(BATCH_ROWS * at_once) {
         let parts: Result<Vec<_>, CacheError> = group
             .par_chunks(BATCH_ROWS)
-            .map(|batch| batch_statistics(model, rows, opinion, batch))
+            .map(|batch| batch_statistics(model, rows, reference, batch))
             .collect();
         let mut losses = Vec::with_capacity(group.len());
         for (&row_idx, row) in group.iter().zip(parts?.into_iter().flatten()) {
@@ -156,16 +156,16 @@ fn sums(
 fn batch_statistics(
     model: &dyn Predictor,
     rows: &TokenRows,
-    opinion: Opinion<'_>,
+    reference: Reference<'_>,
     batch: &[usize],
 ) -> Result<Vec<Vec<(RowStatistics, u32)>>, CacheError> {
-    let cached = match opinion {
-        Opinion::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
-        Opinion::None | Opinion::Teacher(_) => None,
+    let cached = match reference {
+        Reference::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
+        Reference::None | Reference::Teacher(_) => None,
     };
-    let teacher = match opinion {
-        Opinion::Teacher(teacher) => Some((teacher.hidden_of(rows, batch), teacher.output())),
-        Opinion::None | Opinion::Cache(_) => None,
+    let teacher = match reference {
+        Reference::Teacher(teacher) => Some((teacher.hidden_of(rows, batch), teacher.output())),
+        Reference::None | Reference::Cache(_) => None,
     };
     let (hidden, head) = (model.hidden_of(rows, batch), model.output());
     let mut found = Vec::new();

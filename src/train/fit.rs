@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::change::Change;
 use super::error::not_finite;
-use super::evaluate::{Evaluation, Opinion, measure};
+use super::evaluate::{Evaluation, Reference, measure};
 use super::gradient::{ActivationMemory, StepGradient, step_gradient_with};
 use super::hidden::TeacherAlong;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
@@ -20,14 +20,14 @@ use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
 use crate::loss::Term;
 use crate::model::Decoder;
-use crate::progress::{Progress, say};
+use crate::progress::{self, Progress};
 use crate::student::Student;
 use crate::tensors;
 use crate::train::{FitPlan, HandOn};
 
 /// What a pass trains and measures on and where it keeps its state; the plan says the rest.
 #[derive(Clone, Copy)]
-pub struct FitContext<'a> {
+pub struct PassContext<'a> {
     /// Name in progress and messages, such as `01-distill`.
     pub label: &'a str,
     /// Folder of the unfinished pass: training state and metrics.
@@ -38,13 +38,13 @@ pub struct FitContext<'a> {
     pub seed: u64,
     /// Training rows.
     pub rows: &'a TokenRows,
-    /// The teacher's opinion of those rows, if any loss term needs it.
+    /// The teacher's prediction of those rows, if any loss term needs it.
     pub cache: Option<&'a Cache>,
     /// The teacher itself, if a loss term compares hidden states with its own: it runs along.
     pub teacher: Option<&'a Decoder>,
     /// Rows of the validation text, for measurements during the pass.
     pub validation: &'a TokenRows,
-    /// The teacher's opinion of those, if there is one.
+    /// The teacher's prediction of those, if there is one.
     pub validation_cache: Option<&'a Cache>,
     /// Set by the first signal: finish the step, save, stop.
     pub stop: &'a AtomicBool,
@@ -75,7 +75,7 @@ pub struct FitContext<'a> {
 pub fn fit(
     plan: &FitPlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, FitError> {
     let read_back = ReadBack::of(&student.decoder.device());
     fit_with(plan, student, context, read_back)
@@ -86,10 +86,10 @@ pub fn fit(
 pub fn fit_with(
     plan: &FitPlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
     read_back: ReadBack,
 ) -> Result<Student, FitError> {
-    let FitContext {
+    let PassContext {
         label, dir, rows, ..
     } = *context;
     let save_error = |source| FitError::Save {
@@ -236,7 +236,7 @@ pub fn fit_with(
     progress.finish();
     let done = training.optimizer.num_updates;
     if done < plan.steps {
-        say(&format!(
+        progress::log(&format!(
             "{label}: ends after step {done} of {}, its validation loss having ceased to fall",
             plan.steps
         ));
@@ -247,7 +247,7 @@ pub fn fit_with(
     let mut weights = training.handed_on();
     if let (HandOn::Best, Some(best)) = (plan.hand_on, training.validation.best) {
         weights = states.load_best(best.step, &training.student)?;
-        say(&format!(
+        progress::log(&format!(
             "{label}: hands on its weights after step {}, with a validation loss of {:.4} nats",
             best.step, best.loss_nats
         ));
@@ -258,13 +258,13 @@ pub fn fit_with(
 /// Measures of the weights that would be handed on now, on the validation text; `None` if a signal asked to stop.
 fn measured(
     training: &Training,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Option<Evaluation>, CacheError> {
     let student = training.student.with_trained(training.handed_on());
-    let opinion = context
+    let reference = context
         .validation_cache
-        .map_or(Opinion::None, Opinion::Cache);
-    measure(&student.effective(), context.validation, opinion, |_| {
+        .map_or(Reference::None, Reference::Cache);
+    measure(&student.effective(), context.validation, reference, |_| {
         !context.stop.load(Ordering::Relaxed)
     })
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use burn::tensor::Tensor;
 
-use super::fit::FitContext;
+use super::fit::PassContext;
 use super::state::Training;
 use crate::calibration::Calibration;
 use crate::pruning::{GradualMethod, GradualPlan, Zeros, input_squares, mask_lowest};
@@ -14,7 +14,7 @@ use crate::train::FitPlan;
 /// Pruning during a pass.
 pub(super) struct GradualPruning<'a> {
     plan: &'a GradualPlan,
-    context: &'a FitContext<'a>,
+    context: &'a PassContext<'a>,
     /// Share of zeros that the student came with.
     from_sparsity: f64,
 }
@@ -24,7 +24,7 @@ impl<'a> GradualPruning<'a> {
     pub(super) fn of(
         plan: &'a FitPlan,
         given: &Student,
-        context: &'a FitContext<'a>,
+        context: &'a PassContext<'a>,
     ) -> Option<Self> {
         plan.prune.as_ref().map(|plan| Self {
             plan,

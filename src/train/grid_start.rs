@@ -4,7 +4,7 @@ use std::mem;
 
 use super::state::Training;
 use crate::model::Schemes;
-use crate::progress::say;
+use crate::progress::log;
 use crate::student::Student;
 use crate::train::FitPlan;
 
@@ -48,6 +48,6 @@ impl GridStart {
         if !student.scales.is_empty() {
             student.learn_scales();
         }
-        say(&format!("{label}: on its grid from step {step}"));
+        log(&format!("{label}: on its grid from step {step}"));
     }
 }

@@ -216,7 +216,7 @@ impl States<'_> {
             match self.read(&path, given) {
                 Ok(training) => {
                     for (path, fact) in damage {
-                        progress::say(&format!(
+                        progress::log(&format!(
                             "warning: {path} is damaged ({fact}): going on from the state before it, after {num_updates} steps"
                         ));
                     }
@@ -307,7 +307,7 @@ impl States<'_> {
             let key = difference.path.join(".");
             return Err(StateError::Architecture {
                 path: path.to_path_buf(),
-                difference: format!("its `{key}` {}", difference.told("absent")),
+                difference: format!("its `{key}` {}", difference.describe("absent")),
             });
         }
         if facts.made_by != self.made_by {

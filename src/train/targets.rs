@@ -11,10 +11,10 @@ pub fn row_targets<'a>(
     supports: Option<&'a Supports>,
 ) -> impl Iterator<Item = Option<RowTarget<'a>>> {
     let counted = rows.counted(row_idx);
-    let opinions = supports.map_or_else(Vec::new, Supports::positions);
+    let predictions = supports.map_or_else(Vec::new, Supports::positions);
     let labels = rows.labels(row_idx).iter().enumerate();
     labels.map(move |(position, &label)| {
-        let support = opinions.get(position).copied();
+        let support = predictions.get(position).copied();
         (position < counted).then_some(RowTarget { label, support })
     })
 }

@@ -15,7 +15,7 @@ use alambic::pruning::Zeros;
 use alambic::student::AdapterPlan;
 use alambic::student::{Adapter, Student};
 use alambic::tensors::{self, to_vec};
-use alambic::train::fit::FitContext;
+use alambic::train::fit::PassContext;
 use alambic::train::gradient::{MicroBatch, step_gradient};
 use alambic::train::{FitPlan, row_targets};
 use burn::tensor::Tensor;
@@ -175,7 +175,7 @@ fn an_adapter_starts_as_nothing_within_kaimings_bound() {
 fn run(pass: &PassPlan, student: Student, dir: &Path) -> Student {
     let rows = random_rows(16, &[16, 16, 16, 16, 16, 7], 6);
     let stop = AtomicBool::new(false);
-    let context = FitContext {
+    let context = PassContext {
         seed: 2,
         ..context(dir, &rows, &stop)
     };

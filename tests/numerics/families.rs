@@ -8,7 +8,7 @@ use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
 };
-use alambic::student::Kept;
+use alambic::student::PartSelection;
 use alambic::support::Supports;
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
@@ -175,7 +175,7 @@ fn a_layer_without_rope_does_not_see_where_its_keys_stand() {
     };
     // What the last token sees is then a set, but for what the tokens between have seen.
     let one_layer = |layers: &[usize], ids: &[u32]| {
-        let decoder = Kept::layers(&[1]).cut(&random_decoder(config(layers), 1));
+        let decoder = PartSelection::layers(&[1]).cut(&random_decoder(config(layers), 1));
         logits(&decoder, ids)[5 * 320..].to_vec()
     };
     assert!(largest_difference(&one_layer(&[1], &ids), &one_layer(&[1], &swapped)) < 1e-5);
@@ -187,7 +187,7 @@ fn a_layer_without_rope_does_not_see_where_its_keys_stand() {
             assert!(difference > 1e-3, "{layers:?} and {other:?}");
         }
         let decoder = random_decoder(config(layers), 1);
-        let turned = Kept::layers(&[1, 0, 1]).cut(&decoder).config;
+        let turned = PartSelection::layers(&[1, 0, 1]).cut(&decoder).config;
         let without = [1, 0, 1].map(|layer| layers.contains(&layer));
         let want: Vec<usize> = (0..3).filter(|&place| without[place]).collect();
         assert_eq!(turned.layers_without_rope, want);
@@ -285,7 +285,7 @@ fn text_that_grows_beyond_the_trained_context_is_read_again() {
 fn chosen_layers_keep_their_type_and_their_weights() {
     let (teacher, ids) = golden_model("gemma3");
     for layers in [vec![0, 1], vec![1], vec![0]] {
-        let student = Kept::layers(&layers).cut(&teacher);
+        let student = PartSelection::layers(&layers).cut(&teacher);
         let types = layers
             .iter()
             .map(|&layer| [LayerType::Sliding, LayerType::Full][layer]);
@@ -293,9 +293,9 @@ fn chosen_layers_keep_their_type_and_their_weights() {
         let json = student.config.to_json("float32");
         assert_eq!(DecoderConfig::from_json(&json).unwrap(), student.config);
     }
-    let same = Kept::layers(&[0, 1]).cut(&teacher);
+    let same = PartSelection::layers(&[0, 1]).cut(&teacher);
     assert_eq!(logits(&same, &ids), logits(&teacher, &ids));
-    let turned = Kept::layers(&[1, 0]).cut(&teacher);
+    let turned = PartSelection::layers(&[1, 0]).cut(&teacher);
     let weights = |decoder: &Decoder, name: &str| {
         let parameters = decoder.parameters();
         let found = parameters

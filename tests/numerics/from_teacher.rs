@@ -7,7 +7,7 @@ use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Part, QkNorm, Site, Tap, ids_tensor,
 };
 use alambic::student::{FromTeacherPlan, LayersPlan};
-use alambic::student::{Importance, Kept};
+use alambic::student::{Importance, PartSelection};
 use alambic::tensors::to_vec;
 use burn::tensor::Tensor;
 
@@ -52,7 +52,7 @@ pub(crate) fn logits(decoder: &Decoder) -> Vec<f32> {
 }
 
 /// The teacher with everything at zero that is not kept.
-pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
+pub(crate) fn zeroed(teacher: &Decoder, kept: &PartSelection) -> Decoder {
     teacher.map(|spec, weight| {
         let [rows, columns] = spec.shape;
         let layer = spec.id.layer;
@@ -98,25 +98,25 @@ pub(crate) fn zeroed(teacher: &Decoder, kept: &Kept) -> Decoder {
     })
 }
 
-fn parts() -> [Kept; 5] {
-    let whole = Kept::layers(&[0, 1, 2, 3]);
-    let narrow = Kept {
+fn parts() -> [PartSelection; 5] {
+    let whole = PartSelection::layers(&[0, 1, 2, 3]);
+    let narrow = PartSelection {
         layers: vec![0, 2],
         hidden: Some(vec![0, 1, 3, 4, 6, 7, 8, 11, 12, 13]),
         channels: Some(vec![vec![1, 2, 30, 31], vec![0, 5, 9, 17]]),
         groups: Some(vec![vec![0, 3], vec![1, 2]]),
     };
     [
-        Kept::layers(&[0, 3]),
-        Kept {
+        PartSelection::layers(&[0, 3]),
+        PartSelection {
             hidden: narrow.hidden.clone(),
             ..whole.clone()
         },
-        Kept {
+        PartSelection {
             channels: narrow.channels.clone(),
-            ..Kept::layers(&[0, 2])
+            ..PartSelection::layers(&[0, 2])
         },
-        Kept {
+        PartSelection {
             groups: Some(vec![vec![1], vec![0], vec![3], vec![2]]),
             ..whole
         },
@@ -316,7 +316,7 @@ fn a_part_that_does_nothing_is_the_first_to_go() {
         num_key_value_heads: Some(3),
         calibration_tokens: Some(8),
     };
-    let kept = Kept::choose(&plan, &idle.config, &importance);
+    let kept = PartSelection::choose(&plan, &idle.config, &importance);
     let without =
         |count: usize, dead: usize| (0..count).filter(|&idx| idx != dead).collect::<Vec<_>>();
     assert_eq!(kept.layers, [0, 2, 3]);
@@ -338,8 +338,8 @@ fn a_part_that_does_nothing_is_the_first_to_go() {
         calibration_tokens: None,
     };
     assert_eq!(
-        Kept::choose(&every, &idle.config, &importance),
-        Kept::layers(&[0, 3])
+        PartSelection::choose(&every, &idle.config, &importance),
+        PartSelection::layers(&[0, 3])
     );
 }
 
@@ -368,7 +368,7 @@ fn a_part_of_a_checkpoint_is_that_of_its_decoder_and_reads_no_other_layer() {
         let checkpoint = Checkpoint::open(&super::golden::path(name)).unwrap();
         let last = checkpoint.config().num_hidden_layers - 1;
         assert!(last > 0, "{name}");
-        let kept = Kept::layers(&[last]);
+        let kept = PartSelection::layers(&[last]);
         let read = kept.load(&checkpoint, &device()).unwrap();
         let cut = kept.cut(&load_decoder(&checkpoint, &device()).unwrap());
         assert_eq!(read.config, cut.config, "{name}");

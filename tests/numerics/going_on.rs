@@ -12,7 +12,7 @@ use alambic::pruning::Zeros;
 use alambic::recipe::{Ramp, Scheduled, Shape};
 use alambic::student::{Projection, Student};
 use alambic::tensors::to_vec;
-use alambic::train::fit::{FitContext, fit};
+use alambic::train::fit::{PassContext, fit};
 use alambic::train::state::States;
 use alambic::train::{EarlyStopPlan, FitError, FitPlan, HandOn, RateSchedule, read_metrics};
 
@@ -81,7 +81,7 @@ fn going_on_from_any_state_ends_in_the_weights_of_never_having_stopped() {
     let student = pruned(&rows);
     let stop = AtomicBool::new(false);
     for (validation, num_states) in [(&rows, 13), (&other, 11)] {
-        let context = FitContext {
+        let context = PassContext {
             validation,
             ..context(Path::new("unused"), &rows, &stop)
         };
@@ -112,7 +112,7 @@ fn projections_of_hidden_states_go_on_with_the_pass() {
         ..busy_plan()
     };
     let stop = AtomicBool::new(false);
-    let context = FitContext {
+    let context = PassContext {
         teacher: Some(&teacher),
         ..context(Path::new("unused"), &rows, &stop)
     };
@@ -120,9 +120,9 @@ fn projections_of_hidden_states_go_on_with_the_pass() {
 }
 
 /// Compares with the run that never stopped, and gives the number of states that it left.
-fn go_on_from_every_state(plan: &FitPlan, student: &Student, context: FitContext<'_>) -> usize {
+fn go_on_from_every_state(plan: &FitPlan, student: &Student, context: PassContext<'_>) -> usize {
     let dir = tempfile::tempdir().unwrap();
-    let context = FitContext {
+    let context = PassContext {
         dir: dir.path(),
         ..context
     };

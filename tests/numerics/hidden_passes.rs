@@ -9,7 +9,7 @@ use alambic::passes::{PassPlan, apply};
 use alambic::recipe::{Ramp, Scheduled, Shape};
 use alambic::student::{AdapterPlan, Student};
 use alambic::tensors::to_vec;
-use alambic::train::fit::FitContext;
+use alambic::train::fit::PassContext;
 use alambic::train::{FitPlan, read_metrics};
 use serde_json::Value;
 
@@ -42,7 +42,7 @@ fn a_pass_draws_hidden_states_together_and_leaves_a_student_without_projections(
     let run = |plan: FitPlan| {
         let dir = tempfile::tempdir().unwrap();
         let stop = AtomicBool::new(false);
-        let context = FitContext {
+        let context = PassContext {
             teacher: Some(&teacher),
             ..context(dir.path(), &rows, &stop)
         };
@@ -81,7 +81,7 @@ fn an_adapter_and_projections_are_trained_side_by_side() {
     let student = Student::new(random_decoder(sized(1, 16), 5));
     let dir = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
-    let context = FitContext {
+    let context = PassContext {
         teacher: Some(&teacher),
         ..context(dir.path(), &rows, &stop)
     };

@@ -18,7 +18,7 @@ use alambic::passes::{
 };
 use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::to_vec;
-use alambic::train::{FitPlan, RateSchedule, fit::FitContext};
+use alambic::train::{FitPlan, RateSchedule, fit::PassContext};
 
 use super::exporting;
 use super::passes::{assert_reads_back, int, run};
@@ -342,7 +342,7 @@ fn learned_scales_of_both_move_and_a_stopped_pass_ends_the_same_from_any_state()
         });
         let dir = tempfile::tempdir().unwrap();
         let bytes = || {
-            let context: FitContext<'_> = context(dir.path(), &rows, &stop);
+            let context: PassContext<'_> = context(dir.path(), &rows, &stop);
             let after = apply(&plan, student(false), &context).unwrap();
             let saved = tempfile::tempdir().unwrap();
             after.save(saved.path()).unwrap();

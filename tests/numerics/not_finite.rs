@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use alambic::device::ReadBack;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::fit::{FitContext, fit_with};
+use alambic::train::fit::{PassContext, fit_with};
 use alambic::train::state::{self, States, Training};
 use alambic::train::{FitError, FitPlan};
 
@@ -40,7 +40,7 @@ fn try_fit_with(
     read_back: ReadBack,
 ) -> Result<Student, FitError> {
     let rows = random_rows(16, &[16; 4], 6);
-    let context = FitContext {
+    let context = PassContext {
         label: "01-distill",
         dir,
         key: "key",

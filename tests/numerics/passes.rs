@@ -15,7 +15,7 @@ use alambic::pruning::Zeros;
 use alambic::student::Student;
 use alambic::teacher::load_decoder;
 use alambic::tensors::to_vec;
-use alambic::train::fit::FitContext;
+use alambic::train::fit::PassContext;
 
 use super::exporting::{self, exported};
 use super::tiny::{config, device, fit_plan, random_decoder, random_rows};
@@ -53,7 +53,7 @@ pub(crate) fn qat(scheme: SchemePlan) -> PassPlan {
 /// Runs a pass in a folder of its own.
 pub(crate) fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Student {
     let dir = tempfile::tempdir().unwrap();
-    let context = FitContext {
+    let context = PassContext {
         label: plan.name(),
         dir: dir.path(),
         key: "key",

@@ -10,9 +10,9 @@ use alambic::passes::{
     ShrinkTarget, Side, apply,
 };
 use alambic::pruning::{Pattern, Zeros};
-use alambic::student::{Importance, Kept, Student, run_influence};
+use alambic::student::{Importance, PartSelection, Student, run_influence};
 use alambic::tensors::to_vec;
-use alambic::train::evaluate::{Opinion, evaluate};
+use alambic::train::evaluate::{Reference, evaluate};
 
 use super::from_teacher::{ROUNDED, SAME, logits, teacher, zeroed};
 use super::golden::assert_close;
@@ -50,7 +50,7 @@ fn shrunk(plan: ShrinkPlan, student: &Student) -> (Student, Parts) {
     }
 }
 
-fn assert_equal_to_zeroed(name: &str, small: &Student, whole: &Student, kept: &Kept) {
+fn assert_equal_to_zeroed(name: &str, small: &Student, whole: &Student, kept: &PartSelection) {
     let want = logits(&zeroed(&whole.effective(), kept));
     let want: Vec<f64> = want.into_iter().map(f64::from).collect();
     let tolerance = if kept.hidden.is_some() { ROUNDED } else { SAME };
@@ -157,8 +157,8 @@ fn the_layers_that_go_are_those_whose_absence_costs_the_least() {
     let student = Student::new(teacher(Architecture::Llama, true));
     let rows = random_rows(8, &[8, 8, 8, 8, 8], 4);
     let loss = |layers: &[usize]| {
-        let decoder = Kept::layers(layers).cut(&student.decoder);
-        let measured = evaluate(&decoder, &rows, Opinion::None, "test");
+        let decoder = PartSelection::layers(layers).cut(&student.decoder);
+        let measured = evaluate(&decoder, &rows, Reference::None, "test");
         measured.unwrap().loss_nats
     };
     let best = |choices: &[Vec<usize>]| {

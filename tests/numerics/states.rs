@@ -234,7 +234,7 @@ fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out()
     refused(
         narrow,
         &[
-            "is the training state of another architecture: its `intermediate_size` was 32, is 16",
+            "is the training state of another architecture: its `intermediate_size` changed from 32 to 16",
             "delete it to begin the pass anew",
         ],
     );

@@ -12,7 +12,7 @@ use alambic::random::Stream;
 use alambic::student::Student;
 use alambic::support::Tail;
 use alambic::tensors::to_vec;
-use alambic::train::fit::FitContext;
+use alambic::train::fit::PassContext;
 use alambic::train::state::Training;
 use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -120,8 +120,8 @@ pub(crate) fn context<'a>(
     dir: &'a Path,
     rows: &'a TokenRows,
     stop: &'a AtomicBool,
-) -> FitContext<'a> {
-    FitContext {
+) -> PassContext<'a> {
+    PassContext {
         label: "01-distill",
         dir,
         key: "key",

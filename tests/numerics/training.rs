@@ -10,7 +10,7 @@ use alambic::model::{Decoder, DecoderConfig, ParameterKind};
 use alambic::passes::PassPlan;
 use alambic::student::Student;
 use alambic::tensors::to_vec;
-use alambic::train::evaluate::{Opinion, evaluate};
+use alambic::train::evaluate::{Reference, evaluate};
 use alambic::train::fit::{fit, fit_with};
 use alambic::train::{
     EarlyStopPlan, FitPlan, HandOn, MetricsLine, RateSchedule, averaged, read_metrics,
@@ -229,7 +229,7 @@ fn overfitted(plan: &FitPlan) -> (Student, Vec<(u64, f64)>, f64) {
     let other = random_rows(16, &[16; 6], 7);
     let dir = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
-    let context = alambic::train::fit::FitContext {
+    let context = alambic::train::fit::PassContext {
         validation: &other,
         ..context(dir.path(), &rows, &stop)
     };
@@ -240,7 +240,7 @@ fn overfitted(plan: &FitPlan) -> (Student, Vec<(u64, f64)>, f64) {
         .iter()
         .filter_map(|line| Some((line.step, line.get("validation/loss")?)))
         .collect();
-    let last = evaluate(&student.effective(), &other, Opinion::None, "test").unwrap();
+    let last = evaluate(&student.effective(), &other, Reference::None, "test").unwrap();
     (student, losses, last.loss_nats)
 }
 

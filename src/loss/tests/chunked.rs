@@ -6,11 +6,11 @@ use proptest::test_runner::RngSeed;
 use super::super::chunked::{HeadGradients, head_gradients, head_statistics};
 use super::*;
 
-/// A student's hidden states, its head and the teacher's opinions; positions with `false` do not count.
+/// A student's hidden states, its head and the teacher's predictions; positions with `false` do not count.
 struct Positions {
     hidden: Vec<f32>,
     head: Head,
-    opinions: Vec<OwnedTopK>,
+    predictions: Vec<OwnedTopK>,
     counts: Vec<bool>,
 }
 
@@ -23,7 +23,7 @@ impl Positions {
         soft_cap: Option<f64>,
     ) -> Self {
         let positions = counts.len();
-        let opinion = |position: usize| {
+        let prediction = |position: usize| {
             let logits = normal(seed, &format!("teacher {position}"), vocab, 2.0);
             OwnedTopK::of(&logits, 1 + position % vocab, 2.0)
         };
@@ -34,7 +34,7 @@ impl Positions {
                 weight: matrix(weight, [vocab, size]),
                 soft_cap,
             },
-            opinions: (0..positions).map(opinion).collect(),
+            predictions: (0..positions).map(prediction).collect(),
             counts,
         }
     }
@@ -58,7 +58,7 @@ impl Positions {
             .map(|&at| {
                 self.counts[at].then(|| RowTarget {
                     label: u32::try_from(at % vocab).unwrap(),
-                    support: Some(self.opinions[at].support()),
+                    support: Some(self.predictions[at].support()),
                 })
             })
             .collect();

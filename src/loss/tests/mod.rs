@@ -145,7 +145,7 @@ fn soft(temperature: f32) -> Temperature {
     Temperature::new(f64::from(temperature))
 }
 
-/// The teacher's opinion of the reference, as a cache would hold it at a temperature.
+/// The teacher's prediction of the reference, as a cache would hold it at a temperature.
 fn top_k(reference: &Reference, temperature: f32) -> Vec<OwnedTopK> {
     let lse = &reference.lse[&temperature.to_string()];
     let pairs = reference.topk_ids.iter().zip(&reference.topk_logprobs);

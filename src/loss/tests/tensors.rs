@@ -48,7 +48,7 @@ proptest! {
         });
         let mut spec = LossSpec { temperature: soft(temperature), tail, ..LossSpec::of(weights) };
         spec.shapes[Term::CrossEntropy] = label_smoothing;
-        let opinions: Vec<Option<OwnedTopK>> = counts
+        let predictions: Vec<Option<OwnedTopK>> = counts
             .iter()
             .zip(0..)
             .map(|(count, position)| {
@@ -56,12 +56,12 @@ proptest! {
                 Some(OwnedTopK::of(&logits, count.as_ref()?.index(vocab) + 1, temperature))
             })
             .collect();
-        let targets: Vec<RowTarget<'_>> = opinions
+        let targets: Vec<RowTarget<'_>> = predictions
             .iter()
             .zip(0_u32..)
-            .map(|(opinion, position)| RowTarget {
+            .map(|(prediction, position)| RowTarget {
                 label: position * 7 % u32::try_from(vocab).unwrap(),
-                support: opinion.as_ref().map(OwnedTopK::support),
+                support: prediction.as_ref().map(OwnedTopK::support),
             })
             .collect();
         let student = to_f32(&normal(seed, "student", targets.len() * vocab, deviation));

@@ -11,7 +11,7 @@ use crate::model::{DecoderConfig, parameter_specs};
 use crate::pruning;
 use crate::recipe::Fields;
 use crate::student::{self, Adapter, AdapterPlan, Projection, Student, is_target, layer_pairs};
-use crate::train::fit::{FitContext, fit};
+use crate::train::fit::{PassContext, fit};
 use crate::train::{self, FitError, FitPlan};
 
 impl Pass for FitPlan {
@@ -54,7 +54,7 @@ impl Pass for FitPlan {
         train::add_fit(cost, self, student, teacher, sequence_length);
     }
 
-    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+    fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError> {
         Ok(distill(self, student, context)?)
     }
 }
@@ -104,10 +104,10 @@ pub(super) fn check_layers(fit: &FitPlan, inputs: &PassInputs<'_>) -> Result<(),
 pub(super) fn distill(
     plan: &FitPlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, FitError> {
     let cache = context.cache.filter(|_| plan.losses.is_soft());
-    let context = FitContext { cache, ..*context };
+    let context = PassContext { cache, ..*context };
     let student = Student {
         projections: projections(plan, &student, &context),
         ..student
@@ -134,7 +134,7 @@ pub(super) fn distill(
 }
 
 /// What brings the student's hidden states to the width of the teacher's, if a loss term compares them and the widths differ.
-fn projections(plan: &FitPlan, student: &Student, context: &FitContext<'_>) -> Vec<Projection> {
+fn projections(plan: &FitPlan, student: &Student, context: &PassContext<'_>) -> Vec<Projection> {
     let compares = plan.losses.uses(Term::HiddenMse);
     let Some(teacher) = context.teacher.filter(|_| compares) else {
         return Vec::new();

@@ -21,7 +21,7 @@ use crate::model::{Site, num_parameters, parameter_specs};
 use crate::pruning::{PrunedMatrix, Zeros, input_squares, mask_lowest};
 use crate::recipe::Fields;
 use crate::student::Student;
-use crate::train::fit::FitContext;
+use crate::train::fit::PassContext;
 
 /// Why weights are not pruned.
 #[derive(Debug, Error)]
@@ -92,7 +92,7 @@ impl Pass for PrunePlan {
         true
     }
 
-    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+    fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError> {
         prune(self, student, context)
     }
 
@@ -105,7 +105,7 @@ impl Pass for PrunePlan {
 fn prune(
     plan: &PrunePlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, PassError> {
     let calibration = calibration(context, plan.calibration_tokens);
     let (student, pruned) = masked(student, plan.method, plan.zeros, &calibration)?;

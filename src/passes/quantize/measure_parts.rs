@@ -17,7 +17,7 @@ use crate::model::{Decoder, LayerContexts, ParameterSpec, WeightId, ids_tensor};
 use crate::progress::Progress;
 use crate::student::Student;
 use crate::train::check_number;
-use crate::train::fit::FitContext;
+use crate::train::fit::PassContext;
 
 /// Logits of the float student that are held at a time: 64 MiB.
 const HELD_LOGITS: usize = 1 << 24;
@@ -28,7 +28,7 @@ pub(super) fn measure_parts(
     plan: &QuantizePlan,
     num_tokens: usize,
     student: &Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Sensitivity, PassError> {
     let calibration = calibration(context, num_tokens);
     let mut found =

@@ -37,11 +37,11 @@ use crate::model::{
     DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, WeightId, num_parameters,
     parameter_specs,
 };
-use crate::progress::say;
+use crate::progress::log;
 use crate::recipe::Fields;
 use crate::student::Student;
 use crate::train::FitPlan;
-use crate::train::fit::FitContext;
+use crate::train::fit::PassContext;
 
 impl Pass for QuantizePlan {
     fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
@@ -87,7 +87,7 @@ impl Pass for QuantizePlan {
         Some(schemes(self, student))
     }
 
-    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+    fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError> {
         quantize(self, student, context)
     }
 
@@ -161,7 +161,7 @@ fn add_calibration(cost: &mut StageCost, plan: &CalibratedPlan, config: &Decoder
 fn quantize(
     plan: &QuantizePlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, PassError> {
     let schemes = match &plan.sensitivity {
         Some(sensitivity) => measured_schemes(plan, sensitivity, &student, context)?,
@@ -196,7 +196,7 @@ fn measured_schemes(
     plan: &QuantizePlan,
     sensitivity: &SensitivityPlan,
     student: &Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Schemes, PassError> {
     let config = &student.decoder.config;
     let found = measure_parts(plan, sensitivity.tokens, student, context)?;
@@ -205,7 +205,7 @@ fn measured_schemes(
         return Ok(schemes);
     };
     let choice = Choice::best(&found, budget);
-    say(&format!("{}: {choice}", context.label));
+    log(&format!("{}: {choice}", context.label));
     saved(context, choice.write(context.dir))?;
     for spec in parameter_specs(config) {
         let bits = LayerPart::of(&spec).and_then(|(layer, part)| choice.bits_of(layer, part));
@@ -242,7 +242,7 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
 fn calibrated(
     plan: &CalibratedPlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, PassError> {
     let finished = FinishedLayers {
         dir: context.dir,

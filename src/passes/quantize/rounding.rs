@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::{PassError, saved};
 use crate::calibration::Interrupted;
 use crate::files::{read_json, write_json};
-use crate::progress::say;
+use crate::progress::log;
 use crate::student::Student;
-use crate::train::evaluate::{Opinion, measure};
-use crate::train::fit::FitContext;
+use crate::train::evaluate::{Reference, measure};
+use crate::train::fit::PassContext;
 use crate::train::{FitError, check_number};
 use crate::train::{MetricsError, MetricsLog, state};
 
@@ -51,7 +51,7 @@ impl Rounding {
     pub(super) fn measure(
         given: &Student,
         rounded: &Student,
-        context: &FitContext<'_>,
+        context: &PassContext<'_>,
     ) -> Result<Self, PassError> {
         let found = if let Some(found) = saved(context, Self::read(context.dir))? {
             found
@@ -67,7 +67,7 @@ impl Rounding {
             saved(context, write_json(&context.dir.join(FILE), &found))?;
             found
         };
-        found.say(context.label);
+        found.print(context.label);
         Ok(found)
     }
 
@@ -76,7 +76,7 @@ impl Rounding {
         read_json(&dir.join(FILE))
     }
 
-    fn log(&self, context: &FitContext<'_>) -> Result<(), MetricsError> {
+    fn log(&self, context: &PassContext<'_>) -> Result<(), MetricsError> {
         let mut log = MetricsLog::open(context.dir, None, context.wall_time)?;
         let values = [
             ("rounding/loss_before", self.loss_before_nats),
@@ -86,10 +86,10 @@ impl Rounding {
         log.sync()
     }
 
-    fn say(&self, label: &str) {
-        say(&format!("{label}: {self}"));
+    fn print(&self, label: &str) {
+        log(&format!("{label}: {self}"));
         if !self.is_worth_training() {
-            say(&format!(
+            log(&format!(
                 "note: {label} trains for less than 1 % of the loss: `method: round-to-nearest` takes no time"
             ));
         }
@@ -110,10 +110,10 @@ impl fmt::Display for Rounding {
     }
 }
 
-fn loss(student: &Student, context: &FitContext<'_>) -> Result<f64, PassError> {
+fn loss(student: &Student, context: &PassContext<'_>) -> Result<f64, PassError> {
     let going_on = |_| !context.stop.load(Ordering::Relaxed);
     let rows = context.validation;
-    let measured = measure(&student.effective(), rows, Opinion::None, going_on);
+    let measured = measure(&student.effective(), rows, Reference::None, going_on);
     let Some(measured) = measured.map_err(FitError::from)? else {
         let label = context.label.to_owned();
         return Err(Interrupted { label }.into());

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{read_json, write_atomically, write_json};
 use crate::model::{ParameterSpec, Site};
-use crate::progress::say;
+use crate::progress::log;
 
 /// Widths that are measured: those that a recipe may ask for.
 pub const WIDTHS: [u32; 4] = [2, 3, 4, 8];
@@ -138,7 +138,7 @@ impl Sensitivity {
                 return Some(found.sensitivity);
             }
             let path = path.display();
-            say(&format!(
+            log(&format!(
                 "warning: {path}: of another stage; it is measured anew"
             ));
             None

@@ -16,14 +16,14 @@ use crate::calibration::Calibration;
 use crate::cost::{F32_BYTES, StageCost};
 use crate::diag::Diagnostic;
 use crate::model::{Decoder, DecoderConfig, num_parameters};
-use crate::progress::say;
+use crate::progress::log;
 use crate::recipe::Fields;
 use crate::student::{
-    FromTeacherPlan, Importance, Kept, LayersPlan, Student, part_of_teacher, run_influence,
+    FromTeacherPlan, Importance, LayersPlan, PartSelection, Student, part_of_teacher, run_influence,
 };
 use crate::train::FitError;
-use crate::train::evaluate::{Opinion, measure};
-use crate::train::fit::FitContext;
+use crate::train::evaluate::{Reference, measure};
+use crate::train::fit::PassContext;
 
 impl Pass for ShrinkPlan {
     fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
@@ -51,7 +51,7 @@ impl Pass for ShrinkPlan {
         cost.memory_bytes += num_parameters(inputs.student) * F32_BYTES;
     }
 
-    fn apply(&self, student: Student, context: &FitContext<'_>) -> Result<Student, PassError> {
+    fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError> {
         shrink(self, student, context)
     }
 
@@ -92,7 +92,7 @@ fn fault(error: &ShrinkError) -> PassFault {
 fn shrink(
     plan: &ShrinkPlan,
     student: Student,
-    context: &FitContext<'_>,
+    context: &PassContext<'_>,
 ) -> Result<Student, PassError> {
     let calibration = calibration(context, plan.calibration_tokens);
     let whole = student.effective();
@@ -105,7 +105,7 @@ fn shrink(
         layers: None,
         ..parts
     };
-    let shallow = Kept::layers(&layers).cut(&whole);
+    let shallow = PartSelection::layers(&layers).cut(&whole);
     let has_widths = [
         widths.hidden_size,
         widths.intermediate_size,
@@ -116,9 +116,9 @@ fn shrink(
     } else {
         Importance::unmeasured(&shallow.config)
     };
-    let kept = Kept {
+    let kept = PartSelection {
         layers,
-        ..Kept::choose(&widths, &shallow.config, &importance)
+        ..PartSelection::choose(&widths, &shallow.config, &importance)
     };
     let small = kept.cut_student(&student);
     let parts = Parts {
@@ -126,7 +126,7 @@ fn shrink(
         after: StudentSizes::of(&small.decoder.config),
         kept,
     };
-    say(&format!("{}: {}", context.label, parts.told()));
+    log(&format!("{}: {}", context.label, parts.describe()));
     saved(context, Removed::Parts(parts).write(context.dir))?;
     Ok(small)
 }
@@ -151,7 +151,7 @@ fn layers(
                 layers: Some(LayersPlan::HighestInfluence(count)),
                 ..FromTeacherPlan::default()
             };
-            Ok(Kept::choose(&parts, &whole.config, &importance).layers)
+            Ok(PartSelection::choose(&parts, &whole.config, &importance).layers)
         }
         (LayersBy::Influence, true) => {
             let influence = run_influence(whole, num_gone, calibration)?;
@@ -184,8 +184,8 @@ fn losses(
     let mut losses = Vec::new();
     for layers in choices {
         calibration.check_stop()?;
-        let decoder = Kept::layers(&layers).cut(whole);
-        let measured = measure(&decoder, &rows, Opinion::None, |_| true);
+        let decoder = PartSelection::layers(&layers).cut(whole);
+        let measured = measure(&decoder, &rows, Reference::None, |_| true);
         let measured = measured.map_err(FitError::from)?;
         losses.push(measured.expect("nothing ended it").loss_nats);
     }

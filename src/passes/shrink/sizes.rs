@@ -20,7 +20,7 @@ pub(super) enum ShrinkError {
         key: &'static str,
         error: NoSuchPart,
     },
-    #[error("nothing is taken out: the student has these sizes already")]
+    #[error("nothing is removed: the student has these sizes already")]
     Nothing,
     #[error("no sizes leave {asked} of {there} parameters: the smallest leave {smallest}")]
     Parameters {

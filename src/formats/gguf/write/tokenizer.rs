@@ -52,7 +52,7 @@ fn ends(model: &GgufModel<'_>) -> (Vec<u32>, bool) {
 fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
     let named = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
     if let Some(id) = tokenizer.after_text().filter(|_| !adds_eos) {
-        progress::say(&format!(
+        progress::log(&format!(
             "note: a GGUF file cannot say that the tokenizer puts `{}` after a text, which is no end of text to the model",
             named(id)
         ));
@@ -68,7 +68,7 @@ fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
             .into_iter()
             .map(|id| format!("`{}`", named(id)))
             .collect();
-        progress::say(&format!(
+        progress::log(&format!(
             "note: a GGUF file has no key for more than three ends of text: llama.cpp will not stop at {}",
             left.join(", ")
         ));

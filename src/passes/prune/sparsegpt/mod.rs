@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::PruneError;
-use crate::calibration::{Calibration, Hessian, InverseFactor, Walk};
+use crate::calibration::{Calibration, Hessian, InverseFactor, LayerSweep};
 use crate::model::{ParameterSpec, Site};
 use crate::pruning::{PRUNED, PrunedMatrix, Within, Zeros, lowest, share_of};
 use crate::student::Student;
@@ -29,22 +29,22 @@ pub(super) fn compensate(
 ) -> Result<(Student, Vec<PrunedMatrix>), PruneError> {
     let mut student = student;
     let mut pruned = Vec::new();
-    let mut walk = Walk::begin(
+    let mut sweep = LayerSweep::begin(
         calibration,
         student.effective_weights(),
         student.layer_repeats,
     );
-    while let Some(layer) = walk.layer() {
+    while let Some(layer) = sweep.layer() {
         let first = pruned.len();
         for site in Site::OF_LAYER {
-            let hessian = walk.hessian(site)?;
+            let hessian = sweep.hessian(site)?;
             let factor = hessian.inverse_factor(damping);
             let factor = factor.map_err(|source| PruneError::Inputs {
                 layer,
                 site,
                 source,
             })?;
-            walk.replace(|spec, weight| {
+            sweep.replace(|spec, weight| {
                 if spec.id.input() != Some((layer, site)) {
                     return weight;
                 }
@@ -56,21 +56,21 @@ pub(super) fn compensate(
                     Tensor::<2>::from_data(data, &weight.device())
                 };
                 let (sparse, mask) = (tensor(got.weights), tensor(got.mask));
-                pruned.push(told(spec, &hessian, &weight, &sparse, &mask));
+                pruned.push(outcome(spec, &hessian, &weight, &sparse, &mask));
                 student.masks.insert(spec.id, mask);
                 sparse
             });
         }
         let errors = pruned[first..].iter().filter_map(|one| one.output_error);
         let largest = errors.fold(0.0, f64::max);
-        walk.advance(&format!("layer {layer} error {:.1} %", 100.0 * largest))?;
+        sweep.advance(&format!("layer {layer} error {:.1} %", 100.0 * largest))?;
     }
-    student.decoder = walk.finish();
+    student.decoder = sweep.finish();
     Ok((student, pruned))
 }
 
 /// What became of a matrix that sees these inputs.
-fn told(
+fn outcome(
     spec: &ParameterSpec,
     hessian: &Hessian,
     dense: &Tensor<2>,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::files::with_path;
 use crate::model::{Decoder, ParameterSpec, WeightId, parameter_specs};
 use crate::progress;
-use crate::student::KeptScaling;
+use crate::student::FixedScales;
 use crate::tensors::{self, TensorsError};
 
 /// Folder of `<layer>.safetensors`, inside that of the pass.
@@ -32,7 +32,7 @@ pub(super) struct FinishedLayer {
     /// All its weights.
     pub(super) weights: BTreeMap<WeightId, Tensor<2>>,
     /// What scales those that are on a grid.
-    pub(super) scales: BTreeMap<WeightId, KeptScaling>,
+    pub(super) scales: BTreeMap<WeightId, FixedScales>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,7 +47,7 @@ impl FinishedLayers<'_> {
         &self,
         layer: usize,
         decoder: &Decoder,
-        scales: &BTreeMap<WeightId, KeptScaling>,
+        scales: &BTreeMap<WeightId, FixedScales>,
     ) -> io::Result<()> {
         let mut matrices = Vec::new();
         for (spec, weight) in decoder.parameters() {
@@ -86,7 +86,7 @@ impl FinishedLayers<'_> {
             Err(TensorsError::Io(error)) => return Err(error),
             Err(error @ TensorsError::Damaged { .. }) => error.to_string(),
         };
-        progress::say(&format!(
+        progress::log(&format!(
             "warning: {unusable}; layer {layer} is quantised anew"
         ));
         Ok(None)
@@ -125,7 +125,7 @@ fn taken(
             return None;
         }
         weights.insert(spec.id, weight);
-        if let Some(kept) = KeptScaling::take(&spec.name, &mut matrices) {
+        if let Some(kept) = FixedScales::take(&spec.name, &mut matrices) {
             scales.insert(spec.id, kept);
         }
     }

@@ -14,13 +14,13 @@ use thiserror::Error;
 use self::gptq::Step;
 pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
 use super::CalibratedPlan;
-use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite, Walk};
+use crate::calibration::{Calibration, Interrupted, LayerSweep, NotPositiveDefinite};
 use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Decoder, InputLevels, ParameterKind, ParameterSpec, Schemes, Site, WeightId, parameter_specs,
 };
 use crate::progress;
-use crate::student::{KeptScaling, Student};
+use crate::student::{FixedScales, Student};
 use crate::tensors;
 
 /// Why weights are not quantised.
@@ -96,38 +96,38 @@ pub(super) fn calibrate(
     check_finite(&student)?;
     let layer_repeats = student.layer_repeats;
     let (decoder, mut grids) = with_rounded_ends(student);
-    let mut walk = Walk::begin(calibration, decoder, layer_repeats);
+    let mut sweep = LayerSweep::begin(calibration, decoder, layer_repeats);
     let mut num_resumed = 0;
-    while let Some(layer) = walk.layer() {
+    while let Some(layer) = sweep.layer() {
         if num_resumed == layer
-            && let Some(read) = finished.read(layer, walk.decoder())?
+            && let Some(read) = finished.read(layer, sweep.decoder())?
         {
             num_resumed += 1;
-            walk.replace(|spec, weight| read.weights.get(&spec.id).cloned().unwrap_or(weight));
+            sweep.replace(|spec, weight| read.weights.get(&spec.id).cloned().unwrap_or(weight));
             grids.scales.extend(read.scales);
-            walk.advance(&format!("layer {layer}, from before"))?;
+            sweep.advance(&format!("layer {layer}, from before"))?;
             continue;
         }
         if num_resumed == layer && layer > 0 {
             let label = calibration.label;
-            progress::say(&format!("{label}: resumed at layer {layer}"));
+            progress::log(&format!("{label}: resumed at layer {layer}"));
         }
         if plan.awq {
-            awq::scale_layer(&mut walk, &grids.schemes)?;
+            awq::scale_layer(&mut sweep, &grids.schemes)?;
         }
         let mut largest: f64 = 0.0;
         for site in Site::OF_LAYER {
-            largest = largest.max(round_place(&mut walk, site, plan, &mut grids)?);
+            largest = largest.max(round_place(&mut sweep, site, plan, &mut grids)?);
         }
-        finished.write(layer, walk.decoder(), &grids.scales)?;
-        walk.advance(&format!("layer {layer} error {:.1} %", 100.0 * largest))?;
+        finished.write(layer, sweep.decoder(), &grids.scales)?;
+        sweep.advance(&format!("layer {layer} error {:.1} %", 100.0 * largest))?;
     }
     Ok(Student {
         layer_repeats,
         masks: grids.masks,
         schemes: grids.schemes,
         scales: grids.scales,
-        ..Student::new(walk.finish())
+        ..Student::new(sweep.finish())
     })
 }
 
@@ -170,24 +170,24 @@ fn check_rows(calibration: &Calibration<'_>) -> Result<(), QuantizeError> {
 struct Grids {
     masks: BTreeMap<WeightId, Tensor<2>>,
     schemes: Schemes,
-    scales: BTreeMap<WeightId, KeptScaling>,
+    scales: BTreeMap<WeightId, FixedScales>,
 }
 
 /// Puts the weights at one place of the layer on their grids; the largest error of their outputs, as a share of these, in
 /// squares.
 fn round_place(
-    walk: &mut Walk<'_>,
+    sweep: &mut LayerSweep<'_>,
     site: Site,
     plan: &CalibratedPlan,
     grids: &mut Grids,
 ) -> Result<f64, QuantizeError> {
-    let Some(layer) = walk.layer() else {
+    let Some(layer) = sweep.layer() else {
         return Ok(0.0);
     };
     let is_here = |spec: &ParameterSpec, schemes: &Schemes| {
         spec.id.input() == Some((layer, site)) && schemes.contains_key(&spec.id)
     };
-    let specs = parameter_specs(&walk.decoder().config);
+    let specs = parameter_specs(&sweep.decoder().config);
     if !specs.iter().any(|spec| is_here(spec, &grids.schemes)) {
         return Ok(0.0);
     }
@@ -196,15 +196,15 @@ fn round_place(
         site,
         source,
     };
-    let hessian = walk.hessian(site)?;
+    let hessian = sweep.hessian(site)?;
     hessian.check_finite().map_err(inputs)?;
-    let clipped = plan.clip.then(|| hessian.matrix(&walk.decoder().device()));
+    let clipped = plan.clip.then(|| hessian.matrix(&sweep.decoder().device()));
     let step = match &plan.gptq {
         Some(gptq) => Some(Step::new(gptq, &hessian).map_err(inputs)?),
         None => None,
     };
     let mut largest: f64 = 0.0;
-    walk.replace(|spec, weight| {
+    sweep.replace(|spec, weight| {
         if !is_here(spec, &grids.schemes) {
             return weight;
         }

@@ -4,7 +4,7 @@ use burn::tensor::{Tensor, TensorData};
 use half::bf16;
 
 use super::QuantizeError;
-use crate::calibration::{Walk, output_square};
+use crate::calibration::{LayerSweep, output_square};
 use crate::kernels::grid::Grid;
 use crate::model::{DecoderConfig, ParameterSpec, Part, Schemes, Site, WeightId};
 use crate::tensors;
@@ -32,19 +32,22 @@ enum Feed {
 /// is what that leaves of it, so that the two cancel. Inputs that are always 0 have s = 1. With α = 0 all is as it was.
 ///
 /// A place is left alone where a projection at it, or the one that feeds it, has no scheme.
-pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), QuantizeError> {
-    let Some(layer) = walk.layer() else {
+pub(super) fn scale_layer(
+    sweep: &mut LayerSweep<'_>,
+    schemes: &Schemes,
+) -> Result<(), QuantizeError> {
+    let Some(layer) = sweep.layer() else {
         return Ok(());
     };
-    let config = walk.decoder().config.clone();
+    let config = sweep.decoder().config.clone();
     for site in Site::OF_LAYER {
         let Some(source) = Feed::of(layer, site, &config, schemes) else {
             continue;
         };
-        let Some(readers) = readers(walk, layer, site, schemes) else {
+        let Some(readers) = readers(sweep, layer, site, schemes) else {
             continue;
         };
-        let (hessian, means) = walk.moments(site)?;
+        let (hessian, means) = sweep.moments(site)?;
         hessian
             .check_finite()
             .map_err(|source| QuantizeError::Inputs {
@@ -52,15 +55,15 @@ pub(super) fn scale_layer(walk: &mut Walk<'_>, schemes: &Schemes) -> Result<(), 
                 site,
                 source,
             })?;
-        let gain = source.gain(walk, &config);
+        let gain = source.gain(sweep, &config);
         let kept = |scales: Vec<f32>| match &gain {
             Some(gain) => gain.kept(&scales),
             None => scales,
         };
-        let inputs = hessian.matrix(&walk.decoder().device());
+        let inputs = hessian.matrix(&sweep.decoder().device());
         let scales = best_scales(&readers, &inputs, &means, kept);
         let columns = scales.len();
-        walk.replace(|spec, weight| {
+        sweep.replace(|spec, weight| {
             let tensor = |values: Vec<f32>, shape: [usize; 2]| {
                 Tensor::<2>::from_data(TensorData::new(values, shape), &weight.device())
             };
@@ -107,11 +110,11 @@ impl Feed {
     }
 
     /// What a norm multiplies by.
-    fn gain(&self, walk: &Walk<'_>, config: &DecoderConfig) -> Option<Gain> {
+    fn gain(&self, sweep: &LayerSweep<'_>, config: &DecoderConfig) -> Option<Gain> {
         let Self::Norm(wanted) = self else {
             return None;
         };
-        let mut parameters = walk.decoder().parameters().into_iter();
+        let mut parameters = sweep.decoder().parameters().into_iter();
         let (_, weight) = parameters.find(|(spec, _)| spec.id == *wanted)?;
         #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
         let offset = config.family().gain_offset as f32;
@@ -158,13 +161,13 @@ impl Gain {
 
 /// The weights that see what stands at a place, with their grids; `None` if one of them has none.
 fn readers(
-    walk: &Walk<'_>,
+    sweep: &LayerSweep<'_>,
     layer: usize,
     site: Site,
     schemes: &Schemes,
 ) -> Option<Vec<(Grid, Tensor<2>)>> {
     let is_here = |spec: &ParameterSpec| spec.id.input() == Some((layer, site));
-    let parameters = walk.decoder().parameters().into_iter();
+    let parameters = sweep.decoder().parameters().into_iter();
     let readers = parameters.filter(|(spec, _)| is_here(spec));
     readers
         .map(|(spec, weight)| Some((schemes.get(&spec.id)?.weight, weight)))

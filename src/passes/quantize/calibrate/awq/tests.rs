@@ -192,12 +192,12 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
                 .map(|spec| (spec.id, scheme))
                 .collect();
             let before = decoder(config);
-            let mut walk = Walk::begin(&calibration, before.clone(), 1);
-            while walk.layer().is_some() {
-                scale_layer(&mut walk, &schemes).unwrap();
-                walk.advance("").unwrap();
+            let mut sweep = LayerSweep::begin(&calibration, before.clone(), 1);
+            while sweep.layer().is_some() {
+                scale_layer(&mut sweep, &schemes).unwrap();
+                sweep.advance("").unwrap();
             }
-            let after = walk.finish();
+            let after = sweep.finish();
             let ids = || ids_tensor(&[rows.inputs(0), rows.inputs(1)], &before.device());
             let hidden = |decoder: &Decoder| {
                 let hidden = decoder.hidden(ids());

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 /// first position of a row is part of it, and rows start as inference does: many models lean on that position alone.
 ///
 /// Held are the decoder and the residual stream of the text in front of one layer.
-pub struct Walk<'a> {
+pub struct LayerSweep<'a> {
     calibration: Calibration<'a>,
     decoder: Decoder,
     layer_repeats: usize,
@@ -25,7 +25,7 @@ pub struct Walk<'a> {
     progress: Progress,
 }
 
-impl<'a> Walk<'a> {
+impl<'a> LayerSweep<'a> {
     /// In front of the first layer of a decoder, each of whose layers runs so many times in a row.
     pub fn begin(calibration: &Calibration<'a>, decoder: Decoder, layer_repeats: usize) -> Self {
         let rows = calibration.rows;
@@ -100,7 +100,7 @@ impl<'a> Walk<'a> {
         Ok(hessian.expect("calibration has at least one row"))
     }
 
-    /// As [`Walk::hessian`], with the mean size of each input.
+    /// As [`LayerSweep::hessian`], with the mean size of each input.
     ///
     /// # Panics
     ///
@@ -151,7 +151,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends the walk; the decoder as it has become.
+    /// Ends the sweep; the decoder as it has become.
     pub fn finish(self) -> Decoder {
         self.progress.finish();
         self.decoder

@@ -27,7 +27,7 @@ export: { formats: [huggingface], dtype: f32 }
         let chain = fs::read_to_string(workshop.path("chain.yaml")).unwrap();
         let (head, _) = chain.split_once("student:").unwrap();
         let recipe = format!("{head}student: {{ checkpoint: teacher }}\n{PASSES}");
-        workshop.write("taken_out.yaml", recipe.as_bytes());
+        workshop.write("removed_parts.yaml", recipe.as_bytes());
         workshop
     }
 
@@ -36,7 +36,7 @@ export: { formats: [huggingface], dtype: f32 }
         let workshop = workshop();
         let said = |keys: &str| {
             let passes = format!("passes=[prune: {{sparsity: 0.5, {keys}}}]");
-            let args = ["run", "taken_out.yaml", "--set", &passes];
+            let args = ["run", "removed_parts.yaml", "--set", &passes];
             let ran = workshop.done(&[&args[..], &["--set", "cache.tokens=320"]].concat());
             ran.stderr
                 .contains("calibrated on 320 of the 640 positions asked for")
@@ -50,7 +50,9 @@ export: { formats: [huggingface], dtype: f32 }
     #[test]
     fn the_export_is_smaller_and_sparse_and_the_report_tells_what_went_and_what_it_cost() {
         let workshop = workshop();
-        let report = workshop.done(&["run", "taken_out.yaml", "--json"]).json();
+        let report = workshop
+            .done(&["run", "removed_parts.yaml", "--json"])
+            .json();
         let removals = report["removals"].as_array().unwrap();
         assert_eq!(removals.len(), 2, "{removals:?}");
         let of = |value: &Value, key: &str| value[key].as_f64().unwrap();
@@ -73,7 +75,7 @@ export: { formats: [huggingface], dtype: f32 }
         assert_eq!(rows[3]["sparsity"], rows[4]["sparsity"]);
 
         let text = fs::read_to_string(workshop.path("out/chain/report.md")).unwrap();
-        for needle in ["## Taken out", "8 of 32 channels a layer", "### 03-prune"] {
+        for needle in ["## Pruned", "8 of 32 channels a layer", "### 03-prune"] {
             assert!(text.contains(needle), "no `{needle}` in:\n{text}");
         }
         let dir = workshop
@@ -90,7 +92,9 @@ export: { formats: [huggingface], dtype: f32 }
                 }
             }
         }
-        let again = workshop.done(&["run", "taken_out.yaml", "--json"]).json();
+        let again = workshop
+            .done(&["run", "removed_parts.yaml", "--json"])
+            .json();
         assert_eq!(
             again["removals"], report["removals"],
             "from what is on disk"
@@ -113,7 +117,7 @@ export: { formats: [huggingface], dtype: f32 }
                 "passes.0.shrink={hidden_size: 16}",
                 "shrink/size",
                 [
-                    "nothing is taken out",
+                    "nothing is removed",
                     "write smaller sizes, or delete the pass",
                 ],
             ),
@@ -134,7 +138,7 @@ export: { formats: [huggingface], dtype: f32 }
             let id = format!("error[{id}]");
             let needles = [id.as_str(), needles[0], needles[1], "  = help: "];
             for command in ["run", "plan"] {
-                workshop.fails(&[command, "taken_out.yaml", "--set", set], 2, &needles);
+                workshop.fails(&[command, "removed_parts.yaml", "--set", set], 2, &needles);
             }
         }
         assert!(!workshop.path("out").exists(), "something was written");
