@@ -11,7 +11,7 @@ use crate::data::{TokenizerPlan, TrainTokenizer};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::passes::{PassInputs, configs_of_passes};
 use crate::plan::Plan;
-use crate::stages::{Inputs, Model, Stage, Stages};
+use crate::stages::{Model, Stage, Stages};
 use crate::student::StudentPlan;
 
 /// One stage of a plan.
@@ -27,6 +27,33 @@ pub struct StageEstimate {
     pub cost: StageCost,
 }
 
+/// Costs of the stages of a plan, in their order; what is done already is not known here.
+#[derive(Debug, Clone)]
+pub struct Costs {
+    /// Text to tokens.
+    pub data: StageCost,
+    /// Capture of the teacher's predictions on training and validation text.
+    pub cache: Option<StageCost>,
+    /// Measures of the teacher on the validation text.
+    pub teacher: Option<StageCost>,
+    /// Each pass.
+    pub passes: Vec<StageCost>,
+    /// All formats, written and read back.
+    pub export: StageCost,
+}
+
+impl Costs {
+    /// Costs of all stages.
+    pub fn iter(&self) -> impl Iterator<Item = &StageCost> {
+        let first = [&self.data].into_iter();
+        let models = self.cache.iter().chain(&self.teacher);
+        first
+            .chain(models)
+            .chain(&self.passes)
+            .chain([&self.export])
+    }
+}
+
 /// Sizes that everything else follows from.
 struct Sizes {
     teacher: Option<DecoderConfig>,
@@ -37,57 +64,86 @@ struct Sizes {
 
 /// Estimates every stage of a plan.
 pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
-    let sizes = sizes(plan, &stages.inputs);
+    let config = |model: &Model| model.checkpoint().config().clone();
+    let teacher = stages.inputs.teacher.as_ref().map(config);
+    let given = stages.inputs.student(plan).map(config);
+    let costs = costs(plan, teacher, given.as_ref(), stages.captures_train);
+    let of = |stage: &Stage, done: bool, cost: StageCost| StageEstimate {
+        stage: stage.clone(),
+        done,
+        cost,
+    };
+    let mut estimates = vec![of(&stages.data, stages.data.is_sound(), costs.data)];
+    if let Some((stage, cost)) = stages.cache.as_ref().zip(costs.cache) {
+        estimates.push(of(stage, stages.cache_is_done(), cost));
+    }
+    let passes = stages.passes.iter().zip(costs.passes);
+    let others = stages.teacher.iter().zip(costs.teacher).chain(passes);
+    let others = others.chain([(&stages.export, costs.export)]);
+    estimates.extend(others.map(|(stage, cost)| of(stage, stage.is_sound(), cost)));
+    estimates
+}
+
+/// Estimates the costs of a plan whose teacher, and whose student if it starts from a checkpoint, have these
+/// architectures; `captures_train` is false if the capture of the training text is not needed.
+pub fn costs(
+    plan: &Plan,
+    teacher: Option<DecoderConfig>,
+    given: Option<&DecoderConfig>,
+    captures_train: bool,
+) -> Costs {
+    let sizes = sizes(plan, teacher, given);
     let all_tokens = sizes.train_tokens + sizes.validation_tokens;
 
-    let mut data = forward(plan, &stages.data, all_tokens, &sizes.student, 0);
-    data.cost.secs = all_tokens as f64 / 250e3; // tokens that the BPE makes in a second
-    data.cost.disk_bytes = all_tokens * F32_BYTES;
-    let mut estimates = vec![data];
-    if let (Some(config), Some(teacher), Some(cache)) = (&sizes.teacher, &plan.teacher, &plan.cache)
-    {
-        let position_bytes = position_bytes(cache);
-        if let Some(stage) = &stages.cache {
-            let train_tokens = u64::from(stages.captures_train) * sizes.train_tokens;
-            let captured_tokens = train_tokens + sizes.validation_tokens;
-            let mut estimate = forward(plan, stage, captured_tokens, config, teacher.batch_size);
-            estimate.done = stages.cache_is_done();
-            estimate.cost.disk_bytes = captured_tokens * position_bytes;
-            estimates.push(estimate);
-        }
-        if let Some(stage) = &stages.teacher {
-            estimates.push(forward(plan, stage, sizes.validation_tokens, config, 4));
-        }
-    }
+    let mut data = forward(plan, all_tokens, &sizes.student, 0);
+    data.secs = all_tokens as f64 / 250e3; // tokens that the BPE makes in a second
+    data.disk_bytes = all_tokens * F32_BYTES;
+    let models = sizes.teacher.as_ref().zip(plan.teacher.as_ref());
+    let models = models.zip(plan.cache.as_ref());
+    let cache = models.map(|((config, teacher), cache)| {
+        let train_tokens = u64::from(captures_train) * sizes.train_tokens;
+        let captured_tokens = train_tokens + sizes.validation_tokens;
+        let mut cost = forward(plan, captured_tokens, config, teacher.batch_size);
+        cost.disk_bytes = captured_tokens * position_bytes(cache);
+        cost
+    });
+    let teacher = models.map(|((config, _), _)| forward(plan, sizes.validation_tokens, config, 4));
     // A pass that cannot shrink its student is refused before anything is estimated.
     let configs = configs_of_passes(&plan.passes, &sizes.student).unwrap_or_default();
     let config_at = |pass_idx: usize| configs.get(pass_idx).unwrap_or(&sizes.student);
     let mut runs_apart = false; // whether the model that runs has weights beside the free ones
-    for (pass_idx, (pass, stage)) in plan.passes.iter().zip(&stages.passes).enumerate() {
-        let inputs = PassInputs {
-            student: config_at(pass_idx),
-            left: config_at(pass_idx + 1),
-            layer_repeats: plan.student.layer_repeats(),
-            teacher: sizes.teacher.as_ref(),
-            sequence_length: plan.data.sequence_length,
-        };
-        let weights = num_parameters(inputs.student) * F32_BYTES;
-        let mut estimate = forward(plan, stage, sizes.validation_tokens, inputs.student, 4);
-        estimate.cost.disk_bytes = weights;
-        pass.pass().add_cost(&mut estimate.cost, &inputs);
-        runs_apart |= pass.pass().runs_apart();
-        estimate.cost.memory_bytes += u64::from(runs_apart) * weights;
-        estimates.push(estimate);
-    }
-    add_importance(&mut estimates, plan, stages, &sizes);
+    let passes = plan.passes.iter().enumerate();
+    let mut passes: Vec<StageCost> = passes
+        .map(|(pass_idx, pass)| {
+            let inputs = PassInputs {
+                student: config_at(pass_idx),
+                left: config_at(pass_idx + 1),
+                layer_repeats: plan.student.layer_repeats(),
+                teacher: sizes.teacher.as_ref(),
+                sequence_length: plan.data.sequence_length,
+            };
+            let weights = num_parameters(inputs.student) * F32_BYTES;
+            let mut cost = forward(plan, sizes.validation_tokens, inputs.student, 4);
+            cost.disk_bytes = weights;
+            pass.pass().add_cost(&mut cost, &inputs);
+            runs_apart |= pass.pass().runs_apart();
+            cost.memory_bytes += u64::from(runs_apart) * weights;
+            cost
+        })
+        .collect();
+    add_importance(passes.first_mut(), plan, &sizes);
     let verified_tokens = 8 * plan.data.sequence_length as u64;
     let last = config_at(plan.passes.len());
-    let mut export = forward(plan, &stages.export, verified_tokens, last, 1);
-    export.cost.memory_bytes += num_parameters(last) * F32_BYTES; // what is read back, beside the student
-    export.cost.disk_bytes =
-        plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
-    estimates.push(export);
-    estimates
+    let mut export = forward(plan, verified_tokens, last, 1);
+    export.memory_bytes += num_parameters(last) * F32_BYTES; // what is read back, beside the student
+    export.disk_bytes = plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
+    Costs {
+        data,
+        cache,
+        teacher,
+        passes,
+        export,
+    }
 }
 
 /// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
@@ -108,46 +164,29 @@ fn position_bytes(cache: &CachePlan) -> u64 {
     }
 }
 
-/// A stage that only runs a model forward.
-fn forward(
-    plan: &Plan,
-    stage: &Stage,
-    tokens: u64,
-    config: &DecoderConfig,
-    rows: usize,
-) -> StageEstimate {
+/// Cost of running a model forward over some tokens, so many rows at a time.
+fn forward(plan: &Plan, tokens: u64, config: &DecoderConfig, rows: usize) -> StageCost {
     let positions = (rows * plan.data.sequence_length) as u64;
-    StageEstimate {
-        stage: stage.clone(),
-        done: stage.is_sound(),
-        cost: StageCost::of_run(config, tokens, positions),
-    }
+    StageCost::of_run(config, tokens, positions)
 }
 
-/// The teacher's run that tells which of its parts make the student; the first pass begins with it.
-fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages, sizes: &Sizes) {
+/// Adds the teacher's run that chooses the parts of the student; the first pass begins with it.
+fn add_importance(first: Option<&mut StageCost>, plan: &Plan, sizes: &Sizes) {
     let StudentPlan::FromTeacher(parts) = &plan.student else {
         return;
     };
-    let (Some(tokens), Some(config), Some(stage)) = (
-        parts.calibration_tokens,
-        &sizes.teacher,
-        stages.passes.first(),
-    ) else {
+    let (Some(tokens), Some(config), Some(first)) =
+        (parts.calibration_tokens, &sizes.teacher, first)
+    else {
         return;
     };
-    let run = forward(plan, stage, tokens as u64, config, 4);
-    if let Some(first) = estimates.iter_mut().find(|other| other.stage == *stage) {
-        first.cost.tokens += run.cost.tokens;
-        first.cost.secs += run.cost.secs;
-        first.cost.memory_bytes = first.cost.memory_bytes.max(run.cost.memory_bytes);
-    }
+    let run = forward(plan, tokens as u64, config, 4);
+    first.tokens += run.tokens;
+    first.secs += run.secs;
+    first.memory_bytes = first.memory_bytes.max(run.memory_bytes);
 }
 
-fn sizes(plan: &Plan, inputs: &Inputs) -> Sizes {
-    let config = |model: &Model| model.checkpoint().config().clone();
-    let teacher = inputs.teacher.as_ref().map(config);
-    let given = inputs.student(plan).map(config);
+fn sizes(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConfig>) -> Sizes {
     let vocab_size = match (&teacher, &plan.data.tokenizer) {
         (Some(teacher), _) => teacher.vocab_size,
         (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => *vocab_size,
@@ -156,7 +195,7 @@ fn sizes(plan: &Plan, inputs: &Inputs) -> Sizes {
     let length = plan.data.sequence_length;
     let student = plan
         .student
-        .config(teacher.as_ref(), given.as_ref(), vocab_size, length);
+        .config(teacher.as_ref(), given, vocab_size, length);
     let tokens = |paths: &[PathBuf], limit: Option<u64>| {
         let text_bytes: u64 = paths.iter().map(|path| text_bytes(path)).sum();
         limit.unwrap_or(u64::MAX).min(text_bytes * 10 / 38) // 3.8 bytes a token in English prose

@@ -96,6 +96,8 @@ pub mod preflight;
 
 pub mod memory;
 
+pub mod starter;
+
 pub mod run;
 
 pub mod convert;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use alambic::allocator::{self, MiMalloc};
 use alambic::cli::{self, Cli};
+use alambic::progress;
 use clap::Parser;
 
 #[global_allocator]
@@ -16,7 +17,10 @@ fn main() -> ExitCode {
     match cli::execute(&cli, &mut io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "{}", failure.message.trim_end());
+            let message = failure.message.trim_end();
+            progress::record(&anstream::adapter::strip_str(message).to_string());
+            // Colours on a terminal only, unless NO_COLOR or CLICOLOR_FORCE say otherwise.
+            let _ = writeln!(anstream::stderr(), "{message}");
             ExitCode::from(failure.code)
         }
     }

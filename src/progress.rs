@@ -1,18 +1,29 @@
-//! How far a long step has come, on stderr: a bar on a terminal, plain lines elsewhere.
+//! Progress of long steps on stderr: a bar on a terminal, plain lines elsewhere, and the same lines in a log file.
 //!
 //! Also the three ways in which the program writes quantities for people: counts with thousands
 //! separators, sizes in binary units, durations. Nothing here knows what the tokens are for.
 
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use chrono::{DateTime, SecondsFormat, Utc};
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+
+use crate::files::open_to_append;
 
 /// Least time between two plain lines: the log of an hour's training stays readable.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// The log file, if there is one.
+///
+/// One for the process, as [`QUIET`] is: a stage does not choose where its progress goes.
+static LOG: Mutex<Option<File>> = Mutex::new(None);
 
 /// Hides (`true`) or shows the progress of every step that starts from now on.
 ///
@@ -22,14 +33,51 @@ pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
-/// Tells one line, unless progress is hidden.
+/// Appends every line from now on to a file, too, each with its time in UTC, even if progress is hidden.
+///
+/// A log that can no longer be written, on a full disk say, stops no run.
+pub fn log_to(path: &Path) -> io::Result<()> {
+    let file = open_to_append(path)?;
+    if let Ok(mut log) = LOG.lock() {
+        *log = Some(file);
+    }
+    Ok(())
+}
+
+/// Appends a text to the log file, if there is one, and writes nothing on stderr.
+pub fn record(text: &str) {
+    let Ok(mut log) = LOG.lock() else {
+        return;
+    };
+    let Some(file) = log.as_mut() else {
+        return;
+    };
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the time of a line in the log, which nothing reads"
+    )]
+    let now = DateTime::<Utc>::from(SystemTime::now());
+    let now = now.to_rfc3339_opts(SecondsFormat::Secs, true);
+    let mut stamped = String::new();
+    for line in text.lines() {
+        stamped.push_str(&format!("{now} {line}\n"));
+    }
+    let _ = file.write_all(stamped.as_bytes()); // in one piece: other processes may append, too
+}
+
+fn is_logged() -> bool {
+    LOG.lock().is_ok_and(|log| log.is_some())
+}
+
+/// Writes a line on stderr, unless progress is hidden, and in the log file.
 pub fn log(text: &str) {
+    record(text);
     if !QUIET.load(Ordering::Relaxed) {
         let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to lose a run
     }
 }
 
-/// Tells what is no fault and yet worth a line, unless progress is hidden.
+/// Writes remarks on stderr, unless progress is hidden, and in the log file.
 pub fn say_notes(notes: &[String]) {
     for note in notes {
         log(&format!("note: {note}"));
@@ -45,24 +93,27 @@ pub struct Progress {
     pace: Pace,
     since: Instant,
     display: Display,
+    /// Time of the last line in the log file, if there is one.
+    logged: Option<Instant>,
 }
 
 impl Progress {
     /// Starts the clock and says what is to be done.
     pub fn new(label: &str, total_tokens: u64) -> Self {
-        if QUIET.load(Ordering::Relaxed) {
-            return Self::hidden(label, total_tokens);
-        }
-        let display = if io::stderr().is_terminal() {
+        let display = if QUIET.load(Ordering::Relaxed) {
+            Display::Hidden
+        } else if io::stderr().is_terminal() {
             Display::Bar(bar(label, total_tokens))
         } else {
-            write_line(label, &format!("{} tokens", thousands(total_tokens)));
             Display::Lines(Instant::now())
         };
-        Self::shown(label, total_tokens, display)
+        let mut progress = Self::shown(label, total_tokens, display);
+        progress.logged = is_logged().then(Instant::now);
+        progress.write_line(&format!("{} tokens", thousands(total_tokens)));
+        progress
     }
 
-    /// As [`Progress::new`], but nobody sees it.
+    /// Counts as [`Progress::new`] does, but shows and logs nothing.
     pub fn hidden(label: &str, total_tokens: u64) -> Self {
         Self::shown(label, total_tokens, Display::Hidden)
     }
@@ -72,11 +123,23 @@ impl Progress {
             pace: Pace {
                 label: label.to_owned(),
                 total: total_tokens,
-                is_short: matches!(display, Display::Bar(_)),
                 ..Pace::default()
             },
             since: Instant::now(),
             display,
+            logged: None,
+        }
+    }
+
+    /// Writes a line where lines are shown, and in the log.
+    fn write_line(&self, text: &str) {
+        let line = format!("{}: {text}", self.pace.label);
+        if self.logged.is_some() {
+            record(&line);
+        }
+        if let Display::Lines(_) = self.display {
+            // A closed stderr must not stop the work that is reported on.
+            let _ = writeln!(io::stderr().lock(), "{line}");
         }
     }
 
@@ -85,11 +148,9 @@ impl Progress {
         self.since = Instant::now();
         self.pace.before = done_tokens;
         self.pace.done = done_tokens;
-        if let Display::Lines(_) = self.display
-            && done_tokens > 0
-        {
-            let text = format!("resumed at {}", self.pace.text(Duration::ZERO));
-            write_line(&self.pace.label, &text);
+        if done_tokens > 0 {
+            let text = self.pace.text(Duration::ZERO, Form::Line);
+            self.write_line(&format!("resumed at {text}"));
         }
         self.draw();
     }
@@ -107,30 +168,27 @@ impl Progress {
 
     /// Says how far it came and how long it took.
     pub fn finish(self) {
-        let text = self.pace.final_text(self.since.elapsed());
-        match &self.display {
-            Display::Hidden => {}
-            Display::Bar(bar) => {
-                bar.set_position(self.pace.done);
-                bar.abandon_with_message(text);
-            }
-            Display::Lines(_) => write_line(&self.pace.label, &text),
+        let elapsed = self.since.elapsed();
+        self.write_line(&self.pace.final_text(elapsed, Form::Line));
+        if let Display::Bar(bar) = &self.display {
+            bar.set_position(self.pace.done);
+            bar.abandon_with_message(self.pace.final_text(elapsed, Form::BesideBar));
         }
     }
 
     fn draw(&mut self) {
-        match &mut self.display {
-            Display::Hidden => {}
-            Display::Bar(bar) => {
-                bar.set_message(self.pace.text(self.since.elapsed()));
-                bar.set_position(self.pace.done);
-            }
-            Display::Lines(last) => {
-                if last.elapsed() >= LINE_INTERVAL {
-                    *last = Instant::now();
-                    write_line(&self.pace.label, &self.pace.text(self.since.elapsed()));
-                }
-            }
+        let elapsed = self.since.elapsed();
+        if let Display::Bar(bar) = &self.display {
+            bar.set_message(self.pace.text(elapsed, Form::BesideBar));
+            bar.set_position(self.pace.done);
+        }
+        let last = match &mut self.display {
+            Display::Lines(last) => Some(last),
+            Display::Hidden | Display::Bar(_) => self.logged.as_mut(),
+        };
+        if let Some(last) = last.filter(|last| last.elapsed() >= LINE_INTERVAL) {
+            *last = Instant::now();
+            self.write_line(&self.pace.text(elapsed, Form::Line));
         }
     }
 }
@@ -152,13 +210,19 @@ struct Pace {
     done: u64,
     /// Of `done`, the part that an earlier process did.
     before: u64,
-    /// Leaves out the counts: beside a bar on 80 columns they would push the time left off the edge.
-    is_short: bool,
+}
+
+/// Place of a text, which tells how long it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Line,
+    /// Without counts: on 80 columns they would push the time left off the edge.
+    BesideBar,
 }
 
 impl Pace {
-    fn text(&self, elapsed: Duration) -> String {
-        let mut parts = self.counts(elapsed);
+    fn text(&self, elapsed: Duration, form: Form) -> String {
+        let mut parts = self.counts(elapsed, form);
         if let Some(rate) = self.tokens_per_sec(elapsed) {
             let left = self.total.saturating_sub(self.done) as f64 / rate;
             parts.push(format!("{} left", duration_text(left)));
@@ -166,15 +230,15 @@ impl Pace {
         self.join(parts)
     }
 
-    fn final_text(&self, elapsed: Duration) -> String {
-        let mut parts = self.counts(elapsed);
+    fn final_text(&self, elapsed: Duration, form: Form) -> String {
+        let mut parts = self.counts(elapsed, form);
         parts.push(format!("took {}", duration_text(elapsed.as_secs_f64())));
         self.join(parts)
     }
 
-    fn counts(&self, elapsed: Duration) -> Vec<String> {
+    fn counts(&self, elapsed: Duration, form: Form) -> Vec<String> {
         let mut parts = vec![format!("{} %", self.percent())];
-        if !self.is_short {
+        if form == Form::Line {
             let (done, total) = (thousands(self.done), thousands(self.total));
             parts.push(format!("{done} of {total} tokens"));
         }
@@ -212,11 +276,6 @@ fn bar(label: &str, total: u64) -> ProgressBar {
         .with_style(style)
         .with_prefix(label.to_owned())
         .with_finish(ProgressFinish::Abandon)
-}
-
-fn write_line(label: &str, text: &str) {
-    // A closed stderr must not stop the work that is reported on.
-    let _ = writeln!(io::stderr().lock(), "{label}: {text}");
 }
 
 /// `1234567` as `1,234,567`.
@@ -288,21 +347,20 @@ mod tests {
     fn a_line_gives_share_counts_speed_and_time_left() {
         let mut pace = pace(8_192, 0);
         assert_eq!(
-            pace.text(Duration::from_millis(1_600)),
+            pace.text(Duration::from_millis(1_600), Form::Line),
             "12 % · 8,192 of 65,536 tokens · 5,120 tokens/s · 11 s left"
         );
         pace.message = "loss 3.21".to_owned();
         assert_eq!(
-            pace.final_text(Duration::from_millis(1_600)),
+            pace.final_text(Duration::from_millis(1_600), Form::Line),
             "12 % · 8,192 of 65,536 tokens · 5,120 tokens/s · took 2 s · loss 3.21"
         );
     }
 
     #[test]
     fn beside_a_bar_the_time_left_fits_on_80_columns() {
-        let mut pace = pace(8_192, 0);
-        pace.is_short = true;
-        let text = pace.text(Duration::from_millis(1_600));
+        let pace = pace(8_192, 0);
+        let text = pace.text(Duration::from_millis(1_600), Form::BesideBar);
         assert_eq!(text, "12 % · 5,120 tokens/s · 11 s left");
         assert!("01-distill".len() + 24 + 2 + text.chars().count() <= 80);
     }
@@ -310,11 +368,11 @@ mod tests {
     #[test]
     fn what_an_earlier_process_did_does_not_enter_the_speed() {
         assert_eq!(
-            pace(32_768, 30_768).text(Duration::from_secs(1)),
+            pace(32_768, 30_768).text(Duration::from_secs(1), Form::Line),
             "50 % · 32,768 of 65,536 tokens · 2,000 tokens/s · 16 s left"
         );
         assert_eq!(
-            pace(32_768, 32_768).text(Duration::from_secs(1)),
+            pace(32_768, 32_768).text(Duration::from_secs(1), Form::Line),
             "50 % · 32,768 of 65,536 tokens"
         );
     }

@@ -18,28 +18,42 @@ use crate::shell::quoted;
 /// What messages call the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
 
+/// End of the help of `alambic export`.
+pub(super) const EXPORT_EXAMPLES: &str = "\
+Examples:
+  alambic export checkpoints/austen-teacher --format gguf
+  alambic export model.Q8_0.gguf --format compressed-tensors --dtype f16
+  alambic export my-model --format huggingface --set export.max_shard_size=5G --out my-model-shards";
+
+/// End of the help of `alambic quantize`.
+pub(super) const QUANTIZE_EXAMPLES: &str = "\
+Examples:
+  alambic quantize checkpoints/austen-teacher --method round-to-nearest --bits 4
+  alambic quantize my-model --method gptq --bits 4 --group-size 128 --text my-text.txt
+  alambic quantize my-model --method awq-gptq --text my-text.txt --format gguf";
+
 /// Positions of a row of text, by default.
 const SEQUENCE_LENGTH: usize = 256;
 
 /// Arguments that both commands have.
 #[derive(Debug, Args)]
 pub(super) struct ConvertArgs {
-    /// Folder of the result; by default in the working folder, named after the checkpoint
+    /// Folder of the result; default: in the working folder, named after the checkpoint
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Storage of weights that are not on a grid
+    /// Storage type of weights that are not quantised
     #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "dtype"])))]
     dtype: Option<String>,
-    /// Text or jsonl file, or a folder of them; by default a passage of prose that is part of the program
+    /// Text or JSONL file, or a folder of them; default: a passage of prose inside the program
     #[arg(long, value_name = "PATH")]
     text: Vec<PathBuf>,
     /// Positions per row of text
     #[arg(long, default_value_t = SEQUENCE_LENGTH, value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_048_576))]
     sequence_length: usize,
-    /// Tokenizer of another model folder, `tokenizer.json` or `.gguf` file, instead of the checkpoint's
+    /// Model folder, `tokenizer.json` or `.gguf` file with the tokenizer; default: the checkpoint
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
-    /// Another key of a recipe, such as `export.max_rounding_kl=0.1`
+    /// Set another key of a recipe, such as `export.max_rounding_kl=0.1`
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
     /// Device: flex, wgpu, vulkan, tch or cuda
@@ -92,16 +106,16 @@ fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str
 pub(super) struct QuantizeArgs {
     /// Model folder, `.gguf` file, or the folder of a pass
     checkpoint: PathBuf,
-    /// How weights reach the grid; what calibrates needs `--text`
+    /// Method; all but `round-to-nearest` calibrate, and need `--text`
     #[arg(long, value_parser = PossibleValuesParser::new(methods()))]
     method: String,
-    /// Width of a weight, as `quantize.bits` in a recipe; by default 4
+    /// Bits of a weight, as `quantize.bits` in a recipe; default: 4
     #[arg(long)]
     bits: Option<String>,
-    /// Weights that share a scale, or `channel` for one scale per row; by default 32 below 8 bits
+    /// Weights that share a scale, or `channel` for one scale per row; default: 32 below 8 bits
     #[arg(long, value_name = "SIZE")]
     group_size: Option<String>,
-    /// Give each group a zero of its own
+    /// Give each group its own zero point
     #[arg(long)]
     asymmetric: bool,
     /// Format to write

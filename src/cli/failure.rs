@@ -2,6 +2,8 @@
 
 use std::io;
 
+use anstyle::{AnsiColor, Style};
+
 use crate::cache::CacheError;
 use crate::checkpoint::CheckpointError;
 use crate::convert::ConvertError;
@@ -30,26 +32,31 @@ const UNTRAINED: &str = "no weight was updated yet, so it is not the learning ra
 /// A message for stderr and the exit code: 1 the run failed, 2 the input is wrong, 130 a signal stopped it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
-    /// Whole text, rendered.
+    /// Whole text, with the escape codes of colours; [`anstream`] takes them out where they are not wanted.
     pub message: String,
     /// Exit code.
     pub code: u8,
 }
 
+/// Colours of messages without a recipe's line; those of the others are the same, by `annotate-snippets`.
+const ERROR: Style = AnsiColor::BrightRed.on_default().bold();
+const HELP: Style = AnsiColor::BrightCyan.on_default().bold();
+
 impl Failure {
     /// The input is wrong.
     pub fn input(id: &str, error: &dyn std::fmt::Display) -> Self {
-        Self {
-            message: format!("error[{id}]: {error}"),
-            code: 2,
-        }
+        Self::new(id, error, 2)
     }
 
     /// The run failed.
     pub fn run(id: &str, error: &dyn std::fmt::Display) -> Self {
+        Self::new(id, error, 1)
+    }
+
+    fn new(id: &str, error: &dyn std::fmt::Display, code: u8) -> Self {
         Self {
-            message: format!("error[{id}]: {error}"),
-            code: 1,
+            message: format!("{ERROR}error[{id}]{ERROR:#}: {error}"),
+            code,
         }
     }
 
@@ -62,8 +69,8 @@ impl Failure {
 
     pub(super) fn help(mut self, help: Option<String>) -> Self {
         if let Some(help) = help {
-            self.message.push_str("\n  = help: ");
-            self.message.push_str(&help);
+            self.message
+                .push_str(&format!("\n  = {HELP}help{HELP:#}: {help}"));
         }
         self
     }
@@ -78,7 +85,7 @@ impl From<CheckpointError> for Failure {
 impl From<RecipeFaults> for Failure {
     fn from(faults: RecipeFaults) -> Self {
         Self {
-            message: faults.to_string(),
+            message: faults.render(true),
             code: 2,
         }
     }

@@ -5,49 +5,97 @@ mod commands;
 mod convert;
 mod evaluate;
 mod failure;
+mod new;
+mod packaging;
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 
 pub use failure::Failure;
 
 use crate::cache::CachePart;
-use crate::progress;
+use crate::{files, progress};
+
+/// Version, commit of the source if it is known, and the Cargo features of this binary.
+pub const VERSION: &str = packaging::VERSION;
 
 /// Turns a large language model into a small one: capture, distil, prune, quantise, export, verify.
 #[derive(Debug, Parser)]
-#[command(name = "alambic", version, propagate_version = true)]
+#[command(name = "alambic", version = VERSION, propagate_version = true, after_help = "\
+Examples:
+  alambic new my-student --teacher path/to/teacher --data path/to/text
+  alambic plan my-student.yaml
+  alambic run my-student.yaml
+
+`alambic COMMAND --help` shows the options and examples of a command.")]
 pub struct Cli {
-    /// Hide progress
+    /// Hide progress and notes
     #[arg(long, short, global = true)]
     quiet: bool,
     /// Print one JSON object on stdout instead of text
     #[arg(long, global = true)]
     json: bool,
+    /// Also append progress, notes and errors to this file, each line with its time in UTC
+    #[arg(long, global = true, value_name = "FILE")]
+    log: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run a recipe; what is done is skipped, what was interrupted is resumed
+    /// Write a commented recipe that fits a teacher, a text and this machine
+    #[command(after_help = new::EXAMPLES)]
+    New(new::NewArgs),
+    /// Run a recipe: skip finished stages, resume interrupted ones
+    #[command(after_help = "\
+Examples:
+  alambic run recipes/quickstart.yaml
+  alambic run recipes/quickstart.yaml --set distill.steps=800 --set seed=2
+  alambic run recipes/quickstart.yaml --quiet --json --log run.log")]
     Run(RunArgs),
-    /// Show what a recipe would do, what is done, and what the rest will cost; writes nothing
+    /// Show the stages of a recipe, which of them are done, and what the others will cost; write nothing
+    #[command(after_help = "\
+Examples:
+  alambic plan recipes/quickstart.yaml
+  alambic plan recipes/quickstart.yaml --set cache.tokens=1M")]
     Plan(RecipeArgs),
     /// Build, measure or check a cache of a teacher's predictions
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  alambic cache build recipes/quickstart.yaml
+  alambic cache stat checkpoints/cache-0a1b2c3d"
+    )]
     Cache(CacheCommand),
-    /// Write a checkpoint that no recipe made in another format, verified
+    /// Convert any checkpoint to another format, and verify the result
+    #[command(after_help = convert::EXPORT_EXAMPLES)]
     Export(convert::ExportArgs),
-    /// Put a checkpoint that no recipe made on a grid, and write it, verified
+    /// Quantise any checkpoint without a recipe, and verify the result
+    #[command(after_help = convert::QUANTIZE_EXAMPLES)]
     Quantize(convert::QuantizeArgs),
-    /// Measure a checkpoint on a text
+    /// Measure a checkpoint on a text: loss, perplexity, bits per byte, KL to a teacher
+    #[command(after_help = "\
+Examples:
+  alambic evaluate checkpoints/austen-teacher --text datasets/austen/validation
+  alambic evaluate my-student --text held-out.txt --teacher my-teacher --losses losses.jsonl")]
     Evaluate(EvaluateArgs),
     /// Continue a prompt
+    #[command(after_help = "\
+Examples:
+  alambic generate checkpoints/austen-teacher --prompt 'Anne could not' --max-tokens 60 --seed 1
+  alambic generate model.gguf --prompt 'It is a truth' --temperature 0")]
     Generate(GenerateArgs),
-    /// Show what a checkpoint, cache or run says of itself
+    /// Describe a checkpoint, a cache or a run
+    #[command(after_help = "\
+Examples:
+  alambic inspect checkpoints/austen-teacher
+  alambic inspect checkpoints/quickstart
+  alambic inspect student --against teacher")]
     Inspect {
         /// Folder, or `.gguf` file
         path: PathBuf,
@@ -56,20 +104,48 @@ enum Command {
         against: Option<PathBuf>,
     },
     /// Print the JSON Schema of recipes
+    #[command(after_help = "\
+Examples:
+  alambic schema > recipe.schema.json")]
     Schema,
+    /// Print the completions of a shell
+    #[command(after_help = "\
+Examples:
+  alambic completions bash > ~/.local/share/bash-completion/completions/alambic
+  alambic completions zsh > ~/.zfunc/_alambic
+  alambic completions fish > ~/.config/fish/completions/alambic.fish")]
+    Completions {
+        /// Shell to complete in
+        shell: Shell,
+    },
+    /// Write man pages, one for each command
+    #[command(after_help = "\
+Examples:
+  alambic man ~/.local/share/man/man1")]
+    Man {
+        /// Folder of the pages; made if it is not there
+        dir: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
 enum CacheCommand {
-    /// Capture what a recipe's passes need, and stop there
+    /// Capture the predictions that a recipe needs, and stop there
+    #[command(after_help = "\
+Examples:
+  alambic cache build recipes/quickstart.yaml
+  alambic cache build recipes/quickstart.yaml --shard 2/4")]
     Build {
         #[command(flatten)]
         run: RunArgs,
-        /// Capture one of several parts, such as 1/4, into a folder of its own; `merge` joins them
+        /// Capture one of several parts, such as 1/4, into its own folder; `merge` joins them
         #[arg(long, value_name = "I/N", value_parser = part)]
         shard: Option<CachePart>,
     },
-    /// Join the parts that `build --shard` left into one cache
+    /// Join the parts of `build --shard` into one cache
+    #[command(after_help = "\
+Examples:
+  alambic cache merge part-1 part-2 part-3 part-4 --into checkpoints/cache-0a1b2c3d")]
     Merge {
         /// Folders of all parts
         #[arg(required = true)]
@@ -78,7 +154,10 @@ enum CacheCommand {
         #[arg(long, value_name = "DIR")]
         into: PathBuf,
     },
-    /// Measure what kinds of support would cost and keep, on a few rows of the text
+    /// Compare kinds of support on a few rows of the text: bytes, probability mass, error of the KL
+    #[command(after_help = "\
+Examples:
+  alambic cache bench recipes/quickstart.yaml --rows 8")]
     Bench {
         #[command(flatten)]
         recipe: RecipeArgs,
@@ -87,11 +166,18 @@ enum CacheCommand {
         rows: usize,
     },
     /// Show what a cache holds: bytes by column, mass on the support, entropy
+    #[command(after_help = "\
+Examples:
+  alambic cache stat checkpoints/cache-0a1b2c3d")]
     Stat {
         /// Folder with `manifest.json`, or the folder above it
         dir: PathBuf,
     },
     /// Check every checksum, token hash and value of a cache, and some rows against the teacher
+    #[command(after_help = "\
+Examples:
+  alambic cache verify checkpoints/cache-0a1b2c3d
+  alambic cache verify checkpoints/cache-0a1b2c3d --teacher checkpoints/austen-teacher --rows 16")]
     Verify(VerifyArgs),
 }
 
@@ -99,10 +185,10 @@ enum CacheCommand {
 struct VerifyArgs {
     /// Folder with `manifest.json`, or the folder above it
     dir: PathBuf,
-    /// Model folder of the teacher: compute some rows anew and compare
+    /// Model folder of the teacher: compute some rows again and compare
     #[arg(long)]
     teacher: Option<PathBuf>,
-    /// Rows to compute anew in each cache
+    /// Rows to compute again in each cache
     #[arg(long, default_value_t = 8, requires = "teacher")]
     rows: usize,
     /// Device of the teacher: flex, wgpu, vulkan, tch or cuda
@@ -112,12 +198,12 @@ struct VerifyArgs {
 
 #[derive(Debug, Args)]
 struct RecipeArgs {
-    /// YAML file
+    /// Recipe, a YAML file
     recipe: PathBuf,
     /// Override a value, such as `distill.steps=200` or `passes.0.distill.steps=200`
     #[arg(long, value_name = "PATH=VALUE")]
     set: Vec<String>,
-    /// Device, instead of the recipe's: flex, wgpu, vulkan, tch or cuda
+    /// Device to use instead of the recipe's: flex, wgpu, vulkan, tch or cuda
     #[arg(long)]
     device: Option<String>,
 }
@@ -130,13 +216,13 @@ struct RunArgs {
     trust: Trust,
 }
 
-/// What a run takes at its word.
+/// Checks that a run skips or adds.
 #[derive(Debug, Clone, Copy, Default, Args)]
 struct Trust {
-    /// Run even what is estimated to need more memory than this machine has
+    /// Run although the estimate needs more memory than this machine has
     #[arg(long)]
     over_memory: bool,
-    /// Read all inputs and results again to see whether they are what they were, instead of trusting length, times and inode
+    /// Hash all inputs and results again, instead of trusting size, times and inode
     #[arg(long)]
     verify: bool,
 }
@@ -145,7 +231,7 @@ struct Trust {
 struct EvaluateArgs {
     /// Model folder in Hugging Face layout, or `.gguf` file
     checkpoint: PathBuf,
-    /// Text or jsonl file, or a folder of them
+    /// Text or JSONL file, or a folder of them
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
     /// Positions per row; each row starts without context
@@ -154,7 +240,7 @@ struct EvaluateArgs {
     /// Model folder or `.gguf` file to compare with: exact KL and agreement
     #[arg(long)]
     teacher: Option<PathBuf>,
-    /// Write each row's tokens and the loss of each but the first to this file, a JSON object a line
+    /// Write the tokens of each row and their losses to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     losses: Option<PathBuf>,
     /// Device: flex, wgpu, vulkan, tch or cuda
@@ -172,10 +258,10 @@ struct GenerateArgs {
     /// Most tokens to add
     #[arg(long, default_value_t = 100)]
     max_tokens: usize,
-    /// 0 takes the likeliest token each time
+    /// Temperature of the draws; 0 always takes the likeliest token
     #[arg(long, default_value_t = 0.8, value_parser = between::<0, 100>)]
     temperature: f64,
-    /// Draw among the likeliest tokens that hold this mass
+    /// Draw from the likeliest tokens that together have this probability
     #[arg(long, default_value_t = 0.95, value_parser = between::<0, 1>)]
     top_p: f64,
     /// Seed of the draws
@@ -214,11 +300,16 @@ fn between<const LOW: u32, const HIGH: u32>(text: &str) -> Result<f64, String> {
 /// Runs a command; data goes to `out`, everything else to stderr.
 pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     progress::set_quiet(cli.quiet);
+    if let Some(path) = &cli.log {
+        progress::log_to(path)
+            .map_err(|error| Failure::input("cli/log", &files::with_path(error, path)))?;
+    }
     let mut output = commands::Output {
         out,
         json: cli.json,
     };
     match &cli.command {
+        Command::New(args) => new::new(args, &mut output),
         Command::Run(args) => commands::run(args, &mut output),
         Command::Plan(args) => commands::plan(args, &mut output),
         Command::Cache(command) => cache::execute(command, &mut output),
@@ -230,5 +321,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
             commands::inspect(path, against.as_deref(), &mut output)
         }
         Command::Schema => commands::schema(&mut output),
+        Command::Completions { shell } => packaging::completions(*shell, &mut output),
+        Command::Man { dir } => packaging::man(dir, &mut output),
     }
 }

@@ -28,7 +28,7 @@ pub use rebuilt::{AS_IT_IS, Rebuilt};
 pub use rows::TokenRows;
 pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,
-    read_documents,
+    read_documents, text_files,
 };
 pub use stream::TextStream;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};

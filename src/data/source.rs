@@ -165,6 +165,14 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
     })
 }
 
+/// Paths of the files that [`read_documents`] would read, in its order.
+pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
+    let mut reader = SourceReader::default();
+    let files = reader.find(paths);
+    reader.finish()?;
+    Ok(files.into_iter().map(|file| file.path).collect())
+}
+
 /// BLAKE3 (hex) over kind and bytes of the files that [`read_documents`] would read, in its order.
 ///
 /// Names do not count: a renamed folder keeps its hash, unless the order of the files changes.

@@ -85,6 +85,15 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
     })
 }
 
+/// The plan of a text that will be written to `path`; see [`load`].
+pub fn of_text(text: &str, path: &Path) -> Result<Plan, RecipeFaults> {
+    let plan = recipe::understand(&GRAMMAR, text, &[], path)?;
+    Ok(Plan {
+        recipe_path: path.to_owned(),
+        ..plan
+    })
+}
+
 /// A fault that was found later, pointed at a key of the plan's recipe; see [`recipe::fault_at`].
 pub fn fault_at(
     plan: &Plan,
@@ -142,5 +151,6 @@ pub fn export_plan(
         contradictions: |_, _| (),
         ..GRAMMAR
     };
-    recipe::understand::<Alone>(&grammar, text, overrides, name).map(|alone| alone.export)
+    recipe::understand::<Alone>(&grammar, text, overrides, Path::new(name))
+        .map(|alone| alone.export)
 }

@@ -109,32 +109,30 @@ pub fn load<T: Keys>(
     path: &Path,
     overrides: &[String],
 ) -> Result<(T, PathBuf), RecipeFaults> {
-    let mut sources = Sources {
-        recipe_name: path.display().to_string(),
-        recipe: String::new(),
-        command_line: set::command_line(overrides),
-    };
-    let (absolute, text) = match read_file(path) {
-        Ok(found) => found,
-        Err(fault) => return Err(RecipeFaults::of(vec![fault], sources)),
-    };
-    sources.recipe = text;
-    match parse(grammar, &sources.recipe, overrides, folder_of(path)) {
-        Ok(said) => Ok((said, absolute)),
-        Err(faults) => Err(RecipeFaults::of(faults, sources)),
-    }
+    let (absolute, text) = read_file(path).map_err(|fault| {
+        let sources = Sources {
+            recipe_name: path.display().to_string(),
+            recipe: String::new(),
+            command_line: set::command_line(overrides),
+        };
+        RecipeFaults::of(vec![fault], sources)
+    })?;
+    let said = understand(grammar, &text, overrides, path)?;
+    Ok((said, absolute))
 }
 
-/// What a text says that was made of the arguments of a command; `name` stands for it in messages.
+/// Reads a text that was made of the arguments of a command, or that will be the recipe file `name`.
+///
+/// Messages call it `name`, and its relative paths start at the folder of `name`.
 pub fn understand<T: Keys>(
     grammar: &Grammar,
     text: &str,
     overrides: &[String],
-    name: &str,
+    name: &Path,
 ) -> Result<T, RecipeFaults> {
-    parse(grammar, text, overrides, Path::new("")).map_err(|faults| {
+    parse(grammar, text, overrides, folder_of(name)).map_err(|faults| {
         let sources = Sources {
-            recipe_name: name.to_owned(),
+            recipe_name: name.display().to_string(),
             recipe: text.to_owned(),
             command_line: set::command_line(overrides),
         };
