@@ -112,7 +112,7 @@ impl Attention {
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,

@@ -191,7 +191,7 @@ impl Decoder {
     ///
     /// # Shapes
     ///
-    /// `total` is `[V, D]`, returned alike; `ids` is `[B, T]`, `slope` is `[B, T, D]`.
+    /// `total` is `[V, D]`, as is the result; `ids` is `[B, T]`, `slope` is `[B, T, D]`.
     pub fn add_embedding_gradient(
         &self,
         total: Tensor<2>,
@@ -217,7 +217,7 @@ impl Decoder {
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub fn layer(&self, layer: usize, x: Tensor<3>, contexts: &LayerContexts) -> Tensor<3> {
         match self.blocks.get(layer) {
             Some(block) => {

@@ -31,7 +31,7 @@ impl Head {
     ///
     /// # Shapes
     ///
-    /// `[P, V]`, returned alike.
+    /// `[P, V]`, as is the result.
     pub fn slope(&self, logits: &Tensor<2>) -> Option<Tensor<2>> {
         let cap = self.soft_cap?;
         Some(soft_cap_slope(logits.clone(), cap))

@@ -26,7 +26,7 @@ impl Mlp {
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,

@@ -49,7 +49,7 @@ impl RopeTable {
     ///
     /// # Shapes
     ///
-    /// `[B, N, T, H]`, returned alike.
+    /// `[B, N, T, H]`, as is the result.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, _, head_dim] = x.dims();
         let [_, _, _, pairs] = self.cos.dims();

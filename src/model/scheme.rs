@@ -84,7 +84,7 @@ impl InputLevels {
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn round(&self, site: Site, x: Tensor<3>) -> Tensor<3> {
         match self.0.get(&site) {
             Some(levels) => levels.round_positions(x),

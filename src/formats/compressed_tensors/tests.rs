@@ -158,7 +158,7 @@ fn the_weights_that_the_reference_rounded_give_its_files_byte_for_byte() {
             got.len(),
             want.len()
         );
-        // The config has the same meaning: with the reference's tensors beside it, the weights read alike.
+        // The config has the same meaning: with the reference's tensors beside it, the weights read the same.
         let ours = Checkpoint::open(dir.path()).unwrap();
         fs::copy(
             golden(name).join("config.json"),

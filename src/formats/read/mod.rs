@@ -17,7 +17,7 @@ use crate::model::{ConfigError, DecoderConfig, OnGrid, Scheme, TensorSpec};
 /// A weight as a checkpoint stores it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredWeight {
-    /// In f32, row-major.
+    /// Values in f32, row-major.
     Plain(Vec<f32>),
     /// Codes and scales.
     OnGrid(OnGrid),

@@ -310,7 +310,7 @@ fn check(
     Ok(())
 }
 
-/// One name and nothing else: not absolute, no `..`, no folder.
+/// True for one name and nothing else: not absolute, no `..`, no folder.
 fn is_file_name(file: &str) -> bool {
     let mut components = Path::new(file).components();
     matches!(
