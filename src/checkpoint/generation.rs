@@ -1,4 +1,4 @@
-//! Sampling defaults of a model: `generation_config.json`, and the keys of a GGUF file that stand for it.
+//! Sampling defaults of a model: `generation_config.json`, and the keys of a GGUF file with the same meaning.
 
 use std::path::Path;
 
@@ -27,10 +27,10 @@ pub(super) fn of_folder(dir: &Path) -> Result<Map<String, Value>, CheckpointErro
     }
 }
 
-/// What `generation_config.json` would say of a file; ids of tokens stand in its config.
+/// Contents of `generation_config.json` for a GGUF file; its token ids are in the config.
 pub(super) fn of_gguf(file: &GgufFile) -> Result<Map<String, Value>, GgufError> {
     let mut json = sampling::read(file)?;
-    // llama.cpp samples unless its temperature is 0, transformers only if it is told to.
+    // llama.cpp samples unless its temperature is 0, transformers only if `do_sample` is true.
     if json.get("temperature").and_then(Value::as_f64) == Some(0.0) {
         json.shift_remove("temperature");
     } else if !json.is_empty() {
@@ -39,7 +39,7 @@ pub(super) fn of_gguf(file: &GgufFile) -> Result<Map<String, Value>, GgufError> 
     Ok(json)
 }
 
-/// The settings beside a tokenizer: in the folder that it lies in, or in its GGUF file.
+/// Sampling settings beside a tokenizer: in the tokenizer's folder, or in its GGUF file.
 pub fn generation_of(path: &Path) -> Result<Map<String, Value>, CheckpointError> {
     if is_gguf(path) {
         return Ok(of_gguf(&GgufFile::open(path)?)?);

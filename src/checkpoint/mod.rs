@@ -1,7 +1,7 @@
 //! Checkpoints: model folders in Hugging Face layout and GGUF files, read one weight at a time.
 //!
-//! The layouts of formats stand in `formats`. Nothing here knows how a folder is written: what `export` writes is
-//! checked by reading it back through this module.
+//! The layouts of formats are in `formats`. No code here knows how a folder is written: the files that `export` writes
+//! are checked by reading them back through this module.
 
 mod generation;
 
@@ -36,9 +36,9 @@ pub struct Checkpoint {
     config: DecoderConfig,
     promised_rows: Option<u64>,
     generation: Map<String, Value>,
-    /// What a model of this architecture has.
+    /// Tensors of a model of this architecture.
     tensors: Vec<TensorSpec>,
-    /// Of each weight the tensor that holds it, and the first of its rows there.
+    /// Tensor that holds each weight, and the first row of the weight there.
     places: BTreeMap<WeightId, (usize, usize)>,
     weights: Weights,
     /// The files that hold the weights, as they were when their headers were read.
@@ -46,17 +46,17 @@ pub struct Checkpoint {
     notes: Vec<String>,
 }
 
-/// Where the weights are.
+/// Storage of the weights.
 #[derive(Debug)]
 enum Weights {
-    /// In the safetensors files of a folder.
+    /// The safetensors files of a folder.
     Folder {
         files: TensorFiles,
         quantization: Option<Box<dyn Packed>>,
-        /// What `config.json` says of it, and what the files say beside.
+        /// Settings of quantisation in `config.json`, and the ones that only the files show.
         said: Option<Value>,
     },
-    /// In a GGUF file.
+    /// A GGUF file.
     Gguf(GgufWeights),
 }
 
@@ -64,9 +64,9 @@ impl Checkpoint {
     /// Reads the headers of a model folder or of a `.gguf` file.
     ///
     /// In a folder, weights may be plain (F32, F16, BF16), compressed-tensors, GPTQ, AWQ or MLX. Tensors that no part
-    /// of the decoder owns are ignored, as transformers does; one that belongs to a module of the decoder or to one of
-    /// its layers and is not understood (a bias, a norm, a zero point) is refused, since leaving it out would change the
-    /// model. In a GGUF file, every tensor must be understood, since llama.cpp writes none in vain.
+    /// of the decoder owns are ignored, as in transformers. A tensor of one of the decoder's modules or layers that is
+    /// not understood (a bias, a norm, a zero point) is refused, because leaving it out would change the model. In a
+    /// GGUF file, every tensor must be understood, because llama.cpp writes no unused ones.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
         let mut checkpoint = if is_gguf(path) {
             Self::open_gguf(path)?
@@ -164,7 +164,7 @@ impl Checkpoint {
         }
     }
 
-    /// Reads by the files what the config says otherwise than they do, and takes note of it.
+    /// Decides by the files where the config states something else, and adds a note.
     fn settle(&mut self) -> Result<(), CheckpointError> {
         let Weights::Folder {
             files,
@@ -183,7 +183,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Notes to the user on what is no fault, each beginning with the path.
+    /// Notes to the user about facts that are not faults; each begins with the path.
     pub fn notes(&self) -> Vec<String> {
         let notes = self.notes.iter();
         notes
@@ -201,13 +201,13 @@ impl Checkpoint {
         &self.config
     }
 
-    /// Rows of the embedding that `config.json` promises by itself, not by a part of it; `None` for a GGUF file. Added tokens
-    /// of the tokenizer beyond them are left out.
+    /// Rows of the embedding that `config.json` states at its top level, not in a part; `None` for a GGUF file. Added
+    /// tokens of the tokenizer beyond them are left out.
     pub fn promised_rows(&self) -> Option<u64> {
         self.promised_rows
     }
 
-    /// Sampling defaults: the contents of `generation_config.json`, or what a GGUF file says in its place.
+    /// Sampling defaults: the contents of `generation_config.json`, or of the keys of a GGUF file in its place.
     pub fn generation(&self) -> &Map<String, Value> {
         &self.generation
     }
@@ -228,7 +228,7 @@ impl Checkpoint {
         }
     }
 
-    /// How weights of a folder are quantised; plain ones and those of a GGUF file are not there.
+    /// Schemes of a folder's quantised weights; plain weights and weights of a GGUF file have no entry.
     pub fn schemes(&self) -> Schemes {
         match &self.weights {
             Weights::Folder {
@@ -248,8 +248,8 @@ impl Checkpoint {
         schemes.flatten().collect()
     }
 
-    /// What decides how the tensors of a quantised folder are decoded, as its `config.json` has it; and where their zeros
-    /// are read otherwise than a version of the format or another reader would, how.
+    /// Settings in `config.json` that decide how the tensors of a quantised folder are decoded; and the way their zeros
+    /// are read, if a version of the format or another reader would read them differently.
     pub fn quantization_json(&self) -> Option<&Value> {
         match &self.weights {
             Weights::Folder { said, .. } => said.as_ref(),
@@ -257,7 +257,7 @@ impl Checkpoint {
         }
     }
 
-    /// The grids that weights of a file are on by the type of their blocks, as [`Checkpoint::schemes`] of a folder: with codes
+    /// Schemes of a GGUF file's weights by the types of their blocks, like [`Checkpoint::schemes`] of a folder: codes
     /// around 0, groups of 32, and one scale each.
     pub fn block_schemes(&self) -> Schemes {
         match &self.weights {
@@ -296,8 +296,8 @@ impl Checkpoint {
     /// One weight as it is stored: on its grid, if groups of the grid are neighbouring weights of a row, or in f32,
     /// row-major; in Hugging Face's order of rows.
     ///
-    /// All of it is finite: NaN or an infinity, in plain numbers, in a scale or in a code, is refused here, where weights
-    /// are decoded, so that nothing that loads a model has to look for it.
+    /// All of it is finite: NaN or infinity in plain numbers, in a scale or in a code is refused here, where weights
+    /// are decoded, so no code that loads a model has to check again.
     pub fn weight(&self, spec: &ParameterSpec) -> Result<StoredWeight, CheckpointError> {
         let (tensor, first_row) = self.place(spec)?;
         let stored = self.tensor(tensor)?;
@@ -328,7 +328,7 @@ impl Checkpoint {
         let is_on_grid = matches!(stored, StoredWeight::OnGrid(_));
         let values = self.values_of(tensor, stored);
         if is_on_grid {
-            self.check_finite(tensor, &values)?; // a code or a product may be none where scales are
+            self.check_finite(tensor, &values)?; // scales may be finite, but a code or a product not
         }
         Ok(values)
     }
@@ -368,7 +368,7 @@ impl Checkpoint {
             } => {
                 let packed = quantization.as_ref();
                 if let Some(weight) = packed.map_or(Ok(None), |all| all.weight(files, spec))? {
-                    files.release_all(); // codes, scales and what else it was made of
+                    files.release_all(); // codes, scales and all other parts of the weight
                     return Ok(weight);
                 }
                 let values = files.f32s(&spec.name, &spec.stored_shape())?;
@@ -399,7 +399,7 @@ impl Checkpoint {
         }
     }
 
-    /// The files that hold the weights, as they are now: those that were opened, even if others have their names.
+    /// The files that hold the weights, as they are now: the opened files, even if others have their names.
     pub fn identities(&self) -> Result<Vec<(PathBuf, Identity)>, CheckpointError> {
         Ok(match &self.weights {
             Weights::Folder { files, .. } => files.identities()?,
@@ -407,8 +407,8 @@ impl Checkpoint {
         })
     }
 
-    /// Tells whether nothing has happened to the files since they were opened. A file that was replaced by another is still open here,
-    /// and read as it was; it counts as touched nevertheless.
+    /// True if the files have not changed since they were opened. A file that was replaced by another is still open
+    /// here and read as it was, but it counts as changed.
     pub fn is_as_opened(&self) -> Result<bool, CheckpointError> {
         Ok(self.identities()? == self.opened)
     }
@@ -441,7 +441,7 @@ fn rows_of(mut values: Vec<f32>, rows: Range<usize>, [_, columns]: [usize; 2]) -
     values
 }
 
-/// The keys of a config that engines write of quantised weights.
+/// Keys of a config in which engines describe quantised weights.
 fn said_of(config: &Value) -> Option<Value> {
     let keys = ["quantization_config", "compression_config", "quantization"];
     let said = keys
@@ -474,7 +474,7 @@ fn check_folder(
     let stranger = files.names().find(|name| {
         let module = name.rsplit_once('.').map_or("", |(module, _)| module);
         let is_in_a_layer = layer_of(name).is_some_and(|layer| layers.contains(layer));
-        // Rotary frequencies, which old conversions hold, are computed anew.
+        // Rotary frequencies, which old conversions hold, are computed again.
         let is_ours = is_in_a_layer && !name.ends_with(".rotary_emb.inv_freq");
         (is_ours || modules.contains(module)) && !known.contains(*name)
     });
@@ -487,7 +487,7 @@ fn check_folder(
     check_tied(dir, files, &known)
 }
 
-/// An output matrix that the config calls tied is the embedding: transformers 4 would drop another, 5 would use it.
+/// Checks that a tied output matrix equals the embedding: transformers 4 would drop a different one, 5 would use it.
 fn check_tied(
     dir: &Path,
     files: &TensorFiles,
@@ -515,8 +515,8 @@ fn check_tied(
     })
 }
 
-/// The name that a tensor of a model with images has in its decoder alone, as transformers before and since 4.52
-/// prefix it; `None` for the tower of vision and what joins it to the decoder.
+/// Name in the decoder alone of a tensor of a model with images, without the prefix of transformers before or since
+/// 4.52; `None` for the vision tower and the tensors that join it to the decoder.
 fn text_name(name: &str) -> Option<String> {
     if let Some(name) = name.strip_prefix("model.language_model.") {
         return Some(format!("model.{name}"));

@@ -1,4 +1,4 @@
-//! Engines in the cards of formats: the library, and how it loads the folder.
+//! Engine sections of the model cards: the library of a format, and how it loads the folder.
 
 use std::fmt::Write as _;
 
@@ -8,22 +8,22 @@ use crate::data::AS_IT_IS;
 pub(crate) struct Card {
     /// `library_name` in the front matter.
     pub(crate) library: &'static str,
-    /// A tag of its own.
+    /// Tag of the format, if it has its own.
     pub(crate) tag: Option<&'static str>,
-    /// Commands and code that load it, each seen to load such a folder (`scripts/verify_in_engines.py`).
+    /// Commands and code that load the folder; each was run on such a folder (`scripts/verify_in_engines.py`).
     pub(super) engines: fn(&mut String, &Loading<'_>),
 }
 
 /// Names that loading code needs.
 pub(super) struct Loading<'a> {
-    /// Name of the file, of a format that is one.
+    /// Name of the file, for a format that is a single file.
     pub(super) file: &'a str,
     /// Class of the tokenizer in transformers.
     tokenizer: &'static str,
 }
 
 impl Card {
-    /// Adds the section on engines to a card. `is_rebuilt` is true where transformers 5 builds another tokenizer.
+    /// Adds the section on engines to a card. `is_rebuilt` is true if transformers 5 builds another tokenizer.
     pub(crate) fn add_engines(&self, card: &mut String, file: &str, is_rebuilt: bool) {
         card.push_str("\n## Use\n");
         let tokenizer = if is_rebuilt {
@@ -54,7 +54,7 @@ pub(super) fn transformers(card: &mut String, packages: &str, loading: &Loading<
     );
 }
 
-/// Engines of GPTQ and AWQ, of which transformers needs a package.
+/// Engines of GPTQ and AWQ; transformers needs an extra package for them.
 pub(super) fn gptqmodel(card: &mut String, loading: &Loading<'_>) {
     transformers(card, "transformers torch gptqmodel", loading);
     vllm(card);

@@ -1,4 +1,4 @@
-//! Dtypes of weights that are on no grid.
+//! Dtypes of weights that are not quantised.
 
 use half::{bf16, f16};
 
@@ -26,7 +26,7 @@ impl ExportDtype {
         }
     }
 
-    /// The nearest number that it holds, ties to even, as torch rounds.
+    /// Nearest number that the dtype holds, ties to even, as torch rounds.
     pub(crate) fn rounded(self, value: f32) -> f32 {
         match self {
             Self::Bf16 => bf16::from_f32(value).to_f32(),

@@ -1,4 +1,4 @@
-//! Why a checkpoint is refused, and why one could not be written.
+//! Errors of reading and of writing checkpoints.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::gguf::tokenizer::NoGgufForm;
 use crate::model::ConfigError;
 use crate::tensors::NotFinite;
 
-/// Why a checkpoint is refused; every message names the file or the tensor.
+/// Reason why a checkpoint is refused; every message names the file or the tensor.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum CheckpointError {
@@ -132,7 +132,7 @@ impl CheckpointError {
     }
 }
 
-/// Why a model could not be written in a format.
+/// Reason why a model could not be written in a format.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum WriteError {

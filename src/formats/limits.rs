@@ -1,4 +1,4 @@
-//! Limits of formats and of their engines, told before the work, by weight.
+//! Limits of formats and of their engines, checked weight by weight before any work.
 
 use std::fmt;
 
@@ -6,25 +6,25 @@ use super::{ExportDtype, Format, WriteError};
 use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
 
-/// Groups that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all that MLX
-/// has.
+/// Group sizes that vLLM has kernels for in GPTQ and AWQ (`MARLIN_SUPPORTED_GROUP_SIZES`, beside whole rows), and all
+/// group sizes of MLX.
 const GROUP_SIZES: [usize; 3] = [32, 64, 128];
 
-/// Why a weight is refused, and how to mend it.
+/// Reason why a weight is refused, and the fix.
 pub(super) type Reason = (&'static str, &'static str);
 
-/// Why biases that are no multiples of their scales leave as MLX alone.
+/// Refusal of biases that are not multiples of their scales: only MLX holds them.
 pub(super) const NO_BIASES: Reason = (
     "its groups have whole zeros, and no biases",
     "write `formats: [mlx]`",
 );
 
-/// Why a model does not go into a format.
+/// Reason why a model does not go into a format.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The fact.
     pub fact: String,
-    /// The way out: words to write instead.
+    /// The fix: words to write instead.
     pub help: String,
 }
 
@@ -55,25 +55,25 @@ impl From<Refusal> for WriteError {
     }
 }
 
-/// Limits of a format whose engines take some schemes only.
+/// Limits of a format whose engines take only some schemes.
 pub(super) struct Limits {
     pub(super) format: Format,
-    /// Why levels are refused.
+    /// Reason to refuse levels, if there is one.
     pub(super) levels: fn(Levels, ExportDtype) -> Option<Reason>,
     /// Weights that may be on grids.
     pub(super) kinds: &'static [ParameterKind],
     /// True if a group may be a whole row.
     pub(super) holds_whole_rows: bool,
-    /// Why other groups than these are refused.
+    /// Reason to refuse groups other than `GROUP_SIZES`.
     pub(super) groups: Reason,
     /// Axes of a weight along which codes share words of 32 bits.
     pub(super) word_axes: &'static [usize],
-    /// True if projections may have unlike schemes.
+    /// True if projections may have different schemes.
     pub(super) holds_unlike_schemes: bool,
 }
 
 impl Limits {
-    /// The first weight that the format cannot hold, or that its engines would refuse, and what to do about it.
+    /// Refusal of the first weight that the format cannot hold, or that its engines would refuse, with a fix.
     pub(super) fn refusal(
         &self,
         schemes: &Schemes,
@@ -155,7 +155,7 @@ impl Limits {
     }
 }
 
-/// Why groups that vLLM has no kernels for are refused.
+/// Refusal of groups that vLLM has no kernels for.
 pub(super) const VLLM_GROUPS: Reason = (
     "vLLM takes groups of 32, 64 and 128, and whole rows",
     "write one of these or `channel` as `group_size`",

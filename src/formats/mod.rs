@@ -1,8 +1,8 @@
-//! Formats of checkpoints: a folder of this folder for each, and a line in the list below.
+//! Checkpoint formats: one subfolder for each, and one line in the list below.
 //!
-//! A format's `mod.rs` says what is known of it, `limits.rs` what it cannot hold, `write.rs` and `read.rs` how its tensors
-//! are laid out (`docs/formats-export.md`), `card.rs` how engines load it. Writers and readers share nothing but names
-//! (`tests/architecture.rs` checks), so that reading back what was written is a test.
+//! A format's `mod.rs` holds its facts, `limits.rs` its limits, `write.rs` and `read.rs` the layout of its tensors
+//! (`docs/formats-export.md`), and `card.rs` how engines load it. Writers and readers share nothing but names
+//! (`tests/architecture.rs` checks), so reading back what was written is a test.
 
 mod awq;
 mod card;
@@ -41,7 +41,7 @@ macro_rules! formats {
         }
 
         impl Format {
-            /// All of them.
+            /// All formats.
             const ALL: &'static [Self] = &[$(Self::$Format),+];
 
             /// Facts of this format.
@@ -59,7 +59,7 @@ formats! {
     HuggingFace = "huggingface" in huggingface,
     /// pack-quantized integers with scales.
     CompressedTensors = "compressed-tensors" in compressed_tensors,
-    /// One file for llama.cpp and what is built on it.
+    /// One file for llama.cpp and engines built on it.
     Gguf = "gguf" in gguf,
     /// GPTQ's integers with scales, around 0.
     Gptq = "gptq" in gptq,
@@ -71,34 +71,34 @@ formats! {
 
 /// Facts of a format: one value in the folder of each.
 struct FormatSpec {
-    /// True if projections may have unlike widths.
+    /// True if projections may have different widths.
     holds_mixed_widths: bool,
-    /// True if it can say that what enters a projection is rounded.
+    /// True if it can store that the input of a projection is rounded.
     holds_rounded_inputs: bool,
     writer: Writer,
-    /// Reader of the weights of a folder that are not plain.
+    /// Reader of the quantised weights of a folder.
     reader: Option<FolderReader>,
     card: Card,
 }
 
 impl Format {
-    /// Tells whether it holds weights that are on no grid.
+    /// True if it holds weights that are not quantised.
     pub fn holds_plain_weights(self) -> bool {
         !matches!(self.writer(), Writer::Codes(_))
     }
 
-    /// Tells whether it holds projections of unlike widths.
+    /// True if it holds projections of different widths.
     pub(crate) fn holds_mixed_widths(self) -> bool {
         self.spec().holds_mixed_widths
     }
 
-    /// Tells whether it can say that what enters a projection is rounded.
+    /// True if it can store that the input of a projection is rounded.
     pub(crate) fn holds_rounded_inputs(self) -> bool {
         self.spec().holds_rounded_inputs
     }
 
-    /// The first weight that it cannot hold, or that its engines would refuse, and what to do about it; what has no codes
-    /// holds all.
+    /// Refusal of the first weight that it cannot hold, or that its engines would refuse, with a fix; formats without
+    /// codes hold every weight.
     pub fn refusal(
         self,
         schemes: &Schemes,
@@ -111,7 +111,7 @@ impl Format {
         }
     }
 
-    /// The way weights are written.
+    /// Writer of its weights.
     pub fn writer(self) -> &'static Writer {
         &self.spec().writer
     }

@@ -1,7 +1,7 @@
 //! The kernels as operations of Burn's `flex` backend, with their slopes for autodiff.
 //!
-//! This is the one place that sees Burn's own tensors. A tensor is read where it lies; what is written over is taken over
-//! without a copy if nobody else holds it, which is the case without a graph, and copied first if autodiff keeps it.
+//! No other module sees Burn's own tensors. A tensor is read in place. A tensor that is overwritten is reused without a
+//! copy if nobody else holds it, which is the case without a graph, and copied first if autodiff keeps it.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -19,7 +19,7 @@ use super::views::{HeadTensor, from_start, last_dim, like, matrix, owned, values
 use super::{Sight, rotation};
 use crate::device;
 
-/// Whether the kernels compute this: in the process's own memory, in f32.
+/// True if the kernels can compute with `x`: it is in the process's own memory, in f32.
 pub(super) fn takes<const D: usize>(x: &Tensor<D>) -> bool {
     device::is_host(&x.device()) && x.dtype() == DType::F32
 }

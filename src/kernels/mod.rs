@@ -1,9 +1,9 @@
-//! Operations of models that have two forms, each with both and the test that they are equal.
+//! Operations of models in two forms, each with both forms and the test that they are equal.
 //!
-//! On a CPU a norm, a gated activation, a rotation or an attention costs what its trips through memory cost, and a chain of
-//! tensor operations makes one trip for each of its links, with a new tensor at the end of each. On `flex` these run as
-//! one pass each (the modules `host`), forward and backward; on every other device they are a chain, whose kernels the device
-//! fuses by itself. Both give the same numbers up to rounding.
+//! On a CPU, a norm, a gated activation, a rotation or an attention costs as much as its memory traffic. A chain of
+//! tensor operations passes through memory once for each of them and makes a new tensor each time. On `flex` these
+//! operations run as one pass each (the modules `host`), forward and backward; on every other device they are a chain,
+//! whose kernels the device fuses by itself. Both give the same numbers up to rounding.
 
 mod attention;
 #[cfg(feature = "flex")]
@@ -27,6 +27,6 @@ pub use self::rotation::rotate;
 pub use self::soft_cap::{soft_cap, soft_cap_slope};
 pub use self::swiglu::swiglu;
 
-/// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.
+/// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for the core's own cache.
 #[cfg(feature = "flex")]
 const TASK: usize = 1 << 15;

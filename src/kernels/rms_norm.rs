@@ -9,7 +9,7 @@ use super::flex;
 ///
 /// # Shapes
 ///
-/// `x` is `[B, T, D]`, returned alike; `gain` is `[1, D]`.
+/// `x` is `[B, T, D]`, as is the result; `gain` is `[1, D]`.
 pub fn rms_norm(x: Tensor<3>, gain: &Tensor<2>, eps: f64) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if flex::takes(&x) {
@@ -57,7 +57,7 @@ pub(super) mod host {
         normed
     }
 
-    /// Replaces `slope`, that of what [`rms_norm`] returned, by the slope with respect to `x`; returns that of `gain`.
+    /// Replaces `slope`, that of [`rms_norm`]'s result, by the slope with respect to `x`; returns the slope of `gain`.
     ///
     /// ```text
     /// r = 1 / √(mean(x²) + eps)        d x = r (slope · gain − x r² mean(slope · gain · x))        d gain = Σ_rows slope · x r

@@ -5,11 +5,11 @@ use burn::tensor::Tensor;
 #[cfg(feature = "flex")]
 use super::flex;
 
-/// Turns dimensions `j` and `j + H/2` of every row by the angle of its position.
+/// Rotates dimensions `j` and `j + H/2` of every row by the angle of its position.
 ///
 /// # Shapes
 ///
-/// `x` is `[B, N, T, H]`, returned alike; `cos` and `sin` are `[1, 1, T, H/2]` and constants: no slope reaches them.
+/// `x` is `[B, N, T, H]`, as is the result; `cos` and `sin` are `[1, 1, T, H/2]` and constants: no slope reaches them.
 pub fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::takes(&x) {
@@ -36,9 +36,9 @@ pub(super) mod host {
     use crate::kernels::views::HeadRows;
     use crate::vector::vectorized;
 
-    /// Turns every pair `(j, j + H/2)` of each row by its position's angle; returns `[B, N, T, H]` row-major.
+    /// Rotates every pair `(j, j + H/2)` of each row by its position's angle; returns `[B, N, T, H]` row-major.
     ///
-    /// `cos` and `sin` are `[T, H/2]`; with `-sin` it is the slope of the turn.
+    /// `cos` and `sin` are `[T, H/2]`; with `-sin` the result is the slope of the rotation.
     pub(in crate::kernels) fn rotate(
         x: &[f32],
         rows: &HeadRows,

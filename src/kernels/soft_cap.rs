@@ -1,13 +1,13 @@
-//! Soft-caps: numbers kept within a bound without a kink.
+//! Soft-caps: smooth bounds of numbers.
 
 use burn::tensor::Tensor;
 
-/// `cap · tanh(x / cap)` (Bello et al. 2017, arXiv 1611.09940): near 0 as it was, never beyond `cap`.
+/// `cap · tanh(x / cap)` (Bello et al. 2017, arXiv 1611.09940): almost unchanged near 0, never beyond `cap`.
 pub fn soft_cap<const D: usize>(x: Tensor<D>, cap: f64) -> Tensor<D> {
     x.div_scalar(cap).tanh().mul_scalar(cap)
 }
 
-/// The slope of [`soft_cap`], from what it gave: `1 − (y / cap)²`.
+/// The slope of [`soft_cap`], from its result: `1 − (y / cap)²`.
 pub fn soft_cap_slope<const D: usize>(capped: Tensor<D>, cap: f64) -> Tensor<D> {
     capped.div_scalar(cap).square().neg().add_scalar(1.0)
 }

@@ -10,7 +10,7 @@ use super::flex;
 ///
 /// # Shapes
 ///
-/// Both are `[B, T, F]`, returned alike.
+/// Both are `[B, T, F]`, as is the result.
 pub fn swiglu(gate: Tensor<3>, up: Tensor<3>) -> Tensor<3> {
     #[cfg(feature = "flex")]
     if flex::takes(&gate) {
@@ -45,7 +45,7 @@ pub(super) mod host {
             });
     }
 
-    /// Replaces `gate` and `up` by the slopes with respect to them, given the slope of what [`swiglu`] returned.
+    /// Replaces `gate` and `up` by the slopes with respect to them, given the slope of [`swiglu`]'s result.
     ///
     /// ```text
     /// d up = slope · gate σ        d gate = slope · up · σ (1 + gate (1 − σ))

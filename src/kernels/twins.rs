@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-/// Relative; a tenth of it, relative to the largest number, is allowed besides. So far sums in another order move f32.
+/// Relative; a tenth of it, relative to the largest number, is added. Sums in another order move f32 by so much.
 const TOLERANCE: f32 = 1e-5;
 
 /// Numbers between -1 and 1 times `scale`, the same in every run.
@@ -18,7 +18,7 @@ pub(super) fn floats<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.try_into_vec_as::<f32>().unwrap()
 }
 
-/// `unit` is the size of the numbers that were subtracted from each other, if it is larger than what was left.
+/// Checks that numbers are close. `unit` is the size of subtracted numbers, if it is larger than the differences.
 pub(super) fn assert_close(what: &str, got: &[f32], want: &[f32], unit: f32) {
     assert_eq!(got.len(), want.len(), "{what}");
     let largest = want

@@ -1,4 +1,4 @@
-//! Where the numbers of `flex` tensors lie.
+//! Layout of the numbers of `flex` tensors.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
@@ -7,9 +7,9 @@ use burn::tensor::TensorData;
 use super::attention::host::Heads;
 use super::product::host::Matrix;
 
-/// Places and steps of a `[B, N, T, H]` view whose rows of `H` numbers lie together.
+/// Offset and strides of a `[B, N, T, H]` view whose rows of `H` numbers are contiguous.
 pub(super) struct HeadRows {
-    /// Place of the first number.
+    /// Offset of the first number.
     pub(super) start: usize,
     /// Steps from one batch row, head and position to the next.
     pub(super) strides: [usize; 3],
@@ -17,7 +17,7 @@ pub(super) struct HeadRows {
     pub(super) shape: [usize; 4],
 }
 
-/// A `[B, N, T, H]` view, and where its rows lie.
+/// A `[B, N, T, H]` view, and the layout of its rows.
 pub(super) struct HeadTensor {
     tensor: FlexTensor,
     pub(super) rows: HeadRows,
@@ -52,7 +52,7 @@ impl HeadTensor {
     }
 }
 
-/// The same matrix with no step backwards; a transposed view stays one.
+/// The same matrix without negative strides; a transposed view stays one.
 pub(super) fn from_start(tensor: FlexTensor) -> FlexTensor {
     if tensor.layout().strides().iter().all(|&stride| stride >= 0) {
         tensor
@@ -61,7 +61,7 @@ pub(super) fn from_start(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// A matrix as it lies; see [`from_start`].
+/// A matrix in place; see [`from_start`].
 pub(super) fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     let (shape, strides) = (tensor.shape(), tensor.layout().strides());
     let values: &[f32] = tensor.storage();
@@ -79,7 +79,7 @@ pub(super) fn owned(tensor: FlexTensor) -> FlexTensor {
     own
 }
 
-/// The numbers of a tensor that lies row by row.
+/// The numbers of a contiguous tensor.
 pub(super) fn values(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice()

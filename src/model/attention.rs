@@ -31,19 +31,19 @@ pub struct Attention {
 
 /// Keys and values of the positions that were already read, `[B, KV, S, H]` each.
 ///
-/// A sliding layer keeps all of them, too: the mask hides what has left its window.
+/// A sliding layer also keeps all of them: the mask hides positions outside its window.
 #[derive(Debug, Clone, Default)]
 pub struct KeyValues {
     kept: Option<(Tensor<4>, Tensor<4>)>,
 }
 
 impl KeyValues {
-    /// Positions held.
+    /// Number of positions held.
     pub fn len(&self) -> usize {
         self.kept.as_ref().map_or(0, |(keys, _)| keys.dims()[2])
     }
 
-    /// Whether nothing was read yet.
+    /// True if no position was read yet.
     pub fn is_empty(&self) -> bool {
         self.kept.is_none()
     }
@@ -61,15 +61,15 @@ impl KeyValues {
     }
 }
 
-/// What all layers of one kind share in a forward pass.
+/// State that all layers of one kind share in a forward pass.
 pub(super) struct AttentionContext {
-    rope: Option<RopeTable>, // none where nothing turns
+    rope: Option<RopeTable>, // none in layers without rotary positions
     sight: Sight,
     mask: Option<Tensor<4>>, // [1, 1, N/KV · T, S]
 }
 
 impl AttentionContext {
-    /// For `num_new` positions that follow `num_past` ones.
+    /// Context for `num_new` positions that follow `num_past` ones.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "scores are computed in f32"
@@ -98,7 +98,7 @@ impl AttentionContext {
         }
     }
 
-    /// Queries or keys by their positions, where they turn.
+    /// Queries or keys, rotated by their positions if these layers do so.
     fn turned(&self, x: Tensor<4>) -> Tensor<4> {
         match &self.rope {
             Some(rope) => rope.rotate(x),
@@ -108,11 +108,11 @@ impl AttentionContext {
 }
 
 impl Attention {
-    /// Mixes positions, as far as the tap lets it.
+    /// Mixes positions, up to the place at which the tap ends the pass.
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
@@ -146,8 +146,8 @@ impl Attention {
         Continue(linear(mixed, &self.o_proj))
     }
 
-    /// Queries, keys and values before they are turned: projected, then moved by their bias or normed where the
-    /// family does so.
+    /// Queries, keys and values before rotation: projected, then with their bias added or normed, if the family does
+    /// so.
     ///
     /// # Shapes
     ///
@@ -165,7 +165,7 @@ impl Attention {
         if let Some([q_norm, k_norm]) = &self.qk_norm {
             let normed = |x: Tensor<3>, weight: &Tensor<2>| {
                 let [_, _, size] = x.dims();
-                let [_, width] = weight.dims(); // of a head, or of all
+                let [_, width] = weight.dims(); // of one head, or of all heads
                 let parts = x.reshape([batch, seq * size / width, width]);
                 norm(parts, weight, config).reshape([batch, seq, size])
             };

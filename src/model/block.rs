@@ -19,11 +19,11 @@ pub(super) struct DecoderBlock {
     mlp_norm: Option<Tensor<2>>,
     mlp: Mlp,
     mlp_output_norm: Option<Tensor<2>>,
-    /// How what enters its projections is rounded.
+    /// Rounding of its projections' inputs.
     pub(super) inputs: InputLevels,
 }
 
-/// The half of a layer that brings positions together; layers of one decoder may have different ones.
+/// The half of a layer that mixes positions; layers of one decoder may have different mixers.
 #[derive(Debug, Clone)]
 enum Mixer {
     Attention(Attention),
@@ -95,11 +95,11 @@ impl DecoderBlock {
         tensors.into_iter().cloned().collect()
     }
 
-    /// Runs the layer, as far as the tap lets it.
+    /// Runs the layer, up to the place at which the tap ends the pass.
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
@@ -120,7 +120,7 @@ impl DecoderBlock {
     }
 }
 
-/// Norms what a layer reads or adds, where the family does so.
+/// Norm of a half's input or output, if the family has one.
 fn normed(x: Tensor<3>, weight: Option<&Tensor<2>>, config: &DecoderConfig) -> Tensor<3> {
     match weight {
         Some(weight) => norm(x, weight, config),

@@ -19,20 +19,20 @@ pub struct DecoderConfig {
     pub head_dim: usize,
     /// Attention scores are divided by its root; `head_dim` unless the family names another number.
     pub query_pre_attn_scalar: usize,
-    /// Attention scores stay within this of 0.
+    /// Soft cap: attention scores stay within this distance of 0.
     pub attn_logit_softcapping: Option<f64>,
-    /// Logits stay within this of 0.
+    /// Soft cap: logits stay within this distance of 0.
     pub final_logit_softcapping: Option<f64>,
-    /// Positions that a sliding layer sees, the current one among them.
+    /// Positions that a sliding layer sees, including the current one.
     pub sliding_window: Option<usize>,
     /// One entry per layer; if any slides, there is a `sliding_window`.
     pub layer_types: Vec<LayerType>,
     pub rms_norm_eps: f64,
     /// Rotary positions of layers with full attention.
     pub rope: Rope,
-    /// Rotary positions of sliding layers; those of the others if none.
+    /// Rotary positions of sliding layers; `None` if they are the same as in full ones.
     pub local_rope: Option<Rope>,
-    /// Layers, counted from 0 and ascending, whose queries and keys do not turn.
+    /// Layers whose queries and keys are not rotated, counted from 0, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers_without_rope: Vec<usize>,
     pub max_position_embeddings: usize,
@@ -44,12 +44,12 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// What its family has.
+    /// Facts of its family.
     pub fn family(&self) -> &'static Family {
         self.architecture.family()
     }
 
-    /// The same decoder with chosen layers alone, in the order given.
+    /// The same decoder with only these layers, in the given order.
     ///
     /// # Panics
     ///
@@ -66,7 +66,7 @@ impl DecoderConfig {
         }
     }
 
-    /// What attention in a layer goes by.
+    /// Settings of attention in a layer.
     pub(super) fn layer_kind(&self, layer: usize) -> LayerKind {
         LayerKind {
             layer_type: self.layer_types[layer],
@@ -74,7 +74,7 @@ impl DecoderConfig {
         }
     }
 
-    /// Positions that a layer of this type sees; `None` is all.
+    /// Positions that a layer of this type sees; `None` means all.
     pub fn window(&self, layer_type: LayerType) -> Option<usize> {
         self.sliding_window
             .filter(|_| layer_type == LayerType::Sliding)
@@ -89,15 +89,15 @@ impl DecoderConfig {
     }
 }
 
-/// What layers share whose attention does the same.
+/// Settings shared by layers whose attention does the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LayerKind {
     pub(super) layer_type: LayerType,
-    /// Queries and keys turn by their positions.
+    /// True if queries and keys are rotated by their positions.
     pub(super) turns: bool,
 }
 
-/// How far back a layer sees.
+/// Range of positions that a layer sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerType {
     /// All positions.
@@ -109,7 +109,7 @@ pub enum LayerType {
 }
 
 impl LayerType {
-    /// Sliding or not.
+    /// `Sliding` if `slides` is true, else `Full`.
     pub fn sliding_if(slides: bool) -> Self {
         if slides { Self::Sliding } else { Self::Full }
     }
@@ -130,13 +130,13 @@ pub struct Rope {
     pub theta: f64,
     /// Change of the series for long contexts.
     pub scaling: RopeScaling,
-    /// Dimensions of a head that turn, which are its first and an even number; `None` is all.
+    /// Rotary dimensions of a head: its first ones, an even number; `None` means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotary_dims: Option<usize>,
 }
 
 impl Rope {
-    /// Waves of this base, as they are, for all dimensions of a head.
+    /// Unscaled waves of this base, for all dimensions of a head.
     pub fn plain(theta: f64) -> Self {
         Self {
             theta,
@@ -145,12 +145,12 @@ impl Rope {
         }
     }
 
-    /// Dimensions that turn of a head of so many.
+    /// Rotary dimensions of a head of `head_dim` dimensions.
     pub fn dims(&self, head_dim: usize) -> usize {
         self.rotary_dims.unwrap_or(head_dim)
     }
 
-    /// Tells whether positions turn otherwise in a pass over so many than over all.
+    /// True if positions are rotated differently in a pass over `num_positions` than in one over `all`.
     pub fn differs_between(&self, num_positions: usize, all: usize) -> bool {
         match self.scaling {
             RopeScaling::LongRope {
@@ -161,7 +161,7 @@ impl Rope {
         }
     }
 
-    /// Share of a head's dimensions that `config.json` says so many by, which its readers multiply and round down.
+    /// Share of a head's dimensions for `config.json`: readers multiply it by `head_dim`, round down, and get `dims`.
     pub fn partial_rotary_factor(dims: u64, head_dim: u64) -> f64 {
         let factor = dims as f64 / head_dim as f64;
         if factor * head_dim as f64 >= dims as f64 {
@@ -187,8 +187,8 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_max_position_embeddings: usize,
     },
-    /// Waves that turn less than `beta_slow` times in the trained context are stretched by `factor`, those that turn
-    /// more than `beta_fast` times are left, with a ramp between; queries and keys grow by `attention_factor`
+    /// Waves that turn less than `beta_slow` times in the trained context are stretched by `factor`. The ones that turn
+    /// more than `beta_fast` times are left unchanged, with a ramp between. Queries and keys grow by `attention_factor`
     /// (Peng et al. 2023, arXiv 2309.00071).
     Yarn {
         factor: f64,
@@ -196,12 +196,12 @@ pub enum RopeScaling {
         beta_fast: f64,
         beta_slow: f64,
         original_max_position_embeddings: usize,
-        /// Whether the ramp's ends are rounded outwards to whole pairs of dimensions.
+        /// True if the ramp's ends are rounded outwards to whole pairs of dimensions.
         truncate: bool,
     },
-    /// The wave of each pair of dimensions is stretched by a factor of its own: by those of one list in passes of at most
-    /// `original_max_position_embeddings` positions, of another in longer ones, where all positions turn anew. Queries and
-    /// keys grow by `attention_factor` (Ding et al. 2024, arXiv 2402.13753).
+    /// Each pair of dimensions has its own stretch factor: from one list in passes of at most
+    /// `original_max_position_embeddings` positions, from another for all positions of longer passes. Queries and keys
+    /// grow by `attention_factor` (Ding et al. 2024, arXiv 2402.13753).
     LongRope {
         short_factor: Vec<f32>,
         long_factor: Vec<f32>,
@@ -211,18 +211,18 @@ pub enum RopeScaling {
 }
 
 impl RopeScaling {
-    /// Growth of queries and keys that a stretch by `factor` asks for (Peng et al. 2023), its logarithm times
+    /// Growth of queries and keys for a stretch by `factor` (Peng et al. 2023); its logarithm is multiplied by
     /// `mscale`.
     pub fn yarn_growth(factor: f64, mscale: f64) -> f64 {
         0.1 * mscale * factor.max(1.0).ln() + 1.0
     }
 
-    /// Growth of queries and keys that a context stretched by `factor` asks for in [`RopeScaling::LongRope`].
+    /// Growth of queries and keys in [`RopeScaling::LongRope`] for a context stretched by `factor`.
     pub fn longrope_growth(factor: f64, context: u64) -> f64 {
         (1.0 + factor.max(1.0).ln() / (context as f64).ln()).sqrt()
     }
 
-    /// What sines and cosines are multiplied by.
+    /// Factor of sines and cosines.
     pub fn attention_factor(&self) -> f64 {
         match *self {
             Self::Yarn {

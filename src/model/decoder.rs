@@ -24,7 +24,7 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Builds the decoder from its parameters, asked for one by one in the order of [`parameter_specs`].
+    /// Builds the decoder from its parameters, requested one by one in the order of [`parameter_specs`].
     pub fn from_parameters<E>(
         config: DecoderConfig,
         mut parameter: impl FnMut(&ParameterSpec) -> Result<Tensor<2>, E>,
@@ -50,7 +50,7 @@ impl Decoder {
         Self::from_list(self.config.clone(), tensors).with_inputs(inputs.collect())
     }
 
-    /// Rounds what enters the projections of each layer to other levels than now; a decoder is made to round nothing.
+    /// Sets the levels that inputs of the projections of each layer are rounded to; a new decoder rounds nothing.
     ///
     /// # Panics
     ///
@@ -97,7 +97,7 @@ impl Decoder {
         }
     }
 
-    /// Where the parameters live.
+    /// Device of the parameters.
     pub fn device(&self) -> Device {
         self.embed_tokens.device()
     }
@@ -111,7 +111,7 @@ impl Decoder {
         }
     }
 
-    /// Final, normalised hidden states: what the output matrix is applied to.
+    /// Final, normalised hidden states: the input of the output matrix.
     ///
     /// # Shapes
     ///
@@ -120,13 +120,13 @@ impl Decoder {
         self.hidden_tapped(ids, &mut Tap::none())
     }
 
-    /// As [`Decoder::hidden`], showing what flows through it to `tap`.
+    /// Hidden states as in [`Decoder::hidden`]; shows all activations to `tap`.
     pub fn hidden_tapped(&self, ids: Tensor<2, Int>, tap: &mut Tap<'_>) -> Tensor<3> {
         let contexts = self.contexts(&ids);
         self.forward(ids, &contexts, None, tap)
     }
 
-    /// Reads on after the positions that `past` holds (one entry per layer), and adds the new ones to it.
+    /// Hidden states of tokens that follow the positions in `past` (one entry per layer); adds the new positions to it.
     pub fn hidden_after(&self, ids: Tensor<2, Int>, past: &mut Vec<KeyValues>) -> Tensor<3> {
         past.resize_with(self.blocks.len(), KeyValues::default);
         let num_past = past.first().map_or(0, KeyValues::len);
@@ -167,7 +167,7 @@ impl Decoder {
         hidden
     }
 
-    /// What a forward pass begins with.
+    /// Embedded tokens, with which a forward pass begins.
     ///
     /// # Shapes
     ///
@@ -186,12 +186,12 @@ impl Decoder {
         }
     }
 
-    /// Adds to `total` the gradient of the embedding: the slopes with respect to what [`Decoder::embed`] returned, each in the
-    /// row of its token.
+    /// Adds to `total` the gradient of the embedding: the slopes with respect to the result of [`Decoder::embed`], each
+    /// in the row of its token.
     ///
     /// # Shapes
     ///
-    /// `total` is `[V, D]`, returned alike; `ids` is `[B, T]`, `slope` is `[B, T, D]`.
+    /// `total` is `[V, D]`, as is the result; `ids` is `[B, T]`, `slope` is `[B, T, D]`.
     pub fn add_embedding_gradient(
         &self,
         total: Tensor<2>,
@@ -208,7 +208,7 @@ impl Decoder {
         total.select_assign(0, ids, slope, IndexingUpdateOp::Add)
     }
 
-    /// What the layers share in a pass over `ids` from their first position on.
+    /// State that the layers share in a pass over `ids`, which begins at the first position.
     pub fn contexts(&self, ids: &Tensor<2, Int>) -> LayerContexts {
         LayerContexts::new(&self.config, 0, ids, &self.device().without_autodiff())
     }
@@ -217,7 +217,7 @@ impl Decoder {
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub fn layer(&self, layer: usize, x: Tensor<3>, contexts: &LayerContexts) -> Tensor<3> {
         match self.blocks.get(layer) {
             Some(block) => {
@@ -228,15 +228,15 @@ impl Decoder {
         }
     }
 
-    /// What enters the projections at a place of one layer, computed no further than that.
+    /// Inputs of the projections at a place of one layer; nothing after that place is computed.
     ///
     /// # Shapes
     ///
-    /// `x`, which enters the layer, is `[B, T, D]`; returns `[B, T, inputs]`.
+    /// `x`, the layer's input, is `[B, T, D]`; returns `[B, T, inputs]`.
     ///
     /// # Panics
     ///
-    /// If the place is none inside a layer.
+    /// If the place is not inside a layer.
     pub fn entering(
         &self,
         layer: usize,

@@ -1,10 +1,10 @@
-//! From hidden states to logits.
+//! Output layer: from hidden states to logits.
 
 use burn::tensor::Tensor;
 
 use crate::kernels::{product, soft_cap, soft_cap_slope};
 
-/// The output layer: everything between hidden states and logits, and the only place that knows it.
+/// The output layer: everything between hidden states and logits. No other code knows it.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// `[V, D]`; the embedding if the two are tied.
@@ -27,11 +27,11 @@ impl Head {
         }
     }
 
-    /// d logit / d product of hidden state and weight, element by element; `None` is 1 everywhere.
+    /// d logit / d product of hidden state and weight, element by element; `None` means 1 everywhere.
     ///
     /// # Shapes
     ///
-    /// `[P, V]`, returned alike.
+    /// `[P, V]`, as is the result.
     pub fn slope(&self, logits: &Tensor<2>) -> Option<Tensor<2>> {
         let cap = self.soft_cap?;
         Some(soft_cap_slope(logits.clone(), cap))

@@ -22,11 +22,11 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Runs it, as far as the tap lets it.
+    /// Runs the layer, up to the place at which the tap ends the pass.
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
@@ -47,7 +47,7 @@ impl Mlp {
 
 /// `x / 2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))` (Hendrycks & Gimpel 2016, arXiv 1606.08415, section 2).
 ///
-/// Burn's `gelu_approximate` has the same value, but takes x³ by a general power, which is slower.
+/// Burn's `gelu_approximate` has the same value, but computes x³ by a general power, which is slower.
 fn gelu_tanh(x: Tensor<3>) -> Tensor<3> {
     let bend = x.clone().square().mul_scalar(0.044_715).add_scalar(1.0);
     let inner = (x.clone() * bend).mul_scalar(FRAC_2_SQRT_PI * FRAC_1_SQRT_2);

@@ -5,11 +5,11 @@ use burn::tensor::Tensor;
 use super::DecoderConfig;
 use crate::kernels::rms_norm;
 
-/// The norm that a decoder has: [`rms_norm`] with the gain that the stored `weight` stands for.
+/// Norm of a decoder: [`rms_norm`] with the gain that the stored `weight` means.
 ///
 /// # Shapes
 ///
-/// As in [`rms_norm`].
+/// The same as in [`rms_norm`].
 pub fn norm(x: Tensor<3>, weight: &Tensor<2>, config: &DecoderConfig) -> Tensor<3> {
     let offset = config.family().gain_offset;
     if offset == 0.0 {

@@ -1,4 +1,4 @@
-//! A weight on its grid as files have it: codes, and what turns them into values.
+//! A quantised weight as files store it: codes, and the scaling that turns them into values.
 
 use burn::tensor::Tensor;
 
@@ -9,16 +9,16 @@ use crate::kernels::grid::{Grid, Quantized};
 pub struct OnGrid {
     /// Row-major `[out, in]`; levels of the grid.
     pub codes: Vec<f32>,
-    /// What turns them into values.
+    /// Scaling that turns them into values.
     pub scaling: GroupScaling,
 }
 
-/// What turns the codes of each group into values.
+/// Numbers that turn the codes of each group into values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupScaling {
     /// Row-major `[out, G]`.
     pub scales: Vec<f32>,
-    /// Codes that stand for 0, row-major `[out, G]`, if the grid has zeros; levels of the grid.
+    /// Codes of the value 0, row-major `[out, G]`, if the grid has zeros; levels of the grid.
     pub zeros: Option<Vec<f32>>,
     /// Values of the lowest codes, row-major `[out, G]`, if the grid has biases.
     pub biases: Option<Vec<f32>>,
@@ -49,7 +49,7 @@ impl OnGrid {
         Self { codes, scaling }
     }
 
-    /// Its values, row-major `[out, in]`: exact up to the one rounding of a product, and with a bias that of the sum.
+    /// Its values, row-major `[out, in]`. The only rounding is that of the product, and with a bias that of the sum.
     ///
     /// `group_len` codes of a row share a scale.
     pub fn into_values(self, grid: Grid, group_len: usize) -> Vec<f32> {
@@ -64,7 +64,7 @@ impl OnGrid {
         codes
     }
 
-    /// Some of its rows, of so many columns each.
+    /// Some rows of a weight of shape `[num_rows, columns]`.
     #[must_use]
     pub fn rows(self, rows: std::ops::Range<usize>, [num_rows, columns]: [usize; 2]) -> Self {
         let part = |numbers: Vec<f32>, row_len: usize| {
@@ -88,7 +88,7 @@ impl OnGrid {
         }
     }
 
-    /// Weights of one scheme, one below the other, as a matrix: all goes row by row. `None` of none.
+    /// Weights of one scheme, stacked row under row as one matrix; `None` without weights.
     pub fn stacked(parts: impl IntoIterator<Item = Self>) -> Option<Self> {
         let extend = |all: &mut Option<Vec<f32>>, next: Option<Vec<f32>>| {
             if let (Some(all), Some(next)) = (all, next) {
@@ -115,7 +115,7 @@ impl GroupScaling {
         }
     }
 
-    /// The codes of values that are on the grid: [`OnGrid::into_values`] gives these values again, bit for bit, or `None`.
+    /// Codes from which [`OnGrid::into_values`] gives these values, bit for bit; `None` if a value is not on the grid.
     #[expect(clippy::float_cmp, reason = "a value is on the grid, or it is not")]
     pub fn codes_of(&self, mut values: Vec<f32>, grid: Grid, group_len: usize) -> Option<OnGrid> {
         let lowest = lowest_code(grid);

@@ -1,4 +1,4 @@
-//! Parts of a decoder and the weights that they hold: what each is for, what it runs over, what enters it, and its name.
+//! Parts of a decoder and the weights that they hold: the purpose, axes, input and name of each.
 
 use std::cmp::Ordering;
 use std::path::Path;
@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{DecoderConfig, Site};
 use crate::recipe::{Fields, Item, Value, Word, word_of};
 
-/// What a weight is for. Pruning takes [`ParameterKind::Linear`] only; quantisation takes embedding and head, too, each by a
-/// scheme of its own.
+/// Purpose of a weight. Pruning takes [`ParameterKind::Linear`] only; quantisation also takes embedding and head, each
+/// with its own scheme.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ParameterKind {
     /// Token embedding, `[V, D]`; also the output layer if the two are tied.
@@ -27,7 +27,7 @@ pub enum ParameterKind {
 }
 
 impl ParameterKind {
-    /// Tells whether it is one row of numbers, such as a norm's, stored with one dimension; or factors of scales. Neither is
+    /// True for one row of numbers, such as a norm's, stored with one dimension, and for factors of scales. Neither is
     /// decayed.
     pub fn is_vector(self) -> bool {
         matches!(self, Self::Norm | Self::Bias | Self::Scale)
@@ -81,7 +81,7 @@ struct PartFacts {
 macro_rules! parts {
     ($($(#[$about:meta])* $Part:ident: $word:literal, $name:literal, $gguf:literal, $kind:ident, [$rows:ident, $columns:ident]
         $(, $input:ident)?;)+) => {
-        /// A part of a decoder that holds a weight; those of a layer stand in the order in which they do in it.
+        /// A part of a decoder that holds a weight; the parts of a layer are in the layer's order.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         pub enum Part {
             $($(#[$about])* #[serde(rename = $word)] $Part,)+
@@ -109,8 +109,8 @@ macro_rules! parts {
     (@input $input:ident) => { Some(Site::$input) };
 }
 
-// Word in files and tables, name in a layer of a Hugging Face checkpoint, name in llama.cpp's, kind, rows and columns, and
-// what enters it.
+// Word in files and tables, name in a layer of a Hugging Face checkpoint, name in llama.cpp's, kind, rows and columns,
+// and input.
 parts! {
     /// Token embedding; also the output layer if the two are tied.
     Embedding: "embed_tokens", "model.embed_tokens.weight", "token_embd.weight", Embedding, [Tokens, Hidden];
@@ -122,7 +122,7 @@ parts! {
     Key: "k_proj", "self_attn.k_proj.weight", "attn_k.weight", Linear, [Keys, Hidden], AttentionInput;
     /// Makes values.
     Value: "v_proj", "self_attn.v_proj.weight", "attn_v.weight", Linear, [Keys, Hidden], AttentionInput;
-    /// Brings what attention mixed into the residual stream.
+    /// Brings attention's result into the residual stream.
     Output: "o_proj", "self_attn.o_proj.weight", "attn_output.weight", Linear, [Hidden, Queries], AttentionOutput;
     /// Bias of queries.
     QueryBias: "q_bias", "self_attn.q_proj.bias", "attn_q.bias", Bias, [One, Queries];
@@ -130,21 +130,21 @@ parts! {
     KeyBias: "k_bias", "self_attn.k_proj.bias", "attn_k.bias", Bias, [One, Keys];
     /// Bias of values.
     ValueBias: "v_bias", "self_attn.v_proj.bias", "attn_v.bias", Bias, [One, Keys];
-    /// Norm of queries, before they are turned.
+    /// Norm of queries, before rotation.
     QueryNorm: "q_norm", "self_attn.q_norm.weight", "attn_q_norm.weight", Norm, [One, Head];
-    /// Norm of keys, before they are turned.
+    /// Norm of keys, before rotation.
     KeyNorm: "k_norm", "self_attn.k_norm.weight", "attn_k_norm.weight", Norm, [One, Head];
-    /// Norm of what attention adds to the residual stream.
+    /// Norm of attention's contribution to the residual stream.
     AttentionOutputNorm: "attention_output_norm", "post_attention_layernorm.weight", "post_attention_norm.weight", Norm, [One, Hidden];
     /// Norm in front of the feed-forward layer.
     MlpNorm: "mlp_norm", "post_attention_layernorm.weight", "ffn_norm.weight", Norm, [One, Hidden];
     /// Makes the gates of the feed-forward layer.
     Gate: "gate_proj", "mlp.gate_proj.weight", "ffn_gate.weight", Linear, [Channels, Hidden], MlpInput;
-    /// Makes what is gated.
+    /// Makes the gated channels of the feed-forward layer.
     Up: "up_proj", "mlp.up_proj.weight", "ffn_up.weight", Linear, [Channels, Hidden], MlpInput;
     /// Brings channels into the residual stream.
     Down: "down_proj", "mlp.down_proj.weight", "ffn_down.weight", Linear, [Hidden, Channels], MlpHidden;
-    /// Norm of what the feed-forward layer adds to the residual stream.
+    /// Norm of the feed-forward layer's contribution to the residual stream.
     MlpOutputNorm: "mlp_output_norm", "post_feedforward_layernorm.weight", "post_ffw_norm.weight", Norm, [One, Hidden];
     /// Norm in front of the output layer.
     FinalNorm: "norm", "model.norm.weight", "output_norm.weight", Norm, [One, Hidden];
@@ -153,12 +153,12 @@ parts! {
 }
 
 impl Part {
-    /// Short name, of a projection as recipes and engines have it: `q_proj`.
+    /// Short name. A projection has the name that recipes and engines use: `q_proj`.
     pub fn word(self) -> &'static str {
         self.facts().word
     }
 
-    /// Name of its tensor in a Hugging Face checkpoint, inside a layer if it is of one, unless its family has another
+    /// Name of its tensor in a Hugging Face checkpoint, or inside a layer of it, unless its family has another
     /// ([`Family::names`](super::Family::names)).
     pub(super) fn name(self) -> &'static str {
         self.facts().name
@@ -179,7 +179,7 @@ impl Part {
         self.facts().axes
     }
 
-    /// Place whose activations enter it, of a projection. Engines join projections that share one.
+    /// Place whose activations enter a projection; `None` for other parts. Engines join projections that share a place.
     pub fn input(self) -> Option<Site> {
         self.facts().input
     }
@@ -195,7 +195,7 @@ impl Part {
         Self::Down,
     ];
 
-    /// Tells whether it stands in a layer.
+    /// True if it is part of a layer.
     pub fn is_of_layer(self) -> bool {
         !matches!(self, Self::Embedding | Self::FinalNorm | Self::Head)
     }
@@ -229,7 +229,7 @@ impl Value for Part {
     }
 }
 
-/// Which weight of a decoder: the key of masks, schemes and scales. Their order is that of [`parameter_specs`].
+/// Identity of a weight of a decoder: the key of masks, schemes and scales. The order is that of [`parameter_specs`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WeightId {
     /// Layer, counted from 0; `None` outside of layers.
@@ -260,7 +260,7 @@ impl WeightId {
         }
     }
 
-    /// The same part of another layer; what stands outside of layers stays where it is.
+    /// The same part of another layer; a weight outside of layers stays the same.
     #[must_use]
     pub fn in_layer(self, layer: impl FnOnce(usize) -> usize) -> Self {
         Self {
@@ -269,12 +269,12 @@ impl WeightId {
         }
     }
 
-    /// Of a projection: its layer, and the place whose activations enter it.
+    /// Layer of a projection, and the place whose activations enter it.
     pub fn input(self) -> Option<(usize, Site)> {
         Some((self.layer?, self.part.input()?))
     }
 
-    /// The embedding first, layer after layer, then the final norm and the head.
+    /// Sort key: the embedding first, layer after layer, then the final norm and the head.
     fn place(self) -> (usize, Option<usize>, Part) {
         let layer = match (self.layer, self.part) {
             (Some(layer), _) => layer + 1,
@@ -300,10 +300,10 @@ impl Ord for WeightId {
 /// One weight of a decoder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParameterSpec {
-    /// Which it is.
+    /// Identity of the weight.
     pub id: WeightId,
-    /// Name, for files and messages: that of the tensor in a Hugging Face checkpoint, such as `model.norm.weight`, if the
-    /// family stores it alone.
+    /// Name for files and messages: the tensor's name in a Hugging Face checkpoint, such as `model.norm.weight`, if the
+    /// family stores the weight alone.
     pub name: String,
     /// `[out, in]`; a norm or bias is `[1, N]` here and `[N]` on disk.
     pub shape: [usize; 2],
@@ -321,9 +321,8 @@ impl ParameterSpec {
     }
 }
 
-/// All weights of a decoder, in one fixed order: embedding; per layer input norm, q, k, v, o and what belongs to them
-/// (biases, norms of queries and keys), the norms between, gate, up, down; then the final norm and, unless it is tied,
-/// the head.
+/// All weights of a decoder, in one fixed order: embedding; per layer input norm, q, k, v, o, their biases and the
+/// norms of queries and keys, the norms between, gate, up, down; then the final norm and, unless it is tied, the head.
 pub fn parameter_specs(config: &DecoderConfig) -> Vec<ParameterSpec> {
     let family = config.family();
     let spec = |id: WeightId| ParameterSpec {
@@ -347,7 +346,7 @@ pub fn parameter_specs(config: &DecoderConfig) -> Vec<ParameterSpec> {
         .collect()
 }
 
-/// Number of weights of a decoder; a tied output matrix counts nothing.
+/// Number of weights of a decoder; a tied output matrix is not counted.
 pub fn num_parameters(config: &DecoderConfig) -> u64 {
     parameter_specs(config)
         .iter()
@@ -369,7 +368,7 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// The first of its weights; what engines join has one purpose and one scheme.
+    /// The first of its weights; weights in one tensor have one purpose and one scheme.
     pub fn id(&self) -> WeightId {
         self.parts[0].id
     }
@@ -399,13 +398,13 @@ impl TensorSpec {
         name.rsplit_once('.').map_or(name, |(module, _)| module)
     }
 
-    /// Name of its module inside a layer, such as `self_attn.q_proj`, or of one that stands outside.
+    /// Name of its module inside a layer, such as `self_attn.q_proj`; the whole name of a module outside of layers.
     pub fn module_in_layer(&self) -> &str {
         let module = self.module();
         in_layer(module).map_or(module, |(_, module)| module)
     }
 
-    /// Its numbers, row by row, from those of its weights.
+    /// Its numbers, row by row, joined from the numbers of its weights.
     pub fn joined<T>(&self, mut numbers: impl FnMut(&ParameterSpec) -> Vec<T>) -> Vec<T> {
         let mut joined = numbers(&self.parts[0]);
         for part in &self.parts[1..] {
@@ -437,11 +436,11 @@ pub fn tensor_specs(config: &DecoderConfig) -> Vec<TensorSpec> {
     tensors
 }
 
-/// Begins the names of what stands in layers, in a Hugging Face checkpoint.
+/// Prefix of names inside layers, in a Hugging Face checkpoint.
 pub(super) const LAYERS: &str = "model.layers.";
 
-/// Of a name in a Hugging Face checkpoint: the number of the layer, as it is written, and the name inside of it; `None` of what
-/// stands in none.
+/// Number of the layer, as it is written, and the name inside the layer, from a name in a Hugging Face checkpoint;
+/// `None` outside of layers.
 pub fn in_layer(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(LAYERS)?.split_once('.')
 }

@@ -190,7 +190,7 @@ fn parts_that_are_stored_as_one_stand_together_and_have_one_input() {
             let mut inputs = fused.parts.iter().map(|part| part.input());
             let input = inputs.next().unwrap();
             assert!(input.is_some() && inputs.all(|other| other == input));
-            // Rows of queries and of keys would each be put in order by themselves.
+            // Rows of queries and of keys would each be ordered separately.
             assert!(!family.gguf.turns_neighbours, "{architecture:?}");
         }
     }

@@ -1,4 +1,4 @@
-//! Rotary positions, half-split as Hugging Face stores them: dimension `j` turns with `j + H/2`.
+//! Rotary positions, half-split as Hugging Face stores them: dimension `j` is rotated together with `j + H/2`.
 
 use std::f64::consts::TAU;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::kernels::rotate;
 ///
 /// # Shapes
 ///
-/// Both are `[1, 1, T, R/2]`, where R dimensions of a head turn.
+/// Both are `[1, 1, T, R/2]`, with R rotary dimensions of a head.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     cos: Tensor<4>,
@@ -22,8 +22,8 @@ pub struct RopeTable {
 impl RopeTable {
     /// The table of the given positions.
     ///
-    /// Angles are products of f32 numbers, as in `transformers`: at position 8,000 an f64 table would differ
-    /// from what the model was trained with.
+    /// Angles are products of f32 numbers, as in `transformers`: at position 8,000 an f64 table would differ from the
+    /// angles that the model was trained with.
     pub fn new(rope: &Rope, head_dim: usize, positions: Range<usize>, device: &Device) -> Self {
         let frequencies = inverse_frequencies(rope, head_dim, positions.end);
         let shape = [1, 1, positions.len(), frequencies.len()];
@@ -45,11 +45,11 @@ impl RopeTable {
         }
     }
 
-    /// Turns queries or keys: of each head the first dimensions, as many as are to.
+    /// Rotates queries or keys: the first R dimensions of each head.
     ///
     /// # Shapes
     ///
-    /// `[B, N, T, H]`, returned alike.
+    /// `[B, N, T, H]`, as is the result.
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, _, head_dim] = x.dims();
         let [_, _, _, pairs] = self.cos.dims();
@@ -63,11 +63,12 @@ impl RopeTable {
     }
 }
 
-/// Radians per position of each pair of dimensions that turn, `[R/2]`, in a pass over so many positions from the first on.
+/// Radians per position of each pair of rotary dimensions, `[R/2]`, in a pass over the first `num_positions` positions.
 ///
-/// For long contexts a share of every wave is stretched by a factor: all of it (linear), or all of the long waves, none
-/// of the short ones and a ramp between, by wavelength (Llama 3.1 release, 2024) or by dimension (`YaRN`, Peng et al.
-/// 2023, arXiv 2309.00071, section 3.2), or each wave by a factor of its own (`LongRoPE`). The same numbers as `ROPE_INIT_FUNCTIONS` of `transformers`.
+/// For long contexts a share of every wave is stretched by a factor: 1 (linear), or 1 for long waves and 0 for short
+/// ones, with a ramp by wavelength (Llama 3.1 release, 2024) or by dimension (`YaRN`, Peng et al. 2023, arXiv
+/// 2309.00071, section 3.2). `LongRoPE` has a factor per wave. The numbers equal `ROPE_INIT_FUNCTIONS` of
+/// `transformers`.
 pub fn inverse_frequencies(rope: &Rope, head_dim: usize, num_positions: usize) -> Vec<f32> {
     let dims = rope.dims(head_dim);
     (0..dims / 2)
@@ -134,7 +135,7 @@ fn yarn_range(rope: &Rope, dims: usize) -> (f64, f64) {
     }
     let (low, high) = (low.max(0.0), high.min((dims - 1) as f64));
     let is_step = (high - low).abs() < f64::EPSILON;
-    (low, if is_step { low + 0.001 } else { high }) // transformers' way out of 0 / 0
+    (low, if is_step { low + 0.001 } else { high }) // as transformers avoids 0 / 0
 }
 
 #[expect(

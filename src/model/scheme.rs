@@ -1,4 +1,4 @@
-//! What is quantised of each projection, and how.
+//! Schemes: the quantisation of each projection's weight and input.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,17 +9,17 @@ use serde::{Deserialize, Serialize};
 use super::{DecoderConfig, ParameterSpec, Site, WeightId, parameter_specs};
 use crate::kernels::grid::{Grid, Levels};
 
-/// How a projection is quantised.
+/// Quantisation of a projection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Scheme {
-    /// What its weight is rounded to.
+    /// Grid of its weight.
     pub weight: Grid,
-    /// What enters it is rounded to these levels, position by position, while the model runs.
+    /// Levels of its input, which is rounded position by position while the model runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Levels>,
 }
 
-/// As in `int4, groups of 32` or `int8, one scale per row, activations int8`.
+/// Examples: `int4, groups of 32`, and `int8, one scale per row, activations int8`.
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.input {
@@ -29,10 +29,10 @@ impl fmt::Display for Scheme {
     }
 }
 
-/// The schemes of a model; a weight that is not there stays as it is.
+/// The schemes of a model; a weight without an entry is not quantised.
 pub type Schemes = BTreeMap<WeightId, Scheme>;
 
-/// Two weights that engines join into one matrix, since one input enters both, but of which something differs.
+/// Two weights with different values, although engines join them into one matrix because they share their input.
 pub fn unlike_parts<T: PartialEq>(
     of_weights: &BTreeMap<WeightId, T>,
     config: &DecoderConfig,
@@ -54,7 +54,7 @@ pub fn unlike_parts<T: PartialEq>(
     None
 }
 
-/// The first weight whose rows do not fall into whole groups, with the size of the groups.
+/// The first weight whose rows do not divide into whole groups, with the group size.
 pub fn uneven_groups(schemes: &Schemes, config: &DecoderConfig) -> Option<(ParameterSpec, usize)> {
     parameter_specs(config).into_iter().find_map(|spec| {
         let grid = schemes.get(&spec.id)?.weight;
@@ -63,13 +63,13 @@ pub fn uneven_groups(schemes: &Schemes, config: &DecoderConfig) -> Option<(Param
     })
 }
 
-/// What enters the projections of one layer is rounded to these levels; where there are none, to nothing.
+/// Levels that the inputs of one layer's projections are rounded to; an input without levels is not rounded.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct InputLevels(BTreeMap<Site, Levels>);
 
 impl InputLevels {
-    /// Of every layer, from the schemes of its projections; those that share their input share its levels
-    /// ([`unlike_parts`]).
+    /// Input levels of every layer, from the schemes of its projections; projections that share their input share its
+    /// levels ([`unlike_parts`]).
     pub fn of_layers(schemes: &Schemes, config: &DecoderConfig) -> Vec<Self> {
         let mut layers = vec![Self::default(); config.num_hidden_layers];
         for (id, scheme) in schemes {
@@ -80,11 +80,11 @@ impl InputLevels {
         layers
     }
 
-    /// What enters the projections at a site.
+    /// Rounds the input of the projections at a site, if it has levels.
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub(super) fn round(&self, site: Site, x: Tensor<3>) -> Tensor<3> {
         match self.0.get(&site) {
             Some(levels) => levels.round_positions(x),

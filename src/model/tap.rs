@@ -1,4 +1,4 @@
-//! A tap shows what flows through a decoder, for pruning scores and calibration.
+//! A tap shows the activations inside a decoder, for pruning scores and calibration.
 
 use std::ops::ControlFlow::{self, Break, Continue};
 
@@ -17,9 +17,9 @@ pub enum Site {
     MlpInput,
     /// Enters `down_proj`.
     MlpHidden,
-    /// The residual stream in front of a layer; as that of layer `num_hidden_layers`, behind the last.
+    /// The residual stream before a layer; for layer `num_hidden_layers`, after the last one.
     Residual,
-    /// Enters the output matrix; shown as of layer `num_hidden_layers`.
+    /// Enters the output matrix; shown as in layer `num_hidden_layers`.
     HeadInput,
 }
 
@@ -32,7 +32,7 @@ impl Site {
         Self::MlpHidden,
     ];
 
-    /// Whether its activations enter linear layers inside a block.
+    /// True if its activations enter linear layers inside a block.
     pub fn enters_block_layers(self) -> bool {
         !matches!(self, Self::Residual | Self::HeadInput)
     }
@@ -48,11 +48,11 @@ pub struct Tap<'a> {
     inputs: InputLevels,
 }
 
-/// Activations on their way through a layer, `[B, T, D]`; a break carries those of the place at which the pass ends,
-/// `[B, T, inputs]`.
+/// Activations on their way through a layer, `[B, T, D]`; a break carries the activations at the place where the pass
+/// ends, `[B, T, inputs]`.
 pub(super) type Passed = ControlFlow<Tensor<3>, Tensor<3>>;
 
-/// What a pass came to, wherever it ended.
+/// Activations at the end of a pass, early or not.
 pub(super) fn settled(passed: Passed) -> Tensor<3> {
     match passed {
         Continue(x) | Break(x) => x,
@@ -78,7 +78,7 @@ impl<'a> Tap<'a> {
         }
     }
 
-    /// Ends the pass at the first such place, with what enters the projections there.
+    /// Ends the pass at the first such place, with the inputs of the projections there.
     pub(super) fn until(site: Site) -> Self {
         Self {
             until: Some(site),
@@ -90,7 +90,7 @@ impl<'a> Tap<'a> {
         self.layer = layer;
     }
 
-    /// Rounds what enters the projections of the layer from here on.
+    /// Sets the rounding of projection inputs for the layer from here on.
     pub(super) fn set_inputs(&mut self, inputs: &InputLevels) {
         self.inputs.clone_from(inputs);
     }
@@ -101,7 +101,7 @@ impl<'a> Tap<'a> {
         }
     }
 
-    /// Shows what enters the projections at a place, and hands it on as these are to see it: rounded, where it is.
+    /// Shows the inputs of the projections at a place, then passes them on, rounded if the layer rounds them.
     pub(super) fn pass(&mut self, site: Site, activations: Tensor<3>) -> Passed {
         self.observe(site, &activations);
         let rounded = self.inputs.round(site, activations);

@@ -8,7 +8,7 @@ use super::*;
 use crate::kernels::grid::Grid;
 use crate::model::parameter_specs;
 
-/// Folders of the reference writers, and the grid that is told of their projections.
+/// Folders of the reference writers, and the grid reported for their projections.
 const FOLDERS: [(&str, Grid); 9] = [
     ("gptq-4bit-g32-sym", Grid::symmetric(4, Some(32))),
     ("gptq-4bit-g32-sym-actorder", Grid::symmetric(4, Some(32))),
@@ -21,13 +21,13 @@ const FOLDERS: [(&str, Grid); 9] = [
     ("mlx-8bit-g64-tied", Grid::asymmetric(8, Some(64))),
 ];
 
-/// Number of weights whose digests are those of another decoder, which `expected` has by name.
+/// Number of weights with the digests of another decoder, which `expected` holds by name.
 pub(super) fn num_equal(dir: &Path, expected: &Value) -> usize {
     let checkpoint = Checkpoint::open(dir).unwrap();
     let mut num_equal = 0;
     for spec in parameter_specs(checkpoint.config()) {
         let Some(want) = expected.get(&spec.name) else {
-            continue; // of MLX, plain weights were not hashed
+            continue; // plain weights of MLX were not hashed
         };
         let got = checkpoint.values(&spec).unwrap();
         let bytes: Vec<u8> = got.iter().flat_map(|value| value.to_le_bytes()).collect();
@@ -134,7 +134,7 @@ fn codes_of_worked_examples_stand_where_they_do() {
     assert_eq!(weight("gptq-4bit-g32-sym")[..8], want);
 }
 
-/// A copy of a folder in which some tensors give way to others, of a dtype, shape and bytes.
+/// A copy of a folder in which some tensors are replaced by others, of a dtype, shape and bytes.
 fn with_tensors(
     folder: &str,
     gone: &str,

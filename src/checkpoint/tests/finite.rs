@@ -1,11 +1,11 @@
-//! Weights that are no numbers, in every way in which a checkpoint can hold one.
+//! Weights that are not finite, in every form that a checkpoint can hold.
 
 use ::safetensors::Dtype;
 
 use super::*;
 use crate::gguf::{GgufFile, TensorType};
 
-/// A folder of each container, and a tensor of floats in it that stands for a weight or a part of one.
+/// A folder of each container, and a tensor of floats in it that stores a weight or a part of one.
 const STORED: [(&str, &str); 12] = [
     ("hf-llama-256", "model.layers.0.mlp.down_proj.weight"),
     ("hf-llama-256", "model.norm.weight"),
@@ -57,7 +57,7 @@ fn place(dir: &Path, tensor: &str) -> (PathBuf, Range<usize>, Dtype) {
     found.unwrap_or_else(|| panic!("no {tensor} in {}", dir.display()))
 }
 
-/// What is said of a checkpoint that opens, but not all of whose weights can be read.
+/// Message for a checkpoint that opens, but not all of whose weights can be read.
 fn unread(path: &Path) -> String {
     let error = Checkpoint::open(path).unwrap().check_weights().unwrap_err();
     let help = error.help().unwrap();

@@ -1,10 +1,10 @@
-//! GGUF files against the Hugging Face folders they were made of.
+//! GGUF files compared with the Hugging Face folders that they were made from.
 
 use super::*;
 use crate::gguf::draft::Draft;
 use crate::model::{Architecture, ParameterKind, RopeScaling, parameter_specs};
 
-/// Committed files, and the folders they were converted from.
+/// Committed files, and the folders that they were converted from.
 const MADE_OF: [(&str, &str); 3] = [
     ("gguf-q8_0-tied", "hf-smollm2-tied"),
     ("gguf-q8_0-llama3rope", "hf-llama3-rope"),
@@ -29,7 +29,7 @@ fn open(name: &str) -> Checkpoint {
     Checkpoint::open(&golden(name)).unwrap()
 }
 
-/// Name of a tensor in llama.cpp, as `gguf.get_tensor_name_map` of the `gguf` package has it.
+/// Name of a tensor in llama.cpp, as `gguf.get_tensor_name_map` of the `gguf` package gives it.
 fn llama_cpp_name(name: &str, family: &str) -> String {
     let norms_outputs = matches!(family, "gemma2" | "gemma3" | "olmo2");
     let (after_attention, before_mlp) = if norms_outputs {
@@ -62,8 +62,8 @@ fn llama_cpp_name(name: &str, family: &str) -> String {
     .fold(name, |name, (from, to)| name.replace(from, to))
 }
 
-/// Rows as llama.cpp's converter orders them for `llama`: new row `2j` is old row `j`, new row `2j + 1` the one half
-/// a head further.
+/// Rows in the order of llama.cpp's converter for `llama`: new row `2j` is old row `j`, new row `2j + 1` is the row
+/// half a head further.
 fn interleaved(rows: &[f32], num_heads: usize, head_dim: usize) -> Vec<f32> {
     let row_len = rows.len() / (num_heads * head_dim);
     let mut new = vec![0.0; rows.len()];
@@ -111,7 +111,7 @@ fn metadata(config: &DecoderConfig, family: &str) -> Draft {
         number("final_logit_softcapping", cap);
     }
     if family == "gemma3" {
-        // Two layers, of which the second sees all: llama.cpp would make both slide without being told.
+        // Two layers, of which the second sees all: llama.cpp would make both slide, whatever the file says.
         let slides = [[7, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0].as_slice(), &[1, 0]].concat();
         let array = [&9_u32.to_le_bytes()[..], &slides].concat();
         draft.raw("gemma3.attention.sliding_window_pattern", array);
@@ -243,7 +243,7 @@ fn a_vocabulary_filled_up_keeps_its_rows() {
     assert_eq!(reopened(&draft).unwrap().config().vocab_size, 320);
 }
 
-/// Why the file is refused that the tiny Llama becomes by this change.
+/// Message for the file that the tiny Llama becomes by this change.
 fn told_of(change: impl Fn(&mut Draft)) -> String {
     let mut draft = converted(&open("hf-llama"), "llama");
     change(&mut draft);

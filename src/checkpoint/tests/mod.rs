@@ -1,4 +1,4 @@
-//! Golden folders and what damages them.
+//! Golden folders, and functions that damage them.
 
 mod containers;
 mod files;

@@ -31,7 +31,7 @@ fn quantised_weights_decode_to_what_the_reference_decodes() {
     assert_eq!(num_weights, 13 * 21 + 20); // one is tied
 }
 
-/// Message for a folder whose `quantization_config` says something else at one place.
+/// Message for a folder whose `quantization_config` has another value at one place.
 fn scheme_refusal(pointer: &str, value: Value) -> String {
     let dir = copy("ct-w4a16-g32-sym");
     edit_json(&dir.path().join("config.json"), |config| {
@@ -80,7 +80,7 @@ fn quantisation_that_is_not_implemented_is_refused_by_its_key() {
     );
 }
 
-/// Message for a folder in whose one group something else stands at one place.
+/// Message for a folder whose one group has another value at one place.
 fn group_refusal(key: &str, value: Value) -> String {
     let message = scheme_refusal(&format!("/config_groups/group_0/{key}"), value);
     assert!(message.contains("config_groups.group_0."), "{message}");

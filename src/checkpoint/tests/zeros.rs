@@ -99,7 +99,7 @@ fn zeros_that_contradict_a_symmetric_config_are_refused_by_name() {
     let message = refusal_with(last, &|bytes| bytes.fill(0x88));
     let found = format!("8, `{first}.qzeros` of 7");
     assert_eq!(message, want(last, &found));
-    // Where any zero may stand, these are read.
+    // If any zero is allowed, these are read.
     edit_tensor(dir.path(), &format!("{last}.qzeros"), |bytes| {
         bytes[9] = 0x79;
     });
@@ -139,7 +139,7 @@ fn zeros_of_0_in_the_first_version_of_gptq_borrow_from_their_neighbours() {
     assert_ne!(weights(first.path()), weights(&golden(ASYMMETRIC)));
 }
 
-/// A folder of other bits, of codes and zeros from the first words of those of 4 bits, as long as it has as many.
+/// A folder of other bits; its codes and zeros are the first words of the folder of 4 bits, as many as it needs.
 fn with_bits(folder: &str, bits: u32) -> tempfile::TempDir {
     let dir = copy(folder);
     let file = dir.path().join("model.safetensors");
@@ -177,7 +177,7 @@ fn with_bits(folder: &str, bits: u32) -> tempfile::TempDir {
 fn zeros_of_every_width_are_added_to_in_whole_words() {
     for (bits, ones) in [(2, 0x5555_5555_u32), (4, 0x1111_1111), (8, 0x0101_0101)] {
         let (second, first) = (with_bits(ASYMMETRIC, bits), with_bits(ASYMMETRIC, bits));
-        // Some codes of 0 in every word: 1 is taken from them, too.
+        // Some codes of 0 in every word: 1 is subtracted from them, too.
         let zeros = |word: u32| word & 0x00F0_F30F;
         edit_zeros(second.path(), zeros);
         edit_zeros(first.path(), |word| zeros(word).wrapping_sub(ones));

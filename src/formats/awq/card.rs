@@ -1,4 +1,4 @@
-//! The card of a folder of AWQ.
+//! The card of an AWQ folder.
 
 use crate::formats::card::{Card, gptqmodel};
 

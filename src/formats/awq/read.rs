@@ -6,7 +6,7 @@ use crate::formats::read::{PackedReading, Transposed, WordLayout, expect, number
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
 
-/// Makes a reader of a `quantization_config`.
+/// Makes a reader from a `quantization_config`.
 pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let versions = ["gemm", "GEMM"].map(Value::from);
     for key in ["/version", "/checkpoint_format", "/format"] {

@@ -10,7 +10,7 @@ use crate::formats::write::{
 use crate::formats::{ExportDtype, WriteError};
 use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
 
-/// Columns in a word of eight, the lowest bits first: the order that its kernels take nibbles apart in.
+/// Columns of a word of eight codes, the lowest bits first: the order in which AWQ's kernels unpack nibbles.
 const COLUMN_OF_NIBBLE: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
 
 #[expect(
@@ -30,7 +30,7 @@ pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<Said, Wri
     Ok(vec![("quantization_config", said)])
 }
 
-/// The tensors that stand for a weight; all matrices are transposed, `[in, out]`.
+/// Tensors that store a weight; all matrices are transposed, `[in, out]`.
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,

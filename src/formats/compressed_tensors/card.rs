@@ -1,4 +1,4 @@
-//! The card of a folder of compressed-tensors.
+//! The card of a compressed-tensors folder.
 
 use crate::formats::card::{Card, Loading, transformers, vllm};
 

@@ -1,11 +1,11 @@
-//! Limits of compressed-tensors, which has no place for quantised embeddings, and biases of groups.
+//! Limits of compressed-tensors: it holds neither quantised embeddings nor biases of groups.
 
 use crate::formats::limits::{NO_BIASES, Reason, Refusal};
 use crate::formats::{ExportDtype, Format};
 use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs};
 
-/// Quantised linear layers it has, of which the untied head is one; engines look up embeddings plain.
+/// Refusal of a quantised embedding, which engines look up plain. Linear layers are held, among them the untied head.
 const NO_EMBEDDING: Reason = (
     "its engines look up plain embeddings",
     "leave the embedding plain, or write `formats: [mlx]` or `[gguf]`",

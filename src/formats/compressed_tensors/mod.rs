@@ -1,4 +1,4 @@
-//! compressed-tensors: what llm-compressor writes, and vLLM, SGLang and transformers load.
+//! compressed-tensors: written by llm-compressor, loaded by vLLM, SGLang and transformers.
 
 mod card;
 mod limits;

@@ -1,12 +1,12 @@
-//! The rule by which llm-compressor and compressed-tensors round a bfloat16 model to nearest, in plain arithmetic: every
-//! operation is rounded to bfloat16, and a scale is not made to fit float16, too.
+//! Rounding to nearest of a bfloat16 model as in llm-compressor and compressed-tensors, in plain arithmetic: every
+//! operation is rounded to bfloat16, and a scale need not fit float16.
 
 use half::bf16;
 
 use crate::kernels::grid::{Grid, Levels};
 use crate::model::OnGrid;
 
-/// What the reference makes of a weight.
+/// Codes and scales that the reference gives a weight.
 pub(super) fn quantize(grid: Grid, weight: &[f32], cols: usize) -> OnGrid {
     let (mut codes, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
     for group in weight.chunks(grid.group_size.unwrap_or(cols)) {

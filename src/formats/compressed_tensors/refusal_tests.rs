@@ -1,4 +1,4 @@
-//! What no file can say is not written.
+//! Weights that no file can hold are not written.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::model::{OnGrid, ParameterSpec, Scheme};
 
 const CHANGED: &str = "model.layers.1.mlp.up_proj.weight";
 
-/// Message of a refused export in which one weight, of [256, 128], is changed.
+/// Message of a refused export with one changed weight, of [256, 128].
 fn refusal(scheme: Scheme, change: impl Fn(&mut OnGrid)) -> String {
     let config = config_of("hf-llama");
     let quantized = |spec: &ParameterSpec, scheme: Scheme| {

@@ -19,8 +19,8 @@ use crate::model::{
 
 pub(super) const INT8: Option<Levels> = Some(Levels::Symmetric { bits: 8 });
 
-/// Folders of the reference writer, the plain folder that each was made of, and the scheme of its attention and of its
-/// feed-forward layers.
+/// Folders of the reference writer, the plain folder that each was made from, and the schemes of its attention and of
+/// its feed-forward layers.
 const GOLDEN: [(&str, &str, [Scheme; 2]); 14] = [
     (
         "ct-w3a16-g32-sym",
@@ -149,7 +149,7 @@ fn the_weights_that_the_reference_rounded_give_its_files_byte_for_byte() {
         )
         .unwrap();
         let got = fs::read(dir.path().join("model.safetensors")).unwrap();
-        // Whether activations are rounded, the tensors do not show.
+        // The tensors do not show whether activations are rounded.
         let folder = name.replace("fp8-w8a16-channel", "fp8-dynamic");
         let want = fs::read(golden(&folder).join("model.safetensors")).unwrap();
         assert!(
@@ -158,7 +158,7 @@ fn the_weights_that_the_reference_rounded_give_its_files_byte_for_byte() {
             got.len(),
             want.len()
         );
-        // The config means the same: with that of the reference beside them, the tensors read alike.
+        // The config has the same meaning: with the reference's tensors beside it, the weights read the same.
         let ours = Checkpoint::open(dir.path()).unwrap();
         fs::copy(
             golden(name).join("config.json"),

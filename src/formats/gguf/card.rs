@@ -23,7 +23,7 @@ fn engines(card: &mut String, loading: &Loading<'_>) {
          ```\n",
         quoted(file)
     );
-    let file = json!(file); // a JSON string is one of Python
+    let file = json!(file); // a JSON string is also a Python string
     let which = format!("Which.GGUF(quantized_model_id=\".\", quantized_filename={file})");
     mistral_rs(card, &format!("Runner(which={which})"));
 }

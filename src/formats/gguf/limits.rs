@@ -1,10 +1,10 @@
-//! Which grids blocks of ggml hold.
+//! Grids that ggml's blocks hold.
 
 use crate::gguf::WrittenType;
 use crate::kernels::grid::{Grid, Levels};
 use crate::model::{DecoderConfig, ParameterKind, Schemes, tensor_specs};
 
-/// The type whose blocks are this grid.
+/// The type whose blocks hold this grid.
 pub(super) fn type_of_grid(grid: Grid) -> Option<WrittenType> {
     match (grid.levels, grid.group_size) {
         (Levels::Symmetric { bits: 4 }, Some(32)) => Some(WrittenType::Q4_0),
@@ -13,8 +13,8 @@ pub(super) fn type_of_grid(grid: Grid) -> Option<WrittenType> {
     }
 }
 
-/// Describes the grids of a student's projections, if there are some and no blocks hold them all: the file has plain weights
-/// then, unless a plan names a type.
+/// Describes the grids of a student's projections if no block type holds them all. `None` if one does, or without
+/// grids. The file has plain weights then, unless a plan names a type.
 pub fn without_blocks(schemes: &Schemes, config: &DecoderConfig) -> Option<String> {
     let specs = tensor_specs(config).into_iter();
     let linear = specs.filter(|spec| spec.kind() == ParameterKind::Linear);

@@ -1,4 +1,4 @@
-//! GGUF files, the format of llama.cpp: names, order of rows and norms as it has them.
+//! GGUF files, the format of llama.cpp, with its names, its order of rows and its norms.
 
 mod card;
 mod limits;
@@ -24,16 +24,16 @@ pub(super) static FORMAT: FormatSpec = FormatSpec {
 /// Tensor of the divisors of the rotary frequencies, one per pair of dimensions.
 const ROPE_FREQS: &str = "rope_freqs.weight";
 
-/// The same of `LongRoPE`: within the trained context, and beyond.
+/// Tensors of `LongRoPE`'s divisors: within the trained context, and beyond it.
 const ROPE_FACTORS: [&str; 2] = ["rope_factors_short.weight", "rope_factors_long.weight"];
 
 const TYPE: Kind = Kind::Word(WrittenType::WORDS);
 
 keys! {
-    /// Types of weights in a GGUF file; `None` follows from the student's grid and the export's dtype.
+    /// Types of weights in a GGUF file. `None`: the student's grid and the export's dtype decide.
     #[derive(Copy, Default, Eq)]
     pub struct GgufPlan in GGUF {
         linear as "gguf_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for a student on that grid (4 or 8 bits in groups of 32), else `dtype`", TYPE, "type of the projections in a GGUF file");
-        embedding as "gguf_embedding_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for each of them on that grid, else `dtype`", TYPE, "type of the embedding and the output matrix in a GGUF file");
+        embedding as "gguf_embedding_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for a matrix on that grid, else `dtype`", TYPE, "type of the embedding and the output matrix in a GGUF file");
     }
 }

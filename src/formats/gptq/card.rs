@@ -1,4 +1,4 @@
-//! The card of a folder of GPTQ.
+//! The card of a GPTQ folder.
 
 use crate::formats::card::{Card, gptqmodel};
 

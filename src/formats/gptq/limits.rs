@@ -11,7 +11,7 @@ pub(super) static LIMITS: Limits = Limits {
     kinds: &[ParameterKind::Linear],
     holds_whole_rows: true,
     groups: VLLM_GROUPS,
-    word_axes: &[0, 1], // zeros stand beside each other row by row
+    word_axes: &[0, 1], // zeros of neighbouring rows share words
     holds_unlike_schemes: false,
 };
 

@@ -1,4 +1,4 @@
-//! GPTQ: transposed matrices of integers around 0, which vLLM and every older reader of GPTQ take.
+//! GPTQ: transposed matrices of integers around 0, which vLLM and every older reader of GPTQ load.
 
 mod card;
 mod limits;

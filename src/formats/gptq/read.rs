@@ -6,7 +6,7 @@ use crate::formats::read::{PackedReading, Transposed, Version, WordLayout, expec
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
 
-/// Makes a reader of a `quantization_config`.
+/// Makes a reader from a `quantization_config`.
 pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let null = Value::Null;
     for key in ["/checkpoint_format", "/format"] {

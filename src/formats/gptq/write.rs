@@ -1,4 +1,4 @@
-//! GPTQ's first format, around 0: what vLLM takes, and every older reader of GPTQ.
+//! GPTQ's first format, around 0, which vLLM and every older reader of GPTQ load.
 
 use ::safetensors::Dtype;
 use serde_json::json;
@@ -28,7 +28,7 @@ pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<Said, Wri
     Ok(vec![("quantization_config", said)])
 }
 
-/// The tensors that stand for a weight; all matrices are transposed, `[in, out]`.
+/// Tensors that store a weight; all matrices are transposed, `[in, out]`.
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,
@@ -39,10 +39,10 @@ pub(super) fn encode(
     let bits = scheme.weight.levels.bits();
     let num_groups = check(spec, scheme, weight)?;
     let num_words = |codes: usize| codes * bits as usize / 32;
-    // Codes of a row share words; then the matrix of words is turned.
+    // Codes of a row share words; then the matrix of words is transposed.
     let codes = integers(&spec.name, &weight.codes, bits)?;
     let words = transposed(&pack(&codes, spec.shape, bits), num_words(cols));
-    // What is stored is one less than the code that stands for 0.
+    // The stored zero is one less than the code of 0.
     let zeros = pack(&vec![-1; num_groups * rows], [num_groups, rows], bits);
     let scales = transposed(&weight.scaling.scales, num_groups);
     let scales = exact_bytes(&spec.name, &scales, Dtype::F16)?;

@@ -1,4 +1,4 @@
-//! Plain folders: weights, `config.json`, `generation_config.json` and the tokenizer's files, as transformers has them.
+//! Plain folders: weights, `config.json`, `generation_config.json` and the tokenizer's files, as in transformers.
 
 mod card;
 mod write;
@@ -11,7 +11,7 @@ pub(super) static FORMAT: FormatSpec = FormatSpec {
     holds_mixed_widths: true,
     holds_rounded_inputs: false,
     writer: Writer::Plain,
-    reader: None, // what is plain needs none
+    reader: None, // plain weights need none
     card: card::CARD,
 };
 

@@ -26,7 +26,7 @@ fn write(
     })
 }
 
-/// Writes what a golden folder holds.
+/// Writes the weights of a golden folder.
 fn export(name: &str, dir: &Path, dtype: ExportDtype) -> DecoderConfig {
     let source = Checkpoint::open(&golden(name)).unwrap();
     let config = source.config().clone();

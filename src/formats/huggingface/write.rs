@@ -10,7 +10,7 @@ use crate::files::{self, with_path, write_atomically, write_json};
 use crate::formats::WriteError;
 use crate::model::DecoderConfig;
 
-/// Files that a tokenizer may consist of, beside its named chat templates; all but the first are optional.
+/// Files that a tokenizer may consist of, besides its named chat templates; all but the first are optional.
 const TOKENIZER_FILES: [&str; 9] = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,8 +42,8 @@ pub fn write_generation(
 
 /// Copies a tokenizer's files byte for byte; `source` is a model folder or a `tokenizer.json` file.
 ///
-/// A source without `tokenizer_config.json` gets a small one, since transformers does not load a tokenizer without:
-/// the class that reads any `tokenizer.json`, and the special tokens that the config names by id.
+/// A source without `tokenizer_config.json` gets a small one, because transformers does not load a tokenizer without
+/// it. It names the class that reads any `tokenizer.json`, and the special tokens that the config names by id.
 pub fn write_tokenizer(
     dir: &Path,
     config: &DecoderConfig,
@@ -71,7 +71,7 @@ pub fn write_tokenizer(
     Ok(())
 }
 
-/// The tokenizer files of a model folder that are there, by their paths inside of it.
+/// Tokenizer files that a model folder has, by their paths inside it.
 pub fn tokenizer_files(source: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let names = TOKENIZER_FILES.map(str::to_owned).into_iter();
     let names = names.chain(template_files(source)?);
@@ -118,9 +118,9 @@ fn name_specials(json: &mut Map<String, Value>, tokenizer: &Value, config: &Deco
     }
 }
 
-/// Gives a tokenizer that transformers would build anew a class that loads the `tokenizer.json` in `dir` as it is.
+/// Sets a tokenizer class that loads `dir`'s `tokenizer.json` unchanged, if transformers would rebuild the tokenizer.
 ///
-/// Returns what no class can mend.
+/// Returns the rebuild that no class can prevent.
 pub fn keep_as_it_is(dir: &Path, config: &DecoderConfig) -> Result<Option<Rebuilt>, WriteError> {
     let path = dir.join("tokenizer_config.json");
     let (tokenizer, mut json) = (read(&dir.join("tokenizer.json"))?, read(&path)?);

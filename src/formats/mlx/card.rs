@@ -1,4 +1,4 @@
-//! The card of a folder of MLX.
+//! The card of an MLX folder.
 
 use crate::formats::card::{Card, mlx};
 

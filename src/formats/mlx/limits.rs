@@ -1,4 +1,4 @@
-//! Limits of MLX: whole numbers of most widths, each module with a width of its own.
+//! Limits of MLX: integers of most widths; each module may have its own width.
 
 use crate::formats::limits::{Limits, Reason};
 use crate::formats::{ExportDtype, Format};

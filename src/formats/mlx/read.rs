@@ -21,7 +21,7 @@ use crate::model::{
 #[derive(Debug)]
 struct Mlx(BTreeMap<String, Grid>);
 
-/// Makes a reader of the key `quantization`: one width and group for all, and those of modules that have their own, or `false`.
+/// Makes a reader from the key `quantization`: one width and group, except for modules with their own, or with `false`.
 pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let all = grid(json, "")?;
     let mut weights = BTreeMap::new();
@@ -45,7 +45,7 @@ pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
 }
 
 impl Packed for Mlx {
-    /// Only what has scales in the files, as MLX decides it. If none has, none stays plain, so that the first is missed.
+    /// Keeps weights that have scales in the files, as MLX does. If none has, keeps all: the first is reported missing.
     fn keep_stored(&mut self, files: &TensorFiles) {
         let is_stored = |name: &String| {
             let module = name.strip_suffix(".weight").unwrap_or(name);
@@ -56,7 +56,7 @@ impl Packed for Mlx {
         }
     }
 
-    /// A bias stands where the zero of other containers stands, so these are asymmetric whatever they hold.
+    /// MLX stores a bias where other containers store a zero, so schemes are asymmetric for any values.
     fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
         let weight = *self.0.get(&spec.name)?;
         let input = None;
@@ -80,7 +80,7 @@ impl Packed for Mlx {
         Ok(Some([vec![spec.name.clone()], parts.into()].concat()))
     }
 
-    /// Its groups have zeros in the place of biases where these say the same.
+    /// Groups get zeros instead of biases if both give the same values.
     fn weight(
         &self,
         files: &TensorFiles,
@@ -109,13 +109,13 @@ impl Packed for Mlx {
     }
 }
 
-/// The code that stands for 0, if a group has the same values with it as with its bias.
+/// The code of 0, if a group has the same values with this zero as with its bias.
 #[expect(clippy::cast_possible_truncation, reason = "a level of 8 bits")]
 fn zero_of(codes: &[f32], scale: f32, bias: f32, grid: Grid) -> Option<f32> {
     let limits = grid.levels.limits().map(|limit| limit as f32);
     let [lowest, highest] = limits;
-    let zero = lowest + (-bias / scale).round(); // of a scale of 0 none is found
-    // Bit for bit: a 0 has a sign.
+    let zero = lowest + (-bias / scale).round(); // a scale of 0 gives none
+    // Compared bit for bit, because 0 has a sign.
     let of_bias = |code: &f32| ((code - lowest) * scale + bias).to_bits();
     let is_same = |code: &f32| of_bias(code) == ((code - zero) * scale).to_bits();
     let holds = (lowest..=highest).contains(&zero) && codes.iter().all(is_same);

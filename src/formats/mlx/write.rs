@@ -10,7 +10,7 @@ use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, Scheme, Schemes, TensorSpec, tensor_specs,
 };
 
-/// The scheme of the first projection that has one, or else of the first weight, and of each module that has another or none.
+/// Keys for the scheme of the first quantised projection, or else weight, and for each module with another or none.
 #[expect(
     clippy::unnecessary_wraps,
     reason = "the type of formats that may refuse"
@@ -44,7 +44,7 @@ pub(super) fn describe(schemes: &Schemes, config: &DecoderConfig) -> Result<Said
     ])
 }
 
-/// The tensors that stand for a weight: `w = u · scale + bias` with `u = q + 2^(bits − 1)`.
+/// Tensors that store a weight: `w = u · scale + bias` with `u = q + 2^(bits − 1)`.
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,

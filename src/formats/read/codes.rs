@@ -1,4 +1,4 @@
-//! Codes out of bytes.
+//! Codes decoded from bytes.
 
 /// Codes of packed rows: each is a little-endian bit stream, padded to whole 32-bit words.
 ///
@@ -23,8 +23,8 @@ pub(in crate::formats) fn unpack(packed: &[u8], [rows, cols]: [usize; 2], bits: 
     codes
 }
 
-/// A float of 8 bits (E4M3): its exponent and mantissa stand in f32 as they are, but for where they stand and for the bias,
-/// which a product mends; numbers without a leading bit come out right, too.
+/// Value of an 8-bit float (E4M3). Its exponent and mantissa bits move to their places in f32, and a product corrects
+/// the exponent's bias. Numbers without a leading bit come out right, too.
 pub(in crate::formats) fn fp8(byte: u8) -> f32 {
     const BIAS: f32 = f32::from_bits((127 + 127 - 7) << 23); // 2^(127 − 7)
     let magnitude = u32::from(byte & 0x7F);
@@ -35,7 +35,7 @@ pub(in crate::formats) fn fp8(byte: u8) -> f32 {
     f32::from_bits(magnitude << 20 | sign) * BIAS
 }
 
-/// A matrix of rows of `columns`, with its rows as columns.
+/// Transpose of a row-major matrix with `columns` columns.
 pub(in crate::formats) fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
     let num_rows = matrix.len() / columns.max(1);
     let mut out = Vec::with_capacity(matrix.len());

@@ -1,4 +1,4 @@
-//! Weights of a folder that are not plain: what every reader of them can do, and what of `config.json` they share.
+//! Quantised weights of a folder: the trait of all their readers, and the parsing of `config.json` that they share.
 
 mod codes;
 mod transposed;
@@ -14,21 +14,21 @@ pub(super) use self::zeros::Version;
 use super::{CheckpointError, Format, TensorFiles};
 use crate::model::{ConfigError, DecoderConfig, OnGrid, Scheme, TensorSpec};
 
-/// A weight as a checkpoint has it.
+/// A weight as a checkpoint stores it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum StoredWeight {
-    /// In f32, row-major.
+    /// Values in f32, row-major.
     Plain(Vec<f32>),
     /// Codes and scales.
     OnGrid(OnGrid),
 }
 
-/// FolderReader of the weights of a folder that are not plain.
+/// Reader of the quantised weights of a folder.
 pub(crate) trait Packed: Debug + Send + Sync {
-    /// Leaves out what is plain in the files, where the config does not say which weights are.
+    /// Drops the weights that are plain in the files, for configs that do not name the quantised ones.
     fn keep_stored(&mut self, _files: &TensorFiles) {}
 
-    /// Settles what the config leaves to the files, or says otherwise than they do; shapes have been checked.
+    /// Decides by the files what the config leaves open or states wrongly; shapes have been checked.
     fn settle(&mut self, _files: &TensorFiles) -> Result<Option<Settled>, CheckpointError> {
         Ok(None)
     }
@@ -36,7 +36,7 @@ pub(crate) trait Packed: Debug + Send + Sync {
     /// The scheme of a weight; `None` if it is plain.
     fn scheme(&self, spec: &TensorSpec) -> Option<Scheme>;
 
-    /// The tensors that stand for a weight are there with their dtypes and shapes; their names, or `None` if it is plain.
+    /// Checks that a weight's tensors are there with dtypes and shapes; returns their names, or `None` if it is plain.
     fn check(
         &self,
         files: &TensorFiles,
@@ -51,16 +51,16 @@ pub(crate) trait Packed: Debug + Send + Sync {
     ) -> Result<Option<StoredWeight>, CheckpointError>;
 }
 
-/// PackedReading of a folder where its config alone does not say it.
+/// Decoding of a folder, where its config alone does not determine it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Settled {
-    /// The deciding fact, in words: part of what the model is.
+    /// The deciding fact, in words; part of the model's identity.
     pub(crate) decoded: &'static str,
     /// A note for the user.
     pub(crate) note: Option<String>,
 }
 
-/// A way to find a format in a `config.json`, and to read it.
+/// Format of a quantised folder: how to find it in a `config.json`, and how to read it.
 pub(super) struct FolderReader {
     /// Its `quant_method` in `quantization_config`; `None` for the format that has a key of its own, `quantization`.
     pub(super) method: Option<&'static str>,
@@ -70,9 +70,9 @@ pub(super) struct FolderReader {
 /// A reader, or the fault of a `config.json`.
 pub(super) type PackedReading = Result<Box<dyn Packed>, ConfigError>;
 
-/// FolderReader of the weights that are not plain, by a parsed `config.json`; `None` if it says nothing of quantisation.
+/// Reader of the quantised weights, from a parsed `config.json`; `None` if that does not mention quantisation.
 ///
-/// Strict: whatever would change a weight or an activation and is not implemented is refused by its key.
+/// Strict: a key that would change a weight or an activation, and is not implemented, is refused.
 pub(crate) fn packed(
     json: &Value,
     config: &DecoderConfig,
@@ -100,7 +100,7 @@ pub(crate) fn packed(
     open(reader.expect("one of these methods"), json)
 }
 
-/// The value at a JSON pointer is one of these; `null` stands for absent.
+/// Returns the value at a JSON pointer, which must be one of these; `null` means absent.
 pub(super) fn expect<'a>(
     json: &'a Value,
     pointer: &str,
@@ -134,7 +134,7 @@ pub(super) fn part(spec: &TensorSpec, part: &str) -> String {
     format!("{}.{part}", spec.module())
 }
 
-/// Groups in a row of a weight.
+/// Number of groups in a row of a weight.
 pub(super) fn num_groups(
     spec: &TensorSpec,
     group_size: Option<usize>,
@@ -151,7 +151,7 @@ pub(super) fn num_groups(
     })
 }
 
-/// Words of 32 bits that so many codes fill.
+/// Number of 32-bit words that these codes fill.
 pub(super) fn num_words(
     spec: &TensorSpec,
     codes: usize,

@@ -1,7 +1,7 @@
 //! GPTQ and AWQ: codes of transposed matrices, `[in, out]`, in words of 32 bits.
 //!
-//! WordLayout: `docs/formats-export.md`. Written apart from the writers, so that one checks the other: it looks up
-//! each code in its word, where the writer shifts whole rows into words and turns the matrix of words.
+//! Layout: `docs/formats-export.md`. Shares no code with the writers, so that one checks the other: this reader looks
+//! up each code in its word; the writer shifts whole rows into words and transposes the matrix of words.
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use crate::model::{
     tensor_specs,
 };
 
-/// The nibble of a word of AWQ that holds the code of a column; of eight columns, the even ones come first.
+/// Nibble of an AWQ word that holds the code of a column; of eight columns, the even ones come first.
 const NIBBLE_OF_COLUMN: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 /// The quantised projections of a folder, all on one grid.
@@ -31,18 +31,18 @@ pub(in crate::formats) struct Transposed {
     weights: BTreeSet<String>,
 }
 
-/// Where codes lie, and which zeros are stored.
+/// Layout of the codes, and of the stored zeros.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::formats) enum WordLayout {
-    /// CodeMatrix of neighbouring inputs share a word.
+    /// Codes of neighbouring inputs share a word.
     Gptq(Version),
-    /// CodeMatrix of neighbouring outputs share a word.
+    /// Codes of neighbouring outputs share a word.
     Awq,
 }
 
 impl Packed for Transposed {
-    /// Only what has codes in the files: which projections stay plain, configs say in several ways. If none has, none
-    /// stays plain, so that the first is missed.
+    /// Keeps the weights that have codes in the files, because configs name plain projections in several ways. If none
+    /// has codes, all are kept, so that the first is reported missing.
     fn keep_stored(&mut self, files: &TensorFiles) {
         let is_stored = |name: &String| {
             let module = name.strip_suffix(".weight").unwrap_or(name);
@@ -53,8 +53,8 @@ impl Packed for Transposed {
         }
     }
 
-    /// Reads zeros as they are stored, whatever version the config names, where they tell it; what of this the config
-    /// does not say. Shapes have been checked.
+    /// Reads zeros in the version that their stored values show, even if the config names another. Returns the part of
+    /// this that the config does not say. Shapes have been checked.
     fn settle(&mut self, files: &TensorFiles) -> Result<Option<Settled>, CheckpointError> {
         let WordLayout::Gptq(named) = self.layout else {
             return Ok(None); // AWQ stores zeros as they are
@@ -109,7 +109,7 @@ impl Packed for Transposed {
         Ok(Some(names))
     }
 
-    /// A weight, on its grid if groups are neighbouring columns: those of a permuted matrix are not.
+    /// A weight, on its grid if groups are neighbouring columns; the groups of a permuted matrix are not.
     fn weight(
         &self,
         files: &TensorFiles,
@@ -132,9 +132,9 @@ impl Packed for Transposed {
             return Ok(Some(StoredWeight::Plain(row_by_row(
                 shape,
                 |column, row| {
-                    let group = groups.get(column).copied().unwrap_or_default(); // one for each column
+                    let group = groups.get(column).copied().unwrap_or_default(); // one group per column
                     let code = codes.at(column, row) - zeros.at(group, row);
-                    code as f32 * scale(group * rows + row) // of 9 bits at most
+                    code as f32 * scale(group * rows + row) // 9 bits at most
                 },
             ))));
         }
@@ -153,7 +153,7 @@ impl Packed for Transposed {
 }
 
 impl Transposed {
-    /// Makes a reader of the `quantization_config` of a folder.
+    /// Makes a reader from the `quantization_config` of a folder.
     pub(in crate::formats) fn of(
         json: &Value,
         config: &DecoderConfig,
@@ -212,7 +212,7 @@ impl Transposed {
         CodeMatrix::open(files, &part(spec, "qzeros"), shape, bits, order, added)
     }
 
-    /// The group of each column: those of a permuted matrix stand in the file.
+    /// Group of each column; the file lists the groups of a permuted matrix.
     fn groups(
         &self,
         files: &TensorFiles,
@@ -245,7 +245,7 @@ impl Transposed {
     }
 }
 
-/// A matrix of so many rows and columns, given a number for each column and row.
+/// Row-major matrix of this shape; `number` gives the element for a column and a row.
 fn row_by_row([rows, columns]: [usize; 2], number: impl Fn(usize, usize) -> f32) -> Vec<f32> {
     let mut numbers = Vec::with_capacity(rows * columns);
     for row in 0..rows {
@@ -254,14 +254,14 @@ fn row_by_row([rows, columns]: [usize; 2], number: impl Fn(usize, usize) -> f32)
     numbers
 }
 
-/// Which codes share a word.
+/// Codes that share a word.
 #[derive(Debug, Clone, Copy)]
 enum Order {
-    /// Those of neighbouring rows.
+    /// Codes of neighbouring rows.
     Down,
-    /// Those of neighbouring columns.
+    /// Codes of neighbouring columns.
     Along,
-    /// Those of neighbouring columns, in [`NIBBLE_OF_COLUMN`].
+    /// Codes of neighbouring columns, in [`NIBBLE_OF_COLUMN`].
     Interleaved,
 }
 
@@ -271,7 +271,7 @@ struct CodeMatrix<'a> {
     row_len: usize,
     bits: u32,
     order: Order,
-    /// What is added to each word before codes are taken out of it; codes borrow from their neighbours.
+    /// Number added to each word before codes are extracted; codes borrow from their neighbours.
     added: u32,
 }
 

@@ -1,4 +1,4 @@
-//! Zeros of GPTQ files: two versions of the format store them in two ways, and files name the wrong one.
+//! Zeros of GPTQ files. Two versions of the format store them in two ways, and some files name the wrong one.
 #![warn(clippy::indexing_slicing)]
 
 use super::{CheckpointError, Settled};
@@ -7,10 +7,10 @@ use crate::kernels::grid::Levels;
 /// Version of GPTQ's format: which zeros are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::formats) enum Version {
-    /// One less than they are. Writers take 1 from every code of a *word* at once, so that a zero of 0 borrows from its
-    /// neighbour; added to the whole word again, nothing is lost.
+    /// Stored minus one. Writers subtract 1 from every code of a *word* at once, so a zero of 0 borrows from its
+    /// neighbour. Adding to the whole word again loses nothing.
     First,
-    /// As they are.
+    /// Stored unchanged.
     Second,
 }
 
@@ -23,7 +23,7 @@ impl Version {
         }
     }
 
-    /// What is added to a word of stored zeros, wrapping, before codes are taken out of it.
+    /// Number added, wrapping, to a word of stored zeros before codes are extracted.
     pub(super) fn added(self, bits: u32) -> u32 {
         match self {
             Self::First => ones(bits),
@@ -34,9 +34,9 @@ impl Version {
 
 /// Finds which version's zeros are stored, from the words of every tensor of zeros.
 ///
-/// Around 0 every zero is the middle of the codes, so that what is stored tells the version; some files name the other.
-/// Elsewhere the name is all there is. `None` where zeros are read by the name, and no code of a word borrowed from
-/// another.
+/// On symmetric grids every zero is the middle of the codes, so the stored zeros show the version; some files name the
+/// other one. On other grids only the name is known. `None` if zeros are read by the name, and no code of a word
+/// borrowed from another.
 pub(super) fn settle(
     named: Version,
     levels: Levels,
@@ -76,7 +76,7 @@ pub(super) fn settle(
     Ok(Some((stored, Settled { decoded, note })))
 }
 
-/// The version of a file whose zeros are all the middle of the codes; `None` if it has none.
+/// Version of a file whose zeros are all the middle of the codes; `None` if it has no zeros.
 fn symmetric_version(
     bits: u32,
     tensors: &[(String, &[[u8; 4]])],
@@ -115,7 +115,7 @@ fn ones(bits: u32) -> u32 {
     u32::MAX / ((1 << bits) - 1)
 }
 
-/// Tells whether any code of a word is the largest: plus 1, it carries into the next.
+/// True if any code of a word is the largest: adding 1 to it carries into the next.
 fn has_full_code(word: u32, bits: u32) -> bool {
     let full = (1 << bits) - 1;
     codes(word, bits).any(|code| code == full)

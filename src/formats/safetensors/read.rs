@@ -23,7 +23,7 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Bytes of the little-endian length that opens a safetensors file.
 const LENGTH_BYTES: usize = size_of::<u64>();
 
-/// The tensors of a folder, memory-mapped: what is not asked for is not read.
+/// The tensors of a folder, memory-mapped: only requested tensors are read.
 ///
 /// The files must not change while this lives; see [`Mapped`].
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct TensorFiles {
     tensors: BTreeMap<String, StoredTensor>,
 }
 
-/// Where a tensor lies and what it is.
+/// Location, dtype and shape of a tensor.
 #[derive(Debug, Clone)]
 struct StoredTensor {
     file_idx: usize,
@@ -61,7 +61,7 @@ impl TensorFiles {
         Ok(files)
     }
 
-    /// Gives tensors other names and forgets those for which there is none.
+    /// Renames tensors, and forgets the ones for which `name` gives no name.
     pub(crate) fn rename(&mut self, name: impl Fn(&str) -> Option<String>) {
         let tensors = std::mem::take(&mut self.tensors).into_iter();
         self.tensors = tensors
@@ -88,7 +88,7 @@ impl TensorFiles {
             .sum()
     }
 
-    /// A tensor stored as F32, F16 or BF16, in f32 (exact), row-major, every element of which is finite.
+    /// A tensor stored as F32, F16 or BF16, in f32 (exact), row-major; every element is finite.
     pub fn f32s(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, CheckpointError> {
         self.check_floats(name, shape)?;
         let tensor = self.tensor(name)?;
@@ -103,7 +103,7 @@ impl TensorFiles {
         Ok(values)
     }
 
-    /// Refuses what was decoded of a tensor, or of several that stand for a weight, if it is not all finite.
+    /// Refuses the decoded values of a tensor, or of several that store a weight, if they are not all finite.
     pub(in crate::formats) fn check_finite(
         &self,
         name: &str,
@@ -128,13 +128,13 @@ impl TensorFiles {
         Ok(self.bytes(tensor))
     }
 
-    /// The tensor is there as F32, F16 or BF16 with this shape.
+    /// Checks that the tensor is there as F32, F16 or BF16 with this shape.
     pub fn check_floats(&self, name: &str, shape: &[usize]) -> Result<(), CheckpointError> {
         let tensor = self.tensor(name)?;
         check(name, tensor, &[Dtype::F32, Dtype::F16, Dtype::BF16], shape)
     }
 
-    /// Whether two tensors have one dtype, one shape and the same bytes.
+    /// True if two tensors have the same dtype, shape and bytes.
     pub fn are_equal(&self, one: &str, other: &str) -> Result<bool, CheckpointError> {
         let (one, other) = (self.tensor(one)?, self.tensor(other)?);
         let header = |tensor: &StoredTensor| (tensor.dtype, tensor.shape.clone());
@@ -143,8 +143,8 @@ impl TensorFiles {
 
     /// BLAKE3 (hex) over all tensors: names in byte order, then shape, dtype and bytes.
     ///
-    /// How the tensors are spread over files does not matter, nor does their order in them. Every part is preceded by
-    /// its length, so no two folders give one stream of bytes.
+    /// The split into files and the order of tensors in them do not matter. Every part is preceded by its length, so no
+    /// two folders give the same stream of bytes.
     pub fn content_hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (name, tensor) in &self.tensors {
@@ -219,14 +219,14 @@ impl TensorFiles {
             })
     }
 
-    /// Lets go of the pages of tensors that were read through.
+    /// Releases the pages of tensors that have been read.
     pub(crate) fn release_all(&self) {
         self.files
             .iter()
             .for_each(|file| file.release(&(0..file.len())));
     }
 
-    /// As [`TensorFiles::release_all`], of one tensor.
+    /// Releases the pages of one tensor, as [`TensorFiles::release_all`] does of all.
     fn release(&self, tensor: &StoredTensor) {
         if let Some(file) = self.files.get(tensor.file_idx) {
             file.release(&tensor.bytes);
@@ -241,7 +241,7 @@ impl TensorFiles {
     }
 }
 
-/// A JSON file that has to be there.
+/// Reads a JSON file, which must exist.
 pub(crate) fn read_json(path: &Path) -> Result<Value, CheckpointError> {
     let text = files::read(path).map_err(|error| with_path(error, path))?;
     serde_json::from_slice(&text).map_err(|source| CheckpointError::Json {
@@ -310,7 +310,7 @@ fn check(
     Ok(())
 }
 
-/// One name and nothing else: not absolute, no `..`, no folder.
+/// True for one name and nothing else: not absolute, no `..`, no folder.
 fn is_file_name(file: &str) -> bool {
     let mut components = Path::new(file).components();
     matches!(
@@ -319,7 +319,7 @@ fn is_file_name(file: &str) -> bool {
     )
 }
 
-/// Elements of a tensor; its length in bytes is a multiple of `N`, which the header check has seen to.
+/// Elements of a tensor; its length in bytes is a multiple of `N`, as the header check ensures.
 fn decode<const N: usize, T>(bytes: &[u8], element: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (elements, _) = bytes.as_chunks::<N>();
     elements.iter().map(|&le| element(le)).collect()

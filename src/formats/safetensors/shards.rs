@@ -9,12 +9,12 @@ use serde_json::{Map, Value, json};
 use super::write::{EncodedTensor, write_file};
 use crate::files::{with_path, write_json};
 
-/// Where weights are written.
+/// Destination of weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Files<'a> {
     /// An existing folder.
     pub dir: &'a Path,
-    /// Bytes of weights in one file, at most, unless a single tensor has more.
+    /// Most bytes of weights in one file, unless a single tensor has more.
     pub max_shard_bytes: u64,
 }
 
@@ -27,16 +27,16 @@ impl<'a> From<&'a Path> for Files<'a> {
     }
 }
 
-/// Takes tensors one by one and holds those of one file.
+/// Takes tensors one by one and holds the ones of one file.
 ///
-/// How many files there are stands in the name of each, and is known at the end: until then they have other names, which
-/// no reader looks for.
+/// The number of files is part of each file's name and is known only at the end. Until then files have other names,
+/// which no reader looks for.
 pub(in crate::formats) struct Shards<'a> {
     files: Files<'a>,
     /// Tensors of the file that is being filled.
     tensors: Vec<EncodedTensor>,
     shard_bytes: u64,
-    /// Names of the tensors of each file that is written.
+    /// Names of the tensors of each finished file.
     written: Vec<Vec<String>>,
     total_bytes: u64,
 }
@@ -64,7 +64,7 @@ impl<'a> Shards<'a> {
         Ok(())
     }
 
-    /// Writes the last file and gives all their names.
+    /// Writes the last file and gives all files their names.
     pub(in crate::formats) fn finish(mut self) -> io::Result<()> {
         if self.written.is_empty() {
             let path = self.files.dir.join("model.safetensors");
@@ -140,7 +140,7 @@ mod tests {
         for (name, values) in [
             ("b", &[1.0, 2.0][..]),
             ("c", &[3.0, 4.0]),
-            ("a", &[5.0; 6]), // more than a file may have: one of its own
+            ("a", &[5.0; 6]), // more than fits in a file: gets its own
             ("d", &[6.0]),
         ] {
             shards.push(tensor(name, values)).unwrap();

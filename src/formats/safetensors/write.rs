@@ -1,4 +1,4 @@
-//! Writes safetensors files, each as the reference writer does byte for byte.
+//! Writes safetensors files, byte for byte as the reference writer does.
 
 use std::collections::HashMap;
 use std::io;
@@ -12,7 +12,7 @@ use crate::files::write_atomically;
 use crate::formats::{ExportDtype, WriteError};
 use crate::model::TensorSpec;
 
-/// A tensor as it will stand in the file.
+/// A tensor as the file will hold it.
 #[derive(Debug)]
 pub(crate) struct EncodedTensor {
     pub(crate) name: String,
@@ -22,9 +22,9 @@ pub(crate) struct EncodedTensor {
     pub(crate) bytes: Vec<u8>,
 }
 
-/// A plain weight; 16-bit floats are rounded to nearest, ties to even, as torch does.
+/// Encodes a plain weight; 16-bit floats are rounded to nearest, ties to even, as torch does.
 ///
-/// A value that is not finite, or becomes infinite when rounded, is refused: engines would load it and answer noise.
+/// Refuses a value that is not finite, or becomes infinite when rounded: engines would load it and generate noise.
 pub(in crate::formats) fn encode_weight(
     spec: &TensorSpec,
     weight: &[f32],
@@ -87,8 +87,8 @@ pub(in crate::formats) fn check_length(
 
 /// Writes the file whole or not at all.
 ///
-/// Widest dtype first, then by name: every tensor is aligned without padding. transformers asks for
-/// `format: pt` in the metadata.
+/// Tensors are sorted by dtype, widest first, then by name, so every one is aligned without padding. transformers asks
+/// for `format: pt` in the metadata.
 pub(super) fn write_file(path: &Path, mut tensors: Vec<EncodedTensor>) -> io::Result<()> {
     tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
     let mut end = 0;

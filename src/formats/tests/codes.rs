@@ -43,7 +43,7 @@ fn stored(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
     tensors.into_iter().map(one).collect()
 }
 
-/// Codes of a stored weight, from what it decodes to: `w = (q − zero) · scale`, with scales and zeros of `[out, G]`.
+/// Codes of a stored weight, from its decoded values: `w = (q − zero) · scale`, with scales and zeros of `[out, G]`.
 fn codes(weight: &[f32], scales: Vec<f32>, zeros: Option<Vec<f32>>, levels: Levels) -> OnGrid {
     let group_size = weight.len() / scales.len();
     let groups = weight.chunks(group_size).zip(&scales).enumerate();
@@ -92,7 +92,7 @@ fn codes_and_scales_of_gptq_folders_give_their_tensors_byte_for_byte() {
     }
 }
 
-/// Zeros of the reference's words, one for each group and row, as signed codes of `[out, G]`.
+/// Zeros in the reference's words, one for each group and row, as signed codes of `[out, G]`.
 fn awq_zeros(files: &TensorFiles, spec: &ParameterSpec) -> Vec<f32> {
     let [rows, cols] = spec.shape;
     let name = format!("{}.qzeros", spec.name.trim_end_matches(".weight"));
@@ -181,7 +181,7 @@ fn codes_of_mlx_folders_give_their_words_byte_for_byte() {
                 let module = spec.name.trim_end_matches(".weight");
                 let part = |part| files.f32s(&format!("{module}.{part}"), &shape).unwrap();
                 let (scales, biases) = (part("scales"), part("biases"));
-                // MLX chooses its biases freely: without them, the codes are those of a grid around the middle.
+                // MLX chooses its biases freely: without them, the codes are the ones of a grid around the middle.
                 let weight = source.values(spec).unwrap();
                 let groups = weight.chunks(group_size).zip(scales.iter().zip(&biases));
                 let codes = groups.flat_map(|(weights, (scale, bias))| {
@@ -264,7 +264,7 @@ fn one_grid_is_the_same_numbers_in_every_format() {
     }
 }
 
-/// Every projection of a folder is that of the source on the grid, bit for bit, and all else is the source's.
+/// Checks that each projection is the source's on the grid, bit for bit, and that all else is the source's.
 fn assert_holds(dir: &Path, source: &Checkpoint, grid: Grid, format: Format) {
     let read_back = Checkpoint::open(dir).unwrap();
     let mut num_linear = 0;

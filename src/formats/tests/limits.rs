@@ -1,4 +1,4 @@
-//! Weights that a format does not hold are not written.
+//! Weights that a format cannot hold are not written.
 
 use std::fs;
 
@@ -21,7 +21,7 @@ fn refused(format: Format, grid: Grid) -> Option<String> {
     found.map(|refusal| refusal.to_string())
 }
 
-/// Grids that a format does not hold, and what is said of them.
+/// Grids that a format cannot hold, and the messages about them.
 const REFUSED: [(Format, Grid, &str); 9] = [
     (
         Format::Gptq,

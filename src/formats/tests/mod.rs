@@ -1,4 +1,4 @@
-//! Folders of each format, against those of the reference writers and against each other.
+//! Folders of each format, compared with the reference writers' folders and with each other.
 
 mod codes;
 mod limits;

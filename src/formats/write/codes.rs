@@ -2,8 +2,8 @@
 
 use crate::formats::WriteError;
 
-/// Codes as rows of little-endian 32-bit words, the code of the lowest column in the lowest bits; one that a word has no
-/// room for goes on in the next.
+/// Packs codes into rows of little-endian 32-bit words. The code of the lowest column has the lowest bits; a code that
+/// does not fit a word continues in the next.
 ///
 /// A stored code is unsigned: 2^(bits − 1) is zero. A row ends on a whole word, padded with zero bits.
 ///
@@ -42,7 +42,7 @@ fn low_word(held: u64) -> i32 {
     (held as u32).cast_signed()
 }
 
-/// Codes as bytes; one that no whole number of this width is, is refused.
+/// Codes as bytes; refuses a code that is not an integer of this width.
 pub(in crate::formats) fn integers(
     tensor: &str,
     codes: &[f32],
@@ -64,7 +64,7 @@ pub(in crate::formats) fn integers(
     codes.iter().enumerate().map(one).collect()
 }
 
-/// Floats that fp8 (E4M3) holds, as its bytes: sign, four bits of exponent with bias 7, three bits of mantissa.
+/// Bytes of floats that fp8 (E4M3) holds: sign, four bits of exponent with bias 7, three bits of mantissa.
 pub(in crate::formats) fn fp8_bytes(tensor: &str, codes: &[f32]) -> Result<Vec<u8>, WriteError> {
     let one = |(code_idx, &code): (usize, &f32)| {
         fp8_byte(code).ok_or_else(|| WriteError::CodeOutOfRange {
@@ -78,8 +78,8 @@ pub(in crate::formats) fn fp8_bytes(tensor: &str, codes: &[f32]) -> Result<Vec<u
 }
 
 fn fp8_byte(code: f32) -> Option<u8> {
-    // Below 2^-6 there is no leading bit: what is stored counts 2^-9. Above, each power of two has eight numbers, and the
-    // exponent moves up by one from there.
+    // Below 2^-6 there is no leading bit: the stored number counts units of 2^-9. Above, each power of two has eight
+    // numbers, and the stored exponent grows by one with each power.
     let magnitude = code.abs();
     let power = magnitude.log2().floor().max(-6.0);
     let eighths = magnitude / (power - 3.0).exp2();
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn codes_of_three_bits_straddle_words() {
-        // Eight words' worth: 32 codes take three words. By hand, code 10 has its lowest two bits in the first word.
+        // 32 codes take three words. By hand, code 10 has its lowest two bits in the first word.
         let codes: Vec<i8> = (0..32).map(|at| if at == 10 { 3 } else { -4 }).collect();
         let want = [0b11 << 30, 1, 0].map(u32::cast_signed);
         assert_eq!(pack(&codes, [1, 32], 3), want);

@@ -14,27 +14,27 @@ use crate::model::{
     DecoderConfig, OnGrid, ParameterSpec, Scheme, Schemes, TensorSpec, tensor_specs,
 };
 
-/// The way weights of a format are written.
+/// Way in which a format writes weights.
 pub enum Writer {
-    /// In a folder, all plain.
+    /// A folder with plain weights only.
     Plain,
-    /// In a folder, those on grids as codes and scales.
+    /// A folder; weights on grids are codes and scales.
     Codes(Codes),
-    /// In one file, in blocks of ggml: [`gguf::write_model`](super::gguf::write_model).
+    /// One file, in blocks of ggml: [`gguf::write_model`](super::gguf::write_model).
     Blocks,
 }
 
 /// Codes and scales as a format stores them.
 pub struct Codes {
-    /// The first weight that the format cannot hold, or that its engines would refuse.
+    /// Refusal of the first weight that the format cannot hold, or that its engines would refuse.
     pub(super) limits: fn(&Schemes, ExportDtype, &DecoderConfig) -> Option<Refusal>,
-    /// The tensors that stand for a weight.
+    /// Tensors that store a weight.
     pub(super) encode: fn(&TensorSpec, Scheme, &OnGrid, ExportDtype) -> Encoded,
     /// Keys and values of `config.json` that name the schemes.
     pub(super) describe: fn(&Schemes, &DecoderConfig) -> Result<Said, WriteError>,
 }
 
-/// The tensors that stand for a weight.
+/// Tensors that store a weight.
 pub(super) type Encoded = Result<Vec<EncodedTensor>, WriteError>;
 
 /// Keys of a `config.json`, and their values.
@@ -42,13 +42,13 @@ pub(super) type Said = Vec<(&'static str, Value)>;
 
 /// Writes `model.safetensors` and `config.json` into an existing folder.
 ///
-/// With `codes`, `quantized` is asked for every weight that has a scheme; `weight` for all else, in f32, row-major, masks
-/// applied, which is stored plain as `dtype`. Each is asked once per weight, in the order of [`tensor_specs`]. One weight is
-/// held at a time, beside the contents of one file.
+/// With `codes`, `quantized` is called for every weight that has a scheme. `weight` gives all others in f32, row-major,
+/// masks applied; they are stored plain as `dtype`. Each is called once per weight, in the order of [`tensor_specs`].
+/// Memory holds one weight at a time, beside the contents of one file.
 ///
 /// # Errors
 ///
-/// If the format does not hold what is asked of it, among others.
+/// If the format cannot hold the weights, among others.
 pub fn write_folder<'a>(
     files: impl Into<Files<'a>>,
     config: &DecoderConfig,
@@ -85,7 +85,7 @@ pub fn write_folder<'a>(
     write_config(files.dir, &json)
 }
 
-/// `bits` and `group_size` of the one scheme that there is; a whole row is -1.
+/// `bits` and `group_size` of the only scheme; a whole row is -1.
 pub(super) fn bits_and_group(schemes: &Schemes) -> (Value, Value) {
     let grid = schemes.values().next().map(|scheme| scheme.weight);
     let bits = grid.map(|grid| grid.levels.bits());
@@ -96,7 +96,7 @@ pub(super) fn bits_and_group(schemes: &Schemes) -> (Value, Value) {
     )
 }
 
-/// One of the tensors that stand for a weight.
+/// One of the tensors that store a weight.
 pub(super) fn part(
     spec: &TensorSpec,
     name: &str,
@@ -117,13 +117,13 @@ pub(super) fn bytes_of(words: &[i32]) -> Vec<u8> {
     words.iter().copied().flat_map(i32::to_le_bytes).collect()
 }
 
-/// A matrix of rows of `columns`, with its rows as columns.
+/// Transpose of a row-major matrix with `columns` columns.
 pub(super) fn transposed<T: Copy>(matrix: &[T], columns: usize) -> Vec<T> {
     let row = |start| matrix.iter().skip(start).step_by(columns.max(1)).copied();
     (0..columns).flat_map(row).collect()
 }
 
-/// The weight has what its scheme says; returns the number of groups in a row.
+/// Checks that a weight matches its scheme; returns the number of groups in a row.
 pub(super) fn check(
     spec: &TensorSpec,
     scheme: Scheme,
@@ -152,7 +152,7 @@ pub(super) fn check(
     Ok(num_groups)
 }
 
-/// Scales are stored as the other floats are; beside f32 as bf16, which holds those of alambic's own grids.
+/// Dtype of scales: that of the other floats, or bf16 beside f32; bf16 holds the scales of alambic's own grids.
 pub(super) fn scale_dtype(dtype: ExportDtype) -> Dtype {
     match dtype {
         ExportDtype::F16 => Dtype::F16,
@@ -160,7 +160,7 @@ pub(super) fn scale_dtype(dtype: ExportDtype) -> Dtype {
     }
 }
 
-/// Scales as a file holds them; one that the dtype does not hold exactly is refused.
+/// Bytes of scales in a file; refuses a scale that the dtype does not hold exactly.
 pub(super) fn exact_bytes(
     tensor: &str,
     scales: &[f32],

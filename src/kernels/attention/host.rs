@@ -1,8 +1,8 @@
-//! Attention, strip by strip: the scores of a few queries with all they see, and never those of all queries.
+//! Attention, strip by strip: the scores of a few queries with all keys that they see, and never those of all queries.
 //!
-//! The backward pass computes each strip anew instead of keeping it, as FlashAttention does (Dao et al. 2022, arXiv
-//! 2205.14135); but a strip holds whole rows of scores, so that each softmax is taken at once. Memory grows with the
-//! length of the text, not with its square, and what a causal mask or a window hides from all of a strip costs nothing.
+//! The backward pass computes each strip again instead of keeping it, as FlashAttention does (Dao et al. 2022, arXiv
+//! 2205.14135); but a strip holds whole rows of scores, so each softmax is computed at once. Memory grows with the
+//! length of the text, not with its square. Keys that a causal mask or a window hides from a whole strip cost nothing.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::vector::{dot, exp_in_place, max, vectorized};
 /// Queries in a strip: enough rows for a product to run at full speed, few enough for the scores to stay in a core's cache.
 const QUERIES: usize = 64;
 
-/// Queries, keys or values where they lie.
+/// Queries, keys or values in place.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Heads<'a> {
     pub(in crate::kernels) values: &'a [f32],
@@ -38,7 +38,7 @@ impl<'a> Heads<'a> {
     }
 }
 
-/// What attention takes, each `[B, N or KV, T or S, H]`.
+/// Inputs of attention, each `[B, N or KV, T or S, H]`.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct AttentionInputs<'a> {
     pub(in crate::kernels) queries: Heads<'a>,
@@ -62,12 +62,12 @@ struct Strip {
     keys: Range<usize>,
 }
 
-/// Scores of a strip and what becomes of them; one strip after the other uses the same room.
+/// Scores of a strip and the numbers computed from them; all strips of a task reuse the same memory.
 #[derive(Default)]
 struct Scores {
     /// Probabilities, `[queries, keys]`.
     probs: Vec<f32>,
-    /// Their slopes, then those of the scores.
+    /// Slopes of the probabilities, then of the scores.
     slopes: Vec<f32>,
     /// Slopes of the soft-cap, if there is one.
     bends: Vec<f32>,
@@ -97,7 +97,7 @@ pub(in crate::kernels) fn attention(inputs: &AttentionInputs<'_>) -> Vec<f32> {
     mixed
 }
 
-/// Slopes of what [`attention`] took, given those of what it returned, a `[B, N, T, H]` view.
+/// Slopes of [`attention`]'s inputs, given the slopes of its result, a `[B, N, T, H]` view.
 ///
 /// ```text
 /// P = softmax(scores)     d values = Pᵀ slope     d P = slope valuesᵀ     d scores = P (d P − Σ P d P)
@@ -116,7 +116,7 @@ pub(in crate::kernels) fn attention_slopes(
         keys: vec![0.0; batch * kv_heads * of_keys],
         values: vec![0.0; batch * kv_heads * of_keys],
     };
-    // One task for each key/value head: what its queries add to it is added in their order.
+    // One task for each key/value head: the contributions of its queries are added in their order.
     slopes
         .queries
         .par_chunks_mut(groups * of_queries)
@@ -213,7 +213,7 @@ impl AttentionInputs<'_> {
         });
     }
 
-    /// Fills `probs`, and `slopes` with those of the scaled scores.
+    /// Fills `probs`, and `slopes` with the slopes of the scaled scores.
     fn score_slopes(&self, scores: &mut Scores, strip: &Strip, slope: Matrix<'_>) {
         self.probs(scores, strip);
         let Scores {

@@ -13,18 +13,18 @@ use super::flex;
 use super::soft_cap::soft_cap;
 use crate::device;
 
-/// Added to the scores of positions that may not be seen; its exponential is 0, and unlike minus infinity it
-/// cannot turn into NaN on a device that subtracts it from itself.
+/// Number added to the scores of hidden positions; its exponential is 0, and unlike minus infinity it cannot turn into
+/// NaN on a device that subtracts it from itself.
 const HIDDEN: f32 = -1e9;
 
-/// Which keys a query sees, and what becomes of their scores.
+/// Keys that a query sees, and the treatment of their scores.
 #[derive(Debug, Clone, Copy)]
 pub struct Sight {
-    /// Positions before the first query; key `s` stands at position `s`.
+    /// Positions before the first query; key `s` is at position `s`.
     pub num_past: usize,
-    /// Positions that a query sees, its own the last of them; at least 1.
+    /// Positions that a query sees, its own included as the last; at least 1.
     pub window: usize,
-    /// What products of query and key are multiplied by.
+    /// Factor of the products of query and key.
     pub scale: f32,
     /// Bound of the scores, if they have one.
     pub soft_cap: Option<f32>,
@@ -37,14 +37,15 @@ impl Sight {
         end.saturating_sub(self.window)..end
     }
 
-    /// From the first to the last key that any of some neighbouring queries sees.
+    /// Range from the first to the last key that any query of a range sees.
     #[cfg(feature = "flex")]
     fn seen_by_any(&self, queries: &Range<usize>) -> Range<usize> {
         self.seen_by(queries.start).start..self.seen_by(queries.end - 1).end
     }
 
-    /// What [`attention`] needs besides on a device that has no kernel for it, `[1, 1, G·T, S]`: 0 where a query sees a key,
-    /// a number whose exponential is 0 elsewhere. As large as the scores of one head, so it is made once for all layers, and only there.
+    /// Mask that [`attention`] needs on a device without a kernel for it, `[1, 1, G·T, S]`: 0 where a query sees a key,
+    /// else a number whose exponential is 0. It is as large as the scores of one head, so it is made once for all
+    /// layers, and only there.
     pub fn mask(&self, groups: usize, num_queries: usize, device: &Device) -> Option<Tensor<4>> {
         (!device::is_host(device)).then(|| self.mask_on(groups, num_queries, device))
     }
@@ -84,8 +85,8 @@ pub fn attention(
 
 /// Chain of tensor operations.
 ///
-/// The query heads that share a key/value head are laid behind each other along the positions, so that keys and values
-/// are never repeated: `[B, KV, G·T, H] · [B, KV, H, S]`.
+/// The query heads that share a key/value head are placed one after another along the positions, so that keys and
+/// values are never repeated: `[B, KV, G·T, H] · [B, KV, H, S]`.
 fn chain(
     queries: Tensor<4>,
     keys: Tensor<4>,
@@ -155,7 +156,7 @@ mod tests {
                     &format!(
                         "{num_heads} heads on {kv_heads}, {seq} queries times {scale}, {sight:?}"
                     ),
-                    scale, // scores are sums of products whose size it is
+                    scale, // scores are sums of products of this size
                     heads(num_heads, kv_heads, seq, &sight, scale),
                     |inputs| {
                         let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
@@ -180,7 +181,7 @@ mod tests {
         };
         let device = Device::flex();
         let zeros = Tensor::zeros([1, 1, 4, 4], &device);
-        let unit = Tensor::<2>::eye(4, &device).reshape([1, 1, 4, 4]); // what is mixed are the probabilities
+        let unit = Tensor::<2>::eye(4, &device).reshape([1, 1, 4, 4]); // the result is the probabilities
         let probs = floats(flex::attention(zeros.clone(), zeros, unit, sight));
         #[rustfmt::skip]
         let want = [

@@ -1,16 +1,16 @@
-//! Rounding to floats of fewer bits with f32 arithmetic alone: not every device has their types.
+//! Rounding to floats of fewer bits with f32 arithmetic only, because not every device has their types.
 
 use burn::tensor::Tensor;
 
-/// The least number of f16: weights of a group that would need a smaller scale become zero.
+/// Smallest positive number of f16: weights of a group that would need a smaller scale become zero.
 pub(super) const SMALLEST_SCALE: f64 = 5.960_464_477_539_063e-8; // 2^-24
-/// Below this, numbers of f16 are the multiples of the least one.
+/// Below this, numbers of f16 are the multiples of the smallest one.
 const SMALLEST_NORMAL: f64 = 6.103_515_625e-5; // 2^-14
 /// Below this, numbers of fp8 are the multiples of 2^-9.
 pub(super) const SMALLEST_NORMAL_FP8: f64 = 0.015_625; // 2^-6
 
-/// Rounds to a number that is exact in bf16 and in f16: the 8 significant bits of the one, and no finer than the least
-/// number of the other.
+/// Rounds to a number that is exact in bf16 and in f16: with the 8 significant bits of bf16, and no finer than the
+/// smallest number of f16.
 pub(super) fn round_to_halves<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     let x = round_to_bf16(x);
     // Numbers between 0.5 and 1 are 2^-24 apart in f32: the sum is rounded to a multiple of that.

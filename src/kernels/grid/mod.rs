@@ -1,7 +1,7 @@
-//! Quantisation grids: the one place where a number is rounded.
+//! Quantisation grids: the only place where a number is rounded.
 //!
-//! Training against a grid and packing for export both go through [`Grid::quantize`], so what is exported is
-//! what was trained, bit for bit.
+//! Training against a grid and packing for export both use [`Grid::quantize`], so the exported weights are the trained
+//! ones, bit for bit.
 
 mod halves;
 mod scalar;
@@ -14,22 +14,22 @@ use serde::{Deserialize, Serialize};
 pub use self::halves::round_to_bf16;
 use self::halves::{SMALLEST_SCALE, round_to_fp8, round_to_halves};
 
-/// The numbers that a code may be.
+/// Numbers that a code may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Levels {
-    /// Whole numbers from −2^(bits−1) to 2^(bits−1) − 1; 0 stands for 0.
+    /// Whole numbers from −2^(bits−1) to 2^(bits−1) − 1; code 0 means 0.
     Symmetric {
         /// 2 to 8.
         bits: u32,
     },
-    /// The same numbers; which of them stands for 0 is chosen with the scale, so that both ends of the range are used.
+    /// The same numbers; the code of 0 is chosen with the scale, so that both ends of the range are used.
     Asymmetric {
         /// 2 to 8.
         bits: u32,
     },
-    /// The same numbers; the lowest of them stands for a bias of the group, which need be no multiple of the scale. Files
-    /// have it, no pass makes it.
+    /// The same numbers; the lowest of them means a bias of the group, which need not be a multiple of the scale. Files
+    /// have such grids, no pass makes them.
     Affine {
         /// 2 to 8.
         bits: u32,
@@ -37,7 +37,7 @@ pub enum Levels {
     /// Floats of 8 bits, 4 of them exponent and 3 mantissa: from −448 to 448 without infinities (E4M3; Micikevicius et
     /// al. 2022, <https://arxiv.org/abs/2209.05433>).
     Fp8,
-    /// −1, 0 and 1, spread over the range as [`Levels::Stretched`] is.
+    /// −1, 0 and 1, spread over the range like [`Levels::Stretched`].
     Ternary,
     /// −3, −1, 1 and 3: two bits whose levels are the middles of four equal parts of the range, none of them 0 (the
     /// stretched elastic quantisation of ParetoQ; Liu et al. 2025, <https://arxiv.org/abs/2502.02631>, section 3.2).
@@ -50,22 +50,22 @@ const FOLLOWED: f64 = 0.99;
 /// The values that a weight may take: levels, times one scale for neighbouring weights of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Grid {
-    /// Before they are scaled.
+    /// Levels, before scaling.
     pub levels: Levels,
-    /// Neighbouring weights of a row that share a scale; `None` is one scale per row.
+    /// Neighbouring weights of a row that share a scale; `None` means one scale per row.
     pub group_size: Option<usize>,
 }
 
-/// What turns codes into values: `(code − zero) · scale`.
+/// Numbers that turn codes into values: `(code − zero) · scale`.
 ///
 /// # Shapes
 ///
-/// Those of the codes, but 1 along the last dimension.
+/// The same as the codes, but 1 along the last dimension.
 #[derive(Debug, Clone)]
 pub struct Scaling<const D: usize> {
     /// Positive.
     pub scales: Tensor<D>,
-    /// The codes that stand for 0; `None` if all are 0.
+    /// Codes of the value 0; `None` if all are 0.
     pub zeros: Option<Tensor<D>>,
 }
 
@@ -73,7 +73,7 @@ pub struct Scaling<const D: usize> {
 ///
 /// # Shapes
 ///
-/// `codes` is `[R, G, C/G]`, what scales them `[R, G, 1]`, for a weight of R rows and C columns in G groups.
+/// `codes` is `[R, G, C/G]`, scales and zeros are `[R, G, 1]`, for a weight of R rows and C columns in G groups.
 #[derive(Debug, Clone)]
 pub struct Quantized {
     /// Levels.
@@ -83,7 +83,7 @@ pub struct Quantized {
 }
 
 impl Levels {
-    /// Width of a code in a file, where whole numbers have two's complement.
+    /// Bits of a code in a file, where whole numbers are in two's complement.
     pub fn bits(self) -> u32 {
         match self {
             Self::Symmetric { bits } | Self::Asymmetric { bits } | Self::Affine { bits } => bits,
@@ -93,7 +93,7 @@ impl Levels {
         }
     }
 
-    /// Whether a group has a zero beside its scale.
+    /// True if a group has a zero beside its scale.
     pub fn has_zeros(self) -> bool {
         matches!(self, Self::Asymmetric { .. })
     }
@@ -111,7 +111,7 @@ impl Levels {
         }
     }
 
-    /// Quotients of number and scale between which a level follows the number; beyond, it stays where it is.
+    /// Limits of the quotient of number and scale between which a level follows the number; beyond, it stays constant.
     pub fn followed(self) -> [f64; 2] {
         match self {
             Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Affine { .. } | Self::Fp8 => {
@@ -124,8 +124,8 @@ impl Levels {
         }
     }
 
-    /// The quotient at which a scale that fits has the largest magnitude: both ends of the range lose at most half a step. Of
-    /// whole numbers it is the rule of the reference quantiser of compressed-tensors.
+    /// Quotient of the largest magnitude if the scale fits: both ends of the range lose at most half a step. For whole
+    /// numbers it is the rule of the reference quantiser of compressed-tensors.
     fn reach(self) -> f64 {
         match self {
             Self::Symmetric { .. } | Self::Asymmetric { .. } | Self::Affine { .. } | Self::Fp8 => {
@@ -137,9 +137,9 @@ impl Levels {
         }
     }
 
-    /// The levels that are nearest to numbers, given what scales them; of two equally near ones the even.
+    /// The levels nearest to the numbers, for a given scaling; of two equally near ones, the even one.
     ///
-    /// A single column, `[R, 1]`, can be rounded against the scaling of its group, too.
+    /// A single column, `[R, 1]`, can also be rounded with the scaling of its group.
     pub fn round<const D: usize>(self, numbers: Tensor<D>, scaling: &Scaling<D>) -> Tensor<D> {
         let [lowest, highest] = self.limits();
         let [least, most] = self.followed();
@@ -156,23 +156,23 @@ impl Levels {
         }
     }
 
-    /// Rounds what enters a projection, each position with a scale of its own, as engines do while a model runs
-    /// ("dynamic, per token"). The scale is not rounded, and the slope passes straight through.
+    /// Rounds the input of a projection, each position with its own scale, as engines do while a model runs ("dynamic,
+    /// per token"). The scale is not rounded, and the slope passes straight through.
     ///
     /// # Shapes
     ///
-    /// `x` is `[B, T, D]`, returned alike.
+    /// `x` is `[B, T, D]`, as is the result.
     pub fn round_positions(self, x: Tensor<3>) -> Tensor<3> {
         let free = x.clone().detach();
         let scaling = self.fit(&free, |scales| scales);
         let rounded = scaling.values(self.round(free.clone(), &scaling));
-        // The error is at most half of a level other than 0, so both differences are exact (Sterbenz): what comes out is
+        // The error is at most half of a level other than 0, so both differences are exact (Sterbenz): the result is
         // `rounded`, bit for bit, with and without a tape.
         x - (free - rounded)
     }
 
-    /// Scale and zero with which the levels reach over all numbers of the last dimension; `kept` is what becomes of a
-    /// scale before it is used.
+    /// Scale and zero with which the levels cover all numbers of the last dimension; `kept` changes a scale before it
+    /// is used.
     fn fit<const D: usize>(
         self,
         numbers: &Tensor<D>,
@@ -192,7 +192,7 @@ impl Levels {
             };
         }
         let [lowest, highest] = self.limits();
-        // 0 is among the levels, whatever the numbers are: masks hold.
+        // 0 is among the levels for any numbers, so masks hold.
         let least = numbers.clone().min_dim(D - 1).clamp_max(0.0);
         let most = numbers.clone().max_dim(D - 1).clamp_min(0.0);
         let scales = scale_of((most - least.clone()).div_scalar(highest - lowest));
@@ -237,7 +237,7 @@ impl Grid {
         }
     }
 
-    /// Whether rows of this many columns fall into whole groups.
+    /// True if rows of this many columns divide into whole groups.
     pub fn divides(&self, columns: usize) -> bool {
         self.group_size
             .is_none_or(|group_size| group_size > 0 && columns.is_multiple_of(group_size))
@@ -245,9 +245,9 @@ impl Grid {
 
     /// Scale and zero of each group of a weight, for [`Grid::round`].
     ///
-    /// A scale is rounded to a number that both bf16 and f16 hold before it is used, because that is what files hold: one
-    /// grid then fits every container. It is positive, and 1 where all weights of the group are zero, or too small for a
-    /// scale.
+    /// Before it is used, a scale is rounded to a number that both bf16 and f16 hold, because files hold such numbers:
+    /// one grid then fits every container. It is positive, and 1 if all weights of the group are zero, or too small for
+    /// a scale.
     ///
     /// # Shapes
     ///
@@ -260,11 +260,11 @@ impl Grid {
         self.levels.fit(&self.grouped(weight), round_to_halves)
     }
 
-    /// What scales of groups around 0 become before they are used, whatever they were made by; see [`Grid::scaling`].
+    /// Scaling around 0 with these scales, rounded before they are used, as in [`Grid::scaling`].
     ///
     /// # Shapes
     ///
-    /// `scales` is `[R, G]`; those of what is returned are `[R, G, 1]`.
+    /// `scales` is `[R, G]`; the returned scales are `[R, G, 1]`.
     pub fn kept(scales: Tensor<2>) -> Scaling<3> {
         let scales = round_to_halves(scales.clamp_min(SMALLEST_SCALE));
         Scaling {
@@ -289,7 +289,7 @@ impl Grid {
         }
     }
 
-    /// Rounds a weight to the grid, each group with the scale and zero that suit it.
+    /// Rounds a weight to the grid, each group with the scale and zero that fit it.
     ///
     /// # Shapes
     ///
@@ -306,30 +306,30 @@ impl Grid {
     ///
     /// # Shapes
     ///
-    /// `weight` is `[R, C]`, returned alike; `scaling` is `[R, G, 1]`.
+    /// `weight` is `[R, C]`, as is the result; `scaling` is `[R, G, 1]`.
     pub fn nearest(&self, weight: Tensor<2>, scaling: Scaling<3>) -> Tensor<2> {
         let shape = weight.dims();
         let Quantized { codes, scaling } = self.round(weight, scaling);
         scaling.values(codes).reshape(shape)
     }
 
-    /// The nearest weight on the grid: what the exported file decodes to.
+    /// The nearest weight on the grid: the values that the exported file decodes to.
     ///
     /// # Shapes
     ///
-    /// `[R, C]`, returned alike.
+    /// `[R, C]`, as is the result.
     pub fn fake_quantize(&self, weight: Tensor<2>) -> Tensor<2> {
         self.nearest(weight.clone(), self.scaling(weight))
     }
 
-    /// The slopes of a weight and of the scales of its groups, given that of the weight on the grid (learned step sizes; Esser
-    /// et al. 2020, <https://arxiv.org/abs/1902.08153>, equations 1 to 3):
+    /// Slopes of a weight and of the scales of its groups, given the slope of the weight on the grid (learned step
+    /// sizes; Esser et al. 2020, <https://arxiv.org/abs/1902.08153>, equations 1 to 3):
     ///
     /// ```text
     /// ŵ = code · s         dŵ/dw = [followed]         dŵ/ds = code − w/s · [followed]
     /// ```
     ///
-    /// where `[followed]` is 1 for quotients that [`Levels::followed`] has, else 0. Checked against PyTorch:
+    /// where `[followed]` is 1 for quotients inside [`Levels::followed`], else 0. Checked against PyTorch:
     /// `tests/golden/learned_scales.json`.
     ///
     /// # Shapes
@@ -383,7 +383,7 @@ impl Grid {
 }
 
 impl<const D: usize> Scaling<D> {
-    /// What codes stand for.
+    /// Values of codes.
     pub fn values(&self, codes: Tensor<D>) -> Tensor<D> {
         let codes = match &self.zeros {
             Some(zeros) => codes - zeros.clone(),
@@ -393,7 +393,7 @@ impl<const D: usize> Scaling<D> {
     }
 }
 
-/// As in `int4`, `int4 asymmetric` or `fp8`; alambic's own names otherwise.
+/// Examples: `int4`, `int4 asymmetric`, `fp8`; other levels have alambic's own names.
 impl fmt::Display for Levels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,13 +1,13 @@
-//! The rounding of a single number, for code that goes through a row weight by weight.
+//! Rounding of a single number, for code that processes a row weight by weight.
 
 use super::Levels;
 use super::halves::SMALLEST_NORMAL_FP8;
 
 impl Levels {
-    /// What [`Levels::round`] makes of one number, times its scale: the nearest value of the grid, bit for bit, but that a
-    /// zero is never negative.
+    /// Result of [`Levels::round`] for one number, times its scale: the nearest value of the grid, bit for bit, except
+    /// that a zero is never negative.
     ///
-    /// `zero` is 0 where [`Levels::has_zeros`] says that there are none.
+    /// `zero` is 0 if [`Levels::has_zeros`] is false.
     #[expect(
         clippy::inline_always,
         reason = "compiled for a vector width, which has an instruction for it, only where it is inlined"
@@ -48,7 +48,7 @@ fn to_f32(limit: f64) -> f32 {
     limit as f32
 }
 
-/// As `round_to_fp8`, of one number.
+/// `round_to_fp8` for one number.
 #[expect(clippy::inline_always, reason = "a part of `nearest`")]
 #[inline(always)]
 fn fp8(x: f32) -> f32 {
@@ -91,7 +91,7 @@ mod tests {
                 levels,
                 group_size: Some(group_size),
             };
-            // Other numbers than those that the scales fit: some are beyond the ends, some in the middle of two levels.
+            // Numbers that the scales were not fitted to: some are beyond the ends, some in the middle of two levels.
             let numbers = weight.clone().mul_scalar(1.5);
             let scaling = grid.scaling(weight.clone());
             let read = |tensor: &Tensor<3>| tensor.try_to_vec_as::<f32>().unwrap();

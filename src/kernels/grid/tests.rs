@@ -96,7 +96,7 @@ fn zeros_stay_zeros_so_a_mask_survives_the_grid() {
 #[test]
 fn an_asymmetric_row_worked_by_hand_uses_both_ends_of_its_range() {
     let grid = Grid::asymmetric(4, Some(4));
-    // From -1 to 14: scale 1, and code -7 stands for 0. From 2 to 15, 0 is reached, too. Zeros alone have scale 1.
+    // From -1 to 14: scale 1, and code -7 means 0. From 2 to 15, 0 is covered, too. Zeros alone have scale 1.
     let quantized = grid.quantize(tensor(
         vec![
             -1.0, 14.0, 0.0, 6.5, 2.0, 15.0, 3.4, 3.6, 0.0, 0.0, 0.0, 0.0,

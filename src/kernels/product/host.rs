@@ -1,10 +1,10 @@
-//! Products of matrices that lie anywhere in slices of f32, written into or added to what is there.
+//! Products of matrices anywhere in slices of f32; the destination is overwritten or added to.
 //!
 //! The multiplication itself is the `gemm` crate's, which Burn's `flex` backend uses, too.
 
 use rayon::current_num_threads;
 
-/// Multiplications from which it pays to share a product among the cores: about those of two matrices of 192 × 192.
+/// Multiplications from which sharing a product among the cores pays: about as many as for two matrices of 192 × 192.
 const SHARED: usize = 192 * 192 * 192;
 
 /// Rows of a product that are computed at once. The crate packs as much of the left matrix as fits into the last cache, tens of
@@ -38,7 +38,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Rows that lie behind each other.
+    /// A matrix of contiguous rows.
     pub(in crate::kernels) fn of_rows(values: &'a [f32], columns: usize) -> Self {
         Self::new(values, [values.len() / columns, columns], [columns, 1])
     }
@@ -131,7 +131,7 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
-/// Numbers from the first to the last of a matrix, both counted.
+/// Numbers from the first to the last of a matrix, both included.
 fn extent([rows, columns]: [usize; 2], [row_step, column_step]: [usize; 2]) -> usize {
     if rows == 0 || columns == 0 {
         return 0;

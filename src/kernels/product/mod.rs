@@ -1,4 +1,4 @@
-//! Products of matrices, and their sums with what is there.
+//! Products of matrices, and their addition to a matrix.
 
 #[cfg(feature = "flex")]
 pub(super) mod host;
@@ -21,11 +21,11 @@ pub fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
     left.matmul(right)
 }
 
-/// `total + left · right`, added where `total` lies if nobody else holds it: no second matrix of its size is made.
+/// `total + left · right`, added in place if nobody else holds `total`: no second matrix of its size is made.
 ///
 /// # Shapes
 ///
-/// `total` is `[P, V]`, returned alike; `left` is `[P, D]`, `right` is `[D, V]`.
+/// `total` is `[P, V]`, as is the result; `left` is `[P, D]`, `right` is `[D, V]`.
 pub fn add_product(total: Tensor<2>, left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if flex::takes(&total) {

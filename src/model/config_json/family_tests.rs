@@ -67,7 +67,7 @@ fn every_golden_config_is_written_as_it_was_read() {
         assert_eq!(DecoderConfig::from_json(&got).unwrap(), config, "{name}");
         let mut num_compared = 0;
         for (key, value) in want.as_object().unwrap() {
-            // Ours follow from `layer_types`; transformers leaves its defaults standing beside it.
+            // Our keys follow from `layer_types`; transformers keeps its defaults beside it.
             let follows = ["max_window_layers", "_sliding_window_pattern"];
             if key != "transformers_version" && !follows.contains(&key.as_str()) {
                 assert_eq!(got[key], *value, "{name}: {key}");

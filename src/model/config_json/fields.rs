@@ -19,7 +19,7 @@ pub(in crate::model) fn size(
     whole_number(json, key, 1..=max)
 }
 
-/// A whole number of a range, if it is there.
+/// A whole number in a range, if the key is there.
 pub(in crate::model) fn whole_number(
     json: &Value,
     key: &'static str,
@@ -38,7 +38,7 @@ pub(in crate::model) fn whole_number(
     Err(ConfigError::unexpected(key, expected, Some(value)))
 }
 
-/// A size that is `default` if the key is left out, and none if it is `null`.
+/// A size: `default` if the key is missing, none if it is `null`.
 pub(in crate::model) fn size_or(
     json: &Value,
     key: &'static str,
@@ -107,7 +107,7 @@ pub(in crate::model) fn check_divides(
     })
 }
 
-/// Size of one head; even, since rotary positions turn pairs. Without a value and a default the heads share
+/// Size of one head; even, because rotary positions rotate pairs. Without a value and a default, the heads share
 /// `hidden_size`.
 pub(in crate::model) fn head_dim(
     json: &Value,
@@ -133,7 +133,7 @@ pub(in crate::model) fn head_dim(
     }
 }
 
-/// One id or a list of them.
+/// End-of-text ids: one id or a list.
 pub(in crate::model) fn eos_token_ids(
     json: &Value,
     default: Option<u32>,
@@ -151,7 +151,7 @@ pub(in crate::model) fn eos_token_ids(
     }
 }
 
-/// A token id: `default` if it is left out, none if it is `null`.
+/// A token id: `default` if the key is missing, none if it is `null`.
 pub(in crate::model) fn token_id(
     json: &Value,
     key: &'static str,
@@ -163,7 +163,7 @@ pub(in crate::model) fn token_id(
     }
 }
 
-/// A token id; `null`, and −1, which early Llama conversions write for "none", is none.
+/// A token id. `null` gives none, and so does −1, which early Llama conversions write for "none".
 ///
 /// Ids are compared with tokens and never index a weight, so one beyond the vocabulary does no harm.
 fn parse_id(key: &'static str, value: &Value) -> Result<Option<u32>, ConfigError> {

@@ -1,4 +1,4 @@
-//! `generation_config.json`: more ends of text than `config.json` names, and how an engine samples by default.
+//! `generation_config.json`: end-of-text ids besides the ones in `config.json`, and default settings of sampling.
 
 use serde_json::{Map, Value, json};
 
@@ -6,16 +6,16 @@ use super::fields::{eos_token_ids, token_id};
 use super::multimodal::text_part;
 use super::{ConfigError, DecoderConfig};
 
-/// Keys that say who wrote a file, and nothing of the model.
+/// Keys that name the writer of a file and say nothing about the model.
 const OF_THE_WRITER: [&str; 2] = ["transformers_version", "_from_model_config"];
 
 impl DecoderConfig {
-    /// The config with the special ids of both files: those that `config.json` (`json`) names go first, and only what
-    /// neither names is the default of a class.
+    /// The config with the special ids of both files: ids that `config.json` (`json`) names come first; an id that
+    /// neither file names is the default of the class.
     ///
     /// # Errors
     ///
-    /// An id in `generation_config.json` (`generation`) that is none.
+    /// If `generation_config.json` (`generation`) holds an id that is not one.
     pub fn with_generation(
         self,
         json: &Value,

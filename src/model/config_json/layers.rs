@@ -1,4 +1,4 @@
-//! Layers that slide, as `config.json` says them.
+//! Sliding layers in `config.json`.
 
 use serde_json::Value;
 
@@ -6,10 +6,10 @@ use super::fields::{field, size_or};
 use super::{ConfigError, DecoderConfig};
 use crate::model::LayerType;
 
-/// Window of every family that has one and leaves its size out.
+/// Default window of every family that has one.
 pub(in crate::model) const DEFAULT_WINDOW: usize = 4096;
 
-/// Positions that a sliding layer sees; `null` is none.
+/// Positions that a sliding layer sees; `null` means no window.
 pub(in crate::model) fn window(
     json: &Value,
     default: Option<usize>,
@@ -17,7 +17,7 @@ pub(in crate::model) fn window(
     size_or(json, "sliding_window", 1 << 30, default)
 }
 
-/// Reads the window of a family whose layers are all alike: all slide, if there is one.
+/// Reads the window of a family whose layers are all alike: all slide if there is a window.
 pub(in crate::model) fn alike(
     json: &Value,
     config: &mut DecoderConfig,

@@ -18,7 +18,7 @@ use self::rope::ropes;
 use super::families::{Defaults, Family};
 use super::{Architecture, DecoderConfig, LayerType, Rope};
 
-/// Why a `config.json` is refused.
+/// Reason why a `config.json` is refused.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ConfigError {
@@ -48,7 +48,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The value found at `key`, or `null`, is not what is expected there.
+    /// Error for the value at `key`, `null` if it is missing, which is not the expected one.
     pub(crate) fn unexpected(
         key: impl Into<String>,
         expected: impl Into<String>,
@@ -63,7 +63,7 @@ impl ConfigError {
 }
 
 impl DecoderConfig {
-    /// What a parsed `config.json` says that is not read, where a reader might count on it.
+    /// Note on a setting in a parsed `config.json` that is not read, although a reader might count on it.
     pub fn note_on(json: &Value) -> Option<String> {
         let json = &*text_part(json).ok()?;
         rope::note(json, architecture(json).ok()?.family())
@@ -71,9 +71,9 @@ impl DecoderConfig {
 
     /// Architecture from a parsed `config.json` of transformers 4 or 5.
     ///
-    /// What is left out has the default of the family's config class in transformers, except the sizes that no model
-    /// leaves out. Of a model that reads images as well, the decoder is read. Every size is bounded far above any published model, so that no product of two sizes overflows and
-    /// a hostile file cannot ask for more memory than its weights take.
+    /// A missing key has the default of the family's config class in transformers, except sizes that no model leaves
+    /// out. In a model that also reads images, only the decoder is read. Every size is bounded far above any published
+    /// model, so no product of two sizes overflows and a hostile file cannot ask for more memory than its weights take.
     pub fn from_json(json: &Value) -> Result<Self, ConfigError> {
         let json = &*text_part(json)?;
         let architecture = architecture(json)?;
@@ -126,7 +126,7 @@ fn known_architectures() -> String {
     names.join(", ")
 }
 
-/// The family, by class name; a `model_type`, if there is one, must be of the same, and stands alone in some files.
+/// Family, by class name. A `model_type` must be of the same family; some files have a `model_type` only.
 fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
     let key = "architectures";
     let Some(found) = field(json, key) else {
@@ -167,7 +167,7 @@ fn architecture(json: &Value) -> Result<Architecture, ConfigError> {
     }
 }
 
-/// The file asks for no part that the decoder lacks.
+/// Refuses a file with a part that the decoder lacks.
 fn check_parts(json: &Value, family: &Family) -> Result<(), ConfigError> {
     let absent = |key| match flag(json, key)? {
         Some(true) => Err(ConfigError::unexpected(key, "`false`", field(json, key))),
@@ -192,7 +192,7 @@ fn check_parts(json: &Value, family: &Family) -> Result<(), ConfigError> {
     }
 }
 
-/// Key/value heads; `null` is one for each query head.
+/// Number of key/value heads; `null` means one for each query head.
 fn num_key_value_heads(
     json: &Value,
     num_attention_heads: usize,

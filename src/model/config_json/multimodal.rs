@@ -1,4 +1,4 @@
-//! The text half of a model that reads images as well.
+//! The text part of a model that also reads images.
 
 use std::borrow::Cow;
 
@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::fields::field;
 use super::{Architecture, ConfigError};
 
-/// The class of Gemma 3 from 4 B parameters on: a decoder like that of [`Architecture::Gemma3`] behind a tower of vision.
+/// The class of Gemma 3 from 4 B parameters on: a decoder like [`Architecture::Gemma3`] behind a vision tower.
 const GEMMA3: (&str, &str) = ("Gemma3ForConditionalGeneration", "gemma3");
 
-/// Whether a parsed `config.json` is that of a model with a tower of vision, whose decoder alone is read.
+/// True if a parsed `config.json` belongs to a model with a vision tower, of which only the decoder is read.
 pub fn has_images(json: &Value) -> bool {
     let (class_name, model_type) = GEMMA3;
     match field(json, "architectures").and_then(Value::as_array) {
@@ -21,7 +21,7 @@ pub fn has_images(json: &Value) -> bool {
 
 /// The `config.json` that the decoder would have alone.
 ///
-/// What the text's part leaves out is taken from the whole's, and then from the class of transformers.
+/// Keys that the text part lacks are taken from the whole config, and then from the class of transformers.
 pub(super) fn text_part(json: &Value) -> Result<Cow<'_, Value>, ConfigError> {
     if !has_images(json) {
         return Ok(Cow::Borrowed(json));
@@ -56,7 +56,7 @@ mod tests {
 
     #[test]
     fn of_gemma_3_with_images_the_decoder_is_read() {
-        // What google/gemma-3-4b-it says of its text, and what its class of transformers adds.
+        // Text settings of google/gemma-3-4b-it, and the ones that its class of transformers adds.
         let json = json!({
             "architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [1, 106],
             "text_config": {

@@ -6,22 +6,22 @@ use super::fields::{field, flag, positive, required_positive, size};
 use super::{ConfigError, Family, Rope};
 use crate::model::RopeScaling;
 
-/// What transformers 4 wrote for one kind of layer.
+/// Settings that transformers 4 wrote for one kind of layer.
 struct OldStyle {
     keys: &'static str,
     theta: Option<f64>,
     scaling: Option<RopeScaling>,
-    /// Dimensions of a head that turn.
+    /// Rotary dimensions of a head.
     dims: Option<usize>,
-    /// Whether the scaling takes the place of all that is newer, base and all.
+    /// True if the scaling replaces all newer settings, the base included.
     replaces: bool,
     default_theta: f64,
 }
 
-/// Rotary settings of full layers and, where they have their own, of sliding ones.
+/// Rotary settings of full layers and, if they have their own, of sliding ones.
 ///
-/// A file that holds both styles must say the same twice, in the eyes of transformers 5: there an older scaling takes the
-/// place of all that is newer. Whatever is read is what that reads (checked: `tests/golden/rope_settings.json`).
+/// A file with both styles must state the same settings twice, as transformers 5 reads them: there an older scaling
+/// replaces all newer settings. The result is the one of transformers 5 (checked: `tests/golden/rope_settings.json`).
 pub(super) fn ropes(
     json: &Value,
     family: &Family,
@@ -83,7 +83,7 @@ pub(super) fn ropes(
     Ok((merge(full, &old, model)?, Some(local)))
 }
 
-/// Words the note on a scaling that is not read.
+/// Note on a scaling that is not read.
 pub(super) fn note(json: &Value, family: &Family) -> Option<String> {
     let full = field(json, "rope_parameters").and_then(|new| field(new, "full_attention"));
     (family.has_local_rope && full.is_none() && is_unread(json)).then(|| {
@@ -93,8 +93,8 @@ pub(super) fn note(json: &Value, family: &Family) -> Option<String> {
     })
 }
 
-/// Whether the older scaling names its kind by `type` alone, the key of transformers before 4.43. Gemma 3's class lays it
-/// over settings whose `rope_type` is `default`, and that key is asked first.
+/// True if the older scaling names its kind only by `type`, the key of transformers before 4.43. Gemma 3's class merges
+/// it into settings whose `rope_type` is `default`, and reads that key first.
 fn is_unread(json: &Value) -> bool {
     let scaling = field(json, "rope_scaling");
     let kind = |key| scaling.and_then(|scaling| field(scaling, key));
@@ -103,18 +103,18 @@ fn is_unread(json: &Value) -> bool {
 
 const CONTEXT: &str = "original_max_position_embeddings";
 
-/// Facts of a model that its rotary settings go by.
+/// Facts of a model that its rotary settings depend on.
 #[derive(Clone, Copy)]
 struct RopeFacts<'a> {
     family: &'a Family,
     head_dim: usize,
     max_position_embeddings: usize,
-    /// Positions of the trained context, where they do not stand in the table of scaling alone.
+    /// Positions of the trained context, if known from outside the scaling table.
     context: Option<usize>,
 }
 
 impl RopeFacts<'_> {
-    /// Dimensions that turn, if a table says so; of families whose class asks for no such number, all.
+    /// Rotary dimensions, if a table states them; all of them in families whose class reads no such number.
     fn rotary_dims(self, table: &Value) -> Result<Option<usize>, ConfigError> {
         let key = "partial_rotary_factor";
         let Some(value) = field(table, key) else {
@@ -140,13 +140,13 @@ impl RopeFacts<'_> {
         dims.filter(is_held).map(Some).ok_or_else(refused)
     }
 
-    /// So many dimensions, as a [`Rope`] has them.
+    /// Rotary dimensions as in [`Rope::rotary_dims`]: `None` for all of a head.
     fn part(self, dims: Option<usize>) -> Option<usize> {
         dims.filter(|&dims| dims != self.head_dim)
     }
 
-    /// Positions of the trained context: what stands beside a table counts, as in transformers, and the table must not say
-    /// another number.
+    /// Positions of the trained context: the number outside the scaling table counts, as in transformers, and the table
+    /// must not state another.
     fn context(self, table: &Value) -> Result<usize, ConfigError> {
         let own = size(table, CONTEXT, 1 << 30)?;
         match (self.context, own) {
@@ -159,7 +159,7 @@ impl RopeFacts<'_> {
         }
     }
 
-    /// A table of scaling, for so many dimensions that turn.
+    /// Scaling that a table describes, for `dims` rotary dimensions.
     fn scaling(self, table: &Value, dims: Option<usize>) -> Result<RopeScaling, ConfigError> {
         if !table.is_object() {
             let expected = "a table or `null`";
@@ -191,7 +191,7 @@ impl RopeFacts<'_> {
         }
     }
 
-    /// `YaRN`, with the attention factor that follows from the others where none is written.
+    /// `YaRN`; a missing attention factor follows from the other settings.
     fn yarn(self, table: &Value) -> Result<RopeScaling, ConfigError> {
         let factor = required_positive(table, "factor")?;
         let growth = |mscale| RopeScaling::yarn_growth(factor, mscale);
@@ -219,7 +219,7 @@ impl RopeFacts<'_> {
         })
     }
 
-    /// `LongRoPE`, with the attention factor that follows from the stretch of the context where none is written.
+    /// `LongRoPE`; a missing attention factor follows from the stretch of the context.
     fn longrope(self, table: &Value, dims: usize) -> Result<RopeScaling, ConfigError> {
         let context = self.context(table)?;
         let stretch = self.max_position_embeddings as f64 / context as f64;
@@ -238,7 +238,7 @@ impl RopeFacts<'_> {
     }
 }
 
-/// One positive number for each pair of dimensions, in f32 as transformers takes them.
+/// One positive number for each pair of dimensions, in f32 as in transformers.
 fn factors(table: &Value, key: &'static str, pairs: usize) -> Result<Vec<f32>, ConfigError> {
     let list = field(table, key).ok_or(ConfigError::Missing { key })?;
     #[expect(clippy::cast_possible_truncation, reason = "transformers takes f32")]
@@ -258,13 +258,13 @@ fn factors(table: &Value, key: &'static str, pairs: usize) -> Result<Vec<f32>, C
     })
 }
 
-/// Numbers that may stand in a table of scaling or beside it; the base is that of the table.
+/// Settings that may be inside a scaling table or outside of it; the base is the table's.
 struct Own {
     theta: Option<f64>,
     dims: Option<usize>,
 }
 
-/// Kind of the older scaling and what else its table says; an empty table says as little as `null`.
+/// The older scaling, and the other settings in its table; an empty table counts as `null`.
 fn old_scaling(
     json: &Value,
     dims: Option<usize>,

@@ -18,8 +18,8 @@ struct Golden {
 struct Case {
     architecture: String,
     keys: Value,
-    /// Kind of scaling, base, and factor or trained context, of full layers and of sliding ones that have their own; behind
-    /// them in Phi 3 the share of a head that turns.
+    /// Kind of scaling, base, and factor or trained context, of full layers and of sliding ones that have their own;
+    /// after them, in Phi 3, the rotary share of a head.
     read: Vec<Value>,
 }
 
@@ -71,7 +71,7 @@ fn rotary_settings_of_every_style_are_those_of_transformers_or_refused() {
                 let numbers = |facts: &Value| facts.to_string().replace(".0", "");
                 let same = got.iter().map(numbers).eq(case.read.iter().map(numbers));
                 assert!(same, "{name}: {got:?}, not {:?}", case.read);
-                // What is written says what is computed, in both styles.
+                // The written file states the computed settings, in both styles.
                 let written = config.to_json("float32");
                 assert_eq!(
                     DecoderConfig::from_json(&written).unwrap(),
@@ -123,7 +123,7 @@ fn a_scaling_that_gemma_3_does_not_read_is_said() {
         let names = |note: String| note.contains("`rope_scaling`") && note.contains("`rope_type`");
         assert!(note.is_none_or(names), "{keys}");
     }
-    // Of a model with images it is the text's part that counts.
+    // In a model with images the text part counts.
     let text = with_keys(gemma, &json!({ "rope_scaling": old }));
     let whole = json!({ "architectures": ["Gemma3ForConditionalGeneration"], "text_config": text });
     assert!(DecoderConfig::note_on(&whole).is_some());
@@ -131,7 +131,7 @@ fn a_scaling_that_gemma_3_does_not_read_is_said() {
     assert_eq!(config.rope.scaling, RopeScaling::Default);
 }
 
-/// Rotary settings of a head of eight dimensions, of a family whose heads may turn in part.
+/// Rotary settings of a head of eight dimensions, in a family whose heads may be partly rotated.
 fn partly(json: &Value) -> Result<Rope, ConfigError> {
     let family = Family {
         turns_partly: true,
@@ -157,7 +157,7 @@ fn the_part_of_a_head_that_turns_stands_in_either_style() {
     let differ = json!({ "rope_parameters": table, "partial_rotary_factor": 0.75 });
     let message = partly(&differ).unwrap_err().to_string();
     assert!(message.contains("disagree"), "{message}");
-    // An older scaling takes the place of all that is newer, the part that turns included.
+    // An older scaling replaces all newer settings, the rotary share included.
     let mut newer = old.clone();
     newer["partial_rotary_factor"] = json!(0.5);
     let lost = json!({ "rope_parameters": newer, "rope_scaling": old });
@@ -207,7 +207,7 @@ fn factors_of_frequencies_are_read_with_what_follows_from_the_stretch_of_the_con
         attention_factor,
         original_max_position_embeddings: context,
     };
-    // The context of 64 positions is four times that of 16, which stands in the table or beside it.
+    // The context of 64 positions is four times the one of 16, which is inside the table or outside of it.
     let four_times = (1.0 + 4_f64.ln() / 16_f64.ln()).sqrt();
     let inside = with("original_max_position_embeddings", json!(16));
     let both = json!({ "rope_parameters": inside, "original_max_position_embeddings": 16 });

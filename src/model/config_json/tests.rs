@@ -109,7 +109,7 @@ fn rope_styles_that_disagree_are_refused() {
     let default = json!({ "rope_type": "default" });
     let message = refusal(json!({ "rope_scaling": default, "rope_parameters": llama3_scaling() }));
     assert!(message.contains("disagree"), "{message}");
-    // The older scaling would take the place of the base, too, which then is the default.
+    // The older scaling would also replace the base, which then is the default.
     let linear = json!({ "rope_type": "linear", "factor": 2.0, "rope_theta": 5e5 });
     let scaling = json!({ "rope_type": "linear", "factor": 2.0 });
     let message =

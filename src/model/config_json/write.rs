@@ -8,9 +8,9 @@ use crate::model::RopeScaling;
 impl DecoderConfig {
     /// `config.json` of a model whose weights are stored as `dtype` (`bfloat16`, `float32`).
     ///
-    /// Rope settings, dtype and the order of sliding layers stand in the style of transformers 4 and of 5: with the
-    /// newer alone, mlx-lm and candle silently fall back to a base of 10,000 and give other logits, and mistral.rs
-    /// refuses.
+    /// Rope settings, dtype and the order of sliding layers are written in the styles of transformers 4 and 5: with the
+    /// newer style alone, mlx-lm and candle silently fall back to a base of 10,000 and give other logits, and
+    /// mistral.rs refuses the file.
     pub fn to_json(&self, dtype: &str) -> Value {
         let (rope_parameters, rope_scaling) = self.ropes_to_json();
         let mut json = json!({
@@ -48,7 +48,7 @@ impl DecoderConfig {
             ..
         } = self.rope.scaling
         {
-            json["original_max_position_embeddings"] = json!(context); // counts there, too, in transformers
+            json["original_max_position_embeddings"] = json!(context); // transformers reads it there, too
         }
         if let Some(factor) = self.partial_rotary_factor() {
             json["partial_rotary_factor"] = json!(factor);
@@ -56,7 +56,7 @@ impl DecoderConfig {
         json
     }
 
-    /// Share of a head that turns, unless all of it does.
+    /// Share of a head's dimensions that is rotated; `None` if all are.
     fn partial_rotary_factor(&self) -> Option<f64> {
         let dims = self.rope.rotary_dims? as u64;
         Some(Rope::partial_rotary_factor(dims, self.head_dim as u64))
@@ -78,7 +78,7 @@ impl DecoderConfig {
         }
     }
 
-    /// One id stands alone and several in a list, as readers of both styles expect.
+    /// End-of-text ids: one as a number, several as a list, as readers of both styles expect.
     pub(super) fn eos_to_json(&self) -> Value {
         match self.eos_token_ids.as_slice() {
             [] => Value::Null,
@@ -89,7 +89,7 @@ impl DecoderConfig {
 }
 
 impl Rope {
-    /// As transformers 5 writes it, and without the base as transformers 4 does.
+    /// Rope settings in the style of transformers 5, and in that of transformers 4 without the base.
     pub(in crate::model) fn to_json(&self, max_position_embeddings: usize) -> (Value, Value) {
         let scaling = match &self.scaling {
             RopeScaling::Default => {
@@ -151,7 +151,7 @@ impl Rope {
     }
 }
 
-/// Numbers as the shortest decimals that f32 reads as them.
+/// The shortest decimals that read back as the same f32 numbers.
 fn decimals(numbers: &[f32]) -> Vec<f64> {
     let numbers = numbers.iter();
     numbers

@@ -33,7 +33,7 @@ pub(super) const FAMILY: Family = Family {
     activation: Activation::GeluTanh,
     gain_offset: 1.0,
     scales_embedding: true,
-    // The first release says `gelu` by the older key and was trained with the tanh form, which transformers 4 takes, too.
+    // The first release says `gelu` under the older key; it was trained with the tanh form, as transformers 4 takes it.
     activation_keys: &[("hidden_activation", &[]), ("hidden_act", &["gelu"])],
     defaults: DEFAULTS,
     write: |config| {
@@ -47,15 +47,15 @@ pub(super) const FAMILY: Family = Family {
     ..llama::FAMILY
 };
 
-/// Says what llama.cpp knows of all Gemmas by heart.
+/// Adds the activation, which llama.cpp hard-codes for all Gemmas.
 pub(super) fn put_activation(json: &mut Map<String, Value>) {
     for key in ["hidden_act", "hidden_activation"] {
         json.insert(key.to_owned(), Activation::GeluTanh.json_name().into());
     }
 }
 
-/// Reads the keys of sliding layers in a GGUF file. Without a pattern in the file, every so many layers see all positions, which
-/// is what llama.cpp assumes.
+/// Reads the keys of sliding layers in a GGUF file. Without a pattern in the file, every `default_period`-th layer sees
+/// all positions, as llama.cpp assumes.
 pub(super) fn read_layers(
     keys: &GgufKeys<'_>,
     json: &mut Map<String, Value>,
@@ -73,7 +73,7 @@ pub(super) fn read_layers(
         if period == 0 {
             return Err(keys.wrong_value(name, "above 0"));
         }
-        // Sizes are bounded where `config.json` is read: a list beyond that bound need not be made.
+        // Sizes are bounded where `config.json` is read: no longer list than that is needed.
         let layers = 1..=keys.required_size("block_count")?.min(1 << 12);
         let slides = layers.map(|layer| !layer.is_multiple_of(period));
         slides.map(type_name).collect()
@@ -94,7 +94,7 @@ pub(super) fn write_layers(config: &DecoderConfig) -> GgufPairs {
     keys
 }
 
-/// Adds what scores are divided by the root of in llama.cpp, which reads no key for it.
+/// Adds the number whose root divides scores in llama.cpp, which reads no key for it.
 pub(super) fn read_query_scalar(json: &mut Map<String, Value>, layers_of_largest: usize) {
     let size = |key: &str| {
         let size = json.get(key).and_then(Value::as_u64);
@@ -125,8 +125,8 @@ pub(super) fn check_query_scalar(
     }
 }
 
-/// Finds it: the model of 27 B parameters, which llama.cpp tells by its layers, takes the hidden size per head, all others
-/// the size of a head.
+/// Number whose root divides scores: the hidden size per head in the model of 27 B parameters, which llama.cpp
+/// recognises by its layers; the size of a head in all others.
 fn query_scalar(
     num_layers: usize,
     layers_of_largest: usize,

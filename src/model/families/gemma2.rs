@@ -10,7 +10,7 @@ use crate::model::{ConfigError, DecoderConfig, LayerType, Part};
 
 /// Layers of the model of 27 B parameters.
 const LAYERS_OF_LARGEST: usize = 46;
-/// Of so many layers the last sees all positions.
+/// Length of a period of layers, the last of which sees all positions.
 const PERIOD: u64 = 2;
 const ATTENTION_CAP: f64 = 50.0;
 const FINAL_CAP: f64 = 30.0;
@@ -32,7 +32,7 @@ pub(super) const FAMILY: Family = Family {
     class_name: "Gemma2ForCausalLM",
     model_type: "gemma2",
     norms: Norms::Around,
-    // The name that others give to this norm is that of the one behind attention.
+    // Other families' name for this norm is here the name of the norm after attention.
     names: &[(Part::MlpNorm, "pre_feedforward_layernorm.weight")],
     activation_keys: &[("hidden_activation", &[])],
     defaults: DEFAULTS,
@@ -74,7 +74,7 @@ pub(super) fn read_query_scalar(
     Ok(())
 }
 
-/// Reads which layers slide: as listed, or all but every so many.
+/// Reads the types of layers: as listed, or all sliding but every `period`-th.
 pub(super) fn read_layers(
     json: &Value,
     config: &mut DecoderConfig,

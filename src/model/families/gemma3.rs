@@ -9,7 +9,7 @@ use crate::model::{ConfigError, DecoderConfig, LayerType, RopeScaling};
 
 /// Layers of the model of 27 B parameters.
 const LAYERS_OF_LARGEST: usize = 62;
-/// Of so many layers the last sees all positions.
+/// Length of a period of layers, the last of which sees all positions.
 const PERIOD: usize = 6;
 
 pub(super) static FAMILY: Family = Family {
@@ -57,9 +57,9 @@ fn read(json: &Value, config: &mut DecoderConfig) -> Result<(), ConfigError> {
     gemma2::read_layers(json, config, period.unwrap_or(PERIOD))
 }
 
-/// The period by which every n-th layer is full: how this family says which slide where `layer_types` is not known.
+/// Period n, if exactly every n-th layer is full: the setting for readers that do not know `layer_types`.
 ///
-/// Layers without such a period give none, at which transformers before 4.53 fails instead of taking its default of 6.
+/// `None` if there is no such period; transformers before 4.53 then fails instead of taking its default of 6.
 fn period_of(config: &DecoderConfig) -> Option<usize> {
     (1..=config.num_hidden_layers + 1).find(|&period| {
         let mut layers = config.layer_types.iter().zip(1..);

@@ -1,4 +1,4 @@
-//! Llama, and the many models that are one.
+//! Llama, and the many models with the same architecture.
 
 use serde_json::json;
 

@@ -21,7 +21,7 @@ pub(super) static FAMILY: Family = Family {
             "sliding_window": config.sliding_window,
         })
     },
-    gguf: Gguf { ..llama::GGUF }, // a Llama there
+    gguf: Gguf { ..llama::GGUF }, // `llama` in GGUF files
     ..llama::FAMILY
 };
 

@@ -1,6 +1,6 @@
-//! Families of decoders: what each has that others have not. A family is a file of this folder and a line in the list below.
+//! Families of decoders, and their differences. A family is a file of this folder and a line in the list below.
 //!
-//! Numbers stand in [`DecoderConfig`]; what cannot be told by a number stands here.
+//! Numbers are in [`DecoderConfig`]; settings that are not numbers are here.
 
 mod gemma;
 mod gemma2;
@@ -29,10 +29,10 @@ macro_rules! families {
         }
 
         impl Architecture {
-            /// All of them.
+            /// All families.
             pub const ALL: &'static [Self] = &[$(Self::$Family),+];
 
-            /// What it has.
+            /// Facts of the family.
             pub fn family(self) -> &'static Family {
                 match self {
                     $(Self::$Family => &$file::FAMILY,)+
@@ -57,7 +57,7 @@ families! {
     Gemma2 = gemma2,
     /// Gemma 3, text only: normed queries and keys instead of soft-caps, two rope bases (arXiv 2503.19786).
     Gemma3 = gemma3,
-    /// Phi 3 and 4: fused matrices, heads that turn in part, `longrope` (Abdin et al. 2024, arXiv 2404.14219 and 2503.01743).
+    /// Phi 3 and 4: fused matrices, partly rotated heads, `longrope` (Abdin et al. 2024, arXiv 2404.14219 and 2503.01743).
     Phi3 = phi3,
     /// OLMo 2: norms after sub-layers, queries and keys normed over all heads (OLMo Team 2025, arXiv 2501.00656).
     Olmo2 = olmo2,
@@ -80,22 +80,22 @@ impl Architecture {
 /// Norms of the residual stream in a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Norms {
-    /// In front of attention and feed-forward layer.
+    /// Before attention and feed-forward layer.
     Before,
-    /// In front of both, and of what both give before it is added.
+    /// Before both, and on the results of both before they are added.
     Around,
-    /// Of what both give alone.
+    /// On the results of both only.
     After,
 }
 
-/// Norms of queries and keys, before they are turned.
+/// Norms of queries and keys, before rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
     None,
-    /// Of each head by itself, with one gain for all.
+    /// Norm of each head by itself, with one gain for all.
     PerHead,
-    /// Of all heads together.
+    /// Norm of all heads together.
     Whole,
 }
 
@@ -118,7 +118,7 @@ impl Activation {
     }
 }
 
-/// What a family has, and how its files say it.
+/// Facts of a family and of its files.
 #[derive(Debug, Clone, Copy)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Family {
@@ -128,40 +128,40 @@ pub struct Family {
     pub model_type: &'static str,
     /// Norms of the residual stream.
     pub norms: Norms,
-    /// Queries, keys and values have a bias.
+    /// True if queries, keys and values have a bias.
     pub qkv_bias: bool,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
     /// Function between the two halves of the feed-forward layer.
     pub activation: Activation,
-    /// What a norm multiplies by where its stored weight is 0: Google's models store the distance of a gain from 1.
+    /// Gain of a norm whose stored weight is 0: Google's models store the distance of a gain from 1.
     pub gain_offset: f64,
-    /// The embedding is multiplied by √`hidden_size`.
+    /// True if the embedding is multiplied by √`hidden_size`.
     pub scales_embedding: bool,
-    /// Sliding layers have rotary positions of their own.
+    /// True if sliding layers have their own rotary positions.
     pub has_local_rope: bool,
-    /// A part of a head's dimensions may turn alone: its class of transformers knows `partial_rotary_factor`.
+    /// True if only a part of a head's dimensions may be rotated: transformers has `partial_rotary_factor` for it.
     pub turns_partly: bool,
-    /// Its class of transformers counts the factors of `longrope` by `hidden_size / num_attention_heads`, whatever `head_dim` is.
+    /// True if transformers counts the factors of `longrope` by `hidden_size / num_attention_heads`, not `head_dim`.
     pub counts_factors_by_width: bool,
-    /// Names, inside a layer of a Hugging Face checkpoint, of parts that others call otherwise.
+    /// Names of parts inside a layer of a Hugging Face checkpoint, where they differ from those of other families.
     pub names: &'static [(Part, &'static str)],
     /// Matrices of a layer that its files hold as one.
     pub fused: &'static [Fused],
-    /// Keys of `config.json` that name the activation, the first that is there; and other names that mean the same there.
+    /// Keys of `config.json` for the activation; the first present one counts. Each has other names that mean the same.
     pub activation_keys: &'static [(&'static str, &'static [&'static str])],
     /// Values of keys that are left out.
     pub defaults: Defaults,
-    /// Reads the keys of the family's own into what all families share.
+    /// Reads the family's own keys into the shared config.
     pub read: fn(&Value, &mut DecoderConfig) -> Result<(), ConfigError>,
-    /// Writes them, with all that the class of transformers would otherwise take another default for.
+    /// Writes these keys, and all keys for which the class of transformers has another default.
     pub write: fn(&DecoderConfig) -> Value,
-    /// How llama.cpp has it.
+    /// Form of the family in llama.cpp.
     pub gguf: Gguf,
 }
 
-/// Parts of a layer that are stored as one tensor, row under row. They stand next to each other in the table, and one input enters
-/// all of them, so that they have one scheme ([`unlike_parts`](super::unlike_parts)).
+/// Parts of a layer that are stored as one tensor, row under row. They are neighbours in the table and share their
+/// input, so they have one scheme ([`unlike_parts`](super::unlike_parts)).
 #[derive(Debug, Clone, Copy)]
 pub struct Fused {
     /// The parts, in the table's order.
@@ -172,29 +172,29 @@ pub struct Fused {
     pub gguf_name: &'static str,
 }
 
-/// Values that the config classes of transformers 4 and 5 take for keys that are left out, where families differ.
+/// Values that the config classes of transformers 4 and 5 take for missing keys, where families differ.
 #[derive(Debug, Clone, Copy)]
 pub struct Defaults {
-    /// `None` is one for each query head.
+    /// `None` means one for each query head.
     pub num_key_value_heads: Option<usize>,
-    /// `None` is `hidden_size / num_attention_heads`.
+    /// `None` means `hidden_size / num_attention_heads`.
     pub head_dim: Option<usize>,
     /// Positions.
     pub max_position_embeddings: usize,
-    /// Positions that a model was trained with before its context was stretched, if the class has a default: that counts even
-    /// where the table of scaling has another number.
+    /// Positions of the trained context before it was stretched, if the class has a default: this counts even if the
+    /// scaling table has another number.
     pub original_max_position_embeddings: Option<usize>,
     /// Added to the mean square in norms.
     pub rms_norm_eps: f64,
     /// Base of rotary positions.
     pub rope_theta: f64,
-    /// Output layer and embedding are one.
+    /// True if output layer and embedding are one.
     pub tie_word_embeddings: bool,
     /// Begin of text.
     pub bos_token_id: Option<u32>,
     /// End of text.
     pub eos_token_id: Option<u32>,
-    /// Filling.
+    /// Padding.
     pub pad_token_id: Option<u32>,
 }
 
@@ -204,20 +204,20 @@ pub type GgufPairs = Vec<(&'static str, NewValue)>;
 /// A family in GGUF files.
 #[derive(Debug, Clone, Copy)]
 pub struct Gguf {
-    /// Name in `general.architecture`, with which keys begin.
+    /// Name in `general.architecture`; the family's keys begin with it.
     pub name: &'static str,
-    /// llama.cpp turns neighbouring dimensions of queries and keys, where Hugging Face turns halves of a head.
+    /// True if llama.cpp rotates neighbouring dimensions of queries and keys; Hugging Face rotates halves of a head.
     pub turns_neighbours: bool,
-    /// llama.cpp computes sliding layers.
+    /// True if llama.cpp computes sliding layers.
     pub slides: bool,
-    /// Adds to `config.json` what keys of the family's own say.
+    /// Adds the values of the family's own keys to `config.json`.
     pub read: fn(&GgufKeys<'_>, &mut Map<String, Value>) -> Result<(), GgufError>,
-    /// Keys of the family's own, without its name; or the setting, and its value, that llama.cpp knows by heart to be
-    /// another.
+    /// The family's own keys, without its name; or the setting, with its value, for which llama.cpp hard-codes another
+    /// value.
     pub write: fn(&DecoderConfig) -> Result<GgufPairs, NotInGguf>,
 }
 
-/// A setting that llama.cpp would compute otherwise, and its value.
+/// A setting that llama.cpp would compute differently, and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotInGguf {
     /// Its key in `config.json`.
@@ -253,7 +253,7 @@ impl Family {
         parts.filter(|part| part.is_of_layer() && self.has(*part))
     }
 
-    /// Tells whether its layers have a part.
+    /// True if its layers have a part.
     pub fn has(&self, part: Part) -> bool {
         match part {
             Part::AttentionNorm | Part::MlpNorm => self.norms != Norms::After,
@@ -296,7 +296,7 @@ impl Family {
     }
 }
 
-/// A name behind the number of its layer, if it has one.
+/// A name after the number of its layer, if it has one.
 fn named(layers: &str, id: WeightId, name: &str) -> String {
     match id.layer {
         Some(layer) => format!("{layers}{layer}.{name}"),

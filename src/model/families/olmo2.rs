@@ -1,4 +1,4 @@
-//! OLMo 2: norms after attention and feed-forward layer, none in front; queries and keys are normed over all heads together.
+//! OLMo 2: norms after attention and feed-forward layer, not before; queries and keys normed over all heads together.
 
 use serde_json::json;
 

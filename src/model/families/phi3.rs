@@ -1,4 +1,4 @@
-//! Phi 3 and 4: queries, keys and values are stored as one matrix, gates and what they gate as another; a part of each head turns.
+//! Phi 3 and 4: queries, keys and values share one matrix, gates and gated channels another; rotation is partial.
 
 use serde_json::{Map, Value, json};
 
@@ -42,7 +42,7 @@ pub(super) static FAMILY: Family = Family {
         turns_neighbours: false,
         read: read_gguf,
         write: |config| {
-            // 0 is how converters say that no layer slides; llama.cpp computes no window.
+            // Converters write 0 if no layer slides; llama.cpp computes no window.
             let window = NewValue::size(config.sliding_window.unwrap_or(0));
             Ok(vec![("attention.sliding_window", window)])
         },
@@ -57,7 +57,7 @@ fn read(json: &Value, config: &mut DecoderConfig) -> Result<(), ConfigError> {
         RopeScaling::Default | RopeScaling::LongRope { .. }
     );
     if !is_known {
-        // Its class takes `yarn` for another name of `longrope`, and knows no other.
+        // Its class takes `yarn` for another name of `longrope`, and knows no other kind.
         let table = field(json, "rope_parameters").or(field(json, "rope_scaling"));
         let found = table.and_then(|table| field(table, "rope_type").or(field(table, "type")));
         let expected = "`default` or `longrope` in this family";
@@ -72,13 +72,13 @@ fn write(config: &DecoderConfig) -> Value {
     let mut keys = json!({
         "embd_pdrop": 0.0,
         "hidden_act": config.family().activation.json_name(),
-        CONTEXT: config.max_position_embeddings, // of a context that was not stretched
+        CONTEXT: config.max_position_embeddings, // for a context that was not stretched
         "partial_rotary_factor": Rope::partial_rotary_factor(dims, config.head_dim as u64),
         "resid_pdrop": 0.0,
         "sliding_window": config.sliding_window,
     });
     if matches!(rope.scaling, RopeScaling::LongRope { .. }) {
-        // Before transformers 5 the class takes `type` and the two lists, and nothing beside them.
+        // Before transformers 5 the class accepts `type` and the two lists, and no other key.
         let (_, mut scaling) = rope.to_json(config.max_position_embeddings);
         if let Value::Object(table) = &mut scaling {
             table.remove(CONTEXT);

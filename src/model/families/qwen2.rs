@@ -46,7 +46,7 @@ pub(super) fn read(json: &Value, config: &mut DecoderConfig) -> Result<(), Confi
 }
 
 pub(super) fn write(config: &DecoderConfig) -> Value {
-    // Layers before the first that slides: how these say which do where `layer_types` is not known.
+    // Layers before the first that slides: the setting for readers that do not know `layer_types`.
     let types = &config.layer_types;
     let first_sliding = types.iter().position(|&kind| kind == LayerType::Sliding);
     json!({

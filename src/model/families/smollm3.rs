@@ -1,4 +1,4 @@
-//! SmolLM 3: a Llama every few layers of which has no rotary positions.
+//! SmolLM 3: a Llama with some layers without rotary positions.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::model::config_json::fields::{field, flag, size};
 use crate::model::config_json::layers::{check_window, listed, window};
 use crate::model::{ConfigError, DecoderConfig, LayerType};
 
-/// Of so many layers the last has no rotary positions, unless a file says otherwise; always in llama.cpp.
+/// Length of a period of layers whose last has no rotary positions, unless a file says otherwise; fixed in llama.cpp.
 const INTERVAL: usize = 4;
 
 pub(super) static FAMILY: Family = Family {
@@ -45,7 +45,7 @@ fn turns(layer: usize, interval: usize) -> bool {
     !(layer + 1).is_multiple_of(interval)
 }
 
-/// 1 for each layer whose queries and keys turn, 0 for the others: the contents of `no_rope_layers`, in spite of its name.
+/// Contents of `no_rope_layers`, in spite of its name: 1 for each layer whose queries and keys are rotated, else 0.
 fn flags(config: &DecoderConfig) -> Vec<u8> {
     let turns = |layer| !config.layers_without_rope.contains(&layer);
     (0..config.num_hidden_layers)
@@ -73,7 +73,7 @@ fn read(json: &Value, config: &mut DecoderConfig) -> Result<(), ConfigError> {
     check_window(json, config, expected)
 }
 
-/// Tells of each layer whether its queries and keys turn, if the file lists them; it may list more layers than there are.
+/// Flags of layers, true if queries and keys are rotated, if the file lists them; it may list more than there are.
 fn listed_turns(json: &Value, num_layers: usize) -> Result<Option<Vec<bool>>, ConfigError> {
     let key = "no_rope_layers";
     let Some(listed) = field(json, key) else {
@@ -99,7 +99,7 @@ fn write(config: &DecoderConfig) -> Value {
         "hidden_act": config.family().activation.json_name(),
         "layer_types": config.layer_types,
         "mlp_bias": false,
-        "no_rope_layer_interval": INTERVAL, // what the list below says where there is one
+        "no_rope_layer_interval": INTERVAL, // the list below decides where it is read
         "no_rope_layers": flags(config),
         "sliding_window": config.sliding_window,
         "use_sliding_window": config.sliding_window.is_some(),

@@ -1,4 +1,4 @@
-//! `quantization_config`: which weight has which scheme.
+//! `quantization_config`: the scheme of each weight.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,13 @@ use crate::formats::read::{expect, unexpected};
 use crate::kernels::grid::{Grid, Levels};
 use crate::model::{ConfigError, DecoderConfig, ParameterKind, Scheme, tensor_specs, unlike_parts};
 
-/// What a pattern or a name in the config means.
+/// Meaning of a pattern or a name in the config.
 enum Target {
     /// Every linear module.
     Linear,
     /// The module of this name.
     Module(String),
-    /// All modules whose name begins with what the pattern means.
+    /// All modules whose name begins with a match of the pattern.
     Pattern(Regex),
 }
 
@@ -27,7 +27,7 @@ struct Group {
     stored: StoredScheme,
 }
 
-/// The scheme of every weight that is not plain, by name.
+/// Schemes of all quantised weights, by name.
 pub(super) fn stored_schemes(
     json: &Value,
     config: &DecoderConfig,
@@ -61,7 +61,7 @@ pub(super) fn stored_schemes(
             continue;
         };
         if let Some(other) = named.find(|other| other.stored != group.stored) {
-            // Readers differ in which of the two holds.
+            // Readers disagree on which of the two applies.
             let expected = format!(
                 "one group for `{module}`, which `{}` names, too",
                 group.path
@@ -144,7 +144,7 @@ fn levels(json: &Value, path: &str) -> Result<Levels, ConfigError> {
     })
 }
 
-/// What enters a module: as it is, or rounded position by position.
+/// Levels of a module's input, rounded position by position; `None` if it is not rounded.
 fn input(json: &Value, path: &str) -> Result<Option<Levels>, ConfigError> {
     if json.pointer(path).is_none_or(Value::is_null) {
         return Ok(None);
@@ -157,7 +157,7 @@ fn input(json: &Value, path: &str) -> Result<Option<Levels>, ConfigError> {
     Ok(Some(levels(json, path)?))
 }
 
-/// How codes are stored: what the group says, or else the whole.
+/// Layout of codes, from the group's `format`, or else from the format of the whole config.
 fn layout(json: &Value, path: &str, levels: Levels) -> Result<Layout, ConfigError> {
     let (is_float, has_zeros) = (levels == Levels::Fp8, levels.has_zeros());
     let formats: &[(&str, Layout)] = if is_float {
@@ -207,7 +207,7 @@ fn targets(json: &Value, pointer: &str) -> Result<Vec<Target>, ConfigError> {
                 name => Target::Module(name.to_owned()),
             });
         };
-        // What Python's `re.match` does: the beginning is fixed, the end is not.
+        // Same as Python's `re.match`: the beginning is fixed, the end is not.
         let regex = Regex::new(&format!("^(?:{pattern})"));
         regex.map(Target::Pattern).map_err(|_| wrong())
     };
@@ -224,7 +224,7 @@ impl Target {
     }
 }
 
-/// Group size from `strategy` and `group_size`; a strategy left out follows from the size (−1 is a whole row).
+/// Group size from `strategy` and `group_size`; a missing strategy follows from the size (−1 is a whole row).
 fn group_size(weights: Option<&Value>, path: &str) -> Result<Option<usize>, ConfigError> {
     let field = |key| {
         weights

@@ -1,7 +1,7 @@
-//! compressed-tensors: codes, and what scales them, in the place of a weight.
+//! compressed-tensors: codes and scales in the place of a weight.
 //!
-//! Layout: `docs/formats-export.md`. This reader is written apart from the writer, so that one checks the other: it
-//! looks up each code in the bytes of the stream, where the writer shifts codes into words.
+//! Layout: `docs/formats-export.md`. This reader shares no code with the writer, so that one checks the other: it looks
+//! up each code in the bytes of the stream; the writer shifts codes into words.
 #![warn(clippy::indexing_slicing)]
 
 mod config;
@@ -15,18 +15,18 @@ use crate::formats::read::{Packed, PackedReading, StoredWeight, fp8, transposed,
 use crate::formats::{CheckpointError, TensorFiles};
 use crate::model::{DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec};
 
-/// What `quantization_config` says of each weight that is not plain, by name.
+/// Schemes of all quantised weights in `quantization_config`, by name.
 #[derive(Debug)]
 struct CompressedTensors(BTreeMap<String, StoredScheme>);
 
-/// How a weight is quantised, and how its codes are stored.
+/// Scheme of a weight, and layout of its codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct StoredScheme {
     scheme: Scheme,
     layout: Layout,
 }
 
-/// How codes are stored.
+/// Layout of codes in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// Whole numbers, in words of 32 bits.
@@ -37,9 +37,9 @@ enum Layout {
     Floats,
 }
 
-/// Makes a reader of a `quantization_config`.
+/// Makes a reader from a `quantization_config`.
 ///
-/// Strict: whatever would change a weight or an activation and is not implemented is refused by its key.
+/// Strict: a key that would change a weight or an activation, and is not implemented, is refused.
 pub(super) fn open(json: &Value, config: &DecoderConfig) -> PackedReading {
     let schemes = config::stored_schemes(json, config)?;
     Ok(Box::new(CompressedTensors(schemes)))
@@ -162,8 +162,8 @@ impl StoredScheme {
         }
     }
 
-    /// One for each group; the zeros of a group, one for each row, are a stream of their own, whose words stand below
-    /// each other.
+    /// Zeros, one for each row and group. The zeros of a group are a stream of one code per row; its words are a column
+    /// in the file.
     fn zeros_of(
         &self,
         files: &TensorFiles,
@@ -179,7 +179,7 @@ impl StoredScheme {
         Ok(transposed(&zeros, rows))
     }
 
-    /// Words that so many codes take.
+    /// Number of words that these codes take.
     fn num_words(&self, codes: usize) -> usize {
         (codes * self.scheme.weight.levels.bits() as usize).div_ceil(32)
     }
@@ -199,7 +199,7 @@ impl StoredScheme {
     }
 }
 
-/// Name of a tensor that stands, with others, for a weight.
+/// Name of one of the tensors that store a weight.
 fn part(spec: &TensorSpec, part: &str) -> String {
     format!("{}_{part}", spec.name)
 }

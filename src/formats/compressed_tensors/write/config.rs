@@ -1,4 +1,4 @@
-//! `quantization_config`: which module has which scheme.
+//! `quantization_config`: the scheme of each module.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,8 @@ use crate::model::{DecoderConfig, ParameterKind, Scheme, Schemes, TensorSpec, te
 
 /// `quantization_config`, with every key that old readers need and none that they do not know.
 ///
-/// `lm_head` stands in `ignore` even if it is tied, as llm-compressor writes it; with a scheme it is named by a group, since
-/// engines do not take it for a `Linear` as they do projections.
+/// `lm_head` is in `ignore` even if it is tied, as llm-compressor writes it. With a scheme it is named by a group,
+/// because engines do not count it as a `Linear`, as they do projections.
 pub(in crate::formats::compressed_tensors) fn quantization_config(
     schemes: &Schemes,
     config: &DecoderConfig,
@@ -89,7 +89,7 @@ fn linear_layers(schemes: &Schemes, config: &DecoderConfig) -> Vec<TensorSpec> {
     specs
 }
 
-/// Names of modules; where a group has those of all layers, a pattern for them.
+/// Names of modules; one pattern for a module that the group has in all layers.
 fn targets(members: &[&TensorSpec], counts: &BTreeMap<&str, usize>) -> Vec<String> {
     let mut targets = Vec::new();
     for spec in members {

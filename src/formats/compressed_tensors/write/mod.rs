@@ -1,4 +1,4 @@
-//! compressed-tensors: codes and what scales them, for vLLM, SGLang and transformers.
+//! compressed-tensors: codes and scales, for vLLM, SGLang and transformers.
 //!
 //! Layout: `docs/formats-export.md`.
 
@@ -15,14 +15,14 @@ use crate::formats::{ExportDtype, WriteError};
 use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
 
-/// Layout of the codes of a weight in the file; the names are those of `format` in `quantization_config`.
+/// Layout of the codes of a weight in the file; named as `format` in `quantization_config`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Layout {
     /// Whole numbers in 32-bit words; weights only.
     Pack,
-    /// Whole numbers in bytes, beside rounded activations.
+    /// Whole numbers in bytes, with rounded activations.
     Int,
-    /// Floats in bytes, beside rounded activations.
+    /// Floats in bytes, with rounded activations.
     Float,
     /// Floats in bytes; weights only.
     Naive,
@@ -57,13 +57,13 @@ impl Layout {
     }
 }
 
-/// Which module has which scheme.
+/// `quantization_config`, which names the scheme of each module.
 pub(super) fn describe(schemes: &Schemes, config: &DecoderConfig) -> Result<Said, WriteError> {
     let said = quantization_config(schemes, config)?;
     Ok(vec![("quantization_config", said)])
 }
 
-/// The tensors that stand for a weight.
+/// Tensors that store a weight.
 pub(super) fn encode(
     spec: &TensorSpec,
     scheme: Scheme,

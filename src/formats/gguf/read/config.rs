@@ -1,4 +1,4 @@
-//! The `config.json` that a GGUF file was converted from, out of its metadata.
+//! The `config.json` of the model in a GGUF file, rebuilt from the file's metadata.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::model::{Architecture, Family, Rope, RopeScaling};
 const EMBEDDING: &str = "token_embd.weight";
 const HEAD: &str = "output.weight";
 
-/// Keys, after the family's name, that change what a model computes and that no family read here has.
+/// Keys, after the family's name, that change a model's computation; no family read here has them.
 const FOREIGN_KEYS: [&str; 10] = [
     "expert_count",
     "logit_scale",
@@ -25,9 +25,9 @@ const FOREIGN_KEYS: [&str; 10] = [
     "rope.scaling.yarn_log_multiplier",
 ];
 
-/// What `config.json` would say of this file.
+/// `config.json` of the model in this file.
 ///
-/// What llama.cpp knows by heart of a family and no file says is written out.
+/// Values that llama.cpp hard-codes for a family, and that no file holds, are written out.
 pub(super) fn config_json(
     file: &GgufFile,
     architecture: Architecture,
@@ -60,7 +60,7 @@ pub(super) fn config_json(
     let json = json!({
         "architectures": [family.class_name],
         "model_type": family.model_type,
-        "vocab_size": vocab_size, // the rows that are there, filling included
+        "vocab_size": vocab_size, // rows in the file, padding included
         "hidden_size": hidden_size,
         "intermediate_size": keys.required_size("feed_forward_length")?,
         "num_hidden_layers": keys.required_size("block_count")?,
@@ -87,8 +87,8 @@ pub(super) fn config_json(
     Ok(Value::Object(json))
 }
 
-/// Size of one head, the same for queries, keys and values; and how many of its dimensions turn: all, unless the family is one
-/// that turns a part.
+/// Size of one head, the same for queries, keys and values; and the number of its rotary dimensions: all, unless the
+/// family rotates only a part.
 fn head_dims(
     keys: &GgufKeys<'_>,
     family: &Family,
@@ -121,7 +121,7 @@ fn head_dims(
 
 /// `rope_theta` and `rope_scaling`.
 ///
-/// A kind of scaling that the decoder lacks is handed on by its name, under which `config.json` is refused.
+/// A kind of scaling that the decoder lacks keeps its name; reading `config.json` then refuses it by that name.
 fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
     let file = keys.file;
     let theta = keys.number("rope.freq_base")?.unwrap_or(10_000.0); // llama.cpp's default
@@ -140,7 +140,7 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
         let context = "rope.scaling.original_context_length";
         let context = file.required(&keys.key(context), keys.size(context)?)?;
         let found = keys.number(attention_factor)?.unwrap_or(1.0); // llama.cpp's default
-        // What follows from the stretch of the context is stored in f32, and need not be written out.
+        // A factor that follows from the stretch of the context is stored in f32 and need not be written out.
         let stretch = keys.required_size("context_length")? as f64 / context as f64;
         let derived = RopeScaling::longrope_growth(stretch, context);
         let is_derived = (derived - found).abs() <= f64::from(f32::EPSILON) * found;
@@ -165,7 +165,7 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
     }
     let kind = file.text(&keys.key("rope.scaling.type"))?;
     let factor = match keys.number("rope.scaling.factor")? {
-        None => keys.number("rope.scale_linear")?, // before there was a type
+        None => keys.number("rope.scale_linear")?, // key of files older than the type
         factor => factor,
     };
     let scaling = match (kind, factor) {
@@ -182,7 +182,7 @@ fn rope(keys: &GgufKeys<'_>) -> Result<(f64, Value), CheckpointError> {
     Ok((theta, scaling))
 }
 
-/// End-of-text ids: the one of the model, then those that end a turn or a message of a chat.
+/// End-of-text ids: the model's, then the ones that end a turn or a message of a chat.
 fn eos_token_ids(file: &GgufFile) -> Result<Value, GgufError> {
     let mut ids: Vec<u64> = Vec::new();
     for name in ["eos", "eot", "eom"] {

@@ -1,4 +1,4 @@
-//! GGUF files as checkpoints: llama.cpp's names, order of rows and norms, read as Hugging Face's.
+//! GGUF files as checkpoints: llama.cpp's names, order of rows and norms are converted to Hugging Face's.
 
 mod config;
 mod rope;
@@ -31,7 +31,7 @@ impl GgufWeights {
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let file = GgufFile::open(path)?;
         let name = file.text(ARCHITECTURE)?;
-        // Several may have one name there, as Llama, SmolLM and Mistral: the first of the list is read.
+        // Several families share one name there, such as Llama, SmolLM and Mistral; the first in the list is taken.
         let known = Architecture::ALL.iter().copied();
         let gguf_name = |known: Architecture| known.family().gguf.name;
         let found = known.clone().find(|known| name == Some(gguf_name(*known)));
@@ -48,12 +48,12 @@ impl GgufWeights {
         &self.file
     }
 
-    /// What `config.json` would say.
+    /// `config.json` of the model in this file.
     pub(crate) fn config_json(&self) -> Result<Value, CheckpointError> {
         config_json(&self.file, self.architecture)
     }
 
-    /// Every weight is there with its shape, and nothing else is.
+    /// Checks that every weight is there with its shape, and nothing else.
     pub(crate) fn check(&self, specs: &[TensorSpec]) -> Result<(), CheckpointError> {
         let [short, long] = ROPE_FACTORS;
         let mut known = BTreeSet::from([ROPE_FREQS, short, long].map(str::to_owned));
@@ -92,7 +92,7 @@ impl GgufWeights {
         (spec.kind() == ParameterKind::Linear).then_some(Scheme { weight, input })
     }
 
-    /// One tensor in Hugging Face's order of rows; all of it is finite.
+    /// One tensor in Hugging Face's order of rows, checked to be finite.
     pub(crate) fn weight(
         &self,
         spec: &TensorSpec,
@@ -106,7 +106,7 @@ impl GgufWeights {
         })?;
         let family = self.architecture.family();
         if family.gain_offset != 0.0 && spec.kind() == ParameterKind::Norm {
-            // The converter adds to a gain what the norm adds to its weight.
+            // The converter stores the gain: the weight plus the norm's offset.
             #[expect(clippy::cast_possible_truncation, reason = "1")]
             let offset = family.gain_offset as f32;
             for value in &mut weight {
@@ -136,8 +136,8 @@ impl GgufWeights {
 
 /// Rows of queries or keys in Hugging Face's order.
 ///
-/// llama.cpp turns neighbours: row `2j` of a head with row `2j + 1`. Hugging Face turns halves: row `j` with row
-/// `j + H/2`.
+/// llama.cpp rotates neighbours together: row `2j` of a head with row `2j + 1`. Hugging Face rotates halves together:
+/// row `j` with row `j + H/2`.
 fn halves_of_pairs(rows: &[f32], num_heads: usize, head_dim: usize) -> Vec<f32> {
     let row_len = rows.len() / (num_heads * head_dim).max(1);
     let mut ordered = Vec::with_capacity(rows.len());

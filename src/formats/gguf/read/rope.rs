@@ -1,21 +1,21 @@
-//! The long-context rotary scaling of Llama 3, found again in the divisors that llama.cpp keeps of it.
+//! Recovers Llama 3's long-context rotary scaling from the divisors that llama.cpp stores.
 
 use std::f64::consts::TAU;
 
 use serde_json::{Value, json};
 
-/// Ratios that all releases of Llama 3.1 to 3.3 have: waves longer than the trained context are stretched whole, and
-/// those shorter than a quarter of it not at all.
+/// Ratios of all releases of Llama 3.1 to 3.3: waves longer than the trained context are stretched fully, waves shorter
+/// than a quarter of it not at all.
 const LOW_FREQ_FACTOR: f64 = 1.0;
 const HIGH_FREQ_FACTOR: f64 = 4.0;
-/// Divisors were computed in f32, some from other f32 numbers.
+/// Relative tolerance: divisors were computed in f32, some from other f32 numbers.
 const TOLERANCE: f64 = 1e-4;
 
-/// `rope_scaling` of the `config.json` whose frequencies, over those of `theta`, are these divisors; `None` if they are
-/// not Llama 3's.
+/// Llama 3's `rope_scaling` in `config.json` that gives these divisors of the frequencies of `theta`; `None` if there
+/// is none.
 ///
-/// The divisors hold the stretch and, in the waves between, where stretching begins; a context of any number of
-/// tokens that gives the same divisors gives the same model, so powers of two are tried first.
+/// The divisors hold the stretch and, for the waves in between, the start of stretching. Different contexts (in tokens)
+/// can give the same divisors, and so the same model; powers of two are tried first.
 pub(super) fn llama3_scaling(divisors: &[f64], theta: f64) -> Option<Value> {
     let num_pairs = divisors.len();
     let wavelength = |pair: usize| TAU * theta.powf(pair as f64 / num_pairs as f64);
@@ -29,7 +29,7 @@ pub(super) fn llama3_scaling(divisors: &[f64], theta: f64) -> Option<Value> {
             .zip(divisors)
             .all(|(want, &got)| is_close(want, got))
     };
-    // A wave between tells the context; if none lies between, any power of two in the gap does.
+    // A wave in between determines the context; without one, any power of two in the gap fits.
     let between = divisors.iter().position(|&divisor| {
         divisor > 1.0 && !is_close(divisor, 1.0) && !is_close(divisor, factor)
     });
@@ -57,7 +57,7 @@ pub(super) fn llama3_scaling(divisors: &[f64], theta: f64) -> Option<Value> {
     }))
 }
 
-/// What Llama 3's scaling divides the frequency of this wavelength by.
+/// Divisor that Llama 3's scaling applies to the frequency of this wavelength.
 fn divisor(wavelength: f64, factor: f64, context: f64) -> f64 {
     if wavelength < context / HIGH_FREQ_FACTOR {
         return 1.0;

@@ -1,4 +1,4 @@
-//! What a GGUF file says of a decoder: the keys that llama.cpp's converter writes.
+//! Metadata of a decoder in a GGUF file: the keys that llama.cpp's converter writes.
 
 use super::super::{ROPE_FACTORS, ROPE_FREQS};
 use crate::formats::WriteError;
@@ -28,7 +28,7 @@ fn file_type(kind: WrittenType) -> u32 {
 ///
 /// # Errors
 ///
-/// What llama.cpp would compute otherwise than the student: it knows some settings by heart and reads no key for them.
+/// Refuses settings that llama.cpp computes differently from the student: it hard-codes some and reads no key for them.
 pub(super) fn metadata(
     config: &DecoderConfig,
     name: &str,
@@ -100,7 +100,7 @@ pub(super) fn license(license: &License) -> Vec<(String, NewValue)> {
         .collect()
 }
 
-/// Positions for which llama.cpp computes the same as the student: where it sees all positions, as many as a window has.
+/// Positions for which llama.cpp computes the same as the student: one window at most if it attends to all of them.
 fn context_length(config: &DecoderConfig) -> usize {
     let window = config
         .sliding_window
@@ -110,7 +110,7 @@ fn context_length(config: &DecoderConfig) -> usize {
     window.map_or(most, |window| window.min(most))
 }
 
-/// Keys of a change of wavelengths; that of Llama 3 stands in a tensor, and the factors of `LongRoPE` in two.
+/// Keys of a scaling of wavelengths. Llama 3's is in a tensor instead, and the factors of `LongRoPE` are in two.
 fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, NewValue)> {
     let (kind, factor) = match *scaling {
         RopeScaling::Default | RopeScaling::Llama3 { .. } => return Vec::new(),
@@ -151,8 +151,8 @@ fn scaling(scaling: &RopeScaling) -> Vec<(&'static str, NewValue)> {
     keys
 }
 
-/// Tensors of divisors of the rotary frequencies, one per pair of dimensions: what Llama 3's scaling and `LongRoPE` are in a
-/// file.
+/// Tensors of divisors of the rotary frequencies, one divisor per pair of dimensions. They hold Llama 3's scaling and
+/// `LongRoPE` in a file.
 pub(super) fn rope_divisors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f32>)> {
     let rope = &config.rope;
     match &rope.scaling {
@@ -179,7 +179,7 @@ pub(super) fn rope_divisors(config: &DecoderConfig) -> Vec<(&'static str, Vec<f3
     }
 }
 
-/// Refuses settings of `YaRN` that llama.cpp knows by heart to be others.
+/// Refuses `YaRN` settings that differ from the ones that llama.cpp hard-codes.
 fn check_rope(rope: &Rope) -> Result<(), WriteError> {
     let RopeScaling::Yarn {
         factor,

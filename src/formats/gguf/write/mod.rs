@@ -1,4 +1,4 @@
-//! GGUF files, which llama.cpp and what is built on it load.
+//! GGUF files, which llama.cpp and the engines built on it load.
 
 mod metadata;
 mod tokenizer;
@@ -22,19 +22,19 @@ use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, TensorSpec, tensor_specs,
 };
 
-/// How the weights of a file are stored; vectors are F32 in every file.
+/// Storage types of the weights in a file; vectors are F32 in every file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockTypes {
-    /// Projections inside of blocks.
+    /// Projections inside blocks.
     pub linear: WrittenType,
-    /// Embedding; it is the output matrix, too, if the two are tied.
+    /// Embedding; also the output matrix if the two are tied.
     pub embedding: WrittenType,
     /// Untied output matrix.
     pub output: WrittenType,
 }
 
 impl BlockTypes {
-    /// Types that a plan asks for, for a student whose weights of a kind are all on one grid; others are stored in a dtype.
+    /// Types that the plan names; else the block type of the grid that all weights of a kind are on; else `dtype`.
     pub fn of(
         plan: GgufPlan,
         dtype: ExportDtype,
@@ -57,12 +57,12 @@ impl BlockTypes {
         }
     }
 
-    /// Whether blocks of the weights of a kind hold codes and scales of a grid.
+    /// True if blocks of this kind of weight hold the codes and scales of a grid.
     pub fn holds(self, kind: ParameterKind, grid: Grid) -> bool {
         type_of_grid(grid) == Some(self.of_kind(kind))
     }
 
-    /// Type of a weight. Rows that do not fall into whole blocks are stored in smaller ones, or else as F16.
+    /// Type of a weight. Rows that do not divide into whole blocks are stored in smaller ones, or else as F16.
     pub fn kind(self, kind: ParameterKind, columns: usize) -> WrittenType {
         let kind = self.of_kind(kind);
         let fits = |kind: &WrittenType| {
@@ -85,24 +85,24 @@ impl BlockTypes {
 
 /// A model to be written.
 pub struct GgufModel<'a> {
-    /// Its name, in the file and of it.
+    /// Its name, in the metadata and in the file's name.
     pub name: &'a str,
     /// Architecture.
     pub config: &'a DecoderConfig,
-    /// How weights are stored.
+    /// Storage types of the weights.
     pub types: BlockTypes,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
-    /// Folder of the tokenizer's files, in which chat templates may stand.
+    /// Folder of the tokenizer's files, which may hold chat templates.
     pub template_dir: Option<&'a Path>,
-    /// Sampling defaults, as `generation_config.json` says them.
+    /// Sampling defaults, as in `generation_config.json`.
     pub generation: &'a Map<String, Value>,
-    /// Licence of the models that it is made of, if it is known.
+    /// Licence of the models that it is made from, if known.
     pub license: Option<&'a License>,
 }
 
 impl GgufModel<'_> {
-    /// Name of the file, as files of llama.cpp are named: the model's, then the type of its matrices.
+    /// Name of the file, as llama.cpp names files: the model's name, then the type of its matrices.
     pub fn file_name(&self) -> String {
         format!("{}-{}.gguf", self.name, self.types.linear.name())
     }
@@ -110,8 +110,8 @@ impl GgufModel<'_> {
 
 /// Writes the file into an existing folder and returns its path.
 ///
-/// `quantized` is asked for each weight first: where it gives codes and scales in groups of 32, the blocks hold exactly
-/// these. Of the others, `weight` gives the values in f32, row-major.
+/// `quantized` is called first for each weight: if it gives codes and scales in groups of 32, the blocks hold exactly
+/// these. For the others, `weight` gives the values in f32, row-major.
 pub fn write_model(
     dir: &Path,
     model: &GgufModel<'_>,
@@ -154,7 +154,7 @@ pub fn write_model(
     Ok(path)
 }
 
-/// What a weight reads back as, in f32.
+/// Values of a weight as read back from the file, in f32.
 pub fn stored(
     spec: &ParameterSpec,
     mut weight: Vec<f32>,
@@ -170,7 +170,7 @@ pub fn stored(
     TensorType::from(kind).decode(&kind.encode(&weight))
 }
 
-/// What is added to the weights of norms: llama.cpp's multiply by what is stored, Gemma's by one more.
+/// Offset added to the weights of norms: llama.cpp multiplies by the stored weight, Gemma by that weight plus one.
 fn added_to_gains(kind: ParameterKind, config: &DecoderConfig) -> Option<f32> {
     #[expect(clippy::cast_possible_truncation, reason = "0 or 1")]
     let offset = config.family().gain_offset as f32;
@@ -196,11 +196,11 @@ fn encode(
     Ok(kind.encode(&weight))
 }
 
-/// A number that the type cannot hold would be read as infinity.
+/// Refuses a number that the type cannot hold: it would be read as infinity.
 fn check_finite(spec: &TensorSpec, weight: &[f32], kind: WrittenType) -> Result<(), WriteError> {
     let most = match kind {
         WrittenType::F32 | WrittenType::Bf16 => f32::MAX,
-        _ => f16::MAX.to_f32(), // of blocks it bounds the scale, and more
+        _ => f16::MAX.to_f32(), // in blocks the scale is f16, and this bound is stricter
     };
     match weight
         .iter()
@@ -216,7 +216,7 @@ fn check_finite(spec: &TensorSpec, weight: &[f32], kind: WrittenType) -> Result<
     }
 }
 
-/// Blocks that hold these codes and scales, neither rounded again.
+/// Blocks that hold exactly these codes and scales, without rounding again.
 fn blocks(
     spec: &TensorSpec,
     weight: &OnGrid,
@@ -265,7 +265,7 @@ fn blocks(
     Ok(bytes.concat())
 }
 
-/// Heads of a projection whose rows llama.cpp wants in another order: queries and keys of some families.
+/// Number of heads of a projection whose rows llama.cpp wants in another order: queries and keys of some families.
 fn interleaved_heads(spec: &TensorSpec, config: &DecoderConfig) -> Option<usize> {
     if !config.family().gguf.turns_neighbours {
         return None;
@@ -277,8 +277,8 @@ fn interleaved_heads(spec: &TensorSpec, config: &DecoderConfig) -> Option<usize>
     }
 }
 
-/// Rows of queries or keys in llama.cpp's order, which turns neighbours: row `j` of a head goes to `2j`, row `j + H/2` to
-/// `2j + 1`. Elements of `rows` are whole rows, or as many equal parts of each.
+/// Rows of queries or keys in llama.cpp's order, which rotates neighbours together: row `j` of a head moves to `2j`,
+/// row `j + H/2` to `2j + 1`. Elements of `rows` are whole rows, or equal parts of rows.
 fn pairs_of_halves<T: Clone>(rows: &[T], num_heads: usize, head_dim: usize) -> Vec<T> {
     let row_len = rows.len() / (num_heads * head_dim);
     let mut ordered = Vec::with_capacity(rows.len());

@@ -13,7 +13,7 @@ fn tokenizer(name: &str) -> Tokenizer {
     Tokenizer::of_model(&golden(name)).unwrap()
 }
 
-/// Writes what a golden folder holds, all matrices as one type.
+/// Writes the weights of a golden folder, with one type for all matrices.
 fn export(
     name: &str,
     kind: WrittenType,
@@ -102,7 +102,7 @@ fn models_of_every_family_read_back_as_they_were() {
             );
             let mut want = source.config().clone();
             if want.architecture == Architecture::Mistral {
-                want.architecture = Architecture::Llama; // as llama.cpp calls it
+                want.architecture = Architecture::Llama; // its name in llama.cpp
             }
             assert_eq!(*written.config(), want, "{name}");
             let types = BlockTypes {

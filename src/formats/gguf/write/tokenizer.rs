@@ -1,4 +1,4 @@
-//! The tokenizer in a file: its keys, and whether it gives the student's ids.
+//! The tokenizer in a file: its keys, and the check that it gives the student's ids.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use crate::gguf::NewValue;
 use crate::gguf::tokenizer::{Ends, TokenizerSource, tokenizer_metadata};
 use crate::progress;
 
-/// Keys and values of the tokenizer; what a file cannot say of it is told.
+/// Keys and values of the tokenizer. Logs a note for each fact that a file cannot hold.
 pub(super) fn keys(model: &GgufModel<'_>) -> Result<Vec<(String, NewValue)>, WriteError> {
     let [(name, bytes), (_, config_bytes)] = model.tokenizer.files();
     let json: Value = serde_json::from_slice(bytes).map_err(|source| WriteError::Json {
@@ -36,8 +36,8 @@ pub(super) fn keys(model: &GgufModel<'_>) -> Result<Vec<(String, NewValue)>, Wri
     Ok(metadata)
 }
 
-/// Tokens that end a text, and whether the first of them is put after each: llama.cpp can put no other there. An id without a
-/// token ends nothing.
+/// Tokens that end a text, and whether the first of them is appended to each text: llama.cpp can append no other. An id
+/// without a token ends nothing.
 fn ends(model: &GgufModel<'_>) -> (Vec<u32>, bool) {
     let mut ends = model.config.eos_token_ids.clone();
     ends.retain(|&id| (id as usize) < model.config.vocab_size);
@@ -78,13 +78,13 @@ fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
 /// Rows of validation text that both tokenizers read.
 const NUM_ROWS: usize = 8;
 
-/// Ids that are told where they differ.
+/// Number of ids shown from the first difference on.
 const NUM_TOLD: usize = 8;
 
-/// What tells rules of splitting apart: digits, capitals, marks, white space, other scripts.
+/// Text that distinguishes rules of splitting: digits, capitals, marks, white space, other scripts.
 const PROBE: &str = "I've 12345 apples, we'LL  share\n\n\tthem: x=y+1.5e-3;\r\n Ünïcode ｆｕｌｌ 日本語 한국어 नमस्ते 😀👩‍👩‍👧 don't.  \n";
 
-/// The tokenizer that the file carries gives the ids of the student's, on validation text and a probe.
+/// Checks that the tokenizer in the file gives the student's ids, on validation text and a probe.
 pub fn check_tokenizer(
     path: &Path,
     tokenizer: &Tokenizer,
