@@ -1,8 +1,7 @@
 //! GGUF files, the format of llama.cpp, versions 2 and 3: metadata, tensors and their values in f32.
 //!
-//! Every count, length and offset is checked against the file before it is used, so a hostile file can neither cause
-//! reads beyond its end nor allocations larger than the file. This module does not know the meaning of keys and
-//! tensors.
+//! Every count, length and offset is checked against the file before use, so a hostile file causes neither reads beyond
+//! its end nor allocations larger than the file. This module does not know the meaning of keys and tensors.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 #![warn(clippy::indexing_slicing)]

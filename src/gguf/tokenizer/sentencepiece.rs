@@ -93,8 +93,7 @@ pub(super) fn adds_space(json: &Value) -> bool {
     any(&json["normalizer"], &prepends) || any(&json["pre_tokenizer"], &is_metaspace)
 }
 
-/// Adds a token for a single tab: Gemma has tokens of several tabs but not of one, which it writes as a byte; merges
-/// must be able to name it.
+/// Renames the byte token of a tab to a tab: Gemma has tokens of several tabs but not of one, and merges need it.
 fn with_tab(ids: Map<String, Value>) -> Map<String, Value> {
     let has_long = ids
         .keys()
