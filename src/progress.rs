@@ -1,7 +1,7 @@
-//! How far a long step has come, on stderr: a bar on a terminal, plain lines elsewhere.
+//! Progress of a long step, on stderr: a bar on a terminal, plain lines elsewhere.
 //!
-//! Also the three ways in which the program writes quantities for people: counts with thousands
-//! separators, sizes in binary units, durations. Nothing here knows what the tokens are for.
+//! Also formats quantities for people: counts with thousands separators, sizes in binary units,
+//! durations. This module does not know the purpose of the tokens.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
-/// Least time between two plain lines: the log of an hour's training stays readable.
+/// Shortest time between two plain lines, so that the log of an hour's training stays readable.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -17,19 +17,19 @@ static QUIET: AtomicBool = AtomicBool::new(false);
 /// Hides (`true`) or shows the progress of every step that starts from now on.
 ///
 /// One switch for the process, because it is the user's choice for the whole run: passing it through
-/// every stage would add an argument that no stage looks at.
+/// every stage would add an argument that no stage uses.
 pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
 
-/// Tells one line, unless progress is hidden.
+/// Prints one line, unless progress is hidden.
 pub fn log(text: &str) {
     if !QUIET.load(Ordering::Relaxed) {
-        let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to lose a run
+        let _ = writeln!(io::stderr(), "{text}"); // a closed stderr must not stop a run
     }
 }
 
-/// Tells what is no fault and yet worth a line, unless progress is hidden.
+/// Prints notes, which are not faults, unless progress is hidden.
 pub fn say_notes(notes: &[String]) {
     for note in notes {
         log(&format!("note: {note}"));
@@ -38,8 +38,8 @@ pub fn say_notes(notes: &[String]) {
 
 /// Progress of one step, counted in tokens.
 ///
-/// Dropped without [`Progress::finish`] it leaves the bar where it stopped, since that is where an
-/// error struck.
+/// If dropped without [`Progress::finish`], it leaves the bar at its last position, because that is
+/// where an error occurred.
 #[derive(Debug)]
 pub struct Progress {
     pace: Pace,
@@ -48,7 +48,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the clock and says what is to be done.
+    /// Starts the clock and prints the total.
     pub fn new(label: &str, total_tokens: u64) -> Self {
         if QUIET.load(Ordering::Relaxed) {
             return Self::hidden(label, total_tokens);
@@ -62,7 +62,7 @@ impl Progress {
         Self::shown(label, total_tokens, display)
     }
 
-    /// As [`Progress::new`], but nobody sees it.
+    /// Creates a progress that is not displayed.
     pub fn hidden(label: &str, total_tokens: u64) -> Self {
         Self::shown(label, total_tokens, Display::Hidden)
     }
@@ -80,7 +80,7 @@ impl Progress {
         }
     }
 
-    /// Takes `done_tokens` as the work of an earlier process; they do not enter the speed.
+    /// Counts `done_tokens` as the work of an earlier process; they do not affect the speed.
     pub fn resume_at(&mut self, done_tokens: u64) {
         self.since = Instant::now();
         self.pace.before = done_tokens;
@@ -94,18 +94,18 @@ impl Progress {
         self.draw();
     }
 
-    /// Counts `tokens` more as done.
+    /// Adds `tokens` to the finished ones.
     pub fn advance(&mut self, tokens: u64) {
         self.pace.done = self.pace.done.saturating_add(tokens);
         self.draw();
     }
 
-    /// Adds a short text to what is shown from now on, such as the last loss.
+    /// Sets a short text for the following displays, such as the last loss.
     pub fn message(&mut self, text: &str) {
         text.clone_into(&mut self.pace.message);
     }
 
-    /// Says how far it came and how long it took.
+    /// Prints the final count and the time taken.
     pub fn finish(self) {
         let text = self.pace.final_text(self.since.elapsed());
         match &self.display {
@@ -139,20 +139,20 @@ impl Progress {
 enum Display {
     Hidden,
     Bar(ProgressBar),
-    /// When the last line was written.
+    /// Lines, with the time of the last one.
     Lines(Instant),
 }
 
-/// Counts, and their wording. Time is an argument, so that the wording can be tested.
+/// Counts and their text. Time is an argument, so that the text can be tested.
 #[derive(Debug, Default)]
 struct Pace {
     label: String,
     message: String,
     total: u64,
     done: u64,
-    /// Of `done`, the part that an earlier process did.
+    /// Part of `done` that an earlier process did.
     before: u64,
-    /// Leaves out the counts: beside a bar on 80 columns they would push the time left off the edge.
+    /// Omits the counts: beside a bar on 80 columns they would push the remaining time off the edge.
     is_short: bool,
 }
 
@@ -191,14 +191,14 @@ impl Pace {
         parts.join(" · ")
     }
 
-    /// Rounded down, so that 100 % means done.
+    /// Percentage, rounded down so that 100 % means done.
     fn percent(&self) -> u128 {
         let total = u128::from(self.total.max(1));
         let done = if self.total == 0 { 1 } else { self.done };
         (u128::from(done) * 100 / total).min(100)
     }
 
-    /// `None` until this process has done something.
+    /// Speed of this process; `None` until it has done something.
     fn tokens_per_sec(&self, elapsed: Duration) -> Option<f64> {
         let tokens = self.done.saturating_sub(self.before);
         (tokens > 0 && !elapsed.is_zero()).then(|| tokens as f64 / elapsed.as_secs_f64())
@@ -215,7 +215,7 @@ fn bar(label: &str, total: u64) -> ProgressBar {
 }
 
 fn write_line(label: &str, text: &str) {
-    // A closed stderr must not stop the work that is reported on.
+    // A closed stderr must not stop the reported work.
     let _ = writeln!(io::stderr().lock(), "{label}: {text}");
 }
 
@@ -235,7 +235,7 @@ pub fn thousands(number: u64) -> String {
 /// A size in the largest binary unit that leaves at least 1: `512 B`, `1.5 KiB`, `18.2 GiB`.
 pub fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    // One decimal would show 1,023.95 and more as 1,024.0: that is 1.0 of the next unit.
+    // One decimal would show 1,023.95 and more as 1,024.0, which is 1.0 of the next unit.
     const LIMIT: f64 = 1023.95;
     if bytes < 1024 {
         return format!("{bytes} B");
