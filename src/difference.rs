@@ -17,8 +17,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    /// Finds the first difference in the order of the keys of `is`, then of keys only in `was`; `None` if there is
-    /// none.
+    /// Finds the first difference in the order of the keys of `is`, then of keys only in `was`, if there is one.
     pub fn first(was: &Value, is: &Value) -> Option<Self> {
         let (Value::Object(old), Value::Object(new)) = (was, is) else {
             return (was != is).then(|| Self {

@@ -94,8 +94,7 @@ pub struct Hashes {
 }
 
 impl Hashes {
-    /// Loads the hashes that earlier runs stored in this output folder; none with `verify`, so that all content is read
-    /// again.
+    /// Loads the hashes that earlier runs stored in this output folder; none with `verify`, to read all content again.
     ///
     /// `now` is the start of the process, in seconds since 1970. An unreadable store counts as empty.
     pub fn open(output: &Path, now: f64, verify: bool) -> Self {

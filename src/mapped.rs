@@ -12,9 +12,8 @@ use crate::hashes::Identity;
 
 /// Bytes of a file, read on first access.
 ///
-/// The file must not change during the lifetime of this value: rewriting it in place gives mixed bytes, and truncating
-/// it ends the process (`SIGBUS`). Files that alambic writes are renamed into place, which does not affect a mapped
-/// file.
+/// The file must not change during the lifetime of this value: rewriting it in place gives mixed bytes, truncating it
+/// ends the process (`SIGBUS`). Files that alambic writes are renamed into place, which does not affect a mapped file.
 #[derive(Debug)]
 pub struct Mapped {
     map: Mmap,
@@ -52,8 +51,7 @@ impl Mapped {
     #[cfg(unix)]
     pub fn release(&self, range: &Range<usize>) {
         #[expect(unsafe_code, reason = "nothing else takes mapped pages out of memory")]
-        // SAFETY: the map is read-only and backed by a file, so a page that is accessed again holds the same bytes
-        // again.
+        // SAFETY: the map is read-only and backed by a file, so a page that is read again holds the same bytes.
         let advised = unsafe {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             self.map

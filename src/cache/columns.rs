@@ -257,8 +257,8 @@ fn check_ids(position: usize, ids: &[u32], fingerprint: &Fingerprint) -> Result<
     }
 }
 
-/// No position may hold more than all probability, at any temperature: a teacher whose
-/// log-probabilities and log-sum-exps do not belong together is noticed before it is cached.
+/// Checks that no position has a probability above one, at any temperature: this detects a teacher whose
+/// log-probabilities and log-sum-exps do not match, before it is cached.
 fn check_mass(supports: &TopKSupports) -> Result<(), String> {
     for LogSumExps { temperature, .. } in &supports.lse {
         for (position, support) in supports.positions().enumerate() {

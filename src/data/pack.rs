@@ -21,8 +21,8 @@ pub struct Packing {
 /// Packs the stream `doc eot doc eot … doc eot` into rows so that each token is predicted exactly once.
 ///
 /// A row begins with the last token of the previous row, the first row with end-of-text. If the model expects a token
-/// before every text, each row begins with that token instead: such a model attends to it and predicts badly without
-/// it. Attention crosses document ends within a row. The last row is padded with end-of-text; empty documents are
+/// before every text, each row begins with that token instead: such a model attends to it and is another model without.
+/// Attention crosses document ends within a row. The last row is padded with end-of-text; documents without tokens are
 /// skipped.
 ///
 /// The rows' `num_bytes` is the sum of the predicted tokens' bytes ([`TokenizedText::num_bytes`]), 0 for end-of-text:

@@ -184,7 +184,7 @@ impl TokenRows {
             .collect()
     }
 
-    /// The rows that [`TokenRows::to_bytes`] wrote, or nothing if the bytes are not such.
+    /// Reads rows that [`TokenRows::to_bytes`] wrote; `None` if the bytes are invalid.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (head, body) = bytes.split_at_checked(32)?;
         let (head, _) = head.as_chunks::<8>();

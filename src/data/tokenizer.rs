@@ -325,8 +325,7 @@ impl Tokenizer {
     }
 }
 
-/// Runs the library and catches its panics: some files cause them (a merge longer than every token, a prefix longer
-/// than a merge).
+/// Runs the library and catches its panics (for a merge longer than every token, a prefix longer than a merge).
 fn guard<T>(
     doing: &'static str,
     run: impl FnOnce() -> tokenizers::Result<T>,

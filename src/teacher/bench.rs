@@ -22,8 +22,7 @@ pub struct SupportCost {
     pub support: SupportPlan,
     /// Bytes of a position, including its token, without the tables of the shard.
     pub bytes_per_position: f64,
-    /// Bytes of the tables that these rows need; a shard stores them once, and those of many rows are a few times as
-    /// long.
+    /// Bytes of the tables that these rows need, once per shard; tables of many rows are a few times as long.
     pub tables_bytes: u64,
     /// Mean number of ids in a support.
     pub mean_num_ids: f64,

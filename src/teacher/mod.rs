@@ -66,7 +66,7 @@ pub fn load_teacher(
     load(checkpoint, num_tokens, device, |_, _| Ok(()))
 }
 
-/// Loads like [`load_decoder`], and passes each weight to `check` before the next is read.
+/// Loads like [`load_decoder`], and passes each weight to `check` before the next one is read.
 pub fn load_checked<E: From<CheckpointError>>(
     checkpoint: &Checkpoint,
     device: &Device,

@@ -107,8 +107,7 @@ impl Vocabulary {
         self.tokenizer.num_without_row()
     }
 
-    /// Differences, if any, between the tokenizer that transformers builds for this `model_type` and the one in the
-    /// folder.
+    /// Differences, if any, between the folder's tokenizer and the one that transformers builds for this `model_type`.
     pub fn rebuilt(&self, model_type: &str) -> Option<Rebuilt> {
         let is_folder = tokenizer_dir(&self.path).is_some();
         is_folder.then(|| Rebuilt::of_tokenizer(model_type, &self.tokenizer))?
