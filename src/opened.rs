@@ -51,7 +51,7 @@ pub struct Opened {
     pub own_student: Option<Result<OpenedModel, CheckpointError>>,
     /// The tokenizer that the recipe names by its file.
     pub tokenizer: Option<Result<Vocabulary, VocabularyError>>,
-    /// Result of [`copied_files`] before any tokenizer was read; if it stays the same, the tokenizer was read from these.
+    /// Result of [`copied_files`] before any tokenizer was read; if it stays equal, the tokenizer is from these files.
     pub copied_files: io::Result<FileHashes>,
 }
 

@@ -21,8 +21,8 @@ pub struct CacheComparison {
     pub num_rows: usize,
     /// Number of positions in them.
     pub num_positions: usize,
-    /// Positions with other ids or counts, or with values or a tail beyond the codec's bound, at any declared temperature.
-    /// In another batch or on another machine, the teacher may break ties differently at a few positions in a million.
+    /// Positions with other ids or counts, or with values or a tail beyond the codec's bound, at any declared
+    /// temperature. In another batch or on another machine, ties may break differently at a few positions in a million.
     pub num_different: usize,
     /// Largest difference of a log-probability (or of an entropy, with samples) at positions with equal ids, in nats.
     pub max_difference_nats: f32,
