@@ -1,18 +1,18 @@
-//! From a device name to a Burn device; what depends on the backends of Burn stands here.
+//! Mapping from device names to Burn devices, and all code that depends on Burn's backends.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
-/// Device names that recipes and `--device` know, each with the cargo feature of the same name.
+/// Device names in recipes and for `--device`, each with the cargo feature of the same name.
 pub const DEVICE_NAMES: [&str; 5] = ["flex", "wgpu", "vulkan", "tch", "cuda"];
 
-/// Why a device cannot be used.
+/// Reasons why a device cannot be used.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum DeviceError {
     /// Not a name of [`DEVICE_NAMES`].
     #[error("`{name}` is not a device; known devices: {}", DEVICE_NAMES.join(", "))]
     Unknown {
-        /// As the user typed it.
+        /// Name as the user typed it.
         name: String,
     },
     /// The name is known, but this binary was built without its backend.
@@ -21,28 +21,28 @@ pub enum DeviceError {
         linked().join(", ")
     )]
     NotLinked {
-        /// The device asked for.
+        /// The requested device.
         name: String,
     },
-    /// The backend is linked, but the machine has nothing it can drive.
+    /// The backend is linked, but the machine has no such device.
     #[error("no `{name}` device on this machine; {help}")]
     Absent {
-        /// The device asked for.
+        /// The requested device.
         name: String,
-        /// How to get one.
+        /// Advice on how to get one.
         help: &'static str,
     },
-    /// The device multiplies matrices wrongly, which a broken driver does without an error.
+    /// The device multiplies matrices wrongly; a broken driver does so without an error.
     #[error(
         "device `{name}` multiplies two small matrices wrongly, so nothing it computes can be trusted; update its driver or take another device (`--device`)"
     )]
     Wrong {
-        /// The device asked for.
+        /// The requested device.
         name: String,
     },
 }
 
-/// Devices whose backend this binary holds.
+/// Devices whose backend is linked into this binary.
 pub fn linked() -> Vec<&'static str> {
     let has = [
         cfg!(feature = "flex"),
@@ -58,9 +58,9 @@ pub fn linked() -> Vec<&'static str> {
         .collect()
 }
 
-/// Opens the device of that name, and lets it multiply once to see that it can.
+/// Opens the device of that name, and checks it with one matrix product.
 ///
-/// Tensors made on it record no graph; training asks for gradients leaf by leaf.
+/// Tensors on it record no autodiff graph; training requests gradients leaf by leaf.
 pub fn open(name: &str) -> Result<Device, DeviceError> {
     let device = find(name)?;
     if multiplies(&device) {
@@ -104,7 +104,7 @@ fn find(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
-/// Forward passes that should run at once: on a CPU one per core, since most operations of a small model are too
+/// Number of forward passes to run at once: on a CPU one per core, because most operations of a small model are too
 /// small to be split; one on any other device.
 pub fn parallelism(device: &Device) -> usize {
     if is_host(device) {
@@ -114,20 +114,20 @@ pub fn parallelism(device: &Device) -> usize {
     }
 }
 
-/// What it costs to look at a number of a tensor while a step is computed.
+/// Cost of reading a tensor's value while a step is computed.
 ///
-/// It decides where a step's small numbers live: where looking is free they are computed on the host and checked at
-/// once; where it stalls, everything stays on the device until somebody needs to know.
+/// It decides where a step's small values are kept: where reading is free they are computed on the host and checked at
+/// once; where it stalls, everything stays on the device until it is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadBack {
-    /// Nothing: tensors lie in the process's own memory.
+    /// No cost: tensors are in the process's own memory.
     Free,
-    /// The device has to finish all it was given, and idles until it is given more.
+    /// The device has to finish all its work, and is idle until it gets more.
     Stalls,
 }
 
 impl ReadBack {
-    /// What it costs on this device.
+    /// Cost on this device.
     pub fn of(device: &Device) -> Self {
         if is_host(device) {
             Self::Free
@@ -137,7 +137,7 @@ impl ReadBack {
     }
 }
 
-/// Whether tensors of this device live in the process's own memory, where several threads may work on
+/// True if tensors of this device are in the process's own memory, where several threads may work on
 /// separate graphs at once and reading a tensor costs nothing.
 pub(crate) fn is_host(device: &Device) -> bool {
     #[cfg(feature = "flex")]
@@ -170,8 +170,8 @@ fn first_of(
         })
 }
 
-/// Whether the device's matrix product, the operation that drivers get wrong, is right in every bit: sums of products
-/// of small whole numbers are exact in any order and at any width of float.
+/// True if the device's matrix product, the operation that drivers get wrong, is right in every bit. Sums of products
+/// of small integers are exact in any order and at any width of float.
 fn multiplies(device: &Device) -> bool {
     const ROWS: usize = 24;
     const INNER: usize = 40;

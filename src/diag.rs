@@ -1,38 +1,38 @@
-//! Faults in what a user wrote: what is wrong, where, and what to write instead.
+//! Faults in a user's input: what is wrong, where, and what to write instead.
 //!
-//! Knows text and spans only, not what a recipe is.
+//! Handles only text and spans; does not know recipes.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-/// Which text a span lies in.
+/// The text that a span is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// The recipe file.
     Recipe,
-    /// The `--set` arguments, one a line.
+    /// The `--set` arguments, one per line.
     CommandLine,
 }
 
-/// A piece of text, in bytes.
+/// A range of bytes in a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
-    /// Which text.
+    /// The text.
     pub origin: Origin,
-    /// Which bytes of it.
+    /// The bytes.
     pub range: Range<usize>,
 }
 
 /// A remark under a piece of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
-    /// What is underlined.
+    /// Underlined text.
     pub span: Span,
     /// The remark; may be empty.
     pub text: String,
-    /// Whether this is the fault itself (`^^^`) or something it depends on (`---`).
+    /// True for the fault itself (`^^^`), false for something it depends on (`---`).
     pub primary: bool,
 }
 
@@ -43,14 +43,14 @@ pub struct Diagnostic {
     pub id: String,
     /// The fact, lower case, without a full stop.
     pub message: String,
-    /// Where; empty if it is nowhere in the text.
+    /// Locations; empty if the fault is not about a place in the text.
     pub labels: Vec<Label>,
     /// The edit to make.
     pub help: Option<String>,
 }
 
 impl Diagnostic {
-    /// A fault that points nowhere yet.
+    /// A fault without a location.
     pub fn new(id: &str, message: impl Into<String>) -> Self {
         Self {
             id: id.to_owned(),
@@ -60,19 +60,19 @@ impl Diagnostic {
         }
     }
 
-    /// Underlines the fault itself, if it has a place.
+    /// Underlines the fault itself, if it has a location.
     #[must_use]
     pub fn primary<'a>(self, span: impl Into<Option<&'a Span>>, text: impl Into<String>) -> Self {
         self.label(span.into(), text.into(), true)
     }
 
-    /// Underlines something that the fault depends on, if it has a place.
+    /// Underlines something that the fault depends on, if it has a location.
     #[must_use]
     pub fn secondary<'a>(self, span: impl Into<Option<&'a Span>>, text: impl Into<String>) -> Self {
         self.label(span.into(), text.into(), false)
     }
 
-    /// Says the edit to make.
+    /// Sets the edit to make.
     #[must_use]
     pub fn help(mut self, text: impl Into<String>) -> Self {
         self.help = Some(text.into());
@@ -88,7 +88,7 @@ impl Diagnostic {
         self
     }
 
-    /// Order in which faults are told: those that point nowhere, then by place.
+    /// Sort key of faults: those without a location come first, then by location.
     fn place(&self) -> Option<(Origin, usize)> {
         let primary = self.labels.iter().find(|label| label.primary);
         let label = primary.or(self.labels.first())?;
@@ -103,16 +103,16 @@ pub struct Sources {
     pub recipe_name: String,
     /// The recipe's text.
     pub recipe: String,
-    /// `--set path=value`, one a line.
+    /// `--set path=value`, one per line.
     pub command_line: String,
 }
 
-/// Puts faults in the order of the text they point into.
+/// Sorts faults by their location in the text.
 pub fn sort(diagnostics: &mut [Diagnostic]) {
     diagnostics.sort_by_key(Diagnostic::place);
 }
 
-/// The faults as rustc would show them, a blank line between two.
+/// Formats the faults in rustc's style, separated by blank lines.
 pub fn render(diagnostics: &[Diagnostic], sources: &Sources, color: bool) -> String {
     let renderer = if color {
         Renderer::styled()
@@ -190,7 +190,7 @@ fn snippet<'a>(
         .annotations(annotations)
 }
 
-/// The part of a span on its first line, within the text: one underlined line tells enough.
+/// Part of a span on its first line, within the text: one underlined line is enough.
 fn first_line(text: &str, range: &Range<usize>) -> Range<usize> {
     let start = text.floor_char_boundary(range.start.min(text.len()));
     let end = text.ceil_char_boundary(range.end.clamp(start, text.len()));

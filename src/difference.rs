@@ -1,23 +1,23 @@
-//! Where two JSON values differ first.
+//! First difference between two JSON values.
 
 use serde_json::Value;
 
-/// Longest value that is told in full.
+/// Longest value that is shown in full.
 const MAX_SHOWN: usize = 40;
 
 /// One place at which two values differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// Keys and places from the outermost in.
+    /// Keys and indices from the outermost in.
     pub path: Vec<String>,
-    /// What the first holds there; `None` if there is no such place.
+    /// Value of the first there; `None` if it has no such place.
     pub was: Option<Value>,
-    /// What the second holds there.
+    /// Value of the second there.
     pub is: Option<Value>,
 }
 
 impl Difference {
-    /// The first difference in the order of the keys of `is`, then of what only `was` has; `None` if there is none.
+    /// Finds the first difference in the order of the keys of `is`, then of keys only in `was`, if there is one.
     pub fn first(was: &Value, is: &Value) -> Option<Self> {
         let (Value::Object(old), Value::Object(new)) = (was, is) else {
             return (was != is).then(|| Self {
@@ -44,7 +44,7 @@ impl Difference {
         gone.map(|(key, was)| here(key, Some(was), None))
     }
 
-    /// Text such as "changed from 1 to 2"; `absent` stands for a value that is not there.
+    /// Text such as "changed from 1 to 2"; `absent` is the text for a missing value.
     pub fn describe(&self, absent: &str) -> String {
         let shown = |value: &Option<Value>| match value {
             None | Some(Value::Null) => absent.to_owned(),

@@ -1,7 +1,7 @@
-//! Memory of content hashes: what was hashed once is not read again while nothing shows that it has changed.
+//! Store of content hashes: a file that was hashed once is not read again unless its metadata show a change.
 //!
-//! A file is known by device, inode, length, and the times of its last change of content and of status. The last is set by the
-//! kernel alone: a file that was written to, replaced by a rename, or given an older time has another one.
+//! A file is identified by device, inode, length, and the times of its last change of content and of status. Only the
+//! kernel sets the last: it changes when a file is written to, replaced by a rename, or given an older time.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata, TryLockError};
@@ -17,17 +17,17 @@ use crate::files::{self, with_path};
 /// File in the output folder.
 const FILE: &str = "hashes.json";
 
-/// Raised when an entry means something else.
+/// Version of the format; raised when the meaning of an entry changes.
 const VERSION: u32 = 1;
 
 /// Kind of the hashes of whole files.
 const BYTES: &str = "bytes";
 
-/// A file that changed so shortly before it was hashed could change once more within the same tick of the file system's clock,
-/// unseen: its hash is not remembered. FAT and some network file systems tick every two seconds.
+/// Shortest age at which a hash is stored: a file that changed just before could change again, unnoticed, within the
+/// same tick of the file system's clock. FAT and some network file systems tick every two seconds.
 const TICK_NS: i64 = 2_000_000_000;
 
-/// Facts that tell a file from others, and from itself at another time.
+/// Metadata that distinguish a file from others, and from its own earlier versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     device: u64,
@@ -38,7 +38,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// Reads it from the metadata of an open file or of the one at a path.
+    /// Reads it from the metadata of an open file or of a path.
     pub fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |secs: i64, rest: i64| secs.saturating_mul(1_000_000_000) + rest;
         Self {
@@ -51,10 +51,10 @@ impl Identity {
     }
 }
 
-/// A hash and the files that it is of.
+/// A hash and its files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct HashOfFiles {
-    /// Kind of the hash: of the files' bytes, or of the tensors that they hold.
+    /// Kind of the hash: of the files' bytes, or of the tensors in them.
     of: String,
     files: Vec<(PathBuf, Identity)>,
     blake3: String,
@@ -68,7 +68,7 @@ impl HashOfFiles {
         (self.of.clone(), identities.collect())
     }
 
-    /// Tells whether all its files are still what they were.
+    /// True if none of its files has changed.
     fn is_current(&self) -> bool {
         let is_same = |(path, identity): &(PathBuf, Identity)| {
             fs::metadata(path).is_ok_and(|metadata| Identity::of(&metadata) == *identity)
@@ -86,17 +86,17 @@ struct StoredHashes {
 /// Hashes by the identities of files.
 #[derive(Debug)]
 pub struct Hashes {
-    /// Where they are kept; `None` keeps them for this process alone.
+    /// Folder of the stored hashes; `None` keeps them only for this process.
     dir: Option<PathBuf>,
-    /// When the process began, on the clock that files are stamped with.
+    /// Start of the process, on the clock of the file system.
     begun_ns: i64,
     entries: Mutex<BTreeMap<FilesKey, HashOfFiles>>,
 }
 
 impl Hashes {
-    /// Loads what runs into this output folder have remembered; nothing with `verify`, so that all content is read again.
+    /// Loads the hashes that earlier runs stored in this output folder; none with `verify`, to read all content again.
     ///
-    /// `now` is when the process began, in seconds since 1970. A memory that cannot be read is none.
+    /// `now` is the start of the process, in seconds since 1970. An unreadable store counts as empty.
     pub fn open(output: &Path, now: f64, verify: bool) -> Self {
         let hashes = Self {
             dir: Some(output.to_path_buf()),
@@ -109,7 +109,7 @@ impl Hashes {
         hashes
     }
 
-    /// A memory that ends with the process.
+    /// Creates a store that ends with the process.
     pub fn of_this_process(now: f64) -> Self {
         #[expect(
             clippy::cast_possible_truncation,
@@ -137,10 +137,10 @@ impl Hashes {
         hash().map_err(|error| with_path(error, path))
     }
 
-    /// The hash of something that these files hold, computed by `hash` unless it is remembered.
+    /// Returns the hash of some content of these files, computed by `hash` unless it is stored.
     ///
-    /// `kind` tells what of them is hashed. `hash` also says whether the files stayed as they were while it read them; a hash of
-    /// files in motion is not remembered.
+    /// `kind` names the hashed content. `hash` also returns whether the files stayed unchanged while it read them; the
+    /// hash of changing files is not stored.
     pub fn of<E>(
         &self,
         kind: &str,
@@ -166,7 +166,7 @@ impl Hashes {
         Ok(hash)
     }
 
-    /// Remembers the hash of a file that this process has written and whose folder it holds; `path` is where it will be found.
+    /// Stores the hash of a file that this process has written and whose folder it holds; `path` is its final path.
     pub fn record(&self, written: &Path, path: PathBuf, blake3: &str) -> io::Result<()> {
         let metadata = fs::metadata(written).map_err(|error| with_path(error, written))?;
         self.remember(HashOfFiles {
@@ -177,15 +177,15 @@ impl Hashes {
         Ok(())
     }
 
-    /// Writes down what is still true, together with what other processes have written down meanwhile.
+    /// Writes the current hashes to disk, merged with those that other processes have written meanwhile.
     pub fn save(&self) -> io::Result<()> {
         let Some(dir) = &self.dir else {
             return Ok(());
         };
         let lock = files::open_folder(dir)?;
         match lock.try_lock() {
-            Ok(()) | Err(TryLockError::Error(_)) => {} // a file system without locks is taken at its word
-            Err(TryLockError::WouldBlock) => return Ok(()), // somebody else writes: what is missing is hashed again
+            Ok(()) | Err(TryLockError::Error(_)) => {} // on a file system without locks, nothing is checked
+            Err(TryLockError::WouldBlock) => return Ok(()), // another process writes: missing hashes are computed again
         }
         let before = stored(dir);
         let mut entries = self.entries().clone();
@@ -197,7 +197,7 @@ impl Hashes {
             .filter(HashOfFiles::is_current)
             .collect();
         if entries == before {
-            return Ok(()); // a run of which all is done writes nothing
+            return Ok(()); // a run without new hashes writes nothing
         }
         let stored = StoredHashes {
             version: VERSION,
@@ -217,7 +217,7 @@ impl Hashes {
 
     fn entries(&self) -> std::sync::MutexGuard<'_, BTreeMap<FilesKey, HashOfFiles>> {
         let entries = self.entries.lock();
-        entries.unwrap_or_else(std::sync::PoisonError::into_inner) // a map of copies is whole at any time
+        entries.unwrap_or_else(std::sync::PoisonError::into_inner) // a map of copies is always consistent
     }
 }
 
@@ -235,7 +235,7 @@ mod tests {
 
     use super::*;
 
-    /// A time at which every file of a test has been there for long.
+    /// A time long after every file of a test was written.
     const LATER: f64 = 4e9;
 
     fn write(path: &Path, text: &str) {
@@ -252,7 +252,7 @@ mod tests {
         assert_eq!(hashes.of_file(&path).unwrap(), one);
         hashes.save().unwrap();
 
-        // A memory that claims something else is believed, so the file was not read again.
+        // A store with a false hash is believed, so the file was not read again.
         let memory = dir.path().join(FILE);
         let text = fs::read_to_string(&memory).unwrap();
         write(&memory, &text.replace(&one, "believed"));
@@ -261,7 +261,7 @@ mod tests {
         let verified = Hashes::open(dir.path(), LATER, true);
         assert_eq!(verified.of_file(&path).unwrap(), one);
 
-        // As long as before, and with the time of before: only the kernel's own time tells.
+        // Same length and modification time as before: only the kernel's own time shows the change.
         let modified = fs::metadata(&path).unwrap().modified().unwrap();
         std::thread::sleep(Duration::from_millis(20));
         write(&path, "two");

@@ -1,23 +1,23 @@
-//! Licences as models state them.
+//! Licences as stated by models.
 
 use std::path::Path;
 
 use crate::files;
 use crate::gguf::GgufFile;
 
-/// A licence as a model names it.
+/// A licence as named by a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct License {
-    /// Identifier of the Hugging Face hub, such as `apache-2.0`; `other` for one that has none.
+    /// Identifier on the Hugging Face hub, such as `apache-2.0`; `other` for a licence without one.
     pub id: String,
-    /// Name of one that has no identifier.
+    /// Name of a licence without an identifier.
     pub name: Option<String>,
-    /// Where its text is.
+    /// Location of its text.
     pub link: Option<String>,
 }
 
 impl License {
-    /// One by its identifier alone.
+    /// A licence given only by its identifier.
     pub(crate) fn of_id(id: &str) -> Self {
         Self {
             id: id.to_lowercase(),
@@ -26,13 +26,13 @@ impl License {
         }
     }
 
-    /// Name by which people know it.
+    /// Common name.
     pub fn describe(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.id)
     }
 
-    /// The licence that a checkpoint states: `general.license` of the GGUF file that it is; of a folder the front matter of its
-    /// `README.md`, or else the title of its `LICENSE`.
+    /// Reads the licence that a checkpoint states: `general.license` of a GGUF file; for a folder, the front matter of
+    /// its `README.md`, or else the title of its `LICENSE`.
     pub fn of_model(checkpoint: &Path, gguf: Option<&GgufFile>) -> Option<Self> {
         match gguf {
             Some(file) => of_gguf(file),
@@ -50,7 +50,7 @@ fn of_gguf(file: &GgufFile) -> Option<License> {
     })
 }
 
-/// The keys of the front matter; a list of licences or a nested value is none.
+/// Reads the keys of the front matter; a list of licences or a nested value counts as none.
 fn of_readme(dir: &Path) -> Option<License> {
     let text = files::read_to_string(&dir.join("README.md")).ok()?;
     let after = text.trim_start_matches('\u{feff}').strip_prefix("---")?;
@@ -69,7 +69,7 @@ fn of_readme(dir: &Path) -> Option<License> {
     })
 }
 
-/// Licences by the words with which their texts begin, and their identifiers.
+/// First words of licence texts, with their identifiers.
 const TITLES: [(&str, &str); 8] = [
     ("apache license", "apache-2.0"),
     ("mit license", "mit"),

@@ -1,4 +1,4 @@
-//! Files in memory without a copy of them.
+//! Memory-mapped files, which need no copy in memory.
 
 use std::fs::File;
 use std::io;
@@ -10,10 +10,10 @@ use memmap2::Mmap;
 use crate::files::{self, with_path};
 use crate::hashes::Identity;
 
-/// A file's bytes, read when they are first looked at.
+/// Bytes of a file, read on first access.
 ///
-/// The file must not change while this lives: one that is rewritten in place gives mixed bytes, and one that is truncated
-/// ends the process (`SIGBUS`). What alambic writes is renamed into place, which leaves a mapped file as it was.
+/// The file must not change during the lifetime of this value: rewriting it in place gives mixed bytes, truncating it
+/// ends the process (`SIGBUS`). Files that alambic writes are renamed into place, which does not affect a mapped file.
 #[derive(Debug)]
 pub struct Mapped {
     map: Mmap,
@@ -29,8 +29,8 @@ impl Mapped {
             unsafe_code,
             reason = "a copy of the weights would double the memory of a run"
         )]
-        // SAFETY: the map is read-only and bytes of any value are valid; that nobody truncates the file under us is
-        // asked of the caller in the docs.
+        // SAFETY: the map is read-only and bytes of any value are valid; the docs require of the caller that nobody
+        // truncates the file.
         let map = unsafe { Mmap::map(&file) }.map_err(|error| with_path(error, path))?;
         Ok(Self {
             map,
@@ -39,28 +39,28 @@ impl Mapped {
         })
     }
 
-    /// The path that was opened, and what tells the file as it is now: the one that is mapped, even if another has its name.
+    /// Returns the opened path and the current identity of the mapped file, even if another file now has its name.
     pub fn identity(&self) -> io::Result<(PathBuf, Identity)> {
         let metadata = self.file.metadata();
         let metadata = metadata.map_err(|error| with_path(error, &self.path))?;
         Ok((self.path.clone(), Identity::of(&metadata)))
     }
 
-    /// Lets go of the pages of a range that was read through, so that a model is not in memory twice; whoever looks at them
-    /// again reads them again.
+    /// Frees the pages of a range that has been read, so that a model is not in memory twice; a later access
+    /// reads them again.
     #[cfg(unix)]
     pub fn release(&self, range: &Range<usize>) {
         #[expect(unsafe_code, reason = "nothing else takes mapped pages out of memory")]
-        // SAFETY: the map is read-only and of a file, so that a page which is touched again holds the same bytes again.
+        // SAFETY: the map is read-only and backed by a file, so a page that is read again holds the same bytes.
         let advised = unsafe {
             let advice = memmap2::UncheckedAdvice::DontNeed;
             self.map
                 .unchecked_advise_range(advice, range.start, range.len())
         };
-        let _ = advised; // a system that does not take the advice keeps the pages, and nothing else changes
+        let _ = advised; // a system that ignores the advice keeps the pages, which is harmless
     }
 
-    /// Only Unix can be asked to let go of pages.
+    /// Does nothing: only Unix can release pages.
     #[cfg(not(unix))]
     pub fn release(&self, _: &Range<usize>) {}
 }

@@ -1,4 +1,4 @@
-//! Whether a run fits into the memory of this machine.
+//! Check that a run fits into the memory of this machine.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use crate::progress::bytes_text;
 use crate::recipe::RecipeFaults;
 use crate::stages::Stages;
 
-/// Bytes that this process may use: the memory of the machine, or the least limit of a control group around the process.
-/// `None` where the system does not tell.
+/// Bytes that this process may use: the memory of the machine, or the lowest limit of the process's control groups.
+/// `None` if the system does not report it.
 pub fn machine_bytes() -> Option<u64> {
     let machine = files::read_to_string(Path::new("/proc/meminfo"))
         .ok()
@@ -26,7 +26,7 @@ pub fn machine_bytes() -> Option<u64> {
     limits.chain(machine).min()
 }
 
-/// The estimate that needs most memory among the stages that are still to run; the first of equals.
+/// Estimate with the highest memory among the stages that are still to run; the first among equals.
 pub fn peak(estimates: &[StageEstimate]) -> Option<&StageEstimate> {
     let to_do = estimates.iter().filter(|estimate| !estimate.done);
     to_do
@@ -34,11 +34,11 @@ pub fn peak(estimates: &[StageEstimate]) -> Option<&StageEstimate> {
         .max_by_key(|estimate| estimate.cost.memory_bytes)
 }
 
-/// Refuses a run on the CPU one of whose stages is estimated to need more memory than there is.
+/// Refuses a run on the CPU if any stage is estimated to need more memory than there is.
 ///
 /// # Errors
 ///
-/// Pointed at the key that sets how much is held at a time, if it is written.
+/// The error points at the key that sets how much is held at a time, if it is written.
 pub fn check(
     plan: &Plan,
     stages: &Stages,
@@ -79,7 +79,7 @@ pub fn check(
 
 const FIT: &str = "write a smaller `micro_batch` or `gradient_checkpointing: true`";
 
-/// The first line of `/proc/meminfo`.
+/// Parses the first line of `/proc/meminfo`.
 fn total_bytes(meminfo: &str) -> Option<u64> {
     let line = meminfo
         .lines()

@@ -1,4 +1,4 @@
-//! Models and tokenizer that a recipe names, opened once: whatever looks at one during a run is given the same.
+//! Models and tokenizer that a recipe names, opened once, so that all parts of a run use the same.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,9 +15,9 @@ use crate::vocabulary::{Vocabulary, VocabularyError};
 /// A model: the headers of its weights, and its tokenizer.
 #[derive(Debug)]
 pub struct OpenedModel {
-    /// Weights are read of it later, and not opened again.
+    /// Opened checkpoint; weights are read from it later, without opening it again.
     pub checkpoint: Checkpoint,
-    /// A model may have none and still teach, or be a student.
+    /// Vocabulary, or the error of reading it; a model without one can still be a teacher or a student.
     pub vocabulary: Result<Vocabulary, VocabularyError>,
 }
 
@@ -37,26 +37,26 @@ impl OpenedModel {
     }
 }
 
-/// Names of files and BLAKE3 (hex) of each.
+/// Names of files, with the BLAKE3 (hex) of each.
 pub type FileHashes = Vec<(String, String)>;
 
-/// The models and the tokenizer of a recipe.
+/// Models and tokenizer of a recipe.
 ///
-/// One that cannot be opened is kept as its error, for whoever needs it: `preflight` points it at the line of the recipe.
+/// An input that cannot be opened is stored as its error: `preflight` reports it at the line of the recipe.
 #[derive(Debug)]
 pub struct Opened {
     /// The teacher.
     pub teacher: Option<Result<OpenedModel, CheckpointError>>,
     /// The checkpoint that the student starts from, unless it is the teacher's; see [`student_of`].
     pub own_student: Option<Result<OpenedModel, CheckpointError>>,
-    /// The tokenizer that is named by its file.
+    /// The tokenizer that the recipe names by its file.
     pub tokenizer: Option<Result<Vocabulary, VocabularyError>>,
-    /// The [`copied_files`] before any tokenizer was read: if they still are, it was read from these.
+    /// Result of [`copied_files`] before any tokenizer was read; if it stays equal, the tokenizer is from these files.
     pub copied_files: io::Result<FileHashes>,
 }
 
 impl Opened {
-    /// Opens all; writes nothing.
+    /// Opens everything; writes nothing.
     pub fn open(plan: &Plan) -> Self {
         let copied_files = copied_files(plan);
         let teacher = plan.teacher.as_ref().map(|teacher| &teacher.checkpoint);
@@ -76,13 +76,13 @@ impl Opened {
         }
     }
 
-    /// The checkpoint that the student starts from, if there is one.
+    /// Checkpoint that the student starts from, if there is one.
     pub fn student(&self, plan: &Plan) -> Option<&Result<OpenedModel, CheckpointError>> {
         student_of(plan, self.teacher.as_ref(), self.own_student.as_ref())
     }
 }
 
-/// The model that a student starts from, of the teacher's and of its own: one that is its own teacher is not there twice.
+/// Chooses the model that a student starts from: its own, or the teacher's, which is not stored twice.
 pub fn student_of<M>(plan: &Plan, teacher: Option<M>, own: Option<M>) -> Option<M> {
     match plan.student {
         StudentPlan::Checkpoint(_) => own.or(teacher),
@@ -90,7 +90,7 @@ pub fn student_of<M>(plan: &Plan, teacher: Option<M>, own: Option<M>) -> Option<
     }
 }
 
-/// The files of a tokenizer that an export copies, as they are now.
+/// Files of a tokenizer that an export copies, with their current hashes.
 pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
     let Some(dir) = carried_tokenizer(plan) else {
         return Ok(Vec::new());
@@ -100,7 +100,7 @@ pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
     hashed.collect()
 }
 
-/// The folder whose tokenizer files an export copies: the teacher's, or that of a `tokenizer.json` that is named.
+/// Folder whose tokenizer files an export copies: the teacher's, or the folder of a named `tokenizer.json`.
 pub fn carried_tokenizer(plan: &Plan) -> Option<PathBuf> {
     match &plan.data.tokenizer {
         TokenizerPlan::Teacher => tokenizer_dir(&plan.teacher.as_ref()?.checkpoint),

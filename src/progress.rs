@@ -1,7 +1,7 @@
 //! Progress of long steps on stderr: a bar on a terminal, plain lines elsewhere, and the same lines in a log file.
 //!
-//! Also the three ways in which the program writes quantities for people: counts with thousands
-//! separators, sizes in binary units, durations. Nothing here knows what the tokens are for.
+//! Also formats quantities for people: counts with thousands separators, sizes in binary units,
+//! durations. This module does not know the purpose of the tokens.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
 
 use crate::files::open_to_append;
 
-/// Least time between two plain lines: the log of an hour's training stays readable.
+/// Shortest time between two plain lines: the log of an hour's training stays readable.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -28,7 +28,7 @@ static LOG: Mutex<Option<File>> = Mutex::new(None);
 /// Hides (`true`) or shows the progress of every step that starts from now on.
 ///
 /// One switch for the process, because it is the user's choice for the whole run: passing it through
-/// every stage would add an argument that no stage looks at.
+/// every stage would add an argument that no stage uses.
 pub fn set_quiet(quiet: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
 }
@@ -73,7 +73,7 @@ fn is_logged() -> bool {
 pub fn log(text: &str) {
     record(text);
     if !QUIET.load(Ordering::Relaxed) {
-        let _ = writeln!(io::stderr(), "{text}"); // a closed stderr is no reason to lose a run
+        let _ = writeln!(io::stderr(), "{text}"); // a closed stderr must not stop a run
     }
 }
 
@@ -86,8 +86,8 @@ pub fn say_notes(notes: &[String]) {
 
 /// Progress of one step, counted in tokens.
 ///
-/// Dropped without [`Progress::finish`] it leaves the bar where it stopped, since that is where an
-/// error struck.
+/// If dropped without [`Progress::finish`], it leaves the bar at its last position, because that is
+/// where an error occurred.
 #[derive(Debug)]
 pub struct Progress {
     pace: Pace,
@@ -98,7 +98,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts the clock and says what is to be done.
+    /// Starts the clock and prints the total.
     pub fn new(label: &str, total_tokens: u64) -> Self {
         let display = if QUIET.load(Ordering::Relaxed) {
             Display::Hidden
@@ -143,7 +143,7 @@ impl Progress {
         }
     }
 
-    /// Takes `done_tokens` as the work of an earlier process; they do not enter the speed.
+    /// Counts `done_tokens` as the work of an earlier process; they do not affect the speed.
     pub fn resume_at(&mut self, done_tokens: u64) {
         self.since = Instant::now();
         self.pace.before = done_tokens;
@@ -155,18 +155,18 @@ impl Progress {
         self.draw();
     }
 
-    /// Counts `tokens` more as done.
+    /// Adds `tokens` to the finished ones.
     pub fn advance(&mut self, tokens: u64) {
         self.pace.done = self.pace.done.saturating_add(tokens);
         self.draw();
     }
 
-    /// Adds a short text to what is shown from now on, such as the last loss.
+    /// Sets a short text for the following displays, such as the last loss.
     pub fn message(&mut self, text: &str) {
         text.clone_into(&mut self.pace.message);
     }
 
-    /// Says how far it came and how long it took.
+    /// Prints the final count and the time taken.
     pub fn finish(self) {
         let elapsed = self.since.elapsed();
         self.write_line(&self.pace.final_text(elapsed, Form::Line));
@@ -197,18 +197,18 @@ impl Progress {
 enum Display {
     Hidden,
     Bar(ProgressBar),
-    /// When the last line was written.
+    /// Lines, with the time of the last one.
     Lines(Instant),
 }
 
-/// Counts, and their wording. Time is an argument, so that the wording can be tested.
+/// Counts and their text. Time is an argument, so that the text can be tested.
 #[derive(Debug, Default)]
 struct Pace {
     label: String,
     message: String,
     total: u64,
     done: u64,
-    /// Of `done`, the part that an earlier process did.
+    /// Part of `done` that an earlier process did.
     before: u64,
 }
 
@@ -255,14 +255,14 @@ impl Pace {
         parts.join(" · ")
     }
 
-    /// Rounded down, so that 100 % means done.
+    /// Percentage, rounded down so that 100 % means done.
     fn percent(&self) -> u128 {
         let total = u128::from(self.total.max(1));
         let done = if self.total == 0 { 1 } else { self.done };
         (u128::from(done) * 100 / total).min(100)
     }
 
-    /// `None` until this process has done something.
+    /// Speed of this process; `None` until it has done something.
     fn tokens_per_sec(&self, elapsed: Duration) -> Option<f64> {
         let tokens = self.done.saturating_sub(self.before);
         (tokens > 0 && !elapsed.is_zero()).then(|| tokens as f64 / elapsed.as_secs_f64())
@@ -294,7 +294,7 @@ pub fn thousands(number: u64) -> String {
 /// A size in the largest binary unit that leaves at least 1: `512 B`, `1.5 KiB`, `18.2 GiB`.
 pub fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    // One decimal would show 1,023.95 and more as 1,024.0: that is 1.0 of the next unit.
+    // One decimal would show 1,023.95 and more as 1,024.0, which is 1.0 of the next unit.
     const LIMIT: f64 = 1023.95;
     if bytes < 1024 {
         return format!("{bytes} B");

@@ -1,20 +1,20 @@
-//! All randomness: a pure function of the plan's seed and a purpose.
+//! Source of all randomness: a pure function of the plan's seed and a purpose.
 
 use std::f64::consts::TAU;
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// A seed of its own for one purpose.
+/// Derives a separate seed for one purpose.
 pub fn derive(seed: u64, purpose: &str) -> u64 {
     Stream::new(seed, purpose).0.next_u64()
 }
 
-/// Numbers that depend on nothing but `seed` and `purpose`: there is no state to save or to share.
+/// Random numbers that depend only on `seed` and `purpose`: there is no state to save or to share.
 pub struct Stream(ChaCha8Rng);
 
 impl Stream {
-    /// The stream of one purpose.
+    /// Creates the stream of one purpose.
     pub fn new(seed: u64, purpose: &str) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&seed.to_le_bytes());

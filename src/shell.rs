@@ -1,6 +1,6 @@
 //! Command lines that can be pasted into a POSIX shell.
 
-/// A word as a shell reads it: as it is, or in single quotes if it has letters that mean something there.
+/// Quotes a word for a shell: unchanged, or in single quotes if it has special characters.
 pub fn quoted(word: &str) -> String {
     let is_plain = |letter: char| letter.is_alphanumeric() || "/._-=".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) {

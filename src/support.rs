@@ -1,6 +1,6 @@
-//! Supports: what is kept of a teacher's prediction at a position, from its selection through the cache to the loss.
+//! Supports: the kept part of a teacher's prediction at a position, from its selection through the cache to the loss.
 //!
-//! There are two kinds of them, and whoever can do without the difference asks a [`Support`] for its ids, probabilities and
+//! There are two kinds. Code that does not depend on the difference asks a [`Support`] for its ids, probabilities and
 //! tail.
 
 use std::ops::Range;
@@ -9,22 +9,22 @@ use crate::recipe::words;
 
 /// A temperature of the soft terms.
 ///
-/// A support has a log-sum-exp for each temperature that its cache declares and is exact at no other, so that the value itself
-/// finds it: nothing beside says which it is.
+/// A support has a log-sum-exp for each temperature that its cache declares and is exact at no other, so the
+/// log-sum-exp is found by the value of the temperature; there is no separate index.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperature(f64);
 
-/// Log-sum-exps of the positions of a row at one temperature: of what all `V` log-probabilities of a position are below the
-/// largest, divided by the temperature. Nothing reads them at 1, and they are 0.
+/// Log-sum-exps of the positions of a row at one temperature, over the differences of all `V` log-probabilities of a
+/// position to the largest, divided by the temperature. At temperature 1 they are 0 and not read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogSumExps {
-    /// As the cache declares it.
+    /// Temperature as the cache declares it.
     pub temperature: f64,
     /// `[L]`
     pub of_positions: Vec<f32>,
 }
 
-/// Supports of consecutive positions, those of a row or of a part of it. Position `t` is about token `t + 1`.
+/// Supports of consecutive positions: those of a row or a part of it. Position `t` is about token `t + 1`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Supports {
     /// The teacher's likeliest ids.
@@ -35,10 +35,10 @@ pub enum Supports {
 
 /// The teacher's likeliest ids at every position.
 ///
-/// The probability of entry `i` of position `t` at temperature `T` is
-/// `exp((log_probs[i] − largest) / T − lse[t])`, with the largest log-probability of the position, and at `T = 1` it is
-/// `exp(log_probs[i])`; see [`softened`]. What is missing to one is the tail mass. The sum over the support may pass one
-/// by rounding in f32 when the tail is empty, so clamp the tail mass at zero.
+/// The probability of entry `i` of position `t` at temperature `T` is `exp((log_probs[i] − largest) / T − lse[t])`,
+/// with the largest log-probability of the position, and at `T = 1` it is `exp(log_probs[i])`; see [`softened`]. The
+/// remainder to one is the tail mass. The sum over the support may exceed one by f32 rounding when the tail is empty,
+/// so clamp the tail mass at zero.
 ///
 /// # Shapes
 ///
@@ -51,31 +51,31 @@ pub struct TopKSupports {
     pub ids: Vec<u32>,
     /// Natural logarithms of the probabilities at temperature 1, in the order of `ids`. `[L * K]`
     pub log_probs: Vec<f32>,
-    /// For every declared temperature.
+    /// Log-sum-exps for every declared temperature.
     pub lse: Vec<LogSumExps>,
 }
 
-/// Ids drawn from the teacher at temperature 1, at every position, and how often each was.
+/// Ids drawn from the teacher at temperature 1, at every position, with their counts.
 ///
 /// `counts / N` is an unbiased estimate of the teacher's probabilities, and there is no tail.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledSupports {
-    /// Distinct ids of each position. `[L]`
+    /// Number of distinct ids of each position. `[L]`
     pub num_ids: Vec<u32>,
     /// Token ids, distinct and ascending within a position, position by position.
     pub ids: Vec<u32>,
-    /// Draws that fell on each, in the order of `ids`; those of a position sum to `N`.
+    /// Number of draws of each id, in the order of `ids`; the counts of a position sum to `N`.
     pub counts: Vec<u32>,
-    /// The teacher's own entropy, in nats. `[L]`
+    /// Entropy of the teacher's full distribution, in nats. `[L]`
     pub entropies: Vec<f32>,
 }
 
 /// The teacher's prediction of one position, a view into [`Supports`].
 #[derive(Debug, Clone, Copy)]
 pub enum Support<'a> {
-    /// Its likeliest ids.
+    /// The teacher's likeliest ids.
     TopK(TopK<'a>),
-    /// Ids drawn from it.
+    /// Ids drawn from the teacher.
     Samples(Samples<'a>),
 }
 
@@ -86,9 +86,9 @@ pub struct TopK<'a> {
     pub ids: &'a [u32],
     /// Natural log-probabilities of those ids at temperature 1.
     pub log_probs: &'a [f32],
-    /// For every declared temperature, of the whole row.
+    /// Log-sum-exps for every declared temperature, for the whole row.
     pub lse: &'a [LogSumExps],
-    /// Place of the position in it.
+    /// Index of the position in the row.
     pub position: usize,
 }
 
@@ -97,18 +97,18 @@ pub struct TopK<'a> {
 pub struct Samples<'a> {
     /// Token ids, distinct.
     pub ids: &'a [u32],
-    /// How often each was drawn.
+    /// Number of draws of each id.
     pub counts: &'a [u32],
     /// The teacher's entropy at this position, in nats.
     pub entropy: f32,
 }
 
 words! {
-    /// Fate of the teacher's mass outside a top-k support; samples have none outside.
+    /// Treatment of the teacher's mass outside a top-k support; samples have none outside.
     pub enum Tail {
         /// One bucket on both sides.
         Bucket = "bucket",
-        /// Shared out over the support in proportion.
+        /// Distributed over the support in proportion.
         Renormalize = "renormalize",
     }
 }
@@ -117,21 +117,21 @@ impl Temperature {
     /// The temperature at which a model is trained.
     pub const ONE: Self = Self(1.0);
 
-    /// Logits are divided by no less: f32 still holds its inverse times any logit. Only logits nearer to the largest than
-    /// 1e-18 would be told from it otherwise.
+    /// Lowest divisor of logits: f32 can represent its inverse times any logit. A lower one would only distinguish
+    /// logits within 1e-18 of the largest.
     pub const LOWEST: f32 = 1e-20;
 
-    /// One that the cache declares.
+    /// Creates a temperature that the cache declares.
     pub const fn new(declared: f64) -> Self {
         Self(declared)
     }
 
-    /// Tells whether it changes nothing.
+    /// True if it is 1 and changes nothing.
     pub const fn is_one(self) -> bool {
         self.divisor().to_bits() == 1.0_f32.to_bits()
     }
 
-    /// What logits are divided by.
+    /// Divisor of logits.
     #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
     pub const fn divisor(self) -> f32 {
         (self.0 as f32).max(Self::LOWEST)
@@ -139,7 +139,7 @@ impl Temperature {
 }
 
 impl Supports {
-    /// Every position.
+    /// Supports of every position.
     pub fn positions(&self) -> Vec<Support<'_>> {
         match self {
             Self::TopK(supports) => supports.positions().map(Support::TopK).collect(),
@@ -147,7 +147,7 @@ impl Supports {
         }
     }
 
-    /// Positions that follow these, of the same kind.
+    /// Appends supports of the positions that follow.
     ///
     /// # Panics
     ///
@@ -171,7 +171,7 @@ impl Supports {
         }
     }
 
-    /// Tells whether the teacher's logits were NaN at a position, so that what is stored of it is, too.
+    /// True if the teacher's logits were NaN at a position, which makes the stored values NaN, too.
     pub fn has_nan(&self) -> bool {
         match self {
             Self::TopK(supports) => {
@@ -184,7 +184,7 @@ impl Supports {
 }
 
 impl TopKSupports {
-    /// Every position.
+    /// Supports of every position.
     pub fn positions(&self) -> impl Iterator<Item = TopK<'_>> {
         let log_probs = self.log_probs.chunks_exact(self.top_k);
         let entries = self.ids.chunks_exact(self.top_k).zip(log_probs);
@@ -199,7 +199,7 @@ impl TopKSupports {
 }
 
 impl SampledSupports {
-    /// The entries of each position, as a range into `ids` and `counts`.
+    /// Range of each position's entries in `ids` and `counts`.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         self.num_ids.iter().scan(0, |start, &num_ids| {
             let range = *start..*start + num_ids as usize;
@@ -208,7 +208,7 @@ impl SampledSupports {
         })
     }
 
-    /// Every position.
+    /// Supports of every position.
     pub fn positions(&self) -> impl Iterator<Item = Samples<'_>> {
         let positions = self.ranges().zip(&self.entropies);
         positions.map(|(range, &entropy)| Samples {
@@ -228,13 +228,13 @@ impl<'a> Support<'a> {
         }
     }
 
-    /// The logits of those ids.
+    /// Logits of those ids.
     pub fn gather(&self, logits: &[f32]) -> Vec<f32> {
         let ids = self.ids().iter();
         ids.map(|&id| logits[id as usize]).collect()
     }
 
-    /// The likeliest id, or the one drawn most often; the first of equals.
+    /// The likeliest id, or the one drawn most often; the first among equals.
     pub fn top_id(&self) -> Option<u32> {
         match self {
             Self::TopK(top_k) => first_largest(top_k.ids, top_k.log_probs),
@@ -242,7 +242,7 @@ impl<'a> Support<'a> {
         }
     }
 
-    /// Probabilities of the ids at temperature 1, or the shares of the draws that fell on them.
+    /// Probabilities of the ids at temperature 1, or their shares of the draws.
     pub fn probs(&self) -> Vec<f64> {
         match self {
             Self::TopK(top_k) => {
@@ -255,7 +255,7 @@ impl<'a> Support<'a> {
         }
     }
 
-    /// Probability outside at temperature 1; samples have none.
+    /// Probability outside the support at temperature 1; samples have none.
     pub fn tail_mass(&self) -> f64 {
         match self {
             Self::TopK(_) => (1.0 - self.probs().iter().sum::<f64>()).max(0.0),
@@ -263,7 +263,7 @@ impl<'a> Support<'a> {
         }
     }
 
-    /// Entropy of the teacher in nats; from its likeliest ids with the tail pooled into one class, a lower bound.
+    /// Entropy of the teacher in nats; for top-k a lower bound, from the likeliest ids and the tail as one class.
     pub fn entropy(&self) -> f64 {
         match self {
             Self::TopK(_) => {
@@ -280,11 +280,11 @@ fn surprise(prob: f64) -> f64 {
     if prob > 0.0 { -prob * prob.ln() } else { 0.0 }
 }
 
-/// Natural logarithms of the probabilities of a position's likeliest ids at a temperature, from those at temperature 1 and
-/// ln Σ exp((log_prob − largest) / T) over the whole vocabulary.
+/// Natural logarithms of the probabilities of a position's likeliest ids at a temperature, from those at temperature 1
+/// and ln Σ exp((log_prob − largest) / T) over the whole vocabulary.
 ///
-/// The largest is subtracted before the division: at low temperatures the quotients are so large that f32 knows them to a
-/// few nats only. At temperature 1 log-probabilities are normalised as they are.
+/// The largest is subtracted before the division: at low temperatures the quotients are so large that f32 resolves them
+/// only to a few nats. At temperature 1 the log-probabilities are already normalised.
 #[expect(
     clippy::float_cmp,
     reason = "temperature 1 is a value that recipes write"
@@ -328,7 +328,7 @@ impl TopK<'_> {
 
     /// ln of the probabilities on the support at a temperature, and the mass outside it.
     ///
-    /// Log-probabilities come rounded from a cache: where their sum exceeds one by that, they are scaled back.
+    /// Log-probabilities from a cache are rounded; if their sum thereby exceeds one, they are scaled back.
     pub fn log_probs_and_tail(&self, temperature: Temperature, tail: Tail) -> (Vec<f64>, f64) {
         let log_sum_exp = self.log_sum_exp(temperature.0);
         let temperature = f64::from(temperature.divisor());
@@ -347,7 +347,7 @@ impl TopK<'_> {
 }
 
 impl Samples<'_> {
-    /// Share of the draws that fell on each id; they sum to one.
+    /// Share of the draws of each id; the shares sum to one.
     pub fn shares(&self) -> impl Iterator<Item = f64> {
         let drawn: u32 = self.counts.iter().sum();
         let shares = self.counts.iter();

@@ -1,4 +1,4 @@
-//! Named matrices on disk, with a checksum: what artifacts and training states are made of.
+//! Named matrices on disk, with a checksum: the storage of artifacts and training states.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -12,38 +12,38 @@ use thiserror::Error;
 
 use crate::files;
 
-/// Why a file of matrices cannot be read.
+/// Errors of reading a file of matrices.
 #[derive(Debug, Error)]
 pub enum TensorsError {
-    /// The file system refused.
+    /// An input/output error.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The bytes are not what was written.
+    /// The bytes are not the ones that were written.
     #[error("{path}: {fact}; delete the folder and run again")]
     Damaged {
         /// The file.
         path: String,
-        /// What is wrong.
+        /// Description of the damage.
         fact: String,
     },
 }
 
-/// A weight that no model can compute with.
+/// A weight that is NaN or infinite.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[error("element {element_idx} of `{tensor}` is {value}: the checkpoint is damaged")]
 pub struct NotFinite {
     /// The tensor, by its name in the file.
     pub tensor: String,
-    /// Place of the first such element, row by row, counted from 0.
+    /// Index of the first such element, row by row, counted from 0.
     pub element_idx: usize,
     /// NaN or an infinity.
     pub value: f32,
 }
 
 impl NotFinite {
-    /// Refuses a tensor that holds NaN or an infinity: one of them makes every logit that it reaches one, too.
+    /// Refuses a tensor with NaN or infinity: a single one makes every logit that depends on it NaN or infinite, too.
     pub fn check(tensor: &str, values: &[f32]) -> Result<(), Self> {
-        const CHUNK: usize = 4096; // within which the search takes no branch, so that it costs next to nothing
+        const CHUNK: usize = 4096; // no branch within a chunk, so that the search is almost free
         const SIGN: u32 = 1 << 31;
         let largest = |values: &[f32]| {
             let magnitudes = values.iter().map(|value| value.to_bits() & !SIGN);
@@ -65,7 +65,7 @@ impl NotFinite {
         })
     }
 
-    /// What to do about it.
+    /// Advice on the fix.
     pub fn help() -> String {
         "get the checkpoint again, or mend what wrote it".to_owned()
     }
@@ -80,9 +80,9 @@ struct Header {
     facts: String,
 }
 
-/// Writes matrices as f32 safetensors, atomically, with `facts` beside them.
+/// Writes matrices as f32 safetensors, atomically, together with `facts`.
 ///
-/// Their bytes are made one matrix at a time: what is written is never held twice.
+/// Their bytes are made one matrix at a time, so the file's contents are never held twice.
 pub fn save<T: Serialize>(
     path: &Path,
     tensors: &[(String, Tensor<2>)],
@@ -127,7 +127,7 @@ pub fn save<T: Serialize>(
     })
 }
 
-/// Reads what [`save`] wrote, refusing anything else.
+/// Reads a file written by [`save`], refusing anything else.
 pub fn load<T: DeserializeOwned>(
     path: &Path,
     device: &Device,
@@ -180,14 +180,14 @@ pub fn load<T: DeserializeOwned>(
     Ok((loaded, facts))
 }
 
-/// The numbers of a matrix, row by row.
+/// Elements of a matrix, row by row.
 pub fn to_vec(tensor: &Tensor<2>) -> Vec<f32> {
-    // Not `try_to_vec_as`, which copies what was copied out of the tensor.
+    // Not `try_to_vec_as`, which makes a second copy.
     let values = tensor.clone().try_into_vec_as::<f32>();
     values.expect("a matrix of f32 that fits the device fits the host")
 }
 
-/// Whether two matrices hold the same numbers; none is NaN.
+/// True if two matrices are equal; neither may contain NaN.
 pub fn are_equal(one: &Tensor<2>, other: &Tensor<2>) -> bool {
     one.dims() == other.dims() && one.clone().equal(other.clone()).all().into_scalar()
 }

@@ -1,8 +1,8 @@
-//! Exponentials, sums and maxima over slices of f32, as wide as the machine's vectors.
+//! Exponentials, sums and maxima over slices of f32, vectorised for the machine.
 //!
-//! Plain Rust without branches or calls, which a compiler turns into vector instructions; [`vectorized`] has it compiled
-//! for each width and picks one at run time. Sums run in a fixed number of lanes and no product is fused into a sum, so
-//! the same numbers come out at every width.
+//! Plain Rust without branches or calls, which a compiler turns into vector instructions; [`vectorized`] compiles it
+//! for each vector width and picks one at run time. Sums use a fixed number of lanes and no fused multiply-add, so the
+//! results are the same at every width.
 #![expect(
     clippy::inline_always,
     reason = "code is compiled for a vector width only where it is inlined into `vectorized`"
@@ -10,17 +10,17 @@
 
 use std::f32::consts::{LN_2, LOG2_E};
 
-/// Sums run in this many lanes: a fixed order of additions that compilers can vectorise.
+/// Number of lanes of a sum: a fixed order of additions that compilers can vectorise.
 pub const LANES: usize = 32;
 
 /// Runs code compiled for the widest vectors of this machine.
 ///
-/// What it calls takes part as far as it is `#[inline(always)]`.
+/// Called functions are included only if they are `#[inline(always)]`.
 pub fn vectorized<R>(kernel: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(kernel)
 }
 
-/// Largest value; minus infinity if there is none. NaN is passed over.
+/// Largest value; minus infinity if there is none. NaN is ignored.
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -49,7 +49,7 @@ pub fn sum(values: &[f32]) -> f32 {
     rest.iter().chain(&lanes).sum()
 }
 
-/// Sum of products in a fixed order of lanes; the slices have one length.
+/// Sum of products in a fixed order of lanes; the slices have the same length.
 #[inline(always)]
 pub fn dot(left: &[f32], right: &[f32]) -> f32 {
     let mut lanes = [0.0_f32; LANES];
@@ -82,7 +82,7 @@ pub fn exp_in_place(values: &mut [f32], shift: f32, scale: f32) -> f32 {
     sums.iter().sum()
 }
 
-/// The sum that [`exp_in_place`] returns, to the bit, without writing.
+/// Returns the same sum as [`exp_in_place`], to the bit, without writing.
 #[inline(always)]
 pub fn exp_sum(values: &[f32], shift: f32, scale: f32) -> f32 {
     let mut sums = [0.0_f32; LANES];
@@ -98,8 +98,8 @@ pub fn exp_sum(values: &[f32], shift: f32, scale: f32) -> f32 {
     sums.iter().sum()
 }
 
-/// `Σ exp(p)`, to the bit as in [`exp_sum`], and `Σ exp(p) (p − q)`, each of the two shifted down by its own number; the
-/// slices have one length, and no `p` is above its shift.
+/// Computes `Σ exp(p)`, equal to [`exp_sum`] to the bit, and `Σ exp(p) (p − q)`, with `p` and `q` each shifted down by
+/// its own number; the slices have the same length, and no `p` is above its shift.
 #[inline(always)]
 pub fn exp_gap(p: &[f32], q: &[f32], shifts: [f32; 2]) -> [f32; 2] {
     let mut sums = [0.0_f32; LANES];
@@ -125,19 +125,18 @@ pub fn exp_gap(p: &[f32], q: &[f32], shifts: [f32; 2]) -> [f32; 2] {
     [sums.iter().sum(), gaps.iter().sum()]
 }
 
-/// `1 / (1 + exp(−x))`, within 3e-7 relatively; for `x < −87` it stays at the smallest normal number.
+/// `1 / (1 + exp(−x))`, within 3e-7 relative error; for `x < −87` it stays at the smallest normal number.
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
-    let small = exp_nonpositive(-x.abs()); // of two ways to write it, the one whose exponential cannot overflow
+    let small = exp_nonpositive(-x.abs()); // this form cannot overflow
     let numerator = if x >= 0.0 { 1.0 } else { small };
     numerator / (1.0 + small)
 }
 
-/// `exp(x)` for `x ≤ 0`, within 2e-7 of it relatively, without a branch or a call, so that it vectorises.
+/// `exp(x)` for `x ≤ 0`, within 2e-7 relative error, without branches or calls, so that it vectorises.
 ///
-/// Splits `x = n ln 2 + f` and takes a polynomial of `f` (Cephes `expf`, Moshier 1992). Below −87 the result
-/// stays at the smallest normal number: a probability that small is zero to everything that reads it. NaN
-/// stays NaN.
+/// Splits `x = n ln 2 + f` and evaluates a polynomial in `f` (Cephes `expf`, Moshier 1992). Below −87 the result
+/// stays at the smallest normal number: every caller treats so small a probability as zero. NaN stays NaN.
 #[inline(always)]
 pub fn exp_nonpositive(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0; // 1.5 · 2^23: adding it leaves the nearest integer in the low bits

@@ -1,6 +1,6 @@
-//! Numbers as a bin and the bits below it, so that a table of a few dozen symbols covers them all.
+//! Numbers split into a bin and the bits below it, so that a table of a few dozen symbols covers them all.
 
-/// Numbers below `2^(s + 1)` have a bin each; above, every octave has `2^s` of them.
+/// Bins of numbers: below `2^(s + 1)` every number has its own bin; above, every octave has `2^s` bins.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bins {
     log2_per_octave: u32,
@@ -14,26 +14,26 @@ impl Bins {
         Self { log2_per_octave }
     }
 
-    /// The bin of a number.
+    /// Bin of a number.
     pub(super) fn bin(self, number: u32) -> u32 {
         let num_low_bits = self.num_low_bits_of(number);
         (num_low_bits << self.log2_per_octave) + (number >> num_low_bits)
     }
 
-    /// Bits of a number that its bin leaves open, and how many they are.
+    /// Bits of a number that its bin does not determine, and how many they are.
     pub(super) fn low_bits(self, number: u32) -> (u32, u32) {
         let num_low_bits = self.num_low_bits_of(number);
         (number & ((1 << num_low_bits) - 1), num_low_bits)
     }
 
-    /// The first number of a bin, and how many bits below it are open.
+    /// First number of a bin, and the number of bits below it that the bin does not determine.
     pub(super) fn start(self, bin: u32) -> (u32, u32) {
         let num_low_bits = (bin >> self.log2_per_octave).saturating_sub(1);
         let leading = bin - (num_low_bits << self.log2_per_octave);
         (leading << num_low_bits, num_low_bits)
     }
 
-    /// Bins of all numbers up to `largest`.
+    /// Number of bins for all numbers up to `largest`.
     pub(super) fn count(self, largest: u32) -> usize {
         self.bin(largest) as usize + 1
     }

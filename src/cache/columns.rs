@@ -22,7 +22,7 @@ use super::quantize::{RowCodes, quantize};
 use crate::cache::SupportPlan;
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
-/// Names of the columns, in their order.
+/// Names of the columns, in order.
 pub(super) mod column {
     pub(crate) const ROW_IDX: &str = "row_idx";
     pub(crate) const COUNTED: &str = "counted";
@@ -38,10 +38,10 @@ pub(super) const FINGERPRINT: &str = "fingerprint";
 /// Bytes of the hash over a row's tokens.
 const TOKENS_HASH_BYTES: i32 = 32;
 
-/// Rows of a page: a reader of one row unpacks so many, and a page costs forty bytes a column.
+/// Rows of a page: a reader of one row decodes this many, and a page costs forty bytes a column.
 const ROWS_PER_PAGE: usize = 16;
 
-/// Probability that a support may hold beyond one: rounding of a teacher's f32 softmax, generously.
+/// Largest excess of a support's probability over one; generous for the rounding of a teacher's f32 softmax.
 const MASS_TOLERANCE: f64 = 1e-3;
 
 /// A row as it is stored.
@@ -66,12 +66,12 @@ pub(super) fn schema() -> SchemaRef {
     ]))
 }
 
-/// The fingerprint as it stands in the footer of a shard.
+/// The fingerprint as text for the footer of a shard.
 pub(super) fn fingerprint_text(fingerprint: &Fingerprint) -> String {
     serde_json::to_string(fingerprint).expect("a fingerprint is a struct of strings and numbers")
 }
 
-/// How shards are written. No time, host or library version, so that the same rows give the same bytes.
+/// Parquet settings for shards. No time, host or library version, so that the same rows give the same bytes.
 pub(super) fn writer_properties(
     fingerprint: &Fingerprint,
 ) -> Result<WriterProperties, ParquetError> {
@@ -84,7 +84,7 @@ pub(super) fn writer_properties(
             fingerprint_text(fingerprint),
         )]))
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(9)?))
-        .set_column_compression(path(&[column::SUPPORTS]), Compression::UNCOMPRESSED) // as short as it gets
+        .set_column_compression(path(&[column::SUPPORTS]), Compression::UNCOMPRESSED) // already entropy-coded
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None)
         .set_data_page_row_count_limit(ROWS_PER_PAGE)
@@ -96,7 +96,7 @@ pub(super) fn writer_properties(
         .build())
 }
 
-/// A row to store, or what about it cannot be stored.
+/// Converts a row for storage, or says why it cannot be stored.
 pub(super) fn store(
     tokens: &[u32],
     counted: u32,
@@ -118,7 +118,7 @@ pub(super) fn store(
     })
 }
 
-/// One row as a record batch. `tables` is empty but in the first row of a shard.
+/// One row as a record batch. `tables` is empty except in the first row of a shard.
 pub(super) fn encode(
     row_idx: usize,
     row: &StoredRow,
@@ -138,7 +138,7 @@ pub(super) fn encode(
     RecordBatch::try_new(schema(), columns).map_err(|error| error.to_string())
 }
 
-/// Row index and hash of the tokens, of a batch of one row.
+/// Row index and hash of the tokens, from a batch of one row.
 pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
     let hash = column_of(batch, column::TOKENS_HASH)?
         .as_fixed_size_binary_opt()
@@ -147,7 +147,7 @@ pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
     Ok((row_idx, hash.value(0)))
 }
 
-/// Tokens and number of counted positions, of a batch of one row.
+/// Tokens and number of counted positions, from a batch of one row.
 pub(super) fn decode_tokens(
     batch: &RecordBatch,
     fingerprint: &Fingerprint,
@@ -159,7 +159,7 @@ pub(super) fn decode_tokens(
     Ok((tokens, counted))
 }
 
-/// Bytes of a binary column, of a batch of one row.
+/// Bytes of a binary column, from a batch of one row.
 pub(super) fn decode_bytes<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b [u8], String> {
     let column = column_of(batch, name)?.as_binary_opt::<i32>();
     let column = column.ok_or_else(|| format!("column `{name}` holds no bytes"))?;
@@ -257,8 +257,8 @@ fn check_ids(position: usize, ids: &[u32], fingerprint: &Fingerprint) -> Result<
     }
 }
 
-/// No position may hold more than all probability, at any temperature: a teacher whose
-/// log-probabilities and log-sum-exps do not belong together is noticed before it is cached.
+/// Checks that no position has a probability above one, at any temperature: this detects a teacher whose
+/// log-probabilities and log-sum-exps do not match, before it is cached.
 fn check_mass(supports: &TopKSupports) -> Result<(), String> {
     for LogSumExps { temperature, .. } in &supports.lse {
         for (position, support) in supports.positions().enumerate() {

@@ -1,4 +1,4 @@
-//! What a cache was made from.
+//! The fingerprint of a cache: the inputs that it was made from.
 
 use std::fmt;
 
@@ -8,19 +8,19 @@ use serde_json::Value;
 use super::CacheError;
 use crate::cache::SupportPlan;
 
-/// Most draws at a position; beyond it the whole distribution takes less.
+/// Most draws at a position; beyond this, the whole distribution takes less space.
 const MOST_DRAWS: usize = 1 << 16;
 
-/// What a cache was made from; two equal fingerprints mean interchangeable caches.
+/// Inputs that a cache was made from; two equal fingerprints mean interchangeable caches.
 ///
-/// The reader compares this with what the plan asks for before it opens a shard, because a stale
-/// cache does not crash: it trains the student on another teacher's prediction. A field belongs here if
-/// changing it changes any stored number of a row. Which rows there are does not: each carries the hash of its
-/// own tokens, so that more of the same text is captured into the same cache. Paths and dates do not, so a cache
-/// may be moved and copied.
+/// The reader compares it with the plan before it opens a shard, because a stale cache does not crash:
+/// it trains the student on another teacher's prediction. A field belongs here if changing it changes
+/// any stored number of a row. The choice of rows does not: each row carries the hash of its own
+/// tokens, so more of the same text is captured into the same cache. Paths and dates do not either, so
+/// a cache may be moved and copied.
 ///
-/// Stored in `manifest.json`, and again in each shard's footer so that a shard carried off alone
-/// still says what it is.
+/// Stored in `manifest.json`, and again in each shard's footer, so that a shard that was separated
+/// from its folder still says what it is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
@@ -28,11 +28,11 @@ pub struct Fingerprint {
     pub version: u32,
     /// BLAKE3 (hex) over the teacher's tensors.
     pub teacher_weights: String,
-    /// BLAKE3 (hex) of `tokenizer.json`: same ids, same meaning.
+    /// BLAKE3 (hex) of `tokenizer.json`: the same ids have the same meaning.
     pub tokenizer: String,
     /// Positions per row.
     pub sequence_length: usize,
-    /// Token ids that the teacher knows.
+    /// Size of the teacher's vocabulary.
     pub vocab_size: usize,
     /// Token ids kept per position.
     pub support: SupportPlan,
@@ -59,7 +59,7 @@ impl Fingerprint {
             .collect()
     }
 
-    /// Most support entries of a position.
+    /// Maximum number of support entries of a position.
     pub(super) fn most_entries(&self) -> usize {
         match self.support {
             SupportPlan::TopK(top_k) => top_k,
@@ -67,7 +67,7 @@ impl Fingerprint {
         }
     }
 
-    /// Refuses sizes with which arithmetic below would overflow or mean nothing.
+    /// Refuses sizes with which the arithmetic below would overflow or have no meaning.
     pub(super) fn check_sizes(&self) -> Result<(), CacheError> {
         let refuse = |what: String| Err(CacheError::Sizes { what });
         if self.sequence_length == 0 {
@@ -98,7 +98,7 @@ impl Fingerprint {
         if self.temperatures.is_empty() {
             return refuse("no temperature".to_owned());
         }
-        // A row fits into memory and its streams into 32 bits.
+        // A row must fit into memory and its streams into 32 bits.
         let widest = self.most_entries().max(self.temperatures.len() + 1);
         match self.sequence_length.checked_mul(widest) {
             Some(entries) if i32::try_from(entries).is_ok() => Ok(()),
@@ -110,14 +110,14 @@ impl Fingerprint {
     }
 }
 
-/// A field of the fingerprint in which a cache differs from what is wanted.
+/// A field of the fingerprint in which a cache differs from the wanted one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldDifference {
     /// Name of the field.
     pub field: String,
     /// Its value in the cache.
     pub cached: String,
-    /// Its value in what is wanted.
+    /// Its wanted value.
     pub wanted: String,
 }
 
@@ -140,7 +140,7 @@ fn fields(fingerprint: &Fingerprint) -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name, text(value))).collect()
 }
 
-/// The beginning of a long value: a hash is told apart by it.
+/// The beginning of a long value, which is enough to distinguish hashes.
 fn abridged(value: &str) -> String {
     match value.char_indices().nth(12) {
         Some((end, _)) if value.chars().count() > 24 => format!("`{}…`", &value[..end]),

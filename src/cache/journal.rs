@@ -1,4 +1,4 @@
-//! What a capture has written down so far: `progress.jsonl`, the manifest it becomes, and the lock on their folder.
+//! State of a capture: `progress.jsonl`, the manifest it becomes, and the lock on their folder.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ pub(super) struct JournalHeader {
     pub(super) part: Option<CachePart>,
 }
 
-/// What an earlier process says it wrote, finished or not; nothing of it has been compared with the shards.
+/// Reads the records of an earlier process, finished or not; they are not yet compared with the shards.
 pub(super) fn recorded(
     dir: &Path,
 ) -> Result<Option<(JournalHeader, Vec<ShardRecord>)>, CacheError> {
@@ -43,12 +43,12 @@ pub(super) fn recorded(
     };
     let mut lines = text.split(|byte| *byte == b'\n');
     let header = manifest::parse(dir, &path, lines.next().unwrap_or_default())?;
-    // A line that a killed process wrote in part ends the list.
+    // The list ends at a line that a killed process wrote only in part.
     let shards = lines.map_while(|line| serde_json::from_slice(line).ok());
     Ok(Some((header, shards.collect())))
 }
 
-/// Takes a folder for this process until the lock is dropped.
+/// Locks a folder for this process until the lock is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, CacheError> {
     let folder = files::open_folder(dir)?;
     match folder.try_lock() {
@@ -73,7 +73,7 @@ pub(super) fn append_line(path: &Path, value: &impl Serialize) -> io::Result<()>
     file.sync_data()
 }
 
-/// One write per line, so that lines are torn as rarely as can be.
+/// Writes a line in one call, so that torn lines are as rare as possible.
 pub(super) fn write_line(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(value)?;
     line.push(b'\n');

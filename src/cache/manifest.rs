@@ -1,4 +1,4 @@
-//! What is in the folder of a cache: manifest, shards, and which rows stand in which.
+//! Files in the folder of a cache: manifest, shards, and the mapping from rows to shards.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,7 +26,7 @@ pub struct ShardRecord {
     pub file: String,
     /// Rows in it.
     pub rows: usize,
-    /// BLAKE3 (hex) over the hashes of its rows' tokens: which text it was captured from.
+    /// BLAKE3 (hex) over the hashes of its rows' tokens; identifies the text that it was captured from.
     pub tokens_blake3: String,
     /// Its length.
     pub bytes: u64,
@@ -35,7 +35,7 @@ pub struct ShardRecord {
 }
 
 impl ShardRecord {
-    /// Whether the file is there, as long as it should be; its bytes are not read.
+    /// Checks that the file exists and has the listed length; its bytes are not read.
     pub(super) fn check_length(&self, dir: &Path) -> Result<(), CacheError> {
         let path = dir.join(&self.file);
         let found_bytes = match fs::metadata(&path) {
@@ -55,7 +55,7 @@ impl ShardRecord {
         Ok(())
     }
 
-    /// Whether the file holds the bytes that were written; all of them are read.
+    /// Checks that the file holds the bytes that were written; reads all of them.
     pub(super) fn check_bytes(&self, dir: &Path) -> Result<(), CacheError> {
         self.check_hash(dir, files::hash_file)
     }
@@ -80,35 +80,35 @@ impl ShardRecord {
     }
 }
 
-/// One of several captures that together make a cache: every `of`-th shard, from shard `part − 1` on.
+/// One of several captures that together make a cache: every `of`-th shard, starting from shard `part − 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CachePart {
-    /// Which part, from 1.
+    /// Number of this part, from 1.
     pub part: usize,
-    /// How many parts.
+    /// Number of parts.
     pub of: usize,
 }
 
-/// What `manifest.json` says: the cache is complete, this is what it was made from, these are its shards.
+/// Contents of `manifest.json`, whose presence means that the cache is complete.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    /// What the cache was made from.
+    /// Inputs that the cache was made from.
     pub fingerprint: Fingerprint,
     /// Rows in every shard but the last.
     pub rows_per_shard: usize,
-    /// Rows in the cache; of a part, those of all parts together.
+    /// Rows in the cache; for a part, the rows of all parts together.
     pub num_rows: usize,
-    /// Which part of a cache this is; a whole one has no such entry.
+    /// Part of a cache that this is; `None` for a whole cache.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<CachePart>,
     /// All shards, in the order of their rows.
     pub shards: Vec<ShardRecord>,
 }
 
-/// The first file that is amiss with a finished cache, and whether it is gone. Shards whose hashes are not remembered are read; a
-/// manifest that cannot be read is refused by whoever opens the cache.
+/// Returns the first file of a finished cache that is missing or damaged, and `true` if it is missing. Reads the shards
+/// whose hashes are not remembered. An unreadable manifest is not reported here: opening the cache refuses it.
 pub fn first_damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<(String, bool)>> {
     let manifest = match Manifest::load(dir) {
         Ok(manifest) => manifest,
@@ -127,7 +127,7 @@ pub fn first_damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<(String, b
 }
 
 impl Manifest {
-    /// Reads and checks the manifest of a folder; the shards themselves are not looked at.
+    /// Reads and checks the manifest of a folder, without reading the shards.
     pub(super) fn load(dir: &Path) -> Result<Self, CacheError> {
         let path = dir.join(MANIFEST);
         let json = match files::read(&path) {
@@ -144,7 +144,7 @@ impl Manifest {
         Ok(manifest)
     }
 
-    /// Which rows stand in which shard.
+    /// Mapping from rows to shards.
     pub(super) fn layout(&self) -> ShardLayout {
         ShardLayout::new(self.num_rows, self.rows_per_shard, self.part)
     }
@@ -185,8 +185,8 @@ impl Manifest {
     }
 }
 
-/// Reads JSON that begins with a fingerprint. Another version is told before anything else, since
-/// its other fields may be others too.
+/// Reads JSON that begins with a fingerprint. Another version is reported before anything else, because
+/// its other fields may differ too.
 pub(super) fn parse<T: for<'de> Deserialize<'de>>(
     dir: &Path,
     path: &Path,
@@ -208,7 +208,7 @@ pub(super) fn parse<T: for<'de> Deserialize<'de>>(
     serde_json::from_value(value).map_err(corrupt)
 }
 
-/// Which rows stand in which shard. Shards are numbered through all parts of a cache.
+/// Mapping from rows to shards. Shards are numbered through all parts of a cache.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ShardLayout {
     num_rows: usize,
@@ -217,7 +217,7 @@ pub(super) struct ShardLayout {
 }
 
 impl ShardLayout {
-    /// A shard has at least one row, whatever is asked for.
+    /// Creates the mapping; a shard has at least one row, even for `rows_per_shard == 0`.
     pub(super) fn new(num_rows: usize, rows_per_shard: usize, part: Option<CachePart>) -> Self {
         Self {
             num_rows,
@@ -226,13 +226,13 @@ impl ShardLayout {
         }
     }
 
-    /// Numbers of the shards that are here.
+    /// Numbers of the shards of this part.
     pub(super) fn shard_idxs(self) -> impl Iterator<Item = usize> {
         let all = self.num_rows.div_ceil(self.rows_per_shard);
         (self.part.part.saturating_sub(1)..all).step_by(self.step())
     }
 
-    /// Number of the shard that would follow the last one here.
+    /// Number of the shard that would follow the last one of this part.
     pub(super) fn next_shard_idx(self) -> usize {
         let first = self.part.part.saturating_sub(1);
         self.shard_idxs()
@@ -240,17 +240,17 @@ impl ShardLayout {
             .map_or(first, |last| last + self.step())
     }
 
-    /// From one shard that is here to the next.
+    /// Distance from one shard of this part to the next.
     pub(super) fn step(self) -> usize {
         self.part.of.max(1)
     }
 
-    /// Whether so many rows fit into a shard.
+    /// True if this many rows fit into a shard.
     pub(super) fn has_room(self, num_rows: usize) -> bool {
         num_rows <= self.rows_per_shard
     }
 
-    /// Whether every one of these shards is among those here and has no more rows than it may.
+    /// True if all these shards belong to this part and none has more rows than it may.
     pub(super) fn has_room_for_all(self, shards: &[ShardRecord]) -> bool {
         let rows = |shard_idx| (shard_file(shard_idx), self.rows(shard_idx).len());
         let room: BTreeMap<String, usize> = self.shard_idxs().map(rows).collect();
@@ -261,7 +261,7 @@ impl ShardLayout {
         shards.iter().all(fits)
     }
 
-    /// Whether so many rows fill a shard.
+    /// True if this many rows fill a shard.
     pub(super) fn is_full(self, num_rows: usize) -> bool {
         num_rows == self.rows_per_shard
     }
@@ -288,9 +288,9 @@ pub(super) fn shard_file(shard_idx: usize) -> String {
     format!("shard-{shard_idx:05}.parquet")
 }
 
-/// BLAKE3 over the tokens of each row: which text a cache is wanted for.
+/// BLAKE3 over the tokens of each row; identifies the text that a cache is wanted for.
 ///
-/// A cache may hold more rows than are wanted, or fewer; those that both have must be the same.
+/// A cache may hold more or fewer rows than are wanted; the rows in both must be equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenHashes(Vec<[u8; blake3::OUT_LEN]>);
 
@@ -310,7 +310,7 @@ impl TokenHashes {
         self.0.get(row_idx)
     }
 
-    /// What a [`ShardRecord`] of these rows says of them; `None` if they are not all here.
+    /// Value of [`ShardRecord::tokens_blake3`] for these rows; `None` if any row is missing here.
     pub(super) fn of_rows(&self, rows: std::ops::Range<usize>) -> Option<String> {
         Some(hash_of_hashes(self.0.get(rows)?))
     }

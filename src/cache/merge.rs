@@ -10,14 +10,14 @@ use super::manifest::{CachePart, MANIFEST, Manifest, PROGRESS};
 use super::{CacheError, ShardRecord};
 use crate::files::{self, with_path};
 
-/// Missing parts that a refusal names.
+/// Most missing parts that an error message lists.
 const MOST_NAMED: usize = 8;
 
 /// Joins the parts of one capture, given in any order, into a cache.
 ///
-/// Each shard is compared with its checksum and copied as it is, so the files are those of a capture that was never
-/// split. The manifest is written last: a merge that was killed is simply run again. Nothing is written if the parts
-/// are not exactly those of one cache.
+/// Each shard is compared with its checksum and copied unchanged, so the files equal those of an unsplit capture. The
+/// manifest is written last: a merge that was killed is simply run again. Nothing is written unless the parts are
+/// exactly those of one cache.
 pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
     let manifests = parts
         .iter()
@@ -40,7 +40,7 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
         dir: into.to_path_buf(),
     };
     match Manifest::load(into) {
-        // A capture that was cut left shards that its journal lists.
+        // An interrupted capture leaves shards that its journal lists.
         Err(CacheError::NoManifest { .. }) if into.join(PROGRESS).exists() => {
             return Err(occupied());
         }
@@ -73,7 +73,7 @@ pub(super) fn shards_in_order<'a>(
     numbered.into_values().collect()
 }
 
-/// Whether these are the parts of one cache, each once.
+/// Checks that these are the parts of one cache, each once.
 fn check_parts(manifests: &[(&Path, Manifest)]) -> Result<(), CacheError> {
     let refuse = |what: String| Err(CacheError::NotParts { what });
     let Some((first_dir, first)) = manifests.first() else {

@@ -1,9 +1,9 @@
-//! The cache: what the teacher said about every position, captured once and read many times.
+//! The cache: the teacher's prediction at every position, captured once and read many times.
 //!
 //! A folder of Parquet shards beside a `manifest.json` that says what they were made from (columns
-//! and units: `docs/formats.md`). [`CacheWriter`] fills it and goes on where a killed capture
-//! stopped; [`Cache`] reads it and refuses whatever does not match. Host data only: this module
-//! knows neither tensors nor the teacher's model.
+//! and units: `docs/formats.md`). [`CacheWriter`] fills it and resumes an interrupted capture;
+//! [`Cache`] reads it and refuses whatever does not match. Host data only: this module knows neither
+//! tensors nor the teacher's model.
 
 mod bins;
 mod columns;
@@ -40,28 +40,28 @@ pub use stat::{CacheStat, VerifyReport, verify};
 pub use trial::Trial;
 pub use write::CacheWriter;
 
-/// Largest difference in nats between a log-probability and what the cache gives back for it, for values within
-/// [`LOWEST_BELOW_TOP`] of the position's likeliest; lower ones come back as that.
+/// Largest difference in nats between a log-probability and the cached value, for log-probabilities at most
+/// [`LOWEST_BELOW_TOP`] below the position's likeliest; lower ones are clamped to that distance.
 ///
-/// One step of 1/32 (half of it from its own rounding, at most half from that of the others, which sets the sum) and
-/// half a step of the tail's log-odds, and what sets the likeliest apart. The root of the mean square is about 0.01, and the sum over the support is
-/// right to the log-odds, so that the divergence from what was captured is of second order: a few 1e-5 nats.
+/// One step of 1/32 (half from its own rounding, at most half from that of the others, which sets the sum), half a step
+/// of the tail's log-odds, and the margin of the likeliest. The root mean square is about 0.01. The sum over the
+/// support is right to the log-odds, so the divergence from the captured distribution is second order: a few 1e-5 nats.
 pub const LOG_PROB_ERROR_BOUND: f32 = 1.0 / 16.0 + 1.0 / 4096.0;
 
-/// Largest difference between what a support holds of all probability, at any temperature, and what the cache gives back
-/// for it: half a step of the tail's log-odds, 1/32, where it moves most, at even odds.
+/// Largest difference between the probability mass of a support, at any temperature, and the cached value: half a step
+/// of the tail's log-odds, 1/32, where the mass changes fastest, at even odds.
 pub const MASS_ERROR_BOUND: f32 = 1.0 / 128.0;
 
-/// Nats below the likeliest id of a position at which log-probabilities end.
+/// Range of log-probabilities, in nats below the likeliest id of the position.
 pub const LOWEST_BELOW_TOP: f32 = 1022.0 / 32.0;
 
-/// Largest difference in nats between an entropy and what the cache gives back for it.
+/// Largest difference in nats between an entropy and the cached value.
 pub const ENTROPY_ERROR_BOUND: f32 = 1.0 / 32.0;
 
-/// Why a cache cannot be read or written.
+/// Errors of reading or writing a cache.
 #[derive(Debug, Error)]
 pub enum CacheError {
-    /// The file system refused; the message names the path.
+    /// An input/output error; the message names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The folder is not a finished cache.
@@ -70,7 +70,7 @@ pub enum CacheError {
         /// Folder of the cache.
         dir: PathBuf,
     },
-    /// Another format; nothing else in the manifest can be relied on.
+    /// Another format version; no other field of the manifest can be relied on.
     #[error("`{}` has cache format {cached}, this program reads {known}", dir.display())]
     Version {
         /// Folder of the cache.
@@ -80,7 +80,7 @@ pub enum CacheError {
         /// The one version that this program reads.
         known: u32,
     },
-    /// The cache was made from something else than what is asked for.
+    /// The cache was made from something else than the wanted inputs.
     #[error("the cache in `{}` was made from something else: {}", dir.display(), list(fields))]
     Stale {
         /// Folder of the cache.
@@ -136,12 +136,12 @@ pub enum CacheError {
         /// Rows in it.
         rows: Range<usize>,
     },
-    /// A cache was wanted and one part of it is there.
+    /// The folder holds one part of a cache, where a whole cache is wanted.
     #[error("`{}` is part {} of {} of a cache", dir.display(), part.part, part.of)]
     OnlyPart {
         /// Folder of the part.
         dir: PathBuf,
-        /// Which it is.
+        /// The part that is there.
         part: CachePart,
     },
     /// The folder holds another part, or a whole cache where a part is to be captured.
@@ -158,19 +158,19 @@ pub enum CacheError {
         /// Rows that are wanted of all parts together.
         num_rows: usize,
     },
-    /// Folders that are not the parts of one cache, each once.
+    /// Folders that do not make up one cache.
     #[error("these are not the parts of one cache: {what}")]
     NotParts {
-        /// What does not fit.
+        /// Description of the mismatch.
         what: String,
     },
-    /// Parts were to be joined where another cache is.
+    /// Parts were to be merged into a folder that holds another cache.
     #[error("`{}` holds another cache, whole or in the making", dir.display())]
     Occupied {
         /// Folder of the cache.
         dir: PathBuf,
     },
-    /// A row was asked for that the cache does not have.
+    /// The requested row is not in the cache.
     #[error("row {row_idx} was asked for, the cache in `{}` has {num_rows} rows", dir.display())]
     NoSuchRow {
         /// Folder of the cache.
@@ -180,12 +180,12 @@ pub enum CacheError {
         /// Rows in the cache.
         num_rows: usize,
     },
-    /// A file has the checksum it should have and yet says something impossible.
+    /// A file has the right checksum but impossible contents.
     #[error("`{}`: {what}", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
-        /// What is impossible about it.
+        /// Description of the contents.
         what: String,
     },
     /// Sizes that no cache can have.
@@ -199,7 +199,7 @@ pub enum CacheError {
     Refused {
         /// The row.
         row_idx: usize,
-        /// What does not fit.
+        /// Description of the mismatch.
         what: String,
     },
     /// The cache was to be finished before all rows were captured.
@@ -212,7 +212,7 @@ pub enum CacheError {
         /// Rows in all.
         num_rows: usize,
     },
-    /// Everything that [`verify`] found.
+    /// All faults that [`verify`] found.
     #[error("the cache in `{}` is damaged: {}", dir.display(), list(faults))]
     Damaged {
         /// Folder of the cache.
@@ -223,7 +223,7 @@ pub enum CacheError {
 }
 
 impl CacheError {
-    /// Whether [`CacheWriter::open`] can complete this cache: it is unfinished or lacks a shard.
+    /// True if [`CacheWriter::open`] can complete this cache: it is unfinished or lacks a shard.
     pub fn is_unfinished(&self) -> bool {
         matches!(
             self,
@@ -231,7 +231,7 @@ impl CacheError {
         )
     }
 
-    /// What to do about it, if the error itself can tell.
+    /// Advice on the fix, where the error alone determines it.
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NoManifest { .. } | Self::Unfinished { .. } => {

@@ -1,4 +1,4 @@
-//! Keys of what is captured of the teacher.
+//! Keys of the cache: what is captured of the teacher.
 
 use std::path::Path;
 
@@ -11,44 +11,44 @@ use crate::recipe::{
 };
 
 keys! {
-    pub struct CachePlan in CACHE = "cache", "What is captured of the teacher." {
+    pub struct CachePlan in CACHE = "cache", "Capture of the teacher's predictions." {
         #[serde(skip)]
         tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of training positions captured");
         support: SupportPlan = or("{ top_k: 32 }", Kind::Choice(&SUPPORT), "token ids kept per position");
         /// Ascending.
-        temperatures: Vec<f64> = or("[1.0]", Kind::List(&TEMPERATURE, 1, 64), "temperatures at which the cached distribution is exact; samples serve temperature 1 alone") from ascending_temperatures;
-        key sampling = or("systematic", Kind::Word(Sampling::WORDS), "how `samples` are drawn: by equal steps from one random offset, or every draw for itself") write sampling;
-        rows_per_shard: usize = or("128", Kind::Integer(1, MAX_SIZE), "rows per shard: what a killed capture loses at most");
+        temperatures: Vec<f64> = or("[1.0]", Kind::List(&TEMPERATURE, 1, 64), "temperatures at which the cached distribution is exact; only 1 with `samples`") from ascending_temperatures;
+        key sampling = or("systematic", Kind::Word(Sampling::WORDS), "method of drawing `samples`: equal steps from one random offset, or independent draws") write sampling;
+        rows_per_shard: usize = or("128", Kind::Integer(1, MAX_SIZE), "rows per shard, the most that a killed capture loses");
     }
 }
 
-/// Which token ids the cache holds at a position.
+/// The token ids that the cache holds at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SupportPlan {
-    /// The teacher's likeliest, this many.
+    /// The teacher's likeliest ids, this many.
     TopK(usize),
     /// Ids drawn from the teacher (Anshumann et al. 2025, arXiv 2503.16870).
     Samples {
         /// Draws at each position.
         num_draws: usize,
-        /// How they are drawn.
+        /// Method of drawing.
         sampling: Sampling,
     },
 }
 
 words! {
-    /// How ids are drawn from the teacher; both are unbiased.
+    /// Method of drawing ids from the teacher; both are unbiased.
     pub enum Sampling {
-        /// One random offset and equal steps through the distribution: no count is a whole draw off its expectation.
+        /// One random offset, then equal steps through the distribution: no count is a whole draw off its mean.
         Systematic = "systematic",
-        /// Every draw for itself.
+        /// Independent draws.
         Independent = "independent",
     }
 }
 
 words! {
-    /// The kinds of support, as they are written; see [`SupportPlan`].
+    /// Kinds of support, by their words in the recipe; see [`SupportPlan`].
     pub(crate) enum SupportWord {
         TopK = "top_k",
         Samples = "samples",
@@ -57,17 +57,17 @@ words! {
 
 static SUPPORT: Block = Block {
     name: "support",
-    about: "Which token ids the cache holds at a position.",
+    about: "Token ids that the cache holds at a position.",
     rows: &[
         required(
             SupportWord::TopK.word(),
             Kind::Integer(1, MAX_SIZE),
-            "the teacher's likeliest tokens, this many",
+            "number of the teacher's likeliest tokens",
         ),
         required(
             SupportWord::Samples.word(),
             Kind::Integer(1, 1 << 16),
-            "tokens drawn from the teacher, this many draws: unbiased, smaller, and without a tail",
+            "number of tokens drawn from the teacher: unbiased, smaller, and without a tail",
         ),
     ],
 };
@@ -105,7 +105,7 @@ fn ascending_temperatures(fields: Fields<'_>) -> Option<Vec<f64>> {
     Some(temperatures)
 }
 
-/// Every contradiction within the block.
+/// Reports every contradiction within the block.
 pub(crate) fn check(cache: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<f64>(cache, "temperatures", faults);
     let Some(support) = cache.block("support") else {

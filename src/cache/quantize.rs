@@ -1,8 +1,8 @@
-//! Supports ↔ the whole numbers that are stored, with the stated error bounds.
+//! Supports ↔ stored integers, with the documented error bounds.
 //!
-//! Log-probabilities of a position are rounded to steps below the likeliest; what they sum to is not left to the
-//! rounding but stored beside them, as the log-odds of the tail, once per temperature. Errors of the steps thus
-//! cancel in the mean: the divergence from what was captured is of second order. Samples are whole numbers already.
+//! Log-probabilities of a position are rounded to steps below the likeliest. Their sum is stored separately, as the
+//! log-odds of the tail, once per temperature, so it does not depend on the rounding. Errors of the steps thus cancel
+//! in the mean: the divergence from the captured distribution is of second order. Samples are integers already.
 
 use std::sync::LazyLock;
 
@@ -13,16 +13,16 @@ use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 /// Nats between two levels of a log-probability.
 pub(super) const LEVEL_STEP: f64 = 1.0 / 32.0;
 
-/// What the likeliest id is above others of its step, in nats: enough to be told from them in f32.
+/// Margin of the likeliest id over the others of its step, in nats: enough to distinguish it in f32.
 const TOP_MARGIN: f64 = 1.0 / 4096.0;
 
-/// Lowest level; log-probabilities further below the likeliest come back as this.
+/// Lowest level; log-probabilities further below the likeliest are read back as this level.
 pub(super) const LOWEST_LEVEL: u16 = 1023;
 
 /// Nats between two codes of a tail's log-odds.
 const TAIL_STEP: f64 = 1.0 / 16.0;
 
-/// The code of even odds; log-odds reach from −20 to 20.
+/// Code of even odds; log-odds range from −20 to 20.
 const EVEN_TAIL: u16 = 320;
 
 /// Code of a tail that is empty, or holds less than 2e-9.
@@ -34,23 +34,23 @@ const ENTROPY_STEP: f64 = 1.0 / 16.0;
 /// Largest code of an entropy; the entropy of 2^31 classes is 21.5 nats.
 pub(super) const LARGEST_ENTROPY: u16 = 344;
 
-/// A row as whole numbers, of either kind of support.
+/// A row as integers, for either kind of support.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RowCodes {
-    /// Ids of each position; none of a row that has as many at all of them. `[L]`
+    /// Number of ids of each position; empty for top-k rows, which have equally many at all positions. `[L]`
     pub(super) num_ids: Vec<u32>,
     pub(super) ids: Vec<u32>,
     /// A number for each id.
     ///
-    /// Of the likeliest ids their levels: 0 for the likeliest alone, so that it is known even where others are as near as half a
-    /// step; for all others one more than their steps below it. Of samples their counts less one.
+    /// For the likeliest ids, their levels: 0 for the likeliest only, so that it is known even if others are within
+    /// half a step; for all others one more than their steps below it. For samples, their counts less one.
     pub(super) weights: Vec<u16>,
-    /// Log-odds of the tail at temperature 1 and then at each other, position by position, `[L * num_tails]`; or entropies,
-    /// `[L]`.
+    /// Log-odds of the tail at temperature 1 and then at each other, position by position, `[L * num_tails]`; for
+    /// samples, entropies, `[L]`.
     pub(super) masses: Vec<u16>,
 }
 
-/// Temperatures that have a stored tail: 1, at which log-probabilities are normalised, and the declared others.
+/// Temperatures that have a stored tail: 1, at which log-probabilities are normalised, and the other declared ones.
 pub(super) fn tail_temperatures(declared: &[f64]) -> Vec<f64> {
     let others = declared
         .iter()
@@ -59,7 +59,7 @@ pub(super) fn tail_temperatures(declared: &[f64]) -> Vec<f64> {
     std::iter::once(1.0).chain(others).collect()
 }
 
-/// The whole numbers of a row whose sizes and values have been checked.
+/// Quantizes a row whose sizes and values have been checked.
 pub(super) fn quantize(supports: &Supports) -> RowCodes {
     match supports {
         Supports::TopK(top_k) => quantize_top_k(top_k),
@@ -80,7 +80,7 @@ pub(super) fn quantize(supports: &Supports) -> RowCodes {
     }
 }
 
-/// What the whole numbers of a row stand for.
+/// Reconstructs the supports from the integers of a row.
 pub(super) fn dequantize(codes: RowCodes, fingerprint: &Fingerprint) -> Supports {
     match fingerprint.support {
         SupportPlan::TopK(top_k) => {
@@ -103,7 +103,7 @@ pub(super) fn dequantize(codes: RowCodes, fingerprint: &Fingerprint) -> Supports
     }
 }
 
-/// A count as it is held: as many as 2^16 draws may fall on one id.
+/// A count as stored; less one, because as many as 2^16 draws may have the same id.
 pub(super) fn less_one(count: u32) -> u16 {
     u16::try_from(count - 1).expect("no support has more than 2^16 draws")
 }
@@ -139,7 +139,7 @@ fn quantize_top_k(supports: &TopKSupports) -> RowCodes {
     codes
 }
 
-/// The code of a tail from the mass on the support.
+/// Code of a tail, from the mass on the support.
 fn tail_code(mass: f64) -> u16 {
     let even = f64::from(EVEN_TAIL);
     let log_odds = (1.0 - mass).ln() - mass.ln();
@@ -197,7 +197,7 @@ fn dequantize_top_k(codes: RowCodes, top_k: usize, temperatures: &[f64]) -> TopK
     }
 }
 
-/// Nats of a level below the likeliest.
+/// Distance of a level below the likeliest, in nats.
 fn below_top(level: u16) -> f64 {
     match level {
         0 => 0.0,

@@ -1,22 +1,21 @@
-//! Numbers ↔ bytes at the length that their probabilities deserve: range asymmetric numeral systems with static
-//! tables.
+//! Numbers ↔ bytes at a length close to the entropy: range asymmetric numeral systems with static tables.
 //!
 //! The state is one 64-bit number. Putting a symbol of frequency `f` grows it by a factor of `2^14 / f`, taking it
-//! shrinks it by the same; what overflows goes out in words of 32 bits. A stream is read in the order opposite to the
-//! one in which it was put, so the writer collects first and puts backwards. The state begins at `2^31` and must be
-//! there again when all words are read: most damage is noticed by that alone.
+//! shrinks it by the same; overflow is written in words of 32 bits. A stream is read in the opposite order of writing,
+//! so the writer collects all symbols first and puts them backwards. The state begins at `2^31` and must be there again
+//! when all words are read: this check alone detects most damage.
 //!
 //! Duda 2013, *Asymmetric numeral systems*, <https://arxiv.org/abs/1311.2540>, section 4; 64-bit state and 32-bit
 //! words as in Giesen's public notes on rANS.
 
-/// Frequencies of a table sum to two to this.
+/// Log2 of the sum of a table's frequencies.
 pub(super) const SCALE_BITS: u32 = 14;
 const SCALE: u32 = 1 << SCALE_BITS;
 
 /// Lowest state between symbols.
 const LOW: u64 = 1 << 31;
 
-/// Most bits that go through the state at once without a table.
+/// Most bits that pass through the state at once without a table.
 const MAX_RAW_BITS: u32 = 16;
 
 /// A symbol's share of the scale.
@@ -31,7 +30,7 @@ pub(super) struct Slot {
 pub(super) struct Table {
     /// Symbols that occur, ascending.
     symbols: Vec<u16>,
-    /// Where each begins on the scale.
+    /// Start of each symbol on the scale.
     starts: Vec<u16>,
 }
 
@@ -41,11 +40,11 @@ const QUARTERS: [u64; 4] = [268_435_456, 225_726_413, 189_812_531, 159_612_677];
 /// Odd eighths of an octave above one, times 2^28: halfway between two quarters.
 const ODD_EIGHTHS: [u64; 4] = [292_730_940, 348_117_717, 413_984_066, 492_312_797];
 
-/// Most quarter octaves that a weight can lie below the whole.
+/// Largest number of quarter octaves that a weight can be below the whole.
 const MAX_QUARTERS: u8 = 100;
 
-/// Weights of symbols from their counts, as a table stores them: 0 for a symbol that does not occur, else one more
-/// than the quarter octaves by which it is rarer than certain.
+/// Weights of symbols from their counts, as a table stores them: 0 for a symbol that does not occur, otherwise one plus
+/// the number of quarter octaves by which it is rarer than certain.
 ///
 /// Rounding to a quarter octave costs 0.003 bits a symbol and makes a table half as long.
 pub(super) fn weights(counts: &[u64]) -> Vec<u8> {
@@ -65,7 +64,7 @@ pub(super) fn weights(counts: &[u64]) -> Vec<u8> {
 }
 
 impl Table {
-    /// The table of stored weights; `None` if they are more than a table can have, or out of range.
+    /// Builds the table of stored weights; `None` if they are too many or out of range.
     pub(super) fn from_weights(weights: &[u8]) -> Option<Self> {
         let present = weights
             .iter()
@@ -104,7 +103,7 @@ impl Table {
         })
     }
 
-    /// Where a symbol lies; `None` if the table does not have it.
+    /// Slot of a symbol; `None` if the table does not have it.
     pub(super) fn slot(&self, symbol: u32) -> Option<Slot> {
         let symbol = u16::try_from(symbol).ok()?;
         let place = self.symbols.binary_search(&symbol).ok()?;
@@ -124,20 +123,20 @@ impl Table {
     }
 }
 
-/// A stream that is being put together: collected in reading order, put backwards.
+/// A stream that is being written: symbols are collected in reading order and put backwards.
 #[derive(Debug, Default)]
 pub(super) struct StreamWriter {
-    /// Share of the scale, and log2 of the scale.
+    /// Each step's share of the scale, and log2 of the scale.
     steps: Vec<(Slot, u32)>,
 }
 
 impl StreamWriter {
-    /// A symbol of a table.
+    /// Adds a symbol of a table.
     pub(super) fn put(&mut self, slot: Slot) {
         self.steps.push((slot, SCALE_BITS));
     }
 
-    /// The lowest `num_bits` bits of a number, as they are.
+    /// Adds the lowest `num_bits` bits of a number, without a table.
     pub(super) fn put_bits(&mut self, bits: u32, num_bits: u32) {
         let mut below = 0;
         while below < num_bits {
@@ -196,7 +195,7 @@ impl<'a> StreamReader<'a> {
             .then_some(Self { state, words })
     }
 
-    /// The next symbol, by the table that it was put with.
+    /// The next symbol, decoded with the table that it was encoded with.
     #[inline]
     pub(super) fn symbol(&mut self, table: &Table) -> Option<u32> {
         let place_on_scale = low_word(self.state) & (SCALE - 1);
@@ -224,7 +223,7 @@ impl<'a> StreamReader<'a> {
         Some(bits)
     }
 
-    /// Whether all words are read and the state is where the writer began.
+    /// True if all words are read and the state is where the writer began.
     pub(super) fn is_finished(&self) -> bool {
         self.state == LOW && self.words.as_slice().is_empty()
     }

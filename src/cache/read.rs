@@ -1,6 +1,6 @@
-//! Shards → supports, refusing strangers.
+//! Shards → supports, with checks that they match what is wanted.
 
-#![warn(clippy::indexing_slicing)] // what comes from outside is read with `get`
+#![warn(clippy::indexing_slicing)] // untrusted input is read with `get`
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -21,9 +21,9 @@ use crate::support::Supports;
 
 /// A finished cache.
 ///
-/// Rows are read from disk when they are asked for, in any order and from any thread. A shard is
-/// compared with its checksum the first time one of its rows is read, and each row with the tokens
-/// it is wanted for. While this lives, no other process can add rows to the folder.
+/// Rows are read from disk when they are requested, in any order and from any thread. A shard is compared
+/// with its checksum the first time one of its rows is read, and each row with the tokens it is wanted for.
+/// During the lifetime of this value, no other process can add rows to the folder.
 #[derive(Debug)]
 pub struct Cache {
     dir: PathBuf,
@@ -33,7 +33,7 @@ pub struct Cache {
     _lock: Option<File>,
 }
 
-/// What a cache must have been made from, and the rows that it must have.
+/// Required fingerprint of a cache, and the rows that it must have.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// Teacher, tokenizer, support and the rest.
@@ -43,9 +43,9 @@ pub struct Wanted<'a> {
 }
 
 impl Cache {
-    /// Opens a finished cache, if it was made from what is wanted, has all rows that are wanted, and every shard of
-    /// theirs is there in full length. It may have more rows; in what state those are is not asked, so that nobody mends
-    /// them who cannot.
+    /// Opens a finished cache that was made from the wanted inputs, has all wanted rows, and has all their shards in
+    /// full length. The cache may have more rows; their state is not checked, so that nobody has to repair shards that
+    /// they do not need.
     pub fn open(dir: &Path, wanted: Wanted<'_>) -> Result<Self, CacheError> {
         let cache = Self::open_unchecked(dir)?;
         let dir = || dir.to_path_buf();
@@ -73,7 +73,7 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Compares the shards of the first rows with their checksums, reading those whose hashes are not remembered.
+    /// Compares the shards of the first rows with their checksums, reading the shards whose hashes are not remembered.
     pub fn check_shards(&self, num_rows: usize, hashes: &Hashes) -> Result<(), CacheError> {
         for (shard, _) in self.shards().filter(|(_, rows)| rows.start < num_rows) {
             let hash = |path: &Path| hashes.of_file(path);
@@ -82,7 +82,7 @@ impl Cache {
         Ok(())
     }
 
-    /// Opens any cache of this format, parts too: for looking at one, not for training.
+    /// Opens any cache of this format, parts included: for inspection, not for training.
     pub fn open_any(dir: &Path) -> Result<Self, CacheError> {
         let cache = Self::open_unchecked(dir)?;
         for shard in &cache.shards {
@@ -91,7 +91,7 @@ impl Cache {
         Ok(cache)
     }
 
-    /// Like [`Cache::open_any`], but the shards are not looked at.
+    /// Like [`Cache::open_any`], but does not check the shards.
     pub(super) fn open_unchecked(dir: &Path) -> Result<Self, CacheError> {
         let lock = shared_lock(dir)?;
         let manifest = Manifest::load(dir)?;
@@ -110,20 +110,20 @@ impl Cache {
         &self.dir
     }
 
-    /// What the cache was made from, and its shards.
+    /// Manifest: the inputs that the cache was made from, and its shards.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// What the cache was made from.
+    /// Inputs that the cache was made from.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.manifest.fingerprint
     }
 
-    /// What the teacher said about these rows, in the order asked for.
+    /// Reads the teacher's supports of these rows, in the order given.
     ///
-    /// `tokens` gives the `sequence_length + 1` tokens of a row: those the student is about to see.
-    /// A row that was captured from others is refused ([`CacheError::RowTokens`]).
+    /// `tokens` gives the `sequence_length + 1` tokens of a row, which the student is about to see.
+    /// A row that was captured from other tokens is refused ([`CacheError::RowTokens`]).
     pub fn rows<'t>(
         &self,
         row_idxs: &[usize],
@@ -169,7 +169,7 @@ impl Cache {
         self.shards().flat_map(|(_, rows)| rows).collect()
     }
 
-    /// The tokens of a row and what the teacher said about them, as they were captured.
+    /// Tokens of a row and the teacher's supports for them, as captured.
     pub fn captured_row(&self, row_idx: usize) -> Result<(Vec<u32>, Supports), CacheError> {
         let found = self.shards().find(|(_, rows)| rows.contains(&row_idx));
         let (shard, rows) = found.ok_or_else(|| CacheError::NoSuchRow {
@@ -188,7 +188,7 @@ impl Cache {
         Ok((tokens, supports))
     }
 
-    /// Supports of a batch of one row, whose shard's tables have been read.
+    /// Supports of a batch of one row; the tables of the shard must have been read.
     pub(super) fn supports(&self, shard: &Shard, batch: &RecordBatch) -> Result<Supports, String> {
         Ok(dequantize(shard.codes(batch)?, self.fingerprint()))
     }
@@ -200,7 +200,7 @@ impl Cache {
     }
 }
 
-/// Keeps writers out of a folder. A file system without locks is taken at its word.
+/// Keeps writers out of a folder. On a file system without locks, nothing is checked.
 fn shared_lock(dir: &Path) -> Result<Option<File>, CacheError> {
     let folder = match files::open_folder(dir) {
         Ok(folder) => folder,

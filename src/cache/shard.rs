@@ -1,6 +1,6 @@
-//! One shard: its footer, tables and rows, each checked before it is believed.
+//! One shard: its footer, tables and rows, each checked before use.
 
-#![warn(clippy::indexing_slicing)] // what comes from outside is read with `get`
+#![warn(clippy::indexing_slicing)] // untrusted input is read with `get`
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,7 +24,7 @@ use super::tables::Tables;
 use super::{CacheError, Fingerprint};
 use crate::files::{self, with_path};
 
-/// A shard; its footer and tables once the checksum was found right.
+/// A shard; its footer and tables are loaded once the checksum is confirmed.
 #[derive(Debug)]
 pub(super) struct Shard {
     pub(super) record: ShardRecord,
@@ -45,7 +45,7 @@ impl Shard {
 
     /// Refuses a shard if any of its rows is wanted for other tokens than it was captured from.
     ///
-    /// The record tells it for all rows at once; where only some of them are wanted, their hashes are read.
+    /// The record answers this for all rows at once; if only some of them are wanted, their hashes are read.
     pub(super) fn check_tokens(
         &self,
         dir: &Path,
@@ -78,7 +78,7 @@ impl Shard {
         Ok(())
     }
 
-    /// The whole numbers of a batch of one row.
+    /// Decodes the integers of a batch of one row.
     pub(super) fn codes(&self, batch: &RecordBatch) -> Result<RowCodes, String> {
         let tables = self.tables.get().ok_or("the tables were not read")?;
         let stream = columns::decode_bytes(batch, column::SUPPORTS)?;
@@ -86,7 +86,7 @@ impl Shard {
         codes.ok_or_else(|| "its supports are not what this shard's tables can say".to_owned())
     }
 
-    /// All rows as they are stored, each after all its checks.
+    /// Visits all rows as stored, each after all its checks.
     pub(super) fn stored_rows(
         &self,
         dir: &Path,
@@ -125,7 +125,7 @@ impl Shard {
         Ok(())
     }
 
-    /// The footer; the first call compares the whole file with its checksum.
+    /// Footer of the shard; the first call compares the whole file with its checksum.
     pub(super) fn footer(&self, dir: &Path) -> Result<&ArrowReaderMetadata, CacheError> {
         if let Some(footer) = self.footer.get() {
             return Ok(footer);
@@ -163,7 +163,7 @@ impl Shard {
         Ok(column_bytes)
     }
 
-    /// One row as a batch, without the columns that only [`verify`](super::verify) looks at.
+    /// One row as a batch, without the columns that only [`verify`](super::verify) reads.
     pub(super) fn read_row(
         &self,
         dir: &Path,
@@ -193,7 +193,7 @@ impl Shard {
         batch.unwrap_or_else(|| Err(self.corrupt(format!("has no row {idx_in_shard}"))))
     }
 
-    /// The tables, which stand in the first row.
+    /// Tables of the shard, from its first row.
     pub(super) fn tables(
         &self,
         dir: &Path,
@@ -221,7 +221,7 @@ impl Shard {
         Ok(self.tables.get_or_init(|| tables))
     }
 
-    /// All rows, one per batch, with all columns; ends with the first fault.
+    /// All rows, one per batch, with all columns; ends at the first fault.
     fn read_all(
         &self,
         dir: &Path,
@@ -246,10 +246,10 @@ impl Shard {
         }))
     }
 
-    /// Runs the Parquet decoder, which panics instead of failing on some files that carry the right
-    /// checksum and that no writer makes: here that is a fault of the file.
+    /// Runs the Parquet decoder and turns its panics into errors of the file: it panics on some files that have the
+    /// right checksum but that no writer makes.
     fn guard<T>(&self, decode: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
-        // What a panic may leave half done is local to `decode` and dropped with it.
+        // Any state that a panic leaves half done is local to `decode` and dropped with it.
         catch_unwind(AssertUnwindSafe(decode))
             .unwrap_or_else(|_| Err(self.corrupt("makes the Parquet decoder panic".to_owned())))
     }
@@ -259,8 +259,8 @@ impl Shard {
         CacheError::Corrupt { path, what }
     }
 
-    /// The file is opened for each read: clones of a `File` share one position, and threads would
-    /// read from each other's.
+    /// Opens the file again for each read: clones of a `File` share one position, so threads would
+    /// disturb each other's reads.
     fn reader(
         &self,
         footer: &ArrowReaderMetadata,

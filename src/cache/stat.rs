@@ -1,4 +1,4 @@
-//! What a cache holds, in numbers, and whether all of it is sound.
+//! Statistics of a cache, and the check that all of it is sound.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,10 +10,10 @@ use super::quantize::dequantize;
 use super::{Cache, CacheError, Fingerprint};
 use crate::support::{Support, Supports};
 
-/// What a cache holds, in numbers. Means are taken over counted positions, at temperature 1.
+/// Statistics of a cache. Means are taken over counted positions, at temperature 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CacheStat {
-    /// What the cache was made from.
+    /// Inputs that the cache was made from.
     pub fingerprint: Fingerprint,
     /// Files that hold rows.
     pub num_shards: usize,
@@ -27,23 +27,23 @@ pub struct CacheStat {
     pub total_bytes: u64,
     /// Length of all shards per position, padding included.
     pub bytes_per_position: f64,
-    /// Length of each column's pages over all shards; footers are not in it.
+    /// Length of each column's pages over all shards, without the footers.
     pub column_bytes: BTreeMap<String, u64>,
     /// Mean number of ids in a support.
     pub mean_num_ids: f64,
-    /// Ids that are in any support.
+    /// Number of ids that are in at least one support.
     pub num_distinct_ids: usize,
     /// Mean probability of the support; 1 for samples, which have no tail.
     pub mean_support_mass: f64,
     /// Mean probability outside the support.
     pub mean_tail_mass: f64,
-    /// Mean probability of the `k` likeliest ids, for powers of two up to the support; of samples, share of the draws.
+    /// Mean probability of the `k` likeliest ids, for powers of two up to the support; for samples, share of the draws.
     pub mean_mass_by_k: BTreeMap<usize, f64>,
-    /// Mean entropy of the teacher in nats. From its likeliest ids with the tail pooled into one class: a lower bound.
+    /// Mean entropy of the teacher in nats, from its likeliest ids and the tail as one class: a lower bound.
     pub mean_entropy_nats: f64,
 }
 
-/// What was found sound.
+/// Amount of data that was checked and is sound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
     /// Shards whose checksum is right.
@@ -55,7 +55,7 @@ pub struct VerifyReport {
 }
 
 impl Cache {
-    /// What the cache holds, in numbers. Reads all of it.
+    /// Computes statistics of the whole cache. Reads all of it.
     pub fn stat(&self) -> Result<CacheStat, CacheError> {
         let fingerprint = self.fingerprint();
         let mut sums = StatSums::new(fingerprint);
@@ -149,8 +149,8 @@ impl StatSums {
 
 /// Reads all of a cache: checksums, hashes of tokens, ranges of values.
 ///
-/// `progress` is told how many rows of the cache have been looked at. Looking goes on behind a
-/// damaged shard, so that one run names them all ([`CacheError::Damaged`]).
+/// `progress` receives the number of rows checked so far. The check continues after a damaged shard, so
+/// that one run reports them all ([`CacheError::Damaged`]).
 pub fn verify(dir: &Path, mut progress: impl FnMut(usize)) -> Result<VerifyReport, CacheError> {
     let cache = Cache::open_unchecked(dir)?;
     let mut report = VerifyReport {

@@ -1,9 +1,9 @@
-//! Whole numbers of a row ↔ a stream, by the tables of its shard.
+//! Integers of a row ↔ a stream, coded with the tables of its shard.
 //!
-//! Ids of a position go as distances between ascending *ranks*, each with its weight (a level or a count). A rank is an
-//! id's place among those of the shard by how often they occur in supports, so that most distances are small; their
-//! bins are coded by context: the octave of the rank before and of what is left to come. A position of samples ends
-//! when its counts are complete; nothing says how many ids there are.
+//! Ids of a position are coded as distances between ascending *ranks*, each with its weight (a level or a count). A
+//! rank is an id's place among the ids of the shard, ordered by how often they occur in supports, so most distances are
+//! small. Their bins are coded by context: the octave of the previous rank and of the number still to come. A position
+//! of samples ends when its counts are complete; the number of ids is not stored.
 
 use super::Fingerprint;
 use super::bins::{Bins, OCTAVES};
@@ -16,7 +16,7 @@ use crate::cache::SupportPlan;
 /// Bins of the distance from one rank to the next, less one.
 const GAPS: Bins = Bins::new(1);
 
-/// Bins of the ids or samples that are still to come.
+/// Bins of the number of ids or samples still to come.
 const LEFT: Bins = Bins::new(1);
 
 /// Bins of levels, counted upwards from the lowest of the position.
@@ -31,7 +31,7 @@ const COUNTS: Bins = Bins::new(2);
 /// No bins: every number is a symbol.
 const PLAIN: Bins = Bins::new(15);
 
-/// One kind of number: its bins and its contexts, which have a table each.
+/// One kind of number: its bins and its contexts, each with its own table.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Field {
     bins: Bins,
@@ -40,12 +40,12 @@ pub(super) struct Field {
     num_tables: usize,
 }
 
-/// The kinds of numbers in the streams of a cache.
+/// Kinds of numbers in the streams of a cache.
 #[derive(Debug, Clone)]
 pub(super) struct StreamFields {
     gaps: Field,
     weights: Field,
-    /// Lowest level of a position; without a place in samples.
+    /// Lowest level of a position; unused for samples.
     depths: Field,
     /// Codes of the tail at each temperature, or of the entropy.
     masses: Field,
@@ -145,7 +145,7 @@ impl StreamFields {
         }
     }
 
-    /// Symbols of every table, in the order of the tables.
+    /// Number of symbols of every table, in the order of the tables.
     pub(super) fn num_symbols(&self) -> impl Iterator<Item = usize> {
         let fields = [self.gaps, self.weights, self.depths, self.masses];
         fields
@@ -153,13 +153,13 @@ impl StreamFields {
             .flat_map(|field| std::iter::repeat_n(field.num_symbols(), field.num_tables))
     }
 
-    /// Context of what follows a rank: `next` is the least rank that may come, `left` what is still to come.
+    /// Context after a rank: `next` is the least rank that can follow, `left` the number still to come.
     #[inline]
     fn context(&self, next: u32, left: u32) -> usize {
         OCTAVES.bin(next) as usize * self.left_contexts + LEFT.bin(left) as usize
     }
 
-    /// Gives every number of a row to `visit`, in the order of the stream. `ranks` are those of the row's ids.
+    /// Passes every number of a row to `visit`, in the order of the stream. `ranks` are the ranks of the row's ids.
     pub(super) fn walk(&self, codes: &RowCodes, ranks: &[u32], visit: &mut impl FnMut(Coded)) {
         match self.per_position {
             PerPosition::TopK { top_k, num_tails } => {
@@ -222,8 +222,8 @@ impl StreamFields {
         }
     }
 
-    /// The row of a stream, or `None` if the stream is not one that [`walk`](Self::walk) makes. `ids` are those of the
-    /// shard by rank.
+    /// Decodes the row of a stream; `None` if the stream is not one that [`walk`](Self::walk) makes. `ids` are the
+    /// shard's ids by rank.
     pub(super) fn decode(&self, bytes: &[u8], ids: &[u32], tables: &[Table]) -> Option<RowCodes> {
         let mut from = StreamReader::new(bytes)?;
         let codes = match self.per_position {

@@ -1,7 +1,7 @@
-//! What a shard's streams are read with: its ids by rank, and the frequencies of every context.
+//! Tables for decoding a shard's streams: its ids by rank, and the frequencies of every context.
 //!
-//! Each shard brings its own, measured on the rows in it. Shards thus depend on nothing but their rows, so that a
-//! capture can be split, joined and extended, and none of that changes a byte.
+//! Each shard has its own, measured on its rows. A shard therefore depends on nothing but its rows, so a capture can be
+//! split, joined and extended without changing a byte.
 
 use super::Fingerprint;
 use super::bins::OCTAVES;
@@ -13,9 +13,9 @@ use super::stream::StreamFields;
 #[derive(Debug)]
 pub(super) struct Tables {
     fields: StreamFields,
-    /// Per id the octave of the positions in whose support it is, 0 for none: ids by rank follow from it.
+    /// Octave, for each id, of the number of positions with it in their support, 0 for none; gives the ids by rank.
     octaves: Vec<u8>,
-    /// Ids of the shard by rank: by octave, the highest first, then by id.
+    /// Ids of the shard by rank: highest octave first, then by id.
     ids: Vec<u32>,
     weights: Vec<u8>,
     contexts: Vec<Table>,
@@ -54,12 +54,12 @@ impl Tables {
         }
     }
 
-    /// The tables as they are stored: octaves of all ids, then weights of all symbols, table by table.
+    /// Tables as stored: octaves of all ids, then weights of all symbols, table by table.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         [self.octaves.as_slice(), &self.weights].concat()
     }
 
-    /// The tables that [`to_bytes`](Self::to_bytes) gave; `None` if the bytes are not such.
+    /// Reads tables from the bytes of [`to_bytes`](Self::to_bytes); `None` if the bytes are invalid.
     pub(super) fn from_bytes(bytes: &[u8], fingerprint: &Fingerprint) -> Option<Self> {
         let fields = StreamFields::of(fingerprint);
         let (octaves, weights) = bytes.split_at_checked(fingerprint.vocab_size)?;
@@ -69,13 +69,13 @@ impl Tables {
         Some(Self {
             contexts: tables_of(weights, &fields)?,
             ids: ids_by_rank(octaves),
-            octaves: Vec::new(), // wanted by the writer alone
+            octaves: Vec::new(), // only the writer needs them
             weights: Vec::new(),
             fields,
         })
     }
 
-    /// A row of this shard as a stream.
+    /// Encodes a row of this shard as a stream.
     pub(super) fn encode(&self, row: &RowCodes, ranks: &[u32]) -> Vec<u8> {
         let mut stream = StreamWriter::default();
         self.fields.walk(row, &row.ranks(ranks), &mut |coded| {
@@ -85,12 +85,12 @@ impl Tables {
         stream.finish()
     }
 
-    /// The row of a stream; `None` if the stream is none of this shard.
+    /// Decodes the row of a stream; `None` if the stream is not from this shard.
     pub(super) fn decode(&self, stream: &[u8]) -> Option<RowCodes> {
         self.fields.decode(stream, &self.ids, &self.contexts)
     }
 
-    /// Rank of every id; ids that do not occur have none that means anything.
+    /// Rank of every id; the ranks of ids that do not occur are meaningless.
     pub(super) fn ranks(&self) -> Vec<u32> {
         ranks_of(&self.ids, self.octaves.len())
     }

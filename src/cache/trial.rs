@@ -1,4 +1,4 @@
-//! A shard in memory: what rows would take, and what they would come back as.
+//! A shard in memory: the size that rows would have, and the values that would be read back.
 
 use super::columns::{column, store};
 use super::quantize::dequantize;
@@ -13,7 +13,7 @@ use crate::support::Supports;
 pub struct Trial {
     /// Length of the shard without its tables.
     pub rows_bytes: u64,
-    /// Length of its tables, which a shard has once; more rows need somewhat larger ones.
+    /// Length of its tables, stored once per shard; more rows need somewhat larger ones.
     pub tables_bytes: u64,
     fingerprint: Fingerprint,
     tables: Tables,
@@ -56,7 +56,7 @@ impl Trial {
         })
     }
 
-    /// The rows as a reader gets them.
+    /// Rows as a reader gets them.
     pub fn decode(&self) -> Vec<Supports> {
         let decode = |stream: &Vec<u8>| {
             let codes = self

@@ -1,4 +1,4 @@
-//! Rows → shards, each written whole; a capture that was killed goes on with the first missing shard.
+//! Rows → shards, each written whole; an interrupted capture resumes at the first missing shard.
 
 use std::fs::{self, File};
 use std::io;
@@ -18,22 +18,22 @@ use crate::support::Supports;
 
 /// Fills a cache row by row.
 ///
-/// Rows of a shard are held until it is full, measured, and written together, so that a process killed at any instant
-/// loses less than a shard. A shard counts once `progress.jsonl` lists its length and checksum; whatever else lies in
-/// the folder is captured again. Borders of shards are those the capture was begun with, and the same rows give the
-/// same bytes, so an interrupted capture ends in the same files as one that never was.
+/// Rows are collected until the shard is full, then measured and written together, so a process killed at any moment
+/// loses less than a shard. A shard counts once `progress.jsonl` lists its length and checksum; anything else in the
+/// folder is captured again. Shard borders stay those the capture began with, and the same rows give the same bytes, so
+/// an interrupted capture ends in the same files as an uninterrupted one.
 ///
-/// A cache of fewer rows of the same text is continued: its shards are kept, and the rows of a last shard that was not
-/// full are taken over into the one that replaces it.
+/// A cache of fewer rows of the same text is continued: its shards are kept. If the last one was not full, its rows are
+/// copied into the shard that replaces it.
 ///
-/// The folder is locked while this lives.
+/// The folder is locked during the lifetime of this value.
 #[derive(Debug)]
 pub struct CacheWriter {
     dir: PathBuf,
     tokens: TokenHashes,
     layout: ShardLayout,
     header: JournalHeader,
-    /// Shards on disk, by place among those of this part; those after the wanted rows stand last.
+    /// Shards on disk, by place among those of this part; shards after the wanted rows come last.
     shards: Vec<Place>,
     /// Rows of the first missing shard so far.
     open_shard: Option<Vec<StoredRow>>,
@@ -45,19 +45,19 @@ pub struct CacheWriter {
 enum Place {
     /// Still to capture.
     Missing,
-    /// On disk with fewer rows than it is to have.
+    /// On disk, with fewer rows than wanted.
     Short(ShardRecord),
     /// On disk.
     Done(ShardRecord),
 }
 
 impl CacheWriter {
-    /// Begins a cache, or goes on with one that was begun, has lost shards, or has fewer rows.
+    /// Begins a cache, or continues one that is incomplete, has lost shards, or has fewer rows.
     ///
-    /// `rows_per_shard` is used by a new cache only. Every shard that is already listed is read and compared with its
-    /// checksum; those that differ are captured anew. A cache of another fingerprint or of other rows is left as it
-    /// is ([`CacheError::Stale`], [`CacheError::OtherRows`]). With `part`, only the shards of that part are captured; a part
-    /// of more rows is left as it is, too ([`CacheError::LargerPart`]), since it has to fit the others.
+    /// `rows_per_shard` is used by a new cache only. Every listed shard is read and compared with its checksum; shards
+    /// that differ are captured again. A cache of another fingerprint or of other rows is not changed
+    /// ([`CacheError::Stale`], [`CacheError::OtherRows`]). With `part`, only the shards of that part are captured; a
+    /// part of more rows is not changed either ([`CacheError::LargerPart`]), because it has to fit the others.
     pub fn open(
         dir: &Path,
         wanted: Wanted<'_>,
@@ -116,7 +116,7 @@ impl CacheWriter {
         Some(self.layout.rows(self.shard_idx(place)).start + there)
     }
 
-    /// Rows that this capture is to have: all, or those of a part.
+    /// Number of rows that this capture must have: all, or those of a part.
     pub fn num_rows(&self) -> usize {
         let shard_idxs = self.layout.shard_idxs();
         shard_idxs
@@ -124,7 +124,7 @@ impl CacheWriter {
             .sum()
     }
 
-    /// All rows still to push, in the order in which they are taken.
+    /// All rows still to push, in order.
     pub fn missing_rows(&self) -> Vec<usize> {
         let mut pushed = self.open_shard.as_ref().map(Vec::len);
         let places = self.shards.iter().zip(self.layout.shard_idxs());
@@ -140,10 +140,10 @@ impl CacheWriter {
         missing.collect()
     }
 
-    /// Takes what the teacher said about row [`next_row`](Self::next_row); the row that fills a shard writes it.
+    /// Adds the teacher's supports for row [`next_row`](Self::next_row); the row that fills a shard writes it.
     ///
-    /// `tokens` are the `sequence_length + 1` tokens of the row, `counted` its leading positions that
-    /// are about real text.
+    /// `tokens` are the `sequence_length + 1` tokens of the row, `counted` is the number of leading positions
+    /// that are about real text.
     pub fn push(
         &mut self,
         tokens: &[u32],
@@ -207,7 +207,7 @@ impl CacheWriter {
         remove_if_there(&self.dir.join(PROGRESS))
     }
 
-    /// Place of the first shard that is not done.
+    /// Place of the first incomplete shard.
     fn missing_place(&self) -> Option<usize> {
         let is_missing = |place: &Place| !matches!(place, Place::Done(_));
         self.shards.iter().position(is_missing)
@@ -220,7 +220,7 @@ impl CacheWriter {
             .expect("places beyond the wanted rows are done")
     }
 
-    /// Rows that a shorter shard already has.
+    /// Rows of the shorter shard that this one replaces.
     fn rows_taken_over(&self, place: usize) -> Result<Vec<StoredRow>, CacheError> {
         let mut taken = Vec::new();
         if let Some(Place::Short(record)) = self.shards.get(place) {
@@ -235,7 +235,7 @@ impl CacheWriter {
         Ok(taken)
     }
 
-    /// Writes a shard, then lists it. In between it is on disk and not yet trusted.
+    /// Writes a shard, then lists it. In between it is on disk but not yet trusted.
     fn commit(&mut self, place: usize, rows: &[StoredRow]) -> Result<(), CacheError> {
         let shard_idx = self.shard_idx(place);
         let range = self.layout.rows(shard_idx);
@@ -259,7 +259,7 @@ impl CacheWriter {
         Ok(())
     }
 
-    /// Lists the shards that are known to be sound, and with that takes back a manifest that says more.
+    /// Lists the shards that are known to be sound, and removes a manifest that may list more.
     fn write_progress(&self) -> Result<(), CacheError> {
         files::write_atomically(&self.dir.join(PROGRESS), |out| {
             write_line(&mut *out, &self.header)?;
@@ -279,7 +279,7 @@ impl Place {
     }
 }
 
-/// What is on disk of the wanted shards, and the sound ones that follow them without a gap.
+/// State on disk of the wanted shards, followed by the sound shards after them without a gap.
 fn places(
     dir: &Path,
     layout: ShardLayout,
@@ -322,7 +322,7 @@ fn places(
     Ok(places)
 }
 
-/// The file of a shard: tables measured on its rows, then each row by them.
+/// Contents of a shard file: tables measured on its rows, then each row encoded with them.
 pub(super) fn shard_bytes(
     fingerprint: &Fingerprint,
     first_row: usize,

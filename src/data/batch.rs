@@ -1,17 +1,17 @@
-//! Which rows each step trains on: a pure function of the seed and the step.
+//! Rows of each training step: a pure function of the seed and the step.
 
 use std::ops::Range;
 
-/// Rows of every step, in a fresh random order each epoch.
+/// Rows of every step, in a new random order each epoch.
 ///
-/// The epochs stand one after another in an endless list and step `s` takes entries
-/// `s * rows_per_step ..` of it: each epoch visits every row once, and a step may straddle two epochs.
-/// Nothing is remembered between calls, so a resumed run needs no position but its step.
+/// The epochs form one endless list and step `s` takes entries `s * rows_per_step ..` of it: each epoch
+/// visits every row once, and a step may straddle two epochs. Nothing is stored between calls, so a
+/// resumed run needs only its step number.
 ///
 /// The order of an epoch is a Feistel network over row numbers (Luby and Rackoff 1988), keyed by the
-/// seed and the epoch, with numbers past the last row sent through again ("cycle walking", Black and
-/// Rogaway 2002, section 3). One entry costs the same with ten rows or ten million, where a shuffled list
-/// would have to be held or rebuilt.
+/// seed and the epoch; numbers past the last row are sent through again ("cycle walking", Black and
+/// Rogaway 2002, section 3). One entry costs the same with ten rows or ten million, whereas a shuffled
+/// list would have to be stored or rebuilt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchOrder {
     seed: u64,
@@ -20,7 +20,7 @@ pub struct BatchOrder {
 }
 
 impl BatchOrder {
-    /// The order over `num_rows` rows.
+    /// Creates the order over `num_rows` rows.
     ///
     /// # Panics
     ///
@@ -34,7 +34,7 @@ impl BatchOrder {
         }
     }
 
-    /// Rows of a step (counted from 0), in the order in which they are read.
+    /// Rows of a step (counted from 0), in reading order.
     pub fn rows_at(&self, step: usize) -> Vec<usize> {
         let start = step * self.rows_per_step;
         self.entries(start..start + self.rows_per_step)

@@ -1,4 +1,4 @@
-//! Chat templates: where they stand in a folder, and which of them hold.
+//! Chat templates: their places in a folder, and the precedence among them.
 
 use std::path::Path;
 use std::{fs, io};
@@ -8,22 +8,22 @@ use serde_json::Value;
 use crate::files::{self, read_json, with_path};
 use crate::gguf::tokenizer::DEFAULT_TEMPLATE;
 
-/// The template of a folder that stands in place of all that `tokenizer_config.json` has.
+/// The template file of a folder; it replaces all templates of `tokenizer_config.json`.
 const FILE: &str = "chat_template.jinja";
 
-/// Folder of named templates, `NAME.jinja` each.
+/// Folder of named templates, one `NAME.jinja` each.
 const FOLDER: &str = "additional_chat_templates";
 
-/// What processors save.
+/// Template file that processors save.
 const JSON_FILE: &str = "chat_template.json";
 
-/// Templates with their names; `default` goes first.
+/// Templates with their names; `default` comes first.
 pub type ChatTemplates = Vec<(String, String)>;
 
-/// The templates of a tokenizer, by the contents of its `tokenizer_config.json` and the folder of its files, if it has one.
+/// Reads a tokenizer's templates, given the contents of its `tokenizer_config.json` and its folder, if any.
 ///
-/// As in transformers, files go before what is inline: `chat_template.jinja` and the folder of named templates, then a
-/// text or a list in `tokenizer_config.json`. A default that is in neither may stand in `chat_template.json`.
+/// As in transformers, files precede inline templates: `chat_template.jinja` and the folder of named templates, then a
+/// text or a list in `tokenizer_config.json`. If neither has a default, `chat_template.json` is read.
 pub fn chat_templates(config: &Value, dir: Option<&Path>) -> io::Result<ChatTemplates> {
     let inline = listed(&config["chat_template"]);
     let mut templates = match dir {
@@ -50,7 +50,7 @@ pub fn chat_templates(config: &Value, dir: Option<&Path>) -> io::Result<ChatTemp
     Ok(templates)
 }
 
-/// Named templates of a folder, as paths inside of it, in the order of their names.
+/// Named templates of a folder, as paths relative to it, sorted by name.
 pub fn template_files(dir: &Path) -> io::Result<Vec<String>> {
     let folder = dir.join(FOLDER);
     if !folder.is_dir() {
@@ -89,7 +89,7 @@ fn of_files(dir: &Path) -> io::Result<ChatTemplates> {
     Ok(templates)
 }
 
-/// A text, a list of `name` and `template`, or a table from names to templates.
+/// Parses a text, a list of `name` and `template`, or a table from names to templates.
 fn listed(value: &Value) -> ChatTemplates {
     let pair = |name: &Value, template: &Value| {
         Some((name.as_str()?.to_owned(), template.as_str()?.to_owned()))

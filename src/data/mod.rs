@@ -1,4 +1,4 @@
-//! Text to token rows.
+//! Conversion of text to token rows.
 
 mod batch;
 mod chat_templates;

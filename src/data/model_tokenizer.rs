@@ -1,4 +1,4 @@
-//! The tokenizer of a model: what of it the model has rows for.
+//! The tokenizer of a model, restricted to the tokens that the model has rows for.
 
 use std::path::{Path, PathBuf};
 
@@ -10,17 +10,17 @@ use crate::files;
 use crate::gguf::is_gguf;
 
 impl Tokenizer {
-    /// The tokenizer of a model folder or `.gguf` file, without the added tokens that the folder's model has no row
-    /// for.
+    /// Opens the tokenizer of a model folder or `.gguf` file, without the added tokens that the folder's model has no
+    /// row for.
     ///
-    /// The models of a family share a tokenizer, and some lack the rows of its last tokens (the smallest Gemma 3 that
-    /// of images); to others a padding token was added later. A text that names such a token is read by its letters.
-    /// Other ids beyond the rows stay: whoever knows the model refuses them.
+    /// The models of a family share a tokenizer, and some lack the rows of its last tokens (the smallest Gemma 3 lacks
+    /// the image token); others got a padding token later. A text with the name of such a token is tokenized as plain
+    /// text. Other ids beyond the rows stay; callers that know the model refuse them.
     pub fn of_model(model: &Path) -> Result<Self, TokenizerError> {
         Self::with_rows(model, promised_rows(model))
     }
 
-    /// Opens as [`Tokenizer::of_model`] does, for a model whose `config.json` has been read.
+    /// Opens a tokenizer like [`Tokenizer::of_model`], for a model whose `config.json` has been read.
     pub fn with_rows(model: &Path, promised_rows: Option<u64>) -> Result<Self, TokenizerError> {
         let path = tokenizer_path(model);
         let whole = Self::open(&path)?;
@@ -30,7 +30,7 @@ impl Tokenizer {
         }
     }
 
-    /// Added tokens that were left out because the model has no row for them.
+    /// Number of added tokens that were left out because the model has no row for them.
     pub fn num_without_row(&self) -> usize {
         self.num_without_row
     }
@@ -58,7 +58,7 @@ impl Tokenizer {
     }
 }
 
-/// The file that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
+/// File that holds a checkpoint's tokenizer: its `tokenizer.json`, or the `.gguf` file itself.
 pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
     if is_gguf(checkpoint) {
         checkpoint.to_path_buf()
@@ -67,8 +67,8 @@ pub fn tokenizer_path(checkpoint: &Path) -> PathBuf {
     }
 }
 
-/// The folder whose files belong to a tokenizer: that of a model, or the one that its `tokenizer.json` lies in. A GGUF
-/// file and a file of another name stand alone.
+/// Folder whose files belong to a tokenizer: the model folder, or the folder that contains the `tokenizer.json`. `None`
+/// for a GGUF file and for a file of another name.
 pub fn tokenizer_dir(path: &Path) -> Option<PathBuf> {
     if is_gguf(path) {
         return None;
@@ -79,7 +79,7 @@ pub fn tokenizer_dir(path: &Path) -> Option<PathBuf> {
     path.is_dir().then(|| path.to_path_buf())
 }
 
-/// Rows that `config.json` promises; none if it cannot be read, which the reader of the model tells better.
+/// Rows according to `config.json`; `None` if it cannot be read, which the reader of the model reports better.
 fn promised_rows(model: &Path) -> Option<u64> {
     let text = files::read(&model.join("config.json")).ok()?;
     let json: Value = serde_json::from_slice(&text).ok()?;

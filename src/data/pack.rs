@@ -1,32 +1,33 @@
-//! Tokenized documents to rows of one length.
+//! Packing of tokenized documents into rows of one length.
 
 use serde::Serialize;
 
 use super::rows::TokenRows;
 use super::tokenizer::TokenizedText;
 
-/// How documents are cut to rows.
+/// Settings for packing documents into rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Packing {
     /// Predicted positions of a row.
     pub sequence_length: usize,
-    /// What the model expects before every text ([`Tokenizer::beginning_of_text`](super::Tokenizer::beginning_of_text)).
+    /// Token expected before every text ([`Tokenizer::beginning_of_text`](super::Tokenizer::beginning_of_text)).
     pub beginning_of_text: Option<u32>,
     /// The token after each document.
     pub end_of_text: u32,
-    /// Counted positions at most: whole rows as many as it allows, or one part of a row if it is smaller than a row.
+    /// Maximum number of counted positions: as many whole rows as fit, or one partial row if it is smaller than a row.
     pub limit: Option<u64>,
 }
 
-/// Rows over the stream `doc eot doc eot … doc eot`, of which each token is predicted exactly once.
+/// Packs the stream `doc eot doc eot … doc eot` into rows so that each token is predicted exactly once.
 ///
-/// A row begins with the last token of the row before it, the first with end-of-text. If the model expects a token
-/// before every text, each row begins with that one instead: such a model spends its attention on it, and is
-/// another one without. Attention reaches over the ends of documents within a row. The last row is padded with the end-of-text token. Documents without tokens are left out.
+/// A row begins with the last token of the previous row, the first row with end-of-text. If the model expects a token
+/// before every text, each row begins with that token instead: such a model attends to it and is another model without.
+/// Attention crosses document ends within a row. The last row is padded with end-of-text; documents without tokens are
+/// skipped.
 ///
-/// The rows' `num_bytes` is what the predicted tokens are charged with ([`TokenizedText::num_bytes`]), 0 for
-/// end-of-text: without a limit the length of the text. The end-of-text after each document is a separator of the rows
-/// ([`TokenRows::is_separator`]); one that is written out in the text is text.
+/// The rows' `num_bytes` is the sum of the predicted tokens' bytes ([`TokenizedText::num_bytes`]), 0 for end-of-text:
+/// without a limit this is the length of the text. The end-of-text after each document is a separator of the rows
+/// ([`TokenRows::is_separator`]); an end-of-text written in the text counts as text.
 ///
 /// # Panics
 ///
@@ -72,7 +73,7 @@ pub fn pack(documents: &[TokenizedText], packing: Packing) -> TokenRows {
     TokenRows::new(sequence_length, tokens, counted, num_bytes).with_separators(separators)
 }
 
-/// Positions within the limit, cut at a row's end if there is one before it.
+/// Number of positions within the limit, cut at the last row end before it, if any.
 fn allowed(num_positions: usize, sequence_length: usize, limit: Option<u64>) -> usize {
     let limit = limit.map_or(usize::MAX, |limit| {
         usize::try_from(limit).unwrap_or(usize::MAX)
@@ -135,7 +136,7 @@ mod tests {
     #[test]
     fn separators_are_what_packing_put_behind_documents_and_nothing_that_is_written_in_them() {
         let mut documents = documents();
-        documents[0].ids[1] = EOT; // written out, it stands for bytes
+        documents[0].ids[1] = EOT; // in the text, it counts as bytes
         let rows = pack(&documents, packing(3, None));
         assert_eq!(rows.row(0), [EOT, 11, EOT, 13]);
         assert_eq!(separators(&rows), [(1, 0), (2, 0)]);

@@ -7,18 +7,18 @@ use crate::recipe::{Fields, Kind, MAX_SIZE, PathKind, choice, keys};
 const TEXTS: Kind = Kind::List(&Kind::Path(PathKind::FileOrFolder), 1, 10_000);
 
 keys! {
-    pub struct DataPlan in DATA = "data", "Text and tokenizer. Documents are packed into rows one behind the other, an end-of-text token after each; a row begins \
-        without context, and within it attention reaches into the documents before. Those tokens are trained on, too, \
-        but no figure counts them: losses and all other measures are those of the text." {
+    pub struct DataPlan in DATA = "data", "Text and tokenizer. Documents are packed into rows one after another, each followed by an end-of-text token. A row begins \
+        without context; within a row, attention reaches into earlier documents. The end-of-text tokens are trained on, \
+        but losses and all other measures count only the text." {
         #[serde(skip)]
         train: Vec<PathBuf> = required(TEXTS, "files or folders of `.txt` and `.jsonl` to train on");
-        /// Upper limit of training positions: what the cache captures, if there is one. `None` uses all text.
+        /// Upper limit of training positions: those that the cache captures, if any. `None` uses all text.
         train_tokens: Option<u64> = beside(None);
         #[serde(skip)]
-        validation: Vec<PathBuf> = required(TEXTS, "files or folders to measure on");
+        validation: Vec<PathBuf> = required(TEXTS, "files or folders to evaluate on");
         sequence_length: usize = or("256", Kind::Integer(2, MAX_SIZE), "positions per row");
-        validation_tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of validation positions measured");
-        tokenizer: TokenizerPlan = rule("`teacher`; required without a teacher", Kind::Choice(&TOKENIZER), "where the tokenizer comes from") else teachers;
+        validation_tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of validation positions evaluated");
+        tokenizer: TokenizerPlan = rule("`teacher`; required without a teacher", Kind::Choice(&TOKENIZER), "source of the tokenizer") else teachers;
     }
 }
 
@@ -28,7 +28,7 @@ fn teachers(_: Fields<'_>) -> Option<TokenizerPlan> {
 }
 
 choice! {
-    pub enum TokenizerPlan of TokenizerWord in TOKENIZER = "tokenizer", "Where the tokenizer comes from." {
+    pub enum TokenizerPlan of TokenizerWord in TOKENIZER = "tokenizer", "Source of the tokenizer." {
         Teacher = "teacher", Kind::Unit, "the teacher's own, from its `tokenizer.json` or `.gguf` file";
         File(#[serde(skip)] PathBuf) = "file", Kind::Path(PathKind::File), "a `tokenizer.json` or `.gguf` file";
         Train(TrainTokenizer) = "train", Kind::Block(&TRAIN_TOKENIZER), "a byte-level BPE trained on the training text";

@@ -1,4 +1,4 @@
-//! The data stage: text and tokenizer to the token rows of both splits.
+//! The data stage: turns text and tokenizer into the token rows of both splits.
 
 use std::fmt;
 use std::io;
@@ -16,18 +16,18 @@ use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
 
-/// Part of the key of a tokenizer; raised when the same text would give another (also by another `tokenizers` version).
+/// Part of a tokenizer's key; raised when the same text would give another one (also by another `tokenizers` version).
 const VERSION: u32 = 1;
 
-/// As [`VERSION`], of rows alone; raised also when they are written in another way.
+/// Part of the key of rows; raised together with [`VERSION`], and when the byte format of rows changes.
 const ROWS_VERSION: u32 = 2;
 
 /// The two texts of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Split {
-    /// What is trained on.
+    /// Text for training.
     Train,
-    /// What is measured on.
+    /// Text for evaluation.
     Validation,
 }
 
@@ -40,7 +40,7 @@ impl fmt::Display for Split {
     }
 }
 
-/// What the data stage gives.
+/// Result of the data stage.
 #[derive(Debug)]
 pub struct Prepared {
     /// The tokenizer that made the rows.
@@ -49,21 +49,21 @@ pub struct Prepared {
     pub end_of_text: u32,
     /// Rows to train on.
     pub train: TokenRows,
-    /// Rows to measure on.
+    /// Rows to evaluate on.
     pub validation: TokenRows,
     /// [`content_hash`](super::content_hash) of the text that the training rows were made of.
     pub train_hash: String,
-    /// The same of the validation rows.
+    /// The same hash for the validation rows.
     pub validation_hash: String,
-    /// Files, lines and folders that were passed over; worth a warning each.
+    /// Files, lines and folders that were skipped; each deserves a warning.
     pub skipped: Vec<Skipped>,
-    /// Kept files that were damaged and were made again; worth a warning each.
+    /// Stored files that were damaged and were made again; each deserves a warning.
     pub rebuilt: Vec<PathBuf>,
-    /// Whether all rows (and the tokenizer, if it is a trained one) were kept from an earlier run.
+    /// True if all rows (and the tokenizer, if it is a trained one) come from an earlier run.
     pub from_cache: bool,
 }
 
-/// Why there are no rows.
+/// Errors of the data stage.
 #[derive(Debug, Error)]
 pub enum DataError {
     /// A split's text cannot be read.
@@ -71,16 +71,16 @@ pub enum DataError {
     Source {
         /// The split.
         split: Split,
-        /// Why.
+        /// The cause.
         source: SourceError,
     },
-    /// The tokenizer cannot be had or used.
+    /// The tokenizer cannot be read, trained or used.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// The tokenizer is not to be trained, and there is none.
+    /// The plan does not train the tokenizer, and none was given.
     #[error("the plan's tokenizer is not trained on its text, and none was given")]
     NoTokenizer,
-    /// Nothing separates documents.
+    /// No token separates documents.
     #[error("the tokenizer has no end-of-text token: none of `{}`, and no id was given", Tokenizer::end_of_text_names().join("`, `"))]
     NoEndOfText,
     /// The end-of-text id is not one of the tokenizer's.
@@ -88,25 +88,25 @@ pub enum DataError {
     EndOfTextRange {
         /// The id.
         id: u32,
-        /// Ids that the tokenizer has.
+        /// Number of ids that the tokenizer has.
         vocab_size: usize,
     },
-    /// The tokenizer makes nothing of a whole split.
+    /// The tokenizer makes no token of a whole split.
     #[error("{split} text: the tokenizer makes no token of it")]
     NoTokens {
         /// The split.
         split: Split,
     },
-    /// The folder of kept rows cannot be used.
+    /// The folder of stored rows cannot be used.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// Reads both texts, trains the tokenizer unless it is given, and gives the rows of both splits.
+/// Reads both texts, trains the tokenizer unless it is given, and returns the rows of both splits.
 ///
-/// Rows, and a tokenizer that is trained, are kept in `cache_dir` under a key of everything that decides their content, so that a
-/// second run neither trains nor tokenises. `eos` is the token between documents; without it the
-/// tokenizer is asked ([`Tokenizer::end_of_text`]). Documents are tokenised whole, since text cut into pieces may give other tokens, and in parallel.
+/// Rows, and a trained tokenizer, are stored in `cache_dir` under a key of all that decides their content, so a second
+/// run neither trains nor tokenises. `eos` is the token between documents; by default the tokenizer's own
+/// ([`Tokenizer::end_of_text`]). Documents are tokenised whole, because pieces may give other tokens.
 pub fn prepare(
     plan: &DataPlan,
     given: Option<&Tokenizer>,
@@ -166,7 +166,7 @@ pub fn prepare(
     })
 }
 
-/// Rows of a text for a tokenizer that is there already; nothing is kept on disk.
+/// Rows of a text for an existing tokenizer; nothing is stored on disk.
 pub fn read_rows(
     paths: &[PathBuf],
     tokenizer: &Tokenizer,
@@ -217,7 +217,7 @@ fn rows_of_documents(
     Ok(rows)
 }
 
-/// The id may be a model's, and its tokenizer another.
+/// Checks the id, which may come from a model with another tokenizer.
 fn check_end_of_text(id: u32, tokenizer: &Tokenizer) -> Result<(), DataError> {
     let vocab_size = tokenizer.vocab_size();
     if (id as usize) < vocab_size {
@@ -227,7 +227,7 @@ fn check_end_of_text(id: u32, tokenizer: &Tokenizer) -> Result<(), DataError> {
     }
 }
 
-/// Documents are tokenised whole and in parallel.
+/// Tokenises documents, each whole, in parallel.
 fn tokenize(
     tokenizer: &Tokenizer,
     documents: &[Document],
@@ -255,7 +255,7 @@ fn train_tokenizer(
     })
 }
 
-/// What decides the rows of a text.
+/// Everything that decides the rows of a text.
 #[derive(Serialize)]
 struct RowsKey {
     version: u32,
@@ -265,7 +265,7 @@ struct RowsKey {
     packing: Packing,
 }
 
-/// Rows of a split, and the documents that gave none.
+/// Rows of a split, and the documents that gave no tokens.
 fn rows_of(
     tokenizer: &Tokenizer,
     packing: Packing,
@@ -289,7 +289,7 @@ fn rows_of(
         if rows.num_rows() == 0 {
             return Err(DataError::NoTokens { split });
         }
-        // One flag per document, then the rows: the warning must not depend on what is kept.
+        // One flag per document, then the rows: the warning must not depend on what is stored.
         Ok((
             [is_empty.clone(), rows.to_bytes()].concat(),
             (rows, is_empty),
@@ -312,7 +312,7 @@ fn rows_of(
     Ok((rows, too_short.collect()))
 }
 
-/// BLAKE3 (hex) over the texts with their lengths; where they were read does not matter.
+/// BLAKE3 (hex) over the texts with their lengths, independent of their paths.
 fn hash_texts(documents: &[Document]) -> String {
     let mut hasher = blake3::Hasher::new();
     for document in documents {

@@ -1,9 +1,9 @@
-//! Tokenizers of which `transformers` 5 takes tokens and merges alone, and builds the rest anew.
+//! Tokenizers of which `transformers` 5 uses only tokens and merges, and rebuilds the rest.
 //!
-//! Some of its classes have a normalizer, a pre-tokenizer and a decoder of their own, and `AutoTokenizer` gives a folder
-//! such a class by its `tokenizer_class` or, without one, by the `model_type` of its model. Where the `tokenizer.json` has
-//! others, its ids are not those that a model was trained on, without a warning. Seen in version 5.23.0 with every class
-//! and family named here; versions before 5 load what is in the file.
+//! Some of its classes have a normalizer, a pre-tokenizer and a decoder of their own. `AutoTokenizer` gives a folder
+//! such a class by its `tokenizer_class` or, without one, by the `model_type` of its model. Where the `tokenizer.json`
+//! has other parts, the ids differ, without a warning, from the ids that the model was trained on. Observed in version
+//! 5.23.0 for every class and family named here; versions before 5 load the file's contents.
 
 use std::path::Path;
 
@@ -12,13 +12,13 @@ use serde_json::{Value, json};
 use super::{Tokenizer, tokenizer_dir};
 use crate::gguf::tokenizer::QWEN2;
 
-/// The class that loads a file as it is, in `transformers` 4 and 5; for all models but `qwen2`.
+/// Class that loads a file unchanged, in `transformers` 4 and 5; for all models except `qwen2`.
 pub const AS_IT_IS: &str = "PreTrainedTokenizerFast";
 
-/// Families whose tokenizers are built anew whatever `tokenizer_class` says.
+/// Families whose tokenizers are always rebuilt, even with a `tokenizer_class`.
 const ALWAYS: [(&str, &str); 1] = [("qwen2", "Qwen2Tokenizer")];
 
-/// Families whose tokenizers are built anew if `tokenizer_class` is not written.
+/// Families whose tokenizers are rebuilt if there is no `tokenizer_class`.
 const BY_DEFAULT: [(&str, &str); 5] = [
     ("gemma", "GemmaTokenizer"),
     ("gemma2", "GemmaTokenizer"),
@@ -27,10 +27,10 @@ const BY_DEFAULT: [(&str, &str); 5] = [
     ("qwen3", "Qwen2Tokenizer"),
 ];
 
-/// Families whose tokenizers are loaded as they are, whatever `tokenizer_class` says.
+/// Families whose tokenizers are always loaded unchanged, even with a `tokenizer_class`.
 const NEVER: [&str; 3] = ["mistral", "olmo2", "phi3"];
 
-/// Other classes with a constructor of their own; what they build is not compared.
+/// Other classes with a constructor of their own; their parts are not compared.
 const OTHERS: [&str; 40] = [
     "AlbertTokenizer",
     "BarthezTokenizer",
@@ -74,20 +74,20 @@ const OTHERS: [&str; 40] = [
     "XLNetTokenizer",
 ];
 
-/// A tokenizer that `transformers` 5 builds otherwise than its `tokenizer.json` says.
+/// A tokenizer that `transformers` 5 builds differently from its `tokenizer.json`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rebuilt {
     /// The class that builds it.
     pub class: String,
-    /// Keys of `tokenizer.json` that are not what the class builds.
+    /// Keys of `tokenizer.json` that differ from the class's own parts.
     pub parts: Vec<&'static str>,
-    /// True if another `tokenizer_class` would load the file as it is.
+    /// True if another `tokenizer_class` would load the file unchanged.
     pub is_mended_by_class: bool,
 }
 
 impl Rebuilt {
-    /// Of a model of this `model_type`, by the contents of `tokenizer_config.json` and `tokenizer.json`; none if its
-    /// ids are those of the file.
+    /// Compares `tokenizer_config.json` and `tokenizer.json`, for a model of this `model_type`, with the class's parts;
+    /// `None` if the ids are those of the file.
     pub fn of(model_type: &str, config: &Value, tokenizer: &Value) -> Option<Self> {
         let class = class(model_type, config, tokenizer)?;
         let parts = match Built::by(class, config) {
@@ -101,14 +101,14 @@ impl Rebuilt {
         })
     }
 
-    /// The same of a tokenizer that has been read from a path; none of a GGUF file or a file that lies alone, which
-    /// `AutoTokenizer` does not load.
+    /// The same check for a tokenizer that was read from a path; `None` for a GGUF file or a file outside a model
+    /// folder, which `AutoTokenizer` does not load.
     pub fn of_folder(path: &Path, model_type: &str, tokenizer: &Tokenizer) -> Option<Self> {
         tokenizer_dir(path)?;
         Self::of_tokenizer(model_type, tokenizer)
     }
 
-    /// The same of a tokenizer that has been read, by its own files.
+    /// The same check for a tokenizer that has been read, using its own files.
     pub fn of_tokenizer(model_type: &str, tokenizer: &Tokenizer) -> Option<Self> {
         let [json, config] = tokenizer.files().map(|(_, bytes)| {
             let json: Option<Value> = serde_json::from_slice(bytes).ok();
@@ -117,7 +117,7 @@ impl Rebuilt {
         Self::of(model_type, &config, &json)
     }
 
-    /// States the fact in one sentence.
+    /// States the difference in one sentence.
     pub fn note(&self) -> String {
         let parts: Vec<String> = self.parts.iter().map(|part| format!("`{part}`")).collect();
         format!(
@@ -128,7 +128,7 @@ impl Rebuilt {
     }
 }
 
-/// The class by which a tokenizer is built anew, if it is.
+/// Class that rebuilds a tokenizer, if any.
 fn class<'a>(model_type: &str, config: &'a Value, tokenizer: &Value) -> Option<&'a str> {
     let of_family = |families: &[(&str, &'static str)]| {
         let mut families = families.iter();
@@ -146,7 +146,7 @@ fn class<'a>(model_type: &str, config: &'a Value, tokenizer: &Value) -> Option<&
     };
     let class = written.strip_suffix("Fast").unwrap_or(written);
     if class == "LlamaTokenizer" && has_byte_level(tokenizer) {
-        return None; // as many files of Llama 3 say, which transformers knows
+        return None; // many files of Llama 3 say so, and transformers recognises them
     }
     let builds = Built::by(class, config).is_some() || OTHERS.contains(&class);
     builds.then_some(class)
@@ -158,7 +158,7 @@ fn has_byte_level(tokenizer: &Value) -> bool {
     parts.any(|part| part["type"] == "ByteLevel")
 }
 
-/// Parts that a class builds, each as the list of its steps.
+/// Parts that a class builds, each as a list of its steps.
 struct Built {
     normalizer: Vec<Value>,
     pre_tokenizer: Vec<Value>,
@@ -198,7 +198,7 @@ impl Built {
         })
     }
 
-    /// SentencePiece's spaces: `▁` for each, and perhaps one before the text.
+    /// Parts for SentencePiece's spaces: `▁` for each, and an optional one before the text.
     fn of_spaces(prepends: &str) -> Self {
         let mut decoder = vec![
             json!({ "type": "Replace", "pattern": { "String": "▁" }, "content": " " }),
@@ -216,7 +216,7 @@ impl Built {
         }
     }
 
-    /// Keys of a `tokenizer.json` that say another thing.
+    /// Keys of a `tokenizer.json` with other contents.
     fn differing(&self, tokenizer: &Value) -> Vec<&'static str> {
         let (normalizer, pre_tokenizer) = splitting(tokenizer);
         let model = &tokenizer["model"];
@@ -239,14 +239,14 @@ impl Built {
     }
 }
 
-/// How Qwen 3.5 splits text: marks belong to letters.
+/// Split pattern of Qwen 3.5: marks belong to letters.
 const QWEN3_5: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 fn spaces(prepends: &str) -> Value {
     json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": prepends, "split": false })
 }
 
-/// Normalizer and pre-tokenizer, without what makes no difference to ids.
+/// Normalizer and pre-tokenizer, without parts that do not affect ids.
 fn splitting(tokenizer: &Value) -> (Vec<Value>, Vec<Value>) {
     let normalizer = steps(&tokenizer["normalizer"]);
     let mut pre_tokenizer: Vec<Value> = steps(&tokenizer["pre_tokenizer"])
@@ -260,7 +260,7 @@ fn splitting(tokenizer: &Value) -> (Vec<Value>, Vec<Value>) {
         [only] if *only == replace => "never",
         _ => return (normalizer, pre_tokenizer),
     };
-    // No space is left to split at.
+    // No space remains to split at.
     pre_tokenizer.retain(|step| step["type"] != "Split" || step["pattern"]["String"] != " ");
     if pre_tokenizer.is_empty() {
         return (Vec::new(), vec![spaces(prepends)]);
@@ -268,7 +268,7 @@ fn splitting(tokenizer: &Value) -> (Vec<Value>, Vec<Value>) {
     (normalizer, pre_tokenizer)
 }
 
-/// The steps of a part: none, one, or those of a sequence.
+/// Steps of a part: none, one, or those of a sequence.
 fn steps(part: &Value) -> Vec<Value> {
     if part.is_null() {
         return Vec::new();
@@ -303,7 +303,7 @@ fn splitter(step: Value) -> Value {
     }
 }
 
-/// The settings of bytes make no difference to a decoder.
+/// Drops the settings of a byte-level decoder, which have no effect.
 fn decoding(step: Value) -> Value {
     if step["type"] == "ByteLevel" {
         json!({ "type": "ByteLevel" })

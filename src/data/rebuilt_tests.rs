@@ -4,12 +4,12 @@ fn bytes(use_regex: bool) -> Value {
     json!({ "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex })
 }
 
-/// As `hf-llama` has it, and GPT-2.
+/// Parts of `hf-llama` and of GPT-2.
 fn gpt2() -> Value {
     json!({ "normalizer": null, "pre_tokenizer": bytes(true), "decoder": bytes(true), "model": { "type": "BPE" } })
 }
 
-/// As the files of Qwen 2, 2.5 and 3 have it.
+/// Parts in the files of Qwen 2, 2.5 and 3.
 fn qwen2() -> Value {
     let split = json!({ "type": "Split", "pattern": { "Regex": QWEN2 }, "behavior": "Isolated", "invert": false });
     json!({
@@ -19,7 +19,7 @@ fn qwen2() -> Value {
     })
 }
 
-/// As the files of Gemma (with the split) and of Llama 2 (with the prefix) have it.
+/// Parts in the files of Gemma (with the split) and of Llama 2 (with the prefix).
 fn spaced(prefix: bool) -> Value {
     let prepend = json!({ "type": "Prepend", "prepend": "▁" });
     let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": "▁" });
@@ -40,7 +40,7 @@ fn rebuilt(model_type: &str, class: Option<&str>, tokenizer: &Value) -> Option<S
     Some(found.class)
 }
 
-/// What `AutoTokenizer` of transformers 5.23.0 with tokenizers 0.23.3 made of these folders.
+/// Classes that `AutoTokenizer` of transformers 5.23.0 with tokenizers 0.23.3 chose for these folders.
 #[test]
 fn classes_that_build_anew_are_known_by_family_and_name() {
     let strange = json!({
@@ -104,7 +104,7 @@ fn a_file_that_says_what_its_class_builds_is_read_alike() {
     let llama = |legacy: bool| json!({ "tokenizer_class": "LlamaTokenizer", "legacy": legacy });
     assert_eq!(of(llama(true), &spaced(true)), None);
     assert_eq!(of(llama(true), &older), None);
-    // Without `legacy`, the space stands before the first stretch of text alone.
+    // Without `legacy`, the space is put only before the first stretch of text.
     assert_eq!(of(llama(false), &spaced(true)), Some(vec!["pre_tokenizer"]));
     let never = json!({ "tokenizer_class": "LlamaTokenizer", "add_prefix_space": false });
     assert_eq!(of(never, &spaced(false)), None);

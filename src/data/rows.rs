@@ -1,24 +1,24 @@
-//! Token rows: the one form in which text reaches teacher and student.
+//! Token rows: the only form in which text reaches teacher and student.
 
 /// Rows of tokens, all of one length, in one fixed order.
 ///
-/// A row holds `sequence_length + 1` tokens: position `t` sees tokens `0..=t` of its row and is about
-/// token `t + 1`. The last token of a row is the first of the next, so that every token of the text is
-/// predicted exactly once. Only the last row may be padded (with the end-of-text token); `counted`
-/// says how many leading positions of a row count. Of those, some may be about a *separator*, a token that packing put
-/// behind a document: it is predicted and trained on like any other, but it is no text, and measures tell text alone.
+/// A row holds `sequence_length + 1` tokens: position `t` sees tokens `0..=t` of its row and is about token `t + 1`.
+/// The last token of a row is the first of the next, so every token of the text is predicted exactly once. Only the
+/// last row may be padded (with the end-of-text token); `counted` is the number of leading positions of a row that
+/// count. Some of these may be about a *separator*, a token that packing put after a document: it is predicted and
+/// trained on like any other, but it is not text, and measures cover only text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRows {
     sequence_length: usize,
     tokens: Vec<u32>,
     counted: Vec<u32>,
     num_bytes: u64,
-    /// Positions about a separator, counted row after row from the first position of the first row, ascending.
+    /// Positions about a separator, numbered row by row from the first position of the first row, ascending.
     separators: Vec<usize>,
 }
 
 impl TokenRows {
-    /// Rows from their parts; `tokens` has `counted.len() * (sequence_length + 1)` entries and `num_bytes` is
+    /// Builds rows from their parts; `tokens` has `counted.len() * (sequence_length + 1)` entries and `num_bytes` is
     /// the length of the text that the counted positions predict.
     ///
     /// # Panics
@@ -50,7 +50,7 @@ impl TokenRows {
         }
     }
 
-    /// The same rows, of which these positions are about a separator: counted row after row, `sequence_length` to each.
+    /// Marks these positions as being about a separator; they are numbered row by row, `sequence_length` per row.
     ///
     /// # Panics
     ///
@@ -86,44 +86,44 @@ impl TokenRows {
         &self.tokens[row_idx * width..(row_idx + 1) * width]
     }
 
-    /// What the model reads: `sequence_length` tokens.
+    /// Tokens that the model reads: `sequence_length` of them.
     pub fn inputs(&self, row_idx: usize) -> &[u32] {
         &self.row(row_idx)[..self.sequence_length]
     }
 
-    /// What position `t` is about, for each `t`.
+    /// Token that position `t` is about, for each `t`.
     pub fn labels(&self, row_idx: usize) -> &[u32] {
         &self.row(row_idx)[1..]
     }
 
-    /// Leading positions of this row that count.
+    /// Number of leading positions of this row that count.
     pub fn counted(&self, row_idx: usize) -> usize {
         self.counted[row_idx] as usize
     }
 
-    /// Positions that count, over all rows.
+    /// Number of positions that count, over all rows.
     pub fn num_positions(&self) -> u64 {
         self.counted.iter().map(|&count| u64::from(count)).sum()
     }
 
-    /// Tells whether a position of a row is about a separator.
+    /// True if a position of a row is about a separator.
     pub fn is_separator(&self, row_idx: usize, position: usize) -> bool {
         let at = row_idx * self.sequence_length + position;
         self.separators.binary_search(&at).is_ok()
     }
 
-    /// Positions that count and are about text, over all rows.
+    /// Number of positions that count and are about text, over all rows.
     pub fn num_text_positions(&self) -> u64 {
         self.num_positions() - self.separators.len() as u64
     }
 
-    /// Bytes of UTF-8 text that the counted positions predict.
+    /// Number of bytes of UTF-8 text that the counted positions predict.
     pub fn num_bytes(&self) -> u64 {
         self.num_bytes
     }
 
-    /// The rows before one, and the rest. Bytes are shared out by positions of text: which token they belong to is not known
-    /// here.
+    /// Splits the rows before `row_idx` from the rest. Bytes are divided in proportion to the positions of text,
+    /// because the bytes of single tokens are not known here.
     pub fn split_at(&self, row_idx: usize) -> [Self; 2] {
         let width = self.sequence_length + 1;
         let (tokens, rest) = self.tokens.split_at(row_idx * width);
@@ -165,8 +165,8 @@ impl TokenRows {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The rows as bytes: four numbers (sequence length, rows, bytes of text, separators), the separators' places, and then
-    /// counts and tokens, little-endian.
+    /// Serialises the rows: four numbers (sequence length, rows, bytes of text, separators), the separators' positions,
+    /// then counts and tokens, all little-endian.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let head = [
             self.sequence_length as u64,
@@ -184,7 +184,7 @@ impl TokenRows {
             .collect()
     }
 
-    /// The rows that [`TokenRows::to_bytes`] wrote, or nothing if the bytes are not such.
+    /// Reads rows that [`TokenRows::to_bytes`] wrote; `None` if the bytes are invalid.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (head, body) = bytes.split_at_checked(32)?;
         let (head, _) = head.as_chunks::<8>();

@@ -12,17 +12,17 @@ use thiserror::Error;
 use crate::files;
 use crate::hashes::Hashes;
 
-/// Faults that [`SourceError::Faults`] names one by one; a thousand-fold fault has one cause.
+/// Most faults that [`SourceError::Faults`] lists; a fault that occurs a thousand times has one cause.
 const MAX_NAMED_FAULTS: usize = 20;
 
-/// What was read.
+/// Result of reading text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Documents {
     /// Documents with text, in the order of the paths given.
     pub documents: Vec<Document>,
-    /// What was passed over, and why.
+    /// Files, lines and folders that were skipped, with the reasons.
     pub skipped: Vec<Skipped>,
-    /// The [`content_hash`] of what was read.
+    /// The [`content_hash`] of the files.
     pub content_hash: String,
 }
 
@@ -37,25 +37,25 @@ pub struct Document {
     pub text: String,
 }
 
-/// Something that was passed over.
+/// A file, line or folder that was skipped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
     /// File or folder.
     pub path: PathBuf,
     /// Line of a `.jsonl` file, counted from 1.
     pub line: Option<usize>,
-    /// Why.
+    /// Reason for skipping it.
     pub reason: SkipReason,
 }
 
-/// Why something was passed over.
+/// Reasons for skipping a file, line or folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SkipReason {
-    /// No text, or nothing but white space.
+    /// No text, or only white space.
     Empty,
     /// The tokenizer makes no token of it, so there is no position to predict.
     NoTokens,
-    /// A folder that was read before, under this or another name (a symbolic link, perhaps to a folder above).
+    /// A folder that was read before, under this or another name (a symbolic link, perhaps to a parent folder).
     ReadBefore,
 }
 
@@ -70,21 +70,21 @@ impl fmt::Display for Skipped {
     }
 }
 
-/// Why no documents could be read.
+/// Errors of reading documents.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// Paths or contents that cannot be used: all of them counted, the first 20 kept.
+    /// Unusable paths or contents: all are counted, the first 20 are kept.
     #[error("{num_faults} {} in the text\n  {}", if *.num_faults == 1 { "fault" } else { "faults" }, list(.faults, *.num_faults))]
     Faults {
         /// The first faults: those of paths, then those of contents, each in reading order.
         faults: Vec<Fault>,
-        /// How many there are.
+        /// Number of all faults.
         num_faults: usize,
     },
     /// There is no document with text.
     #[error("no text in {}: {num_files} `.txt` and `.jsonl` files, none with text", names(.paths))]
     NoText {
-        /// Where text was looked for.
+        /// Paths that were searched.
         paths: Vec<PathBuf>,
         /// Files that were found there.
         num_files: usize,
@@ -94,31 +94,31 @@ pub enum SourceError {
     Io(#[from] io::Error),
 }
 
-/// One thing that cannot be used.
+/// One unusable path or line.
 #[derive(Debug, Error)]
 #[error("{}: {kind}", place(.path, *.line))]
 pub struct Fault {
     /// File or folder.
     pub path: PathBuf,
-    /// Line, counted from 1, where the fault has one.
+    /// Line, counted from 1, if the fault has one.
     pub line: Option<usize>,
-    /// What is wrong.
+    /// Kind of fault.
     pub kind: FaultKind,
 }
 
-/// What is wrong with a path or a line.
+/// Kinds of faults of a path or a line.
 #[derive(Debug, Error)]
 pub enum FaultKind {
-    /// The operating system refuses.
+    /// The operating system reports an error.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
-    /// Named directly, but not a kind of file that is read.
+    /// A path that was named directly but is not a supported kind of file.
     #[error("not a `.txt` or `.jsonl` file, nor a folder")]
     UnknownFormat,
     /// Bytes that are not UTF-8.
     #[error("not UTF-8 at byte {offset} of the file")]
     NotUtf8 {
-        /// First such byte, counted from 0.
+        /// First invalid byte, counted from 0.
         offset: usize,
     },
     /// A line that is not JSON.
@@ -126,7 +126,7 @@ pub enum FaultKind {
     NotJson {
         /// Column, counted from 1.
         column: usize,
-        /// The parser's words.
+        /// Message of the parser.
         reason: String,
     },
     /// JSON, but not an object with a string `text`.
@@ -134,12 +134,12 @@ pub enum FaultKind {
     NoTextField(&'static str),
 }
 
-/// Documents of files and folders, in the order of `paths`.
+/// Reads the documents of files and folders, in the order of `paths`.
 ///
-/// A `.txt` file is one document; each line of a `.jsonl` file is one, its string `text`. A folder stands
-/// for all such files below it, in the byte order of their relative paths, so that the order is the same
-/// on every machine; other files and names that begin with a dot are passed over, and a folder is entered
-/// once however many links lead to it. A leading byte-order mark is dropped, nothing else is changed.
+/// A `.txt` file is one document; each line of a `.jsonl` file is one, its string `text`. A folder means all
+/// such files below it, in the byte order of their relative paths, so the order is the same on every machine.
+/// Other files and names that begin with a dot are ignored, and a folder is entered once however many links
+/// lead to it. A leading byte-order mark is dropped; nothing else is changed.
 pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
     let mut reader = SourceReader::default();
     let files = reader.find(paths);
@@ -173,9 +173,9 @@ pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files.into_iter().map(|file| file.path).collect())
 }
 
-/// BLAKE3 (hex) over kind and bytes of the files that [`read_documents`] would read, in its order.
+/// BLAKE3 (hex) over format and bytes of the files that [`read_documents`] would read, in its order.
 ///
-/// Names do not count: a renamed folder keeps its hash, unless the order of the files changes.
+/// Names are not hashed: a renamed folder keeps its hash, unless the order of the files changes.
 pub fn content_hash(paths: &[PathBuf], hashes: &Hashes) -> Result<String, SourceError> {
     let mut reader = SourceReader::default();
     let files = reader.find(paths);
@@ -229,7 +229,7 @@ struct SourceFile {
     format: TextFormat,
 }
 
-/// Collects what cannot be used and what is passed over, so that all of it is told at once.
+/// Collects faults and skipped files, so that all of them are reported at once.
 #[derive(Default)]
 struct SourceReader {
     folders: HashSet<PathBuf>,
@@ -328,7 +328,7 @@ impl SourceReader {
         }
     }
 
-    /// `bytes` begin at `offset` of the file; in a `.txt` file (no `line`) the line of a fault is counted here.
+    /// Decodes `bytes`, which begin at `offset` of the file; in a `.txt` file (no `line`) finds the line of a fault.
     fn utf8<'a>(
         &mut self,
         path: &Path,

@@ -1,4 +1,4 @@
-//! Tokens that stand for no text: what a tokenizer puts before one, and what ends it.
+//! Special tokens, which are not text: those that a tokenizer adds before and after a text.
 
 use serde_json::{Value, json};
 use tokenizers::tokenizer::{Encoding, PostProcessor, Token};
@@ -6,7 +6,7 @@ use tokenizers::tokenizer::{Encoding, PostProcessor, Token};
 /// The end-of-text token of tokenizers trained here.
 pub(super) const END_OF_TEXT: &str = "<|endoftext|>";
 
-/// Names of an end-of-text token, likeliest separator of documents first: GPT-2, SmolLM2 and Qwen; Llama 3;
+/// Names of an end-of-text token, most likely separator of documents first: GPT-2, SmolLM2 and Qwen; Llama 3;
 /// Llama 2 and Mistral; Gemma; chat models that have no other.
 pub(super) const END_OF_TEXT_NAMES: [&str; 5] = [
     END_OF_TEXT,
@@ -16,10 +16,10 @@ pub(super) const END_OF_TEXT_NAMES: [&str; 5] = [
     "<|im_end|>",
 ];
 
-/// The tokens that a tokenizer puts before and after a text.
+/// Tokens that a tokenizer adds before and after a text.
 ///
 /// `add_bos_token` and `add_eos_token` of `tokenizer_config.json` decide, as in `transformers` 4 and llama.cpp's
-/// converter; without them, what the post-processor of `tokenizer.json` does.
+/// converter; without them, the post-processor of `tokenizer.json` does.
 pub(super) fn round_text(
     inner: &tokenizers::Tokenizer,
     config: Option<&[u8]>,
@@ -40,7 +40,7 @@ pub(super) fn round_text(
     Ok([found("bos", put[0]), found("eos", put[1])])
 }
 
-/// What the post-processor puts before and after a text of one token.
+/// Tokens that the post-processor adds before and after a text of one token.
 fn put_round(inner: &tokenizers::Tokenizer) -> tokenizers::Result<[Option<u32>; 2]> {
     const TEXT: u32 = u32::MAX; // the id of no token
     let Some(processor) = inner.get_post_processor() else {
@@ -55,7 +55,7 @@ fn put_round(inner: &tokenizers::Tokenizer) -> tokenizers::Result<[Option<u32>; 
     }))
 }
 
-/// The first of the usual names, sought among special tokens before others: Gemma has a `</s>` that is HTML.
+/// First of the usual names that exists, preferring special tokens: Gemma has a `</s>` that is HTML.
 pub(super) fn end_of_text(inner: &tokenizers::Tokenizer) -> Option<u32> {
     let added = inner.get_added_vocabulary().get_added_tokens_decoder();
     let is_special = |id: &u32| added.get(id).is_some_and(|token| token.special);
@@ -66,7 +66,7 @@ pub(super) fn end_of_text(inner: &tokenizers::Tokenizer) -> Option<u32> {
     ids().find(is_special).or(ids().next())
 }
 
-/// What `transformers` needs to load a `tokenizer.json`.
+/// Minimal `tokenizer_config.json` with which `transformers` loads a `tokenizer.json`.
 pub(super) fn default_config(inner: &tokenizers::Tokenizer, end_of_text: Option<u32>) -> Vec<u8> {
     let eos_token = end_of_text.and_then(|id| inner.id_to_token(id));
     let config = json!({

@@ -1,4 +1,4 @@
-//! What `prepare` keeps: files named by the hash of what they were made from, checked when they are read.
+//! Results of `prepare` on disk: files named by the hash of their inputs, and checked when they are read.
 
 use std::fs;
 use std::io::{self, Write};
@@ -9,13 +9,13 @@ use crate::files;
 const MAGIC: &[u8] = b"alambic data 1\n";
 const HASH_BYTES: usize = blake3::OUT_LEN;
 
-/// A folder of kept results.
+/// A folder of stored results.
 #[derive(Debug)]
 pub(super) struct Store<'a> {
     dir: &'a Path,
     /// Files that were damaged and have been replaced.
     pub(super) rebuilt: Vec<PathBuf>,
-    /// Whether everything asked for was there.
+    /// True if every requested file was there.
     pub(super) all_found: bool,
 }
 
@@ -29,10 +29,10 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// The payload kept under a name and key, or made now by `make` and kept for the next time.
+    /// Returns the payload stored under a name and key, or makes it with `make` and stores it.
     ///
-    /// The file is `MAGIC`, key, payload and a BLAKE3 hash of all before it. One that does not check, or that `read`
-    /// refuses, is replaced: it is a copy of what can be made again.
+    /// The file consists of `MAGIC`, key, payload and a BLAKE3 hash of all these. A file with a wrong hash, or one that
+    /// `read` refuses, is replaced: it is a copy of data that can be made again.
     pub(super) fn get_or_make<T, E: From<io::Error>>(
         &mut self,
         name: &str,

@@ -1,11 +1,11 @@
-//! Token ids to text, as they come.
+//! Decoding of token ids to text as they arrive.
 
 use super::{Tokenizer, TokenizerError};
 
-/// Text of ids that come one by one.
+/// Text of ids that arrive one by one.
 ///
-/// A character may be split over several tokens, and a decoder may treat the first token specially: each
-/// piece is what the text with the new ids has more than the text without, ids shown last being decoded with both.
+/// A character may be split over several tokens, and a decoder may treat the first token specially. So a piece is the
+/// difference between the text with and without the new ids, both decoded together with the ids shown last.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -22,7 +22,7 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// The text that this id completes; empty while a character is incomplete.
+    /// Returns the text that this id completes; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> Result<String, TokenizerError> {
         self.ids.push(id);
         let piece = self.pending()?;
@@ -34,7 +34,7 @@ impl<'a> TextStream<'a> {
         Ok(piece)
     }
 
-    /// What is left at the end: incomplete characters become U+FFFD.
+    /// Returns the remaining text at the end; incomplete characters become U+FFFD.
     pub fn finish(self) -> Result<String, TokenizerError> {
         self.pending()
     }

@@ -1,4 +1,4 @@
-//! Text to token ids and back.
+//! Conversion of text to token ids and back.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,16 +24,16 @@ use crate::gguf::{GgufError, GgufFile, is_gguf};
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 
-/// Tokens of the smallest byte-level vocabulary: one per byte, and end-of-text.
+/// Size of the smallest byte-level vocabulary: one token per byte, and end-of-text.
 const MIN_VOCAB_SIZE: usize = 257;
 
-/// Why a tokenizer could not be had or used.
+/// Errors of opening, training or using a tokenizer.
 #[derive(Debug, Error)]
 pub enum TokenizerError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// A GGUF file cannot be read, or its tokenizer is of a kind that is not known.
+    /// A GGUF file cannot be read, or its tokenizer is of an unknown kind.
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// A file's content is not a tokenizer.
@@ -41,18 +41,18 @@ pub enum TokenizerError {
     NotATokenizer {
         /// The file.
         path: PathBuf,
-        /// The parser's words.
+        /// Message of the parser.
         reason: String,
     },
-    /// The settings beside a tokenizer are no JSON object.
+    /// The settings beside a tokenizer are not a JSON object.
     #[error("{}: not the settings of a tokenizer: {reason}", .path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// The parser's words.
+        /// Message of the parser.
         reason: String,
     },
-    /// The file says one id of an added token and the library gives it another: its ids would be wrong.
+    /// The library gives an added token another id than the file does: its ids would be wrong.
     #[error("{}: added token `{token}` has id {written} in the file, but would be read as {given}", .path.display())]
     AddedTokenId {
         /// The file.
@@ -64,20 +64,20 @@ pub enum TokenizerError {
         /// The id that the library would give it.
         given: u32,
     },
-    /// A byte-level vocabulary of this size cannot be.
+    /// A byte-level vocabulary cannot be this small.
     #[error(
         "a byte-level vocabulary has at least {MIN_VOCAB_SIZE} tokens, but {vocab_size} were asked for"
     )]
     VocabularyTooSmall {
-        /// What was asked for.
+        /// The requested size.
         vocab_size: usize,
     },
-    /// The library gave up.
+    /// The library failed.
     #[error("{doing}: {reason}")]
     Library {
-        /// What it was to do.
+        /// The operation that failed.
         doing: &'static str,
-        /// Its words.
+        /// The library's message.
         reason: String,
     },
 }
@@ -85,21 +85,21 @@ pub enum TokenizerError {
 /// Text as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenizedText {
-    /// Token ids, no special ones added.
+    /// Token ids, without added special tokens.
     pub ids: Vec<u32>,
-    /// Bytes of text that each token stands for; they sum to the length of the text.
+    /// Bytes of text that each token covers; they sum to the length of the text.
     ///
-    /// A token is charged with the text from the furthest end before it to its own end. So white space
-    /// that a normalizer drops goes to the token after it (or the last), and a character that is split over
-    /// tokens goes to the first of them.
+    /// A token covers the text from the furthest end before it to its own end. So white space that a normalizer
+    /// drops is counted for the next token (or the last), and a character that is split over tokens for the first
+    /// of them.
     pub num_bytes: Vec<u32>,
 }
 
-/// Text to token ids and back, as a `tokenizer.json` or a GGUF file says.
+/// Conversion of text to token ids and back, defined by a `tokenizer.json` or a GGUF file.
 ///
-/// Three things in such files are passed over, because they would make rows that are not the text:
-/// truncation, padding, and BPE dropout (which is random). Special tokens are never added, but those that
-/// are written out in the text are read as such, as `transformers` does.
+/// Three settings in such files are ignored, because they would make rows that are not the text:
+/// truncation, padding, and BPE dropout (which is random). Special tokens are never added, but special
+/// tokens that are written in the text are recognised, as in `transformers`.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
@@ -113,8 +113,8 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one; or the tokenizer that a
-    /// `.gguf` file carries.
+    /// Reads a `tokenizer.json`, and the `tokenizer_config.json` beside it if there is one; or the tokenizer in a
+    /// `.gguf` file.
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
         if is_gguf(path) {
             return Self::of_gguf(&GgufFile::open(path)?);
@@ -135,7 +135,7 @@ impl Tokenizer {
         Self::from_bytes(read(path)?, config, path)
     }
 
-    /// The tokenizer that an open GGUF file carries.
+    /// Reads the tokenizer of an open GGUF file.
     pub fn of_gguf(file: &GgufFile) -> Result<Self, TokenizerError> {
         let TokenizerFiles { tokenizer, config } = tokenizer_files(file)?;
         let bytes = tokenizer.to_string().into_bytes();
@@ -144,8 +144,8 @@ impl Tokenizer {
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
     ///
-    /// The vocabulary is smaller than asked for if the text runs out of pairs that occur twice. The same texts give
-    /// the same bytes, whatever the number of threads.
+    /// The vocabulary is smaller than requested if the text runs out of pairs that occur twice. The same texts give
+    /// the same bytes, for any number of threads.
     pub fn train<'a>(
         texts: impl Iterator<Item = &'a str> + Send,
         vocab_size: usize,
@@ -174,7 +174,7 @@ impl Tokenizer {
         Self::from_bytes(json.into_bytes(), None, Path::new("the trained tokenizer"))
     }
 
-    /// A tokenizer from the bytes of its `tokenizer.json` and `tokenizer_config.json`; `path` is for messages.
+    /// Builds a tokenizer from the bytes of its `tokenizer.json` and `tokenizer_config.json`; `path` is for messages.
     pub(super) fn from_bytes(
         bytes: Vec<u8>,
         config: Option<Vec<u8>>,
@@ -190,7 +190,7 @@ impl Tokenizer {
             round = round_text(&inner, config.as_deref())?;
             inner.with_truncation(None::<TruncationParams>)?;
             inner.with_padding(None::<PaddingParams>);
-            // It adds special tokens, which are not wanted, and trims offsets, which would misplace bytes.
+            // It adds special tokens, which are unwanted, and trims offsets, which would misplace bytes.
             inner.with_post_processor(None::<PostProcessorWrapper>);
             if let ModelWrapper::BPE(bpe) = inner.get_model()
                 && bpe.dropout.is_some()
@@ -228,7 +228,7 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Token ids of a text, each with the bytes it stands for.
+    /// Token ids of a text, each with the bytes that it covers.
     pub fn encode_with_bytes(&self, text: &str) -> Result<TokenizedText, TokenizerError> {
         let encoding = guard("encoding text", || self.inner.encode(text, false))?;
         let mut covered = 0;
@@ -251,47 +251,47 @@ impl Tokenizer {
         })
     }
 
-    /// Text of token ids; special tokens and ids that the tokenizer does not know are left out.
+    /// Text of token ids; special tokens and unknown ids are left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
         guard("decoding tokens", || self.inner.decode(ids, true))
     }
 
-    /// Decodes ids as they come, one by one.
+    /// Decodes ids one by one, as they arrive.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(self)
     }
 
-    /// One more than the largest token id: rows that an embedding must have.
+    /// One more than the largest token id: the number of rows that an embedding needs.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
     }
 
-    /// The token that belongs before every text (`<bos>` of Llama and Gemma); `None` if this tokenizer puts none there.
+    /// Token that belongs before every text (`<bos>` of Llama and Gemma); `None` if this tokenizer adds none.
     pub fn beginning_of_text(&self) -> Option<u32> {
         self.beginning_of_text
     }
 
-    /// The token that this tokenizer puts after every text, if it does; rows have none of it.
+    /// Token that this tokenizer adds after every text, if any; rows do not contain it.
     pub fn after_text(&self) -> Option<u32> {
         self.after_text
     }
 
-    /// The token that ends a document, by its usual names.
+    /// Token that ends a document, found by its usual names.
     pub fn end_of_text(&self) -> Option<u32> {
         self.end_of_text
     }
 
-    /// Names under which [`Tokenizer::end_of_text`] looks, in order.
+    /// Names that [`Tokenizer::end_of_text`] looks for, in order.
     pub fn end_of_text_names() -> &'static [&'static str] {
         &END_OF_TEXT_NAMES
     }
 
-    /// The token of an id; `None` if no token has it.
+    /// Token with this id; `None` if there is none.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// Whether the id is a special token, which stands for no text.
+    /// True if the id is a special token, which is not text.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
         let token = added.get_added_tokens_decoder().get(&id);
@@ -303,12 +303,12 @@ impl Tokenizer {
         blake3::hash(&self.bytes).to_hex().to_string()
     }
 
-    /// The bytes of `tokenizer.json`, as they were read.
+    /// Bytes of `tokenizer.json`, as read.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 
-    /// Names and bytes of `tokenizer.json` and `tokenizer_config.json`, as they were read.
+    /// Names and bytes of `tokenizer.json` and `tokenizer_config.json`, as read.
     pub fn files(&self) -> [(&'static str, &[u8]); 2] {
         [
             (TOKENIZER_FILE, &self.bytes),
@@ -325,7 +325,7 @@ impl Tokenizer {
     }
 }
 
-/// Runs the library: it panics on some files (a merge longer than every token, a prefix longer than a merge).
+/// Runs the library and catches its panics (for a merge longer than every token, a prefix longer than a merge).
 fn guard<T>(
     doing: &'static str,
     run: impl FnOnce() -> tokenizers::Result<T>,
@@ -338,7 +338,7 @@ fn guard<T>(
     Err(TokenizerError::Library { doing, reason })
 }
 
-/// The library numbers added tokens anew and only warns if the file says otherwise.
+/// Checks the ids of added tokens: the library renumbers them and only warns if the file has others.
 fn check_added_tokens(
     inner: &tokenizers::Tokenizer,
     bytes: &[u8],

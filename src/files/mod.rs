@@ -1,4 +1,4 @@
-//! Files that are read only if they are files, appear whole or not at all, and hashes of what they hold.
+//! Reading of regular files only, atomic writing, and hashes of contents.
 
 mod unfinished;
 
@@ -16,18 +16,18 @@ use tempfile::NamedTempFile;
 
 pub use self::unfinished::UnfinishedDir;
 
-/// Prefix of files that a killed process may leave; nothing with it is ever read.
+/// Prefix of temporary files that a killed process may leave; files with this prefix are never read.
 pub const PARTIAL_PREFIX: &str = ".partial-";
 
-/// Opens a regular file to read.
+/// Opens a regular file for reading.
 ///
-/// A pipe without a writer would wait for ever, and a device such as `/dev/zero` never ends: both are refused, as is a
-/// folder.
+/// A pipe without a writer would block forever, and a device such as `/dev/zero` never ends: both are refused, and so
+/// is a folder.
 pub fn open(path: &Path) -> io::Result<File> {
     open_regular(path, OpenOptions::new().read(true), OFlags::empty())
 }
 
-/// The bytes of a regular file; see [`open`].
+/// Bytes of a regular file; see [`open`].
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = open(path)?;
     let mut bytes = Vec::new();
@@ -38,14 +38,14 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text of a regular file; see [`open`].
+/// Text of a regular file; see [`open`].
 pub fn read_to_string(path: &Path) -> io::Result<String> {
     String::from_utf8(read(path)?)
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.utf8_error()))
 }
 
-/// Opens a file of our own to append to, beginning it if it is not there. A link in its place is refused: what is written
-/// through it would land elsewhere.
+/// Opens one of alambic's own files for appending, and creates it if it does not exist. A symbolic link is refused:
+/// writing through it would change a file elsewhere.
 pub fn open_to_append(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     open_regular(path, options.append(true).create(true), OFlags::NOFOLLOW)
@@ -66,7 +66,7 @@ fn open_regular(path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Res
     Ok(file)
 }
 
-/// The error of an opening, in words that say what stands there.
+/// Rewrites an error of opening so that it says what is at the path.
 fn open_error(error: io::Error) -> io::Error {
     match Errno::from_io_error(&error) {
         Some(Errno::LOOP) => is_a_link(),
@@ -85,10 +85,10 @@ fn is_a_link() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, fact)
 }
 
-/// Writes a file beside its final place, flushes it to disk and renames it.
+/// Writes a file under a temporary name, flushes it to disk and renames it.
 ///
-/// A reader sees the old file or the new one, never a part. On any error the part is removed. Its name is random and must be
-/// new, so that nothing which stands there is written through.
+/// A reader sees the old file or the new one, never a part. On any error the temporary file is removed. Its name is
+/// random and must be new, so that no existing file or link is overwritten.
 pub fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -105,7 +105,7 @@ pub fn write_atomically(
     sync_folder(parent(path))
 }
 
-/// Checks that [`write_atomically`] can write to this place before there is anything to write.
+/// Checks that [`write_atomically`] can write to this place, before there is any content.
 pub fn check_place(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(with_path(io::ErrorKind::IsADirectory.into(), path));
@@ -114,7 +114,7 @@ pub fn check_place(path: &Path) -> io::Result<()> {
     probed.map_err(|error| with_path(error, path))
 }
 
-/// A new file beside its final place, readable by whom the user lets read what programs write.
+/// A new temporary file beside its final place, with the user's default permissions.
 fn part_of(path: &Path) -> io::Result<NamedTempFile> {
     let prefix = prefix_of(path)?;
     let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o666); // less the umask
@@ -140,7 +140,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> io::Result<()> {
     })
 }
 
-/// The value that [`write_json`] wrote, if there is a file.
+/// Reads a value that [`write_json`] wrote, if the file exists.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let value = match read(path) {
         Ok(text) => serde_json::from_slice(&text).map_err(io::Error::from),
@@ -156,7 +156,7 @@ pub fn hash_file(path: &Path) -> io::Result<String> {
     hash.map_err(|error| with_path(error, path))
 }
 
-/// BLAKE3 (hex) of what is left of a file.
+/// BLAKE3 (hex) of the rest of a file.
 pub fn hash_reader(file: &File) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(file)?;
@@ -167,19 +167,19 @@ pub fn hash_reader(file: &File) -> io::Result<String> {
 ///
 /// # Panics
 ///
-/// If the value has maps whose keys are not strings, which nothing that is hashed here has.
+/// If the value has maps whose keys are not strings, which no value hashed here has.
 pub fn hash_json(value: &impl Serialize) -> String {
     let json = serde_json::to_vec(value)
         .expect("plans and fingerprints have string keys and no failing fields");
     blake3::hash(&json).to_hex().to_string()
 }
 
-/// Deletes the parts of files that a killed process left in a folder.
+/// Deletes temporary files that a killed process left in a folder.
 pub fn remove_parts(dir: &Path) -> io::Result<()> {
     remove_with_prefix(dir, PARTIAL_PREFIX.as_bytes())
 }
 
-/// Deletes the parts of one file that killed processes left.
+/// Deletes temporary files of one file that killed processes left.
 pub fn remove_parts_of(path: &Path) -> io::Result<()> {
     remove_with_prefix(parent(path), prefix_of(path)?.as_encoded_bytes())
 }
@@ -197,7 +197,7 @@ fn remove_with_prefix(dir: &Path, prefix: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Names the path in an I/O error, which the operating system does not.
+/// Adds the path to an I/O error, because the operating system does not.
 pub fn with_path(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! Folders that are filled under a name of their own and renamed when they are complete.
+//! Folders that are filled under a temporary name and renamed when they are complete.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -9,13 +9,13 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use super::{is_a_link, open, parent, remove_parts, sync_folder, with_path};
 
-/// Prefix of a folder that is being filled. No dot: `cp *` takes such a folder along, and a run that was moved goes on.
+/// Prefix of a folder that is being filled. No dot: `cp *` copies such a folder too, so a moved run can be resumed.
 const PREFIX: &str = "unfinished-";
 
-/// Folder that is filled under an unfinished name and renamed when it is complete.
+/// A folder that is filled under an unfinished name and renamed when it is complete.
 ///
-/// [`UnfinishedDir::resume`] keeps what an earlier process left, [`UnfinishedDir::create`] deletes it. Both refuse a
-/// link: the name can be guessed, and what is written through a link lands elsewhere.
+/// [`UnfinishedDir::resume`] keeps the files of an earlier process, [`UnfinishedDir::create`] deletes them. Both refuse
+/// a link: the name can be guessed, and writing through a link would change files elsewhere.
 #[derive(Debug)]
 pub struct UnfinishedDir {
     path: PathBuf,
@@ -23,14 +23,14 @@ pub struct UnfinishedDir {
 }
 
 impl UnfinishedDir {
-    /// Starts afresh: what an earlier process left is deleted.
+    /// Creates an empty unfinished folder; the files of an earlier process are deleted.
     pub fn create(target: &Path) -> io::Result<Self> {
         let left = Self::resume(target)?;
         left.discard()?;
         Self::resume(target)
     }
 
-    /// Goes on with what an earlier process left, if anything.
+    /// Opens the unfinished folder of an earlier process, or creates an empty one.
     pub fn resume(target: &Path) -> io::Result<Self> {
         let path = Self::at(target)?;
         if fs::symlink_metadata(target).is_ok_and(|found| !found.is_dir()) {
@@ -48,7 +48,7 @@ impl UnfinishedDir {
         })
     }
 
-    /// Where an unfinished `target` is kept.
+    /// Path of the unfinished folder of `target`.
     pub fn at(target: &Path) -> io::Result<PathBuf> {
         let name = target.file_name().ok_or_else(|| {
             let fact = format!("{}: no file name", target.display());
@@ -59,20 +59,20 @@ impl UnfinishedDir {
         Ok(target.with_file_name(unfinished))
     }
 
-    /// Where to write.
+    /// Path of the unfinished folder, to write into.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Deletes the parts of files that a killed process left inside; called once this process holds the folder. A link inside is
-    /// refused: nothing of ours is one.
+    /// Deletes temporary files that a killed process left inside; called once this process holds the folder. A link
+    /// inside is refused, because alambic writes none.
     pub fn remove_parts(&self) -> io::Result<()> {
         remove_parts_below(&self.path)
     }
 
     /// Flushes every file to disk and gives the folder its final name.
     ///
-    /// Parts of files that an earlier process left inside are deleted.
+    /// Temporary files that an earlier process left inside are deleted.
     pub fn publish(self) -> io::Result<PathBuf> {
         remove_parts_below(&self.path)?;
         sync_tree(&self.path)?;
@@ -84,7 +84,7 @@ impl UnfinishedDir {
         Ok(self.target)
     }
 
-    /// Gives the target's name to one folder inside, whole and on disk, and deletes the rest. Nothing is replaced.
+    /// Flushes one folder inside to disk, gives it the target's name, and deletes the rest. Nothing is replaced.
     pub fn publish_only(&self, inside: &Path) -> io::Result<PathBuf> {
         remove_parts_below(inside)?;
         sync_tree(inside)?;
@@ -98,13 +98,13 @@ impl UnfinishedDir {
         Ok(self.target.clone())
     }
 
-    /// Deletes what was written.
+    /// Deletes the unfinished folder.
     pub fn discard(&self) -> io::Result<()> {
         fs::remove_dir_all(&self.path).map_err(|error| with_path(error, &self.path))
     }
 }
 
-/// The path is a folder, and not a link to one.
+/// Checks that the path is a folder, and not a link to one.
 fn check_folder(path: &Path) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = openat(CWD, path, flags, Mode::empty()).map_err(io::Error::from);

@@ -1,16 +1,16 @@
-//! Tensor types: how many bytes a block takes, and its values in f32.
+//! Tensor types: size of a block in bytes, and its values in f32.
 //!
-//! The layouts are those of ggml (`ggml-common.h` and `ggml-quants.c` of <https://github.com/ggml-org/ggml>). Values are
-//! computed in f32 in the reference's order of operations, so they are the same to the last bit
+//! The layouts are those of ggml (`ggml-common.h` and `ggml-quants.c` of <https://github.com/ggml-org/ggml>). Values
+//! are computed in f32 in the reference's order of operations, so they are the same to the last bit
 //! (`tests/golden/gguf/blocks.json`, by the `gguf` package).
 
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-/// Blocks that one task decodes: below this the hand-over costs more than the work.
+/// Blocks that one task decodes; with fewer, the hand-over costs more than the work.
 const BLOCKS_AT_ONCE: usize = 1 << 12;
 
-/// How the elements of a tensor are stored.
+/// Storage format of a tensor's elements.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the names are those of ggml")]
 #[expect(non_camel_case_types, reason = "the names are those of ggml")]
@@ -28,7 +28,7 @@ pub enum TensorType {
     Q6_K,
 }
 
-/// Types of ggml that are not read, by number; for messages.
+/// Types of ggml that cannot be read, by number; for messages.
 const OTHER_TYPES: [(u32, &str); 23] = [
     (9, "Q8_1"),
     (10, "Q2_K"),
@@ -56,7 +56,7 @@ const OTHER_TYPES: [(u32, &str); 23] = [
 ];
 
 impl TensorType {
-    /// All that are read.
+    /// All types that can be read.
     pub const ALL: [Self; 11] = [
         Self::F32,
         Self::F16,
@@ -71,7 +71,7 @@ impl TensorType {
         Self::Q6_K,
     ];
 
-    /// The type of this number; the name of one that is not read.
+    /// Type with this number, or the name of a type that cannot be read.
     pub fn from_id(id: u32) -> Result<Self, String> {
         if let Some(kind) = Self::ALL.into_iter().find(|kind| kind.id() == id) {
             return Ok(kind);
@@ -80,7 +80,7 @@ impl TensorType {
         Err(other.map_or_else(|| format!("type {id}"), |(_, name)| (*name).to_owned()))
     }
 
-    /// Its number in a file.
+    /// Number of the type in a file.
     pub fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -97,7 +97,7 @@ impl TensorType {
         }
     }
 
-    /// ggml's name.
+    /// Name in ggml.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
@@ -130,7 +130,7 @@ impl TensorType {
         }
     }
 
-    /// Values of whole blocks, in order; bytes after the last whole block are left out.
+    /// Values of whole blocks, in order; bytes after the last whole block are ignored.
     pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
         match self {
             Self::F32 => decode(bytes, |&le, [value]| *value = f32::from_le_bytes(le)),
@@ -151,7 +151,7 @@ impl TensorType {
 }
 
 impl TensorType {
-    /// The scale of each block, of types whose blocks are one scale and codes around 0.
+    /// Scale of each block, for types whose blocks are one scale and codes around 0.
     pub fn scales(self, bytes: &[u8]) -> Option<Vec<f32>> {
         let (_, block_bytes) = self.block();
         let is_scaled = matches!(self, Self::Q4_0 | Self::Q8_0);
@@ -174,7 +174,7 @@ fn decode<const BYTES: usize, const LEN: usize>(
     values
 }
 
-/// The f16 that bytes begin with.
+/// The f16 at the beginning of the bytes.
 fn half_at(bytes: &[u8]) -> f32 {
     f16::from_le_bytes([bytes[0], bytes[1]]).to_f32()
 }
@@ -229,7 +229,7 @@ fn q4_k(block: &[u8; 144], values: &mut [f32; 256]) {
     super_block(block, &[0; 32], &block[16..], values);
 }
 
-/// As [`q4_k`], with the fifth bits of all codes before the others.
+/// Like [`q4_k`], with the fifth bits of all codes before the others.
 fn q5_k(block: &[u8; 176], values: &mut [f32; 256]) {
     super_block(block, &block[16..48], &block[48..], values);
 }
@@ -250,8 +250,8 @@ fn super_block(head: &[u8], fifth: &[u8], codes: &[u8], values: &mut [f32; 256])
     }
 }
 
-/// Scale and minimum of a sub-block out of twelve bytes: the first four of each stand in the low 6 bits of a byte;
-/// the last four are split into a nibble of the last bytes and the two bits that the first bytes have left.
+/// Scale and minimum of a sub-block from twelve bytes: the first four of each are in the low 6 bits of a byte; the
+/// last four are split into a nibble of the last bytes and the two free bits of the first bytes.
 fn six_bits(packed: &[u8], sub_idx: usize) -> (f32, f32) {
     let (scale, min) = if sub_idx < 4 {
         (packed[sub_idx] & 63, packed[sub_idx + 4] & 63)

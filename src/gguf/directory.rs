@@ -1,4 +1,4 @@
-//! The tensor directory: every size and place is checked before it is used.
+//! The tensor directory: every size and position is checked before it is used.
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
@@ -11,21 +11,21 @@ use super::read::ByteReader;
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorInfo {
-    /// How its elements are stored.
+    /// Storage format of its elements.
     pub kind: TensorType,
     /// Row-major, outermost first, as in a Hugging Face checkpoint: the reverse of the file's order.
     pub shape: Vec<usize>,
-    /// Where it lies in the file.
+    /// Position in the file.
     pub(super) bytes: Range<usize>,
 }
 
-/// A tensor as the directory states it.
+/// A tensor as stated in the directory.
 struct TensorEntry<'a> {
     name: &'a str,
     kind: TensorType,
     shape: Vec<usize>,
     num_bytes: usize,
-    /// From the start of the data.
+    /// Offset from the start of the data.
     offset: u64,
 }
 
@@ -139,7 +139,7 @@ fn read_entry<'a>(
     })
 }
 
-/// No byte belongs to two tensors; all offsets lie in the file.
+/// Checks that no byte belongs to two tensors; all offsets lie in the file.
 fn refuse_overlaps(entries: &[TensorEntry<'_>]) -> Result<(), GgufFault> {
     let mut by_place: Vec<&TensorEntry<'_>> = entries.iter().collect();
     by_place.sort_by_key(|entry| entry.offset);

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-/// A file in the making; every part may be made wrong.
+/// A file under construction; every part can be made wrong.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
     pub(crate) version: u32,
-    /// Key, then type and value as they stand in a file.
+    /// Key, then type and value as in a file.
     pub(crate) keys: Vec<(String, Vec<u8>)>,
     pub(crate) tensors: Vec<Tensor>,
     pub(crate) alignment: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Tensor {
     pub(crate) dims: Vec<u64>,
     pub(crate) kind: u32,
     pub(crate) data: Vec<u8>,
-    /// Instead of the place behind the tensor before.
+    /// Offset in place of the default, which is the end of the previous tensor.
     pub(crate) offset: Option<u64>,
 }
 
@@ -33,7 +33,7 @@ fn typed(kind: u32, value: &[u8]) -> Vec<u8> {
     [&kind.to_le_bytes(), value].concat()
 }
 
-/// An array of so many elements of a type, given as bytes.
+/// An array of `len` elements of a type, given as bytes.
 pub(crate) fn array(kind: u32, len: u64, elements: &[u8]) -> Vec<u8> {
     typed(
         9,

@@ -1,7 +1,7 @@
-//! Values in f32 to blocks, as ggml's reference quantisers make them.
+//! Encoding of f32 values to blocks, as in ggml's reference quantisers.
 //!
-//! Operations stand in the order of the reference (`quantize_row_*_ref` of `ggml-quants.c`), so that the bytes are its
-//! bytes: `tests/golden/gguf/hf-llama-q*.gguf`, by the `gguf` package.
+//! Operations follow the order of the reference (`quantize_row_*_ref` of `ggml-quants.c`), so the bytes are equal:
+//! `tests/golden/gguf/hf-llama-q*.gguf`, by the `gguf` package.
 
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use super::TensorType;
 use crate::recipe::words;
 
-/// Blocks that one task encodes: below this the hand-over costs more than the work.
+/// Blocks that one task encodes; with fewer, the hand-over costs more than the work.
 const BLOCKS_AT_ONCE: usize = 1 << 6;
 
 words! {
-    /// A type of ggml that weights are written in; others are only read.
+    /// A type of ggml that weights can be written in; others can only be read.
     #[expect(missing_docs, reason = "the names are those of ggml")]
     #[expect(non_camel_case_types, reason = "the names are those of ggml")]
     pub enum WrittenType {
@@ -42,12 +42,12 @@ impl From<WrittenType> for TensorType {
 }
 
 impl WrittenType {
-    /// Its name in ggml.
+    /// Name in ggml.
     pub fn name(self) -> &'static str {
         TensorType::from(self).name()
     }
 
-    /// Blocks of these values, in order.
+    /// Encodes these values as blocks, in order.
     ///
     /// # Panics
     ///
@@ -91,7 +91,7 @@ fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
-/// A code from 0 to 15: the whole part of a number that is not negative but for rounding.
+/// A code from 0 to 15: the integer part of a number that is negative only by rounding.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -101,7 +101,7 @@ fn nibble(x: f32) -> u8 {
     x.clamp(0.0, 15.0) as u8
 }
 
-/// Two codes a byte: element `j` low, element `j + 16` high.
+/// Packs two codes per byte: element `j` low, element `j + 16` high.
 fn nibbles(values: &[f32; 32], code: impl Fn(f32) -> u8, bytes: &mut [u8]) {
     let (low, high) = values.split_at(16);
     for ((byte, &low), &high) in bytes.iter_mut().zip(low).zip(high) {
@@ -113,7 +113,7 @@ fn put_half(bytes: &mut [u8], value: f32) {
     bytes[..2].copy_from_slice(&f16::from_f32(value).to_le_bytes());
 }
 
-/// The value of largest magnitude is code 0, which is −8 scales.
+/// Block whose value of largest magnitude has code 0, which is −8 scales.
 fn q4_0(values: &[f32; 32]) -> [u8; 18] {
     let furthest = values.iter().fold(0.0_f32, |furthest, &value| {
         if value.abs() > furthest.abs() {
@@ -134,7 +134,7 @@ fn q4_0(values: &[f32; 32]) -> [u8; 18] {
     block
 }
 
-/// From the least value, code 0, to the greatest, code 15.
+/// Block with codes from 0, the least value, to 15, the greatest.
 fn q4_1(values: &[f32; 32]) -> [u8; 20] {
     let (min, max) = range(values);
     let scale = (max - min) / 15.0;
@@ -175,7 +175,7 @@ fn range(values: &[f32]) -> (f32, f32) {
         .fold(start, |(min, max), &value| (min.min(value), max.max(value)))
 }
 
-/// Eight sub-blocks of 32 with scales and minima of six bits.
+/// Block of eight sub-blocks of 32 with scales and minima of six bits.
 fn q4_k(values: &[f32; 256]) -> [u8; 144] {
     let (subs, _) = values.as_chunks::<32>();
     let mut fits = [(0.0, 0.0); 8];
@@ -217,7 +217,7 @@ fn q4_k(values: &[f32; 256]) -> [u8; 144] {
     block
 }
 
-/// The nearest whole number of 0 ..= most, half to even.
+/// Nearest integer in 0 ..= most, half to even.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -227,10 +227,10 @@ fn nearest(x: f32, most: f32) -> u8 {
     x.round_ties_even().clamp(0.0, most) as u8
 }
 
-/// Scale and (negated) minimum that hold 32 values best in four bits, none of them negative.
+/// Scale and (negated) minimum that represent 32 values best in four bits, neither of them negative.
 ///
-/// Twenty-one ranges about the values' own are tried, each with the least-squares scale and minimum of its codes;
-/// large values weigh more.
+/// Twenty-one ranges near the values' own are tried, each with the least-squares scale and minimum of its codes;
+/// large values have a larger weight.
 fn affine_fit(values: &[f32; 32]) -> (f32, f32) {
     const STEPS: u8 = 20;
     let (min, max) = range(values);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn blocks_worked_by_hand_decode_to_their_values() {
-        // −8 scales is the furthest value; codes run to 7 scales.
+        // The furthest value is −8 scales; codes go up to 7 scales.
         let mut values = [0.0_f32; 32];
         values[3] = -4.0;
         values[20] = 3.5;

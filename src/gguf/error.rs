@@ -1,25 +1,25 @@
-//! Why a GGUF file is refused.
+//! Errors of reading a GGUF file.
 
 use std::io;
 use std::path::PathBuf;
 
-/// Why a GGUF file is refused; every message names the file.
+/// Error of reading a GGUF file; every message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum GgufError {
-    /// It cannot be opened or mapped.
+    /// The file cannot be opened or mapped.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What it holds is not what it must be.
+    /// The contents of the file are invalid.
     #[error("`{}`: {source}", path.display())]
     Content {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the fault.
         source: GgufFault,
     },
 }
 
-/// What is wrong inside a GGUF file; offsets count from the start of the file unless they say otherwise.
+/// Faults inside a GGUF file; offsets count from the start of the file unless stated otherwise.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum GgufFault {

@@ -1,8 +1,8 @@
-//! Metadata of one family of decoders: keys that begin with its name.
+//! Metadata of one decoder family: keys that begin with its name.
 
 use super::{GgufError, GgufFile, GgufValue};
 
-/// Keys of a file behind the name of its architecture.
+/// Keys of a file after the name of its architecture.
 #[derive(Debug, Clone, Copy)]
 pub struct GgufKeys<'a> {
     /// The file.
@@ -12,17 +12,17 @@ pub struct GgufKeys<'a> {
 }
 
 impl GgufKeys<'_> {
-    /// Whole name of a key.
+    /// Full name of a key.
     pub fn key(&self, name: &str) -> String {
         format!("{}.{name}", self.architecture)
     }
 
-    /// Whole number from 0 on, if the key is there.
+    /// Non-negative integer, if the key is there.
     pub fn size(&self, name: &str) -> Result<Option<u64>, GgufError> {
         self.file.unsigned(&self.key(name))
     }
 
-    /// Whole number from 0 on.
+    /// Non-negative integer of a required key.
     pub fn required_size(&self, name: &str) -> Result<u64, GgufError> {
         self.file.required(&self.key(name), self.size(name)?)
     }
@@ -37,12 +37,12 @@ impl GgufKeys<'_> {
         self.file.flags(&self.key(name))
     }
 
-    /// Tells whether a list of values is there.
+    /// True if the key has a list of values.
     pub fn is_array(&self, name: &str) -> bool {
         matches!(self.file.value(&self.key(name)), Some(GgufValue::Array(_)))
     }
 
-    /// The value of a key is refused: it must be `want`.
+    /// Error for a key whose value must be `want`.
     pub fn wrong_value(&self, name: &str, want: impl Into<String>) -> GgufError {
         self.file.wrong_value(&self.key(name), want)
     }

@@ -1,4 +1,4 @@
-//! Keys and values: read once and checked, arrays left where they lie.
+//! Keys and values, read once and checked; arrays stay in the file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use super::read::ByteReader;
 pub enum GgufValue {
     /// Any of the eight integer types.
     Integer(i128),
-    /// An f32 is widened by its shortest decimal: what was written as 1e-5 reads as 1e-5.
+    /// A float; an f32 is widened through its shortest decimal, so that 1e-5 is read as 1e-5.
     Float(f64),
     /// `true` or `false`.
     Bool(bool),
     /// UTF-8.
     Text(String),
-    /// Many of one type.
+    /// Several values of one type.
     Array(Array),
 }
 
@@ -53,7 +53,7 @@ impl Array {
     }
 }
 
-/// Types of values, by their number in the file.
+/// Types of values, with their numbers in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ValueType {
     U8,
@@ -99,7 +99,7 @@ impl ValueType {
         })
     }
 
-    /// Fewest bytes of one value in a file: a bound of how many there can be.
+    /// Fewest bytes of one value in a file; bounds how many there can be.
     fn min_bytes(self) -> u64 {
         match self {
             Self::U8 | Self::I8 | Self::Bool => 1,
@@ -131,7 +131,7 @@ pub(super) fn read_metadata(
     Ok(metadata)
 }
 
-/// Passes over an array and checks every element, so that reading it later cannot fail.
+/// Skips an array and checks every element, so that reading it later cannot fail.
 fn read_array(reader: &mut ByteReader<'_>, key: &str) -> Result<Array, GgufFault> {
     let element = ValueType::read(reader, key)?;
     if element == ValueType::Array {
@@ -142,7 +142,7 @@ fn read_array(reader: &mut ByteReader<'_>, key: &str) -> Result<Array, GgufFault
     let what = format_args!("the array `{key}`");
     let len = reader.u64(&what)?;
     let start = reader.at();
-    // A count beyond the file is refused before the first element is looked at.
+    // A count beyond the end of the file is refused before the first element is read.
     let num_bytes = len.saturating_mul(element.min_bytes());
     let end = reader.skip(num_bytes, &what)?.end;
     reader.rewind(start);
@@ -200,5 +200,5 @@ fn read_scalar(
 /// The f64 nearest to the shortest decimal that names this f32.
 fn widen(number: f32) -> f64 {
     let shortest = number.to_string().parse();
-    shortest.unwrap_or_else(|_| f64::from(number)) // every number that Rust prints it also reads
+    shortest.unwrap_or_else(|_| f64::from(number)) // cannot fail: Rust parses every number that it prints
 }

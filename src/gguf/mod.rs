@@ -1,7 +1,7 @@
 //! GGUF files, the format of llama.cpp, versions 2 and 3: metadata, tensors and their values in f32.
 //!
-//! Every count, length and offset is checked against the file before it is used, so a hostile file can neither reach
-//! beyond it nor ask for more memory than it takes on disk. What keys and tensors mean to a decoder is not known here.
+//! Every count, length and offset is checked against the file before use, so a hostile file causes neither reads beyond
+//! its end nor allocations larger than the file. This module does not know the meaning of keys and tensors.
 //!
 //! The format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 #![warn(clippy::indexing_slicing)]
@@ -34,15 +34,15 @@ pub use self::write::{NewTensor, NewValue, write};
 use crate::hashes::Identity;
 use crate::mapped::Mapped;
 
-/// Whether a path names a GGUF file: by its ending, whatever is there.
+/// True if a path names a GGUF file, judged by its extension only.
 pub fn is_gguf(path: &Path) -> bool {
     path.extension()
         .is_some_and(|ending| ending.eq_ignore_ascii_case("gguf"))
 }
 
-/// A GGUF file whose header has been checked, memory-mapped: tensors that are not asked for are not read.
+/// A memory-mapped GGUF file whose header has been checked; tensors are read only on request.
 ///
-/// The file must not change while this lives; see [`Mapped`].
+/// The file must not change during the lifetime of this value; see [`Mapped`].
 #[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
@@ -92,7 +92,7 @@ impl GgufFile {
         })
     }
 
-    /// Whole number from 0 on at a key, if the key is there.
+    /// Non-negative integer at a key, if the key is there.
     pub fn unsigned(&self, key: &str) -> Result<Option<u64>, GgufError> {
         self.scalar(key, "a whole number from 0 on", unsigned)
     }
@@ -117,7 +117,7 @@ impl GgufFile {
         })
     }
 
-    /// Whole numbers from 0 on at a key, if the key is there.
+    /// Non-negative integers at a key, if the key is there.
     pub fn unsigneds(&self, key: &str) -> Result<Option<Vec<u64>>, GgufError> {
         self.array(key, "an array of whole numbers from 0 on", |value| {
             unsigned(&value)
@@ -134,7 +134,7 @@ impl GgufFile {
         self.array(key, "an array of `true` and `false`", |value| flag(&value))
     }
 
-    /// A value that has to be there.
+    /// Returns the value of a required key, or an error if it is absent.
     pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, GgufError> {
         value.ok_or_else(|| {
             self.fault(GgufFault::MissingKey {
@@ -143,7 +143,7 @@ impl GgufFile {
         })
     }
 
-    /// The value of a key is refused: it must be `want`.
+    /// Error for a key whose value must be `want`.
     pub fn wrong_value(&self, key: &str, want: impl Into<String>) -> GgufError {
         let got = self
             .value(key)
@@ -167,7 +167,7 @@ impl GgufFile {
         self.tensors.get(name)
     }
 
-    /// Where the bytes of a tensor lie in the file, for tests that damage them.
+    /// Position of a tensor's bytes in the file, for tests that damage them.
     #[cfg(test)]
     pub(crate) fn place(&self, name: &str) -> std::ops::Range<usize> {
         self.info(name).unwrap().bytes.clone()
@@ -186,13 +186,13 @@ impl GgufFile {
         Ok(values)
     }
 
-    /// The scale of each block of a tensor, row-major, if its blocks are one scale and codes around 0.
+    /// Scale of each block of a tensor, row-major, if its blocks consist of one scale and codes around 0.
     pub fn scales(&self, name: &str) -> Option<Vec<f32>> {
         let info = self.info(name)?;
         info.kind.scales(self.bytes(info))
     }
 
-    /// Bytes of all tensors together.
+    /// Number of bytes of all tensors together.
     pub fn num_bytes(&self) -> u64 {
         let num_bytes = |info: &TensorInfo| info.bytes.len() as u64;
         self.tensors.values().map(num_bytes).sum()
@@ -200,8 +200,8 @@ impl GgufFile {
 
     /// BLAKE3 (hex) over all tensors: names in byte order, then shape, type and bytes.
     ///
-    /// Where they lie in the file does not matter, nor does the metadata. Every part is preceded by its length, so no
-    /// two files give one stream of bytes.
+    /// Their positions in the file do not matter, nor does the metadata. Every part is preceded by its length, so no
+    /// two files give the same stream of bytes.
     pub fn content_hash(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         for (name, info) in &self.tensors {
@@ -215,7 +215,7 @@ impl GgufFile {
         hasher.finalize().to_hex().to_string()
     }
 
-    /// The file as it is now; see [`Mapped::identity`].
+    /// Current identity of the file; see [`Mapped::identity`].
     pub fn identity(&self) -> io::Result<(PathBuf, Identity)> {
         self.map.identity()
     }
@@ -316,7 +316,7 @@ fn read_header(file: &[u8]) -> Result<GgufHeader, GgufFault> {
     Ok((metadata, tensors))
 }
 
-/// The file is not one of several: a part has the metadata of the whole model and a few of its tensors.
+/// Refuses a file that is one of several: a part has the metadata of the whole model and only some of its tensors.
 fn refuse_part(metadata: &BTreeMap<String, GgufValue>) -> Result<(), GgufFault> {
     let number = |key| metadata.get(key).and_then(unsigned).unwrap_or_default();
     match number("split.count") {

@@ -1,4 +1,4 @@
-//! A cursor over the bytes of a file: nothing is taken that is not there.
+//! A cursor over the bytes of a file, which never reads beyond the end.
 #![warn(clippy::indexing_slicing)]
 
 use std::fmt::Display;
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::GgufFault;
 
-/// Reads little-endian values one after the other; `what` names each in messages.
+/// Reads little-endian values one after another; `what` names each value in messages.
 #[derive(Debug)]
 pub(super) struct ByteReader<'a> {
     bytes: &'a [u8],
@@ -23,12 +23,12 @@ impl<'a> ByteReader<'a> {
         self.at
     }
 
-    /// Goes back to a place that was read before.
+    /// Goes back to an earlier position.
     pub(super) fn rewind(&mut self, at: usize) {
         self.at = self.at.min(at);
     }
 
-    /// Where the next bytes lie, which are passed over.
+    /// Skips the next bytes and returns their position.
     pub(super) fn skip(
         &mut self,
         num_bytes: u64,
@@ -81,7 +81,7 @@ impl<'a> ByteReader<'a> {
         Ok(u64::from_le_bytes(self.array(what)?))
     }
 
-    /// A length, then so many bytes of UTF-8.
+    /// Reads a length, then that many bytes of UTF-8.
     pub(super) fn text(&mut self, what: &dyn Display) -> Result<&'a str, GgufFault> {
         let num_bytes = self.u64(what)?;
         let at = self.at;

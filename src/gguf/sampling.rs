@@ -1,10 +1,10 @@
-//! Sampling defaults in a GGUF file (`general.sampling.…`), which llama.cpp takes where a user sets nothing.
+//! Sampling defaults in a GGUF file (`general.sampling.…`), which llama.cpp uses unless the user sets others.
 
 use serde_json::{Map, Value, json};
 
 use super::{GgufError, GgufFile, GgufValue, NewValue};
 
-/// Keys after `general.sampling.` with the names of `generation_config.json`; whole numbers by `true`.
+/// Keys after `general.sampling.` with the names of `generation_config.json`; `true` marks integers.
 const KEYS: [(&str, &str, bool); 5] = [
     ("temp", "temperature", false),
     ("top_k", "top_k", true),
@@ -13,10 +13,10 @@ const KEYS: [(&str, &str, bool); 5] = [
     ("penalty_repeat", "repetition_penalty", false),
 ];
 
-/// How far back llama.cpp looks for tokens to penalise; −1 is all of the context, as in transformers.
+/// Number of tokens that llama.cpp penalises, counted backwards; −1 is the whole context, as in transformers.
 const PENALTY_LAST_N: &str = "general.sampling.penalty_last_n";
 
-/// Keys and values of the settings that llama.cpp has.
+/// Keys and values of the settings that llama.cpp supports.
 pub fn write(generation: &Map<String, Value>) -> Vec<(String, NewValue)> {
     let written = KEYS.iter().filter_map(|&(key, name, is_whole)| {
         let value = generation.get(name)?;
@@ -38,7 +38,7 @@ pub fn write(generation: &Map<String, Value>) -> Vec<(String, NewValue)> {
     keys
 }
 
-/// The settings of a file by the names of `generation_config.json`.
+/// Settings of a file, by the names of `generation_config.json`.
 pub fn read(file: &GgufFile) -> Result<Map<String, Value>, GgufError> {
     let mut json = Map::new();
     for (key, name, is_whole) in KEYS {

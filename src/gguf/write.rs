@@ -4,21 +4,21 @@ use std::io;
 
 use super::TensorType;
 
-/// Bytes at whose multiples tensors begin: the format's default.
+/// Alignment of tensors in bytes: the format's default.
 const ALIGNMENT: usize = 32;
 
 /// The value of a key, in the type that llama.cpp's converter gives it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum NewValue {
-    /// Sizes and ids.
+    /// A size or an id.
     U32(u32),
-    /// Settings that may be below 0.
+    /// An integer setting that may be negative.
     I32(i32),
-    /// Real numbers.
+    /// A real number.
     F32(f32),
-    /// Flags.
+    /// A flag.
     Bool(bool),
-    /// Names and templates.
+    /// A name or a template.
     Text(String),
     /// Tokens and merges.
     Texts(Vec<String>),
@@ -52,14 +52,14 @@ impl NewValue {
     }
 }
 
-/// A tensor to be written; its bytes come later.
+/// A tensor to be written; its bytes are given later.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewTensor {
-    /// llama.cpp's name.
+    /// Name in llama.cpp.
     pub name: String,
     /// Outermost first.
     pub shape: Vec<usize>,
-    /// How its elements are stored.
+    /// Storage format of its elements.
     pub kind: TensorType,
 }
 
@@ -76,7 +76,7 @@ impl NewTensor {
 ///
 /// # Panics
 ///
-/// If `data` gives another number of bytes than shape and type ask for.
+/// If the number of bytes from `data` does not match shape and type.
 pub fn write<'a>(
     out: &mut (impl io::Write + ?Sized),
     metadata: &[(String, NewValue)],
@@ -133,7 +133,7 @@ fn put_text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// The number of a type, then the value; numbers as in the format's description.
+/// Writes the number of a type, then the value; numbers as in the format's description.
 fn put_value(bytes: &mut Vec<u8>, value: &NewValue) {
     let mut put = |kind: u32, value: &[u8]| {
         bytes.extend(kind.to_le_bytes());

@@ -1,4 +1,4 @@
-//! What kinds of support cost and keep, measured on a few rows before a long capture.
+//! Cost and loss of kinds of support, measured on a few rows before a long capture.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -12,7 +12,7 @@ use crate::data::TokenRows;
 use crate::model::Decoder;
 use crate::support::{Support, Supports};
 
-/// Times that rows are decoded; the fastest counts, since other processes can only slow it down.
+/// Number of timed decodings; the fastest counts, because other processes can only slow it down.
 const DECODES: usize = 5;
 
 /// Cost and loss of one kind of support. Means are taken over counted positions.
@@ -20,27 +20,27 @@ const DECODES: usize = 5;
 pub struct SupportCost {
     /// The support.
     pub support: SupportPlan,
-    /// Bytes of a position, tokens and all, without the tables of the shard.
+    /// Bytes of a position, including its token, without the tables of the shard.
     pub bytes_per_position: f64,
-    /// Bytes of the tables that these rows need; a shard has them once, and those of many rows are a few times as long.
+    /// Bytes of the tables that these rows need, once per shard; tables of many rows are a few times as long.
     pub tables_bytes: u64,
-    /// Ids in a support.
+    /// Mean number of ids in a support.
     pub mean_num_ids: f64,
-    /// Probability outside the support; 0 for samples.
+    /// Mean probability outside the support; 0 for samples.
     pub mean_tail_mass: f64,
-    /// KL(exact ‖ decoded) on the support and one bucket: what rounding costs. Samples are not rounded: 0.
+    /// KL(exact ‖ decoded) on the support and one bucket: the cost of rounding. Samples are not rounded: 0.
     pub rounding_kl_nats: f64,
-    /// Mean square of what the target is off the teacher's distribution, summed over the vocabulary: of samples the
-    /// noise of the draws, of the likeliest ids the part outside them, for which the student is told only the sum.
+    /// Mean squared difference between target and teacher's distribution, summed over the vocabulary: for samples the
+    /// noise of the draws, for the likeliest ids the part outside them, of which the student learns only the sum.
     pub squared_error: f64,
-    /// Positions decoded in a second on one core.
+    /// Positions decoded per second on one core.
     pub decoded_per_sec: u64,
 }
 
 /// Measures kinds of support on the given rows.
 ///
-/// Rounding is measured with what the cache's own reader gives back. `fingerprint` names the teacher; its support is
-/// replaced by each of `kinds`.
+/// Rounding is measured with the values that the cache's own reader returns. `fingerprint` names the teacher; its
+/// support is replaced by each of `kinds`.
 pub fn bench(
     decoder: &Decoder,
     rows: &TokenRows,
@@ -99,7 +99,7 @@ pub fn bench(
     costs.collect()
 }
 
-/// Stores what was kept of the rows and reads it back.
+/// Stores the kept part of the rows and reads it back.
 fn store(
     rows: &TokenRows,
     row_idxs: &[usize],
@@ -155,7 +155,7 @@ struct ErrorSums {
 }
 
 impl ErrorSums {
-    /// What was kept of a position against the logarithms of all its probabilities.
+    /// Adds the differences between the kept part of a position and the logarithms of all its probabilities.
     fn add_errors(&mut self, kept: &Support<'_>, log_probs: &[f32]) {
         let prob = |id: &u32| f64::from(log_probs[*id as usize]).exp();
         let square: f64 = log_probs.iter().map(|l| f64::from(*l).exp().powi(2)).sum();

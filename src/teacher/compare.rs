@@ -1,4 +1,4 @@
-//! A cache against the teacher it says it was captured from.
+//! Comparison of a cache with the teacher named in its fingerprint.
 
 use serde::Serialize;
 
@@ -11,33 +11,33 @@ use crate::model::Decoder;
 use crate::random::Stream;
 use crate::support::{Support, Supports, TopK};
 
-/// Rounding of the teacher's own arithmetic between two batch shapes or machines, in nats.
+/// Rounding difference of the teacher's own arithmetic between two batch shapes or machines, in nats.
 const TEACHER_ROUNDING: f32 = 1e-3;
 
-/// How a sample of rows compares with the teacher.
+/// Result of comparing a sample of rows with the teacher.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct CacheComparison {
-    /// Rows computed anew.
+    /// Number of recomputed rows.
     pub num_rows: usize,
-    /// Positions in them.
+    /// Number of positions in them.
     pub num_positions: usize,
-    /// Positions with other ids or counts, or values or a tail beyond the codec's bound, at any declared temperature. A teacher computed in another batch or
-    /// on another machine may break a tie differently, at a few positions in a million.
+    /// Positions with other ids or counts, or with values or a tail beyond the codec's bound, at any declared
+    /// temperature. In another batch or on another machine, ties may break differently at a few positions in a million.
     pub num_different: usize,
-    /// Largest difference of a log-probability (or of an entropy, with samples) where ids agree, in nats.
+    /// Largest difference of a log-probability (or of an entropy, with samples) at positions with equal ids, in nats.
     pub max_difference_nats: f32,
 }
 
 impl CacheComparison {
-    /// Whether the cache is this teacher's: at most one position in a thousand, or one in all, differs.
+    /// True if the cache is this teacher's: at most one position in a thousand, or one in all, differs.
     pub fn agrees(&self) -> bool {
         self.num_different <= (self.num_positions / 1000).max(1)
     }
 }
 
-/// Computes rows anew, chosen by a fixed draw, and compares them with what the cache says.
+/// Recomputes rows, chosen by a fixed draw, and compares them with the cached values.
 ///
-/// `progress` is told how many rows have been compared.
+/// `progress` receives the number of rows compared so far.
 pub fn compare(
     decoder: &Decoder,
     cache: &Cache,
@@ -107,7 +107,7 @@ impl CacheComparison {
     }
 }
 
-/// The largest difference at any temperature between what two supports hold of all probability.
+/// Largest difference, at any temperature, between the probability masses of two supports.
 fn mass_difference(stored: &TopK<'_>, fresh: &TopK<'_>) -> f64 {
     let temperatures = fresh.lse.iter().map(|lse| lse.temperature);
     let differences =
@@ -120,7 +120,7 @@ mod tests {
     use super::*;
     use crate::support::{LogSumExps, TopKSupports};
 
-    /// Two ids of probability 0.6 and 0.3, and what their softened probabilities are divided by.
+    /// Two ids of probability 0.6 and 0.3, with the log-sum-exps of their softened probabilities.
     fn row(lse: [f32; 2]) -> Supports {
         let lse_at = |(temperature, lse): (f64, f32)| LogSumExps {
             temperature,
@@ -130,7 +130,7 @@ mod tests {
             top_k: 2,
             ids: vec![3, 5],
             log_probs: vec![0.6_f32.ln(), 0.3_f32.ln()],
-            // The second of what they are below the larger.
+            // The second is relative to the larger log-probability.
             lse: [(1.0, lse[0]), (2.0, lse[1] - 0.6_f32.ln() / 2.0)]
                 .map(lse_at)
                 .to_vec(),

@@ -1,4 +1,4 @@
-//! The teacher: a frozen decoder that tells the support of every position, and its capture into a cache.
+//! The teacher: a frozen decoder that gives the support of every position, and its capture into a cache.
 
 mod bench;
 mod compare;
@@ -27,19 +27,19 @@ use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, ids_tenso
 use crate::progress::Progress;
 use crate::support::Supports;
 
-/// Why a capture ended early.
+/// Reasons for ending a capture early.
 #[derive(Debug, Error)]
 pub enum CaptureError {
-    /// The cache refused.
+    /// The cache returned an error.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The teacher says nothing.
+    /// The teacher's logits are unusable.
     #[error("the teacher's logits are NaN or infinite in row {row}, and cannot be cached")]
     NotFinite {
         /// The row.
         row: usize,
     },
-    /// A signal asked to stop; whole shards are kept.
+    /// A signal asked to stop; complete shards are kept.
     #[error("stopped after {rows} rows of the cache in {dir}; run the same command to go on")]
     Interrupted {
         /// Rows captured so far, those of unfinished shards included.
@@ -54,10 +54,10 @@ pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder,
     load_teacher(checkpoint, checkpoint.config().vocab_size, device)
 }
 
-/// Loads a teacher without the rows of its embedding and output matrix that no token uses.
+/// Loads a teacher without the embedding and output rows that no token uses.
 ///
-/// Models are padded to sizes that suit the hardware; what such a model gives to ids that mean nothing is noise, and
-/// two models of one family may be padded differently.
+/// Models are padded to sizes that suit the hardware; their logits for unused ids are noise, and two models of one
+/// family may be padded differently.
 pub fn load_teacher(
     checkpoint: &Checkpoint,
     num_tokens: usize,
@@ -66,7 +66,7 @@ pub fn load_teacher(
     load(checkpoint, num_tokens, device, |_, _| Ok(()))
 }
 
-/// As [`load_decoder`], with a look at each weight as it comes, before the next is read.
+/// Loads like [`load_decoder`], and passes each weight to `check` before the next one is read.
 pub fn load_checked<E: From<CheckpointError>>(
     checkpoint: &Checkpoint,
     device: &Device,
@@ -88,7 +88,7 @@ fn load<E: From<CheckpointError>>(
     };
     let decoder = Decoder::from_parameters(config, |spec| {
         let mut weight = checkpoint.values(spec)?;
-        weight.truncate(spec.num_elements()); // rows of tokens that there are none of
+        weight.truncate(spec.num_elements()); // drops rows that no token uses
         let weight = Tensor::from_data(TensorData::new(weight, spec.shape), device);
         check(spec, &weight)?;
         Ok::<_, E>(weight)
@@ -98,13 +98,13 @@ fn load<E: From<CheckpointError>>(
 }
 
 /// Positions in one forward pass on a CPU: enough to keep its units busy, few enough that the activations of a small
-/// model stay in a core's cache and take little memory. Measured on SmolLM2-135M with rows of 256 on two cores: 512 take
-/// as long as 2,048, and 700 MiB less.
+/// model stay in a core's cache and take little memory. Measured on SmolLM2-135M with rows of 256 on two cores: 512
+/// take as long as 2,048, and use 700 MiB less.
 const HOST_POSITIONS: usize = 512;
 
-/// Captures all rows into a cache, or goes on where an earlier process stopped.
+/// Captures all rows into a cache, or resumes an interrupted capture.
 ///
-/// Whole shards are committed one by one; a process killed at any instant loses one shard at most.
+/// Shards are committed one by one; a process killed at any moment loses at most one shard.
 pub fn capture(
     decoder: &Decoder,
     rows: &TokenRows,
@@ -126,7 +126,7 @@ pub fn capture(
         job.batch_size
     };
     let mut done = writer.num_rows() - missing.len();
-    // A batch never crosses a shard: its shape may move the last bits, and a resumed capture starts at a shard.
+    // A batch never crosses a shard: its shape may change the last bits, and a resumed capture starts at a shard.
     let batches: Vec<&[usize]> = missing
         .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
         .flat_map(|shard| shard.chunks(job.batch_size))
@@ -166,26 +166,26 @@ pub fn capture(
     Ok(writer.finish()?)
 }
 
-/// Where and how a capture runs; nothing here changes what is captured.
+/// Location and settings of a capture; nothing here changes the captured values.
 pub struct CaptureJob<'a> {
     /// Folder of the cache.
     pub dir: &'a Path,
-    /// Rows in one forward pass; on a CPU, rows that each core is given at a time.
+    /// Rows in one forward pass; on a CPU, rows that each core gets at a time.
     pub batch_size: usize,
     /// Rows per shard.
     pub rows_per_shard: usize,
-    /// The part of the shards that is captured here; `None` captures all.
+    /// Part of the shards to capture; `None` captures all.
     pub part: Option<CachePart>,
-    /// Name in progress.
+    /// Name in progress messages.
     pub label: &'a str,
     /// Set by the first signal.
     pub stop: &'a AtomicBool,
 }
 
-/// What the teacher says of every position of some rows of equal length. `rows` are whole: the last token of each is no
-/// input, but names the row where draws depend on it.
+/// Computes the teacher's support at every position of some rows of equal length. `rows` are whole: the last token of
+/// each is not an input, but identifies the row where draws depend on it.
 ///
-/// No graph is recorded, and logits live for one chunk of positions.
+/// No autodiff graph is recorded, and logits exist for one chunk of positions at a time.
 pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -> Vec<Supports> {
     let vocab = decoder.config.vocab_size;
     let inputs: Vec<&[u32]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();

@@ -1,11 +1,11 @@
-//! Keys of the model that is imitated.
+//! Keys of the teacher model.
 
 use std::path::PathBuf;
 
 use crate::gguf::is_gguf;
 use crate::recipe::{Kind, MAX_SIZE, PathKind, keys};
 
-/// A path of a model.
+/// Path of a model.
 pub(crate) const CHECKPOINT: Kind = Kind::Path(PathKind::Either {
     is_file: is_gguf,
     nouns: "model folder or `.gguf` file",
@@ -16,7 +16,7 @@ keys! {
     pub struct TeacherPlan in TEACHER = "teacher", "The model that is imitated." {
         #[serde(skip)]
         checkpoint: PathBuf = required(CHECKPOINT, "Hugging Face folder or `.gguf` file");
-        /// The shape of a product may move its last bits.
-        batch_size: usize = or("8", Kind::Integer(1, MAX_SIZE), "rows that the capture takes at a time, on a CPU for each core");
+        /// Rows per forward pass; the shape of a product may change its last bits.
+        batch_size: usize = or("8", Kind::Integer(1, MAX_SIZE), "rows per forward pass of the capture; on a CPU, rows that each core gets at a time");
     }
 }

@@ -1,14 +1,14 @@
-//! From the logits of a position to what a cache holds of it.
+//! Selection of a position's support from its logits.
 
 use crate::cache::{Fingerprint, Sampling, SupportPlan};
 use crate::loss::{exps_in_place, likeliest, log_prob, log_sum_exp, softened_log_sum_exp};
 use crate::random::Stream;
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
-/// Logits further below the largest have no probability to speak of: e^−87 is the smallest normal f32.
+/// Logits further below the largest have negligible probability: e^−87 is the smallest normal f32.
 const LOWEST_LOGIT: f32 = -87.0;
 
-/// Which part of a distribution is kept.
+/// The kept part of a distribution.
 #[derive(Debug, Clone, Copy)]
 pub struct Selection<'a> {
     /// Kind and size of the support.
@@ -17,14 +17,14 @@ pub struct Selection<'a> {
     pub temperatures: &'a [f64],
 }
 
-/// Uniform numbers of a row, `per_position` for each.
+/// Uniform numbers of a row, `per_position` for each position.
 pub(super) struct RowDraws {
     uniforms: Vec<f64>,
     per_position: usize,
 }
 
 impl<'a> Selection<'a> {
-    /// What a cache holds.
+    /// The selection that a cache was made with.
     pub fn of(fingerprint: &'a Fingerprint) -> Self {
         Self {
             support: fingerprint.support,
@@ -32,8 +32,8 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// The random numbers of a row: a function of its tokens alone, so that they are the same in every batch, shard,
-    /// process and recipe. Equal rows get equal draws.
+    /// Random numbers of a row. They depend only on its tokens, so they are the same in every batch, shard, process and
+    /// recipe. Equal rows get equal draws.
     pub(super) fn draws(&self, tokens: &[u32]) -> RowDraws {
         let SupportPlan::Samples {
             num_draws,
@@ -64,7 +64,7 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// What is kept of the position.
+    /// Selects the kept part of the position.
     pub(super) fn select(&self, logits: &[f32], draws: &RowDraws, position: usize) -> Supports {
         match self.support {
             SupportPlan::TopK(top_k) => {
@@ -82,7 +82,7 @@ impl<'a> Selection<'a> {
     }
 }
 
-/// The likeliest ids, selected and not sorted out of the whole vocabulary; of equals the lower id is kept.
+/// Selects the likeliest ids without sorting the whole vocabulary; among equals the lower id is kept.
 fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> TopKSupports {
     let plain = log_sum_exp(logits);
     let ids = likeliest(logits, top_k);
@@ -106,11 +106,11 @@ fn top_k_support(logits: &[f32], top_k: usize, temperatures: &[f64]) -> TopKSupp
     }
 }
 
-/// Ids drawn from the distribution, and its entropy.
+/// Draws ids from the distribution, and computes its entropy.
 ///
-/// The distribution is cumulated in f64 over ascending ids. Systematic draws fall at `(n + U) / N` of it: an id of
-/// probability `t` is drawn `⌊N t⌋` or `⌈N t⌉` times, in the mean `N t` times, and the variance of its share is
-/// `f (1 − f) / N²` with `f` the fraction of `N t`, where that of independent draws is `t (1 − t) / N`.
+/// The distribution is cumulated in f64 over ascending ids. Systematic draws are at `(n + U) / N` of it: an id of
+/// probability `t` is drawn `⌊N t⌋` or `⌈N t⌉` times, `N t` times on average. The variance of its share is
+/// `f (1 − f) / N²` with `f` the fraction of `N t`; for independent draws it is `t (1 − t) / N`.
 fn sampled_support(
     logits: &[f32],
     num_draws: usize,

@@ -1,4 +1,4 @@
-//! What is kept of a distribution, against the distribution and the laws of its draws.
+//! The kept part of a distribution, compared with the distribution and the laws of its draws.
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn of_equal_logits_the_lower_id_is_kept() {
     assert_eq!(top_k(&[1.0; 6], 6, &[1.0]).0, [0, 1, 2, 3, 4, 5]);
 }
 
-/// The distribution of `docs`' worked example: softmax of (2, 1, 0.5, 0, -1), by its logits.
+/// Distribution of the worked example in `docs`: softmax of (2, 1, 0.5, 0, -1), by its logits.
 const LOGITS: [f32; 5] = [2.0, 1.0, 0.0, 0.5, -1.0];
 
 fn probs() -> [f64; 5] {
@@ -54,7 +54,7 @@ fn probs() -> [f64; 5] {
     LOGITS.map(|z| f64::from(z).exp() / sum)
 }
 
-/// Shares of many supports: mean per id, sum over ids of the variance, mean number of ids; and checks each.
+/// Shares over many supports: mean per id, sum over ids of the variance, mean number of ids; also checks each support.
 fn law(num_draws: usize, sampling: Sampling, trials: usize) -> ([f64; 5], f64, f64) {
     let mut stream = Stream::new(5, "law");
     let (mut sums, mut squares, mut num_ids) = ([0.0; 5], 0.0, 0);
@@ -188,7 +188,7 @@ fn no_support_holds_more_than_all_probability_at_any_temperature() {
         #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]
         let mut logits: Vec<f32> = (0..200).map(|_| (scale * stream.normal()) as f32).collect();
         logits[7] = 4.0 * logits.iter().copied().fold(0.0, f32::max);
-        logits[90] = logits[7].next_down(); // as good as equal: most so at a low temperature
+        logits[90] = logits[7].next_down(); // nearly equal, most critical at a low temperature
         for count in [1, 2, 8, 200] {
             let (ids, log_probs, lse) = top_k(&logits, count, &temperatures);
             for (&temperature, &lse) in temperatures.iter().zip(&lse) {
@@ -197,7 +197,7 @@ fn no_support_holds_more_than_all_probability_at_any_temperature() {
                 let name = format!("{count} ids at {temperature}, scale {scale}");
                 assert!(mass <= 1.0 + 1e-6, "{name}: {mass}");
                 assert!(count < 200 || mass >= 1.0 - 1e-5, "{name}: {mass}");
-                // The distribution itself; where two ids are as near as f32 tells, only what both have.
+                // The distribution itself; where f32 barely distinguishes two ids, only their common mass.
                 let largest = f64::from(logits[7]);
                 let exp = |logit: &f32| ((f64::from(*logit) - largest) / temperature).exp();
                 let total: f64 = logits.iter().map(exp).sum();
@@ -205,7 +205,7 @@ fn no_support_holds_more_than_all_probability_at_any_temperature() {
                     .iter()
                     .map(|&id| exp(&logits[id as usize]) / total)
                     .sum();
-                let is_split = count == 1; // whichever is kept may have lost its margin to the other
+                let is_split = count == 1; // rounding may hide the margin between the two
                 assert!(
                     is_split || (mass - want).abs() < 1e-5,
                     "{name}: {mass} for {want}"

@@ -1,4 +1,4 @@
-//! What token ids mean to a model, and whether they mean the same to another.
+//! Meaning of token ids to a model, and comparison with another model's.
 //!
 //! A student that learns from the teacher's token 7 while its own token 7 is another word trains without an error and
 //! learns nothing. So vocabularies are compared token by token before anything runs.
@@ -13,10 +13,10 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Rebuilt, Tokenizer, TokenizerError, tokenizer_dir};
 use crate::progress::thousands;
 
-/// Differing ids that a comparison names; the others are counted.
+/// Differing ids that a comparison lists; the others are only counted.
 const NUM_NAMED: usize = 8;
 
-/// Why a path has no vocabulary.
+/// Errors of opening a vocabulary.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum VocabularyError {
@@ -34,7 +34,7 @@ pub enum VocabularyError {
     },
 }
 
-/// The ids of a model, or of a tokenizer that stands alone.
+/// Token ids of a model, or of a tokenizer without a model.
 #[derive(Debug, Clone)]
 pub struct Vocabulary {
     path: PathBuf,
@@ -44,7 +44,7 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Of a checkpoint with its tokenizer, or of a `tokenizer.json` alone.
+    /// Opens the vocabulary of a checkpoint with its tokenizer, or of a `tokenizer.json` alone.
     pub fn open(path: &Path) -> Result<Self, VocabularyError> {
         if path
             .extension()
@@ -56,7 +56,7 @@ impl Vocabulary {
         }
     }
 
-    /// Of a tokenizer that stands alone.
+    /// Opens the vocabulary of a tokenizer without a model.
     pub fn of_tokenizer(path: &Path) -> Result<Self, VocabularyError> {
         let tokenizer = Tokenizer::open(path)?;
         Ok(Self {
@@ -67,7 +67,7 @@ impl Vocabulary {
         })
     }
 
-    /// Of a checkpoint with its tokenizer.
+    /// Builds the vocabulary of a checkpoint with its tokenizer.
     pub fn of_checkpoint(checkpoint: &Checkpoint) -> Result<Self, VocabularyError> {
         let path = checkpoint.path();
         let tokenizer = match checkpoint.gguf() {
@@ -92,7 +92,7 @@ impl Vocabulary {
         })
     }
 
-    /// The tokenizer alone.
+    /// The tokenizer.
     pub fn into_tokenizer(self) -> Tokenizer {
         self.tokenizer
     }
@@ -102,18 +102,18 @@ impl Vocabulary {
         self.tokenizer.vocab_size()
     }
 
-    /// Added tokens of the tokenizer that the model has no row for; they are left out.
+    /// Number of added tokens that were left out because the model has no row for them.
     pub fn num_without_row(&self) -> usize {
         self.tokenizer.num_without_row()
     }
 
-    /// Tells whether transformers builds the tokenizer of a model of this `model_type` otherwise than its folder says.
+    /// Differences, if any, between the folder's tokenizer and the one that transformers builds for this `model_type`.
     pub fn rebuilt(&self, model_type: &str) -> Option<Rebuilt> {
         let is_folder = tokenizer_dir(&self.path).is_some();
         is_folder.then(|| Rebuilt::of_tokenizer(model_type, &self.tokenizer))?
     }
 
-    /// Both sides, token by token.
+    /// Compares both vocabularies token by token.
     pub fn compare(&self, other: &Self) -> Comparison {
         let num_ids = self.num_tokens().max(other.num_tokens());
         let meanings = |vocabulary: &Self, id: u32| Meaning {
@@ -154,45 +154,45 @@ impl Vocabulary {
     }
 }
 
-/// One vocabulary beside another.
+/// Comparison of two vocabularies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Comparison {
-    /// Whether every id means the same to both.
+    /// True if every id has the same meaning in both.
     pub agree: bool,
-    /// Whether both end a text with the same ids. A base model and its chat model differ here and still share
+    /// True if both end a text with the same ids. A base model and its chat model differ here and still share
     /// their tokens.
     pub same_end_of_text: bool,
     /// The first vocabulary.
     pub a: VocabularyFacts,
     /// The second vocabulary.
     pub b: VocabularyFacts,
-    /// Ids that mean one thing to one and another to the other.
+    /// Number of ids whose meanings differ.
     pub num_differing: usize,
-    /// The first of them.
+    /// The first differing ids.
     pub differing: Vec<DifferingId>,
 }
 
 /// One side of a comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VocabularyFacts {
-    /// Where it was read from.
+    /// Path of the checkpoint or tokenizer.
     pub path: PathBuf,
     /// One more than the largest token id.
     pub num_tokens: usize,
-    /// Rows of the model's embedding; none for a tokenizer alone.
+    /// Rows of the model's embedding; `None` for a tokenizer alone.
     pub num_rows: Option<usize>,
     /// Rows that no token uses; models are padded to sizes that suit the hardware.
     pub num_padding_rows: Option<usize>,
-    /// The token that belongs before every text, with its id.
+    /// Token that belongs before every text, with its id.
     pub beginning_of_text: Option<String>,
-    /// Tokens that end a text; none where the model names an id that is no token.
+    /// Tokens that end a text; `None` for an id of the model that is not a token.
     pub end_of_text: Vec<Option<String>>,
     /// Their ids.
     pub end_of_text_ids: Vec<u32>,
 }
 
 impl VocabularyFacts {
-    /// The tokens that end a text, with their ids.
+    /// Tokens that end a text, with their ids.
     pub fn ends(&self) -> String {
         let ids = self.end_of_text_ids.iter().zip(&self.end_of_text);
         let ends: Vec<String> = ids.map(|(id, token)| named(*id, token.clone())).collect();
@@ -210,23 +210,23 @@ fn named(id: u32, token: Option<String>) -> String {
     }
 }
 
-/// An id that means two things.
+/// An id with two meanings.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DifferingId {
     /// The id.
     pub id: u32,
-    /// What it is to the first.
+    /// Its meaning in the first vocabulary.
     pub a: Meaning,
-    /// What it is to the second.
+    /// Its meaning in the second vocabulary.
     pub b: Meaning,
 }
 
-/// What an id is.
+/// Meaning of an id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Meaning {
-    /// Its token; none if no token has this id.
+    /// Its token; `None` if no token has this id.
     pub token: Option<String>,
-    /// Whether it is a special token, which stands for no text.
+    /// True if it is a special token, which is not text.
     pub special: bool,
 }
 
@@ -241,7 +241,7 @@ impl std::fmt::Display for Meaning {
 }
 
 impl Comparison {
-    /// The disagreement in one sentence, with the first ids that differ; none if there is none.
+    /// The disagreement in one sentence, with the first ids that differ; `None` if both agree.
     pub fn disagreement(&self, a: &str, b: &str) -> Option<String> {
         if self.agree {
             return None;
@@ -277,7 +277,7 @@ impl Comparison {
         Some(text)
     }
 
-    /// For people: both sides, then what differs.
+    /// Text for the terminal: both sides, then the differences.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for side in [&self.a, &self.b] {

@@ -5,7 +5,7 @@ use super::super::stream::StreamFields;
 use super::super::tables::Tables;
 use super::*;
 
-/// Of five ids at temperature 1 alone.
+/// Fingerprint of five ids, at temperature 1 only.
 fn at_one() -> Fingerprint {
     Fingerprint {
         temperatures: vec![1.0],
@@ -158,7 +158,7 @@ fn rounding_costs_less_than_a_thousandth_of_a_nat() {
     );
 }
 
-/// The plain twin: ranks by sorting, numbers of bits by the definition of entropy.
+/// Simple reference implementation: ranks by sorting, numbers of bits by the definition of entropy.
 #[test]
 fn streams_are_as_long_as_the_entropy_of_their_contexts() {
     for of in [
@@ -247,7 +247,7 @@ proptest! {
             let bit = flip.index(streams[0].len() * 8);
             streams[0][bit / 8] ^= 1 << (bit % 8);
         }
-        // What is noticed is refused; the rest is a row of the right shape.
+        // Detected damage is refused; anything else is a row of the right shape.
         match tables.decode(&streams[0]) {
             None => {}
             Some(codes) if is_sampled => prop_assert_eq!(codes.num_ids.len(), 16),
@@ -263,7 +263,7 @@ proptest! {
     ) {
         for of in [fingerprint(), sampled()] {
             prop_assert!(Tables::from_bytes(&bytes, &of).is_none_or(|tables| tables.decode(&stream).is_none_or(|_| true)));
-            // Tables that are nearly right are where the danger is.
+            // The dangerous tables are the ones that are nearly right.
             let rows = codes(&of, 1);
             let mut near = Tables::measure(&of, rows.iter()).to_bytes();
             for flip in bytes.drain(..num_flips.min(bytes.len())) {

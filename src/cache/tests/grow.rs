@@ -35,7 +35,7 @@ fn a_capture_killed_while_it_grows_keeps_what_was_there() {
     let mut writer = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap();
     capture(&mut writer, &fingerprint(), 1);
     drop(writer);
-    // The rows of before are a cache as they were,
+    // The earlier rows are still a complete cache,
     let writer = try_writer(dir.path(), &fingerprint(), 6).unwrap();
     assert_eq!(writer.missing_rows(), [0_usize; 0]);
     writer.finish().unwrap();
@@ -46,7 +46,7 @@ fn a_capture_killed_while_it_grows_keeps_what_was_there() {
             .num_rows,
         6
     );
-    // and the rest is captured as if nothing had happened.
+    // and the rest is captured normally.
     let mut writer = try_writer(dir.path(), &fingerprint(), NUM_ROWS).unwrap();
     assert_eq!(
         capture(&mut writer, &fingerprint(), usize::MAX),
@@ -69,7 +69,7 @@ fn a_larger_cache_serves_who_wants_less() {
             &supports(num_rows - 1, &of),
         );
     }
-    // A shard is lost: who wants less mends it and takes nothing away.
+    // A shard is lost: a run that wants fewer rows repairs it and removes nothing.
     fs::remove_file(dir.path().join("shard-00000.parquet")).unwrap();
     let mut writer = try_writer(dir.path(), &of, 6).unwrap();
     assert_eq!(capture(&mut writer, &of, usize::MAX), [0, 1, 2, 3]);

@@ -1,4 +1,4 @@
-//! A capture that is split and joined.
+//! A capture that is split and merged.
 
 use std::path::PathBuf;
 
@@ -48,7 +48,7 @@ fn paths(dirs: &[TempDir]) -> Vec<PathBuf> {
 fn merged_parts_have_the_bytes_of_one_capture() {
     let whole = tempdir().unwrap();
     build(whole.path(), &fingerprint());
-    // Three shards: one part each, two parts, and more parts than shards.
+    // Three shards: one part, two parts, and more parts than shards.
     for of in 1..=5 {
         let (dirs, into) = (parts(of), tempdir().unwrap());
         let mut paths = paths(&dirs);
@@ -59,7 +59,7 @@ fn merged_parts_have_the_bytes_of_one_capture() {
             contents(into.path()) == contents(whole.path()),
             "{of} parts"
         );
-        merge(&paths, into.path()).unwrap(); // again is no harm
+        merge(&paths, into.path()).unwrap(); // a second merge changes nothing
         let cache = open_for(into.path(), &fingerprint(), NUM_ROWS).unwrap();
         assert_close(
             &read(&cache, &[9]).unwrap()[0],

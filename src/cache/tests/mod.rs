@@ -21,7 +21,7 @@ use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;
 
-/// Rows of the caches here, but where another number is given: three shards.
+/// Rows of the test caches, unless another number is given: three shards.
 const NUM_ROWS: usize = 10;
 
 /// Rows of 16 positions.
@@ -57,7 +57,7 @@ fn counted(row_idx: usize, of: &Fingerprint) -> usize {
     of.sequence_length - row_idx % 2
 }
 
-/// The same with samples.
+/// The same fingerprint with samples.
 fn sampled() -> Fingerprint {
     Fingerprint {
         support: SupportPlan::Samples {
@@ -79,7 +79,7 @@ fn supports(row_idx: usize, of: &Fingerprint) -> Supports {
     }
 }
 
-/// Log-probabilities of every position: a Zipf-like prior that each position shakes up.
+/// Log-probabilities of every position: a Zipf-like prior with noise at each position.
 fn teacher(row_idx: usize, of: &Fingerprint) -> impl Iterator<Item = Vec<f64>> {
     let mut noise = uniforms(row_idx);
     let vocab_size = of.vocab_size;
@@ -201,7 +201,7 @@ fn open_for(dir: &Path, of: &Fingerprint, num_rows: usize) -> Result<Cache, Cach
     )
 }
 
-/// Pushes the next rows, at most `limit`; tells which.
+/// Pushes the next rows, at most `limit`; returns their indices.
 fn capture(writer: &mut CacheWriter, of: &Fingerprint, limit: usize) -> Vec<usize> {
     let mut captured = Vec::new();
     while let Some(row_idx) = writer.next_row().filter(|_| captured.len() < limit) {

@@ -1,4 +1,4 @@
-//! What a reader refuses.
+//! Inputs that a reader refuses.
 
 use std::fs;
 use std::sync::Arc;
@@ -113,7 +113,7 @@ fn a_shard_of_another_cache_is_refused() {
     let error = verify(dir.path(), |_| {}).unwrap_err();
     assert!(error.to_string().contains(name), "{error}");
     build(other.path(), &fingerprint());
-    // Two shards change places.
+    // Two shards are swapped.
     let shards = [0, 1].map(|shard_idx| other.path().join(manifest::shard_file(shard_idx)));
     let [first, second] = shards.each_ref().map(|path| fs::read(path).unwrap());
     change(&shards[0], |bytes| *bytes = second);
@@ -121,7 +121,7 @@ fn a_shard_of_another_cache_is_refused() {
     assert!(verify(other.path(), |_| {}).is_err());
 }
 
-/// Puts another file in the place of the first shard, with a manifest that lists its length and checksum.
+/// Replaces the first shard by another file, with a manifest that lists its length and checksum.
 fn replace_first_shard(dir: &Path, bytes: Vec<u8>) {
     let shard = dir.join(manifest::shard_file(0));
     let there = fs::read(&shard).unwrap();

@@ -25,7 +25,7 @@ fn a_capture_that_stops_at_any_row_ends_in_the_same_bytes() {
         let error = Cache::open_any(dir.path()).unwrap_err();
         assert!(matches!(error, CacheError::NoManifest { .. }), "{error}");
 
-        // Another shard size does not move the borders of a cache that was begun.
+        // Another shard size does not move the borders of an existing cache.
         let mut writer = {
             let (of, tokens) = (fingerprint(), hashes(&fingerprint(), NUM_ROWS));
             let wanted = Wanted {

@@ -1,4 +1,4 @@
-//! Numbers about a cache, against those of its teacher.
+//! Statistics of a cache, compared with those of its teacher.
 
 use tempfile::tempdir;
 

@@ -1,4 +1,4 @@
-//! Tokenizers out of GGUF files give the ids of the tokenizers that the files were converted from.
+//! Tokenizers from GGUF files give the ids of the tokenizers that the files were converted from.
 
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ fn text_without_special_tokens_comes_back_from_its_ids() {
     for name in reference["files"].as_object().unwrap().keys() {
         let tokenizer = Tokenizer::open(&golden(&format!("gguf/{name}.gguf"))).unwrap();
         for text in texts(&reference) {
-            // Composed characters do not come back from a tokenizer that normalizes them.
+            // A tokenizer that normalizes does not reproduce composed characters.
             if text.contains("<|") || name == "bpe-qwen2" && text.contains('\u{301}') {
                 continue;
             }
@@ -101,7 +101,7 @@ fn what_is_saved_of_a_model_file_reads_back_as_the_same_tokenizer() {
     assert_eq!(saved.hash(), tokenizer.hash());
 }
 
-/// What an export does with a tokenizer: written to a GGUF file and read again.
+/// Writes a tokenizer to a GGUF file and reads it again, like an export.
 fn through_a_file(tokenizer: &Tokenizer) -> Tokenizer {
     let json: Value = serde_json::from_slice(tokenizer.bytes()).unwrap();
     let metadata = tokenizer_metadata(TokenizerSource {

@@ -1,4 +1,4 @@
-//! Tests of the data stage that are longer than a module should be.
+//! Tests of the data stage that are too long for its modules.
 
 mod gguf;
 mod prepare;

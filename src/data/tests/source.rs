@@ -26,7 +26,7 @@ fn hash_of(paths: &[PathBuf]) -> Result<String, SourceError> {
     Ok(hash)
 }
 
-/// The message with the folder's name taken out.
+/// The message without the folder's name.
 fn message(dir: &tempfile::TempDir, error: &SourceError) -> String {
     let dir = format!("{}/", dir.path().display());
     error.to_string().replace(&dir, "")

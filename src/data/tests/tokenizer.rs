@@ -317,7 +317,7 @@ fn a_vocabulary_without_room_for_every_byte_is_refused() {
 
 #[test]
 fn a_tag_of_html_is_no_end_of_text_where_a_special_token_is() {
-    // Gemma has tokens of HTML, and `</s>` closes what is struck through there.
+    // Gemma has HTML tokens, where `</s>` closes struck-through text.
     let with = |eos_is_special: bool| {
         let tokenizer = reopened(|json| {
             let added = json["added_tokens"].as_array_mut().unwrap();

@@ -1,9 +1,9 @@
-//! Files that are cut, flipped or lie about themselves.
+//! Files that are truncated, have flipped bits, or contain false claims.
 
 use super::super::draft::array;
 use super::*;
 
-/// Reads everything a file offers; whatever it holds, this ends.
+/// Reads everything in a file; must end for any contents.
 fn read_all(bytes: &[u8]) -> Result<(), GgufError> {
     let file = opened(bytes)?;
     let _ = tokenizer::tokenizer_files(&file);

@@ -1,4 +1,4 @@
-//! Sound files give what the reference gives; damaged ones are refused and never believed.
+//! Sound files give the reference's values; damaged ones are refused.
 
 mod hostile;
 mod tokenizer_write;
@@ -45,7 +45,7 @@ fn opened(bytes: &[u8]) -> Result<GgufFile, GgufError> {
     GgufFile::open(&path)
 }
 
-/// Why a file is refused, without its path.
+/// Reason for which a file is refused, without its path.
 fn refusal(draft: &Draft) -> String {
     match opened(&draft.bytes()) {
         Err(GgufError::Content { source, .. }) => source.to_string(),

@@ -19,7 +19,7 @@ fn source(tokenizer: &Value, num_rows: usize) -> TokenizerSource<'_> {
     }
 }
 
-/// The tokenizer read from a file that holds nothing else.
+/// Writes the tokenizer to a file without other contents, and opens it.
 fn rewritten(source: TokenizerSource<'_>) -> GgufFile {
     let metadata = tokenizer_metadata(source).unwrap();
     let tensor = NewTensor {
@@ -74,7 +74,7 @@ fn every_kind_of_tokenizer_reads_back_as_it_was() {
         });
         let mut found = tokenizer_files(&again).unwrap();
         let mut files = files;
-        // Merges of one score may change places; tests of `data` compare ids.
+        // Merges of equal score may be swapped; tests of `data` compare ids.
         for files in [&mut found, &mut files] {
             let merges = files.tokenizer["model"]["merges"].as_array_mut().unwrap();
             merges.sort_by_key(Value::to_string);

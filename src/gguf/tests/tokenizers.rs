@@ -1,4 +1,4 @@
-//! Vocabularies that are refused; what sound ones give is tested where text is tokenised.
+//! Vocabularies that are refused; sound ones are tested where text is tokenised.
 
 use super::*;
 use crate::gguf::tokenizer::tokenizer_files;

@@ -1,4 +1,4 @@
-//! What sound files hold.
+//! Contents of sound files.
 
 use serde_json::Value as Json;
 

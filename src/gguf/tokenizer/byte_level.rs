@@ -1,4 +1,4 @@
-//! Byte-level BPE, the kind of GPT-2, Llama 3, Qwen and SmolLM.
+//! Byte-level BPE, used by GPT-2, Llama 3, Qwen and SmolLM.
 
 use serde_json::{Value, json};
 
@@ -8,13 +8,13 @@ use super::{FileTokens, TokenizerParts};
 pub(super) const PRE: &str = "tokenizer.ggml.pre";
 pub(super) const MERGES: &str = "tokenizer.ggml.merges";
 
-/// Splits of Llama 3: words with the character before them, up to three digits, runs of other characters.
+/// Splits of Llama 3: words with the preceding character, up to three digits, runs of other characters.
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// As `LLAMA3`, with digits one by one.
+/// Splits like `LLAMA3`, but each digit is separate.
 pub const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 /// Splits of Mistral's Tekken: a capital letter begins a word.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// llama.cpp's own rule for files that name none, one split after the other.
+/// Rule of llama.cpp for files that name none: splits that are applied one after another.
 const DEFAULT: [&str; 4] = [
     r"[\p{P}\$\+<=>\^~\|]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
@@ -22,24 +22,24 @@ const DEFAULT: [&str; 4] = [
     r"[0-9][0-9][0-9]",
 ];
 
-/// How a family splits text into words.
+/// A family's rule for splitting text into words.
 struct Rule {
-    /// Names under which llama.cpp knows it.
+    /// Names of the rule in llama.cpp.
     names: &'static [&'static str],
     normalizer: Option<&'static str>,
     /// Splits before the bytes are mapped to characters.
     splits: Splits,
-    /// Whether a word that is a token is taken whole, whatever the merges say.
+    /// True if a word that is a token is kept whole, without applying merges.
     ignores_merges: bool,
     adds_bos: bool,
 }
 
 enum Splits {
-    /// GPT-2's, which the byte-level step brings along.
+    /// GPT-2's split, which the byte-level step includes.
     Gpt2,
-    /// Each digit alone, then GPT-2's.
+    /// Each digit separately, then GPT-2's split.
     DigitsThenGpt2,
-    /// These, in order.
+    /// These regular expressions, in order.
     Regexes(&'static [&'static str]),
 }
 
@@ -132,7 +132,7 @@ fn rule(file: &GgufFile) -> Result<&'static Rule, GgufError> {
     })
 }
 
-/// The name of the rule by which a `tokenizer.json` splits text, if llama.cpp has one.
+/// Name of the rule by which a `tokenizer.json` splits text, if llama.cpp has one.
 pub(super) fn name_of(json: &Value) -> Option<&'static str> {
     let found = (
         normalizer_name(&json["normalizer"])?,
@@ -147,12 +147,12 @@ pub(super) fn name_of(json: &Value) -> Option<&'static str> {
     RULES.iter().find(same)?.names.first().copied()
 }
 
-/// All names that a rule may have.
+/// Names of all rules.
 pub(super) fn names() -> Vec<&'static str> {
     RULES.iter().flat_map(|rule| rule.names).copied().collect()
 }
 
-/// The one normalizer, by name; empty for none.
+/// Name of the only normalizer; empty for none.
 fn normalizer_name(normalizer: &Value) -> Option<&str> {
     match normalizer["type"].as_str() {
         None => Some(""),
@@ -165,7 +165,7 @@ fn normalizer_name(normalizer: &Value) -> Option<&str> {
     }
 }
 
-/// The steps that split text, one string each, without keys that do not change where it is cut.
+/// Steps that split text, one string each, without keys that do not affect the cuts.
 fn steps(pre_tokenizer: &Value) -> Option<Vec<String>> {
     match pre_tokenizer["type"].as_str()? {
         "Sequence" => {

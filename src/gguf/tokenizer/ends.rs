@@ -1,6 +1,6 @@
-//! The keys under which a file names the tokens that end a text.
+//! Keys of a file for the tokens that end a text.
 
-/// Tokens that llama.cpp takes for the end of a turn, by their text.
+/// Tokens that llama.cpp recognises by their text as the end of a turn.
 const TURNS: [&str; 7] = [
     "<|eot_id|>",
     "<|im_end|>",
@@ -11,27 +11,27 @@ const TURNS: [&str; 7] = [
     "[EOT]",
 ];
 
-/// The token that it takes for the end of a message after which the turn goes on.
+/// Token that it recognises as the end of a message within a turn.
 const MESSAGE: &str = "<|eom_id|>";
 
-/// Other tokens at which it stops by their text, whatever keys say.
+/// Other tokens at which it always stops, recognised by their text.
 const OTHERS: [&str; 2] = ["<|endoftext|>", "<|end_of_text|>"];
 
-/// The tokens that end a text, by the keys of a file: llama.cpp stops at each of them.
+/// Tokens that end a text, by the keys of a file: llama.cpp stops at each of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ends {
-    /// `tokenizer.ggml.eos_token_id`: the first, which stands between texts.
+    /// `tokenizer.ggml.eos_token_id`: the first token, which separates texts.
     pub eos: Option<u32>,
-    /// `tokenizer.ggml.eot_token_id`: the end of a turn, if one of them is known for it.
+    /// `tokenizer.ggml.eot_token_id`: the end of a turn, if the model has a known one.
     pub eot: Option<u32>,
     /// `tokenizer.ggml.eom_token_id`.
     pub eom: Option<u32>,
-    /// Those for which there is no key, and which llama.cpp does not know by their text.
+    /// Tokens without a key that llama.cpp does not recognise by their text.
     pub left: Vec<u32>,
 }
 
 impl Ends {
-    /// The ends of a model, likeliest first, whose texts `token` tells.
+    /// Assigns keys to the end tokens of a model, most likely first; `token` gives their texts.
     pub fn of<'a>(ids: &[u32], token: impl Fn(u32) -> Option<&'a str>) -> Self {
         let Some((&first, others)) = ids.split_first() else {
             return Self::default();
@@ -44,7 +44,7 @@ impl Ends {
             Some(others.remove(place))
         };
         let (eom, eot) = (take(&[MESSAGE]), take(&TURNS));
-        // What would not be found by its text has the free keys first.
+        // Tokens that would not be recognised by their text get the free keys first.
         let is_known = |&id: &u32| is(id, &[&TURNS[..], &[MESSAGE], &OTHERS].concat());
         others.sort_by_key(is_known);
         let mut others = others.into_iter();
@@ -91,7 +91,7 @@ mod tests {
             (&[5, 6], ends(Some(5), Some(6), None, &[])),       // Qwen 2.5
             (&[6, 5], ends(Some(6), Some(5), None, &[])),
             (&[0, 3, 2], ends(Some(0), Some(2), Some(3), &[])),
-            (&[0, 6, 3, 4], ends(Some(0), Some(3), Some(4), &[])), // 6 is known by its text
+            (&[0, 6, 3, 4], ends(Some(0), Some(3), Some(4), &[])), // 6 is recognised by its text
             (&[6, 5, 3, 4, 9], ends(Some(6), Some(5), Some(3), &[4, 9])),
         ] {
             assert_eq!(Ends::of(ids, token), want, "{ids:?}");

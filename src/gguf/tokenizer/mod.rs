@@ -1,9 +1,9 @@
-//! The tokenizer that a GGUF file carries, as the `tokenizer.json` it was converted from.
+//! The tokenizer of a GGUF file, as the `tokenizer.json` that it was converted from.
 //!
 //! A file holds tokens, their types, merges or scores, and the *name* of the rule that splits text into words. The
-//! rule itself, the normalizer and the decoder are the model family's, and are stated here for the names known.
-//! What a conversion drops cannot be had back: white space that an added token swallows beside it (`lstrip`,
-//! `rstrip`), and whether it must stand alone (`single_word`). No tokenizer of the families read here uses these.
+//! rule itself, the normalizer and the decoder depend on the model family and are defined here for the known names.
+//! A conversion loses some settings: white space that an added token absorbs beside it (`lstrip`, `rstrip`), and
+//! whether it must be a separate word (`single_word`). No tokenizer of the supported families uses these.
 
 mod byte_level;
 mod ends;
@@ -24,7 +24,7 @@ const MODEL: &str = "tokenizer.ggml.model";
 const TEMPLATE: &str = "tokenizer.chat_template";
 const TEMPLATE_NAMES: &str = "tokenizer.chat_templates";
 
-/// Name of the chat template that is taken if none is asked for.
+/// Name of the chat template that is used by default.
 pub const DEFAULT_TEMPLATE: &str = "default";
 
 /// Contents of `tokenizer.json` and `tokenizer_config.json`.
@@ -36,7 +36,7 @@ pub struct TokenizerFiles {
     pub config: Value,
 }
 
-/// What a token is for, by llama.cpp's numbers.
+/// Purpose of a token, numbered as in llama.cpp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TokenKind {
     Normal,
@@ -59,7 +59,7 @@ struct TokenizerParts {
     pre_tokenizer: Value,
     decoder: Value,
     model: Value,
-    /// Whether text begins with the first token if the file does not say.
+    /// True if text begins with the first token unless the file says otherwise.
     adds_bos: bool,
 }
 
@@ -67,7 +67,7 @@ struct TokenizerParts {
 ///
 /// # Errors
 ///
-/// A kind of tokenizer or a rule that is not known is refused by name: another one would give other ids, silently.
+/// Unknown kinds of tokenizers and unknown rules are refused by name: a substitute would give other ids, silently.
 pub fn tokenizer_files(file: &GgufFile) -> Result<TokenizerFiles, GgufError> {
     let kind = file.text(MODEL)?;
     let kind = file.required(MODEL, kind)?;
@@ -150,7 +150,7 @@ impl FileTokens {
         Ok(Self { tokens, kinds })
     }
 
-    /// Ids and tokens that text or ids can be made of: all but the filling up to the size of the embedding.
+    /// Ids and tokens that can occur in text or ids: all except the padding up to the size of the embedding.
     fn used(&self) -> impl Iterator<Item = (usize, &str, TokenKind)> {
         let all = self.tokens.iter().zip(&self.kinds).enumerate();
         all.filter(|(id, (token, kind))| {
@@ -159,7 +159,7 @@ impl FileTokens {
         .map(|(id, (token, kind))| (id, token.as_str(), *kind))
     }
 
-    /// Tokens to ids.
+    /// Mapping from tokens to ids.
     fn ids(&self, file: &GgufFile) -> Result<Map<String, Value>, GgufError> {
         let mut ids = Map::new();
         for (id, token, _) in self.used() {
@@ -171,7 +171,7 @@ impl FileTokens {
         Ok(ids)
     }
 
-    /// Tokens that are cut out of text before it is split: control tokens, and those that users defined.
+    /// Tokens that are cut out of text before it is split: control tokens and user-defined ones.
     fn added_tokens(&self) -> Vec<Value> {
         let added = self.used().filter_map(|(id, token, kind)| {
             let special = match kind {
@@ -193,7 +193,7 @@ impl FileTokens {
     }
 }
 
-/// `chat_template` of `tokenizer_config.json`: the default alone, or a list with the named ones.
+/// `chat_template` of `tokenizer_config.json`: only the default, or a list with the named ones.
 fn chat_templates(file: &GgufFile) -> Result<Option<Value>, GgufError> {
     let prefix = format!("{TEMPLATE}.");
     let keys = file.metadata().map(|(key, _)| key);
@@ -237,7 +237,7 @@ fn special_token<'a>(
     Ok(Some((id, token)))
 }
 
-/// The first and last token around a text, as transformers adds them when asked.
+/// Post-processor that adds the first and last token around a text, which transformers runs on request.
 fn post_processor(bos: Option<(u64, &str)>, eos: Option<(u64, &str)>) -> Value {
     if bos.is_none() && eos.is_none() {
         return Value::Null;

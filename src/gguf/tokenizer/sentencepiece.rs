@@ -1,7 +1,7 @@
-//! SentencePiece BPE with byte fallback, the kind of Llama 2, Mistral and Gemma.
+//! SentencePiece BPE with byte fallback, used by Llama 2, Mistral and Gemma.
 //!
 //! SentencePiece joins the pair of highest score first; the tokenizers library joins pairs in the order of a list.
-//! The list is made as transformers makes it when it converts such a model (`generate_merges`).
+//! The list is made as in transformers' conversion of such a model (`generate_merges`).
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -13,9 +13,9 @@ use super::{FileTokens, TokenKind, TokenizerParts, one_per_token};
 
 pub(super) const SCORES: &str = "tokenizer.ggml.scores";
 pub(super) const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
-/// Stands for a space inside of tokens.
+/// Character for a space inside tokens.
 const SPACE: &str = "\u{2581}";
-/// The byte of a tab.
+/// Byte token of a tab.
 pub(super) const TAB: &str = "<0x09>";
 
 pub(super) fn parts(file: &GgufFile, vocabulary: &FileTokens) -> Result<TokenizerParts, GgufError> {
@@ -60,8 +60,8 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &FileTokens) -> Result<Tokenize
     })
 }
 
-/// Scores by which llama.cpp joins pairs in the order of the merges: that of a token falls with the place of the first
-/// merge that makes it. What no merge makes is never joined, and its score never asked for.
+/// Scores with which llama.cpp joins pairs in the order of the merges: the later the first merge that makes a token,
+/// the lower its score. Tokens that no merge makes are never joined, so their score is never used.
 #[expect(
     clippy::cast_precision_loss,
     reason = "a vocabulary has fewer than 2^24 merges"
@@ -75,7 +75,7 @@ pub(super) fn scores(tokens: &[String], merges: &[[String; 2]]) -> Vec<f32> {
     tokens.iter().map(score).collect()
 }
 
-/// Whether a `tokenizer.json` puts a space before each text: in its normalizer, or in what splits text.
+/// True if a `tokenizer.json` adds a space before each text, in its normalizer or in its pre-tokenizer.
 pub(super) fn adds_space(json: &Value) -> bool {
     fn any(part: &Value, is: &impl Fn(&Value) -> bool) -> bool {
         let steps = ["normalizers", "pretokenizers"].map(|key| part[key].as_array());
@@ -93,7 +93,7 @@ pub(super) fn adds_space(json: &Value) -> bool {
     any(&json["normalizer"], &prepends) || any(&json["pre_tokenizer"], &is_metaspace)
 }
 
-/// Gemma has tokens of several tabs but none of one: its byte stands for it, which merges must be able to name.
+/// Renames the byte token of a tab to a tab: Gemma has tokens of several tabs but not of one, and merges need it.
 fn with_tab(ids: Map<String, Value>) -> Map<String, Value> {
     let has_long = ids
         .keys()
@@ -108,7 +108,7 @@ fn with_tab(ids: Map<String, Value>) -> Map<String, Value> {
     ids.into_iter().map(rename).collect()
 }
 
-/// Every way to join two tokens into a third, best first: by score of the third, then by length of the first and
+/// All ways to join two tokens into a third, best first: by score of the third, then by length of the first and
 /// of the second, longest first, then by the ids of all three.
 fn merges<'a>(
     vocabulary: &'a FileTokens,
@@ -119,7 +119,7 @@ fn merges<'a>(
     let mut merges = Vec::new();
     for (id, token, kind) in vocabulary.used() {
         if !matches!(kind, TokenKind::Normal | TokenKind::UserDefined) {
-            continue; // control tokens, bytes and the unknown are never joined out of text
+            continue; // control, byte and unknown tokens never result from joining text
         }
         let score = scores.get(id).copied().expect("one score per token");
         for (at, _) in token.char_indices().skip(1) {
@@ -139,7 +139,7 @@ fn merges<'a>(
     merges.into_iter().map(|(.., pair)| pair).collect()
 }
 
-/// Spaces become visible; Llama 2 and Mistral put one before each text, Gemma does not.
+/// Normalizer that makes spaces visible; Llama 2 and Mistral put one before each text, Gemma does not.
 fn normalizer(adds_space: bool) -> Value {
     let replace = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
     if !adds_space {
@@ -149,7 +149,7 @@ fn normalizer(adds_space: bool) -> Value {
     json!({ "type": "Sequence", "normalizers": [prepend, replace] })
 }
 
-/// The way back; `ByteFallback` leaves tokens alone that are no bytes.
+/// Decoder for the reverse direction; `ByteFallback` does not change tokens that are not bytes.
 fn decoder(adds_space: bool) -> Value {
     let replace = json!({ "type": "Replace", "pattern": { "String": SPACE }, "content": " " });
     let mut steps = vec![

@@ -1,4 +1,4 @@
-//! The metadata that carries a tokenizer: [`super::tokenizer_files`] the other way round.
+//! Metadata for a tokenizer: the inverse of [`super::tokenizer_files`].
 
 use std::collections::HashMap;
 
@@ -12,32 +12,32 @@ use super::{
     sentencepiece,
 };
 
-/// Why a tokenizer has no form in a GGUF file.
+/// Reason why a tokenizer cannot be written to a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("a GGUF file cannot carry this tokenizer: {fact}")]
 pub struct NoGgufForm {
-    /// What it has that llama.cpp's tokenizers lack.
+    /// Property of the tokenizer that llama.cpp's tokenizers lack.
     pub fact: String,
 }
 
-/// A tokenizer and what a model says of its tokens.
+/// A tokenizer and the model's settings for its tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenizerSource<'a> {
     /// Contents of `tokenizer.json`.
     pub tokenizer: &'a Value,
-    /// Rows of the embedding: tokens are filled up to them.
+    /// Rows of the embedding; tokens are padded to this number.
     pub num_rows: usize,
-    /// First token of a text, whether or not it is put there.
+    /// First token of a text, whether or not it is added.
     pub bos: Option<u32>,
-    /// Whether it is put there.
+    /// True if it is added.
     pub adds_bos: bool,
-    /// True if the first of `eos` is put after each text.
+    /// True if the first of `eos` is added after each text.
     pub adds_eos: bool,
     /// Tokens that end a text, likeliest first.
     pub eos: &'a [u32],
-    /// Filling of batches.
+    /// Padding token of batches.
     pub padding: Option<u32>,
-    /// Jinja templates of a chat by their names, of which `default` is one.
+    /// Jinja templates of a chat by name; one of them is `default`.
     pub chat_templates: &'a [(String, String)],
 }
 
@@ -45,8 +45,8 @@ pub struct TokenizerSource<'a> {
 ///
 /// # Errors
 ///
-/// A model other than BPE, a rule of splitting that llama.cpp has no name for, and more tokens than rows. The caller
-/// should read the tokenizer back and compare ids: a file says less than a `tokenizer.json`.
+/// A model other than BPE, a splitting rule that llama.cpp has no name for, or more tokens than rows. The caller
+/// should read the tokenizer back and compare ids: a file holds less than a `tokenizer.json`.
 pub fn tokenizer_metadata(
     source: TokenizerSource<'_>,
 ) -> Result<Vec<(String, NewValue)>, NoGgufForm> {
@@ -59,7 +59,7 @@ pub fn tokenizer_metadata(
     }
     let merges =
         merges(model).ok_or_else(|| refuse("its merges are not pairs of tokens".to_owned()))?;
-    // transformers writes `byte_fallback` for tokenizers of bytes, too, if it has read them from a GGUF file.
+    // transformers writes `byte_fallback` also for byte-level tokenizers that it has read from a GGUF file.
     let is_sentencepiece = model["byte_fallback"] == true && byte_level::name_of(json).is_none();
     let (tokens, kinds) = vocabulary(json, source.num_rows, is_sentencepiece)?;
 
@@ -123,7 +123,7 @@ fn byte_level_keys(
     Ok(keys.map(|(key, value)| (key.to_owned(), value)).into())
 }
 
-/// What a model says of its tokens.
+/// The model's settings for its tokens.
 fn special_keys(source: TokenizerSource<'_>, tokens: &[String]) -> Vec<(String, NewValue)> {
     let token = |id: u32| tokens.get(id as usize).map(String::as_str);
     let ends = Ends::of(source.eos, token);
@@ -150,7 +150,7 @@ fn special_keys(source: TokenizerSource<'_>, tokens: &[String]) -> Vec<(String, 
     keys
 }
 
-/// Templates, each under its name; of names, llama.cpp's converter keeps letters and digits.
+/// Templates, each under its name; llama.cpp's converter keeps only letters and digits of names.
 fn template_keys(templates: &[(String, String)]) -> Vec<(String, NewValue)> {
     let mut keys = Vec::new();
     let mut names: Vec<String> = Vec::new();
@@ -187,7 +187,7 @@ impl TokenKind {
     }
 }
 
-/// Pairs of tokens, first to be joined first; `tokenizer.json` writes them as lists or with a space between.
+/// Pairs of tokens, in the order of merging; `tokenizer.json` writes them as lists or separated by a space.
 fn merges(model: &Value) -> Option<Vec<[String; 2]>> {
     let merges = model.get("merges")?.as_array()?;
     let pair = |merge: &Value| match merge {
@@ -204,7 +204,7 @@ fn merges(model: &Value) -> Option<Vec<[String; 2]>> {
     merges.iter().map(pair).collect()
 }
 
-/// Tokens by id, with what they are for, filled up to the rows of the embedding.
+/// Tokens by id with their purpose, padded to the rows of the embedding.
 fn vocabulary(
     json: &Value,
     num_rows: usize,
