@@ -168,8 +168,8 @@ impl InverseFactor {
         &self.values[feature * self.size + feature..(feature + 1) * self.size]
     }
 
-    /// Sets the first weight of the rest of a row, the one of `feature`, to its final value and corrects all later weights
-    /// for the error: `w ← w − (w₀ − value) / U₀₀ · U₀`.
+    /// Sets the first weight of the rest of a row, that of `feature`, to its final value and corrects all later
+    /// weights for the error: `w ← w − (w₀ − value) / U₀₀ · U₀`.
     #[expect(
         clippy::inline_always,
         reason = "compiled for a vector width only where it is inlined into `vectorized`"

@@ -33,15 +33,15 @@ pub struct RowTarget<'a> {
 /// ```
 ///
 /// where `y` is the label, with a share `label_smoothing` of it spread evenly over all logits. The head is the
-/// teacher's likeliest ids that have at most half of its mass together, and always the likeliest; of equals the earlier in the
-/// support come first. The share `g` of a position is a constant: no slope goes through it, as in its authors' code
-/// (`AKL.py`, where the student's probabilities are detached from the graph).
+/// teacher's likeliest ids that have at most half of its mass together, and always the likeliest; of equals the
+/// earlier in the support come first. The share `g` of a position is a constant: no slope goes through it, as in its
+/// authors' code (`AKL.py`, where the student's probabilities are detached from the graph).
 ///
 /// # The tail
 ///
-/// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one. Every
-/// soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and with `K = V`
-/// it is exact.
+/// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one.
+/// Every soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and with
+/// `K = V` it is exact.
 /// Pooling hides how the two differ *within* the tail, where each term has one slope for all: the student learns how
 /// much mass belongs there and keeps its own proportions.
 ///
@@ -56,8 +56,8 @@ pub struct RowTarget<'a> {
 /// - `tvd` falls short by the smaller of the two tail masses at most. Its slope jumps where `p = q` and is 0 there.
 ///
 /// [`Tail::Renormalize`](crate::support::Tail::Renormalize) divides the teacher's probabilities by their sum
-/// instead and teaches that the tail is empty: a student that fits it is overconfident by that factor. It exists for comparison;
-/// `reverse_kl` would be infinite.
+/// instead and teaches that the tail is empty: a student that fits it is overconfident by that factor. It exists for
+/// comparison; `reverse_kl` would be infinite.
 ///
 /// Over `N` samples the weights of `forward_kl` are the shares drawn, and the tail needs no bucket:
 ///
