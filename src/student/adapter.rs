@@ -106,7 +106,7 @@ impl Adapter {
         }
     }
 
-    /// A weight plus its product of the adapter, if it has one.
+    /// A weight plus the adapter's product for it, if there is one.
     pub fn adapted(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
         match self.pairs.get(&spec.id) {
             Some(Pair { a, b, .. }) => {

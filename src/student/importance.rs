@@ -17,7 +17,7 @@ use crate::model::{Decoder, DecoderConfig, Site};
 /// root (Muralidharan et al. 2024, Minitron, <https://arxiv.org/abs/2407.14679>, section 2.2). For a dimension of the
 /// residual stream, it is summed over the outputs of all norms in front of attention, feed-forward layer and output
 /// matrix. For a channel, it is that of the input of `down_proj`. For a key and value head, it is the Euclidean norm
-/// over all that its query heads pass to `o_proj`.
+/// of the activities of what its query heads pass to `o_proj`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Importance {
     /// Block influence, by layer; from 0 (passes its input on unchanged) to 2.

@@ -13,7 +13,7 @@ impl Student {
         self.decoder.config.with_layers(&self.runs())
     }
 
-    /// Same student without sharing: a layer for each run, with its masks, schemes and scales.
+    /// The same student without sharing: a layer for each run, with its masks, schemes and scales.
     ///
     /// # Panics
     ///

@@ -47,8 +47,8 @@ pub struct Evaluation {
 pub struct TextEvaluation {
     /// Measures over the positions of text.
     #[serde(flatten)]
+    pub text: Evaluation,
     /// Positions whose target is a separator.
-    /// Positions that are about a separator.
     pub separators: u64,
     /// Measures over both.
     pub with_separators: Evaluation,

@@ -218,7 +218,7 @@ static TEMPERATURE_WALK: Block = Block {
     about: "A temperature that moves through those of `cache.temperatures` between two of them, with equal numbers of steps at each: a cache is exact at no other.",
     rows: &[
         required("from", TEMPERATURE, "temperature at the first step"),
-        required("to", TEMPERATURE, "temperature at the end of the walk and after it"),
+        required("to", TEMPERATURE, "temperature at the end and after it"),
         OVER,
     ],
 };
