@@ -48,7 +48,7 @@ const HEAD_MASS: f64 = 0.5;
 pub(super) struct ClassValues(pub(super) Vec<f64>);
 
 impl ClassValues {
-    /// Their sum, from the first to the last.
+    /// Sum, from the first to the last.
     pub(super) fn sum(&self) -> f64 {
         self.0.iter().fold(0.0, |sum, number| sum + number)
     }

@@ -13,7 +13,7 @@ use crate::recipe::{
     distinct, or, required, rule,
 };
 
-/// Weights of the loss terms and their further keys. No weight is negative, and one is positive at every step.
+/// Weights of the loss terms and their further keys. None is negative, and at every step at least one is positive.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossWeights {
     /// Weight of each term.

@@ -40,8 +40,8 @@ pub struct RowTarget<'a> {
 /// # The tail
 ///
 /// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one.
-/// Every soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and with
-/// `K = V` it is exact.
+/// Every soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and
+/// with `K = V` it is exact.
 /// Pooling hides how the two differ *within* the tail, where each term has one slope for all: the student learns how
 /// much mass belongs there and keeps its own proportions.
 ///

@@ -6,7 +6,7 @@ use crate::pruning::{Within, Zeros};
 
 /// Mask of a matrix whose rows have `columns` scores: 1 where a weight is kept.
 ///
-/// A share of zeros is rounded to whole weights of a row, or of the matrix. Of equal scores the first is pruned.
+/// A share of zeros is rounded to whole weights of a row, or of the matrix. Of equal scores the earlier is pruned.
 /// All scores below zero are pruned, whatever their number: they are masked already.
 pub(crate) fn select(scores: &[f32], columns: usize, zeros: Zeros) -> Vec<f32> {
     let mut mask = vec![1.0; scores.len()];

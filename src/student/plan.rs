@@ -69,7 +69,7 @@ keys! {
         hidden_size: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many dimensions of the residual stream: those with the largest activations");
         intermediate_size: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many feed-forward channels, in each layer those with the largest activations");
         num_key_value_heads: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many key and value heads with their query heads, in each layer those with the largest activations");
-        /// `None` if no choice depends on it.
+        /// `None` if no choice depends on a measurement.
         calibration_tokens: Option<usize> = or("32k", Kind::Tokens(1), "training positions over which influence and activations are measured") from calibration_tokens;
     }
 }

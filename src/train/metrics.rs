@@ -94,8 +94,8 @@ pub struct MetricsLog {
 
 impl MetricsLog {
     /// Opens the record in a folder.
-    /// With a `resume_step`, lines are kept up to and including that step; without, all are deleted.
-    /// With a `resume_step`, what is there is kept up to and including that step; without, it is deleted.
+    ///
+    /// With a `resume_step`, the record is kept up to and including that step; without, it is deleted.
     /// `start_wall_time` is now, in seconds since 1970; it reaches the event files and nothing else.
     pub fn open(
         dir: &Path,

@@ -272,7 +272,7 @@ pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     measurements(fields, faults);
 }
 
-/// Changing numbers in a block and in its inner blocks.
+/// Numbers that change during a pass, in a block and in its inner blocks.
 fn ramps(fields: Fields<'_>) -> Vec<(&'static str, Fields<'_>)> {
     let mut found = Vec::new();
     for entry in fields.entries() {

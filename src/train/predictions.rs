@@ -64,7 +64,7 @@ impl Predictions {
 }
 
 impl Predictor for Predictions {
-    /// Stored hidden states; `rows` must be the ones they were made of.
+    /// Stored hidden states; the rows must be the ones they were made of.
     ///
     /// # Panics
     ///

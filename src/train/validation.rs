@@ -29,8 +29,8 @@ pub struct Best {
 impl Validation {
     /// Records a loss; true if it is the lowest.
     ///
-    /// The lowest may be handed on, however small the difference. Patience counts falls of more than `min_delta`, to
-    /// which slow ones add up.
+    /// The lowest may be handed on, however small the difference. Patience waits for a fall of more than `min_delta`,
+    /// to which slow falls add up.
     pub fn note(&mut self, step: usize, loss_nats: f64, early_stop: Option<EarlyStopPlan>) -> bool {
         self.last_step = Some(step);
         let min_delta = early_stop.map_or(0.0, |plan| plan.min_delta);
