@@ -1,4 +1,4 @@
-//! Second moments of what enters a linear layer, and the factor of their inverse that GPTQ and SparseGPT work with.
+//! Second moments of the inputs of a linear layer, and the factor of their inverse that GPTQ and SparseGPT use.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
@@ -6,16 +6,16 @@ use thiserror::Error;
 
 use crate::vector::vectorized;
 
-/// Rows that are factored together: as much as stays in a cache while all others are compared with it.
+/// Rows factored together: a panel stays in a cache while all other rows are compared with it.
 const PANEL: usize = 64;
 
-/// Sums of products run in this many lanes, which compilers turn into vectors.
+/// Lanes of a sum of products, which compilers turn into vectors.
 const LANES: usize = 8;
 
-/// Mean over positions of x xᵀ, x being what enters a linear layer.
+/// Mean over positions of x xᵀ, where x is the input of a linear layer.
 ///
-/// For a layer with the weight W, an error E of it costs `E H Eᵀ` on its diagonal, in squared outputs: half the second
-/// derivative of the squared error by a row of weights.
+/// An error E of the layer's weight costs the diagonal of `E H Eᵀ`, in squared outputs. H is half the second derivative
+/// of the squared error by a row of weights.
 #[derive(Debug, Clone)]
 pub struct Hessian {
     size: usize,
@@ -27,7 +27,7 @@ pub struct Hessian {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("its inputs have no positive curvature in feature {feature}, damping included")]
 pub struct NotPositiveDefinite {
-    /// The feature.
+    /// Input feature without curvature.
     pub feature: usize,
 }
 
@@ -39,7 +39,7 @@ pub struct InverseFactor {
 }
 
 impl Hessian {
-    /// Of so many input features, before any position was seen.
+    /// Starts without any position, for a layer with `size` input features.
     pub fn new(size: usize) -> Self {
         Self {
             size,
@@ -73,7 +73,7 @@ impl Hessian {
         diagonal.map(|sum| sum / self.count()).collect()
     }
 
-    /// Mean over positions of `‖matrix · x‖²`: what a weight gives, or what an error of it costs.
+    /// Mean over positions of `‖matrix · x‖²`: the square of what a weight outputs, or the cost of an error of it.
     ///
     /// # Shapes
     ///
@@ -103,12 +103,12 @@ impl Hessian {
         Tensor::from_data(data, device)
     }
 
-    /// The input features, as they stand.
+    /// The input features in their own order.
     pub fn natural(&self) -> Vec<usize> {
         (0..self.size).collect()
     }
 
-    /// The input features, those of the largest mean square first; of equal ones the first.
+    /// The input features, those with the largest mean square first; equal ones keep their order.
     pub fn descending(&self) -> Vec<usize> {
         let diagonal = self.diagonal();
         let mut order: Vec<usize> = (0..self.size).collect();
@@ -116,16 +116,16 @@ impl Hessian {
         order
     }
 
-    /// The upper Cholesky factor of the inverse, after a share of the mean of the diagonal was added to the diagonal.
+    /// Upper Cholesky factor of the inverse, with `damping` times the mean of the diagonal added to the diagonal.
     ///
-    /// The factor of `(H + λI)⁻¹` is the inverse of R, upper triangular with `R Rᵀ = H + λI`; and R is the lower Cholesky
-    /// factor of the matrix with its rows and columns in reverse, reversed again. So nothing but one factor and one
-    /// triangular inverse is computed, in f64. Where all inputs are 0, the identity is factored.
+    /// The factor of `(H + λI)⁻¹` is the inverse of R, upper triangular with `R Rᵀ = H + λI`. R is the lower Cholesky
+    /// factor of the matrix with its rows and columns reversed, reversed again. So only one factor and one triangular
+    /// inverse are computed, in f64. Where all inputs are 0, the identity is factored.
     pub fn inverse_factor(&self, damping: f64) -> Result<InverseFactor, NotPositiveDefinite> {
         self.inverse_factor_in(&self.natural(), damping)
     }
 
-    /// As [`Hessian::inverse_factor`], of the matrix whose rows and columns stand in another order.
+    /// Same factor as [`Hessian::inverse_factor`], with rows and columns of the matrix in the given order.
     pub fn inverse_factor_in(
         &self,
         order: &[usize],
@@ -163,13 +163,13 @@ impl InverseFactor {
         self.size
     }
 
-    /// A row from its diagonal on.
+    /// Row of a feature, from its diagonal element on.
     pub fn row(&self, feature: usize) -> &[f32] {
         &self.values[feature * self.size + feature..(feature + 1) * self.size]
     }
 
-    /// Gives the first of some weights of a row, that of a feature, its final value, and has all after it make up for the
-    /// error: `w ← w − (w₀ − value) / U₀₀ · U₀`.
+    /// Sets the first weight of the rest of a row, that of `feature`, to its final value and corrects all later
+    /// weights for the error: `w ← w − (w₀ − value) / U₀₀ · U₀`.
     #[expect(
         clippy::inline_always,
         reason = "compiled for a vector width only where it is inlined into `vectorized`"
@@ -192,13 +192,13 @@ impl InverseFactor {
     }
 }
 
-/// As [`Hessian::output_square`], given the mean of x xᵀ: for many matrices that see the same inputs.
+/// Same as [`Hessian::output_square`], given the mean of x xᵀ: for many matrices that see the same inputs.
 pub fn output_square(matrix: &Tensor<2>, inputs: Tensor<2>) -> f64 {
     let products = matrix.clone().matmul(inputs) * matrix.clone();
     f64::from(products.sum().into_scalar::<f32>())
 }
 
-/// The lower factor L of a positive definite matrix, `L Lᵀ`, in its lower triangle; or the row without a positive pivot.
+/// Writes L, where `L Lᵀ` is the positive definite matrix, into its lower triangle; fails with the row without a pivot.
 fn cholesky(matrix: &mut [f64], size: usize) -> Result<(), usize> {
     for start in (0..size).step_by(PANEL) {
         let end = (start + PANEL).min(size);
@@ -220,7 +220,7 @@ fn cholesky(matrix: &mut [f64], size: usize) -> Result<(), usize> {
     Ok(())
 }
 
-/// Turns some columns of a row into those of the factor, whose rows of these columns are done.
+/// Turns some columns of a row into columns of the factor. The factor's rows with these indices are done.
 #[expect(
     clippy::inline_always,
     reason = "compiled for a vector width only where it is inlined into `vectorized`"
@@ -237,7 +237,7 @@ fn eliminate<'a>(
     }
 }
 
-/// The inverse of a lower triangular matrix, in strips of columns, which do not depend on each other.
+/// Inverse of a lower triangular matrix, in strips of columns, which do not depend on each other.
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
 fn lower_inverse(factor: &[f64], size: usize) -> Vec<f32> {
     let starts: Vec<usize> = (0..size).step_by(PANEL).collect();
@@ -263,7 +263,7 @@ fn lower_inverse(factor: &[f64], size: usize) -> Vec<f32> {
     inverse
 }
 
-/// Rows `start..size` of the columns `start..start + width` of the inverse; above them is nothing but 0.
+/// Rows `start..size` of the columns `start..start + width` of the inverse; above them it is 0.
 #[expect(
     clippy::inline_always,
     reason = "compiled for a vector width only where it is inlined into `vectorized`"

@@ -1,4 +1,4 @@
-//! A decoder's layers one after the other, each on what those before it give as they are by then.
+//! Sequential calibration: each layer sees the outputs of the already changed layers before it.
 
 use burn::tensor::Tensor;
 
@@ -6,27 +6,27 @@ use super::{BATCH_ROWS, Calibration, Hessian, Interrupted};
 use crate::model::{Decoder, LayerContexts, ParameterSpec, Site, ids_tensor};
 use crate::progress::Progress;
 
-/// Calibration text on its way through a decoder whose layers may be changed while it stands in front of them.
+/// Calibration text on its way through a decoder. A layer may be changed while the text is in front of it.
 ///
-/// What is measured in a layer is measured on what the changed layers before it give, so that each can make up for
-/// the errors of those: the way of GPTQ (Frantar et al. 2022, <https://arxiv.org/abs/2210.17323>) and SparseGPT. The
-/// first position of a row is part of it, and rows start as inference does: many models lean on that position alone.
+/// Each layer is measured on the outputs of the changed layers before it, so that it can compensate for their errors,
+/// as in GPTQ (Frantar et al. 2022, <https://arxiv.org/abs/2210.17323>) and SparseGPT. The first position of a row is
+/// included, and rows start as inference does: many models lean on that position alone.
 ///
-/// Held are the decoder and the residual stream of the text in front of one layer.
+/// Memory holds the decoder and the residual stream of the text in front of one layer.
 pub struct LayerSweep<'a> {
     calibration: Calibration<'a>,
     decoder: Decoder,
     layer_repeats: usize,
     layer: usize,
     contexts: LayerContexts,
-    /// `[B, T, D]` each.
+    /// Residual streams, `[B, T, D]` each.
     batches: Vec<Tensor<3>>,
     num_tokens: usize,
     progress: Progress,
 }
 
 impl<'a> LayerSweep<'a> {
-    /// In front of the first layer of a decoder, each of whose layers runs so many times in a row.
+    /// Puts the text in front of the first layer of a decoder, whose layers each run `layer_repeats` times in a row.
     pub fn begin(calibration: &Calibration<'a>, decoder: Decoder, layer_repeats: usize) -> Self {
         let rows = calibration.rows;
         let row_idxs = calibration.row_idxs();
@@ -50,21 +50,21 @@ impl<'a> LayerSweep<'a> {
         }
     }
 
-    /// The layer that the text stands in front of; `None` behind the last.
+    /// Layer that the text is in front of; `None` behind the last.
     pub fn layer(&self) -> Option<usize> {
         (self.layer < self.decoder.config.num_hidden_layers).then_some(self.layer)
     }
 
-    /// Shows what enters the projections at a place of the layer, as the layer is by now, batch after batch and in
+    /// Passes on the inputs of the projections at a site of the layer, in its current state, batch after batch and in
     /// all of its runs.
     ///
     /// # Shapes
     ///
-    /// `[B, T, inputs]`.
+    /// Inputs are `[B, T, inputs]`.
     ///
     /// # Panics
     ///
-    /// Behind the last layer.
+    /// If the text is behind the last layer.
     pub fn observe(
         &self,
         site: Site,
@@ -86,11 +86,11 @@ impl<'a> LayerSweep<'a> {
         Ok(())
     }
 
-    /// Second moments of what enters the projections at a place of the layer, as the layer is by now.
+    /// Second moments of the inputs of the projections at a site of the layer, in its current state.
     ///
     /// # Panics
     ///
-    /// Behind the last layer.
+    /// If the text is behind the last layer.
     pub fn hessian(&self, site: Site) -> Result<Hessian, Interrupted> {
         let mut hessian = None;
         self.observe(site, |x| {
@@ -100,11 +100,11 @@ impl<'a> LayerSweep<'a> {
         Ok(hessian.expect("calibration has at least one row"))
     }
 
-    /// As [`LayerSweep::hessian`], with the mean size of each input.
+    /// Second moments as in [`LayerSweep::hessian`], with the mean size of each input.
     ///
     /// # Panics
     ///
-    /// Behind the last layer.
+    /// If the text is behind the last layer.
     pub fn moments(&self, site: Site) -> Result<(Hessian, Vec<f64>), Interrupted> {
         let mut sizes = MeanSizes::default();
         let mut hessian = None;
@@ -117,7 +117,7 @@ impl<'a> LayerSweep<'a> {
         Ok((hessian, sizes.means()))
     }
 
-    /// The decoder, as it is by now.
+    /// The decoder, in its current state.
     pub fn decoder(&self) -> &Decoder {
         &self.decoder
     }
@@ -127,11 +127,11 @@ impl<'a> LayerSweep<'a> {
         self.decoder = self.decoder.map(weight);
     }
 
-    /// Takes the text through the layer, as it is by now, to the next one; `message` stands beside the progress.
+    /// Moves the text through the layer, in its current state, to the next one; `message` is shown beside the progress.
     ///
     /// # Panics
     ///
-    /// Behind the last layer.
+    /// If the text is behind the last layer.
     pub fn advance(&mut self, message: &str) -> Result<(), Interrupted> {
         let num_layers = self.decoder.config.num_hidden_layers;
         assert!(self.layer < num_layers, "behind the last layer");
@@ -151,14 +151,14 @@ impl<'a> LayerSweep<'a> {
         Ok(())
     }
 
-    /// Ends the sweep; the decoder as it has become.
+    /// Ends the sweep and returns the changed decoder.
     pub fn finish(self) -> Decoder {
         self.progress.finish();
         self.decoder
     }
 }
 
-/// Mean over positions of |x|, input by input.
+/// Mean over positions of |x|, for each input feature.
 #[derive(Default)]
 struct MeanSizes {
     sums: Vec<f64>,

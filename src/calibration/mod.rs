@@ -1,4 +1,4 @@
-//! Decoders on the first training rows, to see what flows through them: frozen, or changed layer by layer.
+//! Runs of decoders on the first training rows, to observe their activations: frozen, or changed layer by layer.
 
 mod hessian;
 mod layer_sweep;
@@ -21,11 +21,11 @@ const BATCH_ROWS: usize = 4;
 #[derive(Debug, Error)]
 #[error("stopped at stage {label}: run the same command to go on")]
 pub struct Interrupted {
-    /// The stage.
+    /// Name of the stage.
     pub label: String,
 }
 
-/// What a decoder is run on.
+/// Text that a decoder is run on, and how progress is shown.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
     /// Training rows.
@@ -34,7 +34,7 @@ pub struct Calibration<'a> {
     pub num_tokens: usize,
     /// Name in progress and messages.
     pub label: &'a str,
-    /// Whether no progress is shown.
+    /// True if no progress is shown.
     pub is_silent: bool,
     /// Set by the first signal.
     pub stop: &'a AtomicBool,
@@ -43,7 +43,7 @@ pub struct Calibration<'a> {
 impl Calibration<'_> {
     /// Shows `observer` the activations of every layer and site, batch after batch.
     ///
-    /// Padded rows are left out, unless there is no other.
+    /// Padded rows are left out, unless there are no others.
     ///
     /// # Shapes
     ///
@@ -82,7 +82,7 @@ impl Calibration<'_> {
         Progress::new(self.label, num_tokens as u64)
     }
 
-    /// Says if there is less text than was asked for.
+    /// Prints a note if there is less text than asked for.
     fn say_if_short(&self) {
         let (asked, there) = (self.num_rows_asked(), self.num_whole_rows());
         if there < asked {
@@ -97,7 +97,7 @@ impl Calibration<'_> {
         }
     }
 
-    /// The rows that are read, with what they are about: to measure losses on.
+    /// The rows that are read, with their targets: to measure losses on.
     pub fn read_rows(&self) -> TokenRows {
         let row_idxs = self.row_idxs();
         let tokens = row_idxs.iter().flat_map(|&row_idx| self.rows.row(row_idx));
@@ -108,11 +108,11 @@ impl Calibration<'_> {
             self.rows.sequence_length(),
             tokens.copied().collect(),
             row_idxs.iter().map(counted).collect(),
-            0, // bytes of text: not told row by row, and no loss needs them
+            0, // bytes of text: unknown row by row, and no loss needs them
         )
     }
 
-    /// Ends what it is used for, if a signal asked to stop.
+    /// Fails if a signal asked to stop.
     pub fn check_stop(&self) -> Result<(), Interrupted> {
         if self.stop.load(Ordering::Relaxed) {
             let label = self.label.to_owned();
@@ -121,13 +121,13 @@ impl Calibration<'_> {
         Ok(())
     }
 
-    /// Rows that hold the positions asked for.
+    /// Number of rows that hold the positions asked for.
     fn num_rows_asked(&self) -> usize {
         let length = self.rows.sequence_length();
         self.num_tokens.div_ceil(length).max(1)
     }
 
-    /// Rows without padding among those, as far as there are such.
+    /// Number of rows without padding: at most as many as are asked for.
     pub fn num_whole_rows(&self) -> usize {
         self.whole_rows().count()
     }
@@ -139,7 +139,7 @@ impl Calibration<'_> {
         whole.take(self.num_rows_asked())
     }
 
-    /// The rows that are read.
+    /// Indices of the rows that are read.
     fn row_idxs(&self) -> Vec<usize> {
         let row_idxs: Vec<usize> = self.whole_rows().collect();
         if row_idxs.is_empty() {

@@ -1,8 +1,8 @@
 //! The loss through the output matrix, in chunks of positions.
 //!
-//! Logits of all positions would be the largest tensor of a training step by far ([2048, 49152] in f32 is
-//! 400 MB, and autodiff keeps several). Here they live for one chunk: product, loss and slope row by row,
-//! two products back, gone.
+//! Logits of all positions would be by far the largest tensor of a training step ([2048, 49152] in f32 is
+//! 400 MB, and autodiff keeps several). Here they exist for one chunk at a time: product, loss and slope row by
+//! row, two products back, freed.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
@@ -17,8 +17,8 @@ use crate::device::ReadBack;
 use crate::kernels::add_product;
 use crate::model::Head;
 
-/// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so that
-/// fewer positions cost more; the memory of the loss is one chunk beside its gradients.
+/// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so
+/// fewer positions cost more. The loss needs the memory of one chunk beside its gradients.
 const CHUNK_LOGITS: usize = 1 << 22;
 
 /// Loss over hidden states and its gradients.
@@ -33,15 +33,14 @@ pub struct HeadGradients {
 
 /// Loss of all positions and its gradients with respect to hidden states and output matrix.
 ///
-/// Where the head bends the logits (a soft-cap), the slope of the bend enters with the loss's own.
+/// Where the head bends the logits (a soft-cap), gradients include the slope of the bend.
 ///
 /// A position whose target is `None` does not count: no loss, no gradient, whatever its hidden state holds (0 times
-/// NaN would be NaN, so it is left out of the products). Gradients are those of the sum over counted positions; the
-/// caller divides by the number counted in the whole optimizer step, so that neither chunks nor micro-batches
-/// change them.
+/// NaN would be NaN, so it is left out of the products). Gradients are of the sum over counted positions. The caller
+/// divides by the number counted in the whole optimizer step, so that neither chunks nor micro-batches change them.
 ///
-/// Where reading is free, rows go through [`loss_row`] on all cores; where it stalls, logits stay where they are and the
-/// loss is a chain of tensor operations, its sums with it.
+/// Where reading is free, rows go through [`loss_row`] on all cores. Where it stalls, logits stay on the device, and
+/// the loss and its sums are a chain of tensor operations.
 ///
 /// # Shapes
 ///
@@ -62,15 +61,15 @@ pub fn head_gradients(
     gradients_in_chunks(hidden, head, targets, spec, chunks)
 }
 
-/// How positions are cut, and what becomes of their logits.
+/// Size of the chunks of positions, and whether the host reads their logits.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Chunks {
-    /// Logits at a time, at most, but at least those of one position.
+    /// Most logits at a time, but at least those of one position.
     pub(super) num_logits: usize,
     pub(super) read_back: ReadBack,
 }
 
-/// [`head_gradients`] in such chunks.
+/// Same as [`head_gradients`], in the given chunks.
 pub(super) fn gradients_in_chunks(
     hidden: &Tensor<2>,
     head: &Head,
@@ -95,7 +94,7 @@ pub(super) fn gradients_in_chunks(
     }
 }
 
-/// Where every position counts, and there is at least one.
+/// Gradients where every position counts, and there is at least one.
 fn counted_gradients(
     hidden: &Tensor<2>,
     head: &Head,
@@ -178,7 +177,7 @@ fn row_losses(
 ///
 /// # Shapes
 ///
-/// As in [`head_gradients`].
+/// Same as in [`head_gradients`].
 pub fn head_statistics(
     hidden: &Tensor<2>,
     head: &Head,
@@ -197,12 +196,12 @@ pub fn head_statistics(
     statistics
 }
 
-/// What `of` says of the logits of two models at the first `counted` positions; both vocabularies may have their own size.
+/// Results of `of` for the logits of two models at the first `counted` positions; vocabularies may differ in size.
 ///
 /// # Shapes
 ///
 /// - `hidden`: `[P, D]` of each model, with a D of its own
-/// - `of`: is given the position and both rows of logits
+/// - `of`: receives the position and both rows of logits
 pub fn compare_logits<R: Send>(
     hidden: [&Tensor<2>; 2],
     heads: [&Head; 2],
@@ -238,7 +237,7 @@ pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f
     });
 }
 
-/// The logits of all positions, row-major `[P, V]`; for few of them, since a vocabulary is large.
+/// Logits of all positions, row-major `[P, V]`; only for few of them, since a vocabulary is large.
 pub fn all_logits(hidden: &Tensor<2>, head: &Head) -> Vec<f32> {
     let mut all = Vec::new();
     for_logits(hidden, head, |logits| all.extend_from_slice(logits));

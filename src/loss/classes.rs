@@ -1,6 +1,6 @@
 //! The terms that compare student and teacher, at the classes of a position: `φ(p, q)` and its slope.
 //!
-//! Written once, for the numbers of one position on the host and for a tensor of those of many.
+//! Written once, for the numbers of one position on the host and for a tensor with those of many.
 
 use std::ops::{Add, Div, Mul, Sub};
 
@@ -10,11 +10,11 @@ use super::spec::LossSpec;
 use super::{Term, Terms};
 use crate::support::{Samples, TopK};
 
-/// A tail that a support leaves is known to this only, the rounding of a sum of f32: what a divergence takes the
-/// logarithm of is no less.
+/// Smallest tail mass whose logarithm a divergence takes: the rounding of a sum in f32, to which the tail of a support
+/// is known.
 const SMALLEST_TAIL: f64 = f32::EPSILON as f64;
 
-/// What a divergence is computed with.
+/// Numbers that a divergence is computed with.
 pub(super) trait Number:
     Clone + Add<Output = Self> + Sub<Output = Self> + Mul<Output = Self> + Div<Output = Self>
 {
@@ -30,13 +30,13 @@ pub(super) trait Number:
     /// Natural logarithm.
     fn ln(self) -> Self;
 
-    /// Without its sign.
+    /// Absolute value.
     fn abs(self) -> Self;
 
     /// −1, 0 or 1.
     fn sign(self) -> Self;
 
-    /// The sum over all classes, at each of them.
+    /// Sum over all classes, at each of them.
     fn total(self) -> Self;
 }
 
@@ -48,7 +48,7 @@ const HEAD_MASS: f64 = 0.5;
 pub(super) struct ClassValues(pub(super) Vec<f64>);
 
 impl ClassValues {
-    /// Their sum, from the first to the last.
+    /// Sum, from the first to the last.
     pub(super) fn sum(&self) -> f64 {
         self.0.iter().fold(0.0, |sum, number| sum + number)
     }
@@ -128,7 +128,7 @@ impl Number for ClassValues {
     }
 }
 
-/// Of f32; whoever makes one sees to it that logarithms are finite, so that 0 times one of them is 0.
+/// f32 tensors. Their makers keep logarithms finite, so that 0 times a logarithm is 0.
 impl Number for Tensor<2> {
     fn times(self, factor: f64) -> Self {
         self.mul_scalar(factor)
@@ -166,18 +166,18 @@ pub(super) struct Mass<N> {
     pub(super) ln: N,
 }
 
-/// The teacher's side of classes: all that terms are told of it.
+/// The teacher's side of classes: all that terms know about it.
 ///
-/// The host makes it for each position; tensors hold it as it is made here.
+/// The host computes it for each position; tensors hold a copy.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TeacherSide<N> {
     pub(super) mass: Mass<N>,
-    /// 1 at the classes of the head and 0 at others, if a term tells them apart.
+    /// 1 at the classes of the head and 0 at others, if a term distinguishes them.
     head: Option<N>,
 }
 
 impl TeacherSide<ClassValues> {
-    /// Classes are the ids of a support and, behind them, the tail, which has nothing unless there are other classes.
+    /// Side of a top-k support. Classes are its ids and, last, the tail, which is empty unless there are other classes.
     pub(super) fn of_top_k(top_k: &TopK<'_>, has_tail: bool, spec: &LossSpec) -> Self {
         let (mut ln, tail) = top_k.log_probs_and_tail(spec.temperature, spec.tail);
         let tail = if has_tail { tail } else { 0.0 };
@@ -195,8 +195,8 @@ impl TeacherSide<ClassValues> {
         }
     }
 
-    /// Classes with the loss of samples: shares drawn as probabilities, and as the logarithm of each the teacher's entropy,
-    /// negative, which shares that sum to one turn into the constant of the loss.
+    /// Side that gives the loss of samples. Probabilities are the shares drawn. The logarithm of each is minus the
+    /// teacher's entropy: shares sum to one, so this becomes the constant of the loss.
     pub(super) fn of_samples(samples: &Samples<'_>) -> Self {
         let mut prob: Vec<f64> = samples.shares().collect();
         let mut ln = vec![-f64::from(samples.entropy); prob.len()];
@@ -212,10 +212,10 @@ impl TeacherSide<ClassValues> {
     }
 }
 
-/// 1 at the teacher's likeliest ids, which have at most half of its mass together, and at the likeliest whatever it has; of equals
-/// the earlier go first. 0 at the others and, behind them, at the tail.
+/// 1 at the teacher's likeliest ids, which have at most half of its mass together, and at the likeliest whatever its
+/// mass; of equals the earlier come first. 0 at the others and, behind them, at the tail.
 ///
-/// The host tells it, for tensors, too: devices have no sort of their own, and in f32 a sum near a half may be on its other side.
+/// The host computes it for tensors, too: devices have no sort, and in f32 a sum near a half may cross it.
 fn head(of_ids: &[f64]) -> ClassValues {
     let mut places: Vec<usize> = (0..of_ids.len()).collect();
     places.sort_by(|&a, &b| of_ids[b].total_cmp(&of_ids[a])); // equals keep their order
@@ -232,7 +232,7 @@ fn head(of_ids: &[f64]) -> ClassValues {
 }
 
 impl<N> TeacherSide<N> {
-    /// Opinions of many positions as one; `join` makes one out of a number of each.
+    /// Joins the sides of many positions; `join` makes one number out of a number of each.
     pub(super) fn joined(
         predictions: &[TeacherSide<ClassValues>],
         join: impl Fn(Vec<&ClassValues>) -> N,
@@ -240,7 +240,7 @@ impl<N> TeacherSide<N> {
         let all = |of: fn(&TeacherSide<ClassValues>) -> &ClassValues| {
             join(predictions.iter().map(of).collect())
         };
-        let none = ClassValues::default(); // of a position without an prediction
+        let none = ClassValues::default(); // of a position without a prediction
         let heads = predictions
             .iter()
             .map(|prediction| prediction.head.as_ref());
@@ -255,7 +255,7 @@ impl<N> TeacherSide<N> {
     }
 }
 
-/// Terms of classes and their slope.
+/// Terms at some classes, and their slope.
 pub(super) struct ClassTerms<N> {
     /// `φ(p, q)` of each term that is on.
     pub(super) values: Terms<Option<N>>,
@@ -263,7 +263,7 @@ pub(super) struct ClassTerms<N> {
     pub(super) slope: Option<N>,
 }
 
-/// Terms and slope of classes: the ids of a support and, as the last, the tail.
+/// Terms and slope at classes: the ids of a support and, as the last, the tail.
 pub(super) fn class_terms<N: Number>(
     teacher: &TeacherSide<N>,
     student: &Mass<N>,
@@ -287,7 +287,7 @@ pub(super) fn class_terms<N: Number>(
     terms
 }
 
-/// `φ(p, q)` of a term, and its weight times `h`. `shape` is the term's own number, see [`LossSpec::shapes`].
+/// `φ(p, q)` of a term, and `h` times its weight. `shape` is the term's own number, see [`LossSpec::shapes`].
 fn soft_term<N: Number>(
     term: Term,
     teacher: &TeacherSide<N>,
@@ -347,7 +347,7 @@ fn relative<N: Number>(a: &Mass<N>, ln_b: &N) -> N {
     a.prob.clone().weigh(a.ln.clone() - ln_b.clone())
 }
 
-/// A share of one and the rest of the other.
+/// Mixture of a share of `a` and the rest of `b`.
 fn mixture<N: Number>(a: &Mass<N>, share: f64, b: &Mass<N>) -> Mass<N> {
     let rest = b.prob.clone().times(1.0 - share);
     let prob = (a.prob.clone().times(share) + rest).positive();

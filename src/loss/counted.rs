@@ -1,10 +1,10 @@
-//! Positions that count, taken out of a matrix and put back.
+//! Counted positions, taken out of a matrix and put back.
 
 use burn::tensor::{Int, Tensor, TensorData};
 
-/// The rows that count, in order; at least one.
+/// Rows of the counted positions, in order; at least one.
 ///
-/// What does not count must not enter a product: 0 times NaN is NaN.
+/// Other positions must not enter a product: 0 times NaN is NaN.
 ///
 /// # Shapes
 ///
@@ -18,13 +18,13 @@ pub(super) fn counted_rows(x: &Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
     x.clone().select(0, indices(places, x))
 }
 
-/// The rows of [`counted_rows`] back at their places, and zeros at all others, `[P, D]`.
+/// Puts the rows of [`counted_rows`] back at their places, with zeros at all others, `[P, D]`.
 pub(super) fn at_their_places(rows: Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
     let [count, size] = rows.dims();
     if count == is_counted.len() {
         return rows;
     }
-    // All others take the row of zeros that stands last.
+    // All others take the row of zeros at the end.
     let with_zeros = Tensor::cat(
         vec![rows.clone(), Tensor::zeros([1, size], &rows.device())],
         0,

@@ -1,7 +1,7 @@
 //! The terms that compare student and teacher at one position, and their slopes.
 //!
-//! Every one of them is a sum over classes `Σ φ`: the classes are the ids of the support and, for all others together, one
-//! bucket. With `h = q ∂φ/∂q`, the slope with respect to ln q, a softmax gives
+//! Each is a sum over classes `Σ φ`. The classes are the ids of the support and one bucket for all others. With
+//! `h = q ∂φ/∂q`, the slope with respect to ln q, a softmax gives
 //!
 //! ```text
 //! T d/dz_j = h_j − q_j Σh                          on the support
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A multiple of `q` may be left out of every `h`, since it cancels. Slopes may be small differences, so the
-//! arithmetic is f64; it is done for the support alone.
+//! arithmetic is f64, for the support alone.
 
 use super::classes::{ClassTerms, ClassValues, Mass, TeacherSide, class_terms};
 use super::softmax::Softmax;
@@ -18,24 +18,24 @@ use super::{Term, Terms};
 use crate::support::{Samples, Support, TopK};
 use crate::vector::{sum, vectorized};
 
-/// The soft terms at one position.
+/// Values and slopes of the soft terms at one position.
 pub(super) struct SoftLoss {
     /// Value of each term that is on, times T².
     pub(super) values: Terms,
     /// d weighted sum / d logit of each id of the support.
     pub(super) slopes: Vec<f32>,
-    /// Times its exponential it is the slope of every other class.
+    /// Slope of every other class, divided by its exponential.
     pub(super) outside: f32,
     /// Exponentials of the ids of the support.
     pub(super) exps: Vec<f32>,
 }
 
-/// The soft terms at one position.
+/// Computes the soft terms at one position.
 ///
 /// `exps` are the student's exponentials at the temperature of the loss, `logits` its logits of the ids of the support.
-/// The exponentials of those ids are taken out of `exps`, which keeps zeros in their place: the student's tail must be
-/// summed without them (as 1 − Σ_K q it would be rounding noise once the student is sure of itself), and what is then
-/// done to every class must leave theirs alone.
+/// The exponentials of those ids are moved out of `exps`, which keeps zeros in their place. The student's tail must be
+/// summed without them: as 1 − Σ_K q it would be rounding noise once the student is sure of itself. Later steps over
+/// every class must leave them alone, too.
 pub(super) fn soft_loss(
     exps: &mut [f32],
     softmax: Softmax,
@@ -101,7 +101,7 @@ impl ClassSums {
     }
 }
 
-/// Of the ids of a support and, behind them, the tail, to which both sides give 0 where there are no other classes.
+/// Sums over the ids of a support and, last, the tail, to which both sides give 0 if there are no other classes.
 fn over_classes(top_k: &TopK<'_>, student: Mass<ClassValues>, spec: &LossSpec) -> ClassSums {
     let num_ids = top_k.ids.len();
     let has_tail = student.prob.0[num_ids] > 0.0;
@@ -125,7 +125,7 @@ fn over_classes(top_k: &TopK<'_>, student: Mass<ClassValues>, spec: &LossSpec) -
     }
 }
 
-/// Cross-entropy against the shares drawn, less the teacher's entropy.
+/// Cross-entropy against the shares drawn, minus the teacher's entropy.
 fn over_samples(samples: &Samples<'_>, student: Mass<ClassValues>, spec: &LossSpec) -> ClassSums {
     spec.check_samples();
     let weight = spec.weights[Term::ForwardKl];

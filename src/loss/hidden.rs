@@ -6,7 +6,7 @@ use super::counted::{at_their_places, counted_rows};
 
 /// A squared distance and its gradients.
 pub struct HiddenGradients {
-    /// Of each counted position, `[P, 1]`; one 0 if there is none.
+    /// Squared distance of each counted position, `[P, 1]`; one 0 if there is none.
     pub distances: Tensor<2>,
     /// d sum / d hidden states of the student, `[P, D]`; zeros where a position does not count.
     pub student: Tensor<2>,
@@ -29,8 +29,8 @@ impl HiddenGradients {
 /// Σₚ ‖W sₚ − tₚ‖² / D'        W: the projection; the identity if there is none
 /// ```
 ///
-/// It is the loss of hidden states of TinyBERT (Jiao et al. 2020, <https://arxiv.org/abs/1909.10351>, section 3.1) with the
-/// mean left to the caller, who divides by what the whole step counted. Checked against PyTorch:
+/// This is the loss of hidden states of TinyBERT (Jiao et al. 2020, <https://arxiv.org/abs/1909.10351>, section 3.1).
+/// The caller takes the mean: it divides by the number counted in the whole step. Checked against PyTorch:
 /// `tests/golden/hidden_mse.json`.
 ///
 /// # Shapes

@@ -1,15 +1,15 @@
-//! The likeliest classes of one position, found without looking at most of them twice.
+//! The likeliest classes of one position, found without reading most of them twice.
 
 use crate::vector::{max, vectorized};
 
-/// Logits per block. With `V` of them there are `V / BLOCK` largest ones to select among, and for each class that is kept
-/// about one block to search: their sum is smallest near √(V / K), which is 28 for 49,152 classes and 64 kept.
+/// Logits per block. `V` logits have `V / BLOCK` block maxima to select among, and each class that is kept costs a
+/// search of about one block. The sum is smallest near √(V / K), which is 28 for 49,152 classes and 64 kept.
 const BLOCK: u32 = 32;
 
 /// Ids of the `count` largest logits, ascending; of equals the lower id is kept.
 ///
-/// The `count`-th largest of the blocks' largest logits is a bound: at least `count` logits reach it, so that no smaller
-/// one is selected. Few more than `count` are left to select among.
+/// The `count`-th largest block maximum is a bound: at least `count` logits reach it, so no smaller one is selected.
+/// Few more than `count` are left to select among.
 pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     let vocab = u32::try_from(logits.len()).expect("a vocabulary has fewer than 2^32 classes");
     let all = 0..vocab;
@@ -34,8 +34,8 @@ pub fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
     ids
 }
 
-/// A value that at least `count` logits reach, and the largest logit of every block; `None` where blocks are too few to
-/// tell, or logits are not finite.
+/// A value that at least `count` logits reach, and the largest logit of every block; `None` if there are too few
+/// blocks, or logits are not finite.
 fn lower_bound(logits: &[f32], count: usize) -> Option<(f32, Vec<f32>)> {
     let largest: Vec<f32> = vectorized(|| logits.chunks(BLOCK as usize).map(max).collect());
     if count == 0 || count >= largest.len() {
@@ -50,7 +50,7 @@ fn lower_bound(logits: &[f32], count: usize) -> Option<(f32, Vec<f32>)> {
 mod tests {
     use super::*;
 
-    /// By sorting everything.
+    /// Reference: sorts everything.
     fn sorted_out(logits: &[f32], count: usize) -> Vec<u32> {
         let mut ids: Vec<usize> = (0..logits.len()).collect();
         ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));

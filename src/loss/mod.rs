@@ -1,10 +1,10 @@
 //! Losses over the vocabulary, with their gradients in closed form.
 //!
-//! A row is one position: its logits, what the teacher said of it, and the token that came. Each function
+//! A row is one position: its logits, the teacher's prediction, and the token that came. Each function
 //! here turns logits into a value and d value / d logits; [`chunked`] carries them through the output matrix
 //! without ever keeping the logits of all positions. One term is not over the vocabulary: [`hidden_gradients`].
 //!
-//! All arithmetic is f32 within a row and f64 across rows; on a device that would stall at each read the whole is a
+//! Arithmetic is f32 within a row and f64 across rows. On a device that would stall at each read, the loss is a
 //! chain of f32 tensor operations instead (`tensors.rs`). Both are checked against PyTorch in value and gradient:
 //! `tests/golden/losses/reference.json`.
 

@@ -1,4 +1,4 @@
-//! Keys of what a pass minimises.
+//! Recipe keys of the loss of a pass.
 
 use std::ops::Bound::{Excluded, Included};
 use std::path::Path;
@@ -13,16 +13,16 @@ use crate::recipe::{
     distinct, or, required, rule,
 };
 
-/// Weights of the loss terms, none negative and at every step at least one positive, and their further keys.
+/// Weights of the loss terms and their further keys. None is negative, and at every step at least one is positive.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LossWeights {
     /// Weight of each term.
     pub weights: Terms<Scheduled>,
-    /// The number that a term has beside its weight: a share of a mixture, or of the label that is smoothed. 0 where a term has
-    /// none or is off.
+    /// Number that a term has beside its weight: a share of a mixture, or the smoothed share of the label. 0 where a
+    /// term has none or is off.
     pub shapes: Terms,
-    /// Layers of the student and of the teacher whose outputs `hidden_mse` compares, counted from 0. `None`, or if it is off:
-    /// spread evenly over both models, which tell how many they have.
+    /// Layers of the student and of the teacher whose outputs `hidden_mse` compares, counted from 0. `None` if it is
+    /// off, or if they are spread evenly over both models, whose depths are known later.
     pub hidden_layers: Option<Vec<[usize; 2]>>,
 }
 
@@ -44,7 +44,7 @@ static TERMS: [Row; Term::ALL.len()] = [
     term(
         Term::ReverseKl,
         MOVING_WEIGHT,
-        "KL(q ‖ p): punishes mass where the teacher has none, in the bucket only as a whole, so take a large `top_k`",
+        "KL(q ‖ p): punishes mass where the teacher has none, but in the bucket only as a whole, so use a large `top_k`",
     ),
     term(
         Term::Jsd,
@@ -69,7 +69,7 @@ static TERMS: [Row; Term::ALL.len()] = [
     term(
         Term::AdaptiveKl,
         MOVING_WEIGHT,
-        "forward and reverse KL, weighed at each position by how much of the difference lies on the teacher's likeliest tokens, up to half of its mass, and how much on all others",
+        "forward and reverse KL, weighted at each position by the share of the difference on the teacher's likeliest tokens, up to half of its mass, and on all others",
     ),
     term(
         Term::CrossEntropy,
@@ -79,11 +79,11 @@ static TERMS: [Row; Term::ALL.len()] = [
     term(
         Term::HiddenMse,
         Kind::Short(&HIDDEN_MSE),
-        "squared distance of hidden states from the teacher's, which then runs along",
+        "squared distance between hidden states of student and teacher; the teacher runs during the pass",
     ),
 ];
 
-/// A row of the table: a term that is off where it is not written.
+/// Row of the table for a term that is off where it is not written.
 const fn term(term: Term, kind: Kind, about: &'static str) -> Row {
     or(term.word(), "0.0", kind, about)
 }
@@ -129,7 +129,7 @@ static CROSS_ENTROPY: Block = Block {
             "label_smoothing",
             "0.0",
             Kind::Number(Included(0.0), Excluded(1.0)),
-            "share of the label that is spread evenly over all tokens",
+            "share of the label spread evenly over all tokens",
         ),
     ],
 };
@@ -144,16 +144,16 @@ static HIDDEN_MSE: Block = Block {
         WEIGHT,
         rule(
             "layers",
-            "all layers of the shallower model, spread evenly over the deeper one, the last on the last",
+            "all layers of the shallower model, spread evenly over the deeper one; the last layers form a pair",
             Kind::List(&LAYER_PAIR, 1, 1 << 20),
-            "pairs of a student's and a teacher's layer, counted from 0: `[[1, 2], [3, 5]]`",
+            "pairs of a student layer and a teacher layer, counted from 0: `[[1, 2], [3, 5]]`",
         ),
     ],
 };
 
 const LAYER_PAIR: Kind = Kind::List(&Kind::Integer(0, MAX_SIZE), 2, 2);
 
-/// Keys of a term beside its weight, if it has some.
+/// Keys of a term beside its weight, if it has any.
 fn block(term: Term) -> Option<&'static Block> {
     match TERMS.get(term as usize)? {
         Row::Key(Key {
@@ -171,7 +171,7 @@ fn shape_key(term: Term) -> Option<&'static str> {
     number.map(|key| key.name)
 }
 
-/// Fields that hold the weight of a term, and its name among them.
+/// Fields that hold the weight of a term, and the key of the weight in them.
 fn holder(losses: Fields<'_>, term: Term) -> Option<(Fields<'_>, &'static str)> {
     match block(term) {
         Some(_) => Some((losses.block(term.word())?, "weight")),
@@ -185,7 +185,7 @@ impl Keys for LossWeights {
         for term in Term::ALL {
             let (keys, name) = holder(losses, term)?;
             plan.weights[term] = keys.get(name)?;
-            // The shape of a term that is off is as good as not written.
+            // The shape of a term that is off counts as not written.
             if let Some(key) = shape_key(term).filter(|_| plan.uses(term)) {
                 plan.shapes[term] = keys.get(key)?;
             }
@@ -215,7 +215,7 @@ impl Keys for LossWeights {
     }
 }
 
-/// As it is written in a recipe.
+/// Writes the losses as a recipe does.
 impl Serialize for LossWeights {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut keys = Map::new();
@@ -224,20 +224,20 @@ impl Serialize for LossWeights {
     }
 }
 
-/// How long a number moves.
+/// Duration of the change of a number.
 pub(crate) const OVER: Row = rule(
     "over",
     "all steps of the pass",
     Kind::StepsOrShare,
-    "steps that it takes, or their share of the pass",
+    "number of steps that the change takes, or their share of the pass",
 );
 
 static WEIGHT_RAMP: Block = Block {
     name: "weight",
-    about: "A weight that moves, as that of any loss term may.",
+    about: "A weight that changes during the pass. Any loss term may have one.",
     rows: &[
         required("from", FROM_0, "weight at the first step"),
-        required("to", FROM_0, "weight at the end of the way, where it stays"),
+        required("to", FROM_0, "weight at the end of the change and after it"),
         OVER,
         or(
             "shape",
@@ -256,20 +256,20 @@ impl LossWeights {
         losses
     }
 
-    /// Tells whether a term has a weight above 0 at some step.
+    /// True if a term has a weight above 0 at some step.
     pub fn uses(&self, term: Term) -> bool {
         self.weights[term].is_used()
     }
 
-    /// Tells whether any term compares with the teacher's predictions.
+    /// True if any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
         let mut soft = Term::ALL.into_iter().filter(|term| term.is_soft());
         soft.any(|term| self.uses(term))
     }
 }
 
-/// Every contradiction within the losses of a pass; gives the terms whose weight is above 0 at some step, or `None` if one is
-/// faulty.
+/// Reports every contradiction within the losses of a pass. Returns the terms whose weight is above 0 at some step, or
+/// `None` if one is faulty.
 pub(crate) fn check(pass: Fields<'_>, faults: &mut Vec<Diagnostic>) -> Option<Vec<Term>> {
     let losses = pass.block("losses")?;
     let ends = Term::ALL.map(|term| Some((term, ends(losses, term)?)));
@@ -305,7 +305,7 @@ fn ends(losses: Fields<'_>, term: Term) -> Option<[f64; 2]> {
     }
 }
 
-/// Pairs of layers that are there twice, or for nothing.
+/// Reports pairs of layers that are written twice or have no effect.
 fn hidden_states(losses: Fields<'_>, is_used: bool, faults: &mut Vec<Diagnostic>) {
     let Some(keys) = losses.block(Term::HiddenMse.word()) else {
         return;

@@ -7,7 +7,7 @@ use super::{LossSums, Term, Terms};
 use crate::support::Support;
 use crate::vector::{sum, vectorized};
 
-/// What one position is measured against. Position `t` is about token `t + 1`: nothing is shifted here.
+/// Target of one position. Position `t` is about token `t + 1`: nothing is shifted here.
 #[derive(Debug, Clone, Copy)]
 pub struct RowTarget<'a> {
     /// The token that came.
@@ -32,32 +32,32 @@ pub struct RowTarget<'a> {
 /// loss = Σ weight · T² · soft term + weight · cross_entropy
 /// ```
 ///
-/// where `y` is the label, a share `label_smoothing` of it spread evenly over all logits, and the head the teacher's likeliest
-/// ids, those that have at most half of its mass together, and the likeliest whatever it has; of equals the earlier in the
-/// support go first. The share `g` of a position is taken as it is: no slope goes through it, as in the code of its authors
-/// (`AKL.py`, where the student's probabilities are detached from the graph).
+/// where `y` is the label, with a share `label_smoothing` of it spread evenly over all logits. The head is the
+/// teacher's likeliest ids that have at most half of its mass together, and always the likeliest; of equals the
+/// earlier in the support come first. The share `g` of a position is a constant: no slope goes through it, as in its
+/// authors' code (`AKL.py`, where the student's probabilities are detached from the graph).
 ///
 /// # The tail
 ///
-/// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one. Every
-/// soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and with `K = V`
-/// it is exact.
-/// What it hides is how the two differ *within* the tail, where each term has one slope for all: the student is told
-/// how much mass belongs there and keeps its own proportions.
+/// Over a top-k support, all other classes are pooled into one bucket on both sides, so that each side sums to one.
+/// Every soft term but `adaptive_kl` is an f-divergence: pooling can only lower it (data-processing inequality), and
+/// with `K = V` it is exact.
+/// Pooling hides how the two differ *within* the tail, where each term has one slope for all: the student learns how
+/// much mass belongs there and keeps its own proportions.
 ///
-/// - `forward_kl`, `skew_forward_kl` weigh classes by the teacher, so they lose little: the tail is what the teacher holds
-///   unlikely.
-/// - `reverse_kl` weighs by the student and is there to punish mass where the teacher has none. In the tail it sees such
-///   mass as a whole only, and a student that moves it from one class of the tail to another goes unpunished: take a
+/// - `forward_kl`, `skew_forward_kl` weigh classes by the teacher, so they lose little: the tail holds the classes that
+///   the teacher finds unlikely.
+/// - `reverse_kl` weighs by the student and punishes mass where the teacher has none. In the tail it sees such mass
+///   only as a whole, so a student that moves it from one class of the tail to another goes unpunished: use a
 ///   large `top_k`. A teacher's tail below 1.2e-7, which f32 cannot tell from none, counts as that much.
-/// - `jsd`, `skew_reverse_kl` share that blindness; their mixtures bound what it can cost, at `ln 1/β`, `ln 1/(1 − β)` and
+/// - `jsd`, `skew_reverse_kl` share that blindness; their mixtures bound its cost, at `ln 1/β`, `ln 1/(1 − β)` and
 ///   `ln 1/α` for each unit of tail mass.
-/// - `adaptive_kl` counts the bucket to the tail whatever it holds, and has of both its terms what is said of them above.
+/// - `adaptive_kl` always counts the bucket to the tail, and the remarks above hold for both of its KLs.
 /// - `tvd` falls short by the smaller of the two tail masses at most. Its slope jumps where `p = q` and is 0 there.
 ///
-/// [`Tail::Renormalize`](crate::support::Tail::Renormalize) divides the teacher's probabilities by their sum instead and teaches that
-/// the tail is empty: a student that fits it is too sure of itself by that factor. It is there to be compared with;
-/// `reverse_kl` would be infinite.
+/// [`Tail::Renormalize`](crate::support::Tail::Renormalize) divides the teacher's probabilities by their sum
+/// instead and teaches that the tail is empty: a student that fits it is overconfident by that factor. It exists for
+/// comparison; `reverse_kl` would be infinite.
 ///
 /// Over `N` samples the weights of `forward_kl` are the shares drawn, and the tail needs no bucket:
 ///
@@ -65,8 +65,8 @@ pub struct RowTarget<'a> {
 /// forward_kl = −Σ_S c/N ln q − H(p)        T d/dz_j = q_j − c_j/N
 /// ```
 ///
-/// Shares are unbiased, the entropy is the teacher's own, so value and slope are the exact KL's in the mean over draws. A
-/// single position may be below zero. No other term is linear in `p`, so none has such an estimate.
+/// Shares are unbiased and the entropy is the teacher's own, so the mean of value and slope over draws is that of the
+/// exact KL. A single position may be below zero. No other term is linear in `p`, so none has such an estimate.
 ///
 /// `scratch` is as long as `logits` and is overwritten.
 ///
@@ -138,8 +138,8 @@ pub fn loss_row(
     }
 }
 
-/// 0 for a number below the normal ones of f32. At low temperatures the slope of nearly every class is one, and processors
-/// take many times as long over products with them.
+/// Replaces a number below the normal ones of f32 by 0. At low temperatures the slope of nearly every class is one, and
+/// processors take many times as long over products with them.
 fn normal_or_zero(value: f32) -> f32 {
     if value.abs() < f32::MIN_POSITIVE {
         0.0
@@ -148,7 +148,7 @@ fn normal_or_zero(value: f32) -> f32 {
     }
 }
 
-/// The side of the cross-entropy that depends on the label.
+/// Part of the cross-entropy that depends on the label.
 struct HardLoss {
     label: usize,
     /// Σ y z, the logits weighted by the smoothed label.

@@ -2,7 +2,7 @@
 
 use crate::vector::{exp_gap, exp_in_place, exp_nonpositive, exp_sum, max, vectorized};
 
-/// The numbers that turn exponentials into probabilities.
+/// Numbers that turn exponentials into probabilities.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Softmax {
     /// Largest logit.
@@ -44,7 +44,7 @@ impl Softmax {
     }
 }
 
-/// ln Σ exp(z) of a row: within 1e-6, whatever is added to all logits.
+/// ln Σ exp(z) of a row, within 1e-6 whatever is added to all logits.
 pub fn log_sum_exp(logits: &[f32]) -> f64 {
     let (largest, sum) = vectorized(|| {
         let largest = max(logits);
@@ -58,11 +58,11 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
     softmax.log_sum_exp()
 }
 
-/// Where a log-sum-exp is smaller, it is rounded to f32 before it is taken from a logit: that costs 4e-6 nats at most,
-/// and caches of such teachers keep their bits. Of logits of 10⁴ it would cost a thousandth of a probability.
+/// A log-sum-exp below this is rounded to f32 before it is subtracted from a logit. That costs 4e-6 nats at most, and
+/// caches of such teachers keep their bits. For logits of 10⁴ it would cost a thousandth of a probability.
 const ROUNDED_BELOW: f64 = 128.0;
 
-/// Natural logarithm of a probability, of a logit of a row with this [`log_sum_exp`].
+/// Natural logarithm of the probability of a logit, in a row with this [`log_sum_exp`].
 #[expect(clippy::cast_possible_truncation, reason = "supports hold f32")]
 pub fn log_prob(logit: f32, log_sum_exp: f64) -> f32 {
     if log_sum_exp.abs() < ROUNDED_BELOW {
@@ -72,10 +72,10 @@ pub fn log_prob(logit: f32, log_sum_exp: f64) -> f32 {
     }
 }
 
-/// ln Σ exp((z − max) / T) of a row: what [`softened`](crate::support::softened) makes probabilities with.
+/// ln Σ exp((z − max) / T) of a row, from which [`softened`](crate::support::softened) computes probabilities.
 ///
-/// At low temperatures the rounding of a log-probability alone would be a nat, once it is divided by `T`. So the likeliest
-/// `ids` enter as their `log_probs` do, and others as their logits: what is on the support never sums to more than 1.
+/// At low temperatures the rounding of a log-probability, divided by `T`, would alone be a nat. So the likeliest `ids`
+/// enter through their `log_probs`, and others through their logits: the mass of the support never exceeds 1.
 #[expect(clippy::cast_possible_truncation, reason = "what is asked for is f32")]
 pub fn softened_log_sum_exp(
     logits: &[f32],
@@ -97,8 +97,8 @@ pub fn softened_log_sum_exp(
     (inside + outside).ln() as f32
 }
 
-/// KL(p ‖ q) of two rows of logits, in nats: exact to about 1e-7, and 0 where the rows are the same. To classes that q has
-/// behind those of p, p gives nothing.
+/// KL(p ‖ q) of two rows of logits, in nats: exact to about 1e-7, and 0 where the rows are the same. p gives no mass to
+/// classes that q has behind those of p.
 ///
 /// # Panics
 ///
@@ -115,7 +115,7 @@ pub fn kl_of_logits(p: &[f32], q: &[f32]) -> f64 {
     f64::from(gap) / sum_p + (sum_q / sum_p).ln()
 }
 
-/// Replaces logits by `exp((z − max) / T)`: probabilities but for their sum.
+/// Replaces logits by `exp((z − max) / T)`: probabilities up to a common factor.
 pub fn exps_in_place(logits: &mut [f32], temperature: f32) {
     Softmax::in_place(logits, temperature);
 }
@@ -143,7 +143,7 @@ mod tests {
             let want: f64 = pairs.map(|(p, q)| p.exp() * (p - q)).sum();
             let got = kl_of_logits(&p, &q);
             assert!((got - want).abs() < 1e-6, "{count}: {got}, {want}");
-            // Classes that p does not know take probability from those it does.
+            // Classes unknown to p take probability from those it knows.
             let more: f64 = 0.5;
             let sum: f64 = q.iter().map(|&logit| f64::from(logit).exp()).sum();
             #[expect(clippy::cast_possible_truncation, reason = "logits are f32")]

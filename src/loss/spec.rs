@@ -1,12 +1,12 @@
-//! What is minimised: terms, their weights, and what they are taken at.
+//! The loss to minimise: terms, their weights and their settings.
 
 use super::{Term, Terms};
 use crate::support::{Tail, Temperature};
 
-/// What is minimised.
+/// The loss to minimise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LossSpec {
-    /// Weights of the terms; a term with weight 0 is not computed, but for the cross-entropy.
+    /// Weights of the terms. A term with weight 0 is not computed, except the cross-entropy.
     pub weights: Terms,
     /// The number that a term has beside its weight, if it has one:
     ///
@@ -16,12 +16,12 @@ pub struct LossSpec {
     pub shapes: Terms,
     /// Temperature of the soft terms.
     pub temperature: Temperature,
-    /// What becomes of the teacher's mass outside a top-k support.
+    /// Treatment of the teacher's mass outside a top-k support.
     pub tail: Tail,
 }
 
 impl LossSpec {
-    /// These weights at temperature 1, with a bucket, labels as they are, and mixtures of equal parts or a tenth.
+    /// Loss with these weights at temperature 1, with a bucket, plain labels, and mixtures of equal parts or a tenth.
     pub const fn of(weights: Terms) -> Self {
         Self {
             weights,
@@ -34,22 +34,22 @@ impl LossSpec {
         }
     }
 
-    /// Share of the label that is spread over all tokens.
+    /// Share of the label that is spread evenly over all tokens.
     pub(super) fn label_smoothing(&self) -> f64 {
         self.shapes[Term::CrossEntropy]
     }
 
-    /// Whether any term compares with the teacher's predictions.
+    /// True if any term compares with the teacher's predictions.
     pub fn is_soft(&self) -> bool {
         let mut terms = self.weights.iter();
         terms.any(|(term, weight)| term.is_soft() && *weight != 0.0)
     }
 
-    /// Sees to it that nothing but `forward_kl` is to be taken from samples.
+    /// Checks that no soft term but `forward_kl` is computed from samples.
     ///
     /// # Panics
     ///
-    /// If another term of the teacher's predictions is: recipes that ask for it are refused.
+    /// If another one is: recipes that ask for it are refused.
     pub(super) fn check_samples(&self) {
         let mut others = self.weights.iter().filter(|(term, weight)| {
             let is_other = term.is_soft() && *term != Term::ForwardKl;

@@ -1,4 +1,4 @@
-//! What an evaluation wants to know of one position.
+//! Statistics of one position, for evaluation.
 
 use super::divergence::soft_loss;
 use super::row::RowTarget;
@@ -11,18 +11,18 @@ use super::{Term, Terms};
 pub struct RowStatistics {
     /// Negative log-likelihood of the token that came, in nats.
     pub cross_entropy: f64,
-    /// KL(teacher ‖ student) in nats, if the teacher's prediction is known: on the support and one bucket, or the
-    /// estimate from samples, unbiased and at times below zero.
+    /// KL(teacher ‖ student) in nats, if the teacher's prediction is known: on the support and one bucket, or an
+    /// estimate from samples, which is unbiased and at times below zero.
     pub forward_kl: Option<f64>,
     /// The likeliest token; the first of equals.
     pub top_id: u32,
-    /// Its probability.
+    /// Probability of `top_id`.
     pub confidence: f32,
     /// The teacher's likeliest token; from samples the one drawn most often.
     pub teacher_top_id: Option<u32>,
 }
 
-/// The divergence that is reported, whatever is minimised.
+/// Divergence that is reported, whatever is minimised.
 const REPORTED: LossSpec = LossSpec::of(Terms::ZERO.with(Term::ForwardKl, 1.0));
 
 /// Measures one position. Overwrites `logits`.
@@ -53,7 +53,7 @@ pub fn row_statistics(logits: &mut [f32], target: RowTarget<'_>) -> RowStatistic
     }
 }
 
-/// As [`row_statistics`], with the divergence from what a teacher says over its whole vocabulary. Overwrites `logits`.
+/// Same as [`row_statistics`], with the divergence from a teacher's whole vocabulary. Overwrites `logits`.
 ///
 /// # Panics
 ///

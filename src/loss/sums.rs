@@ -1,4 +1,4 @@
-//! What a loss comes to over positions.
+//! Sums of the loss over positions.
 
 use burn::tensor::Tensor;
 
@@ -45,7 +45,7 @@ pub struct PendingSums {
     unread: Option<UnreadSums>,
 }
 
-/// Terms on the device, all of positions that `known` has counted.
+/// Terms on the device, all of positions that `known` already counts.
 #[derive(Debug, Clone)]
 struct UnreadSums {
     /// One number for each of [`Term::ALL`].
@@ -63,7 +63,7 @@ impl From<LossSums> for PendingSums {
 }
 
 impl PendingSums {
-    /// Terms that were summed on the device, one number for each of [`Term::ALL`], and what each counts in the total.
+    /// Terms that were summed on the device, one number for each of [`Term::ALL`], and their weights in the total.
     pub(super) fn on_device(terms: Tensor<1>, weights: Terms, positions: u64) -> Self {
         Self {
             known: LossSums {
@@ -74,8 +74,8 @@ impl PendingSums {
         }
     }
 
-    /// The distance of hidden states, summed over positions that another term counts: what is known of it, and what
-    /// lies on the device, `[1]`.
+    /// Distance of hidden states, summed over positions that another term counts: the known part, and the part that is
+    /// still on the device, `[1]`.
     pub fn of_hidden(known: f64, unread: Option<Tensor<1>>, weights: &Terms) -> Self {
         let known = LossSums {
             total: weights[Term::HiddenMse] * known,
@@ -95,7 +95,7 @@ impl PendingSums {
         Self { known, unread }
     }
 
-    /// Positions counted, which are known without a look at the device.
+    /// Number of positions counted, known without a read from the device.
     pub fn positions(&self) -> u64 {
         self.known.positions
     }
@@ -119,12 +119,12 @@ impl PendingSums {
         }
     }
 
-    /// What [`PendingSums::with_read`] needs from the device, if anything.
+    /// Numbers that [`PendingSums::with_read`] needs from the device, if any.
     pub fn unread(&self) -> Option<Tensor<1>> {
         Some(self.unread.as_ref()?.terms.clone())
     }
 
-    /// Numbers of [`PendingSums::unread`].
+    /// Length of [`PendingSums::unread`].
     pub fn num_unread(&self) -> usize {
         self.unread.as_ref().map_or(0, |unread| {
             let [count] = unread.terms.dims();

@@ -1,9 +1,9 @@
-//! The loss of many positions at once, as a chain of tensor operations: what [`loss_row`](super::loss_row) says, for
-//! devices on which the host does not see logits.
+//! The loss of many positions at once, as a chain of tensor operations: the loss of [`loss_row`](super::loss_row), for
+//! devices whose logits the host does not see.
 //!
-//! The arithmetic is f32 throughout, where rows have f64 over the support: slopes that are small differences are off by
-//! the rounding of what they are differences of, 3e-6 of the largest slope of their position. The host prepares the
-//! teacher's side, which is small, and looks at nothing.
+//! The arithmetic is f32 throughout, while rows use f64 over the support. Slopes that are small differences are off by
+//! the rounding of the numbers subtracted: 3e-6 of the largest slope of their position. The host prepares the
+//! teacher's side, which is small, and reads nothing.
 
 use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
@@ -13,7 +13,7 @@ use super::spec::LossSpec;
 use super::{Term, Terms};
 use crate::support::Support;
 
-/// Below it an exponential is held, as in [`exp_nonpositive`](crate::vector::exp_nonpositive): the smallest normal number.
+/// Smallest exponent, as in [`exp_nonpositive`](crate::vector::exp_nonpositive): it gives the smallest normal number.
 const SMALLEST_EXPONENT: f64 = -87.0;
 
 /// Terms and slopes of some positions.
@@ -32,7 +32,7 @@ pub(super) struct Losses {
 ///
 /// # Panics
 ///
-/// As [`loss_row`](super::loss_row).
+/// Same as [`loss_row`](super::loss_row).
 pub(super) fn losses(logits: Tensor<2>, targets: &[RowTarget<'_>], spec: &LossSpec) -> Losses {
     let shifted = logits.clone() - logits.max_dim(1); // [P, V], none above 0
     let exps = exponentials(shifted.clone());
@@ -90,8 +90,8 @@ fn cross_entropy(
 
 /// The teacher's side of some positions: `K` ids each and, in the last column, the tail.
 ///
-/// Positions differ in how many ids they have; the rest are classes without mass on either side, which add nothing to
-/// any term: `is_class` is 0 there. It is 0 everywhere at a position of which the teacher's prediction is not known.
+/// Positions differ in how many ids they have. The other classes have no mass on either side and add nothing to any
+/// term: `is_class` is 0 there. It is 0 everywhere at a position without a prediction of the teacher.
 ///
 /// # Shapes
 ///
@@ -138,8 +138,8 @@ impl Teacher {
     }
 }
 
-/// Numbers of the classes of each position, `[P, width]`: the tail in the last column, zeros where a position has fewer ids,
-/// and nothing but zeros where a row is empty.
+/// Numbers of the classes of each position, `[P, width]`: the tail in the last column, zeros where a position has fewer
+/// ids, and only zeros where a row is empty.
 #[expect(clippy::cast_possible_truncation, reason = "tensors are f32")]
 fn side_by_side(rows: &[&ClassValues], width: usize, device: &Device) -> Tensor<2> {
     let mut numbers = Vec::with_capacity(rows.len() * width);
@@ -210,9 +210,9 @@ fn soft_losses(
     let slopes = slopes.mul_scalar(temperature);
     let of_tail = slopes.clone().narrow(1, num_ids, 1);
     let of_ids = slopes.narrow(1, 0, num_ids);
-    let slopes = outside / positive * of_tail; // in this order: a tail may be so small that its inverse is no number
+    let slopes = outside / positive * of_tail; // in this order: the inverse of a tiny tail may be infinite
     SoftLosses {
-        // Times T and once more after the sum: T² may be below all that f32 holds, and the sum without it above.
+        // Times T both before and after the sum: T² may be too small for f32, and the sum without it too large.
         terms: Terms::from_fn(|term| {
             let value = values[term].take()?.mul_scalar(temperature);
             Some(value.sum().mul_scalar(temperature))

@@ -1,4 +1,4 @@
-//! Terms of the loss: one list makes the enum that recipes, losses, logs and plans go by.
+//! Terms of the loss: one list defines the enum of recipes, losses, logs and plans.
 
 use std::ops::{Index, IndexMut};
 
@@ -33,22 +33,22 @@ terms! {
     SkewReverseKl = "skew_reverse_kl",
     /// Total variation distance, half the sum of |p − q|.
     Tvd = "tvd",
-    /// KL(p ‖ q) and KL(q ‖ p), each with the share that the likeliest tokens, or all others, have of Σ |p − q|.
+    /// KL(p ‖ q) and KL(q ‖ p), weighted by the shares of the likeliest tokens and of all others in Σ |p − q|.
     AdaptiveKl = "adaptive_kl",
-    /// Negative log-likelihood of the text, never softened; with smoothed labels if the spec smooths them.
+    /// Negative log-likelihood of the text, never softened; with smoothed labels if the spec asks for them.
     CrossEntropy = "cross_entropy",
-    /// Squared distance of hidden states from the teacher's, see [`hidden_gradients`](crate::loss::hidden_gradients); not in
-    /// nats and nothing that logits tell.
+    /// Squared distance of hidden states from the teacher's, see [`hidden_gradients`](crate::loss::hidden_gradients);
+    /// not in nats, and independent of logits.
     HiddenMse = "hidden_mse",
 }
 
 impl Term {
-    /// Tells whether it compares with the teacher's predictions.
+    /// True if it compares with the teacher's predictions.
     pub const fn is_soft(self) -> bool {
         !matches!(self, Self::CrossEntropy | Self::HiddenMse)
     }
 
-    /// Tells whether it is infinite where the student has mass and the teacher has none.
+    /// True if it is infinite where the student has mass and the teacher has none.
     pub const fn needs_tail(self) -> bool {
         matches!(self, Self::ReverseKl | Self::AdaptiveKl)
     }
@@ -71,7 +71,7 @@ impl<T> Terms<T> {
 }
 
 impl<T: Copy> Terms<T> {
-    /// The same with another value of one term.
+    /// Copy with another value for one term.
     #[must_use]
     pub const fn with(mut self, term: Term, value: T) -> Self {
         self.0[term as usize] = value;
@@ -80,7 +80,7 @@ impl<T: Copy> Terms<T> {
 }
 
 impl Terms {
-    /// No term at all.
+    /// 0 for every term.
     pub const ZERO: Self = Self([0.0; Term::ALL.len()]);
 
     /// Σ weight · value.
@@ -89,13 +89,13 @@ impl Terms {
         pairs.map(|(value, weight)| weight * value).sum()
     }
 
-    /// Term by term.
+    /// Sum, term by term.
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         Self::from_fn(|term| self[term] + other[term])
     }
 
-    /// Every term so many times.
+    /// Every term times `factor`.
     #[must_use]
     pub fn times(&self, factor: f64) -> Self {
         Self::from_fn(|term| factor * self[term])

@@ -1,4 +1,4 @@
-//! Which weights of a student go: scores, and the choice of the lowest.
+//! Choice of the weights of a student to prune: scores, and the selection of the lowest.
 
 mod plan;
 mod score;
@@ -16,21 +16,21 @@ use crate::model::WeightId;
 use crate::student::Student;
 use crate::tensors;
 
-/// What became of one matrix.
+/// Result of pruning one matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PrunedMatrix {
-    /// Which it is.
+    /// Name of the matrix.
     #[serde(flatten)]
     pub weight: WeightId,
     /// Share of its weights that are zero now.
     pub sparsity: f64,
-    /// Square of what its outputs have lost over the square of what they were, on the calibration text; `None` where
-    /// that was not measured.
+    /// Square of the change of its outputs over the square of the outputs before, on the calibration text; `None` where
+    /// it was not measured.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub output_error: Option<f64>,
 }
 
-/// Masks the lowest scores: sizes of weights, times the norms of their inputs where there are any.
+/// Masks the weights with the lowest scores: their sizes, times the norms of their inputs if `squares` are given.
 pub fn mask_lowest(
     student: Student,
     squares: Option<&SiteSums>,
@@ -62,7 +62,7 @@ pub fn mask_lowest(
     (student.zeroed(), pruned)
 }
 
-/// Puts what is masked below all else.
+/// Scores masked weights below all others.
 fn keep_masked(scores: &mut [f32], mask: &[f32]) {
     for (score, kept) in scores.iter_mut().zip(mask) {
         if *kept == 0.0 {

@@ -1,4 +1,4 @@
-//! Keys of which weights go while a pass trains; and of how many go, wherever they do.
+//! Recipe keys of pruning during training, and of the number of weights that any pruning removes.
 
 use std::ops::Bound::Included;
 
@@ -11,21 +11,21 @@ use crate::recipe::{Fields, Kind, MAX_STEPS, Word, keys, unused, words};
 pub(crate) const SPARSITY: Kind = Kind::Number(Included(0.0), Included(0.95));
 
 keys! {
-    /// Their share rises on a cubic curve, fast at first and slower the fewer are left (Zhu & Gupta 2017,
+    /// The share of zeros rises on a cubic curve: fast at first, slower the fewer weights are left (Zhu & Gupta 2017,
     /// <https://arxiv.org/abs/1710.01878>).
-    pub struct GradualPlan in GRADUAL = "prune", "Weights that go during the pass, more and more of them, on a cubic curve (Zhu & Gupta 2017). What was masked before the pass stays masked." {
-        method: GradualMethod = or("magnitude", Kind::Word(GradualMethod::WORDS), "how a weight is scored: its size, or its size times the norm of its input");
+    pub struct GradualPlan in GRADUAL = "prune", "Pruning during the pass: the share of zeros rises on a cubic curve (Zhu & Gupta 2017). Weights masked before the pass stay masked." {
+        method: GradualMethod = or("magnitude", Kind::Word(GradualMethod::WORDS), "score of a weight: its size, or its size times the norm of its input");
         sparsity: f64 = required(SPARSITY, "share of zeros from `to_step` on: a fraction, not a percentage");
-        within: Within = or("row", Kind::Word(Within::WORDS), "what loses this share: each output row, or the matrix as a whole");
-        from_step: usize = or("0", Kind::Integer(0, MAX_STEPS), "step before which the first weights may go, counted from 0");
-        to_step: usize = rule("`steps * 3 / 4`", Kind::Integer(1, MAX_STEPS), "step before which the last weights go; above `from_step`, and below `steps`, so that something is left to make up for them") else to_step;
-        every: usize = or("10", Kind::Integer(1, MAX_STEPS), "steps between the times when weights go");
+        within: Within = or("row", Kind::Word(Within::WORDS), "part that reaches this share: each output row, or the matrix as a whole");
+        from_step: usize = or("0", Kind::Integer(0, MAX_STEPS), "step before which the first weights may be pruned, counted from 0");
+        to_step: usize = rule("`steps * 3 / 4`", Kind::Integer(1, MAX_STEPS), "step before which the last weights are pruned; above `from_step` and below `steps`, so that later steps can compensate for them") else to_step;
+        every: usize = or("10", Kind::Integer(1, MAX_STEPS), "steps from one pruning to the next");
         calibration_tokens: usize = or("4k", Kind::Tokens(1), "training positions over which `wanda` measures activations each time") unless |plan| plan.method == GradualMethod::Magnitude;
     }
 }
 
 words! {
-    /// How a weight is scored while a pass trains; not by SparseGPT, which moves weights itself.
+    /// Score of a weight while a pass trains; never SparseGPT, which moves weights itself.
     pub enum GradualMethod {
         /// |weight|.
         Magnitude = "magnitude",
@@ -34,32 +34,32 @@ words! {
     }
 }
 
-/// The step before which the last weights go, where it is not written: a quarter of the pass is left to make up for them.
+/// Default of `to_step`: three quarters of the pass, so that its last quarter can compensate for the pruned weights.
 fn to_step(fields: Fields<'_>) -> Option<usize> {
     let steps: usize = fields.nearest("steps")?.get("steps")?;
     Some(steps * 3 / 4)
 }
 
-/// How many weights of a matrix go, and among which the lowest scores are sought.
+/// Number of weights of a matrix to prune, and the parts in which the lowest scores are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Zeros {
-    /// A share of them.
+    /// A share of the weights.
     Share {
         /// Share of zeros.
         sparsity: f64,
-        /// What loses this share.
+        /// Part of the matrix that reaches this share.
         within: Within,
     },
-    /// So many of every few neighbours.
+    /// A fixed number of every few neighbours.
     Pattern {
-        /// How many of how many.
+        /// Weights kept, and neighbours in a group.
         pattern: Pattern,
     },
 }
 
 words! {
-    /// What a share of zeros is a share of: there, weights compete for their place.
+    /// Part of a matrix in which weights compete; a share of zeros is a share of this part.
     pub enum Within {
         /// Each output row.
         Row = "row",
@@ -69,7 +69,7 @@ words! {
 }
 
 words! {
-    /// Weights that stay among neighbours in a row, as sparse tensor cores want them.
+    /// Weights kept among neighbours in a row, as sparse tensor cores require.
     pub enum Pattern {
         /// 2 of every 4.
         TwoOfFour = "2:4",
@@ -103,7 +103,7 @@ impl Zeros {
 }
 
 impl Pattern {
-    /// Neighbours among which weights are counted; divides the inputs of every layer.
+    /// Number of neighbours in a group; divides the inputs of every layer.
     pub fn width(self) -> usize {
         match self {
             Self::TwoOfFour => 4,
@@ -111,13 +111,13 @@ impl Pattern {
         }
     }
 
-    /// Those of them that go.
+    /// Number of pruned weights in a group.
     pub fn num_zeros(self) -> usize {
         self.width() / 2
     }
 }
 
-/// Every contradiction within the keys of a pass that trains and prunes.
+/// Reports every contradiction within the keys of a pass that trains and prunes.
 pub(crate) fn check(pass: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     if fields.get("method") == Some(GradualMethod::Magnitude) {
         let label = "`magnitude` measures no activations";

@@ -1,4 +1,4 @@
-//! How useful each weight is.
+//! Scores of weights: how useful each one is.
 
 use std::collections::BTreeMap;
 
@@ -11,10 +11,10 @@ use crate::student::Student;
 /// Score of a weight that is already masked, below any other.
 pub(crate) const PRUNED: f32 = -1.0;
 
-/// Sums over positions, by layer and site; one entry per input feature.
+/// Sums over positions by layer and site, with one entry per input feature.
 pub type SiteSums = BTreeMap<(usize, Site), Vec<f64>>;
 
-/// Sum of squares of every input feature over the calibration text, by the student's own layers: over all runs of one.
+/// Sum of squares of every input feature over the calibration text, by the student's own layers, over all their runs.
 pub fn input_squares(
     student: &Student,
     calibration: &Calibration<'_>,

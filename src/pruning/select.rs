@@ -1,13 +1,13 @@
-//! The choice of the lowest scores.
+//! Selection of the lowest scores.
 
 use rayon::prelude::*;
 
 use crate::pruning::{Within, Zeros};
 
-/// 1 for the weights that stay of a matrix of rows of `columns` scores.
+/// Mask of a matrix whose rows have `columns` scores: 1 where a weight is kept.
 ///
-/// A share of zeros is rounded to whole weights of a row, or of the matrix. Of equal scores the earlier goes first. All
-/// scores below zero go, whatever their number: they are masked already.
+/// A share of zeros is rounded to whole weights of a row, or of the matrix. Of equal scores the earlier is pruned.
+/// All scores below zero are pruned, whatever their number: they are masked already.
 pub(crate) fn select(scores: &[f32], columns: usize, zeros: Zeros) -> Vec<f32> {
     let mut mask = vec![1.0; scores.len()];
     let (width, num_zeros) = match zeros {
@@ -30,7 +30,7 @@ pub(crate) fn select(scores: &[f32], columns: usize, zeros: Zeros) -> Vec<f32> {
     mask
 }
 
-/// A share of so many weights, in whole ones.
+/// Share of `count` weights, rounded to whole ones.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -40,7 +40,7 @@ pub(crate) fn share_of(count: usize, sparsity: f64) -> usize {
     (count as f64 * sparsity).round() as usize
 }
 
-/// Places of the lowest scores, in no order: so many, and at least all below zero.
+/// Indices of the `count` lowest scores, in no order; of all below zero, if those are more.
 pub(crate) fn lowest(scores: &[f32], count: usize) -> Vec<usize> {
     let num_masked = scores.iter().filter(|&&score| score < 0.0).count();
     let count = count.max(num_masked);

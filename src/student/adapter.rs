@@ -1,4 +1,4 @@
-//! Low-rank adapters: what a pass trains in the place of the weights themselves.
+//! Low-rank adapters: matrices that a pass trains in place of the weights themselves.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,15 +23,15 @@ use crate::tensors;
 /// W + alpha / rank · B · A        A: [rank, in]    B: [out, rank]
 /// ```
 ///
-/// As in `peft`, A starts as Kaiming's uniform draws (within ±1 / √in) and B at 0, so that an adapter starts as nothing.
+/// As in `peft`, A starts as Kaiming's uniform draws (within ±1 / √in) and B at 0, so that an adapter starts as zero.
 ///
-/// The gradients of both follow from that of the sum, which the step computes anyway: it saves the optimizer's moments
-/// and the weights in training states, not the gradient. Checked against `peft`: `tests/golden/adapter.json`.
+/// The gradients of both follow from that of the sum, which the step computes anyway. An adapter saves the optimizer's
+/// moments and the weights in training states, not the gradient. Checked against `peft`: `tests/golden/adapter.json`.
 #[derive(Debug, Clone)]
 pub struct Adapter {
     plan: AdapterPlan,
     config: DecoderConfig,
-    /// By the weight they are added to.
+    /// Pairs by the weight they are added to.
     pairs: BTreeMap<WeightId, Pair>,
 }
 
@@ -44,7 +44,7 @@ struct Pair {
 }
 
 impl Adapter {
-    /// The adapter that a plan asks for, at its start.
+    /// The adapter of a plan, in its initial state.
     pub fn init(plan: &AdapterPlan, config: &DecoderConfig, seed: u64, device: &Device) -> Self {
         let specs = parameter_specs(config).into_iter();
         let pairs = specs
@@ -67,7 +67,7 @@ impl Adapter {
         }
     }
 
-    /// Its matrices: A and B of each weight, weight by weight.
+    /// Matrices A and B of each weight, weight by weight.
     pub fn parameters(&self) -> Vec<(TrainedSpec, Tensor<2>)> {
         let of_pair = |pair: &Pair| {
             pair.named().map(|(name, matrix)| {
@@ -83,11 +83,11 @@ impl Adapter {
         self.pairs.values().flat_map(of_pair).collect()
     }
 
-    /// The same with other matrices, in the order of [`Adapter::parameters`].
+    /// Copy with other matrices, in the order of [`Adapter::parameters`].
     ///
     /// # Panics
     ///
-    /// If there are not as many.
+    /// If their number differs.
     #[must_use]
     pub fn with(&self, matrices: Vec<Tensor<2>>) -> Self {
         let mut matrices = matrices.into_iter();
@@ -106,7 +106,7 @@ impl Adapter {
         }
     }
 
-    /// A weight and what the adapter adds to it.
+    /// A weight plus the adapter's product for it, if there is one.
     pub fn adapted(&self, spec: &ParameterSpec, weight: Tensor<2>) -> Tensor<2> {
         match self.pairs.get(&spec.id) {
             Some(Pair { a, b, .. }) => {
@@ -116,7 +116,7 @@ impl Adapter {
         }
     }
 
-    /// Gradients of its matrices, in the order of [`Adapter::parameters`], from those of the sums:
+    /// Gradients of the adapter's matrices, in the order of [`Adapter::parameters`], from those of the sums:
     ///
     /// ```text
     /// dA = alpha / rank · Bᵀ · dW        dB = alpha / rank · dW · Aᵀ
@@ -124,7 +124,7 @@ impl Adapter {
     ///
     /// # Panics
     ///
-    /// If that of a weight is missing.
+    /// If the gradient of a weight is missing.
     pub fn pull_back(&self, mut gradients: BTreeMap<WeightId, Tensor<2>>) -> Vec<Tensor<2>> {
         let of_pair = |(id, Pair { a, b, .. }): (&WeightId, &Pair)| {
             let whole = gradients
@@ -139,12 +139,12 @@ impl Adapter {
         self.pairs.iter().flat_map(of_pair).collect()
     }
 
-    /// Writes `adapter_config.json` and `adapter_model.safetensors` as `peft` does, into a folder that is made; the matrices
-    /// of a layer that runs `layer_repeats` times stand there as often.
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` as `peft` does, and creates the folder. The
+    /// matrices of a layer that runs `layer_repeats` times are repeated as often.
     ///
-    /// Of weights that the family stores as one matrix there is one module: the A of those that are adapted stand one below the
-    /// other, and each B in the rows of its weight and in the columns of its A. As many times the rank as are adapted, and as
-    /// many times alpha, leave the scale as it is.
+    /// Weights that the family stores as one matrix give one module. The A of the adapted ones are stacked, and each B
+    /// fills the rows of its weight and the columns of its A. Rank and alpha are both multiplied by the number of
+    /// adapted weights, so the scale stays the same.
     pub fn save(&self, dir: &Path, layer_repeats: usize) -> io::Result<()> {
         std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
         let num_runs = self.config.num_hidden_layers * layer_repeats;
@@ -207,7 +207,7 @@ impl Adapter {
     }
 }
 
-/// Draws within ±1 / √in for a matrix `[out, in]`: what PyTorch's linear layers start as.
+/// Draws within ±1 / √in for a matrix `[out, in]`, as PyTorch initializes linear layers.
 pub(super) fn kaiming_uniform(shape: [usize; 2], mut stream: Stream, device: &Device) -> Tensor<2> {
     let [outputs, inputs] = shape;
     let bound = (inputs as f64).sqrt().recip();
@@ -218,13 +218,13 @@ pub(super) fn kaiming_uniform(shape: [usize; 2], mut stream: Stream, device: &De
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// Whether a plan's adapter has matrices for this weight.
+/// True if a plan's adapter has matrices for this weight.
 pub fn is_target(plan: &AdapterPlan, spec: &ParameterSpec) -> bool {
     spec.kind() == ParameterKind::Linear && plan.targets.contains(&spec.id.part)
 }
 
 impl Pair {
-    /// The pairs of the weights of a tensor as the one of it; `None` if there are none.
+    /// Joins the pairs of the weights of a tensor into one pair; `None` if there are none.
     fn joined(tensor: &TensorSpec, pairs: &[Option<&Self>]) -> Option<Self> {
         let there: Vec<&Self> = pairs.iter().copied().flatten().collect();
         let first = there.first()?;
@@ -248,7 +248,7 @@ impl Pair {
         Some(Self { name, a, b })
     }
 
-    /// Both with their names, as in `peft` behind `base_model.model.`.
+    /// Both matrices with their names, as in `peft` behind `base_model.model.`.
     fn named(&self) -> [(String, Tensor<2>); 2] {
         let module = self.name.strip_suffix(".weight").unwrap_or(&self.name);
         [("lora_A", &self.a), ("lora_B", &self.b)]

@@ -15,7 +15,7 @@ use crate::tensors::{self, NotFinite};
 #[derive(Serialize, Deserialize)]
 struct StudentFacts {
     config: DecoderConfig,
-    /// By the name of the weight.
+    /// Schemes by the name of the weight.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     schemes: BTreeMap<String, Scheme>,
     #[serde(default, skip_serializing)]
@@ -24,7 +24,7 @@ struct StudentFacts {
     layer_repeats: usize,
 }
 
-/// What versions wrote that knew one grid for all projections.
+/// Format of versions that knew one grid for all projections.
 #[derive(Deserialize)]
 struct OnlyGrid {
     bits: u32,
@@ -41,7 +41,7 @@ fn is_one(count: &usize) -> bool {
 }
 
 impl Student {
-    /// Writes `student.safetensors` into a folder: free weights, masks, scales and zeros that are kept, config and schemes.
+    /// Writes `student.safetensors` into a folder: free weights, masks, fixed scales and zeros, config and schemes.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
         let (mut matrices, mut schemes) = (Vec::new(), BTreeMap::new());
         for (spec, weight) in self.decoder.parameters() {
@@ -62,7 +62,7 @@ impl Student {
         tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
     }
 
-    /// Reads what [`Student::save`] wrote; every number of it is finite.
+    /// Reads the file of [`Student::save`] and checks that every number is finite.
     pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
         let path = dir.join(STUDENT_FILE);
         let (mut matrices, mut facts): (_, StudentFacts) = tensors::load(&path, device)?;

@@ -17,24 +17,23 @@ use crate::model::{
 
 /// The parts of a teacher that a student keeps, zero-based and ascending.
 ///
-/// The student computes what the teacher would with all other parts at zero: the weights of a layer that is left out,
-/// the rows of `gate_proj` and `up_proj` of a channel, the columns of `o_proj` of a head, and whatever is written to a
-/// dimension of the residual stream. Layers, channels and heads need nothing but the cut. Dimensions also change what a
-/// norm divides by: the mean of `hidden_size` squares, of which the student has fewer, all those left out being 0.
-/// With a share `s` of the dimensions kept, its norms have `eps / s` and gains of `1 / √s` times the teacher's, which
-/// makes the two equal:
+/// The student computes what the teacher would with all other parts at zero: the weights of a removed layer, the rows
+/// of `gate_proj` and `up_proj` of a channel, the columns of `o_proj` of a head, and all writes to a dimension of the
+/// residual stream. Layers, channels and heads need only the cut. Dimensions also change the divisor of a norm: the
+/// mean of `hidden_size` squares. The student has fewer of them, and all removed ones are 0. With a share `s` of the
+/// dimensions kept, its norms have `eps / s` and gains of `1 / √s` times the teacher's, which makes the two equal:
 ///
 /// ```text
 /// x / √(s · mean(x²) + eps) · gain  =  x / √(mean(x²) + eps / s) · gain / √s
 /// ```
 ///
-/// A norm of all queries or keys together changes alike if heads go: with a share `h` of them kept, its gains are `1 / √h` times the
-/// teacher's. Its `eps`, which is that of all norms and so `eps / s`, has to act as `eps / h`: to that end the projections in front of it
-/// have `√(h / s)` times their weights.
+/// A norm of all queries or keys together changes in the same way if heads are removed: with a share `h` of them kept,
+/// its gains are `1 / √h` times the teacher's. All norms share one `eps`, which is `eps / s`, but here it has to act as
+/// `eps / h`. So the projections in front of this norm have `√(h / s)` times their weights.
 ///
 /// Gemma also multiplies the embedding by √`hidden_size`: the student's embedding has `1 / √s` times the teacher's
-/// weights, and if the output matrix is tied to it, the gain of the last norm stays as it is. (Norms of single
-/// queries and keys share the one `eps` and so differ by its tiny change; it is a ten-thousandth of what it is added to, or less.)
+/// weights, and if the output matrix is tied to it, the gain of the last norm does not change. (Norms of single queries
+/// and keys share the one `eps` and differ by its tiny change: at most a ten-thousandth of the number it is added to.)
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartSelection {
     /// Layers, in the student's order, which need not ascend.
@@ -74,7 +73,7 @@ pub enum NoSuchPart {
 }
 
 impl NoSuchPart {
-    /// The key that asks for it, in a plan of parts of a teacher.
+    /// Key that asks for the part, in a plan of parts of a teacher.
     pub fn key(&self) -> &'static str {
         match self {
             Self::Layer { .. } => "layers",
@@ -82,7 +81,7 @@ impl NoSuchPart {
         }
     }
 
-    /// The remark under the key.
+    /// Label under the key.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Layer { .. } => "past the last layer",
@@ -91,7 +90,7 @@ impl NoSuchPart {
         }
     }
 
-    /// The way out: words to write in its place.
+    /// Help: the words to write in its place.
     pub fn help(&self) -> String {
         match self {
             Self::Layer { there, .. } => format!("layers count from 0 to {}", there - 1),
@@ -103,7 +102,7 @@ impl NoSuchPart {
     }
 }
 
-/// Whether the teacher has what a plan asks for, and transformers loads what is left.
+/// Checks that the teacher has the parts of a plan, and that transformers loads the result.
 pub fn check_parts(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<(), NoSuchPart> {
     let num_layers = teacher.num_hidden_layers;
     let mut sizes = vec![
@@ -167,13 +166,13 @@ fn check_width(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Result<(), No
 
 /// The architecture of a student that keeps a part of its teacher.
 ///
-/// Exact but for [`layer_types`](DecoderConfig::layer_types) where the layers are chosen by what is measured.
+/// Exact except for [`layer_types`](DecoderConfig::layer_types) if the layers are chosen by measurement.
 pub fn part_of_teacher(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> DecoderConfig {
     PartSelection::choose(plan, teacher, &Importance::unmeasured(teacher)).config(teacher)
 }
 
 impl PartSelection {
-    /// These layers, whole.
+    /// Selects these layers, whole.
     pub fn layers(layers: &[usize]) -> Self {
         Self {
             layers: layers.to_vec(),
@@ -183,7 +182,7 @@ impl PartSelection {
         }
     }
 
-    /// What a plan keeps: of each kind of part the highest scores, the earlier of equals first.
+    /// Selects the parts of each kind with the highest scores, the earlier of equals first.
     pub fn choose(plan: &FromTeacherPlan, teacher: &DecoderConfig, scores: &Importance) -> Self {
         let num_layers = teacher.num_hidden_layers;
         let layers = match &plan.layers {
@@ -255,8 +254,8 @@ impl PartSelection {
     ///
     /// # Panics
     ///
-    /// If a part does not exist, if layers share weights, or if an adapter or a grid is on it: passes take parts out
-    /// before they put one on.
+    /// If a part does not exist, if layers share weights, or if the student has an adapter or a grid: passes remove
+    /// parts before they add one.
     pub fn cut_student(&self, student: &Student) -> Student {
         let is_plain = student.layer_repeats == 1 && student.adapter.is_none();
         assert!(
@@ -285,7 +284,7 @@ impl PartSelection {
         small
     }
 
-    /// Asks `weight` for the teacher's weights, one at a time, and keeps what the student has of each.
+    /// Asks `weight` for the teacher's weights, one at a time, and keeps the student's part of each.
     fn build<E>(
         &self,
         teacher: &DecoderConfig,
@@ -300,12 +299,12 @@ impl PartSelection {
         })
     }
 
-    /// The teacher's weight that one of the student is a part of.
+    /// Name of the teacher's weight of which a weight of the student is a part.
     fn source(&self, id: WeightId) -> WeightId {
         id.in_layer(|place| self.layers[place])
     }
 
-    /// What the student keeps of a weight, or of a mask on it.
+    /// The student's part of a weight, or of a mask on it.
     fn select(&self, id: WeightId, whole: Tensor<2>, teacher: &DecoderConfig) -> Tensor<2> {
         let mut kept = whole;
         for (dim, axis) in teacher.family().axes(id.part).into_iter().enumerate() {
@@ -316,7 +315,7 @@ impl PartSelection {
         kept
     }
 
-    /// Places along an axis that stay, in the student's layer `place`; `None` is all.
+    /// Indices kept along an axis, in the student's layer `place`; `None` means all.
     fn places(
         &self,
         axis: Axis,
@@ -342,7 +341,7 @@ impl PartSelection {
         }
     }
 
-    /// Makes up for the change of what norms take the mean over; see [`PartSelection`].
+    /// Compensates for the change of the mean in norms; see [`PartSelection`].
     fn rescale(
         &self,
         spec: &ParameterSpec,
@@ -374,13 +373,13 @@ impl PartSelection {
         }
     }
 
-    /// Share of the residual stream's dimensions that stay.
+    /// Share of the residual stream's dimensions that are kept.
     fn hidden_share(&self, teacher: &DecoderConfig) -> f64 {
         let kept = self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len);
         kept as f64 / teacher.hidden_size as f64
     }
 
-    /// Share of the heads that stay, the same in every layer.
+    /// Share of the heads that are kept, the same in every layer.
     fn heads_share(&self, teacher: &DecoderConfig) -> f64 {
         let kept = self.groups.as_ref().and_then(|groups| groups.first());
         let kept = kept.map_or(teacher.num_key_value_heads, Vec::len);
@@ -388,7 +387,7 @@ impl PartSelection {
     }
 }
 
-/// Places of the highest scores, ascending; the earlier of equals first.
+/// Indices of the highest scores, ascending; the earlier of equals first.
 fn highest(scores: &[f64], count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..scores.len()).collect();
     order.sort_by(|&a, &b| scores[b].total_cmp(&scores[a]));

@@ -1,4 +1,4 @@
-//! How much each part of a teacher does, measured on text.
+//! Importance of each part of a teacher, measured on text.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,17 +10,17 @@ use crate::model::{Decoder, DecoderConfig, Site};
 /// Scores of a teacher's parts; only their order has a meaning.
 ///
 /// **Block influence** of a layer is how far it turns the residual stream (Men et al. 2024, ShortGPT,
-/// <https://arxiv.org/abs/2403.03853>, equation 1): 1 minus the mean cosine, over positions, of what enters it and what
-/// leaves it.
+/// <https://arxiv.org/abs/2403.03853>, equation 1): 1 minus the mean cosine, over positions, of its input and its
+/// output.
 ///
-/// **Activity** of a feature is the mean of its size over the positions of a row, squared, summed over rows, and the root
-/// of that (Muralidharan et al. 2024, Minitron, <https://arxiv.org/abs/2407.14679>, section 2.2). A dimension of the
-/// residual stream has the sum of its activities behind every norm in front of attention, feed-forward layer and output
-/// matrix; a channel has that of what enters `down_proj`; a key and value head the Euclidean norm of those of what its
-/// query heads pass to `o_proj`.
+/// **Activity** of a feature is the mean of its size over the positions of a row, squared, summed over rows, then the
+/// root (Muralidharan et al. 2024, Minitron, <https://arxiv.org/abs/2407.14679>, section 2.2). For a dimension of the
+/// residual stream, it is summed over the outputs of all norms in front of attention, feed-forward layer and output
+/// matrix. For a channel, it is that of the input of `down_proj`. For a key and value head, it is the Euclidean norm
+/// of the activities of what its query heads pass to `o_proj`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Importance {
-    /// Block influence, by layer; between 0 (passes everything on as it is) and 2.
+    /// Block influence, by layer; from 0 (passes its input on unchanged) to 2.
     pub influence: Vec<f64>,
     /// Activity of the dimensions of the residual stream.
     pub hidden: Vec<f64>,
@@ -31,7 +31,7 @@ pub struct Importance {
 }
 
 impl Importance {
-    /// Equal scores for all parts: nothing was measured.
+    /// Equal scores for all parts, without a measurement.
     pub fn unmeasured(config: &DecoderConfig) -> Self {
         let by_layer = |size| vec![vec![0.0; size]; config.num_hidden_layers];
         Self {
@@ -42,7 +42,7 @@ impl Importance {
         }
     }
 
-    /// The scores of a decoder's parts.
+    /// Measures the scores of a decoder's parts.
     pub fn measure(decoder: &Decoder, calibration: &Calibration<'_>) -> Result<Self, Interrupted> {
         let config = &decoder.config;
         let mut squares: BTreeMap<(usize, Site), Vec<f64>> = BTreeMap::new();
@@ -100,13 +100,13 @@ impl Importance {
     }
 }
 
-/// Influence of each run of so many layers in a row, taken as one layer (Gromov et al. 2024,
-/// <https://arxiv.org/abs/2403.17887>, who take the angle): 1 minus the mean cosine of what enters the first and what leaves
-/// the last.
+/// Influence of each run of `length` layers in a row, taken as one layer (Gromov et al. 2024,
+/// <https://arxiv.org/abs/2403.17887>, who take the angle): 1 minus the mean cosine of the input of the first and the
+/// output of the last.
 ///
 /// # Panics
 ///
-/// If there are fewer layers.
+/// If the decoder has fewer layers.
 pub fn run_influence(
     decoder: &Decoder,
     length: usize,
@@ -116,7 +116,7 @@ pub fn run_influence(
     assert!(length <= num_layers, "{length} of {num_layers} layers");
     let mut cosines = vec![0.0; num_layers - length + 1];
     let mut num_positions = 0;
-    let mut before: VecDeque<Tensor<3>> = VecDeque::new(); // what entered the last `length` layers
+    let mut before: VecDeque<Tensor<3>> = VecDeque::new(); // inputs of the last `length` layers
     let mut observer = |layer: usize, site: Site, x: &Tensor<3>| {
         if site != Site::Residual {
             return;
@@ -154,7 +154,7 @@ fn add_squares(totals: &mut Vec<f64>, x: &Tensor<3>) {
         .for_each(|(total, square)| *total += f64::from(square));
 }
 
-/// Sum over positions of the cosine of two vectors; one that is all 0 has the cosine 0.
+/// Sum over positions of the cosine of two vectors; the cosine with a zero vector is 0.
 fn sum_of_cosines(a: Tensor<3>, b: Tensor<3>) -> f64 {
     let norm = |x: &Tensor<3>| x.clone().square().sum_dim(2).sqrt(); // [B, T, 1]
     let norms = (norm(&a) * norm(&b)).clamp_min(f32::MIN_POSITIVE);

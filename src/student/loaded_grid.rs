@@ -1,4 +1,4 @@
-//! A student that is on grids already, as a checkpoint has it: code for code and scale for scale, whatever its container was.
+//! A student on the grids of its checkpoint: code for code and scale for scale, whatever the container was.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use crate::model::{GroupScaling, OnGrid, ParameterSpec, Scheme, Schemes, WeightI
 use crate::tensors;
 
 impl Student {
-    /// The student, of whose weights some have values that are on grids, with these grids: what turns codes into values in
-    /// the checkpoint that it was read from, and the schemes there.
+    /// Puts weights whose values are on grids on these grids: the `scalings` that turned codes into values in the
+    /// checkpoint that it was read from, and the `schemes` there.
     ///
-    /// Nothing is rounded: the model that runs has the weights that this one had. Weights that engines join stay free
-    /// together where one of them does.
+    /// Nothing is rounded: the model that runs has the same weights as before. Weights that engines join stay free
+    /// together if one of them does.
     #[must_use]
     pub fn on_loaded_grids(
         mut self,
@@ -45,7 +45,7 @@ impl Student {
         self
     }
 
-    /// Tells whether weights are on grids as a checkpoint had them, and all others as they were there.
+    /// True if weights are on grids as a checkpoint had them, and all others are unchanged, too.
     pub fn is_on_loaded_grids(&self) -> bool {
         !self.loaded_grids.is_empty()
     }

@@ -36,32 +36,32 @@ use crate::tensors::{NotFinite, TensorsError};
 /// File of a student inside an artifact.
 pub const STUDENT_FILE: &str = "student.safetensors";
 
-/// A model in training: free weights, and what stands between them and the model that runs.
+/// A model in training: free weights, and all that is between them and the model that runs.
 ///
-/// The model that runs has the *effective* weights: weight × mask, rounded to the grid of its scheme (and, beside
-/// grids, to bf16 where there is none: a quantised checkpoint is bf16 around integers). Training moves the
-/// free weights; the gradient of an effective weight is taken as that of the free one where the mask is 1
+/// The model that runs has the *effective* weights: weight × mask, rounded to the grid of its scheme. (Beside grids, a
+/// weight without one is rounded to bf16: a quantised checkpoint is bf16 around integers.) Training moves the free
+/// weights. The gradient of an effective weight is used as that of the free one where the mask is 1
 /// (the straight-through estimator, Bengio et al. 2013, <https://arxiv.org/abs/1308.3432>). A grid's scale
 /// follows the largest weight of its group, so no weight is ever further than half a step from the grid and
-/// nothing needs to be cut off; or it is trained, too, and weights beyond its reach have no gradient.
+/// nothing is clipped. A scale may also be trained; weights beyond its range then have no gradient.
 #[derive(Debug, Clone)]
 pub struct Student {
     /// Free weights.
     pub decoder: Decoder,
-    /// How often each layer of `decoder` runs, one run after the other, on one set of weights (Liu et al. 2024,
+    /// Number of times that each layer of `decoder` runs in a row, on one set of weights (Liu et al. 2024,
     /// MobileLLM, <https://arxiv.org/abs/2402.14905>: immediate block-wise sharing).
     pub layer_repeats: usize,
     /// 1 where a weight is kept, 0 where it was pruned.
     pub masks: BTreeMap<WeightId, Tensor<2>>,
-    /// How weights of `decoder` are quantised, once a pass has put them on a grid.
+    /// Schemes of the weights of `decoder`, once a pass has put them on a grid.
     pub schemes: Schemes,
     /// Scales that are trained or were chosen. The others follow the weights.
     pub scales: BTreeMap<WeightId, FixedScales>,
-    /// What turned codes into values in a checkpoint, of a student that no pass has changed ([`Student::on_loaded_grids`]).
+    /// Scalings of the codes of a checkpoint, if no pass has changed the student ([`Student::on_loaded_grids`]).
     pub loaded_grids: BTreeMap<WeightId, GroupScaling>,
-    /// What is added to free weights and trained in their place, while a pass does so.
+    /// Adapter that is added to free weights and trained in their place, while a pass uses one.
     pub adapter: Option<Adapter>,
-    /// What brings hidden states to the width of the teacher's, while a pass compares them; trained, and no part of the model.
+    /// Trained matrices that bring hidden states to the teacher's width in a comparison; no part of the model.
     pub projections: Vec<Projection>,
 }
 
@@ -74,7 +74,7 @@ pub struct TrainedSpec {
     pub shape: [usize; 2],
     /// Purpose.
     pub kind: ParameterKind,
-    /// The weight that it is; `None` of a matrix that is trained beside or in the place of weights.
+    /// The trained weight; `None` for a matrix that is trained beside weights or in their place.
     pub weight: Option<WeightId>,
 }
 
@@ -89,7 +89,7 @@ impl From<ParameterSpec> for TrainedSpec {
     }
 }
 
-/// Why no student can be made or read.
+/// Errors of making or reading a student.
 #[derive(Debug, Error)]
 pub enum StudentError {
     /// The file cannot be read.
@@ -105,7 +105,7 @@ pub enum StudentError {
         /// The shape needed.
         shape: [usize; 2],
     },
-    /// The file holds a number that is none.
+    /// The file holds NaN or an infinity.
     #[error("`{path}`: {source}")]
     NotFinite {
         /// The file.
@@ -141,7 +141,7 @@ impl Student {
     /// Fresh weights: normal with deviation 0.02, divided by √(2·layers) where a layer writes into the residual
     /// stream (GPT-2; Radford et al. 2019), gains of norms at 1, biases at 0.
     ///
-    /// `config` is that of the model that runs, in which each `layer_repeats` layers in a row are one.
+    /// `config` is that of the model that runs, in which `layer_repeats` layers in a row share their weights.
     ///
     /// # Panics
     ///
@@ -186,7 +186,7 @@ impl Student {
             .map(|spec, weight| self.effective_weight(spec, weight))
     }
 
-    /// What runs in the place of a free weight of the student's own.
+    /// Effective form of a free weight of the student's own.
     pub fn effective_weight(&self, spec: &ParameterSpec, free: Tensor<2>) -> Tensor<2> {
         let weight = self.masked(spec.id, self.adapted(spec, free));
         match self.schemes.get(&spec.id) {
@@ -201,8 +201,8 @@ impl Student {
         }
     }
 
-    /// What training moves: the matrices of the adapter if there is one, else all free weights and what learned scales are
-    /// multiplied by; and then the projections.
+    /// Matrices that training moves: those of the adapter if there is one, else all free weights and the factors of
+    /// learned scales; then the projections.
     pub fn trained(&self) -> Vec<(TrainedSpec, Tensor<2>)> {
         let weights = |(spec, weight): (ParameterSpec, _)| (spec.into(), weight);
         let mut trained: Vec<(TrainedSpec, Tensor<2>)> = if let Some(adapter) = &self.adapter {
@@ -215,13 +215,13 @@ impl Student {
         trained
     }
 
-    /// The matrices of [`Student::trained`], without what they are called.
+    /// The matrices of [`Student::trained`], without their specs.
     pub fn trained_matrices(&self) -> Vec<Tensor<2>> {
         let trained = self.trained().into_iter();
         trained.map(|(_, matrix)| matrix).collect()
     }
 
-    /// The student with other matrices for those of [`Student::trained`], in that order.
+    /// Copy with other matrices in place of those of [`Student::trained`], in that order.
     ///
     /// # Panics
     ///
@@ -244,7 +244,7 @@ impl Student {
         student
     }
 
-    /// The gradient of what is trained, but for the projections, from that of the effective weights.
+    /// Gradients of the trained matrices, without the projections, from those of the effective weights.
     pub fn pull_back(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
         let gradients = self.fold(gradients);
         if self.masks.is_empty() && self.adapter.is_none() && self.scales.is_empty() {
@@ -263,7 +263,7 @@ impl Student {
         weights.chain(of_factors).collect()
     }
 
-    /// The student whose free weights hold what its adapter adds to them, masks applied.
+    /// The student with its adapter merged into the free weights, masks applied.
     #[must_use]
     pub fn merged(self) -> Self {
         let decoder = self.decoder.map(|spec, weight| self.adapted(spec, weight));
@@ -275,7 +275,7 @@ impl Student {
         merged.zeroed()
     }
 
-    /// The student whose free weights are 0 where they are masked, and not -0, which has a bit set.
+    /// The student whose masked free weights are 0, and not -0, which has a bit set.
     #[must_use]
     pub fn zeroed(self) -> Self {
         let decoder = self.decoder.map(|spec, weight| {
@@ -321,8 +321,8 @@ impl Student {
         (zeros / total.max(1) as f64).max(0.0) // an empty sum of floats is -0
     }
 
-    /// Bytes of the exported weights: codes and scales where there is a grid, bf16 elsewhere; a shared layer as often as
-    /// it runs.
+    /// Size of the exported weights in bytes: codes and scales where there is a grid, bf16 elsewhere. A shared layer
+    /// counts as often as it runs.
     pub fn size_bytes(&self) -> u64 {
         let specs = parameter_specs(&self.effective_config());
         let bits: u64 = specs
@@ -337,12 +337,12 @@ impl Student {
 }
 
 impl StudentPlan {
-    /// The architecture of the student that enters the first pass: a fresh one for a tokenizer of `vocab_size` tokens, a part of
-    /// the teacher, or that of the checkpoint it is `given` as.
+    /// Architecture of the student that enters the first pass: a fresh one for a tokenizer of `vocab_size` tokens, a
+    /// part of the teacher, or that of the `given` checkpoint.
     ///
     /// # Panics
     ///
-    /// If there is not what it is made of: the recipe is checked.
+    /// If its source is missing: the recipe is checked.
     pub fn config(
         &self,
         teacher: Option<&DecoderConfig>,

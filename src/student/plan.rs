@@ -1,4 +1,4 @@
-//! Keys of the student, and of adapters to it.
+//! Recipe keys of the student, and of its adapters.
 
 use std::path::{Path, PathBuf};
 
@@ -17,7 +17,7 @@ use crate::teacher::CHECKPOINT;
 pub(crate) const MAX_LAYERS: u64 = 1024;
 
 choice! {
-    pub enum StudentPlan of StudentWord in STUDENT = "student", "Where the student's first weights come from." {
+    pub enum StudentPlan of StudentWord in STUDENT = "student", "Source of the student's first weights." {
         Architecture(ArchitecturePlan) = "architecture", Kind::Block(&ARCHITECTURE), "fresh weights of these sizes";
         FromTeacher(FromTeacherPlan) = "from_teacher", Kind::Block(&FROM_TEACHER), "layers of the teacher, whole or narrower, with its embedding and head";
         Checkpoint(#[serde(skip)] PathBuf) = "checkpoint", CHECKPOINT, "an existing Hugging Face folder or `.gguf` file";
@@ -25,7 +25,7 @@ choice! {
 }
 
 impl StudentPlan {
-    /// How often each of its own layers runs.
+    /// Number of times that each of its own layers runs.
     pub fn layer_repeats(&self) -> usize {
         match self {
             Self::Architecture(sizes) => sizes.layer_repeats,
@@ -44,9 +44,9 @@ keys! {
         head_dim: usize = rule("`hidden_size / num_attention_heads`", Kind::Integer(2, MAX_SIZE), "width of a head; even") else head_dim;
         rope_theta: f64 = or("10000", ABOVE_0, "base of the rotary wavelengths");
         rms_norm_eps: f64 = or("1e-5", SHARE_ABOVE_0, "term added to the mean square");
-        tie_word_embeddings: bool = or("true", Kind::Switch, "whether the output layer is the embedding");
-        sliding_window: Option<usize> = rule("none: each position sees all before it", Kind::Integer(1, MAX_SIZE), "positions that a layer sees, its own among them; the student is a Mistral then");
-        layer_repeats: usize = or("1", Kind::Integer(1, MAX_LAYERS), "layers in a row that share one set of weights; divides `num_hidden_layers`, and exports have all layers");
+        tie_word_embeddings: bool = or("true", Kind::Switch, "whether the embedding is also the output layer");
+        sliding_window: Option<usize> = rule("none: each position sees all before it", Kind::Integer(1, MAX_SIZE), "positions that a layer sees, including its own; makes the student a Mistral");
+        layer_repeats: usize = or("1", Kind::Integer(1, MAX_LAYERS), "layers in a row that share one set of weights; divides `num_hidden_layers`; exports contain all layers");
     }
 }
 
@@ -60,29 +60,29 @@ fn head_dim(sizes: Fields<'_>) -> Option<usize> {
 }
 
 keys! {
-    /// At least one field is there.
+    /// At least one field is set.
     #[derive(Default)]
-    pub struct FromTeacherPlan in FROM_TEACHER = "from_teacher", "The teacher's own weights, of which some are kept; at least one of these keys says which." {
+    pub struct FromTeacherPlan in FROM_TEACHER = "from_teacher", "A part of the teacher's own weights, selected by at least one of these keys." {
         /// Layers; `None` keeps all.
         #[serde(flatten)]
         layers: Option<LayersPlan> = group(LAYERS) from layers write write_layers;
         hidden_size: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many dimensions of the residual stream: those with the largest activations");
         intermediate_size: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many feed-forward channels, in each layer those with the largest activations");
         num_key_value_heads: Option<usize> = rule("the teacher's", Kind::Integer(1, MAX_SIZE), "keeps this many key and value heads with their query heads, in each layer those with the largest activations");
-        /// `None` if nothing is chosen by it.
+        /// `None` if no choice depends on a measurement.
         calibration_tokens: Option<usize> = or("32k", Kind::Tokens(1), "training positions over which influence and activations are measured") from calibration_tokens;
     }
 }
 
-/// Which layers of the teacher a student keeps.
+/// Layers of the teacher that a student keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LayersPlan {
-    /// These, zero-based, ascending.
+    /// These layers, zero-based, ascending.
     Layers(Vec<usize>),
-    /// Every n-th, the first among them.
+    /// Every n-th layer, including the first.
     Every(usize),
-    /// As many, of the highest block influence.
+    /// This many layers, with the highest block influence.
     HighestInfluence(usize),
 }
 
@@ -99,13 +99,13 @@ static LAYERS: &[Row] = &[
         "every",
         ALL_LAYERS,
         Kind::Integer(1, MAX_LAYERS),
-        "keeps every n-th layer, the first among them",
+        "keeps every n-th layer, including the first",
     ),
     rule(
         "highest_influence",
         ALL_LAYERS,
         Kind::Integer(1, MAX_LAYERS),
-        "keeps this many layers: those that turn what enters them the furthest",
+        "keeps this many layers: those that turn their input the furthest",
     ),
 ];
 
@@ -127,7 +127,7 @@ fn write_layers(layers: Option<&LayersPlan>, _: &Path, keys: &mut Map<String, se
     }
 }
 
-/// Whether something of `from_teacher` can be told only by running the teacher.
+/// True if a key of `from_teacher` needs a run of the teacher.
 fn chooses_by_importance(from_teacher: Fields<'_>) -> bool {
     let choices = [
         "highest_influence",
@@ -144,10 +144,10 @@ fn calibration_tokens(from_teacher: Fields<'_>) -> Read<Option<usize>> {
 }
 
 keys! {
-    pub struct AdapterPlan in ADAPTER = "adapter", "Low-rank matrices that are added to some weights (LoRA). Without masks, they are also left in the folder of the pass, as `adapter/`, for `peft`." {
+    pub struct AdapterPlan in ADAPTER = "adapter", "Low-rank matrices added to some weights (LoRA). If the student has no masks, they are also saved in the folder of the pass, as `adapter/`, for `peft`." {
         rank: usize = required(Kind::Integer(1, MAX_SIZE), "width of the matrices; at most that of the weights they are added to");
-        alpha: f64 = rule("`rank`", ABOVE_0, "what is added is multiplied by `alpha / rank`") else alpha;
-        targets: Vec<Part> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(Part::WORDS), 1, Part::WORDS.len()), "modules of every layer whose weight is added to");
+        alpha: f64 = rule("`rank`", ABOVE_0, "scale of the added product, which is multiplied by `alpha / rank`") else alpha;
+        targets: Vec<Part> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(Part::WORDS), 1, Part::WORDS.len()), "modules of every layer to whose weight a product is added");
     }
 }
 
@@ -155,7 +155,7 @@ fn alpha(adapter: Fields<'_>) -> Option<f64> {
     adapter.get::<usize>("rank").map(|rank| rank as f64)
 }
 
-/// Every contradiction within the student's keys.
+/// Reports every contradiction within the student's keys.
 pub(crate) fn check(student: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some((word, item)) = student.variant() else {
         return;
@@ -176,7 +176,7 @@ pub(crate) fn check(student: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Every contradiction within the keys of an adapter.
+/// Reports every contradiction within the keys of an adapter.
 pub(crate) fn check_adapter(adapter: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<Part>(adapter, "targets", faults);
 }

@@ -1,4 +1,4 @@
-//! Which hidden states of student and teacher a pass compares, and what brings the first to the width of the second.
+//! Pairs of hidden states of student and teacher that a pass compares, and projections to the teacher's width.
 
 use burn::tensor::{Device, Tensor};
 use thiserror::Error;
@@ -9,12 +9,12 @@ use crate::loss::LossWeights;
 use crate::model::ParameterKind;
 use crate::random::Stream;
 
-/// A matrix that is trained beside the student and thrown away after the pass.
+/// A matrix that is trained beside the student and discarded after the pass.
 #[derive(Debug, Clone)]
 pub struct Projection {
-    /// The layers of student and teacher whose outputs it brings together.
+    /// Layers of student and teacher whose outputs are compared.
     pub pair: [usize; 2],
-    /// `[D of the teacher, D of the student]`.
+    /// The projection, `[D of the teacher, D of the student]`.
     pub matrix: Tensor<2>,
 }
 
@@ -28,14 +28,14 @@ pub struct NoSuchLayer {
     pub layer: usize,
     /// `student` or `teacher`.
     pub whose: &'static str,
-    /// Layers that there are.
+    /// Number of layers of that model.
     pub there: usize,
 }
 
-/// The pairs of layers that a plan compares in models of so many layers, counted from 0.
+/// Pairs of layers that a plan compares in models of these depths, counted from 0.
 ///
-/// If it names none, all layers of the shallower model, spread evenly over the deeper one, the last on the last: of `K` pairs the
-/// k-th compares what `k/K` of each model makes. It is the uniform map of TinyBERT (Jiao et al. 2020, arXiv 1909.10351).
+/// If the plan names none, the shallower model's layers are spread evenly over the deeper one, last on last: pair k of
+/// `K` compares the first `k/K` of each. This is the uniform map of TinyBERT (Jiao et al. 2020, arXiv 1909.10351).
 pub fn layer_pairs(
     losses: &LossWeights,
     student: usize,
@@ -82,7 +82,7 @@ impl Projection {
         pairs.iter().map(of_pair).collect()
     }
 
-    /// As one of what is trained.
+    /// The projection as one of the trained matrices.
     pub(super) fn parameter(&self) -> (TrainedSpec, Tensor<2>) {
         let spec = TrainedSpec {
             name: name(self.pair),

@@ -5,17 +5,17 @@ use crate::kernels::grid::Grid;
 use crate::model::{InputLevels, ParameterKind, ParameterSpec, Scheme, parameter_specs};
 
 impl Student {
-    /// How a weight of the model that runs is quantised, if it is.
+    /// Scheme of a weight of the model that runs, if it is quantised.
     pub fn scheme_of(&self, spec: &ParameterSpec) -> Option<Scheme> {
         self.schemes.get(&self.own(spec.id)).copied()
     }
 
-    /// The grid of a weight of the model that runs, if it is on one.
+    /// Grid of a weight of the model that runs, if it is on one.
     pub fn grid_of(&self, spec: &ParameterSpec) -> Option<Grid> {
         self.scheme_of(spec).map(|scheme| scheme.weight)
     }
 
-    /// The one grid of all weights of a kind, such as projections, if there is such; a tied head is the embedding.
+    /// The one grid of all weights of a kind, such as projections, if there is one; a tied head counts as embedding.
     pub fn only_grid(&self, kind: ParameterKind) -> Option<Grid> {
         let config = &self.decoder.config;
         let kind = match kind {
@@ -29,7 +29,7 @@ impl Student {
         first.filter(|_| grids.all(|grid| grid == first))
     }
 
-    /// What enters the projections of each layer of the model that runs is rounded to.
+    /// Levels to which the inputs of the projections are rounded, for each layer of the model that runs.
     pub(super) fn inputs(&self) -> Vec<InputLevels> {
         let own = InputLevels::of_layers(&self.schemes, &self.decoder.config);
         let runs = self.runs().into_iter();

@@ -1,4 +1,4 @@
-//! Scales and zeros that do not follow the weights: trained with them (learned step sizes), or chosen before they were moved.
+//! Scales and zeros that do not follow the weights: trained with them (learned step sizes), or chosen before.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,11 @@ use super::{Student, TrainedSpec};
 use crate::kernels::grid::{Grid, Levels, Quantized, Scaling};
 use crate::model::{ParameterKind, ParameterSpec, Scheme, WeightId};
 
-/// What scales the groups of one weight, whatever the weight becomes: the scales that it began with, what they have been
-/// multiplied by since, and the zeros.
+/// Scales of the groups of one weight, whatever the weight becomes: the first scales, their factor since then, and the
+/// zeros.
 ///
-/// The factor is what is trained, if anything is: AdamW moves every number by about the learning rate, which of a scale of
-/// a hundredth would be far too much.
+/// If anything is trained, it is the factor: AdamW moves every number by about the learning rate, which would be far
+/// too much for a scale of a hundredth.
 ///
 /// # Shapes
 ///
@@ -25,7 +25,7 @@ pub struct FixedScales {
 }
 
 impl FixedScales {
-    /// Scales from which training begins, or at which it has ended, and the zeros of a grid that has them.
+    /// Scales at the start or at the end of training, and the zeros of a grid that has them.
     pub fn new(scales: Tensor<2>, zeros: Option<Tensor<2>>) -> Self {
         Self {
             factor: scales.ones_like(),
@@ -34,31 +34,31 @@ impl FixedScales {
         }
     }
 
-    /// The scales as they are now, before they are rounded to what files hold.
+    /// Current scales, before they are rounded to the precision of files.
     pub fn scales(&self) -> Tensor<2> {
         self.first.clone() * self.factor.clone()
     }
 
-    /// The codes that stand for 0; `None` if all are 0.
+    /// Codes that mean 0; `None` if all are 0.
     pub fn zeros(&self) -> Option<&Tensor<2>> {
         self.zeros.as_ref()
     }
 
-    /// As named matrices: what a file holds of it.
+    /// Named matrices, as a file holds them.
     pub fn named(&self, weight: &str) -> Vec<(String, Tensor<2>)> {
         let mut named = vec![(scale_name(weight), self.scales())];
         named.extend(self.zeros.clone().map(|zeros| (zero_name(weight), zeros)));
         named
     }
 
-    /// Takes what [`FixedScales::named`] gave out of the matrices of a file, if it is there.
+    /// Takes the matrices of [`FixedScales::named`] out of those of a file, if they are there.
     pub fn take(weight: &str, matrices: &mut BTreeMap<String, Tensor<2>>) -> Option<Self> {
         let zeros = matrices.remove(&zero_name(weight));
         let scales = matrices.remove(&scale_name(weight))?;
         Some(Self::new(scales, zeros))
     }
 
-    /// The scales from which training began.
+    /// Scales at the start of training.
     pub fn first(&self) -> Tensor<2> {
         self.first.clone()
     }
@@ -87,8 +87,8 @@ impl From<Scaling<3>> for FixedScales {
 }
 
 impl Student {
-    /// From here on, scales are trained beside the weights, where grids are around 0 and made of whole numbers; they begin
-    /// with those that fit the weights.
+    /// Starts to train scales beside the weights, on grids of whole numbers around 0. They begin with the scales that
+    /// fit the weights.
     pub fn learn_scales(&mut self) {
         for (spec, weight) in self.decoder.parameters() {
             let Some(grid) = self.schemes.get(&spec.id).map(|scheme| scheme.weight) else {
@@ -103,7 +103,7 @@ impl Student {
         }
     }
 
-    /// Learned scales that began with these, whatever they were multiplied by since; others stay as they are.
+    /// Replaces the first scales of learned ones, but not their factors; others stay as they are.
     pub fn begin_scales(&mut self, first: &BTreeMap<WeightId, Tensor<2>>) {
         for (id, learned) in &mut self.scales {
             if let Some(first) = first.get(id) {
@@ -112,7 +112,7 @@ impl Student {
         }
     }
 
-    /// A masked weight on the grid of its scheme: what training uses and exports store.
+    /// Puts a masked weight on the grid of its scheme, as training uses it and exports store it.
     pub fn quantize(&self, spec: &ParameterSpec, scheme: Scheme, weight: Tensor<2>) -> Quantized {
         match self.scales.get(&spec.id) {
             Some(kept) => scheme.weight.round(weight, kept.scaling()),
@@ -120,7 +120,7 @@ impl Student {
         }
     }
 
-    /// The factors of learned scales, which are trained.
+    /// Factors of learned scales, which are trained.
     pub(super) fn factors(&self) -> impl Iterator<Item = (TrainedSpec, Tensor<2>)> {
         let family = self.decoder.config.family();
         self.scales.iter().map(|(&id, learned)| {
@@ -135,14 +135,14 @@ impl Student {
         })
     }
 
-    /// Takes other factors, in the order of [`Student::factors`].
+    /// Replaces the factors, in the order of [`Student::factors`].
     pub(super) fn take_factors(&mut self, mut next: impl FnMut() -> Tensor<2>) {
         for learned in self.scales.values_mut() {
             *learned = learned.with_factor(next());
         }
     }
 
-    /// The gradients of factors, from those of the weights on their grids; these become those of the free weights.
+    /// Gradients of factors, from those of the weights on their grids, which become gradients of the free weights.
     pub(super) fn pull_back_scales(
         &self,
         gradients: &mut [(&ParameterSpec, Tensor<2>)],
@@ -164,7 +164,7 @@ impl Student {
             let weight = self.masked(spec.id, weight);
             let (of_weight, of_scale) = grid.slopes(weight, &learned.scaling(), gradient.clone());
             *gradient = of_weight;
-            // The slope of all weights of a group together would drown that of any one of them.
+            // The summed slope of all weights of a group would drown that of any one of them.
             let group_size = grid.group_size.unwrap_or(spec.shape[1]) as f64;
             let [_, highest] = grid.levels.limits();
             let gain = (group_size * highest).sqrt().recip();
@@ -180,7 +180,7 @@ fn scale_name(name: &str) -> String {
     format!("{name}_scale")
 }
 
-/// Name of the zeros of a weight, as [`scale_name`].
+/// Name of the zeros of a weight, like [`scale_name`].
 fn zero_name(name: &str) -> String {
     format!("{name}_zero")
 }

@@ -1,4 +1,4 @@
-//! Layers that share weights: each of the student's own runs several times in a row.
+//! Layers that share weights: each layer of the student runs several times in a row.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +13,11 @@ impl Student {
         self.decoder.config.with_layers(&self.runs())
     }
 
-    /// The same student without sharing: a layer for each run, masks, schemes and scales alike.
+    /// The same student without sharing: a layer for each run, with its masks, schemes and scales.
     ///
     /// # Panics
     ///
-    /// If it has an adapter, which a pass merges before it hands its student on.
+    /// If it has an adapter: a pass merges it before it hands its student on.
     #[must_use]
     pub fn unrolled(&self) -> Self {
         assert!(self.adapter.is_none(), "an adapter is merged before");
@@ -44,7 +44,7 @@ impl Student {
         Self { decoder, ..student }
     }
 
-    /// A decoder of the student's own layers as one with a layer for each run; their tensors are shared.
+    /// Decoder with a layer for each run of the student's own layers; their tensors are shared.
     pub fn unroll(&self, own: &Decoder) -> Decoder {
         if self.layer_repeats == 1 {
             own.clone()
@@ -53,7 +53,7 @@ impl Student {
         }
     }
 
-    /// The gradient of the student's own weights, from that of the model that runs: the sum over the runs of a layer.
+    /// Gradients of the student's own weights, from those of the model that runs: sums over the runs of a layer.
     pub(super) fn fold(&self, gradients: Vec<Tensor<2>>) -> Vec<Tensor<2>> {
         if self.layer_repeats == 1 {
             return gradients;
@@ -71,7 +71,7 @@ impl Student {
         sums.into_values().collect()
     }
 
-    /// The student's own weight that a weight of the model that runs is.
+    /// The student's own weight behind a weight of the model that runs.
     pub(super) fn own(&self, id: WeightId) -> WeightId {
         id.in_layer(|run| run / self.layer_repeats)
     }

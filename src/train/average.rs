@@ -2,14 +2,14 @@
 
 use burn::tensor::Tensor;
 
-/// The average after one more update, whose weights are given: `a ← a + (1 − d) (w − a)`.
+/// Moving average after one more update, which gave `weights`: `a ← a + (1 − d) (w − a)`.
 ///
-/// `d` is `ema`, but in the beginning at most `(1 + n) / (10 + n)` after `n` updates: an average that began with the
-/// first weights would not leave them for `1 / (1 − ema)` steps. (The bound is that of TensorFlow's
+/// `d` is `ema`, but at most `(1 + n) / (10 + n)` after `n` updates: otherwise the average would stay at the first
+/// weights for `1 / (1 − ema)` steps. (The bound is that of TensorFlow's
 /// `ExponentialMovingAverage` with `num_updates`.)
 ///
-/// What is zero in both stays zero, so an average of masked weights is masked. It is of what is trained: the
-/// free weights, on which a grid is laid when they are used, or the matrices of an adapter.
+/// Zeros of both stay zero, so an average of masked weights is masked. Trained matrices are averaged: the free weights,
+/// which are put on a grid when they are used, or the matrices of an adapter.
 ///
 /// Reference: Polyak, Juditsky 1992, SIAM J. Control Optim. 30, in the exponential form of Tarvainen, Valpola 2017,
 /// <https://arxiv.org/abs/1703.01780>.

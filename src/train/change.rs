@@ -1,4 +1,4 @@
-//! Changes of what a student is while a pass trains it, and not only of how well it does.
+//! Changes of the student itself while a pass trains it, beside the values of its weights.
 
 use super::fit::PassContext;
 use super::gradual_pruning::GradualPruning;
@@ -11,13 +11,13 @@ use crate::train::FitPlan;
 pub(super) enum Change<'a> {
     /// A grid comes into force.
     Grid(GridStart),
-    /// Weights go.
+    /// Weights are pruned.
     Prune(GradualPruning<'a>),
 }
 
 impl<'a> Change<'a> {
-    /// Those that a plan asks for, in the order in which they are applied before a step. Takes off the student what comes
-    /// later.
+    /// Changes that a plan asks for, in the order in which they are applied before a step. Removes from the student the
+    /// parts that come later.
     pub(super) fn all(
         plan: &'a FitPlan,
         given: &mut Student,
@@ -28,7 +28,7 @@ impl<'a> Change<'a> {
         grid.into_iter().chain(pruning).collect()
     }
 
-    /// Gives a student that goes on what it had when it was stopped, as far as no state holds it.
+    /// Restores the parts of a resumed student that no state holds.
     pub(super) fn resume(&self, training: &mut Training) {
         match self {
             Self::Grid(grid) => grid.resume(training),
@@ -44,8 +44,8 @@ impl<'a> Change<'a> {
         }
     }
 
-    /// Tells whether it may still change a student that was measured after so many steps. Such a measurement is not the best
-    /// of any: a student with more weights, or without a grid, is no better.
+    /// True if it may still change a student that was measured after `done` steps. Such a measurement is never the
+    /// best: a student with more weights, or without a grid, is no better.
     pub(super) fn is_to_come(&self, done: usize) -> bool {
         let last_step = match self {
             Self::Grid(grid) => grid.last_step(),

@@ -7,7 +7,7 @@ use crate::cost::{
 use crate::loss::Term;
 use crate::model::{DecoderConfig, num_parameters};
 
-/// Adds what training takes to the cost of a measurement of the student.
+/// Adds the cost of training to the cost of a measurement of the student.
 pub(crate) fn add_fit(
     cost: &mut StageCost,
     fit: &FitPlan,
@@ -23,8 +23,8 @@ pub(crate) fn add_fit(
     cost.tokens += tokens + measurements as u64 * cost.tokens;
     let operations = if fit.gradient_checkpointing { 8.0 } else { 6.0 }; // per parameter: two a pass forward, four backward
     cost.secs += operations * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
-    // Weights, two moments of what is trained, perhaps an average; on disk the states that are kept, one more while it is
-    // written, and perhaps the best weights that they name.
+    // Weights, two moments of each trained matrix, perhaps an average. On disk: the states that are kept, one more
+    // while it is written, and perhaps the best weights that they name.
     let weights = num_parameters(student) * F32_BYTES;
     let state = match &fit.adapter {
         Some(_) => 2, // the weights and their sum with the adapter; its moments are few
@@ -43,8 +43,8 @@ pub(crate) fn add_fit(
     }
 }
 
-/// What a teacher that runs along adds: its weights, its activations on one row for each micro-batch under way, the hidden
-/// states that are compared with the slopes of the student's, and the projections with their moments and gradient.
+/// Memory of a teacher that runs along: its weights, its activations on one row for each concurrent micro-batch, the
+/// compared hidden states with the slopes of the student's, and the projections with their moments and gradient.
 fn along_bytes(
     fit: &FitPlan,
     student: &DecoderConfig,
@@ -78,13 +78,13 @@ fn at_once(fit: &FitPlan, sequence_length: usize) -> (usize, usize) {
     (micro_batch, rayon::current_num_threads().min(micro_batches))
 }
 
-/// Most memory of a training pass whose training state is so many times the weights.
+/// Peak memory of a training pass whose training state is `state` times the weights.
 fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, sequence_length: usize, state: u64) -> u64 {
     let weights = num_parameters(student) * F32_BYTES;
     let rows = (fit.tokens_per_step / sequence_length).max(1);
     let (micro_batch, at_once) = at_once(fit, sequence_length);
     let micro_batches = rows.div_ceil(micro_batch);
-    let gradients = micro_batches.min(at_once + 1) as u64; // of those under way, and the sum of those before
+    let gradients = micro_batches.min(at_once + 1) as u64; // of the concurrent ones, and the sum of those before
     let positions = (micro_batch * sequence_length) as u64;
     let kept = positions.saturating_mul(kept_bytes(student, fit.gradient_checkpointing));
     let forward_backward = (at_once as u64)
@@ -94,7 +94,7 @@ fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, sequence_length: usize, sta
     forward_backward.max(update).saturating_add(PROCESS_BYTES)
 }
 
-/// Bytes at one position that the backward pass needs of the forward pass, and what it makes of them in one layer.
+/// Bytes at one position that the backward pass needs of the forward pass, and that it makes in one layer.
 fn kept_bytes(config: &DecoderConfig, gradient_checkpointing: bool) -> u64 {
     let (num_layers, layer) = (config.num_hidden_layers, layer_floats(config));
     let kept = if gradient_checkpointing {

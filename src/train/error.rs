@@ -11,7 +11,7 @@ use super::pending_losses::UnsoundStep;
 use super::state::{self, StateError};
 use crate::cache::CacheError;
 
-/// Why a fit ended early.
+/// Reasons for a fit to end early.
 #[derive(Debug, Error)]
 pub enum FitError {
     /// The loss or the gradient is NaN or infinite.
@@ -21,13 +21,13 @@ pub enum FitError {
         what: &'static str,
         /// NaN or infinity.
         value: f64,
-        /// Zero-based step: not taken, or taken in memory alone and gone with it.
+        /// Zero-based step: not taken, or taken in memory alone and lost with it.
         step: usize,
-        /// Updates that the pass had made by then; before the first, no learning rate has done it.
+        /// Updates that the pass had made; before the first, the learning rate is not the cause.
         num_updates: usize,
-        /// The pass.
+        /// Name of the pass.
         label: String,
-        /// What is left on disk.
+        /// Sentence on the state that is left on disk.
         last_good: String,
     },
     /// A signal asked to stop; the state is saved.
@@ -37,31 +37,31 @@ pub enum FitError {
     Interrupted {
         /// Steps done.
         step: usize,
-        /// The pass.
+        /// Name of the pass.
         label: String,
-        /// The state.
+        /// Path of the state.
         path: PathBuf,
     },
-    /// The cache refused.
+    /// The cache cannot be read.
     #[error(transparent)]
     Cache(#[from] CacheError),
-    /// The state on disk cannot be taken up.
+    /// The state on disk cannot be resumed.
     #[error(transparent)]
     State(#[from] StateError),
     /// The record of the pass cannot be written.
     #[error(transparent)]
     Metrics(#[from] MetricsError),
-    /// The disk refused.
+    /// The state cannot be written.
     #[error("pass {label} cannot save its state: {source}")]
     Save {
-        /// The pass.
+        /// Name of the pass.
         label: String,
-        /// What the system said; it names the path.
+        /// Error of the system; it names the path.
         source: io::Error,
     },
 }
 
-/// Refuses what is NaN or infinite after so many updates.
+/// Fails if a number is NaN or infinite after this many updates.
 pub fn check_number(
     what: &'static str,
     value: f64,

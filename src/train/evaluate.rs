@@ -1,4 +1,4 @@
-//! What a model makes of held-out text.
+//! Evaluation of a model on held-out text.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -23,7 +23,7 @@ const NUM_BINS: usize = 15;
 pub struct Evaluation {
     /// Mean negative log-likelihood of a token.
     pub loss_nats: f64,
-    /// exp of the loss; `None` where no f64 holds it.
+    /// exp of the loss; `None` if it overflows f64.
     pub perplexity: Option<f64>,
     /// Loss of the whole text in bits over its length in bytes: comparable between tokenizers.
     pub bits_per_byte: f64,
@@ -40,28 +40,28 @@ pub struct Evaluation {
 
 /// Measures of a text alone, and with the separators that packing put behind its documents.
 ///
-/// A separator is predicted like any token, and says how well a model knows where such documents end. In short documents
-/// it is a large part of all tokens, and a model that was never trained on its like may do badly there, so that its loss
-/// would tell of the packing more than of the text.
+/// A separator is predicted like any token, and shows how well a model knows where such documents end. In short
+/// documents separators are a large part of all tokens. A model that was never trained on them may do badly there, and
+/// its loss would then measure the packing more than the text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct TextEvaluation {
-    /// Over the positions that are about text.
+    /// Measures over the positions of text.
     #[serde(flatten)]
     pub text: Evaluation,
-    /// Positions that are about a separator.
+    /// Positions whose target is a separator.
     pub separators: u64,
-    /// Over both.
+    /// Measures over both.
     pub with_separators: Evaluation,
 }
 
-/// Where the teacher's prediction of a text comes from.
+/// Source of the teacher's prediction of a text.
 #[derive(Clone, Copy)]
 pub enum Reference<'a> {
-    /// Nowhere: no KL, no agreement.
+    /// No teacher: no KL, no agreement.
     None,
     /// A cache of the same rows: KL on its support.
     Cache(&'a Cache),
-    /// The teacher itself, or what it said of the same rows: exact KL over the whole vocabulary.
+    /// The teacher itself, or its stored predictions of the same rows: exact KL over the whole vocabulary.
     Teacher(&'a dyn Predictor),
 }
 
@@ -83,8 +83,8 @@ pub fn evaluate(
     Ok(evaluate_each(model, rows, reference, label, |_| {})?.text)
 }
 
-/// As [`evaluate`], also with separators; `each` is given the losses of every row's counted tokens, separators among them,
-/// in nats, row after row.
+/// Same as [`evaluate`], also with separators. `each` receives the losses of every row's counted tokens, including
+/// separators, in nats, row after row.
 pub fn evaluate_each(
     model: &dyn Predictor,
     rows: &TokenRows,
@@ -108,8 +108,8 @@ pub fn evaluate_each(
     })
 }
 
-/// As [`evaluate`], giving `advance` the losses of the rows that were measured since it was last called; `None` if that
-/// says `false`, which ends it.
+/// Same as [`evaluate`]. `advance` receives the losses of the rows measured since its last call; if it returns `false`,
+/// the measurement ends and gives `None`.
 pub fn measure(
     model: &dyn Predictor,
     rows: &TokenRows,

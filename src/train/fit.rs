@@ -25,14 +25,14 @@ use crate::student::Student;
 use crate::tensors;
 use crate::train::{FitPlan, HandOn};
 
-/// What a pass trains and measures on and where it keeps its state; the plan says the rest.
+/// Inputs of a pass that trains, and the folder of its state; the plan holds everything else.
 #[derive(Clone, Copy)]
 pub struct PassContext<'a> {
     /// Name in progress and messages, such as `01-distill`.
     pub label: &'a str,
     /// Folder of the unfinished pass: training state and metrics.
     pub dir: &'a Path,
-    /// Key of the stage: a training state says by which it was made.
+    /// Key of the stage; a training state records the key that it was made under.
     pub key: &'a str,
     /// Seed of the order of rows.
     pub seed: u64,
@@ -40,7 +40,7 @@ pub struct PassContext<'a> {
     pub rows: &'a TokenRows,
     /// The teacher's prediction of those rows, if any loss term needs it.
     pub cache: Option<&'a Cache>,
-    /// The teacher itself, if a loss term compares hidden states with its own: it runs along.
+    /// The teacher itself, which runs along, if a loss term compares hidden states with its own.
     pub teacher: Option<&'a Decoder>,
     /// Rows of the validation text, for measurements during the pass.
     pub validation: &'a TokenRows,
@@ -56,22 +56,22 @@ pub struct PassContext<'a> {
 ///
 /// One step takes the gradient of the mean loss over all counted positions of its rows (in micro-batches,
 /// which do not change it), in this order: clip the global norm, update, average, log, and, if they are due,
-/// measure on the validation text and save. A state that an interrupted run left in `context.dir` is taken up.
+/// measure on the validation text and save. A state that an interrupted run left in `context.dir` is resumed.
 ///
-/// Nothing is read from a device that would stall before the next step is to be logged, measured or saved.
+/// No stalling read from a device happens before the next step that is logged, measured or saved.
 ///
 /// The same plan, student and rows give the same weights bit for bit on one CPU device, stopped and resumed
 /// or not: the rows, the learning rate, the loss and the temperature of a step are functions of its number
 /// (`tests/kill.rs`).
 ///
-/// With a moving average, it is the average that is measured and handed on. What is handed on are the weights after
-/// the last step, or those that were measured as the best.
+/// With a moving average, the average is measured and handed on. The pass hands on the weights after the last step, or
+/// those that were measured as the best.
 ///
 /// # Errors
 ///
 /// [`FitError::NotFinite`] at the first step whose loss or gradient is NaN or infinite; the last saved state is left in
-/// place. Where reading is free that is before the weights are touched; where it stalls, later steps may have been
-/// taken, but none of them was measured or saved.
+/// place. Where reading is free, the weights have not changed yet. Where it stalls, later steps may have been taken,
+/// but none of them was measured or saved.
 pub fn fit(
     plan: &FitPlan,
     student: Student,
@@ -81,7 +81,7 @@ pub fn fit(
     fit_with(plan, student, context, read_back)
 }
 
-/// As [`fit`], on a device that takes reads in this way or as if it did.
+/// Same as [`fit`], treating reads from the device in the given way.
 #[expect(clippy::too_many_lines, reason = "the loop is read from top to bottom")]
 pub fn fit_with(
     plan: &FitPlan,
@@ -147,7 +147,7 @@ pub fn fit_with(
                 let saved = states.save_best(done, &training);
                 saved.map_err(save_error)?;
             }
-            since_log += since_measure.elapsed(); // training is what has a speed
+            since_log += since_measure.elapsed(); // speed is that of training alone
         }
         let validation = &training.validation;
         let is_measured = !validation.is_due(done, plan); // unless a signal came between
@@ -255,7 +255,7 @@ pub fn fit_with(
     Ok(training.student.with_trained(weights))
 }
 
-/// Measures of the weights that would be handed on now, on the validation text; `None` if a signal asked to stop.
+/// Evaluation of the weights that would be handed on now, on the validation text; `None` if a signal asked to stop.
 fn measured(
     training: &Training,
     context: &PassContext<'_>,

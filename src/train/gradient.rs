@@ -13,7 +13,7 @@ use crate::loss::chunked::head_gradients;
 use crate::loss::{LossSpec, PendingSums, RowTarget};
 use crate::model::{Decoder, ids_tensor};
 
-/// A few rows with what each position is measured against.
+/// A few rows with the target of each position.
 pub struct MicroBatch<'a> {
     /// Token ids, one slice of `sequence_length` per row.
     pub inputs: Vec<&'a [u32]>,
@@ -28,12 +28,12 @@ pub struct StepGradient {
     pub sums: PendingSums,
     /// d mean loss / d parameter.
     pub gradients: Vec<Tensor<2>>,
-    /// d mean loss / d projection, in the order of those that hidden states are compared through.
+    /// d mean loss / d projection, in the order of the projections of hidden states.
     pub projections: Vec<Tensor<2>>,
 }
 
 impl MicroBatch<'_> {
-    /// Which positions count, row by row.
+    /// True where a position counts, row by row.
     pub(super) fn counted(&self) -> Vec<Vec<bool>> {
         let seq = self.inputs.first().map_or(1, |row| row.len().max(1));
         let rows = self.targets.chunks(seq);
@@ -44,14 +44,14 @@ impl MicroBatch<'_> {
 
 /// Gradient of the mean loss over the counted positions of *all* micro-batches.
 ///
-/// Micro-batches contribute sums; the division comes last, by what the whole step counted. A mean of means
+/// Micro-batches contribute sums; the division by the count of the whole step comes last. A mean of means
 /// would let a padded row outweigh a full one.
 ///
 /// On a CPU, micro-batches run on all cores at once: most operations of a small model are too small to be
 /// split. They are added in their order, so the result does not depend on the number of cores.
 ///
-/// `decoder` holds the effective weights (masked, on the grid); what the gradient means for the weights
-/// behind them is the caller's business.
+/// `decoder` holds the effective weights (masked, on the grid); the caller derives the gradient of the weights
+/// behind them.
 pub fn step_gradient(
     decoder: &Decoder,
     micro_batches: &[MicroBatch<'_>],
@@ -62,9 +62,9 @@ pub fn step_gradient(
     step_gradient_with(decoder, micro_batches, spec, None, kept, read_back)
 }
 
-/// As [`step_gradient`], with the hidden states of a teacher if the loss has a term for them; `activations` changes time
-/// and memory, and on the CPU no bit of the result. `read_back` says how the loss is computed: with [`ReadBack::Stalls`]
-/// nothing is read from the device here.
+/// Same as [`step_gradient`], with the hidden states of a teacher if the loss has a term for them. `activations`
+/// changes time and memory, and on the CPU no bit of the result. `read_back` selects how the loss is computed: with
+/// [`ReadBack::Stalls`] nothing is read from the device here.
 pub fn step_gradient_with(
     decoder: &Decoder,
     micro_batches: &[MicroBatch<'_>],
@@ -109,11 +109,11 @@ pub fn step_gradient_with(
     }
 }
 
-/// Gradient of the summed loss of one micro-batch: of the parameters, and then of the projections.
+/// Gradient of the summed loss of one micro-batch: first of the parameters, then of the projections.
 ///
 /// The trunk runs under autodiff; the output matrix does not. Its two gradients come from the closed form, and
-/// the one of the hidden states is the slope that the trunk's backward pass begins with. Slopes of hidden states on the way
-/// are closed forms, too.
+/// the one of the hidden states is the slope that the trunk's backward pass begins with. Slopes of intermediate
+/// hidden states are closed forms, too.
 fn sum_gradient(
     decoder: &Decoder,
     micro_batch: &MicroBatch<'_>,

@@ -15,12 +15,12 @@ use crate::train::FitPlan;
 pub(super) struct GradualPruning<'a> {
     plan: &'a GradualPlan,
     context: &'a PassContext<'a>,
-    /// Share of zeros that the student came with.
+    /// Share of zeros of the student that the pass was given.
     from_sparsity: f64,
 }
 
 impl<'a> GradualPruning<'a> {
-    /// For the student that the pass was given, and not one that it goes on with; `None` if the plan does not prune.
+    /// Pruning of the student that the pass was given, not of a resumed one; `None` if the plan does not prune.
     pub(super) fn of(
         plan: &'a FitPlan,
         given: &Student,
@@ -33,12 +33,12 @@ impl<'a> GradualPruning<'a> {
         })
     }
 
-    /// The last step before which weights go.
+    /// The last step before which weights are pruned.
     pub(super) fn last_step(&self) -> usize {
         self.plan.to_step
     }
 
-    /// Takes away what goes before a step, and with it what optimizer and average remember of it.
+    /// Prunes the weights that are due before a step, and clears their moments and averages.
     pub(super) fn apply(&self, step: usize, training: &mut Training) {
         let plan = self.plan;
         if !is_due(plan, step) {
@@ -55,7 +55,7 @@ impl<'a> GradualPruning<'a> {
                 num_tokens: plan.calibration_tokens,
                 label: self.context.label,
                 is_silent: true,
-                stop: &AtomicBool::new(false), // seconds; the loop looks at the signal next
+                stop: &AtomicBool::new(false), // takes seconds; the loop checks the signal next
             };
             input_squares(student, &calibration).expect("nothing asks it to stop")
         });
@@ -89,7 +89,7 @@ fn is_due(plan: &GradualPlan, step: usize) -> bool {
     is_within && ((step - plan.from_step).is_multiple_of(plan.every) || step == plan.to_step)
 }
 
-/// Share of zeros before a step: `s + (s₀ − s)(1 − t)³`, `t` being the part of the way that is done (Zhu & Gupta 2017,
+/// Share of zeros before a step: `s + (s₀ − s)(1 − t)³`, where `t` is the elapsed part of the way (Zhu & Gupta 2017,
 /// <https://arxiv.org/abs/1710.01878>, equation 1).
 fn sparsity(plan: &GradualPlan, from: f64, step: usize) -> f64 {
     let way = (plan.to_step - plan.from_step) as f64;

@@ -8,7 +8,7 @@ use crate::progress::log;
 use crate::student::Student;
 use crate::train::FitPlan;
 
-/// The grids of a student that trains without them at first.
+/// Grids of a student that first trains without them.
 pub(super) struct GridStart {
     /// The step before which they come into force; above 0.
     step: usize,
@@ -16,7 +16,7 @@ pub(super) struct GridStart {
 }
 
 impl GridStart {
-    /// Takes the grids off the student that a pass was given, if they are to come later.
+    /// Removes the grids from the student that a pass was given, if they come into force later.
     pub(super) fn of(plan: &FitPlan, student: &mut Student) -> Option<Self> {
         let step = plan.start_step;
         (step > 0).then(|| Self {
@@ -30,15 +30,14 @@ impl GridStart {
         self.step
     }
 
-    /// Gives a student that goes on what it had when it was stopped.
+    /// Restores the grids of a resumed student.
     pub(super) fn resume(&self, training: &mut Training) {
         if training.optimizer.num_updates > self.step {
             training.student.schemes = self.schemes.clone();
         }
     }
 
-    /// Puts the grids on before their step; scales that are learned begin with those that fit the weights as they are by
-    /// then.
+    /// Puts the grids on before their step. Learned scales begin with those that fit the weights at that step.
     pub(super) fn apply(&self, step: usize, label: &str, training: &mut Training) {
         if step != self.step {
             return;

@@ -1,4 +1,4 @@
-//! The teacher that runs along with a pass, and how far the student's hidden states are from its own.
+//! The teacher that runs along with a pass, and the distance of the student's hidden states from its own.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +12,14 @@ use crate::model::{Decoder, ids_tensor};
 use crate::student::{Projection, Student, layer_pairs};
 use crate::train::FitPlan;
 
-/// Hidden states of a teacher that the student's are pulled to: the residual stream behind some of its layers.
+/// Hidden states of a teacher that are the target of the student's: the residual stream behind some of its layers.
 #[derive(Clone, Copy)]
 pub struct HiddenMatch<'a> {
-    /// Runs forward alone, up to the last of its layers that is compared.
+    /// The teacher; it only runs forward, up to the last of its layers that is compared.
     pub teacher: &'a Decoder,
     /// Layers of the student and of the teacher that are compared, counted from 0.
     pub pairs: &'a [[usize; 2]],
-    /// One for each pair if the two have different widths, else none.
+    /// One for each pair if the two widths differ, else none.
     pub projections: &'a [Projection],
 }
 
@@ -30,7 +30,7 @@ pub(super) struct TeacherAlong<'a> {
 }
 
 impl<'a> TeacherAlong<'a> {
-    /// `None` if no loss term compares hidden states.
+    /// Teacher of a pass; `None` if no loss term compares hidden states.
     pub(super) fn of(
         plan: &FitPlan,
         student: &Student,
@@ -68,7 +68,7 @@ pub(super) struct HiddenSlopes {
 }
 
 impl HiddenMatch<'_> {
-    /// Compares with what the student's forward pass left, row by row: the teacher's activations are those of one row.
+    /// Compares with the student's forward pass, row by row, so that the teacher's activations are those of one row.
     ///
     /// The teacher is not run if the weight is 0, nor on a row of padding.
     pub(super) fn slopes(
@@ -140,7 +140,7 @@ impl HiddenMatch<'_> {
         slopes
     }
 
-    /// Calls `visit` with each pair's place and the teacher's hidden states of one row, `[T, D']`.
+    /// Calls `visit` with each pair's index and the teacher's hidden states of one row, `[T, D']`.
     fn for_teacher(&self, input: &[u32], mut visit: impl FnMut(usize, &Tensor<2>)) {
         let last = self.pairs.iter().map(|&[_, layer]| layer).max();
         let ids = ids_tensor(&[input], &self.teacher.device());

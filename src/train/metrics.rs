@@ -1,8 +1,8 @@
 //! The record of a training run: `metrics.jsonl` for programs, TensorBoard events for people.
 //!
-//! Both say the same and belong to one pass. What they say about a step is written before the training
-//! state of that step; what lies beyond the state from which a run resumes is dropped, since those
-//! steps are about to be run again.
+//! Both hold the same and belong to one pass. The lines of a step are written before the training
+//! state of that step. Lines beyond the state from which a run resumes are dropped, since those
+//! steps are about to run again.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,34 +17,34 @@ use crate::files::{self, with_path, write_atomically};
 /// One JSON object per line: `{"step":10,"train/loss":3.21}`.
 const METRICS_FILE: &str = "metrics.jsonl";
 
-/// TensorBoard finds its files by this part of their name.
+/// Part of the file name by which TensorBoard finds its files.
 const EVENTS_PREFIX: &str = "events.out.tfevents.";
 
-/// Why metrics cannot be written or read back.
+/// Errors of writing and reading metrics.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// The operating system says so.
+    /// The operating system reports an error.
     #[error(transparent)]
     Io(#[from] io::Error),
     /// An event file is damaged.
     #[error(transparent)]
     Events(#[from] EventError),
-    /// A whole line is not what is written here.
+    /// A whole line has another format.
     #[error("{}:{line}: not a JSON object of numbers with a `step`", path.display())]
     Line {
         /// The metrics file.
         path: PathBuf,
-        /// Counted from 1.
+        /// Number of the line, counted from 1.
         line: usize,
     },
 }
 
-/// What was measured at one step.
+/// Measurements at one step.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricsLine {
     /// Optimizer updates done.
     pub step: u64,
-    /// Names and numbers, as they were logged; a number that was not finite is NaN.
+    /// Names and numbers, as they were logged; NaN for a number that was not finite.
     pub values: Vec<(String, f64)>,
 }
 
@@ -95,7 +95,7 @@ pub struct MetricsLog {
 impl MetricsLog {
     /// Opens the record in a folder.
     ///
-    /// With a `resume_step`, what is there is kept up to and including that step; without, it is deleted.
+    /// With a `resume_step`, the record is kept up to and including that step; without, it is deleted.
     /// `start_wall_time` is now, in seconds since 1970; it reaches the event files and nothing else.
     pub fn open(
         dir: &Path,
@@ -131,7 +131,7 @@ impl MetricsLog {
         })
     }
 
-    /// Records what was measured after `step` updates, under names such as `train/loss`.
+    /// Records measurements after `step` updates, under names such as `train/loss`.
     pub fn log(&mut self, step: u64, values: &[(&str, f64)]) -> Result<(), MetricsError> {
         let named = values.iter().map(|&(name, value)| (name.to_owned(), value));
         let line = MetricsLine {
@@ -150,7 +150,7 @@ impl MetricsLog {
         self.write_event(step, line.values.into_iter().map(scalar).collect())
     }
 
-    /// Records where numbers lie after `step` updates: in the TensorBoard events only, and only if one is finite.
+    /// Records a histogram of numbers after `step` updates: in the TensorBoard events only, and only if one is finite.
     pub fn histogram(
         &mut self,
         step: u64,
@@ -188,9 +188,9 @@ impl MetricsLog {
     }
 }
 
-/// The lines of the record in a folder, in order.
+/// Lines of the record in a folder, in order.
 ///
-/// A last line without its line end is left out: that is how a killed process leaves a file.
+/// A last line without its line end is left out: a killed process leaves such a line.
 pub fn read_metrics(dir: &Path) -> Result<Vec<MetricsLine>, MetricsError> {
     let path = dir.join(METRICS_FILE);
     let bytes = files::read(&path).map_err(|error| with_path(error, &path))?;

@@ -1,6 +1,6 @@
-//! Training one student: the loop, the optimizer, the schedules, what resumes it and the record of how it went.
+//! Training of one student: the loop, the optimizer, the schedules, the training states and the metrics.
 //!
-//! Nothing here knows where a student came from or what becomes of it: those are the passes.
+//! Nothing here depends on the source of a student or its later use: those are the passes.
 
 mod average;
 mod change;

@@ -1,4 +1,4 @@
-//! What one step minimises, on which rows, and what of it is logged.
+//! The loss of a step, its rows, and its logged numbers.
 
 use super::gradient::MicroBatch;
 use super::{row_targets, scheduled, temperature};
@@ -18,7 +18,7 @@ pub(super) fn loss_spec(plan: &FitPlan, step: usize) -> LossSpec {
     }
 }
 
-/// The rows of a step in micro-batches, with what each position is measured against.
+/// Rows of a step in micro-batches, with the target of each position.
 pub(super) fn micro_batches<'a>(
     plan: &FitPlan,
     rows: &'a TokenRows,
@@ -54,7 +54,7 @@ pub(super) fn logged_terms(means: &LossSums, spec: &LossSpec) -> Vec<(String, f6
         .collect()
 }
 
-/// The temperature and the weights of the loss terms at a step, as far as they move, by their names in the log.
+/// The temperature and the weights of the loss terms at a step, if they change, by their names in the log.
 pub(super) fn logged_schedules(plan: &FitPlan, step: usize) -> Vec<(String, f64)> {
     let moves = match &plan.temperature {
         TemperaturePlan::Constant(_) => false,

@@ -11,10 +11,10 @@ use crate::student::TrainedSpec;
 use crate::train::FitPlan;
 use crate::vector::vectorized;
 
-/// Numbers given to a core at a time: enough that handing them out costs nothing, few enough for its own cache.
+/// Numbers in one task of a core: enough that scheduling costs nothing, few enough for the core's own cache.
 const TASK: usize = 1 << 14;
 
-/// What PyTorch adds to a norm before it divides by it.
+/// Number that PyTorch adds to a norm before it divides by it.
 const NORM_ROOM: f64 = 1e-6;
 
 /// Moments of one parameter.
@@ -34,8 +34,8 @@ pub struct Moments {
 /// w ← w − lr / (1 − β₁ᵗ) · m / (√v / √(1 − β₂ᵗ) + ε)
 /// ```
 ///
-/// Decay acts on matrices and never on norms and biases, on the embedding unless the plan spares it. State is kept per entry of the parameter table, so a resumed run
-/// finds it by name. Checked against PyTorch: `tests/golden/adamw.json`.
+/// Decay acts on matrices, never on norms and biases, and on the embedding unless the plan spares it. State is kept per
+/// entry of the parameter table, so a resumed run finds it by name. Checked against PyTorch: `tests/golden/adamw.json`.
 #[derive(Debug, Clone)]
 pub struct AdamW {
     /// Moments in the order of the parameter table.
@@ -77,7 +77,7 @@ impl AdamW {
                 } else {
                     plan.weight_decay
                 };
-                // Scales have nothing to learn before their grid is in force.
+                // Scales do not train before their grid is in force.
                 let idle = match spec.kind {
                     ParameterKind::Scale => plan.start_step.min(num_updates - 1),
                     _ => 0,
@@ -100,10 +100,10 @@ impl AdamW {
     }
 }
 
-/// The numbers of one update of one parameter.
+/// Numbers of one update of one parameter.
 struct Rates {
     betas: [f64; 2],
-    /// Share of the weight that decay leaves.
+    /// Share of the weight that is left after decay.
     kept: f64,
     step_size: f64,
     root_correction: f64,
@@ -128,7 +128,7 @@ impl Rates {
         weight.mul_scalar(self.kept) - update.mul_scalar(self.step_size)
     }
 
-    /// The same numbers to the bit, in one trip through memory, on all cores.
+    /// The same update to the bit, in one pass through memory, on all cores.
     fn update_in_place(
         &self,
         weight: Tensor<2>,
@@ -183,7 +183,7 @@ impl Rates {
     }
 }
 
-/// The numbers of a tensor, without a copy if nobody else holds it and they came from a vector.
+/// The numbers of a tensor, without a copy if nothing else holds it and they came from a vector.
 fn into_vec(tensor: Tensor<2>) -> Vec<f32> {
     tensor
         .try_into_vec_as::<f32>()

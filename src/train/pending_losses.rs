@@ -1,7 +1,7 @@
-//! What steps gave, looked at when somebody needs to know.
+//! Losses of steps, read from the device when they are needed.
 //!
-//! Where a read stalls the device, a step leaves its few numbers there and the next one begins. They are read all at
-//! once, in the order of their steps, so that what is said of a step does not depend on when it was read.
+//! Where a read stalls the device, a step leaves its few numbers there and the next one begins. All are read at
+//! once, in the order of their steps, so that reports on a step do not depend on when it was read.
 
 use burn::tensor::Tensor;
 
@@ -10,11 +10,11 @@ use crate::loss::{LossSums, PendingSums};
 use crate::student::Student;
 use crate::tensors;
 
-/// Steps that go unread at most, however seldom a run logs: the longest that it goes on with numbers that are none, and
-/// that the host runs ahead of the device. One read in so many steps costs nothing that could be measured.
+/// Most steps whose numbers stay on the device, however seldom a run logs. It bounds how long training continues after
+/// a NaN, and how far the host runs ahead of the device. One read in so many steps has no measurable cost.
 const MOST_UNREAD: usize = 64;
 
-/// What a step gave.
+/// Loss and gradient norm of a step.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     /// Means over the counted positions of the step.
@@ -31,7 +31,7 @@ pub(super) struct UnsoundStep {
     pub(super) step: usize,
 }
 
-/// Steps whose numbers were read, and those whose were not.
+/// Steps that were read, and steps that were not.
 pub(super) struct PendingLosses {
     read_back: ReadBack,
     unread: Vec<UnreadStep>,
@@ -41,7 +41,7 @@ pub(super) struct PendingLosses {
 struct UnreadStep {
     step: usize,
     sums: PendingSums,
-    /// `[1]`
+    /// Norm of all gradients before clipping, `[1]`.
     norm: Tensor<1>,
 }
 
@@ -54,7 +54,7 @@ impl PendingLosses {
         }
     }
 
-    /// Takes down a step, which is read at once where that is free.
+    /// Records a step, which is read at once where reading is free.
     pub(super) fn note(
         &mut self,
         step: usize,
@@ -68,7 +68,7 @@ impl PendingLosses {
         Ok(())
     }
 
-    /// Reads all steps that were not; returns the newest of all, `None` if there was none.
+    /// Reads all unread steps; returns the newest step of all, `None` if there was none.
     ///
     /// # Errors
     ///
@@ -105,9 +105,9 @@ impl PendingLosses {
     }
 }
 
-/// The largest of all that is trained, without signs; NaN if one is.
+/// Largest absolute value of the trained matrices; NaN if one is NaN.
 ///
-/// The host looks for itself: a driver may take it that there is no NaN, and its maximum then passes over them.
+/// The host computes it: a driver may assume that there is no NaN, and its maximum then skips them.
 pub(super) fn largest_weight(student: &Student) -> f64 {
     let weights = student.trained().into_iter();
     let weights = weights.flat_map(|(_, weight)| tensors::to_vec(&weight));
@@ -132,7 +132,7 @@ mod tests {
         Tensor::from_data(TensorData::new(vec![value], [1]), &Device::flex())
     }
 
-    /// A step of two positions with this loss.
+    /// Notes a step of two positions with this loss.
     fn note(
         pending: &mut PendingLosses,
         step: usize,

@@ -1,4 +1,4 @@
-//! Keys of training: what is minimised how, and what moves meanwhile.
+//! Recipe keys of training: the loss, the optimizer, and their schedules.
 
 use std::ops::Bound::{Excluded, Included};
 use std::path::Path;
@@ -17,7 +17,7 @@ use crate::recipe::{
 use crate::student::AdapterPlan;
 use crate::support::Tail;
 
-/// Steps of a pass.
+/// Number of steps of a pass.
 pub(crate) const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
 const DECAY_RATE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
@@ -27,39 +27,39 @@ keys! {
     pub struct FitPlan in FIT {
         /// Optimizer updates.
         steps: usize = around();
-        /// A multiple of the sequence length.
+        /// Positions per update; a multiple of the sequence length.
         tokens_per_step: usize = or("4096", Kind::Tokens(1), "positions per update; a multiple of `data.sequence_length`");
-        micro_batch: usize = or("4", Kind::Integer(1, MAX_SIZE), "rows per forward and backward pass; memory against speed, never the gradient");
+        micro_batch: usize = or("4", Kind::Integer(1, MAX_SIZE), "rows per forward and backward pass; trades memory for speed and never changes the gradient");
         #[serde(skip)]
-        gradient_checkpointing: bool = or("false", Kind::Switch, "keep the input of each layer and run it again in the backward pass: a third of the arithmetic more for a fraction of the memory, the same gradient");
+        gradient_checkpointing: bool = or("false", Kind::Switch, "keep only the input of each layer and run the layer again in the backward pass: a third more arithmetic, a fraction of the memory, the same gradient");
         learning_rate: f64 = or("1e-3", SHARE_ABOVE_0, "peak learning rate");
         final_learning_rate_frac: f64 = or("0.1", SHARE, "learning rate at the last step, as a share of the peak") unless |fit| fit.schedule == RateSchedule::Constant;
         warmup_steps: usize = rule("`steps / 20`, at least 1", Kind::Integer(0, MAX_STEPS), "steps of linear warm-up; at most `steps`") else warmup_steps;
-        /// How the learning rate goes on after warm-up.
+        /// Schedule of the learning rate after warm-up.
         schedule: RateSchedule = group(RATE);
         weight_decay: f64 = or("0.01", FROM_0, "decay of the optimizer (AdamW), on matrices only");
-        decay_embeddings: bool = or("true", Kind::Switch, "whether `weight_decay` acts on the embedding, which may be the output layer, too");
+        decay_embeddings: bool = or("true", Kind::Switch, "whether `weight_decay` acts on the embedding, which may also be the output layer");
         betas: [f64; 2] = or("[0.9, 0.999]", Kind::List(&DECAY_RATE, 2, 2), "decay rates of the optimizer's two moments");
         epsilon: f64 = or("1e-8", SHARE_ABOVE_0, "term added to the root of the second moment");
-        max_grad_norm: Option<f64> = or("1.0", Kind::Or(&ABOVE_0, "none"), "global norm above which gradients are scaled down; `none` leaves them as they are");
+        max_grad_norm: Option<f64> = or("1.0", Kind::Or(&ABOVE_0, "none"), "global norm above which gradients are scaled down; `none` never scales them");
         temperature: TemperaturePlan = or("1.0", Kind::Moving(&TEMPERATURE, &TEMPERATURE_WALK), "temperature of the soft loss terms; one of `cache.temperatures`");
         losses: LossWeights = rule("`{ forward_kl: 1.0 }` with a teacher, else `{ cross_entropy: 1.0 }`", Kind::Block(&LOSSES), "weights of the loss terms") else losses;
-        // Samples have none and refuse the key.
-        tail: Tail = or("bucket", Kind::Word(Tail::WORDS), "the teacher's mass outside `top_k`: one bucket, or shared out over the support (biased; to compare with)") unless |fit| fit.tail == Tail::Bucket;
-        ema: Option<f64> = rule("no average", Kind::Number(Excluded(0.0), Excluded(1.0)), "decay of a moving average of the weights (after `n` steps at most `(1 + n) / (10 + n)`), which is what is measured and handed on");
+        // Samples have no tail and refuse the key.
+        tail: Tail = or("bucket", Kind::Word(Tail::WORDS), "treatment of the teacher's mass outside `top_k`: one bucket, or spread over the support (biased; for comparison)") unless |fit| fit.tail == Tail::Bucket;
+        ema: Option<f64> = rule("no average", Kind::Number(Excluded(0.0), Excluded(1.0)), "decay of a moving average of the weights (after `n` steps at most `(1 + n) / (10 + n)`); the average is measured and handed on");
         evaluate_every: Option<usize> = rule("never", Kind::Integer(1, MAX_STEPS), "steps between measurements on the validation text, logged as `validation/loss`; the last step is measured, too");
-        early_stop: Option<EarlyStopPlan> = rule("the pass runs to its last step", Kind::Block(&EARLY_STOP), "when to end before the last step; needs `evaluate_every`");
-        hand_on: HandOn = rule("`best` with `early_stop`, else `last`", Kind::Word(HandOn::WORDS), "the weights that are handed on: the last, or those with the lowest validation loss") else hand_on;
-        /// What is trained in the place of the weights; `None` trains all of them.
+        early_stop: Option<EarlyStopPlan> = rule("the pass runs to its last step", Kind::Block(&EARLY_STOP), "condition to end before the last step; needs `evaluate_every`");
+        hand_on: HandOn = rule("`best` with `early_stop`, else `last`", Kind::Word(HandOn::WORDS), "weights to hand on: the last, or those with the lowest validation loss") else hand_on;
+        /// Matrices that are trained in place of the weights; `None` trains all weights.
         adapter: Option<AdapterPlan> = around();
-        /// Weights that go meanwhile.
+        /// Pruning during the pass.
         prune: Option<GradualPlan> = around();
-        /// Steps before a grid comes into force.
+        /// Steps before the grids come into force.
         start_step: usize = around() unless |fit| fit.start_step == 0;
         #[serde(skip)]
         save_every: usize = or("50", Kind::Integer(1, MAX_STEPS), "steps between training states on disk");
         #[serde(skip)]
-        keep_states: usize = or("2", Kind::Integer(1, 1000), "training states kept while the pass runs: should the newest be damaged, the one before it serves");
+        keep_states: usize = or("2", Kind::Integer(1, 1000), "training states kept while the pass runs; if the newest is damaged, the one before it is used");
         #[serde(skip)]
         log_every: usize = or("10", Kind::Integer(1, MAX_STEPS), "steps between log lines");
     }
@@ -91,34 +91,34 @@ fn hand_on(fields: Fields<'_>) -> Option<HandOn> {
 
 keys! {
     #[derive(Copy)]
-    pub struct EarlyStopPlan in EARLY_STOP = "early_stop", "When to end a pass before its last step." {
+    pub struct EarlyStopPlan in EARLY_STOP = "early_stop", "Condition to end a pass before its last step." {
         patience: usize = required(Kind::Integer(1, MAX_STEPS), "measurements in a row without a lower validation loss, after which the pass ends");
         min_delta: f64 = or("0.0", FROM_0, "nats by which the loss must fall to count as lower");
     }
 }
 
-/// How the learning rate goes on from its peak, which a linear warm-up reaches.
+/// Schedule of the learning rate from its peak, which a linear warm-up reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RateSchedule {
-    /// It stays.
+    /// Stays at the peak.
     Constant,
-    /// A straight line to the final rate.
+    /// Falls in a straight line to the final rate.
     Linear,
-    /// Half a cosine to the final rate.
+    /// Falls by half a cosine to the final rate.
     #[default]
     Cosine,
-    /// It stays, and falls to the final rate in the last steps (Hu et al. 2024, arXiv 2404.06395).
+    /// Stays at the peak, and falls to the final rate in the last steps (Hu et al. 2024, arXiv 2404.06395).
     WarmupStableDecay {
-        /// The last steps.
+        /// Number of the last steps.
         decay_steps: usize,
-        /// How it falls.
+        /// Shape of the fall.
         decay_shape: Shape,
     },
 }
 
 words! {
-    /// Schedules of the learning rate, as they are written; see [`RateSchedule`].
+    /// Words for the schedules of the learning rate; see [`RateSchedule`].
     enum ScheduleWord {
         Constant = "constant",
         Linear = "linear",
@@ -132,19 +132,19 @@ static RATE: &[Row] = &[
         "schedule",
         "cosine",
         Kind::Word(ScheduleWord::WORDS),
-        "how the learning rate goes on after warm-up",
+        "learning rate after warm-up",
     ),
     rule(
         "decay_steps",
         "`steps / 10`, at least 1",
         Kind::Integer(1, MAX_STEPS),
-        "last steps, in which `schedule: warmup_stable_decay` falls to the final rate",
+        "number of last steps in which `schedule: warmup_stable_decay` falls to the final rate",
     ),
     or(
         "decay_shape",
         "1-sqrt",
         Kind::Word(Shape::WORDS),
-        "how it falls in them",
+        "shape of the fall in these steps",
     ),
 ];
 
@@ -182,7 +182,7 @@ impl Keys for RateSchedule {
     }
 }
 
-/// Steps in which a stable learning rate falls by default: a tenth, as in MiniCPM (Hu et al. 2024, arXiv 2404.06395).
+/// Default steps in which a stable learning rate falls: a tenth, as in MiniCPM (Hu et al. 2024, arXiv 2404.06395).
 fn tenth(steps: usize) -> usize {
     (steps / 10).max(1)
 }
@@ -191,34 +191,34 @@ fn tenth(steps: usize) -> usize {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum TemperaturePlan {
-    /// The same at every step; one that the cache declares.
+    /// The same temperature at every step; one that the cache declares.
     Constant(f64),
-    /// It moves through temperatures that the cache declares.
+    /// A walk through temperatures that the cache declares.
     Walk(TemperatureWalk),
 }
 
-/// From one declared temperature to another through all those between, for equal numbers of steps each.
+/// Walk from one declared temperature to another through all those between, with equal numbers of steps at each.
 ///
-/// A cache is exact at the temperatures that it declares and at no other, so a temperature cannot glide.
+/// A cache is exact only at the temperatures that it declares, so a temperature cannot change continuously.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TemperatureWalk {
-    /// The first.
+    /// First temperature.
     pub from: f64,
-    /// The last; it stays.
+    /// Last temperature, kept to the end of the pass.
     pub to: f64,
-    /// Steps; at least two, at most those of the pass.
+    /// Number of steps; at least two, at most those of the pass.
     pub over: usize,
-    /// The declared temperatures from the first to the last: a part of the cache, whose key has them.
+    /// Declared temperatures from the first to the last; the cache has them in its key.
     #[serde(skip)]
     pub stops: Vec<f64>,
 }
 
 static TEMPERATURE_WALK: Block = Block {
     name: "temperature",
-    about: "A temperature that moves through those of `cache.temperatures` between two of them, for equal numbers of steps each: a cache is exact at no other.",
+    about: "A temperature that moves through those of `cache.temperatures` between two of them, with equal numbers of steps at each: a cache is exact at no other.",
     rows: &[
         required("from", TEMPERATURE, "temperature at the first step"),
-        required("to", TEMPERATURE, "temperature at the end, where it stays"),
+        required("to", TEMPERATURE, "temperature at the end and after it"),
         OVER,
     ],
 };
@@ -249,18 +249,18 @@ impl Value for TemperaturePlan {
 }
 
 words! {
-    /// Which weights a pass hands on.
+    /// Weights that a pass hands on.
     #[derive(Default)]
     pub enum HandOn {
-        /// Those after the last step.
+        /// Weights after the last step.
         #[default]
         Last = "last",
-        /// Those with the lowest validation loss of all that were measured.
+        /// Weights with the lowest validation loss of all that were measured.
         Best = "best",
     }
 }
 
-/// Every contradiction among the keys of training.
+/// Reports every contradiction among the keys of training.
 pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     rate(fields, faults);
     if let Some(steps) = fields.get::<usize>("steps") {
@@ -272,7 +272,7 @@ pub(crate) fn check(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     measurements(fields, faults);
 }
 
-/// What moves in a block and in those that it holds.
+/// Numbers that change during a pass, in a block and in its inner blocks.
 fn ramps(fields: Fields<'_>) -> Vec<(&'static str, Fields<'_>)> {
     let mut found = Vec::new();
     for entry in fields.entries() {
@@ -291,7 +291,7 @@ fn ramps(fields: Fields<'_>) -> Vec<(&'static str, Fields<'_>)> {
     found
 }
 
-/// Keys that the chosen schedule does not look at.
+/// Reports keys that the chosen schedule ignores.
 fn rate(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some(schedule) = fields.get::<ScheduleWord>("schedule") else {
         return;
@@ -360,7 +360,7 @@ fn warmup_and_decay(fields: Fields<'_>, steps: usize, faults: &mut Vec<Diagnosti
     }
 }
 
-/// A way longer than the pass would end somewhere else than the recipe says.
+/// Reports a change longer than the pass: it would end at another value than the recipe says.
 fn length(
     fields: Fields<'_>,
     name: &str,
@@ -392,7 +392,7 @@ fn length(
     );
 }
 
-/// What is decided by the validation loss needs measurements of it.
+/// Reports keys that depend on the validation loss if it is not measured during the pass.
 fn measurements(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     if fields.is_written("evaluate_every") {
         return;

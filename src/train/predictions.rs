@@ -1,4 +1,4 @@
-//! What a model says of rows of text, computed when it is asked for or kept.
+//! Predictions of a model for rows of text, computed on request or stored.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -8,7 +8,7 @@ use crate::device;
 use crate::model::{Decoder, Head, ids_tensor};
 use crate::progress::Progress;
 
-/// What can be asked what it says of rows.
+/// Source of a model's predictions for rows.
 pub trait Predictor: Sync {
     /// Hidden states in front of the output layer, `[B, T, D]`, of rows that each begin without context.
     fn hidden_of(&self, rows: &TokenRows, batch: &[usize]) -> Tensor<3>;
@@ -28,15 +28,15 @@ impl Predictor for Decoder {
     }
 }
 
-/// What a model said of the first of some rows, without the model but for its output layer.
+/// Stored predictions for the first of some rows, without the model except its output layer.
 pub struct Predictions {
-    /// `[1, T, D]` each.
+    /// Hidden states of each row, `[1, T, D]`.
     hidden: Vec<Tensor<3>>,
     head: Head,
 }
 
 impl Predictions {
-    /// Runs a decoder over the first rows, with progress on stderr if it has a label.
+    /// Runs a decoder over the first rows; shows progress on stderr if there is a label.
     pub fn of(decoder: &Decoder, rows: &TokenRows, num_rows: usize, label: Option<&str>) -> Self {
         let mut progress = label.map(|label| Progress::new(label, rows.num_positions()));
         let all: Vec<usize> = (0..rows.num_rows().min(num_rows)).collect();
@@ -57,18 +57,18 @@ impl Predictions {
         }
     }
 
-    /// Rows it knows.
+    /// Number of stored rows.
     pub fn num_rows(&self) -> usize {
         self.hidden.len()
     }
 }
 
 impl Predictor for Predictions {
-    /// Of the rows it was made of.
+    /// Stored hidden states; the rows must be the ones they were made of.
     ///
     /// # Panics
     ///
-    /// If one of the batch is not among them.
+    /// If a row of the batch is not stored.
     fn hidden_of(&self, _: &TokenRows, batch: &[usize]) -> Tensor<3> {
         let rows = batch.iter().map(|&row_idx| self.hidden[row_idx].clone());
         Tensor::cat(rows.collect(), 0)

@@ -1,4 +1,4 @@
-//! What moves during a pass, as pure functions of the step: nothing to save, nothing to resume.
+//! Schedules of a pass as pure functions of the step: nothing to save, nothing to resume.
 
 use std::f64::consts::PI;
 
@@ -19,12 +19,12 @@ use crate::train::{FitPlan, RateSchedule, TemperaturePlan};
 /// with `left` as in [`Shape`] and `start` the end of the warm-up or, with `warmup_stable_decay`,
 /// `decay_steps` before the last step; `constant` stays at the peak.
 ///
-/// The first step is never 0, since it would teach nothing; the peak is reached exactly, on the last
-/// step of the warm-up (with no warm-up: on the first step), and the final rate exactly on the last.
-/// A run that is one step long is at the peak. Past the last step the rate stays.
+/// The rate of the first step is never 0, since it would teach nothing. The peak is reached exactly, on the last step
+/// of the warm-up (with no warm-up: on the first step), and the final rate exactly on the last.
+/// A pass of one step is at the peak. Past the last step the rate stays.
 ///
-/// The schedules are those of transformers with one step of warm-up more than none; there a scheduler's
-/// step 0 is the rate 0 before the first update, so our step `s` is its `s + 1` (`tests/golden/schedules.json`).
+/// With at least one step of warm-up, the schedules are those of transformers. There a scheduler's step 0 is the rate 0
+/// before the first update, so our step `s` is its `s + 1` (`tests/golden/schedules.json`).
 pub fn learning_rate(step: usize, plan: &FitPlan) -> f64 {
     let peak = plan.learning_rate;
     let last = plan.steps.saturating_sub(1);
@@ -62,7 +62,7 @@ pub fn scheduled(number: Scheduled, step: usize) -> f64 {
     }
 }
 
-/// The temperature of a step: of `n` stops the first for the first `over / n` steps, and so on.
+/// Temperature of a step: the first of `n` stops for the first `over / n` steps, and so on.
 pub fn temperature(plan: &TemperaturePlan, step: usize) -> f64 {
     match plan {
         TemperaturePlan::Constant(value) => *value,
@@ -74,7 +74,7 @@ pub fn temperature(plan: &TemperaturePlan, step: usize) -> f64 {
     }
 }
 
-/// Share of the way that is left when `progress`, from 0 to 1, of its steps are gone.
+/// Share of the fall that is left after a share `progress`, from 0 to 1, of its steps.
 fn left(shape: Shape, progress: f64) -> f64 {
     match shape {
         Shape::Linear => 1.0 - progress,
@@ -91,7 +91,7 @@ pub(super) mod tests {
     use crate::support::Tail;
     use crate::train::{HandOn, TemperatureWalk};
 
-    /// Cross-entropy alone, at a peak of 0.8 and a final rate of 0.4.
+    /// Plan of cross-entropy alone, with a peak of 0.8 and a final rate of 0.4.
     pub(in crate::train) fn plan(steps: usize, warmup_steps: usize) -> FitPlan {
         FitPlan {
             adapter: None,

@@ -1,4 +1,4 @@
-//! The training state: what an interrupted pass needs to end in the weights it would have had.
+//! Training state: all that an interrupted pass needs to end with the same weights as an uninterrupted one.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -20,35 +20,35 @@ use crate::student::{Student, TrainedSpec};
 use crate::tensors::{self, TensorsError};
 use crate::train::FitPlan;
 
-/// Raised when a state holds something else, or the same with another meaning.
+/// Format of a state; raised when it holds something else, or the same with another meaning.
 const VERSION: u64 = 2;
 
-/// States are `state-<updates>.safetensors`, weights that were measured as the best `best-<updates>.safetensors`.
+/// Prefix of states, `state-<updates>.safetensors`; the best measured weights are in `best-<updates>.safetensors`.
 const STATE_PREFIX: &str = "state-";
 const BEST_PREFIX: &str = "best-";
 const SUFFIX: &str = ".safetensors";
 
-/// The one file of version 1, which did not say its version.
+/// The one file of version 1, which did not store its version.
 const FIRST_VERSION_FILE: &str = "state.safetensors";
 
-/// What moves during a pass, all of which a training state saves.
+/// Everything that changes during a pass; a training state saves all of it.
 ///
-/// Nothing else does: grids and the weights that an adapter is added to come with the student; the learning rate, the weights of the loss terms, the
-/// temperature and the order of rows are functions of the step, and there is no other randomness.
+/// Nothing else changes: grids and the weights under an adapter come with the student. The learning rate, the weights
+/// of the loss terms, the temperature and the order of rows are functions of the step; there is no other randomness.
 #[derive(Debug, Clone)]
 pub struct Training {
-    /// With what is trained ([`Student::trained`]) after `optimizer.num_updates` steps.
+    /// Student with the trained matrices ([`Student::trained`]) after `optimizer.num_updates` steps.
     pub student: Student,
-    /// Moments.
+    /// Optimizer with its moments.
     pub optimizer: AdamW,
-    /// Moving average of what is trained, if the plan asks for one.
+    /// Moving average of the trained matrices, if the plan asks for one.
     pub average: Option<Vec<Tensor<2>>>,
-    /// What was measured so far.
+    /// Measurements so far.
     pub validation: Validation,
 }
 
 impl Training {
-    /// Before the first step.
+    /// State before the first step.
     pub fn new(student: Student, has_average: bool) -> Self {
         Self {
             optimizer: AdamW::new(&student.trained()),
@@ -58,7 +58,7 @@ impl Training {
         }
     }
 
-    /// Takes a step along the gradients of what is trained: an update, and then the average.
+    /// Takes a step along the gradients of the trained matrices: an update, and then the average.
     pub fn update(&mut self, gradients: Vec<Tensor<2>>, rate: f64, plan: &FitPlan) {
         let optimizer = &mut self.optimizer;
         let updated = optimizer.step(self.student.trained(), gradients, rate, plan);
@@ -75,10 +75,10 @@ impl Training {
     }
 }
 
-/// Why a training state is not taken up.
+/// Reasons not to resume a training state.
 #[derive(Debug, Error)]
 pub enum StateError {
-    /// It cannot be read, and there is none before it that can.
+    /// It cannot be read, and no readable one is before it.
     #[error(transparent)]
     Tensors(#[from] TensorsError),
     /// The folder cannot be read.
@@ -113,7 +113,7 @@ pub enum StateError {
 }
 
 impl StateError {
-    /// The way out, where the message does not say it.
+    /// Help, if the message does not contain it.
     pub fn help(&self) -> Option<String> {
         match self {
             Self::Tensors(_) | Self::Io(_) => None,
@@ -129,35 +129,35 @@ impl StateError {
     }
 }
 
-/// What a state says of itself beside its tensors.
+/// Facts of a state beside its tensors.
 #[derive(Serialize, Deserialize)]
 struct StateFacts {
     version: u64,
-    /// Key of the stage that made it.
+    /// Key of the stage that made the state.
     made_by: String,
     config: DecoderConfig,
     num_updates: usize,
     validation: Validation,
 }
 
-/// Where the states of a pass are, and whose they are.
+/// Folder of the states of a pass, and facts about the pass.
 #[derive(Debug, Clone, Copy)]
 pub struct States<'a> {
     /// Folder of the unfinished pass.
     pub dir: &'a Path,
     /// Key of its stage.
     pub made_by: &'a str,
-    /// Newest states that stay when another is saved.
+    /// Number of newest states that are kept when another is saved.
     pub keep: usize,
-    /// Whether masks grow during the pass, so that a state holds them; else those of the student that it was given hold.
+    /// True if masks grow during the pass, so that a state holds them; else those of the given student apply.
     pub has_masks: bool,
-    /// Whether learned scales begin during the pass, so that a state holds those from which they began; else those of the
-    /// student hold.
+    /// True if learned scales begin during the pass, so that a state holds their first values; else those of the
+    /// student apply.
     pub has_scales: bool,
 }
 
 impl States<'_> {
-    /// Writes a state, whole or not at all, and then deletes those that are not to be kept.
+    /// Writes a state, whole or not at all, and then deletes the ones that are no longer kept.
     pub fn save(&self, training: &Training) -> io::Result<()> {
         let Training {
             student,
@@ -198,10 +198,10 @@ impl States<'_> {
         self.discard_old(optimizer.num_updates)
     }
 
-    /// The newest state that an interrupted run left, if any; `given` is what the pass would begin with.
+    /// Newest state that an interrupted run left, if any; `given` is the state at the start of the pass.
     ///
-    /// A state that was damaged on disk is passed over with a warning if there is one before it. It is an error and
-    /// not a fresh start if there is none: hours of training may hang on it.
+    /// A damaged state is skipped with a warning if there is one before it. If there is none, this is an error and
+    /// not a fresh start: hours of training may depend on it.
     pub fn load(&self, given: &Training) -> Result<Option<Training>, StateError> {
         let first_version = self.dir.join(FIRST_VERSION_FILE);
         let found = files(self.dir, STATE_PREFIX)?;
@@ -236,7 +236,7 @@ impl States<'_> {
         }
     }
 
-    /// Keeps what is trained where it was measured as the best.
+    /// Saves the trained matrices as the best measured ones.
     pub fn save_best(&self, step: usize, training: &Training) -> io::Result<()> {
         let names = names(&training.student).into_iter();
         let matrices = names.zip(training.handed_on());
@@ -244,7 +244,7 @@ impl States<'_> {
         tensors::save(&file(self.dir, BEST_PREFIX, step), &matrices, &self.made_by)
     }
 
-    /// What [`States::save_best`] kept.
+    /// Matrices that [`States::save_best`] saved.
     pub fn load_best(&self, step: usize, like: &Student) -> Result<Vec<Tensor<2>>, StateError> {
         let path = file(self.dir, BEST_PREFIX, step);
         let (mut matrices, _): (_, String) = tensors::load(&path, &like.decoder.device())?;
@@ -287,7 +287,7 @@ impl States<'_> {
         })
     }
 
-    /// Refuses what another version, architecture or pass has written, in this order.
+    /// Refuses a state of another version, architecture or pass, in this order.
     fn check(
         &self,
         path: &Path,
@@ -320,7 +320,7 @@ impl States<'_> {
         Ok(facts)
     }
 
-    /// Deletes best weights past those that the state names from which a run goes on: it has not measured them yet.
+    /// Deletes best weights past those that the resumed state names: the run has not measured them yet.
     fn discard_best_after(&self, step: Option<usize>) -> io::Result<()> {
         for (best, path) in files(self.dir, BEST_PREFIX)? {
             if Some(best) > step {
@@ -330,8 +330,8 @@ impl States<'_> {
         Ok(())
     }
 
-    /// Deletes all states but the newest up to this one, and those past it, which a run left that went on from an
-    /// earlier one; and all best weights but those that a kept state may name.
+    /// Deletes all states but the newest up to this one. States past it are also deleted: a run leaves them that
+    /// resumes from an earlier one. Deletes all best weights but those that a kept state may name.
     fn discard_old(&self, num_updates: usize) -> io::Result<()> {
         let states = files(self.dir, STATE_PREFIX)?;
         let upto = states.partition_point(|(step, _)| *step <= num_updates);
@@ -344,7 +344,7 @@ impl States<'_> {
                 remove(&path)?;
             }
         }
-        // The oldest names the last before its step, or the one at its step if it was saved after the measurement.
+        // The oldest state names the last best before its step, or at its step if it was saved after the measurement.
         let best = files(self.dir, BEST_PREFIX)?;
         let before = best.partition_point(|(step, _)| *step < oldest_kept);
         for (_, path) in best.into_iter().take(before.saturating_sub(1)) {
@@ -360,7 +360,7 @@ pub fn newest(dir: &Path) -> Option<PathBuf> {
     found.pop().map(|(_, path)| path)
 }
 
-/// Deletes what only an unfinished pass needs.
+/// Deletes the files that only an unfinished pass needs.
 pub fn discard(dir: &Path) -> io::Result<()> {
     for prefix in [STATE_PREFIX, BEST_PREFIX] {
         for (_, path) in files(dir, prefix)? {
@@ -370,7 +370,7 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
+/// True if [`discard`] would delete the file at this path inside the folder.
 pub fn is_state(inside: &Path) -> bool {
     let prefixes = [STATE_PREFIX, BEST_PREFIX].into_iter();
     let mut steps = prefixes.map(|prefix| step_of(inside.to_str()?, prefix));
@@ -408,7 +408,7 @@ fn names(student: &Student) -> Vec<String> {
     trained.map(|(spec, _)| spec.name).collect()
 }
 
-/// The matrices of what is trained, by name after a prefix.
+/// Takes the trained matrices out of those of a file, by name after a prefix.
 fn take(
     path: &Path,
     trained: &[(TrainedSpec, Tensor<2>)],

@@ -1,4 +1,4 @@
-//! Rows and supports to what each position is measured against.
+//! Targets of positions, from rows and supports.
 
 use crate::data::TokenRows;
 use crate::loss::RowTarget;

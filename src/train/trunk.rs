@@ -1,7 +1,7 @@
 //! Forward and backward through everything below the output matrix, one layer at a time.
 //!
-//! Each layer has a tape of its own, which is gone as soon as its gradients are there. What lies between two layers is
-//! a plain tensor: the input of a layer is all that is needed to make its tape anew.
+//! Each layer has its own tape, which is freed as soon as its gradients are computed. Between two layers there is only
+//! a plain tensor: the input of a layer is enough to make its tape again.
 
 use std::collections::BTreeMap;
 
@@ -10,18 +10,18 @@ use burn::tensor::{Int, Tensor};
 use crate::model::{Decoder, LayerContexts, ParameterKind};
 use crate::train::FitPlan;
 
-/// What becomes of the activations that the backward pass needs.
+/// Storage of the activations that the backward pass needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ActivationMemory {
     /// All are kept from the forward pass on.
     Kept,
-    /// Only the input of each layer is kept; the layer runs a second time when its turn comes (gradient checkpointing, Chen
-    /// et al. 2016, <https://arxiv.org/abs/1604.06174>). The same operations on the same numbers: on the CPU the same bits.
+    /// Only the input of each layer is kept; the layer runs again when its turn comes (gradient checkpointing, Chen et
+    /// al. 2016, <https://arxiv.org/abs/1604.06174>). Same operations on the same numbers: on the CPU the same bits.
     Recomputed,
 }
 
 impl ActivationMemory {
-    /// What a plan asks for.
+    /// Storage that a plan asks for.
     pub fn of(plan: &FitPlan) -> Self {
         if plan.gradient_checkpointing {
             Self::Recomputed
@@ -31,16 +31,16 @@ impl ActivationMemory {
     }
 }
 
-/// A forward pass that waits for its slopes.
+/// A forward pass that waits for its backward pass.
 pub(super) struct Trunk {
-    /// Every parameter a leaf, so that a tape tells its gradient.
+    /// Decoder whose parameters are all leaves, so that a tape gives their gradients.
     tracked: Decoder,
     contexts: LayerContexts,
     ids: Tensor<2, Int>,
     layers: Vec<Layer>,
 }
 
-/// What is kept of a layer; the final norm is the last.
+/// Kept part of a layer; the final norm is the last.
 struct Layer {
     /// A leaf if there is a tape, else a plain tensor.
     input: Tensor<3>,
@@ -87,7 +87,7 @@ impl Trunk {
         (x, trunk)
     }
 
-    /// What a layer has made, `[B, T, D]`, without a tape; the residual stream behind it.
+    /// Output of a layer, `[B, T, D]`, without a tape: the residual stream behind it.
     pub(super) fn output(&self, layer: usize) -> Tensor<3> {
         match &self.layers[layer].output {
             Some(output) => output.clone().inner(),
@@ -95,11 +95,11 @@ impl Trunk {
         }
     }
 
-    /// Gradients of all parameters, in the order of their table, given the slope with respect to the final hidden states, the
-    /// gradient of the output matrix, and slopes with respect to the outputs of some layers, which are added where the
-    /// backward pass comes by.
+    /// Gradients of all parameters, in the order of their table, given the slope with respect to the final hidden
+    /// states, the gradient of the output matrix, and slopes with respect to the outputs of some layers, which are
+    /// added when the backward pass reaches them.
     ///
-    /// If the two are tied, the embedding adds its part to that of the output matrix where it lies.
+    /// If the two matrices are tied, the embedding adds its part to the gradient of the output matrix in place.
     pub(super) fn backward(
         self,
         slope: Tensor<3>,
@@ -158,7 +158,7 @@ impl Trunk {
     }
 }
 
-/// A layer with its tape: its input, a leaf, and its output.
+/// Runs a layer with its tape; returns its input, a leaf, and its output.
 fn run(
     tracked: &Decoder,
     layer: usize,

@@ -1,23 +1,23 @@
-//! What the measurements of a pass on the validation text have said so far: which was best, and when to end.
+//! Summary of the measurements of a pass on the validation text: which was best, and when to end.
 
 use serde::{Deserialize, Serialize};
 
 use crate::train::{EarlyStopPlan, FitPlan};
 
-/// What a training state has to know of all measurements before it.
+/// Summary of all measurements so far, which a training state holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Validation {
     /// The lowest loss.
     pub best: Option<Best>,
-    /// The loss that the next must be below, by `min_delta`, to count as better.
+    /// Loss that the next one must be below, by `min_delta`, to count as better.
     reference_nats: Option<f64>,
-    /// Measurements since one was better.
+    /// Measurements since the last better one.
     num_stale: usize,
-    /// Updates made before the last of them.
+    /// Updates made before the last measurement.
     last_step: Option<usize>,
 }
 
-/// A measurement.
+/// The best measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Best {
     /// Updates made before it.
@@ -27,10 +27,10 @@ pub struct Best {
 }
 
 impl Validation {
-    /// Takes note of a loss; whether it is the lowest.
+    /// Records a loss; true if it is the lowest.
     ///
-    /// The lowest is what may be handed on, by however little it is lower; patience is for falls of more than
-    /// `min_delta`, which slow ones add up to.
+    /// The lowest may be handed on, however small the difference. Patience waits for a fall of more than `min_delta`,
+    /// to which slow falls add up.
     pub fn note(&mut self, step: usize, loss_nats: f64, early_stop: Option<EarlyStopPlan>) -> bool {
         self.last_step = Some(step);
         let min_delta = early_stop.map_or(0.0, |plan| plan.min_delta);
@@ -50,18 +50,18 @@ impl Validation {
         is_best
     }
 
-    /// A measurement that says nothing of what is best.
+    /// Records a measurement that cannot be the best.
     pub fn pass_over(&mut self, step: usize) {
         self.last_step = Some(step);
     }
 
-    /// Whether a measurement after `step` updates is due: every so many, at the end, and never twice.
+    /// True if a measurement after `step` updates is due: every `evaluate_every`, at the end, and never twice.
     pub fn is_due(&self, step: usize, plan: &FitPlan) -> bool {
         let is_time = |every: usize| step > 0 && (step.is_multiple_of(every) || step == plan.steps);
         plan.evaluate_every.is_some_and(is_time) && self.last_step != Some(step)
     }
 
-    /// Whether the pass ends here.
+    /// True if the pass ends here.
     pub fn is_over(&self, early_stop: Option<EarlyStopPlan>) -> bool {
         early_stop.is_some_and(|plan| self.num_stale >= plan.patience)
     }

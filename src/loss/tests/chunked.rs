@@ -74,7 +74,7 @@ impl Positions {
     }
 }
 
-/// Each number within 2e-6 of the largest: f32 sums in another order.
+/// Checks each number within 2e-6 of the largest: sums in f32 depend on their order.
 fn assert_same(got: &HeadGradients, want: &HeadGradients) {
     let (sums, want_sums) = (got.sums.read(), want.sums.read());
     assert_eq!(sums.positions, want_sums.positions);
@@ -141,7 +141,7 @@ fn noise([rows, columns]: [usize; 2], purpose: &str) -> Tensor<2> {
     matrix(values, [rows, columns])
 }
 
-/// The plain twin: logits of all positions at once, gradient by autodiff.
+/// Plain reference: logits of all positions at once, gradient by autodiff.
 #[test]
 fn the_chunked_head_equals_autodiff_through_all_logits() {
     let (positions, hidden_size, vocab) = (5, 7, 48);

@@ -1,4 +1,4 @@
-//! Distances worked by hand, and what does not count.
+//! Distances worked by hand, and positions that do not count.
 #![expect(clippy::float_cmp, reason = "these numbers are exact or wrong")]
 
 use burn::tensor::{Device, Tensor};
@@ -19,7 +19,7 @@ fn a_distance_worked_by_hand() {
     assert_eq!(to_vec(&got.student), [1.0, -2.0, 0.0, 1.0]);
     assert!(got.projection.is_none());
 
-    // Three dimensions of the teacher from two of the student: x, y and x + y.
+    // A teacher of three dimensions, a student of two: x, y and x + y.
     let projection = matrix([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]);
     let teacher = matrix([[1.0, 2.0, 0.0], [3.0, 2.0, 2.0]]);
     let got = hidden_gradients(&student, &teacher, Some(&projection), &[true, true]);

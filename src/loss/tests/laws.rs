@@ -1,4 +1,4 @@
-//! What holds for every loss, at any size.
+//! Laws that hold for every loss, at any size.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -7,7 +7,7 @@ use super::super::tensors::{Losses, losses};
 use super::super::{LossSums, PendingSums, loss_row, row_statistics};
 use super::*;
 
-/// A position: what the student says, how much of the teacher is known, and at which temperature.
+/// A position: seed, classes, ids known of the teacher, temperature, and deviation of the logits.
 fn positions() -> impl Strategy<Value = (u64, usize, usize, f32, f64)> {
     (2..80_usize).prop_flat_map(|vocab| {
         let temperature = prop::sample::select(vec![0.5_f32, 1.0, 2.0, 4.0]);
@@ -37,7 +37,7 @@ pub(super) fn at(
     }
 }
 
-/// Every soft term alone, both ways.
+/// Every soft term alone, in both ways of computing it.
 pub(super) fn everything() -> impl Iterator<Item = (Terms, (ReadBack, f64))> {
     soft_terms().flat_map(|weights| WAYS.map(|way| (weights, way)))
 }
@@ -66,7 +66,7 @@ proptest! {
         for (weights, (way, room)) in everything() {
             let spec = LossSpec { temperature: soft(temperature), ..LossSpec::of(weights) };
             let (sums, gradient) = at(&spec, &to_f32(&teacher), target(&support), way);
-            // Of the temperature, squared, and the rounding of log-probabilities to f32.
+            // The square of the temperature, and the rounding of log-probabilities to f32.
             let bound = 4.0 * room * f64::from(temperature.max(1.0)).powi(2);
             prop_assert!(sums.total.abs() <= bound, "{weights:?}: {sums:?}");
             if weights[Term::Tvd] == 0.0 { // its slope jumps here
@@ -241,13 +241,13 @@ fn the_head_of_the_adaptive_divergence_ends_before_it_has_more_than_half_and_nev
             [0.1, 0.3, 0.4, 0.2],
             [0.1 + 0.1, 0.2 + 0.2],
         ),
-        // The first passes it alone.
+        // The first passes a half alone.
         (
             [0.1, 0.7, 0.1],
             [0.2, 0.4, 0.1, 0.3],
             [0.3, 0.1 + 0.0 + 0.2],
         ),
-        // All ids together have less.
+        // All ids together have less than a half.
         ([0.1, 0.2, 0.1], [0.3, 0.1, 0.1, 0.5], [0.2 + 0.1, 0.1]),
     ];
     let spec = LossSpec::of(Terms::ZERO.with(Term::AdaptiveKl, 1.0));

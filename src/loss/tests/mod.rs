@@ -58,12 +58,12 @@ fn matrix(values: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(values, shape), &Device::flex())
 }
 
-/// Rows on the host, and tensor operations with what they are off by at most, relatively.
+/// Rows on the host and tensor operations, each with its largest relative error.
 ///
-/// Slopes are differences: in f32 throughout they are off by the rounding of what they are differences of.
+/// Slopes are differences: in f32 throughout they are off by the rounding of the numbers subtracted.
 const WAYS: [(ReadBack, f64); 2] = [(ReadBack::Free, 1e-6), (ReadBack::Stalls, 3e-6)];
 
-/// Mean loss over counted positions and its gradient, in chunks of so many positions.
+/// Mean loss over counted positions and its gradient, in chunks of the given number of positions.
 ///
 /// The output matrix holds the student's logits as columns and hidden states pick one each, so that its
 /// gradient holds the slopes of the logits.
@@ -160,7 +160,7 @@ fn largest(log_probs: &[f32]) -> f32 {
     log_probs.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// A top-k support that owns what it holds.
+/// A top-k support that owns its data.
 struct OwnedTopK {
     ids: Vec<u32>,
     log_probs: Vec<f32>,
@@ -203,7 +203,7 @@ impl OwnedTopK {
         )
     }
 
-    /// Mass outside.
+    /// Mass outside the support.
     fn tail(&self, temperature: f32) -> f64 {
         1.0 - self.top_k().mass(f64::from(temperature))
     }
@@ -222,7 +222,7 @@ impl OwnedTopK {
     }
 }
 
-/// Normal numbers of a deviation.
+/// Normal random numbers with a given standard deviation.
 fn normal(seed: u64, purpose: &str, count: usize, deviation: f64) -> Vec<f64> {
     let mut stream = Stream::new(seed, purpose);
     (0..count).map(|_| deviation * stream.normal()).collect()

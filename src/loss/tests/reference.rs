@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Chunks of one position, of two, and one of all.
+/// Positions per chunk: one, two, and all.
 const CHUNK_SIZES: [usize; 3] = [1, 2, 100];
 
-/// What `scripts/make_golden.py losses/on_support` writes over the logits of the other file.
+/// File that `scripts/make_golden.py losses/on_support` writes over the logits of the other file.
 #[derive(Deserialize)]
 struct OnSupport {
     inputs: Shapes,
@@ -41,7 +41,7 @@ fn shapes(beta: f64, alpha: f64, label_smoothing: f64) -> Terms {
         .with(Term::CrossEntropy, label_smoothing)
 }
 
-/// In chunks of every size, both ways.
+/// Checks the loss in chunks of every size, computed in both ways.
 fn assert_all<'a>(
     name: &str,
     reference: &'a Reference,
@@ -98,7 +98,7 @@ fn over_the_whole_vocabulary_every_term_is_exact() {
     assert_eq!(num_cases, 14);
 }
 
-/// What `scripts/make_golden.py losses/adaptive_kl` writes over the logits of the other file.
+/// File that `scripts/make_golden.py losses/adaptive_kl` writes over the logits of the other file.
 #[derive(Deserialize)]
 struct Adaptive {
     expected: BTreeMap<String, Case>,

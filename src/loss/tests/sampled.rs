@@ -32,7 +32,7 @@ fn sampled_kl_equals_torch_in_value_and_gradient() {
         }
     };
     let want = &reference.cases["sampled@T=1"];
-    // torch minimises the cross-entropy; the KL is less by the teacher's entropy and has the same slope.
+    // torch minimises the cross-entropy; the KL is smaller by the teacher's entropy and has the same slope.
     for (read_back, room) in WAYS {
         let got = run(&reference, &FORWARD_KL, samples(0.0), 2, read_back);
         assert_equal("sampled", &got, want, room);

@@ -5,7 +5,7 @@ use super::*;
 
 const TEMPERATURES: [f32; 8] = [Temperature::LOWEST, 1e-6, 1e-4, 1e-3, 0.05, 0.9, 1.0, 100.0];
 
-/// Logits of so many classes with this deviation, spread about a number.
+/// Logits of `vocab` classes with this deviation, spread about a number.
 fn logits(purpose: &str, vocab: usize, deviation: f64, about: f64) -> Vec<f64> {
     let logits = normal(5, purpose, vocab, deviation).into_iter();
     logits.map(|logit| about + logit).collect()
@@ -41,7 +41,7 @@ fn at_every_temperature_a_student_that_equals_its_teacher_has_no_divergence() {
             let support = OwnedTopK::of(&teacher, count, temperature);
             let mass = 1.0 - support.tail(temperature);
             assert!(mass <= 1.0 + 1e-6, "{mass} at {temperature}");
-            // Where all is known, the student knows it as the support does: log-probabilities in f32.
+            // With the whole vocabulary in the support, the student is the support itself: log-probabilities in f32.
             let mut student = to_f32(&teacher);
             for (&id, &log_prob) in support.ids.iter().zip(&support.log_probs) {
                 if count == student.len() {

@@ -1,4 +1,4 @@
-//! Many positions as tensors against each of them as a row.
+//! Many positions as tensors, compared with each of them as a row.
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -7,7 +7,7 @@ use super::super::tensors::{Losses, losses};
 use super::super::{LossSums, PendingSums, loss_row};
 use super::*;
 
-/// Weights of all terms over logits but `adaptive_kl`, of which some are 0.
+/// Weights of all terms over logits but `adaptive_kl`; some are 0.
 fn weights() -> impl Strategy<Value = Terms> {
     let weight = || prop::sample::select(vec![0.0, 0.0, 0.3, 1.0]);
     let weights = prop::array::uniform7(weight());

@@ -1,31 +1,31 @@
-//! Where a set of numbers lies, in buckets.
+//! Histogram of a set of numbers.
 
 /// Buckets between the smallest and the largest number; what TensorBoard draws by default.
 const NUM_BUCKETS: usize = 30;
 
-/// Where a set of numbers lies.
+/// Distribution of a set of numbers.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Histogram {
     /// Smallest number.
     pub min: f64,
     /// Largest number.
     pub max: f64,
-    /// How many numbers.
+    /// Count of the numbers.
     pub num: f64,
-    /// Their sum.
+    /// Sum of the numbers.
     pub sum: f64,
-    /// The sum of their squares.
+    /// Sum of their squares.
     pub sum_squares: f64,
     /// Upper edge of each bucket, ascending.
     pub bucket_limits: Vec<f64>,
-    /// How many numbers lie in each bucket.
+    /// Count of the numbers in each bucket.
     pub buckets: Vec<f64>,
 }
 
 impl Histogram {
     /// Sorts the finite numbers into 30 equally wide buckets (one, if all are equal); `None` if there are none.
     ///
-    /// NaN and infinities are left out: they lie in no bucket, and one would make every sum useless.
+    /// NaN and infinities are left out: they belong to no bucket, and one would make every sum useless.
     pub fn of(numbers: &[f32]) -> Option<Self> {
         let finite = || {
             let finite = numbers.iter().filter(|number| number.is_finite());

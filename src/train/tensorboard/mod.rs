@@ -6,7 +6,7 @@
 //! u64 length · u32 masked CRC-32C of the length · message · u32 masked CRC-32C of the message    (little-endian)
 //! ```
 //!
-//! Written here and not by a crate: the one that does it is unmaintained and brings a protobuf with a
+//! Written here and not by a crate: the only one is unmaintained and depends on a protobuf with a
 //! security advisory.
 //!
 //! Source: `tensorflow/core/lib/io/record_writer.cc` and `tensorflow/core/lib/hash/crc32c.h`.
@@ -23,7 +23,7 @@ mod proto;
 pub use histogram::Histogram;
 pub use proto::MessageFault;
 
-/// What the first event of a file says; TensorBoard reads no other version.
+/// Version in the first event of a file; TensorBoard reads no other.
 const FILE_VERSION: &str = "brain.Event:2";
 
 /// Added to a checksum after rotating it, so that a checksum over data that holds checksums stays strong.
@@ -44,54 +44,54 @@ pub struct Event {
     pub step: u64,
     /// Only in the first event of a file.
     pub file_version: Option<String>,
-    /// Tags and what was measured.
+    /// Tags and their values.
     pub values: Vec<(String, SummaryValue)>,
 }
 
-/// What was measured under one tag.
+/// Value under one tag.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SummaryValue {
     /// One number.
     Scalar(f32),
-    /// Where a set of numbers lies.
+    /// Distribution of a set of numbers.
     Histogram(Histogram),
 }
 
-/// Why an event file cannot be read.
+/// Errors of reading an event file.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
-    /// The operating system says so.
+    /// The operating system reports an error.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// What is stored is not what was written.
+    /// The stored bytes are not the written ones.
     #[error("{}: the record at byte {offset} is damaged: {fault}", path.display())]
     Damaged {
         /// The event file.
         path: PathBuf,
-        /// Where the record begins.
+        /// Offset of the record in bytes.
         offset: usize,
-        /// What is wrong with it.
+        /// Fault of the record.
         fault: RecordFault,
     },
 }
 
-/// What is wrong with a record.
+/// Faults of a record.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordFault {
     /// The length cannot be trusted.
     #[error("its length has checksum {computed:08x}, but {stored:08x} is stored")]
     LengthChecksum {
-        /// In the file.
+        /// Checksum in the file.
         stored: u32,
-        /// Of what is in the file.
+        /// Checksum of the bytes in the file.
         computed: u32,
     },
     /// The message cannot be trusted.
     #[error("its message has checksum {computed:08x}, but {stored:08x} is stored")]
     MessageChecksum {
-        /// In the file.
+        /// Checksum in the file.
         stored: u32,
-        /// Of what is in the file.
+        /// Checksum of the bytes in the file.
         computed: u32,
     },
     /// The message was stored as written, but is no event.
@@ -107,9 +107,9 @@ pub struct EventWriter {
 }
 
 impl EventWriter {
-    /// Opens a file to append to, and begins it if it is not there.
+    /// Opens a file to append to, and creates it if it does not exist.
     ///
-    /// A file with a torn end must be mended first ([`keep_until`]): nothing after the tear is ever read.
+    /// A file with a torn end must be fixed first ([`keep_until`]): nothing after the tear is ever read.
     pub fn open(path: &Path, wall_time: f64) -> io::Result<Self> {
         let file = files::open_to_append(path).map_err(|error| with_path(error, path))?;
         let mut writer = Self {
@@ -122,7 +122,7 @@ impl EventWriter {
         Ok(writer)
     }
 
-    /// Hands one event to the operating system, whole: a process killed later does not lose it.
+    /// Passes one whole event to the operating system: a process killed later does not lose it.
     pub fn write(&mut self, event: &Event) -> io::Result<()> {
         self.file
             .write_all(&record(event))
@@ -139,8 +139,8 @@ impl EventWriter {
 
 /// The events of a file, in order.
 ///
-/// A last record that is cut short is left out: that is how a killed process leaves a file. Any other
-/// fault is an error, since the events after it would be lost unseen.
+/// A last record that is cut short is left out: a killed process leaves such a record. Any other
+/// fault is an error, since the events after it would be lost unnoticed.
 pub fn read_events(path: &Path) -> Result<Vec<Event>, EventError> {
     let bytes = files::read(path).map_err(|error| with_path(error, path))?;
     parse_records(&bytes).map_err(|(offset, fault)| EventError::Damaged {
@@ -150,7 +150,7 @@ pub fn read_events(path: &Path) -> Result<Vec<Event>, EventError> {
     })
 }
 
-/// Drops the events after `step` and a torn end; a file that then shows nothing is deleted.
+/// Drops the events after `step` and a torn end; deletes a file without any values left.
 pub fn keep_until(path: &Path, step: u64) -> Result<(), EventError> {
     let mut events = read_events(path)?;
     events.retain(|event| event.step <= step);
@@ -205,7 +205,7 @@ fn parse_records(bytes: &[u8]) -> Result<Vec<Event>, (usize, RecordFault)> {
     Ok(events)
 }
 
-/// The message of the first record and what follows the record; `None` if the bytes end within it.
+/// Message of the first record and the bytes after the record; `None` if the bytes end within it.
 type FirstMessage<'a> = Option<(&'a [u8], &'a [u8])>;
 
 fn split_record(bytes: &[u8]) -> Result<FirstMessage<'_>, RecordFault> {

@@ -14,7 +14,7 @@
 
 use super::{Event, Histogram, SummaryValue};
 
-/// Why bytes are not an event.
+/// Faults in the bytes of an event.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageFault {
     /// A number or a length reaches past the end.
@@ -23,15 +23,15 @@ pub enum MessageFault {
         /// Number of the field, 0 if the number itself is cut.
         field: u64,
     },
-    /// The field is stored in a way that it cannot have.
+    /// The field has another wire type than it must have.
     #[error("field {field} has wire type {wire_type}")]
     WireType {
         /// Number of the field.
         field: u64,
-        /// How it is stored.
+        /// Wire type of the stored field.
         wire_type: u64,
     },
-    /// A string holds other bytes.
+    /// The bytes of a string are not UTF-8.
     #[error("field {field} is not UTF-8")]
     NotUtf8 {
         /// Number of the field.
@@ -205,7 +205,7 @@ enum Payload<'a> {
 }
 
 impl<'a> ProtoField<'a> {
-    /// The first field and what follows it.
+    /// The first field and the bytes after it.
     fn split(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), MessageFault> {
         let (key, rest) = split_varint(bytes).ok_or(MessageFault::Truncated { field: 0 })?;
         let (number, wire_type) = (key >> 3, key & 7);
