@@ -1,4 +1,4 @@
-//! What a plan will cost, before any of it is paid.
+//! Estimated cost of a plan, before it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,17 +17,17 @@ use crate::student::StudentPlan;
 /// One stage of a plan.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageEstimate {
-    /// Name, key and folder.
+    /// Name, key and folder of the stage.
     #[serde(flatten)]
     pub stage: Stage,
-    /// Whether its artifact is there.
+    /// True if its artifact exists.
     pub done: bool,
-    /// What it takes and leaves.
+    /// Time, memory and disk space that the stage takes.
     #[serde(flatten)]
     pub cost: StageCost,
 }
 
-/// Sizes that everything else follows from.
+/// Sizes that all estimates follow from.
 struct Sizes {
     teacher: Option<DecoderConfig>,
     student: DecoderConfig,
@@ -41,7 +41,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
     let all_tokens = sizes.train_tokens + sizes.validation_tokens;
 
     let mut data = forward(plan, &stages.data, all_tokens, &sizes.student, 0);
-    data.cost.secs = all_tokens as f64 / 250e3; // tokens that the BPE makes in a second
+    data.cost.secs = all_tokens as f64 / 250e3; // tokens per second of the BPE
     data.cost.disk_bytes = all_tokens * F32_BYTES;
     let mut estimates = vec![data];
     if let (Some(config), Some(teacher), Some(cache)) = (&sizes.teacher, &plan.teacher, &plan.cache)
@@ -62,7 +62,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
     // A pass that cannot shrink its student is refused before anything is estimated.
     let configs = configs_of_passes(&plan.passes, &sizes.student).unwrap_or_default();
     let config_at = |pass_idx: usize| configs.get(pass_idx).unwrap_or(&sizes.student);
-    let mut runs_apart = false; // whether the model that runs has weights beside the free ones
+    let mut runs_apart = false; // true if the model that runs has its own weights beside the free ones
     for (pass_idx, (pass, stage)) in plan.passes.iter().zip(&stages.passes).enumerate() {
         let inputs = PassInputs {
             student: config_at(pass_idx),
@@ -83,14 +83,14 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
     let verified_tokens = 8 * plan.data.sequence_length as u64;
     let last = config_at(plan.passes.len());
     let mut export = forward(plan, &stages.export, verified_tokens, last, 1);
-    export.cost.memory_bytes += num_parameters(last) * F32_BYTES; // what is read back, beside the student
+    export.cost.memory_bytes += num_parameters(last) * F32_BYTES; // the model read back, beside the student
     export.cost.disk_bytes =
         plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
     estimates.push(export);
     estimates
 }
 
-/// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
+/// Bytes of a position in the cache, as measured on a teacher of 135 M parameters (`docs/formats.md`).
 fn position_bytes(cache: &CachePlan) -> u64 {
     let num_tails = 1 + cache.temperatures.len() as u64;
     match cache.support {
@@ -108,7 +108,7 @@ fn position_bytes(cache: &CachePlan) -> u64 {
     }
 }
 
-/// A stage that only runs a model forward.
+/// Estimate of a stage that only runs a model forward.
 fn forward(
     plan: &Plan,
     stage: &Stage,
@@ -124,7 +124,7 @@ fn forward(
     }
 }
 
-/// The teacher's run that tells which of its parts make the student; the first pass begins with it.
+/// Adds the teacher's run that selects the parts for the student; the first pass begins with it.
 fn add_importance(estimates: &mut [StageEstimate], plan: &Plan, stages: &Stages, sizes: &Sizes) {
     let StudentPlan::FromTeacher(parts) = &plan.student else {
         return;
@@ -169,7 +169,7 @@ fn sizes(plan: &Plan, inputs: &Inputs) -> Sizes {
     }
 }
 
-/// Bytes of the text in a file or folder; of a folder only what the data stage reads.
+/// Bytes of the text in a file or folder; in a folder, only files that the data stage reads count.
 fn text_bytes(path: &Path) -> u64 {
     let is_text = |path: &Path| {
         path.extension()
@@ -186,7 +186,7 @@ fn text_bytes(path: &Path) -> u64 {
     }
 }
 
-/// Bytes of a file or of all files in a folder; what cannot be read counts nothing.
+/// Bytes of a file or of all files in a folder; unreadable files count as 0.
 pub fn size_of(path: &Path) -> u64 {
     match fs::read_dir(path) {
         Ok(entries) => entries.flatten().map(|entry| size_of(&entry.path())).sum(),
