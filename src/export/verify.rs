@@ -82,7 +82,7 @@ impl fmt::Display for Verification {
 /// Error that keeps a folder from being published.
 #[derive(Debug, Error)]
 pub enum VerifyError {
-    /// It cannot be read back.
+    /// The folder cannot be read back.
     #[error("the exported folder cannot be read back: {0}")]
     Unreadable(#[from] CheckpointError),
     /// A weight on disk differs from the one that was to be stored.

@@ -39,7 +39,7 @@ pub struct Key {
 /// Value of a key that is not written.
 #[derive(Debug)]
 pub enum Fallback {
-    /// It must be written.
+    /// A required key.
     Required,
     /// This value, as one would write it.
     Value(&'static str),

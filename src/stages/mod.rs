@@ -71,7 +71,7 @@ pub enum Changed {
     /// A text.
     #[error("the {split} text was written to while it was read")]
     Text {
-        /// Which text.
+        /// Name of the split, such as `training`.
         split: &'static str,
     },
     /// The tokenizer, or a file beside it.
