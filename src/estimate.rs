@@ -90,7 +90,7 @@ pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
     estimates
 }
 
-/// Bytes of a position in the cache, as measured on a teacher of 135 M parameters (`docs/formats.md`).
+/// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
 fn position_bytes(cache: &CachePlan) -> u64 {
     let num_tails = 1 + cache.temperatures.len() as u64;
     match cache.support {

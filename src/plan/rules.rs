@@ -32,7 +32,7 @@ pub(super) fn contradictions(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Refuses a name that clashes with the folders of rows and caches: all recipes share and lock them beside a run's folder.
+/// Refuses a name that clashes with the folders of rows and caches. All recipes share these; they lie beside a run's folder.
 fn reserved_name(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some(name) = recipe.get::<String>("name") else {
         return;

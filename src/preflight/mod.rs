@@ -316,7 +316,7 @@ impl Preflight<'_> {
             (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
                 ("data.tokenizer.train.vocab_size", *vocab_size)
             }
-            // A recipe with the teacher's tokenizer is already refused, and a file brings its own size.
+            // A recipe with the teacher's tokenizer is already refused, and a file's tokenizer is already open.
             (None, TokenizerPlan::Teacher | TokenizerPlan::File(_)) => return Ok(()),
         };
         self.ids_fit(key, size, "student", student)
