@@ -1,4 +1,4 @@
-//! What a plan will cost, before any of it is paid.
+//! Estimated cost of a plan, before it runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,12 +17,12 @@ use crate::student::StudentPlan;
 /// One stage of a plan.
 #[derive(Debug, Clone, Serialize)]
 pub struct StageEstimate {
-    /// Name, key and folder.
+    /// Name, key and folder of the stage.
     #[serde(flatten)]
     pub stage: Stage,
-    /// Whether its artifact is there.
+    /// True if its artifact exists.
     pub done: bool,
-    /// What it takes and leaves.
+    /// Time, memory and disk space that the stage takes.
     #[serde(flatten)]
     pub cost: StageCost,
 }
@@ -208,7 +208,7 @@ fn sizes(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConf
     }
 }
 
-/// Bytes of the text in a file or folder; of a folder only what the data stage reads.
+/// Bytes of the text in a file or folder; in a folder, only files that the data stage reads count.
 fn text_bytes(path: &Path) -> u64 {
     let is_text = |path: &Path| {
         path.extension()
@@ -225,7 +225,7 @@ fn text_bytes(path: &Path) -> u64 {
     }
 }
 
-/// Bytes of a file or of all files in a folder; what cannot be read counts nothing.
+/// Bytes of a file or of all files in a folder; unreadable files count as 0.
 pub fn size_of(path: &Path) -> u64 {
     match fs::read_dir(path) {
         Ok(entries) => entries.flatten().map(|entry| size_of(&entry.path())).sum(),

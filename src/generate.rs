@@ -1,4 +1,4 @@
-//! Text from a model, token by token.
+//! Generation of text from a model, token by token.
 
 use burn::tensor::Tensor;
 use thiserror::Error;
@@ -7,10 +7,10 @@ use crate::model::attention::KeyValues;
 use crate::model::{Decoder, ids_tensor};
 use crate::random::Stream;
 
-/// How the next token is drawn.
+/// Settings for drawing the next token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenSampling {
-    /// 0 takes the likeliest token.
+    /// Temperature; 0 takes the likeliest token.
     pub temperature: f64,
     /// Smallest set of likeliest tokens with at least this mass (Holtzman et al. 2020, arXiv 1904.09751).
     pub top_p: f64,
@@ -18,23 +18,23 @@ pub struct TokenSampling {
     pub seed: u64,
 }
 
-/// A model that says nothing.
+/// Error of a model whose logits give no token.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("the model's logits are NaN or infinite after {num_tokens} tokens: there is no next one")]
 pub struct NoNextToken {
-    /// Tokens before it, those of the prompt among them.
+    /// Number of tokens before it, including the prompt.
     pub num_tokens: usize,
 }
 
-/// Continues `prompt` by at most `max_tokens` tokens, showing each to `emit` as it comes.
+/// Continues `prompt` by at most `max_tokens` tokens, and passes each to `emit` as it comes.
 ///
-/// Keys and values of the tokens read are kept, so each new token costs one position; unless with it the positions before turn
-/// otherwise ([`Rope::differs_between`](crate::model::Rope::differs_between)): then all are read again. Ends at an end-of-text
-/// token of the model, which is not shown, or when `emit` returns false.
+/// Keys and values of earlier tokens are kept, so each new token costs one position. If a new token changes the rotation of
+/// earlier positions ([`Rope::differs_between`](crate::model::Rope::differs_between)), all are read again. Generation ends at
+/// an end-of-text token of the model, which is not passed on, or when `emit` returns false.
 ///
 /// # Errors
 ///
-/// If a logit is NaN or infinite: weights that are finite may give such.
+/// If a logit is NaN or infinite, which is possible with finite weights.
 ///
 /// # Panics
 ///
@@ -83,7 +83,7 @@ fn to_vec(logits: Tensor<3>) -> Vec<f32> {
     logits.try_into_vec_as::<f32>().expect("logits are f32")
 }
 
-/// Draws one id; of equal logits the lower id comes first.
+/// Draws one id; among equal logits the lower id comes first.
 fn sample(logits: &[f32], sampling: TokenSampling, stream: &mut Stream) -> u32 {
     let mut order: Vec<u32> = (0..u32::try_from(logits.len())
         .expect("a vocabulary has fewer than 2^32 tokens"))
@@ -111,7 +111,7 @@ fn sample(logits: &[f32], sampling: TokenSampling, stream: &mut Stream) -> u32 {
             return id;
         }
     }
-    order[kept - 1] // rounding may leave a crumb of mass
+    order[kept - 1] // rounding may leave a little mass
 }
 
 #[cfg(test)]

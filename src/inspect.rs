@@ -1,4 +1,4 @@
-//! What a checkpoint, a cache or a run says of itself.
+//! Facts about a checkpoint, a cache or a run, read from its own files.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +15,7 @@ use crate::model::parameter_specs;
 use crate::progress::{bytes_text, thousands};
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
-/// Why a path cannot be inspected.
+/// Error of inspecting a path.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum InspectError {
@@ -62,7 +62,7 @@ pub fn inspect(path: &Path) -> Result<Value, InspectError> {
     })
 }
 
-/// Two vocabularies side by side: for people, and as one JSON object.
+/// Comparison of two vocabularies: as text, and as one JSON object.
 pub fn against(path: &Path, other: &Path) -> Result<(String, Value), InspectError> {
     let found = Vocabulary::open(path)?.compare(&Vocabulary::open(other)?);
     let facts = serde_json::to_value(&found).map_err(io::Error::other)?;
@@ -96,7 +96,7 @@ fn checkpoint(path: &Path) -> Result<Value, InspectError> {
     Ok(facts)
 }
 
-/// The same facts for people: one line per entry, nested entries indented.
+/// The same facts as text: one line per entry, nested entries indented.
 pub fn text(facts: &Value) -> String {
     let mut lines = Vec::new();
     add_lines(facts, 0, &mut lines);

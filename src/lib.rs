@@ -6,10 +6,10 @@
 //!                 teacher checkpoint ───┘
 //! ```
 //!
-//! Modules stand in the order in which data flows: each uses only those above it
+//! Modules are declared in the order in which data flows: each uses only those above it
 //! (`tests/architecture.rs` checks).
 
-// Leaves: they know nothing of the pipeline.
+// Leaves: they use nothing of the pipeline.
 pub mod allocator;
 
 pub mod files;

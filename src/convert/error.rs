@@ -1,4 +1,4 @@
-//! Why a checkpoint could not be converted.
+//! Errors of converting a checkpoint.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ use crate::run::RunError;
 use crate::stages::StagesError;
 use crate::student::StudentError;
 
-/// Why a checkpoint could not be converted.
+/// Error of converting a checkpoint.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ConvertError {
@@ -61,7 +61,7 @@ pub enum ConvertError {
     Stopped,
     #[error("stopped: run the same command to go on")]
     StoppedHalfWay,
-    /// What stages of a run say.
+    /// Error of a stage that runs have, too.
     #[error(transparent)]
     Stage(#[from] RunError),
 }
@@ -94,7 +94,7 @@ impl From<TokenizerError> for ConvertError {
 }
 
 impl ConvertError {
-    /// What to do about it, if there is something to do.
+    /// Advice on what to do, if there is any.
     pub fn help(&self) -> Option<String> {
         Some(match self {
             Self::Exists { out } => {

@@ -1,7 +1,7 @@
-//! Checkpoints that no recipe made: put on a grid, and written in another format.
+//! Conversion of checkpoints that no recipe made: they are put on a grid, or written in another format.
 //!
 //! The stages are those of a run (a pass, the export with its verification and card), without caches and without a run's
-//! folder: what is unfinished lies beside the result, under a partial name.
+//! folder: unfinished output is in a folder beside the result, under a partial name.
 
 mod error;
 mod parts;
@@ -29,49 +29,49 @@ use crate::progress;
 use crate::run::{lock, names};
 use crate::student::Student;
 
-/// What exports are compared on if no text is named: the opening of *Persuasion* (Jane Austen, 1818; public domain).
+/// Text that exports are compared on by default: the opening of *Persuasion* (Jane Austen, 1818; public domain).
 const PASSAGE: &str = include_str!("passage.txt");
 
-/// What a command was asked for.
+/// Arguments of a command.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// Model folder, `.gguf` file, or folder of a pass.
     pub checkpoint: &'a Path,
     /// Model folder, `tokenizer.json` or `.gguf` file of another tokenizer than the checkpoint's.
     pub tokenizer: Option<&'a Path>,
-    /// Texts to compare, measure and calibrate on; none takes a passage that is part of the program.
+    /// Texts to compare, measure and calibrate on; if there is none, a passage that is part of the program is used.
     pub text: &'a [PathBuf],
     /// Positions per row of text.
     pub sequence_length: usize,
     /// Folder of the result.
     pub out: PathBuf,
-    /// The command line that was given, for the card.
+    /// Command line of this conversion, for the card.
     pub command: String,
 }
 
-/// Where and until when a conversion runs.
+/// Device and stop signal of a conversion.
 pub struct ConvertContext<'a> {
-    /// Where tensors live.
+    /// Device that holds the tensors.
     pub device: &'a Device,
-    /// Set by the first signal.
+    /// Flag set by the first signal.
     pub stop: &'a AtomicBool,
 }
 
-/// What a conversion left.
+/// Result of a conversion.
 #[derive(Debug, Clone, Serialize)]
 pub struct Converted {
     /// Folder of the result.
     pub out: PathBuf,
-    /// How it compares with the model in memory.
+    /// Comparison of the export with the model in memory.
     pub export: Verification,
     /// Bytes of the weights before.
     pub size_before_bytes: u64,
-    /// What a grid has cost, if the weights were put on one.
+    /// Cost of putting the weights on a grid, if they were.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quantized: Option<QuantizedCheckpoint>,
 }
 
-/// Where results go that were not given a place: in the working folder, named after the checkpoint.
+/// Default folder of a result: in the working folder, named after the checkpoint.
 pub fn default_out(checkpoint: &Path, suffix: &str) -> Result<PathBuf, ConvertError> {
     let name = Source::open(checkpoint)?.name();
     Ok(PathBuf::from(format!("{name}-{suffix}")))
@@ -97,7 +97,7 @@ pub fn export(
     publish(written, partial, false)
 }
 
-/// A format of codes is for weights that are on a grid.
+/// Refuses a format of codes for weights that are on no grid.
 fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(), ConvertError> {
     let mut formats = plan.formats.iter();
     match formats.find(|format| !format.holds_plain_weights()) {
@@ -110,7 +110,7 @@ fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(
     }
 }
 
-/// What a container cannot hold is told before anything is written, and what blocks cannot hold at all.
+/// Refuses what a container or its blocks cannot hold, before anything is written.
 fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertError> {
     let config = &student.decoder.config;
     for &format in &plan.formats {
@@ -127,7 +127,7 @@ fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertEr
     Ok(())
 }
 
-/// Formats of plain weights and of blocks cannot say that activations are rounded: there, none are.
+/// Removes rounding of activations if the format cannot record it, as formats of plain weights and of blocks.
 fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Source) -> Student {
     let mut formats = plan.formats.iter();
     let plain = formats.find(|format| format.holds_plain_weights());
@@ -145,7 +145,7 @@ fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Sourc
     student
 }
 
-/// Keys that a command's `--set` may name: what else a recipe has would change nothing, or what an option says.
+/// Refuses keys that `--set` of a command must not name: they would change nothing, or an option sets them.
 pub fn check_overrides(overrides: &[String], sections: &[&str]) -> Result<(), ConvertError> {
     for assignment in overrides {
         let (key, _) = assignment.split_once('=').unwrap_or((assignment, ""));
@@ -169,7 +169,7 @@ fn check_out(out: &Path) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// What a model is written with, beside its weights.
+/// Model and files that an export writes beside its weights.
 struct ModelFiles<'a> {
     request: &'a Request<'a>,
     name: String,
@@ -178,11 +178,11 @@ struct ModelFiles<'a> {
     rows: TokenRows,
     provenance: Provenance,
     size_before_bytes: u64,
-    /// Of the card.
+    /// Table for the card.
     table: (Vec<String>, Vec<Vec<String>>),
 }
 
-/// A folder that is complete and has not its name yet.
+/// A complete folder that does not have its final name yet.
 struct Written {
     dir: PathBuf,
     export: Verification,
@@ -227,7 +227,7 @@ impl<'a> ModelFiles<'a> {
         })
     }
 
-    /// Texts that were more to the model than what its export is compared on.
+    /// Records a purpose of the texts other than comparing the export.
     fn reads(&mut self, purpose: &'static str, num_tokens: u64) {
         self.provenance.texts.push(TextFacts {
             purpose,
@@ -236,7 +236,7 @@ impl<'a> ModelFiles<'a> {
         });
     }
 
-    /// Writes and verifies the folder inside of `dir`; its path.
+    /// Writes and verifies the folder inside `dir`; returns its path.
     fn write(
         &self,
         plan: &ExportPlan,
@@ -258,7 +258,7 @@ impl<'a> ModelFiles<'a> {
         let format = format.expect("a command writes one format").word();
         let written = dir.join(format);
         if written.exists() {
-            // A killed process has left it; what it holds might be no part of this result.
+            // A killed process has left this folder; its files might not belong to this result.
             fs::remove_dir_all(&written).map_err(|error| with_path(error, &written))?;
         }
         progress::log(&format!("export: {format} is written and compared"));
@@ -281,7 +281,7 @@ fn stop_if_asked(context: &ConvertContext<'_>) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// Gives the result its name. A failure leaves nothing behind, or what the same command goes on from.
+/// Gives the result its final name. A failure leaves nothing behind, except work that the same command can resume.
 fn publish(
     written: Result<Written, ConvertError>,
     partial: UnfinishedDir,
@@ -296,7 +296,7 @@ fn publish(
         })
     });
     if outcome.is_err() && !is_worth_keeping {
-        let _ = partial.discard(); // the first error is the one to tell
+        let _ = partial.discard(); // the first error is the one to report
     }
     outcome
 }

@@ -1,14 +1,14 @@
-//! Which rows of a text a pass reads, and which it is measured on.
+//! Rows of a text that a pass reads, and rows that it is measured on.
 
 use crate::data::TokenRows;
 use crate::progress;
 
-/// Rows that are measured on; nothing is calibrated on them.
+/// Number of rows that are measured on; nothing is calibrated on them.
 const MIN_MEASURED_ROWS: usize = 4;
 const MAX_MEASURED_ROWS: usize = 32;
 
-/// Rows to calibrate on and rows to measure on, which are the last of the text: an eighth of it, if the rest is read by the
-/// pass, and all of a text that is a single row.
+/// Rows to calibrate on and rows to measure on. The latter are the last of the text: an eighth of it if the pass reads the
+/// rest, and all of a text that is a single row.
 pub(super) fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
     let num_rows = rows.num_rows();
     if are_read && num_rows < 2 {
@@ -20,7 +20,7 @@ pub(super) fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
     } else {
         num_rows.min(MAX_MEASURED_ROWS)
     };
-    // A last row may hold nothing but the separator behind the text, of which nothing is measured.
+    // A last row may hold only the separator after the text, which is not measured.
     let has_text = |num_last: &usize| {
         let [_, last] = rows.split_at(num_rows - num_last);
         last.num_text_positions() > 0
@@ -33,7 +33,7 @@ pub(super) fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
     if are_read {
         [before, measured]
     } else {
-        [measured.clone(), measured] // of which the pass sees nothing
+        [measured.clone(), measured] // the pass does not read them
     }
 }
 

@@ -1,4 +1,4 @@
-//! A checkpoint onto a grid: a recipe of one pass is made of the arguments, and that pass is run.
+//! Quantisation of a checkpoint: the arguments become a recipe of one pass, and that pass is run.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -28,16 +28,16 @@ use crate::train::Predictions;
 use crate::train::evaluate::{Evaluation, Reference, evaluate, measure};
 use crate::train::fit::PassContext;
 
-/// What messages call the recipe that is made of arguments.
+/// Name in messages of the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
 
-/// Folder of an unfinished pass, in that of an unfinished result: the same command goes on from it.
+/// Folder of an unfinished pass, inside that of an unfinished result; the same command resumes from it.
 const PASS_DIR: &str = "quantize";
 
-/// Arguments as keys of a recipe, as they are written there, with their values.
+/// Arguments as keys of a recipe, spelled as there, with their values.
 pub type Arguments<'a> = [(&'a str, &'a str)];
 
-/// What putting a checkpoint on a grid has cost.
+/// Cost of putting a checkpoint on a grid.
 #[derive(Debug, Clone, Serialize)]
 pub struct QuantizedCheckpoint {
     /// Mean loss of a token before, in nats.
@@ -48,16 +48,16 @@ pub struct QuantizedCheckpoint {
     pub kl_nats: f64,
     /// Share of positions whose likeliest token is the same.
     pub top1_agreement: f64,
-    /// Positions measured: those of text, without the separators behind documents.
+    /// Positions measured: those of text, without the separators after documents.
     pub positions: u64,
-    /// Whether the pass read the same text, because there was no more of it.
+    /// True if the pass read the same text, because there was no more of it.
     pub measured_on_calibration_text: bool,
 }
 
-/// Runs a quantising pass of these keys on a checkpoint and writes it in one format, verified, with its card.
+/// Runs a quantising pass with these keys on a checkpoint and writes it in one format, verified, with its card.
 ///
-/// Stopped or failed after the pass began, what it has done is kept beside the place of the result: the same request goes
-/// on from there.
+/// If it is stopped or fails after the pass began, finished work is kept beside the place of the result: the same request
+/// resumes from there.
 pub fn quantize(
     request: &Request<'_>,
     keys: &Arguments<'_>,
@@ -94,7 +94,7 @@ pub fn quantize(
     publish(written, partial, has_begun)
 }
 
-/// The plan of a recipe that is made of arguments, in the folder of the unfinished result.
+/// Plan of a recipe that is made of arguments, in the folder of the unfinished result.
 fn plan(
     request: &Request<'_>,
     [keys, export]: [&Arguments<'_>; 2],
@@ -159,7 +159,7 @@ fn plan(
 
 struct Job<'a> {
     request: &'a Request<'a>,
-    /// As it was named.
+    /// Method, as it was named.
     method: &'a str,
     source: &'a Source,
     plan: Plan,
@@ -219,7 +219,7 @@ impl Job<'_> {
         })
     }
 
-    /// The one pass, which trains nothing.
+    /// The only pass, which must not train.
     fn pass(&self) -> Result<(&PassPlan, &QuantizePlan), ConvertError> {
         let [pass] = self.plan.passes.as_slice() else {
             return Err(ConvertError::OtherPasses);
@@ -235,7 +235,7 @@ impl Job<'_> {
         Ok((pass, plan))
     }
 
-    /// Blocks of ggml hold some grids only; a file of plain weights is not what this command is for.
+    /// Refuses grids that blocks of ggml cannot hold: a file of plain weights is not the purpose of this command.
     fn check_blocks(
         &self,
         plan: &QuantizePlan,
@@ -284,7 +284,7 @@ impl Job<'_> {
     }
 }
 
-/// A grid without a 0 would undo what was pruned.
+/// Refuses a grid without a 0 for a pruned student, whose zeros it would move.
 fn check_zeros(plan: &QuantizePlan, student: &Student) -> Result<(), ConvertError> {
     let mut schemes = schemes(plan, &student.decoder.config).into_iter();
     let moved = schemes.find(|(id, scheme)| {
@@ -298,7 +298,7 @@ fn check_zeros(plan: &QuantizePlan, student: &Student) -> Result<(), ConvertErro
     }
 }
 
-/// What was measured, whose loss is a number.
+/// The evaluation, if its loss is a finite number.
 fn finite(found: Evaluation, when: &str) -> Result<Evaluation, ConvertError> {
     if found.loss_nats.is_finite() {
         return Ok(found);
@@ -310,7 +310,7 @@ fn finite(found: Evaluation, when: &str) -> Result<Evaluation, ConvertError> {
 }
 
 impl QuantizedCheckpoint {
-    /// What a card says of it: column titles and a row before and after.
+    /// Table for the card: column titles, and a row each for before and after.
     fn table(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let columns = ["weights", "loss (nats)", "KL (nats)", "top-1 (%)"];
         let row = |name: &str, loss: f64, kl: f64, top1: f64| {

@@ -1,4 +1,4 @@
-//! What is converted: a checkpoint, or what a pass of a run left.
+//! Source of a conversion: a checkpoint, or the result of a pass of a run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,14 +19,14 @@ use crate::stages::{Changed, StagesError, model_hash};
 use crate::student::{STUDENT_FILE, Student};
 use crate::teacher::load_decoder;
 
-/// What is converted.
+/// Source of a conversion.
 pub(super) enum Source {
     /// A model folder or a `.gguf` file.
     Checkpoint(Box<Checkpoint>),
-    /// The folder that a pass of a run left.
+    /// Folder of a finished pass of a run.
     Pass {
         dir: PathBuf,
-        /// Its weights when the command began.
+        /// Identity of its weights when the command began.
         opened: Identity,
     },
 }
@@ -34,7 +34,7 @@ pub(super) enum Source {
 /// A tokenizer, and the files it was read from.
 pub(super) struct SourceTokenizer {
     pub(super) tokenizer: Tokenizer,
-    /// Folder whose files an export copies; none of a GGUF file, and of a file that lies alone.
+    /// Folder whose files an export copies; none for a GGUF file or a file without a model folder.
     pub(super) dir: Option<PathBuf>,
 }
 
@@ -56,7 +56,7 @@ impl Source {
         }
     }
 
-    /// Name of the folder or file, by which the result is called.
+    /// Name of the folder or file, which the result is named after.
     pub(super) fn name(&self) -> String {
         let path = self.path();
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
@@ -73,7 +73,7 @@ impl Source {
         }
     }
 
-    /// The GGUF file that it is.
+    /// GGUF file, if the source is one.
     pub(super) fn gguf(&self) -> Option<&GgufFile> {
         match self {
             Self::Checkpoint(checkpoint) => checkpoint.gguf(),
@@ -93,7 +93,7 @@ impl Source {
         }
     }
 
-    /// BLAKE3 (hex) of all that the model computes with, if it still is what was opened.
+    /// BLAKE3 (hex) of all that the model computes with; an error if the source has changed since it was opened.
     pub(super) fn hash(&self) -> Result<String, ConvertError> {
         let hash = match self {
             Self::Checkpoint(checkpoint) => {
@@ -105,7 +105,7 @@ impl Source {
         Ok(hash)
     }
 
-    /// Nothing has happened to the weights since the source was opened.
+    /// Refuses weights that have changed since the source was opened.
     fn check_unchanged(&self) -> Result<(), ConvertError> {
         let is_same = match self {
             Self::Checkpoint(checkpoint) => checkpoint.is_as_opened().map_err(StagesError::from)?,
@@ -118,7 +118,7 @@ impl Source {
         Err(StagesError::Changed(Changed::Model { path }).into())
     }
 
-    /// The student as it is: on its grids, if it is on some.
+    /// The student as it is: on its grids, if it has any.
     pub(super) fn student(&self, device: &Device) -> Result<Student, ConvertError> {
         let student = self.loaded(device)?;
         let Self::Checkpoint(checkpoint) = self else {
@@ -137,15 +137,15 @@ impl Source {
         Ok(student.on_loaded_grids(&schemes, scalings))
     }
 
-    /// Whether weights are on grids, whether or not these can be found again.
+    /// True if weights are on grids, whether or not the grids can be recovered.
     pub(super) fn is_quantized(&self) -> bool {
         match self {
             Self::Checkpoint(checkpoint) => !checkpoint.schemes().is_empty(),
-            Self::Pass { .. } => false, // its student says it
+            Self::Pass { .. } => false, // its student decides
         }
     }
 
-    /// Whether what enters a projection is rounded, as far as a checkpoint says it.
+    /// True if the inputs of projections are rounded, as far as the checkpoint records it.
     pub(super) fn rounds_inputs(&self) -> bool {
         match self {
             Self::Checkpoint(checkpoint) => {
@@ -162,7 +162,7 @@ impl Source {
         if student.schemes.is_empty() {
             return Ok(student);
         }
-        let masks = student.unrolled().masks; // what was pruned stays so
+        let masks = student.unrolled().masks; // pruned weights stay pruned
         Ok(Student {
             masks,
             ..Student::new(student.effective())
@@ -182,7 +182,7 @@ impl Source {
         Ok(student)
     }
 
-    /// Sampling defaults: those of its own files, and of a pass those beside the tokenizer that is given.
+    /// Sampling defaults: from the checkpoint's own files; for a pass, from the files beside the given tokenizer.
     pub(super) fn generation(
         &self,
         given: Option<&Path>,
@@ -194,7 +194,7 @@ impl Source {
         }
     }
 
-    /// Its own tokenizer, or the given one: every id has a row.
+    /// The source's own tokenizer, or the given one; every id has a row.
     pub(super) fn tokenizer(
         &self,
         given: Option<&Path>,
@@ -233,7 +233,7 @@ fn student_file(dir: &Path) -> io::Result<Identity> {
     Ok(Identity::of(&metadata))
 }
 
-/// Whether any projection is on a grid.
+/// True if any projection is on a grid.
 pub(super) fn is_quantized(student: &Student) -> bool {
     let specs = parameter_specs(&student.decoder.config);
     let mut linear = specs

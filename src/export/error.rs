@@ -1,17 +1,17 @@
-//! Why an export failed.
+//! Errors of an export.
 
 use std::io;
 
 use super::verify::VerifyError;
 use crate::formats::{Refusal, WriteError};
 
-/// Why an export failed.
+/// Error of an export.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
     /// A format could not be written.
     #[error(transparent)]
     Write(#[from] WriteError),
-    /// The written files are not the model.
+    /// The written files differ from the model.
     #[error(transparent)]
     Verify(#[from] VerifyError),
 }

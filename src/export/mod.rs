@@ -26,15 +26,15 @@ use crate::model::{DecoderConfig, ParameterSpec};
 use crate::progress;
 use crate::student::Student;
 
-/// What goes into a folder beside the weights, and what it is compared on.
+/// Contents of a folder beside the weights, and rows that it is compared on.
 pub struct ExportContext<'a> {
-    /// Name of the recipe, or of what a command converts.
+    /// Name of the recipe, or of the converted checkpoint.
     pub name: &'a str,
-    /// What it is made of.
+    /// Origin of the model.
     pub provenance: &'a Provenance,
     /// Folder whose tokenizer files are copied byte for byte; without it the tokenizer is written.
     pub tokenizer_dir: Option<&'a Path>,
-    /// Sampling defaults: a `generation_config.json` that is carried over.
+    /// Sampling defaults: the keys of a `generation_config.json` that is copied.
     pub generation: &'a Map<String, Value>,
     /// The tokenizer.
     pub tokenizer: &'a Tokenizer,
@@ -67,13 +67,13 @@ fn export_format(
     dir: &Path,
 ) -> Result<Verification, ExportError> {
     std::fs::create_dir_all(dir).map_err(|error| files::with_path(error, dir))?;
-    allocator::give_freed_pages_back(); // of what came before
+    allocator::give_freed_pages_back(); // freed by earlier stages
     let student = &student.unrolled(); // no format has shared layers
     let config = &student.decoder.config;
     if let Some(refusal) = format.refusal(&student.schemes, plan.dtype, config) {
         return Err(refusal.into());
     }
-    // The model that runs is let go of before its folder is read: beside the student there is one at a time.
+    // The running model is dropped before its folder is read: only one exists at a time beside the student.
     let predictions = predictions(&student.effective(), context.rows);
     let storage = Storage::of(plan, format, student);
     let stored = |spec: &ParameterSpec, free| {
@@ -111,7 +111,7 @@ fn export_format(
         predictions: &predictions,
         budget,
     };
-    allocator::give_freed_pages_back(); // of what was written, before the model is there twice
+    allocator::give_freed_pages_back(); // freed by the writer, before a second copy of the model is loaded
     let verification = verify(&written, context.rows, &expected)?;
     let card = model_card(&CardFacts {
         is_rebuilt: rebuilt.is_some(),
@@ -121,8 +121,8 @@ fn export_format(
     Ok(verification)
 }
 
-/// Writes what stands beside the weights of a folder. Returns a tokenizer that transformers builds anew whatever is
-/// written, after telling of it.
+/// Writes the files beside the weights of a folder. Returns a tokenizer that transformers rebuilds regardless of these files,
+/// after logging a note about it.
 fn write_beside(
     dir: &Path,
     config: &DecoderConfig,

@@ -1,4 +1,4 @@
-//! The model card: README.md of an export, written from what was measured.
+//! Model card: README.md of an export, written from measurements.
 
 use std::fmt::Write as _;
 
@@ -11,16 +11,16 @@ use crate::license::License;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
 
-/// What the card says; nothing in it is estimated.
+/// Facts on the card; none of them is estimated.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CardFacts {
-    /// Name of the recipe, or of what a command converts.
+    /// Name of the recipe, or of the converted checkpoint.
     pub name: String,
-    /// What it is made of.
+    /// Origin of the model.
     pub provenance: Provenance,
     /// Architecture of the model.
     pub config: DecoderConfig,
-    /// How weights are stored, such as `int4, groups of 32, bfloat16 scales`.
+    /// Storage of the weights, such as `int4, groups of 32, bfloat16 scales`.
     pub storage: String,
     /// Bytes of the weights file.
     pub weights_bytes: u64,
@@ -28,13 +28,13 @@ pub struct CardFacts {
     pub columns: Vec<String>,
     /// One row per pass, as many cells as there are columns.
     pub rows: Vec<Vec<String>>,
-    /// How the folder differs from the model that was trained.
+    /// Comparison of the folder with the model that was trained.
     pub verification: Option<Verification>,
     /// True if `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
     pub is_rebuilt: bool,
-    /// Format that its weights are in, which tells what loads it.
+    /// Format of its weights, which decides the programs that load it.
     pub format: Format,
-    /// Name of the file, of a format that is one.
+    /// Name of the file, if the format is a single file.
     pub file: String,
 }
 
@@ -83,7 +83,7 @@ fn front_matter(facts: &CardFacts) -> String {
     text
 }
 
-/// Sentences on what made the model, and of what.
+/// Writes sentences about what made the model, and from what.
 fn origin(card: &mut String, provenance: &Provenance) {
     let base = provenance.base.as_ref();
     let teacher = provenance
@@ -121,7 +121,7 @@ fn origin(card: &mut String, provenance: &Provenance) {
     }
 }
 
-/// Whose licence holds, as far as it is known.
+/// Writes whose licence applies, as far as it is known.
 fn license(card: &mut String, provenance: &Provenance) {
     let ancestors = provenance.ancestors();
     if ancestors.is_empty() {
@@ -216,7 +216,7 @@ fn table(card: &mut String, columns: &[String], rows: &[Vec<String>]) {
     }
 }
 
-/// A cell that cannot end itself or its row.
+/// A cell whose text cannot end the cell or the row.
 fn escaped(cell: &str) -> String {
     cell.replace('|', "\\|").replace(['\n', '\r'], " ")
 }

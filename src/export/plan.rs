@@ -1,4 +1,4 @@
-//! Keys of what is written at the end.
+//! Keys of the export.
 
 use crate::diag::Diagnostic;
 use crate::formats::gguf::{GGUF, GgufPlan};
@@ -6,25 +6,25 @@ use crate::formats::{ExportDtype, Format};
 use crate::recipe::{ABOVE_0, Fields, Kind, Word, distinct, keys};
 
 keys! {
-    pub struct ExportPlan in EXPORT = "export", "What is written at the end and verified." {
+    pub struct ExportPlan in EXPORT = "export", "Output that is written at the end and verified." {
         formats: Vec<Format> = or("[huggingface]", Kind::List(&Kind::Word(Format::WORDS), 0, 16), "formats to write: plain weights; packed integers with scales, for vLLM (`compressed-tensors`, `gptq`, `awq`) or MLX; or one file for llama.cpp");
         dtype: ExportDtype = or("bf16", Kind::Word(ExportDtype::WORDS), "storage of weights that are not quantised");
         // as in transformers 5
-        max_shard_size: u64 = or("50G", Kind::Bytes(1), "bytes of weights in one safetensors file; more are spread over several with an index");
-        /// How weights are stored in a GGUF file.
+        max_shard_size: u64 = or("50G", Kind::Bytes(1), "bytes of weights in one safetensors file; more weights are split over several files with an index");
+        /// Storage of weights in a GGUF file.
         #[serde(flatten)]
         gguf: GgufPlan = group(GGUF);
-        max_logit_difference: f64 = or("1e-3", ABOVE_0, "largest difference of a logit between the folder and the student in memory, where the format holds it exactly");
-        max_rounding_kl: f64 = or("0.02", ABOVE_0, "largest KL(student in memory ‖ folder), nats per position, where weights are rounded on the way");
+        max_logit_difference: f64 = or("1e-3", ABOVE_0, "largest difference of a logit between the folder and the student in memory; for formats that hold the student exactly");
+        max_rounding_kl: f64 = or("0.02", ABOVE_0, "largest KL(student in memory ‖ folder), nats per position; for formats that round weights");
     }
 }
 
 impl ExportPlan {
-    /// Where transformers 5 begins another file.
+    /// Size at which transformers 5 begins another file.
     pub const MAX_SHARD_SIZE: u64 = 50_000_000_000;
 }
 
-/// Every contradiction within the block.
+/// Reports every contradiction within the block.
 pub(crate) fn check(export: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<Format>(export, "formats", faults);
 }

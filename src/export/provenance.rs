@@ -1,27 +1,27 @@
-//! Where a model comes from, and under which licence: what its card has to say beside what was measured.
+//! Origin and licence of a model, for its card.
 
 use std::path::Path;
 
 use crate::gguf::GgufFile;
 use crate::license::License;
 
-/// What an exported model is made of, and by what.
+/// Origin of an exported model: its ancestors, its texts, and the command that made it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Provenance {
-    /// The model whose weights it began with, if there was one.
+    /// Model whose weights it began with, if there was one.
     pub base: Option<Ancestor>,
-    /// The model that it imitates, if there was one.
+    /// Model that it imitates, if there was one.
     pub teacher: Option<Ancestor>,
-    /// The texts.
+    /// Texts that it was made with.
     pub texts: Vec<TextFacts>,
-    /// What to run to make it again.
+    /// Recipe or command that makes it again.
     pub made_by: MadeBy,
 }
 
-/// What made a model.
+/// Recipe or command that made a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MadeBy {
-    /// A recipe, resolved, which is left beside the weights.
+    /// A resolved recipe, which is stored beside the weights.
     Recipe(String),
     /// A command line.
     Command(String),
@@ -33,12 +33,12 @@ impl Default for MadeBy {
     }
 }
 
-/// A text and what it was for.
+/// A text and its purpose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextFacts {
-    /// Such as `trained on`.
+    /// Purpose, such as `trained on`.
     pub purpose: &'static str,
-    /// Names of files and folders, without where they lie.
+    /// Names of files and folders, without their parent folders.
     pub names: Vec<String>,
     /// Tokens that counted.
     pub num_tokens: u64,
@@ -49,12 +49,12 @@ pub struct TextFacts {
 pub struct Ancestor {
     /// Name of its folder or file.
     pub name: String,
-    /// Its licence, if it says one.
+    /// Its licence, if it states one.
     pub license: Option<License>,
 }
 
 impl Ancestor {
-    /// A checkpoint by its name, with the licence that it states; `gguf` is the file that it is, if it is no folder.
+    /// A checkpoint by its name, with the licence that it states; `gguf` is its file, if it is no folder.
     pub fn of(checkpoint: &Path, gguf: Option<&GgufFile>) -> Self {
         let name = match gguf {
             Some(_) => checkpoint.file_stem(),
@@ -68,14 +68,14 @@ impl Ancestor {
 }
 
 impl Provenance {
-    /// The models that it is made of, each once.
+    /// Models that it is made of, each once.
     pub fn ancestors(&self) -> Vec<&Ancestor> {
         let mut ancestors: Vec<&Ancestor> = self.base.iter().chain(&self.teacher).collect();
         ancestors.dedup();
         ancestors
     }
 
-    /// The licence that all ancestors state, if they state one and the same.
+    /// Licence that all ancestors state, if it is the same for all.
     pub fn license(&self) -> Option<&License> {
         let ancestors = self.ancestors();
         let first = ancestors.first()?.license.as_ref()?;

@@ -22,16 +22,16 @@ pub(super) struct Storage {
 }
 
 enum WeightStorage {
-    /// All in one dtype.
+    /// All weights in one dtype.
     Plain,
-    /// Weights that have a scheme as codes, the rest in the dtype.
+    /// Weights with a scheme as codes, the rest in the dtype.
     Codes(&'static Codes, BTreeSet<Scheme>),
-    /// In blocks of ggml; on the student's grids, where the blocks hold these.
+    /// All weights in blocks of ggml; on the student's grids if the blocks can hold them.
     Blocks(BlockTypes),
 }
 
 impl Storage {
-    /// A format of codes is a plain folder where nothing is on a grid.
+    /// Storage for a format. A format of codes becomes a plain folder if nothing is on a grid.
     pub(super) fn of(plan: &ExportPlan, format: Format, student: &Student) -> Self {
         let dtype = plan.dtype;
         let (format, stored) = match format.writer() {
@@ -60,7 +60,7 @@ impl Storage {
         self.format
     }
 
-    /// Tells whether codes and scales of a weight are stored as they are.
+    /// True if codes and scales of a weight are stored as they are.
     fn holds(&self, spec: &ParameterSpec, student: &Student) -> bool {
         match &self.stored {
             WeightStorage::Plain => false,
@@ -72,7 +72,7 @@ impl Storage {
         }
     }
 
-    /// Tells whether every weight that runs is stored as it is.
+    /// True if every weight that runs is stored as it is.
     pub(super) fn is_exact(&self, student: &Student) -> bool {
         let mut parameters = student.decoder.parameters().into_iter();
         parameters.all(|(spec, free)| {
@@ -106,7 +106,7 @@ impl Storage {
         Tensor::from_data(TensorData::new(stored, spec.shape), &weight.device())
     }
 
-    /// Writes the weights and what describes them; the path by which they are read again.
+    /// Writes the weights and their description. Returns the path to read them from.
     pub(super) fn write(
         &self,
         student: &Student,
@@ -124,7 +124,7 @@ impl Storage {
             if let Some(loaded) = student.loaded_on_grid(spec, scheme, free) {
                 return loaded;
             }
-            // Free weights go through the same function that training used, so the codes are those trained against.
+            // Free weights go through the same function as in training, so the codes are the ones that were trained against.
             let weight = student.masked(spec.id, free.clone());
             OnGrid::from(&student.quantize(spec, scheme, weight))
         };

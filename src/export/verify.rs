@@ -1,4 +1,4 @@
-//! An exported folder against the student in memory.
+//! Comparison of an exported folder with the student in memory.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,24 +17,24 @@ use crate::teacher::load_checked;
 use crate::tensors;
 use crate::train::{Predictions, Predictor};
 
-/// Validation rows on which logits are compared, at most.
+/// Most validation rows on which logits are compared.
 const MAX_ROWS: usize = 8;
 
-/// Positions of them; more of a row that is longer.
+/// Most positions in these rows, unless one row is longer.
 const MAX_POSITIONS: usize = 2048;
 
-/// How far a folder may be from the student in memory.
+/// Limit on the difference between a folder and the student in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Budget {
     /// Largest difference of a logit, for a format that holds the student exactly.
     LogitDifference(f64),
-    /// KL in nats per position, where weights are rounded on the way: that moves logits in proportion to their size,
+    /// KL in nats per position, for formats that round weights: rounding moves logits in proportion to their size,
     /// which differs between models.
     Kl(f64),
 }
 
-/// What the comparison found.
+/// Result of the comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verification {
     /// Format, as in the recipe.
@@ -45,7 +45,7 @@ pub struct Verification {
     pub positions: u64,
     /// Largest absolute difference of a logit.
     pub max_logit_difference: f64,
-    /// What the recipe allows.
+    /// Limit from the recipe.
     pub budget: Budget,
     /// KL(student in memory ‖ folder), nats per position.
     pub kl_nats: f64,
@@ -54,7 +54,7 @@ pub struct Verification {
 }
 
 impl Verification {
-    /// Whether the folder is within its budget; what is not a number is not.
+    /// True if the folder is within its budget; NaN is not.
     pub fn holds(&self) -> bool {
         match self.budget {
             Budget::LogitDifference(most) => self.max_logit_difference <= most,
@@ -79,33 +79,33 @@ impl fmt::Display for Verification {
     }
 }
 
-/// Why a folder is not published.
+/// Error that keeps a folder from being published.
 #[derive(Debug, Error)]
 pub enum VerifyError {
-    /// It cannot be read back.
+    /// The folder cannot be read back.
     #[error("the exported folder cannot be read back: {0}")]
     Unreadable(#[from] CheckpointError),
-    /// A weight on disk is not the one that was to be stored.
+    /// A weight on disk differs from the one that was to be stored.
     #[error(
         "`{name}`[{index}] reads back as {got}, but {want} was stored: this is a fault of alambic"
     )]
     Weight {
         /// The tensor.
         name: String,
-        /// Row-major place.
+        /// Row-major index.
         index: usize,
-        /// On disk.
+        /// Value on disk.
         got: f32,
-        /// To be stored.
+        /// Value to be stored.
         want: f32,
     },
-    /// A weight on disk is none of the student's.
+    /// A weight on disk does not belong to the student.
     #[error("the folder has `{name}`, which the student has not: this is a fault of alambic")]
     NotOfTheStudent {
         /// The tensor.
         name: String,
     },
-    /// The folder computes something else.
+    /// The folder computes something else than the student.
     #[error(
         "{} is not the student in memory: {}; nothing was published; {}", .0.format, .0, help(.0.budget)
     )]
@@ -121,21 +121,21 @@ fn help(budget: Budget) -> &'static str {
     }
 }
 
-/// What a folder is held against.
+/// Expected contents of a folder.
 pub struct Expectation<'a> {
     /// Format, as in the recipe.
     pub format: &'a str,
     /// The student's free weights.
     pub weights: &'a Decoder,
-    /// One of them as this format holds it: it must read back like that, bit for bit.
+    /// Weight as this format holds it; it must read back exactly so, bit for bit.
     pub stored: &'a dyn Fn(&ParameterSpec, Tensor<2>) -> Tensor<2>,
-    /// Of the student in memory, on the same rows: they must agree within the budget.
+    /// Predictions of the student in memory on the same rows; the folder must agree within the budget.
     pub predictions: &'a Predictions,
-    /// What may differ.
+    /// Limit on the difference.
     pub budget: Budget,
 }
 
-/// What a model says of the rows on which folders are compared.
+/// Predictions of a model for the rows on which folders are compared.
 pub fn predictions(decoder: &Decoder, rows: &TokenRows) -> Predictions {
     let num_rows = (MAX_POSITIONS / rows.sequence_length()).clamp(1, MAX_ROWS);
     Predictions::of(decoder, rows, num_rows, None)
@@ -143,7 +143,7 @@ pub fn predictions(decoder: &Decoder, rows: &TokenRows) -> Predictions {
 
 /// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.
 ///
-/// A difference that is not a number is over any budget.
+/// A difference that is NaN is over any budget.
 pub fn verify(
     dir: &Path,
     rows: &TokenRows,
@@ -168,7 +168,7 @@ pub fn verify(
     }
 }
 
-/// Loads a folder's model, comparing each weight as it comes, so that no more than one is there twice.
+/// Loads a folder's model and compares each weight as it comes, so that at most one weight exists twice.
 fn load_compared(
     checkpoint: &Checkpoint,
     expected: &Expectation<'_>,
@@ -208,20 +208,20 @@ fn compare_weight(
     })
 }
 
-/// Between two models on the same positions.
+/// Differences between two models on the same positions.
 #[derive(Debug, Default, PartialEq)]
 struct Differences {
     positions: u64,
-    /// The largest of a logit.
+    /// Largest difference of a logit.
     logit: f64,
-    /// Sum over positions, KL(one ‖ other) in nats.
+    /// Sum over positions of KL(one ‖ other), in nats.
     kl: f64,
     /// Positions whose likeliest token is the same.
     agreed: u64,
 }
 
 impl Differences {
-    /// How far a model is from what another said of rows.
+    /// Differences of a model from another one's predictions for rows.
     fn between(one: &Predictions, other: &Decoder, rows: &TokenRows) -> Self {
         let heads = [&other.head(), &one.output()];
         let mut sum = Self::default();
@@ -239,7 +239,7 @@ impl Differences {
     }
 
     fn of_position(want: &[f32], got: &[f32]) -> Self {
-        // A comparison that asks the other way round would pass over NaN.
+        // The opposite comparison would ignore NaN.
         let larger = |largest: f32, gap: f32| if gap <= largest { largest } else { gap };
         let gaps = want.iter().zip(got).map(|(want, got)| (want - got).abs());
         let logit = gaps.fold(0.0, |largest: f32, gap| {

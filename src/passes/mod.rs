@@ -38,19 +38,19 @@ choice! {
     pub enum PassPlan of PassWord in PASS = "pass", "One pass: takes a student and returns a student. `--set distill.steps=200` sets a key of every `distill` pass." {
         Distill(Box<FitPlan>) = "distill", Kind::Block(&DISTILL), "train against the cache and the text";
         Prune(PrunePlan) = "prune", Kind::Block(&PRUNE), "zero the least useful weights";
-        Shrink(ShrinkPlan) = "shrink", Kind::Block(&SHRINK), "take the least useful layers, channels, heads or dimensions out";
+        Shrink(ShrinkPlan) = "shrink", Kind::Block(&SHRINK), "remove the least useful layers, channels, heads or dimensions";
         Quantize(QuantizePlan) = "quantize", Kind::Block(&QUANTIZE), "put the weights on a quantised grid; the last pass";
     }
 }
 
-/// What a run asks of a pass, whichever it is.
+/// Operations that a run needs of every pass.
 pub trait Pass {
-    /// Contradictions within its keys in a recipe.
+    /// Reports contradictions among the pass's keys in a recipe.
     fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>)
     where
         Self: Sized;
 
-    /// Tells whether a pass with these keys trains and knows for how long.
+    /// True if a pass with these keys trains and has its number of steps.
     fn trains(_fields: Fields<'_>) -> bool
     where
         Self: Sized,
@@ -58,7 +58,7 @@ pub trait Pass {
         false
     }
 
-    /// Tells whether a pass with these keys zeroes weights; there are none if what is written is no block.
+    /// True if a pass with these keys zeroes weights; the keys are `None` if the recipe holds no block there.
     fn prunes(_fields: Option<Fields<'_>>) -> bool
     where
         Self: Sized,
@@ -66,36 +66,36 @@ pub trait Pass {
         false
     }
 
-    /// How it trains, if it does.
+    /// Training plan, if the pass trains.
     fn fit(&self) -> Option<&FitPlan> {
         None
     }
 
-    /// The architecture that it leaves of a student.
+    /// Architecture of the student after the pass.
     fn leaves(&self, student: &DecoderConfig) -> Result<DecoderConfig, PassFault> {
         Ok(student.clone())
     }
 
-    /// Refuses what headers show to be wrong.
+    /// Refuses faults that headers show.
     fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault>;
 
-    /// Adds what it takes to the cost of a measurement of the student.
+    /// Adds the pass's own cost to that of measuring the student.
     fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>);
 
-    /// Tells whether the model that runs has weights beside the free ones from here on.
+    /// True if, from this pass on, the model that runs has its own weights beside the free ones.
     fn runs_apart(&self) -> bool {
         false
     }
 
-    /// The schemes that a student of this architecture has afterwards, before any budget; `None` of a pass that knows no grids.
+    /// Schemes of a student of this architecture after the pass, before any budget; `None` if the pass uses no grids.
     fn schemes(&self, _student: &DecoderConfig) -> Option<Schemes> {
         None
     }
 
-    /// Makes the student that leaves it.
+    /// Runs the pass and returns its student.
     fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError>;
 
-    /// Reads its part of the report, beside the figures of its student, from its folder.
+    /// Reads the pass's own part of the report from its folder; the figures of its student are not in it.
     fn report(&self, _dir: &Path) -> io::Result<PassReport> {
         Ok(PassReport::default())
     }
@@ -104,20 +104,20 @@ pub trait Pass {
 /// Part of the report that a pass adds to the figures of its student.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct PassReport {
-    /// Parts that it took out.
+    /// Parts that it removed.
     pub removed: Option<Removed>,
     /// Cost of quantising.
     pub quantized: Option<QuantizeReport>,
 }
 
-/// What is known of the models of a pass before it runs.
+/// Facts about the models of a pass that are known before it runs.
 #[derive(Debug, Clone, Copy)]
 pub struct PassInputs<'a> {
-    /// The student that enters.
+    /// The student before the pass.
     pub student: &'a DecoderConfig,
-    /// The student that leaves.
+    /// The student after the pass.
     pub left: &'a DecoderConfig,
-    /// How often each of the student's own layers runs.
+    /// Number of times that each of the student's own layers runs.
     pub layer_repeats: usize,
     /// The teacher, if there is one.
     pub teacher: Option<&'a DecoderConfig>,
@@ -126,7 +126,7 @@ pub struct PassInputs<'a> {
 }
 
 impl PassInputs<'_> {
-    /// The student that enters, without repeats of layers.
+    /// The student before the pass, without repeats of layers.
     pub fn own_layers(&self) -> DecoderConfig {
         let layers = 0..self.student.num_hidden_layers;
         let layers: Vec<usize> = layers.step_by(self.layer_repeats).collect();
@@ -134,14 +134,14 @@ impl PassInputs<'_> {
     }
 }
 
-/// Something that headers show to be wrong with a pass.
+/// Fault of a pass that headers show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassFault {
-    /// Its key below that of the pass, such as `overrides.0.layers`; empty for the pass itself.
+    /// Key within the pass, such as `overrides.0.layers`; empty for the pass itself.
     pub key: String,
-    /// The remark under the key.
+    /// Label under the key.
     pub label: String,
-    /// The fault, which points nowhere yet.
+    /// The fault, not yet located in the recipe.
     pub fault: Box<Diagnostic>,
 }
 
@@ -156,7 +156,7 @@ impl PassFault {
 }
 
 impl PassPlan {
-    /// The pass that a plan is of.
+    /// The pass of this plan.
     pub fn pass(&self) -> &dyn Pass {
         match self {
             Self::Distill(pass) => &**pass,
@@ -166,12 +166,12 @@ impl PassPlan {
         }
     }
 
-    /// How it trains, if it does.
+    /// Training plan, if the pass trains.
     pub fn fit(&self) -> Option<&FitPlan> {
         self.pass().fit()
     }
 
-    /// The keys of a pass that quantises, if it does.
+    /// Plan of a quantising pass, if it is one.
     pub fn quantize(&self) -> Option<&QuantizePlan> {
         let Self::Quantize(plan) = self else {
             return None;
@@ -185,7 +185,7 @@ impl PassPlan {
     }
 }
 
-/// What is asked of a pass while there are its keys only.
+/// Functions of a pass that need only its keys.
 pub(crate) struct PassKeys {
     /// See [`Pass::trains`].
     pub(crate) trains: fn(Fields<'_>) -> bool,
@@ -196,7 +196,7 @@ pub(crate) struct PassKeys {
 }
 
 impl PassKeys {
-    /// Of the pass with this name.
+    /// Functions of the pass with this name.
     pub(crate) fn of(word: PassWord) -> Self {
         match word {
             PassWord::Distill => Self::of_pass::<FitPlan>(),
@@ -215,8 +215,8 @@ impl PassKeys {
     }
 }
 
-/// The architecture of the student that enters each pass, and at the end of the one that leaves the last; or the pass that
-/// cannot take what enters it.
+/// Architectures of the student before each pass and, at the end, after the last; the error comes from the pass that
+/// refuses its student.
 pub fn configs_of_passes(
     passes: &[PassPlan],
     first: &DecoderConfig,
@@ -229,19 +229,19 @@ pub fn configs_of_passes(
     Ok(configs)
 }
 
-/// Why a pass ended early.
+/// Error that ends a pass early.
 #[derive(Debug, Error)]
 pub enum PassError {
-    /// Training did.
+    /// Training ended early.
     #[error(transparent)]
     Fit(#[from] FitError),
     /// A signal asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// Pruning cannot.
+    /// Pruning failed.
     #[error(transparent)]
     Prune(PruneError),
-    /// Quantising cannot.
+    /// Quantising failed.
     #[error(transparent)]
     Quantize(QuantizeError),
 }
@@ -264,7 +264,7 @@ impl From<PruneError> for PassError {
     }
 }
 
-/// Runs one pass, and gives back the memory that it alone needed.
+/// Runs one pass and then returns the memory that only it needed.
 pub fn apply(
     pass: &PassPlan,
     student: Student,
@@ -275,18 +275,18 @@ pub fn apply(
     Ok(student)
 }
 
-/// Deletes what only an unfinished pass needs from the folder of a finished one.
+/// Deletes the files that only an unfinished pass needs from the folder of a finished one.
 pub fn discard(dir: &Path) -> io::Result<()> {
     state::discard(dir)?;
     quantize::discard(dir)
 }
 
-/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
+/// True if [`discard`] would delete the file at this path inside the folder.
 pub fn is_temporary(inside: &Path) -> bool {
     state::is_state(inside) || quantize::is_of_finished_layers(inside)
 }
 
-/// What a pass measures over the first training rows, with its own name and signal.
+/// Settings for measuring on the first training rows, with the pass's own name and signal.
 fn calibration<'a>(context: &PassContext<'a>, num_tokens: usize) -> Calibration<'a> {
     Calibration {
         rows: context.rows,
@@ -297,7 +297,7 @@ fn calibration<'a>(context: &PassContext<'a>, num_tokens: usize) -> Calibration<
     }
 }
 
-/// The error of a pass whose folder cannot be written to or read.
+/// Turns an I/O error in the folder of a pass into that of the pass.
 fn saved<T>(context: &PassContext<'_>, outcome: io::Result<T>) -> Result<T, FitError> {
     outcome.map_err(|source| FitError::Save {
         label: context.label.to_owned(),

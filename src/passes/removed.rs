@@ -1,4 +1,4 @@
-//! What a pass took out of its student, written beside it.
+//! Weights or parts that a pass removed from its student, written beside it.
 
 use std::io;
 use std::path::Path;
@@ -12,27 +12,27 @@ use crate::progress::thousands;
 use crate::pruning::PrunedMatrix;
 use crate::student::PartSelection;
 
-/// File in the folder of a pass that took something out.
+/// File in the folder of a pass that removed something.
 const FILE: &str = "removed.json";
 
-/// What a pass took out of its student.
+/// Weights or parts that a pass removed from its student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Removed {
     /// Weights, which are zero now.
     Weights(Vec<PrunedMatrix>),
-    /// Whole parts, which are there no more.
+    /// Whole parts, which no longer exist.
     Parts(Parts),
 }
 
-/// What is left of a larger student.
+/// Remainder of a larger student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parts {
-    /// Its sizes before.
+    /// Sizes before the pass.
     pub before: StudentSizes,
-    /// Its sizes now.
+    /// Sizes after the pass.
     pub after: StudentSizes,
-    /// What is left, by its places in the larger student.
+    /// Kept parts, by their places in the larger student.
     pub kept: PartSelection,
 }
 
@@ -45,12 +45,12 @@ pub struct StudentSizes {
     pub intermediate_size: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: usize,
-    /// All weights.
+    /// Number of all weights.
     pub parameters: u64,
 }
 
 impl StudentSizes {
-    /// Those of an architecture.
+    /// Sizes of an architecture.
     pub fn of(config: &DecoderConfig) -> Self {
         Self {
             num_hidden_layers: config.num_hidden_layers,
@@ -64,7 +64,7 @@ impl StudentSizes {
 }
 
 impl Parts {
-    /// Says in a sentence what is gone.
+    /// Describes in a sentence what was removed.
     pub fn describe(&self) -> String {
         let (before, after) = (&self.before, &self.after);
         let gone: Vec<String> = (0..before.num_hidden_layers)
@@ -108,12 +108,12 @@ impl Removed {
         write_json(&dir.join(FILE), self)
     }
 
-    /// What a pass wrote, if it took something out.
+    /// Removal that a pass wrote, if it removed something.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
         read_json(&dir.join(FILE))
     }
 
-    /// The report of a pass that takes something out.
+    /// Report of a pass that removes something.
     pub(super) fn report(dir: &Path) -> io::Result<PassReport> {
         Ok(PassReport {
             removed: Self::read(dir)?,
@@ -121,7 +121,7 @@ impl Removed {
         })
     }
 
-    /// What is gone, in a sentence.
+    /// Describes in a sentence what was removed.
     pub fn describe(&self) -> String {
         match self {
             Self::Weights(matrices) => {

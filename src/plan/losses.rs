@@ -1,4 +1,4 @@
-//! Rules of what a pass minimises with the teacher, its cache and the temperature.
+//! Rules between a pass's losses and the teacher, its cache and the temperature.
 
 use crate::cache::SupportWord;
 use crate::diag::Diagnostic;
@@ -6,7 +6,7 @@ use crate::loss::{self, Term};
 use crate::recipe::Fields;
 use crate::support::Tail;
 
-/// Every contradiction of the loss, within it or with the teacher, its cache and the temperature.
+/// Reports every contradiction of the losses, among themselves or with the teacher, its cache and the temperature.
 pub(super) fn losses(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let has_teacher = recipe.is_written("teacher");
     let mut is_soft = has_teacher;
@@ -46,7 +46,7 @@ fn no_teacher(losses: Fields<'_>, term: Term, faults: &mut Vec<Diagnostic>) {
     );
 }
 
-/// A term that the support has no value for.
+/// Reports a term that the support has no value for.
 fn unserved(
     recipe: Fields<'_>,
     fields: Fields<'_>,
@@ -105,7 +105,7 @@ fn tail(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Every temperature of a pass that a soft term uses.
+/// Checks every temperature of a pass that a soft term uses.
 fn temperatures(
     recipe: Fields<'_>,
     fields: Fields<'_>,
@@ -132,7 +132,7 @@ fn temperatures(
     }
 }
 
-/// A temperature, the key `name` of some fields, must be one of the cache's.
+/// Refuses a temperature, the key `name` of some fields, that is not one of the cache's.
 fn temperature(recipe: Fields<'_>, fields: Fields<'_>, name: &str, faults: &mut Vec<Diagnostic>) {
     let Some(used) = fields.get::<f64>(name) else {
         return;

@@ -1,8 +1,8 @@
-//! The plan: what will run. Every default is filled in, every path absolute, every value checked.
+//! The plan of a run. Every default is filled in, every path is absolute, every value is checked.
 //!
-//! Each stage has declared its own block; here they are put together, with the rules between them. A stage receives its own
-//! block and sees no other. Blocks serialise to JSON: an artifact's key is a hash over that JSON, so a field belongs to it only
-//! if changing it may change what a stage writes. What must not change a key (device, log and save intervals) is marked
+//! Each stage declares its own block; here the blocks are joined, with the rules between them. A stage receives its own
+//! block and sees no other. Blocks serialise to JSON: an artifact's key is a hash of that JSON, so a field belongs to it only
+//! if changing it may change what a stage writes. Fields that must not change a key (device, log and save intervals) are marked
 //! `#[serde(skip)]`.
 
 mod losses;
@@ -22,7 +22,7 @@ use crate::student::{STUDENT, StudentPlan};
 use crate::teacher::{TEACHER, TeacherPlan};
 
 keys! {
-    pub struct Plan in RECIPE = "the recipe", "What a run reads, trains, and leaves behind." {
+    pub struct Plan in RECIPE = "the recipe", "The inputs, training and results of a run." {
         name: String = required(Kind::Name, "name of the recipe and of its run folders");
         seed: u64 = or("0", Kind::Integer(0, u64::MAX), "number from which every random choice follows");
         /// The recipe file this plan was read from.
@@ -33,16 +33,16 @@ keys! {
         #[serde(skip)]
         device: String = or("flex", Kind::Word(&["flex", "wgpu", "vulkan", "tch", "cuda"]), "device that computes; the program must be built with it");
         data: DataPlan = required(Kind::Block(&DATA), "text and tokenizer") from data;
-        teacher: Option<TeacherPlan> = rule("no teacher; the student learns from text alone", Kind::Block(&TEACHER), "the model that is imitated");
+        teacher: Option<TeacherPlan> = rule("no teacher; the student learns from text alone", Kind::Block(&TEACHER), "the model to imitate");
         /// Present exactly if `teacher` is.
-        cache: Option<CachePlan> = or("{}", Kind::Block(&CACHE), "what is captured of the teacher") from cache;
-        student: StudentPlan = required(Kind::Choice(&STUDENT), "the model that is trained");
+        cache: Option<CachePlan> = or("{}", Kind::Block(&CACHE), "the teacher's predictions to capture") from cache;
+        student: StudentPlan = required(Kind::Choice(&STUDENT), "the model to train");
         passes: Vec<PassPlan> = required(Kind::List(&Kind::Choice(&PASS), 1, 1000), "the schedule, in order");
-        export: ExportPlan = or("{}", Kind::Block(&EXPORT), "what is written at the end");
+        export: ExportPlan = or("{}", Kind::Block(&EXPORT), "output at the end");
     }
 }
 
-/// The text, of which no more is used than is captured.
+/// Plan of the text, limited to as much as is captured.
 fn data(recipe: Fields<'_>) -> Option<DataPlan> {
     let train_tokens = recipe.block("cache")?.get("tokens")?;
     let data: DataPlan = recipe.get("data")?;
@@ -61,7 +61,7 @@ fn cache(recipe: Fields<'_>) -> Read<Option<CachePlan>> {
 }
 
 impl Plan {
-    /// Whether a pass is taught by the cache of the training text.
+    /// True if a pass learns from the cache of the training text.
     pub fn reads_cache(&self) -> bool {
         let fits = self.passes.iter().filter_map(PassPlan::fit);
         self.cache.is_some() && fits.into_iter().any(|fit| fit.losses.is_soft())
@@ -105,8 +105,8 @@ pub fn fault_at(
     recipe::fault_at(&GRAMMAR, &plan.recipe_path, overrides, key, label, fault)
 }
 
-/// The plan as a recipe that [`load`] turns into the same plan if it is read from `folder`, which all paths
-/// start at: a published export does not tell where its maker keeps their files.
+/// The plan as a recipe. [`load`] turns it into the same plan if it is read from `folder`, which all paths are relative
+/// to, so that a published export does not show where its maker keeps their files.
 pub fn resolved_yaml(plan: &Plan, folder: &Path) -> String {
     recipe::to_yaml(&plan.write(folder))
 }
@@ -128,19 +128,19 @@ pub fn reference_markdown() -> String {
     )
 }
 
-/// The words that a key may have, such as `["export", "formats"]`; none if the key takes others, or is not there.
+/// Words that a key may have, such as `["export", "formats"]`; none if the key takes other values, or does not exist.
 pub fn words(path: &[&str]) -> Vec<&'static str> {
     recipe::words_at(&RECIPE, path)
 }
 
 keys! {
     /// A recipe that only exports.
-    struct Alone in ALONE = "the arguments", "What is written of a checkpoint." {
-        export: ExportPlan = required(Kind::Block(&EXPORT), "what is written");
+    struct Alone in ALONE = "the arguments", "Output made from a checkpoint." {
+        export: ExportPlan = required(Kind::Block(&EXPORT), "output");
     }
 }
 
-/// The plan of an `export` block, in a text that was made of the arguments of a command; `name` stands for it in messages.
+/// Plan of an `export` block, from a text made of a command's arguments; messages call the text `name`.
 pub fn export_plan(
     text: &str,
     overrides: &[String],

@@ -1,4 +1,4 @@
-//! Rules between stages: contradictions of keys of one with those of another.
+//! Rules between stages: contradictions between keys of one and keys of another.
 
 use std::iter;
 
@@ -12,10 +12,10 @@ use crate::recipe::{Fields, Value, division};
 use crate::student::{self, StudentWord, fresh_sizes};
 use crate::{cache, export};
 
-/// Group sizes that engines have kernels for; suggested where they divide.
+/// Group sizes that engines have kernels for; suggested if they divide.
 const COMMON_GROUP_SIZES: [u64; 5] = [16, 32, 64, 128, 256];
 
-/// Every contradiction, in no order.
+/// Reports every contradiction, in no order.
 pub(super) fn contradictions(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     reserved_name(recipe, faults);
     needs_teacher(recipe, faults);
@@ -32,12 +32,12 @@ pub(super) fn contradictions(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// The folder of a run lies beside those of rows and caches, which all recipes share, and is locked as they are.
+/// Refuses a name that clashes with the folders of rows and caches. All recipes share these; they lie beside a run's folder.
 fn reserved_name(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some(name) = recipe.get::<String>("name") else {
         return;
     };
-    let lower = name.to_lowercase(); // some file systems take both for the same
+    let lower = name.to_lowercase(); // some file systems ignore case
     let mut shared = ["data-", "cache-"].into_iter();
     let is_shared = shared.any(|prefix| {
         let key = lower.strip_prefix(prefix);
@@ -107,7 +107,7 @@ fn needs_teacher(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Every contradiction within the schedule, or of it with text, cache and student.
+/// Reports every contradiction within the schedule, or between it and text, cache and student.
 fn passes(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let items = recipe.items("passes");
     for (index, item) in items.iter().enumerate() {
@@ -152,7 +152,7 @@ fn passes(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Steps of whole rows.
+/// Refuses a step that is not made of whole rows.
 fn uneven_step(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     if let (Some(data), Some(tokens)) = (recipe.block("data"), fields.get::<u64>("tokens_per_step"))
         && let Some(length) = data.get::<u64>("sequence_length")
@@ -172,7 +172,7 @@ fn uneven_step(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnost
     }
 }
 
-/// Layers that share weights cannot go one by one.
+/// Refuses to shrink a student whose layers share weights: its layers cannot be removed one by one.
 fn shared_layers(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some(sizes) = fresh_sizes(recipe) else {
         return;
@@ -191,7 +191,7 @@ fn shared_layers(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagno
     }
 }
 
-/// Whether a checkpoint has an output layer of its own, its headers show.
+/// Refuses a scheme of a tied output layer. For a checkpoint, its headers decide later.
 fn tied_output(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some(sizes) = fresh_sizes(recipe) else {
         return;
@@ -207,7 +207,7 @@ fn tied_output(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnost
     }
 }
 
-/// Widths that an export cannot hold.
+/// Refuses several widths if an export cannot hold them.
 fn mixed_widths(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let (Some(_), Some(export)) = (fields.block("bits"), recipe.block("export")) else {
         return;
@@ -225,7 +225,7 @@ fn mixed_widths(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnos
     }
 }
 
-/// Weights that a pass before has zeroed would not stay zero.
+/// Refuses a grid without a 0 after a pass that prunes: pruned weights would not stay zero.
 fn no_zero(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let is_stretched = |keys: &Fields<'_>| keys.get("type") == Some(NumberType::Stretched);
     let mut schemes = iter::once(fields).chain(fields.blocks("overrides"));
@@ -247,8 +247,8 @@ fn no_zero(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>)
     }
 }
 
-/// Of a pass with one scheme for all projections; whether overrides name all that a group does not divide, the headers of
-/// the student show.
+/// Refuses groups that do not divide their inputs, for a pass with one scheme for all projections. With overrides, the
+/// student's headers decide later.
 fn uneven_groups(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let Some(sizes) = fresh_sizes(recipe) else {
         return; // the sizes are in a checkpoint
@@ -289,7 +289,7 @@ fn uneven_groups(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagno
     );
 }
 
-/// A layer of each input width, the key it follows from, and the width.
+/// One layer of each input width, the key that the width follows from, and the width.
 fn layer_inputs(sizes: Fields<'_>) -> Option<[(&'static str, &'static str, u64); 3]> {
     let hidden = sizes.get::<u64>("hidden_size")?;
     let num_heads = sizes.get::<u64>("num_attention_heads")?;
@@ -309,7 +309,7 @@ fn layer_inputs(sizes: Fields<'_>) -> Option<[(&'static str, &'static str, u64);
     ])
 }
 
-/// Formats of grids for a student that is on none.
+/// Refuses formats of grids for a student that is on none.
 fn not_quantized(recipe: Fields<'_>, export: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     // A faulty pass may have been meant as the missing one.
     let mut passes = recipe.items("passes").iter();

@@ -1,4 +1,4 @@
-//! What is written of a pass, and the plan that it becomes.
+//! Passes as they are written, and the plans that they become.
 #![expect(clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What will fail, fails here: a look at headers before any work.
+//! Checks before any work: faults that file headers show are reported here.
 
 mod schemes;
 mod student;
@@ -26,11 +26,11 @@ use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// Checks a plan against the headers of the files it names; opens and writes nothing.
 ///
-/// Returns what is no fault and yet worth a line before the run.
+/// Returns notes that are no faults but worth a line before the run.
 ///
 /// # Errors
 ///
-/// Every fault found, pointed at the recipe's lines.
+/// Every fault found, with its line in the recipe.
 pub fn check(
     plan: &Plan,
     opened: &Opened,
@@ -87,7 +87,7 @@ pub fn check_passes(
 ///
 /// # Errors
 ///
-/// Pointed at `output`. A system that does not tell its free space is taken at its word.
+/// A fault at `output`. If the system does not report its free space, nothing is refused.
 pub fn check_disk(
     plan: &Plan,
     estimates: &[StageEstimate],
@@ -120,7 +120,7 @@ pub fn check_disk(
     Err(Preflight { plan, overrides }.fault("output", "on this disk", fault))
 }
 
-/// The path, or the nearest one above it that is there: where it is about to be made.
+/// The path, or its nearest existing parent, in which it is about to be made.
 fn nearest_folder(path: &Path) -> &Path {
     path.ancestors().find(|path| path.exists()).unwrap_or(path)
 }
@@ -135,7 +135,7 @@ impl Preflight<'_> {
         fault_at(self.plan, self.overrides, key, label, fault)
     }
 
-    /// Nothing is wrong with a pass; the architecture of the student that enters each, and that of the last.
+    /// Checks the passes. Returns the architecture of the student before each, and that of the last.
     fn passes(
         &self,
         student: &DecoderConfig,
@@ -171,10 +171,10 @@ impl Preflight<'_> {
         }
     }
 
-    /// The output folder, or the nearest folder above it that is there, can be written to.
+    /// Refuses an output folder that cannot be written to; if it does not exist, its nearest existing parent decides.
     fn output(&self) -> Result<(), RecipeFaults> {
         let dir = &self.plan.output;
-        // `.` is found in a folder only.
+        // The path `.` exists only in a folder.
         let place = nearest_folder(dir).join(".");
         let attempt = access(place, Access::WRITE_OK | Access::EXEC_OK);
         attempt.map_err(|errno| {
@@ -216,7 +216,7 @@ impl Preflight<'_> {
         Ok(model)
     }
 
-    /// Every id of the tokenizer means the same to the teacher, if there is one. Returns the number of tokens.
+    /// Refuses a tokenizer whose ids mean something else to the teacher, if there is one. Returns the number of tokens.
     fn vocabulary(
         &self,
         opened: &Opened,
@@ -248,7 +248,7 @@ impl Preflight<'_> {
                         return Err(self.fault(key, "another vocabulary", fault));
                     }
                 }
-                // It tells nothing and is taken at its word, which the user gave by naming a tokenizer.
+                // The teacher's tokens are unknown, so the tokenizer that the user named is trusted.
                 Err(error) => {
                     notes.push(format!("the teacher's tokens were not compared: {error}"));
                 }
@@ -302,7 +302,7 @@ impl Preflight<'_> {
         })
     }
 
-    /// Every id of the tokenizer has a row in the embedding of a given student that learns without a teacher.
+    /// Refuses a tokenizer with ids that have no row in the embedding of a given student that learns without a teacher.
     fn vocabulary_alone(
         &self,
         opened: &Opened,
@@ -316,7 +316,7 @@ impl Preflight<'_> {
             (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
                 ("data.tokenizer.train.vocab_size", *vocab_size)
             }
-            // The teacher's is refused with the recipe, and that of a file is there.
+            // A recipe with the teacher's tokenizer is already refused, and a file's tokenizer is already open.
             (None, TokenizerPlan::Teacher | TokenizerPlan::File(_)) => return Ok(()),
         };
         self.ids_fit(key, size, "student", student)
@@ -343,7 +343,7 @@ impl Preflight<'_> {
         Err(self.fault(key, &label, fault))
     }
 
-    /// What to say if rows are longer than the texts that the teacher was made for.
+    /// Note for rows that are longer than the texts that the teacher was made for.
     fn positions(&self, teacher: Option<&DecoderConfig>) -> Option<String> {
         let known = teacher?.max_position_embeddings;
         let asked = self.plan.data.sequence_length;
@@ -356,7 +356,7 @@ impl Preflight<'_> {
         })
     }
 
-    /// The teacher has as many tokens as are asked for; rows that no token uses do not count.
+    /// Refuses more tokens than the teacher has; rows that no token uses do not count.
     fn support(&self, num_tokens: Option<usize>) -> Result<(), RecipeFaults> {
         let (Some(num_tokens), Some(cache)) = (num_tokens, &self.plan.cache) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What headers show of grids that formats have to hold.
+//! Checks of grids against the formats that have to hold them, by headers.
 
 use super::Preflight;
 use crate::diag::Diagnostic;
@@ -7,9 +7,9 @@ use crate::model::{DecoderConfig, Schemes};
 use crate::recipe::RecipeFaults;
 
 impl Preflight<'_> {
-    /// Every format can hold the schemes of the pass that quantises.
+    /// Refuses formats that cannot hold the schemes of the pass that quantises.
     ///
-    /// `configs` are those of the students that enter the passes.
+    /// `configs` are the architectures of the students before the passes.
     pub(super) fn formats(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
         let Some((schemes, config)) = self.quantized(configs) else {
             return Ok(());
@@ -18,14 +18,14 @@ impl Preflight<'_> {
         self.containers_hold(&schemes, &config)
     }
 
-    /// The schemes of the last pass, if it quantises, and the own layers of the student that enters it.
+    /// Schemes of the last pass, if it quantises, and the own layers of the student before it.
     fn quantized(&self, configs: &[DecoderConfig]) -> Option<(Schemes, DecoderConfig)> {
         let (pass, config) = self.plan.passes.iter().zip(configs).next_back()?;
         let config = self.inputs(config, config).own_layers();
         Some((pass.pass().schemes(&config)?, config))
     }
 
-    /// What to say if a GGUF file will have plain weights although the student is on a grid.
+    /// Note if a GGUF file will have plain weights although the student is on a grid.
     pub(super) fn plain_blocks(&self, configs: &[DecoderConfig]) -> Option<String> {
         let export = &self.plan.export;
         if !export.formats.contains(&Format::Gguf) || export.gguf.linear.is_some() {
@@ -38,7 +38,7 @@ impl Preflight<'_> {
         ))
     }
 
-    /// Formats other than compressed-tensors say nothing of activations.
+    /// Refuses rounded activations in formats other than compressed-tensors, which cannot record them.
     fn formats_hold(&self, schemes: &Schemes, config: &DecoderConfig) -> Result<(), RecipeFaults> {
         let name = |id| config.family().name_of(id);
         let rounded = schemes.iter().filter(|(_, scheme)| scheme.input.is_some());
@@ -56,7 +56,7 @@ impl Preflight<'_> {
         Err(self.fault("export.formats", "has no place for it", fault))
     }
 
-    /// Formats of codes hold, and their engines take, some schemes only.
+    /// Refuses schemes that formats of codes cannot hold or that their engines do not take.
     fn containers_hold(
         &self,
         schemes: &Schemes,

@@ -1,4 +1,4 @@
-//! What headers show of a student.
+//! Checks of a student, by headers.
 
 use super::Preflight;
 use crate::data::tokenizer_path;
@@ -8,7 +8,7 @@ use crate::recipe::RecipeFaults;
 use crate::student::{NoSuchPart, StudentPlan, check_parts};
 
 impl Preflight<'_> {
-    /// The student's layers exist, its vocabulary is the teacher's, and its rows fall into whole groups.
+    /// Checks that the student's layers exist, that its vocabulary is the teacher's, and that groups divide its rows.
     pub(super) fn student(
         &self,
         opened: &Opened,
@@ -32,7 +32,7 @@ impl Preflight<'_> {
         }
         let given = given.map(OpenedModel::config);
         let length = self.plan.data.sequence_length;
-        // Sizes in the recipe were checked with it; the number of tokens does not matter here.
+        // Sizes in the recipe were checked with the recipe; the number of tokens does not matter here.
         let config = self.plan.student.config(teacher, given, 1, length);
         let configs = self.passes(&config, teacher)?;
         self.formats(&configs)?;
@@ -51,7 +51,7 @@ impl Preflight<'_> {
         self.fault(&format!("student.from_teacher.{key}"), error.label(), fault)
     }
 
-    /// Every id means to a given student what it means to the teacher. Without a `tokenizer.json` of its own it must
+    /// Refuses a student to which an id means something else than to the teacher. Without a `tokenizer.json` of its own it must
     /// have as many rows as the teacher.
     fn same_vocabulary(
         &self,

@@ -7,20 +7,20 @@ use super::value::Value;
 use super::words::Word;
 use crate::diag::Span;
 
-/// All blocks of a recipe that is read, by number; the first is the recipe itself.
+/// All blocks of a recipe, by number; the first is the recipe itself.
 #[derive(Debug, Default)]
 pub(super) struct Blocks(pub(super) Vec<Filled>);
 
-/// A block as written, completed with the defaults of the table.
+/// A block as written, completed with the defaults of its table.
 #[derive(Debug)]
 pub(super) struct Filled {
     pub(super) block: &'static Block,
-    /// Number of the block around it.
+    /// Number of the enclosing block.
     pub(super) outer: Option<usize>,
-    /// Its key; `None` for the recipe itself and for defaults.
+    /// Span of its key; `None` for the recipe itself and for defaults.
     pub(super) holder: Option<Span>,
     pub(super) entries: Vec<Entry>,
-    /// Whether a key that was written was not understood.
+    /// True if a written key was not understood.
     pub(super) has_unknown: bool,
 }
 
@@ -29,18 +29,18 @@ pub(super) struct Filled {
 pub struct Entry {
     /// The key's row in the table.
     pub key: &'static Key,
-    /// Where the key stands; `None` for a default.
+    /// Span of the key; `None` for a default.
     pub(super) name: Option<Span>,
     /// The value.
     pub item: Item,
 }
 
-/// A value, or `None` where it was faulty and has been reported.
+/// A value, or `None` if it was faulty and has been reported.
 #[derive(Debug)]
 pub struct Item {
-    /// Where it stands; `None` for a default.
+    /// Span of the value; `None` for a default.
     pub span: Option<Span>,
-    /// What it is.
+    /// The checked value.
     pub value: Option<Checked>,
 }
 
@@ -59,15 +59,15 @@ pub enum Checked {
     Path(PathBuf),
     /// A list.
     List(Vec<Item>),
-    /// A block, by its number; of a choice: the one variant written.
+    /// A block, by its number; a choice has only the variant that was written.
     Block(usize),
-    /// The word that says that there is no value.
+    /// The word for no value.
     Off,
     /// A variant without keys.
     Unit,
 }
 
-/// The keys of one block and, around it, those of the recipe.
+/// Keys of one block, with access to those of the recipe around it.
 #[derive(Debug, Clone, Copy)]
 pub struct Fields<'a> {
     blocks: &'a Blocks,
@@ -81,7 +81,7 @@ impl<'a> Fields<'a> {
         Some(Self { blocks, filled })
     }
 
-    /// A value, written or by default of the table.
+    /// Value of a key, either written or the table's default.
     pub fn get<T: Value>(self, name: &str) -> Option<T> {
         match self.item(name) {
             Some(item) => T::read(item, self),
@@ -89,7 +89,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The value of a key that the block may lack.
+    /// Value of a key that the block may lack.
     pub fn get_or_default<T: Value + Default>(self, name: &str) -> Option<T> {
         if self.knows(name) {
             self.get(name)
@@ -98,7 +98,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The entries of a list; none if it is not there.
+    /// Entries of a list; none if the list is missing.
     pub fn items(self, name: &str) -> &'a [Item] {
         match self.item(name).map(|item| &item.value) {
             Some(Some(Checked::List(items))) => items,
@@ -106,18 +106,18 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The entries of a list that are blocks.
+    /// Entries of a list that are blocks.
     pub fn blocks(self, name: &str) -> impl Iterator<Item = Self> {
         let items = self.items(name).iter();
         items.filter_map(move |item| self.inside(item))
     }
 
-    /// A block or a choice.
+    /// Block or choice behind a key.
     pub fn block(self, name: &str) -> Option<Self> {
         self.inside(self.item(name)?)
     }
 
-    /// The block that a value is.
+    /// Block that a value holds.
     pub fn inside(self, item: &Item) -> Option<Self> {
         match item.value {
             Some(Checked::Block(place)) => self.at(place),
@@ -131,7 +131,7 @@ impl<'a> Fields<'a> {
         self.at(0).unwrap_or(self)
     }
 
-    /// This block, or the nearest around it, whose table has a key.
+    /// This block, or the nearest one around it, whose table has the key.
     pub fn nearest(self, name: &str) -> Option<Self> {
         if self.knows(name) {
             return Some(self);
@@ -139,29 +139,29 @@ impl<'a> Fields<'a> {
         self.at(self.filled.outer?)?.nearest(name)
     }
 
-    /// Whether the user wrote this key, rightly or wrongly.
+    /// True if the user wrote this key, correctly or not.
     pub fn is_written(self, name: &str) -> bool {
         let mut entries = self.entries().iter();
         entries.any(|entry| entry.key.name == name && entry.name.is_some())
     }
 
-    /// Whether a key that was written was not understood.
+    /// True if a written key was not understood.
     pub fn has_unknown(self) -> bool {
         self.filled.has_unknown
     }
 
-    /// Where to point for a key: at its value, or at the block if it is not written.
+    /// Span that messages about a key show: its value, or the block if the key is not written.
     pub fn span(self, name: &str) -> Option<&'a Span> {
         let written = self.item(name).and_then(|item| item.span.as_ref());
         written.or(self.holder())
     }
 
-    /// Where the block's own key stands.
+    /// Span of the block's own key.
     pub fn holder(self) -> Option<&'a Span> {
         self.filled.holder.as_ref()
     }
 
-    /// Of a choice: the variant and what it holds.
+    /// Variant of a choice, and its value.
     pub fn variant<T: Word>(self) -> Option<(T, &'a Item)> {
         let entry = self.entries().first()?;
         Some((T::of(entry.key.name)?, &entry.item))
@@ -177,7 +177,7 @@ impl<'a> Fields<'a> {
         Some(Self { filled, ..self })
     }
 
-    /// Tells whether its table has a key.
+    /// True if its table has the key.
     pub fn knows(self, name: &str) -> bool {
         self.filled.block.names().any(|known| known == name)
     }

@@ -1,6 +1,6 @@
-//! The declaration of a block of keys: one list makes the struct, its table, the way from a recipe and the way back.
+//! Declaration of a block of keys: one list makes the struct, its table, the reader and the writer.
 
-/// Declares keys that stand together, and the plan that they become.
+/// Declares keys that belong together, and the plan that they become.
 ///
 /// ```text
 /// keys! {
@@ -16,16 +16,16 @@
 ///
 /// - `required(kind, about)`;
 /// - `or(value, kind, about)`: a default, as one would write it;
-/// - `rule(words, kind, about)`: a default that the words tell; the type is an option, or a function follows after `else`;
-/// - `group(ROWS)`: a field of several keys, those of another `keys!` without a name, or of a [`Keys`](super::Keys) by hand, or
+/// - `rule(words, kind, about)`: a default described in words; the type is an option, or a function follows after `else`;
+/// - `group(ROWS)`: a field of several keys: those of another `keys!` without a name, or of a [`Keys`](super::Keys) by hand, or
 ///   an option, read and written by two functions after `from` and `write`;
-/// - `around()`: a key that the tables around this group have for themselves, or have not;
-/// - `beside(default)`: no key; filled in by whoever reads the block.
+/// - `around()`: a key that the tables around this group define themselves, or omit;
+/// - `beside(default)`: no key; the reader of the block fills it in.
 ///
-/// `as "key"` after the field is its name in recipes where that is another; `else function` (of the [`Fields`](super::Fields)) finds
-/// the value where the key is not there; `from function` reads it whether or not it is; `unless` a function of the plan leaves the
-/// key out on the way back, where it would be refused. `key` in place of a field and its type makes a key that another field reads;
-/// `write` a function of the plan gives its value on the way back.
+/// `as "key"` after the field is its name in recipes, if that differs; `else function` (of the [`Fields`](super::Fields)) gives
+/// the value if the key is missing; `from function` reads it in either case; `unless`, with a function of the plan, omits the
+/// key from written recipes where it would be refused. `key` in place of a field and its type makes a key that another field
+/// reads; `write`, with a function of the plan, gives its value in written recipes.
 macro_rules! keys {
     ($(#[$meta:meta])* $vis:vis struct $Name:ident in $TABLE:ident = $name:literal, $about:literal { $($rows:tt)* }) => {
         keys! { @rows (fields plan folder keys) ($Name $(#[$meta])* #[doc = $about] $vis struct $Name)
@@ -36,7 +36,7 @@ macro_rules! keys {
             ($TABLE) () () () () $($rows)* }
     };
 
-    // One row after the other: its field, its row of the table, how it is read, how it is written.
+    // One row at a time: its field, its row of the table, its reader, its writer.
     (@rows ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt ($($field:tt)*) ($($row:tt)*) ($($read:tt)*) ($($write:tt)*)
         $(#[$meta:meta])* $it:ident: $Type:ty = group($ROWS:expr) from $from:ident write $written:ident; $($rest:tt)*) => {
         keys! { @rows ($fields $plan $folder $keys) $head $table
@@ -146,7 +146,7 @@ macro_rules! keys {
     };
 }
 
-/// Declares a choice: the enum of what is chosen, that of the words, and the table.
+/// Declares a choice: the enum of its variants, the enum of its words, and the table.
 ///
 /// A variant without a type is written as a bare word.
 macro_rules! choice {
@@ -168,7 +168,7 @@ macro_rules! choice {
         }
 
         impl $Name {
-            /// The word of what is chosen.
+            /// Word of this variant.
             pub(crate) fn word(&self) -> $Word {
                 match self {
                     $(Self::$Variant { .. } => $Word::$Variant,)+

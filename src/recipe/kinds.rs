@@ -1,53 +1,53 @@
-//! Kinds of keys: the entries of a table of keys, and what may stand behind each.
+//! Kinds of keys: the entries of a table of keys, and the values that each accepts.
 
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::path::Path;
 
-/// Keys that stand together under one name.
+/// Keys that belong together under one name.
 #[derive(Debug)]
 pub struct Block {
-    /// The key that holds it, or the noun for one of its variants if it is a choice.
+    /// Key that holds the block, or the noun for one of its variants if it is a choice.
     pub name: &'static str,
-    /// What it is for.
+    /// Purpose of the block.
     pub about: &'static str,
     /// Its keys.
     pub rows: &'static [Row],
 }
 
-/// An entry of a table: a key, or keys that stand in several tables.
+/// An entry of a table: a key, or keys that several tables share.
 #[derive(Debug)]
 pub enum Row {
     /// One key.
     Key(Key),
-    /// Keys that stand together in other tables, too.
+    /// Keys that other tables share.
     Group(&'static [Self]),
 }
 
 /// One key.
 #[derive(Debug)]
 pub struct Key {
-    /// As it is written.
+    /// Name, as it is written.
     pub name: &'static str,
-    /// What may stand behind it.
+    /// Values that it accepts.
     pub kind: Kind,
-    /// What holds without it.
+    /// Default.
     pub default: Fallback,
     /// Its meaning with its unit: lower case, no full stop.
     pub about: &'static str,
 }
 
-/// What holds if a key is not written.
+/// Value of a key that is not written.
 #[derive(Debug)]
 pub enum Fallback {
-    /// It must be written.
+    /// A required key.
     Required,
     /// This value, as one would write it.
     Value(&'static str),
-    /// What the sentence says.
+    /// A rule, described in words.
     Rule(&'static str),
 }
 
-/// What may stand behind a key.
+/// Values that a key accepts.
 #[derive(Debug)]
 pub enum Kind {
     /// Name of a folder.
@@ -58,7 +58,7 @@ pub enum Kind {
     Integer(u64, u64),
     /// One of a few whole numbers.
     IntegerOf(&'static [u64]),
-    /// A value of this kind, or a word that says that there is none.
+    /// A value of this kind, or a word for no value.
     Or(&'static Self, &'static str),
     /// A count of at least this, which may be written `600k` or `1.5M`.
     Tokens(u64),
@@ -66,7 +66,7 @@ pub enum Kind {
     Bytes(u64),
     /// A number.
     Number(Bound<f64>, Bound<f64>),
-    /// A number (the kind), or keys that say how it moves or is found.
+    /// A number (the kind), or keys that describe how it moves or is found.
     Moving(&'static Self, &'static Block),
     /// At least two steps, or a share of the steps of a pass.
     StepsOrShare,
@@ -74,7 +74,7 @@ pub enum Kind {
     Word(&'static [&'static str]),
     /// A path; see [`PathKind`].
     Path(PathKind),
-    /// A list of at least and at most so many.
+    /// A list of at least this many and at most that many entries.
     List(&'static Self, usize, usize),
     /// Further keys.
     Block(&'static Block),
@@ -86,18 +86,18 @@ pub enum Kind {
     Unit,
 }
 
-/// What must be there before a run.
+/// Requirement on a path before a run.
 #[derive(Debug, Clone, Copy)]
 pub enum PathKind {
     /// A file.
     File,
-    /// Either.
+    /// A file or a folder.
     FileOrFolder,
-    /// A file, where the path says by its name that it is one, or else a folder.
+    /// A file if the path's name says so, or else a folder.
     Either {
-        /// Tells which, whatever is there.
+        /// True for the path of a file, whether or not anything is there.
         is_file: fn(&Path) -> bool,
-        /// Both, in the message about a path where neither is.
+        /// Both nouns, for the message about a path where neither is found.
         nouns: &'static str,
         /// Both, each with its article.
         phrase: &'static str,
@@ -107,18 +107,18 @@ pub enum PathKind {
 }
 
 impl Block {
-    /// All keys, those of groups among them.
+    /// All keys, including those of groups.
     pub fn iter(&self) -> impl Iterator<Item = &'static Key> {
         keys_of(self.rows).into_iter()
     }
 
-    /// The names of all keys.
+    /// Names of all keys.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.iter().map(|key| key.name)
     }
 }
 
-/// The keys of a part of a table.
+/// Keys of a part of a table.
 pub fn keys_of(rows: &'static [Row]) -> Vec<&'static Key> {
     let mut keys = Vec::new();
     for row in rows {
@@ -140,7 +140,7 @@ pub const fn or(name: &'static str, value: &'static str, kind: Kind, about: &'st
     row(name, kind, Fallback::Value(value), about)
 }
 
-/// A key whose default is a rule, in words.
+/// A key whose default is a rule, described in words.
 pub const fn rule(name: &'static str, rule: &'static str, kind: Kind, about: &'static str) -> Row {
     row(name, kind, Fallback::Rule(rule), about)
 }
@@ -158,11 +158,11 @@ const fn row(name: &'static str, kind: Kind, default: Fallback, about: &'static 
 pub const MAX_TOKENS: u64 = 1_000_000_000_000;
 /// Largest number of bytes.
 pub const MAX_BYTES: u64 = 1_000_000_000_000_000;
-/// Most steps.
+/// Largest number of steps.
 pub const MAX_STEPS: u64 = 1_000_000_000;
 /// Largest width, length or batch; real ones are a tenth of it.
 pub const MAX_SIZE: u64 = 1 << 20;
-/// A share of something.
+/// A share, above 0 and at most 1.
 pub const SHARE_ABOVE_0: Kind = Kind::Number(Excluded(0.0), Included(1.0));
 /// A positive number.
 pub const ABOVE_0: Kind = Kind::Number(Excluded(0.0), Unbounded);

@@ -1,8 +1,8 @@
-//! The language of recipes: from YAML text to checked values, told with their places where they are wrong, and back.
+//! The language of recipes: from YAML text to checked values, with the places of faults, and back.
 //!
-//! It knows kinds of keys and no key: each stage declares its own with `keys!`, as a struct whose rows are at once the table from
-//! which recipes are read, the JSON Schema printed and `docs/recipe.md` written. `tree` reads YAML with places, `set` replaces
-//! values, `read` checks each key against the tables, and [`load`] puts that together for whoever has the table of the whole.
+//! It knows kinds of keys but no key: each stage declares its own with `keys!`, as a struct whose rows are also the table from
+//! which recipes are read, the JSON Schema is printed and `docs/recipe.md` is written. `tree` reads YAML with places, `set`
+//! replaces values, `read` checks each key against the tables, and [`load`] joins these for the owner of the whole table.
 
 #![warn(clippy::indexing_slicing)]
 
@@ -39,32 +39,32 @@ pub use self::yaml::to_yaml;
 use crate::diag::{self, Diagnostic, Origin, Sources};
 use crate::files;
 
-/// Longest recipe that is read: a wrong path to a model must not fill the memory.
+/// Longest recipe that is read, in bytes: a wrong path to a model must not fill the memory.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
 
-/// What a text may say.
+/// Keys and rules that a text is read by.
 #[derive(Debug)]
 pub struct Grammar {
-    /// The keys of the whole.
+    /// Keys of the whole text.
     pub root: &'static Block,
-    /// Every contradiction between keys, in no order. A rule speaks only if the keys it needs are good: what was refused is not
-    /// told twice.
+    /// Rule that reports every contradiction between keys, in no order. It checks only keys that are valid, so that a refused
+    /// key is not reported twice.
     pub contradictions: fn(Fields<'_>, &mut Vec<Diagnostic>),
-    /// An override that the message about a malformed one shows.
+    /// Example of an override, shown in the message about a malformed one.
     pub override_example: &'static str,
 }
 
-/// Everything that is wrong with a recipe, in the order of its text.
+/// All faults of a recipe, in the order of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecipeFaults {
-    /// At least one.
+    /// Faults; at least one.
     pub diagnostics: Vec<Diagnostic>,
-    /// The texts that the faults point into.
+    /// Texts that the faults point into.
     pub sources: Sources,
 }
 
 impl RecipeFaults {
-    /// Puts faults in order.
+    /// Sorts faults.
     fn of(mut diagnostics: Vec<Diagnostic>, sources: Sources) -> Self {
         diag::sort(&mut diagnostics);
         diagnostics.dedup(); // one override may reach several passes
@@ -74,7 +74,7 @@ impl RecipeFaults {
         }
     }
 
-    /// What the user is shown: each fault with its line, then their number.
+    /// Message for the user: each fault with its line, then their number.
     pub fn render(&self, color: bool) -> String {
         let num_faults = self.diagnostics.len();
         let plural = if num_faults == 1 { "" } else { "s" };
@@ -85,7 +85,7 @@ impl RecipeFaults {
         )
     }
 
-    /// These faults and others of the same recipe, in the order of its text.
+    /// Joins these faults with others of the same recipe, in the order of its text.
     #[must_use]
     pub fn and(mut self, others: Self) -> Self {
         self.diagnostics.extend(others.diagnostics);
@@ -101,7 +101,7 @@ impl fmt::Display for RecipeFaults {
 
 impl std::error::Error for RecipeFaults {}
 
-/// What a recipe file says, with `path=value` overrides applied, and the absolute path of the file.
+/// Reads a recipe file, with `path=value` overrides applied; also returns the absolute path of the file.
 ///
 /// Relative paths, those of overrides included, start at the folder of the recipe.
 pub fn load<T: Keys>(
@@ -140,7 +140,7 @@ pub fn understand<T: Keys>(
     })
 }
 
-/// What a text says whose relative paths start at a folder; or its faults, in no order.
+/// Reads a text whose relative paths start at a folder; or returns its faults, in no order.
 pub(crate) fn parse<T: Keys>(
     grammar: &Grammar,
     text: &str,
@@ -161,11 +161,11 @@ pub(crate) fn parse<T: Keys>(
     Ok(T::read_keys(fields).expect("a recipe without faults has every value"))
 }
 
-/// A fault that was found later, pointed at a key of a recipe file.
+/// Diagnostic of a fault that was found later, with its key in a recipe file.
 ///
 /// `key` is a path such as `teacher.checkpoint` or `passes.2.quantize.group_size`; `overrides` are those
 /// that the recipe was loaded with. If the key is not written or the recipe can no longer be read, the fault
-/// is told without a line.
+/// is reported without a line.
 pub fn fault_at(
     grammar: &Grammar,
     path: &Path,
@@ -195,7 +195,7 @@ pub fn fault_at(
     }
 }
 
-/// The words that a key may have, such as `["export", "formats"]`; none if the key takes others, or is not there.
+/// Words that a key may have, such as `["export", "formats"]`; none if the key takes other values, or does not exist.
 pub fn words_at(root: &'static Block, path: &[&str]) -> Vec<&'static str> {
     let Some((last, holders)) = path.split_last() else {
         return Vec::new();
@@ -227,7 +227,7 @@ fn words_of(kind: &'static Kind) -> Vec<&'static str> {
     }
 }
 
-/// The folder that a recipe's relative paths start from.
+/// Folder that a recipe's relative paths start from.
 fn folder_of(recipe_path: &Path) -> &Path {
     recipe_path.parent().unwrap_or(Path::new(""))
 }

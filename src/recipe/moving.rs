@@ -1,4 +1,4 @@
-//! Numbers that a recipe lets go from one value to another.
+//! Numbers that may change over the steps of a pass.
 
 use std::path::Path;
 
@@ -10,19 +10,19 @@ use super::value::Value;
 use super::words::words;
 
 words! {
-    /// The way from one value to another.
+    /// Course from one value to another.
     pub enum Shape {
         /// In equal steps.
         Linear = "linear",
         /// Half a cosine: slow at both ends.
         Cosine = "cosine",
-        /// Fast at first: the root of the way gone (Hägele et al. 2024, arXiv 2405.18392).
+        /// Fast at first: the square root of the progress (Hägele et al. 2024, arXiv 2405.18392).
         OneMinusSqrt = "1-sqrt",
     }
 }
 
 words! {
-    /// The shapes that a ramp may have: [`Shape`] without the one that is made for a rate that falls to 0.
+    /// Shapes that a ramp may have: [`Shape`] without the one that is made for a rate that falls to 0.
     pub enum RampShape {
         /// In equal steps.
         Linear = "linear",
@@ -40,13 +40,13 @@ impl From<RampShape> for Shape {
     }
 }
 
-/// A number that stands still or moves with the step.
+/// A number that is constant or changes with the step.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Scheduled {
     /// The same at every step.
     Constant(f64),
-    /// It moves.
+    /// A value that changes.
     Ramp(Ramp),
 }
 
@@ -56,16 +56,16 @@ impl Default for Scheduled {
     }
 }
 
-/// From one value to another, where it stays.
+/// A course from one value to another, where it stays.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Ramp {
     /// Value at the first step.
     pub from: f64,
     /// Value at step `over` (counted from 1) and after.
     pub to: f64,
-    /// Steps; at least two, at most those of the pass.
+    /// Number of steps; at least two, at most those of the pass.
     pub over: usize,
-    /// The way between them.
+    /// Course between the two values.
     pub shape: Shape,
 }
 
@@ -78,13 +78,13 @@ impl Scheduled {
         }
     }
 
-    /// Whether it has two values or more.
+    /// True if it has two values or more.
     pub fn moves(self) -> bool {
         let [first, last] = self.ends();
         first.to_bits() != last.to_bits()
     }
 
-    /// Whether it is above 0 at some step.
+    /// True if it is above 0 at some step.
     pub fn is_used(self) -> bool {
         self.ends().iter().any(|&value| value > 0.0)
     }
@@ -108,7 +108,7 @@ impl Value for Scheduled {
     }
 }
 
-/// Steps that a number moves for: those of `over`, its share of the steps around it, or all of these.
+/// Number of steps that a number moves for: `over`, its share of the enclosing block's steps, or all of these.
 pub fn over(ramp: Fields<'_>) -> Option<usize> {
     let steps = || ramp.nearest("steps")?.get::<usize>("steps");
     #[expect(

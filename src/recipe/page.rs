@@ -1,4 +1,4 @@
-//! A table of keys as a page, for readers.
+//! A table of keys as a Markdown page, for readers.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,6 @@
-//! What was written: the YAML tree, checked key by key against the table of keys.
+//! Reads the YAML tree, key by key, against the table of keys.
 //!
-//! Looks at one key at a time: what keys mean together, their stages know.
+//! It looks at one key at a time; the stages check keys against one another.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::tree::{self, Node, YamlValue};
 use super::values;
 use crate::diag::{Diagnostic, Origin, Span, code_list, nearest};
 
-/// Reads a whole recipe; paths are relative to `folder`. Gives every fault of a single key; no blocks if the whole is no map.
+/// Reads a whole recipe; paths are relative to `folder`. Returns every fault of a single key; no blocks if the text is no map.
 pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
     let mut reader = RecipeReader {
         folder,
@@ -25,7 +25,7 @@ pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks
 
 struct RecipeReader<'a> {
     folder: &'a Path,
-    /// While a default is read, nothing has a place.
+    /// True while a default is read, which has no place.
     in_default: bool,
     /// Number of the block that is being read.
     outer: Option<usize>,
@@ -71,7 +71,7 @@ impl RecipeReader<'_> {
         self.close(place, entries)
     }
 
-    /// Begins a block; its number.
+    /// Begins a block and returns its number.
     fn open(&mut self, block: &'static Block, holder: Option<&Span>, has_unknown: bool) -> usize {
         let filled = Filled {
             block,
@@ -89,7 +89,7 @@ impl RecipeReader<'_> {
         Some(Checked::Block(place))
     }
 
-    /// Refuses keys that are unknown or repeated; whether there was an unknown one.
+    /// Refuses keys that are unknown or repeated; true if one was unknown.
     fn names(&mut self, block: &'static Block, written: &[(tree::Name, Node)]) -> bool {
         let mut has_unknown = false;
         for (index, (name, _)) in written.iter().enumerate() {
@@ -185,10 +185,10 @@ impl RecipeReader<'_> {
         }
     }
 
-    /// A map of keys, or the value of the first key in its place.
+    /// A map of keys, or the value of the first key alone.
     fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Checked> {
         let is_value = |first: &&Key| match (&node.value, &first.kind) {
-            // The keys of a number that moves.
+            // A map with the keys of a number that moves.
             (YamlValue::Map(written), Kind::Moving(_, ramp)) => {
                 let is_of_ramp = |name: &str| ramp.names().any(|known| known == name);
                 written
@@ -227,7 +227,7 @@ impl RecipeReader<'_> {
         Checked::List(items.collect())
     }
 
-    /// Exactly one variant: `{variant: ...}`, or a bare word where the variant has no keys.
+    /// Exactly one variant: `{variant: ...}`, or a bare word if the variant has no keys.
     fn choice(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Checked> {
         let place = self.open(block, Some(holder), false);
         let outer = self.outer.replace(place);
@@ -322,7 +322,7 @@ fn suggest(fault: Diagnostic, block: &'static Block, word: &str) -> Diagnostic {
     }
 }
 
-/// A block's name in a sentence.
+/// Name of a block in a sentence.
 fn shown(block: &'static Block) -> String {
     if block.name.contains(' ') {
         block.name.to_owned()

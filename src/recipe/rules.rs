@@ -1,11 +1,11 @@
-//! Rules that many blocks have: keys without effect, entries that are there twice or out of order.
+//! Rules that many blocks share: keys without effect, entries that are repeated or out of order.
 
 use super::fields::{Checked, Fields};
 use super::value::Value;
 use crate::diag::Diagnostic;
 use crate::progress::thousands;
 
-/// Refuses a key that another one, `because`, leaves nothing to do.
+/// Refuses a key that has no effect because of another one, `because`.
 pub fn unused(
     fields: Fields<'_>,
     name: &str,
@@ -24,7 +24,7 @@ pub fn unused(
     }
 }
 
-/// Refuses entries of a list that are there twice.
+/// Refuses repeated entries of a list.
 pub fn distinct<T: Value + PartialEq>(
     fields: Fields<'_>,
     name: &str,
@@ -46,7 +46,7 @@ pub fn distinct<T: Value + PartialEq>(
     }
 }
 
-/// Refuses whole numbers of a list that do not ascend; `id` is that of the fault.
+/// Refuses whole numbers of a list that do not ascend; `id` is the id of the fault.
 pub fn ascending(fields: Fields<'_>, name: &str, id: &str, faults: &mut Vec<Diagnostic>) {
     let mut last: Option<u64> = None;
     for item in fields.items(name) {

@@ -55,7 +55,7 @@ fn key_schema(key: &Key) -> Value {
     schema
 }
 
-/// A default as JSON: words stay strings, all else in the table is YAML that a recipe can use.
+/// A default as JSON: words stay strings; all else in the table is YAML that a recipe can use.
 fn json_of(kind: &Kind, text: &str) -> Option<Value> {
     match kind {
         Kind::Word(_) | Kind::Path(_) => Some(json!(text)),

@@ -7,10 +7,10 @@ use super::kinds::{Block, Kind};
 use super::tree::{self, Name, Node, YamlValue};
 use crate::diag::{Diagnostic, Origin, Span, code_list};
 
-/// What stands before each override in the text that faults point into.
+/// Prefix of each override in the text that faults point into.
 const FLAG: &str = "--set ";
 
-/// The overrides as text, one a line.
+/// Overrides as text, one per line.
 pub(super) fn command_line(overrides: &[String]) -> String {
     let lines = overrides
         .iter()
@@ -18,7 +18,7 @@ pub(super) fn command_line(overrides: &[String]) -> String {
     lines.collect()
 }
 
-/// Replaces values in order; gives the faults of the arguments themselves.
+/// Replaces values in order; returns the faults of the arguments themselves.
 pub(super) fn apply(root: &mut Node, overrides: &[String], grammar: &Grammar) -> Vec<Diagnostic> {
     let mut faults = Vec::new();
     let mut line_start = 0;
@@ -60,7 +60,7 @@ fn set(root: &mut Node, text: &str, offset: usize, grammar: &Grammar) -> Result<
     replace(root, &names, &value)
 }
 
-/// The list of a recipe whose entries may be this variant, and their table.
+/// List of a recipe whose entries may be this variant, and the table of its entries.
 fn list_of(root: &'static Block, variant: &str) -> Option<(&'static str, &'static Block)> {
     root.iter().find_map(|key| match key.kind {
         Kind::List(Kind::Choice(of), ..) if of.names().any(|name| name == variant) => {
@@ -70,7 +70,7 @@ fn list_of(root: &'static Block, variant: &str) -> Option<(&'static str, &'stati
     })
 }
 
-/// The bare name of a variant stands for every such entry of the list.
+/// Applies an override to every entry of the list that is the named variant.
 fn in_entries(
     root: &mut Node,
     (list, of): (&str, &Block),
@@ -117,7 +117,7 @@ fn entries_of<'a>(root: &'a mut Node, list: &str) -> &'a mut [Node] {
     &mut []
 }
 
-/// Walks to a value and replaces it; maps on the way are made, entries of lists must be there.
+/// Walks to a value and replaces it; missing maps on the way are made, but entries of lists must exist.
 fn replace(node: &mut Node, names: &[Name], value: &Node) -> Result<(), Diagnostic> {
     let Some((name, rest)) = names.split_first() else {
         *node = value.clone();

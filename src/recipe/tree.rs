@@ -1,4 +1,4 @@
-//! YAML text as a tree in which every key and value knows its bytes.
+//! YAML text as a tree in which every key and value knows its place in bytes.
 //!
 //! A serde struct stops at its first fault; a tree can be searched for all of them.
 
@@ -18,7 +18,7 @@ pub(super) struct Node {
     pub(super) value: YamlValue,
 }
 
-/// What YAML can say.
+/// Value of YAML.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum YamlValue {
     Null,
@@ -28,7 +28,7 @@ pub(super) enum YamlValue {
     Float(f64),
     Text(String),
     List(Vec<Node>),
-    /// In the order written, repeated keys included.
+    /// Keys and values in the order written, repeated keys included.
     Map(Vec<(Name, Node)>),
 }
 
@@ -41,7 +41,7 @@ pub(super) struct Name {
 
 /// Reads a text whose first byte is byte `offset` of `origin`.
 ///
-/// Limits (depth, nodes, alias expansion) are far above any recipe and far below what would hurt.
+/// Limits (depth, nodes, alias expansion) are far above any recipe and far below what would do harm.
 pub(super) fn parse(text: &str, origin: Origin, offset: usize) -> Result<Node, Diagnostic> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: 32, max_nodes: 20_000, max_documents: 1 },
@@ -81,7 +81,7 @@ pub(super) fn parse(text: &str, origin: Origin, offset: usize) -> Result<Node, D
 }
 
 impl Node {
-    /// The place of the value at a path of keys and list indices.
+    /// Span of the value at a path of keys and list indices.
     pub(super) fn find(&self, path: &str) -> Option<Span> {
         let mut node = self;
         let mut span = &self.span;
@@ -104,7 +104,7 @@ impl Node {
     }
 }
 
-/// A tree whose places are still those of the parser.
+/// A tree whose places are still the parser's.
 struct Raw {
     location: Location,
     value: RawValue,
@@ -214,7 +214,7 @@ fn bytes(location: Location) -> Range<usize> {
     start..start + number(span.byte_len()).unwrap_or(0)
 }
 
-/// The character at a line and column: the parser gives no bytes with its own errors.
+/// Range of the character at a line and column: the parser's own errors have no bytes.
 fn character(text: &str, location: Location) -> Range<usize> {
     let number = |count: u64| usize::try_from(count.saturating_sub(1)).unwrap_or(usize::MAX);
     let lines = text.split_inclusive('\n').take(number(location.line()));

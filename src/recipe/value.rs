@@ -1,4 +1,4 @@
-//! Values of Rust for what stands behind keys, and the way back.
+//! Rust values of keys: reading and writing.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -8,29 +8,29 @@ use super::fields::{Checked, Fields, Item};
 use super::kinds::Kind;
 use super::words::Word;
 
-/// What was read; `None` if it is faulty or missing, which has been reported before.
+/// Value that was read; `None` if it is faulty or missing, which has already been reported.
 pub type Read<T> = Option<T>;
 
-/// What stands behind a key.
+/// Value of a key.
 pub trait Value: Sized {
-    /// Reads it; `holder` has the key.
+    /// Reads the value; `holder` has the key.
     fn read(item: &Item, holder: Fields<'_>) -> Read<Self>;
 
-    /// Holds where the key is not there; `None` if it must be.
+    /// Value if the key is missing; `None` if the key is required.
     fn absent() -> Option<Self> {
         None
     }
 
-    /// Writes it as a recipe has it whose relative paths start at `folder`; null leaves the key out.
+    /// Writes the value for a recipe whose relative paths start at `folder`; null leaves the key out.
     fn write(&self, folder: &Path) -> serde_json::Value;
 }
 
-/// Keys that stand together: a block, or a part of blocks.
+/// Keys that belong together: a block, or a part of blocks.
 pub trait Keys: Sized {
-    /// Reads them all; see [`Value::read`].
+    /// Reads all keys; see [`Value::read`].
     fn read_keys(fields: Fields<'_>) -> Read<Self>;
 
-    /// Writes them all; see [`Value::write`].
+    /// Writes all keys; see [`Value::write`].
     fn write_keys(&self, folder: &Path, keys: &mut Map<String, serde_json::Value>);
 }
 
@@ -41,7 +41,7 @@ pub fn put(keys: &mut Map<String, serde_json::Value>, name: &str, value: serde_j
     }
 }
 
-/// The value, or the word that stands for none if the kind has one.
+/// The value, or the kind's word for no value if it has one.
 pub fn or_word(kind: &Kind, value: serde_json::Value) -> serde_json::Value {
     match kind {
         Kind::Or(_, word) if value.is_null() => json!(word),
@@ -49,12 +49,12 @@ pub fn or_word(kind: &Kind, value: serde_json::Value) -> serde_json::Value {
     }
 }
 
-/// What a function says of a plan; for closures in `keys!`, whose types follow from here.
+/// Applies a function to a plan; for closures in `keys!`, whose types are inferred from here.
 pub fn tell<T, U>(plan: &T, of: impl FnOnce(&T) -> U) -> U {
     of(plan)
 }
 
-/// The word that a text is.
+/// Word in a text.
 pub fn word_of<T: Word>(item: &Item) -> Option<T> {
     match item.value.as_ref()? {
         Checked::Text(word) => T::of(word),
@@ -101,7 +101,7 @@ impl Value for PathBuf {
     }
 }
 
-/// The way from one absolute folder to a path.
+/// Relative path from one absolute folder to a path.
 fn relative(path: &Path, folder: &Path) -> PathBuf {
     let shared = path
         .components()

@@ -1,4 +1,4 @@
-//! Single values: their types and ranges, and how a wrong one is told.
+//! Single values: their types and ranges, and the messages about wrong ones.
 
 use std::fs;
 use std::io;
@@ -12,10 +12,10 @@ use super::tree::{Node, YamlValue};
 use crate::diag::{Diagnostic, Span, code_list, nearest};
 use crate::progress::thousands;
 
-/// Folder of a model that is not committed but fetched.
+/// Folder of a model that is fetched, not committed.
 const FETCHED: &str = "checkpoints/smollm2-135m";
 
-/// A value without keys or entries, if it has the type and range.
+/// A value without keys or entries, if it has the kind's type and range.
 pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
     match (kind, value) {
         (Kind::Name, YamlValue::Text(text)) if is_folder_name(text) => {
@@ -53,7 +53,7 @@ pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
     }
 }
 
-/// A path that is there, absolute; relative ones start at `folder`.
+/// An existing path, made absolute; relative ones start at `folder`.
 pub(super) fn path(
     key: &'static Key,
     kind: PathKind,
@@ -96,7 +96,7 @@ pub(super) fn path(
     })
 }
 
-/// An absolute path without `..` and links; of a path that is not there yet, the part that is.
+/// An absolute path without `..` and links; if the path does not exist yet, this holds for the part that exists.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     match (fs::canonicalize(path), path.parent(), path.file_name()) {
         (Err(_), Some(parent), Some(name)) => Ok(resolved(parent)?.join(name)),
@@ -104,7 +104,7 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// The fault of a value of the wrong type, range or length.
+/// Fault of a value with the wrong type, range or length.
 pub(super) fn mismatch(
     key: &'static Key,
     kind: &'static Kind,
@@ -128,7 +128,7 @@ pub(super) fn mismatch(
     }
 }
 
-/// Tells whether a value would do but for its range.
+/// True if a value has the right type, whatever its range.
 fn has_type(kind: &Kind, value: &YamlValue) -> bool {
     match (kind, value) {
         (Kind::Or(kind, _), value) => has_type(kind, value),
@@ -145,7 +145,7 @@ fn has_type(kind: &Kind, value: &YamlValue) -> bool {
     }
 }
 
-/// Where a value is underlined: itself, or its key if it has no text of one line.
+/// Span to underline for a value: itself, or its key if it has no text of one line.
 pub(super) fn place<'a>(node: &'a Node, name: &'a Span) -> &'a Span {
     match node.value {
         YamlValue::Null | YamlValue::List(_) | YamlValue::Map(_) => name,
@@ -153,7 +153,7 @@ pub(super) fn place<'a>(node: &'a Node, name: &'a Span) -> &'a Span {
     }
 }
 
-/// What a user wrote, in a sentence.
+/// Phrase for what a user wrote.
 pub(super) fn describe(node: &Node) -> String {
     match &node.value {
         YamlValue::Null => "empty".to_owned(),
@@ -167,7 +167,7 @@ pub(super) fn describe(node: &Node) -> String {
     }
 }
 
-/// A text that fits into a message.
+/// A text shortened to fit into a message.
 pub(super) fn short(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default();
     if line.chars().count() <= 60 && line == text {
@@ -176,7 +176,7 @@ pub(super) fn short(text: &str) -> String {
     line.chars().take(57).chain("...".chars()).collect()
 }
 
-/// What a kind asks for, in a sentence.
+/// Phrase for what a kind asks for.
 pub(super) fn phrase(kind: &Kind) -> String {
     match kind {
         Kind::Name => "a name of letters, digits, `-`, `_` and `.`".to_owned(),
@@ -285,11 +285,11 @@ fn number(value: &YamlValue) -> Option<f64> {
     }
 }
 
-/// Letters behind a count, and the zeros that they stand for.
+/// Letters after a count, and the number of zeros that they add.
 const COUNTS: [(char, usize); 2] = [('k', 3), ('M', 6)];
 const BYTES: [(char, usize); 3] = [('k', 3), ('M', 6), ('G', 9)];
 
-/// `600k` or `1.5M`, exactly: a fraction of a token is refused.
+/// Value of `600k` or `1.5M`, exactly: a fraction of a token is refused.
 fn abbreviated(text: &str, letters: &[(char, usize)]) -> Option<u64> {
     let mut letters = letters.iter();
     let (digits, zeros) =
@@ -302,7 +302,7 @@ fn abbreviated(text: &str, letters: &[(char, usize)]) -> Option<u64> {
     format!("{whole}{fraction:0<zeros$}").parse().ok()
 }
 
-/// Usable as a folder name everywhere, and never hidden, an option or a parent.
+/// True if the text is usable as a folder name everywhere, and is never hidden, an option or a parent.
 fn is_folder_name(text: &str) -> bool {
     text.len() <= 100
         && text.starts_with(|first: char| first.is_ascii_alphanumeric())
@@ -311,7 +311,7 @@ fn is_folder_name(text: &str) -> bool {
             .all(|one| one.is_ascii_alphanumeric() || "-_.".contains(one))
 }
 
-/// Without the number that the operating system adds.
+/// Reason of an error without the number that the operating system adds.
 fn io_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "nothing is there".to_owned(),

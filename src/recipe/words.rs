@@ -1,16 +1,16 @@
-//! Words of the recipe: one list makes an enum, how its variants are written, and their docs.
+//! Words of the recipe: one list makes an enum, its spelling, and its docs.
 
-/// Meaning of a word of the recipe.
+/// Enum whose variants are words of the recipe.
 pub trait Word: Copy + 'static {
-    /// All of them, as they are written, in the order in which they are told.
+    /// All words as they are written, in the order in which they are listed.
     const WORDS: &'static [&'static str];
 
-    /// Looks a word up; `None` if it is none of them.
+    /// Looks a word up; `None` if it is unknown.
     fn of(word: &str) -> Option<Self>;
 }
 
-/// Declares an enum of words. A table of keys takes its `WORDS`, and whoever reads the key gets the enum: a word that is added here
-/// and handled nowhere does not compile.
+/// Declares an enum of words. A table of keys takes its `WORDS`, and the reader of the key gets the enum: a word that is added
+/// here and handled nowhere does not compile.
 macro_rules! words {
     (
         $(#[$meta:meta])*
@@ -25,7 +25,7 @@ macro_rules! words {
         }
 
         impl $Name {
-            /// The word, as it is written in a recipe.
+            /// Word as it is written in a recipe.
             $vis const fn word(self) -> &'static str {
                 match self {
                     $(Self::$Variant => $word,)+

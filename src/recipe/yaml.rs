@@ -11,14 +11,14 @@ pub fn to_yaml(recipe: &Value) -> String {
     out
 }
 
-/// Block style for maps and for lists of maps, JSON (which is YAML) for all else.
+/// Writes block style for maps and for lists of maps, and JSON (which is YAML) for all else.
 fn write_yaml(value: &Value, depth: usize, out: &mut String) {
     let Value::Object(object) = value else {
         return;
     };
     let indent = "  ".repeat(depth);
     for (key, value) in object {
-        let _ = write!(out, "{indent}{key}:"); // a `String` takes everything
+        let _ = write!(out, "{indent}{key}:"); // writing to a `String` cannot fail
         match value {
             Value::Object(_) => {
                 out.push('\n');

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::svg;
 use crate::progress::thousands;
 
-/// Size of the picture in pixels, and of the margins around the axes; the right one holds the legend.
+/// Size of the picture in pixels, and its margins around the axes; the right margin holds the legend.
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 360.0;
 const LEFT: f64 = 64.0;
@@ -20,10 +20,10 @@ const BOTTOM: f64 = 48.0;
 /// Length of the marks in the legend.
 const MARK: f64 = 18.0;
 
-/// Intervals between ticks that an axis aims at.
+/// Number of intervals between ticks that an axis aims at.
 const NUM_INTERVALS: f64 = 5.0;
 
-/// Told apart by all common kinds of colour vision (Okabe, Ito 2008, <https://jfly.uni-koeln.de/color/>).
+/// Colours that all common kinds of colour vision can distinguish (Okabe, Ito 2008, <https://jfly.uni-koeln.de/color/>).
 const COLOURS: [&str; 7] = [
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000",
 ];
@@ -31,16 +31,16 @@ const COLOURS: [&str; 7] = [
 /// A named series of losses.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// Shown in the legend.
+    /// Name, shown in the legend.
     pub name: String,
-    /// Steps and losses (nats) on the training text, by step. What is not finite is not drawn.
+    /// Steps and losses (nats) on the training text, by step. Losses that are not finite are not drawn.
     pub points: Vec<(u64, f64)>,
-    /// The same, as measured on the validation text while the pass ran.
+    /// Steps and losses on the validation text while the pass ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub validation: Vec<(u64, f64)>,
 }
 
-/// A picture of the losses over the steps, as a whole SVG file.
+/// Picture of the losses over the steps, as a whole SVG file.
 pub fn loss_curve_svg(curves: &[Curve]) -> String {
     let all = |curve: &'_ Curve| [finite(&curve.points), finite(&curve.validation)].concat();
     let points = || curves.iter().flat_map(all);
@@ -118,12 +118,12 @@ fn draw_curve(
     }
 }
 
-/// Where an entry of the legend has its mark.
+/// Place of the mark of a legend entry.
 fn legend_place(entry_idx: usize) -> (f64, f64) {
     (WIDTH - RIGHT + 16.0, TOP + 8.0 + 18.0 * entry_idx as f64)
 }
 
-/// Where the text of an entry begins.
+/// Start of the text of a legend entry.
 fn beside((x, y): (f64, f64)) -> (f64, f64) {
     (x + MARK + 6.0, y + 4.0)
 }
@@ -184,7 +184,7 @@ impl PlotAxis {
     }
 }
 
-/// The least of 1, 2, 5 times a power of ten that is not below `value`, and that power's exponent.
+/// Smallest of 1, 2, 5 times a power of ten that is not below `value`, and the exponent of that power.
 fn round_up(value: f64) -> (f64, i32) {
     #[expect(
         clippy::cast_possible_truncation,
@@ -294,7 +294,7 @@ mod tests {
             },
         ];
         let svg = loss_curve_svg(&curves);
-        // Losses 4 to 10 span y 312 to 16: the axis has room for what was measured, too.
+        // Losses 4 to 10 span y 312 to 16: the axis also has room for measured losses.
         for (x, y) in [("332.0", "16.0"), ("600.0", "262.7")] {
             let ring = format!(
                 "<circle cx=\"{x}\" cy=\"{y}\" r=\"4\" fill=\"white\" stroke=\"{}\"",

@@ -1,5 +1,5 @@
-//! What each layer costs at each width, as an SVG picture: a panel for each width, a line of cells for each layer, a colour for
-//! each power of ten.
+//! SVG picture of each layer's cost at each width: a panel for each width, a line of cells for each layer, a colour for each
+//! power of ten.
 
 use std::fmt::Write;
 
@@ -15,10 +15,10 @@ const BETWEEN: f64 = 18.0;
 const LEGEND: f64 = 96.0;
 const BOTTOM: f64 = 24.0;
 
-/// Of a legend of all its entries.
+/// Height of a legend with all its entries.
 const LEGEND_HEIGHT: f64 = 144.0;
 
-/// From little to much: a light tint of one hue to its darkest (ColorBrewer's YlGnBu, Brewer 2013,
+/// Colours from little to much: a light tint of one hue to its darkest (ColorBrewer's YlGnBu, Brewer 2013,
 /// <https://colorbrewer2.org>), so that order survives print and all kinds of colour vision.
 const COLOURS: [[f64; 3]; 5] = [
     [255.0, 255.0, 217.0],
@@ -37,7 +37,7 @@ const PARTS: [LayerPart; 5] = [
     LayerPart::Layer,
 ];
 
-/// A picture of a sensitivity as a whole SVG file; cells that a choice took have a frame.
+/// Picture of a sensitivity as a whole SVG file; chosen cells have a frame.
 pub fn sensitivity_svg(sensitivity: &Sensitivity, choice: Option<&Choice>) -> String {
     let scale = Scale::of(sensitivity);
     let num_layers = sensitivity.num_layers();
@@ -84,7 +84,7 @@ pub fn sensitivity_svg(sensitivity: &Sensitivity, choice: Option<&Choice>) -> St
     svg
 }
 
-/// One part at one width; its number is shown where a pointer rests.
+/// Draws one part at one width; a pointer on it shows its number.
 fn cell(svg: &mut String, (x, y): (f64, f64), colour: &str, cost: &Cost, is_chosen: bool) {
     let Cost {
         layer,
@@ -144,7 +144,7 @@ struct Scale {
 }
 
 impl Scale {
-    /// Powers that enclose all costs, but at most eight: what is below the least looks like it.
+    /// Powers that enclose all costs, at most eight; a smaller cost looks like the least.
     fn of(sensitivity: &Sensitivity) -> Self {
         let costs = sensitivity.costs.iter().map(|cost| cost.kl_nats);
         let positive = costs.filter(|kl| *kl > 0.0);

@@ -1,6 +1,6 @@
-//! What a run has come to: one row of figures per pass, how the export compared, the loss curves.
+//! Report of a run: one row of figures per pass, the comparison of each export, the loss curves.
 //!
-//! It takes numbers and gives text. What was measured, and how, is not known here.
+//! It turns numbers into text. It does not know what was measured, or how.
 
 mod curve;
 mod heat;
@@ -23,39 +23,39 @@ pub use table::{report_markdown, table_cells, terminal_table};
 use crate::export::verify::Verification;
 use crate::files::{write_atomically, write_json};
 
-/// Everything that a report tells.
+/// Contents of a report.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
     /// Name of the recipe.
     pub recipe: String,
     /// Seed of the run.
     pub seed: u64,
-    /// The command that makes this run again.
+    /// Command that makes this run again.
     pub command: String,
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
-    /// What passes took out, in order.
+    /// Parts and weights that passes removed, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removals: Vec<Removal>,
-    /// What passes that quantised cost, in order.
+    /// Costs of passes that quantised, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quantizations: Vec<QuantizationCost>,
-    /// How each export compared with the student in memory.
+    /// Comparison of each export with the student in memory.
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.
     pub curves: Vec<Curve>,
 }
 
-/// Figures of a student on the validation text; means are over its positions, those of separators behind documents left out.
+/// Figures of a student on the validation text; means are over its positions, without the separators after documents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PassRow {
     /// Name of the pass (or `teacher`), such as `01-distill`.
     pub pass: String,
     /// Mean negative log-likelihood of the text, in nats per position.
     pub loss_nats: f64,
-    /// `exp(loss_nats)`; `None` where no number holds it.
+    /// Value of `exp(loss_nats)`; `None` if it is too large for a number.
     pub perplexity: Option<f64>,
-    /// The same likelihood in bits per byte of text, which compares across tokenizers.
+    /// The same likelihood in bits per byte of text, which is comparable across tokenizers.
     pub bits_per_byte: f64,
     /// KL(teacher ‖ student) in nats per position; `None` without a teacher.
     pub kl_nats: Option<f64>,
@@ -63,11 +63,11 @@ pub struct PassRow {
     pub top1_agreement: Option<f64>,
     /// Expected calibration error: mean gap between confidence and accuracy, a fraction.
     pub ece: f64,
-    /// Size of the weights as they are stored.
+    /// Size of the weights as stored.
     pub size_bytes: u64,
     /// Share of zeros among the weights that can be pruned.
     pub sparsity: f64,
-    /// How long the pass took.
+    /// Seconds that the pass took.
     pub secs: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What quantising cost.
+//! Cost of quantising, as a section of the report.
 
 use std::fmt::Write;
 
@@ -13,23 +13,23 @@ use crate::progress::thousands;
 pub struct QuantizationCost {
     /// Name of the pass.
     pub pass: String,
-    /// Of the student before it.
+    /// Loss of the student before the pass.
     pub loss_before_nats: Option<f64>,
-    /// Of that student with every weight rounded to the nearest value of its grid.
+    /// Loss of that student with every weight rounded to the nearest value of its grid.
     pub loss_rounded_nats: Option<f64>,
-    /// After the pass.
+    /// Loss after the pass.
     pub loss_after_nats: f64,
-    /// What each part of the student costs at each width, where that was measured.
+    /// Cost of each part of the student at each width, if it was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensitivity: Option<Picture>,
 }
 
-/// A sensitivity and where it is drawn.
+/// A sensitivity and the path of its picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Picture {
     /// Path of the picture from the report.
     pub svg: String,
-    /// What is drawn.
+    /// Costs that are drawn.
     pub costs: Sensitivity,
     /// Widths that were chosen by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,7 +37,7 @@ pub struct Picture {
 }
 
 impl QuantizationCost {
-    /// What rounding alone costs, where both losses are known.
+    /// Cost of rounding alone, if both losses are known.
     fn rounding(&self) -> Option<Rounding> {
         Some(Rounding {
             loss_before_nats: self.loss_before_nats?,
@@ -46,7 +46,7 @@ impl QuantizationCost {
     }
 }
 
-/// A section of the report: each pass with its losses, then what rounding alone costs and whether that is much.
+/// Section of the report: each pass with its losses, then the cost of rounding alone and whether it is large.
 pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
     let mut text = "\n## Quantised\n\nLoss in nats on the validation text: before the pass, with every weight rounded to its grid and nothing else, \
                     and after the pass.\n\n| pass | before | rounded | after |\n| :--- | ---: | ---: | ---: |\n"
@@ -64,7 +64,7 @@ pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
         let Some(rounding) = one.rounding() else {
             continue;
         };
-        let _ = write!(text, "\n{}: {rounding}", one.pass); // a `String` takes everything
+        let _ = write!(text, "\n{}: {rounding}", one.pass); // writing to a `String` cannot fail
         text.push_str(if rounding.is_worth_training() {
             ".\n"
         } else {
@@ -79,7 +79,7 @@ pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
     text
 }
 
-/// What each part costs at each width; a width that was chosen is bold.
+/// Table of each part's cost at each width; a chosen width is bold.
 fn by_layer(pass: &str, picture: &Picture) -> String {
     let Picture { svg, costs, choice } = picture;
     let positions = thousands(costs.positions);

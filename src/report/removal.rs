@@ -1,4 +1,4 @@
-//! What passes took out, what that cost, and what came back.
+//! Parts and weights that passes removed, the cost, and the recovery by training.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -9,22 +9,22 @@ use super::table::markdown_line;
 use crate::passes::Removed;
 use crate::pruning::PrunedMatrix;
 
-/// What a pass took out of the student.
+/// Weights or parts that a pass removed from the student.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Removal {
     /// Name of the pass.
     pub pass: String,
-    /// Loss on the validation text before it, in nats.
+    /// Loss on the validation text before the pass, in nats.
     pub loss_before_nats: Option<f64>,
-    /// After it.
+    /// Loss after the pass.
     pub loss_after_nats: f64,
-    /// After the training that follows, if any does.
+    /// Loss after the training that follows, if any does.
     pub recovery: Option<Recovery>,
-    /// What is gone.
+    /// Removed weights or parts.
     pub removed: Removed,
 }
 
-/// What training made of a student from which something was taken out.
+/// Training of a student after a pass that removed something.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recovery {
     /// Name of the pass.
@@ -33,7 +33,7 @@ pub struct Recovery {
     pub loss_nats: f64,
 }
 
-/// A section of the report: what each pass cost and what came back, then what each layer lost, where layers differ.
+/// Section of the report: the cost of each pass and the recovery, then the loss of each layer, if layers differ.
 pub(super) fn section(removals: &[Removal]) -> String {
     let mut text = "\n## Pruned\n\nLoss in nats on the validation text: before the pass, after it, and after the training that follows.\n\n".to_owned();
     text.push_str(
@@ -63,7 +63,7 @@ pub(super) fn section(removals: &[Removal]) -> String {
     text
 }
 
-/// Zeros of each matrix and, where it was measured, what its outputs lost; nothing if all are alike.
+/// Zeros of each matrix and, if it was measured, the error of its outputs; empty if all are alike.
 fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
     let mut cells: BTreeMap<(usize, &str), String> = BTreeMap::new();
     let mut modules = Vec::new();
@@ -94,7 +94,7 @@ fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
     }
     text.push_str(".\n\n| layer |");
     for module in &modules {
-        let _ = write!(text, " {module} |"); // a `String` takes everything
+        let _ = write!(text, " {module} |"); // writing to a `String` cannot fail
     }
     text.push_str("\n| ---: |");
     text.push_str(&" ---: |".repeat(modules.len()));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// An empty white picture of so many pixels, to be ended by [`end`].
+/// An empty white picture of this size in pixels, to be closed with [`end`].
 pub(super) fn begin((width, height): (f64, f64), font_size: u32) -> String {
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \

@@ -1,4 +1,4 @@
-//! The figures as a table, for a terminal and for Markdown.
+//! Table of the figures, for a terminal and for Markdown.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use crate::progress::{bytes_text, duration_text, thousands};
 
 const NUM_COLUMNS: usize = 10;
 
-/// Column heads, with the unit of the numbers below.
+/// Column titles, with the unit of the numbers below.
 const HEADS: [&str; NUM_COLUMNS] = [
     "pass",
     "loss (nats)",
@@ -21,10 +21,10 @@ const HEADS: [&str; NUM_COLUMNS] = [
     "time",
 ];
 
-/// Stands where a figure does not exist.
+/// Cell of a figure that does not exist.
 const ABSENT: &str = "-";
 
-/// The figures of each pass, one line each under a head and a rule; columns are aligned.
+/// Figures of each pass, one line each under a header and a rule; columns are aligned.
 pub fn terminal_table(rows: &[PassRow]) -> String {
     let lines: Vec<_> = [HEADS.map(str::to_owned)]
         .into_iter()
@@ -45,13 +45,13 @@ pub fn terminal_table(rows: &[PassRow]) -> String {
     text
 }
 
-/// Column heads, and the figures of each pass as text.
+/// Column titles, and the figures of each pass as text.
 pub fn table_cells(rows: &[PassRow]) -> (Vec<String>, Vec<Vec<String>>) {
     let heads = HEADS.iter().map(|&head| head.to_owned()).collect();
     (heads, rows.iter().map(|row| cells(row).to_vec()).collect())
 }
 
-/// The report as Markdown: how to make it again, figures of each pass, exports, and `loss.svg` beside it.
+/// The report as Markdown: the command that makes it again, figures of each pass, exports, and `loss.svg` beside it.
 pub fn report_markdown(report: &RunReport) -> String {
     let mut text = format!("# {}\n\n", escaped(&report.recipe));
     let _ = writeln!(text, "Seed {}. Made by:\n", report.seed);
@@ -108,7 +108,7 @@ fn cells(row: &PassRow) -> [String; NUM_COLUMNS] {
     ]
 }
 
-/// A ruined student has a perplexity of any length; six digits tell as much.
+/// Text of a perplexity. It can have any length for a broken student; six digits are enough.
 fn perplexity_text(perplexity: f64) -> String {
     if perplexity.abs() < 1e6 {
         format!("{perplexity:.2}")
@@ -142,7 +142,7 @@ fn export_line(export: &Verification) -> String {
     )
 }
 
-/// A name that a user chose must not open a cell or a tag.
+/// A name that cannot open a cell or a tag: users choose names.
 fn escaped(text: &str) -> String {
     text.replace('|', "\\|").replace('<', "&lt;")
 }

@@ -1,4 +1,4 @@
-//! What passes work on: token rows, and what the teacher says of them.
+//! Inputs of passes: token rows, and the teacher's predictions for them.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,9 +17,9 @@ use crate::progress::{self, Progress};
 use crate::stages::{Model, Stage, Stages};
 use crate::teacher::{CaptureJob, SupportCost, TeacherPlan, bench, capture, load_teacher};
 
-/// What the teacher said of both texts.
+/// Predictions of the teacher for both texts.
 pub(super) struct Caches {
-    /// `None` where nothing reads it.
+    /// Cache of the training text; `None` if nothing reads it.
     pub(super) train: Option<Cache>,
     pub(super) validation: Cache,
 }
@@ -35,10 +35,10 @@ pub(super) fn prepare_data(
     say_changed(stage);
     let teacher = inputs.teacher.as_ref().map(Model::checkpoint);
     let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
-    let _lock = wait_for_lock(stage, context.stop)?; // other recipes may ask for the same rows at the same time
+    let _lock = wait_for_lock(stage, context.stop)?; // another recipe may be making the same rows
     files::remove_parts(&stage.dir)?;
     let tokenizer = inputs.tokenizer.as_ref();
-    // A tokenizer that names no separator may still come with a model that does.
+    // A tokenizer without a separator may still belong to a model that names one.
     let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
     let end_of_text = end_of_text.filter(|_| names_none);
     let data = data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text)?;
@@ -64,7 +64,7 @@ pub(super) fn prepare_data(
     Ok(data)
 }
 
-/// The recipe's caches, captured as far as they are not there yet; `None` if the recipe has no teacher.
+/// The recipe's caches; what is missing is captured. `None` if the recipe has no teacher.
 pub(super) fn open_or_capture(
     plan: &Plan,
     stages: &Stages,
@@ -92,7 +92,7 @@ pub(super) fn open_or_capture(
     Ok(Some(Caches { train, validation }))
 }
 
-/// Captures one part of the recipe's caches into a folder of its own; the folder, or `None` if there is no teacher.
+/// Captures one part of the recipe's caches into a folder of its own. Returns the folder, or `None` if there is no teacher.
 pub(super) fn capture_part(
     plan: &Plan,
     stages: &Stages,
@@ -113,7 +113,7 @@ pub(super) fn capture_part(
     Ok(Some(dir))
 }
 
-/// Measures kinds of support on a few training rows: the recipe's own, and some to choose from.
+/// Measures kinds of support on a few training rows: the recipe's own and some alternatives.
 pub(super) fn bench_supports(
     plan: &Plan,
     stages: &Stages,
@@ -162,13 +162,13 @@ struct Capture<'a> {
     cache: &'a CachePlan,
     model: &'a Model,
     stage: &'a Stage,
-    /// Loaded when the first row has to be captured.
+    /// Teacher, loaded when the first row has to be captured.
     decoder: Option<Decoder>,
     context: &'a RunContext<'a>,
 }
 
 impl<'a> Capture<'a> {
-    /// `None` if the recipe has no teacher.
+    /// The capture of a plan; `None` if the recipe has no teacher.
     fn of(plan: &'a Plan, stages: &'a Stages, context: &'a RunContext<'a>) -> Option<Self> {
         Some(Self {
             teacher: plan.teacher.as_ref()?,

@@ -1,4 +1,4 @@
-//! The pipeline: which stages are done, which resume, which run.
+//! The pipeline: decides which stages are done, resumed or run.
 
 mod inputs;
 mod passes;
@@ -39,23 +39,23 @@ use crate::{memory, preflight, progress};
 /// Pause between two attempts at a lock that another process holds.
 const LOCK_POLL: Duration = Duration::from_millis(100);
 
-/// What a run is given beside its plan.
+/// Settings of a run beside its plan.
 pub struct RunContext<'a> {
-    /// Where tensors live.
+    /// Device that holds the tensors.
     pub device: &'a Device,
-    /// Set by the first signal: finish the step, save, stop.
+    /// Flag set by the first signal: finish the step, save, stop.
     pub stop: &'a AtomicBool,
-    /// Now, in seconds since 1970; reaches the TensorBoard events and nothing else.
+    /// Current time, in seconds since 1970; used for TensorBoard events only.
     pub wall_time: f64,
-    /// The `--set` arguments that the plan was loaded with, for messages.
+    /// Arguments of `--set` that the plan was loaded with, for messages.
     pub overrides: &'a [String],
-    /// Run even what is estimated to need more memory than the machine has.
+    /// True to run stages that are estimated to need more memory than the machine has.
     pub over_memory: bool,
-    /// Hash all content again, whatever is remembered of it.
+    /// True to hash all content again, even if its hash is remembered.
     pub verify: bool,
 }
 
-/// Why a run ended early.
+/// Error that ends a run early.
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "each wraps the error of one stage")]
 pub enum RunError {
@@ -85,7 +85,7 @@ pub enum RunError {
     Io(#[from] io::Error),
 }
 
-/// Runs the whole recipe; what is done is skipped, what was cut is resumed.
+/// Runs the whole recipe; finished stages are skipped, interrupted ones resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
     let opened = Opened::open(plan);
     progress::say_notes(&preflight::check(plan, &opened, context.overrides)?);
@@ -124,19 +124,19 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     Ok(report)
 }
 
-/// Hashes that runs into the same output have left.
+/// Hashes that earlier runs with the same output have saved.
 fn remembered(plan: &Plan, context: &RunContext<'_>) -> Hashes {
     Hashes::open(&plan.output, context.wall_time, context.verify)
 }
 
-/// Writes down what was hashed. It is a memory and no result: without it, the next run hashes again.
+/// Saves the hashes. They are a memory, not a result: without them, the next run hashes again.
 fn save(hashes: &Hashes) {
     if let Err(error) = hashes.save() {
         progress::log(&format!("warning: {error}; hashes are not remembered"));
     }
 }
 
-/// Takes the folder of the recipe for this process, and what is damaged in it for undone.
+/// Locks the recipe's folder for this process, and marks damaged artifacts in it as not done.
 fn begin(stages: &Stages) -> Result<File, RunError> {
     let lock = lock(&stages.run_dir)?;
     files::remove_parts(&stages.run_dir)?;
@@ -144,7 +144,7 @@ fn begin(stages: &Stages) -> Result<File, RunError> {
     Ok(lock)
 }
 
-/// Disk and memory are there for what is still to do.
+/// Refuses to run without enough disk and memory for the remaining stages.
 fn check_room(
     plan: &Plan,
     stages: &Stages,
@@ -159,7 +159,7 @@ fn check_room(
     Ok(())
 }
 
-/// A student that is a checkpoint is loaded behind the capture, which may take hours: its weights are looked at before.
+/// Checks the weights of a student that is a checkpoint: it is loaded after the capture, which may take hours.
 fn check_student(plan: &Plan, stages: &Stages) -> Result<(), RunError> {
     let first = stages.passes.first().unwrap_or(&stages.export);
     match stages.inputs.student(plan) {
@@ -168,7 +168,7 @@ fn check_student(plan: &Plan, stages: &Stages) -> Result<(), RunError> {
     }
 }
 
-/// Captures what the recipe's cache holds, or one part of it, and no more; the folder, or `None` if there is no teacher.
+/// Captures the recipe's cache, or one part of it, and nothing more. Returns the folder, or `None` if there is no teacher.
 pub fn build_cache(
     plan: &Plan,
     part: Option<CachePart>,
@@ -196,7 +196,7 @@ pub fn build_cache(
     Ok(dir)
 }
 
-/// Measures what kinds of support would cost and keep; `None` if there is no teacher. Captures nothing.
+/// Measures what kinds of support would cost and how much they would keep; `None` if there is no teacher. Captures nothing.
 pub fn bench_cache(
     plan: &Plan,
     num_rows: usize,
@@ -211,7 +211,7 @@ pub fn bench_cache(
     bench_supports(plan, &stages, &data, context, num_rows)
 }
 
-/// A run past its inputs: what the passes and the export share.
+/// A run after its inputs are ready; the passes and the export share it.
 struct Run<'a> {
     plan: &'a Plan,
     stages: &'a Stages,
@@ -224,7 +224,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Writes and verifies the exported folders, unless they are there; `student` is `None` if nothing else needed it.
+    /// Writes and verifies the exported folders, unless they exist; `student` is `None` if nothing else needed it.
     fn export(&self, student: Option<Student>) -> Result<Vec<Verification>, RunError> {
         let (plan, stage) = (self.plan, &self.stages.export);
         if let Some(artifact) = stage.artifact::<Vec<Verification>>() {
@@ -265,7 +265,7 @@ impl Run<'_> {
         Ok(verifications)
     }
 
-    /// See [`check_stop`].
+    /// Ends the run before a stage; see [`check_stop`].
     fn check_stop(&self, stage: &Stage) -> Result<(), RunError> {
         check_stop(stage, self.context.stop)
     }
@@ -288,7 +288,7 @@ impl Run<'_> {
         self.stages.passes.iter().filter_map(curve).collect()
     }
 
-    /// What the card of an export tells of the run.
+    /// Provenance of the run, for the card of an export.
     fn provenance(&self, made_by: MadeBy) -> Provenance {
         let (plan, inputs) = (self.plan, &self.stages.inputs);
         let ancestor = |model: &Model| {
@@ -321,7 +321,7 @@ impl Run<'_> {
     }
 }
 
-/// Names of files and folders, without where they lie.
+/// Names of files and folders, without their parent folders.
 pub(crate) fn names(paths: &[PathBuf]) -> Vec<String> {
     let names = paths.iter().filter_map(|path| path.file_name());
     names
@@ -329,7 +329,7 @@ pub(crate) fn names(paths: &[PathBuf]) -> Vec<String> {
         .collect()
 }
 
-/// The command line that makes this run again, for a POSIX shell.
+/// Command line that repeats this run, for a POSIX shell.
 fn command(plan: &Plan, overrides: &[String]) -> String {
     let recipe = plan.recipe_path.display().to_string();
     let mut command = format!("alambic run {}", quoted(&recipe));
@@ -346,14 +346,14 @@ fn say_done(stage: &Stage) {
     progress::log(&format!("{}: done ({})", stage.name, &stage.key[..8]));
 }
 
-/// Says why a stage runs although an earlier run of this recipe has made it.
+/// Logs why a stage runs although an earlier run of this recipe has made it.
 fn say_changed(stage: &Stage) {
     if let Some(reason) = stage.changed() {
         progress::log(&format!("{}: running again, because {reason}", stage.name));
     }
 }
 
-/// Takes a folder for this process until the lock is dropped.
+/// Locks a folder for this process until the lock is dropped.
 pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
     let file = lock_file(dir)?;
     match file.try_lock() {
@@ -365,12 +365,12 @@ pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
     }
 }
 
-/// Takes a folder as [`lock`] does, waiting for whoever has it until a signal asks for an end.
+/// Locks a folder as [`lock`] does, but waits for another process until a signal asks to stop.
 fn wait_for_lock(stage: &Stage, stop: &AtomicBool) -> Result<File, RunError> {
     while_locked(stage, stop, || lock(&stage.dir))
 }
 
-/// Tries again as long as another run holds what is needed, until a signal asks for an end.
+/// Tries again as long as another run holds the lock, until a signal asks to stop.
 fn while_locked<T>(
     stage: &Stage,
     stop: &AtomicBool,
@@ -396,7 +396,7 @@ fn while_locked<T>(
     }
 }
 
-/// Ends the run before a stage, if a signal asked for it.
+/// Ends the run before a stage if a signal asked for it.
 fn check_stop(stage: &Stage, stop: &AtomicBool) -> Result<(), RunError> {
     if stop.load(Ordering::Relaxed) {
         let label = stage.name.clone();

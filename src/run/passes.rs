@@ -1,4 +1,4 @@
-//! The recipe's passes, each from the artifact before it to its own.
+//! The recipe's passes: each goes from the artifact before it to its own.
 
 use std::io;
 use std::path::Path;
@@ -24,19 +24,19 @@ use crate::train::evaluate::{Evaluation, Reference, evaluate};
 use crate::train::fit::PassContext;
 use crate::{progress, random};
 
-/// What the artifact of a pass says.
+/// Result in the artifact of a pass.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Measured {
     evaluation: Evaluation,
     size_bytes: u64,
     sparsity: f64,
-    /// Loss of the student before the pass, where no pass before has measured it and this one changes it without training.
+    /// Loss of the student before the pass, if no earlier pass has measured it and this one changes it without training.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     loss_before_nats: Option<f64>,
 }
 
 impl Run<'_> {
-    /// Adds the teacher's own figures, as a bound to those of the student.
+    /// Adds the teacher's own figures, as a bound for those of the student.
     pub(super) fn measure_teacher(&mut self) -> Result<(), RunError> {
         let (Some(model), Some(stage)) = (&self.stages.inputs.teacher, &self.stages.teacher) else {
             return Ok(());
@@ -67,7 +67,7 @@ impl Run<'_> {
 
     /// Runs the passes that are not done and adds a row for each.
     ///
-    /// A student is loaded only if something still needs it: a run of which all is done reads no weights.
+    /// A student is loaded only if something still needs it: a run whose passes are all done reads no weights.
     pub(super) fn passes(&mut self) -> Result<Option<Student>, RunError> {
         let mut student = None;
         let mut before = None;
@@ -136,14 +136,14 @@ impl Run<'_> {
         draw_sensitivity(pass.pass().report(partial.path())?, partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, measured.clone(), self.hashes)?;
-        // The state goes last: a process killed before the folder has its name resumes from it.
+        // The state is deleted last: a process killed before the folder has its name resumes from it.
         let dir = partial.publish()?;
         passes::discard(&dir)?;
         self.rows.push(row(&stage.name, &measured, secs));
         Ok(student)
     }
 
-    /// The teacher, if it runs along with a pass.
+    /// The teacher, if a pass runs it alongside.
     fn teacher_along(&self, pass: &PassPlan) -> Result<Option<Decoder>, RunError> {
         let compares = |fit: &FitPlan| fit.losses.uses(Term::HiddenMse);
         let model = self.stages.inputs.teacher.as_ref();
@@ -151,14 +151,14 @@ impl Run<'_> {
         model.map(|model| self.teacher(model)).transpose()
     }
 
-    /// The teacher as it is captured: what enters its projections is rounded where it says so, and rows of no token are left
-    /// out.
+    /// The teacher as it is captured: the inputs of its projections are rounded if its checkpoint says so, and rows of no token
+    /// are left out.
     fn teacher(&self, model: &Model) -> Result<Decoder, RunError> {
         let num_tokens = self.data.tokenizer.vocab_size();
         model.read(|checkpoint| Ok(load_teacher(checkpoint, num_tokens, self.context.device)?))
     }
 
-    /// Collects from the folders of passes what they took out and what quantising cost.
+    /// Reads from the folders of passes what they removed and what quantising cost.
     pub(super) fn told_by_passes(&self) -> Result<(Vec<Removal>, Vec<QuantizationCost>), RunError> {
         let rows = self.pass_rows();
         let (mut removals, mut quantizations) = (Vec::new(), Vec::new());
@@ -194,7 +194,7 @@ impl Run<'_> {
         Ok((removals, quantizations))
     }
 
-    /// The figures of passes, without those of the teacher.
+    /// Figures of the passes, without those of the teacher.
     fn pass_rows(&self) -> Vec<&PassRow> {
         let rows = self.rows.iter();
         rows.filter(|row| row.pass != "teacher").collect()
@@ -209,7 +209,7 @@ impl Run<'_> {
         })
     }
 
-    /// What a model makes of the validation text, beside what the cache says of it.
+    /// Measures a model on the validation text, against the cache if there is one.
     fn evaluate(&self, decoder: &Decoder, label: &str) -> Result<Evaluation, RunError> {
         let reference = self.caches.map_or(Reference::None, |caches| {
             Reference::Cache(&caches.validation)
@@ -224,7 +224,7 @@ impl Run<'_> {
         Ok(evaluation)
     }
 
-    /// The student that a finished pass left, or the one that the first pass starts from.
+    /// Student that a finished pass wrote, or the one that the first pass starts from.
     pub(super) fn student_after(&self, stage: Option<&Stage>) -> Result<Student, RunError> {
         match stage {
             Some(stage) => Ok(Student::load(&stage.dir, self.context.device)?),
@@ -232,8 +232,8 @@ impl Run<'_> {
         }
     }
 
-    /// A student that stops at whatever it learns to end with: the token that separates its texts and, if it was made of
-    /// sizes alone, the ends of the teacher whose tokenizer it has.
+    /// A student that stops at every token it learns to end with: the token that separates its texts and, if it was made of
+    /// sizes alone, the end tokens of the teacher whose tokenizer it has.
     pub(super) fn with_ends(&self, mut student: Student) -> Student {
         let mut ends = vec![self.data.end_of_text];
         if let StudentPlan::Architecture(_) = self.plan.student
@@ -287,7 +287,7 @@ impl Run<'_> {
 }
 
 impl Run<'_> {
-    /// The student that a plan makes of the teacher: only what is kept is read, unless the teacher must run to tell.
+    /// Student that a plan makes of the teacher. Only the kept part is read, unless the teacher must run to select it.
     fn part_of(&self, teacher: &Checkpoint, parts: &FromTeacherPlan) -> Result<Student, RunError> {
         let device = self.context.device;
         let config = teacher.config();
@@ -315,10 +315,10 @@ impl Run<'_> {
     }
 }
 
-/// File of the picture of what each part of a student costs, in the folder of a pass that measured it.
+/// File of the picture of each part's cost, in the folder of a pass that measured it.
 const PICTURE: &str = "sensitivity.svg";
 
-/// Draws what a pass has measured of its parts, if it did.
+/// Draws the costs that a pass has measured of its parts, if it did.
 fn draw_sensitivity(report: PassReport, dir: &Path) -> io::Result<()> {
     let picture = report.quantized.and_then(|report| picture(report, dir));
     let Some(Picture { costs, choice, .. }) = picture else {
@@ -328,7 +328,7 @@ fn draw_sensitivity(report: PassReport, dir: &Path) -> io::Result<()> {
     write_atomically(&dir.join(PICTURE), |out| out.write_all(svg.as_bytes()))
 }
 
-/// What a pass has measured of its parts, beside the report.
+/// Costs that a pass has measured of its parts, with the picture's path from the report.
 fn picture(report: QuantizeReport, dir: &Path) -> Option<Picture> {
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
     Some(Picture {
@@ -338,7 +338,7 @@ fn picture(report: QuantizeReport, dir: &Path) -> Option<Picture> {
     })
 }
 
-/// Loss of the student that entered a pass: what the pass before left, or what was measured first.
+/// Loss of the student before a pass: from the pass before, or measured first.
 fn loss_before(rows: &[&PassRow], pass_idx: usize, stage: &Stage) -> Option<f64> {
     let before = pass_idx.checked_sub(1).map(|before| rows[before].loss_nats);
     let measured = || stage.artifact::<Measured>()?.result.loss_before_nats;
@@ -350,7 +350,7 @@ fn row(pass: &str, measured: &Measured, secs: f64) -> PassRow {
         evaluation,
         size_bytes,
         sparsity,
-        loss_before_nats: _, // of another student
+        loss_before_nats: _, // belongs to another student
     } = *measured;
     PassRow {
         pass: pass.to_owned(),

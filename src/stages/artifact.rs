@@ -1,4 +1,4 @@
-//! `artifact.json`: what a finished stage says of itself and of every file that it left.
+//! `artifact.json`: facts about a finished stage and every file that it wrote.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub const ARTIFACT_FILE: &str = "artifact.json";
 /// File that a run locks while it fills a folder.
 pub const LOCK_FILE: &str = ".lock";
 
-/// The key under which the file holds the hash of its other keys.
+/// Key under which the file holds the hash of its other keys.
 const SEAL: &str = "blake3";
 
 /// Contents of `artifact.json`.
@@ -29,18 +29,18 @@ pub struct Artifact<T> {
     pub stage: String,
     /// Key of the stage.
     pub key: String,
-    /// Seconds the stage took, of the process that finished it.
+    /// Seconds that the stage took in the process that finished it.
     pub secs: f64,
-    /// What it measured.
+    /// Measurements of the stage.
     pub result: T,
-    /// Every other file of the folder; none where the files vouch for themselves, as those of rows and caches do.
+    /// Records of all other files in the folder; none if the files check themselves, as those of rows and caches do.
     pub files: Vec<FileRecord>,
 }
 
 /// A file as it was when its stage was finished.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
-    /// Path inside of the folder, with `/` between names.
+    /// Path inside the folder, with `/` between names.
     pub path: String,
     /// Its length.
     pub bytes: u64,
@@ -56,7 +56,7 @@ pub struct Damage {
 }
 
 impl Damage {
-    /// A file that is gone, or that is not what was written.
+    /// Damage of a file that is missing, or that is not as it was written.
     pub(super) fn of(file: impl Into<String>, is_gone: bool) -> Self {
         let file = file.into();
         Self { file, is_gone }
@@ -75,7 +75,7 @@ impl fmt::Display for Damage {
 }
 
 impl<T: Serialize> Artifact<T> {
-    /// Writes the file, sealed with a hash of what it says.
+    /// Writes the file, sealed with a hash of its contents.
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
         let mut value = serde_json::to_value(self)?;
         let seal = files::hash_json(&value);
@@ -87,7 +87,7 @@ impl<T: Serialize> Artifact<T> {
 }
 
 impl<T: DeserializeOwned> Artifact<T> {
-    /// Reads the file of a folder, if there is one whose seal is whole.
+    /// Reads the file of a folder, if it exists and its seal is intact.
     pub(super) fn read(dir: &Path) -> Option<Self> {
         let mut value: Value = files::read_json(&dir.join(ARTIFACT_FILE)).ok().flatten()?;
         let seal = value.as_object_mut()?.shift_remove(SEAL)?;
@@ -96,8 +96,8 @@ impl<T: DeserializeOwned> Artifact<T> {
     }
 }
 
-/// Records of all files below a folder, in the order of their paths, without what only an unfinished pass needs. They are
-/// remembered as lying in `target`, where the folder is about to go.
+/// Records of all files below a folder, in the order of their paths, without those that only an unfinished pass needs. Their
+/// hashes are remembered for `target`, to which the folder is about to be moved.
 pub(super) fn records(dir: &Path, target: &Path, hashes: &Hashes) -> io::Result<Vec<FileRecord>> {
     let mut records = Vec::new();
     for inside in files_below(dir)? {
@@ -114,7 +114,7 @@ pub(super) fn records(dir: &Path, target: &Path, hashes: &Hashes) -> io::Result<
     Ok(records)
 }
 
-/// Paths inside of a folder.
+/// Paths inside a folder.
 fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];
@@ -143,9 +143,9 @@ fn files_below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The first thing that is amiss with a folder that has an `artifact.json`; `None` also if it has none.
+/// First damage in a folder that has an `artifact.json`; `None` also if it has none.
 ///
-/// A file whose hash is remembered, and which has not changed since, is not read.
+/// A file is not read if its hash is remembered and it has not changed since.
 pub(super) fn damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<Damage>> {
     if fs::symlink_metadata(dir.join(ARTIFACT_FILE)).is_err() {
         return Ok(None);
@@ -172,7 +172,7 @@ pub(super) fn damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<Damage>> 
     Ok(None)
 }
 
-/// Tells whether an error means that something else stands at a path, or nothing.
+/// True if an error means that something else, or nothing, is at a path.
 fn is_other(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
         || matches!(

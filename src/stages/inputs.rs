@@ -1,4 +1,4 @@
-//! Inputs of a run from outside, as the keys of its stages know them.
+//! Inputs of a run from outside, as used in the keys of its stages.
 
 use super::parts::model_hash;
 use super::{Changed, StagesError};
@@ -10,7 +10,7 @@ use crate::plan::Plan;
 use crate::student::StudentPlan;
 use crate::vocabulary::Vocabulary;
 
-/// A model, opened and hashed once: whatever is read of it later is what was hashed.
+/// A model, opened and hashed once: later reads give what was hashed.
 #[derive(Debug)]
 pub struct Model {
     checkpoint: Checkpoint,
@@ -24,7 +24,7 @@ impl Model {
         Ok(Self { checkpoint, hash })
     }
 
-    /// The checkpoint's headers; weights are read with [`Model::read`].
+    /// Headers of the checkpoint; weights are read with [`Model::read`].
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
@@ -34,9 +34,9 @@ impl Model {
         &self.hash
     }
 
-    /// Reads weights, and then makes sure that they are those which were hashed.
+    /// Reads weights, then checks that they are the ones that were hashed.
     ///
-    /// A file that was replaced is still open here and read as it was. One that was written to in its place is hashed again.
+    /// A file that was replaced is still open here and is read as it was. A file that was written to in place is hashed again.
     pub fn read<T, E: From<StagesError>>(
         &self,
         read: impl FnOnce(&Checkpoint) -> Result<T, E>,
@@ -55,23 +55,23 @@ impl Model {
     }
 }
 
-/// All that a run reads from outside: models, texts and tokenizer.
+/// All inputs that a run reads from outside: models, texts and tokenizer.
 #[derive(Debug)]
 pub struct Inputs {
     /// The teacher.
     pub teacher: Option<Model>,
-    /// The checkpoint that the first pass starts from, unless it is the teacher's.
+    /// Checkpoint that the first pass starts from, unless it is the teacher's.
     own_student: Option<Model>,
     /// The tokenizer, unless it is trained on the text.
     pub tokenizer: Option<Tokenizer>,
-    /// BLAKE3 of the training and of the validation text.
+    /// BLAKE3 of the training text and of the validation text.
     pub(super) texts: [String; 2],
     /// Files of the tokenizer that an export copies.
     pub(super) copied_files: FileHashes,
 }
 
 impl Inputs {
-    /// Hashes what was opened; writes nothing.
+    /// Hashes the opened inputs; writes nothing.
     pub(super) fn of(plan: &Plan, opened: Opened, hashes: &Hashes) -> Result<Self, StagesError> {
         let teacher = opened.teacher.transpose()?;
         let own_student = opened.own_student.transpose()?;
@@ -97,13 +97,13 @@ impl Inputs {
         })
     }
 
-    /// The checkpoint that the first pass starts from, if there is one.
+    /// Checkpoint that the first pass starts from, if there is one.
     pub fn student(&self, plan: &Plan) -> Option<&Model> {
         student_of(plan, self.teacher.as_ref(), self.own_student.as_ref())
     }
 
-    /// The model whose `generation_config.json` an export carries over: the one that the student is made of, or else the
-    /// teacher whose tokenizer it has.
+    /// Model whose `generation_config.json` an export copies: the one that the student is made of, or else the teacher whose
+    /// tokenizer it has.
     pub fn generation(&self, plan: &Plan) -> Option<&Checkpoint> {
         let teacher = self.teacher.as_ref();
         let model = match &plan.student {
@@ -116,8 +116,8 @@ impl Inputs {
         model.map(Model::checkpoint)
     }
 
-    /// Checks that the rows were made of the text that was hashed, and that an export can still copy what their tokenizer was
-    /// read from.
+    /// Checks that the rows were made of the text that was hashed, and that an export can still copy the files that their
+    /// tokenizer was read from.
     pub fn check_data(&self, plan: &Plan, prepared: &Prepared) -> Result<(), StagesError> {
         let [train, validation] = &self.texts;
         let changed = if prepared.train_hash != *train {
@@ -131,7 +131,7 @@ impl Inputs {
         Err(StagesError::Changed(changed))
     }
 
-    /// Checks that the tokenizer's files are still those that it was read from: called after they were copied, too.
+    /// Checks that the tokenizer's files have not changed since it was read; also called after they were copied.
     pub fn check_copied_files(&self, plan: &Plan) -> Result<(), StagesError> {
         if copied_files(plan)? == self.copied_files {
             Ok(())

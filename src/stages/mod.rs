@@ -1,4 +1,4 @@
-//! The stages of a run: their keys, where their artifacts live, and which are done.
+//! The stages of a run: their keys, the folders of their artifacts, and which are done.
 
 mod artifact;
 mod inputs;
@@ -28,18 +28,18 @@ use crate::opened::Opened;
 use crate::plan::Plan;
 use crate::vocabulary::VocabularyError;
 
-/// File that tells what a stage is made from; written first.
+/// File that lists the inputs of a stage; written first.
 const NOTE_FILE: &str = "stage.json";
 
-/// Raised when a stage would write something else from the same inputs.
+/// Version of all stages; raised when one would write something else from the same inputs.
 const VERSION: u32 = 2;
 
-/// Raised when the same model would have other figures on the same text, by which passes may also end or hand on.
+/// Version of measurements, by which passes may end or hand on; raised when a model would have other figures on a text.
 const MEASURES_VERSION: u32 = 2;
-/// Raised when an export alone would write something else from the same inputs.
+/// Version of exports; raised when an export alone would write something else from the same inputs.
 const EXPORT_VERSION: u32 = 2;
 
-/// Why the stages cannot be named.
+/// Error of naming the stages.
 #[derive(Debug, Error)]
 pub enum StagesError {
     /// A text cannot be read.
@@ -54,15 +54,15 @@ pub enum StagesError {
     /// A file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// An input is not what the keys were made of.
+    /// An input is not the one that the keys were made of.
     #[error(transparent)]
     Changed(Changed),
 }
 
-/// Something from outside that became another while a run was reading it. Nothing made of it is kept.
+/// Input that changed while a run was reading it. Nothing made of it is kept.
 #[derive(Debug, Error)]
 pub enum Changed {
-    /// Weights.
+    /// Weights of a model.
     #[error("`{}` was written to while its weights were read", path.display())]
     Model {
         /// Model folder or `.gguf` file.
@@ -71,7 +71,7 @@ pub enum Changed {
     /// A text.
     #[error("the {split} text was written to while it was read")]
     Text {
-        /// Which.
+        /// Name of the split, such as `training`.
         split: &'static str,
     },
     /// The tokenizer, or a file beside it.
@@ -91,7 +91,7 @@ pub struct Stage {
     pub key: String,
     /// Folder of the artifact.
     pub dir: PathBuf,
-    /// What the key is a hash of, in words: what stands in `stage.json`.
+    /// Inputs that the key is a hash of, in words, as in `stage.json`.
     #[serde(skip)]
     made_from: Value,
     /// Damage to a finished artifact, found when the stages were named.
@@ -99,7 +99,7 @@ pub struct Stage {
     damage: Option<Damage>,
 }
 
-/// What `stage.json` says: written when a stage begins, for the message should it have to run anew.
+/// Contents of `stage.json`: written when a stage begins, for the message if it has to run again.
 #[derive(Serialize, Deserialize)]
 struct Note {
     stage: String,
@@ -121,12 +121,12 @@ impl Stage {
         }
     }
 
-    /// The same stage, telling of its inputs more than their keys.
+    /// The same stage, with more facts about its inputs than their keys.
     fn made_from(self, made_from: Value) -> Self {
         Self { made_from, ..self }
     }
 
-    /// Writes what the stage is made from into the folder that it begins to fill.
+    /// Writes the inputs of the stage into the folder that it begins to fill.
     pub fn note(&self, dir: &Path) -> io::Result<()> {
         let note = Note {
             stage: self.name.clone(),
@@ -136,8 +136,8 @@ impl Stage {
         files::write_json(&dir.join(NOTE_FILE), &note)
     }
 
-    /// What was otherwise when an earlier run of this recipe came to this stage: the first key that differs, with both
-    /// values; or what is amiss with what it left. `None` if there was no such run, or if this very stage is done or begun.
+    /// Reason why the stage runs again: the first key that differs from an earlier run of this recipe, with both values, or the
+    /// damage to its artifact. `None` if there was no such run, or if this very stage is done or begun.
     pub fn changed(&self) -> Option<String> {
         if let Some(damage) = &self.damage {
             return Some(damage.to_string());
@@ -168,17 +168,17 @@ impl Stage {
         })
     }
 
-    /// What a finished run of this stage wrote down, if it is there and complete.
+    /// Artifact of a finished run of this stage, if it exists and is complete.
     pub fn artifact<T: DeserializeOwned>(&self) -> Option<Artifact<T>> {
         Artifact::read(&self.dir).filter(|artifact| artifact.key == self.key)
     }
 
-    /// Whether its artifact is complete.
+    /// True if its artifact is complete.
     pub fn is_done(&self) -> bool {
         self.artifact::<Value>().is_some()
     }
 
-    /// Tells whether its artifact is complete and, when the stages were named, every file of it was what was written.
+    /// True if its artifact is complete and, when the stages were named, all its files were as written.
     pub fn is_sound(&self) -> bool {
         self.damage.is_none() && self.is_done()
     }
@@ -195,7 +195,7 @@ impl Stage {
         self.artifact_of(secs, result, files).write(dir)
     }
 
-    /// Seals, as [`Stage::seal`] does, a stage that fills its own folder with files which vouch for themselves.
+    /// Seals, as [`Stage::seal`] does, a stage that fills its own folder with files that check themselves.
     pub fn seal_in_place<T: Serialize>(&self, secs: f64, result: T) -> io::Result<()> {
         self.artifact_of(secs, result, Vec::new()).write(&self.dir)
     }
@@ -210,7 +210,7 @@ impl Stage {
         }
     }
 
-    /// Finds out what is amiss with the shards of the texts that a cache was captured for.
+    /// Looks for damage in the shards of the texts that a cache was captured for.
     fn with_whole_shards(self, hashes: &Hashes) -> io::Result<Self> {
         let Some(captured) = self.artifact::<CapturedFor>() else {
             return Ok(self);
@@ -232,14 +232,14 @@ impl Stage {
         Ok(self)
     }
 
-    /// Finds out what is amiss with its artifact.
+    /// Looks for damage in its artifact.
     fn checked(self, hashes: &Hashes) -> io::Result<Self> {
         let damage = artifact::damage(&self.dir, hashes)?;
         Ok(Self { damage, ..self })
     }
 }
 
-/// A difference as a user would name it: without the blocks that hold a key, and keys of stages by what they stand for.
+/// A difference in the user's words: without the blocks that hold a key, and with keys of stages replaced by their meaning.
 fn describe(difference: &Difference) -> String {
     let holders = [
         "pass", "distill", "prune", "shrink", "quantize", "method", "qat", "ptq", "gptq",
@@ -269,14 +269,14 @@ fn describe(difference: &Difference) -> String {
     }
 }
 
-/// Suffix of the key of the data in [`CapturedFor`] where the validation rows alone were captured.
+/// Suffix of the data's key in [`CapturedFor`] if only the validation rows were captured.
 const OF_VALIDATION: &str = ", validation";
 
 fn is_of_validation(key: &str) -> bool {
     key.ends_with(OF_VALIDATION)
 }
 
-/// What the artifact of a cache says: the data stages whose rows it has.
+/// Result in the artifact of a cache: keys of the data stages whose rows it has.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct CapturedFor {
     data_keys: Vec<String>,
@@ -291,11 +291,11 @@ pub struct Stages {
     pub inputs: Inputs,
     /// Token rows of both texts.
     pub data: Stage,
-    /// The teacher, measured on the validation text.
+    /// Measurement of the teacher on the validation text.
     pub teacher: Option<Stage>,
-    /// What the teacher says of both texts.
+    /// Predictions of the teacher for both texts.
     pub cache: Option<Stage>,
-    /// Whether the cache is for the training text, too, and not for the validation text alone.
+    /// True if the cache is for the training text, too, and not for the validation text alone.
     pub captures_train: bool,
     /// One stage per pass.
     pub passes: Vec<Stage>,
@@ -304,8 +304,8 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Names all stages and looks whether what they left is whole. Reads texts, weights and artifacts as far as their hashes
-    /// are not remembered, and writes nothing.
+    /// Names all stages and checks whether their artifacts are intact. Reads texts, weights and artifacts whose hashes are not
+    /// remembered, and writes nothing.
     pub fn of(plan: &Plan, opened: Opened, hashes: &Hashes) -> Result<Self, StagesError> {
         let run_dir = plan.output.join(&plan.name);
         let inputs = Inputs::of(plan, opened, hashes)?;
@@ -325,7 +325,7 @@ impl Stages {
         let captured = json!({
             "plan": plan.cache, "teacher": plan.teacher, "teacher_hash": teacher_hash,
         });
-        // The teacher's own figures are taken against its cache.
+        // The teacher is measured against its own cache.
         let teacher = cache.as_ref().map(|cache| {
             let parts =
                 json!({ "cache": cache.key, "data": data.key, "measures": MEASURES_VERSION });
@@ -367,7 +367,7 @@ impl Stages {
         })
     }
 
-    /// The stage that writes a student: `last` stands for what made it, which `made_from` tells in words.
+    /// Stage that writes a student; `last` is the key of what made the student, and `made_from` describes it in words.
     fn export(
         plan: &Plan,
         inputs: &Inputs,
@@ -388,7 +388,7 @@ impl Stages {
         Stage::new(run_dir, name, &parts).made_from(made_from)
     }
 
-    /// Whether the cache has all rows that this plan asks for.
+    /// True if the cache has all rows that this plan asks for.
     pub fn cache_is_done(&self) -> bool {
         let stage = self.cache.as_ref().filter(|stage| stage.damage.is_none());
         let captured = stage.and_then(Stage::artifact::<CapturedFor>);
@@ -398,7 +398,7 @@ impl Stages {
         })
     }
 
-    /// Notes that the cache has all rows that this plan asks for.
+    /// Records that the cache has all rows that this plan asks for.
     pub fn seal_cache(&self, secs: f64) -> io::Result<()> {
         let Some(stage) = self.cache.as_ref().filter(|_| !self.cache_is_done()) else {
             return Ok(());
@@ -415,12 +415,12 @@ impl Stages {
         stage.seal_in_place(secs_before + secs, captured)
     }
 
-    /// What a cache notes that has the validation rows alone.
+    /// Key that a cache records if it has the validation rows alone.
     fn validation_key(&self) -> String {
         format!("{}{OF_VALIDATION}", self.data.key)
     }
 
-    /// Takes the artifacts that are not what was written for undone, so that they are made again.
+    /// Marks damaged artifacts as not done, so that they are made again.
     pub fn drop_damaged(&self) -> io::Result<()> {
         for stage in self.all().filter(|stage| stage.damage.is_some()) {
             let path = stage.dir.join(ARTIFACT_FILE);
@@ -434,7 +434,7 @@ impl Stages {
         Ok(())
     }
 
-    /// What each stage of this recipe that has to run anew has that an earlier run of it had not.
+    /// Messages for each stage that has to run again, with the difference from an earlier run.
     pub fn changes(&self) -> impl Iterator<Item = String> {
         self.all().filter_map(|stage| {
             Some(format!(

@@ -1,4 +1,4 @@
-//! What stages are made from: hashes of what they read, for their keys.
+//! Inputs of stages as hashes, for their keys.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use crate::opened::{FileHashes, carried_tokenizer};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
 
-/// The files of the tokenizer that an export has: copied, or made of what was read.
+/// Hashes of an export's tokenizer files: copied, or made of the tokenizer that was read.
 pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
     let (None, Some(tokenizer)) = (carried_tokenizer(plan), &inputs.tokenizer) else {
         return inputs.copied_files.clone();
@@ -25,8 +25,8 @@ pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
     }
 }
 
-/// BLAKE3 (hex) of a model: its tensors, its architecture, and how they are decoded, without which the same tensors compute
-/// another thing.
+/// BLAKE3 (hex) of a model: its tensors, its architecture, and their decoding, since the same tensors decoded otherwise give
+/// another model.
 pub fn model_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, CheckpointError> {
     let tensors = tensors_hash(checkpoint, hashes)?;
     let config = checkpoint.config();
@@ -38,7 +38,7 @@ pub fn model_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, Ch
 
 fn tensors_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, CheckpointError> {
     let before = checkpoint.identities()?;
-    // A config decides which tensors of a file are the decoder's, and under what names.
+    // A config decides which tensors of a file belong to the decoder, and under which names.
     let names = files::hash_json(&checkpoint.tensor_names());
     hashes.of(&format!("tensors {names}"), &before, || {
         let hash = checkpoint.content_hash();
@@ -46,10 +46,10 @@ fn tensors_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, Chec
     })
 }
 
-/// The text without how much of it is used: one cache serves recipes that want more or less of the same.
+/// The text's parts without its limits: one cache serves recipes that want more or less of the same text.
 ///
-/// Limits cut at the end of a row, so that rows are the same under each; only a limit below one row, which pads it, makes
-/// another.
+/// Limits cut at the end of a row, so that rows are the same under each. Only a limit below one row, which pads it, makes
+/// other rows.
 pub(super) fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
     let data = &plan.data;
     for (name, limit) in [
@@ -85,7 +85,7 @@ pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
         "validation": validation,
         "tokenizer": tokenizer.as_ref().map(Tokenizer::hash),
     });
-    // What stands beside `tokenizer.json` decides what stands in front of a document, and perhaps what stands behind it.
+    // Files beside `tokenizer.json` decide the tokens before a document, and perhaps after it.
     if let Some(begins) = tokenizer.as_ref().and_then(Tokenizer::beginning_of_text) {
         parts["beginning_of_text"] = json!(begins);
     }

@@ -59,7 +59,7 @@ impl Pass for FitPlan {
     }
 }
 
-/// Refuses an adapter that is wider than what it is added to.
+/// Refuses an adapter whose rank is above that of a weight it is added to.
 fn check_rank(adapter: &AdapterPlan, student: &DecoderConfig) -> Result<(), PassFault> {
     let specs = parameter_specs(student).into_iter();
     let widths = specs
@@ -78,7 +78,7 @@ fn check_rank(adapter: &AdapterPlan, student: &DecoderConfig) -> Result<(), Pass
     Ok(())
 }
 
-/// Refuses to compare hidden states of layers that one of the models has not.
+/// Refuses pairs of hidden states that name a layer one of the models does not have.
 pub(super) fn check_layers(fit: &FitPlan, inputs: &PassInputs<'_>) -> Result<(), PassFault> {
     let Some(teacher) = inputs.teacher else {
         return Ok(());
@@ -99,8 +99,8 @@ pub(super) fn check_layers(fit: &FitPlan, inputs: &PassInputs<'_>) -> Result<(),
 
 /// Trains against the cache and the text, with whatever masks and schemes the student has.
 ///
-/// Projections of hidden states are thrown away at the end. An adapter is merged; without masks it is also left for `peft`,
-/// which knows no masks.
+/// Projections of hidden states are discarded at the end. An adapter is merged; without masks it is also saved for `peft`,
+/// which does not support masks.
 pub(super) fn distill(
     plan: &FitPlan,
     student: Student,
@@ -133,7 +133,7 @@ pub(super) fn distill(
     Ok(without_projections(student.merged()))
 }
 
-/// What brings the student's hidden states to the width of the teacher's, if a loss term compares them and the widths differ.
+/// Projections from the student's hidden size to the teacher's; none if no loss term compares hidden states or the sizes agree.
 fn projections(plan: &FitPlan, student: &Student, context: &PassContext<'_>) -> Vec<Projection> {
     let compares = plan.losses.uses(Term::HiddenMse);
     let Some(teacher) = context.teacher.filter(|_| compares) else {

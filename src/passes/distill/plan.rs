@@ -7,20 +7,20 @@ use crate::train::{FIT, STEPS};
 
 pub(crate) static DISTILL: Block = Block {
     name: "distill",
-    about: "Train against the cache and the text. Masks of earlier passes hold.",
+    about: "Train against the cache and the text. Masks of earlier passes stay in force.",
     rows: &[
         required("steps", STEPS, "optimizer updates"),
         rule(
             "adapter",
             "none: all weights are trained",
             Kind::Block(&ADAPTER),
-            "what is trained in their place and merged into them at the end",
+            "a low-rank adapter that is trained instead and merged at the end",
         ),
         rule(
             "prune",
             "none",
             Kind::Block(&GRADUAL),
-            "weights that go while the others are trained",
+            "weights to prune during training",
         ),
         Row::Group(FIT),
     ],

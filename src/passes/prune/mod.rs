@@ -1,4 +1,4 @@
-//! Pruning: the least useful weights are masked.
+//! Pruning: masks the least useful weights.
 
 mod plan;
 mod sparsegpt;
@@ -23,20 +23,20 @@ use crate::recipe::Fields;
 use crate::student::Student;
 use crate::train::fit::PassContext;
 
-/// Why weights are not pruned.
+/// Error of a pruning pass.
 #[derive(Debug, Error)]
 pub enum PruneError {
     /// A signal asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// What enters a layer cannot be worked with.
+    /// The inputs of a layer are unusable.
     #[error("layer {layer} cannot be pruned at its {site:?}: {source}")]
     Inputs {
         /// The layer.
         layer: usize,
         /// The place in it.
         site: Site,
-        /// What is wrong with its inputs.
+        /// Fault of its inputs.
         source: NotPositiveDefinite,
     },
 }
@@ -50,7 +50,7 @@ impl Pass for PrunePlan {
         true
     }
 
-    /// Rows of projections fall into whole parts of a pattern.
+    /// Refuses a pattern whose width does not divide the rows of projections.
     fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault> {
         let Some(pattern) = self.zeros.pattern() else {
             return Ok(());
@@ -73,8 +73,8 @@ impl Pass for PrunePlan {
         Err(PassFault::at("pattern", label, fault))
     }
 
-    /// What is measured before weights go. SparseGPT runs each layer twice, and holds the residual stream of its text and the
-    /// second moments of the widest input with their factor.
+    /// Adds the cost of the measurements before pruning. SparseGPT runs each layer twice; it holds the residual stream of its
+    /// text, and the second moments of the widest input with their factor.
     fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
         let (config, tokens) = (inputs.student, self.calibration_tokens as u64);
         match self.method {
@@ -101,7 +101,7 @@ impl Pass for PrunePlan {
     }
 }
 
-/// Masks as many weights as the plan says, and writes which matrix lost how much into the folder of the pass.
+/// Masks as many weights as the plan says, and writes the loss of each matrix into the folder of the pass.
 fn prune(
     plan: &PrunePlan,
     student: Student,
@@ -115,7 +115,7 @@ fn prune(
 
 /// Masks weights of the projections inside blocks; embedding, norms and output matrix stay dense.
 ///
-/// What was masked before stays masked, so masks only grow. The free weights are zeroed where they are masked.
+/// Weights that were masked before stay masked, so masks only grow. The free weights are zeroed where they are masked.
 fn masked(
     student: Student,
     method: PruneMethod,

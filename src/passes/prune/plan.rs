@@ -9,20 +9,20 @@ use crate::diag::Diagnostic;
 use crate::pruning::{Pattern, SPARSITY, Within, Zeros};
 use crate::recipe::{Block, Fields, Keys, Kind, SHARE_ABOVE_0, Word, or, rule, unused, words};
 
-/// Which weights go.
+/// Selection of the weights to prune.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PrunePlan {
-    /// How a weight is scored.
+    /// Score of a weight.
     #[serde(flatten)]
     pub method: PruneMethod,
-    /// How many go, and among which.
+    /// Number of weights to prune, and the sets in which they compete.
     #[serde(flatten)]
     pub zeros: Zeros,
     /// Training positions over which activations are measured (all but magnitude).
     pub calibration_tokens: usize,
 }
 
-/// How a weight is scored.
+/// Score of a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum PruneMethod {
@@ -30,16 +30,16 @@ pub enum PruneMethod {
     Magnitude,
     /// |weight| times the norm of its input feature (Sun et al. 2023).
     Wanda,
-    /// What its loss costs when the weights after it make up for it, as they then do (Frantar & Alistarh 2023).
+    /// Loss that pruning the weight costs if the weights after it compensate, as they then do (Frantar & Alistarh 2023).
     #[serde(rename = "sparsegpt")]
     SparseGpt {
-        /// What is added to the mean square of each input feature, as a share of the mean over all.
+        /// Added to the mean square of each input feature, as a share of the mean over all.
         damping: f64,
     },
 }
 
 words! {
-    /// Scores of weights, as they are written; see [`PruneMethod`].
+    /// Words for the scores of weights; see [`PruneMethod`].
     pub(super) enum PruneWord {
         Magnitude = "magnitude",
         Wanda = "wanda",
@@ -49,43 +49,43 @@ words! {
 
 pub(crate) static PRUNE: Block = Block {
     name: "prune",
-    about: "Zero the least useful weights of every linear layer inside blocks. Masks of earlier passes hold.",
+    about: "Zero the least useful weights of every linear layer inside blocks. Masks of earlier passes stay in force.",
     rows: &[
         or(
             "method",
             "wanda",
             Kind::Word(PruneWord::WORDS),
-            "how a weight is scored: its size, its size times the norm of its input, or what is lost with it when the weights after it make up for it, as they then do",
+            "score of a weight: its size, its size times the norm of its input, or the loss that pruning it costs if the weights after it compensate, as they then do",
         ),
         rule(
             "sparsity",
-            "required, unless `pattern` is written",
+            "required unless `pattern` is given",
             SPARSITY,
             "share of zeros: a fraction, not a percentage",
         ),
         rule(
             "pattern",
-            "none: zeros stand anywhere",
+            "none: zeros may be anywhere",
             Kind::Word(Pattern::WORDS),
-            "so many of every 4 or 8 neighbours in a row are zero, as sparse tensor cores want it; in the place of `sparsity`",
+            "number of zeros in every 4 or 8 neighbours of a row, as sparse tensor cores need; replaces `sparsity`",
         ),
         rule(
             "within",
-            "`row`, with `sparsegpt` `matrix`",
+            "`row`; with `sparsegpt`, `matrix`",
             Kind::Word(Within::WORDS),
-            "what loses this share: each output row, or the matrix as a whole, some rows more and some less (with `sparsegpt`, each 128 of its columns)",
+            "the set that loses this share: each output row, or the whole matrix (with `sparsegpt`, each 128 of its columns), where rows may differ",
         ),
         or(
             "damping",
             "0.01",
             SHARE_ABOVE_0,
-            "what `sparsegpt` adds to the mean square of every input, as a share of their mean: the more, the less the others make up for",
+            "added by `sparsegpt` to the mean square of every input, as a share of their mean: more damping means less compensation",
         ),
         or(
             "calibration_tokens",
             "32k",
             Kind::Tokens(1),
-            "training positions over which `wanda` and `sparsegpt` measure activations",
+            "training positions on which `wanda` and `sparsegpt` measure activations",
         ),
     ],
 };
@@ -126,7 +126,7 @@ impl Keys for PrunePlan {
     }
 }
 
-/// Every contradiction within the pass.
+/// Reports every contradiction within the pass.
 pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let method = fields.get("method");
     if method == Some(PruneWord::Magnitude) {

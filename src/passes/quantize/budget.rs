@@ -1,4 +1,4 @@
-//! Widths of a student's parts under an average.
+//! Choice of widths for a student's parts under an average.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,27 +14,27 @@ use crate::files::{read_json, write_json};
 /// File in the folder of the pass.
 const FILE: &str = "widths.json";
 
-/// Sizes that are told apart. Layers of one architecture are so alike that a whole model has a few thousand; where it has
-/// more, sizes are rounded up.
+/// Most sizes that are distinguished. Layers of one architecture are so alike that a whole model has a few thousand; beyond
+/// this number, sizes are rounded up.
 const MAX_UNITS: u64 = 1 << 17;
 
-/// The widths that cost least under a budget, the cost of all parts being taken as the sum of what each costs alone.
+/// Widths that cost least under a budget; the cost of all parts is taken as the sum of what each costs alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Choice {
-    /// Bits of a code that parts may have on average, each weight counting once.
+    /// Most bits of a code that parts may have on average; each weight counts once.
     pub budget: f64,
-    /// Bits that they have.
+    /// Bits that they have on average.
     pub average_bits: f64,
     /// Sum of the KLs of the parts at their widths, in nats.
     pub kl_nats: f64,
-    /// The same with one width for all parts, for each width that the budget allows.
+    /// The same sum with one width for all parts, for each width that the budget allows.
     pub uniform: BTreeMap<u32, f64>,
     /// Each part at its width.
     pub parts: Vec<Cost>,
 }
 
 impl Choice {
-    /// Finds them exactly, as the knapsack problem that it is.
+    /// Finds the widths exactly, as a knapsack problem.
     ///
     /// # Panics
     ///
@@ -83,7 +83,7 @@ impl Choice {
         self.parts.iter().find(is_part).map(|cost| cost.bits)
     }
 
-    /// What a pass wrote, if it chose widths.
+    /// Choice that a pass wrote, if it chose widths.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
         read_json(&dir.join(FILE))
     }
@@ -93,8 +93,8 @@ impl Choice {
     }
 }
 
-/// As in `3.50 bits a weight on average (at most 3.5): 4 parts of 2 bits, 12 of 4; their KLs sum to 0.0125 nats, 0.0311 with 3
-/// bits everywhere`.
+/// Text such as `3.50 bits a weight on average (at most 3.5): 4 parts of 2 bits, 12 of 4; their KLs sum to 0.0125 nats,
+/// 0.0311 with 3 bits everywhere`.
 impl fmt::Display for Choice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (average, most) = (self.average_bits, self.budget);
@@ -123,10 +123,10 @@ fn sum(costs: &[Cost]) -> f64 {
     costs.iter().map(|cost| cost.kl_nats).sum()
 }
 
-/// One cost of each group, of least sum, whose bits are at most so many on average.
+/// Picks one cost of each group so that their sum is least, within this number of bits on average.
 ///
-/// Groups one after the other: the least sum of those so far within each size, and which cost of the last one it has. Sizes
-/// are counted in the greatest common divisor of all, so nothing is lost to rounding.
+/// Goes through the groups one by one. For each size, it keeps the least sum so far and the cost that the last group has in
+/// it. Sizes are counted in their greatest common divisor, so nothing is lost to rounding.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -136,7 +136,7 @@ fn knapsack(groups: &[Vec<Cost>], budget: f64) -> Vec<Cost> {
     let num_weights = |group: &Vec<Cost>| group[0].num_weights;
     let total: u64 = groups.iter().map(num_weights).sum();
     let divisor = groups.iter().map(num_weights).fold(0, gcd).max(1);
-    let all_bits = (total as f64 * budget * (1.0 + 1e-12)) as u64; // 3.3 is a little below itself
+    let all_bits = (total as f64 * budget * (1.0 + 1e-12)) as u64; // as a float, 3.3 is a little below 3.3
     let unit = divisor * (all_bits / divisor).div_ceil(MAX_UNITS).max(1);
     let size = |cost: &Cost| {
         let units = (cost.num_weights * u64::from(cost.bits)).div_ceil(unit);
@@ -144,7 +144,7 @@ fn knapsack(groups: &[Vec<Cost>], budget: f64) -> Vec<Cost> {
     };
     let least = |group: &Vec<Cost>| group.iter().map(size).min().unwrap_or(0);
     let room = usize::try_from(all_bits / unit).expect("at most as many as there are sizes");
-    let room = room.max(groups.iter().map(least).sum()); // sizes that were rounded up
+    let room = room.max(groups.iter().map(least).sum()); // sizes may have been rounded up
     let mut sums = vec![0.0_f64; room + 1];
     let mut chosen: Vec<Vec<u8>> = Vec::new();
     for group in groups {
@@ -194,7 +194,7 @@ mod tests {
         }
     }
 
-    /// Parts of these sizes, each a layer, whose KL is so much at 2 bits and a quarter of that for each bit more.
+    /// Sensitivity of parts of these sizes, one per layer, each with this KL at 2 bits and a quarter of it for each bit more.
     fn sensitivity(parts: &[(u64, f64)]) -> Sensitivity {
         let costs = parts
             .iter()

@@ -1,4 +1,4 @@
-//! What headers show of the schemes that a pass gives to the student's projections.
+//! Checks of a pass's schemes against the headers of the student.
 
 use super::{QuantizePlan, SchemePlan, SensitivityPlan, WIDTHS, schemes};
 use crate::diag::Diagnostic;
@@ -7,7 +7,7 @@ use crate::model::{
 };
 use crate::passes::PassFault;
 
-/// Refuses schemes that do not fit their projections, or that are unlike where engines join projections.
+/// Refuses schemes that do not fit their projections, or that differ where engines join projections.
 ///
 /// `config` has the student's own layers.
 pub(super) fn check(plan: &QuantizePlan, config: &DecoderConfig) -> Result<(), PassFault> {
@@ -34,7 +34,7 @@ fn layers_exist(plan: &QuantizePlan, config: &DecoderConfig) -> Result<(), PassF
     Ok(())
 }
 
-/// A tied output layer is the embedding, and has the scheme of that.
+/// Refuses a scheme for a tied output layer, which is the embedding and has its scheme.
 fn output_is_its_own(plan: &QuantizePlan, config: &DecoderConfig) -> Result<(), PassFault> {
     if plan.output.is_none() || !config.tie_word_embeddings {
         return Ok(());
@@ -95,8 +95,8 @@ fn parts_are_alike(schemes: &Schemes, config: &DecoderConfig) -> Result<(), Pass
     Err(PassFault::at("overrides", "takes them apart", fault))
 }
 
-/// Under a budget a part whose projections are not all named by an override, or none of them, is refused: its width
-/// might come out to be any other.
+/// Refuses, under a budget, overrides that name only some projections of a part: the part's width might differ from
+/// theirs.
 fn parts_are_chosen_whole(plan: &QuantizePlan, config: &DecoderConfig) -> Result<(), PassFault> {
     let has_budget = |sensitivity: &SensitivityPlan| sensitivity.budget.is_some();
     if !plan.sensitivity.as_ref().is_some_and(has_budget) {

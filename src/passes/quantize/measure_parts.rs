@@ -1,4 +1,4 @@
-//! How sensitivity is measured: the float student up to a layer once, and from there on once for each part and width.
+//! Measurement of sensitivity: the float student runs up to a layer once, and from there on once for each part and width.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,11 +19,11 @@ use crate::student::Student;
 use crate::train::check_number;
 use crate::train::fit::PassContext;
 
-/// Logits of the float student that are held at a time: 64 MiB.
+/// Number of logits of the float student that are held at a time: 64 MiB.
 const HELD_LOGITS: usize = 1 << 24;
 
-/// Measures a student layer after layer, each on the stream that the float layers before it give, and only what comes
-/// behind it again. What a stopped pass has measured is not measured twice.
+/// Measures a student layer by layer. Each layer sees the stream of the float layers before it, and only the layers behind
+/// it run again. Parts that a stopped pass has measured are not measured again.
 pub(super) fn measure_parts(
     plan: &QuantizePlan,
     num_tokens: usize,
@@ -63,14 +63,14 @@ pub(super) fn measure_parts(
     Ok(found)
 }
 
-/// A part at a width, and the weights in its place.
+/// A part at a width, with its rounded weights.
 struct Variant {
     cost: Cost,
-    /// By the student's own weight.
+    /// Rounded weights, by the id of the student's own weight.
     rounded: BTreeMap<WeightId, Tensor<2>>,
 }
 
-/// Every part of a layer at every width, and then the whole layer.
+/// All parts of a layer at every width, and then the whole layer.
 fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant> {
     let weights: Vec<(LayerPart, ParameterSpec, Tensor<2>)> = student
         .decoder
@@ -121,7 +121,7 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
     variants
 }
 
-/// Text in front of a layer of the float student, and where it arrives behind the last.
+/// Text in front of a layer of the float student, and the same text behind the last layer.
 struct ResidualStream<'a> {
     student: &'a Student,
     float: Decoder,
@@ -133,7 +133,7 @@ struct ResidualStream<'a> {
 struct Batch {
     residual: Tensor<3>, // [B, T, D]
     last: Tensor<2>,     // [N, D]
-    /// Positions of a row that count: those of a row that is padded are fewer.
+    /// Positions of a row that count; fewer in a padded row.
     counted: usize,
 }
 
@@ -148,7 +148,7 @@ impl<'a> ResidualStream<'a> {
             ids_tensor(&inputs, &float.device())
         };
         let batch = |row_idxs: &[usize]| {
-            let counted = rows.counted(row_idxs[0]); // of one padded row alone, or of all
+            let counted = rows.counted(row_idxs[0]); // a padded row is in a batch alone
             Batch {
                 residual: float.embed(ids(row_idxs)),
                 last: flat(float.hidden(ids(row_idxs)), counted),
@@ -164,13 +164,13 @@ impl<'a> ResidualStream<'a> {
         }
     }
 
-    /// Layers of the model that runs which are one of the student's own.
+    /// Layers of the running model that repeat one of the student's own.
     fn runs(&self, layer: usize) -> Range<usize> {
         let repeats = self.student.layer_repeats;
         layer * repeats..(layer + 1) * repeats
     }
 
-    /// Takes the text through a layer.
+    /// Runs the text through a layer.
     fn advance(&mut self, layer: usize) {
         for run in self.runs(layer) {
             for batch in &mut self.batches {
@@ -181,7 +181,7 @@ impl<'a> ResidualStream<'a> {
         }
     }
 
-    /// Measures what variants of a layer make of the text in front of it.
+    /// Measures variants of a layer on the text in front of it.
     fn measure(
         &self,
         variants: &mut [Variant],
@@ -223,7 +223,7 @@ impl<'a> ResidualStream<'a> {
     }
 }
 
-/// Rows end to end, without what does not count.
+/// Rows end to end, without the positions that do not count.
 fn flat(hidden: Tensor<3>, counted: usize) -> Tensor<2> {
     let [batch, _, size] = hidden.dims();
     hidden
@@ -231,7 +231,7 @@ fn flat(hidden: Tensor<3>, counted: usize) -> Tensor<2> {
         .reshape([batch * counted, size]) // [N, D]
 }
 
-/// The sum over positions of the KL from a reference, in nats.
+/// Sum over positions of the KL from a reference, in nats.
 fn kl(reference: &[f32], decoder: &Decoder, hidden: &Tensor<2>) -> f64 {
     let vocab = decoder.config.vocab_size;
     let mut rest = reference.chunks(vocab);

@@ -119,7 +119,7 @@ pub struct QuantizeReport {
 }
 
 impl QuantizePlan {
-    /// Tokens that the pass reads of the training text before weights reach their grids, at most.
+    /// Most tokens of the training text that the pass reads before weights reach their grids.
     pub fn tokens_read(&self) -> u64 {
         let calibrated = match &self.method {
             QuantizeMethod::Calibrated(plan) => plan.calibration_tokens,
@@ -130,9 +130,9 @@ impl QuantizePlan {
     }
 }
 
-/// What is measured before weights reach their grid: a run for each part, and all of them, of each layer at each width, from
-/// that layer on, so through half of them and the output matrix. Held are the residual stream, the logits of some rows, and
-/// for each width a layer.
+/// Adds the cost of measuring sensitivity: for each layer and width, one run per part and one for the whole layer. A run
+/// starts at its layer, so on average it is half of the layers and the output matrix. Memory holds the residual stream, the
+/// logits of some rows, and one layer for each width.
 fn add_sensitivity(cost: &mut StageCost, sensitivity: &SensitivityPlan, config: &DecoderConfig) {
     let runs = (config.num_hidden_layers * WIDTHS.len() * (LayerPart::CHOSEN.len() + 1)) as u64;
     let tokens = sensitivity.tokens as u64;
@@ -146,8 +146,8 @@ fn add_sensitivity(cost: &mut StageCost, sensitivity: &SensitivityPlan, config: 
     cost.memory_bytes += (copies + stream) * F32_BYTES + 2 * LOSS_BYTES;
 }
 
-/// What is measured before weights are rounded: as of SparseGPT, but that the free weights are let go of. On disk are, for a
-/// time, the finished layers, too.
+/// Adds the cost of calibration before weights are rounded: as for SparseGPT, except that the free weights are dropped.
+/// The disk also holds the finished layers for a time.
 fn add_calibration(cost: &mut StageCost, plan: &CalibratedPlan, config: &DecoderConfig) {
     let tokens = plan.calibration_tokens as u64;
     let runs = if plan.awq { 5 } else { 3 };
@@ -156,8 +156,8 @@ fn add_calibration(cost: &mut StageCost, plan: &CalibratedPlan, config: &Decoder
     cost.add_moments(config, tokens);
 }
 
-/// Puts the student on the grids of the plan: by rounding, by what its weights see, or by training with the rounding in the
-/// loop. Training is preceded by a measurement of what rounding alone costs.
+/// Puts the student on the grids of the plan: by rounding, by calibration, or by training with the rounding in the loop.
+/// Before training, the cost of rounding alone is measured.
 fn quantize(
     plan: &QuantizePlan,
     student: Student,
@@ -169,7 +169,7 @@ fn quantize(
     };
     let on_grids = |student: Student| Student {
         schemes,
-        scales: BTreeMap::new(), // those that it has are of other schemes
+        scales: BTreeMap::new(), // its present ones belong to other schemes
         ..student
     };
     match &plan.method {
@@ -191,7 +191,7 @@ fn quantize(
     }
 }
 
-/// The schemes of a student whose sensitivity is measured, and which may have a budget.
+/// Schemes of a student whose sensitivity is measured, and which may have a budget.
 fn measured_schemes(
     plan: &QuantizePlan,
     sensitivity: &SensitivityPlan,
@@ -220,7 +220,7 @@ fn measured_schemes(
     Ok(schemes)
 }
 
-/// The schemes of a student of this architecture.
+/// Schemes of a student of this architecture.
 pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
     let specs = parameter_specs(config).into_iter();
     let of = |spec: &ParameterSpec| match spec.kind() {
@@ -237,8 +237,8 @@ pub fn schemes(plan: &QuantizePlan, config: &DecoderConfig) -> Schemes {
         .collect()
 }
 
-/// Puts a student that has its schemes on its grids by what the first training rows show; finished layers are kept in the
-/// folder of the pass.
+/// Puts a student that has its schemes on its grids, calibrated on the first training rows; finished layers are kept in
+/// the folder of the pass.
 fn calibrated(
     plan: &CalibratedPlan,
     student: Student,
@@ -253,14 +253,14 @@ fn calibrated(
     Ok(student)
 }
 
-/// What a plan says of this weight alone: the last that names it.
+/// Override of a weight: the last one that names it.
 pub(super) fn override_of(plan: &QuantizePlan, id: WeightId) -> Option<&OverridePlan> {
     let layer = id.layer?;
     let mut own = plan.overrides.iter().rev();
     own.find(|one| one.names(layer, id.part))
 }
 
-/// The scheme that a plan stands for.
+/// Scheme of a plan.
 pub(super) fn scheme(plan: SchemePlan) -> Scheme {
     let bits = plan.bits;
     let levels = match plan.number {

@@ -14,39 +14,39 @@ use crate::recipe::{
 use crate::student::MAX_LAYERS;
 use crate::train::{FIT, FitPlan, STEPS};
 
-/// How weights reach the grid.
+/// Plan of a quantising pass.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QuantizePlan {
-    /// Round to nearest, by what the weights see, or train with the rounding in the loop.
+    /// Method: round to nearest, calibrate on a text, or train with the rounding in the loop.
     pub method: QuantizeMethod,
-    /// Of all projections that no override names.
+    /// Scheme of all projections that no override names.
     #[serde(flatten)]
     pub scheme: SchemePlan,
-    /// The last that names a projection holds.
+    /// Schemes of single projections; the last one that names a projection applies.
     pub overrides: Vec<OverridePlan>,
-    /// Of the embedding, also as the output layer if the two are tied; `None` leaves it as it is.
+    /// Scheme of the embedding, which is also the output layer if the two are tied; `None` leaves it unquantised.
     pub embedding: Option<SchemePlan>,
-    /// Of an untied output layer; `None` leaves it as it is.
+    /// Scheme of an untied output layer; `None` leaves it unquantised.
     pub output: Option<SchemePlan>,
-    /// What is measured before weights reach the grid, if anything is.
+    /// Measurement before weights reach the grid, if there is one.
     pub sensitivity: Option<SensitivityPlan>,
-    /// Whether scales of grids around 0 are trained with the weights.
+    /// True if the scales of grids around 0 are trained with the weights.
     pub learn_scales: bool,
 }
 
-/// What rounding each part of the student costs, and what follows from that.
+/// Cost of rounding each part of the student, and the choice that follows from it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SensitivityPlan {
     /// Positions of training text to measure on, in whole rows.
     pub tokens: usize,
-    /// Under which widths are chosen; without it the width of the pass holds.
+    /// Budget under which widths are chosen; without one the width of the pass applies.
     pub budget: Option<BudgetPlan>,
 }
 
 keys! {
-    pub struct BudgetPlan in BUDGET = "bits", "Widths that cost least, as `sensitivity` tells: one for `q_proj`, `k_proj` and `v_proj` of a layer, one for `o_proj`, one for `gate_proj` and `up_proj`, \
-        one for `down_proj`. Exported as `compressed-tensors` or `huggingface`; what an override names has the width given there and is not counted." {
-        budget: f64 = required(Kind::Number(Included(2.0), Included(8.0)), "most bits of a weight's code on average; scales come on top, as many at every width");
+    pub struct BudgetPlan in BUDGET = "bits", "Widths that cost least according to `sensitivity`: one for `q_proj`, `k_proj` and `v_proj` of a layer, one for `o_proj`, one for `gate_proj` and `up_proj`, \
+        one for `down_proj`. Exported as `compressed-tensors` or `huggingface`. Projections with an override have the width given there and are not counted." {
+        budget: f64 = required(Kind::Number(Included(2.0), Included(8.0)), "most bits of a weight's code on average; scales are extra, and as many at every width");
         /// Ascending.
         widths: Vec<u32> = or("[2, 3, 4, 8]", Kind::List(&WIDTH, 1, 4), "widths to choose from; vLLM loads 4 and 8") from ascending_widths;
     }
@@ -60,8 +60,8 @@ fn ascending_widths(bits: Fields<'_>) -> Option<Vec<u32>> {
 
 static SENSITIVITY: Block = Block {
     name: "sensitivity",
-    about: "What rounding each part of a layer, and each whole layer, costs at 2, 3, 4 and 8 bits: the KL from the student as it came, left as a table and a picture in the \
-            folder of the pass and in the report. Time: that of some ten runs of the student over these positions for each of its layers.",
+    about: "Cost of rounding each part of a layer, and each whole layer, at 2, 3, 4 and 8 bits: the KL from the student before the pass, written as a table and a picture to the \
+            folder of the pass and to the report. It takes the time of some ten runs of the student over these positions for each of its layers.",
     rows: &[or(
         "tokens",
         "2048",
@@ -70,46 +70,46 @@ static SENSITIVITY: Block = Block {
     )],
 };
 
-/// What a budget measures on if `sensitivity` is not written, as its own default.
+/// Positions that a budget measures on if `sensitivity` is not written; the same as its own default.
 const SENSITIVITY_TOKENS: usize = 2048;
 
-/// What puts weights on their grids.
+/// Method that puts weights on their grids.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum QuantizeMethod {
-    /// Neither text nor training.
+    /// Rounding, with neither text nor training.
     RoundToNearest,
-    /// Text, but no training ("post-training quantisation").
+    /// Calibration on a text, without training ("post-training quantisation").
     #[serde(rename = "ptq")]
     Calibrated(CalibratedPlan),
     /// Quantisation-aware training, straight-through estimator.
     Qat(Box<FitPlan>),
 }
 
-/// How weights reach their grids by what they see of a text.
+/// Settings of calibration, where weights reach their grids according to their inputs on a text.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct CalibratedPlan {
-    /// Whether columns of weights that see large inputs are made larger first, and the inputs smaller (AWQ).
+    /// True if columns of weights that see large inputs are scaled up first, and the inputs down (AWQ).
     pub awq: bool,
-    /// Whether scales may leave out the largest weights of a group.
+    /// True if scales may clip the largest weights of a group.
     pub clip: bool,
-    /// What makes up for rounding; `None` rounds each weight to the nearest.
+    /// Compensation of rounding errors; `None` rounds each weight to the nearest.
     pub gptq: Option<GptqPlan>,
     /// Training positions that are read, in whole rows.
     pub calibration_tokens: usize,
 }
 
-/// Weights make up for the rounding of those before them (GPTQ).
+/// Compensation: weights correct the rounding errors of those before them (GPTQ).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct GptqPlan {
-    /// Whether columns are rounded by the size of their inputs, the largest first, and not as they stand.
+    /// True if columns are rounded by the size of their inputs, largest first, and not in their own order.
     pub act_order: bool,
     /// Added to the mean square of every input, as a share of their mean.
     pub damping: f64,
 }
 
 impl CalibratedPlan {
-    /// The method, as it is written.
+    /// Word of the method in recipes.
     fn word(&self) -> QuantizeWord {
         match (self.awq, self.gptq) {
             (false, None) => QuantizeWord::RoundToNearest,
@@ -120,19 +120,19 @@ impl CalibratedPlan {
     }
 }
 
-/// How a weight is quantised.
+/// Scheme of a quantised weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct SchemePlan {
-    /// 2, 3, 4 or 8; under a budget that of nothing.
+    /// Bits of a weight: 2, 3, 4 or 8; unused under a budget.
     pub bits: u32,
     /// Weights that share a scale, along the input; `None` is one scale per output row.
     pub group_size: Option<usize>,
     /// Kind of number.
     #[serde(rename = "type")]
     pub number: NumberType,
-    /// Whether 0 is the middle of the grid.
+    /// True if 0 is the middle of the grid.
     pub symmetric: bool,
-    /// What enters the projection.
+    /// Treatment of the projection's inputs.
     pub activations: Activations,
 }
 
@@ -153,30 +153,30 @@ words! {
 }
 
 words! {
-    /// What becomes of what enters a projection.
+    /// Treatment of a projection's inputs.
     #[derive(Default)]
     pub enum Activations {
-        /// Nothing.
+        /// They stay as they are.
         #[default]
         None = "none",
-        /// It is rounded to 8 bits while the model runs, each position with its own scale.
+        /// They are rounded to 8 bits while the model runs, each position with its own scale.
         PerToken = "per_token",
     }
 }
 
 keys! {
-    pub struct OverridePlan in OVERRIDE = "override", "Projections with a scheme of their own; a key that is left out has its default, whatever the pass says. Engines join `q_proj`, `k_proj` and `v_proj`, \
-        and `gate_proj` and `up_proj`: those of a layer have one scheme." {
-        modules: Vec<Part> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(Part::WORDS), 1, Part::WORDS.len()), "which projections of a layer");
-        layers: Option<Vec<usize>> = rule("all layers", Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024), "of which layers, counted from 0");
-        key keep = or("false", Kind::Switch, "whether they are not quantised at all; no further key then") write |plan| if plan.scheme.is_none() { json!(true) } else { json!(null) };
-        /// `None` leaves them as they are.
+    pub struct OverridePlan in OVERRIDE = "override", "Projections with a scheme of their own; a key that is left out has its default, not the value of the pass. Engines join `q_proj`, `k_proj` and `v_proj`, \
+        and `gate_proj` and `up_proj`, so these share one scheme within a layer." {
+        modules: Vec<Part> = or("[q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj]", Kind::List(&Kind::Word(Part::WORDS), 1, Part::WORDS.len()), "projections of a layer");
+        layers: Option<Vec<usize>> = rule("all layers", Kind::List(&Kind::Integer(0, MAX_LAYERS - 1), 1, 1024), "layers, counted from 0");
+        key keep = or("false", Kind::Switch, "leave them unquantised; allows no further key") write |plan| if plan.scheme.is_none() { json!(true) } else { json!(null) };
+        /// Scheme of the projections; `None` leaves them unquantised.
         scheme: Option<SchemePlan> = group(PROJECTION) from unless_kept write write_unless_kept;
     }
 }
 
 impl OverridePlan {
-    /// Whether it names a module of a layer.
+    /// True if it names this module of this layer.
     pub fn names(&self, layer: usize, module: Part) -> bool {
         let is_layer = |layers: &Vec<usize>| layers.contains(&layer);
         self.layers.as_ref().is_none_or(is_layer) && self.modules.contains(&module)
@@ -184,7 +184,7 @@ impl OverridePlan {
 }
 
 words! {
-    /// Methods of quantisation, as they are written; see [`QuantizeMethod`].
+    /// Words for the methods of quantisation; see [`QuantizeMethod`].
     pub(super) enum QuantizeWord {
         RoundToNearest = "round-to-nearest",
         Gptq = "gptq",
@@ -195,7 +195,7 @@ words! {
 }
 
 impl QuantizeWord {
-    /// Tells whether later columns correct the error of a column.
+    /// True if later columns correct the error of a column.
     pub(crate) fn is_gptq(self) -> bool {
         match self {
             Self::Gptq | Self::AwqGptq => true,
@@ -203,7 +203,7 @@ impl QuantizeWord {
         }
     }
 
-    /// Tells whether inputs are scaled against the weights first.
+    /// True if inputs are scaled against the weights first.
     pub(crate) fn is_awq(self) -> bool {
         match self {
             Self::Awq | Self::AwqGptq => true,
@@ -212,11 +212,11 @@ impl QuantizeWord {
     }
 }
 
-const METHOD: &str = "round; round column by column, each error made up for by the columns after it; round when columns that see large inputs were made larger, and the inputs smaller; both; or train with the rounding in the loop. The middle three work layer after layer, on what the quantised ones before give";
+const METHOD: &str = "`round-to-nearest`: round each weight; `gptq`: round column by column and correct the remaining columns; `awq`: scale up columns that see large inputs, and the inputs down, then round; `awq-gptq`: both; `qat`: train with the rounding in the loop. The middle three go layer by layer, each on the outputs of the quantised layers before it";
 
 pub(crate) static QUANTIZE: Block = Block {
     name: "quantize",
-    about: "Put the weights on a quantised grid. The keys of training are for `method: qat` alone.",
+    about: "Put the weights on a quantised grid. Training keys are for `method: qat` only.",
     rows: &[
         required("method", Kind::Word(QuantizeWord::WORDS), METHOD),
         TYPE,
@@ -224,7 +224,7 @@ pub(crate) static QUANTIZE: Block = Block {
             "bits",
             WIDTH_RULE,
             Kind::Moving(&WIDTH, &BUDGET),
-            "width of a weight, or under which average widths are chosen",
+            "bits of a weight, or the average under which widths are chosen",
         ),
         GROUP_SIZE,
         SYMMETRIC,
@@ -233,61 +233,61 @@ pub(crate) static QUANTIZE: Block = Block {
             "act_order",
             "true",
             Kind::Switch,
-            "whether `gptq` begins with the columns of the largest inputs; groups stay where they are, so that files need no order of columns",
+            "`gptq` begins with the columns of the largest inputs; groups stay in place, so files need no order of columns",
         ),
         or(
             "damping",
             "0.01",
             SHARE_ABOVE_0,
-            "what `gptq` adds to the mean square of every input, as a share of their mean: the more, the less the others make up for",
+            "added by `gptq` to the mean square of every input, as a share of their mean: more damping means less compensation",
         ),
         or(
             "clip",
             "false",
             Kind::Switch,
-            "whether a scale may leave out the largest weights of its group, where the outputs lose less by it; of every method but `qat`",
+            "a scale may clip the largest weights of its group where that costs the outputs less; for every method but `qat`",
         ),
         or(
             "calibration_tokens",
             "32k",
             Kind::Tokens(1),
-            "training positions over which `gptq`, `awq` and `clip` measure what enters a projection",
+            "training positions on which `gptq`, `awq` and `clip` measure the inputs of projections",
         ),
         rule(
             "sensitivity",
             "measured if `bits` has a `budget`",
             Kind::Block(&SENSITIVITY),
-            "what is measured before weights reach their grid",
+            "measurement before weights reach their grid",
         ),
         or(
             "overrides",
             "[]",
             Kind::List(&Kind::Block(&OVERRIDE), 0, 1024),
-            "projections that have a scheme of their own; the last that names one holds",
+            "projections with a scheme of their own; the last override that names one applies",
         ),
         rule(
             "embedding",
-            "left as it is",
+            "not quantised",
             Kind::Block(&EMBEDDING),
-            "scheme of the token embedding, which is the output layer, too, where the two are tied",
+            "scheme of the token embedding, which is also the output layer if the two are tied",
         ),
         rule(
             "output",
-            "left as it is",
+            "not quantised",
             Kind::Block(&OUTPUT),
-            "scheme of an output layer that has a matrix of its own",
+            "scheme of an output layer with its own matrix",
         ),
         or(
             "learn_scales",
             "false",
             Kind::Switch,
-            "whether the scales of grids around 0 are trained, too; if not, they follow the largest weight of their group",
+            "also train the scales of grids around 0; otherwise they follow the largest weight of their group",
         ),
         or(
             "start_step",
             "0",
             Kind::Integer(0, MAX_STEPS),
-            "updates before the grid: until then the weights are trained as they are; below `steps`",
+            "updates before rounding begins: until then the weights are trained unrounded; below `steps`",
         ),
         rule(
             "steps",
@@ -303,42 +303,42 @@ const TYPE: Row = or(
     "type",
     "int",
     Kind::Word(NumberType::WORDS),
-    "whole numbers; floats of 8 bits (E4M3); -1, 0 and 1; two bits without a 0, for the middles of four equal parts",
+    "whole numbers; 8-bit floats (E4M3); -1, 0 and 1; two bits without a 0, the middles of four equal parts",
 );
 const WIDTH: Kind = Kind::IntegerOf(&[2, 3, 4, 8]);
-const WIDTH_RULE: &str = "4, or that of another `type`";
-const BITS: Row = rule("bits", WIDTH_RULE, WIDTH, "width of a weight");
+const WIDTH_RULE: &str = "4, or the width of another `type`";
+const BITS: Row = rule("bits", WIDTH_RULE, WIDTH, "bits of a weight");
 const GROUP_SIZE: Row = rule(
     "group_size",
     "32 below 8 bits, `channel` with 8",
     Kind::Or(&Kind::Integer(8, MAX_SIZE), "channel"),
-    "weights that share a scale, along the input; `channel`: one scale per output row",
+    "weights along the input that share a scale; `channel`: one scale per output row",
 );
 const SYMMETRIC: Row = or(
     "symmetric",
     "true",
     Kind::Switch,
-    "whether 0 is the middle of the grid; if not, each group has a zero of its own",
+    "0 is the middle of the grid; otherwise each group has its own zero",
 );
 const ACTIVATIONS: Row = or(
     "activations",
     "none",
     Kind::Word(Activations::WORDS),
-    "what enters a projection: left as it is, or rounded while the model runs, to 8 bits of the same `type`, each position with its own scale",
+    "inputs of a projection: left as they are, or rounded to 8 bits of the same `type` while the model runs, each position with its own scale",
 );
 
 static PROJECTION: &[Row] = &[TYPE, BITS, GROUP_SIZE, SYMMETRIC, ACTIVATIONS];
 
 static EMBEDDING: Block = Block {
     name: "embedding",
-    about: "How the token embedding is quantised, and with it the output layer of a tied model; a key that is left out has its default, whatever the pass says of projections. \
-            Rounded to nearest, or with `method: qat` trained like every weight. `mlx` holds it, and `gguf` with 4 or 8 bits in groups of 32; other formats of codes do not.",
+    about: "Scheme of the token embedding, and with it of the output layer of a tied model; a key that is left out has its default, not the value that projections have. \
+            Rounded to nearest, or with `method: qat` trained like every weight. `mlx` can store it, and `gguf` with 4 or 8 bits in groups of 32; other formats of codes cannot.",
     rows: &[TYPE, BITS, GROUP_SIZE, SYMMETRIC],
 };
 
 static OUTPUT: Block = Block {
     name: "output",
-    about: "How an output layer with a matrix of its own is quantised, as `embedding`. `compressed-tensors` and `mlx` hold it, and `gguf` with 4 or 8 bits in groups of 32.",
+    about: "Scheme of an output layer with its own matrix; see `embedding`. `compressed-tensors` and `mlx` can store it, and `gguf` with 4 or 8 bits in groups of 32.",
     rows: &[TYPE, BITS, GROUP_SIZE, SYMMETRIC],
 };
 
@@ -384,7 +384,7 @@ fn write_unless_kept(
     }
 }
 
-/// Width of a weight; under a budget that of nothing.
+/// Bits of a weight; unused under a budget.
 fn bits(fields: Fields<'_>) -> Option<u32> {
     if fields.is_written("bits") && fields.block("bits").is_none() {
         return fields.get("bits");
@@ -396,7 +396,7 @@ fn bits(fields: Fields<'_>) -> Option<u32> {
     })
 }
 
-/// Weights that share a scale; `Some(None)` is one scale per row. By default 32 below 8 bits, the group that
+/// Weights that share a scale; `Some(None)` is one scale per row. The default is 32 below 8 bits, the group that
 /// compressed-tensors, GGUF, GPTQ and AWQ share, and rows with 8 bits, where groups gain little.
 pub(crate) fn group_size(fields: Fields<'_>) -> Read<Option<usize>> {
     if fields.is_written("group_size") {
@@ -481,7 +481,7 @@ fn method(fields: Fields<'_>) -> Option<QuantizeMethod> {
     }))
 }
 
-/// What is measured first: the recipe asks for it, or a budget needs it.
+/// Measurement that comes first, if the recipe asks for it or a budget needs it.
 fn sensitivity(fields: Fields<'_>) -> Read<Option<SensitivityPlan>> {
     let (written, bits) = (fields.block("sensitivity"), fields.block("bits"));
     if written.is_none() && bits.is_none() {

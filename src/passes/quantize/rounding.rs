@@ -1,4 +1,4 @@
-//! What rounding alone costs a student, measured before anything is trained against it: is the training worth it?
+//! Cost of rounding alone for a student, measured before any training against it: is the training worth it?
 
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -22,32 +22,32 @@ const FILE: &str = "rounding.json";
 /// Share of the loss below which there is little for training to win back.
 const WORTH_FRAC: f64 = 0.01;
 
-/// Losses on the validation text, in nats, of the student that a pass was given.
+/// Losses on the validation text, in nats, of the student that enters a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rounding {
-    /// As it came.
+    /// Loss of the student as it came.
     pub loss_before_nats: f64,
-    /// Every weight rounded to the nearest value of its grid, and nothing trained.
+    /// Loss with every weight rounded to the nearest value of its grid, and nothing trained.
     pub loss_rounded_nats: f64,
 }
 
 impl Rounding {
-    /// What rounding adds to the loss, in nats; below 0 if it helps.
+    /// Loss that rounding adds, in nats; below 0 if it helps.
     pub fn cost_nats(&self) -> f64 {
         self.loss_rounded_nats - self.loss_before_nats
     }
 
-    /// What it adds as a share of the loss.
+    /// Loss that rounding adds, as a share of the loss before.
     pub fn cost_frac(&self) -> f64 {
         self.cost_nats() / self.loss_before_nats
     }
 
-    /// Whether training against the rounding has more than a hundredth of the loss to win back.
+    /// True if training against the rounding has at least a hundredth of the loss to win back.
     pub fn is_worth_training(&self) -> bool {
         self.cost_frac() >= WORTH_FRAC
     }
 
-    /// Measures both students once: a pass that goes on reads what it found out when it began.
+    /// Measures both students once; a resumed pass reads what it measured when it began.
     pub(super) fn measure(
         given: &Student,
         rounded: &Student,
@@ -71,7 +71,7 @@ impl Rounding {
         Ok(found)
     }
 
-    /// What a pass wrote, if it measured this.
+    /// Losses that a pass wrote, if it measured them.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
         read_json(&dir.join(FILE))
     }
@@ -96,7 +96,7 @@ impl Rounding {
     }
 }
 
-/// As in `rounding alone costs 0.0009 nats (0.02 %): a loss of 4.1229 after 4.1220`.
+/// Text such as `rounding alone costs 0.0009 nats (0.02 %): a loss of 4.1229 after 4.1220`.
 impl fmt::Display for Rounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

@@ -7,7 +7,7 @@ use crate::progress::thousands;
 use crate::recipe::{Fields, distinct, keys_of, unused};
 use crate::train::{self, FIT};
 
-/// Every contradiction within a quantising pass.
+/// Reports every contradiction within a quantising pass.
 pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     match fields.get("method") {
         Some(method @ QuantizeWord::Qat) if fields.is_written("steps") => {
@@ -64,7 +64,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Widths that no choice of them allows.
+/// Reports a budget that no choice of widths can meet.
 fn budget(bits: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<u64>(bits, "widths", faults);
     let widths: Option<Vec<u64>> = bits.get("widths");
@@ -86,7 +86,7 @@ fn clips(fields: Fields<'_>) -> bool {
     fields.get("clip") == Some(true)
 }
 
-/// The keys of methods that measure what enters a projection.
+/// Checks the keys of methods that measure the inputs of projections.
 fn calibrated(fields: Fields<'_>, method: QuantizeWord, faults: &mut Vec<Diagnostic>) {
     if !method.is_gptq() {
         for name in ["act_order", "damping"] {
@@ -128,7 +128,7 @@ fn scheme(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
 }
 
-/// Keys without a choice beside the kind of number.
+/// Reports keys that have no choice with this kind of number.
 fn number(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     if !is_int(fields) {
         for name in ["bits", "symmetric"] {
@@ -142,7 +142,7 @@ fn is_int(fields: Fields<'_>) -> bool {
     number.is_none_or(|number| number == NumberType::Int)
 }
 
-/// A grid that is to come after the last step.
+/// Reports a grid that would begin after the last step.
 fn start_step(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     let (Some(start), Some(steps)) = (fields.get::<u64>("start_step"), fields.get::<u64>("steps"))
     else {

@@ -1,4 +1,4 @@
-//! What each layer costs at each width, measured against the float student itself.
+//! Cost of each layer at each width, measured against the float student itself.
 
 use std::fmt::{self, Write};
 use std::io;
@@ -10,7 +10,7 @@ use crate::files::{read_json, write_atomically, write_json};
 use crate::model::{ParameterSpec, Site};
 use crate::progress::log;
 
-/// Widths that are measured: those that a recipe may ask for.
+/// Widths that are measured: the ones that a recipe may ask for.
 pub const WIDTHS: [u32; 4] = [2, 3, 4, 8];
 
 /// Files in the folder of the pass.
@@ -33,33 +33,33 @@ pub enum LayerPart {
     Layer,
 }
 
-/// What it costs to round one part of a student and nothing else.
+/// Cost of rounding one part of a student and nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
-    /// Counted from 0.
+    /// Layer, counted from 0.
     pub layer: usize,
-    /// What is rounded.
+    /// Part that is rounded.
     pub part: LayerPart,
-    /// To this width, on the pass's kind of grid.
+    /// Width that it is rounded to, on the pass's kind of grid.
     pub bits: u32,
-    /// How many weights that are.
+    /// Number of weights in the part.
     pub num_weights: u64,
     /// KL(float student ‖ student with this part rounded), in nats, the mean over the positions.
     pub kl_nats: f64,
 }
 
-/// What every part of a student costs at every width.
+/// Cost of every part of a student at every width.
 ///
-/// Only weights are rounded, not what enters them. Parts that an override of the pass names are not measured.
+/// Only weights are rounded, not their inputs. Parts that an override of the pass names are not measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Sensitivity {
-    /// Positions of training text that the means are over.
+    /// Number of positions of training text in the means.
     pub positions: u64,
-    /// Layer by layer, in a layer part by part, of a part width by width.
+    /// Costs, ordered by layer, then part, then width.
     pub costs: Vec<Cost>,
 }
 
-/// As it stands in a file.
+/// Contents of the file.
 #[derive(Serialize, Deserialize)]
 struct Keyed<T> {
     /// Key of the stage.
@@ -73,7 +73,7 @@ impl LayerPart {
     /// The parts that have schemes.
     pub const CHOSEN: [Self; 4] = [Self::Qkv, Self::Output, Self::GateUp, Self::Down];
 
-    /// As in files.
+    /// Name in files.
     fn name(self) -> &'static str {
         match self {
             Self::Qkv => "qkv",
@@ -98,7 +98,7 @@ impl LayerPart {
     }
 }
 
-/// As a heading: `q, k, v`.
+/// Heading, such as `q, k, v`.
 impl fmt::Display for LayerPart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -112,24 +112,24 @@ impl fmt::Display for LayerPart {
 }
 
 impl Sensitivity {
-    /// What a part costs at each of [`WIDTHS`], if it was measured.
+    /// Costs of a part at each of [`WIDTHS`], if it was measured.
     pub fn costs_of(&self, layer: usize, part: LayerPart) -> Option<&[Cost]> {
         let is_part = |cost: &Cost| (cost.layer, cost.part) == (layer, part);
         let start = self.costs.iter().position(is_part)?;
         self.costs.get(start..start + WIDTHS.len())
     }
 
-    /// Layers that were measured.
+    /// Number of layers that were measured.
     pub fn num_layers(&self) -> usize {
         self.costs.last().map_or(0, |cost| cost.layer + 1)
     }
 
-    /// What a pass wrote, if it measured this.
+    /// Sensitivity that a pass wrote, if it measured it.
     pub fn read(dir: &Path) -> io::Result<Option<Self>> {
         read_json(&dir.join(FILE))
     }
 
-    /// What a pass of this key wrote; what another left in the same folder is told of, and measured anew.
+    /// Sensitivity that a pass of this key wrote. One of another key in the same folder is reported, and measured again.
     pub(super) fn read_of(dir: &Path, key: &str) -> io::Result<Option<Self>> {
         let path = dir.join(FILE);
         let found: Option<Keyed<Self>> = read_json(&path)?;
@@ -150,13 +150,13 @@ impl Sensitivity {
         write_json(&dir.join(FILE), &Keyed { key, sensitivity })
     }
 
-    /// Writes it as a table, too.
+    /// Also writes it as a table.
     pub(super) fn write_table(&self, dir: &Path) -> io::Result<()> {
         let text = self.csv();
         write_atomically(&dir.join(TABLE), |out| out.write_all(text.as_bytes()))
     }
 
-    /// As a table with a head, for spreadsheets.
+    /// Table with a header line, for spreadsheets.
     fn csv(&self) -> String {
         let mut text = "layer,part,bits,weights,kl_nats\n".to_owned();
         for cost in &self.costs {
@@ -168,7 +168,7 @@ impl Sensitivity {
                 kl_nats,
                 part: _,
             } = cost;
-            let _ = writeln!(text, "{layer},{part},{bits},{num_weights},{kl_nats:e}"); // a `String` takes everything
+            let _ = writeln!(text, "{layer},{part},{bits},{num_weights},{kl_nats:e}"); // writing to a `String` cannot fail
         }
         text
     }

@@ -1,4 +1,4 @@
-//! Takes whole layers, channels, heads and dimensions out of the student.
+//! Removes whole layers, channels, heads and dimensions from the student.
 
 mod plan;
 mod sizes;
@@ -36,10 +36,10 @@ impl Pass for ShrinkPlan {
     }
 
     fn check(&self, _: &PassInputs<'_>) -> Result<(), PassFault> {
-        Ok(()) // whatever leaves something was looked at
+        Ok(()) // `leaves` checks the sizes
     }
 
-    /// Runs over the calibration text: two of the whole student, or one for each layer that might go next.
+    /// Adds runs over the calibration text: two of the whole student, or one for each layer that might be removed next.
     fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
         let [there, left] = [inputs.student, inputs.left].map(|config| config.num_hidden_layers);
         let runs = match (self.layers_by, self.contiguous) {
@@ -60,7 +60,7 @@ impl Pass for ShrinkPlan {
     }
 }
 
-/// What is told of a size that cannot be.
+/// Fault of a size that is impossible.
 fn fault(error: &ShrinkError) -> PassFault {
     let help = match error {
         ShrinkError::Part { error, .. } => error.help(),
@@ -84,11 +84,11 @@ fn fault(error: &ShrinkError) -> PassFault {
     PassFault::at(error.key().unwrap_or_default(), label, fault)
 }
 
-/// Keeps the parts that score highest, layers first: widths are scored in what is left of those. What was masked stays so.
+/// Keeps the parts that score highest, layers first: widths are scored in the remaining layers. Masked weights stay masked.
 ///
 /// # Panics
 ///
-/// If the student has not what the plan keeps: headers were checked before.
+/// If the student lacks what the plan keeps; headers were checked before.
 fn shrink(
     plan: &ShrinkPlan,
     student: Student,
@@ -174,7 +174,7 @@ fn layers(
     }
 }
 
-/// The loss on the calibration text with nothing but these layers, for each choice of them.
+/// Loss on the calibration text with only these layers, for each choice of them.
 fn losses(
     whole: &Decoder,
     choices: impl Iterator<Item = Vec<usize>>,
@@ -192,7 +192,7 @@ fn losses(
     Ok(losses)
 }
 
-/// Place of the lowest score, the first of equals; NaN is above all numbers.
+/// Index of the lowest score, the first of equals; NaN is above all numbers.
 fn lowest(scores: &[f64]) -> usize {
     let places = 0..scores.len();
     let lowest = places.min_by(|&a, &b| scores[a].total_cmp(&scores[b]));

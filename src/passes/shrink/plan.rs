@@ -12,19 +12,19 @@ use crate::recipe::{
 };
 
 keys! {
-    pub struct ShrinkPlan in SHRINK = "shrink", "Take the least useful layers, channels, heads or dimensions out, so that a smaller model is left: the same as one that has them at zero. Either \
-        `parameters` says how small, or sizes do." {
-        /// What is left.
+    pub struct ShrinkPlan in SHRINK = "shrink", "Remove the least useful layers, channels, heads or dimensions. The smaller model equals one that has them at zero. Write either \
+        `parameters` or sizes." {
+        /// Size of the smaller student.
         #[serde(flatten)]
         target: ShrinkTarget = group(TARGET);
-        layers_by: LayersBy = or("influence", Kind::Word(LayersBy::WORDS), "which layers go: those that turn what enters them the least, or those whose loss costs the least on the calibration text, which takes as many runs over it as \
-            there are layers, for each that goes") unless |plan| !plan.target.takes_layers();
-        contiguous: bool = or("false", Kind::Switch, "whether the layers that go stand in a row, scored as one") unless |plan| !plan.target.takes_layers();
-        calibration_tokens: usize = or("32k", Kind::Tokens(1), "training positions over which parts are scored");
+        layers_by: LayersBy = or("influence", Kind::Word(LayersBy::WORDS), "layers to remove: those that turn their inputs least, or those that cost least on the calibration text, which takes as many runs over it as \
+            there are layers, for each one removed") unless |plan| !plan.target.takes_layers();
+        contiguous: bool = or("false", Kind::Switch, "remove layers in a row, scored as one") unless |plan| !plan.target.takes_layers();
+        calibration_tokens: usize = or("32k", Kind::Tokens(1), "training positions on which parts are scored");
     }
 }
 
-/// How large a student is left.
+/// Size of the smaller student.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum ShrinkTarget {
@@ -32,10 +32,10 @@ pub enum ShrinkTarget {
     Parameters {
         /// The share.
         parameters: f64,
-        /// What becomes smaller, all in one proportion; distinct.
+        /// Sizes that shrink, all in one proportion; distinct.
         along: Vec<Side>,
     },
-    /// These sizes; `None` leaves one as it is, and at least one is there.
+    /// Sizes given one by one; `None` keeps one as it is, and at least one is given.
     Sizes(ShrinkSizes),
 }
 
@@ -50,7 +50,7 @@ pub struct ShrinkSizes {
 }
 
 words! {
-    /// A size that a student can lose of.
+    /// A size of a student that can be reduced.
     #[expect(missing_docs, reason = "the names are those of config.json")]
     pub enum Side {
         NumHiddenLayers = "num_hidden_layers",
@@ -61,9 +61,9 @@ words! {
 }
 
 words! {
-    /// How a layer is scored.
+    /// Score of a layer.
     pub enum LayersBy {
-        /// How far it turns the residual stream (Men et al. 2024).
+        /// Amount by which it turns the residual stream (Men et al. 2024).
         Influence = "influence",
         /// The loss on the calibration text without it, one layer after the other.
         Loss = "loss",
@@ -71,7 +71,7 @@ words! {
 }
 
 impl ShrinkTarget {
-    /// Whether the student loses whole layers.
+    /// True if the student loses whole layers.
     pub fn takes_layers(&self) -> bool {
         match self {
             Self::Parameters { along, .. } => along.contains(&Side::NumHiddenLayers),
@@ -81,34 +81,34 @@ impl ShrinkTarget {
 }
 
 const fn size(name: &'static str, about: &'static str) -> Row {
-    rule(name, "as it is", Kind::Integer(1, MAX_SIZE), about)
+    rule(name, "unchanged", Kind::Integer(1, MAX_SIZE), about)
 }
 
 static TARGET: &[Row] = &[
     rule(
         "parameters",
-        "what the sizes come to",
+        "as the sizes give",
         Kind::Number(Excluded(0.0), Excluded(1.0)),
-        "share of the parameters that is left at most, embedding and all: a fraction, not a percentage",
+        "largest share of the parameters to keep, embedding included: a fraction, not a percentage",
     ),
     or(
         "along",
         "[hidden_size, intermediate_size]",
         Kind::List(&Kind::Word(Side::WORDS), 1, Side::WORDS.len()),
-        "sizes that become smaller to reach `parameters`, all in one proportion; widths stay multiples of 32, narrow ones of a smaller power of two",
+        "sizes that shrink to reach `parameters`, all in one proportion; widths stay multiples of 32, narrow ones of a smaller power of two",
     ),
-    size("num_hidden_layers", "layers that are left"),
+    size("num_hidden_layers", "layers to keep"),
     size(
         "hidden_size",
-        "dimensions of the residual stream that are left: those with the largest activations",
+        "dimensions of the residual stream to keep: those with the largest activations",
     ),
     size(
         "intermediate_size",
-        "feed-forward channels that are left, in each layer those with the largest activations",
+        "feed-forward channels to keep, in each layer those with the largest activations",
     ),
     size(
         "num_key_value_heads",
-        "key and value heads that are left, with their query heads, in each layer those with the largest activations",
+        "key and value heads to keep, with their query heads, in each layer those with the largest activations",
     ),
 ];
 
@@ -137,7 +137,7 @@ impl Keys for ShrinkTarget {
     }
 }
 
-/// Every contradiction within the pass.
+/// Reports every contradiction within the pass.
 pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<Side>(fields, "along", faults);
     let sizes: Vec<_> = Side::WORDS

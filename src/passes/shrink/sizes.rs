@@ -1,4 +1,4 @@
-//! How large a student is left when parts of it are taken out.
+//! Sizes of a student after parts of it are removed.
 
 use thiserror::Error;
 
@@ -6,13 +6,13 @@ use super::{ShrinkSizes, ShrinkTarget, Side};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::student::{FromTeacherPlan, LayersPlan, NoSuchPart, check_parts, part_of_teacher};
 
-/// Steps in which a proportion is sought: finer than any size in use can follow.
+/// Steps in which a proportion is searched for: finer than any size in use can follow.
 const PROPORTIONS: usize = 4096;
 
-/// Largest power of two that a width is kept a multiple of: what groups of grids and vectors of machines divide by.
+/// Largest power of two that a width stays a multiple of, so that groups of grids and machine vectors divide it.
 const MAX_UNIT: usize = 32;
 
-/// Why a student cannot be made so small.
+/// Error of a student that cannot be made so small.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub(super) enum ShrinkError {
     #[error("{}", fact(key, error))]
@@ -31,7 +31,7 @@ pub(super) enum ShrinkError {
 }
 
 impl ShrinkError {
-    /// The key of the recipe that asks for too much.
+    /// Key of the recipe that asks for too much.
     pub(super) fn key(&self) -> Option<&'static str> {
         match self {
             Self::Part { key, .. } => Some(key),
@@ -41,7 +41,7 @@ impl ShrinkError {
     }
 }
 
-/// What is kept of a student of this architecture; which layers, if some go, is left open.
+/// Kept parts of a student of this architecture; which layers are removed, if any, is left open.
 pub(super) fn shrunk_parts(
     target: &ShrinkTarget,
     config: &DecoderConfig,
@@ -68,7 +68,7 @@ pub(super) fn shrunk_parts(
     Ok(parts)
 }
 
-/// A part that a plan asks for and the student does not have.
+/// Message about a part that a plan asks for and the student does not have.
 fn fact(key: &str, error: &NoSuchPart) -> String {
     match error {
         NoSuchPart::Size { asked, there, .. } => {
@@ -88,7 +88,7 @@ fn parts(sizes: ShrinkSizes) -> FromTeacherPlan {
     }
 }
 
-/// The largest sizes of one proportion to those of the student that leave at most a share of its parameters.
+/// Largest sizes, all in one proportion to those of the student, that leave at most a share of its parameters.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -124,7 +124,7 @@ fn in_proportion(
     Ok(sizes)
 }
 
-/// Some sizes of a student, each so many [`PROPORTIONS`] of what it is; none is 0.
+/// Some sizes of a student, scaled by `num` / [`PROPORTIONS`]; none is 0.
 fn proportion(num: usize, along: &[Side], config: &DecoderConfig) -> ShrinkSizes {
     let part = |size: usize, unit: usize| Some((size * num / PROPORTIONS / unit * unit).max(unit));
     let mut sizes = ShrinkSizes::default();
@@ -149,7 +149,7 @@ fn proportion(num: usize, along: &[Side], config: &DecoderConfig) -> ShrinkSizes
     sizes
 }
 
-/// What a width is kept a multiple of, a quarter of it at most.
+/// Power of two that a width stays a multiple of: at most a quarter of the width.
 fn unit(width: usize) -> usize {
     let mut unit = MAX_UNIT;
     while unit > 1 && (!width.is_multiple_of(unit) || 4 * unit > width) {

@@ -1,4 +1,4 @@
-//! SparseGPT: what a weight that goes would have given is made up for by those after it.
+//! SparseGPT: the weights after a pruned one compensate for it.
 
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
@@ -11,16 +11,16 @@ use crate::student::Student;
 use crate::tensors;
 use crate::vector::vectorized;
 
-/// Columns whose weights compete for their place: as in the paper.
+/// Number of columns whose weights compete with one another, as in the paper.
 const BLOCK: usize = 128;
 
-/// Masks the projections of all blocks and moves what is left of them (Frantar & Alistarh 2023, SparseGPT,
+/// Masks the projections of all blocks and corrects the remaining weights (Frantar & Alistarh 2023, SparseGPT,
 /// <https://arxiv.org/abs/2301.00774>).
 ///
-/// Layer after layer, and within one place after place: each is measured on what the pruned ones before it give. At one time
-/// there are the student, the residual stream of the calibration text, and the second moments of one place.
+/// Goes layer by layer, and within a layer place by place: each is measured on the outputs of the pruned ones before it.
+/// Memory holds the student, the residual stream of the calibration text, and the second moments of one place.
 ///
-/// What was masked before stays masked.
+/// Weights that were masked before stay masked.
 pub(super) fn compensate(
     student: Student,
     damping: f64,
@@ -69,7 +69,7 @@ pub(super) fn compensate(
     Ok((student, pruned))
 }
 
-/// What became of a matrix that sees these inputs.
+/// Result of pruning a matrix that sees these inputs.
 fn outcome(
     spec: &ParameterSpec,
     hessian: &Hessian,
@@ -87,7 +87,7 @@ fn outcome(
     }
 }
 
-/// A matrix without the weights that went.
+/// A matrix without its pruned weights.
 struct Compensated {
     weights: Vec<f32>,
     mask: Vec<f32>,
@@ -95,8 +95,8 @@ struct Compensated {
 
 /// Prunes a matrix whose rows are as long as the factor, `block` columns at a time.
 ///
-/// In every block the weights of the lowest `w² / U_ii²` go (of a share of zeros, in the whole of it or in each row), and
-/// then, column by column, the weight that goes is taken off all after it, in the proportion of its row of U.
+/// In every block the weights with the lowest `w² / U_ii²` are pruned (for a share of zeros, in the whole block or in each
+/// row). Then, column by column, each pruned weight is subtracted from all after it, in the proportion of its row of U.
 fn prune_matrix(
     weights: Vec<f32>,
     before: Option<&[f32]>,
@@ -176,7 +176,7 @@ fn mask_block(
     }
 }
 
-/// What each weight of some columns of a row would cost, or below all if it is masked already.
+/// Cost of each weight in some columns of a row; below all others if it is masked already.
 fn scores(
     row: &[f32],
     mask: &[f32],

@@ -1,21 +1,21 @@
-//! Scales that leave the largest weights of a group out, where its outputs gain by it.
+//! Scales that clip the largest weights of a group where its outputs gain by it.
 
 use burn::tensor::Tensor;
 
 use crate::kernels::grid::{Grid, Scaling};
 
-/// Shares of the range that are tried, in steps of 1/20 down to 11/20: those of AWQ (Lin et al. 2023).
+/// Number of shares of the range that are tried, in steps of 1/20 down to 11/20, as in AWQ (Lin et al. 2023).
 const NUM_SHARES: u8 = 10;
 const STEP: f64 = 1.0 / 20.0;
 
-/// Scale and zero of each group, fitted to the share of its range with which the outputs of the group lose least: the error
-/// of its weights, weighed by what they see.
+/// Scale and zero of each group, fitted to the share of its range that costs the outputs of the group least: the error of
+/// its weights, weighted by their inputs.
 ///
-/// The plain error of the weights is no guide: it clips just those that see the large inputs of a massive activation.
+/// The plain error of the weights misleads: it clips exactly the weights that see the large inputs of a massive activation.
 ///
 /// # Shapes
 ///
-/// `weight` is `[R, C]`, `inputs` the mean of x xᵀ, `[C, C]`; what is returned is `[R, G, 1]`.
+/// `weight` is `[R, C]`, `inputs` the mean of x xᵀ, `[C, C]`; returns `[R, G, 1]`.
 pub(super) fn scaling(grid: Grid, weight: &Tensor<2>, inputs: &Tensor<2>) -> Scaling<3> {
     let [_, columns] = weight.dims();
     let group_size = grid.group_size.unwrap_or(columns);
@@ -40,7 +40,7 @@ pub(super) fn scaling(grid: Grid, weight: &Tensor<2>, inputs: &Tensor<2>) -> Sca
     best
 }
 
-/// What goes together within each group of inputs.
+/// Second moments within each group of inputs.
 ///
 /// # Shapes
 ///
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_large_weight_is_clipped_if_it_sees_little_and_kept_if_it_sees_much() {
-        // Of int2 with the quotients −2 to 1, the group reaches 1.5 scales: what is 1 here would be rounded to 0 or 2/3.
+        // With int2 and its quotients −2 to 1, the group reaches 1.5 scales: a weight of 1 would be rounded to 0 or 2/3.
         let weight = tensor(&[1.0, 0.4, 0.4, 0.4, 1.0, 0.4, 0.4, 0.4], [1, 8]);
         let grid = Grid::symmetric(2, Some(4));
         let mut inputs = [0.0; 64];

@@ -1,4 +1,4 @@
-//! Layers that a pass has finished, on disk: a killed one goes on behind them.
+//! Finished layers of a pass, on disk: a killed pass continues after them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,25 +13,25 @@ use crate::progress;
 use crate::student::FixedScales;
 use crate::tensors::{self, TensorsError};
 
-/// Folder of `<layer>.safetensors`, inside that of the pass.
+/// Folder of `<layer>.safetensors` inside the pass's folder.
 const FOLDER: &str = "layers";
 
-/// The finished layers of an unfinished pass.
+/// Finished layers of an unfinished pass.
 ///
-/// Which of the text each has seen needs no saving: what enters the next layer is computed again, by the finished ones.
+/// The inputs of the next layer are not saved: the finished layers compute them again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FinishedLayers<'a> {
     /// Folder of the pass.
     pub dir: &'a Path,
-    /// Key of the stage: layers of another are not read.
+    /// Key of the stage; layers with another key are not read.
     pub key: &'a str,
 }
 
-/// A layer as it was finished.
+/// A finished layer.
 pub(super) struct FinishedLayer {
     /// All its weights.
     pub(super) weights: BTreeMap<WeightId, Tensor<2>>,
-    /// What scales those that are on a grid.
+    /// Scales of the weights that are on a grid.
     pub(super) scales: BTreeMap<WeightId, FixedScales>,
 }
 
@@ -63,7 +63,7 @@ impl FinishedLayers<'_> {
         tensors::save(&self.file(layer), &matrices, &LayerFacts { key, layer })
     }
 
-    /// A layer that is there. One that cannot be used is told of, and made anew.
+    /// Reads a finished layer, if there is one. An unusable one is reported, and the layer is quantised again.
     pub(super) fn read(
         &self,
         layer: usize,
@@ -99,7 +99,7 @@ impl FinishedLayers<'_> {
     }
 }
 
-/// Deletes what only an unfinished pass needs.
+/// Deletes the files that only an unfinished pass needs.
 pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     let layers = dir.join(FOLDER);
     if layers.exists() {
@@ -108,7 +108,7 @@ pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells whether [`discard`] would delete what lies at this place inside of the folder.
+/// True if [`discard`] would delete the file at this path inside the folder.
 pub(crate) fn is_of_finished_layers(inside: &Path) -> bool {
     inside == Path::new(FOLDER)
 }

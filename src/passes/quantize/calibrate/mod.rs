@@ -1,4 +1,4 @@
-//! Quantisation without training: weights put on their grids by what they see.
+//! Quantisation without training: weights are put on their grids according to their inputs.
 
 mod awq;
 mod clip;
@@ -23,20 +23,20 @@ use crate::progress;
 use crate::student::{FixedScales, Student};
 use crate::tensors;
 
-/// Why weights are not quantised.
+/// Error of quantising without training.
 #[derive(Debug, Error)]
 pub enum QuantizeError {
     /// A signal asked to stop.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
-    /// What enters a layer cannot be worked with.
+    /// The inputs of a layer are unusable.
     #[error("layer {layer} cannot be quantised at its {site:?}: {source}")]
     Inputs {
         /// The layer.
         layer: usize,
         /// The place in it.
         site: Site,
-        /// What is wrong with its inputs.
+        /// Fault of its inputs.
         source: NotPositiveDefinite,
     },
     /// A weight is NaN or infinite.
@@ -44,9 +44,9 @@ pub enum QuantizeError {
     NotFinite {
         /// The parameter.
         name: String,
-        /// Counted from 0.
+        /// Row of the weight, counted from 0.
         row: usize,
-        /// The first such number.
+        /// First such value.
         value: f32,
     },
     /// No training row is without padding.
@@ -60,7 +60,7 @@ pub enum QuantizeError {
     Io(#[from] io::Error),
 }
 
-/// Refuses weights that no grid has a value for.
+/// Refuses weights that are NaN or infinite, for which a grid has no value.
 pub(super) fn check_finite(student: &Student) -> Result<(), QuantizeError> {
     for (spec, weight) in student.decoder.parameters() {
         if !student.schemes.contains_key(&spec.id) {
@@ -78,14 +78,14 @@ pub(super) fn check_finite(student: &Student) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// Puts the weights that have a scheme on their grids, each layer on what the quantised ones before it give; embedding and
-/// output layer are rounded to nearest first.
+/// Puts the weights that have a scheme on their grids. Each layer sees the outputs of the quantised layers before it; the
+/// embedding and the output layer are rounded to nearest first.
 ///
-/// At one time there are the student, once, the residual stream of the calibration text, and the second moments of one
-/// place. Layers that an interrupted pass has finished are taken from `finished`, where each new one is added.
+/// Memory holds the student, once, the residual stream of the calibration text, and the second moments of one place. Layers
+/// that an interrupted pass has finished are read from `finished`, and each new one is added there.
 ///
-/// Scales are chosen before any weight moves, and stay with the student: what becomes of a group need not reach as far as
-/// it did. Masked weights stay 0.
+/// Scales are chosen before any weight moves, and stay with the student: the new weights of a group need not reach as far
+/// as the old ones. Masked weights stay 0.
 pub(super) fn calibrate(
     student: Student,
     plan: &CalibratedPlan,
@@ -131,15 +131,15 @@ pub(super) fn calibrate(
     })
 }
 
-/// The decoder as it will run, but for its projections, which are those of the student yet. The student is let go of: from
-/// here on there is one of each weight.
+/// The decoder as it will run, except for its projections, which are still the student's. The student is dropped: from here
+/// on each weight exists once.
 fn with_rounded_ends(student: Student) -> (Decoder, Grids) {
     let mut scales = BTreeMap::new();
     let decoder = student.decoder.map(|spec, weight| {
         let weight = student.masked(spec.id, weight);
         match student.schemes.get(&spec.id) {
             Some(_) if spec.kind() == ParameterKind::Linear => weight,
-            // The layers are to see the embedding that will run; no error of it or of the output layer is made up for.
+            // Layers must see the embedding that will run; errors of it and of the output layer are not compensated.
             Some(scheme) => {
                 let scaling = scheme.weight.scaling(weight.clone());
                 scales.insert(spec.id, scaling.clone().into());
@@ -157,7 +157,7 @@ fn with_rounded_ends(student: Student) -> (Decoder, Grids) {
     (decoder.with_inputs(inputs), grids)
 }
 
-/// Refuses to begin where there is no text.
+/// Refuses to begin without calibration text.
 fn check_rows(calibration: &Calibration<'_>) -> Result<(), QuantizeError> {
     if calibration.num_whole_rows() == 0 {
         let sequence_length = calibration.rows.sequence_length();
@@ -166,15 +166,15 @@ fn check_rows(calibration: &Calibration<'_>) -> Result<(), QuantizeError> {
     Ok(())
 }
 
-/// What is known of weights beside their values.
+/// Masks, schemes and scales of weights.
 struct Grids {
     masks: BTreeMap<WeightId, Tensor<2>>,
     schemes: Schemes,
     scales: BTreeMap<WeightId, FixedScales>,
 }
 
-/// Puts the weights at one place of the layer on their grids; the largest error of their outputs, as a share of these, in
-/// squares.
+/// Puts the weights at one place of the layer on their grids. Returns the largest squared error of their outputs, as a
+/// share of the squared outputs.
 fn round_place(
     sweep: &mut LayerSweep<'_>,
     site: Site,

@@ -1,4 +1,4 @@
-//! AWQ: columns of weights that see large inputs are made larger, and the inputs smaller by as much.
+//! AWQ: columns of weights that see large inputs are scaled up, and their inputs down by as much.
 
 use burn::tensor::{Tensor, TensorData};
 use half::bf16;
@@ -9,29 +9,29 @@ use crate::kernels::grid::Grid;
 use crate::model::{DecoderConfig, ParameterSpec, Part, Schemes, Site, WeightId};
 use crate::tensors;
 
-/// Powers of the mean input that are tried, 0 to 0.95: as in the paper.
+/// Number of powers of the mean input that are tried, 0 to 0.95, as in the paper.
 const NUM_POWERS: u8 = 20;
 
-/// What feeds a place of a layer, and can have its outputs made smaller.
+/// Source of the inputs at a place of a layer, whose outputs can be scaled down.
 enum Feed {
     /// The gain of the norm in front of it.
     Norm(WeightId),
-    /// A projection each of whose rows makes one input.
+    /// A projection each of whose rows produces one input.
     Rows(WeightId),
 }
 
-/// Scales the inputs of each place of the layer that the text stands in front of, so that the weights behind it lose less by
+/// Scales the inputs of each place in the layer that the sweep has reached, so that the weights behind it lose less by
 /// rounding to the nearest (Lin et al. 2023, AWQ, <https://arxiv.org/abs/2306.00978>, equations 4 and 5):
 ///
 /// ```text
 /// s = mean|x|^α / √(max · min)        α = argmin Σ ‖(Q(W · s) / s − W) x‖²
 /// ```
 ///
-/// What the layer computes stays the same: the inverse of s goes into the norm in front, into the rows of `up_proj` for
-/// `down_proj`, and, if each query has its own values, into those of `v_proj` for `o_proj`. A norm is stored in bf16; s
-/// is what that leaves of it, so that the two cancel. Inputs that are always 0 have s = 1. With α = 0 all is as it was.
+/// The layer computes the same as before: the inverse of s goes into the norm in front, into the rows of `up_proj` for
+/// `down_proj`, and, if each query has its own values, into the rows of `v_proj` for `o_proj`. A norm is stored in bf16; s is
+/// computed from the stored norm, so that the two cancel. Inputs that are always 0 have s = 1. With α = 0 nothing changes.
 ///
-/// A place is left alone where a projection at it, or the one that feeds it, has no scheme.
+/// A place is left alone if a projection at it, or its source, has no scheme.
 pub(super) fn scale_layer(
     sweep: &mut LayerSweep<'_>,
     schemes: &Schemes,
@@ -99,7 +99,7 @@ impl Feed {
             Site::AttentionInput => norm(Part::AttentionNorm),
             Site::MlpInput => norm(Part::MlpNorm),
             Site::MlpHidden => rows(Part::Up),
-            // A bias, which is bf16, would not become smaller by just as much.
+            // A bias, in bf16, would not shrink by exactly as much.
             Site::AttentionOutput
                 if config.num_key_value_heads == config.num_attention_heads && !family.qkv_bias =>
             {
@@ -109,7 +109,7 @@ impl Feed {
         }
     }
 
-    /// What a norm multiplies by.
+    /// Gain of a norm.
     fn gain(&self, sweep: &LayerSweep<'_>, config: &DecoderConfig) -> Option<Gain> {
         let Self::Norm(wanted) = self else {
             return None;
@@ -125,14 +125,14 @@ impl Feed {
     }
 }
 
-/// The gain of a norm: what is stored, and what is added to it.
+/// Gain of a norm: the stored weight plus an offset.
 struct Gain {
     weight: Vec<f32>,
     offset: f32,
 }
 
 impl Gain {
-    /// What is stored if the gain is divided by these scales; a gain that vanishes stays as it is.
+    /// Stored weights if the gain is divided by these scales; a gain that would vanish stays as it is.
     fn stored(&self, scales: &[f32]) -> Vec<f32> {
         let pairs = self.weight.iter().zip(scales);
         let stored = pairs.map(|(&weight, scale)| {
@@ -144,7 +144,7 @@ impl Gain {
         stored.collect()
     }
 
-    /// The scales that are left when the gain is in bf16.
+    /// Scales that remain when the gain is in bf16.
     fn kept(&self, scales: &[f32]) -> Vec<f32> {
         let pairs = self.weight.iter().zip(self.stored(scales));
         let kept = pairs.map(|(weight, stored)| {
@@ -159,7 +159,7 @@ impl Gain {
     }
 }
 
-/// The weights that see what stands at a place, with their grids; `None` if one of them has none.
+/// Weights that read their inputs at a place, with their grids; `None` if one of them has no grid.
 fn readers(
     sweep: &LayerSweep<'_>,
     layer: usize,
@@ -174,7 +174,7 @@ fn readers(
         .collect()
 }
 
-/// The scales of the inputs with which the outputs of some weights lose least; `kept` is what becomes of scales in use.
+/// Scales of the inputs that cost the outputs of some weights least; `kept` maps scales to the ones that remain in use.
 ///
 /// # Shapes
 ///
@@ -197,7 +197,7 @@ fn best_scales(
     best
 }
 
-/// A power of the mean inputs, the largest and the smallest of which are as far from 1.
+/// A power of the mean inputs, scaled so that the largest and the smallest are equally far from 1.
 #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
 fn scales_of(means: &[f64], power: f64) -> Vec<f32> {
     let used = || means.iter().filter(|mean| **mean > 0.0);
@@ -217,7 +217,7 @@ fn scales_of(means: &[f64], power: f64) -> Vec<f32> {
     means.iter().map(scale).collect()
 }
 
-/// What the outputs lose, in squares, if the inputs are scaled so.
+/// Squared error of the outputs if the inputs are scaled like this.
 fn lost(readers: &[(Grid, Tensor<2>)], inputs: &Tensor<2>, scales: &[f32]) -> f64 {
     let of_one = |(grid, weight): &(Grid, Tensor<2>)| {
         let data = TensorData::new(scales.to_vec(), [1, scales.len()]);

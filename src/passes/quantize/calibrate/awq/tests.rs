@@ -1,4 +1,4 @@
-//! Scales against the paper's equations in PyTorch (`tests/golden/awq.json`), and that a scaled layer computes the same.
+//! Scales against the paper's equations in PyTorch (`tests/golden/awq.json`), and unchanged outputs of a scaled layer.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -109,7 +109,7 @@ fn scales_equal_those_of_the_equations() {
             "{label}: {lost}"
         );
         if let Some(gain) = gain {
-            // The scales that were found are those of a norm in bf16, so it stays as they want it.
+            // The scales that were found are those of a norm in bf16, so it is stored exactly as expected.
             assert_eq!(gain.stored(&got), want.norm, "{label}");
         }
     }
@@ -142,7 +142,7 @@ fn config(architecture: Architecture, num_key_value_heads: usize) -> DecoderConf
     }
 }
 
-/// Random weights, and norms some of whose gains are far from the others, so that inputs differ in size.
+/// Random weights, and norms with some gains far from the others, so that inputs differ in size.
 fn decoder(config: DecoderConfig) -> Decoder {
     let decoder = Decoder::from_parameters(config, |spec| {
         let mut stream = Stream::new(9, &spec.name);
@@ -218,6 +218,6 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
             }
         }
     }
-    // Most places gain by it: of each layer two norms, three to five readers, `up_proj` and `down_proj`.
+    // Most places gain by it: per layer two norms, three to five readers, `up_proj` and `down_proj`.
     assert!(num_scaled > 14 * 2 * 5, "{num_scaled}");
 }

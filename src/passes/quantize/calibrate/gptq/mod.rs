@@ -1,4 +1,4 @@
-//! GPTQ: what a weight loses by rounding is made up for by those that are rounded after it.
+//! GPTQ: the weights rounded after a weight compensate for its rounding error.
 
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
@@ -9,15 +9,15 @@ use crate::passes::GptqPlan;
 use crate::tensors;
 use crate::vector::vectorized;
 
-/// Columns of all rows that are rounded before the next: their rows of the factor stay in a cache.
+/// Columns of all rows that are rounded before the next ones, so that their rows of the factor stay in a cache.
 const BLOCK: usize = 128;
 
-/// What all weights that see the same inputs share (Frantar et al. 2022, GPTQ, <https://arxiv.org/abs/2210.17323>,
+/// Data shared by all weights that see the same inputs (Frantar et al. 2022, GPTQ, <https://arxiv.org/abs/2210.17323>,
 /// algorithm 1).
 ///
-/// Columns are visited by the size of their inputs, the largest first ("act-order"): they are rounded while all others can
-/// still make up for it. Groups and their scales stay where they were, so that a file needs no order of columns. Checked
-/// against PyTorch: `tests/golden/gptq.json`.
+/// Columns are visited by the size of their inputs, largest first ("act-order"): they are rounded while all others can
+/// still compensate. Groups and their scales stay in place, so a file needs no order of columns. Checked against PyTorch:
+/// `tests/golden/gptq.json`.
 pub(super) struct Step {
     order: Vec<usize>,
     factor: InverseFactor,
@@ -47,11 +47,11 @@ impl Step {
         })
     }
 
-    /// A weight on its grid; what the mask takes out is 0.
+    /// A weight on its grid; masked weights are 0.
     ///
     /// # Shapes
     ///
-    /// `weight` is `[R, C]`, returned alike; `mask` is as long, `scaling` is `[R, G, 1]`.
+    /// `weight` is `[R, C]`, and so is the result; `mask` is as long, `scaling` is `[R, G, 1]`.
     pub(super) fn round(
         &self,
         weight: &Tensor<2>,
@@ -81,7 +81,7 @@ impl Step {
 }
 
 impl Matrix {
-    /// Rounds some columns, by their places in the order, and moves all after them.
+    /// Rounds some columns, given by their places in the order, and moves all after them.
     fn round_columns(&mut self, places: std::ops::Range<usize>, step: &Step) {
         let columns = step.order.len();
         let num_groups = columns / self.group_size;
@@ -110,14 +110,14 @@ impl Matrix {
     }
 }
 
-/// Rows whose columns stand in the order of visits.
+/// Rows with their columns in the order of visits.
 fn gathered(weights: &[f32], order: &[usize]) -> Vec<f32> {
     let rows = weights.chunks(order.len());
     rows.flat_map(|row| order.iter().map(|&column| row[column]))
         .collect()
 }
 
-/// The opposite of [`gathered`].
+/// Inverse of [`gathered`].
 fn scattered(weights: &[f32], order: &[usize]) -> Vec<f32> {
     let mut scattered = vec![0.0; weights.len()];
     let rows = scattered.chunks_mut(order.len());

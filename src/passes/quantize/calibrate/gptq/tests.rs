@@ -105,7 +105,7 @@ fn weights_equal_those_of_the_equations() {
             let is_kept = mask.as_ref().is_none_or(|mask| mask[idx] != 0.0);
             assert!(is_kept || *got == 0.0, "{label}[{idx}] came back");
         }
-        // What is on the grid is rounded to itself, though the weights reach less far than the scales.
+        // Values on the grid are rounded to themselves, although the weights reach less far than the scales.
         let again = grid.nearest(tensor(got.clone(), inputs.shape), scaling);
         assert_eq!(tensors::to_vec(&again), got, "{label}: rounded again");
     }
@@ -143,7 +143,7 @@ fn inputs_that_do_not_go_together_leave_nothing_to_make_up_for() {
 #[test]
 fn outputs_are_nearer_than_those_of_weights_rounded_to_the_nearest() {
     let (rows, columns, positions) = (16, 160, 400);
-    // Inputs that go together, and of which some are much larger than others.
+    // Correlated inputs, some much larger than others.
     let mixing = normal(columns * columns, "mixing");
     let mixing = tensor(mixing, [columns, columns]).mul_scalar(0.2);
     let x = tensor(normal(positions * columns, "x"), [positions, columns]);
