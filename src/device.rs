@@ -34,7 +34,7 @@ pub enum DeviceError {
     },
     /// The device multiplies matrices wrongly; a broken driver does so without an error.
     #[error(
-        "device `{name}` multiplies two small matrices wrongly, so nothing it computes can be trusted; update its driver or take another device (`--device`)"
+        "device `{name}` multiplies two small matrices wrongly, so its results cannot be trusted; update its driver or use another device (`--device`)"
     )]
     Wrong {
         /// The requested device.

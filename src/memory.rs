@@ -66,15 +66,21 @@ pub fn check(
         Some((idx, pass)) if pass.fit().is_some() => {
             (format!("passes.{idx}.{}.micro_batch", pass.name()), FIT)
         }
-        Some(_) => ("student".to_owned(), "take a smaller student"),
+        Some(_) => ("student".to_owned(), "use a smaller student"),
         None => (
             "teacher.batch_size".to_owned(),
             "write a smaller `batch_size` under `teacher`",
         ),
     };
-    let help = format!("{remedy}, or run with `--over-memory` if you know better");
+    let help = format!("{remedy}, or run with `--over-memory` to ignore this estimate");
     let fault = Diagnostic::new("run/memory", fact).help(help);
-    Err(fault_at(plan, overrides, &key, "more than fits", fault))
+    Err(fault_at(
+        plan,
+        overrides,
+        &key,
+        "needs more memory than this machine has",
+        fault,
+    ))
 }
 
 const FIT: &str = "write a smaller `micro_batch` or `gradient_checkpointing: true`";

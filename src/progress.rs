@@ -58,11 +58,8 @@ pub fn record(text: &str) {
     )]
     let now = DateTime::<Utc>::from(SystemTime::now());
     let now = now.to_rfc3339_opts(SecondsFormat::Secs, true);
-    let mut stamped = String::new();
-    for line in text.lines() {
-        stamped.push_str(&format!("{now} {line}\n"));
-    }
-    let _ = file.write_all(stamped.as_bytes()); // in one piece: other processes may append, too
+    let stamped: Vec<String> = text.lines().map(|line| format!("{now} {line}\n")).collect();
+    let _ = file.write_all(stamped.concat().as_bytes()); // in one piece: other processes may append, too
 }
 
 fn is_logged() -> bool {

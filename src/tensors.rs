@@ -67,7 +67,7 @@ impl NotFinite {
 
     /// Advice on the fix.
     pub fn help() -> String {
-        "get the checkpoint again, or mend what wrote it".to_owned()
+        "download the checkpoint again, or fix the program that wrote it".to_owned()
     }
 }
 
@@ -143,7 +143,7 @@ pub fn load<T: DeserializeOwned>(
         .metadata()
         .as_ref()
         .and_then(|entries| entries.get(HEADER));
-    let header = header.ok_or_else(|| damaged("no header of ours".to_owned()))?;
+    let header = header.ok_or_else(|| damaged("the header is not alambic's".to_owned()))?;
     let header: Header =
         serde_json::from_str(header).map_err(|error| damaged(error.to_string()))?;
 

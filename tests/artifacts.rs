@@ -264,7 +264,7 @@ mod tests {
             let path = stage_dir(&workshop, name, &[]).join(file);
             let what = if let Some(offset) = flipped {
                 flip(&path, offset);
-                format!("{file}` is not what was written")
+                format!("{file}` was changed since it was written")
             } else if file.contains('/') {
                 fs::remove_dir_all(path.parent().unwrap()).unwrap();
                 format!("{file}` is gone")
@@ -391,7 +391,11 @@ mod tests {
         let unfinished = workshop.path(&format!("out/chain/unfinished-{name}"));
         fs::create_dir_all(&unfinished).unwrap();
         symlink(workshop.path("text"), unfinished.join("inside")).unwrap();
-        workshop.fails(&RUN, 1, &["error[io]", "inside", "a symbolic link stands"]);
+        workshop.fails(
+            &RUN,
+            1,
+            &["error[io]", "inside", "a symbolic link is in the place"],
+        );
         fs::remove_file(unfinished.join("inside")).unwrap();
         stderr();
     }
@@ -458,7 +462,7 @@ mod tests {
         workshop.write("out/hashes.json", stored.to_string().as_bytes());
         assert!(workshop.done(&RUN).stderr.contains("05-export: done"));
         let told = workshop.done(&["run", "chain.yaml", "--verify"]).stderr;
-        let what = "05-export: running again, because its `huggingface/model.safetensors` is not what was written";
+        let what = "05-export: running again, because its `huggingface/model.safetensors` was changed since it was written";
         assert!(told.contains(what), "{told}");
         let mended = alambic::files::hash_file(&weights).unwrap();
         assert_eq!(mended, hash);
@@ -479,7 +483,7 @@ mod tests {
             let place = workshop.path(&format!("{run_dir}/{old}"));
             symlink(outside.join("precious.txt"), place).unwrap();
         }
-        let told = "a symbolic link stands where alambic writes";
+        let told = "a symbolic link is in the place of a file or folder that alambic writes";
         workshop.fails(&RUN, 1, &["error[io]", name, told]);
         fs::remove_file(&link).unwrap();
         workshop.done(&RUN);

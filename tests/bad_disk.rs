@@ -59,11 +59,11 @@ mod tests {
             let edited = manifest.replacen(&key(&own), &key(&foreign), 1);
             assert_ne!(edited, manifest, "{field}");
             workshop.write(&relative, edited.as_bytes());
-            let told = format!("was made from something else: `{field}` is ");
+            let told = format!("has another fingerprint: `{field}` is ");
             let help = "help: delete `";
             for command in [&["run"][..], &["cache", "build"]] {
                 let args = [command, &["chain.yaml"]].concat();
-                workshop.fails(&args, 2, &["error[cache]", &told, "wanted is", help]);
+                workshop.fails(&args, 2, &["error[cache]", &told, "is wanted", help]);
             }
             assert_no_pass(&workshop);
         }

@@ -57,7 +57,7 @@ mod tests {
             "error[run/memory]: stage `03-distill` needs about ",
             " TiB, but this machine has ",
             "--> command line:",
-            "help: write a smaller `micro_batch` or `gradient_checkpointing: true`, or run with `--over-memory` if you know better",
+            "help: write a smaller `micro_batch` or `gradient_checkpointing: true`, or run with `--over-memory` to ignore this estimate",
         ];
         workshop.fails(&[&["run"][..], &vast].concat(), 2, &needles);
         assert!(!workshop.path("out").exists());
@@ -296,12 +296,12 @@ mod tests {
             (
                 "passes.0.distill",
                 "[[0, 0], [1, 0]]",
-                "pair 2 of `layers` has layer 1 of the student, which has 1",
+                "pair 2 of `layers` names layer 1 of the student, which has 1",
             ),
             (
                 "passes.3.quantize",
                 "[[0, 3]]",
-                "pair 1 of `layers` has layer 3 of the teacher, which has 1",
+                "pair 1 of `layers` names layer 3 of the teacher, which has 1",
             ),
         ] {
             let set = format!(

@@ -43,7 +43,7 @@ mod tests {
             (
                 "quantize.activations=per_token",
                 [
-                    "error[export/activations]: `huggingface` cannot say that what enters `model.layers.0.mlp.down_proj.weight` is rounded: \
+                    "error[export/activations]: `huggingface` cannot record rounded inputs of `model.layers.0.mlp.down_proj.weight`: \
                      int4, groups of 16, activations int8",
                     "help: write `formats: [compressed-tensors]`, or `activations: none`",
                 ],
@@ -59,7 +59,7 @@ mod tests {
             (
                 "export.formats=[mlx]",
                 [
-                    "groups of 16: MLX takes groups of 32, 64 and 128",
+                    "groups of 16: MLX loads groups of 32, 64 and 128",
                     "help: write one of these as `group_size`",
                 ],
             ),
@@ -91,7 +91,7 @@ mod tests {
                 "quantize.output={bits: 8}",
                 [
                     "error[recipe/tied-output]: `output` has no matrix: the output layer is the embedding",
-                    "help: write `embedding` in its place, or `tie_word_embeddings: false`",
+                    "help: write `embedding` instead, or `tie_word_embeddings: false`",
                 ],
             ),
         ] {

@@ -224,11 +224,14 @@ mod tests {
         let at_one = "cache.temperatures=[1.0]";
         refused(
             &[samples],
-            &["samples serve temperature 1 alone", "declares [1.0, 2.0]"],
+            &[
+                "`samples` support only temperature 1",
+                "declares [1.0, 2.0]",
+            ],
         );
         let needles = [
             "the cache is not exact at temperature 2",
-            "the only one that samples serve",
+            "the only one that samples support",
         ];
         refused(&[samples, at_one], &needles);
         refused(

@@ -78,7 +78,7 @@ mod tests {
             }
             let told = format!(
                 "damaged`: element {element_idx} of `{tensor}` is {value}: the checkpoint is damaged\n  \
-                 = help: get the checkpoint again, or mend what wrote it"
+                 = help: download the checkpoint again, or fix the program that wrote it"
             );
             for line in [
                 "evaluate damaged --text text/validation.txt",

@@ -93,7 +93,7 @@ mod tests {
     fn each_command_that_reads_such_a_folder_tells_of_it() {
         let workshop = model("hf-llama", &json!("GPT2Tokenizer"));
         let note = format!(
-            "{NOTE} `GPT2Tokenizer` and passes over `pre_tokenizer` of its `tokenizer.json`, which are read here: ids may differ there"
+            "{NOTE} `GPT2Tokenizer` and ignores `pre_tokenizer` of its `tokenizer.json`, which alambic uses: ids may differ in transformers"
         );
         let quantize = [
             "quantize",

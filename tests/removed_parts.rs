@@ -131,7 +131,7 @@ export: { formats: [huggingface], dtype: f32 }
                 "prune/uneven-pattern",
                 [
                     "do not divide the 22 columns",
-                    "write `sparsity: 0.5` in its place",
+                    "write `sparsity: 0.5` instead",
                 ],
             ),
         ] {

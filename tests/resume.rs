@@ -54,7 +54,7 @@ mod tests {
             "the export",
             &[("05-export", "`export.formats` changed from ")],
         );
-        let after = "which it goes on from, has changed";
+        let after = "which it starts from, has changed";
         changed(
             "passes.2.distill.learning_rate=1e-3",
             "the third pass",

@@ -103,7 +103,7 @@ mod tests {
             let set = format!("data.sequence_length={length}");
             workshop.done(&["plan", "chain.yaml", "--set", &set]).stdout
         };
-        let note = "note: rows have 64 positions, but the teacher was made for 32: what it says of later ones is worth little";
+        let note = "note: rows have 64 positions, but the teacher was made for 32: its predictions for later ones are unreliable";
         assert!(planned(64).contains(note), "{}", planned(64));
         assert!(!planned(32).contains("note: rows have"), "{}", planned(32));
     }
@@ -139,7 +139,7 @@ mod tests {
             vocab.insert("<other>".to_owned(), id);
         });
         let args = ["evaluate", "odd", "--text", "text/validation.txt"];
-        let needle = "end-of-text id 128001 is outside of the tokenizer's 300 tokens";
+        let needle = "end-of-text id 128001 is outside the tokenizer's 300 tokens";
         workshop.fails(&args, 2, &[needle]);
         let needle = "the prompt has no token, and the model no first token";
         workshop.fails(&["generate", "odd", "--prompt", ""], 2, &[needle]);
@@ -150,7 +150,7 @@ mod tests {
         let workshop = Workshop::new();
         pad_teacher(&workshop);
         let same = workshop.done(&["inspect", "teacher", "--against", "padded"]);
-        let want = "padded: 300 tokens, 320 rows (20 that no token uses)";
+        let want = "padded: 300 tokens, 320 rows (20 not used by any token)";
         assert!(same.stdout.contains(want), "{}", same.stdout);
         assert!(same.stdout.contains("every id means the same to both"));
 

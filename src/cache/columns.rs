@@ -142,7 +142,7 @@ pub(super) fn encode(
 pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
     let hash = column_of(batch, column::TOKENS_HASH)?
         .as_fixed_size_binary_opt()
-        .ok_or("a token hash is no bytes")?;
+        .ok_or("a token hash is not bytes")?;
     let row_idx = value_of::<UInt64Type>(batch, column::ROW_IDX)?;
     Ok((row_idx, hash.value(0)))
 }
@@ -181,7 +181,7 @@ fn check_tokens(tokens: &[u32], counted: u32, fingerprint: &Fingerprint) -> Resu
 
 fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(), String> {
     let SupportPlan::TopK(top_k) = fingerprint.support else {
-        return Err("the likeliest ids instead of samples".to_owned());
+        return Err("top-k ids instead of samples".to_owned());
     };
     let entries = fingerprint.sequence_length * top_k;
     same_length("ids per position", supports.top_k, top_k)?;
@@ -207,7 +207,7 @@ fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(),
 
 fn check_samples(supports: &SampledSupports, fingerprint: &Fingerprint) -> Result<(), String> {
     let SupportPlan::Samples { num_draws, .. } = fingerprint.support else {
-        return Err("samples instead of the likeliest ids".to_owned());
+        return Err("samples instead of top-k ids".to_owned());
     };
     same_length(
         "positions",

@@ -124,7 +124,11 @@ pub struct FieldDifference {
 impl fmt::Display for FieldDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (cached, wanted) = (abridged(&self.cached), abridged(&self.wanted));
-        write!(f, "`{}` is {cached}, wanted is {wanted}", self.field)
+        write!(
+            f,
+            "`{}` is {cached} in the cache, but {wanted} is wanted",
+            self.field
+        )
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn shards_in_order<'a>(
 fn check_parts(manifests: &[(&Path, Manifest)]) -> Result<(), CacheError> {
     let refuse = |what: String| Err(CacheError::NotParts { what });
     let Some((first_dir, first)) = manifests.first() else {
-        return refuse("no part is named".to_owned());
+        return refuse("no parts were given".to_owned());
     };
     let mut seen: Vec<(CachePart, &Path)> = Vec::new();
     for (dir, manifest) in manifests {
@@ -87,7 +87,7 @@ fn check_parts(manifests: &[(&Path, Manifest)]) -> Result<(), CacheError> {
             return Err(CacheError::Stale { dir, fields });
         }
         let (Some(part), Some(of)) = (manifest.part, first.part.map(|part| part.of)) else {
-            return refuse(format!("`{}` is no part but a whole cache", dir.display()));
+            return refuse(format!("`{}` is a whole cache, not a part", dir.display()));
         };
         let sizes = |manifest: &Manifest| (manifest.num_rows, manifest.rows_per_shard);
         if part.of != of || sizes(manifest) != sizes(first) {

@@ -65,7 +65,7 @@ pub enum CacheError {
     #[error(transparent)]
     Io(#[from] std::io::Error),
     /// The folder is not a finished cache.
-    #[error("`{}` holds no finished cache: there is no `manifest.json`", dir.display())]
+    #[error("`{}` holds no finished cache: `manifest.json` is missing", dir.display())]
     NoManifest {
         /// Folder of the cache.
         dir: PathBuf,
@@ -81,7 +81,7 @@ pub enum CacheError {
         known: u32,
     },
     /// The cache was made from something else than the wanted inputs.
-    #[error("the cache in `{}` was made from something else: {}", dir.display(), list(fields))]
+    #[error("the cache in `{}` has another fingerprint: {}", dir.display(), list(fields))]
     Stale {
         /// Folder of the cache.
         dir: PathBuf,
@@ -165,13 +165,13 @@ pub enum CacheError {
         what: String,
     },
     /// Parts were to be merged into a folder that holds another cache.
-    #[error("`{}` holds another cache, whole or in the making", dir.display())]
+    #[error("`{}` already holds another cache, finished or unfinished", dir.display())]
     Occupied {
         /// Folder of the cache.
         dir: PathBuf,
     },
     /// The requested row is not in the cache.
-    #[error("row {row_idx} was asked for, the cache in `{}` has {num_rows} rows", dir.display())]
+    #[error("the cache in `{}` has {num_rows} rows, but row {row_idx} was requested", dir.display())]
     NoSuchRow {
         /// Folder of the cache.
         dir: PathBuf,
@@ -235,10 +235,10 @@ impl CacheError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::NoManifest { .. } | Self::Unfinished { .. } => {
-                Some("run the capture again: it goes on where it stopped".to_owned())
+                Some("run the capture again: it resumes where it stopped".to_owned())
             }
             Self::ShardMissing { .. } => {
-                Some("run the capture again: only the missing rows are captured anew".to_owned())
+                Some("run the capture again: only the missing rows are captured".to_owned())
             }
             Self::ShardLength { path, .. }
             | Self::ShardChecksum { path, .. }
@@ -248,24 +248,24 @@ impl CacheError {
                 Some(helps.join("; ")).filter(|help| !help.is_empty())
             }
             Self::Stale { dir, .. } | Self::Version { dir, .. } => Some(format!(
-                "delete `{}` or name another folder; the cache is then captured anew",
+                "delete `{}` or name another folder; the cache is then captured again",
                 dir.display()
             )),
             Self::OtherRows { path, .. } => Some(format!(
-                "delete `{}` or name another folder; the text is then captured anew",
+                "delete `{}` or name another folder; the text is then captured again",
                 path.parent().unwrap_or(path).display()
             )),
             Self::OnlyPart { .. } => {
                 Some("join all parts with `alambic cache merge PART… --into DIR`".to_owned())
             }
             Self::NotParts { .. } => Some(
-                "name every folder that `alambic cache build --shard i/n` left, for one recipe and one n"
+                "name every folder that `alambic cache build --shard i/n` wrote, for one recipe and one n"
                     .to_owned(),
             ),
             Self::Occupied { .. } => Some("name an empty folder".to_owned()),
             Self::OtherPart { .. } => Some("name another folder".to_owned()),
             Self::LargerPart { dir, .. } => Some(format!(
-                "capture and merge all parts of the larger cache, which serves whoever wants fewer rows, or delete `{}`",
+                "capture and merge all parts of the larger cache, which also serves runs with fewer rows, or delete `{}`",
                 dir.display()
             )),
             Self::Locked { .. } => Some("wait until the other process has ended".to_owned()),
@@ -276,7 +276,7 @@ impl CacheError {
 
 fn mend(path: &Path) -> String {
     format!(
-        "delete `{}` and run the capture again: what it held is captured anew",
+        "delete `{}` and run the capture again: its rows are then captured again",
         path.display()
     )
 }

@@ -124,7 +124,7 @@ pub(crate) fn check(cache: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         Some((SupportWord::Samples, _)) => {
             let declared = cache.get::<Vec<f64>>("temperatures");
             if let Some(declared) = declared.filter(|declared| *declared != [1.0]) {
-                let message = "samples serve temperature 1 alone";
+                let message = "`samples` support only temperature 1";
                 faults.push(
                     Diagnostic::new("recipe/samples-temperature", message)
                         .primary(cache.span("temperatures"), format!("declares {declared:?}"))

@@ -152,7 +152,7 @@ impl Cache {
         let batch = shard.read_row(&self.dir, row_idx - first_row, self.fingerprint())?;
         let (stored_idx, hash) = columns::decode_key(&batch).map_err(|what| shard.corrupt(what))?;
         if stored_idx != row_idx as u64 {
-            return Err(shard.corrupt(format!("row {row_idx} says it is row {stored_idx}")));
+            return Err(shard.corrupt(format!("row {row_idx} is stored as row {stored_idx}")));
         }
         if hash != tokens_hash(tokens()) {
             return Err(CacheError::RowTokens {

@@ -83,7 +83,7 @@ impl Shard {
         let tables = self.tables.get().ok_or("the tables were not read")?;
         let stream = columns::decode_bytes(batch, column::SUPPORTS)?;
         let codes = tables.decode(stream);
-        codes.ok_or_else(|| "its supports are not what this shard's tables can say".to_owned())
+        codes.ok_or_else(|| "its supports cannot be decoded with this shard's tables".to_owned())
     }
 
     /// Visits all rows as stored, each after all its checks.
@@ -101,7 +101,7 @@ impl Shard {
             let corrupt = |what: String| self.corrupt(format!("row {row_idx}: {what}"));
             let (stored_idx, hash) = columns::decode_key(&batch).map_err(corrupt)?;
             if stored_idx != row_idx as u64 {
-                return Err(corrupt(format!("says it is row {stored_idx}")));
+                return Err(corrupt(format!("is stored as row {stored_idx}")));
             }
             let (tokens, counted) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
             if hash != tokens_hash(&tokens) {
@@ -209,7 +209,7 @@ impl Shard {
             .and_then(|entry| entry.value.as_deref())
             .unwrap_or_default();
         if told != columns::fingerprint_text(fingerprint) {
-            let what = "was captured for another fingerprint than the manifest's";
+            let what = "has another fingerprint than the manifest";
             return Err(self.corrupt(what.to_owned()));
         }
         let batch = self.read_columns(footer, 0, &[column::TABLES])?;

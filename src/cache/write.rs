@@ -153,14 +153,17 @@ impl CacheWriter {
         let num_rows = self.tokens.num_rows();
         let refused = |row_idx, what| CacheError::Refused { row_idx, what };
         let (Some(place), Some(row_idx)) = (self.missing_place(), self.next_row()) else {
-            return Err(refused(num_rows, format!("all {num_rows} rows are there")));
+            return Err(refused(
+                num_rows,
+                format!("all {num_rows} rows are already captured"),
+            ));
         };
         let stored = columns::store(tokens, counted, supports, &self.header.fingerprint);
         let stored = stored.map_err(|what| refused(row_idx, what))?;
         if self.tokens.row(row_idx) != Some(&manifest::tokens_hash(tokens)) {
             return Err(refused(
                 row_idx,
-                "its tokens are not those announced".to_owned(),
+                "its tokens differ from the text's".to_owned(),
             ));
         }
         let mut rows = match self.open_shard.take() {

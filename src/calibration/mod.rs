@@ -89,7 +89,7 @@ impl Calibration<'_> {
             let positions =
                 |num_rows: usize| thousands((num_rows * self.rows.sequence_length()) as u64);
             progress::log(&format!(
-                "{}: calibrated on {} of the {} positions asked for: the training text, as far as `cache.tokens` takes it, has no more",
+                "{}: calibrated on {} of the {} positions asked for: the training text within `cache.tokens` has no more",
                 self.label,
                 positions(there),
                 positions(asked)

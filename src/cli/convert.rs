@@ -15,7 +15,7 @@ use crate::plan::{self, words};
 use crate::progress::{bytes_text, thousands};
 use crate::shell::quoted;
 
-/// What messages call the recipe that is made of arguments.
+/// Name in messages of the recipe that is made of arguments.
 const ARGUMENTS: &str = "the recipe of these arguments";
 
 /// End of the help of `alambic export`.

@@ -1,5 +1,6 @@
 //! Errors to messages and exit codes.
 
+use std::fmt::Write as _;
 use std::io;
 
 use anstyle::{AnsiColor, Style};
@@ -69,8 +70,7 @@ impl Failure {
 
     pub(super) fn help(mut self, help: Option<String>) -> Self {
         if let Some(help) = help {
-            self.message
-                .push_str(&format!("\n  = {HELP}help{HELP:#}: {help}"));
+            let _ = write!(self.message, "\n  = {HELP}help{HELP:#}: {help}");
         }
         self
     }
@@ -163,7 +163,7 @@ impl From<ConvertError> for Failure {
     }
 }
 
-/// What to do about a folder of a command that cannot be written.
+/// Help for a folder of a command that cannot be written.
 fn room(error: &io::Error) -> Option<String> {
     let help = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {

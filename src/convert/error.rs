@@ -20,24 +20,24 @@ use crate::student::StudentError;
 #[derive(Debug, Error)]
 #[expect(missing_docs, reason = "the messages say it")]
 pub enum ConvertError {
-    #[error("`{}` is there already, and nothing is written over it", out.display())]
+    #[error("`{}` already exists, and nothing is overwritten", out.display())]
     Exists { out: PathBuf },
     #[error("`{}` has no tokenizer", dir.display())]
     NoTokenizer { dir: PathBuf },
     #[error("the tokenizer has {num_tokens} tokens, but the model knows {num_rows}")]
     Vocabulary { num_tokens: usize, num_rows: usize },
     #[error(
-        "`{format}` holds weights on a grid, and those of `{}` are on {}", checkpoint.display(),
-        if *was_quantized { "one that cannot be carried over" } else { "none" }
+        "`{format}` stores weights on a grid, but those of `{}` are on {}", checkpoint.display(),
+        if *was_quantized { "one that cannot be kept" } else { "none" }
     )]
     NotQuantized {
         format: &'static str,
         checkpoint: PathBuf,
         was_quantized: bool,
     },
-    #[error("`--set {key}=...` is no key of what this command does")]
+    #[error("`--set {key}=...` is not a key of this command")]
     NoSuchKey { key: String },
-    #[error("`{}` is not UTF-8, in which recipes are written", path.display())]
+    #[error("`{}` is not UTF-8, but recipes must be", path.display())]
     NotUtf8 { path: PathBuf },
     #[error(transparent)]
     Input(#[from] StagesError),
@@ -52,14 +52,14 @@ pub enum ConvertError {
     #[error("the loss is {loss} {when} quantising")]
     NoLoss { when: String, loss: f64 },
     #[error(
-        "`{method}` as asked for reads text to see what enters each projection, and none was named"
+        "`{method}` with these options reads text to measure the inputs of projections, but none was given"
     )]
     NeedsText { method: String },
-    #[error("`qat` trains, which takes a text, a schedule and a recipe")]
+    #[error("`qat` trains, so it needs a text, a schedule and a recipe")]
     Trains,
-    #[error("stopped; nothing is left of it")]
+    #[error("stopped; the unfinished output was removed")]
     Stopped,
-    #[error("stopped: run the same command to go on")]
+    #[error("stopped; run the same command to resume")]
     StoppedHalfWay,
     /// Error of a stage that runs have, too.
     #[error(transparent)]
@@ -111,7 +111,7 @@ impl ConvertError {
                 "write `--format huggingface` or `gguf`, or round them again with `alambic quantize`".to_owned()
             }
             Self::NoSuchKey { .. } => {
-                "`export.*` is, and for `alambic quantize` `passes.0.*`; for all else there are options: see `--help`".to_owned()
+                "use `export.*`, or with `alambic quantize` also `passes.0.*`; for everything else use an option, see `--help`".to_owned()
             }
             Self::NotUtf8 { .. } => "give it another name".to_owned(),
             Self::NotHeld { .. } => {
@@ -123,20 +123,20 @@ impl ConvertError {
             }
             Self::OtherPasses => "write a recipe, and run it with `alambic run`".to_owned(),
             Self::NoLoss { .. } => {
-                "measure the checkpoint with `alambic evaluate`: see whether it is sound".to_owned()
+                "check the checkpoint with `alambic evaluate`".to_owned()
             }
             Self::NeedsText { .. } => {
-                "name a file or folder of the language and kind that the model is for with `--text`".to_owned()
+                "name a file or folder with `--text`, in the language and of the kind that the model is for".to_owned()
             }
             Self::Trains => {
                 "write a recipe with `student: { checkpoint: ... }` and this pass, and run it with `alambic run`".to_owned()
             }
             Self::Stage(RunError::Export(ExportError::Write(WriteError::InexactScale { dtype: "bfloat16", .. }))) => {
-                "write `--dtype f16`, with which scales are float16, or put the weights on a new grid with `alambic quantize`"
+                "write `--dtype f16` for float16 scales, or put the weights on a new grid with `alambic quantize`"
                     .to_owned()
             }
             Self::Stage(RunError::Export(ExportError::Write(WriteError::InexactScale { .. }))) => {
-                "write `--format compressed-tensors`, which has scales of `--dtype`, or put the weights on a new grid with `alambic quantize`"
+                "write `--format compressed-tensors`, whose scales have the type of `--dtype`, or put the weights on a new grid with `alambic quantize`"
                     .to_owned()
             }
             Self::Stopped | Self::StoppedHalfWay | Self::Stage(_) | Self::Input(_) => return None,

@@ -136,7 +136,7 @@ fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Sourc
     if let (Some(&format), true) = (plain, rounds) {
         let format = format.word();
         progress::log(&format!(
-            "note: `{format}` cannot say that activations are rounded: in the result they are not"
+            "note: `{format}` cannot record rounded activations: the result does not round them"
         ));
         for scheme in student.schemes.values_mut() {
             scheme.input = None;
@@ -261,7 +261,7 @@ impl<'a> ModelFiles<'a> {
             // A killed process has left this folder; its files might not belong to this result.
             fs::remove_dir_all(&written).map_err(|error| with_path(error, &written))?;
         }
-        progress::log(&format!("export: {format} is written and compared"));
+        progress::log(&format!("export: writing and comparing {format}"));
         let verifications = export::export(plan, student, &export_context, dir)?;
         stop_if_asked(context)?;
         let export = verifications.into_iter().next();

@@ -38,7 +38,7 @@ pub(super) fn parts(rows: &TokenRows, are_read: bool) -> [TokenRows; 2] {
 }
 
 fn one_row(rows: &TokenRows) -> [TokenRows; 2] {
-    progress::log("note: the text is one row: what is measured on it was calibrated on it");
+    progress::log("note: the text is one row, so the result is measured on its calibration text");
     [rows.clone(), rows.clone()]
 }
 

@@ -170,7 +170,7 @@ impl Source {
     }
 
     fn loaded(&self, device: &Device) -> Result<Student, ConvertError> {
-        progress::log(&format!("checkpoint: {} is read", self.name()));
+        progress::log(&format!("checkpoint: reading {}", self.name()));
         let student = match self {
             Self::Checkpoint(checkpoint) => {
                 progress::say_notes(&checkpoint.notes());

@@ -84,7 +84,7 @@ pub enum DataError {
     #[error("the tokenizer has no end-of-text token: none of `{}`, and no id was given", Tokenizer::end_of_text_names().join("`, `"))]
     NoEndOfText,
     /// The end-of-text id is not one of the tokenizer's.
-    #[error("end-of-text id {id} is outside of the tokenizer's {vocab_size} tokens")]
+    #[error("end-of-text id {id} is outside the tokenizer's {vocab_size} tokens")]
     EndOfTextRange {
         /// The id.
         id: u32,
@@ -92,7 +92,7 @@ pub enum DataError {
         vocab_size: usize,
     },
     /// The tokenizer makes no token of a whole split.
-    #[error("{split} text: the tokenizer makes no token of it")]
+    #[error("{split} text: the tokenizer gives no tokens for it")]
     NoTokens {
         /// The split.
         split: Split,

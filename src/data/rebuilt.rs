@@ -121,7 +121,7 @@ impl Rebuilt {
     pub fn note(&self) -> String {
         let parts: Vec<String> = self.parts.iter().map(|part| format!("`{part}`")).collect();
         format!(
-            "transformers 5 loads this tokenizer as `{}` and passes over {} of its `tokenizer.json`, which are read here: ids may differ there",
+            "transformers 5 loads this tokenizer as `{}` and ignores {} of its `tokenizer.json`, which alambic uses: ids may differ in transformers",
             self.class,
             parts.join(", ")
         )

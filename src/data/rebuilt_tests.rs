@@ -121,7 +121,7 @@ fn each_part_that_differs_is_named() {
     assert_eq!(found.parts, ["normalizer", "model.ignore_merges"]);
     assert_eq!(
         found.note(),
-        "transformers 5 loads this tokenizer as `Qwen2Tokenizer` and passes over `normalizer`, `model.ignore_merges` of its `tokenizer.json`, which are read here: ids may differ there"
+        "transformers 5 loads this tokenizer as `Qwen2Tokenizer` and ignores `normalizer`, `model.ignore_merges` of its `tokenizer.json`, which alambic uses: ids may differ in transformers"
     );
     let found = Rebuilt::of("gemma", &json!({}), &gpt2()).unwrap();
     assert_eq!(

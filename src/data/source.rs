@@ -63,8 +63,8 @@ impl fmt::Display for Skipped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let reason = match self.reason {
             SkipReason::Empty => "no text",
-            SkipReason::NoTokens => "too short: the tokenizer makes no token of it",
-            SkipReason::ReadBefore => "this folder was read before",
+            SkipReason::NoTokens => "too short: the tokenizer gives no tokens for it",
+            SkipReason::ReadBefore => "this folder has already been read",
         };
         write!(f, "{}: {reason}; skipped", place(&self.path, self.line))
     }

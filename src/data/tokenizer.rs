@@ -66,7 +66,7 @@ pub enum TokenizerError {
     },
     /// A byte-level vocabulary cannot be this small.
     #[error(
-        "a byte-level vocabulary has at least {MIN_VOCAB_SIZE} tokens, but {vocab_size} were asked for"
+        "a byte-level vocabulary has at least {MIN_VOCAB_SIZE} tokens, but {vocab_size} were requested"
     )]
     VocabularyTooSmall {
         /// The requested size.

@@ -93,10 +93,10 @@ fn origin(card: &mut String, provenance: &Provenance) {
     let made_of = match (base, teacher) {
         (None, None) => "Made by alambic from text alone.".to_owned(),
         (None, Some(teacher)) => format!("A student of `{}`, made by alambic.", teacher.name),
-        (Some(base), None) => format!("Made by alambic of `{}`.", base.name),
+        (Some(base), None) => format!("Made by alambic from `{}`.", base.name),
         (Some(base), Some(teacher)) => {
             let (base, teacher) = (&base.name, &teacher.name);
-            format!("Made by alambic of `{base}`, as a student of `{teacher}`.")
+            format!("Made by alambic from `{base}`, as a student of `{teacher}`.")
         }
     };
     let _ = match &provenance.made_by {
@@ -139,7 +139,7 @@ fn license(card: &mut String, provenance: &Provenance) {
     let lines: Vec<String> = ancestors.into_iter().map(line).collect();
     let _ = writeln!(
         card,
-        "Carried over from what it is made of:\n\n{}",
+        "Inherited from its source models:\n\n{}",
         lines.join("\n")
     );
 }

@@ -170,7 +170,7 @@ fn the_card_tells_what_made_the_model_of_what_and_whose_licence_holds() {
     facts.provenance.made_by = MadeBy::Command("alambic quantize smollm2".to_owned());
     let card = model_card(&facts);
     for told in [
-        "Made by alambic of `smollm2`, as a student of `austen-teacher`. This made it:\n\n```sh\nalambic quantize smollm2\n```",
+        "Made by alambic from `smollm2`, as a student of `austen-teacher`. This made it:\n\n```sh\nalambic quantize smollm2\n```",
         "- `smollm2`: unknown: check before publishing\n- `austen-teacher`: apache-2.0\n",
     ] {
         assert!(card.contains(told), "{told}: {card}");

@@ -87,7 +87,7 @@ pub enum VerifyError {
     Unreadable(#[from] CheckpointError),
     /// A weight on disk differs from the one that was to be stored.
     #[error(
-        "`{name}`[{index}] reads back as {got}, but {want} was stored: this is a fault of alambic"
+        "`{name}`[{index}] reads back as {got}, but {want} was stored: this is a bug in alambic"
     )]
     Weight {
         /// The tensor.
@@ -100,14 +100,14 @@ pub enum VerifyError {
         want: f32,
     },
     /// A weight on disk does not belong to the student.
-    #[error("the folder has `{name}`, which the student has not: this is a fault of alambic")]
+    #[error("the folder has `{name}`, but the student does not: this is a bug in alambic")]
     NotOfTheStudent {
         /// The tensor.
         name: String,
     },
     /// The folder computes something else than the student.
     #[error(
-        "{} is not the student in memory: {}; nothing was published; {}", .0.format, .0, help(.0.budget)
+        "{} differs from the student in memory: {}; nothing was published; {}", .0.format, .0, help(.0.budget)
     )]
     OverBudget(Box<Verification>),
 }

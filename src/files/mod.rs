@@ -81,7 +81,7 @@ fn is_not_regular() -> io::Error {
 }
 
 fn is_a_link() -> io::Error {
-    let fact = "a symbolic link stands where alambic writes; remove it";
+    let fact = "a symbolic link is in the place of a file or folder that alambic writes; remove it";
     io::Error::new(io::ErrorKind::InvalidInput, fact)
 }
 

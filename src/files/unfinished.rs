@@ -34,7 +34,7 @@ impl UnfinishedDir {
     pub fn resume(target: &Path) -> io::Result<Self> {
         let path = Self::at(target)?;
         if fs::symlink_metadata(target).is_ok_and(|found| !found.is_dir()) {
-            let fact = "something that is no folder stands where one is to be made; remove it";
+            let fact = "there is already something here that is not a folder; remove it";
             let error = io::Error::new(io::ErrorKind::InvalidInput, fact);
             return Err(with_path(error, target));
         }

@@ -28,8 +28,8 @@ impl Card {
         card.push_str("\n## Use\n");
         let tokenizer = if is_rebuilt {
             card.push_str(
-                "\n`AutoTokenizer` of transformers 5, which other engines use, too, builds another tokenizer for this \
-                 family than `tokenizer.json` says: check its ids.\n",
+                "\n`AutoTokenizer` of transformers 5, which other engines also use, does not build the tokenizer of \
+                 `tokenizer.json` for this family: check its ids.\n",
             );
             AS_IT_IS
         } else {

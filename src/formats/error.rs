@@ -26,9 +26,9 @@ pub enum CheckpointError {
     Config { path: PathBuf, source: ConfigError },
     #[error(transparent)]
     Gguf(#[from] GgufError),
-    #[error("`{tensor}` in `{}` is a scaling of rotary positions that alambic does not know: Llama 3's it is not", path.display())]
+    #[error("`{tensor}` in `{}` is an unknown scaling of rotary positions: it is not Llama 3's", path.display())]
     UnknownRope { path: PathBuf, tensor: String },
-    #[error("`{}` has no `config.json`; its weights are in a GGUF file: name that, `{}`", dir.display(), gguf.display())]
+    #[error("`{}` has no `config.json`; its weights are in a GGUF file: give that file instead, `{}`", dir.display(), gguf.display())]
     IsAGgufFile { dir: PathBuf, gguf: PathBuf },
     #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
     NoWeights { dir: PathBuf },
@@ -62,7 +62,7 @@ pub enum CheckpointError {
     UnknownTensor { dir: PathBuf, tensor: String },
     #[error(
         "`{}` has a `{tensor}` that is not its embedding, though `tie_word_embeddings` is true: write \
-         `\"tie_word_embeddings\": false` in `config.json` if both were trained, or take the tensor out",
+         `\"tie_word_embeddings\": false` in `config.json` if both were trained, or delete the tensor",
         dir.display()
     )]
     NotTied { dir: PathBuf, tensor: String },
@@ -93,7 +93,7 @@ pub enum CheckpointError {
         bits: u32,
     },
     #[error(
-        "{codes} codes of {bits} bits, as `{tensor}` has them side by side, do not fill whole words of 32 bits"
+        "`{tensor}` has {codes} codes of {bits} bits side by side, which do not fill whole words of 32 bits"
     )]
     PartialWord {
         tensor: String,
@@ -109,7 +109,7 @@ pub enum CheckpointError {
     },
     #[error(
         "`{tensor}` holds zeros of {found}, but `\"sym\": true` says that every zero of the model is {middle}, stored as \
-         {middle} or, in the first version of the format, as {}: write `\"sym\": false` in `config.json` if they are meant",
+         {middle} or, in the first version of the format, as {}: write `\"sym\": false` in `config.json` if the zeros are right",
         middle - 1
     )]
     ZerosNotSymmetric {
@@ -163,13 +163,13 @@ pub enum WriteError {
         dtype: &'static str,
     },
     #[error(
-        "llama.cpp has no key for `{key}` of this model, {found}, and would compute something else"
+        "llama.cpp has no key for `{key}`, which is {found} in this model, and would compute something else"
     )]
     NotInGguf { key: &'static str, found: String },
     #[error(transparent)]
     NoGgufForm(#[from] NoGgufForm),
     #[error(
-        "the tokenizer in the GGUF file gives other ids than the student's: of {text:?} it makes {got:?}, not {want:?}"
+        "the tokenizer in the GGUF file gives other ids than the student's: it encodes {text:?} as {got:?}, not {want:?}"
     )]
     OtherIds {
         text: String,

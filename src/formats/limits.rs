@@ -15,7 +15,7 @@ pub(super) type Reason = (&'static str, &'static str);
 
 /// Refusal of biases that are not multiples of their scales: only MLX holds them.
 pub(super) const NO_BIASES: Reason = (
-    "its groups have whole zeros, and no biases",
+    "its groups have integer zeros, not biases",
     "write `formats: [mlx]`",
 );
 
@@ -83,7 +83,7 @@ impl Limits {
         let format = self.format;
         if schemes.is_empty() {
             return Some(Refusal {
-                fact: format!("`{format}` holds quantised weights, but none of this model is"),
+                fact: format!("`{format}` holds quantised weights, but this model has none"),
                 help: "quantise it first, or write `huggingface`".to_owned(),
             });
         }
@@ -99,14 +99,14 @@ impl Limits {
     fn mismatch(&self, spec: &TensorSpec, scheme: Scheme, dtype: ExportDtype) -> Option<Reason> {
         if scheme.input.is_some() {
             return Some((
-                "it has no place for rounded activations",
+                "it cannot store that activations are rounded",
                 "write `activations: none`, or `formats: [compressed-tensors]`",
             ));
         }
         if !self.kinds.contains(&spec.kind()) {
             return Some((
                 "its engines keep embedding and output matrix plain",
-                "keep it plain, too, or write `formats: [mlx]`",
+                "leave it plain, or write `formats: [mlx]`",
             ));
         }
         (self.levels)(scheme.weight.levels, dtype).or_else(|| self.shape(spec, scheme))
@@ -157,6 +157,6 @@ impl Limits {
 
 /// Refusal of groups that vLLM has no kernels for.
 pub(super) const VLLM_GROUPS: Reason = (
-    "vLLM takes groups of 32, 64 and 128, and whole rows",
+    "vLLM loads groups of 32, 64 and 128, and whole rows",
     "write one of these or `channel` as `group_size`",
 );

@@ -44,20 +44,20 @@ pub enum GgufFault {
     NotUtf8 { what: String, at: usize },
     #[error("`{key}` has value type {id}, which GGUF does not define")]
     ValueType { key: String, id: u32 },
-    #[error("`{key}` is an array of arrays, which no known key is")]
+    #[error("`{key}` is an array of arrays, which no known key has")]
     NestedArray { key: String },
-    #[error("`{key}` holds {byte} where a bool is 0 or 1")]
+    #[error("`{key}` holds {byte} but must be 0 or 1, as a bool")]
     NotABool { key: String, byte: u8 },
-    #[error("the key `{key}` stands twice")]
+    #[error("the key `{key}` occurs twice")]
     DuplicateKey { key: String },
     #[error("`general.alignment` must be a power of two, but is {alignment}")]
     Alignment { alignment: u64 },
-    #[error("the tensor `{tensor}` stands twice")]
+    #[error("the tensor `{tensor}` occurs twice")]
     DuplicateTensor { tensor: String },
     #[error("`{tensor}` has {num_dims} dimensions; GGUF tensors have 1 to 4")]
     NumDims { tensor: String, num_dims: u32 },
     #[error(
-        "`{tensor}` has shape {dims:?} (innermost first), which holds no elements or more than a file can"
+        "`{tensor}` has shape {dims:?} (innermost first), which has no elements or more than a file can hold"
     )]
     Dims { tensor: String, dims: Vec<u64> },
     #[error("`{tensor}` is stored as {found}; alambic reads {}: requantise the model to one of these", known.join(", "))]
@@ -67,7 +67,7 @@ pub enum GgufFault {
         known: Vec<&'static str>,
     },
     #[error(
-        "the rows of `{tensor}` have {cols} elements, which are no whole {kind} blocks of {block_len}"
+        "the rows of `{tensor}` have {cols} elements, which do not fill whole {kind} blocks of {block_len}"
     )]
     UnevenBlocks {
         tensor: String,
@@ -75,9 +75,7 @@ pub enum GgufFault {
         kind: &'static str,
         block_len: usize,
     },
-    #[error(
-        "`{tensor}` lies at offset {offset} of the data, which is not a multiple of {alignment}"
-    )]
+    #[error("`{tensor}` is at offset {offset} of the data, which is not a multiple of {alignment}")]
     Misaligned {
         tensor: String,
         offset: u64,

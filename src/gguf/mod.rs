@@ -94,7 +94,7 @@ impl GgufFile {
 
     /// Non-negative integer at a key, if the key is there.
     pub fn unsigned(&self, key: &str) -> Result<Option<u64>, GgufError> {
-        self.scalar(key, "a whole number from 0 on", unsigned)
+        self.scalar(key, "a non-negative integer", unsigned)
     }
 
     /// Finite number at a key, if the key is there.
@@ -119,7 +119,7 @@ impl GgufFile {
 
     /// Non-negative integers at a key, if the key is there.
     pub fn unsigneds(&self, key: &str) -> Result<Option<Vec<u64>>, GgufError> {
-        self.array(key, "an array of whole numbers from 0 on", |value| {
+        self.array(key, "an array of non-negative integers", |value| {
             unsigned(&value)
         })
     }

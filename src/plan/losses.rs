@@ -77,7 +77,7 @@ fn unserved(
             Diagnostic::new("recipe/infinite-term", message)
                 .primary(
                     losses.span(term.word()),
-                    "the student has mass where the teacher is made to have none",
+                    "the student has mass where the renormalised teacher has none",
                 )
                 .secondary(fields.span("tail"), "")
                 .help(format!(
@@ -148,7 +148,7 @@ fn temperature(recipe: Fields<'_>, fields: Fields<'_>, name: &str, faults: &mut 
     let label = format!("the cache declares {declared:?}");
     let support = cache.block("support").and_then(Fields::variant);
     let help = if let Some((SupportWord::Samples, _)) = support {
-        "write `temperature: 1.0`, the only one that samples serve".to_owned()
+        "write `temperature: 1.0`, the only one that samples support".to_owned()
     } else {
         declared.push(used);
         format!("write `temperatures: {declared:?}` in `cache`")

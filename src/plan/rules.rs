@@ -123,7 +123,7 @@ fn passes(recipe: Fields<'_>, faults: &mut Vec<Diagnostic>) {
             faults.push(
                 Diagnostic::new("recipe/quantize-not-last", message)
                     .primary(pass.span.as_ref(), "puts the weights on a grid")
-                    .secondary(next, "would take them off again"),
+                    .secondary(next, "would move them off the grid"),
             );
         }
         let Some(fields) = choice.inside(pass) else {
@@ -184,8 +184,11 @@ fn shared_layers(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagno
         let message = "`shrink` cannot cut a student whose layers share weights";
         faults.push(
             Diagnostic::new("recipe/shared-layers", message)
-                .primary(fields.holder(), "takes parts out of each layer")
-                .secondary(sizes.span("layer_repeats"), "layers in a row are one")
+                .primary(fields.holder(), "removes parts of each layer")
+                .secondary(
+                    sizes.span("layer_repeats"),
+                    "consecutive layers are the same",
+                )
                 .help("delete `layer_repeats`, or write a smaller `architecture`"),
         );
     }
@@ -200,9 +203,9 @@ fn tied_output(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagnost
         let message = "`output` has no matrix: the output layer is the embedding";
         faults.push(
             Diagnostic::new("recipe/tied-output", message)
-                .primary(fields.span("output"), "a scheme of nothing")
+                .primary(fields.span("output"), "there is no such matrix")
                 .secondary(sizes.span("tie_word_embeddings"), "tied")
-                .help("write `embedding` in its place, or `tie_word_embeddings: false`"),
+                .help("write `embedding` instead, or `tie_word_embeddings: false`"),
         );
     }
 }

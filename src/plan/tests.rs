@@ -352,7 +352,7 @@ proptest! {
             text.splice(start..end, inserted.chars());
         }
         let recipe: String = text.into_iter().collect();
-        if let Err(faults) = recipe::understand::<Plan>(&GRAMMAR, &recipe, &overrides, "edited.yaml") {
+        if let Err(faults) = recipe::understand::<Plan>(&GRAMMAR, &recipe, &overrides, Path::new("edited.yaml")) {
             prop_assert!(!faults.to_string().is_empty());
         }
     }

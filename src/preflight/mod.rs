@@ -182,7 +182,7 @@ impl Preflight<'_> {
             let fact = format!("`{}` cannot be written to: {error}", dir.display());
             let fault =
                 Diagnostic::new("run/read-only", fact).help("name another folder in `output`");
-            self.fault("output", "runs and caches go here", fault)
+            self.fault("output", "runs and caches are written here", fault)
         })
     }
 
@@ -197,12 +197,12 @@ impl Preflight<'_> {
             let (label, help) = if is_gguf(path) {
                 (
                     "this file",
-                    "name a whole GGUF file of a known family and tensor types",
+                    "name a complete GGUF file of a known family and tensor types",
                 )
             } else {
                 (
                     "this folder",
-                    "name a model folder in Hugging Face layout whose files are whole",
+                    "name a model folder in Hugging Face layout whose files are complete",
                 )
             };
             let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
@@ -258,7 +258,7 @@ impl Preflight<'_> {
             let theirs = self.vocabulary_at("teacher.checkpoint", theirs)?;
             if theirs.num_without_row() > 0 {
                 notes.push(format!(
-                    "the teacher has no row for {} added tokens of its tokenizer: a text that names one is read by its letters",
+                    "the teacher has no row for {} added tokens of its tokenizer: their text is tokenized letter by letter",
                     thousands(theirs.num_without_row() as u64)
                 ));
             }
@@ -266,7 +266,7 @@ impl Preflight<'_> {
         };
         if config.vocab_size > num_tokens {
             notes.push(format!(
-                "the teacher has {} rows for {} tokens; the others stand for nothing and are left out of the cache",
+                "the teacher has {} rows for {} tokens; the other rows are unused and left out of the cache",
                 thousands(config.vocab_size as u64),
                 thousands(num_tokens as u64)
             ));
@@ -283,7 +283,7 @@ impl Preflight<'_> {
             let (id, help, label) = match error {
                 VocabularyError::TooFewRows { .. } => (
                     "data/vocabulary",
-                    "take the `tokenizer.json` that belongs to the model",
+                    "use the `tokenizer.json` that belongs to the model",
                     "ids beyond its embedding",
                 ),
                 VocabularyError::Tokenizer(TokenizerError::Gguf(_)) => (
@@ -293,7 +293,7 @@ impl Preflight<'_> {
                 ),
                 _ => (
                     "data/tokenizer",
-                    "put a `tokenizer.json` there that the tokenizers library reads",
+                    "provide a `tokenizer.json` there that the tokenizers library can read",
                     "its tokenizer",
                 ),
             };
@@ -349,7 +349,7 @@ impl Preflight<'_> {
         let asked = self.plan.data.sequence_length;
         (asked > known).then(|| {
             format!(
-                "rows have {} positions, but the teacher was made for {}: what it says of later ones is worth little",
+                "rows have {} positions, but the teacher was made for {}: its predictions for later ones are unreliable",
                 thousands(asked as u64),
                 thousands(known as u64)
             )

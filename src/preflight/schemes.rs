@@ -50,10 +50,10 @@ impl Preflight<'_> {
         let Some(format) = formats.find(|format| !format.holds_rounded_inputs()) else {
             return Ok(());
         };
-        let fact = format!("`{format}` cannot say that what enters `{name}` is rounded: {scheme}");
+        let fact = format!("`{format}` cannot record rounded inputs of `{name}`: {scheme}");
         let fault = Diagnostic::new("export/activations", fact)
             .help("write `formats: [compressed-tensors]`, or `activations: none`");
-        Err(self.fault("export.formats", "has no place for it", fault))
+        Err(self.fault("export.formats", "cannot store this", fault))
     }
 
     /// Refuses schemes that formats of codes cannot hold or that their engines do not take.
@@ -70,6 +70,6 @@ impl Preflight<'_> {
             return Ok(());
         };
         let fault = Diagnostic::new("export/scheme", refusal.fact).help(refusal.help);
-        Err(self.fault("export.formats", "not in all of these", fault))
+        Err(self.fault("export.formats", "not in all of these formats", fault))
     }
 }

@@ -129,12 +129,13 @@ pub(crate) fn check(pass: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagn
     };
     let to = match fields.get::<u64>("to_step") {
         Some(to) if to >= steps => {
-            let message = format!("weights go until step {to}, but the pass has {steps}");
+            let message =
+                format!("weights are pruned until step {to}, but the pass has {steps} steps");
             faults.push(
                 Diagnostic::new("recipe/late-prune", message)
                     .primary(
                         fields.span("to_step"),
-                        "no step is left to make up for them",
+                        "no step is left to compensate for them",
                     )
                     .secondary(pass.span("steps"), "")
                     .help(format!("write at most `to_step: {}`", steps - 1)),
@@ -146,10 +147,10 @@ pub(crate) fn check(pass: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Diagn
         None => steps * 3 / 4,
     };
     if from >= to {
-        let message = format!("weights begin to go at step {from} and have gone at step {to}");
+        let message = format!("pruning begins at step {from} and ends at step {to}");
         faults.push(
             Diagnostic::new("recipe/backward-prune", message)
-                .primary(fields.span("from_step"), "not before they have all gone")
+                .primary(fields.span("from_step"), "not before `to_step`")
                 .secondary(fields.span("to_step"), "")
                 .help("write a smaller `from_step`, or a larger `to_step`"),
         );

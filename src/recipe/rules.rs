@@ -36,7 +36,7 @@ pub fn distinct<T: Value + PartialEq>(
             continue;
         };
         if seen.contains(&value) {
-            let message = format!("an entry of `{name}` is there twice");
+            let message = format!("an entry of `{name}` appears twice");
             faults.push(
                 Diagnostic::new("recipe/repeated-entry", message)
                     .primary(item.span.as_ref(), "delete this one"),

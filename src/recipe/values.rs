@@ -86,7 +86,7 @@ pub(super) fn path(
         };
         let message = format!("`{}` names no {noun}", key.name);
         let help = if found.is_err() && path.parent().is_some_and(|dir| dir.ends_with(FETCHED)) {
-            "run `scripts/fetch_smollm2.sh`, which gets it"
+            "run `scripts/fetch_smollm2.sh`, which downloads it"
         } else {
             "paths are relative to the folder of the recipe"
         };
@@ -314,7 +314,7 @@ fn is_folder_name(text: &str) -> bool {
 /// Reason of an error without the number that the operating system adds.
 fn io_reason(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::NotFound => "nothing is there".to_owned(),
+        io::ErrorKind::NotFound => "not found".to_owned(),
         _ => error.to_string(),
     }
 }

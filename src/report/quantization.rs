@@ -68,7 +68,7 @@ pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
         text.push_str(if rounding.is_worth_training() {
             ".\n"
         } else {
-            ", less than 1 % of the loss for training to win back.\n"
+            ", less than 1 % of the loss for training to recover.\n"
         });
     }
     for one in quantizations {
@@ -84,7 +84,7 @@ fn by_layer(pass: &str, picture: &Picture) -> String {
     let Picture { svg, costs, choice } = picture;
     let positions = thousands(costs.positions);
     let mut text = format!(
-        "\n### {pass}\n\nKL in nats from the student as it came, with one part of it rounded to 2 / 3 / 4 / 8 bits, on {positions} positions of training text.\n"
+        "\n### {pass}\n\nKL in nats from the unrounded student, with one part of it rounded to 2 / 3 / 4 / 8 bits, on {positions} positions of training text.\n"
     );
     if let Some(choice) = choice {
         let _ = writeln!(text, "Chosen: {choice}.");
@@ -164,7 +164,7 @@ mod tests {
         let want = "
 ### 04-quantize
 
-KL in nats from the student as it came, with one part of it rounded to 2 / 3 / 4 / 8 bits, on 2,048 positions of training text.
+KL in nats from the unrounded student, with one part of it rounded to 2 / 3 / 4 / 8 bits, on 2,048 positions of training text.
 Chosen: 3.000 bits a weight on average (at most 3): 1 part of 3 bits; their KLs sum to 0.0100 nats.
 
 ![KL of each part at each width](04-quantize-0/sensitivity.svg)
@@ -202,7 +202,7 @@ Loss in nats on the validation text: before the pass, with every weight rounded 
 | 05-quantize | 4.0000 | 4.5000 | 4.0125 |
 | 06-quantize | - | 4.5000 | 4.0125 |
 
-04-quantize: rounding alone costs 0.0100 nats (0.25 %): a loss of 4.0100 after 4.0000, less than 1 % of the loss for training to win back.
+04-quantize: rounding alone costs 0.0100 nats (0.25 %): a loss of 4.0100 after 4.0000, less than 1 % of the loss for training to recover.
 
 05-quantize: rounding alone costs 0.5000 nats (12.50 %): a loss of 4.5000 after 4.0000.
 ";

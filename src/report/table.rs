@@ -138,7 +138,11 @@ fn export_line(export: &Verification) -> String {
         export.format,
         bytes_text(export.size_bytes),
         thousands(export.size_bytes),
-        if export.holds() { "" } else { ": **too much**" },
+        if export.holds() {
+            ""
+        } else {
+            ": **over the limit**"
+        },
     )
 }
 
@@ -252,7 +256,7 @@ Lines are what a pass minimises, rings the loss on the validation text.
             let line = export_line(&export);
             assert!(
                 line.ends_with(
-                    "(at most 1e-3), KL 1.5e-8 nats, top-1 agreement 100.00 %: **too much**\n"
+                    "(at most 1e-3), KL 1.5e-8 nats, top-1 agreement 100.00 %: **over the limit**\n"
                 ),
                 "{line}"
             );

@@ -63,7 +63,7 @@ pub enum RunError {
     Recipe(#[from] RecipeFaults),
     #[error("`{}` is in use by another run", dir.display())]
     Locked { dir: PathBuf },
-    #[error("the validation loss is {loss} after stage {stage}; nothing of it was published")]
+    #[error("the validation loss is {loss} after stage {stage}; the stage was not published")]
     NotFinite { stage: String, loss: f64 },
     #[error(transparent)]
     Stages(#[from] StagesError),
@@ -386,7 +386,7 @@ fn while_locked<T>(
             ) => {
                 if !std::mem::replace(&mut has_told, true) {
                     let dir = dir.display();
-                    progress::log(&format!("waiting for another run, which uses `{dir}`"));
+                    progress::log(&format!("waiting for another run that uses `{dir}`"));
                 }
             }
             outcome => return outcome,

@@ -66,9 +66,9 @@ impl Damage {
 impl fmt::Display for Damage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.is_gone {
-            "is gone"
+            "is missing"
         } else {
-            "is not what was written"
+            "was changed since it was written"
         };
         write!(f, "its `{}` {what}", self.file)
     }
@@ -237,14 +237,20 @@ mod tests {
         assert_eq!(found(dir), None);
 
         for (text, told) in [
-            ("owt", "its `gguf/model.gguf` is not what was written"),
-            ("longer", "its `gguf/model.gguf` is not what was written"),
+            (
+                "owt",
+                "its `gguf/model.gguf` was changed since it was written",
+            ),
+            (
+                "longer",
+                "its `gguf/model.gguf` was changed since it was written",
+            ),
         ] {
             write(&dir.join("gguf/model.gguf"), text);
             assert_eq!(found(dir).unwrap(), told);
         }
         fs::remove_dir_all(dir.join("gguf")).unwrap();
-        assert_eq!(found(dir).unwrap(), "its `gguf/model.gguf` is gone");
+        assert_eq!(found(dir).unwrap(), "its `gguf/model.gguf` is missing");
 
         fs::create_dir_all(dir.join("gguf")).unwrap();
         write(&dir.join("gguf/model.gguf"), "two");
@@ -255,7 +261,7 @@ mod tests {
             write(&path, other);
             assert_eq!(
                 found(dir).unwrap(),
-                "its `artifact.json` is not what was written"
+                "its `artifact.json` was changed since it was written"
             );
             assert!(Artifact::<f64>::read(dir).is_none());
         }

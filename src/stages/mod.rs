@@ -247,7 +247,7 @@ fn describe(difference: &Difference) -> String {
     let path: Vec<&str> = difference.path.iter().map(String::as_str).collect();
     match path.as_slice() {
         [stage] if stage.starts_with(|first: char| first.is_ascii_digit()) => {
-            format!("{stage}, which it goes on from, has changed")
+            format!("{stage}, which it starts from, has changed")
         }
         [.., "teacher_hash" | "teacher"] => "the teacher has changed".to_owned(),
         [.., "checkpoint"] => "the checkpoint of the student has changed".to_owned(),

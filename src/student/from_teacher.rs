@@ -62,7 +62,7 @@ pub enum NoSuchPart {
         there: usize,
     },
     #[error(
-        "{hidden_size} dimensions over {heads} query heads are not {head_dim}, the size of a head: transformers counts the factors of `longrope` by that in this family"
+        "{hidden_size} dimensions over {heads} query heads do not give the head size {head_dim}: in this family transformers derives the number of `longrope` factors from that quotient"
     )]
     Width {
         key: &'static str,

@@ -210,7 +210,7 @@ fn from_teacher(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     }
     if fields.is_written("calibration_tokens") {
         let message = "`calibration_tokens` has no effect here";
-        let label = "nothing is chosen by what is measured";
+        let label = "no choice depends on a measurement";
         faults.push(
             Diagnostic::new("recipe/unused-key", message)
                 .primary(fields.span("calibration_tokens"), label)

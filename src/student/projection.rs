@@ -20,7 +20,7 @@ pub struct Projection {
 
 /// A layer that a plan compares and a model does not have.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("pair {place} of `layers` has layer {layer} of the {whose}, which has {there}")]
+#[error("pair {place} of `layers` names layer {layer} of the {whose}, which has {there}")]
 pub struct NoSuchLayer {
     /// Place of its pair, counted from 1.
     pub place: usize,
@@ -131,9 +131,9 @@ mod tests {
             let error = layer_pairs(&losses, student, teacher).unwrap_err();
             error.to_string()
         };
-        let student = "pair 1 of `layers` has layer 3 of the student, which has 3";
+        let student = "pair 1 of `layers` names layer 3 of the student, which has 3";
         assert_eq!(told(3, 6), student);
-        let teacher = "pair 2 of `layers` has layer 5 of the teacher, which has 5";
+        let teacher = "pair 2 of `layers` names layer 5 of the teacher, which has 5";
         assert_eq!(told(4, 5), teacher);
     }
 

@@ -237,7 +237,7 @@ pub fn fit_with(
     let done = training.optimizer.num_updates;
     if done < plan.steps {
         progress::log(&format!(
-            "{label}: ends after step {done} of {}, its validation loss having ceased to fall",
+            "{label}: ended early after step {done} of {}: the validation loss stopped falling",
             plan.steps
         ));
     }
@@ -248,7 +248,7 @@ pub fn fit_with(
     if let (HandOn::Best, Some(best)) = (plan.hand_on, training.validation.best) {
         weights = states.load_best(best.step, &training.student)?;
         progress::log(&format!(
-            "{label}: hands on its weights after step {}, with a validation loss of {:.4} nats",
+            "{label}: handing on the weights after step {}, with a validation loss of {:.4} nats",
             best.step, best.loss_nats
         ));
     }

@@ -310,7 +310,11 @@ fn rate(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     if schedule != ScheduleWord::WarmupStableDecay {
         for name in ["decay_steps", "decay_shape"] {
             let help = format!("delete `{name}`, or write `schedule: warmup_stable_decay`");
-            unused(name, "of the last steps of `warmup_stable_decay`", help);
+            unused(
+                name,
+                "only for the last steps of `warmup_stable_decay`",
+                help,
+            );
         }
     }
     if schedule == ScheduleWord::Constant {
@@ -380,13 +384,13 @@ fn length(
         thousands(steps as u64)
     );
     let help = if steps < 2 {
-        format!("write a number for `{name}`: a single step does not move")
+        format!("write a number for `{name}`: a single step leaves no room for a change")
     } else {
         "write fewer, or a share such as `over: 0.5`".to_owned()
     };
     faults.push(
         Diagnostic::new("recipe/long-schedule", message)
-            .primary(ramp.span("over"), "it would not arrive")
+            .primary(ramp.span("over"), "it would not reach `to`")
             .secondary(fields.span("steps"), "")
             .help(help),
     );

@@ -118,11 +118,11 @@ impl StateError {
         match self {
             Self::Tensors(_) | Self::Io(_) => None,
             Self::Version { path, .. } => Some(format!(
-                "delete `{}` to begin the pass anew, or finish it with the version of alambic that began it",
+                "delete `{}` to start the pass again, or finish it with the version of alambic that started it",
                 path.display()
             )),
             Self::Architecture { path, .. } | Self::Pass { path, .. } => Some(format!(
-                "it was put there by hand: move `{}` back to where it belongs, or delete it to begin the pass anew",
+                "the file was moved here by hand: move `{}` back, or delete it to start the pass again",
                 path.display()
             )),
         }
@@ -217,7 +217,7 @@ impl States<'_> {
                 Ok(training) => {
                     for (path, fact) in damage {
                         progress::log(&format!(
-                            "warning: {path} is damaged ({fact}): going on from the state before it, after {num_updates} steps"
+                            "warning: {path} is damaged ({fact}): resuming from the state before it, after {num_updates} steps"
                         ));
                     }
                     let best = training.validation.best;

@@ -289,7 +289,7 @@ impl Comparison {
             );
             if let (Some(rows), Some(padding)) = (side.num_rows, side.num_padding_rows) {
                 let (rows, padding) = (thousands(rows as u64), thousands(padding as u64));
-                let _ = write!(text, ", {rows} rows ({padding} that no token uses)");
+                let _ = write!(text, ", {rows} rows ({padding} not used by any token)");
             }
             if let Some(beginning) = &side.beginning_of_text {
                 let _ = write!(text, ", text begins with {beginning}");

@@ -74,7 +74,7 @@ fn padded_rows_do_not_make_vocabularies_differ() {
     assert_eq!(found.b.num_padding_rows, Some(5));
     let text = found.text();
     assert!(
-        text.contains("3 tokens, 8 rows (5 that no token uses), text ends with `<eos>` (0)")
+        text.contains("3 tokens, 8 rows (5 not used by any token), text ends with `<eos>` (0)")
             && text.ends_with("every id means the same to both"),
         "{text}"
     );

@@ -25,7 +25,7 @@ fn nothing_is_written_over_what_is_there() {
     workshop.write("kept/file", b"mine");
     let before = files_below(&workshop.path(""));
     let needles = [
-        "error[convert]: `kept` is there already, and nothing is written over it",
+        "error[convert]: `kept` already exists, and nothing is overwritten",
         "help: name another folder with `--out`, or delete `kept`",
     ];
     for line in [
@@ -66,7 +66,7 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
     (
         "export teacher --format gguf --set seed=1",
         2,
-        &["error[convert]: `--set seed=...` is no key of what this command does"],
+        &["error[convert]: `--set seed=...` is not a key of this command"],
     ),
     (
         "export teacher --format compressed-tensors",
@@ -117,15 +117,15 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
         "quantize teacher --method gptq --group-size 16",
         2,
         &[
-            "`gptq` as asked for reads text to see what enters each projection, and none was named",
-            "help: name a file or folder of the language and kind that the model is for with `--text`",
+            "`gptq` with these options reads text to measure the inputs of projections, but none was given",
+            "help: name a file or folder with `--text`, in the language and of the kind that the model is for",
         ],
     ),
     (
         "quantize teacher --method round-to-nearest --group-size 16 --set data.sequence_length=4",
         2,
         &[
-            "`--set data.sequence_length=...` is no key of what this command does",
+            "`--set data.sequence_length=...` is not a key of this command",
             "help: `export.*` is, and for `alambic quantize` `passes.0.*`",
         ],
     ),
@@ -167,7 +167,7 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
         ),
         2,
         &[
-            "on one that cannot be carried over", // groups of permuted columns
+            "on one that cannot be kept", // groups of permuted columns
             "help: write `--format huggingface` or `gguf`, or round them again",
         ],
     ),

@@ -267,7 +267,7 @@ fn compressed_tensors_names_an_output_layer_of_its_own_and_refuses_an_embedding(
         (
             Format::Awq,
             "`awq` cannot hold `model.embed_tokens.weight`, int8, groups of 32: its engines keep embedding and output matrix plain; \
-             keep it plain, too, or write `formats: [mlx]`",
+             leave it plain, or write `formats: [mlx]`",
         ),
     ] {
         let dir = tempfile::tempdir().unwrap();

@@ -109,7 +109,7 @@ fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
     build(whole.path(), &fingerprint());
     let path = |dir: &TempDir| dir.path().to_path_buf();
     let cases = [
-        (vec![], "no part is named"),
+        (vec![], "no parts were given"),
         (vec![two[0].clone()], "of 2 parts, 2 is missing"),
         (vec![three[1].clone()], "of 3 parts, 1, 3 is missing"),
         (
@@ -124,7 +124,7 @@ fn what_is_not_exactly_the_parts_of_one_cache_is_refused() {
         (vec![two[0].clone(), path(&others)], "`support` is"),
         (
             vec![two[0].clone(), path(&whole)],
-            "is no part but a whole cache",
+            "is a whole cache, not a part",
         ),
         (
             vec![two[0].clone(), two[1].join("nowhere")],

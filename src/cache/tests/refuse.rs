@@ -89,8 +89,8 @@ fn a_stale_cache_names_each_field_with_both_values() {
         temperatures: vec![1.0],
         ..fingerprint()
     };
-    let message = "`teacher_weights` is `111111111111…`, wanted is `444444444444…`; \
-                   `temperatures` is `[1.0,2.0]`, wanted is `[1.0]`";
+    let message = "`teacher_weights` is `111111111111…` in the cache, but `444444444444…` is wanted; \
+                   `temperatures` is `[1.0,2.0]` in the cache, but `[1.0]` is wanted";
     let error = open_for(dir.path(), &wanted, NUM_ROWS).unwrap_err();
     assert!(error.to_string().ends_with(message), "{error}");
     let before = contents(dir.path());
@@ -284,7 +284,7 @@ fn a_shard_that_contradicts_the_manifest_is_refused_though_its_checksum_is_right
         ("\"vocab_size\": 64", "\"vocab_size\": 63"),
         ("2.0\n", "2.0,\n3.0\n"),
     ];
-    let want = "was captured for another fingerprint than the manifest's";
+    let want = "has another fingerprint than the manifest";
     for (from, to) in cases {
         let dir = tempdir().unwrap();
         build(dir.path(), &fingerprint());

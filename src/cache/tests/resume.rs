@@ -141,7 +141,7 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
         ),
         (
             |tokens, _, _| tokens[3] = 5,
-            "its tokens are not those announced",
+            "its tokens differ from the text's",
         ),
     ];
     let dir = tempdir().unwrap();

@@ -350,7 +350,7 @@ fn an_output_matrix_beside_a_tied_embedding_must_be_the_same() {
     assert!(
         message.ends_with(
             "has a `lm_head.weight` that is not its embedding, though `tie_word_embeddings` is true: write \
-             `\"tie_word_embeddings\": false` in `config.json` if both were trained, or take the tensor out"
+             `\"tie_word_embeddings\": false` in `config.json` if both were trained, or delete the tensor"
         ),
         "{message}"
     );

@@ -61,7 +61,10 @@ fn place(dir: &Path, tensor: &str) -> (PathBuf, Range<usize>, Dtype) {
 fn unread(path: &Path) -> String {
     let error = Checkpoint::open(path).unwrap().check_weights().unwrap_err();
     let help = error.help().unwrap();
-    assert_eq!(help, "get the checkpoint again, or mend what wrote it");
+    assert_eq!(
+        help,
+        "download the checkpoint again, or fix the program that wrote it"
+    );
     error.to_string()
 }
 

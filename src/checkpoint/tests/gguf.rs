@@ -268,7 +268,7 @@ fn metadata_that_does_not_fit_the_decoder_is_refused() {
     );
     assert_eq!(
         u32("llama.expert_count", 8),
-        ": `llama.expert_count` must be absent: alambic has no such part, but is `8`"
+        ": `llama.expert_count` must be absent, because alambic has no such part, but is `8`"
     );
     assert_eq!(
         u32("llama.rope.dimension_count", 16),

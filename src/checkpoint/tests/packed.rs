@@ -269,7 +269,7 @@ fn inputs_of_joined_matrices_are_rounded_alike_and_those_of_the_head_are_not() {
     }));
     let error = error.unwrap_err().to_string();
     assert!(
-        error.contains("alike for the inputs of `model.layers.0.self_attn.q_proj.weight` and of `model.layers.0.self_attn.v_proj.weight`"),
+        error.contains("the same for the inputs of `model.layers.0.self_attn.q_proj.weight` and `model.layers.0.self_attn.v_proj.weight`"),
         "{error}"
     );
     let error = whole(json!({ "a": group(&["lm_head"], int8) }));

@@ -89,7 +89,7 @@ fn zeros_that_contradict_a_symmetric_config_are_refused_by_name() {
     let want = |module: &str, found: &str| {
         format!(
             "`{module}.qzeros` holds zeros of {found}, but `\"sym\": true` says that every zero of the model is 8, stored \
-             as 8 or, in the first version of the format, as 7: write `\"sym\": false` in `config.json` if they are meant"
+             as 8 or, in the first version of the format, as 7: write `\"sym\": false` in `config.json` if the zeros are right"
         )
     };
     let message = refusal_with(last, &|bytes| bytes[9] = 0x79);

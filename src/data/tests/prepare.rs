@@ -205,7 +205,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
     let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "validation text: the tokenizer makes no token of it"
+        "validation text: the tokenizer gives no tokens for it"
     );
 }
 

@@ -305,7 +305,7 @@ fn a_vocabulary_without_room_for_every_byte_is_refused() {
     let error = Tokenizer::train(["text"].into_iter(), 256).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "a byte-level vocabulary has at least 257 tokens, but 256 were asked for"
+        "a byte-level vocabulary has at least 257 tokens, but 256 were requested"
     );
     assert_eq!(
         Tokenizer::train(["text"].into_iter(), 257)

@@ -20,7 +20,7 @@ fn levels(levels: Levels, _: ExportDtype) -> Option<Reason> {
         Levels::Symmetric { bits: 4 } | Levels::Asymmetric { bits: 4 } => None,
         Levels::Affine { .. } => Some(NO_BIASES),
         _ => Some((
-            "it has 4 bits",
+            "its codes have 4 bits",
             "write `bits: 4`, or `formats: [compressed-tensors]`",
         )),
     }

@@ -20,11 +20,11 @@ fn levels(levels: Levels, _: ExportDtype) -> Option<Reason> {
         Levels::Symmetric { bits: 4 | 8 } => None,
         Levels::Affine { .. } => Some(NO_BIASES),
         Levels::Asymmetric { bits: 4 | 8 } => Some((
-            "vLLM takes no GPTQ with zeros",
+            "vLLM loads no GPTQ with zeros",
             "write `symmetric: true`, or `formats: [awq]` for 4 bits",
         )),
         _ => Some((
-            "vLLM takes GPTQ of 4 and 8 bits",
+            "vLLM loads GPTQ of 4 and 8 bits only",
             "write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
         )),
     }

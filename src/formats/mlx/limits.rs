@@ -15,7 +15,7 @@ pub(super) static LIMITS: Limits = Limits {
     ],
     holds_whole_rows: false,
     groups: (
-        "MLX takes groups of 32, 64 and 128",
+        "MLX loads groups of 32, 64 and 128",
         "write one of these as `group_size`",
     ),
     word_axes: &[1],
@@ -31,7 +31,7 @@ fn levels(levels: Levels, dtype: ExportDtype) -> Option<Reason> {
         Levels::Asymmetric { bits: 2..=6 | 8 } => match dtype {
             ExportDtype::F32 => None,
             ExportDtype::Bf16 | ExportDtype::F16 => Some((
-                "the bias of a group, zero times scale, is no bf16",
+                "the bias of a group, zero times scale, is not exact in bf16",
                 "write `dtype: f32` under `export`, or `symmetric: true`",
             )),
         },

@@ -67,8 +67,8 @@ pub(super) fn settle(
         Version::Second => ("as they are", "the middle of the codes"),
     };
     let note = format!(
-        "`checkpoint_format` means `{}`, but the zeros are stored as `{}` does, {zeros}: they are read so; an engine \
-         that goes by the name computes another model",
+        "`checkpoint_format` means `{}`, but the zeros are stored as in `{}`, {zeros}: they are read that way; an engine \
+         that follows the name computes another model",
         named.name(),
         stored.name(),
     );

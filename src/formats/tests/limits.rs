@@ -26,12 +26,12 @@ const REFUSED: [(Format, Grid, &str); 9] = [
     (
         Format::Gptq,
         Grid::asymmetric(4, Some(32)),
-        "int4 asymmetric, groups of 32: vLLM takes no GPTQ with zeros; write `symmetric: true`, or `formats: [awq]` for 4 bits",
+        "int4 asymmetric, groups of 32: vLLM loads no GPTQ with zeros; write `symmetric: true`, or `formats: [awq]` for 4 bits",
     ),
     (
         Format::Gptq,
         Grid::symmetric(3, Some(32)),
-        "int3, groups of 32: vLLM takes GPTQ of 4 and 8 bits; write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
+        "int3, groups of 32: vLLM loads GPTQ of 4 and 8 bits only; write `bits: 4` or `bits: 8`, or `formats: [compressed-tensors]`",
     ),
     (
         Format::Gptq,
@@ -39,12 +39,12 @@ const REFUSED: [(Format, Grid, &str); 9] = [
             levels: Levels::Stretched,
             group_size: None,
         },
-        "vLLM takes GPTQ of 4 and 8 bits",
+        "vLLM loads GPTQ of 4 and 8 bits only",
     ),
     (
         Format::Gptq,
         Grid::symmetric(4, Some(16)),
-        "int4, groups of 16: vLLM takes groups of 32, 64 and 128, and whole rows; write one of these or `channel` as `group_size`",
+        "int4, groups of 16: vLLM loads groups of 32, 64 and 128, and whole rows; write one of these or `channel` as `group_size`",
     ),
     (
         Format::Awq,
@@ -54,7 +54,7 @@ const REFUSED: [(Format, Grid, &str); 9] = [
     (
         Format::Awq,
         Grid::symmetric(4, Some(16)),
-        "vLLM takes groups of 32, 64 and 128, and whole rows",
+        "vLLM loads groups of 32, 64 and 128, and whole rows",
     ),
     (
         Format::Mlx,
@@ -64,12 +64,12 @@ const REFUSED: [(Format, Grid, &str); 9] = [
     (
         Format::Mlx,
         Grid::symmetric(4, None),
-        "int4, one scale per row: MLX takes groups of 32, 64 and 128; write one of these as `group_size`",
+        "int4, one scale per row: MLX loads groups of 32, 64 and 128; write one of these as `group_size`",
     ),
     (
         Format::Mlx,
         Grid::asymmetric(4, Some(32)),
-        "the bias of a group, zero times scale, is no bf16; write `dtype: f32` under `export`, or `symmetric: true`",
+        "the bias of a group, zero times scale, is not exact in bf16; write `dtype: f32` under `export`, or `symmetric: true`",
     ),
 ];
 
@@ -124,7 +124,7 @@ fn unlike_schemes_are_refused_where_the_format_has_one() {
     assert_eq!(told(Format::Mlx, &mixed), None);
     let told = told(Format::Awq, &Schemes::new()).unwrap();
     assert!(
-        told.contains("holds quantised weights, but none of this model is"),
+        told.contains("holds quantised weights, but this model has none"),
         "{told}"
     );
 }
@@ -138,7 +138,7 @@ fn biases_leave_as_mlx_alone() {
     for format in [Format::Gptq, Format::Awq, Format::CompressedTensors] {
         let fact = refused(format).unwrap().fact;
         let want = format!(
-            "cannot hold `{Q_PROJ}`, int4 with biases, groups of 32: its groups have whole zeros, and no biases"
+            "cannot hold `{Q_PROJ}`, int4 with biases, groups of 32: its groups have integer zeros, not biases"
         );
         assert!(fact.contains(&want), "{fact}");
     }

@@ -145,15 +145,15 @@ fn keys_that_lie_are_refused() {
     );
     assert_eq!(
         told("k", array(9, 1, &[0; 32])),
-        "`k` is an array of arrays, which no known key is"
+        "`k` is an array of arrays, which no known key has"
     );
     assert_eq!(
         told("k", vec![7, 0, 0, 0, 2]),
-        "`k` holds 2 where a bool is 0 or 1"
+        "`k` holds 2 but must be 0 or 1, as a bool"
     );
     assert_eq!(
         told("k", array(7, 2, &[1, 3])),
-        "`k` holds 3 where a bool is 0 or 1"
+        "`k` holds 3 but must be 0 or 1, as a bool"
     );
     let bad_text = [&8_u32.to_le_bytes()[..], &1_u64.to_le_bytes(), &[0xff]].concat();
     assert!(told("k", bad_text).ends_with("is not UTF-8"));
@@ -166,7 +166,7 @@ fn keys_that_lie_are_refused() {
     }
     let mut draft = sound();
     draft.keys.push(draft.keys[1].clone());
-    assert_eq!(refusal(&draft), "the key `a.count` stands twice");
+    assert_eq!(refusal(&draft), "the key `a.count` occurs twice");
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn tensors_that_lie_are_refused() {
         &[1 << 62, 2, 2, 2],
     ] {
         assert!(
-            dims(wrong).contains("holds no elements or more than a file can"),
+            dims(wrong).contains("has no elements or more than a file can hold"),
             "{wrong:?}"
         );
     }
@@ -200,17 +200,17 @@ fn tensors_that_lie_are_refused() {
     assert!(kind(4).starts_with("`first` is stored as type 4"));
     assert_eq!(
         kind(8),
-        "the rows of `first` have 3 elements, which are no whole Q8_0 blocks of 32"
+        "the rows of `first` have 3 elements, which do not fill whole Q8_0 blocks of 32"
     );
     let offset = |offset: u64| told(&|draft| draft.tensors[0].offset = Some(offset));
     assert_eq!(
         offset(4),
-        "`first` lies at offset 4 of the data, which is not a multiple of 32"
+        "`first` is at offset 4 of the data, which is not a multiple of 32"
     );
     for outside in [64, 1 << 40, u64::MAX - 31] {
         assert!(offset(outside).contains("but the file holds"), "{outside}");
     }
     assert_eq!(offset(32), "`first` and `second` overlap");
     let twice = told(&|draft| draft.tensors[1].name = "first".to_owned());
-    assert_eq!(twice, "the tensor `first` stands twice");
+    assert_eq!(twice, "the tensor `first` occurs twice");
 }

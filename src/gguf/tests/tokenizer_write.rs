@@ -88,7 +88,7 @@ fn what_llama_cpp_lacks_is_refused_by_name() {
     let refusal = |json: &Value| tokenizer_metadata(source(json, 2)).unwrap_err().to_string();
     assert_eq!(
         refusal(&json!({ "model": { "type": "Unigram" } })),
-        "a GGUF file cannot carry this tokenizer: its model is `Unigram`, not `BPE`"
+        "this tokenizer cannot be written to a GGUF file: its model is `Unigram`, not `BPE`"
     );
     let mut json = json!({
         "model": { "type": "BPE", "vocab": { "a": 0, "b": 1 }, "merges": [] },
@@ -96,7 +96,7 @@ fn what_llama_cpp_lacks_is_refused_by_name() {
     });
     let found = refusal(&json);
     assert!(
-        found.contains("has no name for how it splits text (known: `gpt-2`"),
+        found.contains("has no name for its text splitting rule (known: `gpt-2`"),
         "{found}"
     );
     json["pre_tokenizer"] = json!({ "type": "ByteLevel", "add_prefix_space": false });

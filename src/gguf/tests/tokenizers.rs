@@ -90,7 +90,7 @@ fn lists_that_do_not_fit_together_are_refused() {
     let twice = told(|draft| {
         draft.texts("tokenizer.ggml.tokens", &["a", "b", "a", "<end>", "[PAD4]"]);
     });
-    assert!(twice.contains("`a` stands twice"), "{twice}");
+    assert!(twice.contains("`a` occurs twice"), "{twice}");
     let merge = told(|draft| {
         draft.texts("tokenizer.ggml.merges", &["a b c"]);
     });

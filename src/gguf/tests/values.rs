@@ -85,11 +85,11 @@ fn a_value_of_another_type_is_told_with_both() {
     };
     assert_eq!(
         told(file.unsigned("a.eps").unwrap_err()),
-        "`a.eps` must be a whole number from 0 on, but is `0.00001`"
+        "`a.eps` must be a non-negative integer, but is `0.00001`"
     );
     assert_eq!(
         told(file.unsigneds("a.ints").unwrap_err()),
-        "`a.ints` must be an array of whole numbers from 0 on, but is an array of 3 values"
+        "`a.ints` must be an array of non-negative integers, but is an array of 3 values"
     );
     assert_eq!(
         told(file.texts("a.count").unwrap_err()),

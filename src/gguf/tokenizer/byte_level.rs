@@ -96,7 +96,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &FileTokens) -> Result<Tokenize
     let pairs = merges.iter().map(|merge| match merge.split_once(' ') {
         Some((left, right)) if !right.contains(' ') => Ok([left, right]),
         _ => {
-            let want = format!("pairs with one space between, but one is `{merge}`");
+            let want = format!("pairs separated by one space, but one is `{merge}`");
             Err(file.wrong_value(MERGES, want))
         }
     });

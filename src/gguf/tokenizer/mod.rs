@@ -164,7 +164,7 @@ impl FileTokens {
         let mut ids = Map::new();
         for (id, token, _) in self.used() {
             if ids.insert(token.to_owned(), json!(id)).is_some() {
-                let want = format!("different texts, but `{token}` stands twice");
+                let want = format!("different texts, but `{token}` occurs twice");
                 return Err(file.wrong_value(TOKENS, want));
             }
         }

@@ -33,7 +33,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &FileTokens) -> Result<Tokenize
         .used()
         .find(|(_, _, kind)| *kind == TokenKind::Unknown);
     if unknown.is_none() && !has_bytes {
-        return Err(file.wrong_value(UNKNOWN, "there in a vocabulary without bytes"));
+        return Err(file.wrong_value(UNKNOWN, "set in a vocabulary without byte tokens"));
     }
     let ids = with_tab(vocabulary.ids(file)?);
     let adds_space = file

@@ -14,7 +14,7 @@ use super::{
 
 /// Reason why a tokenizer cannot be written to a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("a GGUF file cannot carry this tokenizer: {fact}")]
+#[error("this tokenizer cannot be written to a GGUF file: {fact}")]
 pub struct NoGgufForm {
     /// Property of the tokenizer that llama.cpp's tokenizers lack.
     pub fact: String,
@@ -110,7 +110,7 @@ fn byte_level_keys(
 ) -> Result<Vec<(String, NewValue)>, NoGgufForm> {
     let rule = byte_level::name_of(json).ok_or_else(|| NoGgufForm {
         fact: format!(
-            "llama.cpp has no name for how it splits text (known: `{}`)",
+            "llama.cpp has no name for its text splitting rule (known: `{}`)",
             byte_level::names().join("`, `")
         ),
     })?;

@@ -88,7 +88,7 @@ pub(super) fn note(json: &Value, family: &Family) -> Option<String> {
     let full = field(json, "rope_parameters").and_then(|new| field(new, "full_attention"));
     (family.has_local_rope && full.is_none() && is_unread(json)).then(|| {
         "`rope_scaling` of a Gemma 3 names its kind by `type`, which transformers 5 does not read there: positions are \
-         not scaled, as in transformers; write `rope_type` for `type` in `config.json` if they are to be"
+         not scaled, as in transformers; write `rope_type` instead of `type` in `config.json` to scale them"
             .to_owned()
     })
 }
@@ -135,7 +135,8 @@ impl RopeFacts<'_> {
         )]
         let dims = factor.map(|factor| (factor * head_dim as f64) as usize);
         let is_held = |dims: &usize| (2..=head_dim).contains(dims) && dims.is_multiple_of(2);
-        let expected = || format!("a share of the {head_dim} dimensions of a head that is even");
+        let expected =
+            || format!("a share of the {head_dim} dimensions of a head that gives an even number");
         let refused = || ConfigError::unexpected(key, expected(), Some(value));
         dims.filter(is_held).map(Some).ok_or_else(refused)
     }
@@ -151,7 +152,7 @@ impl RopeFacts<'_> {
         let own = size(table, CONTEXT, 1 << 30)?;
         match (self.context, own) {
             (Some(beside), Some(own)) if beside != own => {
-                let expected = format!("{beside}, which counts beside the table of scaling");
+                let expected = format!("{beside}, the value outside the scaling table");
                 let found = field(table, CONTEXT);
                 Err(ConfigError::unexpected(CONTEXT, expected, found))
             }
@@ -251,9 +252,8 @@ fn factors(table: &Value, key: &'static str, pairs: usize) -> Result<Vec<f32>, C
         list.len() == pairs && numbers.all(|number| number.is_finite() && *number > 0.0)
     };
     numbers.filter(is_whole).ok_or_else(|| {
-        let expected = format!(
-            "a list of {pairs} positive numbers, one for each pair of dimensions that turn"
-        );
+        let expected =
+            format!("a list of {pairs} positive numbers, one for each pair of rotary dimensions");
         ConfigError::unexpected(key, expected, Some(list))
     })
 }

@@ -173,7 +173,7 @@ fn the_part_of_a_head_that_turns_stands_in_either_style() {
         let message = partly(&json!({ "partial_rotary_factor": wrong }))
             .unwrap_err()
             .to_string();
-        let want = "`partial_rotary_factor` must be a share of the 8 dimensions of a head that is even, but is";
+        let want = "`partial_rotary_factor` must be a share of the 8 dimensions of a head that gives an even number, but is";
         assert!(message.starts_with(want), "{message}");
     }
 }
@@ -234,12 +234,12 @@ fn factors_of_frequencies_are_read_with_what_follows_from_the_stretch_of_the_con
     );
     assert_eq!(
         message(json!({ "rope_scaling": inside, "original_max_position_embeddings": 32 })),
-        "`original_max_position_embeddings` must be 32, which counts beside the table of scaling, but is `16`"
+        "`original_max_position_embeddings` must be 32, the value outside the scaling table, but is `16`"
     );
     let mut short = inside;
     short["long_factor"] = json!([1.0, 2.0]);
     assert_eq!(
         message(json!({ "rope_scaling": short })),
-        "`long_factor` must be a list of 4 positive numbers, one for each pair of dimensions that turn, but is `[1.0,2.0]`"
+        "`long_factor` must be a list of 4 positive numbers, one for each pair of rotary dimensions, but is `[1.0,2.0]`"
     );
 }

@@ -63,13 +63,13 @@ impl Pass for PrunePlan {
         };
         let columns = spec.shape[1];
         let fact = format!(
-            "the pattern's {width} neighbours do not divide the {columns} columns of `{}`",
+            "the pattern's width of {width} does not divide the {columns} columns of `{}`",
             spec.name
         );
         let label = format!("{columns} / {width} leaves {} over", columns % width);
         let share = self.zeros.sparsity();
         let fault = Diagnostic::new("prune/uneven-pattern", fact)
-            .help(format!("write `sparsity: {share}` in its place"));
+            .help(format!("write `sparsity: {share}` instead"));
         Err(PassFault::at("pattern", label, fault))
     }
 

@@ -134,7 +134,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         unused(fields, "calibration_tokens", "method", label, faults);
     }
     if method.is_some_and(|method| method != PruneWord::SparseGpt) {
-        let label = "`sparsegpt` alone inverts what it measures";
+        let label = "only `sparsegpt` inverts its measurements";
         unused(fields, "damping", "method", label, faults);
     }
     if !fields.is_written("pattern") {
@@ -147,7 +147,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         }
         return;
     }
-    let label = "a pattern says how many weights go, and among which";
+    let label = "a pattern sets how many weights are zero, and where";
     for name in ["sparsity", "within"] {
         unused(fields, name, "pattern", label, faults);
     }

@@ -43,7 +43,7 @@ fn output_is_its_own(plan: &QuantizePlan, config: &DecoderConfig) -> Result<(), 
         "the student's output layer has no matrix of its own: it is `model.embed_tokens.weight`";
     let fault = Diagnostic::new("quantize/tied-output", fact)
         .help("write `embedding` in place of `output`");
-    Err(PassFault::at("output", "a scheme of nothing", fault))
+    Err(PassFault::at("output", "there is no such matrix", fault))
 }
 
 fn groups(plan: &QuantizePlan, schemes: &Schemes, config: &DecoderConfig) -> Result<(), PassFault> {
@@ -92,7 +92,7 @@ fn parts_are_alike(schemes: &Schemes, config: &DecoderConfig) -> Result<(), Pass
     let fault = Diagnostic::new("quantize/unlike-parts", fact).help(
         "name both in one override: `q_proj`, `k_proj` and `v_proj`, or `gate_proj` and `up_proj`",
     );
-    Err(PassFault::at("overrides", "takes them apart", fault))
+    Err(PassFault::at("overrides", "separates them", fault))
 }
 
 /// Refuses, under a budget, overrides that name only some projections of a part: the part's width might differ from

@@ -17,7 +17,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         }
         Some(QuantizeWord::Qat) => faults.push(
             Diagnostic::new("recipe/missing-key", "`quantize` lacks `steps`")
-                .primary(fields.span("method"), "trains, and must know for how long")
+                .primary(fields.span("method"), "trains, and needs a number of steps")
                 .help("add `steps`, or write `method: round-to-nearest`"),
         ),
         Some(method) => {
@@ -55,7 +55,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         distinct::<u64>(one, "layers", faults);
         if one.get("keep") == Some(true) {
             for name in ["type", "bits", "group_size", "symmetric", "activations"] {
-                let label = "what is kept as it is has no scheme";
+                let label = "kept projections have no scheme";
                 unused(one, name, "keep", label, faults);
             }
         } else {
@@ -90,7 +90,7 @@ fn clips(fields: Fields<'_>) -> bool {
 fn calibrated(fields: Fields<'_>, method: QuantizeWord, faults: &mut Vec<Diagnostic>) {
     if !method.is_gptq() {
         for name in ["act_order", "damping"] {
-            let label = format!("`{method}` makes up for no error");
+            let label = format!("`{method}` corrects no error");
             unused(fields, name, "method", &label, faults);
         }
     }

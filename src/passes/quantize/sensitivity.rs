@@ -139,7 +139,7 @@ impl Sensitivity {
             }
             let path = path.display();
             log(&format!(
-                "warning: {path}: of another stage; it is measured anew"
+                "warning: {path}: belongs to another stage; it is measured again"
             ));
             None
         }))

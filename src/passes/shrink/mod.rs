@@ -76,9 +76,9 @@ fn fault(error: &ShrinkError) -> PassFault {
         }
     };
     let label = match error {
-        ShrinkError::Nothing => "leaves what there is",
+        ShrinkError::Nothing => "removes nothing",
         ShrinkError::Part { error, .. } => error.label(),
-        ShrinkError::Parameters { .. } => "less than any size along these leaves",
+        ShrinkError::Parameters { .. } => "below the smallest size along these",
     };
     let fault = Diagnostic::new("shrink/size", error.to_string()).help(help);
     PassFault::at(error.key().unwrap_or_default(), label, fault)

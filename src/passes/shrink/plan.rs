@@ -150,19 +150,19 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         (true, Some(size)) => faults.push(
             Diagnostic::new(
                 "recipe/two-targets",
-                format!("`parameters` and `{size}` both say how small"),
+                format!("`parameters` and `{size}` both set the size"),
             )
             .primary(fields.span("parameters"), "finds the sizes itself")
             .secondary(fields.span(size), "is one of them")
             .help("delete one of them; `along` names the sizes that may become smaller"),
         ),
         (false, None) if !fields.has_unknown() => faults.push(
-            Diagnostic::new("recipe/missing-key", "`shrink` does not say how small")
-                .primary(fields.span("parameters"), "takes parts out")
+            Diagnostic::new("recipe/missing-key", "`shrink` sets no size")
+                .primary(fields.span("parameters"), "removes parts")
                 .help("add `parameters: 0.5`, or a size such as `num_hidden_layers: 24`"),
         ),
         (false, Some(size)) => {
-            let label = "the sizes that become smaller are written";
+            let label = "the sizes to shrink are given";
             unused(fields, "along", size, label, faults);
         }
         _ => {}
@@ -172,7 +172,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
         || by_share && along.iter().any(|size| size == "num_hidden_layers");
     if !may_take_layers {
         for name in ["layers_by", "contiguous"] {
-            unused(fields, name, "along", "no layers go", faults);
+            unused(fields, name, "along", "no layers are removed", faults);
         }
     }
 }

@@ -63,7 +63,7 @@ pub(super) fn stored_schemes(
         if let Some(other) = named.find(|other| other.stored != group.stored) {
             // Readers disagree on which of the two applies.
             let expected = format!(
-                "one group for `{module}`, which `{}` names, too",
+                "the only group for `{module}`, which `{}` names, too",
                 group.path
             );
             let pointer = format!("{}/targets", other.path);
@@ -82,7 +82,7 @@ pub(super) fn stored_schemes(
         None => Ok(schemes),
         Some([one, other]) => {
             let (one, other) = (one.name, other.name);
-            let expected = format!("alike for the inputs of `{one}` and of `{other}`");
+            let expected = format!("the same for the inputs of `{one}` and `{other}`");
             Err(unexpected("/config_groups", &expected, None))
         }
     }

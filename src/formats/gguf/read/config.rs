@@ -42,7 +42,7 @@ pub(super) fn config_json(
         let is_off = matches!(file.value(&key), None | Some(gguf::GgufValue::Integer(0)));
         if !is_off {
             return Err(file
-                .wrong_value(&key, "absent: alambic has no such part")
+                .wrong_value(&key, "absent, because alambic has no such part")
                 .into());
         }
     }

@@ -220,7 +220,7 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     let message = refused("hf-gemma3", |config| config.query_pre_attn_scalar = 7);
     assert_eq!(
         message,
-        "llama.cpp has no key for `query_pre_attn_scalar` of this model, 7, and would compute something else"
+        "llama.cpp has no key for `query_pre_attn_scalar`, which is 7 in this model, and would compute something else"
     );
     let message = refused("hf-smollm3", |config| config.layers_without_rope.clear());
     assert!(

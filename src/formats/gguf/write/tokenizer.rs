@@ -53,7 +53,7 @@ fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
     let named = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
     if let Some(id) = tokenizer.after_text().filter(|_| !adds_eos) {
         progress::log(&format!(
-            "note: a GGUF file cannot say that the tokenizer puts `{}` after a text, which is no end of text to the model",
+            "note: a GGUF file cannot say that the tokenizer appends `{}` to a text, because the model has no such end-of-text token",
             named(id)
         ));
     }
@@ -69,7 +69,7 @@ fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
             .map(|id| format!("`{}`", named(id)))
             .collect();
         progress::log(&format!(
-            "note: a GGUF file has no key for more than three ends of text: llama.cpp will not stop at {}",
+            "note: a GGUF file has no key for more than three end-of-text tokens: llama.cpp will not stop at {}",
             left.join(", ")
         ));
     }

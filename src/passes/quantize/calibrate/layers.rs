@@ -82,12 +82,12 @@ impl FinishedLayers<'_> {
                     None => format!("{}: not the tensors of layer {layer}", path.display()),
                 }
             }
-            Ok(_) => format!("{}: of another stage", path.display()),
+            Ok(_) => format!("{}: belongs to another stage", path.display()),
             Err(TensorsError::Io(error)) => return Err(error),
             Err(error @ TensorsError::Damaged { .. }) => error.to_string(),
         };
         progress::log(&format!(
-            "warning: {unusable}; layer {layer} is quantised anew"
+            "warning: {unusable}; layer {layer} is quantised again"
         ));
         Ok(None)
     }

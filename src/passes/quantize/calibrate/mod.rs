@@ -105,7 +105,7 @@ pub(super) fn calibrate(
             num_resumed += 1;
             sweep.replace(|spec, weight| read.weights.get(&spec.id).cloned().unwrap_or(weight));
             grids.scales.extend(read.scales);
-            sweep.advance(&format!("layer {layer}, from before"))?;
+            sweep.advance(&format!("layer {layer}, finished earlier"))?;
             continue;
         }
         if num_resumed == layer && layer > 0 {
