@@ -19,8 +19,16 @@ fn main() {
     println!("cargo:rustc-env=ALAMBIC_BUILD={}", parts.join(", "));
 }
 
-/// Short hash of the commit that is checked out; `None` without git or outside a clone of this repository.
+/// Short hash of the commit that is checked out, or `ALAMBIC_COMMIT` where the source is built without its history; `None`
+/// without either.
 fn commit() -> Option<String> {
+    println!("cargo:rerun-if-env-changed=ALAMBIC_COMMIT");
+    if let Some(commit) = env::var("ALAMBIC_COMMIT")
+        .ok()
+        .filter(|commit| !commit.is_empty())
+    {
+        return Some(commit);
+    }
     // A package that was unpacked below another project's clone must not name that project's commit.
     if !Path::new(".git").exists() {
         return None;

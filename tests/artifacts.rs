@@ -267,10 +267,10 @@ mod tests {
                 format!("{file}` was changed since it was written")
             } else if file.contains('/') {
                 fs::remove_dir_all(path.parent().unwrap()).unwrap();
-                format!("{file}` is gone")
+                format!("{file}` is missing")
             } else {
                 fs::remove_file(&path).unwrap();
-                format!("{file}` is gone")
+                format!("{file}` is missing")
             };
             assert_made_again(&workshop, name, &what);
         }
@@ -316,7 +316,7 @@ mod tests {
             ("data", "artifact"),
         ] {
             let file = lost(stage, prefix);
-            let told = format!("its `{file}` is gone");
+            let told = format!("its `{file}` is missing");
             if file != "artifact.json" {
                 let plan = workshop.done(&["plan", "chain.yaml"]).stdout;
                 let line = plan.lines().find(|line| line.starts_with(stage)).unwrap();
@@ -365,7 +365,7 @@ mod tests {
         fs::remove_file(prune.join("artifact.json")).unwrap();
         let told = stderr();
         assert!(
-            told.contains("02-prune: running again, because its `artifact.json` is gone"),
+            told.contains("02-prune: running again, because its `artifact.json` is missing"),
             "{told}"
         );
         fs::remove_file(prune.join("artifact.json")).unwrap();

@@ -341,7 +341,7 @@ mod tests {
         damage(newest);
         let ran = workshop.done(&args);
         let told = format!(
-            "warning: {} is damaged (the checksum does not match): going on from the state before it, after ",
+            "warning: {} is damaged (the checksum does not match): resuming from the state before it, after ",
             newest.display()
         );
         assert!(ran.stderr.contains(&told), "{}", ran.stderr);

@@ -121,7 +121,7 @@ mod tests {
             ),
             ("data.tokenizer={file: absent.json}", "`file` names no file"),
         ] {
-            assert_refused(&workshop, &[set], &[told, "nothing is there", "^^^^^^"]);
+            assert_refused(&workshop, &[set], &[told, "not found", "^^^^^^"]);
         }
         let needle = "`teacher` has neither `model.safetensors` nor `model.safetensors.index.json`";
         fs::remove_file(workshop.path("teacher/model.safetensors")).unwrap();
@@ -253,12 +253,12 @@ mod tests {
             (
                 [part("hidden_size: 96"), String::new()],
                 "student/width",
-                "96 dimensions over 4 query heads are not 32",
+                "96 dimensions over 4 query heads do not give the head size 32",
             ),
             (
                 [whole.to_owned(), shrunk("num_key_value_heads: 1")],
                 "shrink/size",
-                "128 dimensions over 2 query heads are not 32",
+                "128 dimensions over 2 query heads do not give the head size 32",
             ),
             (
                 [
@@ -266,7 +266,7 @@ mod tests {
                     shrunk("parameters: 0.8, along: [hidden_size]"),
                 ],
                 "shrink/size",
-                "over 4 query heads are not 32",
+                "over 4 query heads do not give the head size 32",
             ),
         ] {
             let sets: Vec<&str> = sets.iter().map(String::as_str).collect();

@@ -51,7 +51,7 @@ mod tests {
             (
                 "export.formats=[compressed-tensors, gptq]",
                 [
-                    "error[export/scheme]: `gptq` cannot hold `model.layers.0.self_attn.q_proj.weight`, int4, groups of 16: vLLM takes groups of \
+                    "error[export/scheme]: `gptq` cannot hold `model.layers.0.self_attn.q_proj.weight`, int4, groups of 16: vLLM loads groups of \
                      32, 64 and 128, and whole rows",
                     "help: write one of these or `channel` as `group_size`",
                 ],
@@ -129,7 +129,7 @@ mod tests {
             ),
             (
                 "passes.3.quantize={method: round-to-nearest, bits: {budget: 3.5}, group_size: 16, overrides: [{modules: [k_proj], group_size: 16}]}",
-                ["error[quantize/unlike-parts]", "takes them apart"],
+                ["error[quantize/unlike-parts]", "separates them"],
             ),
         ] {
             let sets = ["student={checkpoint: teacher}", set];

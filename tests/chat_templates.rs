@@ -293,7 +293,7 @@ export: { formats: [huggingface], max_rounding_kl: 1 }
         let args = ["export", "model", "--format", "gguf", "--out", "file"];
         let told = workshop.done(&args).stderr;
         let note =
-            "note: a GGUF file cannot say that the tokenizer puts `<|im_start|>` after a text";
+            "note: a GGUF file cannot say that the tokenizer appends `<|im_start|>` to a text";
         assert!(told.contains(note), "{told}");
     }
 }

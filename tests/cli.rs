@@ -5,15 +5,19 @@ mod common;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::process::Stdio;
 
+    use alambic::cli::Cli;
     use alambic::device;
+    use clap::Parser;
 
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 16] = [
+    const COMMANDS: [&str; 19] = [
         "",
+        "new",
         "run",
         "plan",
         "cache",
@@ -28,6 +32,8 @@ mod tests {
         "generate",
         "inspect",
         "schema",
+        "completions",
+        "man",
         "help",
     ];
 
@@ -80,11 +86,130 @@ mod tests {
         );
     }
 
+    /// Words of a command line whose only quotes are single ones.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (part_idx, part) in line.split('\'').enumerate() {
+            if part_idx % 2 == 1 {
+                words.push(part.to_owned());
+            } else {
+                words.extend(part.split_whitespace().map(str::to_owned));
+            }
+        }
+        words
+    }
+
     #[test]
-    fn the_version_is_that_of_the_package() {
+    fn every_help_has_examples_that_can_be_parsed() {
         let workshop = Workshop::empty();
-        let version = concat!("alambic ", env!("CARGO_PKG_VERSION"), "\n");
-        assert_eq!(workshop.done(&["--version"]).stdout, version);
+        for command in COMMANDS.iter().filter(|command| **command != "help") {
+            let help = help(&workshop, command);
+            let (_, examples) = help.split_once("\nExamples:\n").expect(command);
+            let lines = examples.lines().take_while(|line| !line.is_empty());
+            let lines: Vec<&str> = lines.collect();
+            assert!(!lines.is_empty(), "{command}");
+            for line in lines {
+                let (line, _) = line.split_once(" > ").unwrap_or((line, ""));
+                let parsed = Cli::try_parse_from(words(line));
+                assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+                assert!(
+                    line.trim().starts_with(&format!("alambic {command}")),
+                    "{line}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_version_names_the_package_the_commit_and_the_features() {
+        let workshop = Workshop::empty();
+        let version = workshop.done(&["--version"]).stdout;
+        let begin = concat!("alambic ", env!("CARGO_PKG_VERSION"), " (");
+        let build = version.strip_prefix(begin).unwrap();
+        let build = build.strip_suffix(")\n").unwrap();
+        let features = build.split_once(", ").map_or(build, |(commit, features)| {
+            let is_hash =
+                commit.len() >= 9 && commit.chars().all(|letter| letter.is_ascii_hexdigit());
+            assert!(is_hash, "{version}");
+            features
+        });
+        let mut linked = device::linked();
+        linked.sort_unstable();
+        let mut named: Vec<&str> = features.split(' ').collect();
+        named.sort_unstable();
+        assert_eq!(named, linked);
+    }
+
+    #[test]
+    fn completions_know_the_commands_and_their_words() {
+        let workshop = Workshop::empty();
+        for shell in ["bash", "zsh", "fish"] {
+            let script = workshop.done(&["completions", shell]).stdout;
+            for word in ["quantize", "--over-memory", "compressed-tensors"] {
+                let word = if shell == "fish" {
+                    word.trim_start_matches('-')
+                } else {
+                    word
+                };
+                assert!(script.contains(word), "{shell}: {word}");
+            }
+        }
+        workshop.fails(&["completions", "cmd"], 2, &["invalid value 'cmd'"]);
+    }
+
+    #[test]
+    fn every_command_has_a_man_page() {
+        let workshop = Workshop::empty();
+        workshop.done(&["man", "share/man1"]);
+        for command in COMMANDS.iter().filter(|command| **command != "help") {
+            let name = format!("alambic {command}").trim_end().replace(' ', "-");
+            let page = fs::read_to_string(workshop.path(&format!("share/man1/{name}.1"))).unwrap();
+            assert!(page.contains(".SH NAME"), "{name}");
+            assert!(page.contains("Examples:"), "{name}");
+        }
+    }
+
+    #[test]
+    fn colours_follow_the_environment() {
+        let workshop = Workshop::empty();
+        let stderr = |variables: &[(&str, &str)], args: &[&str]| {
+            let mut command = workshop.command(args);
+            command.env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
+            let output = command.envs(variables.iter().copied()).output().unwrap();
+            String::from_utf8(output.stderr).unwrap()
+        };
+        for args in [["plan", "absent.yaml"], ["inspect", "absent"]] {
+            assert!(
+                !stderr(&[], &args).contains('\u{1b}'),
+                "no terminal, no colours"
+            );
+            assert!(stderr(&[("CLICOLOR_FORCE", "1")], &args).contains("\u{1b}["));
+            assert!(!stderr(&[("NO_COLOR", "1")], &args).contains('\u{1b}'));
+        }
+    }
+
+    #[test]
+    fn a_log_has_progress_notes_and_errors_with_their_times() {
+        let workshop = Workshop::new();
+        workshop.done(&["run", "chain.yaml", "--quiet", "--log", "run.log"]);
+        workshop.fails(&["plan", "absent.yaml", "--log", "run.log"], 2, &[]);
+        let log = fs::read_to_string(workshop.path("run.log")).unwrap();
+        for line in log.lines() {
+            let (time, _) = line.split_once(' ').unwrap();
+            assert_eq!(time.len(), "2026-01-02T03:04:05Z".len(), "{line}");
+            assert!(time.ends_with('Z') && time.starts_with("20"), "{line}");
+        }
+        for needle in [
+            " data: made, ",
+            " 01-distill: 100 %",
+            " 05-export: verified, in ",
+            " error[recipe/unreadable]: absent.yaml",
+        ] {
+            assert!(log.contains(needle), "{needle}: {log}");
+        }
+        assert!(!log.contains('\u{1b}'), "{log}");
+        let args = ["plan", "chain.yaml", "--log", "text"];
+        workshop.fails(&args, 2, &["error[cli/log]: text: "]);
     }
 
     #[test]

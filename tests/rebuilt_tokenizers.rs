@@ -130,7 +130,7 @@ mod tests {
         assert!(said.contains(note), "{said}");
         let card = fs::read_to_string(workshop.path("made/README.md")).unwrap();
         let needles = [
-            "builds another tokenizer for this family",
+            "does not build the tokenizer of `tokenizer.json` for this family",
             "import AutoModelForCausalLM, PreTrainedTokenizerFast\n",
             "tokenizer = PreTrainedTokenizerFast.from_pretrained(\".\")",
         ];

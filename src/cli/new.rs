@@ -10,7 +10,7 @@ use super::commands::{Output, shown};
 use crate::memory::machine_bytes;
 use crate::progress::{self, bytes_text, duration_text};
 use crate::shell::quoted;
-use crate::starter::{self, Request, SCHEMA_FILE, Size, StarterError};
+use crate::starter::{self, SCHEMA_FILE, Size, StarterError, StarterRequest};
 
 /// End of the help of `alambic new`.
 pub(super) const EXAMPLES: &str = "\
@@ -76,7 +76,7 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
     if data.is_empty() {
         return Err(missing("new/data", "text", "--data PATH"));
     }
-    let request = Request {
+    let request = StarterRequest {
         recipe: &recipe,
         teacher: &teacher,
         data: &data,

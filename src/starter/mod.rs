@@ -1,7 +1,7 @@
 //! Recipes to start from: a commented file that fits a teacher, a text and the memory of a machine.
 
-mod draft;
 mod paths;
+mod text;
 
 use std::fs;
 use std::io;
@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use self::draft::{Draft, Fit, Plain};
 use self::paths::relative;
+use self::text::{Fit, Plain, RecipeDraft};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{SourceError, text_files};
 use crate::estimate::{Costs, costs};
@@ -47,7 +47,7 @@ pub enum Size {
 
 /// Wishes of a user.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub struct StarterRequest<'a> {
     /// Recipe to write.
     pub recipe: &'a Path,
     /// Checkpoint of the teacher.
@@ -111,7 +111,7 @@ pub enum StarterError {
 /// Writes a recipe that `plan` accepts, and the schema beside it.
 ///
 /// The time is met by training on fewer tokens, the memory by smaller batches and then by gradient checkpointing.
-pub fn write(request: &Request<'_>) -> Result<Starter, StarterError> {
+pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     let path = request.recipe;
     if path.exists() {
         return Err(StarterError::Exists(path.to_owned()));
@@ -175,7 +175,7 @@ impl Texts {
 }
 
 fn plain(
-    request: &Request<'_>,
+    request: &StarterRequest<'_>,
     teacher: &DecoderConfig,
     texts: &Texts,
 ) -> Result<Plain, StarterError> {
@@ -215,10 +215,10 @@ fn plain(
 fn fitted(
     plain: &Plain,
     teacher: &DecoderConfig,
-    request: &Request<'_>,
-) -> Result<Draft, StarterError> {
-    let draft = |fit: Fit, tokens: Option<u64>| Draft::new(plain.clone(), fit, tokens);
-    let estimated = |draft: &Draft| -> Result<Costs, StarterError> {
+    request: &StarterRequest<'_>,
+) -> Result<RecipeDraft, StarterError> {
+    let draft = |fit: Fit, tokens: Option<u64>| RecipeDraft::new(plain.clone(), fit, tokens);
+    let estimated = |draft: &RecipeDraft| -> Result<Costs, StarterError> {
         let plan = plan::of_text(&draft.recipe(), request.recipe)?;
         Ok(costs_of(&plan, teacher))
     };
@@ -249,8 +249,11 @@ fn fitted(
 }
 
 /// The draft, its plan and the remarks of the preflight; with one scale per row where groups do not fit the student's sizes.
-fn accepted(draft: Draft, path: &Path) -> Result<(Draft, Plan, Vec<String>), StarterError> {
-    let check = |draft: &Draft| {
+fn accepted(
+    draft: RecipeDraft,
+    path: &Path,
+) -> Result<(RecipeDraft, Plan, Vec<String>), StarterError> {
+    let check = |draft: &RecipeDraft| {
         let plan = plan::of_text(&draft.recipe(), path)?;
         let notes = preflight::check(&plan, &Opened::open(&plan), &[])?;
         Ok((plan, notes))

@@ -236,7 +236,7 @@ fn activations_that_a_format_cannot_round_are_told_of_and_logits_compared_withou
                 "export {golden}{source} --format {format} {sets} --tokenizer {golden}hf-llama --out {source}-{format}"
             );
             let ran = workshop.done(&words(&line));
-            let note = format!("note: `{format}` cannot say that activations are rounded");
+            let note = format!("note: `{format}` cannot record rounded activations");
             assert!(ran.stderr.contains(&note), "{}", ran.stderr);
         }
         let plain = workshop.path(&format!("{source}-huggingface"));

@@ -72,7 +72,7 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
         "export teacher --format compressed-tensors",
         2,
         &[
-            "holds weights on a grid",
+            "stores weights on a grid",
             "help: `alambic quantize` puts them on one",
         ],
     ),

@@ -223,7 +223,7 @@ fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out()
         config(),
         &[
             "state-0000000003.safetensors is a training state of format 3, and this program reads format 2",
-            "finish it with the version of alambic that began it",
+            "finish it with the version of alambic that started it",
         ],
     );
     with_facts(dir, |_| {});

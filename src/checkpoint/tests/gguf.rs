@@ -312,7 +312,7 @@ fn tensors_that_do_not_fit_the_decoder_are_refused() {
         draft.tensor("rope_freqs.weight", &[16], &divisors);
     });
     assert!(
-        rope.contains("a scaling of rotary positions that alambic does not know"),
+        rope.contains("an unknown scaling of rotary positions"),
         "{rope}"
     );
 }

@@ -231,7 +231,7 @@ fn a_module_has_the_scheme_of_the_group_that_names_it() {
     let error = error.unwrap_err().to_string();
     assert!(
         error.contains(
-            "config_groups.b.targets` must be one group for `model.layers.0.mlp.up_proj`"
+            "config_groups.b.targets` must be the only group for `model.layers.0.mlp.up_proj`"
         ),
         "{error}"
     );

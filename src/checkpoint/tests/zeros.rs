@@ -67,7 +67,7 @@ fn symmetric_zeros_are_read_as_they_are_stored_whichever_version_is_named() {
                     continue;
                 }
                 let other = if stored == "gptq" { "gptq_v2" } else { "gptq" };
-                let want = format!("means `{other}`, but the zeros are stored as `{stored}` does");
+                let want = format!("means `{other}`, but the zeros are stored as in `{stored}`");
                 assert!(notes.len() == 1 && notes[0].contains(&want), "{notes:?}");
                 let path = dir.path().display().to_string();
                 assert!(notes[0].contains(&path), "{notes:?}");

@@ -49,7 +49,7 @@ const REFUSED: [(Format, Grid, &str); 9] = [
     (
         Format::Awq,
         Grid::symmetric(3, Some(32)),
-        "int3, groups of 32: it has 4 bits; write `bits: 4`",
+        "int3, groups of 32: its codes have 4 bits; write `bits: 4`",
     ),
     (
         Format::Awq,

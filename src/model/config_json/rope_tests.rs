@@ -85,8 +85,8 @@ fn rotary_settings_of_every_style_are_those_of_transformers_or_refused() {
             Err(error) => {
                 let told = [
                     "`rope_parameters` must be a table of `full_attention`",
-                    "`original_max_position_embeddings` must be 32, which counts beside the table",
-                    "`original_max_position_embeddings` must be 4096, which counts beside the table",
+                    "`original_max_position_embeddings` must be 32, the value outside the scaling table",
+                    "`original_max_position_embeddings` must be 4096, the value outside the scaling table",
                     "`factor` is missing", // of `yarn`, which Phi 3 takes for another name of `longrope`
                 ];
                 let is_told = |told: &&str| error.to_string().starts_with(*told);

@@ -224,7 +224,7 @@ fn what_llama_cpp_would_compute_otherwise_is_refused() {
     );
     let message = refused("hf-smollm3", |config| config.layers_without_rope.clear());
     assert!(
-        message.contains("`no_rope_layers` of this model, [1, 1, 1, 1]"),
+        message.contains("`no_rope_layers`, which is [1, 1, 1, 1] in this model"),
         "{message}"
     );
     let message = refused("hf-gemma2", |config| config.layer_types.reverse());

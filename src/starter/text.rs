@@ -63,7 +63,7 @@ pub(super) struct Plain {
 
 /// A recipe that may become the one to write.
 #[derive(Debug, Clone)]
-pub(super) struct Draft {
+pub(super) struct RecipeDraft {
     plain: Plain,
     fit: Fit,
     /// Training positions to capture; `None` takes all.
@@ -72,7 +72,7 @@ pub(super) struct Draft {
     scales_per_row: bool,
 }
 
-impl Draft {
+impl RecipeDraft {
     pub(super) fn new(plain: Plain, fit: Fit, tokens: Option<u64>) -> Self {
         Self {
             plain,
