@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures what the README claims, with three seeds: python3 scripts/figures.py [--seeds 1 2 3]
+"""Measures what docs/results.md claims, with three seeds: python3 scripts/figures.py [--seeds 1 2 3]
 
 1. Distilled against cross-entropy alone: the first pass of recipes/quickstart.yaml, same student, data, steps and seed. The learning rate
    is tuned for cross-entropy alone, on seed 17, and used for both.

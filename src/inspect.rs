@@ -130,6 +130,27 @@ fn add_lines(facts: &Value, depth: usize, lines: &mut Vec<String>) {
     }
 }
 
+/// A fraction for people: four decimals, or four digits with an exponent, without zeros at the end. JSON has all digits.
+fn float(value: f64) -> String {
+    if value == 0.0 || (1e-3..1e7).contains(&value.abs()) {
+        let text = format!("{value:.4}");
+        let text = text.trim_end_matches('0');
+        return if text.ends_with('.') {
+            format!("{text}0")
+        } else {
+            text.to_owned()
+        };
+    }
+    let text = format!("{value:.3e}");
+    match text.split_once('e') {
+        Some((digits, exponent)) => {
+            let digits = digits.trim_end_matches('0').trim_end_matches('.');
+            format!("{digits}e{exponent}")
+        }
+        None => text, // not finite
+    }
+}
+
 fn scalar(key: &str, value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -138,7 +159,7 @@ fn scalar(key: &str, value: &Value) -> String {
                 format!("{} ({})", thousands(bytes), bytes_text(bytes))
             }
             Some(count) => thousands(count),
-            None => number.to_string(),
+            None => number.as_f64().map_or_else(|| number.to_string(), float),
         },
         Value::Null => "-".to_owned(),
         value => value.to_string(),
@@ -166,5 +187,21 @@ mod tests {
             message.contains(&dir.path().display().to_string()),
             "{message}"
         );
+    }
+
+    #[test]
+    fn fractions_are_short_and_keep_their_size() {
+        for (value, want) in [
+            (4.084_695_938_391_689, "4.0847"),
+            (10_000.0, "10000.0"),
+            (0.0, "0.0"),
+            (-0.25, "-0.25"),
+            (1e-5, "1e-5"),
+            (0.000_123_456, "1.235e-4"),
+            (12_345_678.0, "1.235e7"),
+            (f64::INFINITY, "inf"),
+        ] {
+            assert_eq!(float(value), want);
+        }
     }
 }

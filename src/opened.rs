@@ -92,7 +92,7 @@ pub fn student_of<M>(plan: &Plan, teacher: Option<M>, own: Option<M>) -> Option<
 
 /// Files of a tokenizer that an export copies, with their current hashes.
 pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
-    let Some(dir) = carried_tokenizer(plan) else {
+    let Some(dir) = copied_tokenizer(plan) else {
         return Ok(Vec::new());
     };
     let files = tokenizer_files(&dir)?.into_iter();
@@ -101,7 +101,7 @@ pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
 }
 
 /// Folder whose tokenizer files an export copies: the teacher's, or the folder of a named `tokenizer.json`.
-pub fn carried_tokenizer(plan: &Plan) -> Option<PathBuf> {
+pub fn copied_tokenizer(plan: &Plan) -> Option<PathBuf> {
     match &plan.data.tokenizer {
         TokenizerPlan::Teacher => tokenizer_dir(&plan.teacher.as_ref()?.checkpoint),
         TokenizerPlan::File(path) => tokenizer_dir(path),

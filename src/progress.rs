@@ -75,7 +75,7 @@ pub fn log(text: &str) {
 }
 
 /// Writes remarks on stderr, unless progress is hidden, and in the log file.
-pub fn say_notes(notes: &[String]) {
+pub fn log_notes(notes: &[String]) {
     for note in notes {
         log(&format!("note: {note}"));
     }

@@ -347,6 +347,39 @@ mod tests { use crate::absent; }
         );
     }
 
+    /// First words that begin a clause instead of naming a thing or an action.
+    const WEAK_WORDS: [&str; 7] = ["What", "Of", "As", "How", "Whether", "That", "Those"];
+
+    #[test]
+    fn doc_comments_begin_with_a_noun_or_a_verb() {
+        let (mut num_blocks, mut weak) = (0, Vec::new());
+        for path in rust_files("src") {
+            let mut last = "";
+            for (line_idx, line) in read(&path).lines().enumerate() {
+                let line = line.trim_start();
+                let marks = ["///", "//!"];
+                let mark = marks.into_iter().find(|mark| line.starts_with(mark));
+                let mark = mark.unwrap_or_default();
+                if !mark.is_empty() && mark != last {
+                    num_blocks += 1;
+                    let mut words = line[mark.len()..].split_whitespace();
+                    if words.next().is_some_and(|word| WEAK_WORDS.contains(&word)) {
+                        weak.push(format!("{}:{}: {line}", path.display(), line_idx + 1));
+                    }
+                }
+                last = mark;
+            }
+        }
+        assert!(num_blocks > 3_000, "{num_blocks} blocks found");
+        // A share, not a ban: now and then such a word is the plainest one.
+        assert!(
+            weak.len() * 20 < num_blocks,
+            "{} of {num_blocks} doc comments:\n{}",
+            weak.len(),
+            weak.join("\n")
+        );
+    }
+
     #[test]
     fn every_golden_file_is_used_by_a_test() {
         let Ok(golden) = fs::read_dir(root().join("tests/golden")) else {

@@ -372,7 +372,7 @@ mod tests {
         fs::create_dir_all(prune.join("artifact.json/inside")).unwrap();
         let told = stderr();
         assert!(
-            told.contains("02-prune: running again, because its `artifact.json` is not"),
+            told.contains("02-prune: running again, because its `artifact.json` was changed"),
             "{told}"
         );
 

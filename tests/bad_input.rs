@@ -411,7 +411,7 @@ mod tests {
         let workshop = Workshop::new();
         workshop.write("text/latin.txt", b"caf\xe9");
         let args = ["run", "chain.yaml", "--set", "data.train=[text]"];
-        let help = "help: mend these places or take the files out of `data.train`";
+        let help = "help: fix these places or remove the files from `data.train`";
         let needles = ["text/latin.txt", "not UTF-8 at byte 3 of the file", help];
         workshop.fails(&args, 2, &needles);
         assert!(!workshop.path("out/chain/01-distill").exists());

@@ -130,7 +130,7 @@ export: { formats: [huggingface], dtype: f32 }
                 "passes.0.shrink={intermediate_size: 22}",
                 "prune/uneven-pattern",
                 [
-                    "do not divide the 22 columns",
+                    "does not divide the 22 columns",
                     "write `sparsity: 0.5` instead",
                 ],
             ),

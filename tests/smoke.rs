@@ -359,7 +359,7 @@ mod tests {
             assert_eq!(before, after);
             let plan = plan.json();
             let entries = plan["stages"].as_array().unwrap().iter();
-            let is_told = |entry: &Value| {
+            let is_always_written = |entry: &Value| {
                 for key in ["tokens", "memory_bytes", "disk_bytes", "secs"] {
                     assert!(number(entry, key) >= 0.0, "{entry}");
                 }
@@ -368,7 +368,7 @@ mod tests {
                     entry["done"].as_bool().unwrap(),
                 )
             };
-            entries.map(is_told).collect()
+            entries.map(is_always_written).collect()
         };
         let all = |is_done: [bool; 8]| -> Vec<(String, bool)> {
             let names = [

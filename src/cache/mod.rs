@@ -242,7 +242,7 @@ impl CacheError {
             }
             Self::ShardLength { path, .. }
             | Self::ShardChecksum { path, .. }
-            | Self::Corrupt { path, .. } => Some(mend(path)),
+            | Self::Corrupt { path, .. } => Some(repair_help(path)),
             Self::Damaged { faults, .. } => {
                 let helps: Vec<String> = faults.iter().filter_map(Self::help).collect();
                 Some(helps.join("; ")).filter(|help| !help.is_empty())
@@ -274,7 +274,7 @@ impl CacheError {
     }
 }
 
-fn mend(path: &Path) -> String {
+fn repair_help(path: &Path) -> String {
     format!(
         "delete `{}` and run the capture again: its rows are then captured again",
         path.display()

@@ -203,12 +203,13 @@ impl Shard {
             return Ok(tables);
         }
         let footer = self.footer(dir)?;
-        let told = footer.metadata().file_metadata().key_value_metadata();
-        let told = told.and_then(|entries| entries.iter().find(|entry| entry.key == FINGERPRINT));
-        let told = told
+        let stored = footer.metadata().file_metadata().key_value_metadata();
+        let stored =
+            stored.and_then(|entries| entries.iter().find(|entry| entry.key == FINGERPRINT));
+        let stored = stored
             .and_then(|entry| entry.value.as_deref())
             .unwrap_or_default();
-        if told != columns::fingerprint_text(fingerprint) {
+        if stored != columns::fingerprint_text(fingerprint) {
             let what = "has another fingerprint than the manifest";
             return Err(self.corrupt(what.to_owned()));
         }

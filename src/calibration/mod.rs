@@ -78,12 +78,12 @@ impl Calibration<'_> {
         if self.is_silent {
             return Progress::hidden(self.label, num_tokens as u64);
         }
-        self.say_if_short();
+        self.log_if_short();
         Progress::new(self.label, num_tokens as u64)
     }
 
     /// Prints a note if there is less text than asked for.
-    fn say_if_short(&self) {
+    fn log_if_short(&self) {
         let (asked, there) = (self.num_rows_asked(), self.num_whole_rows());
         if there < asked {
             let positions =

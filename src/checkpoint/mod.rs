@@ -54,7 +54,7 @@ enum Weights {
         files: TensorFiles,
         quantization: Option<Box<dyn Packed>>,
         /// Settings of quantisation in `config.json`, and the ones that only the files show.
-        said: Option<Value>,
+        quantization_json: Option<Value>,
     },
     /// A GGUF file.
     Gguf(GgufWeights),
@@ -111,11 +111,11 @@ impl Checkpoint {
         if let Some(quantization) = &mut quantization {
             quantization.keep_stored(&files);
         }
-        let said = quantization.as_ref().and_then(|_| said_of(&json));
+        let quantization_json = quantization.as_ref().and_then(|_| quantization_json(&json));
         let weights = Weights::Folder {
             files,
             quantization,
-            said,
+            quantization_json,
         };
         Ok(Self {
             promised_rows: json.get("vocab_size").and_then(Value::as_u64),
@@ -169,14 +169,14 @@ impl Checkpoint {
         let Weights::Folder {
             files,
             quantization: Some(quantization),
-            said,
+            quantization_json,
         } = &mut self.weights
         else {
             return Ok(());
         };
         if let Some(settled) = quantization.settle(files)? {
-            if let Some(Value::Object(said)) = said {
-                said.insert("zeros".to_owned(), settled.decoded.into());
+            if let Some(Value::Object(quantization_json)) = quantization_json {
+                quantization_json.insert("zeros".to_owned(), settled.decoded.into());
             }
             self.notes.extend(settled.note);
         }
@@ -252,7 +252,9 @@ impl Checkpoint {
     /// are read, if a version of the format or another reader would read them differently.
     pub fn quantization_json(&self) -> Option<&Value> {
         match &self.weights {
-            Weights::Folder { said, .. } => said.as_ref(),
+            Weights::Folder {
+                quantization_json, ..
+            } => quantization_json.as_ref(),
             Weights::Gguf(_) => None, // the types of its tensors say it
         }
     }
@@ -442,13 +444,13 @@ fn rows_of(mut values: Vec<f32>, rows: Range<usize>, [_, columns]: [usize; 2]) -
 }
 
 /// Keys of a config in which engines describe quantised weights.
-fn said_of(config: &Value) -> Option<Value> {
+fn quantization_json(config: &Value) -> Option<Value> {
     let keys = ["quantization_config", "compression_config", "quantization"];
-    let said = keys
+    let entries = keys
         .iter()
         .filter_map(|&key| Some((key.to_owned(), config.get(key)?.clone())));
-    let said: Map<String, Value> = said.collect();
-    (!said.is_empty()).then_some(Value::Object(said))
+    let entries: Map<String, Value> = entries.collect();
+    (!entries.is_empty()).then_some(Value::Object(entries))
 }
 
 fn check_folder(

@@ -175,12 +175,12 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
             progress.finish();
             if !compared.agrees() {
                 let fact = format!(
-                    "the teacher says something else than the cache in `{}` at {} of {} positions",
+                    "the teacher predicts something else than the cache in `{}` at {} of {} positions",
                     dir.display(),
                     compared.num_different,
                     compared.num_positions
                 );
-                let help = "delete the folder: the cache is then captured anew".to_owned();
+                let help = "delete the folder: the cache is then captured again".to_owned();
                 return Err(Failure::input("cache/differs", &fact).help(Some(help)));
             }
             if let Value::Object(found) = &mut found {

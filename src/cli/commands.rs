@@ -189,7 +189,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     if !output.json {
         write!(output.out, "{}", args.prompt)?;
     }
-    let said = continue_prompt(&decoder, &prompt, args.max_tokens, sampling, |id| {
+    let continued = continue_prompt(&decoder, &prompt, args.max_tokens, sampling, |id| {
         ids.push(id);
         let piece = match stream.push(id) {
             Ok(piece) => piece,
@@ -207,7 +207,7 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     if let Some(fault) = fault {
         return Err(fault);
     }
-    said.map_err(|error| {
+    continued.map_err(|error| {
         Failure::run("generate/not-finite", &error).help(Some(OVERFLOW.to_owned()))
     })?;
     let rest = stream.finish().map_err(failed)?;
@@ -267,7 +267,7 @@ pub(super) fn with_context<T>(
 /// Opens a checkpoint and says what is to be noted of it.
 pub(super) fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
     let checkpoint = Checkpoint::open(path)?;
-    progress::say_notes(&checkpoint.notes());
+    progress::log_notes(&checkpoint.notes());
     Ok(checkpoint)
 }
 

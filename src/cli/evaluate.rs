@@ -51,7 +51,7 @@ fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Fa
     let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
     let model_type = config.architecture.model_type();
     if let Some(rebuilt) = Rebuilt::of_folder(&args.checkpoint, model_type, &tokenizer) {
-        progress::say_notes(&[rebuilt.note()]);
+        progress::log_notes(&[rebuilt.note()]);
     }
     let end_of_text = tokenizer
         .end_of_text()

@@ -132,7 +132,7 @@ impl From<DataError> for Failure {
                     "name `.txt` or `.jsonl` files with text in `data.{split}`"
                 )),
                 SourceError::Faults { .. } => Some(format!(
-                    "mend these places or take the files out of `data.{split}`"
+                    "fix these places or remove the files from `data.{split}`"
                 )),
                 SourceError::Io(_) => None,
             },

@@ -86,7 +86,7 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
         machine_bytes: machine_bytes(),
     };
     let starter = starter::write(&request)?;
-    progress::say_notes(&starter.notes);
+    progress::log_notes(&starter.notes);
     let (time, memory) = (
         duration_text(starter.secs),
         bytes_text(starter.memory_bytes),

@@ -173,7 +173,7 @@ impl Source {
         progress::log(&format!("checkpoint: reading {}", self.name()));
         let student = match self {
             Self::Checkpoint(checkpoint) => {
-                progress::say_notes(&checkpoint.notes());
+                progress::log_notes(&checkpoint.notes());
                 Student::new(load_decoder(checkpoint, device)?)
             }
             Self::Pass { dir, .. } => Student::load(dir, device)?,
@@ -220,7 +220,7 @@ impl Source {
         let model_type = config.architecture.model_type();
         let dir = tokenizer_dir(path);
         if let Some(rebuilt) = Rebuilt::of_folder(path, model_type, &tokenizer) {
-            progress::say_notes(&[rebuilt.note()]);
+            progress::log_notes(&[rebuilt.note()]);
         }
         Ok(SourceTokenizer { tokenizer, dir })
     }

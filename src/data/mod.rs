@@ -24,7 +24,7 @@ pub use pack::{Packing, pack};
 pub(crate) use plan::{DATA, TokenizerWord};
 pub use plan::{DataPlan, TokenizerPlan, TrainTokenizer};
 pub use prepare::{DataError, Prepared, Split, prepare, read_rows, rows_of_text};
-pub use rebuilt::{AS_IT_IS, Rebuilt};
+pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::TokenRows;
 pub use source::{
     Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,

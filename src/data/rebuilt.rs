@@ -13,7 +13,7 @@ use super::{Tokenizer, tokenizer_dir};
 use crate::gguf::tokenizer::QWEN2;
 
 /// Class that loads a file unchanged, in `transformers` 4 and 5; for all models except `qwen2`.
-pub const AS_IT_IS: &str = "PreTrainedTokenizerFast";
+pub const UNCHANGED_CLASS: &str = "PreTrainedTokenizerFast";
 
 /// Families whose tokenizers are always rebuilt, even with a `tokenizer_class`.
 const ALWAYS: [(&str, &str); 1] = [("qwen2", "Qwen2Tokenizer")];
@@ -82,7 +82,7 @@ pub struct Rebuilt {
     /// Keys of `tokenizer.json` that differ from the class's own parts.
     pub parts: Vec<&'static str>,
     /// True if another `tokenizer_class` would load the file unchanged.
-    pub is_mended_by_class: bool,
+    pub is_fixed_by_class: bool,
 }
 
 impl Rebuilt {
@@ -97,7 +97,7 @@ impl Rebuilt {
         (!parts.is_empty()).then(|| Self {
             class: class.to_owned(),
             parts,
-            is_mended_by_class: ALWAYS.iter().all(|(family, _)| *family != model_type),
+            is_fixed_by_class: ALWAYS.iter().all(|(family, _)| *family != model_type),
         })
     }
 

@@ -36,7 +36,7 @@ fn rebuilt(model_type: &str, class: Option<&str>, tokenizer: &Value) -> Option<S
     let config = json!({ "tokenizer_class": class });
     let found = Rebuilt::of(model_type, &config, tokenizer)?;
     assert!(!found.parts.is_empty());
-    assert_eq!(found.is_mended_by_class, model_type != "qwen2");
+    assert_eq!(found.is_fixed_by_class, model_type != "qwen2");
     Some(found.class)
 }
 

@@ -19,7 +19,7 @@ pub use self::provenance::{Ancestor, MadeBy, Provenance, TextFacts};
 use self::storage::Storage;
 use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
-use crate::data::{AS_IT_IS, Rebuilt, TokenRows, Tokenizer};
+use crate::data::{Rebuilt, TokenRows, Tokenizer, UNCHANGED_CLASS};
 use crate::files;
 use crate::formats::{Files, Format, WriteError, gguf, huggingface};
 use crate::model::{DecoderConfig, ParameterSpec};
@@ -133,10 +133,10 @@ fn write_beside(
         None => context.tokenizer.save(dir)?,
     }
     huggingface::write_generation(dir, config, context.generation)?;
-    let rebuilt = huggingface::keep_as_it_is(dir, config)?;
+    let rebuilt = huggingface::keep_tokenizer_class(dir, config)?;
     if let Some(rebuilt) = &rebuilt {
         progress::log(&format!(
-            "note: {}; no `tokenizer_class` changes that for this family: load it with `{AS_IT_IS}`",
+            "note: {}; no `tokenizer_class` changes that for this family: load it with `{UNCHANGED_CLASS}`",
             rebuilt.note()
         ));
     }

@@ -297,12 +297,12 @@ mod tests {
         let decoder = load_decoder(&Checkpoint::open(dir).unwrap(), &Device::flex()).unwrap();
         let other = decoder.map(|_, weight| weight.mul_scalar(1.01));
         let rows = TokenRows::new(4, vec![5, 6, 7, 8, 9], vec![4], 9);
-        let said = predictions(&other, &rows);
+        let other_predictions = predictions(&other, &rows);
         let expect = |weights, budget| Expectation {
             format: "huggingface",
             weights,
             stored: &|_, weight| weight,
-            predictions: &said,
+            predictions: &other_predictions,
             budget,
         };
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::data::AS_IT_IS;
+use crate::data::UNCHANGED_CLASS;
 
 /// Facts of a format for the card of a model.
 pub(crate) struct Card {
@@ -31,7 +31,7 @@ impl Card {
                 "\n`AutoTokenizer` of transformers 5, which other engines also use, does not build the tokenizer of \
                  `tokenizer.json` for this family: check its ids.\n",
             );
-            AS_IT_IS
+            UNCHANGED_CLASS
         } else {
             "AutoTokenizer"
         };

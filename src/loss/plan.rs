@@ -199,8 +199,8 @@ impl Keys for LossWeights {
 
     fn write_keys(&self, _: &Path, keys: &mut Map<String, serde_json::Value>) {
         for (term, &weight) in self.weights.iter() {
-            let is_told = matches!(term, Term::ForwardKl | Term::CrossEntropy);
-            if !weight.is_used() && !is_told {
+            let is_always_written = matches!(term, Term::ForwardKl | Term::CrossEntropy);
+            if !weight.is_used() && !is_always_written {
                 continue;
             }
             let shape = self.shapes[term];

@@ -71,11 +71,11 @@ impl Parts {
             .filter(|layer| !self.kept.layers.contains(layer))
             .map(|layer| layer.to_string())
             .collect();
-        let mut told = Vec::new();
+        let mut parts = Vec::new();
         if !gone.is_empty() {
             let plural = if gone.len() == 1 { "" } else { "s" };
             let (gone, there) = (gone.join(", "), before.num_hidden_layers);
-            told.push(format!("layer{plural} {gone} of {there}"));
+            parts.push(format!("layer{plural} {gone} of {there}"));
         }
         for (what, before, after) in [
             ("dimensions", before.hidden_size, after.hidden_size),
@@ -91,13 +91,13 @@ impl Parts {
             ),
         ] {
             if after < before {
-                told.push(format!("{} of {before} {what}", before - after));
+                parts.push(format!("{} of {before} {what}", before - after));
             }
         }
         let share = 100.0 * after.parameters as f64 / before.parameters as f64;
         format!(
             "without {}: {} parameters are left, {share:.1} %",
-            told.join(", "),
+            parts.join(", "),
             thousands(after.parameters)
         )
     }

@@ -25,7 +25,7 @@ pub(super) fn losses(recipe: Fields<'_>, fields: Fields<'_>, faults: &mut Vec<Di
             }
         }
         for term in used.into_iter().filter(|term| term.is_soft()) {
-            unserved(recipe, fields, losses, term, faults);
+            refuse_samples(recipe, fields, losses, term, faults);
         }
     }
     temperatures(recipe, fields, is_soft, faults);
@@ -47,7 +47,7 @@ fn no_teacher(losses: Fields<'_>, term: Term, faults: &mut Vec<Diagnostic>) {
 }
 
 /// Reports a term that the support has no value for.
-fn unserved(
+fn refuse_samples(
     recipe: Fields<'_>,
     fields: Fields<'_>,
     losses: Fields<'_>,

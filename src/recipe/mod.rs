@@ -117,8 +117,8 @@ pub fn load<T: Keys>(
         };
         RecipeFaults::of(vec![fault], sources)
     })?;
-    let said = understand(grammar, &text, overrides, path)?;
-    Ok((said, absolute))
+    let read = understand(grammar, &text, overrides, path)?;
+    Ok((read, absolute))
 }
 
 /// Reads a text that was made of the arguments of a command, or that will be the recipe file `name`.

@@ -106,7 +106,7 @@ fn by_layer(pass: &str, picture: &Picture) -> String {
                 .as_ref()
                 .and_then(|choice| choice.bits_of(layer, part));
             let of_part = costs.costs_of(layer, part).unwrap_or_default();
-            let told = of_part.iter().map(|cost| {
+            let shown = of_part.iter().map(|cost| {
                 let kl = format!("{:.1e}", cost.kl_nats);
                 if chosen == Some(cost.bits) {
                     format!("**{kl}**")
@@ -114,7 +114,7 @@ fn by_layer(pass: &str, picture: &Picture) -> String {
                     kl
                 }
             });
-            told.collect::<Vec<String>>().join(" / ")
+            shown.collect::<Vec<String>>().join(" / ")
         });
         let cells: Vec<String> = [layer.to_string()].into_iter().chain(cells).collect();
         text.push_str(&markdown_line(&cells));

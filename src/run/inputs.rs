@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{RunContext, RunError, say_changed, say_done, wait_for_lock, while_locked};
+use super::{RunContext, RunError, log_changed, log_done, wait_for_lock, while_locked};
 use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
@@ -32,7 +32,7 @@ pub(super) fn prepare_data(
 ) -> Result<Prepared, RunError> {
     let since = Instant::now();
     let (stage, inputs) = (&stages.data, &stages.inputs);
-    say_changed(stage);
+    log_changed(stage);
     let teacher = inputs.teacher.as_ref().map(Model::checkpoint);
     let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     let _lock = wait_for_lock(stage, context.stop)?; // another recipe may be making the same rows
@@ -77,7 +77,7 @@ pub(super) fn open_or_capture(
         return Ok(None);
     };
     let stage = captured.stage;
-    say_changed(stage);
+    log_changed(stage);
     let train = stages
         .captures_train
         .then(|| captured.split("train", &data.train, data, hashes))
@@ -85,7 +85,7 @@ pub(super) fn open_or_capture(
     let validation = captured.split("validation", &data.validation, data, hashes)?;
     let _lock = wait_for_lock(stage, context.stop)?;
     if stages.cache_is_done() {
-        say_done(stage);
+        log_done(stage);
     }
     files::remove_parts(&stage.dir)?;
     stages.seal_cache(since.elapsed().as_secs_f64())?;

@@ -24,7 +24,7 @@ use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{self, UnfinishedDir, with_path};
 use crate::hashes::Hashes;
-use crate::opened::{Opened, carried_tokenizer};
+use crate::opened::{Opened, copied_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFaults;
@@ -88,7 +88,7 @@ pub enum RunError {
 /// Runs the whole recipe; finished stages are skipped, interrupted ones resumed.
 pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError> {
     let opened = Opened::open(plan);
-    progress::say_notes(&preflight::check(plan, &opened, context.overrides)?);
+    progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, opened, &hashes)?;
     check_room(plan, &stages, &estimate(plan, &stages), context)?;
@@ -108,7 +108,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     run.measure_teacher()?;
     let student = run.passes()?;
     let exports = run.export(student)?;
-    let (removals, quantizations) = run.told_by_passes()?;
+    let (removals, quantizations) = run.pass_reports()?;
     let report = RunReport {
         recipe: plan.name.clone(),
         seed: plan.seed,
@@ -175,7 +175,7 @@ pub fn build_cache(
     context: &RunContext<'_>,
 ) -> Result<Option<PathBuf>, RunError> {
     let opened = Opened::open(plan);
-    progress::say_notes(&preflight::check(plan, &opened, context.overrides)?);
+    progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages {
         captures_train: true,
@@ -228,7 +228,7 @@ impl Run<'_> {
     fn export(&self, student: Option<Student>) -> Result<Vec<Verification>, RunError> {
         let (plan, stage) = (self.plan, &self.stages.export);
         if let Some(artifact) = stage.artifact::<Vec<Verification>>() {
-            say_done(stage);
+            log_done(stage);
             return Ok(artifact.result);
         }
         self.check_stop(stage)?;
@@ -238,7 +238,7 @@ impl Run<'_> {
             None => self.student_after(self.stages.passes.last())?,
         };
         let student = self.with_ends(student);
-        let tokenizer_dir = carried_tokenizer(plan);
+        let tokenizer_dir = copied_tokenizer(plan);
         let generation = self.stages.inputs.generation(plan);
         let generation = generation.map_or_else(Map::new, |model| model.generation().clone());
         let made_by = plan::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
@@ -252,7 +252,7 @@ impl Run<'_> {
             rows: &self.data.validation,
             table: report::table_cells(&self.rows),
         };
-        say_changed(stage);
+        log_changed(stage);
         let partial = UnfinishedDir::create(&stage.dir)?;
         stage.note(partial.path())?;
         let verifications =
@@ -342,12 +342,12 @@ fn command(plan: &Plan, overrides: &[String]) -> String {
     command
 }
 
-fn say_done(stage: &Stage) {
+fn log_done(stage: &Stage) {
     progress::log(&format!("{}: done ({})", stage.name, &stage.key[..8]));
 }
 
 /// Logs why a stage runs although an earlier run of this recipe has made it.
-fn say_changed(stage: &Stage) {
+fn log_changed(stage: &Stage) {
     if let Some(reason) = stage.changed() {
         progress::log(&format!("{}: running again, because {reason}", stage.name));
     }
@@ -376,7 +376,7 @@ fn while_locked<T>(
     stop: &AtomicBool,
     mut attempt: impl FnMut() -> Result<T, RunError>,
 ) -> Result<T, RunError> {
-    let mut has_told = false;
+    let mut has_logged = false;
     loop {
         match attempt() {
             Err(
@@ -384,7 +384,7 @@ fn while_locked<T>(
                 | RunError::Cache(CacheError::Locked { dir })
                 | RunError::Capture(CaptureError::Cache(CacheError::Locked { dir })),
             ) => {
-                if !std::mem::replace(&mut has_told, true) {
+                if !std::mem::replace(&mut has_logged, true) {
                     let dir = dir.display();
                     progress::log(&format!("waiting for another run that uses `{dir}`"));
                 }

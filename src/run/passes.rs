@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Run, RunError, say_changed, say_done};
+use super::{Run, RunError, log_changed, log_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::files::{UnfinishedDir, write_atomically};
@@ -49,7 +49,7 @@ impl Run<'_> {
         self.check_stop(stage)?;
         let since = Instant::now();
         let teacher = self.teacher(model)?;
-        say_changed(stage);
+        log_changed(stage);
         let partial = UnfinishedDir::create(&stage.dir)?;
         stage.note(partial.path())?;
         let measured = Measured {
@@ -75,7 +75,7 @@ impl Run<'_> {
             self.plan.passes.iter().zip(&self.stages.passes).enumerate()
         {
             if let Some(artifact) = stage.artifact::<Measured>() {
-                say_done(stage);
+                log_done(stage);
                 passes::discard(&stage.dir)?;
                 self.rows
                     .push(row(&stage.name, &artifact.result, artifact.secs));
@@ -101,7 +101,7 @@ impl Run<'_> {
         seed: u64,
     ) -> Result<Student, RunError> {
         self.check_stop(stage)?;
-        say_changed(stage);
+        log_changed(stage);
         let since = Instant::now();
         let partial = UnfinishedDir::resume(&stage.dir)?;
         partial.remove_parts()?;
@@ -159,7 +159,7 @@ impl Run<'_> {
     }
 
     /// Reads from the folders of passes what they removed and what quantising cost.
-    pub(super) fn told_by_passes(&self) -> Result<(Vec<Removal>, Vec<QuantizationCost>), RunError> {
+    pub(super) fn pass_reports(&self) -> Result<(Vec<Removal>, Vec<QuantizationCost>), RunError> {
         let rows = self.pass_rows();
         let (mut removals, mut quantizations) = (Vec::new(), Vec::new());
         let passes = self.plan.passes.iter().zip(&self.stages.passes);
@@ -306,8 +306,8 @@ impl Run<'_> {
         let importance = Importance::measure(&decoder, &calibration).map_err(PassError::from)?;
         let kept = PartSelection::choose(parts, config, &importance);
         if let Some(LayersPlan::HighestInfluence(_)) = parts.layers {
-            let told = |&layer: &usize| format!("{layer} ({:.3})", importance.influence[layer]);
-            let layers: Vec<String> = kept.layers.iter().map(told).collect();
+            let shown = |&layer: &usize| format!("{layer} ({:.3})", importance.influence[layer]);
+            let layers: Vec<String> = kept.layers.iter().map(shown).collect();
             let layers = layers.join(", ");
             progress::log(&format!("student: layers of highest influence: {layers}"));
         }

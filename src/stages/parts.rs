@@ -7,13 +7,13 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Tokenizer, TokenizerPlan};
 use crate::files;
 use crate::hashes::Hashes;
-use crate::opened::{FileHashes, carried_tokenizer};
+use crate::opened::{FileHashes, copied_tokenizer};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
 
 /// Hashes of an export's tokenizer files: copied, or made of the tokenizer that was read.
 pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
-    let (None, Some(tokenizer)) = (carried_tokenizer(plan), &inputs.tokenizer) else {
+    let (None, Some(tokenizer)) = (copied_tokenizer(plan), &inputs.tokenizer) else {
         return inputs.copied_files.clone();
     };
     let hash =
@@ -32,7 +32,7 @@ pub fn model_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, Ch
     let config = checkpoint.config();
     Ok(match checkpoint.quantization_json() {
         None => files::hash_json(&(tensors, config)),
-        Some(said) => files::hash_json(&(tensors, config, said)),
+        Some(quantization) => files::hash_json(&(tensors, config, quantization)),
     })
 }
 
@@ -173,8 +173,9 @@ mod tests {
             let (checkpoint, hash) = hash_with_zeros(folder, change);
             let config = Path::new("tests/golden").join(folder).join("config.json");
             let config: Value = serde_json::from_slice(&fs::read(config).unwrap()).unwrap();
-            let said = json!({ "quantization_config": config["quantization_config"] });
-            let by_name = files::hash_json(&(checkpoint.content_hash(), checkpoint.config(), said));
+            let quantization = json!({ "quantization_config": config["quantization_config"] });
+            let by_name =
+                files::hash_json(&(checkpoint.content_hash(), checkpoint.config(), quantization));
             assert_eq!(hash == by_name, is_by_name, "{folder}");
         }
     }

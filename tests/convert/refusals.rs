@@ -126,7 +126,7 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
         2,
         &[
             "`--set data.sequence_length=...` is not a key of this command",
-            "help: `export.*` is, and for `alambic quantize` `passes.0.*`",
+            "help: use `export.*`, or with `alambic quantize` also `passes.0.*`",
         ],
     ),
     (

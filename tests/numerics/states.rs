@@ -235,7 +235,7 @@ fn a_state_of_another_version_architecture_or_pass_is_refused_with_the_way_out()
         narrow,
         &[
             "is the training state of another architecture: its `intermediate_size` changed from 32 to 16",
-            "delete it to begin the pass anew",
+            "delete it to start the pass again",
         ],
     );
     with_facts(dir, |facts| facts["made_by"] = json!("another"));

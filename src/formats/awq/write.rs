@@ -4,8 +4,8 @@ use ::safetensors::Dtype;
 use serde_json::json;
 
 use crate::formats::write::{
-    Encoded, Said, bits_and_group, bytes_of, check, exact_bytes, integers, pack, part, scale_dtype,
-    transposed,
+    ConfigEntries, Encoded, bits_and_group, bytes_of, check, exact_bytes, integers, pack, part,
+    scale_dtype, transposed,
 };
 use crate::formats::{ExportDtype, WriteError};
 use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
@@ -17,9 +17,9 @@ const COLUMN_OF_NIBBLE: [usize; 8] = [0, 2, 4, 6, 1, 3, 5, 7];
     clippy::unnecessary_wraps,
     reason = "the type of formats that may refuse"
 )]
-pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<Said, WriteError> {
+pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<ConfigEntries, WriteError> {
     let (bits, group_size) = bits_and_group(schemes);
-    let said = json!({
+    let json = json!({
         "bits": bits,
         "group_size": group_size,
         "modules_to_not_convert": null,
@@ -27,7 +27,7 @@ pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<Said, Wri
         "version": "gemm",
         "zero_point": true,
     });
-    Ok(vec![("quantization_config", said)])
+    Ok(vec![("quantization_config", json)])
 }
 
 /// Tensors that store a weight; all matrices are transposed, `[in, out]`.

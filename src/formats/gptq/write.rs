@@ -4,7 +4,8 @@ use ::safetensors::Dtype;
 use serde_json::json;
 
 use crate::formats::write::{
-    Encoded, Said, bits_and_group, bytes_of, check, exact_bytes, integers, pack, part, transposed,
+    ConfigEntries, Encoded, bits_and_group, bytes_of, check, exact_bytes, integers, pack, part,
+    transposed,
 };
 use crate::formats::{ExportDtype, WriteError};
 use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
@@ -13,9 +14,9 @@ use crate::model::{DecoderConfig, OnGrid, Scheme, Schemes, TensorSpec};
     clippy::unnecessary_wraps,
     reason = "the type of formats that may refuse"
 )]
-pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<Said, WriteError> {
+pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<ConfigEntries, WriteError> {
     let (bits, group_size) = bits_and_group(schemes);
-    let said = json!({
+    let json = json!({
         "bits": bits,
         "checkpoint_format": "gptq",
         "desc_act": false,
@@ -25,7 +26,7 @@ pub(super) fn describe(schemes: &Schemes, _: &DecoderConfig) -> Result<Said, Wri
         "quant_method": "gptq",
         "sym": true,
     });
-    Ok(vec![("quantization_config", said)])
+    Ok(vec![("quantization_config", json)])
 }
 
 /// Tensors that store a weight; all matrices are transposed, `[in, out]`.

@@ -4,7 +4,7 @@ mod card;
 mod write;
 
 pub(super) use self::write::write_config;
-pub use self::write::{keep_as_it_is, tokenizer_files, write_generation, write_tokenizer};
+pub use self::write::{keep_tokenizer_class, tokenizer_files, write_generation, write_tokenizer};
 use super::{FormatSpec, Writer};
 
 pub(super) static FORMAT: FormatSpec = FormatSpec {

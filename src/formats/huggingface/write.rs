@@ -5,7 +5,7 @@ use std::{fs, io};
 
 use serde_json::{Map, Value, json};
 
-use crate::data::{AS_IT_IS, Rebuilt, template_files};
+use crate::data::{Rebuilt, UNCHANGED_CLASS, template_files};
 use crate::files::{self, with_path, write_atomically, write_json};
 use crate::formats::WriteError;
 use crate::model::DecoderConfig;
@@ -99,7 +99,7 @@ fn tokenizer_config(dir: &Path, config: &DecoderConfig) -> Result<Value, WriteEr
         "model_max_length".to_owned(),
         config.max_position_embeddings.into(),
     );
-    json.insert("tokenizer_class".to_owned(), json!(AS_IT_IS));
+    json.insert("tokenizer_class".to_owned(), json!(UNCHANGED_CLASS));
     name_specials(&mut json, &tokenizer, config);
     Ok(Value::Object(json))
 }
@@ -121,7 +121,10 @@ fn name_specials(json: &mut Map<String, Value>, tokenizer: &Value, config: &Deco
 /// Sets a tokenizer class that loads `dir`'s `tokenizer.json` unchanged, if transformers would rebuild the tokenizer.
 ///
 /// Returns the rebuild that no class can prevent.
-pub fn keep_as_it_is(dir: &Path, config: &DecoderConfig) -> Result<Option<Rebuilt>, WriteError> {
+pub fn keep_tokenizer_class(
+    dir: &Path,
+    config: &DecoderConfig,
+) -> Result<Option<Rebuilt>, WriteError> {
     let path = dir.join("tokenizer_config.json");
     let (tokenizer, mut json) = (read(&dir.join("tokenizer.json"))?, read(&path)?);
     let model_type = config.architecture.model_type();
@@ -129,11 +132,11 @@ pub fn keep_as_it_is(dir: &Path, config: &DecoderConfig) -> Result<Option<Rebuil
         return Ok(None);
     };
     if let Value::Object(json) = &mut json {
-        json.insert("tokenizer_class".to_owned(), json!(AS_IT_IS));
+        json.insert("tokenizer_class".to_owned(), json!(UNCHANGED_CLASS));
         name_specials(json, &tokenizer, config);
     }
     write_json(&path, &json)?;
-    Ok(Some(rebuilt).filter(|rebuilt| !rebuilt.is_mended_by_class))
+    Ok(Some(rebuilt).filter(|rebuilt| !rebuilt.is_fixed_by_class))
 }
 
 fn read(path: &Path) -> Result<Value, WriteError> {

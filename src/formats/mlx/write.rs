@@ -3,7 +3,9 @@
 use ::safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
-use crate::formats::write::{Encoded, Said, bytes_of, check, exact_bytes, integers, pack, part};
+use crate::formats::write::{
+    ConfigEntries, Encoded, bytes_of, check, exact_bytes, integers, pack, part,
+};
 use crate::formats::{ExportDtype, WriteError};
 use crate::kernels::grid::Grid;
 use crate::model::{
@@ -15,32 +17,35 @@ use crate::model::{
     clippy::unnecessary_wraps,
     reason = "the type of formats that may refuse"
 )]
-pub(super) fn describe(schemes: &Schemes, config: &DecoderConfig) -> Result<Said, WriteError> {
+pub(super) fn describe(
+    schemes: &Schemes,
+    config: &DecoderConfig,
+) -> Result<ConfigEntries, WriteError> {
     let specs = tensor_specs(config);
     let grid = |spec: &TensorSpec| schemes.get(&spec.id()).map(|scheme| scheme.weight);
     let linear = |spec: &&TensorSpec| spec.kind() == ParameterKind::Linear;
     let first = specs.iter().filter(linear).find_map(grid);
     let most = first.or_else(|| specs.iter().find_map(grid));
-    let said = |grid: Grid| {
+    let entry = |grid: Grid| {
         let bits = grid.levels.bits();
         Map::from_iter([
             ("bits".to_owned(), json!(bits)),
             ("group_size".to_owned(), json!(grid.group_size)),
         ])
     };
-    let mut json = most.map(said).unwrap_or_default();
+    let mut json = most.map(entry).unwrap_or_default();
     json.insert("mode".to_owned(), json!("affine"));
     for spec in specs.iter().filter(|spec| !spec.kind().is_vector()) {
         let own = grid(spec);
-        if own.map(said) != most.map(said) {
-            let own = own.map_or(json!(false), |grid| Value::Object(said(grid)));
+        if own.map(entry) != most.map(entry) {
+            let own = own.map_or(json!(false), |grid| Value::Object(entry(grid)));
             json.insert(spec.module().to_owned(), own);
         }
     }
-    let said = Value::Object(json);
+    let json = Value::Object(json);
     Ok(vec![
-        ("quantization", said.clone()), // the key that MLX reads
-        ("quantization_config", said),
+        ("quantization", json.clone()), // the key that MLX reads
+        ("quantization_config", json),
     ])
 }
 

@@ -82,15 +82,15 @@ pub(crate) fn packed(
             .iter()
             .filter_map(|format| format.spec().reader.as_ref())
     };
-    let said = |key| json.get(key).filter(|value: &&Value| !value.is_null());
+    let entry = |key| json.get(key).filter(|value: &&Value| !value.is_null());
     let open = |reader: &FolderReader, json| (reader.open)(json, config).map(Some);
     if let (Some(json), Some(reader)) = (
-        said("quantization"),
+        entry("quantization"),
         readers().find(|reader| reader.method.is_none()),
     ) {
         return open(reader, json);
     }
-    let Some(json) = said("quantization_config") else {
+    let Some(json) = entry("quantization_config") else {
         return Ok(None);
     };
     let methods = readers().filter_map(|reader| reader.method);

@@ -31,14 +31,14 @@ pub struct Codes {
     /// Tensors that store a weight.
     pub(super) encode: fn(&TensorSpec, Scheme, &OnGrid, ExportDtype) -> Encoded,
     /// Keys and values of `config.json` that name the schemes.
-    pub(super) describe: fn(&Schemes, &DecoderConfig) -> Result<Said, WriteError>,
+    pub(super) describe: fn(&Schemes, &DecoderConfig) -> Result<ConfigEntries, WriteError>,
 }
 
 /// Tensors that store a weight.
 pub(super) type Encoded = Result<Vec<EncodedTensor>, WriteError>;
 
 /// Keys of a `config.json`, and their values.
-pub(super) type Said = Vec<(&'static str, Value)>;
+pub(super) type ConfigEntries = Vec<(&'static str, Value)>;
 
 /// Writes `model.safetensors` and `config.json` into an existing folder.
 ///

@@ -32,7 +32,7 @@ pub enum ConfigError {
         expected: String,
         found: String,
     },
-    #[error("`{divisor}` does not divide `{key}`: {value} / {by} leaves a remainder of {}", value % by)]
+    #[error("`{divisor}` does not divide `{key}`: {value} / {by} leaves {} over", value % by)]
     Uneven {
         key: &'static str,
         value: usize,

@@ -89,8 +89,8 @@ fn rotary_settings_of_every_style_are_those_of_transformers_or_refused() {
                     "`original_max_position_embeddings` must be 4096, the value outside the scaling table",
                     "`factor` is missing", // of `yarn`, which Phi 3 takes for another name of `longrope`
                 ];
-                let is_told = |told: &&str| error.to_string().starts_with(*told);
-                assert!(told.iter().any(is_told), "{name}: {error}");
+                let is_always_written = |told: &&str| error.to_string().starts_with(*told);
+                assert!(told.iter().any(is_always_written), "{name}: {error}");
                 num_refused += 1;
             }
         }

@@ -263,7 +263,7 @@ fn sizes_out_of_bounds_are_refused() {
         ),
         (
             json!({ "num_key_value_heads": 3 }),
-            "`num_key_value_heads` does not divide `num_attention_heads`: 4 / 3 leaves a remainder of 1",
+            "`num_key_value_heads` does not divide `num_attention_heads`: 4 / 3 leaves 1 over",
         ),
         (
             json!({ "hidden_size": 130 }),

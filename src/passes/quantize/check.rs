@@ -78,14 +78,14 @@ fn parts_are_alike(schemes: &Schemes, config: &DecoderConfig) -> Result<(), Pass
     let Some([one, other]) = unlike_parts(schemes, config) else {
         return Ok(());
     };
-    let told = |spec: &ParameterSpec| match schemes.get(&spec.id) {
+    let scheme_text = |spec: &ParameterSpec| match schemes.get(&spec.id) {
         Some(scheme) => scheme.to_string(),
         None => "not quantised".to_owned(),
     };
     let fact = format!(
         "`{one}` and `{other}` are one matrix in engines, but have two schemes: {}, and {}",
-        told(&one),
-        told(&other),
+        scheme_text(&one),
+        scheme_text(&other),
         one = one.name,
         other = other.name,
     );

@@ -9,7 +9,7 @@ use ::safetensors::Dtype;
 pub(super) use self::config::quantization_config;
 use crate::formats::safetensors::EncodedTensor;
 use crate::formats::write::{
-    Encoded, Said, check, exact_bytes, fp8_bytes, integers, pack, scale_dtype, transposed,
+    ConfigEntries, Encoded, check, exact_bytes, fp8_bytes, integers, pack, scale_dtype, transposed,
 };
 use crate::formats::{ExportDtype, WriteError};
 use crate::kernels::grid::Levels;
@@ -58,9 +58,12 @@ impl Layout {
 }
 
 /// `quantization_config`, which names the scheme of each module.
-pub(super) fn describe(schemes: &Schemes, config: &DecoderConfig) -> Result<Said, WriteError> {
-    let said = quantization_config(schemes, config)?;
-    Ok(vec![("quantization_config", said)])
+pub(super) fn describe(
+    schemes: &Schemes,
+    config: &DecoderConfig,
+) -> Result<ConfigEntries, WriteError> {
+    let json = quantization_config(schemes, config)?;
+    Ok(vec![("quantization_config", json)])
 }
 
 /// Tensors that store a weight.

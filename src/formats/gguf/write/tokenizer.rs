@@ -32,7 +32,7 @@ pub(super) fn keys(model: &GgufModel<'_>) -> Result<Vec<(String, NewValue)>, Wri
         padding: model.config.pad_token_id,
         chat_templates: &templates,
     })?;
-    tell_what_stays_behind(model.tokenizer, &ends, adds_eos);
+    log_lost_tokens(model.tokenizer, &ends, adds_eos);
     Ok(metadata)
 }
 
@@ -49,7 +49,7 @@ fn ends(model: &GgufModel<'_>) -> (Vec<u32>, bool) {
     (ends, place.is_some())
 }
 
-fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
+fn log_lost_tokens(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
     let named = |id: u32| tokenizer.token(id).unwrap_or_else(|| id.to_string());
     if let Some(id) = tokenizer.after_text().filter(|_| !adds_eos) {
         progress::log(&format!(
@@ -79,7 +79,7 @@ fn tell_what_stays_behind(tokenizer: &Tokenizer, ends: &[u32], adds_eos: bool) {
 const NUM_ROWS: usize = 8;
 
 /// Number of ids shown from the first difference on.
-const NUM_TOLD: usize = 8;
+const MAX_SHOWN_IDS: usize = 8;
 
 /// Text that distinguishes rules of splitting: digits, capitals, marks, white space, other scripts.
 const PROBE: &str = "I've 12345 apples, we'LL  share\n\n\tthem: x=y+1.5e-3;\r\n Ünïcode ｆｕｌｌ 日本語 한국어 नमस्ते 😀👩‍👩‍👧 don't.  \n";
@@ -99,7 +99,7 @@ pub fn check_tokenizer(
         let (got, want) = (carried.encode(&text)?, tokenizer.encode(&text)?);
         if let Some(first) = first_difference(&got, &want) {
             let some = |ids: &[u32]| -> Vec<u32> {
-                let ids = ids.iter().skip(first).take(NUM_TOLD);
+                let ids = ids.iter().skip(first).take(MAX_SHOWN_IDS);
                 ids.copied().collect()
             };
             let (got, want) = (some(&got), some(&want));
