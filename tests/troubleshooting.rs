@@ -97,7 +97,10 @@ mod tests {
         let tables = all.split(before).skip(1);
         let tables = tables.map(|after| after.split(')').next().unwrap());
         let name = |table: &str| {
-            let declared = [format!(" in {table} = \""), format!(" {table}: Block = Block {{")];
+            let declared = [
+                format!(" in {table} = \""),
+                format!(" {table}: Block = Block {{"),
+            ];
             let after = declared.iter().find_map(|start| all.split(start).nth(1));
             let after = after.unwrap_or_else(|| panic!("no table {table}"));
             // `in TABLE = "name"`, or a field of that name.
@@ -118,9 +121,13 @@ mod tests {
                 if is_id_of(text, &stages) && !is_metric {
                     ids.insert(text.to_owned());
                 }
-                let made = text.strip_suffix("{}").map(|start| start.trim_end_matches('-'));
+                let made = text
+                    .strip_suffix("{}")
+                    .map(|start| start.trim_end_matches('-'));
                 if let Some(start) = made.filter(|start| is_id_of(start, &stages)) {
-                    let known = OF_BLOCKS.iter().any(|(of, _)| of.trim_end_matches('-') == start);
+                    let known = OF_BLOCKS
+                        .iter()
+                        .any(|(of, _)| of.trim_end_matches('-') == start);
                     assert!(known, "{}: how is {text} made?", source.path.display());
                 }
             }
@@ -169,7 +176,10 @@ mod tests {
             }
         }
         assert_eq!(ids, headings(&page, "### "));
-        assert!(ids.is_sorted_by_key(|id| (stage(id), id.clone())), "{ids:?}");
+        assert!(
+            ids.is_sorted_by_key(|id| (stage(id), id.clone())),
+            "{ids:?}"
+        );
         assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
     }
 
