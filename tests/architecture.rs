@@ -1,39 +1,18 @@
 //! The rules of the house that a compiler does not check.
 
 #[cfg(test)]
+mod common;
+
+#[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
     use std::fs;
     use std::path::{Path, PathBuf};
 
+    use crate::common::source::{is_test, names_on_the_way, read, root, rust_files, shipped_code};
+
     /// A concept in one long file beats three that say "a part of".
     const MAX_LINES: usize = 600;
-
-    fn root() -> &'static Path {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-    }
-
-    /// Every Rust file below a folder of the repository, sorted.
-    fn rust_files(folder: &str) -> Vec<PathBuf> {
-        let mut files = Vec::new();
-        let mut folders = vec![root().join(folder)];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(&folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else if path.extension().is_some_and(|extension| extension == "rs") {
-                    files.push(path);
-                }
-            }
-        }
-        files.sort();
-        files
-    }
-
-    fn read(path: &Path) -> String {
-        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-    }
 
     /// Modules of the library in the order of `lib.rs`, which is the order of the data.
     fn modules() -> Vec<String> {
@@ -49,31 +28,6 @@ mod tests {
         let inside = path.strip_prefix(root().join("src")).unwrap();
         let first = Path::new(inside.components().next().unwrap().as_os_str());
         first.file_stem().unwrap().to_str().unwrap().to_owned()
-    }
-
-    /// Names of the folders that a file stands in below the root, and its own without the ending.
-    fn names_on_the_way(path: &Path) -> Vec<String> {
-        let inside = path.strip_prefix(root()).unwrap().with_extension("");
-        let names = inside.components();
-        names
-            .map(|name| name.as_os_str().to_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// Tells whether a file of `src/` holds nothing but tests.
-    fn is_test(path: &Path) -> bool {
-        let names = names_on_the_way(path);
-        names
-            .iter()
-            .any(|name| name == "tests" || name.ends_with("_tests"))
-    }
-
-    /// Code without comments and without what stands after the first test module, where they all stand.
-    fn shipped_code(text: &str) -> String {
-        let text = text.split("#[cfg(test)]\nmod ").next().unwrap();
-        let text = text.split("#[cfg(test)]\npub(super) mod ").next().unwrap();
-        let code = text.lines().map(|line| line.split("//").next().unwrap());
-        code.collect::<Vec<_>>().join("\n")
     }
 
     /// Modules that the code names after `crate::`, alone or in braces.

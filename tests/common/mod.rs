@@ -1,6 +1,8 @@
 //! A folder with texts, a small teacher and recipes, in which tests run the program as a user does.
 #![allow(dead_code, reason = "each test binary uses a part of these")]
 
+pub(crate) mod source;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Lines};
