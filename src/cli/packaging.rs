@@ -41,7 +41,9 @@ pub(super) fn man(dir: &Path, output: &mut Output<'_>) -> Result<(), Failure> {
 /// Writes the page of a command, then those of its subcommands.
 fn write_pages(command: clap::Command, dir: &Path, pages: &mut Vec<String>) -> Result<(), Failure> {
     let subcommands: Vec<clap::Command> = command.get_subcommands().cloned().collect();
-    let page = Man::new(command);
+    let page = Man::new(command)
+        .source(concat!("alambic ", env!("CARGO_PKG_VERSION")))
+        .manual("alambic manual");
     let name = page.get_filename();
     write_atomically(&dir.join(&name), |out| page.render(out))?;
     pages.push(name);
