@@ -56,7 +56,7 @@ mod tests {
         workshop.done(&["run", "chain.yaml", "--set", "name=plain"]);
         let padded = ["--set", "name=padded", "--set", "teacher.checkpoint=padded"];
         let ran = workshop.done(&[&["run", "chain.yaml"][..], &padded].concat());
-        let note = "note: the teacher has 320 rows for 300 tokens; the others stand for nothing and are left out of \
+        let note = "note: the teacher has 320 rows for 300 tokens; the other rows are unused and left out of \
                     the cache";
         assert!(ran.stderr.contains(note), "{}", ran.stderr);
         let passes = |name: &str| {
