@@ -44,10 +44,14 @@ mod tests {
 
     #[test]
     fn every_committed_recipe_loads() {
-        let entries = fs::read_dir("recipes").unwrap();
-        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        let folders = ["recipes", "recipes/cookbook"].into_iter();
+        let mut paths: Vec<PathBuf> = folders
+            .flat_map(|folder| fs::read_dir(folder).unwrap())
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.is_dir())
+            .collect();
         paths.sort();
-        assert_eq!(paths.len(), 4);
+        assert_eq!(paths.len(), 10);
         for path in paths {
             // A teacher that is fetched may be absent: the rest of its recipe is checked with one that is committed.
             let is_fetched = path.ends_with("smollm2-135m.yaml");
