@@ -132,12 +132,12 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
     (
         "quantize teacher --method round-to-nearest --group-size 16 --set export.formats=[]",
         2,
-        &["`--set export.formats=...` is no key"],
+        &["`--set export.formats=...` is not a key"],
     ),
     (
         "export teacher --format gguf --set export.formats=[huggingface,gguf]",
         2,
-        &["`--set export.formats=...` is no key"],
+        &["`--set export.formats=...` is not a key"],
     ),
     (
         "quantize teacher --method round-to-nearest --bits 3 --group-size 16 --format gguf",
