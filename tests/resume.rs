@@ -104,7 +104,7 @@ mod tests {
             let told = format!("of pass {pass}; the state is in ");
             assert!(ran.stderr.contains(&told), "{}", ran.stderr);
             assert!(
-                ran.stderr.ends_with("run the same command to go on\n"),
+                ran.stderr.ends_with("run the same command to resume\n"),
                 "{}",
                 ran.stderr
             );

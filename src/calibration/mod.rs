@@ -19,7 +19,7 @@ const BATCH_ROWS: usize = 4;
 
 /// A signal asked to stop.
 #[derive(Debug, Error)]
-#[error("stopped at stage {label}: run the same command to go on")]
+#[error("stopped at stage {label}: run the same command to resume")]
 pub struct Interrupted {
     /// Name of the stage.
     pub label: String,

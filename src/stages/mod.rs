@@ -263,7 +263,17 @@ fn describe(difference: &Difference) -> String {
             let inner = &holders_and_key[first..];
             let names = inner.iter().chain([last]).copied();
             let names: Vec<&str> = names.filter(|name| *name != "plan").collect();
-            format!("`{}` {}", names.join("."), difference.describe("not set"))
+            let name = match names.join(".").as_str() {
+                "ptq" | "qat" => "method".to_owned(), // one side has another method
+                "data.train_tokens" => "cache.tokens".to_owned(),
+                "cache.teacher.batch_size" => "teacher.batch_size".to_owned(),
+                name => name.to_owned(),
+            };
+            let is_block = |value: &Option<Value>| matches!(value, Some(Value::Object(_)));
+            if is_block(&difference.was) || is_block(&difference.is) {
+                return format!("`{name}` has changed"); // all its keys would hide the line that was edited
+            }
+            format!("`{name}` {}", difference.describe("not set"))
         }
         [] => "its inputs have changed".to_owned(),
     }
@@ -452,5 +462,44 @@ impl Stages {
             .chain(&self.cache)
             .chain(&self.passes)
             .chain(iter::once(&self.export))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_names_the_key_that_a_user_writes() {
+        let told = |was: Value, is: Value| describe(&Difference::first(&was, &is).unwrap());
+        let quantize = |method: Value| json!({ "pass": { "quantize": { "method": method } } });
+        let gptq = json!({ "ptq": { "awq": false, "clip": true } });
+        assert_eq!(
+            told(quantize(json!("round_to_nearest")), quantize(gptq.clone())),
+            "`method` has changed"
+        );
+        let qat = json!({ "qat": { "steps": 100 } });
+        assert_eq!(
+            told(quantize(qat.clone()), quantize(gptq)),
+            "`method` has changed"
+        );
+        let longer = json!({ "qat": { "steps": 200 } });
+        assert_eq!(
+            told(quantize(qat), quantize(longer)),
+            "`steps` changed from 100 to 200"
+        );
+        let tokens = |count: u64| json!({ "data": { "train_tokens": count } });
+        assert_eq!(
+            told(tokens(1), tokens(2)),
+            "`cache.tokens` changed from 1 to 2"
+        );
+        let measured = json!({ "pass": { "quantize": { "sensitivity": { "tokens": 2048 } } } });
+        assert_eq!(
+            told(
+                json!({ "pass": { "quantize": { "sensitivity": null } } }),
+                measured
+            ),
+            "`sensitivity` has changed"
+        );
     }
 }

@@ -40,7 +40,7 @@ pub enum CaptureError {
         row: usize,
     },
     /// A signal asked to stop; complete shards are kept.
-    #[error("stopped after {rows} rows of the cache in {dir}; run the same command to go on")]
+    #[error("stopped after {rows} rows of the cache in {dir}; run the same command to resume")]
     Interrupted {
         /// Rows captured so far, those of unfinished shards included.
         rows: usize,

@@ -32,7 +32,7 @@ pub enum FitError {
     },
     /// A signal asked to stop; the state is saved.
     #[error(
-        "stopped at step {step} of pass {label}; the state is in {path}: run the same command to go on"
+        "stopped at step {step} of pass {label}; the state is in {path}: run the same command to resume"
     )]
     Interrupted {
         /// Steps done.
