@@ -23,10 +23,8 @@ fn main() {
 /// without either.
 fn commit() -> Option<String> {
     println!("cargo:rerun-if-env-changed=ALAMBIC_COMMIT");
-    if let Some(commit) = env::var("ALAMBIC_COMMIT")
-        .ok()
-        .filter(|commit| !commit.is_empty())
-    {
+    let given = env::var_os("ALAMBIC_COMMIT").and_then(|commit| commit.into_string().ok());
+    if let Some(commit) = given.filter(|commit| !commit.is_empty()) {
         return Some(commit);
     }
     // A package that was unpacked below another project's clone must not name that project's commit.

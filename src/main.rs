@@ -15,10 +15,14 @@ fn main() -> ExitCode {
     allocator::keep_freed_pages();
     let cli = Cli::parse();
     match cli::execute(&cli, &mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            progress::record("done: exit code 0");
+            ExitCode::SUCCESS
+        }
         Err(failure) => {
             let message = failure.message.trim_end();
             progress::record(&anstream::adapter::strip_str(message).to_string());
+            progress::record(&format!("ended: exit code {}", failure.code));
             // Colours on a terminal only, unless NO_COLOR or CLICOLOR_FORCE say otherwise.
             let _ = writeln!(anstream::stderr(), "{message}");
             ExitCode::from(failure.code)

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
+    use std::fmt::Write as _;
     use std::fs;
     use std::path::{Path, PathBuf};
     use std::process::Command;
@@ -94,8 +95,7 @@ mod tests {
 
     #[test]
     fn the_summary_lists_every_page_once_and_no_other() {
-        let summary = links(&read(&root().join("docs/SUMMARY.md")));
-        let mut listed = summary.clone();
+        let mut listed = links(&read(&root().join("docs/SUMMARY.md")));
         listed.sort();
         let names = guide_pages().into_iter().map(|path| {
             let name = path.file_name().unwrap();
@@ -227,15 +227,16 @@ mod tests {
                     panic!("{}: a recipe begins with its file name", page.display())
                 });
                 let (name, text) = (name.trim(), &block.text);
-                script.push_str(&format!(
-                    "cat >{name} <<'END_OF_RECIPE'\n{text}END_OF_RECIPE\nalambic plan {name}\n"
-                ));
+                let _ = writeln!(
+                    script,
+                    "cat >{name} <<'END_OF_RECIPE'\n{text}END_OF_RECIPE\nalambic plan {name}"
+                );
                 continue;
             }
             for line in block.text.lines() {
                 let is_run = line.starts_with("alambic run ");
                 let tiny = if is_run { &block.tiny } else { "" };
-                script.push_str(&format!("{line} {tiny}\n"));
+                let _ = writeln!(script, "{line} {tiny}"); // writing to a string cannot fail
             }
         }
         script
@@ -244,8 +245,8 @@ mod tests {
     #[test]
     fn the_commands_of_every_page_work_in_a_clone() {
         let program = Path::new(env!("CARGO_BIN_EXE_alambic"));
-        let path = std::env::var("PATH").unwrap_or_default();
-        let path = format!("{}:{path}", program.parent().unwrap().display());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = format!("{}:{}", program.parent().unwrap().display(), path.display());
         for page in guide_pages() {
             let script = script(&page);
             if script.is_empty() {

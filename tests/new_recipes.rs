@@ -47,7 +47,7 @@ mod tests {
             "--size",
             "7k",
             "--hours",
-            "0",
+            "0.001",
         ];
         workshop.done(
             &[
@@ -69,6 +69,28 @@ mod tests {
         assert!(text.contains("tokens: 50k"), "the least there is: {text}");
         assert!(text.contains("      parameters: 0."), "{text}");
         workshop.done(&["plan", "sub/small.yaml"]);
+
+        // No folder is left of a recipe that is refused.
+        let args = [&["new", "other/two words"], &NEW[2..]].concat();
+        workshop.fails(&args, 2, &["error[recipe/"]);
+        assert!(!workshop.path("other").exists());
+
+        // A student need not be quantised, but then it is smaller.
+        let plain = [&["new", "plain"], &NEW[2..], &["--no-quantize"]].concat();
+        workshop.done(&plain);
+        let text = fs::read_to_string(workshop.path("plain.yaml")).unwrap();
+        assert!(
+            !text.contains("quantize") && text.contains("[huggingface]"),
+            "{text}"
+        );
+        workshop.done(&["plan", "plain.yaml"]);
+        let nothing = [
+            &["new", "same"],
+            &NEW[2..],
+            &["--no-quantize", "--size", "1"],
+        ]
+        .concat();
+        workshop.fails(&nothing, 2, &["error[new/size]", "is the teacher"]);
 
         // A whole teacher is only quantised.
         let args = [&NEW[2..], &["--size", "1"]].concat();
@@ -95,7 +117,16 @@ mod tests {
         );
         let args = ["new", "a", "--teacher", "teacher"];
         workshop.fails(&args, 2, &["error[new/data]", "help: add `--data PATH`"]);
-        workshop.fails(&with(&[(3, "absent")]), 2, &["error[checkpoint]", "absent"]);
+        workshop.fails(
+            &with(&[(3, "absent")]),
+            2,
+            &["error[new/teacher]: `absent` names no"],
+        );
+        workshop.fails(
+            &with(&[(3, "text")]),
+            2,
+            &["error[checkpoint]", "text/config.json"],
+        );
         workshop.fails(&with(&[(5, "absent")]), 2, &["error[new/data]", "absent"]);
         let one_file = [
             "error[new/validation]: text/train.txt is one file",

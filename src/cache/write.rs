@@ -124,6 +124,17 @@ impl CacheWriter {
             .sum()
     }
 
+    /// Number of rows in shards on disk, those beyond the wanted rows left out.
+    pub fn num_saved_rows(&self) -> usize {
+        let places = self.shards.iter().zip(self.layout.shard_idxs());
+        places
+            .filter_map(|(place, shard_idx)| {
+                let rows = self.layout.rows(shard_idx).len();
+                place.record().map(|record| record.rows.min(rows))
+            })
+            .sum()
+    }
+
     /// All rows still to push, in order.
     pub fn missing_rows(&self) -> Vec<usize> {
         let mut pushed = self.open_shard.as_ref().map(Vec::len);

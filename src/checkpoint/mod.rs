@@ -81,12 +81,11 @@ impl Checkpoint {
 
     fn open_folder(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("config.json");
-        if !path.exists()
-            && let Some(gguf) = only_gguf(dir)
-        {
-            return Err(CheckpointError::IsAGgufFile {
-                dir: dir.to_path_buf(),
-                gguf,
+        if !path.exists() {
+            let dir = dir.to_path_buf();
+            return Err(match only_gguf(&dir) {
+                Some(gguf) => CheckpointError::IsAGgufFile { dir, gguf },
+                None => CheckpointError::NotAModel { dir },
             });
         }
         let json = read_json(&path)?;

@@ -94,7 +94,7 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     );
     let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.cost.memory_bytes);
     let machine_bytes = memory::machine_bytes();
-    if let Some(machine_bytes) = machine_bytes {
+    if let Some(machine_bytes) = machine_bytes.filter(|_| peak_bytes > 0) {
         let (peak, machine) = (bytes_text(peak_bytes), bytes_text(machine_bytes));
         let _ = write!(
             text,

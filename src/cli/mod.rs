@@ -17,6 +17,7 @@ use clap_complete::Shell;
 pub use failure::Failure;
 
 use crate::cache::CachePart;
+use crate::shell::quoted;
 use crate::{files, progress};
 
 /// Version, commit of the source if it is known, and the Cargo features of this binary.
@@ -303,6 +304,10 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
     if let Some(path) = &cli.log {
         progress::log_to(path)
             .map_err(|error| Failure::input("cli/log", &files::with_path(error, path)))?;
+        let words: Vec<String> = std::env::args_os()
+            .map(|word| quoted(&word.to_string_lossy()))
+            .collect();
+        progress::record(&format!("alambic {VERSION}: {}", words.join(" ")));
     }
     let mut output = commands::Output {
         out,

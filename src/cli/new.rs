@@ -18,6 +18,7 @@ Examples:
   alambic new my-student --teacher path/to/teacher --data path/to/text
   alambic new tiny --teacher model.gguf --data corpus --validation held-out.txt --size 100M --hours 8
   alambic new four-bits --teacher path/to/teacher --data path/to/text --size 1
+  alambic new half --teacher path/to/teacher --data path/to/text --size 0.5 --no-quantize
 
 In a clone of alambic, `--teacher` and `--data` are its small teacher and Jane Austen's novels unless you name others.";
 
@@ -41,8 +42,11 @@ pub(super) struct NewArgs {
     /// Size of the student: a share of the teacher's parameters, or a number of them such as `350M`; 1 only quantises
     #[arg(long, default_value = "0.5", value_parser = size)]
     size: Size,
+    /// Leave the student's weights unquantised
+    #[arg(long)]
+    no_quantize: bool,
     /// Hours that the run may take, by an estimate for two cores
-    #[arg(long, default_value_t = 2.0, value_parser = super::between::<0, 10_000>)]
+    #[arg(long, default_value = "2", value_parser = hours)]
     hours: f64,
 }
 
@@ -65,6 +69,16 @@ fn size(text: &str) -> Result<Size, String> {
     }
 }
 
+/// A number of hours above 0.
+fn hours(text: &str) -> Result<f64, String> {
+    let hours: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
+    if hours > 0.0 && hours.is_finite() {
+        Ok(hours)
+    } else {
+        Err("must be above 0".to_owned())
+    }
+}
+
 pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let recipe = with_ending(&args.name);
     let teacher = args.teacher.clone().or_else(|| example(EXAMPLE_TEACHER));
@@ -82,6 +96,7 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
         data: &data,
         validation: &args.validation,
         size: args.size,
+        quantize: !args.no_quantize,
         hours: args.hours,
         machine_bytes: machine_bytes(),
     };
@@ -138,6 +153,13 @@ impl From<StarterError> for Failure {
                 .help(Some("choose another name, or remove the file".to_owned())),
             StarterError::OneFile(_) => Self::input("new/validation", &error).help(Some(
                 "name a text to measure on with `--validation PATH`".to_owned(),
+            )),
+            StarterError::NoTeacher(_) => Self::input("new/teacher", &error).help(Some(
+                "name a Hugging Face folder or a `.gguf` file on this machine; nothing is fetched"
+                    .to_owned(),
+            )),
+            StarterError::NothingToDo => Self::input("new/size", &error).help(Some(
+                "leave `--no-quantize` out, or write a smaller `--size`".to_owned(),
             )),
             StarterError::NotSmaller { .. } => Self::input("new/size", &error).help(Some(
                 "write a smaller `--size`, or `--size 1` to quantise only".to_owned(),

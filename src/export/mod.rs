@@ -115,6 +115,12 @@ fn export_format(
     let verification = verify(&written, context.rows, &expected)?;
     let card = model_card(&CardFacts {
         is_rebuilt: rebuilt.is_some(),
+        // vLLM refuses codes of 2 and 3 bits; docs/engines.md.
+        loads_in_vllm: format == Format::HuggingFace
+            || student
+                .schemes
+                .values()
+                .all(|scheme| matches!(scheme.weight.levels.bits(), 4 | 8)),
         ..card_facts(&storage, config, context, &written, &verification)
     });
     files::write_atomically(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?;
@@ -161,6 +167,7 @@ fn card_facts(
         rows,
         verification: Some(verification.clone()),
         is_rebuilt: false,
+        loads_in_vllm: true,
         format: storage.format(),
         file: written
             .file_name()

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::provenance::{Ancestor, MadeBy, Provenance};
 use super::verify::Verification;
-use crate::formats::Format;
+use crate::formats::{Format, Loading};
 use crate::license::License;
 use crate::model::{DecoderConfig, ParameterSpec, parameter_specs};
 use crate::progress::thousands;
@@ -32,6 +32,8 @@ pub struct CardFacts {
     pub verification: Option<Verification>,
     /// True if `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
     pub is_rebuilt: bool,
+    /// False if vLLM refuses the widths of its weights.
+    pub loads_in_vllm: bool,
     /// Format of its weights, which decides the programs that load it.
     pub format: Format,
     /// Name of the file, if the format is a single file.
@@ -50,7 +52,12 @@ pub fn model_card(facts: &CardFacts) -> String {
         verified(&mut card, verification);
     }
     let engines = facts.format.card();
-    engines.add_engines(&mut card, &facts.file, facts.is_rebuilt);
+    let loading = Loading {
+        file: &facts.file,
+        is_rebuilt: facts.is_rebuilt,
+        loads_in_vllm: facts.loads_in_vllm,
+    };
+    engines.add_engines(&mut card, &loading);
     card
 }
 

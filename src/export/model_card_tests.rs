@@ -58,6 +58,7 @@ fn facts() -> CardFacts {
             vec!["01-a|b".to_owned(), "4.30".to_owned()],
         ],
         is_rebuilt: false,
+        loads_in_vllm: true,
         verification: Some(Verification {
             format: "compressed-tensors".to_owned(),
             size_bytes: 1_483_000,

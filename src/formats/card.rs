@@ -14,33 +14,36 @@ pub(crate) struct Card {
     pub(super) engines: fn(&mut String, &Loading<'_>),
 }
 
-/// Names that loading code needs.
-pub(super) struct Loading<'a> {
+/// Facts that loading code depends on.
+pub(crate) struct Loading<'a> {
     /// Name of the file, for a format that is a single file.
-    pub(super) file: &'a str,
-    /// Class of the tokenizer in transformers.
-    tokenizer: &'static str,
+    pub(crate) file: &'a str,
+    /// True if `AutoTokenizer` of transformers 5 builds another tokenizer than that of the folder.
+    pub(crate) is_rebuilt: bool,
+    /// False if vLLM refuses the widths of the weights.
+    pub(crate) loads_in_vllm: bool,
 }
 
 impl Card {
-    /// Adds the section on engines to a card. `is_rebuilt` is true if transformers 5 builds another tokenizer.
-    pub(crate) fn add_engines(&self, card: &mut String, file: &str, is_rebuilt: bool) {
+    /// Adds the section on engines to a card.
+    pub(crate) fn add_engines(&self, card: &mut String, loading: &Loading<'_>) {
         card.push_str("\n## Use\n");
-        let tokenizer = if is_rebuilt {
+        if loading.is_rebuilt {
             card.push_str(
                 "\n`AutoTokenizer` of transformers 5, which other engines also use, does not build the tokenizer of \
                  `tokenizer.json` for this family: check its ids.\n",
             );
-            UNCHANGED_CLASS
-        } else {
-            "AutoTokenizer"
-        };
-        (self.engines)(card, &Loading { file, tokenizer });
+        }
+        (self.engines)(card, loading);
     }
 }
 
 pub(super) fn transformers(card: &mut String, packages: &str, loading: &Loading<'_>) {
-    let loader = loading.tokenizer;
+    let loader = if loading.is_rebuilt {
+        UNCHANGED_CLASS
+    } else {
+        "AutoTokenizer"
+    };
     let _ = write!(
         card,
         "\nWith transformers (`pip install {packages}`):\n\n\
@@ -57,11 +60,15 @@ pub(super) fn transformers(card: &mut String, packages: &str, loading: &Loading<
 /// Engines of GPTQ and AWQ; transformers needs an extra package for them.
 pub(super) fn gptqmodel(card: &mut String, loading: &Loading<'_>) {
     transformers(card, "transformers torch gptqmodel", loading);
-    vllm(card);
+    vllm(card, loading);
 }
 
-pub(super) fn vllm(card: &mut String) {
-    card.push_str("\nWith vLLM:\n\n```sh\nvllm serve .\n```\n");
+pub(super) fn vllm(card: &mut String, loading: &Loading<'_>) {
+    card.push_str(if loading.loads_in_vllm {
+        "\nWith vLLM:\n\n```sh\nvllm serve .\n```\n"
+    } else {
+        "\nvLLM loads 4 and 8 bits only, and refuses this folder.\n"
+    });
 }
 
 pub(super) fn mlx(card: &mut String) {

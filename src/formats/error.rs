@@ -1,7 +1,7 @@
 //! Errors of reading and of writing checkpoints.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::safetensors::{Dtype, SafeTensorError};
 
@@ -30,6 +30,8 @@ pub enum CheckpointError {
     UnknownRope { path: PathBuf, tensor: String },
     #[error("`{}` has no `config.json`; its weights are in a GGUF file: give that file instead, `{}`", dir.display(), gguf.display())]
     IsAGgufFile { dir: PathBuf, gguf: PathBuf },
+    #[error("`{}` is missing, so this is not a model folder", dir.join("config.json").display())]
+    NotAModel { dir: PathBuf },
     #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
     NoWeights { dir: PathBuf },
     #[error("the header of `{}` takes {header_bytes} bytes, but the file has {file_bytes}", path.display())]
@@ -128,7 +130,33 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// Suggests a remedy, if the message does not hold one.
     pub fn help(&self) -> Option<String> {
-        matches!(self, Self::NotFinite { .. }).then(NotFinite::help)
+        match self {
+            Self::NotFinite { .. } => Some(NotFinite::help()),
+            Self::NotAModel { dir } => not_a_model(dir),
+            _ => None,
+        }
+    }
+}
+
+/// The way from a folder without `config.json` to a model, if its files tell.
+fn not_a_model(dir: &Path) -> Option<String> {
+    let shown = dir.display();
+    let has = |name: &str| dir.join(name).exists();
+    if !dir.exists() {
+        Some("nothing is at this path; nothing is fetched from a hub either".to_owned())
+    } else if has("student.safetensors") {
+        Some(format!(
+            "this is the folder of a pass: `alambic export {shown} --format huggingface --tokenizer TEACHER` writes a \
+             model of it"
+        ))
+    } else if has("adapter_config.json") {
+        Some("this is an adapter: merge it into its base model first".to_owned())
+    } else if has("report.json") {
+        Some(format!(
+            "this is the folder of a run: name one of its exports, such as `{shown}/05-export-*/huggingface`"
+        ))
+    } else {
+        None
     }
 }
 

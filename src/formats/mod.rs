@@ -18,7 +18,7 @@ mod read;
 mod safetensors;
 mod write;
 
-pub(crate) use self::card::Card;
+pub(crate) use self::card::{Card, Loading};
 pub use self::dtype::ExportDtype;
 pub use self::error::{CheckpointError, WriteError};
 pub use self::limits::Refusal;

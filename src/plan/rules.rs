@@ -334,7 +334,7 @@ fn not_quantized(recipe: Fields<'_>, export: Fields<'_>, faults: &mut Vec<Diagno
                         recipe.span("passes"),
                         "the passes end here without `quantize`",
                     )
-                    .help("add the pass `- quantize: { method: round-to-nearest }`"),
+                    .help("add the pass `- quantize: { method: round-to-nearest }`, or write `formats: [huggingface]`"),
             );
         }
     }

@@ -46,6 +46,21 @@ impl QuantizationCost {
     }
 }
 
+impl QuantizationCost {
+    /// Remark on a pass that trained and left a larger loss than rounding alone.
+    pub fn warning(&self) -> Option<String> {
+        let rounded = self.rounding()?.loss_rounded_nats;
+        let after = self.loss_after_nats;
+        (after > rounded).then(|| {
+            format!(
+                "{}: training ended at a loss of {after:.4}, above the {rounded:.4} of rounding alone: use a smaller \
+                 `learning_rate`, more `steps`, or `method: gptq`",
+                self.pass
+            )
+        })
+    }
+}
+
 /// Section of the report: each pass with its losses, then the cost of rounding alone and whether it is large.
 pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
     let mut text = "\n## Quantised\n\nLoss in nats on the validation text: before the pass, with every weight rounded to its grid and nothing else, \
@@ -70,6 +85,9 @@ pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
         } else {
             ", less than 1 % of the loss for training to recover.\n"
         });
+    }
+    for warning in quantizations.iter().filter_map(QuantizationCost::warning) {
+        let _ = writeln!(text, "\n**Warning.** {warning}.");
     }
     for one in quantizations {
         if let Some(picture) = &one.sensitivity {
@@ -205,6 +223,8 @@ Loss in nats on the validation text: before the pass, with every weight rounded 
 04-quantize: rounding alone costs 0.0100 nats (0.25 %): a loss of 4.0100 after 4.0000, less than 1 % of the loss for training to recover.
 
 05-quantize: rounding alone costs 0.5000 nats (12.50 %): a loss of 4.5000 after 4.0000.
+
+**Warning.** 04-quantize: training ended at a loss of 4.0125, above the 4.0100 of rounding alone: use a smaller `learning_rate`, more `steps`, or `method: gptq`.
 ";
         assert_eq!(text, want);
     }

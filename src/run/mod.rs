@@ -28,7 +28,7 @@ use crate::opened::{Opened, copied_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFaults;
-use crate::report::{self, Curve, PassRow, RunReport};
+use crate::report::{self, Curve, PassRow, QuantizationCost, RunReport};
 use crate::shell::quoted;
 use crate::stages::{LOCK_FILE, Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentPlan};
@@ -109,6 +109,9 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     let student = run.passes()?;
     let exports = run.export(student)?;
     let (removals, quantizations) = run.pass_reports()?;
+    for warning in quantizations.iter().filter_map(QuantizationCost::warning) {
+        progress::log(&format!("warning: {warning}"));
+    }
     let report = RunReport {
         recipe: plan.name.clone(),
         seed: plan.seed,

@@ -19,6 +19,7 @@ use crate::model::{DecoderConfig, num_parameters};
 use crate::opened::Opened;
 use crate::plan::{self, Plan};
 use crate::preflight;
+use crate::progress::duration_text;
 use crate::recipe::RecipeFaults;
 
 /// Name of the JSON Schema beside a recipe.
@@ -58,6 +59,8 @@ pub struct StarterRequest<'a> {
     pub validation: &'a [PathBuf],
     /// Size of the student.
     pub size: Size,
+    /// True to end with a pass that quantises to 4 bits.
+    pub quantize: bool,
     /// Hours that the run may take, by its estimate.
     pub hours: f64,
     /// Memory of this machine, if it is known.
@@ -94,6 +97,12 @@ pub enum StarterError {
         /// Parameters of the teacher.
         teacher: u64,
     },
+    /// Neither a smaller nor a quantised student is wanted.
+    #[error("a student of the teacher's size that is not quantised is the teacher")]
+    NothingToDo,
+    /// No file or folder is at the path of the teacher.
+    #[error("`{}` names no model folder or `.gguf` file", .0.display())]
+    NoTeacher(PathBuf),
     /// The teacher cannot be read.
     #[error(transparent)]
     Teacher(#[from] CheckpointError),
@@ -116,16 +125,32 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     if path.exists() {
         return Err(StarterError::Exists(path.to_owned()));
     }
-    fs::create_dir_all(folder(path))?; // so that `..` in the paths below it leads back
+    if !request.teacher.exists() {
+        return Err(StarterError::NoTeacher(request.teacher.to_owned()));
+    }
     let teacher = Checkpoint::open(request.teacher)?;
     let texts = Texts::of(request.data, request.validation)?;
     let plain = plain(request, teacher.config(), &texts)?;
-    let fitted = fitted(&plain, teacher.config(), request)?;
-    let (draft, plan, notes) = accepted(fitted, path)?;
+    let folder = folder(path);
+    let is_new = !folder.exists();
+    fs::create_dir_all(folder)?; // so that `..` in the paths below it leads back
+    let accepted =
+        fitted(&plain, teacher.config(), request).and_then(|draft| accepted(draft, path));
+    if accepted.is_err() && is_new {
+        fs::remove_dir(folder)?;
+    }
+    let (draft, plan, mut notes) = accepted?;
     let costs = costs_of(&plan, teacher.config());
     let (secs, memory_bytes) = totals(&costs);
     let text = draft.text(secs, memory_bytes, request.machine_bytes);
-    write_json(&folder(path).join(SCHEMA_FILE), &plan::schema())?;
+    if secs > 3600.0 * request.hours {
+        notes.push(format!(
+            "the shortest recipe takes about {}, more than the {} hours asked for",
+            duration_text(secs),
+            request.hours
+        ));
+    }
+    write_json(&folder.join(SCHEMA_FILE), &plan::schema())?;
     write_atomically(path, |out| out.write_all(text.as_bytes()))?;
     Ok(Starter {
         plan,
@@ -182,6 +207,9 @@ fn plain(
     let folder = folder(request.recipe);
     let all = num_parameters(teacher);
     let share = match request.size {
+        Size::Share(share) if share >= 1.0 && !request.quantize => {
+            return Err(StarterError::NothingToDo);
+        }
         Size::Share(share) => share,
         Size::Parameters(count) if count < all as f64 => count / all as f64,
         Size::Parameters(count) => {
@@ -208,6 +236,8 @@ fn plain(
         sequence_length: SEQUENCE_LENGTH.min(power_of_two),
         share: (share < 1.0).then_some((1e3 * share).ceil() / 1e3),
         hidden_size: teacher.hidden_size,
+        output: relative(Path::new("checkpoints"), folder),
+        quantize: request.quantize,
     })
 }
 

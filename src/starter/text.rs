@@ -59,6 +59,10 @@ pub(super) struct Plain {
     /// Share of the teacher's parameters; `None` keeps them all.
     pub(super) share: Option<f64>,
     pub(super) hidden_size: usize,
+    /// Folder for caches and run folders.
+    pub(super) output: String,
+    /// True if the last pass quantises.
+    pub(super) quantize: bool,
 }
 
 /// A recipe that may become the one to write.
@@ -92,9 +96,14 @@ impl RecipeDraft {
     /// The whole file: what it does and costs, then the recipe.
     pub(super) fn text(&self, secs: f64, memory_bytes: u64, machine_bytes: Option<u64>) -> String {
         let Plain { file, share, .. } = &self.plain;
+        let then = if self.plain.quantize {
+            " and then quantised to 4 bits"
+        } else {
+            ""
+        };
         let work = match share {
             Some(share) => format!(
-                "A student with {} % of the teacher's {} parameters, distilled and then quantised to 4 bits.",
+                "A student with {} % of the teacher's {} parameters, distilled{then}.",
                 (100.0 * share).round(),
                 thousands(self.plain.teacher_parameters)
             ),
@@ -115,7 +124,7 @@ impl RecipeDraft {
              #   alambic plan {file}    stages, memory and time; writes nothing\n\
              #   alambic run {file}     the whole chain; the same command resumes it\n\
              #\n\
-             # Estimate: {time} on two cores, {memory} of memory at the peak; right within a factor of two.{machine}\n\
+             # Estimate: {time} on two cores, {memory} of memory at the peak; right within a factor of two if they are idle.{machine}\n\
              # For a better student: more text in `data.train` and more `cache.tokens`, then more `steps`.\n\
              \n{recipe}",
             time = duration_text(secs),
@@ -132,8 +141,14 @@ impl RecipeDraft {
             train,
             validation,
             sequence_length,
+            output,
             ..
         } = &self.plain;
+        let formats = if self.plain.quantize {
+            "[compressed-tensors] # for vLLM and transformers; or gguf (llama.cpp), mlx, gptq, awq"
+        } else {
+            "[huggingface]        # for vLLM and transformers; or gguf (llama.cpp)"
+        };
         let (train, validation) = (train.join(", "), validation.join(", "));
         let batch_size = self.fit.teacher_batch;
         let tokens = self.tokens.map_or_else(String::new, |tokens| {
@@ -142,7 +157,7 @@ impl RecipeDraft {
         format!(
             "name: {name}\n\
              seed: 0\n\
-             output: checkpoints            # folder for caches and run folders; all paths start at the folder of this file\n\
+             output: {output:<22} # folder for caches and run folders; all paths start at the folder of this file\n\
              \n\
              data:\n\
              \x20 train: [{train}]\n\
@@ -156,7 +171,7 @@ impl RecipeDraft {
              \n\
              cache:                         # the teacher reads the text once, and its predictions are kept\n\
              {tokens}\
-             \x20 support: {{ samples: 50 }}     # tokens drawn at each position; or {{ top_k: 32 }}, the likeliest ones\n\
+             \x20 support: {{ top_k: 32 }}       # the likeliest tokens at each position; or {{ samples: 50 }}: smaller, for fresh students\n\
              \n\
              student:\n\
              \x20 checkpoint: {teacher} # starts as the teacher\n\
@@ -165,7 +180,7 @@ impl RecipeDraft {
              {passes}\
              \n\
              export:\n\
-             \x20 formats: [compressed-tensors] # for vLLM and transformers; or gguf (llama.cpp), mlx, gptq, awq, huggingface\n",
+             \x20 formats: {formats}\n",
             passes = self.passes(),
         )
     }
@@ -198,6 +213,7 @@ impl RecipeDraft {
                 text,
                 "\x20 - shrink:                    # keeps the parts of the teacher that matter most on the text\n\
                  \x20     parameters: {share:<12} # share of the parameters that is left\n\
+                 \x20     # along: [intermediate_size, num_key_value_heads] # other cuts; docs/prune.md compares them\n\
                  \x20 - distill:\n\
                  \x20     steps: {steps:<17} # {EPOCHS} times over the captured text\n\
                  \x20     tokens_per_step: {TOKENS_PER_STEP}\n\
@@ -208,17 +224,19 @@ impl RecipeDraft {
                 (steps / 10).max(1),
             );
         }
+        if !self.plain.quantize {
+            return text;
+        }
         let group_size = if self.scales_per_row { "channel" } else { "32" };
         let group = format!("      group_size: {group_size:<12} # weights that share a scale\n");
-        let qat_steps = if self.plain.share.is_some() {
-            (steps / 4).max(10)
-        } else {
-            steps
+        let qat_steps = match self.plain.share {
+            Some(_) => (steps / 4).max(10),
+            None => (steps / EPOCHS).max(20), // once over the captured text
         };
         let _ = write!(
             text,
-            "\x20 - quantize:\n\
-             \x20     method: qat              # trains with the rounding; or gptq, awq-gptq: no training, and no keys of it\n\
+            "\x20 - quantize:                 # first see what `alambic quantize --method gptq` costs; train only if that is too much\n\
+             \x20     method: qat              # trains with the rounding; or gptq: without the keys from `steps` to `losses`\n\
              \x20     bits: 4\n\
              {group}\
              \x20     steps: {qat_steps}\n\

@@ -40,9 +40,11 @@ pub enum CaptureError {
         row: usize,
     },
     /// A signal asked to stop; complete shards are kept.
-    #[error("stopped after {rows} rows of the cache in {dir}; run the same command to resume")]
+    #[error(
+        "stopped; {rows} rows, in whole shards, are in the cache in {dir}: run the same command to resume"
+    )]
     Interrupted {
-        /// Rows captured so far, those of unfinished shards included.
+        /// Rows in complete shards; those of a shard that was begun are captured again.
         rows: usize,
         /// The cache.
         dir: PathBuf,
@@ -125,7 +127,6 @@ pub fn capture(
     } else {
         job.batch_size
     };
-    let mut done = writer.num_rows() - missing.len();
     // A batch never crosses a shard: its shape may change the last bits, and a resumed capture starts at a shard.
     let batches: Vec<&[usize]> = missing
         .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
@@ -135,7 +136,7 @@ pub fn capture(
         if job.stop.load(atomic::Ordering::Relaxed) {
             progress.finish();
             return Err(CaptureError::Interrupted {
-                rows: done,
+                rows: writer.num_saved_rows(),
                 dir: job.dir.to_path_buf(),
             });
         }
@@ -159,7 +160,6 @@ pub fn capture(
                 u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
             writer.push(rows.row(row_idx), counted, supports)?;
         }
-        done += row_idxs.len();
         progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
     }
     progress.finish();

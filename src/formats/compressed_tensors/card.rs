@@ -10,5 +10,5 @@ pub(super) const CARD: Card = Card {
 
 fn engines(card: &mut String, loading: &Loading<'_>) {
     transformers(card, "transformers torch compressed-tensors", loading);
-    vllm(card);
+    vllm(card, loading);
 }

@@ -10,7 +10,7 @@ pub(super) const CARD: Card = Card {
 
 fn engines(card: &mut String, loading: &Loading<'_>) {
     transformers(card, "transformers torch", loading);
-    vllm(card);
+    vllm(card, loading);
     mistral_rs(card, "Runner(which=Which.Plain(model_id=\".\"))");
     mlx(card);
 }

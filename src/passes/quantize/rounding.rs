@@ -90,7 +90,7 @@ impl Rounding {
         log(&format!("{label}: {self}"));
         if !self.is_worth_training() {
             log(&format!(
-                "note: {label}: rounding raises the loss by less than 1 %, so training has little to recover; `method: round-to-nearest` takes no time"
+                "note: {label}: rounding raises the loss by less than 1 %, so training has little to recover; `method: gptq` with `clip: true` and `damping: 0.1` needs none"
             ));
         }
     }
