@@ -134,6 +134,29 @@ mod tests {
         assert!(dead.is_empty(), "{}", dead.join("\n"));
     }
 
+    #[test]
+    fn files_that_the_guide_names_are_there() {
+        let folders = [
+            "src/", "tests/", "scripts/", "recipes/", "benches/", "docs/",
+        ];
+        let mut num_names = 0;
+        for page in all_pages() {
+            for event in events(&read(&page)) {
+                let Event::Code(name) = event else {
+                    continue;
+                };
+                let is_name =
+                    |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+                let is_path = folders.iter().any(|folder| name.starts_with(folder));
+                if is_path && name.chars().all(is_name) && !name.contains("NAME") {
+                    num_names += 1;
+                    assert!(root().join(&*name).exists(), "{}: `{name}`", page.display());
+                }
+            }
+        }
+        assert!(num_names > 50, "{num_names}");
+    }
+
     /// Treatment of a block of commands or of a recipe.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Treatment {

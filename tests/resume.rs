@@ -144,7 +144,8 @@ mod tests {
         let ran = finished(child);
         assert_eq!(ran.code, Some(130), "{}", ran.stderr);
         assert!(
-            ran.stderr.contains("rows of the cache in "),
+            ran.stderr
+                .contains(" rows, in whole shards, are in the cache in "),
             "{}",
             ran.stderr
         );
