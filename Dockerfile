@@ -1,7 +1,7 @@
 # A small image with the CPU build of alambic.
 #
 #   docker build -t alambic --build-arg COMMIT=$(git rev-parse --short=9 HEAD) .
-#   docker run --rm -it -v "$PWD:/work" --user "$(id -u):$(id -g)" alambic run recipe.yaml
+#   docker run --rm -it -v "$PWD:/data" --user "$(id -u):$(id -g)" alambic run recipe.yaml
 #
 # Not built in CI; see docs/install.md.
 FROM rust:1.95-slim-bookworm AS build
@@ -18,7 +18,7 @@ FROM debian:bookworm-slim
 COPY --from=build /source/target/release/alambic /usr/local/bin/alambic
 COPY LICENSE /usr/share/doc/alambic/LICENSE
 # Recipes and their paths are mounted here; exit code 130 tells a stop by a signal, as outside.
-WORKDIR /work
+WORKDIR /data
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["alambic"]
 CMD ["--help"]
