@@ -202,7 +202,8 @@ pub fn with_path(error: io::Error, path: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-fn parent(path: &Path) -> &Path {
+/// The folder of a file; `.` if the path is a bare name.
+pub fn parent(path: &Path) -> &Path {
     path.parent()
         .filter(|parent| !parent.as_os_str().is_empty())
         .unwrap_or(Path::new("."))

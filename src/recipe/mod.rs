@@ -32,7 +32,7 @@ pub use self::moving::{Ramp, RampShape, Scheduled, Shape, over};
 pub use self::page::page;
 pub use self::rules::{ascending, distinct, division, unused};
 pub use self::schema::schema;
-pub use self::value::{Keys, Read, Value, or_word, put, tell, word_of};
+pub use self::value::{Keys, Read, Value, or_word, put, relative, tell, word_of};
 pub use self::words::Word;
 pub(crate) use self::words::words;
 pub use self::yaml::to_yaml;

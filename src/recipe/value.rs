@@ -102,7 +102,7 @@ impl Value for PathBuf {
 }
 
 /// Relative path from one absolute folder to a path.
-fn relative(path: &Path, folder: &Path) -> PathBuf {
+pub fn relative(path: &Path, folder: &Path) -> PathBuf {
     let shared = path
         .components()
         .zip(folder.components())

@@ -14,7 +14,7 @@ use self::text::{Fit, Plain, RecipeDraft};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{SourceError, text_files};
 use crate::estimate::{Costs, costs};
-use crate::files::{write_atomically, write_json};
+use crate::files::{parent, write_atomically, write_json};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::opened::Opened;
 use crate::plan::{self, Plan};
@@ -70,8 +70,6 @@ pub struct StarterRequest<'a> {
 /// A recipe that was written.
 #[derive(Debug)]
 pub struct Starter {
-    /// Plan of the recipe.
-    pub plan: Plan,
     /// Remarks of the preflight.
     pub notes: Vec<String>,
     /// Estimated seconds of the whole run.
@@ -131,7 +129,7 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     let teacher = Checkpoint::open(request.teacher)?;
     let texts = Texts::of(request.data, request.validation)?;
     let plain = plain(request, teacher.config(), &texts)?;
-    let folder = folder(path);
+    let folder = parent(path);
     let is_new = !folder.exists();
     fs::create_dir_all(folder)?; // so that `..` in the paths below it leads back
     let accepted =
@@ -153,7 +151,6 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     write_json(&folder.join(SCHEMA_FILE), &plan::schema())?;
     write_atomically(path, |out| out.write_all(text.as_bytes()))?;
     Ok(Starter {
-        plan,
         notes,
         secs,
         memory_bytes,
@@ -204,7 +201,7 @@ fn plain(
     teacher: &DecoderConfig,
     texts: &Texts,
 ) -> Result<Plain, StarterError> {
-    let folder = folder(request.recipe);
+    let folder = parent(request.recipe);
     let all = num_parameters(teacher);
     let share = match request.size {
         Size::Share(share) if share >= 1.0 && !request.quantize => {
@@ -313,14 +310,4 @@ fn totals(costs: &Costs) -> (f64, u64) {
     let secs = costs.iter().map(|cost| cost.secs).sum();
     let peak = costs.iter().map(|cost| cost.memory_bytes).max();
     (secs, peak.unwrap_or_default())
-}
-
-/// The folder of a file; the working folder is `.`, which can be made and listed as others.
-fn folder(path: &Path) -> &Path {
-    let parent = path.parent().unwrap_or(Path::new(""));
-    if parent.as_os_str().is_empty() {
-        Path::new(".")
-    } else {
-        parent
-    }
 }

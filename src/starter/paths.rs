@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path, PathBuf, absolute};
 
+use crate::recipe;
+
 /// A path that leads from a folder to the same place; an absolute path stays as it is.
 ///
 /// Links are not followed: `..` after a link would lead elsewhere only if the folder itself were reached through one.
@@ -15,27 +17,18 @@ pub(super) fn relative(path: &Path, folder: &Path) -> String {
 }
 
 fn between(path: &Path, folder: &Path) -> Option<PathBuf> {
-    let normal = |path: &Path| -> Option<Vec<String>> {
-        let mut names = Vec::new();
+    // `..` in the folder itself would be counted as a folder to leave.
+    let normal = |path: &Path| -> Option<PathBuf> {
+        let mut normal = PathBuf::new();
         for component in absolute(path).ok()?.components() {
             match component {
-                Component::ParentDir => drop(names.pop()),
-                Component::Normal(name) => names.push(name.to_str()?.to_owned()),
-                Component::Prefix(_) | Component::RootDir | Component::CurDir => {}
+                Component::ParentDir => drop(normal.pop()),
+                component => normal.push(component),
             }
         }
-        Some(names)
+        Some(normal)
     };
-    let (to, from) = (normal(path)?, normal(folder)?);
-    let common = to.iter().zip(&from).take_while(|(to, from)| to == from);
-    let common = common.count();
-    let up = from[common..].iter().map(|_| "..");
-    let found: PathBuf = up.chain(to[common..].iter().map(String::as_str)).collect();
-    Some(if found.as_os_str().is_empty() {
-        PathBuf::from(".")
-    } else {
-        found
-    })
+    Some(recipe::relative(&normal(path)?, &normal(folder)?))
 }
 
 /// A text as a YAML scalar of a flow list: bare if it is plain, otherwise as a JSON string, which YAML reads too.
