@@ -8,7 +8,7 @@ use anstyle::{AnsiColor, Style};
 use crate::cache::CacheError;
 use crate::checkpoint::CheckpointError;
 use crate::convert::ConvertError;
-use crate::data::{DataError, SourceError};
+use crate::data::DataError;
 use crate::device::DeviceError;
 use crate::export::ExportError;
 use crate::formats::WriteError;
@@ -127,15 +127,7 @@ impl From<io::Error> for Failure {
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
         let help = match &error {
-            DataError::Source { split, source } => match source {
-                SourceError::NoText { .. } => Some(format!(
-                    "name `.txt` or `.jsonl` files with text in `data.{split}`"
-                )),
-                SourceError::Faults { .. } => Some(format!(
-                    "fix these places or remove the files from `data.{split}`"
-                )),
-                SourceError::Io(_) => None,
-            },
+            DataError::Source { split, source } => source.help(&format!("data.{split}")),
             _ => None,
         };
         match error {

@@ -2,6 +2,8 @@
 
 mod batch;
 mod chat_templates;
+mod fault;
+mod jsonl;
 mod model_tokenizer;
 mod pack;
 mod plan;
@@ -19,6 +21,7 @@ mod tests;
 
 pub use batch::BatchOrder;
 pub use chat_templates::{ChatTemplates, chat_templates, template_files};
+pub use fault::{Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub(crate) use plan::{DATA, TokenizerWord};
@@ -26,9 +29,6 @@ pub use plan::{DataPlan, TokenizerPlan, TrainTokenizer};
 pub use prepare::{DataError, Prepared, Split, prepare, read_rows, rows_of_text};
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::TokenRows;
-pub use source::{
-    Document, Documents, Fault, FaultKind, SkipReason, Skipped, SourceError, content_hash,
-    read_documents, text_files,
-};
+pub use source::{Document, Documents, content_hash, look_at, read_documents, text_files};
 pub use stream::TextStream;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};

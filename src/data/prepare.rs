@@ -8,9 +8,10 @@ use rayon::prelude::*;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::fault::{SkipReason, Skipped, SourceError};
 use super::pack::{Packing, pack};
 use super::rows::TokenRows;
-use super::source::{Document, SkipReason, Skipped, SourceError, read_documents};
+use super::source::{Document, read_documents};
 use super::store::Store;
 use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};

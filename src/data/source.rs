@@ -1,19 +1,51 @@
 //! Text files to documents, in one fixed order.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-use thiserror::Error;
-
+use super::fault::{FaultKind, Faults, PassedOver, SkipReason, Skipped, SourceError};
+use super::jsonl::{check_beginning, text_of};
 use crate::files;
 use crate::hashes::Hashes;
 
-/// Most faults that [`SourceError::Faults`] lists; a fault that occurs a thousand times has one cause.
-const MAX_NAMED_FAULTS: usize = 20;
+/// Bytes that [`look_at`] reads of a file.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// Most files that [`look_at`] reads.
+const MAX_HEADS: usize = 1_000;
+
+/// First bytes of files that are often taken for text, and what is to be told.
+const OTHER_FORMATS: [(&[u8], &str); 10] = [
+    (b"\x1f\x8b", "compressed by gzip, not text; unpack it first"),
+    (
+        b"\x28\xb5\x2f\xfd",
+        "compressed by zstd, not text; unpack it first",
+    ),
+    (b"\xfd7zXZ\0", "compressed by xz, not text; unpack it first"),
+    (
+        b"BZh91AY&SY",
+        "compressed by bzip2, not text; unpack it first",
+    ),
+    (b"PK\x03\x04", "a zip file, not text; unpack it first"),
+    (
+        b"PAR1\x15",
+        "a Parquet file, not text; write its texts as lines of `.jsonl`",
+    ),
+    (
+        b"ARROW1\0\0",
+        "an Arrow file, not text; write its texts as lines of `.jsonl`",
+    ),
+    (
+        b"SQLite format 3\0",
+        "an SQLite file, not text; write its texts as lines of `.jsonl`",
+    ),
+    (b"\xff\xfe", UTF_16),
+    (b"\xfe\xff", UTF_16),
+];
+
+const UTF_16: &str = "UTF-16, not UTF-8; save it as UTF-8";
 
 /// Result of reading text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,103 +69,6 @@ pub struct Document {
     pub text: String,
 }
 
-/// A file, line or folder that was skipped.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// File or folder.
-    pub path: PathBuf,
-    /// Line of a `.jsonl` file, counted from 1.
-    pub line: Option<usize>,
-    /// Reason for skipping it.
-    pub reason: SkipReason,
-}
-
-/// Reasons for skipping a file, line or folder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SkipReason {
-    /// No text, or only white space.
-    Empty,
-    /// The tokenizer makes no token of it, so there is no position to predict.
-    NoTokens,
-    /// A folder that was read before, under this or another name (a symbolic link, perhaps to a parent folder).
-    ReadBefore,
-}
-
-impl fmt::Display for Skipped {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let reason = match self.reason {
-            SkipReason::Empty => "no text",
-            SkipReason::NoTokens => "too short: the tokenizer gives no tokens for it",
-            SkipReason::ReadBefore => "this folder has already been read",
-        };
-        write!(f, "{}: {reason}; skipped", place(&self.path, self.line))
-    }
-}
-
-/// Errors of reading documents.
-#[derive(Debug, Error)]
-pub enum SourceError {
-    /// Unusable paths or contents: all are counted, the first 20 are kept.
-    #[error("{num_faults} {} in the text\n  {}", if *.num_faults == 1 { "fault" } else { "faults" }, list(.faults, *.num_faults))]
-    Faults {
-        /// The first faults: those of paths, then those of contents, each in reading order.
-        faults: Vec<Fault>,
-        /// Number of all faults.
-        num_faults: usize,
-    },
-    /// There is no document with text.
-    #[error("no text in {}: {num_files} `.txt` and `.jsonl` files, none with text", names(.paths))]
-    NoText {
-        /// Paths that were searched.
-        paths: Vec<PathBuf>,
-        /// Files that were found there.
-        num_files: usize,
-    },
-    /// A file became unreadable while it was hashed.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-/// One unusable path or line.
-#[derive(Debug, Error)]
-#[error("{}: {kind}", place(.path, *.line))]
-pub struct Fault {
-    /// File or folder.
-    pub path: PathBuf,
-    /// Line, counted from 1, if the fault has one.
-    pub line: Option<usize>,
-    /// Kind of fault.
-    pub kind: FaultKind,
-}
-
-/// Kinds of faults of a path or a line.
-#[derive(Debug, Error)]
-pub enum FaultKind {
-    /// The operating system reports an error.
-    #[error("{0}")]
-    Unreadable(#[from] io::Error),
-    /// A path that was named directly but is not a supported kind of file.
-    #[error("not a `.txt` or `.jsonl` file, nor a folder")]
-    UnknownFormat,
-    /// Bytes that are not UTF-8.
-    #[error("not UTF-8 at byte {offset} of the file")]
-    NotUtf8 {
-        /// First invalid byte, counted from 0.
-        offset: usize,
-    },
-    /// A line that is not JSON.
-    #[error("not JSON at column {column}: {reason}")]
-    NotJson {
-        /// Column, counted from 1.
-        column: usize,
-        /// Message of the parser.
-        reason: String,
-    },
-    /// JSON, but not an object with a string `text`.
-    #[error("{0}")]
-    NoTextField(&'static str),
-}
-
 /// Reads the documents of files and folders, in the order of `paths`.
 ///
 /// A `.txt` file is one document; each line of a `.jsonl` file is one, its string `text`. A folder means all
@@ -149,14 +84,15 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
         match files::read(&file.path) {
             Ok(bytes) => {
                 hash_file(&mut hasher, file, blake3::hash(&bytes).to_hex().as_str());
-                reader.read(file, &bytes, &mut documents);
+                reader.read(file, &bytes, Extent::Whole, &mut documents);
             }
-            Err(error) => reader.fault(&file.path, None, error.into()),
+            Err(error) => reader.faults.add(&file.path, None, error.into()),
         }
     }
-    let skipped = reader.finish()?;
+    reader.faults.finish()?;
+    let skipped = reader.skipped;
     if documents.is_empty() {
-        return Err(no_text(paths, files.len()));
+        return Err(no_text(paths, files.len(), reader.passed_over));
     }
     Ok(Documents {
         documents,
@@ -169,8 +105,48 @@ pub fn read_documents(paths: &[PathBuf]) -> Result<Documents, SourceError> {
 pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
     let mut reader = SourceReader::default();
     let files = reader.find(paths);
-    reader.finish()?;
+    reader.faults.finish()?;
     Ok(files.into_iter().map(|file| file.path).collect())
+}
+
+/// Looks at the beginning of every file that [`read_documents`] would read, and refuses what it would refuse there.
+/// Returns the files of folders that it would pass over.
+///
+/// Paths that cannot be opened are not faults here: whoever needs the text opens them.
+pub fn look_at(paths: &[PathBuf]) -> Result<Vec<PassedOver>, SourceError> {
+    let mut reader = SourceReader::default();
+    let files = reader.find(paths);
+    let num_missing = reader.faults.count();
+    reader.faults = Faults::default();
+    let mut documents = Vec::new();
+    let mut all_seen = num_missing == 0 && files.len() <= MAX_HEADS;
+    for file in files.iter().take(MAX_HEADS) {
+        match head(&file.path) {
+            Ok((bytes, extent)) => {
+                all_seen &= matches!(extent, Extent::Whole);
+                reader.read(file, &bytes, extent, &mut documents);
+            }
+            Err(_) => all_seen = false,
+        }
+    }
+    reader.faults.finish()?;
+    if documents.is_empty() && all_seen {
+        return Err(no_text(paths, files.len(), reader.passed_over));
+    }
+    Ok(reader.passed_over)
+}
+
+fn head(path: &Path) -> io::Result<(Vec<u8>, Extent)> {
+    let mut bytes = Vec::new();
+    files::open(path)?
+        .take(HEAD_BYTES + 1)
+        .read_to_end(&mut bytes)?;
+    let extent = if bytes.len() as u64 > HEAD_BYTES {
+        Extent::Head
+    } else {
+        Extent::Whole
+    };
+    Ok((bytes, extent))
 }
 
 /// BLAKE3 (hex) over format and bytes of the files that [`read_documents`] would read, in its order.
@@ -179,9 +155,9 @@ pub fn text_files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, SourceError> {
 pub fn content_hash(paths: &[PathBuf], hashes: &Hashes) -> Result<String, SourceError> {
     let mut reader = SourceReader::default();
     let files = reader.find(paths);
-    reader.finish()?;
+    reader.faults.finish()?;
     if files.is_empty() {
-        return Err(no_text(paths, 0));
+        return Err(no_text(paths, 0, reader.passed_over));
     }
     let mut hasher = blake3::Hasher::new();
     for file in files {
@@ -198,10 +174,11 @@ fn hash_file(hasher: &mut blake3::Hasher, file: &SourceFile, hash: &str) {
     hasher.update(hash.as_bytes());
 }
 
-fn no_text(paths: &[PathBuf], num_files: usize) -> SourceError {
+fn no_text(paths: &[PathBuf], num_files: usize, passed_over: Vec<PassedOver>) -> SourceError {
     SourceError::NoText {
         paths: paths.to_vec(),
         num_files,
+        passed_over,
     }
 }
 
@@ -229,13 +206,20 @@ struct SourceFile {
     format: TextFormat,
 }
 
+/// Part of a file that was read.
+#[derive(Clone, Copy)]
+enum Extent {
+    Whole,
+    Head,
+}
+
 /// Collects faults and skipped files, so that all of them are reported at once.
 #[derive(Default)]
 struct SourceReader {
     folders: HashSet<PathBuf>,
-    faults: Vec<Fault>,
-    num_faults: usize,
+    faults: Faults,
     skipped: Vec<Skipped>,
+    passed_over: Vec<PassedOver>,
 }
 
 impl SourceReader {
@@ -243,10 +227,13 @@ impl SourceReader {
         let mut files = Vec::new();
         for path in paths {
             match (fs::metadata(path), TextFormat::of(path)) {
-                (Err(error), _) => self.fault(path, None, error.into()),
+                (Err(error), _) => self.faults.add(path, None, error.into()),
                 (Ok(metadata), _) if metadata.is_dir() => {
                     let start = files.len();
-                    self.walk(path, &mut files);
+                    let mut passed_over = PassedOver::new(path);
+                    self.walk(path, &mut files, &mut passed_over);
+                    self.passed_over
+                        .extend(Some(passed_over).filter(|found| found.num_files > 0));
                     // Sorted by the whole relative path: `a-b/x.txt` comes before `a/x.txt`.
                     files[start..].sort_by(|a: &SourceFile, b| path_bytes(a).cmp(path_bytes(b)));
                 }
@@ -254,15 +241,15 @@ impl SourceReader {
                     path: path.clone(),
                     format,
                 }),
-                (Ok(_), _) => self.fault(path, None, FaultKind::UnknownFormat),
+                (Ok(_), _) => self.faults.add(path, None, FaultKind::UnknownFormat),
             }
         }
         files
     }
 
-    fn walk(&mut self, folder: &Path, files: &mut Vec<SourceFile>) {
+    fn walk(&mut self, folder: &Path, files: &mut Vec<SourceFile>, passed_over: &mut PassedOver) {
         match fs::canonicalize(folder) {
-            Err(error) => return self.fault(folder, None, error.into()),
+            Err(error) => return self.faults.add(folder, None, error.into()),
             Ok(real) => {
                 if !self.folders.insert(real) {
                     return self.skip(folder, None, SkipReason::ReadBefore);
@@ -273,32 +260,44 @@ impl SourceReader {
             .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
         let mut entries: Vec<PathBuf> = match entries {
             Ok(entries) => entries,
-            Err(error) => return self.fault(folder, None, error.into()),
+            Err(error) => return self.faults.add(folder, None, error.into()),
         };
         entries.sort(); // decides under which name a linked folder is entered
         for path in entries.into_iter().filter(|path| !is_hidden(path)) {
             match (fs::metadata(&path), TextFormat::of(&path)) {
-                (Ok(metadata), _) if metadata.is_dir() => self.walk(&path, files),
+                (Ok(metadata), _) if metadata.is_dir() => self.walk(&path, files, passed_over),
                 (Ok(metadata), Some(format)) if metadata.is_file() => {
                     files.push(SourceFile { path, format });
                 }
-                (Err(error), Some(_)) => self.fault(&path, None, error.into()),
-                (Ok(_), _) | (Err(_), None) => {}
+                (Err(error), Some(_)) => self.faults.add(&path, None, error.into()),
+                (Ok(_), _) | (Err(_), None) => passed_over.add(&path),
             }
         }
     }
 
-    fn read(&mut self, file: &SourceFile, bytes: &[u8], documents: &mut Vec<Document>) {
+    /// Reads the documents of a file, of which the end may be missing.
+    fn read(
+        &mut self,
+        file: &SourceFile,
+        bytes: &[u8],
+        extent: Extent,
+        documents: &mut Vec<Document>,
+    ) {
+        let path = &file.path;
+        if let Some(found) = other_format(bytes) {
+            return self
+                .faults
+                .add(path, None, FaultKind::OtherFormat { found });
+        }
         let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
         let mut offset = bytes.len() - text.len();
-        let path = &file.path;
         let document = |line, text| Document {
             path: path.clone(),
             line,
             text,
         };
         if let TextFormat::Text = file.format {
-            if let Some(text) = self.utf8(path, None, text, offset) {
+            if let Some(text) = self.utf8(path, None, text, offset, extent) {
                 self.add(document(None, text.to_owned()), documents);
             }
             return;
@@ -306,14 +305,25 @@ impl SourceReader {
         if text.trim_ascii().is_empty() {
             return self.skip(path, None, SkipReason::Empty);
         }
-        for (index, bytes) in text.split(|&byte| byte == b'\n').enumerate() {
+        let mut lines = text.split(|&byte| byte == b'\n').enumerate().peekable();
+        while let Some((index, bytes)) = lines.next() {
             let line = Some(index + 1);
-            if let Some(text) = self.utf8(path, line, bytes, offset)
+            let extent = if lines.peek().is_some() {
+                Extent::Whole
+            } else {
+                extent
+            };
+            if let Some(text) = self.utf8(path, line, bytes, offset, extent)
                 && !text.trim().is_empty()
             {
-                match text_field(text) {
+                let found = match extent {
+                    Extent::Whole => text_of(text).map(Option::unwrap_or_default),
+                    // What matters is that there is a document, and this line may well be one.
+                    Extent::Head => check_beginning(text).map(|()| text.to_owned()),
+                };
+                match found {
                     Ok(text) => self.add(document(line, text), documents),
-                    Err(kind) => self.fault(path, line, kind),
+                    Err(kind) => self.faults.add(path, line, kind),
                 }
             }
             offset += bytes.len() + 1;
@@ -335,38 +345,27 @@ impl SourceReader {
         line: Option<usize>,
         bytes: &'a [u8],
         offset: usize,
+        extent: Extent,
     ) -> Option<&'a str> {
-        std::str::from_utf8(bytes)
-            .map_err(|error| {
-                let valid = &bytes[..error.valid_up_to()];
-                let line = line.unwrap_or_else(|| valid.split(|&b| b == b'\n').count());
-                let offset = offset + valid.len();
-                self.fault(path, Some(line), FaultKind::NotUtf8 { offset });
-            })
-            .ok()
-    }
-
-    fn fault(&mut self, path: &Path, line: Option<usize>, kind: FaultKind) {
-        self.num_faults += 1;
-        if self.faults.len() < MAX_NAMED_FAULTS {
-            let path = path.to_path_buf();
-            self.faults.push(Fault { path, line, kind });
+        let error = match std::str::from_utf8(bytes) {
+            Ok(text) => return Some(text),
+            Err(error) => error,
+        };
+        let valid = &bytes[..error.valid_up_to()];
+        let is_cut = error.error_len().is_none() && matches!(extent, Extent::Head);
+        if is_cut {
+            return std::str::from_utf8(valid).ok();
         }
+        let line = line.unwrap_or_else(|| valid.split(|&b| b == b'\n').count());
+        let offset = offset + valid.len();
+        self.faults
+            .add(path, Some(line), FaultKind::NotUtf8 { offset });
+        None
     }
 
     fn skip(&mut self, path: &Path, line: Option<usize>, reason: SkipReason) {
         let path = path.to_path_buf();
         self.skipped.push(Skipped { path, line, reason });
-    }
-
-    fn finish(self) -> Result<Vec<Skipped>, SourceError> {
-        if self.num_faults == 0 {
-            return Ok(self.skipped);
-        }
-        Err(SourceError::Faults {
-            faults: self.faults,
-            num_faults: self.num_faults,
-        })
     }
 }
 
@@ -379,43 +378,20 @@ fn is_hidden(path: &Path) -> bool {
         .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-fn text_field(line: &str) -> Result<String, FaultKind> {
-    let value = serde_json::from_str(line).map_err(|error| FaultKind::NotJson {
-        column: error.column(),
-        reason: match error.to_string().split_once(" at line ") {
-            Some((reason, _)) => reason.to_owned(),
-            None => error.to_string(),
-        },
-    })?;
-    match value {
-        Value::Object(mut object) => match object.remove("text") {
-            Some(Value::String(text)) => Ok(text),
-            Some(_) => Err(FaultKind::NoTextField("`text` is not a string")),
-            None => Err(FaultKind::NoTextField("an object without `text`")),
-        },
-        _ => Err(FaultKind::NoTextField("not an object with a string `text`")),
-    }
-}
-
-fn place(path: &Path, line: Option<usize>) -> String {
-    match line {
-        Some(line) => format!("{}:{line}", path.display()),
-        None => path.display().to_string(),
-    }
-}
-
-fn list(faults: &[Fault], num_faults: usize) -> String {
-    let mut lines: Vec<_> = faults.iter().map(ToString::to_string).collect();
-    if num_faults > faults.len() {
-        lines.push(format!("and {} more", num_faults - faults.len()));
-    }
-    lines.join("\n  ")
-}
-
-fn names(paths: &[PathBuf]) -> String {
-    let names: Vec<_> = paths
+/// Name of the format that begins with these bytes and is no text in UTF-8.
+fn other_format(bytes: &[u8]) -> Option<&'static str> {
+    let found = OTHER_FORMATS
         .iter()
-        .map(|path| format!("`{}`", path.display()))
-        .collect();
-    names.join(", ")
+        .find(|(magic, _)| bytes.starts_with(magic));
+    if let Some((_, told)) = found {
+        return Some(told);
+    }
+    // Letters of UTF-16 without a byte-order mark are UTF-8, too: each second byte is 0.
+    let pairs = bytes.get(..32)?.as_chunks::<2>().0;
+    let is_wide = |zero: usize| {
+        pairs
+            .iter()
+            .all(|pair| pair[zero] == 0 && pair[1 - zero] != 0)
+    };
+    (is_wide(0) || is_wide(1)).then_some(UTF_16)
 }

@@ -8,7 +8,7 @@ use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
 };
-use crate::data::{self, Prepared, TokenRows};
+use crate::data::{self, Prepared, Skipped, TokenRows};
 use crate::files;
 use crate::hashes::Hashes;
 use crate::model::Decoder;
@@ -43,7 +43,7 @@ pub(super) fn prepare_data(
     let end_of_text = end_of_text.filter(|_| names_none);
     let data = data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text)?;
     inputs.check_data(plan, &data)?;
-    for skipped in &data.skipped {
+    for skipped in Skipped::sentences(&data.skipped) {
         progress::log(&format!("warning: {skipped}"));
     }
     for path in &data.rebuilt {

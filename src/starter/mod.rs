@@ -190,6 +190,7 @@ impl Texts {
             None => Err(SourceError::NoText {
                 paths: data.to_owned(),
                 num_files: 0,
+                passed_over: Vec::new(),
             }
             .into()),
         }

@@ -1,7 +1,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::data::{Documents, SkipReason, SourceError, content_hash, read_documents};
+use crate::data::{
+    Documents, SkipReason, Skipped, SourceError, content_hash, look_at, read_documents,
+};
 use crate::files;
 use crate::hashes::Hashes;
 
@@ -84,8 +86,8 @@ fn all_faults_are_reported_together_with_path_and_line() {
          missing.txt: No such file or directory (os error 2)\n  \
          a.txt:2: not UTF-8 at byte 8 of the file\n  \
          b.jsonl:2: not JSON at column 9: EOF while parsing a value\n  \
-         b.jsonl:3: an object without `text`\n  \
-         b.jsonl:4: `text` is not a string\n  \
+         b.jsonl:3: an object without `text`; it has `txt`\n  \
+         b.jsonl:4: `text` is a number, not a string\n  \
          b.jsonl:5: not an object with a string `text`\n  \
          b.jsonl:6: not UTF-8 at byte 66 of the file"
     );
@@ -93,16 +95,170 @@ fn all_faults_are_reported_together_with_path_and_line() {
 
 #[test]
 fn twenty_faults_are_named_and_the_rest_counted() {
-    let dir = folder(&[("a.jsonl", &b"1\n".repeat(23))]);
+    let names: Vec<_> = (0..23).map(|file| format!("{file:02}.jsonl")).collect();
+    let files: Vec<_> = names
+        .iter()
+        .map(|name| (name.as_str(), b"1\n1\n".as_slice()))
+        .collect();
+    let dir = folder(&files);
     let message = message(&dir, &read(&dir).unwrap_err());
     assert!(
-        message.starts_with("23 faults in the text\n  a.jsonl:1: "),
+        message.starts_with("46 faults in the text\n  00.jsonl:1: "),
         "{message}"
     );
     assert!(
-        message.ends_with("a.jsonl:20: not an object with a string `text`\n  and 3 more"),
+        message.ends_with("19.jsonl:1: not an object with a string `text`; the same on 1 more line of this file\n  and 6 more"),
         "{message}"
     );
+}
+
+#[test]
+fn a_fault_that_repeats_is_told_in_one_line() {
+    let rows = "{\"id\": 1, \"messages\": []}\n".repeat(200);
+    let list = "[{\"text\": \"a\"},\n{\"text\": \"b\"},\n{\"text\": \"c\"}]\n";
+    let dir = folder(&[
+        (
+            "a.jsonl",
+            format!("{{\"text\": \"good\"}}\n{rows}").as_bytes(),
+        ),
+        ("b.jsonl", list.as_bytes()),
+    ]);
+    let error = read(&dir).unwrap_err();
+    assert_eq!(
+        message(&dir, &error),
+        "203 faults in the text\n  \
+         a.jsonl: 200 lines without `text`, the first is line 2; they have `id`, `messages`\n  \
+         b.jsonl:1: not JSON at column 15: a list that goes on in the next line; each line is one object; \
+         the same on 2 more lines of this file"
+    );
+}
+
+#[test]
+fn a_file_of_another_format_is_told_by_its_first_bytes() {
+    let utf_16 = |text: &str| {
+        text.encode_utf16()
+            .flat_map(u16::to_be_bytes)
+            .collect::<Vec<_>>()
+    };
+    let wide = utf_16("Anne could not help thinking");
+    for (name, bytes, told) in [
+        (
+            "a.jsonl",
+            b"\x1f\x8b\x08\0rest".as_slice(),
+            "compressed by gzip, not text; unpack it first",
+        ),
+        (
+            "a.txt",
+            b"\x28\xb5\x2f\xfdrest",
+            "compressed by zstd, not text; unpack it first",
+        ),
+        (
+            "a.jsonl",
+            b"PK\x03\x04rest",
+            "a zip file, not text; unpack it first",
+        ),
+        (
+            "a.jsonl",
+            b"PAR1\x15\x04rest",
+            "a Parquet file, not text; write its texts as lines of `.jsonl`",
+        ),
+        (
+            "a.txt",
+            b"\xff\xfeA\0",
+            "UTF-16, not UTF-8; save it as UTF-8",
+        ),
+        ("a.jsonl", &wide, "UTF-16, not UTF-8; save it as UTF-8"),
+    ] {
+        let dir = folder(&[(name, bytes)]);
+        let error = read(&dir).unwrap_err();
+        assert_eq!(
+            message(&dir, &error),
+            format!("1 fault in the text\n  {name}: {told}")
+        );
+    }
+    let plain = folder(&[("a.txt", b"PAR1 is a name, and PK, and BZh")]);
+    assert_eq!(read(&plain).unwrap().documents.len(), 1);
+}
+
+#[test]
+fn a_look_at_the_beginnings_refuses_what_reading_would_refuse_there() {
+    let look = |files: &[(&str, &[u8])]| {
+        let dir = folder(files);
+        let looked = look_at(&[dir.path().to_path_buf()]);
+        let told = looked.map_err(|error| message(&dir, &error));
+        let read = read(&dir).map_err(|error| message(&dir, &error));
+        (told, read.map(|read| read.documents.len()))
+    };
+    for files in [
+        [("a.txt", b"caf\xe9".as_slice())].as_slice(),
+        &[("a.jsonl", b"{\"messages\": []}\n{\"messages\": []}\n")],
+        &[("a.jsonl", b"PAR1\x15\x04")],
+        &[(
+            "a.jsonl",
+            b"{\"text\": \"good\"}\n\xef\xbb\xbf{\"text\": \"good\"}\n",
+        )],
+        &[("a.txt", b""), ("b.jsonl", b"{\"text\": null}\n")],
+        &[("a.md", b"words")],
+    ] {
+        let (told, read) = look(files);
+        assert_eq!(told.unwrap_err(), read.unwrap_err());
+    }
+    // What is cut off after 64 KiB is no fault: half a character, half a line, a text after much white space.
+    let long = |before: &str, repeated: &str, after: &str| {
+        format!("{before}{}{after}", repeated.repeat(40_000)).into_bytes()
+    };
+    for (name, bytes) in [
+        ("a.txt", long("a", "é", "")),
+        ("a.txt", long("", "  ", "a")),
+        ("a.jsonl", long("{\"text\": \"a", "é", "\"}\n")),
+        (
+            "a.jsonl",
+            long("{\"x\": \"a", "\\n", "\", \"text\": \"a\"}\n"),
+        ),
+        ("a.jsonl", long("{\"x\": [1", ",1", "], \"text\": \"a\"}\n")),
+    ] {
+        let (told, read) = look(&[(name, &bytes)]);
+        assert_eq!((told, read), (Ok(Vec::new()), Ok(1)), "{name}");
+    }
+    let beyond = long("{\"text\": \"a\"}\n", " \n", "{");
+    let (told, read) = look(&[("a.jsonl", &beyond)]);
+    assert!(told.is_ok() && read.unwrap_err().contains("a.jsonl:40002: not JSON"));
+    assert!(
+        look_at(&[PathBuf::from("/absent")]).is_ok(),
+        "whoever needs it opens it"
+    );
+}
+
+#[test]
+fn files_of_a_folder_that_are_passed_over_are_named_and_counted() {
+    let dir = folder(&[
+        ("a.txt", b"x"),
+        ("b/c.json", b"{}"),
+        ("b/d.parquet", b"x"),
+        ("README", b"x"),
+        (".gitignore", b"x"),
+    ]);
+    let told = |dir: &tempfile::TempDir| {
+        let found = look_at(&[dir.path().to_path_buf()]).unwrap();
+        let told: Vec<_> = found.iter().map(ToString::to_string).collect();
+        told.join("\n")
+            .replace(dir.path().to_str().unwrap(), "texts")
+    };
+    assert_eq!(
+        told(&dir),
+        "3 files in `texts` are passed over, neither `.txt` nor `.jsonl`: `README`, `b/c.json`, `b/d.parquet`"
+    );
+    for number in 0..9 {
+        fs::write(dir.path().join(format!("{number}.csv")), b"x").unwrap();
+    }
+    let told = told(&dir);
+    assert!(
+        told.starts_with("12 files in `texts` are") && told.ends_with("`4.csv` and 7 more"),
+        "{told}"
+    );
+    let only = folder(&[("a.csv", b"x")]);
+    let error = read(&only).unwrap_err().to_string();
+    assert!(error.ends_with("none with text; 1 file in `FOLDER` is passed over, neither `.txt` nor `.jsonl`: `a.csv`".replace("FOLDER", only.path().to_str().unwrap()).as_str()), "{error}");
 }
 
 #[test]
@@ -110,18 +266,19 @@ fn what_holds_no_text_is_skipped_and_said() {
     let dir = folder(&[
         ("a.txt", b""),
         ("b.txt", b" \n"),
-        ("c.jsonl", b"{\"text\": \"\"}\n{\"text\": \"x\"}\n"),
+        (
+            "c.jsonl",
+            b"{\"text\": \"\"}\n{\"text\": \"x\"}\n{\"text\": null}\n{\"text\": \" \"}\n",
+        ),
         ("d.jsonl", b"\n"),
     ]);
     let read = read(&dir).unwrap();
     assert_eq!(read.documents.len(), 1);
+    let inside = format!("{}/", dir.path().display());
     let skipped: Vec<_> = read
         .skipped
         .iter()
-        .map(|s| {
-            s.to_string()
-                .replace(&format!("{}/", dir.path().display()), "")
-        })
+        .map(|s| s.to_string().replace(&inside, ""))
         .collect();
     assert_eq!(
         skipped,
@@ -129,6 +286,21 @@ fn what_holds_no_text_is_skipped_and_said() {
             "a.txt: no text; skipped",
             "b.txt: no text; skipped",
             "c.jsonl:1: no text; skipped",
+            "c.jsonl:3: no text; skipped",
+            "c.jsonl:4: no text; skipped",
+            "d.jsonl: no text; skipped",
+        ]
+    );
+    let sentences: Vec<_> = Skipped::sentences(&read.skipped)
+        .iter()
+        .map(|s| s.replace(&inside, ""))
+        .collect();
+    assert_eq!(
+        sentences,
+        [
+            "a.txt: no text; skipped",
+            "b.txt: no text; skipped",
+            "c.jsonl:1: no text; skipped, as are 2 more lines of this file",
             "d.jsonl: no text; skipped",
         ]
     );
