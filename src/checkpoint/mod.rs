@@ -4,6 +4,7 @@
 //! are checked by reading them back through this module.
 
 mod generation;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -89,23 +90,24 @@ impl Checkpoint {
             });
         }
         let json = read_json(&path)?;
-        let config = DecoderConfig::from_json(&json);
-        let (config, mut quantization) = config
-            .and_then(|config| {
-                let quantization = packed(&json, &config)?;
-                Ok((config, quantization))
-            })
-            .map_err(|source| CheckpointError::Config { path, source })?;
+        let refused = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| CheckpointError::Config { path, source }
+        };
+        let config = DecoderConfig::from_json(&json).map_err(refused(&path))?;
         let generation = generation::of_folder(dir)?;
         let config = config
             .with_generation(&json, &generation)
-            .map_err(|source| {
-                let path = dir.join(generation::FILE);
-                CheckpointError::Config { path, source }
-            })?;
+            .map_err(refused(&dir.join(generation::FILE)))?;
         let mut files = TensorFiles::open(dir)?;
+        let (json, settings) = settings::with_settings(dir, json, &files)?;
+        let mut quantization = packed(&json, &config).map_err(refused(&settings))?;
         if has_images(&json) {
             files.rename(text_name);
+        }
+        if config.tie_word_embeddings && files.info(EMBEDDING).is_none() {
+            // The shared matrix may have been saved under its other name.
+            files.rename(|name| Some(if name == HEAD { EMBEDDING } else { name }.to_owned()));
         }
         if let Some(quantization) = &mut quantization {
             quantization.keep_stored(&files);
@@ -444,7 +446,7 @@ fn rows_of(mut values: Vec<f32>, rows: Range<usize>, [_, columns]: [usize; 2]) -
 
 /// Keys of a config in which engines describe quantised weights.
 fn quantization_json(config: &Value) -> Option<Value> {
-    let keys = ["quantization_config", "compression_config", "quantization"];
+    let keys = ["quantization_config", "quantization"];
     let entries = keys
         .iter()
         .filter_map(|&key| Some((key.to_owned(), config.get(key)?.clone())));

@@ -34,6 +34,19 @@ pub enum CheckpointError {
     NotAModel { dir: PathBuf },
     #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
     NoWeights { dir: PathBuf },
+    #[error(
+        "`{}` is missing: {found} of {total} shards are there, and without `model.safetensors.index.json` all must be",
+        path.display()
+    )]
+    IncompleteSet {
+        path: PathBuf,
+        found: usize,
+        total: usize,
+    },
+    #[error("`{}` has shards of several models (of {}) and no `model.safetensors.index.json`: move all but one set away", dir.display(), numbers(totals))]
+    SeveralSets { dir: PathBuf, totals: Vec<usize> },
+    #[error("`{tensor}` is in `{}` and in a shard before it, and there is no `model.safetensors.index.json` to say which counts", path.display())]
+    TwiceInShards { path: PathBuf, tensor: String },
     #[error("the header of `{}` takes {header_bytes} bytes, but the file has {file_bytes}", path.display())]
     HeaderBeyondFile {
         path: PathBuf,
@@ -136,6 +149,11 @@ impl CheckpointError {
             _ => None,
         }
     }
+}
+
+fn numbers(totals: &[usize]) -> String {
+    let totals: Vec<String> = totals.iter().map(usize::to_string).collect();
+    totals.join(" and of ")
 }
 
 /// The way from a folder without `config.json` to a model, if its files tell.

@@ -64,6 +64,22 @@ impl OnGrid {
         codes
     }
 
+    /// Its values, row-major `[out, in]`, if the columns of a group are not neighbours: `groups` has the group of each
+    /// column, and the groups have no biases.
+    pub fn into_values_of_groups(self, groups: &[usize]) -> Vec<f32> {
+        let Self { mut codes, scaling } = self;
+        let num_rows = codes.len() / groups.len().max(1);
+        let num_groups = scaling.scales.len() / num_rows.max(1);
+        for (row_idx, row) in codes.chunks_mut(groups.len().max(1)).enumerate() {
+            for (code, group) in row.iter_mut().zip(groups) {
+                *code = scaling
+                    .group(row_idx * num_groups + group)
+                    .value(*code, 0.0);
+            }
+        }
+        codes
+    }
+
     /// Some rows of a weight of shape `[num_rows, columns]`.
     #[must_use]
     pub fn rows(self, rows: std::ops::Range<usize>, [num_rows, columns]: [usize; 2]) -> Self {

@@ -38,6 +38,14 @@ pub(super) fn num_equal(dir: &Path, expected: &Value) -> usize {
     num_equal
 }
 
+/// All weights of a folder, decoded.
+pub(super) fn weights(dir: &Path) -> Vec<Vec<f32>> {
+    let checkpoint = Checkpoint::open(dir).unwrap();
+    let specs = parameter_specs(checkpoint.config());
+    let weights = specs.iter().map(|spec| checkpoint.values(spec).unwrap());
+    weights.collect()
+}
+
 pub(super) fn expected(name: &str) -> Value {
     let expected = read_json(&golden(name).join("expected/expected.json")).unwrap();
     expected["sha256_dequant_f32"].clone()
@@ -132,6 +140,28 @@ fn codes_of_worked_examples_stand_where_they_do() {
     let scale = 0.027_862_549; // of row 0 and group 0
     let want = [-2.0, 1.0, 0.0, 0.0, 3.0, 4.0, -2.0, -4.0].map(|code: f32| code * scale);
     assert_eq!(weight("gptq-4bit-g32-sym")[..8], want);
+}
+
+/// Name, dtype, shape and bytes of a tensor.
+pub(super) type RawTensor = (String, ::safetensors::Dtype, Vec<usize>, Vec<u8>);
+
+/// Changes the list of tensors of a folder with one file.
+pub(super) fn edit_tensors(dir: &Path, change: impl FnOnce(&mut Vec<RawTensor>)) {
+    let file = dir.join("model.safetensors");
+    let bytes = fs::read(&file).unwrap();
+    let tensors = ::safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let raw = |(name, view): (String, ::safetensors::tensor::TensorView<'_>)| {
+        let (shape, bytes) = (view.shape().to_vec(), view.data().to_vec());
+        (name, view.dtype(), shape, bytes)
+    };
+    let mut all: Vec<RawTensor> = tensors.tensors().into_iter().map(raw).collect();
+    change(&mut all);
+    let views = all.iter().map(|(name, dtype, shape, bytes)| {
+        let view = ::safetensors::tensor::TensorView::new(*dtype, shape.clone(), bytes);
+        (name.clone(), view.unwrap())
+    });
+    let bytes = ::safetensors::serialize(views, None).unwrap();
+    damage(&file, |old| *old = bytes);
 }
 
 /// A copy of a folder in which some tensors are replaced by others, of a dtype, shape and bytes.

@@ -53,13 +53,13 @@ fn quantisation_that_is_not_implemented_is_refused_by_its_key() {
         ("format", json!("int-quantized"), r#""pack-quantized"`"#),
         (
             "quantization_status",
-            json!("frozen"),
-            r#""compressed"` or `null`"#,
+            json!("calibration"),
+            r#""compressed"` or `"frozen"` or `null`"#,
         ),
         ("kv_cache_scheme", json!({ "num_bits": 8 }), "null` or `{}`"),
         (
             "sparsity_config",
-            json!({ "format": "dense" }),
+            json!({ "format": "sparse-24-bitmask" }),
             "null` or `{}`",
         ),
         ("transform_config", json!({ "r1": 1 }), "null` or `{}`"),
@@ -104,8 +104,8 @@ fn grids_that_are_not_implemented_are_refused_by_their_key() {
         ("weights/dynamic", json!(true), "`false` or `null`"),
         (
             "weights/actorder",
-            json!("group"),
-            r#"`null`, but is `"group"`"#,
+            json!("random"),
+            r#"`true` or `false` or `null`, but is `"random"`"#,
         ),
         (
             "weights/strategy",

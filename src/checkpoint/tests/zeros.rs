@@ -2,7 +2,7 @@
 
 use ::safetensors::tensor::TensorView;
 
-use super::containers::{edit_tensor, expected, num_equal};
+use super::containers::{edit_tensor, expected, num_equal, weights};
 use super::*;
 use crate::model::parameter_specs;
 
@@ -38,13 +38,6 @@ fn name_version(dir: &Path, version: Value) {
         config["quantization_config"]["format"] = Value::Null;
         config["quantization_config"]["checkpoint_format"] = version;
     });
-}
-
-fn weights(dir: &Path) -> Vec<Vec<f32>> {
-    let checkpoint = Checkpoint::open(dir).unwrap();
-    let specs = parameter_specs(checkpoint.config());
-    let weights = specs.iter().map(|spec| checkpoint.values(spec).unwrap());
-    weights.collect()
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Quantised weights of a folder: the trait of all their readers, and the parsing of `config.json` that they share.
 
 mod codes;
+mod groups;
 mod transposed;
 mod zeros;
 
@@ -9,6 +10,7 @@ use std::fmt::Debug;
 use serde_json::Value;
 
 pub(super) use self::codes::{fp8, transposed, unpack};
+pub(super) use self::groups::{are_in_order, listed_groups};
 pub(super) use self::transposed::{Transposed, WordLayout};
 pub(super) use self::zeros::Version;
 use super::{CheckpointError, Format, TensorFiles};

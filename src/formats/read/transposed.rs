@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use ::safetensors::Dtype;
 use serde_json::Value;
 
-use super::zeros::{Version, settle};
+use super::zeros::{Version, are_in_the_middle, settle};
 use super::{
-    CheckpointError, Packed, Settled, StoredWeight, TensorFiles, num_groups, num_words, part,
-    unexpected,
+    CheckpointError, Packed, Settled, StoredWeight, TensorFiles, are_in_order, listed_groups,
+    num_groups, num_words, part, unexpected,
 };
 use crate::kernels::grid::{Grid, Levels};
 use crate::model::{
@@ -55,10 +55,9 @@ impl Packed for Transposed {
 
     /// Reads zeros in the version that their stored values show, even if the config names another. Returns the part of
     /// this that the config does not say. Shapes have been checked.
+    ///
+    /// A grid that may have any zeros, and has none but the middle of the codes, is symmetric.
     fn settle(&mut self, files: &TensorFiles) -> Result<Option<Settled>, CheckpointError> {
-        let WordLayout::Gptq(named) = self.layout else {
-            return Ok(None); // AWQ stores zeros as they are
-        };
         let mut tensors = Vec::with_capacity(self.weights.len());
         for name in &self.weights {
             let module = name.strip_suffix(".weight").unwrap_or(name);
@@ -69,11 +68,18 @@ impl Packed for Transposed {
             let (words, _) = files.raw(&tensor, Dtype::I32, shape)?.as_chunks::<4>();
             tensors.push((tensor, words));
         }
-        let found = settle(named, self.grid.levels, &tensors)?;
-        Ok(found.map(|(version, settled)| {
+        let mut settled = None;
+        if let WordLayout::Gptq(named) = self.layout
+            && let Some((version, found)) = settle(named, self.grid.levels, &tensors)?
+        {
             self.layout = WordLayout::Gptq(version);
-            settled
-        }))
+            settled = Some(found);
+        }
+        let bits = self.grid.levels.bits();
+        if self.grid.levels.has_zeros() && are_in_the_middle(bits, self.added(), &tensors) {
+            self.grid.levels = Levels::Symmetric { bits };
+        }
+        Ok(settled)
     }
 
     fn scheme(&self, spec: &TensorSpec) -> Option<Scheme> {
@@ -90,7 +96,7 @@ impl Packed for Transposed {
             return Ok(None);
         }
         let [rows, _] = spec.shape;
-        let num_groups = num_groups(spec, self.grid.group_size)?;
+        let num_groups = self.num_groups(spec)?;
         self.codes(files, spec)?;
         self.zeros(files, spec, num_groups)?;
         self.groups(files, spec, num_groups)?;
@@ -109,7 +115,8 @@ impl Packed for Transposed {
         Ok(Some(names))
     }
 
-    /// A weight, on its grid if groups are neighbouring columns; the groups of a permuted matrix are not.
+    /// A weight, on its grid if groups are neighbouring columns, all of them full; the groups of a permuted matrix are
+    /// not.
     fn weight(
         &self,
         files: &TensorFiles,
@@ -118,17 +125,15 @@ impl Packed for Transposed {
         if !self.covers(spec) {
             return Ok(None);
         }
-        let shape @ [rows, cols] = spec.shape;
-        let num_groups = num_groups(spec, self.grid.group_size)?;
+        let shape @ [rows, _] = spec.shape;
+        let num_groups = self.num_groups(spec)?;
         let of_groups = [rows, num_groups];
         let codes = self.codes(files, spec)?;
         let zeros = self.zeros(files, spec, num_groups)?;
         let groups = self.groups(files, spec, num_groups)?;
         let scales = files.f32s(&part(spec, "scales"), &[num_groups, rows])?;
         let scale = |at: usize| scales.get(at).copied().unwrap_or_default(); // the shape was checked
-        let group_size = cols / num_groups;
-        let mut in_order = groups.iter().enumerate();
-        if !in_order.all(|(column, group)| *group == column / group_size) {
+        if !are_in_order(&groups, self.group_size(spec)) {
             return Ok(Some(StoredWeight::Plain(row_by_row(
                 shape,
                 |column, row| {
@@ -205,11 +210,20 @@ impl Transposed {
         let [rows, _] = spec.shape;
         let bits = self.grid.levels.bits();
         let shape = [num_groups, num_words(spec, rows, bits)?];
-        let (order, added) = match self.layout {
-            WordLayout::Gptq(version) => (Order::Along, version.added(bits)),
-            WordLayout::Awq => (Order::Interleaved, 0),
+        let order = match self.layout {
+            WordLayout::Gptq(_) => Order::Along,
+            WordLayout::Awq => Order::Interleaved,
         };
-        CodeMatrix::open(files, &part(spec, "qzeros"), shape, bits, order, added)
+        let tensor = part(spec, "qzeros");
+        CodeMatrix::open(files, &tensor, shape, bits, order, self.added())
+    }
+
+    /// Number added to each word of zeros.
+    fn added(&self) -> u32 {
+        match self.layout {
+            WordLayout::Gptq(version) => version.added(self.grid.levels.bits()),
+            WordLayout::Awq => 0, // stores zeros as they are
+        }
     }
 
     /// Group of each column; the file lists the groups of a permuted matrix.
@@ -220,24 +234,26 @@ impl Transposed {
         num_groups: usize,
     ) -> Result<Vec<usize>, CheckpointError> {
         let [_, cols] = spec.shape;
-        if !self.has_groups_of_columns(files, spec) {
-            let group_size = cols / num_groups;
-            return Ok((0..cols).map(|column| column / group_size).collect());
+        if self.has_groups_of_columns(files, spec) {
+            return listed_groups(files, &part(spec, "g_idx"), cols, num_groups);
         }
-        let tensor = part(spec, "g_idx");
-        let (words, _) = files.raw(&tensor, Dtype::I32, &[cols])?.as_chunks::<4>();
-        let found = words.iter().map(|&word| i32::from_le_bytes(word));
-        let group = |(column, found): (usize, i32)| {
-            let group = usize::try_from(found).ok();
-            let group = group.filter(|&group| group < num_groups);
-            group.ok_or_else(|| CheckpointError::NoSuchGroup {
-                tensor: tensor.clone(),
-                column,
-                found,
-                groups: num_groups,
-            })
-        };
-        found.enumerate().map(group).collect()
+        let group_size = self.group_size(spec);
+        Ok((0..cols).map(|column| column / group_size).collect())
+    }
+
+    /// Columns of a whole group.
+    fn group_size(&self, spec: &TensorSpec) -> usize {
+        let [_, cols] = spec.shape;
+        self.grid.group_size.unwrap_or(cols)
+    }
+
+    /// Groups in a row. GPTQ's writers leave the last one short if the columns do not divide; AWQ's refuse that.
+    fn num_groups(&self, spec: &TensorSpec) -> Result<usize, CheckpointError> {
+        let [_, cols] = spec.shape;
+        match self.layout {
+            WordLayout::Gptq(_) => Ok(cols.div_ceil(self.group_size(spec))),
+            WordLayout::Awq => num_groups(spec, self.grid.group_size),
+        }
     }
 
     fn has_groups_of_columns(&self, files: &TensorFiles, spec: &TensorSpec) -> bool {

@@ -110,6 +110,16 @@ fn symmetric_version(
     Ok(found.map(|(version, _)| version))
 }
 
+/// True if all zeros are the middle of the codes, and there are any; `added` is added to each word first.
+pub(super) fn are_in_the_middle(bits: u32, added: u32, tensors: &[(String, &[[u8; 4]])]) -> bool {
+    let middle = ones(bits) << (bits - 1);
+    let mut words = tensors
+        .iter()
+        .flat_map(|(_, words)| words.iter())
+        .peekable();
+    words.peek().is_some() && words.all(|&le| u32::from_le_bytes(le).wrapping_add(added) == middle)
+}
+
 /// 1 in every code of a word.
 fn ones(bits: u32) -> u32 {
     u32::MAX / ((1 << bits) - 1)

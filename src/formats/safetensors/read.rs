@@ -1,10 +1,11 @@
-//! Tensors of a folder: one safetensors file, or shards with an index.
+//! Tensors of a folder: one safetensors file, or shards, with an index or by their numbers.
 //!
 //! Everything read is checked against the file's length before it is used. The `safetensors` crate checks a header:
 //! offsets lie in the file, leave no gap, do not overlap, and agree with shape and dtype.
 #![warn(clippy::indexing_slicing)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
@@ -43,7 +44,8 @@ struct StoredTensor {
 }
 
 impl TensorFiles {
-    /// Maps `model.safetensors` or, if there is none, the shards that `model.safetensors.index.json` names.
+    /// Maps `model.safetensors` or, if there is none, the shards that `model.safetensors.index.json` names, or without an
+    /// index all of `model-00001-of-0000N.safetensors`.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let mut files = Self {
             dir: dir.to_path_buf(),
@@ -56,7 +58,11 @@ impl TensorFiles {
         } else if dir.join(INDEX_FILE).exists() {
             files.open_shards()?;
         } else {
-            return Err(CheckpointError::NoWeights { dir: files.dir });
+            let shards = numbered_shards(dir)?;
+            if shards.is_empty() {
+                return Err(CheckpointError::NoWeights { dir: files.dir });
+            }
+            files.open_whole_shards(&shards)?;
         }
         Ok(files)
     }
@@ -134,11 +140,21 @@ impl TensorFiles {
         check(name, tensor, &[Dtype::F32, Dtype::F16, Dtype::BF16], shape)
     }
 
-    /// True if two tensors have the same dtype, shape and bytes.
+    /// True if two tensors have the same shape and the same bytes, or the same numbers in different dtypes of floats.
     pub fn are_equal(&self, one: &str, other: &str) -> Result<bool, CheckpointError> {
         let (one, other) = (self.tensor(one)?, self.tensor(other)?);
-        let header = |tensor: &StoredTensor| (tensor.dtype, tensor.shape.clone());
-        Ok(header(one) == header(other) && self.bytes(one) == self.bytes(other))
+        if one.shape != other.shape {
+            return Ok(false);
+        }
+        let bytes = [one, other].map(|tensor| self.bytes(tensor));
+        if one.dtype == other.dtype {
+            return Ok(bytes[0] == bytes[1]);
+        }
+        let numbers = [one, other].map(|tensor| floats(self.bytes(tensor), tensor.dtype));
+        Ok(match numbers {
+            [Some(one), Some(other)] => one.eq(other),
+            _ => false,
+        })
     }
 
     /// BLAKE3 (hex) over all tensors: names in byte order, then shape, dtype and bytes.
@@ -198,6 +214,19 @@ impl TensorFiles {
                 return Err(CheckpointError::NotInShard { path, tensor });
             };
             self.tensors.insert(tensor, stored);
+        }
+        Ok(())
+    }
+
+    /// Opens shards that no index lists: their own headers say what they hold.
+    fn open_whole_shards(&mut self, shards: &[PathBuf]) -> Result<(), CheckpointError> {
+        for shard in shards {
+            for (tensor, stored) in self.map(shard)? {
+                if self.tensors.insert(tensor.clone(), stored).is_some() {
+                    let path = shard.clone();
+                    return Err(CheckpointError::TwiceInShards { path, tensor });
+                }
+            }
         }
         Ok(())
     }
@@ -308,6 +337,66 @@ fn check(
         });
     }
     Ok(())
+}
+
+/// Elements of a tensor of floats one by one, in f32 (exact); `None` for other dtypes. Its length in bytes fits, as the
+/// header check ensures.
+fn floats(bytes: &[u8], dtype: Dtype) -> Option<Box<dyn Iterator<Item = f32> + '_>> {
+    fn of<const N: usize>(
+        bytes: &[u8],
+        number: fn([u8; N]) -> f32,
+    ) -> Option<Box<dyn Iterator<Item = f32> + '_>> {
+        let (elements, _) = bytes.as_chunks::<N>();
+        Some(Box::new(elements.iter().map(move |&le| number(le))))
+    }
+    match dtype {
+        Dtype::F16 => of(bytes, |le| half::f16::from_le_bytes(le).to_f32()),
+        Dtype::BF16 => of(bytes, |le| half::bf16::from_le_bytes(le).to_f32()),
+        Dtype::F32 => of(bytes, f32::from_le_bytes),
+        _ => None,
+    }
+}
+
+/// Shards `model-00001-of-0000N.safetensors` of a folder without an index, in order; none if it has none.
+///
+/// Every one of the set must be there, since nothing else says which tensors a missing one holds.
+fn numbered_shards(dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let numbers = |name: &str| -> Option<[usize; 2]> {
+        let name = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+        let (number, total) = name.split_once("-of-")?;
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        let both = [number, total];
+        let is_written = both.iter().all(|text| text.len() == 5 && digits(text));
+        let [number, total] = both.map(str::parse);
+        let (number, total): (usize, usize) = (number.ok()?, total.ok()?);
+        (is_written && (1..=total).contains(&number)).then_some([number, total])
+    };
+    let entries = fs::read_dir(dir).map_err(|error| with_path(error, dir))?;
+    let mut found = BTreeMap::new();
+    for entry in entries {
+        let entry = entry.map_err(|error| with_path(error, dir))?;
+        if let Some([number, total]) = entry.file_name().to_str().and_then(numbers) {
+            found.insert((total, number), entry.path());
+        }
+    }
+    let mut totals: Vec<usize> = found.keys().map(|(total, _)| *total).collect();
+    totals.dedup();
+    let Some(&total) = totals.first() else {
+        return Ok(Vec::new());
+    };
+    if totals.len() > 1 {
+        let dir = dir.to_path_buf();
+        return Err(CheckpointError::SeveralSets { dir, totals });
+    }
+    let absent = (1..=total).find(|&number| !found.contains_key(&(total, number)));
+    match absent {
+        None => Ok(found.into_values().collect()),
+        Some(number) => Err(CheckpointError::IncompleteSet {
+            path: dir.join(format!("model-{number:05}-of-{total:05}.safetensors")),
+            found: found.len(),
+            total,
+        }),
+    }
 }
 
 /// True for one name and nothing else: not absolute, no `..`, no folder.

@@ -147,7 +147,7 @@ impl RopeFacts<'_> {
     }
 
     /// Positions of the trained context: the number outside the scaling table counts, as in transformers, and the table
-    /// must not state another.
+    /// must not state another. Without either, it is the whole context, likewise.
     fn context(self, table: &Value) -> Result<usize, ConfigError> {
         let own = size(table, CONTEXT, 1 << 30)?;
         match (self.context, own) {
@@ -156,7 +156,7 @@ impl RopeFacts<'_> {
                 let found = field(table, CONTEXT);
                 Err(ConfigError::unexpected(CONTEXT, expected, found))
             }
-            (beside, own) => beside.or(own).ok_or(ConfigError::Missing { key: CONTEXT }),
+            (beside, own) => Ok(beside.or(own).unwrap_or(self.max_position_embeddings)),
         }
     }
 

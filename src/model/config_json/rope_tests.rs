@@ -227,11 +227,11 @@ fn factors_of_frequencies_are_read_with_what_follows_from_the_stretch_of_the_con
     let given = scaling(json!({ "rope_scaling": given })).unwrap();
     assert_eq!(given, want(1.75, 16));
 
+    // Without either, it is the whole context, as in transformers: nothing is stretched.
+    let whole = scaling(json!({ "rope_scaling": table })).unwrap();
+    assert_eq!(whole, want(1.0, 64));
+
     let message = |json: Value| scaling(json).unwrap_err().to_string();
-    assert_eq!(
-        message(json!({ "rope_scaling": table })),
-        "`original_max_position_embeddings` is missing"
-    );
     assert_eq!(
         message(json!({ "rope_scaling": inside, "original_max_position_embeddings": 32 })),
         "`original_max_position_embeddings` must be 32, the value outside the scaling table, but is `16`"
@@ -242,4 +242,33 @@ fn factors_of_frequencies_are_read_with_what_follows_from_the_stretch_of_the_con
         message(json!({ "rope_scaling": short })),
         "`long_factor` must be a list of 4 positive numbers, one for each pair of rotary dimensions, but is `[1.0,2.0]`"
     );
+}
+
+#[test]
+fn a_trained_context_left_out_is_the_whole_context_as_in_transformers() {
+    for table in [
+        json!({ "rope_type": "yarn", "factor": 2.0 }),
+        json!({ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0 }),
+    ] {
+        let mut whole = table.clone();
+        whole["original_max_position_embeddings"] = json!(512); // of `with_keys`
+        for key in ["rope_parameters", "rope_scaling"] {
+            let read = |table: &Value| {
+                let json = with_keys("LlamaForCausalLM", &json!({ key: table }));
+                DecoderConfig::from_json(&json).unwrap().rope
+            };
+            assert_eq!(read(&table), read(&whole), "{key} {table}");
+        }
+    }
+}
+
+#[test]
+fn an_older_scaling_of_null_is_none() {
+    let table = json!({ "rope_type": "linear", "rope_theta": 5e5, "factor": 2.0 });
+    let read = |keys: Value| {
+        let json = with_keys("LlamaForCausalLM", &keys);
+        DecoderConfig::from_json(&json).unwrap().rope
+    };
+    let both = json!({ "rope_parameters": table, "rope_scaling": null, "rope_theta": 5e5 });
+    assert_eq!(read(both), read(json!({ "rope_parameters": table })));
 }

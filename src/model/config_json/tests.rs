@@ -354,10 +354,6 @@ fn yarn_is_read_with_the_growth_that_follows_and_written_back_whole() {
     }
     let refused = |scaling: Value| read(scaling).unwrap_err().to_string();
     assert_eq!(
-        refused(json!({ "type": "yarn", "factor": 4.0 })),
-        "`original_max_position_embeddings` is missing"
-    );
-    assert_eq!(
         refused(
             json!({ "type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64, "beta_fast": 0.5 })
         ),

@@ -32,11 +32,17 @@ pub(super) fn stored_schemes(
     json: &Value,
     config: &DecoderConfig,
 ) -> Result<BTreeMap<String, StoredScheme>, ConfigError> {
-    let status = ["compressed".into(), Value::Null];
+    // `frozen` is what a model is before its codes are packed; some writers leave it in the file. The tensors decide.
+    let status = ["compressed".into(), "frozen".into(), Value::Null];
     expect(json, "/quantization_status", &status)?;
     let empty = || Value::Object(serde_json::Map::new());
-    for key in ["/kv_cache_scheme", "/sparsity_config", "/transform_config"] {
+    for key in ["/kv_cache_scheme", "/transform_config"] {
         expect(json, key, &[Value::Null, empty()])?;
+    }
+    // `dense` says that no weight is stored sparse, whatever share of them is 0.
+    let sparsity = json.pointer("/sparsity_config/format");
+    if sparsity.is_none_or(|format| format != "dense") {
+        expect(json, "/sparsity_config", &[Value::Null, empty()])?;
     }
     let groups = json.get("config_groups").and_then(Value::as_object);
     let groups = groups.filter(|groups| !groups.is_empty()).ok_or_else(|| {
@@ -92,7 +98,7 @@ fn group(json: &Value, path: String) -> Result<Group, ConfigError> {
     let at = |key: &str| format!("{path}/{key}");
     expect(json, &at("output_activations"), &[Value::Null])?;
     expect(json, &at("weights/dynamic"), &[false.into(), Value::Null])?;
-    expect(json, &at("weights/actorder"), &[Value::Null])?;
+    let has_order = has_order(json, &at("weights/actorder"))?;
     let levels = levels(json, &at("weights"))?;
     let weight = Grid {
         levels,
@@ -109,9 +115,31 @@ fn group(json: &Value, path: String) -> Result<Group, ConfigError> {
     }
     Ok(Group {
         targets,
-        stored: StoredScheme { scheme, layout },
+        stored: StoredScheme {
+            scheme,
+            layout,
+            has_order,
+        },
         path,
     })
+}
+
+/// True if columns are grouped in an order of their own, which a tensor lists for each weight.
+///
+/// `static`, which older writers call `weight`, is only the order in which GPTQ went through the columns: what is stored
+/// is the same as without. `dynamic` is another name of `group`.
+fn has_order(json: &Value, pointer: &str) -> Result<bool, ConfigError> {
+    const NONE: [&str; 2] = ["static", "weight"];
+    const LISTED: [&str; 2] = ["group", "dynamic"];
+    let allowed: Vec<Value> = [NONE, LISTED]
+        .concat()
+        .into_iter()
+        .map(Value::from)
+        .collect();
+    let allowed = [&allowed[..], &[true.into(), false.into(), Value::Null]].concat();
+    let found = expect(json, pointer, &allowed)?;
+    let is_listed = |found: &Value| *found == true || LISTED.iter().any(|name| found == name);
+    Ok(found.is_some_and(is_listed))
 }
 
 /// The levels of weights or activations.

@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use ::safetensors::Dtype;
 use serde_json::Value;
 
-use crate::formats::read::{Packed, PackedReading, StoredWeight, fp8, transposed, unpack};
+use crate::formats::read::{
+    Packed, PackedReading, StoredWeight, are_in_order, fp8, listed_groups, transposed, unpack,
+};
 use crate::formats::{CheckpointError, TensorFiles};
 use crate::model::{DecoderConfig, GroupScaling, OnGrid, Scheme, TensorSpec};
 
@@ -24,6 +26,8 @@ struct CompressedTensors(BTreeMap<String, StoredScheme>);
 struct StoredScheme {
     scheme: Scheme,
     layout: Layout,
+    /// True if a tensor lists the group of each column.
+    has_order: bool,
 }
 
 /// Layout of codes in the file.
@@ -68,7 +72,7 @@ impl Packed for CompressedTensors {
         let weight = stored
             .map(|stored| stored.weight(files, spec))
             .transpose()?;
-        Ok(weight.map(StoredWeight::OnGrid))
+        Ok(weight)
     }
 }
 
@@ -84,6 +88,10 @@ impl StoredScheme {
         self.codes_of(files, spec)?;
         files.check_floats(&scale, &scale_shape)?;
         let mut names = vec![self.codes_name(spec), scale];
+        if self.has_order {
+            self.order_of(files, spec, scale_shape)?;
+            names.push(part(spec, "g_idx"));
+        }
         if self.layout != Layout::Words {
             return Ok(names);
         }
@@ -107,7 +115,12 @@ impl StoredScheme {
         Ok(names)
     }
 
-    fn weight(&self, files: &TensorFiles, spec: &TensorSpec) -> Result<OnGrid, CheckpointError> {
+    /// A weight, on its grid if groups are neighbouring columns.
+    fn weight(
+        &self,
+        files: &TensorFiles,
+        spec: &TensorSpec,
+    ) -> Result<StoredWeight, CheckpointError> {
         let scale_shape = self.scale_shape(spec)?;
         let bits = self.scheme.weight.levels.bits();
         let bytes = self.codes_of(files, spec)?;
@@ -138,7 +151,32 @@ impl StoredScheme {
             zeros,
             ..GroupScaling::around_0(scales)
         };
-        Ok(OnGrid { codes, scaling })
+        let weight = OnGrid { codes, scaling };
+        Ok(match self.order_of(files, spec, scale_shape)? {
+            None => StoredWeight::OnGrid(weight),
+            Some(groups) => StoredWeight::Plain(weight.into_values_of_groups(&groups)),
+        })
+    }
+
+    /// Group of each column, if the groups are not neighbouring columns. −1 throughout is what the tensor holds before
+    /// GPTQ has chosen an order.
+    fn order_of(
+        &self,
+        files: &TensorFiles,
+        spec: &TensorSpec,
+        [_, num_groups]: [usize; 2],
+    ) -> Result<Option<Vec<usize>>, CheckpointError> {
+        if !self.has_order {
+            return Ok(None);
+        }
+        let [_, cols] = spec.shape;
+        let tensor = part(spec, "g_idx");
+        let is_unset = |bytes: &[u8]| bytes.iter().all(|&byte| byte == 0xFF);
+        if is_unset(files.raw(&tensor, Dtype::I32, &[cols])?) {
+            return Ok(None);
+        }
+        let groups = listed_groups(files, &tensor, cols, num_groups)?;
+        Ok((!are_in_order(&groups, cols / num_groups)).then_some(groups))
     }
 
     fn codes_name(&self, spec: &TensorSpec) -> String {
