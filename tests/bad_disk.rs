@@ -145,6 +145,49 @@ mod tests {
         }
     }
 
+    /// With so few file handles that reading fails in one place after the other, a run says so, and no more: what is whole is
+    /// neither called damaged, nor made again.
+    #[test]
+    fn a_run_without_file_handles_takes_nothing_that_is_whole_for_damaged() {
+        let workshop = Workshop::new();
+        let ran = workshop.done(&["run", "chain.yaml"]);
+        let before = files_below(&workshop.path("out"));
+        let limited = |handles: usize| -> Ran {
+            let binary = env!("CARGO_BIN_EXE_alambic");
+            let script =
+                format!("ulimit -n {handles}; exec {binary} run chain.yaml --verify --set seed=4");
+            let mut command = Command::new("sh");
+            let command = command.args(["-c", &script]).current_dir(workshop.path(""));
+            command.output().unwrap().into()
+        };
+        let mut num_failed = 0;
+        for handles in (4..40).step_by(3) {
+            let Ran { code, stderr, .. } = limited(handles);
+            if code == Some(0) {
+                break;
+            }
+            num_failed += 1;
+            for wrong in [
+                "damaged",
+                "delete `",
+                "was changed",
+                "missing",
+                "running again, because its",
+            ] {
+                assert!(!stderr.contains(wrong), "{handles} handles: {stderr}");
+            }
+        }
+        assert!(num_failed > 0, "{}", ran.stderr);
+        let after = files_below(&workshop.path("out"));
+        for (path, (bytes, modified)) in before {
+            let is_shared =
+                path.starts_with(PathBuf::from("chain")) || path.ends_with("manifest.json");
+            if is_shared && path.components().count() > 2 {
+                assert!(after[&path] == (bytes, modified), "{}", path.display());
+            }
+        }
+    }
+
     /// Runs the chain where no file may grow beyond a number of 512-byte blocks, as on a disk that is full.
     fn run_with_room(workshop: &Workshop, blocks: usize, sets: &[&str]) -> Ran {
         let script = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" run chain.yaml \"$@\"");

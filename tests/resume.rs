@@ -239,4 +239,95 @@ mod tests {
         let told: Vec<String> = told.map(Result::unwrap).collect();
         assert_eq!(finished(waiting).code, Some(0), "{told:?}");
     }
+
+    #[test]
+    fn runs_that_want_different_amounts_of_one_cache_wait_for_each_other_and_no_row_is_lost() {
+        let workshop = Workshop::new();
+        let sets = ["--set", "cache.rows_per_shard=8"];
+        workshop.done(&[&["cache", "build", "chain.yaml"], &sets[..]].concat());
+        let manifest = workshop.folder("out", "cache").join("train/manifest.json");
+        std::fs::remove_file(&manifest).unwrap(); // each finds this damage, and one mends it
+        let runs = ["2k", "3k", "4k", "7k"].map(|tokens| {
+            let (name, tokens) = (
+                format!("name=of-{tokens}"),
+                format!("cache.tokens={tokens}"),
+            );
+            let args = ["run", "chain.yaml", "--set", &name, "--set", &tokens];
+            workshop.start(&[&args[..], &sets].concat())
+        });
+        for run in runs {
+            let ran = finished(run);
+            assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+        }
+        workshop.done(
+            &[
+                &["cache", "build", "chain.yaml", "--set", "output=whole"],
+                &sets[..],
+            ]
+            .concat(),
+        );
+        workshop.done(&[&["cache", "build", "chain.yaml"], &sets[..]].concat());
+        let shards = |output: &str| {
+            let cache = workshop.folder(output, "cache");
+            let mut files = files_below(&cache);
+            files.retain(|path, _| path.parent().is_some_and(|split| split != Path::new("")));
+            files
+                .into_iter()
+                .map(|(path, (bytes, _))| (path, bytes))
+                .collect::<Vec<_>>()
+        };
+        assert!(shards("out") == shards("whole"));
+    }
+
+    #[test]
+    fn a_part_of_a_capture_waits_for_another_run_that_captures_it() {
+        let workshop = Workshop::new();
+        let part = |name: &str| {
+            let args = [
+                "cache",
+                "build",
+                "chain.yaml",
+                "--shard",
+                "1/1",
+                "--set",
+                name,
+            ];
+            let small = [
+                "--set",
+                "cache.rows_per_shard=1",
+                "--set",
+                "teacher.batch_size=1",
+            ];
+            workshop.start(&[&args[..], &small].concat())
+        };
+        let first = part("name=one");
+        let capturing = || {
+            let cache = folders(&workshop.path("out"), "cache");
+            let journal = "part-1-of-1/train/progress.jsonl";
+            cache.iter().any(|dir| dir.join(journal).exists())
+        };
+        wait_for("capture", capturing);
+        signal(&first, "STOP");
+        let mut second = part("name=other");
+        let told = until_it_waits(&mut second);
+        signal(&first, "CONT");
+        assert_eq!(finished(first).code, Some(0));
+        let told: Vec<String> = told.map(Result::unwrap).collect();
+        assert_eq!(finished(second).code, Some(0), "{told:?}");
+    }
+
+    #[test]
+    fn a_list_of_shards_that_a_killed_capture_left_beside_its_manifest_is_removed() {
+        let workshop = Workshop::new();
+        workshop.done(&["cache", "build", "chain.yaml"]);
+        let cache = workshop.folder("out", "cache");
+        let lists = ["train", "validation"].map(|split| cache.join(split).join("progress.jsonl"));
+        for list in &lists {
+            let relative = list.strip_prefix(workshop.path("")).unwrap();
+            workshop.write(relative.to_str().unwrap(), b"{}\n");
+        }
+        let told = workshop.done(&["cache", "build", "chain.yaml"]).stderr;
+        assert!(told.contains("cache: done"), "{told}");
+        assert!(lists.iter().all(|list| !list.exists()));
+    }
 }

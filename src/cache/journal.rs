@@ -30,7 +30,8 @@ pub(super) fn recorded(
                 rows_per_shard: manifest.rows_per_shard,
                 part: manifest.part,
             };
-            return Ok(Some((header, manifest.shards)));
+            let recorded = [manifest.shards, manifest.beyond].concat();
+            return Ok(Some((header, recorded)));
         }
         Err(CacheError::NoManifest { .. }) => {}
         Err(error) => return Err(error),

@@ -8,6 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::read::shared_lock;
 use super::{CacheError, Fingerprint};
 use crate::files::{self, with_path};
 use crate::hashes::Hashes;
@@ -35,6 +36,15 @@ pub struct ShardRecord {
 }
 
 impl ShardRecord {
+    /// True if the file holds the bytes that were written. An error of reading is no answer: it says nothing about them.
+    pub(super) fn is_sound(&self, dir: &Path) -> io::Result<bool> {
+        match self.check_bytes(dir) {
+            Ok(()) => Ok(true),
+            Err(CacheError::Io(error)) => Err(error),
+            Err(_) => Ok(false),
+        }
+    }
+
     /// Checks that the file exists and has the listed length; its bytes are not read.
     pub(super) fn check_length(&self, dir: &Path) -> Result<(), CacheError> {
         let path = dir.join(&self.file);
@@ -105,11 +115,22 @@ pub struct Manifest {
     pub part: Option<CachePart>,
     /// All shards, in the order of their rows.
     pub shards: Vec<ShardRecord>,
+    /// Shards of later rows that a gap divides from the others, in the order of their rows: they are no part of the cache
+    /// until a capture of more rows closes the gap. They remain if a shard was lost, and only its first rows were wanted
+    /// again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beyond: Vec<ShardRecord>,
 }
 
 /// Returns the first file of a finished cache that is missing or damaged, and `true` if it is missing. Reads the shards
-/// whose hashes are not remembered. An unreadable manifest is not reported here: opening the cache refuses it.
+/// whose hashes are not remembered. An unreadable manifest is not reported here: opening the cache refuses it. Nothing is
+/// said about a cache that another process is writing to: its manifest comes last.
 pub fn first_damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<(String, bool)>> {
+    let _lock = match shared_lock(dir) {
+        Ok(lock) => lock,
+        Err(CacheError::Io(error)) => return Err(error),
+        Err(_) => return Ok(None),
+    };
     let manifest = match Manifest::load(dir) {
         Ok(manifest) => manifest,
         Err(CacheError::NoManifest { .. }) => return Ok(Some((MANIFEST.to_owned(), true))),
@@ -181,6 +202,17 @@ impl Manifest {
                 ));
             }
         }
+        let mut next = layout.next_shard_idx();
+        for shard in &self.beyond {
+            let shard_idx = shard_number(&shard.file).filter(|&shard_idx| shard_idx >= next);
+            let Some(shard_idx) = shard_idx.filter(|_| layout.has_room(shard.rows)) else {
+                return refuse(format!(
+                    "lists `{}` with {} rows after the last shard",
+                    shard.file, shard.rows
+                ));
+            };
+            next = shard_idx.saturating_add(1);
+        }
         Ok(())
     }
 }
@@ -245,9 +277,21 @@ impl ShardLayout {
         self.part.of.max(1)
     }
 
-    /// True if this many rows fit into a shard.
+    /// True if a shard can have this many rows.
     pub(super) fn has_room(self, num_rows: usize) -> bool {
-        num_rows <= self.rows_per_shard
+        (1..=self.rows_per_shard).contains(&num_rows)
+    }
+
+    /// Number of the shards in `beyond` that follow all wanted `shards` without a gap.
+    pub(super) fn num_following(self, shards: &[ShardRecord], beyond: &[ShardRecord]) -> usize {
+        let before = shards.last().into_iter().chain(beyond);
+        let expected = (self.next_shard_idx()..).step_by(self.step());
+        let places = beyond.iter().zip(before).zip(expected);
+        places
+            .take_while(|((shard, before), shard_idx)| {
+                shard.file == shard_file(*shard_idx) && before.rows == self.rows_per_shard
+            })
+            .count()
     }
 
     /// True if all these shards belong to this part and none has more rows than it may.
@@ -259,11 +303,6 @@ impl ShardLayout {
                 .is_some_and(|&rows| shard.rows <= rows)
         };
         shards.iter().all(fits)
-    }
-
-    /// True if this many rows fill a shard.
-    pub(super) fn is_full(self, num_rows: usize) -> bool {
-        num_rows == self.rows_per_shard
     }
 
     pub(super) fn num_shards(self) -> usize {
@@ -286,6 +325,13 @@ impl ShardLayout {
 /// File name of a shard.
 pub(super) fn shard_file(shard_idx: usize) -> String {
     format!("shard-{shard_idx:05}.parquet")
+}
+
+/// Number in the name of a shard; `None` for any other name.
+pub(super) fn shard_number(file: &str) -> Option<usize> {
+    let number = file.strip_prefix("shard-")?.strip_suffix(".parquet")?;
+    let number = number.parse().ok()?;
+    (shard_file(number) == file).then_some(number)
 }
 
 /// BLAKE3 over the tokens of each row; identifies the text that a cache is wanted for.

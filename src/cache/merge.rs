@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::journal::lock;
+use super::journal::{lock, remove_if_there};
 use super::manifest::{CachePart, MANIFEST, Manifest, PROGRESS};
 use super::{CacheError, ShardRecord};
 use crate::files::{self, with_path};
@@ -32,6 +32,7 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
     let whole = Manifest {
         part: None,
         shards: shards.iter().map(|(_, shard)| (*shard).clone()).collect(),
+        beyond: Vec::new(),
         ..first.clone()
     };
     fs::create_dir_all(into).map_err(|error| with_path(error, into))?;
@@ -58,6 +59,7 @@ pub fn merge(parts: &[PathBuf], into: &Path) -> Result<Manifest, CacheError> {
         shard.check_bytes(into)?; // a part may have changed since it was checked
     }
     files::write_json(&into.join(MANIFEST), &whole)?;
+    remove_if_there(&into.join(PROGRESS))?;
     Ok(whole)
 }
 

@@ -16,6 +16,7 @@ mod quantize;
 mod rans;
 mod read;
 mod shard;
+mod shard_file;
 mod stat;
 mod stream;
 mod tables;

@@ -11,7 +11,8 @@ use arrow_array::RecordBatch;
 use rayon::prelude::*;
 
 use super::columns::{self, column};
-use super::manifest::{Manifest, ShardLayout, TokenHashes, tokens_hash};
+use super::journal::remove_if_there;
+use super::manifest::{Manifest, PROGRESS, ShardLayout, TokenHashes, tokens_hash};
 use super::quantize::dequantize;
 use super::shard::Shard;
 use super::{CacheError, Fingerprint};
@@ -80,6 +81,12 @@ impl Cache {
             shard.record.check_hash(&self.dir, hash)?;
         }
         Ok(())
+    }
+
+    /// Deletes the list of shards that a process has left which was killed between the manifest and its last step. No writer
+    /// is at work, since this value holds the folder.
+    pub fn remove_progress(&self) -> Result<(), CacheError> {
+        remove_if_there(&self.dir.join(PROGRESS))
     }
 
     /// Opens any cache of this format, parts included: for inspection, not for training.
@@ -201,7 +208,7 @@ impl Cache {
 }
 
 /// Keeps writers out of a folder. On a file system without locks, nothing is checked.
-fn shared_lock(dir: &Path) -> Result<Option<File>, CacheError> {
+pub(super) fn shared_lock(dir: &Path) -> Result<Option<File>, CacheError> {
     let folder = match files::open_folder(dir) {
         Ok(folder) => folder,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

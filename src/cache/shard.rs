@@ -3,7 +3,6 @@
 #![warn(clippy::indexing_slicing)] // untrusted input is read with `get`
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -20,6 +19,7 @@ use parquet::file::metadata::PageIndexPolicy;
 use super::columns::{self, FINGERPRINT, StoredRow, column, schema};
 use super::manifest::{ShardRecord, TokenHashes, hash_of_hashes, tokens_hash};
 use super::quantize::RowCodes;
+use super::shard_file::ShardFile;
 use super::tables::Tables;
 use super::{CacheError, Fingerprint};
 use crate::files::{self, with_path};
@@ -67,7 +67,7 @@ impl Shard {
         let footer = self.footer(dir)?;
         let columns = [column::ROW_IDX, column::TOKENS_HASH];
         let mask = ProjectionMask::columns(footer.parquet_schema(), columns);
-        let batches = self.batches(self.reader(footer)?.with_projection(mask))?;
+        let batches = self.batches(footer, |reader| reader.with_projection(mask))?;
         for (batch, row_idx) in batches.zip(rows.clone()) {
             let batch = batch?;
             let (_, hash) = columns::decode_key(&batch).map_err(|what| self.corrupt(what))?;
@@ -131,14 +131,7 @@ impl Shard {
             return Ok(footer);
         }
         self.record.check_bytes(dir)?;
-        let options = ArrowReaderOptions::new()
-            .with_offset_index_policy(PageIndexPolicy::Required)
-            .with_column_index_policy(PageIndexPolicy::Skip);
-        let file = self.open()?;
-        let footer = self.guard(|| {
-            ArrowReaderMetadata::load(&file, options)
-                .map_err(|error| self.corrupt(error.to_string()))
-        })?;
+        let footer = self.footer_of(&self.open()?)?;
         if footer.schema().fields() != schema().fields() {
             return Err(self.corrupt("has other columns than a cache".to_owned()));
         }
@@ -148,6 +141,16 @@ impl Shard {
             return Err(self.corrupt(format!("has {rows} rows, the manifest lists {listed}")));
         }
         Ok(self.footer.get_or_init(|| footer))
+    }
+
+    fn footer_of(&self, file: &ShardFile) -> Result<ArrowReaderMetadata, CacheError> {
+        let options = ArrowReaderOptions::new()
+            .with_offset_index_policy(PageIndexPolicy::Required)
+            .with_column_index_policy(PageIndexPolicy::Skip);
+        self.guard(file, || {
+            ArrowReaderMetadata::load(file, options)
+                .map_err(|error| self.corrupt(error.to_string()))
+        })
     }
 
     /// Length of each column's pages.
@@ -185,11 +188,13 @@ impl Shard {
         let mask = ProjectionMask::columns(footer.parquet_schema(), columns.iter().copied());
         let row = idx_in_shard..idx_in_shard + 1;
         let selection = RowSelection::from_consecutive_ranges([row].into_iter(), self.record.rows);
-        let reader = self.reader(footer)?.with_projection(mask);
-        let reader = reader
-            .with_row_selection(selection)
-            .with_row_selection_policy(RowSelectionPolicy::Selectors); // a mask decodes all rows
-        let batch = self.batches(reader)?.next();
+        let mut batches = self.batches(footer, |reader| {
+            reader
+                .with_projection(mask)
+                .with_row_selection(selection)
+                .with_row_selection_policy(RowSelectionPolicy::Selectors) // a mask decodes all rows
+        })?;
+        let batch = batches.next();
         batch.unwrap_or_else(|| Err(self.corrupt(format!("has no row {idx_in_shard}"))))
     }
 
@@ -229,30 +234,45 @@ impl Shard {
         fingerprint: &Fingerprint,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
         self.tables(dir, fingerprint)?;
-        self.batches(self.reader(self.footer(dir)?)?)
+        self.batches(self.footer(dir)?, |reader| reader)
     }
 
+    /// Rows as batches of one, as `choose` has chosen. The file is opened for each call, and not kept open: a cache may have
+    /// more shards than a process may have handles.
     fn batches(
         &self,
-        reader: ParquetRecordBatchReaderBuilder<File>,
+        footer: &ArrowReaderMetadata,
+        choose: impl FnOnce(
+            ParquetRecordBatchReaderBuilder<ShardFile>,
+        ) -> ParquetRecordBatchReaderBuilder<ShardFile>,
     ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
+        let file = self.open()?;
+        let reader =
+            ParquetRecordBatchReaderBuilder::new_with_metadata(file.clone(), footer.clone());
+        let reader = choose(reader.with_batch_size(1));
         let corrupt = |error: &dyn std::fmt::Display| self.corrupt(error.to_string());
-        let mut batches = self.guard(|| reader.build().map_err(|error| corrupt(&error)))?;
+        let mut batches = self.guard(&file, || reader.build().map_err(|error| corrupt(&error)))?;
         let mut next = move || {
             let batch = batches.next().transpose();
             batch.map_err(|error| corrupt(&error))
         };
         Ok(std::iter::from_fn(move || {
-            self.guard(&mut next).transpose()
+            self.guard(&file, &mut next).transpose()
         }))
     }
 
     /// Runs the Parquet decoder and turns its panics into errors of the file: it panics on some files that have the
-    /// right checksum but that no writer makes.
-    fn guard<T>(&self, decode: impl FnOnce() -> Result<T, CacheError>) -> Result<T, CacheError> {
+    /// right checksum but that no writer makes. Where it failed because `file` could not be read, that is the error.
+    fn guard<T>(
+        &self,
+        file: &ShardFile,
+        decode: impl FnOnce() -> Result<T, CacheError>,
+    ) -> Result<T, CacheError> {
         // Any state that a panic leaves half done is local to `decode` and dropped with it.
-        catch_unwind(AssertUnwindSafe(decode))
-            .unwrap_or_else(|_| Err(self.corrupt("makes the Parquet decoder panic".to_owned())))
+        let decoded = catch_unwind(AssertUnwindSafe(decode))
+            .unwrap_or_else(|_| Err(self.corrupt("makes the Parquet decoder panic".to_owned())));
+        let unread = |error| with_path(error, &self.path).into();
+        decoded.map_err(|fault| file.take_fault().map_or(fault, unread))
     }
 
     pub(super) fn corrupt(&self, what: String) -> CacheError {
@@ -260,18 +280,44 @@ impl Shard {
         CacheError::Corrupt { path, what }
     }
 
-    /// Opens the file again for each read: clones of a `File` share one position, so threads would
-    /// disturb each other's reads.
-    fn reader(
-        &self,
-        footer: &ArrowReaderMetadata,
-    ) -> Result<ParquetRecordBatchReaderBuilder<File>, CacheError> {
-        let reader =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(self.open()?, footer.clone());
-        Ok(reader.with_batch_size(1))
+    fn open(&self) -> Result<ShardFile, CacheError> {
+        let opened = files::open(&self.path).and_then(ShardFile::new);
+        opened.map_err(|error| with_path(error, &self.path).into())
     }
+}
 
-    fn open(&self) -> Result<File, CacheError> {
-        files::open(&self.path).map_err(|error| with_path(error, &self.path).into())
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shard_that_cannot_be_read_is_not_called_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("shard-00000.parquet");
+        files::write_atomically(&path, |out| out.write_all(&[0; 64])).unwrap();
+        let record = ShardRecord {
+            file: "shard-00000.parquet".to_owned(),
+            rows: 1,
+            tokens_blake3: String::new(),
+            bytes: 64,
+            blake3: String::new(),
+        };
+        let shard = Shard::new(dir.path(), &record);
+        let footer = |file: std::fs::File| {
+            let error = shard.footer_of(&ShardFile::new(file).unwrap()).unwrap_err();
+            (error.help(), error)
+        };
+        let read_only = files::open(&path).unwrap();
+        let (help, damaged) = footer(read_only);
+        assert!(matches!(damaged, CacheError::Corrupt { .. }), "{damaged}");
+        assert!(help.unwrap().contains("delete"));
+        let write_only = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let (help, unread) = footer(write_only);
+        assert!(matches!(unread, CacheError::Io(_)), "{unread}");
+        assert!(
+            unread.to_string().contains("shard-00000.parquet"),
+            "{unread}"
+        );
+        assert_eq!(help, None);
     }
 }

@@ -1,5 +1,6 @@
 //! Rows → shards, each written whole; an interrupted capture resumes at the first missing shard.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ use crate::support::Supports;
 /// an interrupted capture ends in the same files as an uninterrupted one.
 ///
 /// A cache of fewer rows of the same text is continued: its shards are kept. If the last one was not full, its rows are
-/// copied into the shard that replaces it.
+/// copied into the shard that replaces it. A cache of more rows loses none that is sound: shards that follow the wanted
+/// rows without a gap stay part of it, and the others wait for a capture that closes the gap ([`Manifest::beyond`]).
 ///
 /// The folder is locked during the lifetime of this value.
 #[derive(Debug)]
@@ -33,8 +35,10 @@ pub struct CacheWriter {
     tokens: TokenHashes,
     layout: ShardLayout,
     header: JournalHeader,
-    /// Shards on disk, by place among those of this part; shards after the wanted rows come last.
+    /// Wanted shards, by place among those of this part.
     shards: Vec<Place>,
+    /// Sound shards after the wanted ones, in the order of their rows, from an earlier capture of more rows.
+    beyond: Vec<ShardRecord>,
     /// Rows of the first missing shard so far.
     open_shard: Option<Vec<StoredRow>>,
     _lock: File,
@@ -92,12 +96,14 @@ impl CacheWriter {
             return Err(CacheError::LargerPart { dir, num_rows });
         }
         let shards = places(dir, layout, &recorded, wanted.tokens)?;
+        let beyond = beyond(dir, layout, &recorded)?;
         let writer = Self {
             dir: dir.to_path_buf(),
             tokens: wanted.tokens.clone(),
             layout,
             header,
             shards,
+            beyond,
             open_shard: None,
             _lock: lock,
         };
@@ -200,12 +206,11 @@ impl CacheWriter {
                 num_rows: self.tokens.num_rows(),
             });
         }
-        let shards: Vec<ShardRecord> = self
-            .shards
-            .iter()
-            .filter_map(Place::record)
-            .cloned()
-            .collect();
+        let wanted = self.shards.iter().filter_map(Place::record);
+        let mut shards: Vec<ShardRecord> = wanted.cloned().collect();
+        let mut beyond = self.beyond;
+        let num_following = self.layout.num_following(&shards, &beyond);
+        shards.extend(beyond.drain(..num_following));
         let num_rows = match self.header.part {
             Some(_) => self.tokens.num_rows(),
             None => shards.iter().map(|shard| shard.rows).sum(),
@@ -216,6 +221,7 @@ impl CacheWriter {
             num_rows,
             part: self.header.part,
             shards,
+            beyond,
         };
         files::write_json(&self.dir.join(MANIFEST), &manifest)?;
         remove_if_there(&self.dir.join(PROGRESS))
@@ -231,7 +237,7 @@ impl CacheWriter {
         let mut shard_idxs = self.layout.shard_idxs();
         shard_idxs
             .nth(place)
-            .expect("places beyond the wanted rows are done")
+            .expect("a place is one of the wanted shards")
     }
 
     /// Rows of the shorter shard that this one replaces.
@@ -277,7 +283,8 @@ impl CacheWriter {
     fn write_progress(&self) -> Result<(), CacheError> {
         files::write_atomically(&self.dir.join(PROGRESS), |out| {
             write_line(&mut *out, &self.header)?;
-            let mut shards = self.shards.iter().filter_map(Place::record);
+            let wanted = self.shards.iter().filter_map(Place::record);
+            let mut shards = wanted.chain(&self.beyond);
             shards.try_for_each(|shard| write_line(&mut *out, shard))
         })?;
         remove_if_there(&self.dir.join(MANIFEST))
@@ -293,7 +300,7 @@ impl Place {
     }
 }
 
-/// State on disk of the wanted shards, followed by the sound shards after them without a gap.
+/// State on disk of the wanted shards.
 fn places(
     dir: &Path,
     layout: ShardLayout,
@@ -305,14 +312,14 @@ fn places(
         let wanted = layout.rows(shard_idx);
         let file = manifest::shard_file(shard_idx);
         let found = recorded.iter().rfind(|shard| shard.file == file);
-        let is_sound = |shard: &&ShardRecord| {
-            shard.rows > 0 && layout.has_room(shard.rows) && shard.check_bytes(dir).is_ok()
-        };
-        let found = found.filter(is_sound);
-        let Some(record) = found else {
+        let Some(record) = found.filter(|record| layout.has_room(record.rows)) else {
             places.push(Place::Missing);
             continue;
         };
+        if !record.is_sound(dir)? {
+            places.push(Place::Missing);
+            continue;
+        }
         let there = wanted.start..wanted.start + record.rows;
         Shard::new(dir, record).check_tokens(dir, there, tokens)?;
         let place = if record.rows < wanted.len() {
@@ -322,18 +329,26 @@ fn places(
         };
         places.push(place(record.clone()));
     }
-    let mut next = layout.next_shard_idx();
-    while let Some(Place::Done(last)) = places.last() {
-        let file = manifest::shard_file(next);
-        let follows = |shard: &&ShardRecord| shard.file == file && shard.check_bytes(dir).is_ok();
-        let found = recorded.iter().rfind(follows);
-        let Some(record) = found.filter(|_| layout.is_full(last.rows)) else {
-            break;
-        };
-        places.push(Place::Done(record.clone()));
-        next += layout.step();
-    }
     Ok(places)
+}
+
+/// Sound shards after the wanted ones, in the order of their rows.
+fn beyond(
+    dir: &Path,
+    layout: ShardLayout,
+    recorded: &[ShardRecord],
+) -> Result<Vec<ShardRecord>, CacheError> {
+    let mut found = BTreeMap::new();
+    for record in recorded {
+        let shard_idx = manifest::shard_number(&record.file);
+        let shard_idx = shard_idx.filter(|&shard_idx| shard_idx >= layout.next_shard_idx());
+        if let Some(shard_idx) = shard_idx.filter(|_| layout.has_room(record.rows))
+            && record.is_sound(dir)?
+        {
+            found.insert(shard_idx, record.clone());
+        }
+    }
+    Ok(found.into_values().collect())
 }
 
 /// Contents of a shard file: tables measured on its rows, then each row encoded with them.

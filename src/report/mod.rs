@@ -18,7 +18,7 @@ pub use curve::{Curve, loss_curve_svg};
 pub use heat::sensitivity_svg;
 pub use quantization::{Picture, QuantizationCost};
 pub use removal::{Recovery, Removal};
-pub use table::{report_markdown, table_cells, terminal_table};
+pub use table::{card_cells, report_markdown, terminal_table};
 
 use crate::export::verify::Verification;
 use crate::files::{write_atomically, write_json};

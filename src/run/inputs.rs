@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::{RunContext, RunError, log_changed, log_done, wait_for_lock, while_locked};
+use serde_json::Value;
+
 use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
@@ -36,6 +38,7 @@ pub(super) fn prepare_data(
     let teacher = inputs.teacher.as_ref().map(Model::checkpoint);
     let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     let _lock = wait_for_lock(stage, context.stop)?; // another recipe may be making the same rows
+    stages.drop_damaged_data(hashes)?;
     files::remove_parts(&stage.dir)?;
     let tokenizer = inputs.tokenizer.as_ref();
     // A tokenizer without a separator may still belong to a model that names one.
@@ -58,7 +61,7 @@ pub(super) fn prepare_data(
     progress::log(&format!(
         "data: {how}, {train} training and {validation} validation tokens"
     ));
-    if !stage.is_done() {
+    if stage.artifact::<Value>()?.is_none() {
         stage.seal(&stage.dir, since.elapsed().as_secs_f64(), (), hashes)?;
     }
     Ok(data)
@@ -108,7 +111,9 @@ pub(super) fn capture_part(
         .dir
         .join(format!("part-{}-of-{}", part.part, part.of));
     for (name, rows) in [("train", &data.train), ("validation", &data.validation)] {
-        captured.capture(&dir.join(name), name, rows, data, Some(part))?;
+        while_locked(captured.stage, context.stop, || {
+            captured.capture(&dir.join(name), name, rows, data, Some(part))
+        })?;
     }
     Ok(Some(dir))
 }
@@ -215,6 +220,7 @@ impl<'a> Capture<'a> {
         let open = || {
             let cache = Cache::open(&dir, wanted)?;
             cache.check_shards(rows.num_rows(), hashes)?;
+            cache.remove_progress()?;
             Ok(cache)
         };
         let (stage, stop) = (self.stage, self.context.stop);

@@ -230,7 +230,7 @@ impl Run<'_> {
     /// Writes and verifies the exported folders, unless they exist; `student` is `None` if nothing else needed it.
     fn export(&self, student: Option<Student>) -> Result<Vec<Verification>, RunError> {
         let (plan, stage) = (self.plan, &self.stages.export);
-        if let Some(artifact) = stage.artifact::<Vec<Verification>>() {
+        if let Some(artifact) = stage.artifact::<Vec<Verification>>()? {
             log_done(stage);
             return Ok(artifact.result);
         }
@@ -253,7 +253,7 @@ impl Run<'_> {
             generation: &generation,
             tokenizer: &self.data.tokenizer,
             rows: &self.data.validation,
-            table: report::table_cells(&self.rows),
+            table: report::card_cells(&self.rows),
         };
         log_changed(stage);
         let partial = UnfinishedDir::create(&stage.dir)?;

@@ -41,7 +41,7 @@ impl Run<'_> {
         let (Some(model), Some(stage)) = (&self.stages.inputs.teacher, &self.stages.teacher) else {
             return Ok(());
         };
-        if let Some(artifact) = stage.artifact::<Measured>() {
+        if let Some(artifact) = stage.artifact::<Measured>()? {
             self.rows
                 .push(row("teacher", &artifact.result, artifact.secs));
             return Ok(());
@@ -74,7 +74,7 @@ impl Run<'_> {
         for (pass_idx, (pass, stage)) in
             self.plan.passes.iter().zip(&self.stages.passes).enumerate()
         {
-            if let Some(artifact) = stage.artifact::<Measured>() {
+            if let Some(artifact) = stage.artifact::<Measured>()? {
                 log_done(stage);
                 passes::discard(&stage.dir)?;
                 self.rows
@@ -341,7 +341,10 @@ fn picture(report: QuantizeReport, dir: &Path) -> Option<Picture> {
 /// Loss of the student before a pass: from the pass before, or measured first.
 fn loss_before(rows: &[&PassRow], pass_idx: usize, stage: &Stage) -> Option<f64> {
     let before = pass_idx.checked_sub(1).map(|before| rows[before].loss_nats);
-    let measured = || stage.artifact::<Measured>()?.result.loss_before_nats;
+    let measured = || {
+        let artifact = stage.artifact::<Measured>().ok()??;
+        artifact.result.loss_before_nats
+    };
     before.or_else(measured)
 }
 

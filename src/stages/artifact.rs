@@ -88,8 +88,20 @@ impl<T: Serialize> Artifact<T> {
 
 impl<T: DeserializeOwned> Artifact<T> {
     /// Reads the file of a folder, if it exists and its seal is intact.
-    pub(super) fn read(dir: &Path) -> Option<Self> {
-        let mut value: Value = files::read_json(&dir.join(ARTIFACT_FILE)).ok().flatten()?;
+    ///
+    /// A file that exists and cannot be read is an error: work of days would be done again, and replaced, because the system
+    /// was out of file handles for a moment.
+    pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
+        let path = dir.join(ARTIFACT_FILE);
+        match files::read(&path) {
+            Ok(bytes) => Ok(Self::unsealed(&bytes)),
+            Err(error) if is_other(&error) => Ok(None),
+            Err(error) => Err(with_path(error, &path)),
+        }
+    }
+
+    fn unsealed(bytes: &[u8]) -> Option<Self> {
+        let mut value: Value = serde_json::from_slice(bytes).ok()?;
         let seal = value.as_object_mut()?.shift_remove(SEAL)?;
         let is_whole = seal == files::hash_json(&value);
         serde_json::from_value(value).ok().filter(|_| is_whole)
@@ -151,7 +163,7 @@ pub(super) fn damage(dir: &Path, hashes: &Hashes) -> io::Result<Option<Damage>> 
         return Ok(None);
     }
     let damage = |file: &str, is_gone| Ok(Some(Damage::of(file, is_gone)));
-    let Some(artifact) = Artifact::<Value>::read(dir) else {
+    let Some(artifact) = Artifact::<Value>::read(dir)? else {
         return damage(ARTIFACT_FILE, false);
     };
     for record in &artifact.files {
@@ -177,7 +189,10 @@ fn is_other(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::LOOP.raw_os_error())
         || matches!(
             error.kind(),
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            io::ErrorKind::NotFound
+                | io::ErrorKind::NotADirectory
+                | io::ErrorKind::IsADirectory
+                | io::ErrorKind::InvalidInput // a pipe, a device, a link
         )
 }
 
@@ -229,7 +244,7 @@ mod tests {
             .map(|file| file.path.as_str())
             .collect();
         assert_eq!(paths, ["gguf/model.gguf", "student.safetensors"]);
-        let read = Artifact::<f64>::read(dir).unwrap();
+        let read = Artifact::<f64>::read(dir).unwrap().unwrap();
         assert_eq!(read.result.to_bits(), artifact.result.to_bits());
         fs::remove_file(dir.join("state-0000000007.safetensors")).unwrap();
         fs::remove_dir_all(dir.join("layers")).unwrap();
@@ -263,7 +278,7 @@ mod tests {
                 found(dir).unwrap(),
                 "its `artifact.json` was changed since it was written"
             );
-            assert!(Artifact::<f64>::read(dir).is_none());
+            assert!(Artifact::<f64>::read(dir).unwrap().is_none());
         }
     }
 }

@@ -169,13 +169,16 @@ impl Stage {
     }
 
     /// Artifact of a finished run of this stage, if it exists and is complete.
-    pub fn artifact<T: DeserializeOwned>(&self) -> Option<Artifact<T>> {
-        Artifact::read(&self.dir).filter(|artifact| artifact.key == self.key)
+    pub fn artifact<T: DeserializeOwned>(&self) -> io::Result<Option<Artifact<T>>> {
+        let artifact = Artifact::read(&self.dir)?;
+        Ok(artifact.filter(|artifact: &Artifact<T>| artifact.key == self.key))
     }
 
-    /// True if its artifact is complete.
+    /// True if its artifact is complete. Whatever replaces a stage that is not done reads the artifact itself, since one that
+    /// cannot be read may be complete.
     pub fn is_done(&self) -> bool {
-        self.artifact::<Value>().is_some()
+        self.artifact::<Value>()
+            .is_ok_and(|artifact| artifact.is_some())
     }
 
     /// True if its artifact is complete and, when the stages were named, all its files were as written.
@@ -210,9 +213,24 @@ impl Stage {
         }
     }
 
+    fn drop_artifact(&self) -> io::Result<()> {
+        let path = self.dir.join(ARTIFACT_FILE);
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        match removed {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(files::with_path(error, &path))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Looks for damage in the shards of the texts that a cache was captured for.
     fn with_whole_shards(self, hashes: &Hashes) -> io::Result<Self> {
-        let Some(captured) = self.artifact::<CapturedFor>() else {
+        let Some(captured) = self.artifact::<CapturedFor>()? else {
             return Ok(self);
         };
         let has_train = captured
@@ -401,7 +419,8 @@ impl Stages {
     /// True if the cache has all rows that this plan asks for.
     pub fn cache_is_done(&self) -> bool {
         let stage = self.cache.as_ref().filter(|stage| stage.damage.is_none());
-        let captured = stage.and_then(Stage::artifact::<CapturedFor>);
+        let captured = stage.map(Stage::artifact::<CapturedFor>);
+        let captured = captured.and_then(|artifact| artifact.ok().flatten());
         captured.is_some_and(|artifact| {
             let has = |key: &String| artifact.result.data_keys.contains(key);
             has(&self.data.key) || !self.captures_train && has(&self.validation_key())
@@ -413,15 +432,22 @@ impl Stages {
         let Some(stage) = self.cache.as_ref().filter(|_| !self.cache_is_done()) else {
             return Ok(());
         };
-        let before = stage.artifact::<CapturedFor>();
+        // What was damaged may have been mended for this plan alone.
+        let before = match stage.damage {
+            Some(_) => None,
+            None => stage.artifact::<CapturedFor>()?,
+        };
         let (mut captured, secs_before) = before.map_or_else(Default::default, |artifact| {
             (artifact.result, artifact.secs)
         });
-        captured.data_keys.push(if self.captures_train {
+        let key = if self.captures_train {
             self.data.key.clone()
         } else {
             self.validation_key()
-        });
+        };
+        if !captured.data_keys.contains(&key) {
+            captured.data_keys.push(key);
+        }
         stage.seal_in_place(secs_before + secs, captured)
     }
 
@@ -430,18 +456,25 @@ impl Stages {
         format!("{}{OF_VALIDATION}", self.data.key)
     }
 
-    /// Marks damaged artifacts as not done, so that they are made again.
+    /// Marks the damaged artifacts of the recipe's own folder as not done, so that they are made again. The caller holds the
+    /// lock on that folder.
     pub fn drop_damaged(&self) -> io::Result<()> {
-        for stage in self.all().filter(|stage| stage.damage.is_some()) {
-            let path = stage.dir.join(ARTIFACT_FILE);
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
-            removed.map_err(|error| files::with_path(error, &path))?;
+        let own = self.teacher.iter().chain(&self.passes);
+        let damaged = own.chain([&self.export]);
+        damaged
+            .filter(|stage| stage.damage.is_some())
+            .try_for_each(Stage::drop_artifact)
+    }
+
+    /// Marks the rows as not done if they are damaged. The caller holds the lock on their folder: until now, another run may
+    /// have made them again.
+    pub fn drop_damaged_data(&self, hashes: &Hashes) -> io::Result<()> {
+        match self.data.damage {
+            Some(_) if artifact::damage(&self.data.dir, hashes)?.is_some() => {
+                self.data.drop_artifact()
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Messages for each stage that has to run again, with the difference from an earlier run.

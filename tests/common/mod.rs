@@ -233,7 +233,9 @@ pub(crate) fn results(output: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             "tokenizer.json",
         ];
         let inside = path.parent().unwrap().to_string_lossy();
+        let is_exported = inside.contains("-export-") && name != "artifact.json";
         let is_kept = exact.contains(&name.as_ref())
+            || is_exported && name != "stage.json"
             || name.ends_with(".parquet")
             || name.starts_with("rows-");
         is_kept && !inside.contains("unfinished-")

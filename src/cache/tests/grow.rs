@@ -101,6 +101,44 @@ fn a_shard_that_is_lost_behind_what_is_wanted_is_no_reason_to_give_up_those_afte
 }
 
 #[test]
+fn a_capture_of_fewer_rows_that_mends_the_last_of_them_loses_none_of_the_others() {
+    let (whole, dir) = (tempdir().unwrap(), tempdir().unwrap());
+    let of = fingerprint();
+    let many = 4 * ROWS_PER_SHARD + 1;
+    build_rows(whole.path(), &of, many);
+    build_rows(dir.path(), &of, many);
+    change(&dir.path().join("shard-00001.parquet"), |bytes| {
+        bytes[99] ^= 1
+    });
+    // The last of six rows is in that shard, whose other rows are lost with it.
+    let mut writer = try_writer(dir.path(), &of, 6).unwrap();
+    assert_eq!(capture(&mut writer, &of, usize::MAX), [4, 5]);
+    writer.finish().unwrap();
+    let cache = open_for(dir.path(), &of, 6).unwrap();
+    assert_eq!(cache.manifest().num_rows, 6);
+    let waiting = cache.manifest().beyond.iter().map(|shard| &*shard.file);
+    let names = [
+        "shard-00002.parquet",
+        "shard-00003.parquet",
+        "shard-00004.parquet",
+    ];
+    assert_eq!(waiting.collect::<Vec<_>>(), names);
+    drop(cache);
+
+    // A capture that needs some of them, killed or not, keeps them, too; one that closes the gap takes them up.
+    let mut writer = try_writer(dir.path(), &of, 7).unwrap();
+    assert_eq!(capture(&mut writer, &of, usize::MAX), [6]);
+    drop(writer);
+    let writer = try_writer(dir.path(), &of, 6).unwrap();
+    writer.finish().unwrap();
+    let mut writer = try_writer(dir.path(), &of, 8).unwrap();
+    let captured = capture(&mut writer, &of, usize::MAX);
+    assert!(captured == [6, 7] || captured == [7], "{captured:?}");
+    writer.finish().unwrap();
+    assert!(contents(dir.path()) == contents(whole.path()));
+}
+
+#[test]
 fn rows_of_another_text_are_refused_and_left_alone() {
     let dir = tempdir().unwrap();
     let of = fingerprint();

@@ -211,6 +211,7 @@ fn shards_stay_in_order_when_their_numbers_get_longer() {
                 blake3: String::new(),
             })
             .collect(),
+        beyond: Vec::new(),
     };
     let manifests = [(Path::new("b"), manifest(2)), (Path::new("a"), manifest(1))];
     let files: Vec<&str> = shards_in_order(&manifests)
