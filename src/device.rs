@@ -40,6 +40,36 @@ pub enum DeviceError {
         /// The requested device.
         name: String,
     },
+    /// The system does not start the threads that compute.
+    #[error("the threads that compute cannot be started: {reason}")]
+    Threads {
+        /// Message of the system.
+        reason: String,
+    },
+}
+
+impl DeviceError {
+    /// Help, if the message does not contain it.
+    pub fn help(&self) -> Option<String> {
+        matches!(self, Self::Threads { .. }).then(|| {
+            "let this user have more processes and memory (`ulimit -u` and `ulimit -v` show the limits), or start fewer \
+             threads: `RAYON_NUM_THREADS=1 alambic ...`"
+                .to_owned()
+        })
+    }
+}
+
+/// Starts the threads that compute, which otherwise start at their first use and panic if they cannot.
+pub fn start_threads() -> Result<(), DeviceError> {
+    match rayon::ThreadPoolBuilder::new().build_global() {
+        Ok(()) => Ok(()),
+        Err(error) => match std::error::Error::source(&error) {
+            Some(reason) => Err(DeviceError::Threads {
+                reason: reason.to_string(),
+            }),
+            None => Ok(()), // they run already
+        },
+    }
 }
 
 /// Devices whose backend is linked into this binary.
@@ -160,9 +190,8 @@ fn first_of(
     name: &str,
     help: &'static str,
 ) -> Result<Device, DeviceError> {
-    let found = std::panic::catch_unwind(|| Device::enumerate(kind).into_vec());
+    let found = crate::panics::caught(|| Device::enumerate(kind).into_vec());
     found
-        .ok()
         .and_then(|devices| devices.into_iter().next())
         .ok_or(DeviceError::Absent {
             name: name.to_owned(),

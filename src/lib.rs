@@ -12,6 +12,8 @@
 // Leaves: they use nothing of the pipeline.
 pub mod allocator;
 
+pub mod panics;
+
 pub mod files;
 
 pub mod hashes;

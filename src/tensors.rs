@@ -28,6 +28,16 @@ pub enum TensorsError {
     },
 }
 
+impl TensorsError {
+    /// Damage of a file.
+    pub fn damaged(path: &Path, fact: impl Into<String>) -> Self {
+        Self::Damaged {
+            path: path.display().to_string(),
+            fact: fact.into(),
+        }
+    }
+}
+
 /// A weight that is NaN or infinite.
 #[derive(Debug, Clone, PartialEq, Error)]
 #[error("element {element_idx} of `{tensor}` is {value}: the checkpoint is damaged")]

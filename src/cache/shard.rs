@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -23,6 +22,7 @@ use super::shard_file::ShardFile;
 use super::tables::Tables;
 use super::{CacheError, Fingerprint};
 use crate::files::{self, with_path};
+use crate::panics;
 
 /// A shard; its footer and tables are loaded once the checksum is confirmed.
 #[derive(Debug)]
@@ -269,8 +269,8 @@ impl Shard {
         decode: impl FnOnce() -> Result<T, CacheError>,
     ) -> Result<T, CacheError> {
         // Any state that a panic leaves half done is local to `decode` and dropped with it.
-        let decoded = catch_unwind(AssertUnwindSafe(decode))
-            .unwrap_or_else(|_| Err(self.corrupt("makes the Parquet decoder panic".to_owned())));
+        let decoded = panics::caught(decode)
+            .unwrap_or_else(|| Err(self.corrupt("makes the Parquet decoder panic".to_owned())));
         let unread = |error| with_path(error, &self.path).into();
         decoded.map_err(|fault| file.take_fault().map_or(fault, unread))
     }

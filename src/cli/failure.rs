@@ -93,7 +93,10 @@ impl From<RecipeFaults> for Failure {
 
 impl From<DeviceError> for Failure {
     fn from(error: DeviceError) -> Self {
-        Self::input("device", &error)
+        match error {
+            DeviceError::Threads { .. } => Self::input("device/threads", &error).help(error.help()),
+            error => Self::input("device", &error),
+        }
     }
 }
 
@@ -201,7 +204,7 @@ impl From<RunError> for Failure {
             error @ RunError::NotFinite { .. } => {
                 Self::run("run/not-finite", &error).help(Some(OVERFLOW.to_owned()))
             }
-            RunError::Student(error) => Self::run("student", &error).help(error.help()),
+            RunError::Student(error) => Self::input("student", &error).help(error.help()),
             RunError::Pass(
                 error @ (PassError::Interrupted { .. }
                 | PassError::Fit(FitError::Interrupted { .. })),

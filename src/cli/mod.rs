@@ -18,7 +18,7 @@ pub use failure::Failure;
 
 use crate::cache::CachePart;
 use crate::shell::quoted;
-use crate::{files, progress};
+use crate::{device, files, progress};
 
 /// Version, commit of the source if it is known, and the Cargo features of this binary.
 pub const VERSION: &str = packaging::VERSION;
@@ -313,6 +313,13 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         out,
         json: cli.json,
     };
+    let only_prints = matches!(
+        cli.command,
+        Command::Schema | Command::Completions { .. } | Command::Man { .. }
+    );
+    if !only_prints {
+        device::start_threads()?;
+    }
     match &cli.command {
         Command::New(args) => new::new(args, &mut output),
         Command::Run(args) => commands::run(args, &mut output),

@@ -1,6 +1,7 @@
 //! Conversion of text to token rows.
 
 mod batch;
+mod bounds;
 mod chat_templates;
 mod fault;
 mod jsonl;

@@ -1,10 +1,8 @@
 //! Conversion of text to token ids and back.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -15,12 +13,14 @@ use tokenizers::{
 };
 
 use super::TextStream;
+use super::bounds::{AddedToken as WrittenToken, TokenizerFile};
 use super::special_tokens::{
     END_OF_TEXT, END_OF_TEXT_NAMES, default_config, end_of_text, round_text,
 };
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
+use crate::panics;
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 
@@ -184,6 +184,8 @@ impl Tokenizer {
             path: path.to_path_buf(),
             reason,
         };
+        let file = TokenizerFile::parse(&bytes, path)?;
+        file.check(path)?;
         let mut round = [None; 2];
         let inner = guard("", || {
             let mut inner = tokenizers::Tokenizer::from_bytes(&bytes)?;
@@ -205,7 +207,7 @@ impl Tokenizer {
             TokenizerError::Library { reason, .. } => not_a_tokenizer(reason),
             other => other,
         })?;
-        check_added_tokens(&inner, &bytes, path)?;
+        check_added_tokens(&inner, file.added_tokens, path)?;
         let largest_id = inner.get_vocab(true).into_values().max();
         let largest_id = largest_id.ok_or_else(|| not_a_tokenizer("it has no tokens".into()))?;
         let end_of_text = end_of_text(&inner);
@@ -325,15 +327,15 @@ impl Tokenizer {
     }
 }
 
-/// Runs the library and catches its panics (for a merge longer than every token, a prefix longer than a merge).
-fn guard<T>(
+/// Runs the library and catches its panics, of which it has several for files that contradict themselves.
+pub(super) fn guard<T>(
     doing: &'static str,
     run: impl FnOnce() -> tokenizers::Result<T>,
 ) -> Result<T, TokenizerError> {
-    let reason = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the tokenizers library panicked on it".to_owned(),
+    let reason = match panics::caught(run) {
+        Some(Ok(value)) => return Ok(value),
+        Some(Err(error)) => error.to_string(),
+        None => "the tokenizers library panicked on it".to_owned(),
     };
     Err(TokenizerError::Library { doing, reason })
 }
@@ -341,25 +343,10 @@ fn guard<T>(
 /// Checks the ids of added tokens: the library renumbers them and only warns if the file has others.
 fn check_added_tokens(
     inner: &tokenizers::Tokenizer,
-    bytes: &[u8],
+    written: Vec<WrittenToken>,
     path: &Path,
 ) -> Result<(), TokenizerError> {
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        added_tokens: Vec<Added>,
-    }
-    #[derive(Deserialize)]
-    struct Added {
-        id: u32,
-        content: String,
-    }
-    let file: File =
-        serde_json::from_slice(bytes).map_err(|error| TokenizerError::NotATokenizer {
-            path: path.to_path_buf(),
-            reason: error.to_string(),
-        })?;
-    for added in file.added_tokens {
+    for added in written {
         if let Some(given) = inner.token_to_id(&added.content)
             && given != added.id
         {

@@ -44,6 +44,12 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
+    /// Largest size that is read back: far above any published model, and no product of two overflows.
+    pub const MAX_SIZE: usize = 1 << 24;
+
+    /// Most layers that are read.
+    pub const MAX_LAYERS: usize = 1 << 12;
+
     /// Facts of its family.
     pub fn family(&self) -> &'static Family {
         self.architecture.family()
@@ -64,6 +70,43 @@ impl DecoderConfig {
                 .collect(),
             ..self.clone()
         }
+    }
+
+    /// What no decoder can have, for a config that does not come from [`DecoderConfig::from_json`]: a size of 0 or
+    /// beyond [`DecoderConfig::MAX_SIZE`], heads that do not divide, lists of another length.
+    pub fn fault(&self) -> Option<String> {
+        let sizes = [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("intermediate_size", self.intermediate_size),
+            ("num_hidden_layers", self.num_hidden_layers),
+            ("num_attention_heads", self.num_attention_heads),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("query_pre_attn_scalar", self.query_pre_attn_scalar),
+        ];
+        let is_size = |size: usize| (1..=Self::MAX_SIZE).contains(&size);
+        if let Some((key, size)) = sizes.into_iter().find(|&(_, size)| !is_size(size)) {
+            return Some(format!("`{key}` is {size}"));
+        }
+        let (heads, groups) = (self.num_attention_heads, self.num_key_value_heads);
+        let layers = self.num_hidden_layers;
+        let num_types = self.layer_types.len();
+        let ropes = [Some(&self.rope), self.local_rope.as_ref()];
+        let rope = ropes.into_iter().flatten();
+        let faults = [
+            (!heads.is_multiple_of(groups)).then(|| format!("{heads} heads share {groups}")),
+            (!self.head_dim.is_multiple_of(2)).then(|| format!("`head_dim` is {}", self.head_dim)),
+            (num_types != layers).then(|| format!("{num_types} `layer_types` for {layers} layers")),
+        ];
+        if layers > Self::MAX_LAYERS {
+            return Some(format!("`num_hidden_layers` is {layers}"));
+        }
+        let mut faults = faults.into_iter().flatten();
+        faults.next().or_else(|| {
+            let mut faults = rope.filter_map(|rope| rope.fault(self.head_dim));
+            faults.next()
+        })
     }
 
     /// Settings of attention in a layer.
@@ -142,6 +185,26 @@ impl Rope {
             theta,
             scaling: RopeScaling::Default,
             rotary_dims: None,
+        }
+    }
+
+    /// What rotary positions of a head of `head_dim` dimensions cannot have.
+    fn fault(&self, head_dim: usize) -> Option<String> {
+        let dims = self.dims(head_dim);
+        if !(2..=head_dim).contains(&dims) || !dims.is_multiple_of(2) {
+            return Some(format!("{dims} of {head_dim} dimensions are rotated"));
+        }
+        let pairs = dims / 2;
+        match &self.scaling {
+            RopeScaling::LongRope {
+                short_factor,
+                long_factor,
+                ..
+            } => [short_factor, long_factor]
+                .into_iter()
+                .find(|factors| factors.len() != pairs)
+                .map(|factors| format!("{} factors for {pairs} pairs", factors.len())),
+            _ => None,
         }
     }
 

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{FixedScales, STUDENT_FILE, Student, StudentError};
 use crate::kernels::grid::Grid;
-use crate::model::{Decoder, DecoderConfig, ParameterKind, Scheme, Schemes};
-use crate::tensors::{self, NotFinite};
+use crate::model::{
+    Decoder, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
+};
+use crate::tensors::{self, NotFinite, TensorsError};
 
 #[derive(Serialize, Deserialize)]
 struct StudentFacts {
@@ -62,7 +64,8 @@ impl Student {
         tensors::save(&dir.join(STUDENT_FILE), &matrices, &facts)
     }
 
-    /// Reads the file of [`Student::save`] and checks that every number is finite.
+    /// Reads the file of [`Student::save`]. Every number is finite, and all that is beside the weights fits them: what
+    /// has the right checksum need not come from [`Student::save`].
     pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
         let path = dir.join(STUDENT_FILE);
         let (mut matrices, mut facts): (_, StudentFacts) = tensors::load(&path, device)?;
@@ -71,6 +74,17 @@ impl Student {
                 let path = path.display().to_string();
                 StudentError::NotFinite { path, source }
             })?;
+        }
+        let damaged = |fact: String| StudentError::from(TensorsError::damaged(&path, fact));
+        if let Some(fault) = facts.config.fault() {
+            return Err(damaged(format!("no decoder has this config: {fault}")));
+        }
+        let num_runs = facts
+            .config
+            .num_hidden_layers
+            .saturating_mul(facts.layer_repeats);
+        if !(1..=DecoderConfig::MAX_LAYERS).contains(&num_runs) {
+            return Err(damaged(format!("{num_runs} layers would run")));
         }
         let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
         let mut schemes = Schemes::new();
@@ -100,7 +114,11 @@ impl Student {
                     }
                 })
         })?;
-        Ok(Self {
+        let left = matrices.into_keys().chain(facts.schemes.into_keys()).next();
+        if let Some(name) = left {
+            return Err(damaged(format!("`{name}` belongs to no weight of it")));
+        }
+        let student = Self {
             decoder,
             masks,
             schemes,
@@ -109,8 +127,59 @@ impl Student {
             layer_repeats: facts.layer_repeats,
             adapter: None,
             projections: Vec::new(),
+        };
+        match student.misfit() {
+            Some(fact) => Err(damaged(fact)),
+            None => Ok(student),
+        }
+    }
+
+    /// The first mask, scheme or scale that its weight cannot have.
+    fn misfit(&self) -> Option<String> {
+        let specs = parameter_specs(&self.decoder.config);
+        specs.into_iter().find_map(|spec| {
+            let ParameterSpec {
+                id, name, shape, ..
+            } = spec;
+            if let Some(fault) = self.masks.get(&id).and_then(|mask| mask_fault(mask, shape)) {
+                return Some(format!("the mask of `{name}` {fault}"));
+            }
+            let kept = self.scales.get(&id);
+            let Some(scheme) = self.schemes.get(&id) else {
+                return kept.map(|_| format!("`{name}` has scales, and no grid"));
+            };
+            let levels = [Some(scheme.weight.levels), scheme.input];
+            if levels
+                .into_iter()
+                .flatten()
+                .any(|levels| !(2..=8).contains(&levels.bits()))
+            {
+                return Some(format!("`{name}` is on a grid of {scheme}"));
+            }
+            if !scheme.weight.divides(shape[1]) {
+                return Some(format!(
+                    "`{name}` of shape {shape:?} is on a grid of {scheme}"
+                ));
+            }
+            let is_unfit = kept.is_some_and(|kept| !kept.fits(&scheme.weight, shape));
+            is_unfit.then(|| format!("the scales or zeros of `{name}` are not those of {scheme}"))
         })
     }
+}
+
+/// What a mask of a weight of this shape cannot be; the rest of the sentence.
+pub(crate) fn mask_fault(mask: &Tensor<2>, shape: [usize; 2]) -> Option<String> {
+    if mask.dims() != shape {
+        return Some(format!(
+            "has shape {:?}, and the weight {shape:?}",
+            mask.dims()
+        ));
+    }
+    let values = tensors::to_vec(mask);
+    let other = values
+        .into_iter()
+        .find(|&value| value != 0.0 && value != 1.0);
+    other.map(|value| format!("holds {value}, which is neither 0 nor 1"))
 }
 
 fn mask_name(name: &str) -> String {

@@ -17,6 +17,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 pub use self::adapter::{Adapter, is_target};
+pub(crate) use self::disk::mask_fault;
 pub use self::from_teacher::{NoSuchPart, PartSelection, check_parts, part_of_teacher};
 pub use self::importance::{Importance, run_influence};
 pub(crate) use self::plan::{

@@ -58,6 +58,16 @@ impl FixedScales {
         Some(Self::new(scales, zeros))
     }
 
+    /// True if there is a scale for each group of a weight of this shape, and a zero where the grid has them.
+    pub fn fits(&self, grid: &Grid, [rows, columns]: [usize; 2]) -> bool {
+        let groups = grid.group_size.map_or(1, |size| columns / size.max(1));
+        let is_whole = |matrix: &Tensor<2>| matrix.dims() == [rows, groups];
+        let has_zeros = self.zeros.is_some();
+        is_whole(&self.first)
+            && self.zeros.as_ref().is_none_or(is_whole)
+            && has_zeros == grid.levels.has_zeros()
+    }
+
     /// Scales at the start of training.
     pub fn first(&self) -> Tensor<2> {
         self.first.clone()

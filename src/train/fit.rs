@@ -13,7 +13,7 @@ use super::hidden::TeacherAlong;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{clip, global_norm};
 use super::pending_losses::{PendingLosses, Reading, UnsoundStep, largest_weight};
-use super::state::{self, States, Training};
+use super::state::{self, StateError, States, Training};
 use super::{FitError, MetricsLog, check_number, learning_rate};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
@@ -111,6 +111,13 @@ pub fn fit_with(
         change.resume(&mut training);
     }
     let start = training.optimizer.num_updates;
+    if start > plan.steps {
+        return Err(FitError::State(StateError::Past {
+            path: state::newest(dir).unwrap_or_else(|| dir.to_path_buf()),
+            found: start,
+            steps: plan.steps,
+        }));
+    }
 
     let order = BatchOrder::new(
         context.seed,

@@ -16,7 +16,7 @@ use crate::difference::Difference;
 use crate::files::with_path;
 use crate::model::{DecoderConfig, parameter_specs};
 use crate::progress;
-use crate::student::{Student, TrainedSpec};
+use crate::student::{Student, TrainedSpec, mask_fault};
 use crate::tensors::{self, TensorsError};
 use crate::train::FitPlan;
 
@@ -110,6 +110,16 @@ pub enum StateError {
         /// Key of this pass.
         wanted: String,
     },
+    /// It is past the end of the pass.
+    #[error("{} is the training state after {found} updates, and the pass has {steps}", path.display())]
+    Past {
+        /// The file.
+        path: PathBuf,
+        /// Updates that it names.
+        found: usize,
+        /// Steps of the pass.
+        steps: usize,
+    },
 }
 
 impl StateError {
@@ -121,10 +131,12 @@ impl StateError {
                 "delete `{}` to start the pass again, or finish it with the version of alambic that started it",
                 path.display()
             )),
-            Self::Architecture { path, .. } | Self::Pass { path, .. } => Some(format!(
-                "the file was moved here by hand: move `{}` back, or delete it to start the pass again",
-                path.display()
-            )),
+            Self::Architecture { path, .. } | Self::Pass { path, .. } | Self::Past { path, .. } => {
+                Some(format!(
+                    "the file was moved here by hand: move `{}` back, or delete it to start the pass again",
+                    path.display()
+                ))
+            }
         }
     }
 }
@@ -266,11 +278,25 @@ impl States<'_> {
         let mut began = BTreeMap::new();
         for spec in parameter_specs(&like.decoder.config) {
             let mask = matrices.remove(&format!("mask.{}", spec.name));
-            let mask = mask.filter(|mask| mask.dims() == spec.shape);
+            let fault = mask.as_ref().and_then(|mask| mask_fault(mask, spec.shape));
+            if let Some(fault) = fault {
+                let fact = format!("the mask of `{}` {fault}", spec.name);
+                return Err(TensorsError::damaged(path, fact).into());
+            }
             student.masks.extend(mask.map(|mask| (spec.id, mask)));
             let first = matrices.remove(&format!("began.{}", spec.name));
             let shape = like.scales.get(&spec.id).map(|scale| scale.first().dims());
-            let first = first.filter(|first| Some(first.dims()) == shape);
+            let shapes = [first.as_ref().map(|first| first.dims()), shape];
+            if let [Some(first), Some(kept)] = shapes
+                && first != kept
+            {
+                let fact = format!(
+                    "the first scales of `{}` have shape {first:?}, not {kept:?}",
+                    spec.name
+                );
+                return Err(TensorsError::damaged(path, fact).into());
+            }
+            let first = first.filter(|_| shape.is_some());
             began.extend(first.map(|first| (spec.id, first)));
         }
         student.begin_scales(&began);
@@ -301,8 +327,8 @@ impl States<'_> {
                 found,
             });
         }
-        let facts: StateFacts =
-            serde_json::from_value(facts).map_err(|error| damaged(path, error.to_string()))?;
+        let facts: StateFacts = serde_json::from_value(facts)
+            .map_err(|error| TensorsError::damaged(path, error.to_string()))?;
         if let Some(difference) = Difference::first(&json!(facts.config), &json!(config)) {
             let key = difference.path.join(".");
             return Err(StateError::Architecture {
@@ -316,6 +342,10 @@ impl States<'_> {
                 found: facts.made_by,
                 wanted: self.made_by.to_owned(),
             });
+        }
+        if *path != file(self.dir, STATE_PREFIX, facts.num_updates) {
+            let fact = format!("it is the state after {} updates", facts.num_updates);
+            return Err(TensorsError::damaged(path, fact).into());
         }
         Ok(facts)
     }
@@ -421,14 +451,7 @@ fn take(
         let fact = || format!("no matrix `{name}` of shape {:?}", spec.shape);
         matrix
             .filter(|matrix| matrix.dims() == spec.shape)
-            .ok_or_else(|| damaged(path, fact()))
+            .ok_or_else(|| TensorsError::damaged(path, fact()))
     };
     trained.iter().map(one).collect()
-}
-
-fn damaged(path: &Path, fact: String) -> TensorsError {
-    TensorsError::Damaged {
-        path: path.display().to_string(),
-        fact,
-    }
 }

@@ -1,11 +1,13 @@
 //! Training states: what they hold, which are kept, and which are refused.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use alambic::files::write_atomically;
-use alambic::model::DecoderConfig;
-use alambic::student::Student;
+use alambic::kernels::grid::Grid;
+use alambic::model::{DecoderConfig, Scheme};
+use alambic::student::{STUDENT_FILE, Student};
 use alambic::tensors::{self, to_vec};
 use alambic::train::Validation;
 use alambic::train::optim::AdamW;
@@ -255,4 +257,152 @@ fn the_one_state_file_of_the_first_version_is_refused_and_not_passed_over() {
         error,
         Err(StateError::Version { found: 1, path }) if path == old
     ));
+}
+
+/// Writes a file of matrices anew, checksum and all, after a change of its matrices and facts.
+fn anew(path: &Path, change: impl FnOnce(&mut BTreeMap<String, Tensor<2>>, &mut Value)) {
+    let (mut matrices, mut facts): (_, Value) = tensors::load(path, &device()).unwrap();
+    change(&mut matrices, &mut facts);
+    let matrices: Vec<_> = matrices.into_iter().collect();
+    tensors::save(path, &matrices, &facts).unwrap();
+}
+
+/// A change of a student's matrices and facts, and what is told of it.
+type Misfit = (
+    fn(&mut BTreeMap<String, Tensor<2>>, &mut Value),
+    &'static str,
+);
+
+const UP: &str = "model.layers.0.mlp.up_proj.weight";
+
+#[test]
+fn a_mask_of_another_shape_in_a_state_with_a_new_checksum_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let masked = States {
+        has_masks: true,
+        ..states(dir.path())
+    };
+    let mut training = state(3);
+    let mut weights = training.student.decoder.parameters().into_iter();
+    let (spec, up) = weights.find(|(spec, _)| spec.name == UP).unwrap();
+    training.student.masks.insert(spec.id, up.ones_like());
+    let load = || masked.load(&given(true));
+    masked.save(&training).unwrap();
+    assert_eq!(load().unwrap().unwrap().student.masks.len(), 1);
+    let cases: [(fn() -> Tensor<2>, &str); 3] = [
+        (
+            || Tensor::ones([16, 32], &device()),
+            "has shape [16, 32], and the weight [32, 16]",
+        ),
+        (
+            || Tensor::ones([1, 1], &device()),
+            "has shape [1, 1], and the weight [32, 16]",
+        ),
+        (
+            || Tensor::full([32, 16], 0.5, &device()),
+            "holds 0.5, which is neither 0 nor 1",
+        ),
+    ];
+    for (mask, told) in cases {
+        masked.save(&training).unwrap();
+        anew(&path(dir.path(), 3), |matrices, _| {
+            matrices.insert(format!("mask.{UP}"), mask()).unwrap();
+        });
+        let error = load().unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("the mask of `{UP}` {told}")),
+            "{error}"
+        );
+    }
+    masked.save(&training).unwrap();
+    anew(&path(dir.path(), 3), |_, facts| {
+        facts["num_updates"] = json!(u64::MAX);
+    });
+    let error = load().unwrap_err().to_string();
+    let told = "it is the state after 18446744073709551615 updates";
+    assert!(error.contains(told), "{error}");
+}
+
+#[test]
+fn a_student_with_a_new_checksum_is_refused_if_anything_does_not_fit_its_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut student = student(1);
+    let grid = Grid::asymmetric(4, Some(8));
+    for (spec, weight) in student.decoder.parameters() {
+        if spec.name == UP {
+            student.masks.insert(spec.id, weight.ones_like());
+            let scheme = Scheme {
+                weight: grid,
+                input: None,
+            };
+            student.schemes.insert(spec.id, scheme);
+            let scaling = grid.scaling(weight);
+            student.scales.insert(spec.id, scaling.into());
+        }
+    }
+    let file = dir.path().join(STUDENT_FILE);
+    student.save(dir.path()).unwrap();
+    Student::load(dir.path(), &device()).unwrap();
+    let cases: [Misfit; 12] = [
+        (
+            |matrices, _| drop(matrices.insert(format!("mask.{UP}"), ones([16, 32]))),
+            "has shape [16, 32], and the weight [32, 16]",
+        ),
+        (
+            |matrices, _| drop(matrices.insert("mask.lm_head.weight".into(), ones([1, 1]))),
+            "the mask of `lm_head.weight` has shape [1, 1]",
+        ),
+        (
+            |matrices, _| drop(matrices.insert(format!("{UP}_scale"), ones([32, 3]))),
+            "are not those of int4 asymmetric, groups of 8",
+        ),
+        (
+            |matrices, _| drop(matrices.insert(format!("{UP}_zero"), ones([16, 2]))),
+            "are not those of int4 asymmetric, groups of 8",
+        ),
+        (
+            |matrices, _| drop(matrices.remove(&format!("{UP}_zero"))),
+            "are not those of int4 asymmetric, groups of 8",
+        ),
+        (
+            |matrices, _| drop(matrices.insert("mask.lost".into(), ones([1, 1]))),
+            "`mask.lost` belongs to no weight of it",
+        ),
+        (
+            |_, facts| facts["schemes"][UP]["weight"]["group_size"] = json!(0),
+            "is on a grid of int4 asymmetric, groups of 0",
+        ),
+        (
+            |_, facts| {
+                facts["schemes"][UP]["weight"]["levels"] = json!({ "symmetric": { "bits": 40 } });
+            },
+            "is on a grid of int40, groups of 8",
+        ),
+        (
+            |_, facts| facts["schemes"]["lost"] = facts["schemes"][UP].clone(),
+            "`lost` belongs to no weight of it",
+        ),
+        (
+            |_, facts| facts["config"]["layer_types"] = json!([]),
+            "no decoder has this config: 0 `layer_types` for 1 layers",
+        ),
+        (
+            |_, facts| facts["config"]["num_hidden_layers"] = json!(1_u64 << 40),
+            "no decoder has this config: `num_hidden_layers` is 1099511627776",
+        ),
+        (
+            |_, facts| facts["layer_repeats"] = json!(1_u64 << 40),
+            "1099511627776 layers would run",
+        ),
+    ];
+    for (change, told) in cases {
+        student.save(dir.path()).unwrap();
+        anew(&file, change);
+        let error = Student::load(dir.path(), &device()).unwrap_err();
+        assert!(error.to_string().contains(told), "no `{told}` in: {error}");
+    }
+}
+
+fn ones(shape: [usize; 2]) -> Tensor<2> {
+    Tensor::ones(shape, &device())
 }

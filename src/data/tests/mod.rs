@@ -1,5 +1,6 @@
 //! Tests of the data stage that are too long for its modules.
 
+mod bounds;
 mod gguf;
 mod prepare;
 mod source;

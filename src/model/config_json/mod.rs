@@ -83,7 +83,7 @@ impl DecoderConfig {
         let hidden_size = required_size(json, "hidden_size", 1 << 17)?;
         let num_attention_heads = required_size(json, "num_attention_heads", 1 << 12)?;
         let num_key_value_heads = num_key_value_heads(json, num_attention_heads, defaults)?;
-        let num_hidden_layers = required_size(json, "num_hidden_layers", 1 << 12)?;
+        let num_hidden_layers = required_size(json, "num_hidden_layers", Self::MAX_LAYERS)?;
         let head_dim = head_dim(json, defaults.head_dim, hidden_size, num_attention_heads)?;
         let max_position_embeddings = size(json, "max_position_embeddings", 1 << 30)?
             .unwrap_or(defaults.max_position_embeddings);

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::files::with_path;
-use crate::model::{Decoder, ParameterSpec, WeightId, parameter_specs};
+use crate::model::{Decoder, ParameterSpec, Schemes, WeightId, parameter_specs};
 use crate::progress;
 use crate::student::FixedScales;
 use crate::tensors::{self, TensorsError};
@@ -68,6 +68,7 @@ impl FinishedLayers<'_> {
         &self,
         layer: usize,
         decoder: &Decoder,
+        schemes: &Schemes,
     ) -> io::Result<Option<FinishedLayer>> {
         let path = self.file(layer);
         if !path.exists() {
@@ -77,7 +78,7 @@ impl FinishedLayers<'_> {
         let specs: Vec<_> = specs.filter(|spec| spec.id.layer == Some(layer)).collect();
         let unusable = match tensors::load::<LayerFacts>(&path, &decoder.device()) {
             Ok((matrices, facts)) if facts.key == self.key && facts.layer == layer => {
-                match taken(&specs, matrices) {
+                match taken(&specs, schemes, matrices) {
                     Some(finished) => return Ok(Some(finished)),
                     None => format!("{}: not the tensors of layer {layer}", path.display()),
                 }
@@ -113,9 +114,10 @@ pub(crate) fn is_of_finished_layers(inside: &Path) -> bool {
     inside == Path::new(FOLDER)
 }
 
-/// The layer, if all its weights are there and nothing else.
+/// The layer, if all its weights are there and nothing else, with scales that fit their grids.
 fn taken(
     specs: &[ParameterSpec],
+    schemes: &Schemes,
     mut matrices: BTreeMap<String, Tensor<2>>,
 ) -> Option<FinishedLayer> {
     let (mut weights, mut scales) = (BTreeMap::new(), BTreeMap::new());
@@ -126,6 +128,10 @@ fn taken(
         }
         weights.insert(spec.id, weight);
         if let Some(kept) = FixedScales::take(&spec.name, &mut matrices) {
+            let grid = schemes.get(&spec.id)?.weight;
+            if !kept.fits(&grid, spec.shape) {
+                return None;
+            }
             scales.insert(spec.id, kept);
         }
     }

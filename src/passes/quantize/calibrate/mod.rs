@@ -100,7 +100,7 @@ pub(super) fn calibrate(
     let mut num_resumed = 0;
     while let Some(layer) = sweep.layer() {
         if num_resumed == layer
-            && let Some(read) = finished.read(layer, sweep.decoder())?
+            && let Some(read) = finished.read(layer, sweep.decoder(), &grids.schemes)?
         {
             num_resumed += 1;
             sweep.replace(|spec, weight| read.weights.get(&spec.id).cloned().unwrap_or(weight));
