@@ -407,6 +407,58 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_refuses_what_the_texts_begin_with_as_a_run_does_and_neither_leaves_a_folder() {
+        let workshop = Workshop::new();
+        let rows = "{\"messages\": []}\n".repeat(200);
+        workshop.write("text/rows.jsonl", rows.as_bytes());
+        workshop.write("text/table.jsonl", b"PAR1\x15\x04\x15");
+        workshop.write("text/empty.txt", b"");
+        workshop.write("more/a.txt", b"some text");
+        workshop.write("more/table.csv", b"some,text");
+        for (file, told) in [
+            (
+                "rows.jsonl",
+                "rows.jsonl: 200 lines without `text`, the first is line 1; they have `messages`",
+            ),
+            (
+                "table.jsonl",
+                "table.jsonl: a Parquet file, not text; write its texts as lines of `.jsonl`",
+            ),
+            (
+                "empty.txt",
+                "empty.txt`: 1 `.txt` and `.jsonl` files, none with text",
+            ),
+        ] {
+            let set = format!("data.train=[text/{file}]");
+            assert_refused(
+                &workshop,
+                &[&set],
+                &["error[data]: train text: ", told, "--> command line:1:"],
+            );
+        }
+        let set = "data.validation=[more]";
+        let told = "note: 1 file in `";
+        let passed_over = "more` is passed over, neither `.txt` nor `.jsonl`: `table.csv`";
+        let plan = workshop.done(&["plan", "chain.yaml", "--set", set]).stdout;
+        assert!(plan.contains(told) && plan.contains(passed_over), "{plan}");
+
+        // A fault that only the whole text shows: there is nothing to keep, so there is no folder.
+        let late = format!(
+            "{}{{\"text\":",
+            "{\"text\": \"a good line\"}\n".repeat(5_000)
+        );
+        workshop.write("text/late.jsonl", late.as_bytes());
+        let set = "data.train=[text/late.jsonl]";
+        workshop.done(&["plan", "chain.yaml", "--set", set]);
+        workshop.fails(
+            &["run", "chain.yaml", "--set", set],
+            2,
+            &["late.jsonl:5001: not JSON at column 8"],
+        );
+        assert!(!workshop.path("out").exists());
+    }
+
+    #[test]
     fn text_that_is_not_utf_8_is_refused_with_path_and_byte() {
         let workshop = Workshop::new();
         workshop.write("text/latin.txt", b"caf\xe9");

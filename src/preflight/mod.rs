@@ -10,7 +10,7 @@ use rustix::fs::{Access, access, statvfs};
 
 use crate::cache::SupportPlan;
 use crate::checkpoint::CheckpointError;
-use crate::data::{TokenizerError, TokenizerPlan, TrainTokenizer};
+use crate::data::{DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
@@ -45,7 +45,10 @@ pub fn check(
             preflight.model(key, path, outcome, &mut notes)
         })
         .transpose();
-    let mut faults: Vec<RecipeFaults> = preflight.output().err().into_iter().collect();
+    let [train, validation] =
+        [Split::Train, Split::Validation].map(|split| preflight.text(split, &mut notes));
+    let checks = [preflight.output(), train, validation];
+    let mut faults: Vec<RecipeFaults> = checks.into_iter().filter_map(Result::err).collect();
     match teacher {
         Err(fault) => faults.push(fault),
         Ok(teacher) => {
@@ -184,6 +187,28 @@ impl Preflight<'_> {
                 Diagnostic::new("run/read-only", fact).help("name another folder in `output`");
             self.fault("output", "runs and caches are written here", fault)
         })
+    }
+
+    /// Refuses a text whose files begin with what the data stage would refuse. Notes files that it would pass over.
+    fn text(&self, split: Split, notes: &mut Vec<String>) -> Result<(), RecipeFaults> {
+        let paths = match split {
+            Split::Train => &self.plan.data.train,
+            Split::Validation => &self.plan.data.validation,
+        };
+        let passed_over = look_at(paths).map_err(|source| {
+            let key = format!("data.{split}");
+            let help = source.help(&key).unwrap_or_default();
+            let error = DataError::Source { split, source };
+            let fault = Diagnostic::new("data", error.to_string()).help(help);
+            self.fault(&key, "these texts", fault)
+        })?;
+        let told = passed_over.iter().map(ToString::to_string);
+        for note in told {
+            if !notes.contains(&note) {
+                notes.push(note); // both texts may be of one folder
+            }
+        }
+        Ok(())
     }
 
     fn model<'b>(

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use super::{RunContext, RunError, log_changed, log_done, wait_for_lock, while_locked};
 use serde_json::Value;
 
+use super::lock::{wait_for_lock, while_locked};
+use super::{RunContext, RunError, log_changed, log_done};
 use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,

@@ -1,20 +1,21 @@
 //! The pipeline: decides which stages are done, resumed or run.
 
 mod inputs;
+mod lock;
 mod passes;
 
 use std::fmt::Write as _;
-use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use burn::tensor::Device;
 use serde_json::Map;
 use thiserror::Error;
 
 use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
+pub(crate) use self::lock::{FolderLock, lock};
 use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
@@ -22,7 +23,7 @@ use crate::data::{DataError, Prepared, TokenRows};
 use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
-use crate::files::{self, UnfinishedDir, with_path};
+use crate::files::{self, UnfinishedDir};
 use crate::hashes::Hashes;
 use crate::opened::{Opened, copied_tokenizer};
 use crate::passes::PassError;
@@ -30,14 +31,11 @@ use crate::plan::{self, Plan};
 use crate::recipe::RecipeFaults;
 use crate::report::{self, Curve, PassRow, QuantizationCost, RunReport};
 use crate::shell::quoted;
-use crate::stages::{LOCK_FILE, Model, Stage, Stages, StagesError};
+use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentPlan};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
 use crate::{memory, preflight, progress};
-
-/// Pause between two attempts at a lock that another process holds.
-const LOCK_POLL: Duration = Duration::from_millis(100);
 
 /// Settings of a run beside its plan.
 pub struct RunContext<'a> {
@@ -93,6 +91,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     let stages = Stages::of(plan, opened, &hashes)?;
     check_room(plan, &stages, &estimate(plan, &stages), context)?;
     let _lock = begin(&stages)?;
+    let _begun = Begun(&stages);
     check_student(plan, &stages)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
@@ -140,11 +139,20 @@ fn save(hashes: &Hashes) {
 }
 
 /// Locks the recipe's folder for this process, and marks damaged artifacts in it as not done.
-fn begin(stages: &Stages) -> Result<File, RunError> {
+fn begin(stages: &Stages) -> Result<FolderLock, RunError> {
     let lock = lock(&stages.run_dir)?;
     files::remove_parts(&stages.run_dir)?;
     stages.drop_damaged()?;
     Ok(lock)
+}
+
+/// Begun stages of a run, of which those that came to nothing leave no folder when it ends.
+struct Begun<'a>(&'a Stages);
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.discard_begun();
+    }
 }
 
 /// Refuses to run without enough disk and memory for the remaining stages.
@@ -356,49 +364,6 @@ fn log_changed(stage: &Stage) {
     }
 }
 
-/// Locks a folder for this process until the lock is dropped.
-pub(crate) fn lock(dir: &Path) -> Result<File, RunError> {
-    let file = lock_file(dir)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(RunError::Locked {
-            dir: dir.to_path_buf(),
-        }),
-        Err(TryLockError::Error(error)) => Err(with_path(error, dir).into()),
-    }
-}
-
-/// Locks a folder as [`lock`] does, but waits for another process until a signal asks to stop.
-fn wait_for_lock(stage: &Stage, stop: &AtomicBool) -> Result<File, RunError> {
-    while_locked(stage, stop, || lock(&stage.dir))
-}
-
-/// Tries again as long as another run holds the lock, until a signal asks to stop.
-fn while_locked<T>(
-    stage: &Stage,
-    stop: &AtomicBool,
-    mut attempt: impl FnMut() -> Result<T, RunError>,
-) -> Result<T, RunError> {
-    let mut has_logged = false;
-    loop {
-        match attempt() {
-            Err(
-                RunError::Locked { dir }
-                | RunError::Cache(CacheError::Locked { dir })
-                | RunError::Capture(CaptureError::Cache(CacheError::Locked { dir })),
-            ) => {
-                if !std::mem::replace(&mut has_logged, true) {
-                    let dir = dir.display();
-                    progress::log(&format!("waiting for another run that uses `{dir}`"));
-                }
-            }
-            outcome => return outcome,
-        }
-        check_stop(stage, stop)?;
-        std::thread::sleep(LOCK_POLL);
-    }
-}
-
 /// Ends the run before a stage if a signal asked for it.
 fn check_stop(stage: &Stage, stop: &AtomicBool) -> Result<(), RunError> {
     if stop.load(Ordering::Relaxed) {
@@ -406,10 +371,4 @@ fn check_stop(stage: &Stage, stop: &AtomicBool) -> Result<(), RunError> {
         return Err(PassError::from(Interrupted { label }).into());
     }
     Ok(())
-}
-
-fn lock_file(dir: &Path) -> io::Result<File> {
-    fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;
-    let path = dir.join(LOCK_FILE);
-    files::open_to_append(&path).map_err(|error| with_path(error, &path))
 }

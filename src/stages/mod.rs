@@ -395,6 +395,22 @@ impl Stages {
         })
     }
 
+    /// Removes the unfinished folders of this recipe that hold nothing but the note of what they would be made from.
+    pub fn discard_begun(&self) {
+        let stages = self.teacher.iter().chain(&self.passes);
+        for stage in stages.chain([&self.export]) {
+            let Ok(partial) = files::UnfinishedDir::at(&stage.dir) else {
+                continue;
+            };
+            let Ok(mut entries) = fs::read_dir(&partial) else {
+                continue;
+            };
+            if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == NOTE_FILE)) {
+                let _ = fs::remove_dir_all(&partial); // what is left of it does no harm
+            }
+        }
+    }
+
     /// Stage that writes a student; `last` is the key of what made the student, and `made_from` describes it in words.
     fn export(
         plan: &Plan,
