@@ -6,6 +6,9 @@ use thiserror::Error;
 /// Device names in recipes and for `--device`, each with the cargo feature of the same name.
 pub const DEVICE_NAMES: [&str; 5] = ["flex", "wgpu", "vulkan", "tch", "cuda"];
 
+/// Name of the device that computes unless a recipe names another: the CPU.
+pub const HOST: &str = "flex";
+
 /// Reasons why a device cannot be used.
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum DeviceError {

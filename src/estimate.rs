@@ -6,13 +6,18 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::cache::{CachePlan, SupportPlan};
-use crate::cost::{F32_BYTES, StageCost};
+use crate::cost::{self, F32_BYTES, PROCESS_BYTES, StageCost, Text, num_cores};
 use crate::data::{TokenizerPlan, TrainTokenizer};
+use crate::export::verify;
+use crate::files::UnfinishedDir;
 use crate::model::{DecoderConfig, num_parameters};
-use crate::passes::{PassInputs, configs_of_passes};
+use crate::passes::{PartDone, PassInputs, configs_of_passes};
 use crate::plan::Plan;
+use crate::rates::{Rates, Secs, Work, WorkKind};
 use crate::stages::{Model, Stage, Stages};
 use crate::student::StudentPlan;
+use crate::teacher::rows_per_pass;
+use crate::train::evaluate::BATCH_ROWS;
 
 /// One stage of a plan.
 #[derive(Debug, Clone, Serialize)]
@@ -22,9 +27,14 @@ pub struct StageEstimate {
     pub stage: Stage,
     /// True if its artifact exists.
     pub done: bool,
-    /// Time, memory and disk space that the stage takes.
+    /// Part that an interrupted run has done; the costs are those of the rest.
+    pub part_done: Option<PartDone>,
+    /// Memory and disk space that the stage takes.
     #[serde(flatten)]
     pub cost: StageCost,
+    /// Time that it takes.
+    #[serde(flatten)]
+    pub time: Secs,
 }
 
 /// Costs of the stages of a plan, in their order; what is done already is not known here.
@@ -60,54 +70,102 @@ struct Sizes {
     student: DecoderConfig,
     train_tokens: u64,
     validation_tokens: u64,
+    /// Bytes of the files of both texts.
+    text_bytes: u64,
+    sequence_length: usize,
 }
 
-/// Estimates every stage of a plan.
-pub fn estimate(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
+impl Sizes {
+    /// So many positions, in rows of the plan.
+    fn text(&self, tokens: u64) -> Text {
+        Text {
+            tokens,
+            sequence_length: self.sequence_length,
+        }
+    }
+}
+
+/// Estimates every stage of a plan on a machine of these speeds.
+pub fn estimate(plan: &Plan, stages: &Stages, rates: &Rates) -> Vec<StageEstimate> {
     let config = |model: &Model| model.checkpoint().config().clone();
     let teacher = stages.inputs.teacher.as_ref().map(config);
     let given = stages.inputs.student(plan).map(config);
-    let costs = costs(plan, teacher, given.as_ref(), stages.captures_train);
-    let of = |stage: &Stage, done: bool, cost: StageCost| StageEstimate {
-        stage: stage.clone(),
-        done,
-        cost,
-    };
-    let mut estimates = vec![of(&stages.data, stages.data.is_sound(), costs.data)];
+    let sizes = sizes(plan, teacher, given.as_ref());
+    let parts = parts_done(plan, stages, &sizes);
+    let costs = costs_of(plan, &sizes, stages.captures_train, &parts);
+    let of =
+        |stage: &Stage, done: bool, part_done: Option<PartDone>, cost: StageCost| StageEstimate {
+            stage: stage.clone(),
+            done,
+            part_done: part_done.filter(|_| !done),
+            time: cost.work.iter().map(|work| rates.secs(work)).sum(),
+            cost,
+        };
+    let mut estimates = vec![of(&stages.data, stages.data.is_sound(), None, costs.data)];
     if let Some((stage, cost)) = stages.cache.as_ref().zip(costs.cache) {
-        estimates.push(of(stage, stages.cache_is_done(), cost));
+        estimates.push(of(stage, stages.cache_is_done(), parts.cache, cost));
     }
-    let passes = stages.passes.iter().zip(costs.passes);
-    let others = stages.teacher.iter().zip(costs.teacher).chain(passes);
-    let others = others.chain([(&stages.export, costs.export)]);
-    estimates.extend(others.map(|(stage, cost)| of(stage, stage.is_sound(), cost)));
+    let teacher = stages.teacher.iter().zip(costs.teacher);
+    estimates.extend(teacher.map(|(stage, cost)| of(stage, stage.is_sound(), None, cost)));
+    let passes = stages.passes.iter().zip(&parts.passes).zip(costs.passes);
+    estimates.extend(passes.map(|((stage, part), cost)| of(stage, stage.is_sound(), *part, cost)));
+    let export = &stages.export;
+    estimates.push(of(export, export.is_sound(), None, costs.export));
     estimates
 }
 
-/// Estimates the costs of a plan whose teacher, and whose student if it starts from a checkpoint, have these
-/// architectures; `captures_train` is false if the capture of the training text is not needed.
-pub fn costs(
-    plan: &Plan,
-    teacher: Option<DecoderConfig>,
-    given: Option<&DecoderConfig>,
-    captures_train: bool,
-) -> Costs {
-    let sizes = sizes(plan, teacher, given);
-    let all_tokens = sizes.train_tokens + sizes.validation_tokens;
+/// Parts of stages that an interrupted run has done.
+#[derive(Debug, Default)]
+struct PartsDone {
+    cache: Option<PartDone>,
+    /// One entry for each pass.
+    passes: Vec<Option<PartDone>>,
+}
 
-    let mut data = forward(plan, all_tokens, &sizes.student, 0);
-    data.secs = all_tokens as f64 / 250e3; // tokens that the BPE makes in a second
-    data.disk_bytes = all_tokens * F32_BYTES;
+fn parts_done(plan: &Plan, stages: &Stages, sizes: &Sizes) -> PartsDone {
+    let configs = configs_of_passes(&plan.passes, &sizes.student).unwrap_or_default();
+    let passes = plan.passes.iter().zip(&stages.passes).zip(&configs);
+    let passes = passes.map(|((pass, stage), student)| {
+        let dir = UnfinishedDir::at(&stage.dir).ok()?;
+        pass.pass().part_done(&dir, student)
+    });
+    PartsDone {
+        cache: None,
+        passes: passes.collect(),
+    }
+}
+
+/// Estimates the costs of a plan of which nothing is done, whose teacher, and whose student if it starts from a
+/// checkpoint, have these architectures.
+pub fn costs(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConfig>) -> Costs {
+    let sizes = sizes(plan, teacher, given);
+    costs_of(plan, &sizes, plan.reads_cache(), &PartsDone::default())
+}
+
+/// Costs of what is not done; `captures_train` is false if the capture of the training text is not needed.
+fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone) -> Costs {
+    let train_tokens = u64::from(captures_train) * sizes.train_tokens;
     let models = sizes.teacher.as_ref().zip(plan.teacher.as_ref());
     let models = models.zip(plan.cache.as_ref());
     let cache = models.map(|((config, teacher), cache)| {
-        let train_tokens = u64::from(captures_train) * sizes.train_tokens;
-        let captured_tokens = train_tokens + sizes.validation_tokens;
-        let mut cost = forward(plan, captured_tokens, config, teacher.batch_size);
-        cost.disk_bytes = captured_tokens * position_bytes(cache);
+        let captured = sizes.text(train_tokens + sizes.validation_tokens);
+        let draws = matches!(cache.support, SupportPlan::Samples { .. });
+        let rows = rows_per_pass(teacher.batch_size, sizes.sequence_length);
+        let positions = (rows * sizes.sequence_length) as u64;
+        let work = cost::capture(config, captured, draws);
+        let mut cost = StageCost::of_run(config, work, captured, positions);
+        // Predictions of a group of batches, and those of the shard that is being written.
+        let held_rows = teacher.batch_size as u64 * num_cores() + cache.rows_per_shard as u64;
+        let held = held_rows
+            .saturating_mul(sizes.sequence_length as u64)
+            .min(captured.tokens);
+        cost.memory_bytes += held.saturating_mul(held_bytes(cache));
+        cost.disk_bytes = captured.tokens * position_bytes(cache);
         cost
     });
-    let teacher = models.map(|((config, _), _)| forward(plan, sizes.validation_tokens, config, 4));
+    let validation = sizes.text(sizes.validation_tokens);
+    let measured = |config: &DecoderConfig| forward(validation, config);
+    let teacher = models.map(|((config, _), _)| measured(config));
     // A pass that cannot shrink its student is refused before anything is estimated.
     let configs = configs_of_passes(&plan.passes, &sizes.student).unwrap_or_default();
     let config_at = |pass_idx: usize| configs.get(pass_idx).unwrap_or(&sizes.student);
@@ -115,35 +173,66 @@ pub fn costs(
     let passes = plan.passes.iter().enumerate();
     let mut passes: Vec<StageCost> = passes
         .map(|(pass_idx, pass)| {
+            let part = parts.passes.get(pass_idx).copied().flatten();
             let inputs = PassInputs {
                 student: config_at(pass_idx),
                 left: config_at(pass_idx + 1),
                 layer_repeats: plan.student.layer_repeats(),
                 teacher: sizes.teacher.as_ref(),
-                sequence_length: plan.data.sequence_length,
+                validation,
+                done: part.map_or(0, |part| part.done),
             };
             let weights = num_parameters(inputs.student) * F32_BYTES;
-            let mut cost = forward(plan, sizes.validation_tokens, inputs.student, 4);
+            let mut cost = measured(inputs.left);
             cost.disk_bytes = weights;
+            cost.work.push(cost::store(inputs.left, 1));
             pass.pass().add_cost(&mut cost, &inputs);
             runs_apart |= pass.pass().runs_apart();
             cost.memory_bytes += u64::from(runs_apart) * weights;
             cost
         })
         .collect();
-    add_importance(passes.first_mut(), plan, &sizes);
-    let verified_tokens = 8 * plan.data.sequence_length as u64;
-    let last = config_at(plan.passes.len());
-    let mut export = forward(plan, verified_tokens, last, 1);
-    export.memory_bytes += num_parameters(last) * F32_BYTES; // what is read back, beside the student
-    export.disk_bytes = plan.export.formats.len() as u64 * num_parameters(last) * F32_BYTES / 2;
+    add_importance(passes.first_mut(), plan, sizes);
     Costs {
-        data,
+        data: data(sizes),
         cache,
         teacher,
         passes,
-        export,
+        export: export(plan, sizes, config_at(plan.passes.len())),
     }
+}
+
+/// Cost of turning both texts into rows: each core tokenises a document.
+fn data(sizes: &Sizes) -> StageCost {
+    let tokens = sizes.train_tokens + sizes.validation_tokens;
+    let bytes = tokens.saturating_mul(38) / 10;
+    StageCost {
+        tokens,
+        memory_bytes: PROCESS_BYTES
+            .saturating_add(sizes.text_bytes)
+            .saturating_add(tokens * 2 * F32_BYTES)
+            .saturating_add(TOKENIZING_BYTES),
+        disk_bytes: tokens * F32_BYTES,
+        work: vec![Work::bytes(WorkKind::Tokenize, bytes)],
+    }
+}
+
+/// Memory of tokenising the documents that are in work: the tokenizer keeps its own record of each piece of text.
+const TOKENIZING_BYTES: u64 = 128 << 20;
+
+/// Cost of writing all formats, and of reading them back and comparing them.
+fn export(plan: &Plan, sizes: &Sizes, config: &DecoderConfig) -> StageCost {
+    let num_formats = plan.export.formats.len() as u64;
+    let length = sizes.sequence_length;
+    let compared = (verify::num_rows(length) * length) as u64;
+    let compared = sizes.text(compared.min(sizes.validation_tokens));
+    let work = cost::run(WorkKind::Evaluate, config, compared.times(2 * num_formats)); // in memory, and read back
+    let mut export = StageCost::of_run(config, work, compared, length as u64);
+    export.work.push(cost::store(config, num_formats));
+    export.tokens *= 2 * num_formats;
+    export.memory_bytes += num_parameters(config) * F32_BYTES; // what is read back, beside the student
+    export.disk_bytes = num_formats * num_parameters(config) * F32_BYTES / 2;
+    export
 }
 
 /// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
@@ -164,10 +253,20 @@ fn position_bytes(cache: &CachePlan) -> u64 {
     }
 }
 
-/// Cost of running a model forward over some tokens, so many rows at a time.
-fn forward(plan: &Plan, tokens: u64, config: &DecoderConfig, rows: usize) -> StageCost {
-    let positions = (rows * plan.data.sequence_length) as u64;
-    StageCost::of_run(config, tokens, positions)
+/// Bytes of a position's predictions in memory.
+fn held_bytes(cache: &CachePlan) -> u64 {
+    let entries = match cache.support {
+        SupportPlan::TopK(top_k) => top_k,
+        SupportPlan::Samples { num_draws, .. } => num_draws,
+    };
+    2 * F32_BYTES * (entries + cache.temperatures.len()) as u64 // an id, and its weight
+}
+
+/// Cost of measuring a model on a text.
+fn forward(text: Text, config: &DecoderConfig) -> StageCost {
+    let work = cost::run(WorkKind::Evaluate, config, text);
+    let positions = BATCH_ROWS * text.sequence_length;
+    StageCost::of_run(config, work, text, positions as u64)
 }
 
 /// Adds the teacher's run that chooses the parts of the student; the first pass begins with it.
@@ -180,9 +279,9 @@ fn add_importance(first: Option<&mut StageCost>, plan: &Plan, sizes: &Sizes) {
     else {
         return;
     };
-    let run = forward(plan, tokens as u64, config, 4);
+    let run = forward(sizes.text(tokens as u64), config);
     first.tokens += run.tokens;
-    first.secs += run.secs;
+    first.work.extend(run.work);
     first.memory_bytes = first.memory_bytes.max(run.memory_bytes);
 }
 
@@ -196,15 +295,20 @@ fn sizes(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConf
     let student = plan
         .student
         .config(teacher.as_ref(), given, vocab_size, length);
-    let tokens = |paths: &[PathBuf], limit: Option<u64>| {
-        let text_bytes: u64 = paths.iter().map(|path| text_bytes(path)).sum();
-        limit.unwrap_or(u64::MAX).min(text_bytes * 10 / 38) // 3.8 bytes a token in English prose
+    let bytes = |paths: &[PathBuf]| paths.iter().map(|path| text_bytes(path)).sum::<u64>();
+    let texts = [&plan.data.train, &plan.data.validation].map(|paths| bytes(paths));
+    let limits = [plan.data.train_tokens, plan.data.validation_tokens];
+    let tokens = |text: usize| {
+        let all = texts[text].saturating_mul(10) / 38; // 3.8 bytes a token in English prose
+        limits[text].unwrap_or(u64::MAX).min(all)
     };
     Sizes {
         teacher,
         student,
-        train_tokens: tokens(&plan.data.train, plan.data.train_tokens),
-        validation_tokens: tokens(&plan.data.validation, plan.data.validation_tokens),
+        train_tokens: tokens(0),
+        validation_tokens: tokens(1),
+        text_bytes: texts.iter().sum(),
+        sequence_length: length,
     }
 }
 

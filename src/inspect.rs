@@ -12,7 +12,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::files::{self, with_path};
 use crate::gguf::is_gguf;
 use crate::model::parameter_specs;
-use crate::progress::{bytes_text, thousands};
+use crate::progress::{bytes_text, decimals, exponential, thousands};
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// Error of inspecting a path.
@@ -133,7 +133,7 @@ fn add_lines(facts: &Value, depth: usize, lines: &mut Vec<String>) {
 /// A fraction for people: four decimals, or four digits with an exponent, without zeros at the end. JSON has all digits.
 fn float(value: f64) -> String {
     if value == 0.0 || (1e-3..1e7).contains(&value.abs()) {
-        let text = format!("{value:.4}");
+        let text = decimals(value, 4);
         let text = text.trim_end_matches('0');
         return if text.ends_with('.') {
             format!("{text}0")
@@ -141,7 +141,7 @@ fn float(value: f64) -> String {
             text.to_owned()
         };
     }
-    let text = format!("{value:.3e}");
+    let text = exponential(value, 3);
     match text.split_once('e') {
         Some((digits, exponent)) => {
             let digits = digits.trim_end_matches('0').trim_end_matches('.');

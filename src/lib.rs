@@ -22,6 +22,8 @@ pub mod mapped;
 
 pub mod progress;
 
+pub mod rates;
+
 pub mod diag;
 
 pub mod device;

@@ -288,6 +288,42 @@ pub fn thousands(number: u64) -> String {
     text
 }
 
+/// A number with so many decimals; a number that rounds to zero has no sign.
+pub fn decimals(value: f64, num_decimals: usize) -> String {
+    unsigned_zero(format!("{value:.num_decimals$}"))
+}
+
+/// A number with an exponent and so many decimals before it; zero has no sign.
+pub fn exponential(value: f64, num_decimals: usize) -> String {
+    unsigned_zero(format!("{value:.num_decimals$e}"))
+}
+
+/// A share in percent with so many decimals, without the sign `%`.
+pub fn percent(share: f64, num_decimals: usize) -> String {
+    decimals(100.0 * share, num_decimals)
+}
+
+fn unsigned_zero(text: String) -> String {
+    let digits = text.split('e').next().unwrap_or_default();
+    match text.strip_prefix('-') {
+        Some(plain)
+            if !digits.contains(|digit| ('1'..='9').contains(&digit)) && digits.contains('0') =>
+        {
+            plain.to_owned()
+        }
+        _ => text,
+    }
+}
+
+/// A size as the cell of a table: `-` where there is nothing.
+pub fn bytes_cell(bytes: u64) -> String {
+    if bytes == 0 {
+        "-".to_owned()
+    } else {
+        bytes_text(bytes)
+    }
+}
+
 /// A size in the largest binary unit that leaves at least 1: `512 B`, `1.5 KiB`, `18.2 GiB`.
 pub fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -413,6 +449,17 @@ mod tests {
                 "0 s"
             ]
         );
+    }
+
+    #[test]
+    fn what_rounds_to_zero_has_no_sign_and_no_number_has_more_digits_than_it_means() {
+        let shown = [-0.0, -4e-5, -6e-5, 0.1 + 0.2].map(|value| decimals(value, 4));
+        assert_eq!(shown, ["0.0000", "0.0000", "-0.0001", "0.3000"]);
+        assert_eq!(decimals(f64::NEG_INFINITY, 2), "-inf");
+        assert_eq!(exponential(-0.0, 1), "0.0e0");
+        assert_eq!(exponential(-1.25e-7, 1), "-1.2e-7");
+        assert_eq!(percent(-1e-9, 1), "0.0");
+        assert_eq!([0, 2048].map(bytes_cell), ["-", "2.0 KiB"]);
     }
 
     #[test]

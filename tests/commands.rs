@@ -261,6 +261,75 @@ export: { formats: [huggingface] }
     }
 
     #[test]
+    fn a_plan_gives_a_range_until_a_run_has_measured_the_machine_and_then_one_time() {
+        let workshop = Workshop::new();
+        let plan = || {
+            let told = workshop
+                .done(&["plan", "chain.yaml", "--set", "output=other"])
+                .stdout;
+            let json = workshop
+                .done(&["plan", "chain.yaml", "--set", "output=other", "--json"])
+                .json();
+            let number = |key: &str| json[key].as_f64().unwrap();
+            let range = ["secs_to_do_least", "secs_to_do", "secs_to_do_most"].map(number);
+            (told, range)
+        };
+        let (told, [least, likely, most]) = plan();
+        assert!(told.contains("no run has measured the speed"), "{told}");
+        assert!(least < likely && likely < most && most > 4.0 * least);
+        // Enough steps that each kind of work takes long enough to be measured, and so few that the test is short.
+        workshop.done(&["run", "chain.yaml"]);
+        let files = folders(&workshop.path(".cache"), "alambic");
+        let [dir] = &files[..] else {
+            panic!("{files:?}")
+        };
+        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+        let (_, [least, likely, most]) = plan();
+        assert!(least <= likely && likely <= most && most < 6.0 * least);
+        // A damaged file is a remark, and the next run makes it anew.
+        let file = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap();
+        let name = file.file_name().into_string().unwrap();
+        workshop.write(&format!(".cache/alambic/{name}"), b"{");
+        let (told, _) = plan();
+        assert!(
+            told.contains("passed over") && told.contains(&name),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn a_plan_sees_what_an_interrupted_run_has_done_of_a_pass_and_counts_the_rest() {
+        let workshop = Workshop::new();
+        let stages = || {
+            let plan = workshop.done(&["plan", "chain.yaml", "--json"]).json();
+            plan["stages"].as_array().unwrap().clone()
+        };
+        let before = &stages()[3];
+        assert_eq!(before["name"], "01-distill");
+        assert!(before["part_done"].is_null(), "{before}");
+        workshop.done(&["run", "chain.yaml"]);
+        // The folder of the pass as a run leaves it that is killed after its states of steps 4 and 8.
+        let done = workshop.folder("out/chain", "01-distill");
+        let name = done.file_name().unwrap().to_str().unwrap();
+        for step in ["0000000004", "0000000008"] {
+            let state = format!("out/chain/unfinished-{name}/state-{step}.safetensors");
+            workshop.write(&state, b"");
+        }
+        std::fs::remove_dir_all(&done).unwrap();
+        let after = &stages()[3];
+        assert_eq!(after["done"], false);
+        assert_eq!(after["part_done"]["done"], 8);
+        assert_eq!(after["part_done"]["of"], 30);
+        let tokens = |stage: &serde_json::Value| stage["tokens"].as_f64().unwrap();
+        assert!(
+            ((tokens(before) - tokens(after)) - 8.0 * 256.0).abs() < 1.0,
+            "{before} {after}"
+        );
+        let told = workshop.done(&["plan", "chain.yaml"]).stdout;
+        assert!(told.contains("8 of 30 steps"), "{told}");
+    }
+
+    #[test]
     fn inspect_knows_checkpoints_runs_and_artifacts() {
         let workshop = Workshop::new();
         workshop.done(&["run", "chain.yaml"]);

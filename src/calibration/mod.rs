@@ -10,6 +10,7 @@ use thiserror::Error;
 
 pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_square};
 pub use self::layer_sweep::LayerSweep;
+use crate::cost::Text;
 use crate::data::TokenRows;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
 use crate::progress::{self, Progress, thousands};
@@ -41,6 +42,15 @@ pub struct Calibration<'a> {
 }
 
 impl Calibration<'_> {
+    /// Amount of text that is read.
+    pub(crate) fn text(&self) -> Text {
+        let sequence_length = self.rows.sequence_length();
+        Text {
+            tokens: (self.row_idxs().len() * sequence_length) as u64,
+            sequence_length,
+        }
+    }
+
     /// Shows `observer` the activations of every layer and site, batch after batch.
     ///
     /// Padded rows are left out, unless there are no others.

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::commands::{Output, load_plan, shown, with_context};
+use super::commands::{Output, load_plan, remember_speeds, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
 use crate::cache::{self, Cache, CachePart, Sampling, SupportPlan};
 use crate::checkpoint::Checkpoint;
 use crate::hashes::Hashes;
-use crate::progress::{Progress, bytes_text, thousands};
+use crate::progress::{Progress, bytes_cell, thousands};
 use crate::run::{self, RunError};
 use crate::stages::Model;
 use crate::teacher::{compare, load_teacher};
@@ -43,8 +43,9 @@ fn build(args: &RunArgs, part: Option<CachePart>, output: &mut Output<'_>) -> Re
     let plan = load_plan(&args.recipe)?;
     let built = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::build_cache(&plan, part, context)
-    })?;
-    let dir = built.ok_or_else(no_teacher)?;
+    });
+    remember_speeds(&plan);
+    let dir = built?.ok_or_else(no_teacher)?;
     output.print(&format!("cache: {}", shown(&dir)), &json!({ "cache": dir }))
 }
 
@@ -100,7 +101,7 @@ fn bench(args: &RecipeArgs, num_rows: usize, output: &mut Output<'_>) -> Result<
             "{:<26} {:>10.1} {:>10} {:>7.1} {:>10.2} {:>14.1e} {:>14.1e} {:>12}",
             support_text(trade.support),
             trade.bytes_per_position,
-            bytes_text(trade.tables_bytes),
+            bytes_cell(trade.tables_bytes),
             trade.mean_num_ids,
             100.0 * trade.mean_tail_mass,
             trade.rounding_kl_nats,

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::failure::OVERFLOW;
-use super::{Failure, GenerateArgs, RecipeArgs, RunArgs, Trust};
+use super::{Failure, GenerateArgs, RecipeArgs, RunArgs, Trust, VERSION};
 use crate::checkpoint::Checkpoint;
 use crate::data::Tokenizer;
 use crate::device;
@@ -23,9 +23,11 @@ use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::memory;
 use crate::opened::Opened;
+use crate::passes::PartDone;
 use crate::plan::{self, Plan};
 use crate::preflight;
-use crate::progress::{self, bytes_text, duration_text, thousands};
+use crate::progress::{self, bytes_cell, bytes_text, thousands};
+use crate::rates::{self, Machine, Rates, Secs};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
 use crate::stages::Stages;
@@ -57,7 +59,9 @@ pub(super) fn run(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure
     let plan = load_plan(&args.recipe)?;
     let report = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::run(&plan, context)
-    })?;
+    });
+    remember_speeds(&plan);
+    let report = report?;
     let mut text = terminal_table(&report.passes);
     for export in &report.exports {
         let _ = write!(
@@ -79,19 +83,14 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let mut notes = preflight::check(&plan, &opened, &args.set)?;
     let hashes = Hashes::open(&plan.output, 0.0, false); // nothing is written, nor is it remembered
     let stages = Stages::of(&plan, opened, &hashes)?;
-    let estimates = estimate(&plan, &stages);
+    let (rates, damage) = Rates::of(&Machine::here(VERSION, &plan.device));
+    notes.extend(damage);
+    let estimates = estimate(&plan, &stages, &rates);
     notes.extend(stages.changes());
     let mut text = stage_table(&estimates);
-    let left: f64 = estimates
-        .iter()
-        .filter(|estimate| !estimate.done)
-        .map(|estimate| estimate.cost.secs)
-        .sum();
-    let _ = write!(
-        text,
-        "to do: about {} on two cores (memory, disk and time are estimates)",
-        duration_text(left)
-    );
+    let to_do = estimates.iter().filter(|estimate| !estimate.done);
+    let left: Secs = to_do.map(|estimate| estimate.time).sum();
+    let _ = write!(text, "to do: about {left}{}", speed_note(left));
     let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.cost.memory_bytes);
     let machine_bytes = memory::machine_bytes();
     if let Some(machine_bytes) = machine_bytes.filter(|_| peak_bytes > 0) {
@@ -110,7 +109,9 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     }
     let found = json!({
         "stages": estimates,
-        "secs_to_do": left,
+        "secs_to_do": left.likely,
+        "secs_to_do_least": left.least,
+        "secs_to_do_most": left.most,
         "peak_memory_bytes": peak_bytes,
         "machine_memory_bytes": machine_bytes,
         "notes": notes,
@@ -119,24 +120,48 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
 }
 
 fn stage_table(estimates: &[StageEstimate]) -> String {
+    let done = |estimate: &StageEstimate| match estimate.part_done {
+        _ if estimate.done => "yes".to_owned(),
+        Some(PartDone { done, of, unit }) => {
+            format!(
+                "{} of {} {unit}",
+                thousands(done as u64),
+                thousands(of as u64)
+            )
+        }
+        None => "no".to_owned(),
+    };
+    let done: Vec<String> = estimates.iter().map(done).collect();
+    let width = done.iter().map(String::len).fold(5, usize::max);
     let mut text = format!(
-        "{:<14} {:<8} {:<5} {:>12} {:>10} {:>10} {:>10}\n",
+        "{:<14} {:<8} {:<width$} {:>12} {:>10} {:>10} {:>10}\n",
         "stage", "key", "done", "tokens", "memory", "disk", "time"
     );
-    for StageEstimate { stage, done, cost } in estimates {
-        let done = if *done { "yes" } else { "no" };
+    for (estimate, done) in estimates.iter().zip(&done) {
+        let StageEstimate {
+            stage, cost, time, ..
+        } = estimate;
+        let time = time.to_string();
         let _ = writeln!(
             text,
-            "{:<14} {:<8} {done:<5} {:>12} {:>10} {:>10} {:>10}",
+            "{:<14} {:<8} {done:<width$} {:>12} {:>10} {:>10} {time:>10}",
             stage.name,
             &stage.key[..8],
             thousands(cost.tokens),
             bytes_text(cost.memory_bytes),
-            bytes_text(cost.disk_bytes),
-            duration_text(cost.secs),
+            bytes_cell(cost.disk_bytes),
         );
     }
     text
+}
+
+/// Remark behind an estimated time: where it comes from.
+pub(super) fn speed_note(time: Secs) -> &'static str {
+    if time.is_known() {
+        " on this machine if it is idle"
+    } else {
+        " (a range, because no run has measured the speed of this machine yet)"
+    }
 }
 
 pub(super) fn schema(output: &mut Output<'_>) -> Result<(), Failure> {
@@ -224,6 +249,15 @@ pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
         plan.device.clone_from(device);
     }
     Ok(plan)
+}
+
+/// Adds the speeds that this process has measured to those of the machine. A run never depends on them, nor fails for them.
+pub(super) fn remember_speeds(plan: &Plan) {
+    if let Err(error) = rates::save(&Machine::here(VERSION, &plan.device)) {
+        progress::log(&format!(
+            "note: {error}; the speed of this machine is not remembered"
+        ));
+    }
 }
 
 /// A flag that the first SIGINT or SIGTERM sets; the second ends the process at once.

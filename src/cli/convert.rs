@@ -12,7 +12,7 @@ use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
 use crate::export::ExportPlan;
 use crate::plan::{self, words};
-use crate::progress::{bytes_text, thousands};
+use crate::progress::{bytes_text, decimals, percent, thousands};
 use crate::shell::quoted;
 
 /// Name in messages of the recipe that is made of arguments.
@@ -223,13 +223,17 @@ fn summary(converted: &Converted) -> String {
     let mut text = String::new();
     if let Some(quantized) = quantized {
         let (before, after) = (quantized.loss_before_nats, quantized.loss_after_nats);
+        let more = (after - before) / before;
+        let sign = if more >= 0.0 { "+" } else { "" };
         let _ = writeln!(
             text,
-            "loss on {} tokens: {before:.4} -> {after:.4} nats ({:+.2} %), KL {:.4} nats, top-1 agreement {:.1} %",
+            "loss on {} tokens: {} -> {} nats ({sign}{} %), KL {} nats, top-1 agreement {} %",
             thousands(quantized.positions),
-            100.0 * (after - before) / before,
-            quantized.kl_nats,
-            100.0 * quantized.top1_agreement,
+            decimals(before, 4),
+            decimals(after, 4),
+            percent(more, 2),
+            decimals(quantized.kl_nats, 4),
+            percent(quantized.top1_agreement, 1),
         );
     }
     let _ = write!(

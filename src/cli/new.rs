@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::Failure;
-use super::commands::{Output, shown};
+use super::commands::{Output, shown, speed_note};
+use super::{Failure, VERSION};
+use crate::device::HOST;
 use crate::memory::machine_bytes;
-use crate::progress::{self, bytes_text, duration_text};
+use crate::progress::{self, bytes_text};
+use crate::rates::{Machine, Rates};
 use crate::shell::quoted;
 use crate::starter::{self, SCHEMA_FILE, Size, StarterError, StarterRequest};
 
@@ -45,7 +47,7 @@ pub(super) struct NewArgs {
     /// Leave the student's weights unquantised
     #[arg(long)]
     no_quantize: bool,
-    /// Hours that the run may take, by an estimate for two cores
+    /// Hours that the run may take, by an estimate for this machine
     #[arg(long, default_value = "2", value_parser = hours)]
     hours: f64,
 }
@@ -90,6 +92,7 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
     if data.is_empty() {
         return Err(missing("new/data", "text", "--data PATH"));
     }
+    let (rates, note) = Rates::of(&Machine::here(VERSION, HOST));
     let request = StarterRequest {
         recipe: &recipe,
         teacher: &teacher,
@@ -99,17 +102,17 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
         quantize: !args.no_quantize,
         hours: args.hours,
         machine_bytes: machine_bytes(),
+        rates: &rates,
     };
     let starter = starter::write(&request)?;
     progress::log_notes(&starter.notes);
-    let (time, memory) = (
-        duration_text(starter.secs),
-        bytes_text(starter.memory_bytes),
-    );
+    progress::log_notes(&Vec::from_iter(note));
+    let (time, memory) = (starter.time, bytes_text(starter.memory_bytes));
+    let whose = speed_note(time);
     let schema = recipe.with_file_name(SCHEMA_FILE);
     let text = format!(
         "recipe: {}\nschema: {} (editors with a YAML language server complete and check keys by it)\n\
-         estimate: {time} on two cores, {memory} of memory\n\
+         estimate: {time}{whose}, {memory} of memory\n\
          next: alambic plan {}",
         shown(&recipe),
         shown(&schema),
@@ -118,7 +121,9 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
     let found = json!({
         "recipe": recipe,
         "schema": schema,
-        "secs": starter.secs,
+        "secs": time.likely,
+        "secs_least": time.least,
+        "secs_most": time.most,
         "peak_memory_bytes": starter.memory_bytes,
         "notes": starter.notes,
     });

@@ -22,6 +22,7 @@ use crate::passes::quantize::schemes;
 use crate::passes::{self, PassPlan, QuantizePlan};
 use crate::plan::{self, Plan};
 use crate::preflight;
+use crate::progress::decimals;
 use crate::run::lock;
 use crate::student::Student;
 use crate::train::Predictions;
@@ -317,9 +318,9 @@ impl QuantizedCheckpoint {
             let top1 = 100.0 * top1;
             vec![
                 name.to_owned(),
-                format!("{loss:.4}"),
-                format!("{kl:.4}"),
-                format!("{top1:.1}"),
+                decimals(loss, 4),
+                decimals(kl, 4),
+                decimals(top1, 1),
             ]
         };
         let rows = vec![

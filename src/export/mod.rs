@@ -8,6 +8,7 @@ mod storage;
 pub mod verify;
 
 use std::path::Path;
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
@@ -19,11 +20,13 @@ pub use self::provenance::{Ancestor, MadeBy, Provenance, TextFacts};
 use self::storage::Storage;
 use self::verify::{Budget, Expectation, Verification, predictions, verify};
 use crate::allocator;
+use crate::cost::{self, Text};
 use crate::data::{Rebuilt, TokenRows, Tokenizer, UNCHANGED_CLASS};
 use crate::files;
 use crate::formats::{Files, Format, WriteError, gguf, huggingface};
 use crate::model::{DecoderConfig, ParameterSpec};
 use crate::progress;
+use crate::rates::{self, WorkKind};
 use crate::student::Student;
 
 /// Contents of a folder beside the weights, and rows that it is compared on.
@@ -74,7 +77,9 @@ fn export_format(
         return Err(refusal.into());
     }
     // The running model is dropped before its folder is read: only one exists at a time beside the student.
+    let since = Instant::now();
     let predictions = predictions(&student.effective(), context.rows);
+    let predicted = since.elapsed();
     let storage = Storage::of(plan, format, student);
     let stored = |spec: &ParameterSpec, free| {
         let weight = student.effective_weight(spec, free);
@@ -112,7 +117,16 @@ fn export_format(
         budget,
     };
     allocator::give_freed_pages_back(); // freed by the writer, before a second copy of the model is loaded
+    let written_in = since.elapsed() - predicted;
     let verification = verify(&written, context.rows, &expected)?;
+    let verified = since.elapsed() - written_in;
+    let compared = Text {
+        tokens: verification.positions,
+        sequence_length: context.rows.sequence_length(),
+    };
+    let compared = cost::run(WorkKind::Evaluate, config, compared.times(2));
+    rates::note(compared, verified);
+    rates::note(cost::store(config, 1), written_in);
     let card = model_card(&CardFacts {
         is_rebuilt: rebuilt.is_some(),
         // vLLM refuses codes of 2 and 3 bits; docs/engines.md.

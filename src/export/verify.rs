@@ -13,6 +13,7 @@ use crate::data::TokenRows;
 use crate::loss::chunked::compare_logits;
 use crate::loss::{kl_of_logits, top_id};
 use crate::model::{Decoder, ParameterSpec, WeightId};
+use crate::progress::{exponential, percent};
 use crate::teacher::load_checked;
 use crate::tensors;
 use crate::train::{Predictions, Predictor};
@@ -71,10 +72,10 @@ impl fmt::Display for Verification {
         };
         write!(
             out,
-            "largest logit difference {:.1e}{logits}, KL {:.1e} nats{kl}, top-1 agreement {:.2} %",
-            self.max_logit_difference,
-            self.kl_nats,
-            100.0 * self.top1_agreement
+            "largest logit difference {}{logits}, KL {} nats{kl}, top-1 agreement {} %",
+            exponential(self.max_logit_difference, 1),
+            exponential(self.kl_nats, 1),
+            percent(self.top1_agreement, 2)
         )
     }
 }
@@ -137,8 +138,12 @@ pub struct Expectation<'a> {
 
 /// Predictions of a model for the rows on which folders are compared.
 pub fn predictions(decoder: &Decoder, rows: &TokenRows) -> Predictions {
-    let num_rows = (MAX_POSITIONS / rows.sequence_length()).clamp(1, MAX_ROWS);
-    Predictions::of(decoder, rows, num_rows, None)
+    Predictions::of(decoder, rows, num_rows(rows.sequence_length()), None)
+}
+
+/// Rows on which folders are compared, if the text has as many.
+pub(crate) fn num_rows(sequence_length: usize) -> usize {
+    (MAX_POSITIONS / sequence_length).clamp(1, MAX_ROWS)
 }
 
 /// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.

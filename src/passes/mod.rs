@@ -9,6 +9,7 @@ mod shrink;
 use std::io;
 use std::path::Path;
 
+use serde::Serialize;
 use thiserror::Error;
 
 use self::distill::DISTILL;
@@ -26,7 +27,7 @@ use self::shrink::SHRINK;
 pub use self::shrink::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
 use crate::allocator;
 use crate::calibration::{Calibration, Interrupted};
-use crate::cost::StageCost;
+use crate::cost::{StageCost, Text};
 use crate::diag::Diagnostic;
 use crate::model::{DecoderConfig, Schemes};
 use crate::recipe::{Fields, Kind, choice};
@@ -79,8 +80,13 @@ pub trait Pass {
     /// Refuses faults that headers show.
     fn check(&self, inputs: &PassInputs<'_>) -> Result<(), PassFault>;
 
-    /// Adds the pass's own cost to that of measuring the student.
+    /// Adds the pass's own cost, without what is done of it, to that of measuring the student.
     fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>);
+
+    /// Part that an interrupted run has done in the pass's unfinished folder, if a run would go on from it.
+    fn part_done(&self, _dir: &Path, _student: &DecoderConfig) -> Option<PartDone> {
+        None
+    }
 
     /// True if, from this pass on, the model that runs has its own weights beside the free ones.
     fn runs_apart(&self) -> bool {
@@ -121,11 +127,32 @@ pub struct PassInputs<'a> {
     pub layer_repeats: usize,
     /// The teacher, if there is one.
     pub teacher: Option<&'a DecoderConfig>,
-    /// Positions of a row.
-    pub sequence_length: usize,
+    /// The validation text.
+    pub(crate) validation: Text,
+    /// Number of its steps or layers that an interrupted run has done; see [`PartDone`].
+    pub done: usize,
+}
+
+/// Part of a stage that an interrupted run has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct PartDone {
+    /// Units done.
+    pub done: usize,
+    /// Units of the whole stage.
+    pub of: usize,
+    /// Name of the units.
+    pub unit: &'static str,
 }
 
 impl PassInputs<'_> {
+    /// So many positions of the training text.
+    pub(crate) fn training(&self, tokens: usize) -> Text {
+        Text {
+            tokens: tokens as u64,
+            ..self.validation
+        }
+    }
+
     /// The student before the pass, without repeats of layers.
     pub fn own_layers(&self) -> DecoderConfig {
         let layers = 0..self.student.num_hidden_layers;

@@ -10,6 +10,7 @@ use rustix::fs::{Access, access, statvfs};
 
 use crate::cache::SupportPlan;
 use crate::checkpoint::CheckpointError;
+use crate::cost::Text;
 use crate::data::{DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
@@ -170,7 +171,11 @@ impl Preflight<'_> {
             left,
             layer_repeats: self.plan.student.layer_repeats(),
             teacher: None,
-            sequence_length: self.plan.data.sequence_length,
+            validation: Text {
+                tokens: 0, // costs nothing here
+                sequence_length: self.plan.data.sequence_length,
+            },
+            done: 0,
         }
     }
 

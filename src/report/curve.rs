@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 
 use super::svg;
-use crate::progress::thousands;
+use crate::progress::{decimals, thousands};
 
 /// Size of the picture in pixels, and its margins around the axes; the right margin holds the legend.
 const WIDTH: f64 = 760.0;
@@ -38,6 +38,14 @@ pub struct Curve {
     /// Steps and losses on the validation text while the pass ran.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub validation: Vec<(u64, f64)>,
+}
+
+impl Curve {
+    /// True if there is anything to draw.
+    pub fn has_points(&self) -> bool {
+        let mut all = self.points.iter().chain(&self.validation);
+        all.any(|(_, loss)| loss.is_finite())
+    }
 }
 
 /// Picture of the losses over the steps, as a whole SVG file.
@@ -179,7 +187,7 @@ impl PlotAxis {
     }
 
     fn label(&self, tick: f64) -> String {
-        let text = format!("{:.1$}", tick, self.num_decimals);
+        let text = decimals(tick, self.num_decimals);
         text.parse().map_or(text, thousands) // only counts have separators
     }
 }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use super::svg;
 use crate::passes::{Choice, Cost, LayerPart, Sensitivity, WIDTHS};
+use crate::progress::exponential;
 
 /// Sizes in pixels.
 const CELL_WIDTH: f64 = 30.0;
@@ -94,10 +95,11 @@ fn cell(svg: &mut String, (x, y): (f64, f64), colour: &str, cost: &Cost, is_chos
         ..
     } = cost;
     let (width, height) = (CELL_WIDTH - 1.0, CELL_HEIGHT - 1.0);
+    let kl = exponential(*kl_nats, 2);
     let _ = writeln!(
         svg,
         "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width}\" height=\"{height}\" fill=\"{colour}\">\
-         <title>layer {layer}, {part}, {bits} bits: {kl_nats:.2e} nats</title></rect>"
+         <title>layer {layer}, {part}, {bits} bits: {kl} nats</title></rect>"
     );
     if is_chosen {
         let _ = writeln!(

@@ -9,6 +9,7 @@ mod removal;
 mod svg;
 mod table;
 
+use std::fs;
 use std::io;
 use std::path::Path;
 
@@ -71,11 +72,16 @@ pub struct PassRow {
     pub secs: f64,
 }
 
-/// Writes `report.md`, the `loss.svg` it shows, and `report.json` with every digit.
+/// Writes `report.md`, the `loss.svg` that it shows if anything was trained, and `report.json` with every digit.
 pub fn write_report(dir: &Path, report: &RunReport) -> io::Result<()> {
     write_json(&dir.join("report.json"), report)?;
-    let svg = loss_curve_svg(&report.curves);
-    write_atomically(&dir.join("loss.svg"), |out| out.write_all(svg.as_bytes()))?;
+    let picture = dir.join("loss.svg");
+    if report.curves.iter().any(Curve::has_points) {
+        let svg = loss_curve_svg(&report.curves);
+        write_atomically(&picture, |out| out.write_all(svg.as_bytes()))?;
+    } else if picture.exists() {
+        fs::remove_file(&picture)?; // of an earlier run, which trained
+    }
     let markdown = report_markdown(report);
     write_atomically(&dir.join("report.md"), |out| {
         out.write_all(markdown.as_bytes())
@@ -91,12 +97,27 @@ mod tests {
         let report = table::tests::report();
         let dir = tempfile::tempdir().unwrap();
         write_report(dir.path(), &report).unwrap();
-        let json = std::fs::read(dir.path().join("report.json")).unwrap();
+        let json = fs::read(dir.path().join("report.json")).unwrap();
         assert_eq!(serde_json::from_slice::<RunReport>(&json).unwrap(), report);
-        let markdown = std::fs::read_to_string(dir.path().join("report.md")).unwrap();
+        let markdown = fs::read_to_string(dir.path().join("report.md")).unwrap();
         assert!(markdown.contains("](loss.svg)"), "{markdown}");
-        let svg = std::fs::read_to_string(dir.path().join("loss.svg")).unwrap();
+        let svg = fs::read_to_string(dir.path().join("loss.svg")).unwrap();
         assert_eq!(svg, loss_curve_svg(&report.curves));
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_report_without_a_loss_to_draw_has_no_picture() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut report = table::tests::report();
+        write_report(dir.path(), &report).unwrap();
+        for curve in &mut report.curves {
+            curve.points = vec![(1, f64::NAN)];
+            curve.validation.clear();
+        }
+        write_report(dir.path(), &report).unwrap();
+        assert!(!dir.path().join("loss.svg").exists());
+        let markdown = fs::read_to_string(dir.path().join("report.md")).unwrap();
+        assert!(!markdown.contains("loss.svg"), "{markdown}");
     }
 }

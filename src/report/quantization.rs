@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::markdown_line;
 use crate::passes::{Choice, LayerPart, Rounding, Sensitivity};
-use crate::progress::thousands;
+use crate::progress::{decimals, exponential, thousands};
 
 /// Losses around a pass that quantised, on the validation text, in nats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -66,7 +66,7 @@ pub(super) fn section(quantizations: &[QuantizationCost]) -> String {
     let mut text = "\n## Quantised\n\nLoss in nats on the validation text: before the pass, with every weight rounded to its grid and nothing else, \
                     and after the pass.\n\n| pass | before | rounded | after |\n| :--- | ---: | ---: | ---: |\n"
         .to_owned();
-    let nats = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    let nats = |loss: Option<f64>| loss.map_or_else(|| "-".to_owned(), |loss| decimals(loss, 4));
     for one in quantizations {
         text.push_str(&markdown_line(&[
             one.pass.clone(),
@@ -125,7 +125,7 @@ fn by_layer(pass: &str, picture: &Picture) -> String {
                 .and_then(|choice| choice.bits_of(layer, part));
             let of_part = costs.costs_of(layer, part).unwrap_or_default();
             let shown = of_part.iter().map(|cost| {
-                let kl = format!("{:.1e}", cost.kl_nats);
+                let kl = exponential(cost.kl_nats, 1);
                 if chosen == Some(cost.bits) {
                     format!("**{kl}**")
                 } else {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::table::markdown_line;
 use crate::passes::Removed;
+use crate::progress::{decimals, percent};
 use crate::pruning::PrunedMatrix;
 
 /// Weights or parts that a pass removed from the student.
@@ -40,7 +41,7 @@ pub(super) fn section(removals: &[Removal]) -> String {
         "| pass | what | before | after | recovered |\n| :--- | :--- | ---: | ---: | ---: |\n",
     );
     for removal in removals {
-        let nats = |loss: f64| format!("{loss:.4}");
+        let nats = |loss: f64| decimals(loss, 4);
         let recovered = removal.recovery.as_ref();
         text.push_str(&markdown_line(&[
             removal.pass.clone(),
@@ -51,7 +52,7 @@ pub(super) fn section(removals: &[Removal]) -> String {
             nats(removal.loss_after_nats),
             recovered.map_or_else(
                 || "-".to_owned(),
-                |recovery| format!("{:.4} ({})", recovery.loss_nats, recovery.pass),
+                |recovery| format!("{} ({})", nats(recovery.loss_nats), recovery.pass),
             ),
         ]));
     }
@@ -75,9 +76,9 @@ fn by_layer(pass: &str, matrices: &[PrunedMatrix]) -> String {
         if !modules.contains(&module) {
             modules.push(module);
         }
-        let zeros = format!("{:.1}", 100.0 * matrix.sparsity);
+        let zeros = percent(matrix.sparsity, 1);
         let cell = match matrix.output_error {
-            Some(error) => format!("{zeros} / {:.2}", 100.0 * error),
+            Some(error) => format!("{zeros} / {}", percent(error, 2)),
             None => zeros,
         };
         cells.insert((layer, module), cell);

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{PassRow, RunReport, Verification, quantization, removal};
-use crate::progress::{bytes_text, duration_text, thousands};
+use super::{Curve, PassRow, RunReport, Verification, quantization, removal};
+use crate::progress::{self, bytes_text, decimals, duration_text, percent, thousands};
 
 const NUM_COLUMNS: usize = 10;
 
@@ -83,7 +83,7 @@ pub fn report_markdown(report: &RunReport) -> String {
             text.push_str(&export_line(export));
         }
     }
-    if !report.curves.is_empty() {
+    if report.curves.iter().any(Curve::has_points) {
         text.push_str("\n## Training loss\n\n![Training loss of each pass](loss.svg)\n");
         if report
             .curves
@@ -100,15 +100,15 @@ pub fn report_markdown(report: &RunReport) -> String {
 
 fn cells(row: &PassRow) -> [String; NUM_COLUMNS] {
     let or_absent = |text: Option<String>| text.unwrap_or_else(|| ABSENT.to_owned());
-    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let percent = |share: f64| percent(share, 1);
     [
         row.pass.clone(),
-        format!("{:.4}", row.loss_nats),
+        decimals(row.loss_nats, 4),
         or_absent(row.perplexity.map(perplexity_text)),
-        format!("{:.4}", row.bits_per_byte),
-        or_absent(row.kl_nats.map(|kl| format!("{kl:.4}"))),
+        decimals(row.bits_per_byte, 4),
+        or_absent(row.kl_nats.map(|kl| decimals(kl, 4))),
         or_absent(row.top1_agreement.map(percent)),
-        format!("{:.2}", 100.0 * row.ece),
+        progress::percent(row.ece, 2),
         bytes_text(row.size_bytes),
         percent(row.sparsity),
         duration_text(row.secs),
@@ -118,7 +118,7 @@ fn cells(row: &PassRow) -> [String; NUM_COLUMNS] {
 /// Text of a perplexity. It can have any length for a broken student; six digits are enough.
 fn perplexity_text(perplexity: f64) -> String {
     if perplexity.abs() < 1e6 {
-        format!("{perplexity:.2}")
+        decimals(perplexity, 2)
     } else {
         format!("{perplexity:.1e}")
     }
@@ -162,7 +162,6 @@ fn escaped(text: &str) -> String {
 pub(super) mod tests {
     use super::*;
     use crate::export::verify::Budget;
-    use crate::report::Curve;
 
     pub(in crate::report) fn report() -> RunReport {
         let distill = PassRow {

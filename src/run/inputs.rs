@@ -17,6 +17,7 @@ use crate::hashes::Hashes;
 use crate::model::Decoder;
 use crate::plan::Plan;
 use crate::progress::{self, Progress};
+use crate::rates::{self, Work, WorkKind};
 use crate::stages::{Model, Stage, Stages};
 use crate::teacher::{CaptureJob, SupportCost, TeacherPlan, bench, capture, load_teacher};
 
@@ -55,6 +56,10 @@ pub(super) fn prepare_data(
             "warning: {} was damaged and was made again",
             path.display()
         ));
+    }
+    if !data.from_cache {
+        let bytes = data.train.num_bytes() + data.validation.num_bytes();
+        rates::note(Work::bytes(WorkKind::Tokenize, bytes), since.elapsed());
     }
     let how = if data.from_cache { "done" } else { "made" };
     let count = |rows: &TokenRows| progress::thousands(rows.num_positions());

@@ -28,6 +28,7 @@ use crate::hashes::Hashes;
 use crate::opened::{Opened, copied_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
+use crate::rates::Rates;
 use crate::recipe::RecipeFaults;
 use crate::report::{self, Curve, PassRow, QuantizationCost, RunReport};
 use crate::shell::quoted;
@@ -35,7 +36,7 @@ use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentPlan};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
-use crate::{memory, preflight, progress};
+use crate::{allocator, memory, preflight, progress};
 
 /// Settings of a run beside its plan.
 pub struct RunContext<'a> {
@@ -89,12 +90,14 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, opened, &hashes)?;
-    check_room(plan, &stages, &estimate(plan, &stages), context)?;
+    check_room(plan, &stages, &room(plan, &stages), context)?;
     let _lock = begin(&stages)?;
     let _begun = Begun(&stages);
     check_student(plan, &stages)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
+    allocator::give_freed_pages_back(); // those of documents and their pieces
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
+    allocator::give_freed_pages_back(); // those of the teacher
     let mut run = Run {
         plan,
         stages: &stages,
@@ -105,6 +108,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         rows: Vec::new(),
     };
     run.measure_teacher()?;
+    allocator::give_freed_pages_back();
     let student = run.passes()?;
     let exports = run.export(student)?;
     let (removals, quantizations) = run.pass_reports()?;
@@ -155,6 +159,11 @@ impl Drop for Begun<'_> {
     }
 }
 
+/// Estimates of what the stages hold; their times are of no account here.
+fn room(plan: &Plan, stages: &Stages) -> Vec<StageEstimate> {
+    estimate(plan, stages, &Rates::unknown(1))
+}
+
 /// Refuses to run without enough disk and memory for the remaining stages.
 fn check_room(
     plan: &Plan,
@@ -192,7 +201,7 @@ pub fn build_cache(
         captures_train: true,
         ..Stages::of(plan, opened, &hashes)?
     };
-    let mut estimates = estimate(plan, &stages);
+    let mut estimates = room(plan, &stages);
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
     check_room(plan, &stages, &estimates, context)?;
     let _lock = begin(&stages)?;

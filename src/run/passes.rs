@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 use super::{Run, RunError, log_changed, log_done};
 use crate::calibration::Calibration;
 use crate::checkpoint::Checkpoint;
+use crate::cost::{self, Text};
 use crate::files::{UnfinishedDir, write_atomically};
 use crate::loss::Term;
 use crate::model::Decoder;
 use crate::passes::{self, PassError, PassPlan, PassReport, QuantizeReport};
+use crate::rates::{self, WorkKind};
 use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Model, Stage};
 use crate::student::{
@@ -216,7 +218,10 @@ impl Run<'_> {
         });
         let progress_label = format!("{label}, validation");
         let rows = &self.data.validation;
+        let since = Instant::now();
         let evaluation = evaluate(decoder, rows, reference, &progress_label)?;
+        let work = cost::run(WorkKind::Evaluate, &decoder.config, Text::of(rows));
+        rates::note(work, since.elapsed());
         if !evaluation.loss_nats.is_finite() {
             let (stage, loss) = (label.to_owned(), evaluation.loss_nats);
             return Err(RunError::NotFinite { stage, loss });
@@ -333,7 +338,7 @@ fn picture(report: QuantizeReport, dir: &Path) -> Option<Picture> {
     let folder = dir.file_name().unwrap_or_default().to_string_lossy();
     Some(Picture {
         svg: format!("{folder}/{PICTURE}"),
-        costs: report.sensitivity?,
+        costs: report.sensitivity.filter(|found| !found.costs.is_empty())?,
         choice: report.choice,
     })
 }

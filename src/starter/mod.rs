@@ -19,7 +19,7 @@ use crate::model::{DecoderConfig, num_parameters};
 use crate::opened::Opened;
 use crate::plan::{self, Plan};
 use crate::preflight;
-use crate::progress::duration_text;
+use crate::rates::{Rates, Secs};
 use crate::recipe::RecipeFaults;
 
 /// Name of the JSON Schema beside a recipe.
@@ -65,6 +65,8 @@ pub struct StarterRequest<'a> {
     pub hours: f64,
     /// Memory of this machine, if it is known.
     pub machine_bytes: Option<u64>,
+    /// Speeds of this machine.
+    pub rates: &'a Rates,
 }
 
 /// A recipe that was written.
@@ -72,8 +74,8 @@ pub struct StarterRequest<'a> {
 pub struct Starter {
     /// Remarks of the preflight.
     pub notes: Vec<String>,
-    /// Estimated seconds of the whole run.
-    pub secs: f64,
+    /// Estimated time of the whole run.
+    pub time: Secs,
     /// Estimated peak memory.
     pub memory_bytes: u64,
 }
@@ -139,12 +141,11 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     }
     let (draft, plan, mut notes) = accepted?;
     let costs = costs_of(&plan, teacher.config());
-    let (secs, memory_bytes) = totals(&costs);
-    let text = draft.text(secs, memory_bytes, request.machine_bytes);
-    if secs > 3600.0 * request.hours {
+    let (time, memory_bytes) = totals(&costs, request.rates);
+    let text = draft.text(time, memory_bytes, request.machine_bytes);
+    if time.likely > 3600.0 * request.hours {
         notes.push(format!(
-            "the shortest recipe takes about {}, more than the {} hours asked for",
-            duration_text(secs),
+            "the shortest recipe takes about {time}, more than the {} hours asked for",
             request.hours
         ));
     }
@@ -152,7 +153,7 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     write_atomically(path, |out| out.write_all(text.as_bytes()))?;
     Ok(Starter {
         notes,
-        secs,
+        time,
         memory_bytes,
     })
 }
@@ -260,7 +261,8 @@ fn fitted(
         .map_or(f64::INFINITY, |bytes| bytes as f64);
     let mut fit = Fit::SMALLEST;
     for candidate in Fit::ALL {
-        let (_, memory_bytes) = totals(&estimated(&draft(candidate, Some(tokens)))?);
+        let costs = estimated(&draft(candidate, Some(tokens)))?;
+        let (_, memory_bytes) = totals(&costs, request.rates);
         if memory_bytes as f64 <= MEMORY_SHARE * room {
             fit = candidate;
             break;
@@ -268,8 +270,8 @@ fn fitted(
     }
     loop {
         let draft = draft(fit, Some(tokens));
-        let (secs, _) = totals(&estimated(&draft)?);
-        if secs <= 3600.0 * request.hours || tokens <= MIN_TOKENS {
+        let (time, _) = totals(&estimated(&draft)?, request.rates);
+        if time.likely <= 3600.0 * request.hours || tokens <= MIN_TOKENS {
             return Ok(draft);
         }
         tokens = (tokens / 5 * 4).max(MIN_TOKENS);
@@ -298,17 +300,13 @@ fn accepted(
 }
 
 fn costs_of(plan: &Plan, teacher: &DecoderConfig) -> Costs {
-    costs(
-        plan,
-        Some(teacher.clone()),
-        Some(teacher),
-        plan.reads_cache(),
-    )
+    costs(plan, Some(teacher.clone()), Some(teacher))
 }
 
-/// Seconds of all stages, and the memory of the one that needs most.
-fn totals(costs: &Costs) -> (f64, u64) {
-    let secs = costs.iter().map(|cost| cost.secs).sum();
+/// Time of all stages, and the memory of the one that needs most.
+fn totals(costs: &Costs, rates: &Rates) -> (Secs, u64) {
+    let work = costs.iter().flat_map(|cost| &cost.work);
+    let time = work.map(|work| rates.secs(work)).sum();
     let peak = costs.iter().map(|cost| cost.memory_bytes).max();
-    (secs, peak.unwrap_or_default())
+    (time, peak.unwrap_or_default())
 }

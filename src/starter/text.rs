@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::thread::available_parallelism;
 
 use super::SCHEMA_FILE;
-use crate::progress::{bytes_text, duration_text, thousands};
+use crate::progress::{bytes_text, thousands};
+use crate::rates::Secs;
 
 /// Positions of a training step.
 const TOKENS_PER_STEP: u64 = 4096;
@@ -94,7 +95,7 @@ impl RecipeDraft {
     }
 
     /// The whole file: what it does and costs, then the recipe.
-    pub(super) fn text(&self, secs: f64, memory_bytes: u64, machine_bytes: Option<u64>) -> String {
+    pub(super) fn text(&self, time: Secs, memory_bytes: u64, machine_bytes: Option<u64>) -> String {
         let Plain { file, share, .. } = &self.plain;
         let then = if self.plain.quantize {
             " and then quantised to 4 bits"
@@ -124,10 +125,14 @@ impl RecipeDraft {
              #   alambic plan {file}    stages, memory and time; writes nothing\n\
              #   alambic run {file}     the whole chain; the same command resumes it\n\
              #\n\
-             # Estimate: {time} on two cores, {memory} of memory at the peak; right within a factor of two if they are idle.{machine}\n\
+             # Estimate: {time}{of}, {memory} of memory at the peak.{machine}\n\
              # For a better student: more text in `data.train` and more `cache.tokens`, then more `steps`.\n\
              \n{recipe}",
-            time = duration_text(secs),
+            of = if time.is_known() {
+                " on this machine if it is idle"
+            } else {
+                " (no speed of this machine is known before its first run)"
+            },
             memory = bytes_text(memory_bytes),
             recipe = self.recipe(),
         )

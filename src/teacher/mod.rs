@@ -7,6 +7,7 @@ mod select;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{self, AtomicBool};
+use std::time::Instant;
 
 pub use bench::{SupportCost, bench};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -18,13 +19,15 @@ use select::RowDraws;
 pub use select::Selection;
 use thiserror::Error;
 
-use crate::cache::{CacheError, CachePart, CacheWriter, Wanted};
+use crate::cache::{CacheError, CachePart, CacheWriter, SupportPlan, Wanted};
 use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::cost::{self, Text};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::for_logits;
 use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, ids_tensor};
 use crate::progress::Progress;
+use crate::rates;
 use crate::support::Supports;
 
 /// Reasons for ending a capture early.
@@ -104,6 +107,11 @@ fn load<E: From<CheckpointError>>(
 /// take as long as 2,048, and use 700 MiB less.
 const HOST_POSITIONS: usize = 512;
 
+/// Rows in one forward pass of a capture on a CPU.
+pub(crate) fn rows_per_pass(batch_size: usize, sequence_length: usize) -> usize {
+    (HOST_POSITIONS / sequence_length).clamp(1, batch_size.max(1))
+}
+
 /// Captures all rows into a cache, or resumes an interrupted capture.
 ///
 /// Shards are committed one by one; a process killed at any moment loses at most one shard.
@@ -123,7 +131,7 @@ pub fn capture(
     progress.resume_at(((writer.num_rows() - missing.len()) * rows.sequence_length()) as u64);
     let at_once = device::parallelism(&decoder.device());
     let rows_per_pass = if device::is_host(&decoder.device()) {
-        (HOST_POSITIONS / rows.sequence_length()).max(1)
+        rows_per_pass(job.batch_size, rows.sequence_length())
     } else {
         job.batch_size
     };
@@ -132,6 +140,7 @@ pub fn capture(
         .chunk_by(|a, b| a / job.rows_per_shard == b / job.rows_per_shard)
         .flat_map(|shard| shard.chunks(job.batch_size))
         .collect();
+    let since = Instant::now();
     for group in batches.chunks(at_once) {
         if job.stop.load(atomic::Ordering::Relaxed) {
             progress.finish();
@@ -163,6 +172,12 @@ pub fn capture(
         progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
     }
     progress.finish();
+    let text = Text {
+        tokens: (missing.len() * rows.sequence_length()) as u64,
+        sequence_length: rows.sequence_length(),
+    };
+    let draws = matches!(selection.support, SupportPlan::Samples { .. });
+    rates::note(cost::capture(&decoder.config, text, draws), since.elapsed());
     Ok(writer.finish()?)
 }
 

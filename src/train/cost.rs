@@ -1,28 +1,35 @@
 //! Costs of training.
 
+use std::time::{Duration, Instant};
+
+use super::fit::PassContext;
 use super::{FitPlan, HandOn};
-use crate::cost::{
-    F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, PROCESS_BYTES, StageCost, layer_floats,
-};
+use crate::cost::{self, F32_BYTES, LOSS_BYTES, PROCESS_BYTES, StageCost, Text, layer_floats};
 use crate::loss::Term;
 use crate::model::{DecoderConfig, num_parameters};
+use crate::rates::{self, Work};
+use crate::student::Student;
 
-/// Adds the cost of training to the cost of a measurement of the student.
-pub(crate) fn add_fit(
-    cost: &mut StageCost,
-    fit: &FitPlan,
-    student: &DecoderConfig,
-    teacher: Option<&DecoderConfig>,
-    sequence_length: usize,
-) {
-    let tokens = (fit.steps * fit.tokens_per_step) as u64;
+/// Adds the cost of training, from the first step that is still to be taken, to the cost of a measurement of the student.
+pub(crate) fn add_fit(cost: &mut StageCost, fit: &FitPlan, inputs: FitInputs<'_>) {
+    let FitInputs {
+        student,
+        teacher,
+        validation,
+        steps_done,
+    } = inputs;
+    let sequence_length = validation.sequence_length;
+    let steps = fit.steps.saturating_sub(steps_done);
+    let text = Text {
+        tokens: (steps * fit.tokens_per_step) as u64,
+        sequence_length,
+    };
     let measurements = fit
         .evaluate_every
-        .map_or(0, |every| fit.steps.div_ceil(every));
-    cost.secs *= 1.0 + measurements as f64;
-    cost.tokens += tokens + measurements as u64 * cost.tokens;
-    let operations = if fit.gradient_checkpointing { 8.0 } else { 6.0 }; // per parameter: two a pass forward, four backward
-    cost.secs += operations * num_parameters(student) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
+        .map_or(0, |every| fit.steps.div_ceil(every) - steps_done / every);
+    cost.add_runs(student, measurements as u64, validation);
+    cost.tokens += text.tokens;
+    cost.work.push(fit_work(fit, student, text, steps));
     // Weights, two moments of each trained matrix, perhaps an average. On disk: the states that are kept, one more
     // while it is written, and perhaps the best weights that they name.
     let weights = num_parameters(student) * F32_BYTES;
@@ -37,9 +44,63 @@ pub(crate) fn add_fit(
     cost.memory_bytes = fit_bytes(fit, student, sequence_length, state);
     let compares = fit.losses.uses(Term::HiddenMse);
     if let Some(teacher) = teacher.filter(|_| compares) {
-        cost.secs += 2.0 * num_parameters(teacher) as f64 * tokens as f64 / OPERATIONS_PER_SEC;
+        cost.work.push(cost::trunk_run(teacher, text));
         let along = along_bytes(fit, student, teacher, sequence_length);
         cost.memory_bytes = cost.memory_bytes.saturating_add(along);
+    }
+}
+
+/// Models and text of a pass that trains.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FitInputs<'a> {
+    pub(crate) student: &'a DecoderConfig,
+    pub(crate) teacher: Option<&'a DecoderConfig>,
+    pub(crate) validation: Text,
+    /// Steps that an interrupted run has taken.
+    pub(crate) steps_done: usize,
+}
+
+/// Steps over a text.
+fn fit_work(fit: &FitPlan, student: &DecoderConfig, text: Text, steps: usize) -> Work {
+    cost::train(student, text, steps as u64, fit.gradient_checkpointing)
+}
+
+/// The clock of training alone: measurements and saved states are left out.
+pub(super) struct TrainingPace {
+    first_step: usize,
+    since: Instant,
+}
+
+impl TrainingPace {
+    /// Starts the clock before a step.
+    pub(super) fn begin(first_step: usize) -> Self {
+        let since = Instant::now();
+        Self { first_step, since }
+    }
+
+    /// Leaves out a time that just ended.
+    pub(super) fn leave_out(&mut self, elapsed: Duration) {
+        self.since += elapsed;
+    }
+
+    /// Notes the speed of the steps up to this one. With a teacher along it would be that of two models.
+    pub(super) fn note(
+        self,
+        fit: &FitPlan,
+        student: &Student,
+        context: &PassContext<'_>,
+        step: usize,
+    ) {
+        if context.teacher.is_some() {
+            return;
+        }
+        let steps = step - self.first_step;
+        let text = Text {
+            tokens: (steps * fit.tokens_per_step) as u64,
+            sequence_length: context.rows.sequence_length(),
+        };
+        let work = fit_work(fit, &student.unrolled().decoder.config, text, steps);
+        rates::note(work, self.since.elapsed());
     }
 }
 

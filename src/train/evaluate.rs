@@ -13,7 +13,7 @@ use crate::loss::{RowStatistics, statistics_against};
 use crate::progress::Progress;
 
 /// Rows in one forward pass.
-const BATCH_ROWS: usize = 4;
+pub(crate) const BATCH_ROWS: usize = 4;
 
 /// Bins of the calibration error (Guo et al. 2017 use 15).
 const NUM_BINS: usize = 15;
@@ -250,7 +250,7 @@ impl EvaluationSums {
             loss_nats: self.loss / count,
             perplexity: Some((self.loss / count).exp()).filter(|perplexity| perplexity.is_finite()),
             bits_per_byte: self.loss / std::f64::consts::LN_2 / num_bytes.max(1) as f64,
-            kl_nats: has_teacher.then_some(self.kl / count),
+            kl_nats: has_teacher.then_some(self.kl / count + 0.0), // 0 has no sign,
             top1_agreement: has_teacher.then_some(self.agreed as f64 / count),
             calibration_error: self.bins.iter().map(gap).sum::<f64>() / count,
             positions: self.positions,

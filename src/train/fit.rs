@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::change::Change;
+use super::cost::TrainingPace;
 use super::error::not_finite;
 use super::evaluate::{Evaluation, Reference, measure};
 use super::gradient::{ActivationMemory, StepGradient, step_gradient_with};
@@ -133,6 +134,7 @@ pub fn fit_with(
     let unsound = |found: UnsoundStep| not_finite(found.step, found, context);
     let mut since_log = Instant::now();
     let mut tokens_since_log = 0;
+    let mut pace = TrainingPace::begin(start);
 
     for done in start.. {
         let is_due = training.validation.is_due(done, plan);
@@ -155,6 +157,7 @@ pub fn fit_with(
                 saved.map_err(save_error)?;
             }
             since_log += since_measure.elapsed(); // speed is that of training alone
+            pace.leave_out(since_measure.elapsed());
         }
         let validation = &training.validation;
         let is_measured = !validation.is_due(done, plan); // unless a signal came between
@@ -162,6 +165,7 @@ pub fn fit_with(
             break;
         }
         let stopping = context.stop.load(Ordering::Relaxed);
+        let since_save = Instant::now();
         if stopping || (done > start && done % plan.save_every == 0) {
             pending.read().map_err(unsound)?;
             let student = &training.student;
@@ -171,9 +175,11 @@ pub fn fit_with(
             }
             log.sync()?;
             states.save(&training).map_err(save_error)?;
+            pace.leave_out(since_save.elapsed());
         }
         if stopping {
             progress.finish();
+            pace.note(plan, &training.student, context, done);
             return Err(FitError::Interrupted {
                 step: done,
                 label: label.to_owned(),
@@ -242,6 +248,7 @@ pub fn fit_with(
     }
     progress.finish();
     let done = training.optimizer.num_updates;
+    pace.note(plan, &training.student, context, done);
     if done < plan.steps {
         progress::log(&format!(
             "{label}: ended early after step {done} of {}: the validation loss stopped falling",

@@ -26,7 +26,7 @@ mod trunk;
 mod validation;
 
 pub use average::averaged;
-pub(crate) use cost::add_fit;
+pub(crate) use cost::{FitInputs, add_fit};
 pub use error::{FitError, check_number};
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
 pub use plan::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, TemperaturePlan, TemperatureWalk};

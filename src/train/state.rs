@@ -390,6 +390,12 @@ pub fn newest(dir: &Path) -> Option<PathBuf> {
     found.pop().map(|(_, path)| path)
 }
 
+/// Steps taken in the newest state in the folder of an unfinished pass.
+pub fn newest_step(dir: &Path) -> Option<usize> {
+    let found = files(dir, STATE_PREFIX).ok()?;
+    found.last().map(|(step, _)| *step)
+}
+
 /// Deletes the files that only an unfinished pass needs.
 pub fn discard(dir: &Path) -> io::Result<()> {
     for prefix in [STATE_PREFIX, BEST_PREFIX] {

@@ -137,6 +137,8 @@ impl Workshop {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_alambic"));
         command.current_dir(self.dir.path()).args(args);
+        // Estimates must not depend on what other runs of this user have measured.
+        command.env("XDG_CACHE_HOME", self.path(".cache"));
         command
     }
 

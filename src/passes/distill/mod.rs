@@ -2,8 +2,10 @@
 
 mod plan;
 
+use std::path::Path;
+
 pub(super) use self::plan::DISTILL;
-use super::{Pass, PassError, PassFault, PassInputs, saved};
+use super::{PartDone, Pass, PassError, PassFault, PassInputs, saved};
 use crate::cost::StageCost;
 use crate::diag::Diagnostic;
 use crate::loss::Term;
@@ -12,7 +14,7 @@ use crate::pruning;
 use crate::recipe::Fields;
 use crate::student::{self, Adapter, AdapterPlan, Projection, Student, is_target, layer_pairs};
 use crate::train::fit::{PassContext, fit};
-use crate::train::{self, FitError, FitPlan};
+use crate::train::{self, FitError, FitInputs, FitPlan, state};
 
 impl Pass for FitPlan {
     fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
@@ -45,13 +47,21 @@ impl Pass for FitPlan {
     }
 
     fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
-        let PassInputs {
-            student,
-            teacher,
-            sequence_length,
-            ..
-        } = *inputs;
-        train::add_fit(cost, self, student, teacher, sequence_length);
+        let fit_inputs = FitInputs {
+            student: inputs.student,
+            teacher: inputs.teacher,
+            validation: inputs.validation,
+            steps_done: inputs.done,
+        };
+        train::add_fit(cost, self, fit_inputs);
+    }
+
+    fn part_done(&self, dir: &Path, _: &DecoderConfig) -> Option<PartDone> {
+        Some(PartDone {
+            done: state::newest_step(dir)?,
+            of: self.steps,
+            unit: "steps",
+        })
     }
 
     fn apply(&self, student: Student, context: &PassContext<'_>) -> Result<Student, PassError> {

@@ -15,13 +15,20 @@ use self::sparsegpt::compensate;
 use super::removed::Removed;
 use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::calibration::{Calibration, Interrupted, NotPositiveDefinite};
-use crate::cost::{F32_BYTES, StageCost};
+use crate::cost::{self, CalibrationSteps, F32_BYTES, StageCost};
 use crate::diag::Diagnostic;
 use crate::model::{Site, num_parameters, parameter_specs};
 use crate::pruning::{PrunedMatrix, Zeros, input_squares, mask_lowest};
 use crate::recipe::Fields;
 use crate::student::Student;
 use crate::train::fit::PassContext;
+
+/// What SparseGPT does to each weight.
+const CORRECTS: CalibrationSteps = CalibrationSteps {
+    scales: false,
+    clips: false,
+    corrects: true,
+};
 
 /// Error of a pruning pass.
 #[derive(Debug, Error)]
@@ -76,13 +83,14 @@ impl Pass for PrunePlan {
     /// Adds the cost of the measurements before pruning. SparseGPT runs each layer twice; it holds the residual stream of its
     /// text, and the second moments of the widest input with their factor.
     fn add_cost(&self, cost: &mut StageCost, inputs: &PassInputs<'_>) {
-        let (config, tokens) = (inputs.student, self.calibration_tokens as u64);
+        let (config, text) = (inputs.student, inputs.training(self.calibration_tokens));
         match self.method {
             PruneMethod::Magnitude => {}
-            PruneMethod::Wanda => cost.add_runs(config, 1, tokens),
+            PruneMethod::Wanda => cost.add_runs(config, 1, text),
             PruneMethod::SparseGpt { .. } => {
-                cost.add_runs(config, 2, tokens);
-                cost.add_moments(config, tokens);
+                cost.work.push(cost::calibrate(config, text, CORRECTS));
+                cost.tokens += text.tokens;
+                cost.add_moments(config, text.tokens);
                 cost.memory_bytes += num_parameters(config) * F32_BYTES;
             }
         }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::BudgetPlan;
 use super::sensitivity::{Cost, LayerPart, Sensitivity};
 use crate::files::{read_json, write_json};
+use crate::progress::decimals;
 
 /// File in the folder of the pass.
 const FILE: &str = "widths.json";
@@ -111,9 +112,9 @@ impl fmt::Display for Choice {
             let plural = if count == 1 { "" } else { "s" };
             write!(f, "{between}{count} part{plural} of {bits} bits")?;
         }
-        write!(f, "; their KLs sum to {:.4} nats", self.kl_nats)?;
+        write!(f, "; their KLs sum to {} nats", decimals(self.kl_nats, 4))?;
         match self.uniform.last_key_value() {
-            Some((bits, kl)) => write!(f, ", {kl:.4} with {bits} bits everywhere"),
+            Some((bits, kl)) => write!(f, ", {} with {bits} bits everywhere", decimals(*kl, 4)),
             None => Ok(()),
         }
     }

@@ -12,6 +12,7 @@ mod sensitivity;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Instant;
 
 pub use self::budget::Choice;
 pub use self::calibrate::QuantizeError;
@@ -29,8 +30,8 @@ pub use self::rounding::Rounding;
 use self::rules::contradictions;
 pub use self::sensitivity::{Cost, LayerPart, Sensitivity, WIDTHS};
 use super::distill::{check_layers, distill};
-use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
-use crate::cost::{F32_BYTES, LOSS_BYTES, OPERATIONS_PER_SEC, StageCost};
+use super::{PartDone, Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
+use crate::cost::{self, CalibrationSteps, F32_BYTES, LOSS_BYTES, StageCost, Text};
 use crate::diag::Diagnostic;
 use crate::kernels::grid::{Grid, Levels};
 use crate::model::{
@@ -38,6 +39,7 @@ use crate::model::{
     parameter_specs,
 };
 use crate::progress::log;
+use crate::rates::{self, Work, WorkKind};
 use crate::recipe::Fields;
 use crate::student::Student;
 use crate::train::FitPlan;
@@ -72,10 +74,25 @@ impl Pass for QuantizePlan {
             fit.add_cost(cost, inputs);
         }
         if let Some(sensitivity) = &self.sensitivity {
-            add_sensitivity(cost, sensitivity, inputs.student);
+            add_sensitivity(cost, sensitivity, inputs);
         }
         if let QuantizeMethod::Calibrated(plan) = &self.method {
-            add_calibration(cost, plan, inputs.student);
+            add_calibration(cost, plan, inputs);
+        }
+    }
+
+    fn part_done(&self, dir: &Path, student: &DecoderConfig) -> Option<PartDone> {
+        match &self.method {
+            QuantizeMethod::Qat(fit) => fit.part_done(dir, student),
+            QuantizeMethod::Calibrated(_) => {
+                let done = calibrate::num_finished(dir);
+                (done > 0).then_some(PartDone {
+                    done,
+                    of: student.num_hidden_layers,
+                    unit: "layers",
+                })
+            }
+            QuantizeMethod::RoundToNearest => None,
         }
     }
 
@@ -133,27 +150,49 @@ impl QuantizePlan {
 /// Adds the cost of measuring sensitivity: for each layer and width, one run per part and one for the whole layer. A run
 /// starts at its layer, so on average it is half of the layers and the output matrix. Memory holds the residual stream, the
 /// logits of some rows, and one layer for each width.
-fn add_sensitivity(cost: &mut StageCost, sensitivity: &SensitivityPlan, config: &DecoderConfig) {
-    let runs = (config.num_hidden_layers * WIDTHS.len() * (LayerPart::CHOSEN.len() + 1)) as u64;
-    let tokens = sensitivity.tokens as u64;
-    let head = (config.vocab_size * config.hidden_size) as u64;
+fn add_sensitivity(cost: &mut StageCost, sensitivity: &SensitivityPlan, inputs: &PassInputs<'_>) {
+    let config = inputs.student;
+    let num_layers = config.num_hidden_layers;
+    let runs = (num_layers * WIDTHS.len() * (LayerPart::CHOSEN.len() + 1)) as u64;
+    let text = inputs.training(sensitivity.tokens);
+    let half: Vec<usize> = (0..num_layers / 2).collect();
+    let run = cost::run(
+        WorkKind::Evaluate,
+        &config.with_layers(&half),
+        text.times(runs),
+    );
+    cost.tokens += runs * text.tokens;
+    cost.work.push(Work {
+        parameters: num_parameters(config),
+        ..run
+    });
     let layers = num_parameters(&config.with_layers(&[])).abs_diff(num_parameters(config));
-    let operations = 2.0 * (layers as f64 / 2.0 + head as f64) * (runs * tokens) as f64;
-    cost.tokens += runs * tokens;
-    cost.secs += operations / OPERATIONS_PER_SEC;
-    let copies = layers / config.num_hidden_layers as u64 * WIDTHS.len() as u64;
-    let stream = 2 * tokens * config.hidden_size as u64;
+    let copies = layers / num_layers as u64 * WIDTHS.len() as u64;
+    let stream = 2 * text.tokens * config.hidden_size as u64;
     cost.memory_bytes += (copies + stream) * F32_BYTES + 2 * LOSS_BYTES;
 }
 
 /// Adds the cost of calibration before weights are rounded: as for SparseGPT, except that the free weights are dropped.
 /// The disk also holds the finished layers for a time.
-fn add_calibration(cost: &mut StageCost, plan: &CalibratedPlan, config: &DecoderConfig) {
-    let tokens = plan.calibration_tokens as u64;
-    let runs = if plan.awq { 5 } else { 3 };
-    cost.add_runs(config, runs, tokens);
+fn add_calibration(cost: &mut StageCost, plan: &CalibratedPlan, inputs: &PassInputs<'_>) {
+    let config = inputs.student;
+    let text = inputs.training(plan.calibration_tokens);
+    let left = 1.0 - inputs.done as f64 / config.num_hidden_layers.max(1) as f64;
+    cost.tokens += text.tokens;
+    cost.work
+        .push(calibration_work(plan, config, text).part(left));
     cost.disk_bytes += num_parameters(config) * F32_BYTES;
-    cost.add_moments(config, tokens);
+    cost.add_moments(config, text.tokens);
+}
+
+/// Calibration of all layers.
+fn calibration_work(plan: &CalibratedPlan, config: &DecoderConfig, text: Text) -> Work {
+    let steps = CalibrationSteps {
+        scales: plan.awq,
+        clips: plan.clip,
+        corrects: plan.gptq.is_some(),
+    };
+    cost::calibrate(config, text, steps)
 }
 
 /// Puts the student on the grids of the plan: by rounding, by calibration, or by training with the rounding in the loop.
@@ -249,7 +288,14 @@ fn calibrated(
         key: context.key,
     };
     let calibration = calibration(context, plan.calibration_tokens);
+    let is_whole = calibrate::num_finished(context.dir) == 0;
+    let since = Instant::now();
     let student = calibrate(student, plan, &calibration, &finished)?;
+    if is_whole {
+        let config = student.unrolled().decoder.config;
+        let work = calibration_work(plan, &config, calibration.text());
+        rates::note(work, since.elapsed());
+    }
     Ok(student)
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{PassError, saved};
 use crate::calibration::Interrupted;
 use crate::files::{read_json, write_json};
-use crate::progress::log;
+use crate::progress::{decimals, log, percent};
 use crate::student::Student;
 use crate::train::evaluate::{Reference, measure};
 use crate::train::fit::PassContext;
@@ -101,11 +101,11 @@ impl fmt::Display for Rounding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "rounding alone costs {:.4} nats ({:.2} %): a loss of {:.4} after {:.4}",
-            self.cost_nats(),
-            100.0 * self.cost_frac(),
-            self.loss_rounded_nats,
-            self.loss_before_nats
+            "rounding alone costs {} nats ({} %): a loss of {} after {}",
+            decimals(self.cost_nats(), 4),
+            percent(self.cost_frac(), 2),
+            decimals(self.loss_rounded_nats, 4),
+            decimals(self.loss_before_nats, 4)
         )
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{read_json, write_atomically, write_json};
 use crate::model::{ParameterSpec, Site};
-use crate::progress::log;
+use crate::progress::{exponential, log};
 
 /// Widths that are measured: the ones that a recipe may ask for.
 pub const WIDTHS: [u32; 4] = [2, 3, 4, 8];
@@ -168,10 +168,21 @@ impl Sensitivity {
                 kl_nats,
                 part: _,
             } = cost;
-            let _ = writeln!(text, "{layer},{part},{bits},{num_weights},{kl_nats:e}"); // writing to a `String` cannot fail
+            let _ = writeln!(
+                text,
+                "{layer},{part},{bits},{num_weights},{}",
+                digits(*kl_nats)
+            ); // writing to a `String` cannot fail
         }
         text
     }
+}
+
+/// A number with five digits, which is more than a measurement on a short text means.
+fn digits(value: f64) -> String {
+    let text = exponential(value, 4);
+    text.parse()
+        .map_or(text, |rounded: f64| format!("{rounded:e}"))
 }
 
 #[cfg(test)]
@@ -189,14 +200,15 @@ mod tests {
         };
         let costs = vec![
             cost(LayerPart::Qkv, 2, 0.25),
-            cost(LayerPart::GateUp, 3, 1.5e-7),
+            cost(LayerPart::GateUp, 3, 1.500_004e-7),
+            cost(LayerPart::Down, 8, -0.0),
         ];
         let text = Sensitivity {
             positions: 7,
             costs,
         }
         .csv();
-        let want = "layer,part,bits,weights,kl_nats\n3,qkv,2,96,2.5e-1\n3,gate-up,3,96,1.5e-7\n";
+        let want = "layer,part,bits,weights,kl_nats\n3,qkv,2,96,2.5e-1\n3,gate-up,3,96,1.5e-7\n3,down,8,96,0e0\n";
         assert_eq!(text, want);
     }
 }

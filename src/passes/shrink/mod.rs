@@ -47,7 +47,8 @@ impl Pass for ShrinkPlan {
             (LayersBy::Loss, true) => 2 + left,
             (LayersBy::Influence, _) => 2,
         };
-        cost.add_runs(inputs.student, 1, (runs * self.calibration_tokens) as u64);
+        let text = inputs.training(self.calibration_tokens);
+        cost.add_runs(inputs.student, runs as u64, text);
         cost.memory_bytes += num_parameters(inputs.student) * F32_BYTES;
     }
 

@@ -1,12 +1,16 @@
 //! SparseGPT: the weights after a pruned one compensate for it.
 
+use std::time::Instant;
+
 use burn::tensor::{Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::PruneError;
+use super::{CORRECTS, PruneError};
 use crate::calibration::{Calibration, Hessian, InverseFactor, LayerSweep};
+use crate::cost;
 use crate::model::{ParameterSpec, Site};
 use crate::pruning::{PRUNED, PrunedMatrix, Within, Zeros, lowest, share_of};
+use crate::rates;
 use crate::student::Student;
 use crate::tensors;
 use crate::vector::vectorized;
@@ -29,6 +33,7 @@ pub(super) fn compensate(
 ) -> Result<(Student, Vec<PrunedMatrix>), PruneError> {
     let mut student = student;
     let mut pruned = Vec::new();
+    let since = Instant::now();
     let mut sweep = LayerSweep::begin(
         calibration,
         student.effective_weights(),
@@ -66,6 +71,9 @@ pub(super) fn compensate(
         sweep.advance(&format!("layer {layer} error {:.1} %", 100.0 * largest))?;
     }
     student.decoder = sweep.finish();
+    let config = student.unrolled().decoder.config;
+    let work = cost::calibrate(&config, calibration.text(), CORRECTS);
+    rates::note(work, since.elapsed());
     Ok((student, pruned))
 }
 

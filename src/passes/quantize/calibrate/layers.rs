@@ -100,6 +100,14 @@ impl FinishedLayers<'_> {
     }
 }
 
+/// Number of finished layers in the folder of an unfinished pass, from the first on.
+pub(crate) fn num_finished(dir: &Path) -> usize {
+    let finished = FinishedLayers { dir, key: "" };
+    (0..)
+        .take_while(|&layer| finished.file(layer).exists())
+        .count()
+}
+
 /// Deletes the files that only an unfinished pass needs.
 pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     let layers = dir.join(FOLDER);

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use thiserror::Error;
 
 use self::gptq::Step;
-pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers};
+pub(crate) use self::layers::{FinishedLayers, discard, is_of_finished_layers, num_finished};
 use super::CalibratedPlan;
 use crate::calibration::{Calibration, Interrupted, LayerSweep, NotPositiveDefinite};
 use crate::kernels::grid::round_to_bf16;
