@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cache::{CachePlan, SupportPlan};
 use crate::cost::{self, F32_BYTES, PROCESS_BYTES, StageCost, Text, num_cores};
-use crate::data::{TokenizerPlan, TrainTokenizer};
+use crate::data::{TokenizerPlan, TrainTokenizer, text_files};
 use crate::export::verify;
 use crate::files::UnfinishedDir;
 use crate::model::{DecoderConfig, num_parameters};
@@ -18,6 +18,9 @@ use crate::stages::{Model, Stage, Stages};
 use crate::student::StudentPlan;
 use crate::teacher::rows_per_pass;
 use crate::train::evaluate::BATCH_ROWS;
+
+/// Memory of the parts of documents that are tokenised at once, one for each core: 16 MiB each, as measured.
+const PARTS_BYTES: u64 = 64 << 20;
 
 /// One stage of a plan.
 #[derive(Debug, Clone, Serialize)]
@@ -70,8 +73,9 @@ struct Sizes {
     student: DecoderConfig,
     train_tokens: u64,
     validation_tokens: u64,
-    /// Bytes of the files of both texts.
+    /// Bytes of all files of text, and of the largest.
     text_bytes: u64,
+    largest_file_bytes: u64,
     sequence_length: usize,
 }
 
@@ -202,23 +206,17 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
     }
 }
 
-/// Cost of turning both texts into rows: each core tokenises a document.
+/// Cost of turning both texts into rows.
 fn data(sizes: &Sizes) -> StageCost {
     let tokens = sizes.train_tokens + sizes.validation_tokens;
     let bytes = tokens.saturating_mul(38) / 10;
     StageCost {
         tokens,
-        memory_bytes: PROCESS_BYTES
-            .saturating_add(sizes.text_bytes)
-            .saturating_add(tokens * 2 * F32_BYTES)
-            .saturating_add(TOKENIZING_BYTES),
+        memory_bytes: text_memory(sizes, tokens),
         disk_bytes: tokens * F32_BYTES,
         work: vec![Work::bytes(WorkKind::Tokenize, bytes)],
     }
 }
-
-/// Memory of tokenising the documents that are in work: the tokenizer keeps its own record of each piece of text.
-const TOKENIZING_BYTES: u64 = 128 << 20;
 
 /// Cost of writing all formats, and of reading them back and comparing them.
 fn export(plan: &Plan, sizes: &Sizes, config: &DecoderConfig) -> StageCost {
@@ -295,38 +293,39 @@ fn sizes(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConf
     let student = plan
         .student
         .config(teacher.as_ref(), given, vocab_size, length);
-    let bytes = |paths: &[PathBuf]| paths.iter().map(|path| text_bytes(path)).sum::<u64>();
-    let texts = [&plan.data.train, &plan.data.validation].map(|paths| bytes(paths));
-    let limits = [plan.data.train_tokens, plan.data.validation_tokens];
-    let tokens = |text: usize| {
-        let all = texts[text].saturating_mul(10) / 38; // 3.8 bytes a token in English prose
-        limits[text].unwrap_or(u64::MAX).min(all)
+    let [train, validation] =
+        [&plan.data.train, &plan.data.validation].map(|paths| file_sizes(paths));
+    let tokens = |files: &[u64], limit: Option<u64>| {
+        let text_bytes: u64 = files.iter().sum();
+        let all = text_bytes.saturating_mul(10) / 38; // 3.8 bytes a token in English prose
+        limit.unwrap_or(u64::MAX).min(all)
     };
+    let files = || train.iter().chain(&validation).copied();
     Sizes {
         teacher,
         student,
-        train_tokens: tokens(0),
-        validation_tokens: tokens(1),
-        text_bytes: texts.iter().sum(),
+        train_tokens: tokens(&train, plan.data.train_tokens),
+        validation_tokens: tokens(&validation, plan.data.validation_tokens),
+        text_bytes: files().sum(),
+        largest_file_bytes: files().max().unwrap_or(0),
         sequence_length: length,
     }
 }
 
-/// Bytes of the text in a file or folder; in a folder, only files that the data stage reads count.
-fn text_bytes(path: &Path) -> u64 {
-    let is_text = |path: &Path| {
-        path.extension()
-            .is_some_and(|kind| kind == "txt" || kind == "jsonl")
-    };
-    match fs::read_dir(path) {
-        Ok(entries) => entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.is_dir() || is_text(path))
-            .map(|path| text_bytes(&path))
-            .sum(),
-        Err(_) => size_of(path),
-    }
+/// Memory of the data stage: all texts; beside them a file that is read and a line of it that is decoded, which may be
+/// all of it, or, later, tokens in their forms up to the file of rows.
+fn text_memory(sizes: &Sizes, tokens: u64) -> u64 {
+    let beside = sizes.largest_file_bytes.saturating_mul(2);
+    let beside = beside.max(tokens.saturating_mul(5 * F32_BYTES));
+    (PROCESS_BYTES + PARTS_BYTES)
+        .saturating_add(sizes.text_bytes)
+        .saturating_add(beside)
+}
+
+/// Bytes of each file that the data stage reads.
+fn file_sizes(paths: &[PathBuf]) -> Vec<u64> {
+    let files = text_files(paths).unwrap_or_default(); // a path that is not there is refused elsewhere
+    files.iter().map(|path| size_of(path)).collect()
 }
 
 /// Bytes of a file or of all files in a folder; unreadable files count as 0.

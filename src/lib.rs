@@ -16,6 +16,8 @@ pub mod panics;
 
 pub mod files;
 
+pub mod machine;
+
 pub mod hashes;
 
 pub mod mapped;

@@ -1,30 +1,11 @@
 //! Check that a run fits into the memory of this machine.
 
-use std::path::Path;
-
 use crate::diag::Diagnostic;
 use crate::estimate::StageEstimate;
-use crate::files;
 use crate::plan::{Plan, fault_at};
 use crate::progress::bytes_text;
 use crate::recipe::RecipeFaults;
 use crate::stages::Stages;
-
-/// Bytes that this process may use: the memory of the machine, or the lowest limit of the process's control groups.
-/// `None` if the system does not report it.
-pub fn machine_bytes() -> Option<u64> {
-    let machine = files::read_to_string(Path::new("/proc/meminfo"))
-        .ok()
-        .and_then(|text| total_bytes(&text));
-    let groups = files::read_to_string(Path::new("/proc/self/cgroup")).unwrap_or_default();
-    let group = groups.lines().find_map(|line| line.strip_prefix("0::/"));
-    let group = Path::new("/sys/fs/cgroup").join(group.unwrap_or_default());
-    let limits = group.ancestors().filter_map(|dir| {
-        let text = files::read_to_string(&dir.join("memory.max")).ok()?;
-        text.trim().parse().ok() // `max` is no limit
-    });
-    limits.chain(machine).min()
-}
 
 /// Estimate with the highest memory among the stages that are still to run; the first among equals.
 pub fn peak(estimates: &[StageEstimate]) -> Option<&StageEstimate> {
@@ -84,26 +65,3 @@ pub fn check(
 }
 
 const FIT: &str = "write a smaller `micro_batch` or `gradient_checkpointing: true`";
-
-/// Parses the first line of `/proc/meminfo`.
-fn total_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_memory_of_a_machine_is_read_in_kib() {
-        let text = "MemTotal:       24605012 kB\nMemFree:         5 kB\n";
-        assert_eq!(total_bytes(text), Some(24_605_012 * 1024));
-        for damaged in ["", "MemTotal: 5 MB\n", "MemTotal: many kB\n"] {
-            assert_eq!(total_bytes(damaged), None, "{damaged:?}");
-        }
-    }
-}

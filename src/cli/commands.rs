@@ -21,6 +21,7 @@ use crate::estimate::{StageEstimate, estimate};
 use crate::generate::{TokenSampling, generate as continue_prompt};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
+use crate::machine;
 use crate::memory;
 use crate::opened::Opened;
 use crate::passes::PartDone;
@@ -92,7 +93,7 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let left: Secs = to_do.map(|estimate| estimate.time).sum();
     let _ = write!(text, "to do: about {left}{}", speed_note(left));
     let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.cost.memory_bytes);
-    let machine_bytes = memory::machine_bytes();
+    let machine_bytes = machine::memory_bytes();
     if let Some(machine_bytes) = machine_bytes.filter(|_| peak_bytes > 0) {
         let (peak, machine) = (bytes_text(peak_bytes), bytes_text(machine_bytes));
         let _ = write!(

@@ -131,6 +131,7 @@ impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
         let help = match &error {
             DataError::Source { split, source } => source.help(&format!("data.{split}")),
+            DataError::Tokenizer(error) => error.help(),
             _ => None,
         };
         match error {

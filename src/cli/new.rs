@@ -8,7 +8,7 @@ use serde_json::json;
 use super::commands::{Output, shown, speed_note};
 use super::{Failure, VERSION};
 use crate::device::HOST;
-use crate::memory::machine_bytes;
+use crate::machine;
 use crate::progress::{self, bytes_text};
 use crate::rates::{Machine, Rates};
 use crate::shell::quoted;
@@ -101,7 +101,7 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
         size: args.size,
         quantize: !args.no_quantize,
         hours: args.hours,
-        machine_bytes: machine_bytes(),
+        machine_bytes: machine::memory_bytes(),
         rates: &rates,
     };
     let starter = starter::write(&request)?;

@@ -315,7 +315,8 @@ impl Faults {
     }
 }
 
-fn place(path: &Path, line: Option<usize>) -> String {
+/// Path and line as messages give them.
+pub(super) fn place(path: &Path, line: Option<usize>) -> String {
     match line {
         Some(line) => format!("{}:{line}", path.display()),
         None => path.display().to_string(),

@@ -1,12 +1,16 @@
 //! Conversion of text to token rows.
 
+mod added_tokens;
 mod batch;
 mod bounds;
 mod chat_templates;
+mod cut;
+mod encode;
 mod fault;
 mod jsonl;
 mod model_tokenizer;
 mod pack;
+mod pieces;
 mod plan;
 mod prepare;
 mod rebuilt;

@@ -4,21 +4,21 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 use thiserror::Error;
 
+use super::encode::Encoder;
 use super::fault::{SkipReason, Skipped, SourceError};
 use super::pack::{Packing, pack};
 use super::rows::TokenRows;
 use super::source::{Document, read_documents};
 use super::store::Store;
-use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
+use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
 
 /// Part of a tokenizer's key; raised when the same text would give another one (also by another `tokenizers` version).
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Part of the key of rows; raised together with [`VERSION`], and when the byte format of rows changes.
 const ROWS_VERSION: u32 = 2;
@@ -107,7 +107,8 @@ pub enum DataError {
 ///
 /// Rows, and a trained tokenizer, are stored in `cache_dir` under a key of all that decides their content, so a second
 /// run neither trains nor tokenises. `eos` is the token between documents; by default the tokenizer's own
-/// ([`Tokenizer::end_of_text`]). Documents are tokenised whole, because pieces may give other tokens.
+/// ([`Tokenizer::end_of_text`]). Documents are cut only where their parts have the tokens of the whole, and those beyond
+/// the limits of a plan are not tokenised.
 pub fn prepare(
     plan: &DataPlan,
     given: Option<&Tokenizer>,
@@ -203,7 +204,7 @@ fn rows_of_documents(
     end_of_text: u32,
 ) -> Result<TokenRows, DataError> {
     check_end_of_text(end_of_text, tokenizer)?;
-    let texts = tokenize(tokenizer, documents)?;
+    let texts = Encoder::new(tokenizer).encode(documents, None)?;
     let packing = Packing {
         sequence_length,
         beginning_of_text: tokenizer.beginning_of_text(),
@@ -226,17 +227,6 @@ fn check_end_of_text(id: u32, tokenizer: &Tokenizer) -> Result<(), DataError> {
     } else {
         Err(DataError::EndOfTextRange { id, vocab_size })
     }
-}
-
-/// Tokenises documents, each whole, in parallel.
-fn tokenize(
-    tokenizer: &Tokenizer,
-    documents: &[Document],
-) -> Result<Vec<TokenizedText>, TokenizerError> {
-    documents
-        .par_iter()
-        .map(|document| tokenizer.encode_with_bytes(&document.text))
-        .collect()
 }
 
 fn train_tokenizer(
@@ -281,11 +271,12 @@ fn rows_of(
         packing,
     });
     let make = || {
-        let texts = tokenize(tokenizer, documents)?;
-        let is_empty: Vec<u8> = texts
+        let texts = Encoder::new(tokenizer).encode(documents, packing.limit)?;
+        let mut is_empty: Vec<u8> = texts
             .iter()
             .map(|text| u8::from(text.ids.is_empty()))
             .collect();
+        is_empty.resize(documents.len(), 0); // what is beyond the limit was not looked at
         let rows = pack(&texts, packing);
         if rows.num_rows() == 0 {
             return Err(DataError::NoTokens { split });

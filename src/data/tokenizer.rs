@@ -1,6 +1,8 @@
 //! Conversion of text to token ids and back.
 
+use std::convert::Infallible;
 use std::io;
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
@@ -14,6 +16,8 @@ use tokenizers::{
 
 use super::TextStream;
 use super::bounds::{AddedToken as WrittenToken, TokenizerFile};
+use super::cut::Splitting;
+use super::encode::TokensSoFar;
 use super::special_tokens::{
     END_OF_TEXT, END_OF_TEXT_NAMES, default_config, end_of_text, round_text,
 };
@@ -26,6 +30,12 @@ pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// Size of the smallest byte-level vocabulary: one token per byte, and end-of-text.
 const MIN_VOCAB_SIZE: usize = 257;
+
+/// Bytes of text that are given to the training of a tokenizer at a time.
+const TRAINING_PART_BYTES: usize = 64 << 10;
+
+/// Bytes of a word from which on the training of a tokenizer takes it as several.
+const MAX_WORD_BYTES: usize = 512;
 
 /// Errors of opening, training or using a tokenizer.
 #[derive(Debug, Error)]
@@ -72,6 +82,22 @@ pub enum TokenizerError {
         /// The requested size.
         vocab_size: usize,
     },
+    /// A text that has to be tokenised at once, and is too long for the memory that is free.
+    #[error(
+        "{place}: {bytes} of text have to be tokenised at once, which takes about {needed} of memory, but {free} are free"
+    )]
+    TooLong {
+        /// File and line.
+        place: String,
+        /// Length of the text, or of the part that has no place to cut it.
+        bytes: String,
+        /// Memory for it.
+        needed: String,
+        /// Memory that is free.
+        free: String,
+        /// Longest text that fits.
+        max: String,
+    },
     /// The library failed.
     #[error("{doing}: {reason}")]
     Library {
@@ -82,8 +108,21 @@ pub enum TokenizerError {
     },
 }
 
+impl TokenizerError {
+    /// The edit to make, if it is one to the text.
+    pub fn help(&self) -> Option<String> {
+        match self {
+            Self::TooLong { max, .. } => Some(format!(
+                "this tokenizer does not split text into words, or the text has none: divide it into texts of at most {max}, \
+                 such as one for each paragraph"
+            )),
+            _ => None,
+        }
+    }
+}
+
 /// Text as tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TokenizedText {
     /// Token ids, without added special tokens.
     pub ids: Vec<u32>,
@@ -144,6 +183,7 @@ impl Tokenizer {
 
     /// Trains a byte-level BPE with GPT-2's split into words and `<|endoftext|>` as token 0.
     ///
+    /// A word of more than 512 bytes, as in a text without spaces, is taken as several: time grows with its square.
     /// The vocabulary is smaller than requested if the text runs out of pairs that occur twice. The same texts give
     /// the same bytes, for any number of threads.
     pub fn train<'a>(
@@ -168,7 +208,7 @@ impl Tokenizer {
                 .with_post_processor(Some(byte_level))
                 .with_decoder(Some(byte_level))
                 .build()?
-                .train(&mut trainer, texts)?
+                .train(&mut trainer, training_parts(texts).into_iter())?
                 .to_string(false)
         })?;
         Self::from_bytes(json.into_bytes(), None, Path::new("the trained tokenizer"))
@@ -232,25 +272,29 @@ impl Tokenizer {
 
     /// Token ids of a text, each with the bytes that it covers.
     pub fn encode_with_bytes(&self, text: &str) -> Result<TokenizedText, TokenizerError> {
-        let encoding = guard("encoding text", || self.inner.encode(text, false))?;
-        let mut covered = 0;
-        let mut num_bytes = vec![0; encoding.get_ids().len()];
-        let mut charge = |num_bytes: Option<&mut u32>, end: usize| {
-            if let Some(num_bytes) = num_bytes
-                && end > covered
-            {
-                *num_bytes += u32::try_from(end - covered).unwrap_or(u32::MAX);
-                covered = end;
-            }
-        };
-        for (num_bytes, (_, end)) in num_bytes.iter_mut().zip(encoding.get_offsets()) {
-            charge(Some(num_bytes), (*end).min(text.len()));
+        let mut encoded = TokensSoFar::default();
+        self.encode_part(text, 0..text.len(), &mut encoded)?;
+        Ok(encoded.finish(text.len()))
+    }
+
+    /// Adds the tokens of a part of a text to those of the parts before it.
+    pub(super) fn encode_part(
+        &self,
+        text: &str,
+        part: Range<usize>,
+        encoded: &mut TokensSoFar,
+    ) -> Result<(), TokenizerError> {
+        let (start, end) = (part.start, part.end);
+        let encoding = guard("encoding text", || self.inner.encode(&text[part], false))?;
+        for (id, (_, token_end)) in encoding.get_ids().iter().zip(encoding.get_offsets()) {
+            encoded.push(*id, (start + token_end).min(end));
         }
-        charge(num_bytes.last_mut(), text.len());
-        Ok(TokenizedText {
-            ids: encoding.get_ids().to_vec(),
-            num_bytes,
-        })
+        Ok(())
+    }
+
+    /// The library's tokenizer, with the settings that rows are made with.
+    pub(super) fn library(&self) -> &tokenizers::Tokenizer {
+        &self.inner
     }
 
     /// Text of token ids; special tokens and unknown ids are left out.
@@ -325,6 +369,19 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+/// Parts of texts, cut between words, and inside of those that are too long to be one.
+fn training_parts<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let splitting = Splitting::of_gpt_2();
+    let mut parts = Vec::new();
+    for text in texts {
+        let Ok(()) = splitting.parts(text, TRAINING_PART_BYTES, |part| {
+            splitting.add_words(&text[part], MAX_WORD_BYTES, &mut parts);
+            Ok::<_, Infallible>(ControlFlow::Continue(()))
+        });
+    }
+    parts
 }
 
 /// Runs the library and catches its panics, of which it has several for files that contradict themselves.

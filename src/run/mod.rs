@@ -36,7 +36,7 @@ use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentPlan};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
-use crate::{allocator, memory, preflight, progress};
+use crate::{allocator, machine, memory, preflight, progress};
 
 /// Settings of a run beside its plan.
 pub struct RunContext<'a> {
@@ -173,7 +173,7 @@ fn check_room(
 ) -> Result<(), RunError> {
     preflight::check_disk(plan, estimates, context.overrides)?;
     if !context.over_memory {
-        let machine_bytes = memory::machine_bytes();
+        let machine_bytes = machine::memory_bytes();
         memory::check(plan, stages, estimates, machine_bytes, context.overrides)?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Tests of the data stage that are too long for its modules.
 
 mod bounds;
+mod encode;
 mod gguf;
 mod prepare;
 mod source;

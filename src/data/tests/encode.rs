@@ -1,0 +1,386 @@
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::data::cut::Splitting;
+use crate::data::encode::Encoder;
+use crate::data::{Document, Packing, TokenizedText, Tokenizer, TokenizerError, pack};
+use crate::random;
+
+/// Pieces of texts that are awkward to cut.
+const AWKWARD: [&str; 44] = [
+    " ",
+    "  ",
+    "     ",
+    "\n",
+    "\r\n",
+    "\n\n\n",
+    "\t",
+    "\u{a0}",
+    "\u{3000}",
+    " \n",
+    "\n  ",
+    "a",
+    "word",
+    " word",
+    "Word",
+    "don't",
+    "'s",
+    "'LL",
+    "'",
+    "7",
+    "1234567",
+    "½",
+    "٣",
+    ".",
+    "...",
+    "?!",
+    "-",
+    "日本語",
+    "、",
+    "。",
+    "한국어",
+    "слово",
+    "e\u{301}",
+    "\u{301}",
+    "\u{1100}\u{1161}",
+    "ﬁ",
+    "Å",
+    "😀",
+    "👩\u{200d}👧",
+    "\u{feff}",
+    "▁",
+    "<|endoftext|>",
+    "<|im_start|>",
+    "\u{0}",
+];
+
+/// Texts of awkward pieces in an order that a seed gives; the last has words and spaces most often.
+fn texts() -> Vec<String> {
+    let mut texts = vec![
+        String::new(),
+        " ".repeat(300),
+        "a".repeat(300),
+        "<|endoftext|>".repeat(9),
+    ];
+    for seed in 0..12 {
+        let seed = random::derive(seed, "awkward");
+        let piece = |idx: u64| {
+            let draw = random::derive(seed, &idx.to_string());
+            match draw % 4 {
+                0 if seed % 3 == 0 => " plain",
+                1 if seed % 3 == 0 => " words",
+                _ => AWKWARD[usize::try_from(draw / 4).unwrap() % AWKWARD.len()],
+            }
+        };
+        texts.push((0..200).map(piece).collect());
+    }
+    texts
+}
+
+fn opened(path: &str) -> Tokenizer {
+    Tokenizer::open(
+        &Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden")
+            .join(path),
+    )
+    .unwrap()
+}
+
+/// The byte-level golden tokenizer with other steps.
+fn changed(change: impl FnOnce(&mut Value)) -> Tokenizer {
+    let mut json: Value =
+        serde_json::from_slice(opened("hf-llama-256/tokenizer.json").bytes()).unwrap();
+    change(&mut json);
+    Tokenizer::from_bytes(json.to_string().into_bytes(), None, Path::new("changed")).unwrap()
+}
+
+fn byte_level(use_regex: bool, add_prefix_space: bool) -> Value {
+    json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": use_regex})
+}
+
+fn split(pattern: &str, behavior: &str, invert: bool) -> Value {
+    json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": behavior, "invert": invert})
+}
+
+fn steps(steps: &[Value]) -> Value {
+    json!({"type": "Sequence", "pretokenizers": steps})
+}
+
+/// Every kind of tokenizer, with whether its documents are cut.
+fn tokenizers() -> Vec<(String, Tokenizer, bool)> {
+    let mut all = Vec::new();
+    for (name, is_cut) in [
+        ("bpe-gpt2", true),
+        ("bpe-llama3", true),
+        ("bpe-qwen2", true),
+        ("bpe-smollm", true),
+        ("bpe-tekken", true),
+        ("spm-gemma", false),
+        ("spm-llama", false),
+    ] {
+        all.push((
+            name.to_owned(),
+            opened(&format!("gguf/{name}.gguf")),
+            is_cut,
+        ));
+    }
+    all.push((
+        "golden".to_owned(),
+        opened("hf-llama-256/tokenizer.json"),
+        true,
+    ));
+    let normalizers = [
+        json!({"type": "NFC"}),
+        json!({"type": "NFD"}),
+        json!({"type": "NFKC"}),
+        json!({"type": "Lowercase"}),
+        json!({"type": "Sequence", "normalizers": [{"type": "NFKD"}, {"type": "Lowercase"}, {"type": "NFC"}]}),
+        json!({"type": "Replace", "pattern": {"String": "\u{a0}"}, "content": " "}),
+    ];
+    for normalizer in normalizers {
+        let name = normalizer.to_string();
+        all.push((name, changed(|json| json["normalizer"] = normalizer), true));
+    }
+    for normalizer in [
+        json!({"type": "Prepend", "prepend": "▁"}),
+        json!({"type": "Strip", "strip_left": true, "strip_right": true}),
+        json!({"type": "Replace", "pattern": {"String": "ab"}, "content": " "}),
+        json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}),
+    ] {
+        let name = normalizer.to_string();
+        all.push((name, changed(|json| json["normalizer"] = normalizer), false));
+    }
+    let digits = |individual: bool| json!({"type": "Digits", "individual_digits": individual});
+    for (pre_tokenizer, is_cut) in [
+        (byte_level(true, true), true),
+        (byte_level(false, false), false),
+        (byte_level(false, true), false),
+        (steps(&[digits(true), byte_level(true, false)]), true),
+        (steps(&[digits(false), byte_level(true, true)]), true),
+        (
+            steps(&[split(r"\s+", "Removed", false), byte_level(false, true)]),
+            true,
+        ),
+        (
+            steps(&[split(r"\w+", "Removed", true), byte_level(false, false)]),
+            true,
+        ),
+        (
+            steps(&[
+                split(r"(?<=[a-z]) ", "Isolated", false),
+                byte_level(false, false),
+            ]),
+            false,
+        ),
+        (
+            steps(&[
+                split(r"^\s*\S+|\b", "Isolated", false),
+                byte_level(false, false),
+            ]),
+            false,
+        ),
+        (
+            steps(&[
+                split(r"\w+(?=\s)|\s+(?!.*\d)|.$", "Isolated", false),
+                byte_level(false, false),
+            ]),
+            true,
+        ),
+        (
+            steps(&[
+                split(r"\s", "MergedWithPrevious", false),
+                byte_level(false, false),
+            ]),
+            false,
+        ),
+        (
+            steps(&[
+                digits(true),
+                split(r" ", "MergedWithNext", false),
+                byte_level(false, true),
+            ]),
+            true,
+        ),
+        (json!({"type": "WhitespaceSplit"}), true),
+        (json!({"type": "Whitespace"}), true),
+        (json!({"type": "BertPreTokenizer"}), true),
+        (
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true}),
+            true,
+        ),
+        (
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true}),
+            true,
+        ),
+        (
+            json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": false}),
+            false,
+        ),
+        (json!({"type": "FixedLength", "length": 5}), false),
+        (Value::Null, false),
+    ] {
+        let name = pre_tokenizer.to_string();
+        all.push((
+            name,
+            changed(|json| json["pre_tokenizer"] = pre_tokenizer),
+            is_cut,
+        ));
+    }
+    let token = |content: &'static str, strips: [bool; 2], normalized: bool| {
+        move |json: &mut Value| {
+            let added = json["added_tokens"].as_array_mut().unwrap();
+            added[0]["lstrip"] = json!(strips[0]);
+            added[0]["rstrip"] = json!(strips[1]);
+            let mut token = added[0].clone();
+            token["id"] = json!(320);
+            token["content"] = json!(content);
+            token["special"] = json!(false);
+            token["normalized"] = json!(normalized);
+            added.push(token);
+            json["normalizer"] = json!({"type": "Lowercase"});
+        }
+    };
+    all.push((
+        "strips left".to_owned(),
+        changed(token("word", [true, false], false)),
+        true,
+    ));
+    all.push((
+        "strips right".to_owned(),
+        changed(token(" Word", [false, true], true)),
+        true,
+    ));
+    all.push((
+        "strips both".to_owned(),
+        changed(token("a word", [true, true], true)),
+        true,
+    ));
+    all.push((
+        "joins two".to_owned(),
+        changed(token("d w", [false, false], true)),
+        true,
+    ));
+    let single = changed(|json| json["added_tokens"][0]["single_word"] = json!(true));
+    all.push(("a single word".to_owned(), single, false));
+    let post = json!({"type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}}});
+    all.push((
+        "template".to_owned(),
+        changed(|json| json["post_processor"] = post),
+        true,
+    ));
+    all
+}
+
+/// Tokens of a text that is cut as often as possible, and the number of parts.
+fn in_parts(tokenizer: &Tokenizer, text: &str, part_bytes: usize) -> (TokenizedText, usize) {
+    let splitting = Splitting::of(tokenizer.library()).unwrap();
+    let (mut encoded, mut num_parts) = (Default::default(), 0);
+    splitting
+        .parts(text, part_bytes, |range| {
+            num_parts += 1;
+            tokenizer.encode_part(text, range, &mut encoded)?;
+            Ok::<_, TokenizerError>(ControlFlow::Continue(()))
+        })
+        .unwrap();
+    (encoded.finish(text.len()), num_parts)
+}
+
+#[test]
+fn parts_of_a_text_have_the_tokens_and_bytes_of_the_whole() {
+    for (name, tokenizer, is_cut) in tokenizers() {
+        if Splitting::of(tokenizer.library()).is_none() {
+            assert!(!is_cut, "{name} is not cut");
+            continue;
+        }
+        assert!(is_cut, "{name} is cut");
+        let mut num_cuts = 0;
+        for text in texts() {
+            let whole = tokenizer.encode_with_bytes(&text).unwrap();
+            for part_bytes in [1, 5, 40] {
+                let (parts, num_parts) = in_parts(&tokenizer, &text, part_bytes);
+                assert_eq!(parts, whole, "{name}, parts of {part_bytes}: {text:?}");
+                num_cuts += num_parts.saturating_sub(1);
+            }
+        }
+        assert!(num_cuts > 100, "{name}: {num_cuts} cuts");
+    }
+}
+
+fn document(text: &str) -> Document {
+    Document {
+        path: PathBuf::from("texts/a.jsonl"),
+        line: Some(7),
+        text: text.to_owned(),
+    }
+}
+
+#[test]
+fn tokens_up_to_a_limit_make_the_rows_of_all_tokens() {
+    let documents: Vec<_> = texts().iter().map(|text| document(text)).collect();
+    let short: Vec<_> = ["one two", "", "three", " ", "four five six"]
+        .map(document)
+        .to_vec();
+    for (tokenizer, documents) in [
+        (opened("hf-llama-256/tokenizer.json"), &documents),
+        (opened("gguf/spm-llama.gguf"), &documents),
+        (opened("gguf/bpe-llama3.gguf"), &short),
+    ] {
+        let encoder = Encoder::with_room(&tokenizer, 16, u64::MAX);
+        let whole = encoder.encode(documents, None).unwrap();
+        let all: usize = whole.iter().map(|text| text.ids.len() + 1).sum();
+        let limits = (0..40).chain([100, 1000]).chain(all - 3..all + 3);
+        for limit in limits.map(|limit| limit as u64) {
+            let first = encoder.encode(documents, Some(limit)).unwrap();
+            for sequence_length in [1, 4, 7] {
+                let packing = Packing {
+                    sequence_length,
+                    beginning_of_text: None,
+                    end_of_text: 0,
+                    limit: Some(limit),
+                };
+                assert_eq!(pack(&first, packing), pack(&whole, packing), "{limit}");
+            }
+            let num_tokens: usize = first.iter().map(|text| text.ids.len()).sum();
+            assert!(
+                num_tokens as u64 <= limit + 400 || documents.len() > 5,
+                "{num_tokens} for {limit}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_text_that_cannot_be_cut_is_refused_if_memory_is_too_small_and_not_before() {
+    let text = "some words and more words ".repeat(100);
+    let letters = "a".repeat(2_600);
+    let room = |kib: u64| kib << 10;
+    for (tokenizer, text, is_refused) in [
+        (opened("hf-llama-256/tokenizer.json"), &text, false),
+        (opened("hf-llama-256/tokenizer.json"), &letters, true),
+        (opened("gguf/spm-llama.gguf"), &text, true),
+    ] {
+        let encode =
+            |kib| Encoder::with_room(&tokenizer, 64, room(kib)).encode(&[document(text)], None);
+        assert!(encode(1024).is_ok());
+        match encode(256) {
+            Ok(_) => assert!(!is_refused),
+            Err(error) => {
+                assert!(is_refused);
+                assert_eq!(
+                    error.to_string(),
+                    "texts/a.jsonl:7: 2.5 KiB of text have to be tokenised at once, which takes about 650.0 KiB of memory, \
+                     but 256.0 KiB are free"
+                );
+                assert!(
+                    error.help().unwrap().contains("at most 1.0 KiB"),
+                    "{error:?}"
+                );
+            }
+        }
+    }
+}
