@@ -4,6 +4,7 @@
 //! are checked by reading them back through this module.
 
 mod generation;
+mod missing;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 pub use self::generation::generation_of;
+use self::missing::Said;
 use crate::formats::gguf::GgufWeights;
 pub use crate::formats::{CheckpointError, StoredWeight};
 use crate::formats::{Packed, TensorFiles, packed, read_json};
@@ -84,10 +86,11 @@ impl Checkpoint {
         let path = dir.join("config.json");
         if !path.exists() {
             let dir = dir.to_path_buf();
-            return Err(match only_gguf(&dir) {
+            let adapter = missing::adapter(&dir);
+            return Err(adapter.unwrap_or_else(|| match only_gguf(&dir) {
                 Some(gguf) => CheckpointError::IsAGgufFile { dir, gguf },
                 None => CheckpointError::NotAModel { dir },
-            });
+            }));
         }
         let json = read_json(&path)?;
         let refused = |path: &Path| {
@@ -99,7 +102,10 @@ impl Checkpoint {
         let config = config
             .with_generation(&json, &generation)
             .map_err(refused(&dir.join(generation::FILE)))?;
-        let mut files = TensorFiles::open(dir)?;
+        let mut files = TensorFiles::open(dir).map_err(|error| match error {
+            CheckpointError::NoWeights { .. } => missing::adapter(dir).unwrap_or(error),
+            error => error,
+        })?;
         let (json, settings) = settings::with_settings(dir, json, &files)?;
         let mut quantization = packed(&json, &config).map_err(refused(&settings))?;
         if has_images(&json) {
@@ -461,11 +467,18 @@ fn check_folder(
     specs: &[TensorSpec],
 ) -> Result<(), CheckpointError> {
     let mut known = BTreeSet::new();
+    let plain = match quantization {
+        Some(_) => Said::PlainAmongCodes,
+        None => Said::Plain,
+    };
     for spec in specs {
-        if let Some(parts) = quantization.map_or(Ok(None), |all| all.check(files, spec))? {
+        let explain = |said| move |error| missing::explain(error, spec, files, said);
+        let parts = quantization.map_or(Ok(None), |all| all.check(files, spec));
+        if let Some(parts) = parts.map_err(explain(Said::Codes))? {
             known.extend(parts);
         } else {
-            files.check_floats(&spec.name, &spec.stored_shape())?;
+            let found = files.check_floats(&spec.name, &spec.stored_shape());
+            found.map_err(explain(plain))?;
             known.insert(spec.name.clone());
         }
     }

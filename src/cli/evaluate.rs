@@ -9,7 +9,7 @@ use super::commands::{Output, open_checkpoint, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
 use crate::checkpoint::Checkpoint;
-use crate::data::{Rebuilt, TokenRows, read_rows};
+use crate::data::{DataError, Rebuilt, TokenRows, read_rows};
 use crate::device;
 use crate::files;
 use crate::inspect as facts;
@@ -56,8 +56,7 @@ fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Fa
     let end_of_text = tokenizer
         .end_of_text()
         .or(config.eos_token_ids.first().copied());
-    let end_of_text = end_of_text
-        .ok_or_else(|| Failure::input("data", &"the tokenizer has no end-of-text token"))?;
+    let end_of_text = end_of_text.ok_or_else(|| Failure::input("data", &DataError::NoEndOfText))?;
     read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
         .map_err(|error| Failure::input("data", &error))
 }

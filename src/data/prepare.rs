@@ -82,7 +82,7 @@ pub enum DataError {
     #[error("the plan's tokenizer is not trained on its text, and none was given")]
     NoTokenizer,
     /// No token separates documents.
-    #[error("the tokenizer has no end-of-text token: none of `{}`, and no id was given", Tokenizer::end_of_text_names().join("`, `"))]
+    #[error("the tokenizer has no end-of-text token: none of `{}`, and no model names one by `eos_token_id` in its `config.json`", Tokenizer::end_of_text_names().join("`, `"))]
     NoEndOfText,
     /// The end-of-text id is not one of the tokenizer's.
     #[error("end-of-text id {id} is outside the tokenizer's {vocab_size} tokens")]

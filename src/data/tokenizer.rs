@@ -43,6 +43,14 @@ pub enum TokenizerError {
     /// A file cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// A folder has no `tokenizer.json`.
+    #[error("`{}` has no `{TOKENIZER_FILE}`: {}", .dir.display(), instead(.found))]
+    Missing {
+        /// The folder.
+        dir: PathBuf,
+        /// Files of a tokenizer of another kind that it has.
+        found: Vec<&'static str>,
+    },
     /// A GGUF file cannot be read, or its tokenizer is of an unknown kind.
     #[error(transparent)]
     Gguf(#[from] GgufError),
@@ -108,7 +116,24 @@ pub enum TokenizerError {
     },
 }
 
+/// Files of tokenizers that are not read: of GPT-2's kind, of SentencePiece, and of BERT's.
+const OTHER_FILES: [&str; 5] = [
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.txt",
+];
+
 impl TokenizerError {
+    /// Error for a folder without `tokenizer.json`.
+    pub fn missing(dir: &Path) -> Self {
+        let mut found = Vec::from(OTHER_FILES);
+        found.retain(|name| dir.join(name).exists());
+        let dir = dir.to_path_buf();
+        Self::Missing { dir, found }
+    }
+
     /// The edit to make, if it is one to the text.
     pub fn help(&self) -> Option<String> {
         match self {
@@ -119,6 +144,20 @@ impl TokenizerError {
             _ => None,
         }
     }
+}
+
+/// What to do about a missing `tokenizer.json`.
+fn instead(found: &[&str]) -> String {
+    if found.is_empty() {
+        return "copy it from the model that this one was made of, with the files beside it"
+            .to_owned();
+    }
+    let found: Vec<String> = found.iter().map(|name| format!("`{name}`")).collect();
+    format!(
+        "it has {}, which alambic does not read; transformers makes the file of them: \
+         `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`",
+        found.join(" and ")
+    )
 }
 
 /// Text as tokens.
@@ -157,6 +196,11 @@ impl Tokenizer {
     pub fn open(path: &Path) -> Result<Self, TokenizerError> {
         if is_gguf(path) {
             return Self::of_gguf(&GgufFile::open(path)?);
+        }
+        let is_in_a_folder = path.file_name().is_some_and(|name| name == TOKENIZER_FILE)
+            && files::parent(path).is_dir();
+        if is_in_a_folder && !path.exists() {
+            return Err(TokenizerError::missing(files::parent(path)));
         }
         let read = |path: &Path| files::read(path).map_err(|error| files::with_path(error, path));
         let config_path = path.with_file_name("tokenizer_config.json");

@@ -73,6 +73,45 @@ pub enum CheckpointError {
     NotInShard { path: PathBuf, tensor: String },
     #[error("`{}` has no tensor `{tensor}`", dir.display())]
     MissingTensor { dir: PathBuf, tensor: String },
+    #[error("`{}` has no tensor `{tensor}`, but `{found}`: {why}", dir.display())]
+    Misnamed {
+        dir: PathBuf,
+        tensor: String,
+        found: String,
+        why: String,
+    },
+    #[error(
+        "`{}` has no tensor `lm_head.weight`, and its config says that the output layer is not the embedding: write \
+         `\"tie_word_embeddings\": true` in `config.json` if it is",
+        dir.display()
+    )]
+    NoHead { dir: PathBuf },
+    #[error("`{}` is an adapter{}, not a model: merge it first", dir.display(), of_base(base.as_deref()))]
+    IsAnAdapter { dir: PathBuf, base: Option<String> },
+    #[error(
+        "`{tensor}` is stored as codes (`{found}`), but nothing in `config.json` says how to read them: it has no \
+         `quantization_config`"
+    )]
+    CodesWithoutSettings { tensor: String, found: String },
+    #[error(
+        "`{tensor}` is stored as codes (`{found}`), but by `quantization_config` in `config.json` it is plain: take \
+         `{module}` out of `ignore`, or add it to the `targets` of its group"
+    )]
+    CodesOfAPlainWeight {
+        tensor: String,
+        found: String,
+        module: String,
+    },
+    #[error(
+        "`{tensor}` is stored plain, but by `quantization_config` in `config.json` it is on a grid: add `{module}` to \
+         `ignore`"
+    )]
+    PlainWeightOnAGrid { tensor: String, module: String },
+    #[error(
+        "`{tensor}` is stored plain, as are all weights, but `config.json` says that weights are on a grid: take \
+         `quantization_config` (of MLX, `quantization`) out of it if they are not"
+    )]
+    NoCodes { tensor: String },
     #[error("`{}` has a tensor `{tensor}`, which alambic does not understand and must not ignore", dir.display())]
     UnknownTensor { dir: PathBuf, tensor: String },
     #[error(
@@ -146,9 +185,17 @@ impl CheckpointError {
         match self {
             Self::NotFinite { .. } => Some(NotFinite::help()),
             Self::NotAModel { dir } => not_a_model(dir),
+            Self::IsAnAdapter { .. } => Some(
+                "with peft: `AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload().save_pretrained(MODEL)`"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
+}
+
+fn of_base(base: Option<&str>) -> String {
+    base.map_or_else(String::new, |base| format!(" of `{base}`"))
 }
 
 fn numbers(totals: &[usize]) -> String {
@@ -167,8 +214,6 @@ fn not_a_model(dir: &Path) -> Option<String> {
             "this is the folder of a pass: `alambic export {shown} --format huggingface --tokenizer TEACHER` writes a \
              model of it"
         ))
-    } else if has("adapter_config.json") {
-        Some("this is an adapter: merge it into its base model first".to_owned())
     } else if has("report.json") {
         Some(format!(
             "this is the folder of a run: name one of its exports, such as `{shown}/05-export-*/huggingface`"

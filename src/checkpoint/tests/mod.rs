@@ -4,6 +4,7 @@ mod containers;
 mod files;
 mod finite;
 mod gguf;
+mod misnamed;
 mod other_writers;
 mod packed;
 mod zeros;

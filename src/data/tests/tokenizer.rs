@@ -249,7 +249,8 @@ fn a_file_that_is_no_tokenizer_is_refused_with_its_path() {
     let path = dir.path().join("tokenizer.json");
     let error = Tokenizer::open(&path).unwrap_err();
     assert!(
-        matches!(&error, TokenizerError::Io(_)) && error.to_string().contains("tokenizer.json")
+        matches!(&error, TokenizerError::Missing { .. })
+            && error.to_string().contains("tokenizer.json")
     );
 
     let whole = trained().bytes().to_vec();
@@ -330,4 +331,24 @@ fn a_tag_of_html_is_no_end_of_text_where_a_special_token_is() {
         "</s>",
         "if none is special, the order of names decides"
     );
+}
+
+#[test]
+fn a_folder_without_the_file_says_what_it_has_instead_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = || Tokenizer::of_model(dir.path()).unwrap_err().to_string();
+    let message = refused();
+    assert!(
+        message.contains("has no `tokenizer.json`: copy it from the model"),
+        "{message}"
+    );
+    for name in ["merges.txt", "vocab.json"] {
+        files::write_atomically(&dir.path().join(name), |_| Ok(())).unwrap();
+    }
+    let message = refused();
+    assert!(
+        message.contains("it has `vocab.json` and `merges.txt`, which alambic does not read"),
+        "{message}"
+    );
+    assert!(message.contains("save_pretrained"), "{message}");
 }

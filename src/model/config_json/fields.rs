@@ -34,8 +34,17 @@ pub(in crate::model) fn whole_number(
     if let Some(number) = number.filter(|number| range.contains(number)) {
         return Ok(Some(number));
     }
-    let expected = format!("a whole number in {} ..= {}", range.start(), range.end());
+    let mut expected = format!("a whole number in {} ..= {}", range.start(), range.end());
+    if let Some(whole) = written_as_float(value, &range) {
+        expected = format!("a whole number (write `{whole}`, as transformers 5 wants it, too)");
+    }
     Err(ConfigError::unexpected(key, expected, Some(value)))
+}
+
+/// The whole number that a float such as `320.0` stands for.
+fn written_as_float(value: &Value, range: &RangeInclusive<usize>) -> Option<usize> {
+    let text = value.as_f64().filter(|_| value.is_f64())?.to_string();
+    text.parse().ok().filter(|number| range.contains(number))
 }
 
 /// A size: `default` if the key is missing, none if it is `null`.

@@ -237,9 +237,30 @@ fn targets(json: &Value, pointer: &str) -> Result<Vec<Target>, ConfigError> {
         };
         // Same as Python's `re.match`: the beginning is fixed, the end is not.
         let regex = Regex::new(&format!("^(?:{pattern})"));
-        regex.map(Target::Pattern).map_err(|_| wrong())
+        regex
+            .map(Target::Pattern)
+            .map_err(|error| unexpected(pointer, &not_understood(pattern, &error), Some(found)))
     };
     names.iter().map(one).collect()
+}
+
+/// What a pattern must be, for one that is not understood.
+fn not_understood(pattern: &str, error: &regex::Error) -> String {
+    let has_look_around = ["(?=", "(?!", "(?<=", "(?<!"]
+        .iter()
+        .any(|look| pattern.contains(look));
+    if has_look_around {
+        return format!(
+            "patterns without look-ahead and look-behind, which are not understood (in `{pattern}`): list the modules, \
+             or write a pattern for them without `(?`"
+        );
+    }
+    let error = error.to_string();
+    let reason = error.lines().last().unwrap_or_default();
+    format!(
+        "patterns, but `{pattern}` is none ({})",
+        reason.trim_start_matches("error: ")
+    )
 }
 
 impl Target {
