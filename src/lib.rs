@@ -28,6 +28,8 @@ pub mod rates;
 
 pub mod diag;
 
+pub mod missing;
+
 pub mod device;
 
 pub mod vector;

@@ -13,10 +13,10 @@ use crate::recipe::{
 keys! {
     pub struct CachePlan in CACHE = "cache", "Capture of the teacher's predictions." {
         #[serde(skip)]
-        tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of training positions captured");
+        tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of training positions captured") also ["max_tokens", "num_tokens", "train_tokens"];
         support: SupportPlan = or("{ top_k: 32 }", Kind::Choice(&SUPPORT), "token ids kept per position");
         /// Ascending.
-        temperatures: Vec<f64> = or("[1.0]", Kind::List(&TEMPERATURE, 1, 64), "temperatures at which the cached distribution is exact; only 1 with `samples`") from ascending_temperatures;
+        temperatures: Vec<f64> = or("[1.0]", Kind::List(&TEMPERATURE, 1, 64), "temperatures at which the cached distribution is exact; only 1 with `samples`") also ["temperature", "temp", "temps"] from ascending_temperatures;
         key sampling = or("systematic", Kind::Word(Sampling::WORDS), "method of drawing `samples`: equal steps from one random offset, or independent draws") write sampling;
         rows_per_shard: usize = or("128", Kind::Integer(1, MAX_SIZE), "rows per shard, the most that a killed capture loses");
     }

@@ -11,12 +11,12 @@ keys! {
         without context; within a row, attention reaches into earlier documents. The end-of-text tokens are trained on, \
         but losses and all other measures count only the text." {
         #[serde(skip)]
-        train: Vec<PathBuf> = required(TEXTS, "files or folders of `.txt` and `.jsonl` to train on");
+        train: Vec<PathBuf> = required(TEXTS, "files or folders of `.txt` and `.jsonl` to train on") also ["training", "text", "texts", "files", "dataset"];
         /// Upper limit of training positions: those that the cache captures, if any. `None` uses all text.
         train_tokens: Option<u64> = beside(None);
         #[serde(skip)]
-        validation: Vec<PathBuf> = required(TEXTS, "files or folders to evaluate on");
-        sequence_length: usize = or("256", Kind::Integer(2, MAX_SIZE), "positions per row");
+        validation: Vec<PathBuf> = required(TEXTS, "files or folders to evaluate on") also ["valid", "val", "eval", "test", "dev"];
+        sequence_length: usize = or("256", Kind::Integer(2, MAX_SIZE), "positions per row") also ["seq_len", "max_length", "max_seq_length", "max_seq_len", "seqlen", "block_size", "context_length", "max_len"];
         validation_tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of validation positions evaluated");
         tokenizer: TokenizerPlan = rule("`teacher`; required without a teacher", Kind::Choice(&TOKENIZER), "source of the tokenizer") else teachers;
     }

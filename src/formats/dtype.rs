@@ -2,17 +2,18 @@
 
 use half::{bf16, f16};
 
+use crate::gguf::WrittenType;
 use crate::recipe::words;
 
 words! {
     /// Storage of weights that are not quantised.
     pub enum ExportDtype {
         /// bfloat16.
-        Bf16 = "bf16",
+        Bf16 = "bf16" also ["bfloat16", "auto"],
         /// float16.
-        F16 = "f16",
+        F16 = "f16" also ["fp16", "float16", "half"],
         /// float32.
-        F32 = "f32",
+        F32 = "f32" also ["fp32", "float32", "float"],
     }
 }
 
@@ -32,6 +33,16 @@ impl ExportDtype {
             Self::Bf16 => bf16::from_f32(value).to_f32(),
             Self::F16 => f16::from_f32(value).to_f32(),
             Self::F32 => value,
+        }
+    }
+}
+
+impl From<ExportDtype> for WrittenType {
+    fn from(dtype: ExportDtype) -> Self {
+        match dtype {
+            ExportDtype::Bf16 => Self::Bf16,
+            ExportDtype::F16 => Self::F16,
+            ExportDtype::F32 => Self::F32,
         }
     }
 }

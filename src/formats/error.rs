@@ -8,6 +8,7 @@ use ::safetensors::{Dtype, SafeTensorError};
 use crate::data::TokenizerError;
 use crate::gguf::GgufError;
 use crate::gguf::tokenizer::NoGgufForm;
+use crate::missing;
 use crate::model::ConfigError;
 use crate::tensors::NotFinite;
 
@@ -208,7 +209,10 @@ fn not_a_model(dir: &Path) -> Option<String> {
     let shown = dir.display();
     let has = |name: &str| dir.join(name).exists();
     if !dir.exists() {
-        Some("nothing is at this path; nothing is fetched from a hub either".to_owned())
+        let advice = missing::model(dir, Path::new(""));
+        Some(advice.unwrap_or_else(|| {
+            "nothing is at this path; nothing is fetched from a hub either".to_owned()
+        }))
     } else if has("student.safetensors") {
         Some(format!(
             "this is the folder of a pass: `alambic export {shown} --format huggingface --tokenizer TEACHER` writes a \

@@ -32,11 +32,11 @@ use crate::model::{DecoderConfig, Schemes};
 use crate::recipe::words;
 
 macro_rules! formats {
-    ($($(#[$about:meta])* $Format:ident = $word:literal in $folder:ident,)+) => {
+    ($($(#[$about:meta])* $Format:ident = $word:literal $(also $also:tt)? in $folder:ident,)+) => {
         words! {
             /// A format that engines load.
             pub enum Format {
-                $($(#[$about])* $Format = $word,)+
+                $($(#[$about])* $Format = $word $(also $also)?,)+
             }
         }
 
@@ -56,17 +56,17 @@ macro_rules! formats {
 
 formats! {
     /// config.json and model.safetensors with plain weights.
-    HuggingFace = "huggingface" in huggingface,
+    HuggingFace = "huggingface" also ["hf", "transformers", "safetensors", "hugging-face"] in huggingface,
     /// pack-quantized integers with scales.
-    CompressedTensors = "compressed-tensors" in compressed_tensors,
+    CompressedTensors = "compressed-tensors" also ["vllm", "llm-compressor", "llmcompressor", "ct", "w4a16", "w8a16", "w8a8"] in compressed_tensors,
     /// One file for llama.cpp and engines built on it.
-    Gguf = "gguf" in gguf,
+    Gguf = "gguf" also ["llama.cpp", "llamacpp", "ollama", "ggml"] in gguf,
     /// GPTQ's integers with scales, around 0.
-    Gptq = "gptq" in gptq,
+    Gptq = "gptq" also ["autogptq", "gptqmodel", "auto-gptq"] in gptq,
     /// AWQ's integers with scales and zeros.
-    Awq = "awq" in awq,
+    Awq = "awq" also ["autoawq"] in awq,
     /// MLX's integers with scales and biases.
-    Mlx = "mlx" in mlx,
+    Mlx = "mlx" also ["mlx-lm"] in mlx,
 }
 
 /// Facts of a format: one value in the folder of each.

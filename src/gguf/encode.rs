@@ -17,13 +17,13 @@ words! {
     #[expect(missing_docs, reason = "the names are those of ggml")]
     #[expect(non_camel_case_types, reason = "the names are those of ggml")]
     pub enum WrittenType {
-        F32 = "f32",
-        F16 = "f16",
-        Bf16 = "bf16",
+        F32 = "f32" also ["fp32", "float32"],
+        F16 = "f16" also ["fp16", "float16"],
+        Bf16 = "bf16" also ["bfloat16"],
         Q8_0 = "q8_0",
         Q4_0 = "q4_0",
         Q4_1 = "q4_1",
-        Q4_K = "q4_k",
+        Q4_K = "q4_k" also ["q4_k_m", "q4_k_s"],
     }
 }
 
@@ -45,6 +45,26 @@ impl WrittenType {
     /// Name in ggml.
     pub fn name(self) -> &'static str {
         TensorType::from(self).name()
+    }
+
+    /// Bits of a weight, without the scales of its block; below 16 they are whole numbers.
+    pub fn bits(self) -> u32 {
+        match self {
+            Self::F32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            Self::Q8_0 => 8,
+            Self::Q4_0 | Self::Q4_1 | Self::Q4_K => 4,
+        }
+    }
+
+    /// Type that rounds less; `None` if this one rounds nothing.
+    pub fn finer(self) -> Option<Self> {
+        match self {
+            Self::Q4_0 | Self::Q4_1 | Self::Q4_K => Some(Self::Q8_0),
+            Self::Q8_0 => Some(Self::F16),
+            Self::F16 | Self::Bf16 => Some(Self::F32),
+            Self::F32 => None,
+        }
     }
 
     /// Encodes these values as blocks, in order.

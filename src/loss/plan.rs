@@ -9,7 +9,7 @@ use serde_json::{Map, json};
 use super::{Term, Terms};
 use crate::diag::Diagnostic;
 use crate::recipe::{
-    Block, FROM_0, Fields, Key, Keys, Kind, MAX_SIZE, RampShape, Read, Row, Scheduled, Word,
+    Block, FROM_0, Fields, Key, Keys, Kind, MAX_SIZE, RampShape, Read, Row, Scheduled, Word, also,
     distinct, or, required, rule,
 };
 
@@ -40,52 +40,61 @@ static TERMS: [Row; Term::ALL.len()] = [
         Term::ForwardKl,
         MOVING_WEIGHT,
         "KL(p ‖ q), or its unbiased estimate from samples",
+        &["kl", "kd", "kld", "kl_div", "soft", "fkl"],
     ),
     term(
         Term::ReverseKl,
         MOVING_WEIGHT,
         "KL(q ‖ p): punishes mass where the teacher has none, but in the bucket only as a whole, so use a large `top_k`",
+        &["rkl", "minillm"],
     ),
     term(
         Term::Jsd,
         Kind::Short(&JSD),
         "generalised Jensen-Shannon divergence, between forward and reverse",
+        &["js", "gkd", "jensen_shannon"],
     ),
     term(
         Term::SkewForwardKl,
         Kind::Short(&SKEW_FORWARD_KL),
         "KL(p ‖ mixture), bounded where the student has no mass",
+        &["skl", "skewed_kl", "skew_kl"],
     ),
     term(
         Term::SkewReverseKl,
         Kind::Short(&SKEW_REVERSE_KL),
         "KL(q ‖ mixture), bounded where the teacher has no mass",
+        &["srkl"],
     ),
     term(
         Term::Tvd,
         MOVING_WEIGHT,
         "total variation distance, half the sum of the differences of p and q",
+        &["tv", "total_variation"],
     ),
     term(
         Term::AdaptiveKl,
         MOVING_WEIGHT,
         "forward and reverse KL, weighted at each position by the share of the difference on the teacher's likeliest tokens, up to half of its mass, and on all others",
+        &["akl"],
     ),
     term(
         Term::CrossEntropy,
         Kind::Short(&CROSS_ENTROPY),
         "negative log-likelihood of the text, at temperature 1",
+        &["ce", "nll", "lm", "hard", "crossentropy"],
     ),
     term(
         Term::HiddenMse,
         Kind::Short(&HIDDEN_MSE),
         "squared distance between hidden states of student and teacher; the teacher runs during the pass",
+        &["mse", "hidden", "feature", "hidden_states"],
     ),
 ];
 
 /// Row of the table for a term that is off where it is not written.
-const fn term(term: Term, kind: Kind, about: &'static str) -> Row {
-    or(term.word(), "0.0", kind, about)
+const fn term(term: Term, kind: Kind, about: &'static str, names: &'static [&'static str]) -> Row {
+    also(or(term.word(), "0.0", kind, about), names)
 }
 
 /// A weight of a loss term.

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{DecoderConfig, Site};
-use crate::recipe::{Fields, Item, Value, Word, word_of};
+use crate::recipe::{Fields, Item, Spelling, Value, Word, word_of};
 
 /// Purpose of a weight. Pruning takes [`ParameterKind::Linear`] only; quantisation also takes embedding and head, each
 /// with its own scheme.
@@ -203,11 +203,11 @@ impl Part {
 
 /// Recipes name projections of a layer.
 impl Word for Part {
-    const WORDS: &'static [&'static str] = &{
-        let mut words = [""; Self::PROJECTIONS.len()];
+    const WORDS: &'static [Spelling] = &{
+        let mut words = [Spelling::of(""); Self::PROJECTIONS.len()];
         let mut idx = 0;
         while idx < words.len() {
-            words[idx] = Self::PROJECTIONS[idx].facts().word;
+            words[idx] = Spelling::of(Self::PROJECTIONS[idx].facts().word);
             idx += 1;
         }
         words

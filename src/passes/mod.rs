@@ -37,10 +37,10 @@ use crate::train::{FitError, FitPlan, state};
 
 choice! {
     pub enum PassPlan of PassWord in PASS = "pass", "One pass: takes a student and returns a student. `--set distill.steps=200` sets a key of every `distill` pass." {
-        Distill(Box<FitPlan>) = "distill", Kind::Block(&DISTILL), "train against the cache and the text";
-        Prune(PrunePlan) = "prune", Kind::Block(&PRUNE), "zero the least useful weights";
-        Shrink(ShrinkPlan) = "shrink", Kind::Block(&SHRINK), "remove the least useful layers, channels, heads or dimensions";
-        Quantize(QuantizePlan) = "quantize", Kind::Block(&QUANTIZE), "put the weights on a quantised grid; the last pass";
+        Distill(Box<FitPlan>) = "distill" also ["kd", "distillation", "train", "finetune", "sft"], Kind::Block(&DISTILL), "train against the cache and the text";
+        Prune(PrunePlan) = "prune" also ["sparsify", "pruning"], Kind::Block(&PRUNE), "zero the least useful weights";
+        Shrink(ShrinkPlan) = "shrink" also ["depth_prune", "width_prune", "cut"], Kind::Block(&SHRINK), "remove the least useful layers, channels, heads or dimensions";
+        Quantize(QuantizePlan) = "quantize" also ["quant", "quantise", "quantization", "qat", "gptq", "awq"], Kind::Block(&QUANTIZE), "put the weights on a quantised grid; the last pass";
     }
 }
 
@@ -96,6 +96,11 @@ pub trait Pass {
     /// Schemes of a student of this architecture after the pass, before any budget; `None` if the pass uses no grids.
     fn schemes(&self, _student: &DecoderConfig) -> Option<Schemes> {
         None
+    }
+
+    /// Remarks on what the pass will do to a student of this architecture.
+    fn notes(&self, _inputs: &PassInputs<'_>) -> Vec<String> {
+        Vec::new()
     }
 
     /// Runs the pass and returns its student.

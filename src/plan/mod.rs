@@ -17,9 +17,32 @@ use crate::data::{DATA, DataPlan};
 use crate::diag::Diagnostic;
 use crate::export::{EXPORT, ExportPlan};
 use crate::passes::{PASS, PassPlan};
-use crate::recipe::{self, Fields, Grammar, Kind, PathKind, Read, RecipeFaults, Value, keys};
+use crate::recipe::{
+    self, Fields, Grammar, Kind, PathKind, Read, RecipeFaults, Spelling, Value, keys,
+};
 use crate::student::{STUDENT, StudentPlan};
 use crate::teacher::{TEACHER, TeacherPlan};
+
+/// Names of devices.
+const DEVICES: &[Spelling] = &[
+    Spelling {
+        word: "flex",
+        also: &["cpu"],
+    },
+    Spelling {
+        word: "wgpu",
+        also: &["gpu", "metal", "mps"],
+    },
+    Spelling::of("vulkan"),
+    Spelling {
+        word: "tch",
+        also: &["libtorch", "torch"],
+    },
+    Spelling {
+        word: "cuda",
+        also: &["nvidia", "cuda:0"],
+    },
+];
 
 keys! {
     pub struct Plan in RECIPE = "the recipe", "The inputs, training and results of a run." {
@@ -29,9 +52,9 @@ keys! {
         #[serde(skip)]
         recipe_path: PathBuf = beside(PathBuf::new());
         #[serde(skip)]
-        output: PathBuf = or("checkpoints", Kind::Path(PathKind::Output), "folder for run folders and caches");
+        output: PathBuf = or("checkpoints", Kind::Path(PathKind::Output), "folder for run folders and caches") also ["output_dir", "out", "out_dir", "save_dir"];
         #[serde(skip)]
-        device: String = or("flex", Kind::Word(&["flex", "wgpu", "vulkan", "tch", "cuda"]), "device that computes; the program must be built with it");
+        device: String = or("flex", Kind::Word(DEVICES), "device that computes; the program must be built with it");
         data: DataPlan = required(Kind::Block(&DATA), "text and tokenizer") from data;
         teacher: Option<TeacherPlan> = rule("no teacher; the student learns from text alone", Kind::Block(&TEACHER), "the model to imitate");
         /// Present exactly if `teacher` is.

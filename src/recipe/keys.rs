@@ -22,7 +22,7 @@
 /// - `around()`: a key that the tables around this group define themselves, or omit;
 /// - `beside(default)`: no key; the reader of the block fills it in.
 ///
-/// `as "key"` after the field is its name in recipes, if that differs; `else function` (of the [`Fields`](super::Fields)) gives
+/// `also ["lr"]` after the row lists names of the key in other programs, for the message about those. `as "key"` after the field is its name in recipes, if that differs; `else function` (of the [`Fields`](super::Fields)) gives
 /// the value if the key is missing; `from function` reads it in either case; `unless`, with a function of the plan, omits the
 /// key from written recipes where it would be refused. `key` in place of a field and its type makes a key that another field
 /// reads; `write`, with a function of the plan, gives its value in written recipes.
@@ -91,10 +91,10 @@ macro_rules! keys {
     };
     (@key ($fields:ident $plan:ident $folder:ident $keys:ident) $head:tt $table:tt ($($field:tt)*) ($($row:tt)*) ($($read:tt)*) ($($write:tt)*)
         ($(#[$meta:meta])*) $it:ident ($own:expr $(; $key:literal)?) ($Type:ty) ($how:ident($($words:literal)?; $kind:expr, $about:literal))
-        $(else $else:ident)? $(from $from:ident)? $(unless $unless:expr)?; $($rest:tt)*) => {
+        $(also $also:tt)? $(else $else:ident)? $(from $from:ident)? $(unless $unless:expr)?; $($rest:tt)*) => {
         keys! { @rows ($fields $plan $folder $keys) $head $table
             ($($field)* #[doc = $about] $(#[$meta])* $(#[serde(rename = $key)])? pub $it: $Type,)
-            ($($row)* $crate::recipe::$how(keys!(@first $($key)? $own), $($words,)? $kind, $about),)
+            ($($row)* $crate::recipe::also($crate::recipe::$how(keys!(@first $($key)? $own), $($words,)? $kind, $about), &keys!(@also $($also)?)),)
             ($($read)* $it: keys!(@read $fields (keys!(@first $($key)? $own)) ($($else)?) ($($from)?))?,)
             ($($write)* if true $(&& !$crate::recipe::tell($plan, $unless))? {
                 let value = $crate::recipe::Value::write(&$plan.$it, $folder);
@@ -102,6 +102,9 @@ macro_rules! keys {
             })
             $($rest)* }
     };
+
+    (@also) => { [] };
+    (@also $also:tt) => { $also };
 
     (@first $key:literal $own:expr) => { $key };
     (@first $own:expr) => { $own };
@@ -151,7 +154,7 @@ macro_rules! keys {
 /// A variant without a type is written as a bare word.
 macro_rules! choice {
     ($(#[$meta:meta])* $vis:vis enum $Name:ident of $Word:ident in $TABLE:ident = $name:literal, $about:literal {
-        $($(#[$told:meta])* $Variant:ident$(($(#[$inner:meta])* $Type:ty))? = $word:literal, $kind:expr, $means:literal;)+
+        $($(#[$told:meta])* $Variant:ident$(($(#[$inner:meta])* $Type:ty))? = $word:literal $(also $also:tt)?, $kind:expr, $means:literal;)+
     }) => {
         $(#[$meta])*
         #[doc = $about]
@@ -179,7 +182,7 @@ macro_rules! choice {
         pub(crate) static $TABLE: $crate::recipe::Block = $crate::recipe::Block {
             name: $name,
             about: $about,
-            rows: &[$($crate::recipe::required($word, $kind, $means),)+],
+            rows: &[$($crate::recipe::also($crate::recipe::required($word, $kind, $means), &choice!(@also $($also)?)),)+],
         };
 
         impl $crate::recipe::Value for $Name {
@@ -199,6 +202,8 @@ macro_rules! choice {
             }
         }
     };
+    (@also) => { [] };
+    (@also $also:tt) => { $also };
     (@read $chosen:ident $Variant:ident $word:literal) => { Self::$Variant };
     (@read $chosen:ident $Variant:ident $word:literal $Type:ty) => { Self::$Variant($chosen.get($word)?) };
     (@write $self:ident $folder:ident $word:ident $($Variant:ident ($($Type:ty)?))+) => {

@@ -3,6 +3,8 @@
 use std::ops::Bound::{self, Excluded, Included, Unbounded};
 use std::path::Path;
 
+use super::meant::Spelling;
+
 /// Keys that belong together under one name.
 #[derive(Debug)]
 pub struct Block {
@@ -28,6 +30,8 @@ pub enum Row {
 pub struct Key {
     /// Name, as it is written.
     pub name: &'static str,
+    /// Names of the same thing in other programs.
+    pub also: &'static [&'static str],
     /// Values that it accepts.
     pub kind: Kind,
     /// Default.
@@ -59,7 +63,7 @@ pub enum Kind {
     /// One of a few whole numbers.
     IntegerOf(&'static [u64]),
     /// A value of this kind, or a word for no value.
-    Or(&'static Self, &'static str),
+    Or(&'static Self, Spelling),
     /// A count of at least this, which may be written `600k` or `1.5M`.
     Tokens(u64),
     /// Bytes, which may be written `500M` or `5G`.
@@ -71,7 +75,7 @@ pub enum Kind {
     /// At least two steps, or a share of the steps of a pass.
     StepsOrShare,
     /// One of a few words.
-    Word(&'static [&'static str]),
+    Word(&'static [Spelling]),
     /// A path; see [`PathKind`].
     Path(PathKind),
     /// A list of at least this many and at most that many entries.
@@ -106,6 +110,16 @@ pub enum PathKind {
     Output,
 }
 
+impl Key {
+    /// Its name, with those in other programs.
+    pub fn spelling(&self) -> Spelling {
+        Spelling {
+            word: self.name,
+            also: self.also,
+        }
+    }
+}
+
 impl Block {
     /// All keys, including those of groups.
     pub fn iter(&self) -> impl Iterator<Item = &'static Key> {
@@ -115,6 +129,18 @@ impl Block {
     /// Names of all keys.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.iter().map(|key| key.name)
+    }
+}
+
+impl Kind {
+    /// True for lists of paths or words that may be written as their only entry.
+    pub(super) fn takes_one(&self) -> bool {
+        match self {
+            Self::List(of, min, max) => {
+                *min <= 1 && *max > 0 && matches!(of, Self::Path(_) | Self::Word(_))
+            }
+            _ => false,
+        }
     }
 }
 
@@ -145,9 +171,18 @@ pub const fn rule(name: &'static str, rule: &'static str, kind: Kind, about: &'s
     row(name, kind, Fallback::Rule(rule), about)
 }
 
+/// The row, with names of its key in other programs.
+pub const fn also(row: Row, names: &'static [&'static str]) -> Row {
+    match row {
+        Row::Key(key) => Row::Key(Key { also: names, ..key }),
+        group @ Row::Group(_) => group,
+    }
+}
+
 const fn row(name: &'static str, kind: Kind, default: Fallback, about: &'static str) -> Row {
     Row::Key(Key {
         name,
+        also: &[],
         kind,
         default,
         about,

@@ -9,6 +9,7 @@
 mod fields;
 mod keys;
 mod kinds;
+mod meant;
 mod moving;
 mod page;
 mod read;
@@ -28,6 +29,8 @@ use std::path::{Path, PathBuf};
 pub use self::fields::{Checked, Entry, Fields, Item};
 pub(crate) use self::keys::{choice, keys};
 pub use self::kinds::*;
+pub use self::meant::Spelling;
+use self::meant::block_of;
 pub use self::moving::{Ramp, RampShape, Scheduled, Shape, over};
 pub use self::page::page;
 pub use self::rules::{ascending, distinct, division, unused};
@@ -38,6 +41,7 @@ pub(crate) use self::words::words;
 pub use self::yaml::to_yaml;
 use crate::diag::{self, Diagnostic, Origin, Sources};
 use crate::files;
+use crate::missing;
 
 /// Longest recipe that is read, in bytes: a wrong path to a model must not fill the memory.
 const MAX_RECIPE_BYTES: u64 = 1 << 20;
@@ -211,17 +215,9 @@ pub fn words_at(root: &'static Block, path: &[&str]) -> Vec<&'static str> {
     kind.map(words_of).unwrap_or_default()
 }
 
-fn block_of(kind: &'static Kind) -> Option<&'static Block> {
-    match kind {
-        Kind::Block(block) | Kind::Short(block) | Kind::Choice(block) => Some(block),
-        Kind::List(entry, ..) => block_of(entry),
-        _ => None,
-    }
-}
-
 fn words_of(kind: &'static Kind) -> Vec<&'static str> {
     match kind {
-        Kind::Word(words) => words.to_vec(),
+        Kind::Word(words) => words.iter().map(|one| one.word).collect(),
         Kind::List(entry, ..) => words_of(entry),
         _ => Vec::new(),
     }
@@ -242,8 +238,13 @@ fn read_file(path: &Path) -> Result<(PathBuf, String), Diagnostic> {
         file.take(MAX_RECIPE_BYTES + 1).read_to_end(&mut bytes)?;
         Ok((std::path::absolute(path)?, bytes))
     };
-    let (absolute, bytes) =
-        read().map_err(|error: std::io::Error| unreadable(error.to_string()))?;
+    let (absolute, bytes) = read().map_err(|error: std::io::Error| {
+        let fault = unreadable(error.to_string());
+        match missing::similar(path, Path::new("")) {
+            Some(advice) => fault.help(advice),
+            None => fault,
+        }
+    })?;
     if bytes.len() as u64 > MAX_RECIPE_BYTES {
         return Err(unreadable("longer than 1 MiB; not a recipe".to_owned()));
     }

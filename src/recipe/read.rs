@@ -6,13 +6,15 @@ use std::path::Path;
 
 use super::fields::{Blocks, Checked, Entry, Filled, Item};
 use super::kinds::{Block, Fallback, Key, Kind};
+use super::meant::{meant, meant_elsewhere, most_similar};
 use super::tree::{self, Node, YamlValue};
 use super::values;
-use crate::diag::{Diagnostic, Origin, Span, code_list, nearest};
+use crate::diag::{Diagnostic, Origin, Span, code_list};
 
 /// Reads a whole recipe; paths are relative to `folder`. Returns every fault of a single key; no blocks if the text is no map.
 pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
     let mut reader = RecipeReader {
+        root: block,
         folder,
         in_default: false,
         outer: None,
@@ -24,6 +26,8 @@ pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks
 }
 
 struct RecipeReader<'a> {
+    /// Keys of the whole text, where a key may belong that stands elsewhere.
+    root: &'static Block,
     folder: &'a Path,
     /// True while a default is read, which has no place.
     in_default: bool,
@@ -95,7 +99,7 @@ impl RecipeReader<'_> {
         for (index, (name, _)) in written.iter().enumerate() {
             let mut earlier = written.iter().take(index);
             if !block.names().any(|known| known == name.text) {
-                self.faults.push(unknown_key(block, name));
+                self.faults.push(self.unknown_key(block, name));
                 has_unknown = true;
             } else if let Some((first, _)) = earlier.find(|(first, _)| first.text == name.text) {
                 let message = format!("`{}` is written twice in {}", name.text, shown(block));
@@ -171,6 +175,10 @@ impl RecipeReader<'_> {
             Kind::List(of, min, max) => match &node.value {
                 YamlValue::List(items) if (*min..=*max).contains(&items.len()) => {
                     Some(self.list(key, of, items))
+                }
+                // One path or word is a list of one.
+                YamlValue::Text(_) if kind.takes_one() => {
+                    Some(self.list(key, of, std::slice::from_ref(node)))
                 }
                 _ => self.refuse(values::mismatch(key, kind, node, name)),
             },
@@ -273,6 +281,31 @@ impl RecipeReader<'_> {
         }
     }
 
+    fn unknown_key(&self, block: &'static Block, name: &tree::Name) -> Diagnostic {
+        let shown = shown(block);
+        let message = format!("unknown key `{}` in {shown}", name.text);
+        let listed = most_similar(&name.text, block);
+        let known = match block.names().count() {
+            count if count > listed.len() => {
+                format!(
+                    "{shown} has {count} keys, such as {}; `alambic schema` lists all",
+                    code_list(listed)
+                )
+            }
+            _ => format!("{shown} has {}", code_list(listed)),
+        };
+        let fault = Diagnostic::new("recipe/unknown-key", message).primary(&name.span, known);
+        if let Some(word) = meant(&name.text, block.iter().map(Key::spelling)) {
+            return fault.help(format!("write `{word}`"));
+        }
+        match meant_elsewhere(&name.text, self.root) {
+            Some((key, block)) => {
+                fault.help(format!("`{}` is a key of {}", key.name, self::shown(block)))
+            }
+            None => fault,
+        }
+    }
+
     fn refuse<T>(&mut self, fault: Diagnostic) -> Option<T> {
         self.faults.push(fault);
         None
@@ -283,27 +316,17 @@ impl RecipeReader<'_> {
     }
 }
 
-fn unknown_key(block: &'static Block, name: &tree::Name) -> Diagnostic {
-    let message = format!("unknown key `{}` in {}", name.text, shown(block));
-    let known = format!("{} has {}", shown(block), code_list(block.names()));
-    suggest(
-        Diagnostic::new("recipe/unknown-key", message).primary(&name.span, known),
-        block,
-        &name.text,
-    )
-}
-
 fn unknown_variant(block: &'static Block, name: &tree::Name) -> Diagnostic {
     let (id, message) = (
         format!("recipe/unknown-{}", block.name),
         format!("`{}` is not a {}", values::short(&name.text), block.name),
     );
     let known = format!("known: {}", code_list(block.names()));
-    suggest(
-        Diagnostic::new(&id, message).primary(&name.span, known),
-        block,
-        &name.text,
-    )
+    let fault = Diagnostic::new(&id, message).primary(&name.span, known);
+    match meant(&name.text, block.iter().map(Key::spelling)) {
+        Some(word) => fault.help(format!("write `{word}`")),
+        None => fault,
+    }
 }
 
 fn variants(block: &'static Block, found: &str, span: &Span) -> Diagnostic {
@@ -313,13 +336,6 @@ fn variants(block: &'static Block, found: &str, span: &Span) -> Diagnostic {
         code_list(block.names())
     );
     Diagnostic::new("recipe/wrong-type", message).primary(span, "write one of them")
-}
-
-fn suggest(fault: Diagnostic, block: &'static Block, word: &str) -> Diagnostic {
-    match nearest(word, block.names()) {
-        Some(name) => fault.help(format!("write `{name}`")),
-        None => fault,
-    }
 }
 
 /// Name of a block in a sentence.

@@ -69,7 +69,7 @@ fn kind_schema(kind: &Kind) -> Value {
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Integer(min, max) => json!({"type": "integer", "minimum": min, "maximum": max}),
         Kind::IntegerOf(allowed) => json!({"enum": allowed}),
-        Kind::Or(kind, word) => json!({"oneOf": [kind_schema(kind), {"const": word}]}),
+        Kind::Or(kind, word) => json!({"oneOf": [kind_schema(kind), {"const": word.word}]}),
         Kind::Tokens(min) => json!({"oneOf": [
             {"type": "integer", "minimum": min, "maximum": MAX_TOKENS},
             {"type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?[kM]$"},
@@ -101,10 +101,18 @@ fn kind_schema(kind: &Kind) -> Value {
             {"type": "integer", "minimum": 2, "maximum": MAX_STEPS},
             {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
         ]}),
-        Kind::Word(words) => json!({"enum": words}),
+        Kind::Word(words) => {
+            let words: Vec<&str> = words.iter().map(|one| one.word).collect();
+            json!({"enum": words})
+        }
         Kind::Path(_) => json!({"type": "string"}),
         Kind::List(of, min, max) => {
-            json!({"type": "array", "items": kind_schema(of), "minItems": min, "maxItems": max})
+            let list = json!({"type": "array", "items": kind_schema(of), "minItems": min, "maxItems": max});
+            if kind.takes_one() {
+                json!({"anyOf": [list, kind_schema(of)]})
+            } else {
+                list
+            }
         }
         Kind::Block(block) => block_schema(block),
         Kind::Short(block) => {

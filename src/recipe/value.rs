@@ -44,7 +44,7 @@ pub fn put(keys: &mut Map<String, serde_json::Value>, name: &str, value: serde_j
 /// The value, or the kind's word for no value if it has one.
 pub fn or_word(kind: &Kind, value: serde_json::Value) -> serde_json::Value {
     match kind {
-        Kind::Or(_, word) if value.is_null() => json!(word),
+        Kind::Or(_, word) if value.is_null() => json!(word.word),
         _ => value,
     }
 }

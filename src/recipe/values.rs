@@ -8,8 +8,10 @@ use std::path::{Path, PathBuf};
 
 use super::fields::Checked;
 use super::kinds::{Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS, PathKind};
+use super::meant::{Spelling, meant};
 use super::tree::{Node, YamlValue};
-use crate::diag::{Diagnostic, Span, code_list, nearest};
+use crate::diag::{Diagnostic, Span, code_list};
+use crate::missing;
 use crate::progress::thousands;
 
 /// Folder of a model that is fetched, not committed.
@@ -26,7 +28,7 @@ pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
             Checked::Integer(value) if allowed.contains(&value) => Some(Checked::Integer(value)),
             _ => None,
         },
-        (Kind::Or(_, word), YamlValue::Text(text)) if text == word => Some(Checked::Off),
+        (Kind::Or(_, word), YamlValue::Text(text)) if text == word.word => Some(Checked::Off),
         (Kind::Or(kind, _), value) => scalar(kind, value),
         (Kind::Integer(min, max), value) => integer(value, *min, *max),
         (Kind::Bytes(min), YamlValue::Text(text)) => abbreviated(text, &BYTES)
@@ -38,14 +40,14 @@ pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
             .map(Checked::Integer),
         (Kind::Tokens(min), value) => integer(value, *min, MAX_TOKENS),
         (Kind::Number(min, max), value) => number(value)
-            .filter(|value| value.is_finite() && (*min, *max).contains(value))
+            .filter(|value| is_sound(*value) && (*min, *max).contains(value))
             .map(Checked::Number),
         (Kind::Moving(number, _), value) => scalar(number, value),
-        (Kind::StepsOrShare, value @ YamlValue::Integer(_)) => integer(value, 2, MAX_STEPS),
+        (Kind::StepsOrShare, value) if whole(value).is_some() => integer(value, 2, MAX_STEPS),
         (Kind::StepsOrShare, value) => number(value)
             .filter(|share| *share > 0.0 && *share < 1.0)
             .map(Checked::Number),
-        (Kind::Word(words), YamlValue::Text(text)) if words.contains(&text.as_str()) => {
+        (Kind::Word(words), YamlValue::Text(text)) if words.iter().any(|one| one.word == text) => {
             Some(Checked::Text(text.clone()))
         }
         (Kind::Unit, YamlValue::Null) => Some(Checked::Unit),
@@ -85,10 +87,15 @@ pub(super) fn path(
             Err(error) => format!("`{}`: {}", path.display(), io_reason(error)),
         };
         let message = format!("`{}` names no {noun}", key.name);
+        let instead = || match kind {
+            _ if found.is_ok() => None,
+            PathKind::Either { .. } => missing::model(Path::new(text), folder),
+            _ => missing::similar(Path::new(text), folder),
+        };
         let help = if found.is_err() && path.parent().is_some_and(|dir| dir.ends_with(FETCHED)) {
-            "run `scripts/fetch_smollm2.sh`, which downloads it"
+            "run `scripts/fetch_smollm2.sh`, which downloads it".to_owned()
         } else {
-            "paths are relative to the folder of the recipe"
+            instead().unwrap_or_else(|| "paths are relative to the folder of the recipe".to_owned())
         };
         Diagnostic::new("recipe/no-such-path", message)
             .primary(&node.span, label)
@@ -138,7 +145,7 @@ fn has_type(kind: &Kind, value: &YamlValue) -> bool {
         (Kind::Tokens(_), YamlValue::Text(text)) => abbreviated(text, &COUNTS).is_some(),
         (Kind::Bytes(_), YamlValue::Text(text)) => abbreviated(text, &BYTES).is_some(),
         (Kind::Integer(..) | Kind::IntegerOf(_) | Kind::Tokens(_) | Kind::Bytes(_), value) => {
-            matches!(value, YamlValue::Integer(_))
+            whole(value).is_some()
         }
         (Kind::List(..), YamlValue::List(_)) => true,
         _ => false,
@@ -190,7 +197,7 @@ pub(super) fn phrase(kind: &Kind) -> String {
                 None => String::new(),
             }
         }
-        Kind::Or(kind, word) => format!("{} or `{word}`", phrase(kind)),
+        Kind::Or(kind, word) => format!("{} or `{}`", phrase(kind), word.word),
         Kind::Tokens(min) => {
             format!("a count of at least {min}, such as 4096, `600k` or `1.5M`")
         }
@@ -206,7 +213,7 @@ pub(super) fn phrase(kind: &Kind) -> String {
         Kind::StepsOrShare => {
             "at least 2 steps, or a share of the pass above 0 and below 1".to_owned()
         }
-        Kind::Word(words) => format!("one of {}", code_list(words.iter().copied())),
+        Kind::Word(words) => format!("one of {}", code_list(words.iter().map(|one| one.word))),
         Kind::Path(PathKind::File) => "a path of a file".to_owned(),
         Kind::Path(PathKind::FileOrFolder) => "a path of a file or folder".to_owned(),
         Kind::Path(PathKind::Either { phrase, .. }) => format!("a path of {phrase}"),
@@ -249,8 +256,24 @@ fn help(key: &'static Key, kind: &Kind, value: &YamlValue) -> Option<String> {
     match (kind, value) {
         (_, YamlValue::Null) => Some("write a value, or delete the key".to_owned()),
         (Kind::Word(words), YamlValue::Text(text)) => {
-            let word = nearest(text, words.iter().copied())?;
+            let word = meant(text, words.iter().copied())?;
             Some(format!("write `{word}`"))
+        }
+        (Kind::Or(_, word), value) if is_called(value, *word) => {
+            Some(format!("write `{}`", word.word))
+        }
+        (Kind::Moving(number, _), value) if matches!(number, Kind::IntegerOf(_)) => {
+            help(key, number, value)
+        }
+        (Kind::IntegerOf(allowed), YamlValue::Integer(value)) => {
+            let below = allowed.iter().rev().find(|&&one| i128::from(one) < *value);
+            let above = allowed.iter().find(|&&one| i128::from(one) > *value);
+            let near: Vec<String> = below
+                .into_iter()
+                .chain(above)
+                .map(|one| format!("`{one}`"))
+                .collect();
+            Some(format!("write {}", near.join(" or ")))
         }
         (Kind::Number(..), value) if key.about.contains("share") => {
             let share = number(value)? / 100.0;
@@ -267,14 +290,44 @@ fn help(key: &'static Key, kind: &Kind, value: &YamlValue) -> Option<String> {
     }
 }
 
-fn integer(value: &YamlValue, min: u64, max: u64) -> Option<Checked> {
-    let YamlValue::Integer(value) = value else {
-        return None;
+/// True if a word for no value is called so elsewhere.
+fn is_called(value: &YamlValue, word: Spelling) -> bool {
+    let text = match value {
+        YamlValue::Text(text) => text.clone(),
+        YamlValue::Integer(value) => value.to_string(),
+        YamlValue::Bool(value) => value.to_string(),
+        _ => return false,
     };
-    let value = u64::try_from(*value).ok()?;
+    meant(&text, [word]).is_some()
+}
+
+/// A whole number, also if it is written as a float: `1e3`.
+fn whole(value: &YamlValue) -> Option<i128> {
+    /// Above this, a float does not hold every whole number.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        YamlValue::Integer(value) => Some(*value),
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a whole number that an i128 holds"
+        )]
+        YamlValue::Float(value) if value.fract() == 0.0 && value.abs() <= EXACT => {
+            Some(*value as i128)
+        }
+        _ => None,
+    }
+}
+
+fn integer(value: &YamlValue, min: u64, max: u64) -> Option<Checked> {
+    let value = u64::try_from(whole(value)?).ok()?;
     (min..=max)
         .contains(&value)
         .then_some(Checked::Integer(value))
+}
+
+/// True for finite numbers that are not so small that their digits are lost.
+fn is_sound(value: f64) -> bool {
+    value.is_finite() && !value.is_subnormal()
 }
 
 fn number(value: &YamlValue) -> Option<f64> {
@@ -352,6 +405,7 @@ mod tests {
         assert!(!accepts(&share, YamlValue::Integer(0)));
         assert!(accepts(&share, YamlValue::Integer(1)));
         assert!(accepts(&share, YamlValue::Float(1e-300)));
+        assert!(!accepts(&share, YamlValue::Float(1e-310)));
         assert!(!accepts(&share, YamlValue::Float(1.000_000_1)));
         let open = Kind::Number(Included(0.0), Unbounded);
         assert!(!accepts(&open, YamlValue::Float(f64::NAN)));
@@ -359,7 +413,9 @@ mod tests {
         let counted = Kind::Integer(1, u64::MAX);
         assert!(accepts(&counted, YamlValue::Integer(u64::MAX.into())));
         assert!(!accepts(&counted, YamlValue::Integer(-1)));
-        assert!(!accepts(&counted, YamlValue::Float(2.0)));
+        assert!(accepts(&counted, YamlValue::Float(2.0)));
+        assert!(!accepts(&counted, YamlValue::Float(2.5)));
+        assert!(!accepts(&counted, YamlValue::Float(1e300)));
         assert!(!accepts(&Kind::Tokens(1), YamlValue::Text("0k".into())));
         assert!(!accepts(
             &Kind::Tokens(1),

@@ -1,21 +1,25 @@
 //! Words of the recipe: one list makes an enum, its spelling, and its docs.
 
+use super::meant::Spelling;
+
 /// Enum whose variants are words of the recipe.
 pub trait Word: Copy + 'static {
     /// All words as they are written, in the order in which they are listed.
-    const WORDS: &'static [&'static str];
+    const WORDS: &'static [Spelling];
 
     /// Looks a word up; `None` if it is unknown.
     fn of(word: &str) -> Option<Self>;
 }
 
 /// Declares an enum of words. A table of keys takes its `WORDS`, and the reader of the key gets the enum: a word that is added
-/// here and handled nowhere does not compile.
+/// here and handled nowhere does not compile. `also ["..."]` lists its names in other programs, for the message about those.
 macro_rules! words {
+    (@also) => { [] };
+    (@also $also:tt) => { $also };
     (
         $(#[$meta:meta])*
         $vis:vis enum $Name:ident {
-            $($(#[$about:meta])* $Variant:ident = $word:literal,)+
+            $($(#[$about:meta])* $Variant:ident = $word:literal $(also $also:tt)?,)+
         }
     ) => {
         $(#[$meta])*
@@ -34,7 +38,10 @@ macro_rules! words {
         }
 
         impl $crate::recipe::Word for $Name {
-            const WORDS: &'static [&'static str] = &[$($word),+];
+            const WORDS: &'static [$crate::recipe::Spelling] = &[$($crate::recipe::Spelling {
+                word: $word,
+                also: &$crate::recipe::words!(@also $($also)?),
+            }),+];
 
             fn of(word: &str) -> Option<Self> {
                 match word {
@@ -69,7 +76,7 @@ pub(crate) use words;
 
 #[cfg(test)]
 mod tests {
-    use super::Word;
+    use super::{Spelling, Word};
 
     words! {
         /// Two words.
@@ -77,17 +84,19 @@ mod tests {
             /// The first.
             Yes = "yes-please",
             /// The second.
-            No = "no",
+            No = "no" also ["nope"],
         }
     }
 
     #[test]
     fn words_are_serialised_as_they_are_written() {
-        for word in Answer::WORDS {
+        for Spelling { word, .. } in Answer::WORDS {
             let value = Answer::of(word).unwrap();
             assert_eq!(serde_json::to_value(value).unwrap(), *word);
             assert_eq!(value.to_string(), *word);
         }
+        assert_eq!(Answer::WORDS[1].also, ["nope"]);
+        assert_eq!(Answer::of("nope"), None);
         assert_eq!(Answer::of("no word"), None);
         assert_eq!(Answer::Yes.word(), "yes-please");
     }

@@ -171,6 +171,24 @@ pub fn part_of_teacher(plan: &FromTeacherPlan, teacher: &DecoderConfig) -> Decod
     PartSelection::choose(plan, teacher, &Importance::unmeasured(teacher)).config(teacher)
 }
 
+/// Architecture with some layers of a teacher and other widths; `groups` are key and value heads with their queries.
+pub fn with_sizes(
+    teacher: &DecoderConfig,
+    layers: &[usize],
+    hidden_size: usize,
+    channels: usize,
+    groups: usize,
+) -> DecoderConfig {
+    let queries_per_group = teacher.num_attention_heads / teacher.num_key_value_heads;
+    DecoderConfig {
+        hidden_size,
+        intermediate_size: channels,
+        num_attention_heads: groups * queries_per_group,
+        num_key_value_heads: groups,
+        ..teacher.with_layers(layers)
+    }
+}
+
 impl PartSelection {
     /// Selects these layers, whole.
     pub fn layers(layers: &[usize]) -> Self {
@@ -210,15 +228,15 @@ impl PartSelection {
             let first = parts.as_ref().and_then(|parts| parts.first());
             first.map_or(whole, Vec::len)
         };
-        let groups = count(&self.groups, teacher.num_key_value_heads);
-        let queries_per_group = teacher.num_attention_heads / teacher.num_key_value_heads;
         DecoderConfig {
-            hidden_size: self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len),
-            intermediate_size: count(&self.channels, teacher.intermediate_size),
-            num_attention_heads: groups * queries_per_group,
-            num_key_value_heads: groups,
             rms_norm_eps: teacher.rms_norm_eps / self.hidden_share(teacher),
-            ..teacher.with_layers(&self.layers)
+            ..with_sizes(
+                teacher,
+                &self.layers,
+                self.hidden.as_ref().map_or(teacher.hidden_size, Vec::len),
+                count(&self.channels, teacher.intermediate_size),
+                count(&self.groups, teacher.num_key_value_heads),
+            )
         }
     }
 

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use self::adapter::{Adapter, is_target};
 pub(crate) use self::disk::mask_fault;
-pub use self::from_teacher::{NoSuchPart, PartSelection, check_parts, part_of_teacher};
+pub use self::from_teacher::{NoSuchPart, PartSelection, check_parts, part_of_teacher, with_sizes};
 pub use self::importance::{Importance, run_influence};
 pub(crate) use self::plan::{
     ADAPTER, MAX_LAYERS, STUDENT, StudentWord, check, check_adapter, fresh_sizes,

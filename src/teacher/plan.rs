@@ -15,8 +15,8 @@ pub(crate) const CHECKPOINT: Kind = Kind::Path(PathKind::Either {
 keys! {
     pub struct TeacherPlan in TEACHER = "teacher", "The model that is imitated." {
         #[serde(skip)]
-        checkpoint: PathBuf = required(CHECKPOINT, "Hugging Face folder or `.gguf` file");
+        checkpoint: PathBuf = required(CHECKPOINT, "Hugging Face folder or `.gguf` file") also ["model", "path", "name", "model_name_or_path", "pretrained_model_name_or_path"];
         /// Rows per forward pass; the shape of a product may change its last bits.
-        batch_size: usize = or("8", Kind::Integer(1, MAX_SIZE), "rows per forward pass of the capture; on a CPU, rows that each core gets at a time");
+        batch_size: usize = or("8", Kind::Integer(1, MAX_SIZE), "rows per forward pass of the capture; on a CPU, rows that each core gets at a time") also ["batch", "bs"];
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use cost::{FitInputs, add_fit};
 pub use error::{FitError, check_number};
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
 pub use plan::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, TemperaturePlan, TemperatureWalk};
-pub(crate) use plan::{FIT, STEPS, check};
+pub(crate) use plan::{FIT, STEPS, STEPS_ELSEWHERE, check};
 pub use predictions::{Predictions, Predictor};
 pub use schedule::{learning_rate, scheduled, temperature};
 pub use targets::row_targets;

@@ -12,13 +12,24 @@ use crate::progress::thousands;
 use crate::pruning::GradualPlan;
 use crate::recipe::{
     ABOVE_0, Block, FROM_0, Fields, Item, Keys, Kind, MAX_SIZE, MAX_STEPS, Row, SHARE_ABOVE_0,
-    Shape, TEMPERATURE, Value, Word, keys, or, over, put, required, rule, words,
+    Shape, Spelling, TEMPERATURE, Value, Word, also, keys, or, over, put, required, rule, words,
 };
 use crate::student::AdapterPlan;
 use crate::support::Tail;
 
 /// Number of steps of a pass.
 pub(crate) const STEPS: Kind = Kind::Integer(1, MAX_STEPS);
+/// Names of the number of steps in other programs.
+pub(crate) const STEPS_ELSEWHERE: &[&str] = &[
+    "epochs",
+    "num_epochs",
+    "num_train_epochs",
+    "max_steps",
+    "num_steps",
+    "iterations",
+    "iters",
+    "updates",
+];
 const SHARE: Kind = Kind::Number(Included(0.0), Included(1.0));
 const DECAY_RATE: Kind = Kind::Number(Included(0.0), Excluded(1.0));
 
@@ -28,27 +39,27 @@ keys! {
         /// Optimizer updates.
         steps: usize = around();
         /// Positions per update; a multiple of the sequence length.
-        tokens_per_step: usize = or("4096", Kind::Tokens(1), "positions per update; a multiple of `data.sequence_length`");
-        micro_batch: usize = or("4", Kind::Integer(1, MAX_SIZE), "rows per forward and backward pass; trades memory for speed and never changes the gradient");
+        tokens_per_step: usize = or("4096", Kind::Tokens(1), "positions per update; a multiple of `data.sequence_length`") also ["batch", "batch_size", "global_batch_size", "train_batch_size", "total_batch_size"];
+        micro_batch: usize = or("4", Kind::Integer(1, MAX_SIZE), "rows per forward and backward pass; trades memory for speed and never changes the gradient") also ["micro_batch_size", "per_device_train_batch_size", "mbs"];
         #[serde(skip)]
-        gradient_checkpointing: bool = or("false", Kind::Switch, "keep only the input of each layer and run the layer again in the backward pass: a third more arithmetic, a fraction of the memory, the same gradient");
-        learning_rate: f64 = or("1e-3", SHARE_ABOVE_0, "peak learning rate");
-        final_learning_rate_frac: f64 = or("0.1", SHARE, "learning rate at the last step, as a share of the peak") unless |fit| fit.schedule == RateSchedule::Constant;
-        warmup_steps: usize = rule("`steps / 20`, at least 1", Kind::Integer(0, MAX_STEPS), "steps of linear warm-up; at most `steps`") else warmup_steps;
+        gradient_checkpointing: bool = or("false", Kind::Switch, "keep only the input of each layer and run the layer again in the backward pass: a third more arithmetic, a fraction of the memory, the same gradient") also ["activation_checkpointing", "grad_checkpointing"];
+        learning_rate: f64 = or("1e-3", SHARE_ABOVE_0, "peak learning rate") also ["lr", "max_lr", "peak_lr", "learningrate"];
+        final_learning_rate_frac: f64 = or("0.1", SHARE, "learning rate at the last step, as a share of the peak") also ["min_lr", "final_lr", "min_learning_rate", "final_learning_rate"] unless |fit| fit.schedule == RateSchedule::Constant;
+        warmup_steps: usize = rule("`steps / 20`, at least 1", Kind::Integer(0, MAX_STEPS), "steps of linear warm-up; at most `steps`") also ["warmup", "num_warmup_steps", "warmup_ratio"] else warmup_steps;
         /// Schedule of the learning rate after warm-up.
         schedule: RateSchedule = group(RATE);
-        weight_decay: f64 = or("0.01", FROM_0, "decay of the optimizer (AdamW), on matrices only");
+        weight_decay: f64 = or("0.01", FROM_0, "decay of the optimizer (AdamW), on matrices only") also ["wd"];
         decay_embeddings: bool = or("true", Kind::Switch, "whether `weight_decay` acts on the embedding, which may also be the output layer");
-        betas: [f64; 2] = or("[0.9, 0.999]", Kind::List(&DECAY_RATE, 2, 2), "decay rates of the optimizer's two moments");
-        epsilon: f64 = or("1e-8", SHARE_ABOVE_0, "term added to the root of the second moment");
-        max_grad_norm: Option<f64> = or("1.0", Kind::Or(&ABOVE_0, "none"), "global norm above which gradients are scaled down; `none` never scales them");
-        temperature: TemperaturePlan = or("1.0", Kind::Moving(&TEMPERATURE, &TEMPERATURE_WALK), "temperature of the soft loss terms; one of `cache.temperatures`");
-        losses: LossWeights = rule("`{ forward_kl: 1.0 }` with a teacher, else `{ cross_entropy: 1.0 }`", Kind::Block(&LOSSES), "weights of the loss terms") else losses;
+        betas: [f64; 2] = or("[0.9, 0.999]", Kind::List(&DECAY_RATE, 2, 2), "decay rates of the optimizer's two moments") also ["adam_betas", "beta1", "beta2", "adam_beta1", "adam_beta2"];
+        epsilon: f64 = or("1e-8", SHARE_ABOVE_0, "term added to the root of the second moment") also ["eps", "adam_epsilon"];
+        max_grad_norm: Option<f64> = or("1.0", Kind::Or(&ABOVE_0, Spelling { word: "none", also: &["off", "false", "no"] }), "global norm above which gradients are scaled down; `none` never scales them") also ["clip_grad_norm", "grad_clip", "gradient_clipping", "max_norm"];
+        temperature: TemperaturePlan = or("1.0", Kind::Moving(&TEMPERATURE, &TEMPERATURE_WALK), "temperature of the soft loss terms; one of `cache.temperatures`") also ["temp", "t", "kd_temperature"];
+        losses: LossWeights = rule("`{ forward_kl: 1.0 }` with a teacher, else `{ cross_entropy: 1.0 }`", Kind::Block(&LOSSES), "weights of the loss terms") also ["loss", "loss_weights", "objective"] else losses;
         // Samples have no tail and refuse the key.
         tail: Tail = or("bucket", Kind::Word(Tail::WORDS), "treatment of the teacher's mass outside `top_k`: one bucket, or spread over the support (biased; for comparison)") unless |fit| fit.tail == Tail::Bucket;
         ema: Option<f64> = rule("no average", Kind::Number(Excluded(0.0), Excluded(1.0)), "decay of a moving average of the weights (after `n` steps at most `(1 + n) / (10 + n)`); the average is measured and handed on");
-        evaluate_every: Option<usize> = rule("never", Kind::Integer(1, MAX_STEPS), "steps between measurements on the validation text, logged as `validation/loss`; the last step is measured, too");
-        early_stop: Option<EarlyStopPlan> = rule("the pass runs to its last step", Kind::Block(&EARLY_STOP), "condition to end before the last step; needs `evaluate_every`");
+        evaluate_every: Option<usize> = rule("never", Kind::Integer(1, MAX_STEPS), "steps between measurements on the validation text, logged as `validation/loss`; the last step is measured, too") also ["eval_every", "eval_steps", "eval_interval"];
+        early_stop: Option<EarlyStopPlan> = rule("the pass runs to its last step", Kind::Block(&EARLY_STOP), "condition to end before the last step; needs `evaluate_every`") also ["early_stopping"];
         hand_on: HandOn = rule("`best` with `early_stop`, else `last`", Kind::Word(HandOn::WORDS), "weights to hand on: the last, or those with the lowest validation loss") else hand_on;
         /// Matrices that are trained in place of the weights; `None` trains all weights.
         adapter: Option<AdapterPlan> = around();
@@ -57,7 +68,7 @@ keys! {
         /// Steps before the grids come into force.
         start_step: usize = around() unless |fit| fit.start_step == 0;
         #[serde(skip)]
-        save_every: usize = or("50", Kind::Integer(1, MAX_STEPS), "steps between training states on disk");
+        save_every: usize = or("50", Kind::Integer(1, MAX_STEPS), "steps between training states on disk") also ["save_steps", "checkpoint_every", "save_interval"];
         #[serde(skip)]
         keep_states: usize = or("2", Kind::Integer(1, 1000), "training states kept while the pass runs; if the newest is damaged, the one before it is used");
         #[serde(skip)]
@@ -123,16 +134,24 @@ words! {
         Constant = "constant",
         Linear = "linear",
         Cosine = "cosine",
-        WarmupStableDecay = "warmup_stable_decay",
+        WarmupStableDecay = "warmup_stable_decay" also ["wsd", "trapezoidal"],
     }
 }
 
 static RATE: &[Row] = &[
-    or(
-        "schedule",
-        "cosine",
-        Kind::Word(ScheduleWord::WORDS),
-        "learning rate after warm-up",
+    also(
+        or(
+            "schedule",
+            "cosine",
+            Kind::Word(ScheduleWord::WORDS),
+            "learning rate after warm-up",
+        ),
+        &[
+            "lr_scheduler",
+            "lr_scheduler_type",
+            "scheduler",
+            "lr_schedule",
+        ],
     ),
     rule(
         "decay_steps",

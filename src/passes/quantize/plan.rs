@@ -8,11 +8,11 @@ use serde_json::{Map, json};
 
 use crate::model::Part;
 use crate::recipe::{
-    Block, Fields, Keys, Kind, MAX_SIZE, MAX_STEPS, Read, Row, SHARE_ABOVE_0, Value, Word, keys,
-    or, put, required, rule, words,
+    Block, Fields, Keys, Kind, MAX_SIZE, MAX_STEPS, Read, Row, SHARE_ABOVE_0, Spelling, Value,
+    Word, also, keys, or, put, required, rule, words,
 };
 use crate::student::MAX_LAYERS;
-use crate::train::{FIT, FitPlan, STEPS};
+use crate::train::{FIT, FitPlan, STEPS, STEPS_ELSEWHERE};
 
 /// Plan of a quantising pass.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -142,11 +142,11 @@ words! {
     pub enum NumberType {
         /// Whole numbers.
         #[default]
-        Int = "int",
+        Int = "int" also ["int4", "int8", "int3", "w4a16", "w8a16", "uint4", "integer"],
         /// Floats of 8 bits (E4M3).
-        Fp8 = "fp8",
+        Fp8 = "fp8" also ["float8", "e4m3", "f8"],
         /// −1, 0 and 1.
-        Ternary = "ternary",
+        Ternary = "ternary" also ["1.58", "bitnet", "b1.58"],
         /// Two bits without a 0.
         Stretched = "stretched",
     }
@@ -158,9 +158,9 @@ words! {
     pub enum Activations {
         /// They stay as they are.
         #[default]
-        None = "none",
+        None = "none" also ["off", "false", "bf16", "fp16"],
         /// They are rounded to 8 bits while the model runs, each position with its own scale.
-        PerToken = "per_token",
+        PerToken = "per_token" also ["dynamic", "int8", "token"],
     }
 }
 
@@ -186,11 +186,11 @@ impl OverridePlan {
 words! {
     /// Words for the methods of quantisation; see [`QuantizeMethod`].
     pub(super) enum QuantizeWord {
-        RoundToNearest = "round-to-nearest",
+        RoundToNearest = "round-to-nearest" also ["rtn", "round", "nearest", "naive", "minmax", "absmax"],
         Gptq = "gptq",
         Awq = "awq",
-        AwqGptq = "awq-gptq",
-        Qat = "qat",
+        AwqGptq = "awq-gptq" also ["gptq-awq", "awq+gptq"],
+        Qat = "qat" also ["ste", "lsq", "fake-quant"],
     }
 }
 
@@ -220,11 +220,14 @@ pub(crate) static QUANTIZE: Block = Block {
     rows: &[
         required("method", Kind::Word(QuantizeWord::WORDS), METHOD),
         TYPE,
-        rule(
-            "bits",
-            WIDTH_RULE,
-            Kind::Moving(&WIDTH, &BUDGET),
-            "bits of a weight, or the average under which widths are chosen",
+        also(
+            rule(
+                "bits",
+                WIDTH_RULE,
+                Kind::Moving(&WIDTH, &BUDGET),
+                "bits of a weight, or the average under which widths are chosen",
+            ),
+            &["wbits", "w_bit", "nbits", "num_bits", "q_bits"],
         ),
         GROUP_SIZE,
         SYMMETRIC,
@@ -289,11 +292,14 @@ pub(crate) static QUANTIZE: Block = Block {
             Kind::Integer(0, MAX_STEPS),
             "updates before rounding begins: until then the weights are trained unrounded; below `steps`",
         ),
-        rule(
-            "steps",
-            "required with `method: qat`",
-            STEPS,
-            "optimizer updates",
+        also(
+            rule(
+                "steps",
+                "required with `method: qat`",
+                STEPS,
+                "optimizer updates",
+            ),
+            STEPS_ELSEWHERE,
         ),
         Row::Group(FIT),
     ],
@@ -308,17 +314,30 @@ const TYPE: Row = or(
 const WIDTH: Kind = Kind::IntegerOf(&[2, 3, 4, 8]);
 const WIDTH_RULE: &str = "4, or the width of another `type`";
 const BITS: Row = rule("bits", WIDTH_RULE, WIDTH, "bits of a weight");
-const GROUP_SIZE: Row = rule(
+const GROUP_SIZE: Row = also(
+    GROUP_SIZE_ROW,
+    &["groupsize", "q_group_size", "block_size", "gs"],
+);
+const GROUP_SIZE_ROW: Row = rule(
     "group_size",
     "32 below 8 bits, `channel` with 8",
-    Kind::Or(&Kind::Integer(8, MAX_SIZE), "channel"),
+    Kind::Or(
+        &Kind::Integer(8, MAX_SIZE),
+        Spelling {
+            word: "channel",
+            also: &["-1", "none", "row", "per_channel", "channelwise"],
+        },
+    ),
     "weights along the input that share a scale; `channel`: one scale per output row",
 );
-const SYMMETRIC: Row = or(
-    "symmetric",
-    "true",
-    Kind::Switch,
-    "0 is the middle of the grid; otherwise each group has its own zero",
+const SYMMETRIC: Row = also(
+    or(
+        "symmetric",
+        "true",
+        Kind::Switch,
+        "0 is the middle of the grid; otherwise each group has its own zero",
+    ),
+    &["sym", "zero_point", "asymmetric"],
 );
 const ACTIVATIONS: Row = or(
     "activations",

@@ -9,12 +9,12 @@ use std::path::Path;
 pub(super) use self::plan::SHRINK;
 use self::plan::contradictions;
 pub use self::plan::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
-use self::sizes::{ShrinkError, shrunk_parts};
+use self::sizes::{NEAR, ShrinkError, shrunk_parts};
 use super::removed::{Parts, Removed, StudentSizes};
 use super::{Pass, PassError, PassFault, PassInputs, PassReport, calibration, saved};
 use crate::calibration::Calibration;
 use crate::cost::{F32_BYTES, StageCost};
-use crate::diag::Diagnostic;
+use crate::diag::{Diagnostic, code_list};
 use crate::model::{Decoder, DecoderConfig, num_parameters};
 use crate::progress::log;
 use crate::recipe::Fields;
@@ -37,6 +37,29 @@ impl Pass for ShrinkPlan {
 
     fn check(&self, _: &PassInputs<'_>) -> Result<(), PassFault> {
         Ok(()) // `leaves` checks the sizes
+    }
+
+    fn notes(&self, inputs: &PassInputs<'_>) -> Vec<String> {
+        let ShrinkTarget::Parameters { parameters, along } = &self.target else {
+            return Vec::new();
+        };
+        let [there, left] =
+            [inputs.student, inputs.left].map(|config| num_parameters(config) as f64);
+        let found = left / there;
+        if parameters - found <= NEAR {
+            return Vec::new();
+        }
+        let more = if along.contains(&Side::IntermediateSize) {
+            ""
+        } else {
+            ": with `intermediate_size` among them, channels would fill the rest"
+        };
+        let sides = code_list(along.iter().map(|side| side.word()));
+        vec![format!(
+            "`shrink` leaves {:.1} % of the parameters, not {:.1} %: whole steps of {sides} come no nearer{more}",
+            100.0 * found,
+            100.0 * parameters
+        )]
     }
 
     /// Adds runs over the calibration text: two of the whole student, or one for each layer that might be removed next.

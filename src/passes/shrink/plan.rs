@@ -89,13 +89,13 @@ static TARGET: &[Row] = &[
         "parameters",
         "as the sizes give",
         Kind::Number(Excluded(0.0), Excluded(1.0)),
-        "largest share of the parameters to keep, embedding included: a fraction, not a percentage",
+        "share of the parameters to keep, embedding included: a fraction, not a percentage; at most so many are kept, and at most 1 % of the student less if channels may go",
     ),
     or(
         "along",
         "[hidden_size, intermediate_size]",
         Kind::List(&Kind::Word(Side::WORDS), 1, Side::WORDS.len()),
-        "sizes that shrink to reach `parameters`, all in one proportion; widths stay multiples of 32, narrow ones of a smaller power of two",
+        "sizes that shrink to reach `parameters`, about in one proportion; channels fill what the steps of the others leave; widths stay multiples of 32, narrow ones of a smaller power of two",
     ),
     size("num_hidden_layers", "layers to keep"),
     size(
@@ -142,7 +142,7 @@ pub(super) fn contradictions(fields: Fields<'_>, faults: &mut Vec<Diagnostic>) {
     distinct::<Side>(fields, "along", faults);
     let sizes: Vec<_> = Side::WORDS
         .iter()
-        .copied()
+        .map(|size| size.word)
         .filter(|size| fields.is_written(size))
         .collect();
     let by_share = fields.is_written("parameters");
