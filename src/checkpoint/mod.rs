@@ -4,6 +4,7 @@
 //! are checked by reading them back through this module.
 
 mod generation;
+mod grids;
 mod missing;
 mod settings;
 
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 pub use self::generation::generation_of;
+pub use self::grids::{described, second_rounding};
 use self::missing::Said;
 use crate::formats::gguf::GgufWeights;
 pub use crate::formats::{CheckpointError, StoredWeight};

@@ -28,7 +28,7 @@ Examples:
 /// End of the help of `alambic quantize`.
 pub(super) const QUANTIZE_EXAMPLES: &str = "\
 Examples:
-  alambic quantize checkpoints/austen-teacher --method round-to-nearest --bits 4
+  alambic quantize checkpoints/austen-teacher --bits 4
   alambic quantize my-model --method gptq --bits 4 --group-size 128 --text my-text.txt
   alambic quantize my-model --method awq-gptq --text my-text.txt --format gguf";
 
@@ -73,7 +73,9 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    convert::check_overrides(&args.convert.set, &["export"])?;
+    let formats = format!("[{}]", args.format);
+    let options = options("export", &export_keys(&formats, &args.convert));
+    convert::check_overrides(&args.convert.set, &["export"], &options)?;
     let plan = export_plan(&args.format, &args.convert)?;
     let command = format!(
         "alambic export {} --format {}",
@@ -96,6 +98,13 @@ fn export_plan(format: &str, args: &ConvertArgs) -> Result<ExportPlan, Failure> 
     Ok(plan::export_plan(&text, &args.set, ARGUMENTS)?)
 }
 
+/// Keys of a recipe by their whole names.
+fn options<'a>(section: &str, keys: &[(&str, &'a str)]) -> Vec<(String, &'a str)> {
+    let keys = keys.iter();
+    keys.map(|(key, value)| (format!("{section}.{key}"), *value))
+        .collect()
+}
+
 fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str, &'a str)> {
     let mut keys = vec![("formats", formats)];
     keys.extend(args.dtype.as_deref().map(|dtype| ("dtype", dtype)));
@@ -106,9 +115,9 @@ fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str
 pub(super) struct QuantizeArgs {
     /// Model folder, `.gguf` file, or the folder of a pass
     checkpoint: PathBuf,
-    /// Method; all but `round-to-nearest` calibrate, and need `--text`
+    /// Method; all but `round-to-nearest`, the default, calibrate, and need `--text`
     #[arg(long, value_parser = PossibleValuesParser::new(methods()))]
-    method: String,
+    method: Option<String>,
     /// Bits of a weight, as `quantize.bits` in a recipe; default: 4
     #[arg(long)]
     bits: Option<String>,
@@ -125,6 +134,9 @@ pub(super) struct QuantizeArgs {
     convert: ConvertArgs,
 }
 
+/// Method by default: the only one that needs no text.
+const METHOD: &str = "round-to-nearest";
+
 /// Methods that train nothing.
 fn methods() -> Vec<&'static str> {
     let words = words(&["passes", "quantize", "method"]);
@@ -132,13 +144,14 @@ fn methods() -> Vec<&'static str> {
 }
 
 pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let mut keys = vec![("method", args.method.as_str())];
+    let method = args.method.as_deref().unwrap_or(METHOD);
+    let mut keys = Vec::new();
+    keys.extend(args.method.as_deref().map(|method| ("method", method)));
     keys.extend(args.bits.as_deref().map(|bits| ("bits", bits)));
     keys.extend(args.group_size.as_deref().map(|size| ("group_size", size)));
     let mut command = format!(
-        "alambic quantize {} --method {}",
+        "alambic quantize {} --method {method}",
         name(&args.checkpoint),
-        args.method
     );
     if let Some(bits) = &args.bits {
         let _ = write!(command, " --bits {}", quoted(bits));
@@ -151,9 +164,15 @@ pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(
         command.push_str(" --asymmetric");
     }
     let _ = write!(command, " --format {}", args.format);
-    let request = request(&args.checkpoint, &args.method, &args.convert, command)?;
     let formats = format!("[{}]", args.format);
     let export = export_keys(&formats, &args.convert);
+    let mut given = options("quantize", &keys);
+    given.extend(options("export", &export));
+    convert::check_overrides(&args.convert.set, convert::SECTIONS, &given)?;
+    if args.method.is_none() {
+        keys.push(("method", METHOD));
+    }
+    let request = request(&args.checkpoint, method, &args.convert, command)?;
     let converted = with_context(&args.convert, |context| {
         convert::quantize(&request, &keys, &export, &args.convert.set, context)
     })?;

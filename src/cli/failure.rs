@@ -154,6 +154,7 @@ impl From<ConvertError> for Failure {
             ConvertError::Stage(error) => Self::from(error).help(help),
             ConvertError::Stopped => Self::interrupted(&error),
             ConvertError::Input(error) => error.into(),
+            error @ ConvertError::NoText { .. } => Self::input("data", &error).help(help),
             error => Self::input("convert", &error).help(help),
         }
     }

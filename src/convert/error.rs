@@ -10,6 +10,7 @@ use crate::checkpoint::CheckpointError;
 use crate::data::{DataError, TokenizerError};
 use crate::export::ExportError;
 use crate::formats::WriteError;
+use crate::gguf::WrittenType;
 use crate::passes::PassError;
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
@@ -47,6 +48,12 @@ pub enum ConvertError {
     NoZero { name: String },
     #[error("`gguf` has no blocks for {grid}: the file would hold plain weights")]
     NoBlocks { grid: String },
+    #[error("`gguf_type` would round projections that are on {grid} a second time, to {}", kind.name())]
+    RoundsAgain { grid: String, kind: WrittenType },
+    #[error("`--set {assignment}` sets what `{option}` sets, too")]
+    SetTwice { assignment: String, option: String },
+    #[error("`--text {}` cannot be read: {source}", path.display())]
+    NoText { path: PathBuf, source: io::Error },
     #[error("this command runs one `quantize` pass and no other")]
     OtherPasses,
     #[error("the loss is {loss} {when} quantising")]
@@ -121,6 +128,15 @@ impl ConvertError {
             Self::NoBlocks { .. } => {
                 "write `--bits 4 --group-size 32` or `--bits 8 --group-size 32`, whose blocks are Q4_0 and Q8_0, or another format".to_owned()
             }
+            Self::RoundsAgain { kind, .. } => {
+                format!(
+                    "leave `export.gguf_type` out, or round once: `alambic export CHECKPOINT --format gguf --set \
+                     export.gguf_type={}`",
+                    kind.word()
+                )
+            }
+            Self::SetTwice { .. } => "keep one of them".to_owned(),
+            Self::NoText { .. } => "name a file of text or JSONL that exists, or a folder of them".to_owned(),
             Self::OtherPasses => "write a recipe, and run it with `alambic run`".to_owned(),
             Self::NoLoss { .. } => {
                 "check the checkpoint with `alambic evaluate`".to_owned()

@@ -17,8 +17,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 pub use self::error::ConvertError;
-pub use self::quantize::{Arguments, QuantizedCheckpoint, quantize};
+pub use self::quantize::{Arguments, QuantizedCheckpoint, SECTIONS, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
+use crate::checkpoint::second_rounding;
 use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportPlan, MadeBy, Provenance, TextFacts};
@@ -83,12 +84,13 @@ pub fn export(
     plan: &ExportPlan,
     context: &ConvertContext<'_>,
 ) -> Result<Converted, ConvertError> {
+    check_texts(request)?;
     let source = Source::open(request.checkpoint)?;
     check_out(&request.out)?;
     let student = source.student(context.device)?;
     check_grid(plan, &student, &source)?;
     let student = with_inputs_of_format(plan, student, &source);
-    check_container(plan, &student)?;
+    check_container(plan, &student, &source)?;
     let model = ModelFiles::of(&source, &student.effective().config, request)?;
     let partial = UnfinishedDir::resume(&request.out)?;
     let _lock = lock(partial.path())?;
@@ -111,17 +113,24 @@ fn check_grid(plan: &ExportPlan, student: &Student, source: &Source) -> Result<(
 }
 
 /// Refuses what a container or its blocks cannot hold, before anything is written.
-fn check_container(plan: &ExportPlan, student: &Student) -> Result<(), ConvertError> {
+fn check_container(
+    plan: &ExportPlan,
+    student: &Student,
+    source: &Source,
+) -> Result<(), ConvertError> {
     let config = &student.decoder.config;
     for &format in &plan.formats {
         if let Some(refusal) = format.refusal(&student.schemes, plan.dtype, config) {
             return Err(ConvertError::NotHeld { fact: refusal.fact });
         }
-        let is_plain = format == Format::Gguf && plan.gguf.linear.is_none();
-        if let Some(grid) = gguf::without_blocks(&student.schemes, config).filter(|_| is_plain) {
-            progress::log(&format!(
-                "note: `gguf` has no blocks for {grid}: the result has plain weights"
-            ));
+        if format == Format::Gguf {
+            let kind = gguf::rounded_to(plan.gguf, &student.schemes, config);
+            let grids = source.grids(student);
+            let again = grids.filter(|grids| kind.is_some_and(|kind| kind.name() != grids));
+            let notes: Vec<String> = again.iter().map(|grids| second_rounding(grids)).collect();
+            progress::log_notes(&notes);
+            let notes = gguf::notes(plan.gguf, plan.dtype, &student.schemes, config);
+            progress::log_notes(&notes);
         }
     }
     Ok(())
@@ -146,9 +155,15 @@ fn with_inputs_of_format(plan: &ExportPlan, mut student: Student, source: &Sourc
 }
 
 /// Refuses keys that `--set` of a command must not name: they would change nothing, or an option sets them.
-pub fn check_overrides(overrides: &[String], sections: &[&str]) -> Result<(), ConvertError> {
+///
+/// `options` are the keys of the recipe that options of the command set, by their whole names, with their values.
+pub fn check_overrides(
+    overrides: &[String],
+    sections: &[&str],
+    options: &[(String, &str)],
+) -> Result<(), ConvertError> {
     for assignment in overrides {
-        let (key, _) = assignment.split_once('=').unwrap_or((assignment, ""));
+        let (key, value) = assignment.split_once('=').unwrap_or((assignment, ""));
         let is_of = |section: &&str| {
             let rest = key.strip_prefix(*section);
             rest.is_some_and(|rest| rest.starts_with('.'))
@@ -157,8 +172,44 @@ pub fn check_overrides(overrides: &[String], sections: &[&str]) -> Result<(), Co
             let key = key.to_owned();
             return Err(ConvertError::NoSuchKey { key });
         }
+        let name = key.strip_prefix("passes.0.").unwrap_or(key);
+        let holds = |one: &str, other: &str| {
+            let rest = one.strip_prefix(other);
+            rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        let clash = options.iter().find(|(option, given)| {
+            option == name && *given != value || holds(option, name) || holds(name, option)
+        });
+        if let Some((option, given)) = clash {
+            return Err(ConvertError::SetTwice {
+                assignment: assignment.clone(),
+                option: option_of(option, given),
+            });
+        }
     }
     Ok(())
+}
+
+/// Option of a command that sets a key, as it was written.
+fn option_of(key: &str, value: &str) -> String {
+    let name = key.rsplit('.').next().unwrap_or(key);
+    if name == "symmetric" {
+        "--asymmetric".to_owned()
+    } else {
+        format!("--{} {value}", name.replace('_', "-"))
+    }
+}
+
+/// Refuses a text that is not there, before weights are read.
+fn check_texts(request: &Request<'_>) -> Result<(), ConvertError> {
+    let mut texts = request.text.iter();
+    match texts.find_map(|text| Some((text, fs::metadata(text).err()?))) {
+        Some((text, source)) => Err(ConvertError::NoText {
+            path: text.clone(),
+            source,
+        }),
+        None => Ok(()),
+    }
 }
 
 fn check_out(out: &Path) -> Result<(), ConvertError> {
@@ -287,6 +338,7 @@ fn publish(
     partial: UnfinishedDir,
     is_worth_keeping: bool,
 ) -> Result<Converted, ConvertError> {
+    let kept = partial.path().to_path_buf();
     let outcome = written.and_then(|written| {
         Ok(Converted {
             out: partial.publish_only(&written.dir)?,
@@ -295,8 +347,16 @@ fn publish(
             quantized: written.quantized,
         })
     });
-    if outcome.is_err() && !is_worth_keeping {
-        let _ = partial.discard(); // the first error is the one to report
+    match &outcome {
+        Ok(_) | Err(ConvertError::StoppedHalfWay) => {}
+        Err(_) if is_worth_keeping => progress::log(&format!(
+            "note: finished work is kept in `{}`: the same command, also with other `--set export...`, goes on from there; \
+             delete it if you do not want to",
+            kept.display()
+        )),
+        Err(_) => {
+            let _ = partial.discard(); // the first error is the one to report
+        }
     }
     outcome
 }

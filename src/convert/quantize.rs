@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 use super::parts::parts;
 use super::source::Source;
 use super::{
-    ConvertContext, ConvertError, Converted, ModelFiles, Request, Written, check_out,
-    check_overrides, publish, stop_if_asked,
+    ConvertContext, ConvertError, Converted, ModelFiles, Request, Written, check_out, check_texts,
+    publish, stop_if_asked,
 };
 use crate::data::{TokenRows, tokenizer_path};
 use crate::files::{self, UnfinishedDir, hash_json};
@@ -55,6 +55,9 @@ pub struct QuantizedCheckpoint {
     pub measured_on_calibration_text: bool,
 }
 
+/// Sections that `--set` may name.
+pub const SECTIONS: &[&str] = &["passes.0", "quantize", "export"];
+
 /// Runs a quantising pass with these keys on a checkpoint and writes it in one format, verified, with its card.
 ///
 /// If it is stopped or fails after the pass began, finished work is kept beside the place of the result: the same request
@@ -66,7 +69,7 @@ pub fn quantize(
     overrides: &[String],
     context: &ConvertContext<'_>,
 ) -> Result<Converted, ConvertError> {
-    check_overrides(overrides, &["passes.0", "quantize", "export"])?;
+    check_texts(request)?;
     let source = Source::open(request.checkpoint)?;
     check_out(&request.out)?;
     let partial = UnfinishedDir::resume(&request.out)?;
@@ -109,11 +112,8 @@ fn plan(
             None => Err(ConvertError::NotUtf8 { path }),
         }
     };
-    let mut texts = Vec::new();
-    for text in request.text {
-        fs::metadata(text).map_err(|error| files::with_path(error, text))?;
-        texts.push(quoted(text)?);
-    }
+    let texts = request.text.iter().map(|text| quoted(text));
+    let mut texts: Vec<Value> = texts.collect::<Result<_, _>>()?;
     if texts.is_empty() {
         let passage = dir.join("passage.txt");
         files::write_atomically(&passage, |out| out.write_all(super::PASSAGE.as_bytes()))?;
@@ -243,8 +243,15 @@ impl Job<'_> {
         config: &DecoderConfig,
     ) -> Result<(), ConvertError> {
         let export = &self.plan.export;
-        if !export.formats.contains(&Format::Gguf) || export.gguf.linear.is_some() {
+        if !export.formats.contains(&Format::Gguf) {
             return Ok(());
+        }
+        let schemes = schemes(plan, config);
+        if let Some(kind) = export.gguf.linear {
+            return match gguf::rounds_again(kind, &schemes, config) {
+                Some(grid) => Err(ConvertError::RoundsAgain { grid, kind }),
+                None => Ok(()),
+            };
         }
         let has_budget = plan
             .sensitivity
@@ -253,7 +260,7 @@ impl Job<'_> {
         let grid = if has_budget {
             Some("projections of several widths".to_owned())
         } else {
-            gguf::without_blocks(&schemes(plan, config), config)
+            gguf::without_blocks(&schemes, config)
         };
         grid.map_or(Ok(()), |grid| Err(ConvertError::NoBlocks { grid }))
     }

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use serde_json::{Map, Value};
 
 use super::ConvertError;
-use crate::checkpoint::{Checkpoint, StoredWeight, generation_of};
+use crate::checkpoint::{Checkpoint, StoredWeight, described, generation_of, second_rounding};
 use crate::data::{Rebuilt, Tokenizer, tokenizer_dir, tokenizer_path};
 use crate::files::{hash_file, with_path};
 use crate::gguf::{GgufFile, is_gguf};
@@ -156,9 +156,20 @@ impl Source {
         }
     }
 
-    /// The student off its grids.
+    /// Grids that its weights are on, described; `student` is the one that was loaded.
+    pub(super) fn grids(&self, student: &Student) -> Option<String> {
+        match self {
+            Self::Checkpoint(checkpoint) => checkpoint.grids(),
+            Self::Pass { .. } => described(&student.schemes),
+        }
+    }
+
+    /// The student off its grids, which are noted: it is about to be rounded again.
     pub(super) fn free_student(&self, device: &Device) -> Result<Student, ConvertError> {
         let student = self.loaded(device)?;
+        if let Some(grids) = self.grids(&student) {
+            progress::log_notes(&[second_rounding(&grids)]);
+        }
         if student.schemes.is_empty() {
             return Ok(student);
         }

@@ -18,16 +18,17 @@ pub use self::plan::ExportPlan;
 pub(crate) use self::plan::{EXPORT, check};
 pub use self::provenance::{Ancestor, MadeBy, Provenance, TextFacts};
 use self::storage::Storage;
-use self::verify::{Budget, Expectation, Verification, predictions, verify};
+use self::verify::{Expectation, Verification, kl, predictions, verify};
 use crate::allocator;
 use crate::cost::{self, Text};
 use crate::data::{Rebuilt, TokenRows, Tokenizer, UNCHANGED_CLASS};
 use crate::files;
 use crate::formats::{Files, Format, WriteError, gguf, huggingface};
-use crate::model::{DecoderConfig, ParameterSpec};
+use crate::model::{DecoderConfig, ParameterKind, ParameterSpec};
 use crate::progress;
 use crate::rates::{self, WorkKind};
 use crate::student::Student;
+use crate::train::Predictions;
 
 /// Contents of a folder beside the weights, and rows that it is compared on.
 pub struct ExportContext<'a> {
@@ -81,6 +82,10 @@ fn export_format(
     let predictions = predictions(&student.effective(), context.rows);
     let predicted = since.elapsed();
     let storage = Storage::of(plan, format, student);
+    let rounded = storage.rounded(student);
+    let embedding_kl_nats = storage
+        .rounds_embedding_unasked(plan.gguf, &rounded)
+        .then(|| embedding_kl(&storage, student, &predictions, context.rows));
     let stored = |spec: &ParameterSpec, free| {
         let weight = student.effective_weight(spec, free);
         storage.decoded(spec, weight, student)
@@ -104,17 +109,15 @@ fn export_format(
         })?;
     }
 
-    let budget = if storage.is_exact(student) {
-        Budget::LogitDifference(plan.max_logit_difference)
-    } else {
-        Budget::Kl(plan.max_rounding_kl)
-    };
+    let (budget, help) = storage.budget(plan, &rounded);
     let expected = Expectation {
         format: format.word(),
         weights: &student.decoder,
         stored: &stored,
         predictions: &predictions,
         budget,
+        help,
+        embedding_kl_nats,
     };
     allocator::give_freed_pages_back(); // freed by the writer, before a second copy of the model is loaded
     let written_in = since.elapsed() - predicted;
@@ -139,6 +142,20 @@ fn export_format(
     });
     files::write_atomically(&dir.join("README.md"), |out| out.write_all(card.as_bytes()))?;
     Ok(verification)
+}
+
+/// KL in nats of storing embedding and output matrix as they will be, and every other weight as it is.
+fn embedding_kl(
+    storage: &Storage,
+    student: &Student,
+    predictions: &Predictions,
+    rows: &TokenRows,
+) -> f64 {
+    let rounded = student.effective().map(|spec, weight| match spec.kind() {
+        ParameterKind::Embedding | ParameterKind::Head => storage.decoded(spec, weight, student),
+        _ => weight,
+    });
+    kl(predictions, &rounded, rows)
 }
 
 /// Writes the files beside the weights of a folder. Returns a tokenizer that transformers rebuilds regardless of these files,

@@ -67,6 +67,7 @@ fn facts() -> CardFacts {
             kl_nats: 1.5e-9,
             top1_agreement: 0.9995,
             budget: Budget::LogitDifference(1e-3),
+            embedding_kl_nats: None,
         }),
         format: Format::CompressedTensors,
         file: String::new(),

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use burn::tensor::{Tensor, TensorData};
 
+use super::verify::Budget;
 use super::{ExportContext, ExportPlan};
-use crate::formats::gguf::{self, BlockTypes};
+use crate::formats::gguf::{self, BlockTypes, GgufPlan};
 use crate::formats::{Codes, ExportDtype, Files, Format, WriteError, Writer, write_folder};
-use crate::model::{OnGrid, ParameterSpec, Scheme, Schemes, WeightId};
+use crate::gguf::WrittenType;
+use crate::model::{OnGrid, ParameterKind, ParameterSpec, Scheme, Schemes, WeightId};
 use crate::student::Student;
 use crate::tensors;
 
@@ -26,8 +28,9 @@ enum WeightStorage {
     Plain,
     /// Weights with a scheme as codes, the rest in the dtype.
     Codes(&'static Codes, BTreeSet<Scheme>),
-    /// All weights in blocks of ggml; on the student's grids if the blocks can hold them.
-    Blocks(BlockTypes),
+    /// All weights in blocks of ggml; on the student's grids if the blocks can hold them. The remarks tell which matrices are in
+    /// other blocks than their kind.
+    Blocks(BlockTypes, Vec<String>),
 }
 
 impl Storage {
@@ -45,7 +48,8 @@ impl Storage {
             Writer::Plain => (format, WeightStorage::Plain),
             Writer::Blocks => {
                 let types = BlockTypes::of(plan.gguf, dtype, |kind| student.only_grid(kind));
-                (format, WeightStorage::Blocks(types))
+                let remarks = types.fallen(&student.decoder.config);
+                (format, WeightStorage::Blocks(types, remarks))
             }
         };
         Self {
@@ -65,21 +69,88 @@ impl Storage {
         match &self.stored {
             WeightStorage::Plain => false,
             WeightStorage::Codes(..) => student.grid_of(spec).is_some(),
-            WeightStorage::Blocks(types) => {
+            WeightStorage::Blocks(types, _) => {
                 let grid = student.only_grid(spec.kind());
                 grid.is_some_and(|grid| types.holds(spec.kind(), grid))
             }
         }
     }
 
-    /// True if every weight that runs is stored as it is.
-    pub(super) fn is_exact(&self, student: &Student) -> bool {
-        let mut parameters = student.decoder.parameters().into_iter();
-        parameters.all(|(spec, free)| {
+    /// Kinds of weights that are rounded on the way: some that run are not stored as they are.
+    pub(super) fn rounded(&self, student: &Student) -> Vec<ParameterKind> {
+        let mut kinds = Vec::new();
+        for (spec, free) in student.decoder.parameters() {
+            if kinds.contains(&spec.kind()) {
+                continue;
+            }
             let runs = student.effective_weight(&spec, free);
             let stored = self.decoded(&spec, runs.clone(), student);
-            tensors::are_equal(&stored, &runs)
-        })
+            if !tensors::are_equal(&stored, &runs) {
+                kinds.push(spec.kind());
+            }
+        }
+        kinds
+    }
+
+    /// Types that these kinds of weights are rounded to, each with the key that decides it.
+    fn roundings(
+        &self,
+        plan: GgufPlan,
+        rounded: &[ParameterKind],
+    ) -> Vec<(WrittenType, &'static str)> {
+        let WeightStorage::Blocks(types, _) = &self.stored else {
+            return vec![(self.dtype.into(), "export.dtype")];
+        };
+        let of_kind = rounded.iter().filter_map(|&kind| {
+            let stored = types.of_kind(kind);
+            let (asked, key) = match kind {
+                ParameterKind::Linear => (plan.linear, "export.gguf_type"),
+                ParameterKind::Embedding | ParameterKind::Head => {
+                    (plan.embedding, "export.gguf_embedding_type")
+                }
+                ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => return None,
+            };
+            let decides = asked.is_some() || stored.bits() < 16;
+            Some((stored, if decides { key } else { "export.dtype" }))
+        });
+        of_kind.collect()
+    }
+
+    /// Limit on the difference that rounding these kinds of weights makes, and advice on what to write for a smaller one.
+    pub(super) fn budget(&self, plan: &ExportPlan, rounded: &[ParameterKind]) -> (Budget, String) {
+        if rounded.is_empty() {
+            let help = "`export.max_logit_difference` is the limit".to_owned();
+            return (Budget::LogitDifference(plan.max_logit_difference), help);
+        }
+        let mut roundings = self.roundings(plan.gguf, rounded);
+        let bits = |rounding: &(WrittenType, &str)| rounding.0.bits();
+        let fewest = roundings.iter().map(bits).min().unwrap_or(32);
+        roundings.retain(|rounding| bits(rounding) == fewest);
+        roundings.dedup();
+        let finer = roundings
+            .into_iter()
+            .filter_map(|(kind, key)| Some(format!("`{key}: {}`", kind.finer()?.word())));
+        let finer: Vec<String> = finer.collect();
+        let help = if finer.is_empty() {
+            "raise the limit, `export.max_rounding_kl`".to_owned()
+        } else {
+            let finer = finer.join(" and ");
+            format!(
+                "write {finer}, which rounds less, or raise the limit, `export.max_rounding_kl`"
+            )
+        };
+        (Budget::Kl(plan.rounding_limit(fewest)), help)
+    }
+
+    /// True if embedding or output matrix are rounded to blocks that no key asks for.
+    pub(super) fn rounds_embedding_unasked(
+        &self,
+        plan: GgufPlan,
+        rounded: &[ParameterKind],
+    ) -> bool {
+        let roundings = self.roundings(plan, rounded);
+        let mut blocks = roundings.iter().filter(|(kind, _)| kind.bits() < 16);
+        plan.embedding.is_none() && blocks.any(|(_, key)| *key == "export.gguf_embedding_type")
     }
 
     /// A weight as the folder holds it.
@@ -89,13 +160,13 @@ impl Storage {
         weight: Tensor<2>,
         student: &Student,
     ) -> Tensor<2> {
-        let in_dtype = !matches!(self.stored, WeightStorage::Blocks(_));
+        let in_dtype = !matches!(self.stored, WeightStorage::Blocks(..));
         if self.holds(spec, student) || in_dtype && self.dtype == ExportDtype::F32 {
             return weight;
         }
         let values = tensors::to_vec(&weight);
         let stored = match &self.stored {
-            WeightStorage::Blocks(types) => {
+            WeightStorage::Blocks(types, _) => {
                 gguf::stored(spec, values, *types, &student.decoder.config)
             }
             WeightStorage::Plain | WeightStorage::Codes(..) => {
@@ -135,7 +206,7 @@ impl Storage {
         match &self.stored {
             WeightStorage::Plain => folder(None)?,
             WeightStorage::Codes(codes, _) => folder(Some((codes, &student.schemes)))?,
-            WeightStorage::Blocks(types) => {
+            WeightStorage::Blocks(types, _) => {
                 let model = gguf::GgufModel {
                     name: context.name,
                     config,
@@ -168,14 +239,17 @@ impl fmt::Display for Storage {
                 }
                 write!(f, "{dtype} elsewhere")
             }
-            WeightStorage::Blocks(types) => {
+            WeightStorage::Blocks(types, remarks) => {
                 write!(f, "{}, embedding ", types.linear.name())?;
                 if types.embedding == types.output {
                     f.write_str("and ")?;
                 } else {
                     write!(f, "{}, ", types.embedding.name())?;
                 }
-                write!(f, "output {}, vectors F32", types.output.name())
+                write!(f, "output {}, vectors F32", types.output.name())?;
+                remarks
+                    .iter()
+                    .try_for_each(|remark| write!(f, "; {remark}"))
             }
         }
     }

@@ -52,6 +52,9 @@ pub struct Verification {
     pub kl_nats: f64,
     /// Share of positions whose likeliest token is the same.
     pub top1_agreement: f64,
+    /// KL in nats per position if nothing but embedding and output matrix are rounded, where no key asks for their type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embedding_kl_nats: Option<f64>,
 }
 
 impl Verification {
@@ -76,7 +79,15 @@ impl fmt::Display for Verification {
             exponential(self.max_logit_difference, 1),
             exponential(self.kl_nats, 1),
             percent(self.top1_agreement, 2)
-        )
+        )?;
+        match self.embedding_kl_nats {
+            Some(kl) => write!(
+                out,
+                "; embedding and output matrix in Q8_0 alone cost KL {}",
+                exponential(kl, 1)
+            ),
+            None => Ok(()),
+        }
     }
 }
 
@@ -108,18 +119,14 @@ pub enum VerifyError {
     },
     /// The folder computes something else than the student.
     #[error(
-        "{} differs from the student in memory: {}; nothing was published; {}", .0.format, .0, help(.0.budget)
+        "{} differs from the student in memory: {found}; nothing was published; {help}", found.format
     )]
-    OverBudget(Box<Verification>),
-}
-
-fn help(budget: Budget) -> &'static str {
-    match budget {
-        Budget::LogitDifference(_) => "`export.max_logit_difference` is the limit",
-        Budget::Kl(_) => {
-            "write `export.dtype: f32`, which rounds nothing, or raise the limit, `export.max_rounding_kl`"
-        }
-    }
+    OverBudget {
+        /// Differences.
+        found: Box<Verification>,
+        /// Advice on what to write.
+        help: String,
+    },
 }
 
 /// Expected contents of a folder.
@@ -134,6 +141,10 @@ pub struct Expectation<'a> {
     pub predictions: &'a Predictions,
     /// Limit on the difference.
     pub budget: Budget,
+    /// Advice on what to write if the difference is larger.
+    pub help: String,
+    /// KL of rounding embedding and output matrix alone, if it is to be told.
+    pub embedding_kl_nats: Option<f64>,
 }
 
 /// Predictions of a model for the rows on which folders are compared.
@@ -144,6 +155,11 @@ pub fn predictions(decoder: &Decoder, rows: &TokenRows) -> Predictions {
 /// Rows on which folders are compared, if the text has as many.
 pub(crate) fn num_rows(sequence_length: usize) -> usize {
     (MAX_POSITIONS / sequence_length).clamp(1, MAX_ROWS)
+}
+
+/// KL(model of the predictions ‖ another model) in nats per position of the same rows.
+pub(super) fn kl(predictions: &Predictions, other: &Decoder, rows: &TokenRows) -> f64 {
+    Differences::between(predictions, other, rows).kl_nats()
 }
 
 /// Reads the folder through `checkpoint`, which shares no code with the writers, and compares weights and logits.
@@ -165,11 +181,15 @@ pub fn verify(
         budget: expected.budget,
         kl_nats: found.kl_nats(),
         top1_agreement: found.top1_agreement(),
+        embedding_kl_nats: expected.embedding_kl_nats,
     };
     if verification.holds() {
         Ok(verification)
     } else {
-        Err(VerifyError::OverBudget(Box::new(verification)))
+        Err(VerifyError::OverBudget {
+            found: Box::new(verification),
+            help: expected.help.clone(),
+        })
     }
 }
 
@@ -309,6 +329,8 @@ mod tests {
             stored: &|_, weight| weight,
             predictions: &other_predictions,
             budget,
+            help: "write less".to_owned(),
+            embedding_kl_nats: None,
         };
 
         let logits = Budget::LogitDifference;
@@ -317,13 +339,14 @@ mod tests {
             matches!(wrong, VerifyError::Weight { index: 0, .. }),
             "{wrong}"
         );
-        for (too_little, limit) in [
-            (logits(1e-3), "`export.max_logit_difference` is the limit"),
-            (Budget::Kl(1e-9), "`export.dtype: f32`"),
-        ] {
+        for too_little in [logits(1e-3), Budget::Kl(1e-9)] {
             let over = verify(dir, &rows, &expect(&decoder, too_little)).unwrap_err();
-            assert!(over.to_string().contains(limit), "{over}");
-            let VerifyError::OverBudget(found) = over else {
+            let text = over.to_string();
+            assert!(
+                text.ends_with("; nothing was published; write less"),
+                "{text}"
+            );
+            let VerifyError::OverBudget { found, .. } = over else {
                 panic!("{over}")
             };
             assert!(found.max_logit_difference > 1e-3 && found.kl_nats > 1e-9);

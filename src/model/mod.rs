@@ -29,5 +29,5 @@ pub use parts::{
     Axis, ParameterKind, ParameterSpec, Part, TensorSpec, WeightId, in_layer, num_parameters,
     parameter_specs, tensor_specs,
 };
-pub use scheme::{InputLevels, Scheme, Schemes, uneven_groups, unlike_parts};
+pub use scheme::{InputLevels, Scheme, Schemes, only_grid, uneven_groups, unlike_parts};
 pub use tap::{Site, Tap};

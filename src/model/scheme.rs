@@ -6,7 +6,7 @@ use std::fmt;
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::{DecoderConfig, ParameterSpec, Site, WeightId, parameter_specs};
+use super::{DecoderConfig, ParameterKind, ParameterSpec, Site, WeightId, parameter_specs};
 use crate::kernels::grid::{Grid, Levels};
 
 /// Quantisation of a projection.
@@ -31,6 +31,23 @@ impl fmt::Display for Scheme {
 
 /// The schemes of a model; a weight without an entry is not quantised.
 pub type Schemes = BTreeMap<WeightId, Scheme>;
+
+/// The one grid of all weights of a kind, such as projections, if there is one; a tied head counts as embedding.
+pub fn only_grid(
+    kind: ParameterKind,
+    config: &DecoderConfig,
+    grid_of: impl Fn(WeightId) -> Option<Grid>,
+) -> Option<Grid> {
+    let kind = match kind {
+        ParameterKind::Head if config.tie_word_embeddings => ParameterKind::Embedding,
+        kind => kind,
+    };
+    let specs = parameter_specs(config);
+    let alike = specs.iter().filter(|spec| spec.kind() == kind);
+    let mut grids = alike.map(|spec| grid_of(spec.id));
+    let first = grids.next()?;
+    first.filter(|_| grids.all(|grid| grid == first))
+}
 
 /// Two weights with different values, although engines join them into one matrix because they share their input.
 pub fn unlike_parts<T: PartialEq>(

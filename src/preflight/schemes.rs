@@ -1,9 +1,11 @@
 //! Checks of grids against the formats that have to hold them, by headers.
 
 use super::Preflight;
+use crate::checkpoint::second_rounding;
 use crate::diag::Diagnostic;
 use crate::formats::{Format, gguf};
 use crate::model::{DecoderConfig, Schemes};
+use crate::opened::OpenedModel;
 use crate::recipe::RecipeFaults;
 
 impl Preflight<'_> {
@@ -25,17 +27,32 @@ impl Preflight<'_> {
         Some((pass.pass().schemes(&config)?, config))
     }
 
-    /// Note if a GGUF file will have plain weights although the student is on a grid.
-    pub(super) fn plain_blocks(&self, configs: &[DecoderConfig]) -> Option<String> {
+    /// Notes on weights that are rounded twice, or stored otherwise in a GGUF file than one may expect.
+    ///
+    /// `source` is the model that the student starts from or is made of.
+    pub(super) fn stored(
+        &self,
+        configs: &[DecoderConfig],
+        source: Option<&OpenedModel>,
+    ) -> Vec<String> {
         let export = &self.plan.export;
-        if !export.formats.contains(&Format::Gguf) || export.gguf.linear.is_some() {
-            return None;
+        let has_gguf = export.formats.contains(&Format::Gguf);
+        let left = configs.last().cloned();
+        let (schemes, config) = match (self.quantized(configs), left) {
+            (Some(quantized), _) => quantized,
+            (None, Some(left)) => (Schemes::new(), left),
+            (None, None) => return Vec::new(),
+        };
+        let in_blocks = gguf::rounded_to(export.gguf, &schemes, &config).filter(|_| has_gguf);
+        let grids = source.and_then(|source| source.checkpoint.grids());
+        let is_rounded = !schemes.is_empty()
+            || in_blocks.is_some_and(|kind| Some(kind.name()) != grids.as_deref());
+        let again = grids.filter(|_| is_rounded);
+        let mut notes: Vec<String> = again.iter().map(|grids| second_rounding(grids)).collect();
+        if has_gguf {
+            notes.extend(gguf::notes(export.gguf, export.dtype, &schemes, &config));
         }
-        let (schemes, config) = self.quantized(configs)?;
-        let grid = gguf::without_blocks(&schemes, &config)?;
-        Some(format!(
-            "`gguf` has no blocks for {grid}: projections are stored plain; 4 and 8 bits in groups of 32 are Q4_0 and Q8_0"
-        ))
+        notes
     }
 
     /// Refuses rounded activations in formats other than compressed-tensors, which cannot record them.

@@ -26,6 +26,10 @@ impl Preflight<'_> {
             (Some(given), None) => self.vocabulary_alone(opened, given.config())?,
             (None, _) => {}
         }
+        let source = match &self.plan.student {
+            StudentPlan::FromTeacher(_) => teacher,
+            StudentPlan::Checkpoint(_) | StudentPlan::Architecture(_) => given,
+        };
         let teacher = teacher.map(OpenedModel::config);
         if let (StudentPlan::FromTeacher(parts), Some(teacher)) = (&self.plan.student, teacher) {
             check_parts(parts, teacher).map_err(|error| self.no_such_part(&error))?;
@@ -36,7 +40,10 @@ impl Preflight<'_> {
         let config = self.plan.student.config(teacher, given, 1, length);
         let configs = self.passes(&config, teacher)?;
         self.formats(&configs)?;
-        notes.extend(self.plain_blocks(&configs));
+        for (pass, configs) in self.plan.passes.iter().zip(configs.windows(2)) {
+            notes.extend(pass.pass().notes(&self.inputs(&configs[0], &configs[1])));
+        }
+        notes.extend(self.stored(&configs, source));
         Ok(())
     }
 

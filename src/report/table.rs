@@ -200,6 +200,7 @@ pub(super) mod tests {
                 budget: Budget::LogitDifference(1e-3),
                 kl_nats: 1.5e-8,
                 top1_agreement: 1.0,
+                embedding_kl_nats: None,
             }],
             curves: vec![Curve {
                 name: "01-distill".to_owned(),

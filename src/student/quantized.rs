@@ -2,7 +2,7 @@
 
 use super::Student;
 use crate::kernels::grid::Grid;
-use crate::model::{InputLevels, ParameterKind, ParameterSpec, Scheme, parameter_specs};
+use crate::model::{InputLevels, ParameterKind, ParameterSpec, Scheme, only_grid};
 
 impl Student {
     /// Scheme of a weight of the model that runs, if it is quantised.
@@ -17,16 +17,9 @@ impl Student {
 
     /// The one grid of all weights of a kind, such as projections, if there is one; a tied head counts as embedding.
     pub fn only_grid(&self, kind: ParameterKind) -> Option<Grid> {
-        let config = &self.decoder.config;
-        let kind = match kind {
-            ParameterKind::Head if config.tie_word_embeddings => ParameterKind::Embedding,
-            kind => kind,
-        };
-        let specs = parameter_specs(config);
-        let alike = specs.iter().filter(|spec| spec.kind() == kind);
-        let mut grids = alike.map(|spec| self.grid_of(spec));
-        let first = grids.next()?;
-        first.filter(|_| grids.all(|grid| grid == first))
+        only_grid(kind, &self.decoder.config, |id| {
+            Some(self.schemes.get(&self.own(id))?.weight)
+        })
     }
 
     /// Levels to which the inputs of the projections are rounded, for each layer of the model that runs.

@@ -286,3 +286,124 @@ fn a_grid_that_no_blocks_hold_is_told_of() {
     let ran = workshop.done(&words(&line));
     assert!(ran.stderr.contains(note), "{}", ran.stderr);
 }
+
+const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+#[test]
+fn a_file_that_differs_too_much_is_told_with_the_key_that_rounds_most() {
+    let workshop = Workshop::new();
+    for (sets, help) in [
+        ("", "write `export.dtype: f32`, which rounds less"),
+        (
+            "--set export.gguf_type=q8_0",
+            "write `export.gguf_type: f16` and `export.gguf_embedding_type: f16`",
+        ),
+        (
+            "--dtype f32 --set export.gguf_type=q4_0",
+            "write `export.gguf_type: q8_0`, which rounds less",
+        ),
+        (
+            "--dtype f32 --set export.gguf_type=q4_k",
+            "write `export.gguf_type: q8_0`, which rounds less",
+        ),
+        (
+            "--dtype f32 --set export.gguf_embedding_type=q4_0",
+            "write `export.gguf_embedding_type: q8_0`, which rounds less",
+        ),
+    ] {
+        let limits = "--set export.max_rounding_kl=1e-15 --dtype f16";
+        let limits = if sets.contains("--dtype") {
+            "--set export.max_rounding_kl=1e-15"
+        } else {
+            limits
+        };
+        let line = format!("export {GOLDEN}/hf-llama-256 --format gguf {sets} {limits} --out made");
+        let advice = format!("nothing was published; {help}");
+        let limit = ", or raise the limit, `export.max_rounding_kl`";
+        workshop.fails(
+            &words(&line),
+            1,
+            &["gguf differs from the student in memory", &advice, limit],
+        );
+    }
+}
+
+#[test]
+fn projections_in_blocks_bring_their_embedding_into_q8_0_and_its_cost_is_told() {
+    let workshop = Workshop::new();
+    let line = format!("export {GOLDEN}/hf-llama-256 --format gguf --set export.gguf_type=q4_0");
+    let found = workshop
+        .done(&words(&format!("{line} --out small --json")))
+        .json();
+    let kl = found["export"]["embedding_kl_nats"].as_f64().unwrap();
+    assert!(
+        kl > 0.0 && kl < found["export"]["kl_nats"].as_f64().unwrap(),
+        "{found}"
+    );
+    assert_eq!(found["export"]["budget"]["kl"], 0.5);
+    let kinds = |dir: &str| {
+        Checkpoint::open(&gguf_in(&workshop.path(dir)))
+            .unwrap()
+            .num_tensors()
+    };
+    assert_eq!(kinds("small")["Q8_0"], 2, "embedding and output matrix");
+    assert!(!kinds("small").contains_key("BF16"));
+    let plain = format!("{line} --set export.gguf_embedding_type=bf16 --out plain --json");
+    let found = workshop.done(&words(&plain)).json();
+    assert_eq!(found["export"].get("embedding_kl_nats"), None);
+    assert_eq!(kinds("plain")["BF16"], 2);
+
+    // A student that is on the grid of the blocks is not rounded, and keeps its embedding.
+    workshop.write("wide.yaml", WIDE.as_bytes());
+    let run = "run wide.yaml --set quantize.bits=8 --set quantize.group_size=32 --set export.formats=[gguf] --set output=held";
+    workshop.done(&words(run));
+    let held = workshop.folder("held/wide", "03-export").join("gguf");
+    let held = Checkpoint::open(&gguf_in(&held)).unwrap().num_tensors();
+    assert!(
+        held.contains_key("BF16") && held.contains_key("Q8_0"),
+        "{held:?}"
+    );
+}
+
+#[test]
+fn rows_without_whole_blocks_are_counted_and_the_file_is_named_by_most_weights() {
+    let workshop = Workshop::new();
+    let line =
+        format!("export {GOLDEN}/hf-llama --format gguf --set export.gguf_type=q4_k --out made");
+    let ran = workshop.done(&words(&line));
+    let note = "note: in `gguf`, 14 of 14 projections have rows that are no multiple of 256 and are Q8_0, not Q4_K";
+    assert!(ran.stderr.contains(note), "{}", ran.stderr);
+    let file = gguf_in(&workshop.path("made"));
+    assert!(file.ends_with("hf-llama-Q8_0.gguf"), "{}", file.display());
+    let card = fs::read_to_string(workshop.path("made/README.md")).unwrap();
+    assert!(card.contains("14 of 14 projections have rows"), "{card}");
+}
+
+#[test]
+fn a_source_on_a_grid_is_named_wherever_it_is_rounded_again() {
+    let workshop = Workshop::new();
+    let source = format!("{GOLDEN}/gguf-q4_k_m/model.gguf");
+    let note = "note: a second rounding: the weights are on a grid already (Q4_K, Q6_K)";
+    let text = "--text text/validation.txt --sequence-length 32";
+    for line in [
+        format!("quantize {source} --bits 8 {text} --out a"),
+        format!("export {source} --format gguf --set export.gguf_type=q8_0 {text} --out b"),
+    ] {
+        let ran = workshop.done(&words(&line));
+        assert!(ran.stderr.contains(note), "{line}: {}", ran.stderr);
+    }
+    let ran = workshop.done(&words(&format!(
+        "export {source} --format gguf {text} --out c"
+    )));
+    assert!(!ran.stderr.contains("second rounding"), "{}", ran.stderr);
+    let recipe = format!(
+        "name: again\ndata: {{ train: text/train.txt, validation: text/validation.txt, sequence_length: 32, tokenizer: {{ file: \"{source}\" }} }}\n\
+         student: {{ checkpoint: \"{source}\" }}\npasses: [quantize: {{ method: round-to-nearest, bits: 8 }}]\n"
+    );
+    workshop.write("again.yaml", recipe.as_bytes());
+    for command in ["plan", "run"] {
+        let ran = workshop.done(&[command, "again.yaml"]);
+        let told = format!("{}{}", ran.stdout, ran.stderr);
+        assert!(told.contains(note), "{command}: {told}");
+    }
+}

@@ -38,7 +38,7 @@ fn nothing_is_written_over_what_is_there() {
 }
 
 /// Command lines, the exit code of each, and what its message holds.
-const REFUSED: [(&str, i32, &[&str]); 20] = [
+const REFUSED: [(&str, i32, &[&str]); 27] = [
     (
         "export text --format gguf",
         2,
@@ -104,7 +104,7 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
         ],
     ),
     (
-        "quantize teacher --method gptq --group-size 16 --set quantize.method=qat --set quantize.steps=3",
+        "quantize teacher --group-size 16 --set quantize.method=qat --set quantize.steps=3",
         2,
         &["`qat` trains", "help: write a recipe"],
     ),
@@ -169,6 +169,50 @@ const REFUSED: [(&str, i32, &[&str]); 20] = [
         &[
             "on one that cannot be kept", // groups of permuted columns
             "help: write `--format huggingface` or `gguf`, or round them again",
+        ],
+    ),
+    (
+        "quantize teacher --bits 3 --group-size 16 --format gguf --set export.gguf_type=q4_k",
+        2,
+        &[
+            "`gguf_type` would round projections that are on int3, groups of 16 a second time, to Q4_K",
+            "--format gguf --set export.gguf_type=q4_k`",
+        ],
+    ),
+    (
+        "quantize teacher --bits 8 --set quantize.bits=4",
+        2,
+        &[
+            "error[convert]: `--set quantize.bits=4` sets what `--bits 8` sets, too",
+            "help: keep one of them",
+        ],
+    ),
+    (
+        "quantize teacher --bits 8 --set passes.0.quantize.bits.budget=4",
+        2,
+        &["sets what `--bits 8` sets, too"],
+    ),
+    (
+        "quantize teacher --method gptq --set quantize.method=qat",
+        2,
+        &["sets what `--method gptq` sets, too"],
+    ),
+    (
+        "export teacher --format gguf --dtype f16 --set export.dtype=f32",
+        2,
+        &["`--set export.dtype=f32` sets what `--dtype f16` sets, too"],
+    ),
+    (
+        "quantize teacher --group-size 16 --text absent.txt",
+        2,
+        &["error[data]: `--text absent.txt` cannot be read: No such file"],
+    ),
+    (
+        "export HuggingFaceTB/SmolLM2-135M --format gguf",
+        2,
+        &[
+            "help: `HuggingFaceTB/SmolLM2-135M` looks like the id of a model on the Hugging Face hub",
+            "`hf download",
         ],
     ),
     (

@@ -19,7 +19,7 @@ pub(crate) fn plan(format: Format, dtype: ExportDtype) -> ExportPlan {
         max_shard_size: ExportPlan::MAX_SHARD_SIZE,
         max_logit_difference: 1e-5,
         gguf: GgufPlan::default(),
-        max_rounding_kl: 1.0,
+        max_rounding_kl: Some(1.0),
     }
 }
 

@@ -3,15 +3,17 @@
 mod card;
 mod limits;
 mod read;
+mod types;
 mod write;
 
 use super::{FormatSpec, Writer};
 use crate::gguf::WrittenType;
 use crate::recipe::{Kind, Word, keys};
 
-pub use self::limits::without_blocks;
+pub use self::limits::{notes, rounded_to, rounds_again, without_blocks};
 pub(crate) use self::read::GgufWeights;
-pub use self::write::{BlockTypes, GgufModel, check_tokenizer, stored, write_model};
+pub use self::types::BlockTypes;
+pub use self::write::{GgufModel, check_tokenizer, stored, write_model};
 
 pub(super) static FORMAT: FormatSpec = FormatSpec {
     holds_mixed_widths: false,
@@ -34,6 +36,6 @@ keys! {
     #[derive(Copy, Default, Eq)]
     pub struct GgufPlan in GGUF {
         linear as "gguf_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for a student on that grid (4 or 8 bits in groups of 32), else `dtype`", TYPE, "type of the projections in a GGUF file");
-        embedding as "gguf_embedding_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for a matrix on that grid, else `dtype`", TYPE, "type of the embedding and the output matrix in a GGUF file");
+        embedding as "gguf_embedding_type": Option<WrittenType> = rule("`q4_0` or `q8_0` for a matrix on that grid; `q8_0` where the projections are rounded to blocks; else `dtype`", TYPE, "type of the embedding and the output matrix in a GGUF file");
     }
 }

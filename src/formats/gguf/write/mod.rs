@@ -9,79 +9,16 @@ use half::f16;
 use serde_json::{Map, Value};
 
 pub use self::tokenizer::check_tokenizer;
-use super::GgufPlan;
-use super::limits::type_of_grid;
+use super::types::BlockTypes;
 use crate::data::Tokenizer;
 use crate::files;
+use crate::formats::WriteError;
 use crate::formats::write::integers;
-use crate::formats::{ExportDtype, WriteError};
 use crate::gguf::{NewTensor, TensorType, WrittenType, sampling, write};
-use crate::kernels::grid::Grid;
 use crate::license::License;
 use crate::model::{
     DecoderConfig, OnGrid, ParameterKind, ParameterSpec, Part, TensorSpec, tensor_specs,
 };
-
-/// Storage types of the weights in a file; vectors are F32 in every file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BlockTypes {
-    /// Projections inside blocks.
-    pub linear: WrittenType,
-    /// Embedding; also the output matrix if the two are tied.
-    pub embedding: WrittenType,
-    /// Untied output matrix.
-    pub output: WrittenType,
-}
-
-impl BlockTypes {
-    /// Types that the plan names; else the block type of the grid that all weights of a kind are on; else `dtype`.
-    pub fn of(
-        plan: GgufPlan,
-        dtype: ExportDtype,
-        grid: impl Fn(ParameterKind) -> Option<Grid>,
-    ) -> Self {
-        let plain = match dtype {
-            ExportDtype::Bf16 => WrittenType::Bf16,
-            ExportDtype::F16 => WrittenType::F16,
-            ExportDtype::F32 => WrittenType::F32,
-        };
-        let found = |asked: Option<WrittenType>, kind| {
-            asked
-                .or_else(|| grid(kind).and_then(type_of_grid))
-                .unwrap_or(plain)
-        };
-        Self {
-            linear: found(plan.linear, ParameterKind::Linear),
-            embedding: found(plan.embedding, ParameterKind::Embedding),
-            output: found(plan.embedding, ParameterKind::Head),
-        }
-    }
-
-    /// True if blocks of this kind of weight hold the codes and scales of a grid.
-    pub fn holds(self, kind: ParameterKind, grid: Grid) -> bool {
-        type_of_grid(grid) == Some(self.of_kind(kind))
-    }
-
-    /// Type of a weight. Rows that do not divide into whole blocks are stored in smaller ones, or else as F16.
-    pub fn kind(self, kind: ParameterKind, columns: usize) -> WrittenType {
-        let kind = self.of_kind(kind);
-        let fits = |kind: &WrittenType| {
-            let (block_len, _) = TensorType::from(*kind).block();
-            columns.is_multiple_of(block_len)
-        };
-        let found = [kind, WrittenType::Q8_0].into_iter().find(fits);
-        found.unwrap_or(WrittenType::F16)
-    }
-
-    fn of_kind(self, kind: ParameterKind) -> WrittenType {
-        match kind {
-            ParameterKind::Norm | ParameterKind::Bias | ParameterKind::Scale => WrittenType::F32,
-            ParameterKind::Linear => self.linear,
-            ParameterKind::Embedding => self.embedding,
-            ParameterKind::Head => self.output,
-        }
-    }
-}
 
 /// A model to be written.
 pub struct GgufModel<'a> {
@@ -102,9 +39,10 @@ pub struct GgufModel<'a> {
 }
 
 impl GgufModel<'_> {
-    /// Name of the file, as llama.cpp names files: the model's name, then the type of its matrices.
+    /// Name of the file, as llama.cpp names files: the model's name, then the type of most of its weights.
     pub fn file_name(&self) -> String {
-        format!("{}-{}.gguf", self.name, self.types.linear.name())
+        let kind = self.types.of_most(self.config);
+        format!("{}-{}.gguf", self.name, kind.name())
     }
 }
 
@@ -134,7 +72,7 @@ pub fn write_model(
         shape: vec![divisors.len()],
         kind: TensorType::F32,
     }));
-    let mut keys = metadata::metadata(config, model.name, model.types.linear)?;
+    let mut keys = metadata::metadata(config, model.name, model.types.of_most(config))?;
     keys.extend(model.license.map(metadata::license).unwrap_or_default());
     keys.extend(sampling::write(model.generation));
     keys.extend(tokenizer::keys(model)?);

@@ -1,6 +1,7 @@
 use super::*;
 use crate::checkpoint::Checkpoint;
 use crate::gguf::GgufFile;
+use crate::kernels::grid::Grid;
 use crate::model::{Architecture, RopeScaling, parameter_specs};
 
 fn golden(name: &str) -> PathBuf {
