@@ -82,7 +82,8 @@ impl StageCost {
     /// Adds the residual stream of a text, and the second moments of the widest input with their factor.
     pub(crate) fn add_moments(&mut self, config: &DecoderConfig, tokens: u64) {
         let widest = config.intermediate_size.max(config.hidden_size) as u64;
-        let held = tokens * config.hidden_size as u64 * F32_BYTES + MOMENTS_FLOATS * widest * widest * F32_BYTES;
+        let held = tokens * config.hidden_size as u64 * F32_BYTES
+            + MOMENTS_FLOATS * widest * widest * F32_BYTES;
         self.memory_bytes += held;
     }
 }

@@ -91,7 +91,7 @@ impl Sizes {
 
 /// Estimates every stage of a plan on a machine of these speeds.
 pub fn estimate(plan: &Plan, stages: &Stages, rates: &Rates) -> Vec<StageEstimate> {
-    let config = |model: &Model| model.checkpoint().config().clone();
+    let config = |model: &Model| model.stored().config().clone();
     let teacher = stages.inputs.teacher.as_ref().map(config);
     let given = stages.inputs.student(plan).map(config);
     let sizes = sizes(plan, teacher, given.as_ref());

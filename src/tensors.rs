@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::files;
+use crate::mapped::Mapped;
 
 /// Errors of reading a file of matrices.
 #[derive(Debug, Error)]
@@ -149,13 +150,7 @@ pub fn load<T: DeserializeOwned>(
     let bytes = files::read(path).map_err(|error| files::with_path(error, path))?;
     let (_, metadata) =
         SafeTensors::read_metadata(&bytes).map_err(|error| damaged(error.to_string()))?;
-    let header = metadata
-        .metadata()
-        .as_ref()
-        .and_then(|entries| entries.get(HEADER));
-    let header = header.ok_or_else(|| damaged("the header is not alambic's".to_owned()))?;
-    let header: Header =
-        serde_json::from_str(header).map_err(|error| damaged(error.to_string()))?;
+    let header = header_of(&metadata).map_err(damaged)?;
 
     let tensors = SafeTensors::deserialize(&bytes).map_err(|error| damaged(error.to_string()))?;
     let mut views: Vec<_> = tensors.tensors();
@@ -188,6 +183,32 @@ pub fn load<T: DeserializeOwned>(
     }
     let facts = serde_json::from_str(&header.facts).map_err(|error| damaged(error.to_string()))?;
     Ok((loaded, facts))
+}
+
+/// Reads the facts in the header of a file written by [`save`], and the shapes of its matrices; no number is read, so no
+/// checksum is compared.
+pub fn facts<T: DeserializeOwned>(
+    path: &Path,
+) -> Result<(BTreeMap<String, Vec<usize>>, T), TensorsError> {
+    let damaged = |fact: String| TensorsError::Damaged {
+        path: path.display().to_string(),
+        fact,
+    };
+    let file = Mapped::open(path)?;
+    let (_, metadata) =
+        SafeTensors::read_metadata(&file).map_err(|error| damaged(error.to_string()))?;
+    let header = header_of(&metadata).map_err(damaged)?;
+    let facts = serde_json::from_str(&header.facts).map_err(|error| damaged(error.to_string()))?;
+    let shapes = metadata.tensors().into_iter();
+    let shapes = shapes.map(|(name, info)| (name, info.shape.clone()));
+    Ok((shapes.collect(), facts))
+}
+
+fn header_of(metadata: &Metadata) -> Result<Header, String> {
+    let entries = metadata.metadata().as_ref();
+    let header = entries.and_then(|entries| entries.get(HEADER));
+    let header = header.ok_or_else(|| "the header is not alambic's".to_owned())?;
+    serde_json::from_str(header).map_err(|error| error.to_string())
 }
 
 /// Elements of a matrix, row by row.

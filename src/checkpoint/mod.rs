@@ -296,6 +296,29 @@ impl Checkpoint {
         counts
     }
 
+    /// Type of the tensor that holds each weight: that of its blocks in a GGUF file, its grid, or else its dtype. Weights that
+    /// share a tensor are one entry, that of the first.
+    pub fn stored_types(&self) -> Vec<(WeightId, String)> {
+        let stored = self.tensors.iter().filter_map(|tensor| {
+            let kind = match &self.weights {
+                Weights::Gguf(weights) => {
+                    let info = weights.file().info(&tensor.gguf_name)?;
+                    info.kind.name().to_owned()
+                }
+                Weights::Folder {
+                    files,
+                    quantization,
+                    ..
+                } => match quantization.as_ref().and_then(|all| all.scheme(tensor)) {
+                    Some(scheme) => scheme.to_string(),
+                    None => files.info(&tensor.name)?.0.to_string(),
+                },
+            };
+            Some((tensor.id(), kind))
+        });
+        stored.collect()
+    }
+
     /// Bytes of all tensors together.
     pub fn num_bytes(&self) -> u64 {
         match &self.weights {

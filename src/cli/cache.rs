@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::commands::{Output, load_plan, remember_speeds, shown, with_context};
+use super::commands::{Output, load_plan, open_model, remember_speeds, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
 use crate::cache::{self, Cache, CachePart, Sampling, SupportPlan};
-use crate::checkpoint::Checkpoint;
 use crate::hashes::Hashes;
 use crate::progress::{Progress, bytes_cell, thousands};
 use crate::run::{self, RunError};
 use crate::stages::Model;
-use crate::teacher::{compare, load_teacher};
+use crate::teacher::compare;
 use crate::{device, inspect as facts};
 
 /// The texts of a recipe: a cache stage holds one cache for each.
@@ -134,9 +133,8 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
         Some(dir) => {
             let device = device::open(&args.device)?;
             let hashes = Hashes::of_this_process(0.0);
-            let model = Checkpoint::open(dir)
-                .and_then(|checkpoint| Model::of(checkpoint, &hashes))
-                .map_err(|error| Failure::input("checkpoint", &error))?;
+            let stored = open_model(dir)?;
+            let model = Model::of(stored, &hashes)?;
             Some((model, device))
         }
         None => None,
@@ -167,9 +165,8 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
             let total = args.rows.min(cache.row_idxs().len()) as u64 * sequence_length;
             let mut progress = Progress::new("cache verify, teacher", total);
             let vocab_size = cache.fingerprint().vocab_size;
-            let decoder = model.read(|checkpoint| {
-                Ok::<_, RunError>(load_teacher(checkpoint, vocab_size, device)?)
-            })?;
+            let decoder =
+                model.read(|model| Ok::<_, RunError>(model.teacher(vocab_size, device)?))?;
             let compared = compare(&decoder, &cache, args.rows, |_| {
                 progress.advance(sequence_length);
             })?;

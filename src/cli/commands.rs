@@ -12,18 +12,15 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use super::failure::OVERFLOW;
-use super::{Failure, GenerateArgs, RecipeArgs, RunArgs, Trust, VERSION};
-use crate::checkpoint::Checkpoint;
+use super::{Failure, RecipeArgs, RunArgs, Trust, VERSION};
 use crate::data::Tokenizer;
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
-use crate::generate::{TokenSampling, generate as continue_prompt};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::machine;
 use crate::memory;
-use crate::opened::Opened;
+use crate::opened::{Opened, StoredModel};
 use crate::passes::PartDone;
 use crate::plan::{self, Plan};
 use crate::preflight;
@@ -32,7 +29,6 @@ use crate::rates::{self, Machine, Rates, Secs};
 use crate::report::terminal_table;
 use crate::run::{self, RunContext};
 use crate::stages::Stages;
-use crate::teacher::load_decoder;
 
 /// Where data goes and in what form.
 pub(super) struct Output<'a> {
@@ -185,65 +181,6 @@ pub(super) fn inspect(
     output.print(&facts::text(&found), &found)
 }
 
-pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let device = device::open(&args.device)?;
-    let checkpoint = open_checkpoint(&args.checkpoint)?;
-    let tokenizer = open_tokenizer(&args.checkpoint, checkpoint.config().vocab_size)?;
-    let failed = |error| Failure::input("data", &error);
-    let mut prompt = Vec::from_iter(tokenizer.beginning_of_text());
-    prompt.extend(tokenizer.encode(&args.prompt).map_err(failed)?);
-    if prompt.is_empty() {
-        let first = tokenizer.end_of_text().or(checkpoint.config().bos_token_id);
-        prompt.extend(first.filter(|&id| (id as usize) < checkpoint.config().vocab_size));
-    }
-    if prompt.is_empty() {
-        return Err(Failure::input(
-            "generate",
-            &"the prompt has no token, and the model no first token",
-        ));
-    }
-    let decoder = load_decoder(&checkpoint, &device)?;
-    let sampling = TokenSampling {
-        temperature: args.temperature,
-        top_p: args.top_p,
-        seed: args.seed,
-    };
-    let mut stream = tokenizer.stream();
-    let mut ids = Vec::new();
-    let mut text = String::new();
-    let mut fault = None;
-    if !output.json {
-        write!(output.out, "{}", args.prompt)?;
-    }
-    let continued = continue_prompt(&decoder, &prompt, args.max_tokens, sampling, |id| {
-        ids.push(id);
-        let piece = match stream.push(id) {
-            Ok(piece) => piece,
-            Err(error) => {
-                fault = Some(failed(error));
-                return false;
-            }
-        };
-        text.push_str(&piece);
-        output.json
-            || write!(output.out, "{piece}")
-                .and_then(|()| output.out.flush())
-                .is_ok()
-    });
-    if let Some(fault) = fault {
-        return Err(fault);
-    }
-    continued.map_err(|error| {
-        Failure::run("generate/not-finite", &error).help(Some(OVERFLOW.to_owned()))
-    })?;
-    let rest = stream.finish().map_err(failed)?;
-    text.push_str(&rest);
-    output.print(
-        &rest,
-        &json!({ "prompt": args.prompt, "text": text, "ids": ids }),
-    )
-}
-
 pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
     let mut plan = plan::load(&args.recipe, &args.set)?;
     if let Some(device) = &args.device {
@@ -299,16 +236,18 @@ pub(super) fn with_context<T>(
     Ok(work(&context)?)
 }
 
-/// Opens a checkpoint and says what is to be noted of it.
-pub(super) fn open_checkpoint(path: &Path) -> Result<Checkpoint, Failure> {
-    let checkpoint = Checkpoint::open(path)?;
-    progress::log_notes(&checkpoint.notes());
-    Ok(checkpoint)
+/// Opens a model and says what is to be noted of it, such as which folder of a run it is.
+pub(super) fn open_model(path: &Path) -> Result<StoredModel, Failure> {
+    let model = StoredModel::open(path)?;
+    progress::log_notes(&model.notes());
+    Ok(model)
 }
 
-pub(super) fn open_tokenizer(dir: &Path, vocab_size: usize) -> Result<Tokenizer, Failure> {
-    let tokenizer =
-        Tokenizer::of_model(dir).map_err(|error| Failure::input("data/tokenizer", &error))?;
+pub(super) fn open_tokenizer(model: &StoredModel) -> Result<Tokenizer, Failure> {
+    let tokenizer = model
+        .tokenizer()
+        .map_err(|error| Failure::input("data/tokenizer", &error))?;
+    let vocab_size = model.config().vocab_size;
     if tokenizer.vocab_size() > vocab_size {
         let fact = format!(
             "the tokenizer has {} tokens, but the model knows {vocab_size}",

@@ -63,7 +63,7 @@ pub(super) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass
+    /// Model folder, `.gguf` file, or the folder of a pass or of a run
     checkpoint: PathBuf,
     /// Format to write
     #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "formats"])))]
@@ -113,7 +113,7 @@ fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str
 
 #[derive(Debug, Args)]
 pub(super) struct QuantizeArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass
+    /// Model folder, `.gguf` file, or the folder of a pass or of a run
     checkpoint: PathBuf,
     /// Method; all but `round-to-nearest`, the default, calibrate, and need `--text`
     #[arg(long, value_parser = PossibleValuesParser::new(methods()))]

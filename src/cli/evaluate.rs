@@ -5,31 +5,29 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::json;
 
-use super::commands::{Output, open_checkpoint, open_tokenizer};
+use super::commands::{Output, open_model, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
-use crate::checkpoint::Checkpoint;
 use crate::data::{DataError, Rebuilt, TokenRows, read_rows};
 use crate::device;
 use crate::files;
 use crate::inspect as facts;
 use crate::model::Decoder;
+use crate::opened::StoredModel;
 use crate::progress;
-use crate::teacher::{load_decoder, load_teacher};
 use crate::train::evaluate::{Reference, TextEvaluation, evaluate_each};
-use crate::vocabulary::Vocabulary;
 
 pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let device = device::open(&args.device)?;
-    let checkpoint = open_checkpoint(&args.checkpoint)?;
-    let rows = rows_of(args, &checkpoint)?;
+    let model = open_model(&args.checkpoint)?;
+    let rows = rows_of(args, &model)?;
     if let Some(path) = &args.losses {
         files::check_place(path)?;
     }
     let teacher = args.teacher.as_deref();
-    let teacher = teacher.map(|dir| teacher_of(dir, &checkpoint, &device));
+    let teacher = teacher.map(|dir| teacher_of(dir, &model, &device));
     let teacher = teacher.transpose()?;
-    let decoder = load_decoder(&checkpoint, &device)?;
+    let decoder = model.decoder(&device)?;
     let reference = match &teacher {
         Some(teacher) => Reference::Teacher(teacher),
         None => Reference::None,
@@ -46,11 +44,11 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     output.print(&facts::text(&found), &found)
 }
 
-fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Failure> {
-    let config = checkpoint.config();
-    let tokenizer = open_tokenizer(&args.checkpoint, config.vocab_size)?;
+fn rows_of(args: &EvaluateArgs, model: &StoredModel) -> Result<TokenRows, Failure> {
+    let config = model.config();
+    let tokenizer = open_tokenizer(model)?;
     let model_type = config.architecture.model_type();
-    if let Some(rebuilt) = Rebuilt::of_folder(&args.checkpoint, model_type, &tokenizer) {
+    if let Some(rebuilt) = Rebuilt::of_folder(model.path(), model_type, &tokenizer) {
         progress::log_notes(&[rebuilt.note()]);
     }
     let end_of_text = tokenizer
@@ -62,15 +60,15 @@ fn rows_of(args: &EvaluateArgs, checkpoint: &Checkpoint) -> Result<TokenRows, Fa
 }
 
 /// The model to compare with, whose tokens mean the same.
-fn teacher_of(dir: &Path, checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, Failure> {
-    let teacher = open_checkpoint(dir)?;
+fn teacher_of(dir: &Path, model: &StoredModel, device: &Device) -> Result<Decoder, Failure> {
+    let teacher = open_model(dir)?;
     let failed = |error| Failure::input("evaluate/vocabulary", &error);
-    let ours = Vocabulary::of_checkpoint(checkpoint).map_err(failed)?;
-    let theirs = Vocabulary::of_checkpoint(&teacher).map_err(failed)?;
+    let ours = model.vocabulary().map_err(failed)?;
+    let theirs = teacher.vocabulary().map_err(failed)?;
     if let Some(fact) = ours.compare(&theirs).disagreement("checkpoint", "teacher") {
         return Err(Failure::input("evaluate/vocabulary", &fact));
     }
-    Ok(load_teacher(&teacher, theirs.num_tokens(), device)?)
+    Ok(teacher.teacher(theirs.num_tokens(), device)?)
 }
 
 /// A measure that is no number is a failure, told with the model that gave it.

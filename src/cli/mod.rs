@@ -5,6 +5,7 @@ mod commands;
 mod convert;
 mod evaluate;
 mod failure;
+mod generate;
 mod new;
 mod packaging;
 
@@ -83,12 +84,15 @@ Examples:
     #[command(after_help = "\
 Examples:
   alambic evaluate checkpoints/austen-teacher --text datasets/austen/validation
+  alambic evaluate checkpoints/quickstart --text datasets/austen/validation
   alambic evaluate my-student --text held-out.txt --teacher my-teacher --losses losses.jsonl")]
     Evaluate(EvaluateArgs),
     /// Continue a prompt
     #[command(after_help = "\
 Examples:
   alambic generate checkpoints/austen-teacher --prompt 'Anne could not' --max-tokens 60 --seed 1
+  alambic generate checkpoints/quickstart --prompt 'Anne could not' --echo --stop '.'
+  alambic generate checkpoints/austen-teacher --top-k 40 < prompt.txt
   alambic generate model.gguf --prompt 'It is a truth' --temperature 0")]
     Generate(GenerateArgs),
     /// Describe a checkpoint, a cache or a run
@@ -186,7 +190,7 @@ Examples:
 struct VerifyArgs {
     /// Folder with `manifest.json`, or the folder above it
     dir: PathBuf,
-    /// Model folder of the teacher: compute some rows again and compare
+    /// Model of the teacher: compute some rows again and compare
     #[arg(long)]
     teacher: Option<PathBuf>,
     /// Rows to compute again in each cache
@@ -230,7 +234,7 @@ struct Trust {
 
 #[derive(Debug, Args)]
 struct EvaluateArgs {
-    /// Model folder in Hugging Face layout, or `.gguf` file
+    /// Model folder, `.gguf` file, or the folder of a pass or of a run
     checkpoint: PathBuf,
     /// Text or JSONL file, or a folder of them
     #[arg(long, required = true)]
@@ -251,17 +255,26 @@ struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 struct GenerateArgs {
-    /// Model folder in Hugging Face layout, or `.gguf` file
+    /// Model folder, `.gguf` file, or the folder of a pass or of a run
     checkpoint: PathBuf,
-    /// Text to continue
+    /// Text to continue; `-`, or none, reads it from stdin, without the newline at its end
     #[arg(long)]
-    prompt: String,
+    prompt: Option<String>,
+    /// Print the prompt before the answer
+    #[arg(long)]
+    echo: bool,
+    /// End the answer before this text; may be given several times
+    #[arg(long, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    stop: Vec<String>,
     /// Most tokens to add
     #[arg(long, default_value_t = 100)]
     max_tokens: usize,
     /// Temperature of the draws; 0 always takes the likeliest token
     #[arg(long, default_value_t = 0.8, value_parser = between::<0, 100>)]
     temperature: f64,
+    /// Draw from this many of the likeliest tokens; default: all of them
+    #[arg(long, value_name = "N", value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..))]
+    top_k: Option<usize>,
     /// Draw from the likeliest tokens that together have this probability
     #[arg(long, default_value_t = 0.95, value_parser = between::<0, 1>)]
     top_p: f64,
@@ -328,7 +341,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Export(args) => convert::export(args, &mut output),
         Command::Quantize(args) => convert::quantize(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &mut output),
-        Command::Generate(args) => commands::generate(args, &mut output),
+        Command::Generate(args) => generate::generate(args, &mut output),
         Command::Inspect { path, against } => {
             commands::inspect(path, against.as_deref(), &mut output)
         }

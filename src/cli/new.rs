@@ -32,7 +32,7 @@ const EXAMPLE_DATA: &str = "datasets/austen";
 pub(super) struct NewArgs {
     /// Name of the recipe, with or without a folder before it and `.yaml` behind it
     name: PathBuf,
-    /// Model folder in Hugging Face layout, or `.gguf` file
+    /// Model folder, `.gguf` file, or the folder of a pass or of a run
     #[arg(long, value_name = "PATH")]
     teacher: Option<PathBuf>,
     /// Text or JSONL file, or a folder of them, to train on; a folder may have `train` and `validation` in it

@@ -125,7 +125,7 @@ fn check_container(
         }
         if format == Format::Gguf {
             let kind = gguf::rounded_to(plan.gguf, &student.schemes, config);
-            let grids = source.grids(student);
+            let grids = source.grids();
             let again = grids.filter(|grids| kind.is_some_and(|kind| kind.name() != grids));
             let notes: Vec<String> = again.iter().map(|grids| second_rounding(grids)).collect();
             progress::log_notes(&notes);
@@ -266,7 +266,7 @@ impl<'a> ModelFiles<'a> {
             provenance: Provenance {
                 base: Some(Ancestor {
                     name: source.name(),
-                    ..Ancestor::of(request.checkpoint, source.gguf())
+                    ..Ancestor::of(source.path(), source.gguf())
                 }),
                 teacher: None,
                 texts: Vec::new(),

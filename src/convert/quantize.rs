@@ -18,6 +18,7 @@ use crate::files::{self, UnfinishedDir, hash_json};
 use crate::formats::{Format, gguf};
 use crate::kernels::grid::Levels;
 use crate::model::DecoderConfig;
+use crate::opened::ModelPath;
 use crate::passes::quantize::schemes;
 use crate::passes::{self, PassPlan, QuantizePlan};
 use crate::plan::{self, Plan};
@@ -76,7 +77,7 @@ pub fn quantize(
     let _lock = lock(partial.path())?;
     partial.remove_parts()?;
     let done = || {
-        let plan = plan(request, [keys, export], overrides, partial.path())?;
+        let plan = plan(request, &source, [keys, export], overrides, partial.path())?;
         let method = keys.iter().find(|(key, _)| *key == "method");
         Job {
             request,
@@ -101,6 +102,7 @@ pub fn quantize(
 /// Plan of a recipe that is made of arguments, in the folder of the unfinished result.
 fn plan(
     request: &Request<'_>,
+    source: &Source,
     [keys, export]: [&Arguments<'_>; 2],
     overrides: &[String],
     dir: &Path,
@@ -123,10 +125,10 @@ fn plan(
     let tokenizer = match request.tokenizer {
         Some(file) if file.is_file() => file.to_path_buf(),
         folder => {
-            let dir = folder.unwrap_or(request.checkpoint);
-            let path = tokenizer_path(dir);
+            let folder = folder.map(ModelPath::of).transpose()?;
+            let dir = folder.map_or_else(|| source.path().to_path_buf(), |folder| folder.path);
+            let path = tokenizer_path(&dir);
             if !path.exists() {
-                let dir = dir.to_path_buf();
                 return Err(ConvertError::NoTokenizer { dir });
             }
             path
@@ -138,7 +140,7 @@ fn plan(
         request.sequence_length,
     );
     let _ = writeln!(text, "  tokenizer: {{ file: {} }}", quoted(&tokenizer)?);
-    let checkpoint = quoted(request.checkpoint)?;
+    let checkpoint = quoted(source.path())?;
     let _ = writeln!(
         text,
         "student: {{ checkpoint: {checkpoint} }}\npasses:\n  - quantize:"

@@ -1,35 +1,24 @@
 //! Source of a conversion: a checkpoint, or the result of a pass of a run.
 
-use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use burn::tensor::Device;
 use serde_json::{Map, Value};
 
 use super::ConvertError;
-use crate::checkpoint::{Checkpoint, StoredWeight, described, generation_of, second_rounding};
+use crate::checkpoint::{CheckpointError, generation_of, second_rounding};
 use crate::data::{Rebuilt, Tokenizer, tokenizer_dir, tokenizer_path};
-use crate::files::{hash_file, with_path};
 use crate::gguf::{GgufFile, is_gguf};
-use crate::hashes::{Hashes, Identity};
+use crate::hashes::Hashes;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
+use crate::opened::{ModelPath, StoredModel};
 use crate::progress;
 use crate::stages::{Changed, StagesError, model_hash};
-use crate::student::{STUDENT_FILE, Student};
-use crate::teacher::load_decoder;
+use crate::student::Student;
 
 /// Source of a conversion.
-pub(super) enum Source {
-    /// A model folder or a `.gguf` file.
-    Checkpoint(Box<Checkpoint>),
-    /// Folder of a finished pass of a run.
-    Pass {
-        dir: PathBuf,
-        /// Identity of its weights when the command began.
-        opened: Identity,
-    },
-}
+pub(super) struct Source(StoredModel);
 
 /// A tokenizer, and the files it was read from.
 pub(super) struct SourceTokenizer {
@@ -40,78 +29,38 @@ pub(super) struct SourceTokenizer {
 
 impl Source {
     pub(super) fn open(path: &Path) -> Result<Self, ConvertError> {
-        if path.join(STUDENT_FILE).exists() {
-            return Ok(Self::Pass {
-                dir: path.to_path_buf(),
-                opened: student_file(path)?,
-            });
-        }
-        Ok(Self::Checkpoint(Box::new(Checkpoint::open(path)?)))
+        Ok(Self(StoredModel::open(path)?))
     }
 
     pub(super) fn path(&self) -> &Path {
-        match self {
-            Self::Checkpoint(checkpoint) => checkpoint.path(),
-            Self::Pass { dir, .. } => dir,
-        }
+        self.0.path()
     }
 
-    /// Name of the folder or file, which the result is named after.
+    /// Name of the model, which the result is named after.
     pub(super) fn name(&self) -> String {
-        let path = self.path();
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
-        let name = if is_gguf(&path) {
-            path.file_stem()
-        } else {
-            path.file_name()
-        };
-        let name = name.unwrap_or_default().to_string_lossy().into_owned();
-        if name.is_empty() {
-            "model".to_owned()
-        } else {
-            name
-        }
+        self.0.name()
     }
 
     /// GGUF file, if the source is one.
     pub(super) fn gguf(&self) -> Option<&GgufFile> {
-        match self {
-            Self::Checkpoint(checkpoint) => checkpoint.gguf(),
-            Self::Pass { .. } => None,
-        }
+        self.0.gguf()
     }
 
     /// Bytes of its weights on disk.
     pub(super) fn num_bytes(&self) -> io::Result<u64> {
-        match self {
-            Self::Checkpoint(checkpoint) => Ok(checkpoint.num_bytes()),
-            Self::Pass { dir, .. } => {
-                let path = dir.join(STUDENT_FILE);
-                let found = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
-                Ok(found.len())
-            }
-        }
+        self.0.num_bytes()
     }
 
     /// BLAKE3 (hex) of all that the model computes with; an error if the source has changed since it was opened.
     pub(super) fn hash(&self) -> Result<String, ConvertError> {
-        let hash = match self {
-            Self::Checkpoint(checkpoint) => {
-                model_hash(checkpoint, &Hashes::of_this_process(0.0)).map_err(StagesError::from)?
-            }
-            Self::Pass { dir, .. } => hash_file(&dir.join(STUDENT_FILE))?,
-        };
+        let hash = model_hash(&self.0, &Hashes::of_this_process(0.0)).map_err(StagesError::from)?;
         self.check_unchanged()?;
         Ok(hash)
     }
 
     /// Refuses weights that have changed since the source was opened.
     fn check_unchanged(&self) -> Result<(), ConvertError> {
-        let is_same = match self {
-            Self::Checkpoint(checkpoint) => checkpoint.is_as_opened().map_err(StagesError::from)?,
-            Self::Pass { dir, opened } => student_file(dir)? == *opened,
-        };
-        if is_same {
+        if self.0.is_as_opened().map_err(StagesError::from)? {
             return Ok(());
         }
         let path = self.path().to_path_buf();
@@ -120,88 +69,53 @@ impl Source {
 
     /// The student as it is: on its grids, if it has any.
     pub(super) fn student(&self, device: &Device) -> Result<Student, ConvertError> {
-        let student = self.loaded(device)?;
-        let Self::Checkpoint(checkpoint) = self else {
-            return Ok(student);
-        };
-        let mut schemes = checkpoint.schemes();
-        schemes.extend(checkpoint.block_schemes());
-        let mut scalings = BTreeMap::new();
-        for spec in parameter_specs(&student.decoder.config) {
-            if schemes.contains_key(&spec.id)
-                && let StoredWeight::OnGrid(weight) = checkpoint.weight(&spec)?
-            {
-                scalings.insert(spec.id, weight.scaling);
-            }
-        }
-        Ok(student.on_loaded_grids(&schemes, scalings))
+        self.read(|model| model.student(device))
     }
 
-    /// True if weights are on grids, whether or not the grids can be recovered.
-    pub(super) fn is_quantized(&self) -> bool {
-        match self {
-            Self::Checkpoint(checkpoint) => !checkpoint.schemes().is_empty(),
-            Self::Pass { .. } => false, // its student decides
-        }
+    /// Grids that its weights are on, described.
+    pub(super) fn grids(&self) -> Option<String> {
+        self.0.grids()
     }
 
-    /// True if the inputs of projections are rounded, as far as the checkpoint records it.
-    pub(super) fn rounds_inputs(&self) -> bool {
-        match self {
-            Self::Checkpoint(checkpoint) => {
-                let schemes = checkpoint.schemes();
-                schemes.values().any(|scheme| scheme.input.is_some())
-            }
-            Self::Pass { .. } => false,
-        }
-    }
-
-    /// Grids that its weights are on, described; `student` is the one that was loaded.
-    pub(super) fn grids(&self, student: &Student) -> Option<String> {
-        match self {
-            Self::Checkpoint(checkpoint) => checkpoint.grids(),
-            Self::Pass { .. } => described(&student.schemes),
-        }
-    }
-
-    /// The student off its grids, which are noted: it is about to be rounded again.
+    /// The student off its grids, which are noted: it is about to be rounded again. Pruned weights stay pruned.
     pub(super) fn free_student(&self, device: &Device) -> Result<Student, ConvertError> {
-        let student = self.loaded(device)?;
-        if let Some(grids) = self.grids(&student) {
+        let student = self.read(|model| model.free_student(device))?;
+        if let Some(grids) = self.grids() {
             progress::log_notes(&[second_rounding(&grids)]);
         }
-        if student.schemes.is_empty() {
-            return Ok(student);
-        }
-        let masks = student.unrolled().masks; // pruned weights stay pruned
-        Ok(Student {
-            masks,
-            ..Student::new(student.effective())
-        })
+        Ok(student)
     }
 
-    fn loaded(&self, device: &Device) -> Result<Student, ConvertError> {
+    fn read(
+        &self,
+        read: impl FnOnce(&StoredModel) -> Result<Student, CheckpointError>,
+    ) -> Result<Student, ConvertError> {
         progress::log(&format!("checkpoint: reading {}", self.name()));
-        let student = match self {
-            Self::Checkpoint(checkpoint) => {
-                progress::log_notes(&checkpoint.notes());
-                Student::new(load_decoder(checkpoint, device)?)
-            }
-            Self::Pass { dir, .. } => Student::load(dir, device)?,
-        };
+        progress::log_notes(&self.0.notes());
+        let student = read(&self.0)?;
         self.check_unchanged()?;
         Ok(student)
     }
 
-    /// Sampling defaults: from the checkpoint's own files; for a pass, from the files beside the given tokenizer.
+    /// True if weights are on grids, whether or not the grids can be recovered.
+    pub(super) fn is_quantized(&self) -> bool {
+        !self.0.schemes().is_empty()
+    }
+
+    /// True if the inputs of projections are rounded, as far as the headers record it.
+    pub(super) fn rounds_inputs(&self) -> bool {
+        let schemes = self.0.schemes();
+        schemes.values().any(|scheme| scheme.input.is_some())
+    }
+
+    /// Sampling defaults: the source's own; for a pass, from the files beside the given tokenizer.
     pub(super) fn generation(
         &self,
         given: Option<&Path>,
     ) -> Result<Map<String, Value>, ConvertError> {
-        match (self, given) {
-            (Self::Checkpoint(checkpoint), _) => Ok(checkpoint.generation().clone()),
-            (Self::Pass { .. }, Some(path)) => Ok(generation_of(path)?),
-            (Self::Pass { .. }, None) => Ok(Map::new()),
+        match given.filter(|_| self.0.checkpoint().is_none()) {
+            Some(path) => Ok(generation_of(path)?),
+            None => Ok(self.0.generation().clone()),
         }
     }
 
@@ -211,16 +125,18 @@ impl Source {
         given: Option<&Path>,
         config: &DecoderConfig,
     ) -> Result<SourceTokenizer, ConvertError> {
+        let given = given.map(ModelPath::of).transpose()?;
+        let given = given.as_ref().map(|given| given.path.as_path());
         let path = given.unwrap_or(self.path());
         if path.is_dir() && !tokenizer_path(path).exists() {
             let dir = path.to_path_buf();
             return Err(ConvertError::NoTokenizer { dir });
         }
         let is_file = path.is_file() && !is_gguf(path);
-        let tokenizer = if is_file {
-            Tokenizer::open(path)?
-        } else {
-            Tokenizer::of_model(path)?
+        let tokenizer = match given {
+            None => self.0.tokenizer()?,
+            Some(_) if is_file => Tokenizer::open(path)?,
+            Some(_) => Tokenizer::of_model(path)?,
         };
         if tokenizer.vocab_size() > config.vocab_size {
             return Err(ConvertError::Vocabulary {
@@ -235,13 +151,6 @@ impl Source {
         }
         Ok(SourceTokenizer { tokenizer, dir })
     }
-}
-
-/// Identity of the weights of a pass.
-fn student_file(dir: &Path) -> io::Result<Identity> {
-    let path = dir.join(STUDENT_FILE);
-    let metadata = fs::metadata(&path).map_err(|error| with_path(error, &path))?;
-    Ok(Identity::of(&metadata))
 }
 
 /// True if any projection is on a grid.

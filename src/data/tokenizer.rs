@@ -388,6 +388,28 @@ impl Tokenizer {
         token.is_some_and(|token| token.special)
     }
 
+    /// Kind of the tokenizer's model, and whether it works on bytes.
+    pub fn kind(&self) -> &'static str {
+        let is_byte_level = self.inner.token_to_id("Ġ").is_some();
+        match self.inner.get_model() {
+            ModelWrapper::BPE(_) if is_byte_level => "byte-level BPE",
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::Unigram(_) => "Unigram",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+        }
+    }
+
+    /// Special tokens, ascending.
+    pub fn special_tokens(&self) -> Vec<u32> {
+        let added = self.inner.get_added_vocabulary();
+        let tokens = added.get_added_tokens_decoder().iter();
+        let special = tokens.filter(|(_, token)| token.special);
+        let mut ids: Vec<u32> = special.map(|(&id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// BLAKE3 (hex) of the bytes of `tokenizer.json`.
     pub fn hash(&self) -> String {
         blake3::hash(&self.bytes).to_hex().to_string()

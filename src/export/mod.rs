@@ -165,10 +165,7 @@ fn write_beside(
     config: &DecoderConfig,
     context: &ExportContext<'_>,
 ) -> Result<Option<Rebuilt>, WriteError> {
-    match context.tokenizer_dir {
-        Some(source) => huggingface::write_tokenizer(dir, config, source)?,
-        None => context.tokenizer.save(dir)?,
-    }
+    write_tokenizer(dir, config, context.tokenizer_dir, context.tokenizer)?;
     huggingface::write_generation(dir, config, context.generation)?;
     let rebuilt = huggingface::keep_tokenizer_class(dir, config)?;
     if let Some(rebuilt) = &rebuilt {
@@ -178,6 +175,19 @@ fn write_beside(
         ));
     }
     Ok(rebuilt)
+}
+
+/// Writes the files of a tokenizer: copies of those in a folder, or its own.
+pub fn write_tokenizer(
+    dir: &Path,
+    config: &DecoderConfig,
+    copied: Option<&Path>,
+    tokenizer: &Tokenizer,
+) -> Result<(), WriteError> {
+    match copied {
+        Some(source) => huggingface::write_tokenizer(dir, config, source),
+        None => Ok(tokenizer.save(dir)?),
+    }
 }
 
 fn card_facts(

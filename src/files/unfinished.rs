@@ -59,6 +59,11 @@ impl UnfinishedDir {
         Ok(target.with_file_name(unfinished))
     }
 
+    /// Name that an unfinished folder will have when it is complete; `None` for another folder's name.
+    pub fn target_name(name: &str) -> Option<&str> {
+        name.strip_prefix(PREFIX)
+    }
+
     /// Path of the unfinished folder, to write into.
     pub fn path(&self) -> &Path {
         &self.path

@@ -10,7 +10,7 @@ use crate::gguf::GgufError;
 use crate::gguf::tokenizer::NoGgufForm;
 use crate::missing;
 use crate::model::ConfigError;
-use crate::tensors::NotFinite;
+use crate::tensors::{NotFinite, TensorsError};
 
 /// Reason why a checkpoint is refused; every message names the file or the tensor.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +33,15 @@ pub enum CheckpointError {
     IsAGgufFile { dir: PathBuf, gguf: PathBuf },
     #[error("`{}` is missing, so this is not a model folder", dir.join("config.json").display())]
     NotAModel { dir: PathBuf },
+    #[error(
+        "the run `{}` has no finished pass yet{}", dir.display(),
+        begun.as_ref().map_or_else(String::new, |stage| format!(": `{stage}` is begun"))
+    )]
+    UnfinishedRun { dir: PathBuf, begun: Option<String> },
+    #[error("`{}` holds the state of an unfinished stage, which is no model yet", dir.display())]
+    UnfinishedStage { dir: PathBuf },
+    #[error(transparent)]
+    Student(#[from] TensorsError),
     #[error("`{}` has neither `model.safetensors` nor `model.safetensors.index.json`", dir.display())]
     NoWeights { dir: PathBuf },
     #[error(
@@ -190,6 +199,10 @@ impl CheckpointError {
                 "with peft: `AutoPeftModelForCausalLM.from_pretrained(ADAPTER).merge_and_unload().save_pretrained(MODEL)`"
                     .to_owned(),
             ),
+            Self::UnfinishedRun { .. } | Self::UnfinishedStage { .. } => Some(
+                "go on with `alambic run` and its recipe: the first finished pass is a model"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }
@@ -204,27 +217,15 @@ fn numbers(totals: &[usize]) -> String {
     totals.join(" and of ")
 }
 
-/// The way from a folder without `config.json` to a model, if its files tell.
+/// The way from a path without `config.json` to a model.
 fn not_a_model(dir: &Path) -> Option<String> {
-    let shown = dir.display();
-    let has = |name: &str| dir.join(name).exists();
-    if !dir.exists() {
+    let advice = || {
         let advice = missing::model(dir, Path::new(""));
-        Some(advice.unwrap_or_else(|| {
+        advice.unwrap_or_else(|| {
             "nothing is at this path; nothing is fetched from a hub either".to_owned()
-        }))
-    } else if has("student.safetensors") {
-        Some(format!(
-            "this is the folder of a pass: `alambic export {shown} --format huggingface --tokenizer TEACHER` writes a \
-             model of it"
-        ))
-    } else if has("report.json") {
-        Some(format!(
-            "this is the folder of a run: name one of its exports, such as `{shown}/05-export-*/huggingface`"
-        ))
-    } else {
-        None
-    }
+        })
+    };
+    (!dir.exists()).then(advice)
 }
 
 /// Reason why a model could not be written in a format.

@@ -82,6 +82,13 @@ struct FormatSpec {
 }
 
 impl Format {
+    /// All formats, those first that hold a student's grid as it is, then those of plain numbers.
+    pub fn fullest_first() -> Vec<Self> {
+        let mut formats = Self::ALL.to_vec();
+        formats.sort_by_key(|format| format.holds_plain_weights());
+        formats
+    }
+
     /// True if it holds weights that are not quantised.
     pub fn holds_plain_weights(self) -> bool {
         !matches!(self.writer(), Writer::Codes(_))

@@ -14,7 +14,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::attention::host::{self, AttentionInputs, Heads, attention_slopes};
-use super::product::host::MatrixMut;
+use super::product::host::{MatrixMut, row_product};
 use super::views::{HeadTensor, from_start, last_dim, like, matrix, owned, values};
 use super::{Sight, rotation};
 use crate::device;
@@ -122,6 +122,9 @@ impl FusedOps for Flex {
     fn product(left: FlexTensor, right: FlexTensor) -> FlexTensor {
         let (left, right) = (from_start(left), from_start(right));
         let (rows, columns) = (left.shape()[0], right.shape()[1]);
+        if let Some(values) = row_product(matrix(&left), matrix(&right)) {
+            return FlexTensor::from_data(TensorData::new(values, [1, columns]));
+        }
         let mut values = vec![0.0; rows * columns];
         MatrixMut::new(&mut values, columns).set(1.0, matrix(&left), matrix(&right));
         FlexTensor::from_data(TensorData::new(values, [rows, columns]))

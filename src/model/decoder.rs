@@ -102,6 +102,16 @@ impl Decoder {
         self.embed_tokens.device()
     }
 
+    /// The same model without the embeddings and logits of ids from `num_tokens` on.
+    #[must_use]
+    pub fn with_tokens(mut self, num_tokens: usize) -> Self {
+        let kept = num_tokens.min(self.config.vocab_size);
+        self.config.vocab_size = kept;
+        self.embed_tokens = self.embed_tokens.narrow(0, 0, kept);
+        self.lm_head = self.lm_head.map(|head| head.narrow(0, 0, kept));
+        self
+    }
+
     /// The layer that turns hidden states into logits.
     pub fn head(&self) -> Head {
         let own = self.lm_head.clone();

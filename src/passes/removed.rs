@@ -34,6 +34,9 @@ pub struct Parts {
     pub after: StudentSizes,
     /// Kept parts, by their places in the larger student.
     pub kept: PartSelection,
+    /// Influence of each layer of the larger student, if the layers were chosen by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub influence: Option<Vec<f64>>,
 }
 
 /// Sizes of a student; the names are those of `config.json`.

@@ -4,7 +4,7 @@ mod schemes;
 mod student;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access, statvfs};
 
@@ -223,6 +223,14 @@ impl Preflight<'_> {
         outcome: &'b Result<OpenedModel, CheckpointError>,
         notes: &mut Vec<String>,
     ) -> Result<&'b OpenedModel, RecipeFaults> {
+        let run_dir = self.plan.output.join(&self.plan.name);
+        let is_own = |run_dir: PathBuf| path.canonicalize().is_ok_and(|path| path == run_dir);
+        if run_dir.canonicalize().is_ok_and(is_own) {
+            let fact = format!("`{}` is the folder of this very run", path.display());
+            let fault = Diagnostic::new("checkpoint/own-run", fact)
+                .help("name the folder of one of its passes or exports, or change `name`");
+            return Err(self.fault(key, "what the run makes would be what it is made of", fault));
+        }
         let model = outcome.as_ref().map_err(|error| {
             let (label, help) = if is_gguf(path) {
                 (
@@ -235,10 +243,16 @@ impl Preflight<'_> {
                     "name a model folder in Hugging Face layout whose files are complete",
                 )
             };
+            let help = match error {
+                CheckpointError::UnfinishedRun { .. } | CheckpointError::UnfinishedStage { .. } => {
+                    error.help().unwrap_or_else(|| help.to_owned())
+                }
+                _ => help.to_owned(),
+            };
             let fault = Diagnostic::new("checkpoint/unreadable", error.to_string()).help(help);
             self.fault(key, label, fault)
         })?;
-        for note in model.checkpoint.notes() {
+        for note in model.model.notes() {
             if !notes.contains(&note) {
                 notes.push(note); // a student may be its own teacher
             }

@@ -4,6 +4,7 @@ use super::Preflight;
 use crate::checkpoint::second_rounding;
 use crate::diag::Diagnostic;
 use crate::formats::{Format, gguf};
+use crate::kernels::grid::Levels;
 use crate::model::{DecoderConfig, Schemes};
 use crate::opened::OpenedModel;
 use crate::recipe::RecipeFaults;
@@ -27,6 +28,26 @@ impl Preflight<'_> {
         Some((pass.pass().schemes(&config)?, config))
     }
 
+    /// Refuses grids without a 0 for a student that was pruned before this run.
+    pub(super) fn keeps_zeros(&self, configs: &[DecoderConfig]) -> Result<(), RecipeFaults> {
+        let quantized = self.quantized(configs);
+        let schemes = quantized
+            .into_iter()
+            .flat_map(|(schemes, _)| schemes.into_values());
+        let mut levels = schemes.map(|scheme| scheme.weight.levels);
+        if !levels.any(|levels| levels == Levels::Stretched) {
+            return Ok(());
+        }
+        let fact = "`type: stretched` has no 0, but the student was pruned";
+        let fault =
+            Diagnostic::new("recipe/no-zero", fact).help("write `type: ternary`, or `bits: 2`");
+        Err(self.fault(
+            "student.checkpoint",
+            "some of its weights are pruned",
+            fault,
+        ))
+    }
+
     /// Notes on weights that are rounded twice, or stored otherwise in a GGUF file than one may expect.
     ///
     /// `source` is the model that the student starts from or is made of.
@@ -44,7 +65,7 @@ impl Preflight<'_> {
             (None, None) => return Vec::new(),
         };
         let in_blocks = gguf::rounded_to(export.gguf, &schemes, &config).filter(|_| has_gguf);
-        let grids = source.and_then(|source| source.checkpoint.grids());
+        let grids = source.and_then(|source| source.model.grids());
         let is_rounded = !schemes.is_empty()
             || in_blocks.is_some_and(|kind| Some(kind.name()) != grids.as_deref());
         let again = grids.filter(|_| is_rounded);

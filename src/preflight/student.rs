@@ -34,12 +34,19 @@ impl Preflight<'_> {
         if let (StudentPlan::FromTeacher(parts), Some(teacher)) = (&self.plan.student, teacher) {
             check_parts(parts, teacher).map_err(|error| self.no_such_part(&error))?;
         }
+        let was_pruned = given.is_some_and(|given| {
+            let header = given.model.student_header();
+            header.is_some_and(|header| header.num_masked > 0)
+        });
         let given = given.map(OpenedModel::config);
         let length = self.plan.data.sequence_length;
         // Sizes in the recipe were checked with the recipe; the number of tokens does not matter here.
         let config = self.plan.student.config(teacher, given, 1, length);
         let configs = self.passes(&config, teacher)?;
         self.formats(&configs)?;
+        if was_pruned {
+            self.keeps_zeros(&configs)?;
+        }
         for (pass, configs) in self.plan.passes.iter().zip(configs.windows(2)) {
             notes.extend(pass.pass().notes(&self.inputs(&configs[0], &configs[1])));
         }
@@ -68,7 +75,7 @@ impl Preflight<'_> {
     ) -> Result<(), RecipeFaults> {
         let (key, config) = ("student.checkpoint", student.config());
         let theirs = self.vocabulary_at("teacher.checkpoint", &teacher.vocabulary)?;
-        if !tokenizer_path(student.checkpoint.path()).exists() {
+        if !tokenizer_path(student.model.path()).exists() {
             return self.ids_fit(key, theirs.num_tokens(), "student", config);
         }
         let ours = self.vocabulary_at(key, &student.vocabulary)?;

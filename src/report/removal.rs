@@ -160,6 +160,7 @@ mod tests {
             before,
             after,
             kept,
+            influence: None,
         };
         let shrunk = Removal {
             recovery: Some(Recovery {

@@ -19,7 +19,7 @@ use crate::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::rates::{self, Work, WorkKind};
 use crate::stages::{Model, Stage, Stages};
-use crate::teacher::{CaptureJob, SupportCost, TeacherPlan, bench, capture, load_teacher};
+use crate::teacher::{CaptureJob, SupportCost, TeacherPlan, bench, capture};
 
 /// Predictions of the teacher for both texts.
 pub(super) struct Caches {
@@ -37,7 +37,7 @@ pub(super) fn prepare_data(
     let since = Instant::now();
     let (stage, inputs) = (&stages.data, &stages.inputs);
     log_changed(stage);
-    let teacher = inputs.teacher.as_ref().map(Model::checkpoint);
+    let teacher = inputs.teacher.as_ref().map(Model::stored);
     let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     let _lock = wait_for_lock(stage, context.stop)?; // another recipe may be making the same rows
     stages.drop_damaged_data(hashes)?;
@@ -194,7 +194,7 @@ impl<'a> Capture<'a> {
     fn load(&self, vocab_size: usize) -> Result<Decoder, RunError> {
         let device = self.context.device;
         self.model
-            .read(|checkpoint| Ok(load_teacher(checkpoint, vocab_size, device)?))
+            .read(|model| Ok(model.teacher(vocab_size, device)?))
     }
 
     fn fingerprint(&self, rows: &TokenRows, data: &Prepared) -> Fingerprint {

@@ -93,7 +93,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     check_room(plan, &stages, &room(plan, &stages), context)?;
     let _lock = begin(&stages)?;
     let _begun = Begun(&stages);
-    check_student(plan, &stages)?;
+    check_student(plan, &stages, context.device)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
     allocator::give_freed_pages_back(); // those of documents and their pieces
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
@@ -107,6 +107,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         hashes: &hashes,
         rows: Vec::new(),
     };
+    stages.lineup().write(&stages.run_dir)?;
     run.measure_teacher()?;
     allocator::give_freed_pages_back();
     let student = run.passes()?;
@@ -180,10 +181,10 @@ fn check_room(
 }
 
 /// Checks the weights of a student that is a checkpoint: it is loaded after the capture, which may take hours.
-fn check_student(plan: &Plan, stages: &Stages) -> Result<(), RunError> {
+fn check_student(plan: &Plan, stages: &Stages, device: &Device) -> Result<(), RunError> {
     let first = stages.passes.first().unwrap_or(&stages.export);
     match stages.inputs.student(plan) {
-        Some(model) if !first.is_done() => model.read(|checkpoint| Ok(checkpoint.check_weights()?)),
+        Some(model) if !first.is_done() => model.read(|model| Ok(model.check_weights(device)?)),
         _ => Ok(()),
     }
 }
@@ -312,8 +313,13 @@ impl Run<'_> {
     fn provenance(&self, made_by: MadeBy) -> Provenance {
         let (plan, inputs) = (self.plan, &self.stages.inputs);
         let ancestor = |model: &Model| {
-            let checkpoint = model.checkpoint();
-            Ancestor::of(checkpoint.path(), checkpoint.gguf())
+            let stored = model.stored();
+            let found = Ancestor::of(stored.path(), stored.gguf());
+            let name = stored.run_name().map(str::to_owned);
+            Ancestor {
+                name: name.unwrap_or(found.name),
+                license: found.license,
+            }
         };
         let teacher = inputs.teacher.as_ref().map(ancestor);
         let text = |purpose, paths: &[PathBuf], rows: &TokenRows| TextFacts {

@@ -5,14 +5,18 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Map;
 
 use super::{Run, RunError, log_changed, log_done};
 use crate::calibration::Calibration;
-use crate::checkpoint::Checkpoint;
 use crate::cost::{self, Text};
+use crate::export::{ExportError, write_tokenizer};
 use crate::files::{UnfinishedDir, write_atomically};
+use crate::formats::WriteError;
+use crate::formats::huggingface::write_generation;
 use crate::loss::Term;
 use crate::model::Decoder;
+use crate::opened::{StoredModel, copied_tokenizer};
 use crate::passes::{self, PassError, PassPlan, PassReport, QuantizeReport};
 use crate::rates::{self, WorkKind};
 use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
@@ -20,7 +24,6 @@ use crate::stages::{Model, Stage};
 use crate::student::{
     self, FromTeacherPlan, Importance, LayersPlan, PartSelection, Student, StudentPlan,
 };
-use crate::teacher::{load_decoder, load_teacher};
 use crate::train::FitPlan;
 use crate::train::evaluate::{Evaluation, Reference, evaluate};
 use crate::train::fit::PassContext;
@@ -135,6 +138,7 @@ impl Run<'_> {
             ..self.measure(&student, &stage.name)?
         };
         student.save(partial.path())?;
+        self.write_tokenizer(&student, partial.path())?;
         draw_sensitivity(pass.pass().report(partial.path())?, partial.path())?;
         let secs = since.elapsed().as_secs_f64();
         stage.seal(partial.path(), secs, measured.clone(), self.hashes)?;
@@ -143,6 +147,21 @@ impl Run<'_> {
         passes::discard(&dir)?;
         self.rows.push(row(&stage.name, &measured, secs));
         Ok(student)
+    }
+
+    /// Writes what a model needs beside its weights, so that the folder of a pass can be read like a checkpoint.
+    fn write_tokenizer(&self, student: &Student, dir: &Path) -> Result<(), RunError> {
+        let (plan, inputs) = (self.plan, &self.stages.inputs);
+        let config = student.effective_config();
+        let copied = copied_tokenizer(plan);
+        let write = || -> Result<(), WriteError> {
+            write_tokenizer(dir, &config, copied.as_deref(), &self.data.tokenizer)?;
+            let generation = inputs.generation(plan);
+            let generation = generation.map_or_else(Map::new, |model| model.generation().clone());
+            write_generation(dir, &config, &generation)
+        };
+        write().map_err(ExportError::from)?;
+        Ok(inputs.check_copied_files(plan)?)
     }
 
     /// The teacher, if a pass runs it alongside.
@@ -157,7 +176,7 @@ impl Run<'_> {
     /// are left out.
     fn teacher(&self, model: &Model) -> Result<Decoder, RunError> {
         let num_tokens = self.data.tokenizer.vocab_size();
-        model.read(|checkpoint| Ok(load_teacher(checkpoint, num_tokens, self.context.device)?))
+        model.read(|model| Ok(model.teacher(num_tokens, self.context.device)?))
     }
 
     /// Reads from the folders of passes what they removed and what quantising cost.
@@ -285,7 +304,7 @@ impl Run<'_> {
             StudentPlan::Checkpoint(_) => {
                 let model = inputs.student(plan);
                 let model = model.expect("the inputs of such a plan hold it");
-                model.read(|checkpoint| Ok(Student::new(load_decoder(checkpoint, device)?)))
+                model.read(|model| Ok(model.free_student(device)?.unrolled()))
             }
         }
     }
@@ -293,14 +312,17 @@ impl Run<'_> {
 
 impl Run<'_> {
     /// Student that a plan makes of the teacher. Only the kept part is read, unless the teacher must run to select it.
-    fn part_of(&self, teacher: &Checkpoint, parts: &FromTeacherPlan) -> Result<Student, RunError> {
+    fn part_of(&self, teacher: &StoredModel, parts: &FromTeacherPlan) -> Result<Student, RunError> {
         let device = self.context.device;
         let config = teacher.config();
         let Some(num_tokens) = parts.calibration_tokens else {
             let kept = PartSelection::choose(parts, config, &Importance::unmeasured(config));
-            return Ok(Student::new(kept.load(teacher, device)?));
+            return Ok(Student::new(match teacher.checkpoint() {
+                Some(teacher) => kept.load(teacher, device)?,
+                None => kept.cut(&teacher.decoder(device)?),
+            }));
         };
-        let decoder = load_decoder(teacher, device)?;
+        let decoder = teacher.decoder(device)?;
         let calibration = Calibration {
             rows: &self.data.train,
             num_tokens,

@@ -11,10 +11,8 @@ use serde_json::Value;
 
 use crate::files::{self, PARTIAL_PREFIX, with_path};
 use crate::hashes::Hashes;
+use crate::opened::ARTIFACT_FILE;
 use crate::passes;
-
-/// File that makes a folder an artifact; written last.
-pub const ARTIFACT_FILE: &str = "artifact.json";
 
 /// File that a run locks while it fills a folder.
 pub const LOCK_FILE: &str = ".lock";

@@ -2,10 +2,10 @@
 
 use super::parts::model_hash;
 use super::{Changed, StagesError};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::CheckpointError;
 use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
 use crate::hashes::Hashes;
-use crate::opened::{FileHashes, Opened, OpenedModel, copied_files, student_of};
+use crate::opened::{FileHashes, Opened, OpenedModel, StoredModel, copied_files, student_of};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
 use crate::vocabulary::Vocabulary;
@@ -13,20 +13,20 @@ use crate::vocabulary::Vocabulary;
 /// A model, opened and hashed once: later reads give what was hashed.
 #[derive(Debug)]
 pub struct Model {
-    checkpoint: Checkpoint,
+    stored: StoredModel,
     hash: String,
 }
 
 impl Model {
-    /// Hashes a checkpoint.
-    pub fn of(checkpoint: Checkpoint, hashes: &Hashes) -> Result<Self, CheckpointError> {
-        let hash = model_hash(&checkpoint, hashes)?;
-        Ok(Self { checkpoint, hash })
+    /// Hashes a model.
+    pub fn of(stored: StoredModel, hashes: &Hashes) -> Result<Self, CheckpointError> {
+        let hash = model_hash(&stored, hashes)?;
+        Ok(Self { stored, hash })
     }
 
-    /// Headers of the checkpoint; weights are read with [`Model::read`].
-    pub fn checkpoint(&self) -> &Checkpoint {
-        &self.checkpoint
+    /// Headers of the model; weights are read with [`Model::read`].
+    pub fn stored(&self) -> &StoredModel {
+        &self.stored
     }
 
     /// BLAKE3 (hex); see [`model_hash`].
@@ -39,16 +39,17 @@ impl Model {
     /// A file that was replaced is still open here and is read as it was. A file that was written to in place is hashed again.
     pub fn read<T, E: From<StagesError>>(
         &self,
-        read: impl FnOnce(&Checkpoint) -> Result<T, E>,
+        read: impl FnOnce(&StoredModel) -> Result<T, E>,
     ) -> Result<T, E> {
-        let value = read(&self.checkpoint)?;
-        let is_same = || -> Result<bool, CheckpointError> {
-            let unremembered = Hashes::of_this_process(0.0);
-            Ok(self.checkpoint.is_as_opened()?
-                || model_hash(&self.checkpoint, &unremembered)? == self.hash)
-        };
+        let value = read(&self.stored)?;
+        let is_same =
+            || -> Result<bool, CheckpointError> {
+                let unremembered = Hashes::of_this_process(0.0);
+                Ok(self.stored.is_as_opened()?
+                    || model_hash(&self.stored, &unremembered)? == self.hash)
+            };
         if !is_same().map_err(StagesError::from)? {
-            let path = self.checkpoint.path().to_path_buf();
+            let path = self.stored.path().to_path_buf();
             return Err(StagesError::Changed(Changed::Model { path }).into());
         }
         Ok(value)
@@ -75,18 +76,18 @@ impl Inputs {
     pub(super) fn of(plan: &Plan, opened: Opened, hashes: &Hashes) -> Result<Self, StagesError> {
         let teacher = opened.teacher.transpose()?;
         let own_student = opened.own_student.transpose()?;
-        let parts = |model: OpenedModel| (model.checkpoint, model.vocabulary);
+        let parts = |model: OpenedModel| (model.model, model.vocabulary);
         let (teacher, vocabulary) = teacher.map(parts).unzip();
         let tokenizer = match plan.data.tokenizer {
             TokenizerPlan::Teacher => vocabulary,
             TokenizerPlan::File(_) | TokenizerPlan::Train(_) => opened.tokenizer,
         };
         let tokenizer = tokenizer.transpose()?.map(Vocabulary::into_tokenizer);
-        let hashed = |checkpoint| Model::of(checkpoint, hashes);
+        let hashed = |stored| Model::of(stored, hashes);
         Ok(Self {
             teacher: teacher.map(hashed).transpose()?,
             own_student: own_student
-                .map(|student| hashed(student.checkpoint))
+                .map(|student| hashed(student.model))
                 .transpose()?,
             tokenizer,
             texts: [
@@ -104,7 +105,7 @@ impl Inputs {
 
     /// Model whose `generation_config.json` an export copies: the one that the student is made of, or else the teacher whose
     /// tokenizer it has.
-    pub fn generation(&self, plan: &Plan) -> Option<&Checkpoint> {
+    pub fn generation(&self, plan: &Plan) -> Option<&StoredModel> {
         let teacher = self.teacher.as_ref();
         let model = match &plan.student {
             StudentPlan::Checkpoint(_) => self.student(plan),
@@ -113,7 +114,7 @@ impl Inputs {
                 teacher.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
             }
         };
-        model.map(Model::checkpoint)
+        model.map(Model::stored)
     }
 
     /// Checks that the rows were made of the text that was hashed, and that an export can still copy the files that their

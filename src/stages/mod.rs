@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 
 use self::artifact::records;
-pub use self::artifact::{ARTIFACT_FILE, Artifact, Damage, FileRecord, LOCK_FILE};
+pub use self::artifact::{Artifact, Damage, FileRecord, LOCK_FILE};
 pub use self::inputs::{Inputs, Model};
 pub use self::parts::model_hash;
 use self::parts::{data_parts, student_parts, tokenizer_files, without_limits};
@@ -24,12 +24,9 @@ use crate::data::SourceError;
 use crate::difference::Difference;
 use crate::files;
 use crate::hashes::Hashes;
-use crate::opened::Opened;
+use crate::opened::{ARTIFACT_FILE, Lineup, Opened, STAGE_FILE};
 use crate::plan::Plan;
 use crate::vocabulary::VocabularyError;
-
-/// File that lists the inputs of a stage; written first.
-const NOTE_FILE: &str = "stage.json";
 
 /// Version of all stages; raised when one would write something else from the same inputs.
 const VERSION: u32 = 2;
@@ -133,7 +130,7 @@ impl Stage {
             key: self.key.clone(),
             made_from: self.made_from.clone(),
         };
-        files::write_json(&dir.join(NOTE_FILE), &note)
+        files::write_json(&dir.join(STAGE_FILE), &note)
     }
 
     /// Reason why the stage runs again: the first key that differs from an earlier run of this recipe, with both values, or the
@@ -146,7 +143,7 @@ impl Stage {
         if is_begun || self.is_done() {
             return None;
         }
-        let own: Option<Note> = files::read_json(&self.dir.join(NOTE_FILE)).ok().flatten();
+        let own: Option<Note> = files::read_json(&self.dir.join(STAGE_FILE)).ok().flatten();
         if own.is_some_and(|own| own.key == self.key) {
             return Some(Damage::of(ARTIFACT_FILE, true).to_string());
         }
@@ -154,7 +151,7 @@ impl Stage {
             .ok()?
             .flatten()
             .filter_map(|entry| {
-                let path = entry.path().join(NOTE_FILE);
+                let path = entry.path().join(STAGE_FILE);
                 let note: Note = serde_json::from_slice(&files::read(&path).ok()?).ok()?;
                 let written = path.metadata().ok()?.modified().ok()?;
                 (note.stage == self.name && note.key != self.key).then_some((written, note))
@@ -405,7 +402,7 @@ impl Stages {
             let Ok(mut entries) = fs::read_dir(&partial) else {
                 continue;
             };
-            if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == NOTE_FILE)) {
+            if entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == STAGE_FILE)) {
                 let _ = fs::remove_dir_all(&partial); // what is left of it does no harm
             }
         }
@@ -430,6 +427,16 @@ impl Stages {
             made_from[key] = parts[key].clone();
         }
         Stage::new(run_dir, name, &parts).made_from(made_from)
+    }
+
+    /// Folders of the passes and of the export.
+    pub fn lineup(&self) -> Lineup {
+        let stages = self.passes.iter().chain(iter::once(&self.export));
+        let names = stages.filter_map(|stage| stage.dir.file_name());
+        let stages = names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect();
+        Lineup { stages }
     }
 
     /// True if the cache has all rows that this plan asks for.

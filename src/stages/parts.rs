@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Tokenizer, TokenizerPlan};
 use crate::files;
 use crate::hashes::Hashes;
-use crate::opened::{FileHashes, copied_tokenizer};
+use crate::opened::{FileHashes, StoredModel, copied_tokenizer};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
 
@@ -25,9 +25,17 @@ pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
     }
 }
 
-/// BLAKE3 (hex) of a model: its tensors, its architecture, and their decoding, since the same tensors decoded otherwise give
-/// another model.
-pub fn model_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, CheckpointError> {
+/// BLAKE3 (hex) of a model: of all that it computes with, wherever it lies.
+pub fn model_hash(model: &StoredModel, hashes: &Hashes) -> Result<String, CheckpointError> {
+    match (model.checkpoint(), model.student_file()) {
+        (Some(checkpoint), _) => checkpoint_hash(checkpoint, hashes),
+        (None, file) => Ok(hashes.of_file(&file.expect("a model is one or the other"))?),
+    }
+}
+
+/// BLAKE3 (hex) of a checkpoint: its tensors, its architecture, and their decoding, since the same tensors decoded otherwise
+/// give another model.
+fn checkpoint_hash(checkpoint: &Checkpoint, hashes: &Hashes) -> Result<String, CheckpointError> {
     let tensors = tensors_hash(checkpoint, hashes)?;
     let config = checkpoint.config();
     Ok(match checkpoint.quantization_json() {
@@ -92,7 +100,7 @@ pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
     if let (Some(tokenizer), Some(teacher)) = (tokenizer, &inputs.teacher)
         && tokenizer.end_of_text().is_none()
     {
-        let config = teacher.checkpoint().config();
+        let config = teacher.stored().config();
         parts["end_of_text"] = json!(config.eos_token_ids.first());
     }
     parts
@@ -116,7 +124,7 @@ mod tests {
             }
         }
         let hashes = Hashes::of_this_process(0.0);
-        let hash = || model_hash(&Checkpoint::open(dir.path()).unwrap(), &hashes).unwrap();
+        let hash = || checkpoint_hash(&Checkpoint::open(dir.path()).unwrap(), &hashes).unwrap();
         let whole = hash();
         let path = dir.path().join("config.json");
         let text = fs::read_to_string(&path).unwrap();
@@ -156,7 +164,7 @@ mod tests {
         }
         files::write_atomically(&file, |out| out.write_all(&bytes)).unwrap();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        let hash = model_hash(&checkpoint, &Hashes::of_this_process(0.0)).unwrap();
+        let hash = checkpoint_hash(&checkpoint, &Hashes::of_this_process(0.0)).unwrap();
         (checkpoint, hash)
     }
 

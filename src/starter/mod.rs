@@ -11,12 +11,13 @@ use thiserror::Error;
 
 use self::paths::relative;
 use self::text::{Fit, Plain, RecipeDraft};
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::CheckpointError;
 use crate::data::{SourceError, text_files};
 use crate::estimate::{Costs, costs};
 use crate::files::{parent, write_atomically, write_json};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::opened::Opened;
+use crate::opened::StoredModel;
 use crate::plan::{self, Plan};
 use crate::preflight;
 use crate::rates::{Rates, Secs};
@@ -128,7 +129,7 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     if !request.teacher.exists() {
         return Err(StarterError::NoTeacher(request.teacher.to_owned()));
     }
-    let teacher = Checkpoint::open(request.teacher)?;
+    let teacher = StoredModel::open(request.teacher)?;
     let texts = Texts::of(request.data, request.validation)?;
     let plain = plain(request, teacher.config(), &texts)?;
     let folder = parent(path);

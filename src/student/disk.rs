@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{FixedScales, STUDENT_FILE, Student, StudentError};
+use super::{FixedScales, MAX_LAYERS, STUDENT_FILE, Student, StudentError};
 use crate::kernels::grid::Grid;
 use crate::model::{
     Decoder, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
@@ -42,6 +42,78 @@ fn is_one(count: &usize) -> bool {
     *count == 1
 }
 
+/// Header of the file of a student: what is known of it before a weight is read.
+#[derive(Debug, Clone)]
+pub struct StudentHeader {
+    /// Architecture of the model that runs.
+    pub config: DecoderConfig,
+    /// Number of times that each of its own layers runs in a row.
+    pub layer_repeats: usize,
+    /// Schemes of the weights of the model that runs.
+    pub schemes: Schemes,
+    /// Weights of the model that runs that have a mask.
+    pub num_masked: usize,
+}
+
+impl StudentHeader {
+    /// Reads the header of the file of [`Student::save`].
+    pub fn read(dir: &Path) -> Result<Self, TensorsError> {
+        let path = dir.join(STUDENT_FILE);
+        let (shapes, facts): (_, StudentFacts) = tensors::facts(&path)?;
+        let StudentFacts {
+            config: own,
+            layer_repeats,
+            ..
+        } = &facts;
+        let layers = own.num_hidden_layers.checked_mul(*layer_repeats);
+        let is_known = |&runs: &usize| {
+            (1..=MAX_LAYERS).contains(&(runs as u64))
+                && own.layer_types.len() == own.num_hidden_layers
+        };
+        let runs = layers
+            .filter(is_known)
+            .ok_or_else(|| TensorsError::Damaged {
+                path: path.display().to_string(),
+                fact: format!(
+                    "{layer_repeats} runs of each of {} layers",
+                    own.num_hidden_layers
+                ),
+            })?;
+        let runs: Vec<usize> = (0..runs).map(|run| run / layer_repeats).collect();
+        let mut header = Self {
+            config: own.with_layers(&runs),
+            layer_repeats: *layer_repeats,
+            schemes: Schemes::new(),
+            num_masked: 0,
+        };
+        let names: BTreeMap<_, _> = parameter_specs(own)
+            .into_iter()
+            .map(|spec| (spec.id, spec))
+            .collect();
+        for spec in parameter_specs(&header.config) {
+            let Some(own) = names.get(&spec.id.in_layer(|run| run / layer_repeats)) else {
+                continue;
+            };
+            header
+                .schemes
+                .extend(facts.scheme(own).map(|scheme| (spec.id, scheme)));
+            header.num_masked += usize::from(shapes.contains_key(&mask_name(&own.name)));
+        }
+        Ok(header)
+    }
+}
+
+impl StudentFacts {
+    fn scheme(&self, spec: &ParameterSpec) -> Option<Scheme> {
+        let only = self.grid.as_ref().map(|grid| Scheme {
+            weight: Grid::symmetric(grid.bits, grid.group_size),
+            input: None,
+        });
+        let only = only.filter(|_| spec.kind() == ParameterKind::Linear);
+        only.or(self.schemes.get(&spec.name).copied())
+    }
+}
+
 impl Student {
     /// Writes `student.safetensors` into a folder: free weights, masks, fixed scales and zeros, config and schemes.
     pub fn save(&self, dir: &Path) -> io::Result<()> {
@@ -68,7 +140,7 @@ impl Student {
     /// has the right checksum need not come from [`Student::save`].
     pub fn load(dir: &Path, device: &Device) -> Result<Self, StudentError> {
         let path = dir.join(STUDENT_FILE);
-        let (mut matrices, mut facts): (_, StudentFacts) = tensors::load(&path, device)?;
+        let (mut matrices, facts): (_, StudentFacts) = tensors::load(&path, device)?;
         for (name, matrix) in &matrices {
             NotFinite::check(name, &tensors::to_vec(matrix)).map_err(|source| {
                 let path = path.display().to_string();
@@ -88,20 +160,14 @@ impl Student {
         }
         let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
         let mut schemes = Schemes::new();
-        let decoder = Decoder::from_parameters(facts.config, |spec| {
+        let decoder = Decoder::from_parameters(facts.config.clone(), |spec| {
             if let Some(mask) = matrices.remove(&mask_name(&spec.name)) {
                 masks.insert(spec.id, mask);
             }
             if let Some(kept) = FixedScales::take(&spec.name, &mut matrices) {
                 scales.insert(spec.id, kept);
             }
-            let only = facts.grid.as_ref().map(|grid| Scheme {
-                weight: Grid::symmetric(grid.bits, grid.group_size),
-                input: None,
-            });
-            let only = only.filter(|_| spec.kind() == ParameterKind::Linear);
-            let scheme = only.or(facts.schemes.remove(&spec.name));
-            schemes.extend(scheme.map(|scheme| (spec.id, scheme)));
+            schemes.extend(facts.scheme(spec).map(|scheme| (spec.id, scheme)));
             matrices
                 .remove(&spec.name)
                 .filter(|weight| weight.dims() == spec.shape)

@@ -17,6 +17,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use thiserror::Error;
 
 pub use self::adapter::{Adapter, is_target};
+pub use self::disk::StudentHeader;
 pub(crate) use self::disk::mask_fault;
 pub use self::from_teacher::{NoSuchPart, PartSelection, check_parts, part_of_teacher, with_sizes};
 pub use self::importance::{Importance, run_influence};
@@ -26,6 +27,7 @@ pub(crate) use self::plan::{
 pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::FixedScales;
+use crate::checkpoint::CheckpointError;
 use crate::kernels::grid::round_to_bf16;
 use crate::model::{
     Architecture, Decoder, DecoderConfig, GroupScaling, InputLevels, LayerType, ParameterKind,
@@ -86,6 +88,22 @@ impl From<ParameterSpec> for TrainedSpec {
             weight: Some(spec.id),
             name: spec.name,
             shape: spec.shape,
+        }
+    }
+}
+
+impl From<StudentError> for CheckpointError {
+    fn from(error: StudentError) -> Self {
+        match error {
+            StudentError::Tensors(error) => error.into(),
+            StudentError::Parameter { path, name, .. } => Self::MissingTensor {
+                dir: path.into(),
+                tensor: name,
+            },
+            StudentError::NotFinite { path, source } => Self::NotFinite {
+                path: path.into(),
+                source,
+            },
         }
     }
 }

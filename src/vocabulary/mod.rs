@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::data::{Rebuilt, Tokenizer, TokenizerError, tokenizer_dir};
+use crate::model::DecoderConfig;
 use crate::progress::thousands;
 
 /// Differing ids that a comparison lists; the others are only counted.
@@ -44,18 +45,6 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Opens the vocabulary of a checkpoint with its tokenizer, or of a `tokenizer.json` alone.
-    pub fn open(path: &Path) -> Result<Self, VocabularyError> {
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "json")
-        {
-            Self::of_tokenizer(path)
-        } else {
-            Self::of_checkpoint(&Checkpoint::open(path)?)
-        }
-    }
-
     /// Opens the vocabulary of a tokenizer without a model.
     pub fn of_tokenizer(path: &Path) -> Result<Self, VocabularyError> {
         let tokenizer = Tokenizer::open(path)?;
@@ -74,7 +63,16 @@ impl Vocabulary {
             Some(file) => Tokenizer::of_gguf(file)?,
             None => Tokenizer::with_rows(path, checkpoint.promised_rows())?,
         };
-        let (config, num_tokens) = (checkpoint.config(), tokenizer.vocab_size());
+        Self::of_model(path, tokenizer, checkpoint.config())
+    }
+
+    /// Builds the vocabulary of a model from its tokenizer; `path` is for messages.
+    pub fn of_model(
+        path: &Path,
+        tokenizer: Tokenizer,
+        config: &DecoderConfig,
+    ) -> Result<Self, VocabularyError> {
+        let num_tokens = tokenizer.vocab_size();
         if num_tokens > config.vocab_size {
             return Err(VocabularyError::TooFewRows {
                 path: path.to_path_buf(),

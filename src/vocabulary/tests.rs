@@ -1,6 +1,10 @@
 use super::*;
 use crate::files;
 
+fn open(path: &Path) -> Result<Vocabulary, VocabularyError> {
+    Vocabulary::of_checkpoint(&Checkpoint::open(path)?)
+}
+
 fn folder(tokens: &[&str], special: &[&str], rows: usize, eos: u32) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let vocab: serde_json::Map<_, _> = tokens
@@ -64,8 +68,8 @@ fn padded_rows_do_not_make_vocabularies_differ() {
         folder(&tokens, &["<eos>"], 3, 0),
         folder(&tokens, &["<eos>"], 8, 0),
     );
-    let small = Vocabulary::open(small.path()).unwrap();
-    let padded = Vocabulary::open(padded.path()).unwrap();
+    let small = open(small.path()).unwrap();
+    let padded = open(padded.path()).unwrap();
     let found = small.compare(&padded);
     assert!(found.agree && found.same_end_of_text);
     assert_eq!(found.disagreement("student", "teacher"), None);
@@ -89,8 +93,8 @@ fn the_first_ids_that_differ_are_told_with_both_meanings() {
         7,
         0,
     );
-    let one = Vocabulary::open(one.path()).unwrap();
-    let found = one.compare(&Vocabulary::open(other.path()).unwrap());
+    let one = open(one.path()).unwrap();
+    let found = one.compare(&open(other.path()).unwrap());
     assert!(!found.agree);
     assert_eq!(found.num_differing, 6);
     assert_eq!(found.differing[4].b.to_string(), "`<pad>` (special)");
@@ -106,8 +110,8 @@ fn the_first_ids_that_differ_are_told_with_both_meanings() {
 fn other_ends_of_text_are_told_and_are_no_disagreement() {
     let tokens = ["<eos>", "a", "<end>"];
     let (base, chat) = (folder(&tokens, &[], 3, 0), folder(&tokens, &[], 3, 2));
-    let base = Vocabulary::open(base.path()).unwrap();
-    let found = base.compare(&Vocabulary::open(chat.path()).unwrap());
+    let base = open(base.path()).unwrap();
+    let found = base.compare(&open(chat.path()).unwrap());
     assert!(found.agree && !found.same_end_of_text);
     assert!(found.text().ends_with("but they end a text differently"));
 }
@@ -115,7 +119,7 @@ fn other_ends_of_text_are_told_and_are_no_disagreement() {
 #[test]
 fn an_end_of_text_beyond_the_tokens_is_told_as_none_of_them() {
     let dir = folder(&["<eos>", "a", "b"], &["<eos>"], 5, 4);
-    let vocabulary = Vocabulary::open(dir.path()).unwrap();
+    let vocabulary = open(dir.path()).unwrap();
     let text = vocabulary.compare(&vocabulary).text();
     assert!(text.contains("text ends with no token (4)\n"), "{text}");
 }
@@ -123,7 +127,7 @@ fn an_end_of_text_beyond_the_tokens_is_told_as_none_of_them() {
 #[test]
 fn a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused() {
     let dir = folder(&["<eos>", "a", "b"], &[], 2, 0);
-    let message = Vocabulary::open(dir.path()).unwrap_err().to_string();
+    let message = open(dir.path()).unwrap_err().to_string();
     assert!(
         message.ends_with("the tokenizer has 3 tokens, but the model knows 2"),
         "{message}"
@@ -144,7 +148,7 @@ fn an_added_token_that_the_model_has_no_row_for_is_left_out() {
 
     let whole = Vocabulary::of_tokenizer(&path).unwrap();
     assert_eq!((whole.num_tokens(), whole.num_without_row()), (4, 0));
-    let of_model = Vocabulary::open(dir.path()).unwrap();
+    let of_model = open(dir.path()).unwrap();
     assert_eq!((of_model.num_tokens(), of_model.num_without_row()), (3, 1));
     let ids = of_model.tokenizer.encode("<image>").unwrap();
     assert!(ids.iter().all(|&id| id < 3), "{ids:?}");

@@ -71,17 +71,26 @@ fn a_licence_is_carried_over_from_file_to_file() {
 }
 
 #[test]
-fn a_pass_of_a_run_leaves_with_the_tokenizer_that_is_named() {
+fn a_pass_of_a_run_leaves_with_its_own_tokenizer_or_the_one_that_is_named() {
     let workshop = Workshop::new();
     let sets = "run chain.yaml --set export.formats=[huggingface]";
     workshop.done(&words(sets));
     let pass = workshop.folder("out/chain", "03-distill");
     let pass = pass.display();
     let line = format!("export {pass} --format huggingface --dtype f32 --out mine");
+    workshop.done(&words(&line));
+    fs::rename(workshop.path("mine"), workshop.path("own")).unwrap();
+    // Older versions wrote no tokenizer beside a pass.
+    let pass = workshop.folder("out/chain", "03-distill");
+    fs::remove_file(pass.join("tokenizer.json")).unwrap();
     let needles = ["has no tokenizer", "help: name one with `--tokenizer`"];
     workshop.fails(&words(&line), 2, &needles);
     assert!(!workshop.path("mine").exists());
     workshop.done(&words(&format!("{line} --tokenizer teacher")));
+    for file in ["model.safetensors", "tokenizer.json", "generation_config.json"] {
+        let [mine, own] = ["mine", "own"].map(|dir| fs::read(workshop.path(dir).join(file)));
+        assert!(mine.unwrap() == own.unwrap(), "{file}");
+    }
     let report = fs::read(workshop.path("out/chain/report.json")).unwrap();
     let report: Value = serde_json::from_slice(&report).unwrap();
     let want = report["passes"][3]["loss_nats"].as_f64().unwrap();

@@ -268,6 +268,7 @@ fn text_that_grows_beyond_the_trained_context_is_read_again() {
         want.push(u32::try_from(next).unwrap());
     }
     let greedy = TokenSampling {
+        top_k: None,
         temperature: 0.0,
         top_p: 1.0,
         seed: 1,

@@ -3,6 +3,9 @@
 //! The multiplication itself is the `gemm` crate's, which Burn's `flex` backend uses, too.
 
 use rayon::current_num_threads;
+use rayon::prelude::*;
+
+use crate::vector::{dot, vectorized};
 
 /// Multiplications from which sharing a product among the cores pays: about as many as for two matrices of 192 × 192.
 const SHARED: usize = 192 * 192 * 192;
@@ -131,6 +134,47 @@ impl<'a> MatrixMut<'a> {
     }
 }
 
+/// Multiplications from which sharing a product of one row pays: its weights are read once, so memory is what it waits for.
+const SHARED_ROW: usize = 128 * 1024;
+
+/// Columns of a product of one row that a core computes at once.
+const COLUMNS: usize = 64;
+
+/// `row · right` if `right` is the transpose of contiguous rows, as a weight is; `None` for another layout.
+///
+/// Each number is a dot product of its own, in the order of [`dot`], so it does not depend on how many cores share the work.
+pub(in crate::kernels) fn row_product(row: Matrix<'_>, right: Matrix<'_>) -> Option<Vec<f32>> {
+    let ([1, inner], [_, step]) = (row.shape, row.steps) else {
+        return None;
+    };
+    let [_, columns] = right.shape;
+    if inner == 0 || step != 1 && inner > 1 || right.steps != [1, inner] {
+        return None;
+    }
+    let row = &row.values[..inner];
+    let weights = &right.values[..inner * columns];
+    let mut product = vec![0.0; columns];
+    let fill = |(product, weights): (&mut [f32], &[f32])| {
+        vectorized(
+            #[inline(always)]
+            || {
+                for (value, weight) in product.iter_mut().zip(weights.chunks_exact(inner)) {
+                    *value = dot(row, weight);
+                }
+            },
+        );
+    };
+    if inner * columns >= SHARED_ROW && current_num_threads() > 1 {
+        let parts = product.par_chunks_mut(COLUMNS);
+        parts
+            .zip(weights.par_chunks(COLUMNS * inner))
+            .for_each(fill);
+    } else {
+        fill((&mut product, weights));
+    }
+    Some(product)
+}
+
 /// Numbers from the first to the last of a matrix, both included.
 fn extent([rows, columns]: [usize; 2], [row_step, column_step]: [usize; 2]) -> usize {
     if rows == 0 || columns == 0 {
@@ -176,6 +220,43 @@ mod tests {
         for (row, got) in got.into_iter().enumerate() {
             assert_eq!(got.to_bits(), (1.0 + 6.0 * row as f32).to_bits(), "{row}");
         }
+    }
+
+    #[test]
+    fn a_row_times_a_weight_has_the_same_bits_on_any_number_of_threads() {
+        let (inner, columns) = (131, 2_003);
+        let number = |place: usize| ((place * 7919) % 1013) as f32 / 512.0 - 1.0;
+        let row: Vec<f32> = (0..inner).map(number).collect();
+        let weight: Vec<f32> = (0..inner * columns).map(number).collect();
+        let (row, right) = (
+            Matrix::of_rows(&row, inner),
+            Matrix::of_rows(&weight, inner).transpose(),
+        );
+        let on = |num_threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads);
+            let product = || row_product(row, right).unwrap();
+            let product = pool.build().unwrap().install(product);
+            product.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+        };
+        let alone = on(1);
+        for num_threads in [2, 3, 8] {
+            assert!(on(num_threads) == alone, "{num_threads} threads");
+        }
+        let mut want = vec![0.0; columns];
+        MatrixMut::new(&mut want, columns).set(1.0, row, right);
+        for (got, want) in alone.into_iter().zip(want) {
+            assert!((f32::from_bits(got) - want).abs() < 1e-4, "{want}");
+        }
+        let rows = Matrix::of_rows(&weight, inner);
+        assert!(
+            row_product(rows, rows.transpose()).is_none(),
+            "several rows"
+        );
+        let aside = Matrix::new(&weight, [inner, columns], [columns, 1]);
+        assert!(
+            row_product(row, aside).is_none(),
+            "columns that are not contiguous"
+        );
     }
 
     #[test]

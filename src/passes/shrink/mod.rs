@@ -121,9 +121,9 @@ fn shrink(
     let calibration = calibration(context, plan.calibration_tokens);
     let whole = student.effective();
     let parts = shrunk_parts(&plan.target, &whole.config).expect("headers were checked");
-    let layers = match parts.layers {
+    let (layers, influence) = match parts.layers {
         Some(LayersPlan::HighestInfluence(count)) => layers(plan, count, &whole, &calibration)?,
-        _ => (0..whole.config.num_hidden_layers).collect(),
+        _ => ((0..whole.config.num_hidden_layers).collect(), None),
     };
     let widths = FromTeacherPlan {
         layers: None,
@@ -149,24 +149,25 @@ fn shrink(
         before: StudentSizes::of(&whole.config),
         after: StudentSizes::of(&small.decoder.config),
         kept,
+        influence,
     };
     log(&format!("{}: {}", context.label, parts.describe()));
     saved(context, Removed::Parts(parts).write(context.dir))?;
     Ok(small)
 }
 
-/// The layers that stay, ascending.
+/// The layers that stay, ascending; and the influence of each layer there was, if that chose them.
 fn layers(
     plan: &ShrinkPlan,
     count: usize,
     whole: &Decoder,
     calibration: &Calibration<'_>,
-) -> Result<Vec<usize>, PassError> {
+) -> Result<(Vec<usize>, Option<Vec<f64>>), PassError> {
     let num_layers = whole.config.num_hidden_layers;
     let num_gone = num_layers - count;
     let all: Vec<usize> = (0..num_layers).collect();
     if num_gone == 0 {
-        return Ok(all);
+        return Ok((all, None));
     }
     match (plan.layers_by, plan.contiguous) {
         (LayersBy::Influence, false) => {
@@ -175,16 +176,18 @@ fn layers(
                 layers: Some(LayersPlan::HighestInfluence(count)),
                 ..FromTeacherPlan::default()
             };
-            Ok(PartSelection::choose(&parts, &whole.config, &importance).layers)
+            let kept = PartSelection::choose(&parts, &whole.config, &importance).layers;
+            let is_finite = importance.influence.iter().all(|score| score.is_finite());
+            Ok((kept, is_finite.then_some(importance.influence))) // JSON has finite numbers only
         }
         (LayersBy::Influence, true) => {
             let influence = run_influence(whole, num_gone, calibration)?;
-            Ok(without_run(num_layers, lowest(&influence), num_gone))
+            Ok((without_run(num_layers, lowest(&influence), num_gone), None)) // of runs, not of layers
         }
         (LayersBy::Loss, true) => {
             let runs = (0..=count).map(|start| without_run(num_layers, start, num_gone));
             let losses = losses(whole, runs, calibration)?;
-            Ok(without_run(num_layers, lowest(&losses), num_gone))
+            Ok((without_run(num_layers, lowest(&losses), num_gone), None))
         }
         (LayersBy::Loss, false) => {
             let mut kept = all;
@@ -193,7 +196,7 @@ fn layers(
                 let losses = losses(whole, fewer, calibration)?;
                 kept.remove(lowest(&losses));
             }
-            Ok(kept)
+            Ok((kept, None))
         }
     }
 }

@@ -1,9 +1,16 @@
 //! Models and tokenizer that a recipe names, opened once, so that all parts of a run use the same.
 
+mod model;
+mod run_folder;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+pub use self::model::StoredModel;
+pub use self::run_folder::{
+    ARTIFACT_FILE, Finished, Lineup, ModelPath, RunFolder, STAGE_FILE, StageState,
+};
+use crate::checkpoint::CheckpointError;
 use crate::data::{TokenizerPlan, tokenizer_dir};
 use crate::files;
 use crate::formats::huggingface::tokenizer_files;
@@ -15,25 +22,22 @@ use crate::vocabulary::{Vocabulary, VocabularyError};
 /// A model: the headers of its weights, and its tokenizer.
 #[derive(Debug)]
 pub struct OpenedModel {
-    /// Opened checkpoint; weights are read from it later, without opening it again.
-    pub checkpoint: Checkpoint,
+    /// Opened model; weights are read from it later, without opening it again.
+    pub model: StoredModel,
     /// Vocabulary, or the error of reading it; a model without one can still be a teacher or a student.
     pub vocabulary: Result<Vocabulary, VocabularyError>,
 }
 
 impl OpenedModel {
     fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let checkpoint = Checkpoint::open(path)?;
-        let vocabulary = Vocabulary::of_checkpoint(&checkpoint);
-        Ok(Self {
-            checkpoint,
-            vocabulary,
-        })
+        let model = StoredModel::open(path)?;
+        let vocabulary = model.vocabulary();
+        Ok(Self { model, vocabulary })
     }
 
     /// Architecture.
     pub fn config(&self) -> &DecoderConfig {
-        self.checkpoint.config()
+        self.model.config()
     }
 }
 
@@ -103,7 +107,10 @@ pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
 /// Folder whose tokenizer files an export copies: the teacher's, or the folder of a named `tokenizer.json`.
 pub fn copied_tokenizer(plan: &Plan) -> Option<PathBuf> {
     match &plan.data.tokenizer {
-        TokenizerPlan::Teacher => tokenizer_dir(&plan.teacher.as_ref()?.checkpoint),
+        TokenizerPlan::Teacher => {
+            let teacher = ModelPath::of(&plan.teacher.as_ref()?.checkpoint).ok()?;
+            tokenizer_dir(&teacher.path)
+        }
         TokenizerPlan::File(path) => tokenizer_dir(path),
         TokenizerPlan::Train { .. } => None,
     }
