@@ -191,8 +191,8 @@ impl StopStrings {
                 .iter()
                 .any(|stop| stop.starts_with(&held[start..]))
         };
-        let starts = held.char_indices().map(|(start, _)| start);
-        let kept = starts.into_iter().find(may_begin).unwrap_or(held.len());
+        let mut starts = held.char_indices().map(|(start, _)| start);
+        let kept = starts.find(may_begin).unwrap_or(held.len());
         let rest = self.held.split_off(kept);
         std::mem::replace(&mut self.held, rest)
     }

@@ -54,13 +54,9 @@ mod tests {
         });
         assert_eq!(facts["chat_template"], want);
         workshop.done(&["export", "teacher", "--format", "gguf", "--out", "made"]);
-        let file = workshop.path("made");
-        let file = fs::read_dir(file)
-            .unwrap()
-            .map(|entry| entry.unwrap().path());
-        let file = file
-            .into_iter()
-            .find(|path| path.extension() == Some("gguf".as_ref()));
+        let files = fs::read_dir(workshop.path("made")).unwrap();
+        let mut files = files.map(|entry| entry.unwrap().path());
+        let file = files.find(|path| path.extension() == Some("gguf".as_ref()));
         let file = file.unwrap().display().to_string();
         let facts = inspect(&workshop, &file);
         assert_eq!(facts["chat_template"]["present"], true);

@@ -24,19 +24,13 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     let tokenizer = open_tokenizer(&model)?;
     let ids = prompt_ids(&prompt, &model, &tokenizer)?;
     let decoder = model.decoder(&device)?;
-    let sampling = TokenSampling {
-        temperature: args.temperature,
-        top_k: args.top_k,
-        top_p: args.top_p,
-        seed: args.seed,
-    };
     let mut answer = Answer::new(&tokenizer, &args.stop);
     if args.echo && !output.json {
         write!(output.out, "{prompt}")?;
     }
     let mut fault = None;
     let mut clock = Clock::start();
-    let continued = continue_prompt(&decoder, &ids, args.max_tokens, sampling, |id| {
+    let continued = continue_prompt(&decoder, &ids, args.max_tokens, sampling(args), |id| {
         clock.token();
         match answer.push(id) {
             Ok(piece) if output.json || piece.is_empty() => !answer.is_over(),
@@ -58,11 +52,6 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     })?;
     let rest = answer.finish()?;
     let figures = clock.stop();
-    if let (Ended::EndOfText(id), true) = (ended, answer.ids.is_empty()) {
-        let token = tokenizer.token(id).unwrap_or_default();
-        progress::log_notes(&[format!("the model ended at once, with `{token}`")]);
-    }
-    progress::log(&format!("generate: {}", figures.text(ids.len())));
     output.print(
         &rest,
         &json!({
@@ -76,7 +65,27 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
             "tokens_per_second": figures.rate(),
             "ended": answer.ended(ended),
         }),
-    )
+    )?;
+    // After the answer, whose last line has ended: both may go to one terminal.
+    if let (Ended::EndOfText(id), true) = (ended, answer.ids.is_empty()) {
+        log_empty(&tokenizer, id);
+    }
+    progress::log(&format!("generate: {}", figures.text(ids.len())));
+    Ok(())
+}
+
+fn sampling(args: &GenerateArgs) -> TokenSampling {
+    TokenSampling {
+        temperature: args.temperature,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        seed: args.seed,
+    }
+}
+
+fn log_empty(tokenizer: &Tokenizer, end: u32) {
+    let token = tokenizer.token(end).unwrap_or_default();
+    progress::log_notes(&[format!("the model ended at once, with `{token}`")]);
 }
 
 /// The prompt of the command line, or of stdin if it is piped.

@@ -155,14 +155,11 @@ pub(in crate::kernels) fn row_product(row: Matrix<'_>, right: Matrix<'_>) -> Opt
     let weights = &right.values[..inner * columns];
     let mut product = vec![0.0; columns];
     let fill = |(product, weights): (&mut [f32], &[f32])| {
-        vectorized(
-            #[inline(always)]
-            || {
-                for (value, weight) in product.iter_mut().zip(weights.chunks_exact(inner)) {
-                    *value = dot(row, weight);
-                }
-            },
-        );
+        vectorized(|| {
+            for (value, weight) in product.iter_mut().zip(weights.chunks_exact(inner)) {
+                *value = dot(row, weight);
+            }
+        });
     };
     if inner * columns >= SHARED_ROW && current_num_threads() > 1 {
         let parts = product.par_chunks_mut(COLUMNS);
