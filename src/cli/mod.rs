@@ -92,7 +92,7 @@ Examples:
 Examples:
   alambic generate checkpoints/austen-teacher --prompt 'Anne could not' --max-tokens 60 --seed 1
   alambic generate checkpoints/quickstart --prompt 'Anne could not' --echo --stop '.'
-  alambic generate checkpoints/austen-teacher --top-k 40 < prompt.txt
+  alambic generate checkpoints/austen-teacher --prompt - --top-k 40
   alambic generate model.gguf --prompt 'It is a truth' --temperature 0")]
     Generate(GenerateArgs),
     /// Describe a checkpoint, a cache or a run
