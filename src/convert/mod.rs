@@ -124,9 +124,9 @@ fn check_container(
             return Err(ConvertError::NotHeld { fact: refusal.fact });
         }
         if format == Format::Gguf {
-            let kind = gguf::rounded_to(plan.gguf, &student.schemes, config);
-            let grids = source.grids();
-            let again = grids.filter(|grids| kind.is_some_and(|kind| kind.name() != grids));
+            let again = source.grids().filter(|grids| {
+                gguf::rounds_source(grids, plan.gguf, plan.dtype, &student.schemes, config)
+            });
             let notes: Vec<String> = again.iter().map(|grids| second_rounding(grids)).collect();
             progress::log_notes(&notes);
             let notes = gguf::notes(plan.gguf, plan.dtype, &student.schemes, config);

@@ -136,7 +136,7 @@ impl Storage {
         } else {
             let finer = finer.join(" and ");
             format!(
-                "write {finer}, which rounds less, or raise the limit, `export.max_rounding_kl`"
+                "write {finer} to round less, or raise the limit, `export.max_rounding_kl`"
             )
         };
         (Budget::Kl(plan.rounding_limit(fewest)), help)

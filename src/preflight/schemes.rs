@@ -64,14 +64,17 @@ impl Preflight<'_> {
             (None, Some(left)) => (Schemes::new(), left),
             (None, None) => return Vec::new(),
         };
-        let in_blocks = gguf::rounded_to(export.gguf, &schemes, &config).filter(|_| has_gguf);
-        let grids = source.and_then(|source| source.model.grids());
-        let is_rounded = !schemes.is_empty()
-            || in_blocks.is_some_and(|kind| Some(kind.name()) != grids.as_deref());
-        let again = grids.filter(|_| is_rounded);
+        let (plan, dtype) = (export.gguf, export.dtype);
+        let again = source
+            .and_then(|source| source.model.grids())
+            .filter(|grids| {
+                let in_blocks =
+                    has_gguf && gguf::rounds_source(grids, plan, dtype, &schemes, &config);
+                !schemes.is_empty() || in_blocks
+            });
         let mut notes: Vec<String> = again.iter().map(|grids| second_rounding(grids)).collect();
         if has_gguf {
-            notes.extend(gguf::notes(export.gguf, export.dtype, &schemes, &config));
+            notes.extend(gguf::notes(plan, dtype, &schemes, &config));
         }
         notes
     }

@@ -71,7 +71,7 @@ fn what_calibrates_reads_the_text_and_is_kept_if_the_export_fails() {
     );
     let needles = [
         "differs from the student in memory",
-        "nothing was published; write `export.dtype: f32`, which rounds less",
+        "nothing was published; write `export.dtype: f32` to round less",
         "note: finished work is kept in `unfinished-made",
     ];
     workshop.fails(&words(&strict), 1, &needles);

@@ -51,17 +51,33 @@ pub fn rounds_again(
     rounded.next().map(|grid| grid.to_string())
 }
 
-/// Type of the blocks that a plan rounds the projections of a student to; `None` if they hold its grid, or none are written.
-pub fn rounded_to(
+/// True if a plan rounds the projections of a student to blocks although they were on `grids` in the checkpoint that it comes
+/// from, as [`Checkpoint::grids`](crate::checkpoint::Checkpoint::grids) describes them. Blocks of the same types are kept.
+pub fn rounds_source(
+    grids: &str,
     plan: GgufPlan,
+    dtype: ExportDtype,
     schemes: &Schemes,
     config: &DecoderConfig,
-) -> Option<WrittenType> {
+) -> bool {
+    let types = types_of(plan, dtype, schemes, config);
     let grid = only_grid(ParameterKind::Linear, config, |id| {
         Some(schemes.get(&id)?.weight)
     });
-    let asked = plan.linear.filter(|kind| kind.bits() < 16)?;
-    (grid.and_then(type_of_grid) != Some(asked)).then_some(asked)
+    let is_rounded = types.linear.bits() < 16 && grid.and_then(type_of_grid) != Some(types.linear);
+    let written = [types.linear, types.embedding, types.output].map(WrittenType::name);
+    is_rounded && !grids.split(", ").all(|kind| written.contains(&kind))
+}
+
+fn types_of(
+    plan: GgufPlan,
+    dtype: ExportDtype,
+    schemes: &Schemes,
+    config: &DecoderConfig,
+) -> BlockTypes {
+    BlockTypes::of(plan, dtype, |kind| {
+        only_grid(kind, config, |id| Some(schemes.get(&id)?.weight))
+    })
 }
 
 /// Notes on a file of a student with these schemes: what is stored otherwise than one may expect.
@@ -71,9 +87,7 @@ pub fn notes(
     schemes: &Schemes,
     config: &DecoderConfig,
 ) -> Vec<String> {
-    let types = BlockTypes::of(plan, dtype, |kind| {
-        only_grid(kind, config, |id| Some(schemes.get(&id)?.weight))
-    });
+    let types = types_of(plan, dtype, schemes, config);
     let mut notes = Vec::new();
     match plan.linear {
         None => notes.extend(without_blocks(schemes, config).map(|grid| {

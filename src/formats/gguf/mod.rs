@@ -10,7 +10,7 @@ use super::{FormatSpec, Writer};
 use crate::gguf::WrittenType;
 use crate::recipe::{Kind, Word, keys};
 
-pub use self::limits::{notes, rounded_to, rounds_again, without_blocks};
+pub use self::limits::{notes, rounds_again, rounds_source, without_blocks};
 pub(crate) use self::read::GgufWeights;
 pub use self::types::BlockTypes;
 pub use self::write::{GgufModel, check_tokenizer, stored, write_model};
