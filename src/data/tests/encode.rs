@@ -345,12 +345,23 @@ fn tokens_up_to_a_limit_make_the_rows_of_all_tokens() {
                 };
                 assert_eq!(pack(&first, packing), pack(&whole, packing), "{limit}");
             }
-            let num_tokens: usize = first.iter().map(|text| text.ids.len()).sum();
-            assert!(
-                num_tokens as u64 <= limit + 400 || documents.len() > 5,
-                "{num_tokens} for {limit}"
-            );
         }
+    }
+}
+
+#[test]
+fn tokenising_stops_soon_after_the_limit() {
+    let documents = ["some words ".repeat(10_000), "more".to_owned()].map(|text| document(&text));
+    let tokenizer = opened("hf-llama-256/tokenizer.json");
+    let encoder = Encoder::with_room(&tokenizer, 64, u64::MAX);
+    for (limit, at_most) in [(Some(10), 100), (Some(500), 600), (None, usize::MAX)] {
+        let texts = encoder.encode(&documents, limit).unwrap();
+        let num_tokens = texts[0].ids.len();
+        assert!(
+            num_tokens as u64 > limit.unwrap_or(10_000) && num_tokens < at_most,
+            "{num_tokens}"
+        );
+        assert_eq!(texts.len(), if limit.is_some() { 1 } else { 2 });
     }
 }
 
