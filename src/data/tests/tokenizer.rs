@@ -1,9 +1,13 @@
 use std::fs;
+use std::path::Path;
 
 use serde_json::{Value, json};
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder};
 
-use crate::data::{Tokenizer, TokenizerError};
-use crate::files;
+use crate::data::{Tokenizer, TokenizerError, read_documents};
+use crate::{files, random};
 
 /// Enough text for a few hundred merges, with characters of two, three and four bytes.
 fn texts() -> Vec<String> {
@@ -54,6 +58,46 @@ fn the_same_text_trains_the_same_bytes() {
         "{}",
         first.vocab_size()
     );
+}
+
+#[test]
+fn a_text_is_trained_on_in_parts_as_if_it_were_whole() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/austen/validation");
+    let documents = read_documents(&[path]).unwrap().documents;
+    let text = &documents[0].text[..200_000];
+    let byte_level = ByteLevel::new(false, false, true);
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(400)
+        .min_frequency(2)
+        .show_progress(false)
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .special_tokens(vec![AddedToken::from("<|endoftext|>", true)])
+        .build();
+    let mut whole = TokenizerBuilder::<_, NormalizerWrapper, _, _, _>::new()
+        .with_model(BPE::default())
+        .with_pre_tokenizer(Some(byte_level))
+        .with_post_processor(Some(byte_level))
+        .with_decoder(Some(byte_level))
+        .build()
+        .unwrap();
+    whole.train(&mut trainer, [text].into_iter()).unwrap();
+    let parts = Tokenizer::train([text].into_iter(), 400).unwrap();
+    assert_eq!(parts.bytes(), whole.to_string(false).unwrap().as_bytes());
+}
+
+#[test]
+fn a_text_without_spaces_is_trained_on_in_words_of_bounded_length() {
+    let letters: String = (0..200_000u64)
+        .map(|place| {
+            ['A', 'C', 'G', 'T'][usize::try_from(random::derive(place, "letters") % 4).unwrap()]
+        })
+        .collect();
+    for text in [&letters, &" ".repeat(200_000)] {
+        let tokenizer = Tokenizer::train([text.as_str()].into_iter(), 320).unwrap();
+        let ids = tokenizer.encode(&text[..1000]).unwrap();
+        assert!(ids.len() < 600, "{} tokens", ids.len());
+        assert_eq!(tokenizer.decode(&ids).unwrap(), text[..1000]);
+    }
 }
 
 #[test]
