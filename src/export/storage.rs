@@ -135,9 +135,7 @@ impl Storage {
             "raise the limit, `export.max_rounding_kl`".to_owned()
         } else {
             let finer = finer.join(" and ");
-            format!(
-                "write {finer} to round less, or raise the limit, `export.max_rounding_kl`"
-            )
+            format!("write {finer} to round less, or raise the limit, `export.max_rounding_kl`")
         };
         (Budget::Kl(plan.rounding_limit(fewest)), help)
     }

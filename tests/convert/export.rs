@@ -87,7 +87,11 @@ fn a_pass_of_a_run_leaves_with_its_own_tokenizer_or_the_one_that_is_named() {
     workshop.fails(&words(&line), 2, &needles);
     assert!(!workshop.path("mine").exists());
     workshop.done(&words(&format!("{line} --tokenizer teacher")));
-    for file in ["model.safetensors", "tokenizer.json", "generation_config.json"] {
+    for file in [
+        "model.safetensors",
+        "tokenizer.json",
+        "generation_config.json",
+    ] {
         let [mine, own] = ["mine", "own"].map(|dir| fs::read(workshop.path(dir).join(file)));
         assert!(mine.unwrap() == own.unwrap(), "{file}");
     }
