@@ -165,7 +165,8 @@ fn write_beside(
     config: &DecoderConfig,
     context: &ExportContext<'_>,
 ) -> Result<Option<Rebuilt>, WriteError> {
-    write_tokenizer(dir, config, context.tokenizer_dir, context.tokenizer)?;
+    let note = write_tokenizer(dir, config, context.tokenizer_dir, context.tokenizer)?;
+    progress::log_notes(&Vec::from_iter(note));
     huggingface::write_generation(dir, config, context.generation)?;
     let rebuilt = huggingface::keep_tokenizer_class(dir, config)?;
     if let Some(rebuilt) = &rebuilt {
@@ -177,16 +178,16 @@ fn write_beside(
     Ok(rebuilt)
 }
 
-/// Writes the files of a tokenizer: copies of those in a folder, or its own.
+/// Writes the files of a tokenizer: copies of those in a folder, or its own. Returns a note on what was left out.
 pub fn write_tokenizer(
     dir: &Path,
     config: &DecoderConfig,
     copied: Option<&Path>,
     tokenizer: &Tokenizer,
-) -> Result<(), WriteError> {
+) -> Result<Option<String>, WriteError> {
     match copied {
         Some(source) => huggingface::write_tokenizer(dir, config, source),
-        None => Ok(tokenizer.save(dir)?),
+        None => Ok(tokenizer.save(dir).map(|()| None)?),
     }
 }
 

@@ -79,7 +79,7 @@ pub(super) fn read_directory(
             return Err(GgufFault::DuplicateTensor { tensor });
         }
     }
-    refuse_overlaps(&entries)?;
+    check_places(&entries, alignment, data_bytes)?;
     Ok(tensors)
 }
 
@@ -139,17 +139,48 @@ fn read_entry<'a>(
     })
 }
 
-/// Checks that no byte belongs to two tensors; all offsets lie in the file.
-fn refuse_overlaps(entries: &[TensorEntry<'_>]) -> Result<(), GgufFault> {
+/// Checks that tensors follow each other, with nothing but padding between them, from the first byte of the data to the
+/// last: no byte belongs to two of them, and none to nobody. llama.cpp refuses such files, too.
+///
+/// A gap shows a directory that is not that of the data: a tensor whose type or shape takes fewer bytes there would be
+/// decoded to other numbers.
+fn check_places(
+    entries: &[TensorEntry<'_>],
+    alignment: u64,
+    data_bytes: u64,
+) -> Result<(), GgufFault> {
+    let end = |entry: &TensorEntry<'_>| entry.offset + entry.num_bytes as u64; // all of them lie in the file
     let mut by_place: Vec<&TensorEntry<'_>> = entries.iter().collect();
     by_place.sort_by_key(|entry| entry.offset);
     for (first, second) in by_place.iter().zip(by_place.iter().skip(1)) {
-        if first.offset + first.num_bytes as u64 > second.offset {
+        if end(first) > second.offset {
             return Err(GgufFault::Overlap {
                 first: first.name.to_owned(),
                 second: second.name.to_owned(),
             });
         }
     }
+    let before = [None].into_iter().chain(by_place.iter().map(Some));
+    let starts = by_place.iter().map(|entry| entry.offset);
+    let nexts = starts.chain(by_place.last().map(|_| data_bytes));
+    for (idx, (before, start)) in before.zip(nexts).enumerate() {
+        let end = before.map_or(0, |before| end(before));
+        if start > end.next_multiple_of(alignment) {
+            let next = by_place.get(idx);
+            return Err(GgufFault::Gap {
+                before: before.map(|before| described(before)),
+                end,
+                next: next.map_or("the end of the file".to_owned(), |next| {
+                    format!("`{}`", next.name)
+                }),
+                start,
+            });
+        }
+    }
     Ok(())
+}
+
+/// A tensor with what the directory says of its size.
+fn described(entry: &TensorEntry<'_>) -> String {
+    format!("`{}` ({} {:?})", entry.name, entry.kind.name(), entry.shape)
 }

@@ -92,6 +92,17 @@ pub enum GgufFault {
     },
     #[error("`{first}` and `{second}` overlap")]
     Overlap { first: String, second: String },
+    #[error(
+        "{} ends at byte {end} of the data, and {next} follows at byte {start}: there is a gap, so the directory is not \
+         that of the data",
+        before.as_deref().unwrap_or("the directory")
+    )]
+    Gap {
+        before: Option<String>,
+        end: u64,
+        next: String,
+        start: u64,
+    },
     #[error("it has no key `{key}`")]
     MissingKey { key: String },
     #[error("`{key}` must be {want}, but is {got}")]

@@ -13,7 +13,7 @@ pub use self::run_folder::{
 use crate::checkpoint::CheckpointError;
 use crate::data::{TokenizerPlan, tokenizer_dir};
 use crate::files;
-use crate::formats::huggingface::tokenizer_files;
+use crate::formats::huggingface::{check_tokenizer_file, tokenizer_files};
 use crate::model::DecoderConfig;
 use crate::plan::Plan;
 use crate::student::StudentPlan;
@@ -94,13 +94,17 @@ pub fn student_of<M>(plan: &Plan, teacher: Option<M>, own: Option<M>) -> Option<
     }
 }
 
-/// Files of a tokenizer that an export copies, with their current hashes.
+/// Files of a tokenizer that an export copies, with their current hashes. A file that its readers could not open is
+/// refused, before anything runs.
 pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
     let Some(dir) = copied_tokenizer(plan) else {
         return Ok(Vec::new());
     };
     let files = tokenizer_files(&dir)?.into_iter();
-    let hashed = files.map(|(name, path)| Ok((name, files::hash_file(&path)?)));
+    let hashed = files.map(|(name, path)| {
+        check_tokenizer_file(&path)?;
+        Ok((name, files::hash_file(&path)?))
+    });
     hashed.collect()
 }
 

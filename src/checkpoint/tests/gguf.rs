@@ -241,6 +241,11 @@ fn a_vocabulary_filled_up_keeps_its_rows() {
     let mut draft = converted(&original, "llama");
     draft.u32("llama.vocab_size", 300); // tokens that are there; the embedding has 320 rows
     assert_eq!(reopened(&draft).unwrap().config().vocab_size, 320);
+    draft.u32("llama.vocab_size", 321);
+    let message = told(&draft);
+    let want =
+        "`llama.vocab_size` must be at most 320, the rows of `token_embd.weight`, but is `321`";
+    assert!(message.contains(want), "{message}");
 }
 
 /// Message for the file that the tiny Llama becomes by this change.

@@ -3,6 +3,7 @@
 use super::containers::{edit_tensor, edit_tensors, weights};
 use super::*;
 use crate::kernels::grid::Grid;
+use crate::model::parameter_specs;
 
 const CT: &str = "ct-w4a16-g32-sym";
 const GPTQ: &str = "gptq-4bit-g32-sym";
@@ -82,7 +83,7 @@ fn groups_of_permuted_columns_have_the_scale_that_the_list_names() {
     // Columns take turns: column c belongs to group c mod the number of groups of a row of 128.
     list_groups(dir.path(), |column| i32::try_from(column % 4).unwrap());
     let [ours, plain] = [dir.path(), &golden(CT)].map(|dir| Checkpoint::open(dir).unwrap());
-    let specs = crate::model::parameter_specs(plain.config());
+    let specs = parameter_specs(plain.config());
     let spec = &specs[2];
     assert_eq!(spec.name, "model.layers.0.self_attn.q_proj.weight");
     let StoredWeight::OnGrid(stored) = plain.weight(spec).unwrap() else {
@@ -204,7 +205,7 @@ fn a_last_group_that_is_not_full_has_its_own_scale() {
         }
     });
     let [ours, golden] = [dir.path(), &golden(GPTQ)].map(|dir| Checkpoint::open(dir).unwrap());
-    for spec in crate::model::parameter_specs(golden.config()) {
+    for spec in parameter_specs(golden.config()) {
         let StoredWeight::OnGrid(stored) = golden.weight(&spec).unwrap() else {
             continue;
         };
@@ -367,7 +368,7 @@ fn zeros_that_are_all_in_the_middle_are_a_symmetric_grid() {
             .values()
             .all(|scheme| scheme.weight == Grid::symmetric(4, Some(32)))
     );
-    for spec in crate::model::parameter_specs(checkpoint.config()) {
+    for spec in parameter_specs(checkpoint.config()) {
         if let StoredWeight::OnGrid(weight) = checkpoint.weight(&spec).unwrap() {
             assert_eq!((weight.scaling.zeros, weight.scaling.biases), (None, None));
         }
@@ -420,7 +421,7 @@ fn biases_of_the_middle_code_are_a_symmetric_grid() {
     });
     let scales = values.unwrap();
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
-    let specs = crate::model::parameter_specs(checkpoint.config());
+    let specs = parameter_specs(checkpoint.config());
     let spec = specs
         .iter()
         .find(|spec| spec.name == format!("{module}.weight"))

@@ -4,7 +4,6 @@ use ::safetensors::tensor::TensorView;
 
 use super::containers::{edit_tensor, expected, num_equal, weights};
 use super::*;
-use crate::model::parameter_specs;
 
 const SYMMETRIC: [(&str, u32); 2] = [("gptq-4bit-g32-sym", 4), ("gptq-8bit-g32-sym", 8)];
 const ASYMMETRIC: &str = "gptq-4bit-g32-asym";

@@ -4,7 +4,9 @@ mod card;
 mod write;
 
 pub(super) use self::write::write_config;
-pub use self::write::{keep_tokenizer_class, tokenizer_files, write_generation, write_tokenizer};
+pub use self::write::{
+    check_tokenizer_file, keep_tokenizer_class, tokenizer_files, write_generation, write_tokenizer,
+};
 use super::{FormatSpec, Writer};
 
 pub(super) static FORMAT: FormatSpec = FormatSpec {

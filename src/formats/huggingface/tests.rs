@@ -212,3 +212,68 @@ fn a_source_without_a_tokenizer_is_refused() {
         "{error}"
     );
 }
+
+/// A folder with the tokenizer of a golden folder and one more file.
+fn with_file(name: &str, bytes: &[u8]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        fs::copy(golden("hf-llama").join(name), dir.path().join(name)).unwrap();
+    }
+    let path = dir.path().join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    crate::files::write_atomically(&path, |out| out.write_all(bytes)).unwrap();
+    dir
+}
+
+#[test]
+fn files_of_a_tokenizer_that_nobody_can_open_are_refused_by_name() {
+    let config = Checkpoint::open(&golden("hf-llama"))
+        .unwrap()
+        .config()
+        .clone();
+    for (name, bytes, why) in [
+        ("tokenizer_config.json", &b"{"[..], "not JSON"),
+        ("special_tokens_map.json", b"\xFF\xFE{}", "not JSON"),
+        ("chat_template.json", b"{{ messages }}", "not JSON"),
+        (
+            "chat_template.jinja",
+            b"{{ messages }}\xFF",
+            "not UTF-8 at byte 14",
+        ),
+        (
+            "additional_chat_templates/tool.jinja",
+            b"\xC3",
+            "not UTF-8 at byte 0",
+        ),
+    ] {
+        let (source, dir) = (with_file(name, bytes), tempfile::tempdir().unwrap());
+        let error = write_tokenizer(dir.path(), &config, source.path()).unwrap_err();
+        let message = error.to_string();
+        assert!(message.contains(name) && message.contains(why), "{message}");
+    }
+    let source = with_file("tokenizer.model", b"\xFF\x00");
+    write_tokenizer(tempfile::tempdir().unwrap().path(), &config, source.path()).unwrap();
+}
+
+#[test]
+fn code_that_a_tokenizer_names_is_left_out_with_a_note() {
+    let config = Checkpoint::open(&golden("hf-llama"))
+        .unwrap()
+        .config()
+        .clone();
+    let text = fs::read(golden("hf-llama").join("tokenizer_config.json")).unwrap();
+    let mut json: Value = serde_json::from_slice(&text).unwrap();
+    let want = json.clone();
+    json["auto_map"] = json!({ "AutoTokenizer": ["somebody/else--tokenizer.Mine", null] });
+    let source = with_file("tokenizer_config.json", &serde_json::to_vec(&json).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let note = write_tokenizer(dir.path(), &config, source.path())
+        .unwrap()
+        .unwrap();
+    assert!(
+        note.contains("`auto_map`") && note.contains("Python code"),
+        "{note}"
+    );
+    let text = fs::read(dir.path().join("tokenizer_config.json")).unwrap();
+    assert_eq!(serde_json::from_slice::<Value>(&text).unwrap(), want);
+}

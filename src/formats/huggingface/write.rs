@@ -42,13 +42,15 @@ pub fn write_generation(
 
 /// Copies a tokenizer's files byte for byte; `source` is a model folder or a `tokenizer.json` file.
 ///
+/// Returns a note on settings that are left out: `auto_map` names Python code to run, which an export does not have.
+///
 /// A source without `tokenizer_config.json` gets a small one, because transformers does not load a tokenizer without
 /// it. It names the class that reads any `tokenizer.json`, and the special tokens that the config names by id.
 pub fn write_tokenizer(
     dir: &Path,
     config: &DecoderConfig,
     source: &Path,
-) -> Result<(), WriteError> {
+) -> Result<Option<String>, WriteError> {
     if source.is_file() {
         copy_file(source, &dir.join("tokenizer.json"))?;
     } else {
@@ -68,7 +70,50 @@ pub fn write_tokenizer(
     if !path.exists() {
         write_json(&path, &tokenizer_config(dir, config)?)?;
     }
-    Ok(())
+    let mut json = read(&path)?;
+    let dropped = json
+        .as_object_mut()
+        .and_then(|json| json.shift_remove("auto_map"));
+    if dropped.is_none() {
+        return Ok(None);
+    }
+    write_json(&path, &json)?;
+    let source = source.display();
+    Ok(Some(format!(
+        "`auto_map` in the `tokenizer_config.json` of `{source}` is left out: it names Python code, which is not part of \
+         an export; `tokenizer.json` is the tokenizer"
+    )))
+}
+
+/// Refuses a file of a tokenizer that its readers could not open: JSON that is none, or text that is not UTF-8.
+pub fn check_tokenizer_file(path: &Path) -> io::Result<()> {
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    let fault = match ending {
+        Some("json") => {
+            let bytes = files::read(path).map_err(|error| with_path(error, path))?;
+            let parsed = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes);
+            parsed.err().map(|error| format!("not JSON: {error}"))
+        }
+        Some("jinja" | "txt") => {
+            let bytes = files::read(path).map_err(|error| with_path(error, path))?;
+            let parsed = std::str::from_utf8(&bytes);
+            parsed
+                .err()
+                .map(|error| format!("not UTF-8 at byte {}", error.valid_up_to()))
+        }
+        _ => None, // SentencePiece's own format
+    };
+    match fault {
+        None => Ok(()),
+        Some(fault) => {
+            let fault =
+                format!("{fault}; an export would carry the file on: mend it or take it away");
+            Err(with_path(
+                io::Error::new(io::ErrorKind::InvalidData, fault),
+                path,
+            ))
+        }
+    }
 }
 
 /// Tokenizer files that a model folder has, by their paths inside it.
@@ -83,6 +128,7 @@ pub fn tokenizer_files(source: &Path) -> io::Result<Vec<(String, PathBuf)>> {
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), WriteError> {
+    check_tokenizer_file(from)?;
     let bytes = files::read(from).map_err(|error| with_path(error, from))?;
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir).map_err(|error| with_path(error, dir))?;

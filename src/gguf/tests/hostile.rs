@@ -214,3 +214,48 @@ fn tensors_that_lie_are_refused() {
     let twice = told(&|draft| draft.tensors[1].name = "first".to_owned());
     assert_eq!(twice, "the tensor `first` occurs twice");
 }
+
+#[test]
+fn a_type_that_was_made_smaller_leaves_a_gap_and_is_refused() {
+    // F32 in the file, F16 by the directory: half of the bytes belong to nobody. So it is with the last tensor.
+    let told = |change: &dyn Fn(&mut Draft)| {
+        let mut draft = sound();
+        draft.tensor("first", &[6, 8], &[1.0; 48]);
+        draft.tensor("last", &[6, 8], &[1.0; 48]);
+        change(&mut draft);
+        refusal(&draft)
+    };
+    let names = |draft: &Draft| -> Vec<String> {
+        draft
+            .tensors
+            .iter()
+            .map(|tensor| tensor.name.clone())
+            .collect()
+    };
+    let mut whole = sound();
+    whole
+        .tensor("first", &[6, 8], &[1.0; 48])
+        .tensor("last", &[6, 8], &[1.0; 48]);
+    assert_eq!(names(&whole), ["second", "first", "last"]);
+    opened(&whole.bytes()).unwrap();
+    assert_eq!(
+        told(&|draft| draft.tensors[1].kind = 1),
+        "`first` (F16 [6, 8]) ends at byte 128 of the data, and `last` follows at byte 224: there is a gap, so the \
+         directory is not that of the data"
+    );
+    let message = told(&|draft| draft.tensors[2].kind = 1);
+    let want = "`last` (F16 [6, 8]) ends at byte 320 of the data, and the end of the file follows at byte 416";
+    assert!(message.starts_with(want), "{message}");
+    // A smaller shape does the same, and so does a first tensor that is not at the beginning.
+    let message = told(&|draft| draft.tensors[1].dims[1] = 1);
+    assert!(message.contains("there is a gap"), "{message}");
+    let mut late = sound();
+    late.tensors.remove(0);
+    late.tensors[0].offset = Some(32);
+    late.tensors[0].data = vec![0; 64];
+    assert!(
+        refusal(&late).starts_with(
+            "the directory ends at byte 0 of the data, and `second` follows at byte 32"
+        )
+    );
+}

@@ -68,21 +68,34 @@ pub(in crate::model) fn required_size(
     size(json, key, max)?.ok_or(ConfigError::Missing { key })
 }
 
+/// A factor, a cap or the like: no published model comes near either end of this range, and beyond it products of such
+/// numbers leave f32 or make all positions alike, so that a model computes nonsense without an error.
+const FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
+
 pub(in crate::model) fn positive(
     json: &Value,
     key: &'static str,
 ) -> Result<Option<f64>, ConfigError> {
+    within(json, key, FACTORS)
+}
+
+/// A positive number in a range, if the key is there.
+pub(in crate::model) fn within(
+    json: &Value,
+    key: &'static str,
+    range: RangeInclusive<f64>,
+) -> Result<Option<f64>, ConfigError> {
     let Some(value) = field(json, key) else {
         return Ok(None);
     };
-    match value.as_f64().filter(|&number| number > 0.0) {
-        Some(number) => Ok(Some(number)),
-        None => Err(ConfigError::unexpected(
-            key,
-            "a positive number",
-            Some(value),
-        )),
-    }
+    let expected = match value.as_f64() {
+        Some(number) if range.contains(&number) => return Ok(Some(number)),
+        Some(number) if number > 0.0 => {
+            format!("a number from {:e} to {:e}", range.start(), range.end())
+        }
+        _ => "a positive number".to_owned(),
+    };
+    Err(ConfigError::unexpected(key, expected, Some(value)))
 }
 
 pub(in crate::model) fn required_positive(

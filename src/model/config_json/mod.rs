@@ -7,10 +7,12 @@ mod multimodal;
 mod rope;
 mod write;
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use self::fields::{
-    eos_token_ids, field, flag, head_dim, positive, required_size, size, size_or, token_id,
+    eos_token_ids, field, flag, head_dim, required_size, size, size_or, token_id, within,
 };
 pub use self::multimodal::has_images;
 use self::multimodal::text_part;
@@ -62,6 +64,10 @@ impl ConfigError {
     }
 }
 
+/// Numbers added to the mean square of a state. Models have 1e-6 or 1e-5; below the range f32 drops it, and above it
+/// exceeds the mean square of an ordinary state, so that norms norm nothing.
+const EPSILONS: RangeInclusive<f64> = 1e-30..=1.0;
+
 impl DecoderConfig {
     /// Note on a setting in a parsed `config.json` that is not read, although a reader might count on it.
     pub fn note_on(json: &Value) -> Option<String> {
@@ -103,7 +109,7 @@ impl DecoderConfig {
             final_logit_softcapping: None,
             sliding_window: None,
             layer_types: vec![LayerType::Full; num_hidden_layers],
-            rms_norm_eps: positive(json, "rms_norm_eps")?.unwrap_or(defaults.rms_norm_eps),
+            rms_norm_eps: within(json, "rms_norm_eps", EPSILONS)?.unwrap_or(defaults.rms_norm_eps),
             rope,
             local_rope,
             layers_without_rope: Vec::new(),

@@ -1,10 +1,15 @@
 //! Rotary settings of `config.json`, in the style of transformers 4 and of 5.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
-use super::fields::{field, flag, positive, required_positive, size};
+use super::fields::{field, flag, positive, required_positive, size, within};
 use super::{ConfigError, Family, Rope};
 use crate::model::RopeScaling;
+
+/// Bases of rotary positions. Models have 1e4 to 1e8; below 1, waves would grow shorter from pair to pair.
+const BASES: RangeInclusive<f64> = 1.0..=1e15;
 
 /// Settings that transformers 4 wrote for one kind of layer.
 struct OldStyle {
@@ -49,7 +54,7 @@ pub(super) fn ropes(
     let (own, scaling) = old_scaling(json, dims, model)?;
     let old = OldStyle {
         keys: "rope_theta`, `rope_scaling",
-        theta: own.theta.or(positive(json, "rope_theta")?),
+        theta: own.theta.or(within(json, "rope_theta", BASES)?),
         dims: own.dims,
         scaling,
         replaces: true,
@@ -73,7 +78,7 @@ pub(super) fn ropes(
     };
     let old_local = OldStyle {
         keys: "rope_local_base_freq",
-        theta: positive(json, "rope_local_base_freq")?,
+        theta: within(json, "rope_local_base_freq", BASES)?,
         scaling: None,
         dims: None,
         replaces: false,
@@ -176,12 +181,7 @@ impl RopeFacts<'_> {
             Some("linear") => Ok(RopeScaling::Linear {
                 factor: required_positive(table, "factor")?,
             }),
-            Some("llama3") => Ok(RopeScaling::Llama3 {
-                factor: required_positive(table, "factor")?,
-                low_freq_factor: required_positive(table, "low_freq_factor")?,
-                high_freq_factor: required_positive(table, "high_freq_factor")?,
-                original_max_position_embeddings: self.context(table)?,
-            }),
+            Some("llama3") => self.llama3(table),
             Some("yarn") => self.yarn(table),
             Some("longrope" | "su") => self.longrope(table, dims.unwrap_or(self.head_dim)), // `su` in the first Phi-3
             _ => Err(ConfigError::unexpected(
@@ -190,6 +190,25 @@ impl RopeFacts<'_> {
                 rope_type,
             )),
         }
+    }
+
+    fn llama3(self, table: &Value) -> Result<RopeScaling, ConfigError> {
+        let (low, high) = ("low_freq_factor", "high_freq_factor");
+        let (low_freq_factor, high_freq_factor) = (
+            required_positive(table, low)?,
+            required_positive(table, high)?,
+        );
+        if high_freq_factor <= low_freq_factor {
+            // The waves between the two are stretched by their place there.
+            let expected = format!("above `{low}`, {low_freq_factor}");
+            return Err(ConfigError::unexpected(high, expected, field(table, high)));
+        }
+        Ok(RopeScaling::Llama3 {
+            factor: required_positive(table, "factor")?,
+            low_freq_factor,
+            high_freq_factor,
+            original_max_position_embeddings: self.context(table)?,
+        })
     }
 
     /// `YaRN`; a missing attention factor follows from the other settings.
@@ -249,7 +268,7 @@ fn factors(table: &Value, key: &'static str, pairs: usize) -> Result<Vec<f32>, C
         .and_then(|list| list.iter().map(number).collect());
     let is_whole = |list: &Vec<f32>| {
         let mut numbers = list.iter();
-        list.len() == pairs && numbers.all(|number| number.is_finite() && *number > 0.0)
+        list.len() == pairs && numbers.all(|number| (1e-6..=1e6).contains(number))
     };
     numbers.filter(is_whole).ok_or_else(|| {
         let expected =
@@ -276,7 +295,7 @@ fn old_scaling(
         Some(scaling) => {
             let own = Own {
                 dims: model.rotary_dims(scaling)?.or(dims),
-                theta: positive(scaling, "rope_theta")?,
+                theta: within(scaling, "rope_theta", BASES)?,
             };
             let scaling = model.scaling(scaling, own.dims)?;
             Ok((own, Some(scaling)))
@@ -293,7 +312,7 @@ fn merge(new: Option<&Value>, old: &OldStyle, model: RopeFacts<'_>) -> Result<Ro
             rotary_dims: model.part(old.dims),
         });
     };
-    let theta = positive(parameters, "rope_theta")?;
+    let theta = within(parameters, "rope_theta", BASES)?;
     let dims = model.rotary_dims(parameters)?.or(old.dims);
     let new = Rope {
         theta: theta.or(old.theta).unwrap_or(old.default_theta),
@@ -329,8 +348,8 @@ fn number(json: &Value, key: &'static str) -> Result<Option<f64>, ConfigError> {
     let Some(value) = field(json, key) else {
         return Ok(None);
     };
-    let number = value.as_f64().filter(|number| *number >= 0.0);
-    let expected = "a number of at least 0";
+    let number = value.as_f64().filter(|number| (0.0..=1e6).contains(number));
+    let expected = "a number from 0 to 1e6";
     number
         .map(Some)
         .ok_or_else(|| ConfigError::unexpected(key, expected, Some(value)))

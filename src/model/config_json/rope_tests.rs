@@ -272,3 +272,101 @@ fn an_older_scaling_of_null_is_none() {
     let both = json!({ "rope_parameters": table, "rope_scaling": null, "rope_theta": 5e5 });
     assert_eq!(read(both), read(json!({ "rope_parameters": table })));
 }
+
+#[test]
+fn numbers_with_which_a_model_computes_nonsense_are_refused_by_their_key() {
+    let refused = |keys: Value| {
+        let json = with_keys("LlamaForCausalLM", &keys);
+        DecoderConfig::from_json(&json).unwrap_err().to_string()
+    };
+    let table = |key: &str, value: f64| {
+        let mut table = json!({
+            "rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        });
+        table[key] = json!(value);
+        json!({ "rope_parameters": table })
+    };
+    let yarn = |key: &str, value: f64| {
+        let mut table = json!({ "rope_type": "yarn", "factor": 2.0 });
+        table[key] = json!(value);
+        json!({ "rope_scaling": table })
+    };
+    for (key, keys, want) in [
+        (
+            "rms_norm_eps",
+            json!({ "rms_norm_eps": 1e308 }),
+            "a number from 1e-30 to 1e0",
+        ),
+        (
+            "rms_norm_eps",
+            json!({ "rms_norm_eps": 1e-300 }),
+            "a number from 1e-30 to 1e0",
+        ),
+        (
+            "rms_norm_eps",
+            json!({ "rms_norm_eps": 0.0 }),
+            "a positive number",
+        ),
+        (
+            "rope_theta",
+            json!({ "rope_theta": 1e-5 }),
+            "a number from 1e0 to 1e15",
+        ),
+        (
+            "rope_theta",
+            json!({ "rope_theta": 1e308 }),
+            "a number from 1e0 to 1e15",
+        ),
+        (
+            "rope_theta",
+            table("rope_theta", 1e300),
+            "a number from 1e0 to 1e15",
+        ),
+        (
+            "factor",
+            table("factor", 1e-308),
+            "a number from 1e-6 to 1e6",
+        ),
+        (
+            "factor",
+            json!({ "rope_scaling": { "type": "linear", "factor": 1e-308 } }),
+            "a number from 1e-6 to 1e6",
+        ),
+        (
+            "low_freq_factor",
+            table("low_freq_factor", 1e-308),
+            "a number from 1e-6 to 1e6",
+        ),
+        (
+            "high_freq_factor",
+            table("high_freq_factor", 1e300),
+            "a number from 1e-6 to 1e6",
+        ),
+        (
+            "high_freq_factor",
+            table("high_freq_factor", 1.0),
+            "above `low_freq_factor`, 1",
+        ),
+        ("factor", yarn("factor", 1e200), "a number from 1e-6 to 1e6"),
+        (
+            "attention_factor",
+            yarn("attention_factor", 1e200),
+            "a number from 1e-6 to 1e6",
+        ),
+        (
+            "beta_slow",
+            yarn("beta_slow", 1e-200),
+            "a number from 1e-6 to 1e6",
+        ),
+        ("mscale", yarn("mscale", 1e300), "a number from 0 to 1e6"),
+    ] {
+        let message = refused(keys);
+        let want = format!("`{key}` must be {want}, but is");
+        assert!(message.contains(&want), "got:  {message}\nwant: {want}");
+    }
+    // What models have, and far around it.
+    for (eps, theta) in [(1e-6, 1e4), (1e-5, 1e7), (1e-12, 5e8), (1e-3, 100.0)] {
+        let keys = json!({ "rms_norm_eps": eps, "rope_theta": theta });
+        DecoderConfig::from_json(&with_keys("LlamaForCausalLM", &keys)).unwrap();
+    }
+}

@@ -51,16 +51,12 @@ pub(super) fn config_json(
     let [head_dim, rotary_dims] = head_dims(&keys, family, hidden_size, num_heads)?;
     let eps = "attention.layer_norm_rms_epsilon";
     let eps = file.required(&keys.key(eps), keys.number(eps)?)?;
-    let vocab_size = file.info(EMBEDDING).and_then(|info| info.shape.first());
-    let vocab_size = vocab_size.ok_or_else(|| CheckpointError::MissingTensor {
-        dir: file.path().to_path_buf(),
-        tensor: EMBEDDING.to_owned(),
-    })?;
+    let vocab_size = num_rows(&keys)?;
     let (rope_theta, rope_scaling) = rope(&keys)?;
     let json = json!({
         "architectures": [family.class_name],
         "model_type": family.model_type,
-        "vocab_size": vocab_size, // rows in the file, padding included
+        "vocab_size": vocab_size,
         "hidden_size": hidden_size,
         "intermediate_size": keys.required_size("feed_forward_length")?,
         "num_hidden_layers": keys.required_size("block_count")?,
@@ -85,6 +81,22 @@ pub(super) fn config_json(
     }
     (family.gguf.read)(&keys, &mut json)?;
     Ok(Value::Object(json))
+}
+
+/// Rows of the embedding, padding included: at least as many as the file says that the vocabulary has.
+fn num_rows(keys: &GgufKeys<'_>) -> Result<u64, CheckpointError> {
+    let file = keys.file;
+    let num_rows = file.info(EMBEDDING).and_then(|info| info.shape.first());
+    let num_rows = num_rows.ok_or_else(|| CheckpointError::MissingTensor {
+        dir: file.path().to_path_buf(),
+        tensor: EMBEDDING.to_owned(),
+    })?;
+    let (num_rows, said) = (*num_rows as u64, "vocab_size");
+    if keys.size(said)?.is_some_and(|said| said > num_rows) {
+        let want = format!("at most {num_rows}, the rows of `{EMBEDDING}`");
+        return Err(file.wrong_value(&keys.key(said), want).into());
+    }
+    Ok(num_rows)
 }
 
 /// Size of one head, the same for queries, keys and values; and the number of its rotary dimensions: all, unless the
