@@ -64,8 +64,8 @@ fn texts() -> Vec<String> {
         "a".repeat(300),
         "<|endoftext|>".repeat(9),
     ];
-    for seed in 0..12 {
-        let seed = random::derive(seed, "awkward");
+    for number in 0..12 {
+        let seed = random::derive(number, "awkward");
         let piece = |idx: u64| {
             let draw = random::derive(seed, &idx.to_string());
             match draw % 4 {
@@ -74,7 +74,8 @@ fn texts() -> Vec<String> {
                 _ => AWKWARD[usize::try_from(draw / 4).unwrap() % AWKWARD.len()],
             }
         };
-        texts.push((0..200).map(piece).collect());
+        let num_pieces = if number == 0 { 2_000 } else { 200 }; // long enough for more than a block that is normalized
+        texts.push((0..num_pieces).map(piece).collect());
     }
     texts
 }
@@ -307,7 +308,7 @@ fn parts_of_a_text_have_the_tokens_and_bytes_of_the_whole() {
                 num_cuts += num_parts.saturating_sub(1);
             }
         }
-        assert!(num_cuts > 100, "{name}: {num_cuts} cuts");
+        assert!(num_cuts > 50, "{name}: {num_cuts} cuts");
     }
 }
 
