@@ -19,7 +19,7 @@ pub(crate) const PROCESS_BYTES: u64 = 64 << 20;
 const OF_LOGIT: f64 = 30.0;
 
 /// The same for drawing from a distribution: its cumulated sum is in f64, and one number after the other.
-const OF_DRAWN_LOGIT: f64 = 200.0;
+const OF_DRAWN_LOGIT: f64 = 1500.0;
 
 /// Operations of a product that take as long as the update of a weight: its gradient, moments and value come from memory
 /// and go back to it.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::cache::{CachePlan, SupportPlan};
+use crate::cache::{self, CachePlan, SupportPlan};
 use crate::cost::{self, F32_BYTES, PROCESS_BYTES, StageCost, Text, num_cores};
 use crate::data::{TokenizerPlan, TrainTokenizer, text_files};
 use crate::export::verify;
@@ -133,10 +133,30 @@ fn parts_done(plan: &Plan, stages: &Stages, sizes: &Sizes) -> PartsDone {
         let dir = UnfinishedDir::at(&stage.dir).ok()?;
         pass.pass().part_done(&dir, student)
     });
+    let passes = passes.collect();
     PartsDone {
-        cache: None,
-        passes: passes.collect(),
+        cache: captured(stages, sizes),
+        passes,
     }
+}
+
+/// Part of the capture that is in the cache.
+fn captured(stages: &Stages, sizes: &Sizes) -> Option<PartDone> {
+    let stage = stages.cache.as_ref().filter(|_| !stages.cache_is_done())?;
+    let train = u64::from(stages.captures_train) * sizes.train_tokens;
+    let of_split = |(name, tokens): (&str, u64)| {
+        let rows = cache::num_saved_rows(&stage.dir.join(name));
+        tokens.min((rows * sizes.sequence_length) as u64)
+    };
+    let done: u64 = [("train", train), ("validation", sizes.validation_tokens)]
+        .map(of_split)
+        .iter()
+        .sum();
+    (done > 0).then_some(PartDone {
+        done,
+        of: train + sizes.validation_tokens,
+        unit: "tokens",
+    })
 }
 
 /// Estimates the costs of a plan of which nothing is done, whose teacher, and whose student if it starts from a
@@ -152,7 +172,9 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
     let models = sizes.teacher.as_ref().zip(plan.teacher.as_ref());
     let models = models.zip(plan.cache.as_ref());
     let cache = models.map(|((config, teacher), cache)| {
-        let captured = sizes.text(train_tokens + sizes.validation_tokens);
+        let saved = parts.cache.map_or(0, |part| part.done);
+        let all = train_tokens + sizes.validation_tokens;
+        let captured = sizes.text(all.saturating_sub(saved));
         let draws = matches!(cache.support, SupportPlan::Samples { .. });
         let rows = rows_per_pass(teacher.batch_size, sizes.sequence_length);
         let positions = (rows * sizes.sequence_length) as u64;
@@ -164,7 +186,7 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
             .saturating_mul(sizes.sequence_length as u64)
             .min(captured.tokens);
         cost.memory_bytes += held.saturating_mul(held_bytes(cache));
-        cost.disk_bytes = captured.tokens * position_bytes(cache);
+        cost.disk_bytes = all * position_bytes(cache);
         cost
     });
     let validation = sizes.text(sizes.validation_tokens);

@@ -304,6 +304,36 @@ export: { formats: [huggingface] }
     }
 
     #[test]
+    fn a_plan_counts_the_rows_that_a_cache_has_and_captures_only_the_rest() {
+        let workshop = Workshop::new();
+        let cache = |set: &str| {
+            let plan = workshop
+                .done(&["plan", "chain.yaml", "--json", "--set", set])
+                .json();
+            plan["stages"][1].clone()
+        };
+        let whole = cache("cache.tokens=2048");
+        assert!(
+            whole["part_done"].is_null() && whole["name"] == "cache",
+            "{whole}"
+        );
+        workshop.done(&["cache", "build", "chain.yaml", "--set", "cache.tokens=1024"]);
+        let rest = cache("cache.tokens=2048");
+        let number = |value: &Value| value.as_f64().unwrap();
+        let saved = number(&rest["part_done"]["done"]);
+        assert!(saved >= 1024.0, "{rest}");
+        assert!(
+            (number(&whole["tokens"]) - saved - number(&rest["tokens"])).abs() < 1.0,
+            "{whole} {rest}"
+        );
+        let done = cache("cache.tokens=1024");
+        assert!(
+            done["done"] == true && done["part_done"].is_null(),
+            "{done}"
+        );
+    }
+
+    #[test]
     fn inspect_knows_checkpoints_runs_and_artifacts() {
         let workshop = Workshop::new();
         workshop.done(&["run", "chain.yaml"]);

@@ -49,6 +49,12 @@ pub(super) fn recorded(
     Ok(Some((header, shards.collect())))
 }
 
+/// Rows that a capture, finished or not, has saved in a folder; none if there is no capture that can be read.
+pub fn num_saved_rows(dir: &Path) -> usize {
+    let recorded = recorded(dir).ok().flatten();
+    recorded.map_or(0, |(_, shards)| shards.iter().map(|shard| shard.rows).sum())
+}
+
 /// Locks a folder for this process until the lock is dropped.
 pub(super) fn lock(dir: &Path) -> Result<File, CacheError> {
     let folder = files::open_folder(dir)?;

@@ -120,28 +120,24 @@ fn stage_table(estimates: &[StageEstimate]) -> String {
     let done = |estimate: &StageEstimate| match estimate.part_done {
         _ if estimate.done => "yes".to_owned(),
         Some(PartDone { done, of, unit }) => {
-            format!(
-                "{} of {} {unit}",
-                thousands(done as u64),
-                thousands(of as u64)
-            )
+            format!("{} of {} {unit}", thousands(done), thousands(of))
         }
         None => "no".to_owned(),
     };
     let done: Vec<String> = estimates.iter().map(done).collect();
-    let width = done.iter().map(String::len).fold(5, usize::max);
+    let times = estimates.iter().map(|estimate| estimate.time.to_string());
+    let times: Vec<String> = times.collect();
+    let widest = |cells: &[String], least| cells.iter().map(String::len).fold(least, usize::max);
+    let (width, time_width) = (widest(&done, 5), widest(&times, 10));
     let mut text = format!(
-        "{:<14} {:<8} {:<width$} {:>12} {:>10} {:>10} {:>10}\n",
+        "{:<14} {:<8} {:<width$} {:>12} {:>10} {:>10} {:>time_width$}\n",
         "stage", "key", "done", "tokens", "memory", "disk", "time"
     );
-    for (estimate, done) in estimates.iter().zip(&done) {
-        let StageEstimate {
-            stage, cost, time, ..
-        } = estimate;
-        let time = time.to_string();
+    for ((estimate, done), time) in estimates.iter().zip(&done).zip(&times) {
+        let StageEstimate { stage, cost, .. } = estimate;
         let _ = writeln!(
             text,
-            "{:<14} {:<8} {done:<width$} {:>12} {:>10} {:>10} {time:>10}",
+            "{:<14} {:<8} {done:<width$} {:>12} {:>10} {:>10} {time:>time_width$}",
             stage.name,
             &stage.key[..8],
             thousands(cost.tokens),

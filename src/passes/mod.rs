@@ -135,16 +135,16 @@ pub struct PassInputs<'a> {
     /// The validation text.
     pub(crate) validation: Text,
     /// Number of its steps or layers that an interrupted run has done; see [`PartDone`].
-    pub done: usize,
+    pub done: u64,
 }
 
 /// Part of a stage that an interrupted run has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct PartDone {
     /// Units done.
-    pub done: usize,
+    pub done: u64,
     /// Units of the whole stage.
-    pub of: usize,
+    pub of: u64,
     /// Name of the units.
     pub unit: &'static str,
 }

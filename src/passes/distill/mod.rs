@@ -51,15 +51,15 @@ impl Pass for FitPlan {
             student: inputs.student,
             teacher: inputs.teacher,
             validation: inputs.validation,
-            steps_done: inputs.done,
+            steps_done: usize::try_from(inputs.done).unwrap_or(usize::MAX),
         };
         train::add_fit(cost, self, fit_inputs);
     }
 
     fn part_done(&self, dir: &Path, _: &DecoderConfig) -> Option<PartDone> {
         Some(PartDone {
-            done: state::newest_step(dir)?,
-            of: self.steps,
+            done: state::newest_step(dir)? as u64,
+            of: self.steps as u64,
             unit: "steps",
         })
     }

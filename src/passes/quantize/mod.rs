@@ -87,8 +87,8 @@ impl Pass for QuantizePlan {
             QuantizeMethod::Calibrated(_) => {
                 let done = calibrate::num_finished(dir);
                 (done > 0).then_some(PartDone {
-                    done,
-                    of: student.num_hidden_layers,
+                    done: done as u64,
+                    of: student.num_hidden_layers as u64,
                     unit: "layers",
                 })
             }
