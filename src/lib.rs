@@ -94,6 +94,8 @@ pub mod report;
 // The program.
 pub mod plan;
 
+pub mod kept;
+
 pub mod opened;
 
 pub mod stages;
@@ -107,6 +109,10 @@ pub mod memory;
 pub mod starter;
 
 pub mod run;
+
+pub mod clean;
+
+pub mod compare;
 
 pub mod convert;
 

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::files;
 use crate::gguf::GgufFile;
 
 /// A licence as named by a model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct License {
     /// Identifier on the Hugging Face hub, such as `apache-2.0`; `other` for a licence without one.
     pub id: String,

@@ -56,7 +56,7 @@ pub fn num_saved_rows(dir: &Path) -> usize {
 }
 
 /// Locks a folder for this process until the lock is dropped.
-pub(super) fn lock(dir: &Path) -> Result<File, CacheError> {
+pub fn lock(dir: &Path) -> Result<File, CacheError> {
     let folder = files::open_folder(dir)?;
     match folder.try_lock() {
         Ok(()) => Ok(folder),

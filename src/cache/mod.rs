@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 pub use fingerprint::{FieldDifference, Fingerprint};
-pub use journal::num_saved_rows;
+pub use journal::{lock as hold, num_saved_rows};
 pub use manifest::{CachePart, Manifest, ShardRecord, TokenHashes, first_damage};
 pub use merge::merge;
 pub(crate) use plan::{CACHE, SupportWord, check};

@@ -84,6 +84,29 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A model that is known by what its headers said, and whose weights are elsewhere; `dir` has its tokenizer.
+    pub fn without_weights(
+        dir: &Path,
+        config: DecoderConfig,
+        generation: Map<String, Value>,
+        promised_rows: Option<u64>,
+    ) -> Self {
+        let weights = Weights::Folder {
+            files: TensorFiles::none(dir),
+            quantization: None,
+            quantization_json: None,
+        };
+        Self {
+            promised_rows,
+            ..Self::new(dir, config, generation, weights)
+        }
+    }
+
+    /// True if its weights can be read; see [`Checkpoint::without_weights`].
+    pub fn has_weights(&self) -> bool {
+        !self.opened.is_empty()
+    }
+
     fn open_folder(dir: &Path) -> Result<Self, CheckpointError> {
         let path = dir.join("config.json");
         if !path.exists() {

@@ -18,6 +18,7 @@ use crate::device;
 use crate::estimate::{StageEstimate, estimate};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
+use crate::kept;
 use crate::machine;
 use crate::memory;
 use crate::opened::{Opened, StoredModel};
@@ -82,8 +83,9 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let stages = Stages::of(&plan, opened, &hashes)?;
     let (rates, damage) = Rates::of(&Machine::here(VERSION, &plan.device));
     notes.extend(damage);
+    notes.extend(preflight::check_away(&plan, &stages, &args.set)?);
     let estimates = estimate(&plan, &stages, &rates);
-    notes.extend(stages.changes());
+    notes.extend(stages.changes(&plan));
     let mut text = stage_table(&estimates);
     let to_do = estimates.iter().filter(|estimate| !estimate.done);
     let left: Secs = to_do.map(|estimate| estimate.time).sum();
@@ -178,7 +180,7 @@ pub(super) fn inspect(
 }
 
 pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
-    let mut plan = plan::load(&args.recipe, &args.set)?;
+    let mut plan = kept::load_plan(&args.recipe, &args.set)?;
     if let Some(device) = &args.device {
         plan.device.clone_from(device);
     }

@@ -13,6 +13,7 @@ use crate::device::DeviceError;
 use crate::export::ExportError;
 use crate::formats::WriteError;
 use crate::passes::{PassError, QuantizeError};
+use crate::preflight::{BRING_TEACHER, BRING_TEXT};
 use crate::recipe::RecipeFaults;
 use crate::run::RunError;
 use crate::stages::StagesError;
@@ -180,6 +181,12 @@ impl From<StagesError> for Failure {
             StagesError::Changed(_) => Self::input("run/input-changed", &error).help(Some(
                 "wait until nothing writes to it, and run again: nothing that was made of it is kept".to_owned(),
             )),
+            StagesError::NoWeights { .. } => {
+                Self::input("run/teacher-away", &error).help(Some(BRING_TEACHER.to_owned()))
+            }
+            StagesError::NoText { .. } => {
+                Self::input("run/text-away", &error).help(Some(BRING_TEXT.to_owned()))
+            }
             error => Self::input("run/input", &error),
         }
     }

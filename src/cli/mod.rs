@@ -8,6 +8,7 @@ mod failure;
 mod generate;
 mod new;
 mod packaging;
+mod runs;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -65,6 +66,12 @@ Examples:
   alambic plan recipes/quickstart.yaml
   alambic plan recipes/quickstart.yaml --set cache.tokens=1M")]
     Plan(RecipeArgs),
+    /// Show finished runs side by side: figures, sizes, and the keys in which their recipes differ
+    #[command(after_help = runs::COMPARE_EXAMPLES)]
+    Compare(runs::CompareArgs),
+    /// List what runs have left that no recipe needs: results of changed recipes, unfinished stages, old training states
+    #[command(after_help = runs::CLEAN_EXAMPLES)]
+    Clean(runs::CleanArgs),
     /// Build, measure or check a cache of a teacher's predictions
     #[command(
         subcommand,
@@ -337,6 +344,8 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::New(args) => new::new(args, &mut output),
         Command::Run(args) => commands::run(args, &mut output),
         Command::Plan(args) => commands::plan(args, &mut output),
+        Command::Compare(args) => runs::compare(args, &mut output),
+        Command::Clean(args) => runs::clean(args, &mut output),
         Command::Cache(command) => cache::execute(command, &mut output),
         Command::Export(args) => convert::export(args, &mut output),
         Command::Quantize(args) => convert::quantize(args, &mut output),

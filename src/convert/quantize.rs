@@ -281,6 +281,8 @@ impl Job<'_> {
             label: "quantize",
             dir,
             key: &key,
+            origin: None,
+            begin: None,
             seed: self.plan.seed,
             rows: train,
             cache: None,

@@ -31,7 +31,9 @@ pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub(crate) use plan::{DATA, TokenizerWord};
 pub use plan::{DataPlan, TokenizerPlan, TrainTokenizer};
-pub use prepare::{DataError, Prepared, Split, prepare, read_rows, rows_of_text};
+pub use prepare::{
+    DataError, Prepared, Split, StoredRows, prepare, prepared_before, read_rows, rows_of_text,
+};
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::TokenRows;
 pub use source::{Document, Documents, content_hash, look_at, read_documents, text_files};

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::encode::Encoder;
@@ -60,8 +60,25 @@ pub struct Prepared {
     pub skipped: Vec<Skipped>,
     /// Stored files that were damaged and were made again; each deserves a warning.
     pub rebuilt: Vec<PathBuf>,
+    /// Where the rows are stored.
+    pub stored: StoredRows,
     /// True if all rows (and the tokenizer, if it is a trained one) come from an earlier run.
     pub from_cache: bool,
+}
+
+/// Rows as they are stored, to be read again without their text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRows {
+    end_of_text: u32,
+    train: RowsFile,
+    validation: RowsFile,
+}
+
+/// File of the rows of a split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct RowsFile {
+    key: String,
+    num_documents: usize,
 }
 
 /// Errors of the data stage.
@@ -145,12 +162,12 @@ pub fn prepare(
             end_of_text,
             limit,
         };
-        let (rows, too_short) = rows_of(&tokenizer, packing, &mut store, split, documents)?;
+        let (file, rows, too_short) = rows_of(&tokenizer, packing, &mut store, split, documents)?;
         skipped.extend(too_short);
-        Ok::<_, DataError>(rows)
+        Ok::<_, DataError>((file, rows))
     };
-    let train = rows(Split::Train, &train.documents, plan.train_tokens)?;
-    let validation = rows(
+    let (train_file, train) = rows(Split::Train, &train.documents, plan.train_tokens)?;
+    let (validation_file, validation) = rows(
         Split::Validation,
         &validation.documents,
         plan.validation_tokens,
@@ -163,6 +180,11 @@ pub fn prepare(
         validation_hash,
         skipped,
         rebuilt: store.rebuilt,
+        stored: StoredRows {
+            end_of_text,
+            train: train_file,
+            validation: validation_file,
+        },
         from_cache: store.all_found,
         tokenizer,
     })
@@ -263,7 +285,7 @@ fn rows_of(
     store: &mut Store<'_>,
     split: Split,
     documents: &[Document],
-) -> Result<(TokenRows, Vec<Skipped>), DataError> {
+) -> Result<(RowsFile, TokenRows, Vec<Skipped>), DataError> {
     let key = files::hash_json(&RowsKey {
         version: ROWS_VERSION,
         texts: hash_texts(documents),
@@ -287,10 +309,8 @@ fn rows_of(
             (rows, is_empty),
         ))
     };
-    let read = |bytes: &[u8]| {
-        let (is_empty, rows) = bytes.split_at_checked(documents.len())?;
-        Some((TokenRows::from_bytes(rows)?, is_empty.to_vec()))
-    };
+    let num_documents = documents.len();
+    let read = |bytes: &[u8]| rows_and_flags(bytes, num_documents);
     let (rows, is_empty) = store.get_or_make("rows", &key, read, make)?;
     let too_short = documents
         .iter()
@@ -301,7 +321,47 @@ fn rows_of(
         line: document.line,
         reason: SkipReason::NoTokens,
     });
-    Ok((rows, too_short.collect()))
+    let file = RowsFile { key, num_documents };
+    Ok((file, rows, too_short.collect()))
+}
+
+fn rows_and_flags(stored: &[u8], num_documents: usize) -> Option<(TokenRows, Vec<u8>)> {
+    let (is_empty, rows) = stored.split_at_checked(num_documents)?;
+    Some((TokenRows::from_bytes(rows)?, is_empty.to_vec()))
+}
+
+/// Rows that an earlier run has stored in `dir`, without their text, of which `texts` are the hashes; `None` if a file of
+/// them is not there, or is damaged.
+pub fn prepared_before(
+    tokenizer: &Tokenizer,
+    dir: &Path,
+    stored: &StoredRows,
+    texts: &[String; 2],
+) -> Result<Option<Prepared>, DataError> {
+    check_end_of_text(stored.end_of_text, tokenizer)?;
+    let store = Store::open(dir)?;
+    let rows = |file: &RowsFile| {
+        let read = |bytes: &[u8]| rows_and_flags(bytes, file.num_documents);
+        store.get("rows", &file.key, read)
+    };
+    let (Some((train, _)), Some((validation, _))) =
+        (rows(&stored.train)?, rows(&stored.validation)?)
+    else {
+        return Ok(None);
+    };
+    let [train_hash, validation_hash] = texts.clone();
+    Ok(Some(Prepared {
+        tokenizer: tokenizer.clone(),
+        end_of_text: stored.end_of_text,
+        train,
+        validation,
+        train_hash,
+        validation_hash,
+        skipped: Vec::new(),
+        rebuilt: Vec::new(),
+        stored: stored.clone(),
+        from_cache: true,
+    }))
 }
 
 /// BLAKE3 (hex) over the texts with their lengths, independent of their paths.

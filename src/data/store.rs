@@ -29,6 +29,21 @@ impl<'a> Store<'a> {
         })
     }
 
+    /// Returns the payload stored under a name and key, if it is there and sound.
+    pub(super) fn get<T>(
+        &self,
+        name: &str,
+        key: &str,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        let path = self.dir.join(format!("{name}-{key}"));
+        match files::read(&path) {
+            Ok(bytes) => Ok(payload(&bytes, key).and_then(read)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(files::with_path(error, &path)),
+        }
+    }
+
     /// Returns the payload stored under a name and key, or makes it with `make` and stores it.
     ///
     /// The file consists of `MAGIC`, key, payload and a BLAKE3 hash of all these. A file with a wrong hash, or one that

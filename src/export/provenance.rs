@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use crate::gguf::GgufFile;
 use crate::license::License;
 
@@ -45,7 +47,7 @@ pub struct TextFacts {
 }
 
 /// A model that another one is made of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ancestor {
     /// Name of its folder or file.
     pub name: String,

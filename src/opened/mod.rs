@@ -14,6 +14,7 @@ use crate::checkpoint::CheckpointError;
 use crate::data::{TokenizerPlan, tokenizer_dir};
 use crate::files;
 use crate::formats::huggingface::{check_tokenizer_file, tokenizer_files};
+use crate::kept::{Away, Kept};
 use crate::model::DecoderConfig;
 use crate::plan::Plan;
 use crate::student::StudentPlan;
@@ -30,9 +31,12 @@ pub struct OpenedModel {
 
 impl OpenedModel {
     fn open(path: &Path) -> Result<Self, CheckpointError> {
-        let model = StoredModel::open(path)?;
+        Ok(Self::of(StoredModel::open(path)?))
+    }
+
+    fn of(model: StoredModel) -> Self {
         let vocabulary = model.vocabulary();
-        Ok(Self { model, vocabulary })
+        Self { model, vocabulary }
     }
 
     /// Architecture.
@@ -55,6 +59,10 @@ pub struct Opened {
     pub own_student: Option<Result<OpenedModel, CheckpointError>>,
     /// The tokenizer that the recipe names by its file.
     pub tokenizer: Option<Result<Vocabulary, VocabularyError>>,
+    /// Inputs that are not on this machine.
+    pub away: Away,
+    /// What is kept of them.
+    pub kept: Option<Kept>,
     /// Result of [`copied_files`] before any tokenizer was read; if it stays equal, the tokenizer is from these files.
     pub copied_files: io::Result<FileHashes>,
 }
@@ -62,7 +70,9 @@ pub struct Opened {
 impl Opened {
     /// Opens everything; writes nothing.
     pub fn open(plan: &Plan) -> Self {
-        let copied_files = copied_files(plan);
+        let away = Away::of(plan);
+        let kept = Kept::find(plan).filter(|_| away.any());
+        let copied_files = copied_files(plan, kept.as_ref());
         let teacher = plan.teacher.as_ref().map(|teacher| &teacher.checkpoint);
         let own_student = match &plan.student {
             StudentPlan::Checkpoint(path) => Some(path).filter(|path| teacher != Some(path)),
@@ -73,9 +83,16 @@ impl Opened {
             TokenizerPlan::Teacher | TokenizerPlan::Train(_) => None,
         };
         Self {
-            teacher: teacher.map(|path| OpenedModel::open(path)),
+            teacher: teacher.map(|path| match &kept {
+                Some(kept) if away.teacher => {
+                    Ok(OpenedModel::of(StoredModel::of(kept.checkpoint())))
+                }
+                _ => OpenedModel::open(path),
+            }),
             own_student: own_student.map(|path| OpenedModel::open(path)),
             tokenizer,
+            away,
+            kept,
             copied_files,
         }
     }
@@ -96,8 +113,8 @@ pub fn student_of<M>(plan: &Plan, teacher: Option<M>, own: Option<M>) -> Option<
 
 /// Files of a tokenizer that an export copies, with their current hashes. A file that its readers could not open is
 /// refused, before anything runs.
-pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
-    let Some(dir) = copied_tokenizer(plan) else {
+pub fn copied_files(plan: &Plan, kept: Option<&Kept>) -> io::Result<FileHashes> {
+    let Some(dir) = copied_tokenizer(plan, kept) else {
         return Ok(Vec::new());
     };
     let files = tokenizer_files(&dir)?.into_iter();
@@ -109,12 +126,15 @@ pub fn copied_files(plan: &Plan) -> io::Result<FileHashes> {
 }
 
 /// Folder whose tokenizer files an export copies: the teacher's, or the folder of a named `tokenizer.json`.
-pub fn copied_tokenizer(plan: &Plan) -> Option<PathBuf> {
+pub fn copied_tokenizer(plan: &Plan, kept: Option<&Kept>) -> Option<PathBuf> {
     match &plan.data.tokenizer {
-        TokenizerPlan::Teacher => {
-            let teacher = ModelPath::of(&plan.teacher.as_ref()?.checkpoint).ok()?;
-            tokenizer_dir(&teacher.path)
-        }
+        TokenizerPlan::Teacher => match kept {
+            Some(kept) if Away::of(plan).teacher => kept.tokenizer_dir(),
+            _ => {
+                let teacher = ModelPath::of(&plan.teacher.as_ref()?.checkpoint).ok()?;
+                tokenizer_dir(&teacher.path)
+            }
+        },
         TokenizerPlan::File(path) => tokenizer_dir(path),
         TokenizerPlan::Train { .. } => None,
     }

@@ -69,6 +69,20 @@ impl StoredModel {
         })
     }
 
+    /// The model of a checkpoint.
+    pub fn of(checkpoint: Checkpoint) -> Self {
+        Self {
+            weights: Weights::Checkpoint(Box::new(checkpoint)),
+            name: None,
+            note: None,
+        }
+    }
+
+    /// True if its weights can be read; see [`Checkpoint::without_weights`].
+    pub fn has_weights(&self) -> bool {
+        self.checkpoint().is_none_or(Checkpoint::has_weights)
+    }
+
     /// Name of the run that it belongs to, if the run was named.
     pub fn run_name(&self) -> Option<&str> {
         self.name.as_deref()
@@ -181,13 +195,17 @@ impl StoredModel {
 
     /// The tokenizer of the model; every added token has a row.
     pub fn tokenizer(&self) -> Result<Tokenizer, TokenizerError> {
-        let num_rows = match &self.weights {
-            Weights::Checkpoint(checkpoint) => checkpoint.promised_rows(),
-            Weights::Pass(pass) => Some(pass.header.config.vocab_size as u64),
-        };
         match self.gguf() {
             Some(file) => Tokenizer::of_gguf(file),
-            None => Tokenizer::with_rows(self.path(), num_rows),
+            None => Tokenizer::with_rows(self.path(), self.promised_rows()),
+        }
+    }
+
+    /// Rows of its embedding, as far as its headers promise them.
+    pub fn promised_rows(&self) -> Option<u64> {
+        match &self.weights {
+            Weights::Checkpoint(checkpoint) => checkpoint.promised_rows(),
+            Weights::Pass(pass) => Some(pass.header.config.vocab_size as u64),
         }
     }
 

@@ -91,9 +91,10 @@ impl Plan {
     }
 }
 
-static GRAMMAR: Grammar = Grammar {
+const GRAMMAR: Grammar = Grammar {
     root: &RECIPE,
     contradictions: rules::contradictions,
+    may_be_absent: &[],
     override_example: "distill.steps=200",
 };
 
@@ -101,7 +102,20 @@ static GRAMMAR: Grammar = Grammar {
 ///
 /// Relative paths, those of overrides included, start at the folder of the recipe.
 pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
-    let (plan, recipe_path) = recipe::load(&GRAMMAR, path, overrides)?;
+    load_by(&GRAMMAR, path, overrides)
+}
+
+/// The plan of a recipe file whose teacher and text need not exist; see [`load`].
+pub fn load_without_inputs(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
+    let grammar = Grammar {
+        may_be_absent: &["teacher", "data"],
+        ..GRAMMAR
+    };
+    load_by(&grammar, path, overrides)
+}
+
+fn load_by(grammar: &Grammar, path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
+    let (plan, recipe_path) = recipe::load(grammar, path, overrides)?;
     Ok(Plan {
         recipe_path,
         ..plan
@@ -171,6 +185,7 @@ pub fn export_plan(
 ) -> Result<ExportPlan, RecipeFaults> {
     let grammar = Grammar {
         root: &ALONE,
+        may_be_absent: &[],
         contradictions: |_, _| (),
         ..GRAMMAR
     };

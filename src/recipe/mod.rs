@@ -54,6 +54,8 @@ pub struct Grammar {
     /// Rule that reports every contradiction between keys, in no order. It checks only keys that are valid, so that a refused
     /// key is not reported twice.
     pub contradictions: fn(Fields<'_>, &mut Vec<Diagnostic>),
+    /// Blocks whose paths may name nothing.
+    pub may_be_absent: &'static [&'static str],
     /// Example of an override, shown in the message about a malformed one.
     pub override_example: &'static str,
 }
@@ -153,7 +155,7 @@ pub(crate) fn parse<T: Keys>(
 ) -> Result<T, Vec<Diagnostic>> {
     let mut root = tree::parse(text, Origin::Recipe, 0).map_err(|fault| vec![fault])?;
     let mut faults = set::apply(&mut root, overrides, grammar);
-    let (blocks, of_keys) = read::read(grammar.root, &root, folder);
+    let (blocks, of_keys) = read::read(grammar, &root, folder);
     faults.extend(of_keys);
     let Some(fields) = Fields::of(&blocks) else {
         return Err(faults);

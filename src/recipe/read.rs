@@ -8,20 +8,21 @@ use super::fields::{Blocks, Checked, Entry, Filled, Item};
 use super::kinds::{Block, Fallback, Key, Kind};
 use super::meant::{meant, meant_elsewhere, most_similar};
 use super::tree::{self, Node, YamlValue};
-use super::values;
+use super::{Grammar, values};
 use crate::diag::{Diagnostic, Origin, Span, code_list};
 
 /// Reads a whole recipe; paths are relative to `folder`. Returns every fault of a single key; no blocks if the text is no map.
-pub(super) fn read(block: &'static Block, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
+pub(super) fn read(grammar: &Grammar, root: &Node, folder: &Path) -> (Blocks, Vec<Diagnostic>) {
     let mut reader = RecipeReader {
-        root: block,
+        root: grammar.root,
         folder,
+        may_be_absent: grammar.may_be_absent,
         in_default: false,
         outer: None,
         blocks: Blocks::default(),
         faults: Vec::new(),
     };
-    reader.block(block, root, None);
+    reader.block(grammar.root, root, None);
     (reader.blocks, reader.faults)
 }
 
@@ -29,6 +30,8 @@ struct RecipeReader<'a> {
     /// Keys of the whole text, where a key may belong that stands elsewhere.
     root: &'static Block,
     folder: &'a Path,
+    /// See [`Grammar`].
+    may_be_absent: &'static [&'static str],
     /// True while a default is read, which has no place.
     in_default: bool,
     /// Number of the block that is being read.
@@ -182,10 +185,18 @@ impl RecipeReader<'_> {
                 }
                 _ => self.refuse(values::mismatch(key, kind, node, name)),
             },
-            Kind::Path(path_kind) => match values::path(key, *path_kind, node, name, self.folder) {
-                Ok(path) => Some(Checked::Path(path)),
-                Err(fault) => self.refuse(fault),
-            },
+            Kind::Path(path_kind) => {
+                let outer = self.outer.and_then(|outer| self.blocks.0.get(outer));
+                let is_in = |name: &&str| outer.is_some_and(|outer| outer.block.name == *name);
+                let folder = values::Folder {
+                    path: self.folder,
+                    may_be_absent: self.may_be_absent.iter().any(is_in),
+                };
+                match values::path(key, *path_kind, node, name, folder) {
+                    Ok(path) => Some(Checked::Path(path)),
+                    Err(fault) => self.refuse(fault),
+                }
+            }
             _ => match values::scalar(kind, &node.value) {
                 Some(value) => Some(value),
                 None => self.refuse(values::mismatch(key, kind, node, name)),

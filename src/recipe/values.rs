@@ -55,18 +55,26 @@ pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
     }
 }
 
+/// Start of relative paths.
+#[derive(Clone, Copy)]
+pub(super) struct Folder<'a> {
+    pub(super) path: &'a Path,
+    /// True if a path may name nothing.
+    pub(super) may_be_absent: bool,
+}
+
 /// An existing path, made absolute; relative ones start at `folder`.
 pub(super) fn path(
     key: &'static Key,
     kind: PathKind,
     node: &Node,
     name: &Span,
-    folder: &Path,
+    folder: Folder<'_>,
 ) -> Result<PathBuf, Diagnostic> {
     let YamlValue::Text(text) = &node.value else {
         return Err(mismatch(key, &key.kind, node, name));
     };
-    let path = folder.join(text);
+    let path = folder.path.join(text);
     let found = fs::metadata(&path);
     let (is_right, noun) = match kind {
         PathKind::File => (found.as_ref().is_ok_and(fs::Metadata::is_file), "file"),
@@ -80,7 +88,7 @@ pub(super) fn path(
     let absolute = std::path::absolute(&path)
         .and_then(|path| resolved(&path))
         .ok()
-        .filter(|_| is_right);
+        .filter(|_| is_right || folder.may_be_absent && is_absent(&found));
     absolute.ok_or_else(|| {
         let label = match &found {
             Ok(_) => format!("`{}` is not a {noun}", path.display()),
@@ -89,8 +97,8 @@ pub(super) fn path(
         let message = format!("`{}` names no {noun}", key.name);
         let instead = || match kind {
             _ if found.is_ok() => None,
-            PathKind::Either { .. } => missing::model(Path::new(text), folder),
-            _ => missing::similar(Path::new(text), folder),
+            PathKind::Either { .. } => missing::model(Path::new(text), folder.path),
+            _ => missing::similar(Path::new(text), folder.path),
         };
         let help = if found.is_err() && path.parent().is_some_and(|dir| dir.ends_with(FETCHED)) {
             "run `scripts/fetch_smollm2.sh`, which downloads it".to_owned()
@@ -101,6 +109,10 @@ pub(super) fn path(
             .primary(&node.span, label)
             .help(help)
     })
+}
+
+fn is_absent(found: &io::Result<fs::Metadata>) -> bool {
+    matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// An absolute path without `..` and links; if the path does not exist yet, this holds for the part that exists.

@@ -6,19 +6,20 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::lock::{wait_for_lock, while_locked};
-use super::{RunContext, RunError, log_changed, log_done};
+use super::{RunContext, RunError, ancestor, log_changed, log_done};
 use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
 };
-use crate::data::{self, Prepared, Skipped, TokenRows};
+use crate::data::{self, DataError, Prepared, Skipped, TokenRows, Tokenizer};
 use crate::files;
 use crate::hashes::Hashes;
+use crate::kept::{self, Kept, KeptTeacher};
 use crate::model::Decoder;
 use crate::plan::Plan;
 use crate::progress::{self, Progress};
 use crate::rates::{self, Work, WorkKind};
-use crate::stages::{Model, Stage, Stages};
+use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::teacher::{CaptureJob, SupportCost, TeacherPlan, bench, capture};
 
 /// Predictions of the teacher for both texts.
@@ -46,7 +47,10 @@ pub(super) fn prepare_data(
     // A tokenizer without a separator may still belong to a model that names one.
     let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
     let end_of_text = end_of_text.filter(|_| names_none);
-    let data = data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text)?;
+    let data = match &inputs.kept {
+        Some(kept) if inputs.away.text => kept_rows(stages, kept)?,
+        _ => data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text)?,
+    };
     inputs.check_data(plan, &data)?;
     for skipped in Skipped::sentences(&data.skipped) {
         progress::log(&format!("warning: {skipped}"));
@@ -71,6 +75,23 @@ pub(super) fn prepare_data(
         stage.seal(&stage.dir, since.elapsed().as_secs_f64(), (), hashes)?;
     }
     Ok(data)
+}
+
+/// Rows that were made of a text that is not here.
+fn kept_rows(stages: &Stages, kept: &Kept) -> Result<Prepared, RunError> {
+    let (stage, texts) = (&stages.data, &stages.inputs.texts);
+    let trained = match &stages.inputs.tokenizer {
+        Some(tokenizer) => Ok(tokenizer.clone()),
+        None => Tokenizer::open(&kept.trained_tokenizer()),
+    };
+    let tokenizer = trained.map_err(DataError::from)?;
+    let rows = kept.rows(&stage.key);
+    let rows = rows.map(|rows| data::prepared_before(&tokenizer, &stage.dir, rows, texts));
+    let rows = rows.transpose()?.flatten();
+    let gone = || StagesError::NoText {
+        dir: stage.dir.clone(),
+    };
+    Ok(rows.ok_or_else(gone)?)
 }
 
 /// The recipe's caches; what is missing is captured. `None` if the recipe has no teacher.
@@ -98,6 +119,23 @@ pub(super) fn open_or_capture(
     }
     files::remove_parts(&stage.dir)?;
     stages.seal_cache(since.elapsed().as_secs_f64())?;
+    let inputs = &stages.inputs;
+    let teacher = inputs.teacher.as_ref().zip(plan.teacher.as_ref());
+    if let Some((model, named)) = teacher.filter(|_| inputs.kept.is_none()) {
+        let stored = model.stored();
+        let kept = KeptTeacher {
+            file_name: kept::file_name(&named.checkpoint),
+            is_folder: stored.path().is_dir(),
+            hash: model.hash().to_owned(),
+            config: stored.config().clone(),
+            generation: stored.generation().clone(),
+            promised_rows: stored.promised_rows(),
+            ancestor: ancestor(stored),
+        };
+        let teacher = (kept, stored.path());
+        let rows = (stages.data.key.as_str(), &data.stored, &data.tokenizer);
+        Kept::keep(plan, &stage.dir, teacher, &inputs.texts, rows)?;
+    }
     Ok(Some(Caches { train, validation }))
 }
 

@@ -25,7 +25,7 @@ use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{self, UnfinishedDir};
 use crate::hashes::Hashes;
-use crate::opened::{Opened, copied_tokenizer};
+use crate::opened::{Opened, StoredModel, copied_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::rates::Rates;
@@ -37,6 +37,9 @@ use crate::student::{Student, StudentError, StudentPlan};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
 use crate::{allocator, machine, memory, preflight, progress};
+
+/// The recipe of the last finished run of a folder, complete.
+pub const RECIPE_FILE: &str = "recipe.yaml";
 
 /// Settings of a run beside its plan.
 pub struct RunContext<'a> {
@@ -90,6 +93,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, opened, &hashes)?;
+    progress::log_notes(&preflight::check_away(plan, &stages, context.overrides)?);
     check_room(plan, &stages, &room(plan, &stages), context)?;
     let _lock = begin(&stages)?;
     let _begun = Begun(&stages);
@@ -127,6 +131,10 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         exports,
     };
     report::write_report(&stages.run_dir, &report)?;
+    let recipe = plan::resolved_yaml(plan, &stages.run_dir);
+    files::write_atomically(&stages.run_dir.join(RECIPE_FILE), |out| {
+        out.write_all(recipe.as_bytes())
+    })?;
     save(&hashes);
     Ok(report)
 }
@@ -202,6 +210,7 @@ pub fn build_cache(
         captures_train: true,
         ..Stages::of(plan, opened, &hashes)?
     };
+    progress::log_notes(&preflight::check_away(plan, &stages, context.overrides)?);
     let mut estimates = room(plan, &stages);
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
     check_room(plan, &stages, &estimates, context)?;
@@ -227,6 +236,7 @@ pub fn bench_cache(
     preflight::check(plan, &opened, context.overrides)?;
     let hashes = remembered(plan, context);
     let stages = Stages::of(plan, opened, &hashes)?;
+    preflight::check_away(plan, &stages, context.overrides)?;
     let _lock = begin(&stages)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
     bench_supports(plan, &stages, &data, context, num_rows)
@@ -244,6 +254,16 @@ struct Run<'a> {
     rows: Vec<PassRow>,
 }
 
+/// Name and licence of a model that another is made from: of its run, if that has a name.
+fn ancestor(stored: &StoredModel) -> Ancestor {
+    let found = Ancestor::of(stored.path(), stored.gguf());
+    let name = stored.run_name().map(str::to_owned);
+    Ancestor {
+        name: name.unwrap_or(found.name),
+        license: found.license,
+    }
+}
+
 impl Run<'_> {
     /// Writes and verifies the exported folders, unless they exist; `student` is `None` if nothing else needed it.
     fn export(&self, student: Option<Student>) -> Result<Vec<Verification>, RunError> {
@@ -259,7 +279,7 @@ impl Run<'_> {
             None => self.student_after(self.stages.passes.last())?,
         };
         let student = self.with_ends(student);
-        let tokenizer_dir = copied_tokenizer(plan);
+        let tokenizer_dir = copied_tokenizer(plan, self.stages.inputs.kept.as_ref());
         let generation = self.stages.inputs.generation(plan);
         let generation = generation.map_or_else(Map::new, |model| model.generation().clone());
         let made_by = plan::resolved_yaml(plan, &stage.dir.join("format")); // each format has a folder
@@ -312,16 +332,11 @@ impl Run<'_> {
     /// Provenance of the run, for the card of an export.
     fn provenance(&self, made_by: MadeBy) -> Provenance {
         let (plan, inputs) = (self.plan, &self.stages.inputs);
-        let ancestor = |model: &Model| {
-            let stored = model.stored();
-            let found = Ancestor::of(stored.path(), stored.gguf());
-            let name = stored.run_name().map(str::to_owned);
-            Ancestor {
-                name: name.unwrap_or(found.name),
-                license: found.license,
-            }
+        let ancestor = |model: &Model| ancestor(model.stored());
+        let teacher = match &inputs.kept {
+            Some(kept) if inputs.away.teacher => Some(kept.teacher.ancestor.clone()),
+            _ => inputs.teacher.as_ref().map(ancestor),
         };
-        let teacher = inputs.teacher.as_ref().map(ancestor);
         let text = |purpose, paths: &[PathBuf], rows: &TokenRows| TextFacts {
             purpose,
             names: names(paths),

@@ -89,7 +89,7 @@ impl<T: DeserializeOwned> Artifact<T> {
     ///
     /// A file that exists and cannot be read is an error: work of days would be done again, and replaced, because the system
     /// was out of file handles for a moment.
-    pub(super) fn read(dir: &Path) -> io::Result<Option<Self>> {
+    pub fn read(dir: &Path) -> io::Result<Option<Self>> {
         let path = dir.join(ARTIFACT_FILE);
         match files::read(&path) {
             Ok(bytes) => Ok(Self::unsealed(&bytes)),

@@ -5,6 +5,7 @@ use super::{Changed, StagesError};
 use crate::checkpoint::CheckpointError;
 use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
 use crate::hashes::Hashes;
+use crate::kept::{Away, Kept};
 use crate::opened::{FileHashes, Opened, OpenedModel, StoredModel, copied_files, student_of};
 use crate::plan::Plan;
 use crate::student::StudentPlan;
@@ -24,6 +25,12 @@ impl Model {
         Ok(Self { stored, hash })
     }
 
+    /// A model without weights, whose hash is known.
+    fn kept(stored: StoredModel, hash: &str) -> Self {
+        let hash = hash.to_owned();
+        Self { stored, hash }
+    }
+
     /// Headers of the model; weights are read with [`Model::read`].
     pub fn stored(&self) -> &StoredModel {
         &self.stored
@@ -41,6 +48,10 @@ impl Model {
         &self,
         read: impl FnOnce(&StoredModel) -> Result<T, E>,
     ) -> Result<T, E> {
+        if !self.stored.has_weights() {
+            let path = self.stored.path().to_path_buf();
+            return Err(StagesError::NoWeights { path }.into());
+        }
         let value = read(&self.stored)?;
         let is_same =
             || -> Result<bool, CheckpointError> {
@@ -65,8 +76,12 @@ pub struct Inputs {
     own_student: Option<Model>,
     /// The tokenizer, unless it is trained on the text.
     pub tokenizer: Option<Tokenizer>,
+    /// Inputs that are not on this machine.
+    pub away: Away,
+    /// What is kept of them.
+    pub kept: Option<Kept>,
     /// BLAKE3 of the training text and of the validation text.
-    pub(super) texts: [String; 2],
+    pub texts: [String; 2],
     /// Files of the tokenizer that an export copies.
     pub(super) copied_files: FileHashes,
 }
@@ -84,16 +99,29 @@ impl Inputs {
         };
         let tokenizer = tokenizer.transpose()?.map(Vocabulary::into_tokenizer);
         let hashed = |stored| Model::of(stored, hashes);
+        let (away, kept) = (opened.away, opened.kept);
+        let teacher = match (teacher, &kept) {
+            (Some(teacher), Some(kept)) if away.teacher => {
+                Some(Model::kept(teacher, &kept.teacher.hash))
+            }
+            (teacher, _) => teacher.map(hashed).transpose()?,
+        };
+        let texts = match &kept {
+            Some(kept) if away.text => kept.texts.clone(),
+            _ => [
+                data::content_hash(&plan.data.train, hashes)?,
+                data::content_hash(&plan.data.validation, hashes)?,
+            ],
+        };
         Ok(Self {
-            teacher: teacher.map(hashed).transpose()?,
+            teacher,
             own_student: own_student
                 .map(|student| hashed(student.model))
                 .transpose()?,
             tokenizer,
-            texts: [
-                data::content_hash(&plan.data.train, hashes)?,
-                data::content_hash(&plan.data.validation, hashes)?,
-            ],
+            away,
+            kept,
+            texts,
             copied_files: opened.copied_files?,
         })
     }
@@ -134,7 +162,7 @@ impl Inputs {
 
     /// Checks that the tokenizer's files have not changed since it was read; also called after they were copied.
     pub fn check_copied_files(&self, plan: &Plan) -> Result<(), StagesError> {
-        if copied_files(plan)? == self.copied_files {
+        if copied_files(plan, self.kept.as_ref())? == self.copied_files {
             Ok(())
         } else {
             Err(StagesError::Changed(Changed::Tokenizer))

@@ -2,34 +2,34 @@
 
 mod artifact;
 mod inputs;
+mod more;
 mod parts;
+mod stage;
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use self::artifact::records;
 pub use self::artifact::{Artifact, Damage, FileRecord, LOCK_FILE};
 pub use self::inputs::{Inputs, Model};
+use self::more::without_training;
+pub use self::more::{MoreSteps, more_steps};
 pub use self::parts::model_hash;
 use self::parts::{data_parts, student_parts, tokenizer_files, without_limits};
-use crate::cache::{self, Fingerprint};
+use self::stage::VERSION;
+pub use self::stage::{Stage, is_noted_as, stage_of};
+use crate::cache::Fingerprint;
 use crate::checkpoint::CheckpointError;
 use crate::data::SourceError;
-use crate::difference::Difference;
 use crate::files;
 use crate::hashes::Hashes;
-use crate::opened::{ARTIFACT_FILE, Lineup, Opened, STAGE_FILE};
+use crate::opened::{Lineup, Opened, STAGE_FILE};
 use crate::plan::Plan;
 use crate::vocabulary::VocabularyError;
-
-/// Version of all stages; raised when one would write something else from the same inputs.
-const VERSION: u32 = 2;
 
 /// Version of measurements, by which passes may end or hand on; raised when a model would have other figures on a text.
 const MEASURES_VERSION: u32 = 2;
@@ -54,6 +54,18 @@ pub enum StagesError {
     /// An input is not the one that the keys were made of.
     #[error(transparent)]
     Changed(Changed),
+    /// Rows are needed, and neither they nor their text are here.
+    #[error("the text is not here, nor are the rows that were made of it for this recipe: `{}` is not complete", dir.display())]
+    NoText {
+        /// Folder of the rows.
+        dir: PathBuf,
+    },
+    /// The teacher is needed, but only what a cache keeps of it is here.
+    #[error("the weights of the teacher are needed, and the teacher is not here: {} has only what the cache keeps of it", path.display())]
+    NoWeights {
+        /// Folder of what is kept.
+        path: PathBuf,
+    },
 }
 
 /// Input that changed while a run was reading it. Nothing made of it is kept.
@@ -74,224 +86,6 @@ pub enum Changed {
     /// The tokenizer, or a file beside it.
     #[error("the files of the tokenizer were written to while they were read")]
     Tokenizer,
-}
-
-/// One step of a run and the folder of its artifact.
-///
-/// The key is a hash of the stage's own block of the plan, the keys of its inputs, the content of the files it
-/// reads and the format version: the same key means the same artifact.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Stage {
-    /// Name in messages and folders, such as `01-distill`.
-    pub name: String,
-    /// BLAKE3, hex.
-    pub key: String,
-    /// Folder of the artifact.
-    pub dir: PathBuf,
-    /// Inputs that the key is a hash of, in words, as in `stage.json`.
-    #[serde(skip)]
-    made_from: Value,
-    /// Damage to a finished artifact, found when the stages were named.
-    #[serde(skip)]
-    damage: Option<Damage>,
-}
-
-/// Contents of `stage.json`: written when a stage begins, for the message if it has to run again.
-#[derive(Serialize, Deserialize)]
-struct Note {
-    stage: String,
-    key: String,
-    made_from: Value,
-}
-
-impl Stage {
-    fn new(root: &Path, name: String, parts: &Value) -> Self {
-        let key = files::hash_json(&json!({ "version": VERSION, "stage": name, "parts": parts }));
-        let dir = root.join(format!("{name}-{}", &key[..8]));
-        let made_from = parts.clone();
-        Self {
-            name,
-            key,
-            dir,
-            made_from,
-            damage: None,
-        }
-    }
-
-    /// The same stage, with more facts about its inputs than their keys.
-    fn made_from(self, made_from: Value) -> Self {
-        Self { made_from, ..self }
-    }
-
-    /// Writes the inputs of the stage into the folder that it begins to fill.
-    pub fn note(&self, dir: &Path) -> io::Result<()> {
-        let note = Note {
-            stage: self.name.clone(),
-            key: self.key.clone(),
-            made_from: self.made_from.clone(),
-        };
-        files::write_json(&dir.join(STAGE_FILE), &note)
-    }
-
-    /// Reason why the stage runs again: the first key that differs from an earlier run of this recipe, with both values, or the
-    /// damage to its artifact. `None` if there was no such run, or if this very stage is done or begun.
-    pub fn changed(&self) -> Option<String> {
-        if let Some(damage) = &self.damage {
-            return Some(damage.to_string());
-        }
-        let is_begun = files::UnfinishedDir::at(&self.dir).is_ok_and(|partial| partial.exists());
-        if is_begun || self.is_done() {
-            return None;
-        }
-        let own: Option<Note> = files::read_json(&self.dir.join(STAGE_FILE)).ok().flatten();
-        if own.is_some_and(|own| own.key == self.key) {
-            return Some(Damage::of(ARTIFACT_FILE, true).to_string());
-        }
-        let mut earlier: Vec<_> = fs::read_dir(self.dir.parent()?)
-            .ok()?
-            .flatten()
-            .filter_map(|entry| {
-                let path = entry.path().join(STAGE_FILE);
-                let note: Note = serde_json::from_slice(&files::read(&path).ok()?).ok()?;
-                let written = path.metadata().ok()?.modified().ok()?;
-                (note.stage == self.name && note.key != self.key).then_some((written, note))
-            })
-            .collect();
-        earlier.sort_by_key(|(written, _)| *written);
-        let (_, last) = earlier.pop()?;
-        Some(match Difference::first(&last.made_from, &self.made_from) {
-            Some(difference) => describe(&difference),
-            None => "another version of the program made it".to_owned(),
-        })
-    }
-
-    /// Artifact of a finished run of this stage, if it exists and is complete.
-    pub fn artifact<T: DeserializeOwned>(&self) -> io::Result<Option<Artifact<T>>> {
-        let artifact = Artifact::read(&self.dir)?;
-        Ok(artifact.filter(|artifact: &Artifact<T>| artifact.key == self.key))
-    }
-
-    /// True if its artifact is complete. Whatever replaces a stage that is not done reads the artifact itself, since one that
-    /// cannot be read may be complete.
-    pub fn is_done(&self) -> bool {
-        self.artifact::<Value>()
-            .is_ok_and(|artifact| artifact.is_some())
-    }
-
-    /// True if its artifact is complete and, when the stages were named, all its files were as written.
-    pub fn is_sound(&self) -> bool {
-        self.damage.is_none() && self.is_done()
-    }
-
-    /// Writes `artifact.json` into the folder that will be published as this stage's, with a hash of every file in it.
-    pub fn seal<T: Serialize>(
-        &self,
-        dir: &Path,
-        secs: f64,
-        result: T,
-        hashes: &Hashes,
-    ) -> io::Result<()> {
-        let files = records(dir, &self.dir, hashes)?;
-        self.artifact_of(secs, result, files).write(dir)
-    }
-
-    /// Seals, as [`Stage::seal`] does, a stage that fills its own folder with files that check themselves.
-    pub fn seal_in_place<T: Serialize>(&self, secs: f64, result: T) -> io::Result<()> {
-        self.artifact_of(secs, result, Vec::new()).write(&self.dir)
-    }
-
-    fn artifact_of<T>(&self, secs: f64, result: T, files: Vec<FileRecord>) -> Artifact<T> {
-        Artifact {
-            stage: self.name.clone(),
-            key: self.key.clone(),
-            secs,
-            result,
-            files,
-        }
-    }
-
-    fn drop_artifact(&self) -> io::Result<()> {
-        let path = self.dir.join(ARTIFACT_FILE);
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        match removed {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(files::with_path(error, &path))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Looks for damage in the shards of the texts that a cache was captured for.
-    fn with_whole_shards(self, hashes: &Hashes) -> io::Result<Self> {
-        let Some(captured) = self.artifact::<CapturedFor>()? else {
-            return Ok(self);
-        };
-        let has_train = captured
-            .result
-            .data_keys
-            .iter()
-            .any(|key| !is_of_validation(key));
-        for split in ["train", "validation"] {
-            if split == "train" && !has_train {
-                continue;
-            }
-            if let Some((file, is_gone)) = cache::first_damage(&self.dir.join(split), hashes)? {
-                let damage = Some(Damage::of(format!("{split}/{file}"), is_gone));
-                return Ok(Self { damage, ..self });
-            }
-        }
-        Ok(self)
-    }
-
-    /// Looks for damage in its artifact.
-    fn checked(self, hashes: &Hashes) -> io::Result<Self> {
-        let damage = artifact::damage(&self.dir, hashes)?;
-        Ok(Self { damage, ..self })
-    }
-}
-
-/// A difference in the user's words: without the blocks that hold a key, and with keys of stages replaced by their meaning.
-fn describe(difference: &Difference) -> String {
-    let holders = [
-        "pass", "distill", "prune", "shrink", "quantize", "method", "qat", "ptq", "gptq",
-    ];
-    let path: Vec<&str> = difference.path.iter().map(String::as_str).collect();
-    match path.as_slice() {
-        [stage] if stage.starts_with(|first: char| first.is_ascii_digit()) => {
-            format!("{stage}, which it starts from, has changed")
-        }
-        [.., "teacher_hash" | "teacher"] => "the teacher has changed".to_owned(),
-        [.., "checkpoint"] => "the checkpoint of the student has changed".to_owned(),
-        ["version"] => "another version of the program made it".to_owned(),
-        [.., "tokenizer"] => "the tokenizer has changed".to_owned(),
-        ["data", "train"] => "the training text has changed".to_owned(),
-        ["data", "validation"] => "the validation text has changed".to_owned(),
-        [holders_and_key @ .., last] => {
-            let first = holders_and_key
-                .iter()
-                .position(|name| !holders.contains(name))
-                .unwrap_or(holders_and_key.len());
-            let inner = &holders_and_key[first..];
-            let names = inner.iter().chain([last]).copied();
-            let names: Vec<&str> = names.filter(|name| *name != "plan").collect();
-            let name = match names.join(".").as_str() {
-                "ptq" | "qat" => "method".to_owned(), // one side has another method
-                "data.train_tokens" => "cache.tokens".to_owned(),
-                "cache.teacher.batch_size" => "teacher.batch_size".to_owned(),
-                name => name.to_owned(),
-            };
-            let is_block = |value: &Option<Value>| matches!(value, Some(Value::Object(_)));
-            if is_block(&difference.was) || is_block(&difference.is) {
-                return format!("`{name}` has changed"); // all its keys would hide the line that was edited
-            }
-            format!("`{name}` {}", difference.describe("not set"))
-        }
-        [] => "its inputs have changed".to_owned(),
-    }
 }
 
 /// Suffix of the data's key in [`CapturedFor`] if only the validation rows were captured.
@@ -371,9 +165,15 @@ impl Stages {
         for (pass_idx, pass) in plan.passes.iter().enumerate() {
             let name = format!("{:02}-{}", pass_idx + 1, pass.name());
             made_from["pass"] = json!(pass);
-            let stage = Stage::new(&run_dir, name, &json!({ "student": last, "pass": pass }))
+            let parts = json!({ "student": last, "pass": pass });
+            let origin = json!([VERSION, MEASURES_VERSION, name, without_training(&parts)]);
+            let stage = Stage::new(&run_dir, name, &parts)
                 .made_from(made_from)
                 .checked(hashes)?;
+            let stage = Stage {
+                origin: Some(files::hash_json(&origin)),
+                ..stage
+            };
             last = json!(stage.key);
             made_from = json!({ &stage.name: stage.key });
             stages.push(stage);
@@ -500,15 +300,19 @@ impl Stages {
         }
     }
 
-    /// Messages for each stage that has to run again, with the difference from an earlier run.
-    pub fn changes(&self) -> impl Iterator<Item = String> {
-        self.all().filter_map(|stage| {
-            Some(format!(
-                "{} runs again, because {}",
-                stage.name,
-                stage.changed()?
-            ))
-        })
+    /// Messages for each stage that has to run again, with the difference from an earlier run; and for each pass whose steps were
+    /// raised, where it begins.
+    pub fn changes(&self, plan: &Plan) -> Vec<String> {
+        let again = self.all().filter_map(|stage| {
+            let changed = stage.changed()?;
+            Some(format!("{} runs again, because {changed}", stage.name))
+        });
+        let passes = plan.passes.iter().zip(&self.passes);
+        let more = passes.filter_map(|(pass, stage)| {
+            let more = more_steps(stage, pass)?;
+            Some(format!("{} {more}", stage.name))
+        });
+        again.chain(more).collect()
     }
 
     /// All stages, in the order in which they run.
@@ -518,44 +322,5 @@ impl Stages {
             .chain(&self.cache)
             .chain(&self.passes)
             .chain(iter::once(&self.export))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_difference_names_the_key_that_a_user_writes() {
-        let told = |was: Value, is: Value| describe(&Difference::first(&was, &is).unwrap());
-        let quantize = |method: Value| json!({ "pass": { "quantize": { "method": method } } });
-        let gptq = json!({ "ptq": { "awq": false, "clip": true } });
-        assert_eq!(
-            told(quantize(json!("round_to_nearest")), quantize(gptq.clone())),
-            "`method` has changed"
-        );
-        let qat = json!({ "qat": { "steps": 100 } });
-        assert_eq!(
-            told(quantize(qat.clone()), quantize(gptq)),
-            "`method` has changed"
-        );
-        let longer = json!({ "qat": { "steps": 200 } });
-        assert_eq!(
-            told(quantize(qat), quantize(longer)),
-            "`steps` changed from 100 to 200"
-        );
-        let tokens = |count: u64| json!({ "data": { "train_tokens": count } });
-        assert_eq!(
-            told(tokens(1), tokens(2)),
-            "`cache.tokens` changed from 1 to 2"
-        );
-        let measured = json!({ "pass": { "quantize": { "sensitivity": { "tokens": 2048 } } } });
-        assert_eq!(
-            told(
-                json!({ "pass": { "quantize": { "sensitivity": null } } }),
-                measured
-            ),
-            "`sensitivity` has changed"
-        );
     }
 }

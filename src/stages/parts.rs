@@ -13,7 +13,10 @@ use crate::student::StudentPlan;
 
 /// Hashes of an export's tokenizer files: copied, or made of the tokenizer that was read.
 pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
-    let (None, Some(tokenizer)) = (copied_tokenizer(plan), &inputs.tokenizer) else {
+    let (None, Some(tokenizer)) = (
+        copied_tokenizer(plan, inputs.kept.as_ref()),
+        &inputs.tokenizer,
+    ) else {
         return inputs.copied_files.clone();
     };
     let hash =

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::fit::PassContext;
-use super::{FitPlan, HandOn};
+use super::{FitPlan, HandOn, kept_after};
 use crate::cost::{self, F32_BYTES, LOSS_BYTES, PROCESS_BYTES, StageCost, Text, layer_floats};
 use crate::loss::Term;
 use crate::model::{DecoderConfig, num_parameters};
@@ -38,8 +38,11 @@ pub(crate) fn add_fit(cost: &mut StageCost, fit: &FitPlan, inputs: FitInputs<'_>
         None => 3 + u64::from(fit.ema.is_some()),
     };
     let best = u64::from(fit.hand_on == HandOn::Best);
+    // And the state that stays for a pass of more steps.
+    let for_more = u64::from(kept_after(fit).is_some());
     if fit.adapter.is_none() {
         cost.disk_bytes += weights * (fit.keep_states as u64 + 1) * (state + best);
+        cost.disk_bytes += weights * for_more * state;
     }
     cost.memory_bytes = fit_bytes(fit, student, sequence_length, state);
     let compares = fit.losses.uses(Term::HiddenMse);

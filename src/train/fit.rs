@@ -1,9 +1,9 @@
 //! The training loop.
 
-use std::iter;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use std::{io, iter};
 
 use super::change::Change;
 use super::cost::TrainingPace;
@@ -11,14 +11,16 @@ use super::error::not_finite;
 use super::evaluate::{Evaluation, Reference, measure};
 use super::gradient::{ActivationMemory, StepGradient, step_gradient_with};
 use super::hidden::TeacherAlong;
+use super::metrics::copy_metrics;
 use super::objective::{logged_schedules, logged_terms, loss_spec, micro_batches};
 use super::optim::{clip, global_norm};
 use super::pending_losses::{PendingLosses, Reading, UnsoundStep, largest_weight};
 use super::state::{self, StateError, States, Training};
-use super::{FitError, MetricsLog, check_number, learning_rate};
+use super::{FitError, MetricsLog, check_number, course, kept_after, learning_rate};
 use crate::cache::{Cache, CacheError};
 use crate::data::{BatchOrder, TokenRows};
 use crate::device::ReadBack;
+use crate::files;
 use crate::loss::Term;
 use crate::model::Decoder;
 use crate::progress::{self, Progress};
@@ -35,6 +37,10 @@ pub struct PassContext<'a> {
     pub dir: &'a Path,
     /// Key of the stage; a training state records the key that it was made under.
     pub key: &'a str,
+    /// Hash of all that decides the pass beside its keys of training, if its state is to be kept for a pass of more steps.
+    pub origin: Option<&'a str>,
+    /// State that a shorter pass has kept, to begin with.
+    pub begin: Option<&'a Path>,
     /// Seed of the order of rows.
     pub seed: u64,
     /// Training rows.
@@ -107,7 +113,11 @@ pub fn fit_with(
     let mut student = student;
     let changes = Change::all(plan, &mut student, context);
     let given = Training::new(student, plan.ema.is_some());
-    let mut training = states.load(&given)?.unwrap_or(given);
+    let resumed = match states.load(&given)? {
+        None => begun(&states, plan, context, &given).map_err(save_error)?,
+        resumed => resumed,
+    };
+    let mut training = resumed.unwrap_or(given);
     for change in &changes {
         change.resume(&mut training);
     }
@@ -136,7 +146,14 @@ pub fn fit_with(
     let mut tokens_since_log = 0;
     let mut pace = TrainingPace::begin(start);
 
+    let kept = context.origin.zip(kept_after(plan));
     for done in start.. {
+        if let Some((origin, _)) = kept.filter(|(_, kept)| *kept == done) {
+            pending.read().map_err(unsound)?;
+            let course = course(plan, origin, done);
+            let saved = states.keep_for_more(&training, &course);
+            saved.map_err(save_error)?;
+        }
         let is_due = training.validation.is_due(done, plan);
         if is_due {
             pending.read().map_err(unsound)?;
@@ -267,6 +284,27 @@ pub fn fit_with(
         ));
     }
     Ok(training.student.with_trained(weights))
+}
+
+/// State and log of a shorter pass that has kept them, if this one is to begin with them.
+fn begun(
+    states: &States<'_>,
+    plan: &FitPlan,
+    context: &PassContext<'_>,
+    given: &Training,
+) -> io::Result<Option<Training>> {
+    let (Some(path), Some(origin)) = (context.begin, context.origin) else {
+        return Ok(None);
+    };
+    let Some(num_steps) = state::num_updates(path) else {
+        return Ok(None);
+    };
+    let course = course(plan, origin, num_steps);
+    let begun = states.load_kept(path, &course, given);
+    if begun.is_some() {
+        copy_metrics(files::parent(path), context.dir)?;
+    }
+    Ok(begun)
 }
 
 /// Evaluation of the weights that would be handed on now, on the validation text; `None` if a signal asked to stop.

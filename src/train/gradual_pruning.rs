@@ -41,11 +41,11 @@ impl<'a> GradualPruning<'a> {
     /// Prunes the weights that are due before a step, and clears their moments and averages.
     pub(super) fn apply(&self, step: usize, training: &mut Training) {
         let plan = self.plan;
-        if !is_due(plan, step) {
+        let Some(sparsity) = share_before(plan, self.from_sparsity, step) else {
             return;
-        }
+        };
         let zeros = Zeros::Share {
-            sparsity: sparsity(plan, self.from_sparsity, step),
+            sparsity,
             within: plan.within,
         };
         let student = &mut training.student;
@@ -82,6 +82,11 @@ impl<'a> GradualPruning<'a> {
             mask(&mut average.iter_mut());
         }
     }
+}
+
+/// Share of zeros that a pass from `from` on has before a step at which weights are pruned; `None` at other steps.
+pub(super) fn share_before(plan: &GradualPlan, from: f64, step: usize) -> Option<f64> {
+    is_due(plan, step).then(|| sparsity(plan, from, step))
 }
 
 fn is_due(plan: &GradualPlan, step: usize) -> bool {

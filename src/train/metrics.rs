@@ -92,6 +92,19 @@ pub struct MetricsLog {
     since: Instant,
 }
 
+/// Copies the record of another run of a pass into its folder, unless it has one.
+pub(super) fn copy_metrics(from: &Path, to: &Path) -> io::Result<()> {
+    let (from, to) = (from.join(METRICS_FILE), to.join(METRICS_FILE));
+    if to.exists() {
+        return Ok(());
+    }
+    match files::read(&from) {
+        Ok(bytes) => write_atomically(&to, |out| out.write_all(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(with_path(error, &from)),
+    }
+}
+
 impl MetricsLog {
     /// Opens the record in a folder.
     ///

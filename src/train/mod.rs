@@ -5,6 +5,7 @@
 mod average;
 mod change;
 mod cost;
+mod course;
 mod error;
 pub mod evaluate;
 pub mod fit;
@@ -27,6 +28,7 @@ mod validation;
 
 pub use average::averaged;
 pub(crate) use cost::{FitInputs, add_fit};
+pub use course::{course, depends_on_steps, kept_after};
 pub use error::{FitError, check_number};
 pub use metrics::{MetricsError, MetricsLine, MetricsLog, read_metrics};
 pub use plan::{EarlyStopPlan, FitPlan, HandOn, RateSchedule, TemperaturePlan, TemperatureWalk};

@@ -26,6 +26,8 @@ const VERSION: u64 = 2;
 /// Prefix of states, `state-<updates>.safetensors`; the best measured weights are in `best-<updates>.safetensors`.
 const STATE_PREFIX: &str = "state-";
 const BEST_PREFIX: &str = "best-";
+/// Prefix of a state that stays when the pass is finished, for one of more steps: `more-<updates>.safetensors`.
+const MORE_PREFIX: &str = "more-";
 const SUFFIX: &str = ".safetensors";
 
 /// The one file of version 1, which did not store its version.
@@ -171,6 +173,35 @@ pub struct States<'a> {
 impl States<'_> {
     /// Writes a state, whole or not at all, and then deletes the ones that are no longer kept.
     pub fn save(&self, training: &Training) -> io::Result<()> {
+        let num_updates = training.optimizer.num_updates;
+        self.write(&file(self.dir, STATE_PREFIX, num_updates), training)?;
+        self.discard_old(num_updates)
+    }
+
+    /// Writes a state that stays for a pass of more steps, unless it is there; `course` is that of its steps
+    /// ([`course`](crate::train::course)).
+    pub fn keep_for_more(&self, training: &Training, course: &str) -> io::Result<()> {
+        let path = file(self.dir, MORE_PREFIX, training.optimizer.num_updates);
+        if maker(&path).is_some_and(|maker| maker == course) {
+            return Ok(());
+        }
+        let made_by = course;
+        States { made_by, ..*self }.write(&path, training)
+    }
+
+    /// State that a shorter pass has kept; `None`, with a warning, if it cannot be used.
+    pub fn load_kept(&self, path: &Path, course: &str, given: &Training) -> Option<Training> {
+        let made_by = course;
+        let read = States { made_by, ..*self }.read(path, given);
+        let warn = |error: &StateError| {
+            progress::log(&format!(
+                "warning: {error}: the pass begins at its first step"
+            ));
+        };
+        read.inspect_err(warn).ok()
+    }
+
+    fn write(&self, path: &Path, training: &Training) -> io::Result<()> {
         let Training {
             student,
             optimizer,
@@ -205,9 +236,7 @@ impl States<'_> {
             num_updates: optimizer.num_updates,
             validation: *validation,
         };
-        let path = file(self.dir, STATE_PREFIX, optimizer.num_updates);
-        tensors::save(&path, &matrices, &facts)?;
-        self.discard_old(optimizer.num_updates)
+        tensors::save(path, &matrices, &facts)
     }
 
     /// Newest state that an interrupted run left, if any; `given` is the state at the start of the pass.
@@ -396,6 +425,25 @@ pub fn newest_step(dir: &Path) -> Option<usize> {
     found.last().map(|(step, _)| *step)
 }
 
+/// States that a pass has kept for one of more steps, with their numbers of updates.
+pub fn kept(dir: &Path) -> io::Result<Vec<(usize, PathBuf)>> {
+    files(dir, MORE_PREFIX)
+}
+
+/// Number of updates of a state, from its name.
+pub fn num_updates(path: &Path) -> Option<usize> {
+    let name = path.file_name()?.to_str()?;
+    [STATE_PREFIX, MORE_PREFIX]
+        .into_iter()
+        .find_map(|prefix| step_of(name, prefix))
+}
+
+/// What a state was made by: the key of a stage or, for one that [`kept`] finds, its course.
+pub fn maker(path: &Path) -> Option<String> {
+    let facts: Result<(_, StateFacts), _> = tensors::facts(path);
+    facts.ok().map(|(_, facts)| facts.made_by)
+}
+
 /// Deletes the files that only an unfinished pass needs.
 pub fn discard(dir: &Path) -> io::Result<()> {
     for prefix in [STATE_PREFIX, BEST_PREFIX] {
@@ -406,9 +454,9 @@ pub fn discard(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// True if [`discard`] would delete the file at this path inside the folder.
+/// True if the file at this path inside the folder is no result of a pass, but something to go on from.
 pub fn is_state(inside: &Path) -> bool {
-    let prefixes = [STATE_PREFIX, BEST_PREFIX].into_iter();
+    let prefixes = [STATE_PREFIX, BEST_PREFIX, MORE_PREFIX].into_iter();
     let mut steps = prefixes.map(|prefix| step_of(inside.to_str()?, prefix));
     steps.any(|step| step.is_some())
 }

@@ -44,6 +44,8 @@ fn try_fit_with(
         label: "01-distill",
         dir,
         key: "key",
+        origin: None,
+        begin: None,
         seed: 1,
         rows: &rows,
         cache: None,

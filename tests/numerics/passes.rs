@@ -57,6 +57,8 @@ pub(crate) fn run(plan: &PassPlan, student: Student, rows: &TokenRows) -> Studen
         label: plan.name(),
         dir: dir.path(),
         key: "key",
+        origin: None,
+        begin: None,
         seed: 1,
         rows,
         cache: None,

@@ -125,6 +125,8 @@ pub(crate) fn context<'a>(
         label: "01-distill",
         dir,
         key: "key",
+        origin: None,
+        begin: None,
         seed: 1,
         rows,
         cache: None,

@@ -67,6 +67,15 @@ impl TensorFiles {
         Ok(files)
     }
 
+    /// No files, in the place of those of a folder.
+    pub(crate) fn none(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_path_buf(),
+            files: Vec::new(),
+            tensors: BTreeMap::new(),
+        }
+    }
+
     /// Renames tensors, and forgets the ones for which `name` gives no name.
     pub(crate) fn rename(&mut self, name: impl Fn(&str) -> Option<String>) {
         let tensors = std::mem::take(&mut self.tensors).into_iter();
