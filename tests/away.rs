@@ -105,7 +105,7 @@ mod tests {
         refused(&[], &[teacher, "its own figures are not measured yet", at]);
         fs::rename(second.path("aside/out-chain"), second.path("out/chain")).unwrap();
         refused(
-            &["student={ from_teacher: {} }"],
+            &["student={from_teacher: {intermediate_size: 16, calibration_tokens: 64}}"],
             &[
                 teacher,
                 "the student is made of its weights: 01-distill is not done",
