@@ -372,7 +372,7 @@ impl States<'_> {
                 wanted: self.made_by.to_owned(),
             });
         }
-        if *path != file(self.dir, STATE_PREFIX, facts.num_updates) {
+        if num_updates(path) != Some(facts.num_updates) {
             let fact = format!("it is the state after {} updates", facts.num_updates);
             return Err(TensorsError::damaged(path, fact).into());
         }
