@@ -38,7 +38,7 @@ pub struct Variant {
 
 /// Runs side by side.
 #[derive(Debug, Serialize)]
-pub struct Comparison {
+pub struct SideBySide {
     /// Each run, in the order given.
     pub variants: Vec<Variant>,
     /// Keys in which the recipes differ, each with the value of each run; `null` where a recipe does not have the key.
@@ -48,7 +48,7 @@ pub struct Comparison {
 }
 
 /// Compares runs by the reports in their folders.
-pub fn compare(runs: &[PathBuf]) -> Result<Comparison, CompareError> {
+pub fn compare(runs: &[PathBuf]) -> Result<SideBySide, CompareError> {
     let mut variants = Vec::new();
     let mut recipes = Vec::new();
     let mut without_recipe = Vec::new();
@@ -65,7 +65,7 @@ pub fn compare(runs: &[PathBuf]) -> Result<Comparison, CompareError> {
         [] => differences(&recipes.into_iter().flatten().collect::<Vec<_>>()),
         _ => Map::new(),
     };
-    Ok(Comparison {
+    Ok(SideBySide {
         variants,
         differences,
         without_recipe,

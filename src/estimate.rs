@@ -142,7 +142,8 @@ fn parts_done(plan: &Plan, stages: &Stages, sizes: &Sizes) -> PartsDone {
 
 /// Part of the capture that is in the cache.
 fn captured(stages: &Stages, sizes: &Sizes) -> Option<PartDone> {
-    let stage = stages.cache.as_ref().filter(|_| !stages.cache_is_done())?;
+    let stage = stages.cache.as_ref();
+    let stage = stage.filter(|stage| !stages.cache_is_done() && !stage.is_damaged())?;
     let train = u64::from(stages.captures_train) * sizes.train_tokens;
     let of_split = |(name, tokens): (&str, u64)| {
         let rows = cache::num_saved_rows(&stage.dir.join(name));

@@ -15,11 +15,13 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 19] = [
+    const COMMANDS: [&str; 21] = [
         "",
         "new",
         "run",
         "plan",
+        "compare",
+        "clean",
         "cache",
         "cache build",
         "cache merge",

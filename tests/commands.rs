@@ -257,11 +257,11 @@ export: { formats: [huggingface] }
         let [dir] = &files[..] else {
             panic!("{files:?}")
         };
-        assert_eq!(std::fs::read_dir(dir).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(dir).unwrap().count(), 1);
         let (_, [least, likely, most]) = plan();
         assert!(least <= likely && likely <= most && most < 6.0 * least);
         // A damaged file is a remark, and the next run makes it anew.
-        let file = std::fs::read_dir(dir).unwrap().next().unwrap().unwrap();
+        let file = fs::read_dir(dir).unwrap().next().unwrap().unwrap();
         let name = file.file_name().into_string().unwrap();
         workshop.write(&format!(".cache/alambic/{name}"), b"{");
         let (told, _) = plan();
@@ -289,12 +289,12 @@ export: { formats: [huggingface] }
             let state = format!("out/chain/unfinished-{name}/state-{step}.safetensors");
             workshop.write(&state, b"");
         }
-        std::fs::remove_dir_all(&done).unwrap();
+        fs::remove_dir_all(&done).unwrap();
         let after = &stages()[3];
         assert_eq!(after["done"], false);
         assert_eq!(after["part_done"]["done"], 8);
         assert_eq!(after["part_done"]["of"], 30);
-        let tokens = |stage: &serde_json::Value| stage["tokens"].as_f64().unwrap();
+        let tokens = |stage: &Value| stage["tokens"].as_f64().unwrap();
         assert!(
             ((tokens(before) - tokens(after)) - 8.0 * 256.0).abs() < 1.0,
             "{before} {after}"

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::commands::{Output, shown};
 use super::{Failure, RecipeArgs};
 use crate::clean;
-use crate::compare::{self, CompareError, Comparison};
+use crate::compare::{self, CompareError, SideBySide};
 use crate::hashes::Hashes;
 use crate::opened::Opened;
 use crate::preflight;
@@ -113,7 +113,7 @@ pub(super) fn compare(args: &CompareArgs, output: &mut Output<'_>) -> Result<(),
     output.print(&comparison_text(&found), &found)
 }
 
-fn comparison_text(found: &Comparison) -> String {
+fn comparison_text(found: &SideBySide) -> String {
     let heads = [
         "run",
         "loss (nats)",

@@ -156,6 +156,11 @@ impl Stage {
         self.damage.is_none() && self.is_done()
     }
 
+    /// True if its artifact was finished and, when the stages were named, a file of it was not as written.
+    pub fn is_damaged(&self) -> bool {
+        self.damage.is_some()
+    }
+
     /// Writes `artifact.json` into the folder that will be published as this stage's, with a hash of every file in it.
     pub fn seal<T: Serialize>(
         &self,

@@ -180,7 +180,10 @@ impl Student {
                     }
                 })
         })?;
-        let left = matrices.into_keys().chain(facts.schemes.into_keys()).next();
+        let specs = parameter_specs(&facts.config);
+        let is_known = |name: &String| specs.iter().any(|spec| spec.name == *name);
+        let unknown = facts.schemes.into_keys().filter(|name| !is_known(name));
+        let left = matrices.into_keys().chain(unknown).next();
         if let Some(name) = left {
             return Err(damaged(format!("`{name}` belongs to no weight of it")));
         }

@@ -102,7 +102,7 @@ impl TrainingPace {
             tokens: (steps * fit.tokens_per_step) as u64,
             sequence_length: context.rows.sequence_length(),
         };
-        let work = fit_work(fit, &student.unrolled().decoder.config, text, steps);
+        let work = fit_work(fit, &student.effective_config(), text, steps);
         rates::note(work, self.since.elapsed());
     }
 }
