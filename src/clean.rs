@@ -92,9 +92,8 @@ impl Leftovers {
                     let what = if stage == "data" { "rows" } else { "cache" };
                     shared.push((path, what));
                 }
-                Some(_) => {}
                 None if is_run(&path)? && !run_dirs.contains(&*path) => others.push(path),
-                None => {}
+                Some(_) | None => {}
             }
         }
         if let (Some(other), false) = (others.first(), shared.is_empty()) {

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::data::TokenRows;
-use crate::model::{DecoderConfig, ParameterKind, Site, num_parameters, parameter_specs};
+use crate::model::{
+    DecoderConfig, ParameterKind, ParameterSpec, Site, num_parameters, parameter_specs,
+};
 use crate::rates::{Work, WorkKind};
 
 /// Bytes of an f32.
@@ -162,6 +164,10 @@ pub(crate) fn train(config: &DecoderConfig, text: Text, steps: u64, recomputes: 
 
 /// What is done to each weight when a model is calibrated.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "three steps, each done or not"
+)]
 pub(crate) struct CalibrationSteps {
     /// Columns are scaled first.
     pub(crate) scales: bool,
@@ -242,7 +248,7 @@ fn trunk(config: &DecoderConfig, text: Text) -> f64 {
     let linear = specs
         .iter()
         .filter(|spec| spec.kind() == ParameterKind::Linear);
-    let weights: usize = linear.map(|spec| spec.num_elements()).sum();
+    let weights: usize = linear.map(ParameterSpec::num_elements).sum();
     2.0 * weights as f64 + attention(config, text)
 }
 

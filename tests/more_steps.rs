@@ -38,7 +38,7 @@ mod tests {
             "distill.ema=0.9",
             "distill.evaluate_every=7",
             "passes.0.distill.prune={ sparsity: 0.3, from_step: 2, to_step: 9, every: 3 }",
-            "passes.0.distill.losses={ forward_kl: { weight: { from: 1.0, to: 0.2, over: 11 } }, cross_entropy: 0.5 }",
+            "passes.0.distill.losses={ forward_kl: { from: 1.0, to: 0.2, over: 11 }, cross_entropy: 0.5 }",
         ];
         for (sets, kept) in [(&constant[..], 20), (&stable, 14), (&rich, 20)] {
             let workshop = Workshop::new();

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Checkpoint;
+use crate::gguf::TensorType;
 use crate::model::Schemes;
 
 impl Checkpoint {
@@ -14,7 +15,7 @@ impl Checkpoint {
         let kinds = file.tensors().map(|(_, info)| info.kind);
         let blocks: BTreeSet<&str> = kinds
             .filter(|kind| kind.block().0 > 1)
-            .map(|kind| kind.name())
+            .map(TensorType::name)
             .collect();
         (!blocks.is_empty()).then(|| blocks.into_iter().collect::<Vec<_>>().join(", "))
     }

@@ -127,7 +127,7 @@ impl Splitting {
                         Level::Each(char::is_numeric)
                     } else {
                         Level::Runs(char::is_numeric)
-                    })
+                    });
                 }
                 PreTokenizerWrapper::Whitespace(_)
                 | PreTokenizerWrapper::WhitespaceSplit(_)

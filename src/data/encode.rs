@@ -10,7 +10,6 @@ use super::fault::place;
 use super::source::Document;
 use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::machine;
-use crate::progress::bytes_text;
 
 /// Bytes of text that are tokenised at a time where a document can be cut.
 const PART_BYTES: usize = 64 << 10;
@@ -105,12 +104,11 @@ impl<'a> Encoder<'a> {
                 ControlFlow::Continue(())
             })
         };
-        match &self.splitting {
-            Some(splitting) => splitting.parts(text, self.part_bytes, take)?,
-            None => {
-                let mut take = take;
-                let _ = take(0..text.len())?;
-            }
+        if let Some(splitting) = &self.splitting {
+            splitting.parts(text, self.part_bytes, take)?;
+        } else {
+            let mut take = take;
+            let _ = take(0..text.len())?;
         }
         Ok(encoded.finish(text.len()))
     }
@@ -118,10 +116,10 @@ impl<'a> Encoder<'a> {
     fn too_long(&self, document: &Document, num_bytes: usize) -> TokenizerError {
         TokenizerError::TooLong {
             place: place(&document.path, document.line),
-            bytes: bytes_text(num_bytes as u64),
-            needed: bytes_text((num_bytes as u64).saturating_mul(MEMORY_PER_BYTE)),
-            free: bytes_text(self.max_bytes.saturating_mul(MEMORY_PER_BYTE)),
-            max: bytes_text(self.max_bytes),
+            bytes: num_bytes as u64,
+            needed: (num_bytes as u64).saturating_mul(MEMORY_PER_BYTE),
+            free: self.max_bytes.saturating_mul(MEMORY_PER_BYTE),
+            max: self.max_bytes,
         }
     }
 }

@@ -300,9 +300,18 @@ fn invisible(line: &str, column: usize) -> Option<String> {
         '\u{3000}' => " (an ideographic space)",
         '\t' | '\n' | '\r' | ' ' => return None,
         other if other.is_control() || other.is_whitespace() => "",
-        '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180b}'..='\u{180e}' => "",
-        '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' => "",
-        '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}' => "",
+        '\u{34f}'
+        | '\u{61c}'
+        | '\u{115f}'
+        | '\u{1160}'
+        | '\u{180b}'..='\u{180e}'
+        | '\u{200c}'..='\u{200f}'
+        | '\u{202a}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}'
+        | '\u{3164}'
+        | '\u{fe00}'..='\u{fe0f}'
+        | '\u{ffa0}'
+        | '\u{e0000}'..='\u{e0fff}' => "",
         _ => return None,
     };
     Some(format!("U+{:04X}{name}", u32::from(character)))

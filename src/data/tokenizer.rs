@@ -25,6 +25,7 @@ use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
 use crate::panics;
+use crate::progress::bytes_text;
 
 pub(super) const TOKENIZER_FILE: &str = "tokenizer.json";
 
@@ -92,19 +93,20 @@ pub enum TokenizerError {
     },
     /// A text that has to be tokenised at once, and is too long for the memory that is free.
     #[error(
-        "{place}: {bytes} of text have to be tokenised at once, which takes about {needed} of memory, but {free} are free"
+        "{place}: {} of text have to be tokenised at once, which takes about {} of memory, but {} are free",
+        bytes_text(*bytes), bytes_text(*needed), bytes_text(*free)
     )]
     TooLong {
         /// File and line.
         place: String,
         /// Length of the text, or of the part that has no place to cut it.
-        bytes: String,
-        /// Memory for it.
-        needed: String,
-        /// Memory that is free.
-        free: String,
-        /// Longest text that fits.
-        max: String,
+        bytes: u64,
+        /// Bytes of memory for it.
+        needed: u64,
+        /// Bytes of memory that are free.
+        free: u64,
+        /// Bytes of the longest text that fits.
+        max: u64,
     },
     /// The library failed.
     #[error("{doing}: {reason}")]
@@ -138,8 +140,9 @@ impl TokenizerError {
     pub fn help(&self) -> Option<String> {
         match self {
             Self::TooLong { max, .. } => Some(format!(
-                "this tokenizer does not split text into words, or the text has none: divide it into texts of at most {max}, \
-                 such as one for each paragraph"
+                "this tokenizer does not split text into words, or the text has none: divide it into texts of at most {}, \
+                 such as one for each paragraph",
+                bytes_text(*max)
             )),
             _ => None,
         }

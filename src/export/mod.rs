@@ -8,7 +8,7 @@ mod storage;
 pub mod verify;
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
@@ -63,6 +63,26 @@ pub fn export(
         .collect()
 }
 
+/// Notes how long the folder took to write, and how long both models took on the rows that were compared.
+fn note_pace(
+    config: &DecoderConfig,
+    context: &ExportContext<'_>,
+    verification: &Verification,
+    [written_in, all_in]: [Duration; 2],
+) {
+    let compared = Text {
+        tokens: verification.positions,
+        sequence_length: context.rows.sequence_length(),
+    };
+    let compared = cost::run(WorkKind::Evaluate, config, compared.times(2));
+    rates::note(compared, all_in.saturating_sub(written_in));
+    rates::note(cost::store(config, 1), written_in);
+}
+
+#[expect(
+    clippy::too_many_lines,
+    reason = "one folder, step by step: written, read back, compared, described"
+)]
 fn export_format(
     plan: &ExportPlan,
     format: Format,
@@ -120,16 +140,14 @@ fn export_format(
         embedding_kl_nats,
     };
     allocator::give_freed_pages_back(); // freed by the writer, before a second copy of the model is loaded
-    let written_in = since.elapsed() - predicted;
+    let written_in = since.elapsed().saturating_sub(predicted);
     let verification = verify(&written, context.rows, &expected)?;
-    let verified = since.elapsed() - written_in;
-    let compared = Text {
-        tokens: verification.positions,
-        sequence_length: context.rows.sequence_length(),
-    };
-    let compared = cost::run(WorkKind::Evaluate, config, compared.times(2));
-    rates::note(compared, verified);
-    rates::note(cost::store(config, 1), written_in);
+    note_pace(
+        config,
+        context,
+        &verification,
+        [written_in, since.elapsed()],
+    );
     let card = model_card(&CardFacts {
         is_rebuilt: rebuilt.is_some(),
         // vLLM refuses codes of 2 and 3 bits; docs/engines.md.

@@ -6,6 +6,7 @@
 //! Nothing of this reaches the results of a run.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -93,6 +94,7 @@ impl Work {
     }
 
     /// A share of the work.
+    #[must_use]
     pub fn part(self, share: f64) -> Self {
         Self {
             amount: self.amount * share,
@@ -451,10 +453,10 @@ fn forget_old(dir: &Path, own: &Path) -> io::Result<()> {
     let mut others = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        let name = entry.file_name();
-        let is_of_rates = name
-            .to_str()
-            .is_some_and(|name| name.starts_with(PREFIX) && name.ends_with(".json"));
+        let path = entry.path();
+        let stem = path.file_stem().and_then(OsStr::to_str);
+        let is_of_rates = stem.is_some_and(|stem| stem.starts_with(PREFIX))
+            && path.extension().is_some_and(|kind| kind == "json");
         if is_of_rates && entry.path() != own && entry.file_type()?.is_file() {
             others.push((entry.metadata()?.modified()?, entry.path()));
         }

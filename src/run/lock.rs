@@ -84,8 +84,7 @@ pub(crate) fn lock(dir: &Path) -> Result<FolderLock, RunError> {
     };
     match lock.file.try_lock() {
         Ok(()) if lock.is_in_its_place() => Ok(lock),
-        Ok(()) => Err(without_folders(lock, locked())),
-        Err(TryLockError::WouldBlock) => Err(without_folders(lock, locked())),
+        Ok(()) | Err(TryLockError::WouldBlock) => Err(without_folders(lock, locked())),
         Err(TryLockError::Error(error)) => Err(without_folders(lock, with_path(error, dir).into())),
     }
 }
@@ -149,7 +148,7 @@ mod tests {
         drop(lock(&inner).unwrap());
         assert!(!inner.exists());
         let kept = lock(&inner).unwrap();
-        fs::write(inner.join("rows"), b"1").unwrap();
+        files::write_atomically(&inner.join("rows"), |out| out.write_all(b"1")).unwrap();
         drop(kept);
         drop(outer);
         assert!(inner.join("rows").exists());

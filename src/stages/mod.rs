@@ -167,13 +167,8 @@ impl Stages {
             made_from["pass"] = json!(pass);
             let parts = json!({ "student": last, "pass": pass });
             let origin = json!([VERSION, MEASURES_VERSION, name, without_training(&parts)]);
-            let stage = Stage::new(&run_dir, name, &parts)
-                .made_from(made_from)
-                .checked(hashes)?;
-            let stage = Stage {
-                origin: Some(files::hash_json(&origin)),
-                ..stage
-            };
+            let stage = Stage::new(&run_dir, name, &parts).made_from(made_from);
+            let stage = stage.of_origin(&origin).checked(hashes)?;
             last = json!(stage.key);
             made_from = json!({ &stage.name: stage.key });
             stages.push(stage);

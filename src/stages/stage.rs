@@ -70,6 +70,12 @@ impl Stage {
         Self { made_from, ..self }
     }
 
+    /// The same stage, with what decides it beside its keys of training.
+    pub(super) fn of_origin(self, origin: &Value) -> Self {
+        let origin = Some(files::hash_json(origin));
+        Self { origin, ..self }
+    }
+
     /// Writes the inputs of the stage into the folder that it begins to fill.
     pub fn note(&self, dir: &Path) -> io::Result<()> {
         let note = Note {

@@ -104,6 +104,19 @@ impl StudentHeader {
 }
 
 impl StudentFacts {
+    /// The reason why there is no such student.
+    fn fault(&self) -> Option<String> {
+        if let Some(fault) = self.config.fault() {
+            return Some(format!("no decoder has this config: {fault}"));
+        }
+        let num_runs = self
+            .config
+            .num_hidden_layers
+            .saturating_mul(self.layer_repeats);
+        let is_possible = (1..=DecoderConfig::MAX_LAYERS).contains(&num_runs);
+        (!is_possible).then(|| format!("{num_runs} layers would run"))
+    }
+
     fn scheme(&self, spec: &ParameterSpec) -> Option<Scheme> {
         let only = self.grid.as_ref().map(|grid| Scheme {
             weight: Grid::symmetric(grid.bits, grid.group_size),
@@ -148,15 +161,8 @@ impl Student {
             })?;
         }
         let damaged = |fact: String| StudentError::from(TensorsError::damaged(&path, fact));
-        if let Some(fault) = facts.config.fault() {
-            return Err(damaged(format!("no decoder has this config: {fault}")));
-        }
-        let num_runs = facts
-            .config
-            .num_hidden_layers
-            .saturating_mul(facts.layer_repeats);
-        if !(1..=DecoderConfig::MAX_LAYERS).contains(&num_runs) {
-            return Err(damaged(format!("{num_runs} layers would run")));
+        if let Some(fault) = facts.fault() {
+            return Err(damaged(fault));
         }
         let (mut masks, mut scales) = (BTreeMap::new(), BTreeMap::new());
         let mut schemes = Schemes::new();
@@ -207,9 +213,7 @@ impl Student {
     fn misfit(&self) -> Option<String> {
         let specs = parameter_specs(&self.decoder.config);
         specs.into_iter().find_map(|spec| {
-            let ParameterSpec {
-                id, name, shape, ..
-            } = spec;
+            let ParameterSpec { id, name, shape } = spec;
             if let Some(fault) = self.masks.get(&id).and_then(|mask| mask_fault(mask, shape)) {
                 return Some(format!("the mask of `{name}` {fault}"));
             }
@@ -245,9 +249,12 @@ pub(crate) fn mask_fault(mask: &Tensor<2>, shape: [usize; 2]) -> Option<String> 
         ));
     }
     let values = tensors::to_vec(mask);
-    let other = values
-        .into_iter()
-        .find(|&value| value != 0.0 && value != 1.0);
+    let is_of_a_mask = |value: f32| {
+        [0.0_f32, 1.0]
+            .map(f32::to_bits)
+            .contains(&value.abs().to_bits())
+    };
+    let other = values.into_iter().find(|&value| !is_of_a_mask(value));
     other.map(|value| format!("holds {value}, which is neither 0 nor 1"))
 }
 

@@ -315,7 +315,7 @@ impl States<'_> {
             student.masks.extend(mask.map(|mask| (spec.id, mask)));
             let first = matrices.remove(&format!("began.{}", spec.name));
             let shape = like.scales.get(&spec.id).map(|scale| scale.first().dims());
-            let shapes = [first.as_ref().map(|first| first.dims()), shape];
+            let shapes = [first.as_ref().map(Tensor::dims), shape];
             if let [Some(first), Some(kept)] = shapes
                 && first != kept
             {

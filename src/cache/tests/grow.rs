@@ -108,7 +108,7 @@ fn a_capture_of_fewer_rows_that_mends_the_last_of_them_loses_none_of_the_others(
     build_rows(whole.path(), &of, many);
     build_rows(dir.path(), &of, many);
     change(&dir.path().join("shard-00001.parquet"), |bytes| {
-        bytes[99] ^= 1
+        bytes[99] ^= 1;
     });
     // The last of six rows is in that shard, whose other rows are lost with it.
     let mut writer = try_writer(dir.path(), &of, 6).unwrap();

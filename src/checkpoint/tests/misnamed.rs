@@ -14,7 +14,7 @@ fn the_folder_of_an_adapter_names_its_base() {
         }
         let path = dir.path().join("adapter_config.json");
         damage(&path, |bytes| {
-            *bytes = serde_json::to_vec(&adapter).unwrap()
+            *bytes = serde_json::to_vec(&adapter).unwrap();
         });
         let error = Checkpoint::open(dir.path()).unwrap_err();
         let message = error.to_string();
@@ -29,7 +29,7 @@ fn the_folder_of_an_adapter_names_its_base() {
     // A whole model that keeps the file of an adapter that was merged into it.
     let dir = copy("hf-llama");
     damage(&dir.path().join("adapter_config.json"), |bytes| {
-        *bytes = b"{}".to_vec()
+        *bytes = b"{}".to_vec();
     });
     Checkpoint::open(dir.path()).unwrap();
 }
@@ -38,7 +38,9 @@ fn the_folder_of_an_adapter_names_its_base() {
 fn refusal_of_names(folder: &str, name: impl Fn(&str) -> String) -> String {
     let dir = copy(folder);
     edit_tensors(dir.path(), |tensors| {
-        tensors.iter_mut().for_each(|(old, ..)| *old = name(old));
+        for (old, ..) in tensors {
+            *old = name(old);
+        }
     });
     refusal(dir.path())
 }
@@ -86,10 +88,10 @@ fn an_untied_model_without_an_output_layer_is_told_how_to_tie_it() {
     for tied in [json!(false), json!(null)] {
         let dir = copy("hf-llama");
         edit_json(&dir.path().join("config.json"), |config| {
-            config["tie_word_embeddings"] = tied
+            config["tie_word_embeddings"] = tied;
         });
         edit_tensors(dir.path(), |tensors| {
-            tensors.retain(|(name, ..)| name != HEAD)
+            tensors.retain(|(name, ..)| name != HEAD);
         });
         let message = refusal(dir.path());
         assert!(
@@ -126,13 +128,13 @@ fn of_a_config_and_files_that_disagree_the_one_to_change_is_named() {
         let config = dir.path().join("config.json");
         let ignored = json!(["lm_head", module]);
         edit_json(&config, |config| {
-            config["quantization_config"]["ignore"] = ignored.clone()
+            config["quantization_config"]["ignore"] = ignored.clone();
         });
         Checkpoint::open(dir.path()).unwrap();
 
         let dir = copy(folder);
         edit_json(&dir.path().join("config.json"), |config| {
-            config["quantization_config"]["ignore"] = ignored
+            config["quantization_config"]["ignore"] = ignored;
         });
         let message = refusal(dir.path());
         let want = format!(
@@ -196,7 +198,7 @@ fn sizes_written_as_floats_say_what_to_write() {
     ] {
         let dir = copy("hf-llama");
         edit_json(&dir.path().join("config.json"), |config| {
-            config[key] = value
+            config[key] = value;
         });
         let message = refusal(dir.path());
         let want = format!(
@@ -207,7 +209,7 @@ fn sizes_written_as_floats_say_what_to_write() {
     for value in [json!(320.5), json!(-320.0), json!(1e300), json!("320")] {
         let dir = copy("hf-llama");
         edit_json(&dir.path().join("config.json"), |config| {
-            config["vocab_size"] = value
+            config["vocab_size"] = value;
         });
         let message = refusal(dir.path());
         assert!(

@@ -69,8 +69,8 @@ fn texts() -> Vec<String> {
         let piece = |idx: u64| {
             let draw = random::derive(seed, &idx.to_string());
             match draw % 4 {
-                0 if seed % 3 == 0 => " plain",
-                1 if seed % 3 == 0 => " words",
+                0 if seed.is_multiple_of(3) => " plain",
+                1 if seed.is_multiple_of(3) => " words",
                 _ => AWKWARD[usize::try_from(draw / 4).unwrap() % AWKWARD.len()],
             }
         };
@@ -97,6 +97,7 @@ fn changed(change: impl FnOnce(&mut Value)) -> Tokenizer {
     Tokenizer::from_bytes(json.to_string().into_bytes(), None, Path::new("changed")).unwrap()
 }
 
+#[expect(clippy::fn_params_excessive_bools, reason = "the keys of the file")]
 fn byte_level(use_regex: bool, add_prefix_space: bool) -> Value {
     json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": use_regex})
 }
@@ -109,6 +110,7 @@ fn steps(steps: &[Value]) -> Value {
     json!({"type": "Sequence", "pretokenizers": steps})
 }
 
+#[expect(clippy::too_many_lines, reason = "one table")]
 /// Every kind of tokenizer, with whether its documents are cut.
 fn tokenizers() -> Vec<(String, Tokenizer, bool)> {
     let mut all = Vec::new();

@@ -249,7 +249,8 @@ fn files_of_a_folder_that_are_passed_over_are_named_and_counted() {
         "3 files in `texts` are passed over, neither `.txt` nor `.jsonl`: `README`, `b/c.json`, `b/d.parquet`"
     );
     for number in 0..9 {
-        fs::write(dir.path().join(format!("{number}.csv")), b"x").unwrap();
+        let path = dir.path().join(format!("{number}.csv"));
+        files::write_atomically(&path, |out| out.write_all(b"x")).unwrap();
     }
     let told = told(&dir);
     assert!(

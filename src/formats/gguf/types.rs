@@ -79,7 +79,8 @@ impl BlockTypes {
             let stored = self.kind(spec.kind(), spec.shape[1]);
             if spec.kind() != ParameterKind::Linear {
                 continue;
-            } else if stored == self.linear {
+            }
+            if stored == self.linear {
                 asked += spec.shape[0] * spec.shape[1];
             } else {
                 smaller += spec.shape[0] * spec.shape[1];

@@ -354,16 +354,16 @@ fn floats(bytes: &[u8], dtype: Dtype) -> Option<Box<dyn Iterator<Item = f32> + '
     fn of<const N: usize>(
         bytes: &[u8],
         number: fn([u8; N]) -> f32,
-    ) -> Option<Box<dyn Iterator<Item = f32> + '_>> {
+    ) -> Box<dyn Iterator<Item = f32> + '_> {
         let (elements, _) = bytes.as_chunks::<N>();
-        Some(Box::new(elements.iter().map(move |&le| number(le))))
+        Box::new(elements.iter().map(move |&le| number(le)))
     }
-    match dtype {
+    Some(match dtype {
         Dtype::F16 => of(bytes, |le| half::f16::from_le_bytes(le).to_f32()),
         Dtype::BF16 => of(bytes, |le| half::bf16::from_le_bytes(le).to_f32()),
         Dtype::F32 => of(bytes, f32::from_le_bytes),
-        _ => None,
-    }
+        _ => return None,
+    })
 }
 
 /// Shards `model-00001-of-0000N.safetensors` of a folder without an index, in order; none if it has none.

@@ -274,6 +274,7 @@ fn an_older_scaling_of_null_is_none() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn numbers_with_which_a_model_computes_nonsense_are_refused_by_their_key() {
     let refused = |keys: Value| {
         let json = with_keys("LlamaForCausalLM", &keys);

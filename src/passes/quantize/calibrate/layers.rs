@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::files::with_path;
-use crate::model::{Decoder, ParameterSpec, Schemes, WeightId, parameter_specs};
+use crate::model::{Decoder, DecoderConfig, ParameterSpec, Schemes, WeightId, parameter_specs};
 use crate::progress;
 use crate::student::FixedScales;
 use crate::tensors::{self, TensorsError};
@@ -103,7 +103,7 @@ impl FinishedLayers<'_> {
 /// Number of finished layers in the folder of an unfinished pass, from the first on.
 pub(crate) fn num_finished(dir: &Path) -> usize {
     let finished = FinishedLayers { dir, key: "" };
-    (0..)
+    (0..DecoderConfig::MAX_LAYERS)
         .take_while(|&layer| finished.file(layer).exists())
         .count()
 }
