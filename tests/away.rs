@@ -72,6 +72,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one table")]
     fn what_needs_the_teacher_or_the_text_is_refused_with_what_is_missing() {
         let first = Workshop::new();
         first.done(&["run", "chain.yaml"]);

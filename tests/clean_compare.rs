@@ -22,6 +22,10 @@ mod tests {
     }
 
     #[test]
+    #[expect(
+        clippy::too_many_lines,
+        reason = "one folder, looked at after each command"
+    )]
     fn clean_removes_what_no_recipe_needs_and_nothing_that_it_did_not_make() {
         let workshop = Workshop::new();
         workshop.done(&["run", "chain.yaml"]);

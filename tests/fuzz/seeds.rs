@@ -75,7 +75,11 @@ fn models() -> Vec<Seed> {
         let files = golden(&folder);
         let ggufs: Vec<&String> = files
             .keys()
-            .filter(|name| name.ends_with(".gguf"))
+            .filter(|name| {
+                Path::new(name)
+                    .extension()
+                    .is_some_and(|kind| kind == "gguf")
+            })
             .collect();
         for name in &ggufs {
             let file = Files::from([("model.gguf".to_owned(), files[*name].clone())]);
@@ -212,7 +216,9 @@ fn runs() -> [Seed; 4] {
         },
         Seed {
             name: "run".to_owned(),
-            damaged: left(&done, |name| !name.ends_with(".lock")),
+            damaged: left(&done, |name| {
+                Path::new(name).file_name().is_some_and(|it| it != ".lock")
+            }),
             commands: of_run,
             files: done.clone(),
             weight: 10,

@@ -275,6 +275,9 @@ type Misfit = (
 
 const UP: &str = "model.layers.0.mlp.up_proj.weight";
 
+/// A matrix that a test makes.
+type Made = fn() -> Tensor<2>;
+
 #[test]
 fn a_mask_of_another_shape_in_a_state_with_a_new_checksum_is_refused() {
     let dir = tempfile::tempdir().unwrap();
@@ -289,7 +292,7 @@ fn a_mask_of_another_shape_in_a_state_with_a_new_checksum_is_refused() {
     let load = || masked.load(&given(true));
     masked.save(&training).unwrap();
     assert_eq!(load().unwrap().unwrap().student.masks.len(), 1);
-    let cases: [(fn() -> Tensor<2>, &str); 3] = [
+    let cases: [(Made, &str); 3] = [
         (
             || Tensor::ones([16, 32], &device()),
             "has shape [16, 32], and the weight [32, 16]",
@@ -324,6 +327,7 @@ fn a_mask_of_another_shape_in_a_state_with_a_new_checksum_is_refused() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn a_student_with_a_new_checksum_is_refused_if_anything_does_not_fit_its_weights() {
     let dir = tempfile::tempdir().unwrap();
     let mut student = student(1);

@@ -112,13 +112,12 @@ pub(super) fn harmlessly(bytes: &mut Vec<u8>, dice: &mut Dice) -> String {
         }
         _ => None,
     };
-    let done = match removed {
-        Some(key) => format!("key `{key}` left out"),
-        None => {
-            let value = *dice.pick(&TYPES);
-            let before = std::mem::replace(node, serde_json::from_str(value).expect("JSON"));
-            format!("`{}` became {value}", short(&before))
-        }
+    let done = if let Some(key) = removed {
+        format!("key `{key}` left out")
+    } else {
+        let value = *dice.pick(&TYPES);
+        let before = std::mem::replace(node, serde_json::from_str(value).expect("JSON"));
+        format!("`{}` became {value}", short(&before))
     };
     *bytes = json.to_string().into_bytes();
     done
