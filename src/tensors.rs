@@ -190,10 +190,7 @@ pub fn load<T: DeserializeOwned>(
 pub fn facts<T: DeserializeOwned>(
     path: &Path,
 ) -> Result<(BTreeMap<String, Vec<usize>>, T), TensorsError> {
-    let damaged = |fact: String| TensorsError::Damaged {
-        path: path.display().to_string(),
-        fact,
-    };
+    let damaged = |fact: String| TensorsError::damaged(path, fact);
     let file = Mapped::open(path)?;
     let (_, metadata) =
         SafeTensors::read_metadata(&file).map_err(|error| damaged(error.to_string()))?;

@@ -71,7 +71,7 @@ impl Opened {
     /// Opens everything; writes nothing.
     pub fn open(plan: &Plan) -> Self {
         let away = Away::of(plan);
-        let kept = Kept::find(plan).filter(|_| away.any());
+        let kept = away.any().then(|| Kept::find(plan)).flatten();
         let copied_files = copied_files(plan, kept.as_ref());
         let teacher = plan.teacher.as_ref().map(|teacher| &teacher.checkpoint);
         let own_student = match &plan.student {

@@ -70,15 +70,11 @@ impl StudentHeader {
             (1..=MAX_LAYERS).contains(&(runs as u64))
                 && own.layer_types.len() == own.num_hidden_layers
         };
-        let runs = layers
-            .filter(is_known)
-            .ok_or_else(|| TensorsError::Damaged {
-                path: path.display().to_string(),
-                fact: format!(
-                    "{layer_repeats} runs of each of {} layers",
-                    own.num_hidden_layers
-                ),
-            })?;
+        let runs = layers.filter(is_known).ok_or_else(|| {
+            let layers = own.num_hidden_layers;
+            let fact = format!("{layer_repeats} runs of each of {layers} layers");
+            TensorsError::damaged(&path, fact)
+        })?;
         let runs: Vec<usize> = (0..runs).map(|run| run / layer_repeats).collect();
         let mut header = Self {
             config: own.with_layers(&runs),
@@ -249,11 +245,7 @@ pub(crate) fn mask_fault(mask: &Tensor<2>, shape: [usize; 2]) -> Option<String> 
         ));
     }
     let values = tensors::to_vec(mask);
-    let is_of_a_mask = |value: f32| {
-        [0.0_f32, 1.0]
-            .map(f32::to_bits)
-            .contains(&value.abs().to_bits())
-    };
+    let is_of_a_mask = |value: f32| value == 0.0 || value.to_bits() == 1.0_f32.to_bits();
     let other = values.into_iter().find(|&value| !is_of_a_mask(value));
     other.map(|value| format!("holds {value}, which is neither 0 nor 1"))
 }

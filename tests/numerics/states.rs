@@ -292,7 +292,7 @@ fn a_mask_of_another_shape_in_a_state_with_a_new_checksum_is_refused() {
     let load = || masked.load(&given(true));
     masked.save(&training).unwrap();
     assert_eq!(load().unwrap().unwrap().student.masks.len(), 1);
-    let cases: [(Made, &str); 3] = [
+    let cases: [(Made, &str); 4] = [
         (
             || Tensor::ones([16, 32], &device()),
             "has shape [16, 32], and the weight [32, 16]",
@@ -304,6 +304,10 @@ fn a_mask_of_another_shape_in_a_state_with_a_new_checksum_is_refused() {
         (
             || Tensor::full([32, 16], 0.5, &device()),
             "holds 0.5, which is neither 0 nor 1",
+        ),
+        (
+            || Tensor::full([32, 16], -1.0, &device()),
+            "holds -1, which is neither 0 nor 1",
         ),
     ];
     for (mask, told) in cases {
