@@ -47,8 +47,8 @@ impl DecoderConfig {
     /// Largest size that is read back: far above any published model, and no product of two overflows.
     pub const MAX_SIZE: usize = 1 << 24;
 
-    /// Most layers that are read.
-    pub const MAX_LAYERS: usize = 1 << 12;
+    /// Most layers that run, in a file or in a recipe.
+    pub const MAX_LAYERS: usize = 1 << 10;
 
     /// Facts of its family.
     pub fn family(&self) -> &'static Family {

@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{FixedScales, MAX_LAYERS, STUDENT_FILE, Student, StudentError};
+use super::{FixedScales, STUDENT_FILE, Student, StudentError};
 use crate::kernels::grid::Grid;
 use crate::model::{
     Decoder, DecoderConfig, ParameterKind, ParameterSpec, Scheme, Schemes, parameter_specs,
@@ -67,7 +67,7 @@ impl StudentHeader {
         } = &facts;
         let layers = own.num_hidden_layers.checked_mul(*layer_repeats);
         let is_known = |&runs: &usize| {
-            (1..=MAX_LAYERS).contains(&(runs as u64))
+            (1..=DecoderConfig::MAX_LAYERS).contains(&runs)
                 && own.layer_types.len() == own.num_hidden_layers
         };
         let runs = layers.filter(is_known).ok_or_else(|| {

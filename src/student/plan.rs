@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use crate::diag::Diagnostic;
-use crate::model::Part;
+use crate::model::{DecoderConfig, Part};
 use crate::progress::thousands;
 use crate::recipe::{
     ABOVE_0, Fields, Kind, MAX_SIZE, Read, Row, SHARE_ABOVE_0, Word, ascending, choice, distinct,
@@ -14,7 +14,7 @@ use crate::recipe::{
 };
 use crate::teacher::CHECKPOINT;
 
-pub(crate) const MAX_LAYERS: u64 = 1024;
+pub(crate) const MAX_LAYERS: u64 = DecoderConfig::MAX_LAYERS as u64;
 
 choice! {
     pub enum StudentPlan of StudentWord in STUDENT = "student", "Source of the student's first weights." {

@@ -255,7 +255,7 @@ fn sizes_out_of_bounds_are_refused() {
         ),
         (
             json!({ "num_hidden_layers": -1 }),
-            "`num_hidden_layers` must be a whole number in 1 ..= 4096, but is `-1`",
+            "`num_hidden_layers` must be a whole number in 1 ..= 1024, but is `-1`",
         ),
         (
             json!({ "intermediate_size": null }),
