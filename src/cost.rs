@@ -11,11 +11,14 @@ use crate::rates::{Work, WorkKind};
 /// Bytes of an f32.
 pub(crate) const F32_BYTES: u64 = 4;
 
-/// Logits of a chunk of positions, with room for the largest rows and for packed matrices.
+/// Logits of a chunk of positions, with what a matrix product packs.
+const LOGITS_BYTES: u64 = 32 << 20;
+
+/// The same, with slopes or draws.
 pub(crate) const LOSS_BYTES: u64 = 48 << 20;
 
 /// Text, tokenizer and code: the memory of the process beside models.
-pub(crate) const PROCESS_BYTES: u64 = 64 << 20;
+pub(crate) const PROCESS_BYTES: u64 = 72 << 20;
 
 /// Operations of a product that take as long as one exponential, logarithm or comparison of a logit.
 const OF_LOGIT: f64 = 30.0;
@@ -60,9 +63,13 @@ impl StageCost {
     /// Memory holds the weights, and for each core the activations of one layer and a chunk of logits.
     pub(crate) fn of_run(config: &DecoderConfig, work: Work, text: Text, positions: u64) -> Self {
         let at_once = text.tokens.min(positions);
+        let logits = match work.kind {
+            WorkKind::Capture => LOSS_BYTES,
+            _ => LOGITS_BYTES,
+        };
         let of_core = at_once
             .saturating_mul(layer_floats(config) as u64 * F32_BYTES)
-            .saturating_add(LOSS_BYTES);
+            .saturating_add(logits);
         let cores = (text.tokens.div_ceil(positions.max(1))).clamp(1, num_cores());
         Self {
             tokens: text.tokens,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cache::{self, CachePlan, SupportPlan};
 use crate::cost::{self, F32_BYTES, PROCESS_BYTES, StageCost, Text, num_cores};
-use crate::data::{TokenizerPlan, TrainTokenizer, text_files};
+use crate::data::{Tokenizer, TokenizerPlan, TrainTokenizer, text_files};
 use crate::export::verify;
 use crate::files::UnfinishedDir;
 use crate::model::{DecoderConfig, num_parameters};
@@ -94,7 +94,9 @@ pub fn estimate(plan: &Plan, stages: &Stages, rates: &Rates) -> Vec<StageEstimat
     let config = |model: &Model| model.stored().config().clone();
     let teacher = stages.inputs.teacher.as_ref().map(config);
     let given = stages.inputs.student(plan).map(config);
-    let sizes = sizes(plan, teacher, given.as_ref());
+    let tokenizer = stages.inputs.tokenizer.as_ref();
+    let vocab_size = tokenizer.map(Tokenizer::vocab_size);
+    let sizes = sizes(plan, teacher, given.as_ref(), vocab_size);
     let parts = parts_done(plan, stages, &sizes);
     let costs = costs_of(plan, &sizes, stages.captures_train, &parts);
     let of =
@@ -163,7 +165,7 @@ fn captured(stages: &Stages, sizes: &Sizes) -> Option<PartDone> {
 /// Estimates the costs of a plan of which nothing is done, whose teacher, and whose student if it starts from a
 /// checkpoint, have these architectures.
 pub fn costs(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConfig>) -> Costs {
-    let sizes = sizes(plan, teacher, given);
+    let sizes = sizes(plan, teacher, given, None);
     costs_of(plan, &sizes, plan.reads_cache(), &PartsDone::default())
 }
 
@@ -215,7 +217,7 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
             cost.work.push(cost::store(inputs.left, 1));
             pass.pass().add_cost(&mut cost, &inputs);
             runs_apart |= pass.pass().runs_apart();
-            cost.memory_bytes += u64::from(runs_apart) * weights;
+            cost.memory_bytes += u64::from(runs_apart) * apart_bytes(inputs.student);
             cost
         })
         .collect();
@@ -225,7 +227,7 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
         cache,
         teacher,
         passes,
-        export: export(plan, sizes, config_at(plan.passes.len())),
+        export: export(plan, sizes, config_at(plan.passes.len()), runs_apart),
     }
 }
 
@@ -242,18 +244,29 @@ fn data(sizes: &Sizes) -> StageCost {
 }
 
 /// Cost of writing all formats, and of reading them back and comparing them.
-fn export(plan: &Plan, sizes: &Sizes, config: &DecoderConfig) -> StageCost {
+///
+/// `runs_apart` is true if the model that runs has weights beside the free ones.
+fn export(plan: &Plan, sizes: &Sizes, config: &DecoderConfig, runs_apart: bool) -> StageCost {
     let num_formats = plan.export.formats.len() as u64;
     let length = sizes.sequence_length;
     let compared = (verify::num_rows(length) * length) as u64;
     let compared = sizes.text(compared.min(sizes.validation_tokens));
     let work = cost::run(WorkKind::Evaluate, config, compared.times(2 * num_formats)); // in memory, and read back
     let mut export = StageCost::of_run(config, work, compared, length as u64);
-    export.work.push(cost::store(config, num_formats));
+    export.work.push(cost::store(config, 2 * num_formats)); // written, and read back
     export.tokens *= 2 * num_formats;
     export.memory_bytes += num_parameters(config) * F32_BYTES; // what is read back, beside the student
+    export.memory_bytes += u64::from(runs_apart) * apart_bytes(config);
     export.disk_bytes = num_formats * num_parameters(config) * F32_BYTES / 2;
     export
+}
+
+/// Bytes of the weights that run beside the free ones: masked and rounded projections. Embedding and output layer are
+/// mostly shared.
+fn apart_bytes(config: &DecoderConfig) -> u64 {
+    let of_ids = (config.vocab_size * config.hidden_size) as u64;
+    let matrices = if config.tie_word_embeddings { 1 } else { 2 };
+    num_parameters(config).saturating_sub(matrices * of_ids) * F32_BYTES
 }
 
 /// Bytes of a position in the cache; entries as measured on a teacher of 135 M parameters (`docs/formats.md`).
@@ -306,11 +319,17 @@ fn add_importance(first: Option<&mut StageCost>, plan: &Plan, sizes: &Sizes) {
     first.memory_bytes = first.memory_bytes.max(run.memory_bytes);
 }
 
-fn sizes(plan: &Plan, teacher: Option<DecoderConfig>, given: Option<&DecoderConfig>) -> Sizes {
+/// Sizes of a plan; `vocab_size` is that of its tokenizer, if it is known.
+fn sizes(
+    plan: &Plan,
+    teacher: Option<DecoderConfig>,
+    given: Option<&DecoderConfig>,
+    vocab_size: Option<usize>,
+) -> Sizes {
     let vocab_size = match (&teacher, &plan.data.tokenizer) {
         (Some(teacher), _) => teacher.vocab_size,
         (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => *vocab_size,
-        (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => 1 << 15,
+        (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => vocab_size.unwrap_or(1 << 15),
     };
     let length = plan.data.sequence_length;
     let student = plan

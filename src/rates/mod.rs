@@ -65,10 +65,19 @@ pub enum WorkKind {
 /// speed, ascending. Small models have products too small for a core's units.
 const ASSUMED: &[(WorkKind, &[(f64, f64)])] = &[
     (WorkKind::Tokenize, &[(1.0, 1e6)]),
-    (WorkKind::Capture, &[(1e5, 60e9), (5e6, 95e9)]),
-    (WorkKind::Evaluate, &[(1e5, 45e9), (5e6, 95e9)]),
-    (WorkKind::Train, &[(3e5, 70e9), (3e7, 80e9)]),
-    (WorkKind::Calibrate, &[(1e5, 60e9), (5e6, 85e9)]),
+    (
+        WorkKind::Capture,
+        &[(1e5, 60e9), (5e6, 100e9), (1.3e8, 115e9)],
+    ),
+    (
+        WorkKind::Evaluate,
+        &[(3e5, 25e9), (5e6, 78e9), (1.3e8, 95e9)],
+    ),
+    (WorkKind::Train, &[(3e5, 57e9), (3e7, 90e9)]),
+    (
+        WorkKind::Calibrate,
+        &[(1e5, 40e9), (5e6, 64e9), (1.3e8, 85e9)],
+    ),
     (WorkKind::Store, &[(1.0, 1e8)]),
 ];
 

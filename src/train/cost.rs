@@ -151,9 +151,16 @@ fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, sequence_length: usize, sta
     let gradients = micro_batches.min(at_once + 1) as u64; // of the concurrent ones, and the sum of those before
     let positions = (micro_batch * sequence_length) as u64;
     let kept = positions.saturating_mul(kept_bytes(student, fit.gradient_checkpointing));
+    // Of a tied matrix the gradient as an embedding, and its sum with the one as output layer.
+    let tied = if student.tie_word_embeddings {
+        2 * (student.vocab_size * student.hidden_size) as u64 * F32_BYTES
+    } else {
+        0
+    };
     let forward_backward = (at_once as u64)
         .saturating_mul(kept.saturating_add(LOSS_BYTES))
-        .saturating_add(weights.saturating_mul(state + gradients));
+        .saturating_add(weights.saturating_mul(state + gradients))
+        .saturating_add(tied);
     let update = weights.saturating_mul(state + 2); // one gradient, and the weights that replace those in use
     forward_backward.max(update).saturating_add(PROCESS_BYTES)
 }
