@@ -24,6 +24,7 @@ if [[ $(id -u) == 0 ]] && mount -t tmpfs -o size=24m tmpfs "$disk" 2>"$work/moun
     is_tmpfs=yes
 fi
 cleanup() {
+    [[ $BASHPID == $$ ]] || return # a child that a signal meets before it is the program
     [[ $is_tmpfs == no ]] || umount "$disk"
     rm -rf "$work"
 }
