@@ -47,7 +47,9 @@ pub mod recipe;
 
 pub mod gguf;
 
-// Data: text -> token rows.
+// Data: text and conversations -> token rows.
+pub mod chat;
+
 pub mod data;
 
 // Model: one decoder for teacher and student.

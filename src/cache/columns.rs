@@ -20,6 +20,7 @@ use super::Fingerprint;
 use super::manifest::tokens_hash;
 use super::quantize::{RowCodes, quantize};
 use crate::cache::SupportPlan;
+use crate::data::{LossMask, Span};
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Names of the columns, in order.
@@ -44,21 +45,33 @@ const ROWS_PER_PAGE: usize = 16;
 /// Largest excess of a support's probability over one; generous for the rounding of a teacher's f32 softmax.
 const MASS_TOLERANCE: f64 = 1e-3;
 
+/// Most spans that a message names.
+const MAX_TOLD: usize = 4;
+
 /// A row as it is stored.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredRow {
     pub(super) tokens: Vec<u32>,
-    pub(super) counted: u32,
+    /// Positions that count.
+    pub(super) spans: Vec<Span>,
     pub(super) codes: RowCodes,
+}
+
+impl StoredRow {
+    /// Positions that count.
+    pub(super) fn mask(&self) -> LossMask<'_> {
+        LossMask::checked(&self.spans)
+    }
 }
 
 /// Arrow schema of a shard; nothing in it is nullable.
 pub(super) fn schema() -> SchemaRef {
     let hash = DataType::FixedSizeBinary(TOKENS_HASH_BYTES);
     let tokens = DataType::List(item(DataType::UInt32));
+    let bounds = tokens.clone();
     Arc::new(Schema::new(vec![
         Field::new(column::ROW_IDX, DataType::UInt64, false),
-        Field::new(column::COUNTED, DataType::UInt32, false),
+        Field::new(column::COUNTED, bounds, false),
         Field::new(column::TOKENS_HASH, hash, false),
         Field::new(column::TOKENS, tokens, false),
         Field::new(column::TABLES, DataType::Binary, false),
@@ -99,11 +112,11 @@ pub(super) fn writer_properties(
 /// Converts a row for storage, or says why it cannot be stored.
 pub(super) fn store(
     tokens: &[u32],
-    counted: u32,
+    mask: LossMask<'_>,
     supports: &Supports,
     fingerprint: &Fingerprint,
 ) -> Result<StoredRow, String> {
-    check_tokens(tokens, counted, fingerprint)?;
+    check_tokens(tokens, mask.spans(), fingerprint)?;
     match supports {
         Supports::TopK(top_k) => {
             check_top_k(top_k, fingerprint)?;
@@ -113,7 +126,7 @@ pub(super) fn store(
     }
     Ok(StoredRow {
         tokens: tokens.to_vec(),
-        counted,
+        spans: mask.spans().to_vec(),
         codes: quantize(supports),
     })
 }
@@ -129,7 +142,7 @@ pub(super) fn encode(
     let hash = FixedSizeBinaryArray::try_from_iter(std::iter::once(hash));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values([row_idx as u64])),
-        Arc::new(UInt32Array::from_iter_values([row.counted])),
+        list_of::<UInt32Type>(row.spans.iter().flat_map(|span| [span.start, span.end])),
         Arc::new(hash.map_err(|error| error.to_string())?),
         list_of::<UInt32Type>(row.tokens.iter().copied()),
         Arc::new(BinaryArray::from_iter_values([tables])),
@@ -147,16 +160,20 @@ pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
     Ok((row_idx, hash.value(0)))
 }
 
-/// Tokens and number of counted positions, from a batch of one row.
+/// Tokens and the spans of positions that count, from a batch of one row.
 pub(super) fn decode_tokens(
     batch: &RecordBatch,
     fingerprint: &Fingerprint,
-) -> Result<(Vec<u32>, u32), String> {
+) -> Result<(Vec<u32>, Vec<Span>), String> {
     let tokens = values_of::<UInt32Type>(batch, column::TOKENS)?;
     let tokens = tokens.values().to_vec();
-    let counted = value_of::<UInt32Type>(batch, column::COUNTED)?;
-    check_tokens(&tokens, counted, fingerprint)?;
-    Ok((tokens, counted))
+    let bounds = values_of::<UInt32Type>(batch, column::COUNTED)?;
+    let (pairs, []) = bounds.values().as_chunks::<2>() else {
+        return Err("bounds of positions that count do not come in pairs".to_owned());
+    };
+    let spans: Vec<Span> = pairs.iter().map(|&[start, end]| Span { start, end }).collect();
+    check_tokens(&tokens, &spans, fingerprint)?;
+    Ok((tokens, spans))
 }
 
 /// Bytes of a binary column, from a batch of one row.
@@ -166,11 +183,13 @@ pub(super) fn decode_bytes<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b
     Ok(column.value(0))
 }
 
-fn check_tokens(tokens: &[u32], counted: u32, fingerprint: &Fingerprint) -> Result<(), String> {
+fn check_tokens(tokens: &[u32], spans: &[Span], fingerprint: &Fingerprint) -> Result<(), String> {
     let positions = fingerprint.sequence_length;
     same_length("tokens", tokens.len(), positions + 1)?;
-    if counted as usize > positions {
-        return Err(format!("counts {counted} of {positions} positions"));
+    if LossMask::new(spans, positions).is_none() {
+        let bounds = spans.iter().map(|span| format!("{}..{}", span.start, span.end));
+        let bounds: Vec<String> = bounds.take(MAX_TOLD).collect();
+        return Err(format!("counts the positions {} of {positions}", bounds.join(", ")));
     }
     let vocab_size = fingerprint.vocab_size;
     match tokens.iter().find(|token| **token as usize >= vocab_size) {

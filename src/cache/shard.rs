@@ -103,7 +103,7 @@ impl Shard {
             if stored_idx != row_idx as u64 {
                 return Err(corrupt(format!("is stored as row {stored_idx}")));
             }
-            let (tokens, counted) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
+            let (tokens, spans) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
             if hash != tokens_hash(&tokens) {
                 return Err(corrupt("tokens and their hash differ".to_owned()));
             }
@@ -111,7 +111,7 @@ impl Shard {
             let codes = self.codes(&batch).map_err(corrupt)?;
             visit(StoredRow {
                 tokens,
-                counted,
+                spans,
                 codes,
             })?;
         }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::columns::StoredRow;
 use super::quantize::dequantize;
 use super::{Cache, CacheError, Fingerprint};
+use crate::data::LossMask;
 use crate::support::{Support, Supports};
 
 /// Statistics of a cache. Means are taken over counted positions, at temperature 1.
@@ -67,8 +67,8 @@ impl Cache {
             sums.num_rows += rows.len();
             sums.total_bytes = sums.total_bytes.saturating_add(shard.record.bytes);
             shard.stored_rows(self.dir(), rows, fingerprint, |row| {
-                let StoredRow { counted, codes, .. } = row;
-                sums.add(&dequantize(codes, fingerprint), counted as usize);
+                let mask = row.mask();
+                sums.add(&dequantize(row.codes.clone(), fingerprint), mask);
                 Ok(())
             })?;
         }
@@ -124,8 +124,9 @@ impl StatSums {
         }
     }
 
-    fn add(&mut self, supports: &Supports, counted: usize) {
-        for support in supports.positions().into_iter().take(counted) {
+    fn add(&mut self, supports: &Supports, mask: LossMask<'_>) {
+        let supports = supports.positions();
+        for support in mask.positions().map(|position| supports[position]) {
             self.tail_mass += support.tail_mass();
             self.entropy += support.entropy();
             self.add_position(support);

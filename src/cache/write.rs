@@ -14,6 +14,7 @@ use super::manifest::{self, CachePart, MANIFEST, Manifest, PROGRESS, ShardLayout
 use super::shard::Shard;
 use super::tables::Tables;
 use super::{CacheError, Fingerprint, TokenHashes, Wanted};
+use crate::data::LossMask;
 use crate::files::{self, with_path};
 use crate::support::Supports;
 
@@ -159,12 +160,11 @@ impl CacheWriter {
 
     /// Adds the teacher's supports for row [`next_row`](Self::next_row); the row that fills a shard writes it.
     ///
-    /// `tokens` are the `sequence_length + 1` tokens of the row, `counted` is the number of leading positions
-    /// that are about real text.
+    /// `tokens` are the `sequence_length + 1` tokens of the row, `mask` tells which positions count.
     pub fn push(
         &mut self,
         tokens: &[u32],
-        counted: u32,
+        mask: LossMask<'_>,
         supports: &Supports,
     ) -> Result<(), CacheError> {
         let num_rows = self.tokens.num_rows();
@@ -175,7 +175,7 @@ impl CacheWriter {
                 format!("all {num_rows} rows are already captured"),
             ));
         };
-        let stored = columns::store(tokens, counted, supports, &self.header.fingerprint);
+        let stored = columns::store(tokens, mask, supports, &self.header.fingerprint);
         let stored = stored.map_err(|what| refused(row_idx, what))?;
         if self.tokens.row(row_idx) != Some(&manifest::tokens_hash(tokens)) {
             return Err(refused(

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::{BATCH_ROWS, Calibration, Hessian, Interrupted};
+use super::{BATCH_ROWS, Calibration, Hessian, Interrupted, Observed};
 use crate::model::{Decoder, LayerContexts, ParameterSpec, Site, ids_tensor};
 use crate::progress::Progress;
 
@@ -21,6 +21,8 @@ pub struct LayerSweep<'a> {
     contexts: LayerContexts,
     /// Residual streams, `[B, T, D]` each.
     batches: Vec<Tensor<3>>,
+    /// Positions of each that are observed.
+    observed: Vec<Observed>,
     num_tokens: usize,
     progress: Progress,
 }
@@ -43,6 +45,10 @@ impl<'a> LayerSweep<'a> {
             batches: row_idxs
                 .chunks(BATCH_ROWS)
                 .map(|batch| decoder.embed(ids(batch)))
+                .collect(),
+            observed: row_idxs
+                .chunks(BATCH_ROWS)
+                .map(|batch| calibration.observed(batch))
                 .collect(),
             num_tokens,
             progress: calibration.progress(num_tokens),
@@ -70,7 +76,7 @@ impl<'a> LayerSweep<'a> {
         site: Site,
         mut observer: impl FnMut(&Tensor<3>),
     ) -> Result<(), Interrupted> {
-        for batch in &self.batches {
+        for (batch, observed) in self.batches.iter().zip(&self.observed) {
             self.calibration.check_stop()?;
             let mut x = batch.clone();
             for run in 0..self.layer_repeats {
@@ -80,7 +86,7 @@ impl<'a> LayerSweep<'a> {
                 let entering = self
                     .decoder
                     .entering(self.layer, site, x.clone(), &self.contexts);
-                observer(&entering);
+                observer(&observed.of(&entering));
             }
         }
         Ok(())

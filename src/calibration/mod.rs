@@ -12,6 +12,7 @@ pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_squa
 pub use self::layer_sweep::LayerSweep;
 use crate::cost::Text;
 use crate::data::TokenRows;
+use crate::loss::rows_at;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
 use crate::progress::{self, Progress, thousands};
 
@@ -26,6 +27,16 @@ pub struct Interrupted {
     pub label: String,
 }
 
+/// Positions of rows that a calibration observes. Padding is never observed, unless there is nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CalibrationPositions {
+    /// All of the text: in a conversation also what the model reads and does not learn.
+    #[default]
+    All,
+    /// Those that losses count.
+    Counted,
+}
+
 /// Text that a decoder is run on, and how progress is shown.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
@@ -33,6 +44,8 @@ pub struct Calibration<'a> {
     pub rows: &'a TokenRows,
     /// Positions to read, in whole rows: at least one.
     pub num_tokens: usize,
+    /// Positions of these rows that are observed.
+    pub positions: CalibrationPositions,
     /// Name in progress and messages.
     pub label: &'a str,
     /// True if no progress is shown.
@@ -53,11 +66,10 @@ impl Calibration<'_> {
 
     /// Shows `observer` the activations of every layer and site, batch after batch.
     ///
-    /// Padded rows are left out, unless there are no others.
-    ///
     /// # Shapes
     ///
-    /// Activations are `[B, T, features]`.
+    /// Activations are `[B, T, features]`, or `[1, N, features]` of the `N` positions of a batch that are observed if these
+    /// are not all.
     pub fn run(
         &self,
         decoder: &Decoder,
@@ -73,7 +85,10 @@ impl Calibration<'_> {
                 return Err(interrupted);
             }
             let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
-            let mut pass_on = |layer: usize, site: Site, x: &Tensor<3>| observer(layer, site, x);
+            let observed = self.observed(batch);
+            let mut pass_on = |layer: usize, site: Site, x: &Tensor<3>| {
+                observer(layer, site, &observed.of(x));
+            };
             decoder.hidden_tapped(
                 ids_tensor(&inputs, &decoder.device()),
                 &mut Tap::new(&mut pass_on),
@@ -109,17 +124,23 @@ impl Calibration<'_> {
 
     /// The rows that are read, with their targets: to measure losses on.
     pub fn read_rows(&self) -> TokenRows {
-        let row_idxs = self.row_idxs();
-        let tokens = row_idxs.iter().flat_map(|&row_idx| self.rows.row(row_idx));
-        let counted = |&row_idx: &usize| {
-            u32::try_from(self.rows.counted(row_idx)).expect("rows were counted in 32 bits")
+        self.rows.only(&self.row_idxs()) // without bytes of text, which no loss needs
+    }
+
+    /// Positions of a batch of rows that are observed.
+    fn observed(&self, batch: &[usize]) -> Observed {
+        let seq = self.rows.sequence_length();
+        let of_row = |&row_idx: &usize| {
+            let mask = self.rows.mask(row_idx);
+            match self.positions {
+                CalibrationPositions::Counted if mask.count() > 0 => mask.flags(seq),
+                _ => (0..seq).map(|at| at < self.rows.length(row_idx)).collect(),
+            }
         };
-        TokenRows::new(
-            self.rows.sequence_length(),
-            tokens.copied().collect(),
-            row_idxs.iter().map(counted).collect(),
-            0, // bytes of text: unknown row by row, and no loss needs them
-        )
+        let flags: Vec<bool> = batch.iter().flat_map(of_row).collect();
+        let places = flags.iter().enumerate().filter(|(_, is_observed)| **is_observed);
+        let places: Vec<usize> = places.map(|(place, _)| place).collect();
+        Observed(Some(places).filter(|places| !places.is_empty() && places.len() < flags.len()))
     }
 
     /// Fails if a signal asked to stop.
@@ -142,9 +163,12 @@ impl Calibration<'_> {
         self.whole_rows().count()
     }
 
+    /// Streamed rows without padding, and conversations.
     fn whole_rows(&self) -> impl Iterator<Item = usize> {
         let rows = self.rows;
-        let is_whole = |row_idx: &usize| rows.counted(*row_idx) == rows.sequence_length();
+        let is_whole = |row_idx: &usize| {
+            *row_idx >= rows.num_streamed() || rows.length(*row_idx) == rows.sequence_length()
+        };
         let whole = (0..rows.num_rows()).filter(is_whole);
         whole.take(self.num_rows_asked())
     }
@@ -157,5 +181,20 @@ impl Calibration<'_> {
         } else {
             row_idxs
         }
+    }
+}
+
+/// Positions of a batch that are observed, numbered row by row; `None` if all are.
+struct Observed(Option<Vec<usize>>);
+
+impl Observed {
+    /// Activations of these positions: `[B, T, D]` if they are all, else `[1, N, D]`.
+    fn of(&self, x: &Tensor<3>) -> Tensor<3> {
+        let Some(places) = &self.0 else {
+            return x.clone();
+        };
+        let [batch, seq, size] = x.dims();
+        let flat = x.clone().reshape([batch * seq, size]);
+        rows_at(&flat, places).unsqueeze() // [1, N, D]
     }
 }

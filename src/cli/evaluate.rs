@@ -91,17 +91,22 @@ fn check_numbers(found: &TextEvaluation, args: &EvaluateArgs) -> Result<(), Fail
     }
 }
 
-/// A row a line: the tokens that counted and the one before them, the losses of the former, and which of these losses are of
-/// separators.
+/// A row a line: its tokens, the spans of positions that count, the losses of these positions, and which of the losses are
+/// of separators.
 fn write_losses(path: &Path, rows: &TokenRows, losses: &[Vec<f64>]) -> std::io::Result<()> {
     files::write_atomically(path, |out| {
         for (row_idx, losses) in losses.iter().enumerate() {
-            let tokens = &rows.row(row_idx)[..=losses.len()];
-            let places = 0..losses.len();
+            let tokens = &rows.row(row_idx)[..=rows.length(row_idx)];
+            let mask = rows.mask(row_idx);
+            let counted: Vec<[u32; 2]> = mask.spans().iter().map(|span| [span.start, span.end]).collect();
+            let places = mask.positions().enumerate();
             let separators: Vec<usize> = places
-                .filter(|&place| rows.is_separator(row_idx, place))
+                .filter(|&(_, position)| rows.is_separator(row_idx, position))
+                .map(|(place, _)| place)
                 .collect();
-            let line = json!({ "tokens": tokens, "loss_nats": losses, "separators": separators });
+            let line = json!({
+                "tokens": tokens, "counted": counted, "loss_nats": losses, "separators": separators,
+            });
             writeln!(out, "{line}")?;
         }
         Ok(())

@@ -8,6 +8,7 @@ mod cut;
 mod encode;
 mod fault;
 mod jsonl;
+mod mask;
 mod model_tokenizer;
 mod pack;
 mod pieces;
@@ -27,6 +28,7 @@ mod tests;
 pub use batch::BatchOrder;
 pub use chat_templates::{ChatTemplates, chat_templates, template_files};
 pub use fault::{Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError};
+pub use mask::{LossMask, Span, spans_of};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub(crate) use plan::{DATA, TokenizerWord};
@@ -35,7 +37,7 @@ pub use prepare::{
     DataError, Prepared, Split, StoredRows, prepare, prepared_before, read_rows, rows_of_text,
 };
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
-pub use rows::TokenRows;
+pub use rows::{ConversationRow, TokenRows};
 pub use source::{Document, Documents, content_hash, look_at, read_documents, text_files};
 pub use stream::TextStream;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};

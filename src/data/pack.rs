@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(rows.row(0), [EOT, 11, 12, 13]);
         assert_eq!(rows.row(1), [13, EOT, 21, 22]);
         assert_eq!(rows.row(2), [22, EOT, EOT, EOT]);
-        assert_eq!([0, 1, 2].map(|row| rows.counted(row)), [3, 3, 1]);
+        assert_eq!([0, 1, 2].map(|row| rows.mask(row).count()), [3, 3, 1]);
         assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
     }
 
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!((before.num_bytes(), rest.num_bytes()), (18, 13)); // of 31, by 3 and 2 positions of text
         let bytes = rows.to_bytes();
         assert_eq!(TokenRows::from_bytes(&bytes), Some(rows));
-        for (damaged, to) in [(32, 7), (40, 0), (24, 3)] {
+        for (damaged, to) in [(48, 7), (56, 0), (40, 3), (32, 2), (16, 9)] {
             let mut bytes = bytes.clone();
             bytes[damaged] = to;
             assert_eq!(TokenRows::from_bytes(&bytes), None, "byte {damaged}");
@@ -175,7 +175,7 @@ mod tests {
     fn a_stream_that_fills_its_rows_is_not_padded() {
         let rows = pack(&documents(), packing(7, None));
         assert_eq!(rows.row(0), [EOT, 11, 12, 13, EOT, 21, 22, EOT]);
-        assert_eq!((rows.num_rows(), rows.counted(0)), (1, 7));
+        assert_eq!((rows.num_rows(), rows.mask(0).count()), (1, 7));
         assert_eq!(pack(&[], packing(7, None)).num_rows(), 0);
     }
 
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(rows.row(0), [BOS, 11, 12, 13]);
         assert_eq!(rows.row(1), [BOS, EOT, 21, 22]);
         assert_eq!(rows.row(2), [BOS, EOT, EOT, EOT]);
-        assert_eq!([0, 1, 2].map(|row| rows.counted(row)), [3, 3, 1]);
+        assert_eq!([0, 1, 2].map(|row| rows.mask(row).count()), [3, 3, 1]);
         assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
     }
 }

@@ -21,7 +21,7 @@ use crate::files;
 const VERSION: u32 = 2;
 
 /// Part of the key of rows; raised together with [`VERSION`], and when the byte format of rows changes.
-const ROWS_VERSION: u32 = 2;
+const ROWS_VERSION: u32 = 3;
 
 /// The two texts of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

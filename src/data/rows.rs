@@ -1,25 +1,48 @@
 //! Token rows: the only form in which text reaches teacher and student.
 
+use super::mask::{LossMask, Span};
+
 /// Rows of tokens, all of one length, in one fixed order.
 ///
 /// A row holds `sequence_length + 1` tokens: position `t` sees tokens `0..=t` of its row and is about token `t + 1`.
-/// The last token of a row is the first of the next, so every token of the text is predicted exactly once. Only the
-/// last row may be padded (with the end-of-text token); `counted` is the number of leading positions of a row that
-/// count. Some of these may be about a *separator*, a token that packing put after a document: it is predicted and
-/// trained on like any other, but it is not text, and measures cover only text.
+///
+/// First come rows of *streamed* text, documents end to end: the last token of a row is the first of the next, so every
+/// token of the text is predicted exactly once, and only the last of these rows may be padded. Then come rows that hold a
+/// conversation each, from its beginning, and are padded behind it.
+///
+/// The [`LossMask`] of a row tells which positions count. Some of these may be about a *separator*, a token that packing
+/// put after a document: it is predicted and trained on like any other, but it is not text, and measures cover only text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRows {
     sequence_length: usize,
     tokens: Vec<u32>,
-    counted: Vec<u32>,
+    /// Positions of each row in front of its padding.
+    lengths: Vec<u32>,
+    /// Spans of all masks, row by row.
+    spans: Vec<Span>,
+    /// Number of spans up to the end of each row.
+    span_ends: Vec<usize>,
+    num_streamed: usize,
     num_bytes: u64,
     /// Positions about a separator, numbered row by row from the first position of the first row, ascending.
     separators: Vec<usize>,
 }
 
+/// Row of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConversationRow {
+    /// Tokens from the beginning of the conversation, at most `sequence_length + 1`, at least 2.
+    pub tokens: Vec<u32>,
+    /// Positions that count.
+    pub spans: Vec<Span>,
+    /// Bytes of text that these positions predict.
+    pub num_bytes: u64,
+}
+
 impl TokenRows {
-    /// Builds rows from their parts; `tokens` has `counted.len() * (sequence_length + 1)` entries and `num_bytes` is
-    /// the length of the text that the counted positions predict.
+    /// Builds rows of streamed text, each of which counts its first positions; `tokens` has
+    /// `counted.len() * (sequence_length + 1)` entries and `num_bytes` is the length of the text that the counted
+    /// positions predict.
     ///
     /// # Panics
     ///
@@ -41,13 +64,23 @@ impl TokenRows {
                 .all(|&count| count as usize <= sequence_length),
             "counted positions"
         );
-        Self {
+        let mut rows = Self {
             sequence_length,
             tokens,
-            counted,
+            lengths: Vec::new(),
+            spans: Vec::new(),
+            span_ends: Vec::new(),
+            num_streamed: counted.len(),
             num_bytes,
             separators: Vec::new(),
+        };
+        for &count in &counted {
+            rows.spans
+                .extend(Some(Span { start: 0, end: count }).filter(|span| span.end > 0));
+            rows.span_ends.push(rows.spans.len());
         }
+        rows.lengths = counted;
+        rows
     }
 
     /// Marks these positions as being about a separator; they are numbered row by row, `sequence_length` per row.
@@ -61,11 +94,30 @@ impl TokenRows {
         Self { separators, ..self }
     }
 
+    /// Appends a row that holds a conversation, padded with a token.
+    ///
+    /// # Panics
+    ///
+    /// If it has fewer than two tokens or more than a row, or its spans are no mask of its positions.
+    pub fn push_conversation(&mut self, row: ConversationRow, padding: u32) {
+        let width = self.sequence_length + 1;
+        let ConversationRow { mut tokens, spans, num_bytes } = row;
+        let num_positions = tokens.len().saturating_sub(1);
+        assert!((1..width).contains(&num_positions), "tokens of a conversation");
+        assert!(LossMask::new(&spans, num_positions).is_some(), "a mask");
+        tokens.resize(width, padding);
+        self.tokens.extend(tokens);
+        self.lengths
+            .push(u32::try_from(num_positions).expect("a row is shorter than 2^32 tokens"));
+        self.spans.extend(spans);
+        self.span_ends.push(self.spans.len());
+        self.num_bytes += num_bytes;
+    }
+
     fn could_have(&self, separators: &[usize]) -> bool {
         let length = self.sequence_length.max(1);
         let counts = |&at: &usize| {
-            let counted = self.counted.get(at / length);
-            counted.is_some_and(|&counted| at % length < counted as usize)
+            at / length < self.num_rows() && self.mask(at / length).contains(at % length)
         };
         separators.is_sorted_by(|before, after| before < after) && separators.iter().all(counts)
     }
@@ -77,7 +129,12 @@ impl TokenRows {
 
     /// Number of rows.
     pub fn num_rows(&self) -> usize {
-        self.counted.len()
+        self.lengths.len()
+    }
+
+    /// Number of rows of streamed text, which come first.
+    pub fn num_streamed(&self) -> usize {
+        self.num_streamed
     }
 
     /// All `sequence_length + 1` tokens of a row.
@@ -96,14 +153,20 @@ impl TokenRows {
         &self.row(row_idx)[1..]
     }
 
-    /// Number of leading positions of this row that count.
-    pub fn counted(&self, row_idx: usize) -> usize {
-        self.counted[row_idx] as usize
+    /// Positions of this row that count.
+    pub fn mask(&self, row_idx: usize) -> LossMask<'_> {
+        let start = row_idx.checked_sub(1).map_or(0, |before| self.span_ends[before]);
+        LossMask::checked(&self.spans[start..self.span_ends[row_idx]])
+    }
+
+    /// Number of positions of this row in front of its padding.
+    pub fn length(&self, row_idx: usize) -> usize {
+        self.lengths[row_idx] as usize
     }
 
     /// Number of positions that count, over all rows.
     pub fn num_positions(&self) -> u64 {
-        self.counted.iter().map(|&count| u64::from(count)).sum()
+        self.spans.iter().map(|span| u64::from(span.end - span.start)).sum()
     }
 
     /// True if a position of a row is about a separator.
@@ -125,93 +188,204 @@ impl TokenRows {
     /// Splits the rows before `row_idx` from the rest. Bytes are divided in proportion to the positions of text,
     /// because the bytes of single tokens are not known here.
     pub fn split_at(&self, row_idx: usize) -> [Self; 2] {
-        let width = self.sequence_length + 1;
-        let (tokens, rest) = self.tokens.split_at(row_idx * width);
-        let (counted, rest_counted) = self.counted.split_at(row_idx);
-        let start = row_idx * self.sequence_length;
-        let num_before = self.separators.partition_point(|&at| at < start);
-        let (separators, rest_separators) = self.separators.split_at(num_before);
-        let part = |tokens: &[u32], counted: &[u32], separators: Vec<usize>| {
-            let (tokens, counted) = (tokens.to_vec(), counted.to_vec());
-            Self::new(self.sequence_length, tokens, counted, 0).with_separators(separators)
-        };
-        let rest_separators = rest_separators.iter().map(|at| at - start);
-        let before = part(tokens, counted, separators.to_vec());
-        let rest = part(rest, rest_counted, rest_separators.collect());
+        let mut before = self.part(0..row_idx);
+        let mut rest = self.part(row_idx..self.num_rows());
         let text = self.num_text_positions().max(1);
-        let num_bytes = self.num_bytes * before.num_text_positions() / text;
-        [
-            Self {
-                num_bytes,
-                ..before
-            },
-            Self {
-                num_bytes: self.num_bytes - num_bytes,
-                ..rest
-            },
-        ]
+        before.num_bytes = self.num_bytes * before.num_text_positions() / text;
+        rest.num_bytes = self.num_bytes - before.num_bytes;
+        [before, rest]
     }
 
-    /// BLAKE3 (hex) over sequence length, tokens and counts, in row order.
-    pub fn hash(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&(self.sequence_length as u64).to_le_bytes());
-        for token in &self.tokens {
-            hasher.update(&token.to_le_bytes());
+    /// Some of the rows, in order of their indices, which ascend. Their bytes of text are not known: 0.
+    #[must_use]
+    pub fn only(&self, row_idxs: &[usize]) -> Self {
+        let mut chosen = self.part(0..0);
+        for &row_idx in row_idxs {
+            let row = self.part(row_idx..row_idx + 1);
+            let start = chosen.num_rows() * self.sequence_length;
+            chosen.separators.extend(row.separators.iter().map(|at| start + at));
+            chosen.tokens.extend(row.tokens);
+            chosen.lengths.extend(row.lengths);
+            chosen.spans.extend(row.spans);
+            chosen.span_ends.push(chosen.spans.len());
+            chosen.num_streamed += row.num_streamed;
         }
-        for count in &self.counted {
-            hasher.update(&count.to_le_bytes());
-        }
-        hasher.finalize().to_hex().to_string()
+        chosen
     }
 
-    /// Serialises the rows: four numbers (sequence length, rows, bytes of text, separators), the separators' positions,
-    /// then counts and tokens, all little-endian.
+    /// Rows of a range, without their bytes of text.
+    fn part(&self, rows: std::ops::Range<usize>) -> Self {
+        let width = self.sequence_length + 1;
+        let spans_before = |row_idx: usize| row_idx.checked_sub(1).map_or(0, |row| self.span_ends[row]);
+        let spans = spans_before(rows.start)..spans_before(rows.end);
+        let at = [rows.start, rows.end].map(|row_idx| row_idx * self.sequence_length);
+        let separators = at.map(|end| self.separators.partition_point(|&at| at < end));
+        let streamed = |row_idx: usize| row_idx.min(self.num_streamed);
+        Self {
+            sequence_length: self.sequence_length,
+            tokens: self.tokens[rows.start * width..rows.end * width].to_vec(),
+            lengths: self.lengths[rows.clone()].to_vec(),
+            span_ends: self.span_ends[rows.clone()].iter().map(|end| end - spans.start).collect(),
+            spans: self.spans[spans].to_vec(),
+            num_streamed: streamed(rows.end) - streamed(rows.start),
+            num_bytes: 0,
+            separators: self.separators[separators[0]..separators[1]]
+                .iter()
+                .map(|separator| separator - at[0])
+                .collect(),
+        }
+    }
+
+    /// Serialises the rows: six numbers (sequence length, rows, rows of streamed text, bytes of text, spans, separators)
+    /// and the separators' positions; then the length of each row, the number of spans up to its end, the spans and the
+    /// tokens. All are little-endian, of 8 bytes first and then of 4.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let head = [
             self.sequence_length as u64,
             self.num_rows() as u64,
+            self.num_streamed as u64,
             self.num_bytes,
+            self.spans.len() as u64,
             self.separators.len() as u64,
         ];
         let separators = self.separators.iter().map(|&at| at as u64);
-        let head = head
-            .into_iter()
-            .chain(separators)
-            .flat_map(u64::to_le_bytes);
-        let body = self.counted.iter().chain(&self.tokens);
-        head.chain(body.flat_map(|number| number.to_le_bytes()))
-            .collect()
+        let ends = self.span_ends.iter().map(|&end| end as u64);
+        let head = head.into_iter().chain(separators).chain(ends);
+        let spans = self.spans.iter().flat_map(|span| [span.start, span.end]);
+        let lengths = self.lengths.iter().copied();
+        let body = lengths.chain(spans).chain(self.tokens.iter().copied());
+        let head = head.flat_map(u64::to_le_bytes);
+        head.chain(body.flat_map(u32::to_le_bytes)).collect()
     }
 
     /// Reads rows that [`TokenRows::to_bytes`] wrote; `None` if the bytes are invalid.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (head, body) = bytes.split_at_checked(32)?;
-        let (head, _) = head.as_chunks::<8>();
-        let mut head = head.iter().copied().map(u64::from_le_bytes);
-        let sequence_length = usize::try_from(head.next()?).ok()?;
-        let num_rows = usize::try_from(head.next()?).ok()?;
-        let num_bytes = head.next()?;
-        let num_separators = usize::try_from(head.next()?).ok()?;
-        let (separators, body) = body.split_at_checked(num_separators.checked_mul(8)?)?;
-        let (separators, _) = separators.as_chunks::<8>();
-        let separators = separators.iter().copied().map(u64::from_le_bytes);
-        let separators: Vec<usize> = separators
-            .map(|at| usize::try_from(at).ok())
-            .collect::<Option<_>>()?;
-        let (body, []) = body.as_chunks::<4>() else {
-            return None;
+        let mut numbers = bytes;
+        let mut long = || {
+            let (number, rest) = numbers.split_first_chunk::<8>()?;
+            numbers = rest;
+            usize::try_from(u64::from_le_bytes(*number)).ok()
         };
-        let (counted, tokens) = body.split_at_checked(num_rows)?;
-        let is_whole = num_rows.checked_mul(sequence_length.checked_add(1)?)? == tokens.len();
-        let numbers = |bytes: &[[u8; 4]]| bytes.iter().copied().map(u32::from_le_bytes).collect();
-        let counted: Vec<u32> = numbers(counted);
-        let is_counted = counted.iter().all(|&c| c as usize <= sequence_length);
-        if !(is_whole && is_counted) {
+        let (sequence_length, num_rows, num_streamed) = (long()?, long()?, long()?);
+        let (num_bytes, num_spans, num_separators) = (long()?, long()?, long()?);
+        let num_left = bytes.len() / 4;
+        if num_rows.max(num_spans).max(num_separators) > num_left {
             return None;
         }
-        let rows = Self::new(sequence_length, numbers(tokens), counted, num_bytes);
-        rows.could_have(&separators)
+        let separators: Vec<usize> = (0..num_separators).map(|_| long()).collect::<Option<_>>()?;
+        let span_ends: Vec<usize> = (0..num_rows).map(|_| long()).collect::<Option<_>>()?;
+        let (body, []) = numbers.as_chunks::<4>() else {
+            return None;
+        };
+        let mut body = body.iter().map(|number| u32::from_le_bytes(*number));
+        let lengths: Vec<u32> = body.by_ref().take(num_rows).collect();
+        let spans: Vec<u32> = body.by_ref().take(num_spans.checked_mul(2)?).collect();
+        let (pairs, _) = spans.as_chunks::<2>();
+        let tokens: Vec<u32> = body.collect();
+        let rows = Self {
+            sequence_length,
+            lengths,
+            spans: pairs.iter().map(|&[start, end]| Span { start, end }).collect(),
+            span_ends,
+            num_streamed,
+            num_bytes: num_bytes as u64,
+            separators: Vec::new(),
+            tokens,
+        };
+        let is_whole = num_rows.checked_mul(sequence_length.checked_add(1)?)? == rows.tokens.len()
+            && rows.lengths.len() == num_rows
+            && num_streamed <= num_rows
+            && pairs.len() == num_spans
+            && rows.span_ends.is_sorted()
+            && rows.span_ends.last().copied().unwrap_or(0) == num_spans;
+        (is_whole && rows.has_masks() && rows.could_have(&separators))
             .then(|| rows.with_separators(separators))
+    }
+
+    /// True if the spans of each row are a mask of the positions in front of its padding.
+    fn has_masks(&self) -> bool {
+        let mut start = 0;
+        let mut rows = self.lengths.iter().zip(&self.span_ends);
+        rows.all(|(&length, &end)| {
+            let spans = &self.spans[start..end];
+            start = end;
+            length as usize <= self.sequence_length && LossMask::new(spans, length as usize).is_some()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two rows of prose, the second padded, and two of conversations.
+    fn rows() -> TokenRows {
+        let tokens = vec![0, 1, 2, 3, 4, 4, 5, 6, 0, 0];
+        let mut rows = TokenRows::new(4, tokens, vec![4, 2], 12).with_separators(vec![1, 5]);
+        let span = |start, end| Span { start, end };
+        let first = ConversationRow {
+            tokens: vec![7, 8, 9, 10, 11],
+            spans: vec![span(0, 1), span(2, 4)],
+            num_bytes: 5,
+        };
+        let second = ConversationRow {
+            tokens: vec![7, 12, 13],
+            spans: vec![span(1, 2)],
+            num_bytes: 1,
+        };
+        rows.push_conversation(first, 0);
+        rows.push_conversation(second, 0);
+        rows
+    }
+
+    fn positions(rows: &TokenRows) -> Vec<Vec<usize>> {
+        let of_row = |row_idx| rows.mask(row_idx).positions().collect();
+        (0..rows.num_rows()).map(of_row).collect()
+    }
+
+    #[test]
+    fn conversations_follow_prose_in_rows_of_their_own_with_their_masks() {
+        let rows = rows();
+        assert_eq!(rows.row(3), [7, 12, 13, 0, 0]);
+        assert_eq!([0, 1, 2, 3].map(|row| rows.length(row)), [4, 2, 4, 2]);
+        let want = [vec![0, 1, 2, 3], vec![0, 1], vec![0, 2, 3], vec![1]];
+        assert_eq!(positions(&rows), want);
+        assert_eq!((rows.num_positions(), rows.num_text_positions()), (10, 8));
+        assert_eq!((rows.num_rows(), rows.num_streamed()), (4, 2));
+        assert_eq!(rows.num_bytes(), 18);
+    }
+
+    #[test]
+    fn a_part_of_rows_has_their_masks_and_separators() {
+        let rows = rows();
+        let [before, rest] = rows.split_at(1);
+        assert_eq!(positions(&before), positions(&rows)[..1]);
+        assert_eq!(positions(&rest), positions(&rows)[1..]);
+        assert_eq!((before.num_streamed(), rest.num_streamed()), (1, 1));
+        assert!(rest.is_separator(0, 1) && !rest.is_separator(1, 0));
+        assert_eq!(before.num_bytes() + rest.num_bytes(), rows.num_bytes());
+        let chosen = rows.only(&[1, 3]);
+        assert_eq!(positions(&chosen), [vec![0, 1], vec![1]]);
+        assert_eq!((chosen.row(1), chosen.length(1)), (rows.row(3), 2));
+        assert!(chosen.is_separator(0, 1));
+        assert_eq!(rows.only(&[0, 1, 2, 3]).split_at(4)[0].row(2), rows.row(2));
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_or_give_rows_whose_masks_are_sound() {
+        let rows = rows();
+        let bytes = rows.to_bytes();
+        assert_eq!(TokenRows::from_bytes(&bytes), Some(rows));
+        for at in 0..bytes.len() {
+            assert_eq!(TokenRows::from_bytes(&bytes[..at]), None, "{at} bytes");
+            for to in [0, 1, 3, 200] {
+                let mut bytes = bytes.clone();
+                bytes[at] = to;
+                if let Some(rows) = TokenRows::from_bytes(&bytes) {
+                    assert!(rows.has_masks());
+                    assert_eq!(positions(&rows).len(), rows.num_rows());
+                }
+            }
+        }
     }
 }

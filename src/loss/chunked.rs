@@ -7,7 +7,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
-use super::counted::{at_their_places, counted_rows};
+use super::counted::{at_their_places, counted_rows, rows_at};
 use super::row::{RowTarget, loss_row};
 use super::spec::LossSpec;
 use super::statistics::{RowStatistics, row_statistics};
@@ -196,7 +196,7 @@ pub fn head_statistics(
     statistics
 }
 
-/// Results of `of` for the logits of two models at the first `counted` positions; vocabularies may differ in size.
+/// Results of `of` for the logits of two models at some positions; vocabularies may differ in size.
 ///
 /// # Shapes
 ///
@@ -205,17 +205,15 @@ pub fn head_statistics(
 pub fn compare_logits<R: Send>(
     hidden: [&Tensor<2>; 2],
     heads: [&Head; 2],
-    counted: usize,
+    positions: impl Iterator<Item = usize>,
     of: impl Fn(usize, &mut [f32], &[f32]) -> R + Sync,
 ) -> Vec<R> {
     let [vocab, other_vocab] = heads.map(|head| head.weight.dims()[0]);
-    let mut found = Vec::with_capacity(counted);
-    let counted: Vec<usize> = (0..counted).collect();
-    for places in counted.chunks((CHUNK_LOGITS / (vocab + other_vocab)).max(1)) {
-        let of_chunk = |hidden: &Tensor<2>, head: &Head| {
-            let chunk = hidden.clone().narrow(0, places[0], places.len());
-            read(head.logits(chunk))
-        };
+    let positions: Vec<usize> = positions.collect();
+    let mut found = Vec::with_capacity(positions.len());
+    for places in positions.chunks((CHUNK_LOGITS / (vocab + other_vocab)).max(1)) {
+        let of_chunk =
+            |hidden: &Tensor<2>, head: &Head| read(head.logits(rows_at(hidden, places)));
         let mut logits = of_chunk(hidden[0], heads[0]);
         let other = of_chunk(hidden[1], heads[1]);
         let pairs = logits

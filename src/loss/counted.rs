@@ -9,13 +9,24 @@ use burn::tensor::{Int, Tensor, TensorData};
 /// # Shapes
 ///
 /// `x` is `[P, D]`, `is_counted` has `P` entries.
-pub(super) fn counted_rows(x: &Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
+pub fn counted_rows(x: &Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
     if is_counted.iter().all(|&counts| counts) {
         return x.clone();
     }
-    let places = (0..).zip(is_counted).filter(|(_, counts)| **counts);
-    let places = places.map(|(place, _)| place).collect();
-    x.clone().select(0, indices(places, x))
+    let places = is_counted.iter().enumerate().filter(|(_, counts)| **counts);
+    rows_at(x, &places.map(|(place, _)| place).collect::<Vec<_>>())
+}
+
+/// Rows of a matrix, `[N, D]`, at `N` places that ascend; at least one.
+pub fn rows_at(x: &Tensor<2>, places: &[usize]) -> Tensor<2> {
+    let (first, last) = (places[0], places[places.len() - 1]);
+    if last - first + 1 == places.len() {
+        return x.clone().narrow(0, first, places.len());
+    }
+    let places = places.iter().map(|&place| {
+        i32::try_from(place).expect("positions fit into 31 bits")
+    });
+    x.clone().select(0, indices(places.collect(), x))
 }
 
 /// Puts the rows of [`counted_rows`] back at their places, with zeros at all others, `[P, D]`.

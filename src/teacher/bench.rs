@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Selection, supports};
 use crate::cache::{CacheError, Fingerprint, SupportPlan, Trial};
-use crate::data::TokenRows;
+use crate::data::{LossMask, TokenRows};
 use crate::model::Decoder;
 use crate::support::{Support, Supports};
 
@@ -75,9 +75,9 @@ pub fn bench(
                     .into_par_iter()
                     .map(|position| selection.select(whole(position), &draws, position))
                     .collect();
-                let counted = kept.iter().flat_map(Supports::positions).enumerate();
-                for (position, kept) in counted.take(rows.counted(row_idx)) {
-                    sums.add_errors(&kept, whole(position));
+                let positions: Vec<Support<'_>> = kept.iter().flat_map(Supports::positions).collect();
+                for position in rows.mask(row_idx).positions() {
+                    sums.add_errors(&positions[position], whole(position));
                 }
                 captured.extend(kept.into_iter().reduce(|mut row, position| {
                     row.extend(position);
@@ -121,7 +121,7 @@ fn store(
     let secs = timed.fold(f64::INFINITY, f64::min);
     let num_positions = row_idxs.len() * rows.sequence_length();
     for ((kept, decoded), &row_idx) in captured.iter().zip(&decoded).zip(row_idxs) {
-        sums.add_rounding(kept, decoded, rows.counted(row_idx));
+        sums.add_rounding(kept, decoded, rows.mask(row_idx));
     }
     let counted = sums.counted.max(1) as f64;
     Ok(SupportCost {
@@ -167,9 +167,10 @@ impl ErrorSums {
         self.counted += 1;
     }
 
-    fn add_rounding(&mut self, kept: &Supports, decoded: &Supports, counted: usize) {
-        let pairs = kept.positions().into_iter().zip(decoded.positions());
-        for (kept, decoded) in pairs.take(counted) {
+    fn add_rounding(&mut self, kept: &Supports, decoded: &Supports, mask: LossMask<'_>) {
+        let [kept, decoded] = [kept, decoded].map(Supports::positions);
+        for position in mask.positions() {
+            let (kept, decoded) = (kept[position], decoded[position]);
             let classes = |of: &Support<'_>| of.probs().into_iter().chain([of.tail_mass()]);
             let pairs = classes(&kept).zip(classes(&decoded));
             let both = pairs.filter(|(p, q)| *p > 0.0 && *q > 0.0);

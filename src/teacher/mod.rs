@@ -165,9 +165,7 @@ pub fn capture(
             if supports.has_nan() {
                 return Err(CaptureError::NotFinite { row: row_idx });
             }
-            let counted =
-                u32::try_from(rows.counted(row_idx)).expect("a row has fewer than 2^32 positions");
-            writer.push(rows.row(row_idx), counted, supports)?;
+            writer.push(rows.row(row_idx), rows.mask(row_idx), supports)?;
         }
         progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
     }

@@ -137,7 +137,7 @@ fn sums(
             .collect();
         let mut losses = Vec::with_capacity(group.len());
         for (&row_idx, row) in group.iter().zip(parts?.into_iter().flatten()) {
-            for (position, (token, label)) in row.iter().enumerate() {
+            for (position, (token, label)) in rows.mask(row_idx).positions().zip(&row) {
                 if rows.is_separator(row_idx, position) {
                     separators.add(token, *label);
                 } else {
@@ -182,7 +182,7 @@ fn batch_statistics(
             found.push(compare_logits(
                 hidden,
                 heads,
-                rows.counted(row_idx),
+                rows.mask(row_idx).positions(),
                 of_position,
             ));
             continue;

@@ -45,7 +45,7 @@ impl Predictions {
             let found = group.par_iter().map(|&row| decoder.hidden_of(rows, &[row]));
             hidden.par_extend(found);
             if let Some(progress) = &mut progress {
-                progress.advance(group.iter().map(|&row| rows.counted(row) as u64).sum());
+                progress.advance(group.iter().map(|&row| rows.mask(row).count() as u64).sum());
             }
         }
         if let Some(progress) = progress {

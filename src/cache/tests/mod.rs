@@ -17,6 +17,7 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::cache::{Sampling, SupportPlan};
+use crate::data::{LossMask, Span, spans_of};
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;
@@ -53,8 +54,13 @@ fn tokens(row_idx: usize, of: &Fingerprint) -> Vec<u32> {
     ids.map(|id| u32::try_from(id).unwrap()).collect()
 }
 
-fn counted(row_idx: usize, of: &Fingerprint) -> usize {
-    of.sequence_length - row_idx % 2
+/// Positions that count: all, or all but one in the middle.
+fn spans(row_idx: usize, of: &Fingerprint) -> Vec<Span> {
+    spans_of((0..of.sequence_length).map(|position| row_idx % 2 == 0 || position != 5))
+}
+
+fn counted(row_idx: usize, of: &Fingerprint) -> impl Iterator<Item = usize> {
+    (0..of.sequence_length).filter(move |position| row_idx % 2 == 0 || *position != 5)
 }
 
 /// The same fingerprint with samples.
@@ -205,9 +211,10 @@ fn open_for(dir: &Path, of: &Fingerprint, num_rows: usize) -> Result<Cache, Cach
 fn capture(writer: &mut CacheWriter, of: &Fingerprint, limit: usize) -> Vec<usize> {
     let mut captured = Vec::new();
     while let Some(row_idx) = writer.next_row().filter(|_| captured.len() < limit) {
-        let counted = u32::try_from(counted(row_idx, of)).unwrap();
+        let spans = spans(row_idx, of);
+        let mask = LossMask::new(&spans, of.sequence_length).unwrap();
         writer
-            .push(&tokens(row_idx, of), counted, &supports(row_idx, of))
+            .push(&tokens(row_idx, of), mask, &supports(row_idx, of))
             .unwrap();
         captured.push(row_idx);
     }

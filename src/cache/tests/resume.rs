@@ -100,7 +100,7 @@ fn a_second_writer_is_refused() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
-    type Change = fn(&mut Vec<u32>, &mut u32, &mut TopKSupports);
+    type Change = fn(&mut Vec<u32>, &mut Vec<Span>, &mut TopKSupports);
     let cases: [(Change, &str); 11] = [
         (
             |tokens, _, _| tokens.truncate(16),
@@ -110,7 +110,10 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
             |tokens, _, _| tokens[3] = 64,
             "token 64 in a vocabulary of 64",
         ),
-        (|_, counted, _| *counted = 17, "counts 17 of 16 positions"),
+        (
+            |_, spans, _| spans[0].end = 17,
+            "counts the positions 0..17 of 16",
+        ),
         (
             |_, _, row| row.ids.swap(5, 6),
             "token ids of position 1 do not ascend",
@@ -148,11 +151,11 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
     let mut writer = open_writer(dir.path());
     capture(&mut writer, &fingerprint(), 1);
     for (change, want) in cases {
-        let (mut tokens, mut counted) = (tokens(1, &fingerprint()), 16);
+        let (mut tokens, mut spans) = (tokens(1, &fingerprint()), spans(0, &fingerprint()));
         let mut row = top_k_supports(1, &fingerprint(), 5);
-        change(&mut tokens, &mut counted, &mut row);
+        change(&mut tokens, &mut spans, &mut row);
         let error = writer
-            .push(&tokens, counted, &Supports::TopK(row))
+            .push(&tokens, LossMask::checked(&spans), &Supports::TopK(row))
             .unwrap_err();
         assert!(
             matches!(error, CacheError::Refused { row_idx: 1, .. }),

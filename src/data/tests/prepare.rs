@@ -68,7 +68,7 @@ fn rows_hold_the_whole_text_and_count_its_bytes() {
 
     let mut stream = vec![prepared.train.row(0)[0]];
     for row_idx in 0..prepared.train.num_rows() {
-        stream.extend(&prepared.train.labels(row_idx)[..prepared.train.counted(row_idx)]);
+        stream.extend(&prepared.train.labels(row_idx)[..prepared.train.mask(row_idx).count()]);
     }
     let documents: Vec<_> = stream.split(|&id| id == 0).collect();
     assert_eq!(documents.len(), 4, "end-of-text before, between and after");

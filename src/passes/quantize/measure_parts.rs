@@ -12,7 +12,7 @@ use super::{QuantizePlan, SchemePlan};
 use crate::data::TokenRows;
 use crate::device;
 use crate::loss::chunked::{all_logits, for_logits};
-use crate::loss::kl_of_logits;
+use crate::loss::{counted_rows, kl_of_logits};
 use crate::model::{Decoder, LayerContexts, ParameterSpec, WeightId, ids_tensor};
 use crate::progress::Progress;
 use crate::student::Student;
@@ -133,8 +133,8 @@ struct ResidualStream<'a> {
 struct Batch {
     residual: Tensor<3>, // [B, T, D]
     last: Tensor<2>,     // [N, D]
-    /// Positions of a row that count; fewer in a padded row.
-    counted: usize,
+    /// True where a position counts, row by row.
+    is_counted: Vec<bool>,
 }
 
 impl<'a> ResidualStream<'a> {
@@ -148,11 +148,15 @@ impl<'a> ResidualStream<'a> {
             ids_tensor(&inputs, &float.device())
         };
         let batch = |row_idxs: &[usize]| {
-            let counted = rows.counted(row_idxs[0]); // a padded row is in a batch alone
+            let seq = rows.sequence_length();
+            let is_counted: Vec<bool> = row_idxs
+                .iter()
+                .flat_map(|&row_idx| rows.mask(row_idx).flags(seq))
+                .collect();
             Batch {
                 residual: float.embed(ids(row_idxs)),
-                last: flat(float.hidden(ids(row_idxs)), counted),
-                counted,
+                last: flat(float.hidden(ids(row_idxs)), &is_counted),
+                is_counted,
             }
         };
         Self {
@@ -214,7 +218,7 @@ impl<'a> ResidualStream<'a> {
                         for layer in first..=last {
                             x = decoder.layer(layer, x, &self.contexts);
                         }
-                        let sum = kl(&reference, decoder, &flat(x, batch.counted));
+                        let sum = kl(&reference, decoder, &flat(x, &batch.is_counted));
                         variant.cost.kl_nats += sum / self.positions as f64;
                     });
             }
@@ -224,11 +228,10 @@ impl<'a> ResidualStream<'a> {
 }
 
 /// Rows end to end, without the positions that do not count.
-fn flat(hidden: Tensor<3>, counted: usize) -> Tensor<2> {
-    let [batch, _, size] = hidden.dims();
-    hidden
-        .narrow(1, 0, counted)
-        .reshape([batch * counted, size]) // [N, D]
+fn flat(hidden: Tensor<3>, is_counted: &[bool]) -> Tensor<2> {
+    let [batch, seq, size] = hidden.dims();
+    let all = hidden.reshape([batch * seq, size]); // [B·T, D]
+    counted_rows(&all, is_counted) // [N, D]
 }
 
 /// Sum over positions of the KL from a reference, in nats.

@@ -1,0 +1,5 @@
+//! Conversations and chat templates.
+
+mod conversation;
+
+pub use conversation::Conversation;
