@@ -6,8 +6,7 @@ use arrow_array::builder::{ListBuilder, PrimitiveBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, UInt32Type, UInt64Type};
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, UInt32Array,
-    UInt64Array,
+    Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -171,7 +170,10 @@ pub(super) fn decode_tokens(
     let (pairs, []) = bounds.values().as_chunks::<2>() else {
         return Err("bounds of positions that count do not come in pairs".to_owned());
     };
-    let spans: Vec<Span> = pairs.iter().map(|&[start, end]| Span { start, end }).collect();
+    let spans: Vec<Span> = pairs
+        .iter()
+        .map(|&[start, end]| Span { start, end })
+        .collect();
     check_tokens(&tokens, &spans, fingerprint)?;
     Ok((tokens, spans))
 }
@@ -187,9 +189,14 @@ fn check_tokens(tokens: &[u32], spans: &[Span], fingerprint: &Fingerprint) -> Re
     let positions = fingerprint.sequence_length;
     same_length("tokens", tokens.len(), positions + 1)?;
     if LossMask::new(spans, positions).is_none() {
-        let bounds = spans.iter().map(|span| format!("{}..{}", span.start, span.end));
+        let bounds = spans
+            .iter()
+            .map(|span| format!("{}..{}", span.start, span.end));
         let bounds: Vec<String> = bounds.take(MAX_TOLD).collect();
-        return Err(format!("counts the positions {} of {positions}", bounds.join(", ")));
+        return Err(format!(
+            "counts the positions {} of {positions}",
+            bounds.join(", ")
+        ));
     }
     let vocab_size = fingerprint.vocab_size;
     match tokens.iter().find(|token| **token as usize >= vocab_size) {

@@ -6,6 +6,7 @@ use super::shard::Shard;
 use super::tables::Tables;
 use super::write::shard_bytes;
 use super::{CacheError, Fingerprint, ShardRecord, manifest};
+use crate::data::LossMask;
 use crate::support::Supports;
 
 /// A few rows as they would be stored in one shard.
@@ -26,7 +27,7 @@ impl Trial {
         fingerprint.check_sizes()?;
         let mut stored = Vec::new();
         for (row_idx, (tokens, supports)) in rows.iter().enumerate() {
-            let row = store(tokens, 0, supports, fingerprint);
+            let row = store(tokens, LossMask::default(), supports, fingerprint);
             stored.push(row.map_err(|what| CacheError::Refused { row_idx, what })?);
         }
         let bytes = shard_bytes(fingerprint, 0, &stored)?;

@@ -138,7 +138,10 @@ impl Calibration<'_> {
             }
         };
         let flags: Vec<bool> = batch.iter().flat_map(of_row).collect();
-        let places = flags.iter().enumerate().filter(|(_, is_observed)| **is_observed);
+        let places = flags
+            .iter()
+            .enumerate()
+            .filter(|(_, is_observed)| **is_observed);
         let places: Vec<usize> = places.map(|(place, _)| place).collect();
         Observed(Some(places).filter(|places| !places.is_empty() && places.len() < flags.len()))
     }

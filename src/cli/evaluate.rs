@@ -98,7 +98,11 @@ fn write_losses(path: &Path, rows: &TokenRows, losses: &[Vec<f64>]) -> std::io::
         for (row_idx, losses) in losses.iter().enumerate() {
             let tokens = &rows.row(row_idx)[..=rows.length(row_idx)];
             let mask = rows.mask(row_idx);
-            let counted: Vec<[u32; 2]> = mask.spans().iter().map(|span| [span.start, span.end]).collect();
+            let counted: Vec<[u32; 2]> = mask
+                .spans()
+                .iter()
+                .map(|span| [span.start, span.end])
+                .collect();
             let places = mask.positions().enumerate();
             let separators: Vec<usize> = places
                 .filter(|&(_, position)| rows.is_separator(row_idx, position))

@@ -18,7 +18,7 @@ impl Span {
 
 /// Positions of one row that count, as spans: none is empty, they ascend, and between two of them lies a position that
 /// does not count. A row of prose has one span, which begins at its first position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LossMask<'a> {
     spans: &'a [Span],
 }
@@ -29,7 +29,9 @@ impl<'a> LossMask<'a> {
         let is_apart = |pair: &[Span]| pair[0].end < pair[1].start;
         let is_sound = spans.iter().all(|span| span.start < span.end)
             && spans.windows(2).all(is_apart)
-            && spans.last().is_none_or(|last| last.end as usize <= num_positions);
+            && spans
+                .last()
+                .is_none_or(|last| last.end as usize <= num_positions);
         is_sound.then_some(Self { spans })
     }
 
@@ -55,7 +57,9 @@ impl<'a> LossMask<'a> {
 
     /// True if a position counts.
     pub fn contains(self, position: usize) -> bool {
-        let num_ended = self.spans.partition_point(|span| span.end as usize <= position);
+        let num_ended = self
+            .spans
+            .partition_point(|span| span.end as usize <= position);
         let span = self.spans.get(num_ended);
         span.is_some_and(|span| span.start as usize <= position)
     }

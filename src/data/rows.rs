@@ -75,8 +75,13 @@ impl TokenRows {
             separators: Vec::new(),
         };
         for &count in &counted {
-            rows.spans
-                .extend(Some(Span { start: 0, end: count }).filter(|span| span.end > 0));
+            rows.spans.extend(
+                Some(Span {
+                    start: 0,
+                    end: count,
+                })
+                .filter(|span| span.end > 0),
+            );
             rows.span_ends.push(rows.spans.len());
         }
         rows.lengths = counted;
@@ -101,9 +106,16 @@ impl TokenRows {
     /// If it has fewer than two tokens or more than a row, or its spans are no mask of its positions.
     pub fn push_conversation(&mut self, row: ConversationRow, padding: u32) {
         let width = self.sequence_length + 1;
-        let ConversationRow { mut tokens, spans, num_bytes } = row;
+        let ConversationRow {
+            mut tokens,
+            spans,
+            num_bytes,
+        } = row;
         let num_positions = tokens.len().saturating_sub(1);
-        assert!((1..width).contains(&num_positions), "tokens of a conversation");
+        assert!(
+            (1..width).contains(&num_positions),
+            "tokens of a conversation"
+        );
         assert!(LossMask::new(&spans, num_positions).is_some(), "a mask");
         tokens.resize(width, padding);
         self.tokens.extend(tokens);
@@ -155,7 +167,9 @@ impl TokenRows {
 
     /// Positions of this row that count.
     pub fn mask(&self, row_idx: usize) -> LossMask<'_> {
-        let start = row_idx.checked_sub(1).map_or(0, |before| self.span_ends[before]);
+        let start = row_idx
+            .checked_sub(1)
+            .map_or(0, |before| self.span_ends[before]);
         LossMask::checked(&self.spans[start..self.span_ends[row_idx]])
     }
 
@@ -166,7 +180,10 @@ impl TokenRows {
 
     /// Number of positions that count, over all rows.
     pub fn num_positions(&self) -> u64 {
-        self.spans.iter().map(|span| u64::from(span.end - span.start)).sum()
+        self.spans
+            .iter()
+            .map(|span| u64::from(span.end - span.start))
+            .sum()
     }
 
     /// True if a position of a row is about a separator.
@@ -203,7 +220,9 @@ impl TokenRows {
         for &row_idx in row_idxs {
             let row = self.part(row_idx..row_idx + 1);
             let start = chosen.num_rows() * self.sequence_length;
-            chosen.separators.extend(row.separators.iter().map(|at| start + at));
+            chosen
+                .separators
+                .extend(row.separators.iter().map(|at| start + at));
             chosen.tokens.extend(row.tokens);
             chosen.lengths.extend(row.lengths);
             chosen.spans.extend(row.spans);
@@ -216,7 +235,8 @@ impl TokenRows {
     /// Rows of a range, without their bytes of text.
     fn part(&self, rows: std::ops::Range<usize>) -> Self {
         let width = self.sequence_length + 1;
-        let spans_before = |row_idx: usize| row_idx.checked_sub(1).map_or(0, |row| self.span_ends[row]);
+        let spans_before =
+            |row_idx: usize| row_idx.checked_sub(1).map_or(0, |row| self.span_ends[row]);
         let spans = spans_before(rows.start)..spans_before(rows.end);
         let at = [rows.start, rows.end].map(|row_idx| row_idx * self.sequence_length);
         let separators = at.map(|end| self.separators.partition_point(|&at| at < end));
@@ -225,7 +245,10 @@ impl TokenRows {
             sequence_length: self.sequence_length,
             tokens: self.tokens[rows.start * width..rows.end * width].to_vec(),
             lengths: self.lengths[rows.clone()].to_vec(),
-            span_ends: self.span_ends[rows.clone()].iter().map(|end| end - spans.start).collect(),
+            span_ends: self.span_ends[rows.clone()]
+                .iter()
+                .map(|end| end - spans.start)
+                .collect(),
             spans: self.spans[spans].to_vec(),
             num_streamed: streamed(rows.end) - streamed(rows.start),
             num_bytes: 0,
@@ -234,6 +257,11 @@ impl TokenRows {
                 .map(|separator| separator - at[0])
                 .collect(),
         }
+    }
+
+    /// BLAKE3 (hex) over all of the rows.
+    pub fn hash(&self) -> String {
+        blake3::hash(&self.to_bytes()).to_hex().to_string()
     }
 
     /// Serialises the rows: six numbers (sequence length, rows, rows of streamed text, bytes of text, spans, separators)
@@ -285,7 +313,10 @@ impl TokenRows {
         let rows = Self {
             sequence_length,
             lengths,
-            spans: pairs.iter().map(|&[start, end]| Span { start, end }).collect(),
+            spans: pairs
+                .iter()
+                .map(|&[start, end]| Span { start, end })
+                .collect(),
             span_ends,
             num_streamed,
             num_bytes: num_bytes as u64,
@@ -309,7 +340,8 @@ impl TokenRows {
         rows.all(|(&length, &end)| {
             let spans = &self.spans[start..end];
             start = end;
-            length as usize <= self.sequence_length && LossMask::new(spans, length as usize).is_some()
+            length as usize <= self.sequence_length
+                && LossMask::new(spans, length as usize).is_some()
         })
     }
 }

@@ -257,7 +257,12 @@ impl Differences {
             ];
             let [got, want] = hidden.map(|hidden| hidden.squeeze_dim::<2>(0)); // [T, D]
             let of_position = |_, got: &mut [f32], want: &[f32]| Self::of_position(want, got);
-            let found = compare_logits([&got, &want], heads, rows.mask(row_idx).positions(), of_position);
+            let found = compare_logits(
+                [&got, &want],
+                heads,
+                rows.mask(row_idx).positions(),
+                of_position,
+            );
             sum = found.into_iter().fold(sum, Self::plus);
         }
         sum

@@ -212,8 +212,7 @@ pub fn compare_logits<R: Send>(
     let positions: Vec<usize> = positions.collect();
     let mut found = Vec::with_capacity(positions.len());
     for places in positions.chunks((CHUNK_LOGITS / (vocab + other_vocab)).max(1)) {
-        let of_chunk =
-            |hidden: &Tensor<2>, head: &Head| read(head.logits(rows_at(hidden, places)));
+        let of_chunk = |hidden: &Tensor<2>, head: &Head| read(head.logits(rows_at(hidden, places)));
         let mut logits = of_chunk(hidden[0], heads[0]);
         let other = of_chunk(hidden[1], heads[1]);
         let pairs = logits

@@ -23,9 +23,9 @@ pub fn rows_at(x: &Tensor<2>, places: &[usize]) -> Tensor<2> {
     if last - first + 1 == places.len() {
         return x.clone().narrow(0, first, places.len());
     }
-    let places = places.iter().map(|&place| {
-        i32::try_from(place).expect("positions fit into 31 bits")
-    });
+    let places = places
+        .iter()
+        .map(|&place| i32::try_from(place).expect("positions fit into 31 bits"));
     x.clone().select(0, indices(places.collect(), x))
 }
 

@@ -75,7 +75,8 @@ pub fn bench(
                     .into_par_iter()
                     .map(|position| selection.select(whole(position), &draws, position))
                     .collect();
-                let positions: Vec<Support<'_>> = kept.iter().flat_map(Supports::positions).collect();
+                let positions: Vec<Support<'_>> =
+                    kept.iter().flat_map(Supports::positions).collect();
                 for position in rows.mask(row_idx).positions() {
                     sums.add_errors(&positions[position], whole(position));
                 }

@@ -135,7 +135,14 @@ fn replace_first_shard(dir: &Path, bytes: Vec<u8>) {
 #[test]
 fn rows_that_are_doubled_missing_or_out_of_order_are_refused() {
     let of = fingerprint();
-    let row = |row_idx| columns::store(&tokens(row_idx, &of), 16, &supports(row_idx, &of), &of);
+    let row = |row_idx| {
+        columns::store(
+            &tokens(row_idx, &of),
+            LossMask::default(),
+            &supports(row_idx, &of),
+            &of,
+        )
+    };
     let rows: Vec<_> = (0..4).map(|row_idx| row(row_idx).unwrap()).collect();
     let cases: [(&str, usize, &[usize]); 4] = [
         ("doubled", 0, &[0, 1, 1, 2]),

@@ -202,12 +202,20 @@ fn samples_that_do_not_fit_are_refused() {
         let mut row = sampled_supports(0, &of, 20);
         change(&mut row);
         let error = writer
-            .push(&tokens(0, &of), 16, &Supports::Samples(row))
+            .push(
+                &tokens(0, &of),
+                LossMask::default(),
+                &Supports::Samples(row),
+            )
             .unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
     }
     let error = writer
-        .push(&tokens(0, &of), 16, &supports(0, &fingerprint()))
+        .push(
+            &tokens(0, &of),
+            LossMask::default(),
+            &supports(0, &fingerprint()),
+        )
         .unwrap_err();
     assert!(error.to_string().contains("instead of samples"), "{error}");
 }
@@ -219,7 +227,7 @@ fn no_row_is_taken_beyond_the_last() {
     capture(&mut writer, &fingerprint(), usize::MAX);
     let row = supports(0, &fingerprint());
     let error = writer
-        .push(&tokens(0, &fingerprint()), 16, &row)
+        .push(&tokens(0, &fingerprint()), LossMask::default(), &row)
         .unwrap_err();
     assert!(
         matches!(error, CacheError::Refused { row_idx: 10, .. }),
