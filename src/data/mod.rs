@@ -6,8 +6,6 @@ mod bounds;
 mod chat_templates;
 mod cut;
 mod encode;
-mod fault;
-mod jsonl;
 mod model_tokenizer;
 mod pack;
 mod pieces;
@@ -26,7 +24,6 @@ mod tests;
 
 pub use batch::BatchOrder;
 pub use chat_templates::{ChatTemplates, chat_templates, template_files};
-pub use fault::{Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub(crate) use plan::{DATA, TokenizerWord};
@@ -36,6 +33,10 @@ pub use prepare::{
 };
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::TokenRows;
-pub use source::{Document, Documents, content_hash, look_at, read_documents, text_files};
+pub use source::{
+    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, Looked, OnBadRow,
+    PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan, content_hash,
+    look_at, read_documents, source_files,
+};
 pub use stream::TextStream;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};
