@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::cache::{self, CachePlan, SupportPlan};
 use crate::cost::{self, F32_BYTES, PROCESS_BYTES, StageCost, Text, num_cores};
-use crate::data::{Tokenizer, TokenizerPlan, TrainTokenizer, text_files};
+use crate::data::{SourcePlan, Tokenizer, TokenizerPlan, TrainTokenizer, source_files};
 use crate::export::verify;
 use crate::files::UnfinishedDir;
 use crate::model::{DecoderConfig, num_parameters};
@@ -366,7 +366,7 @@ fn text_memory(sizes: &Sizes, tokens: u64) -> u64 {
 
 /// Bytes of each file that the data stage reads.
 fn file_sizes(paths: &[PathBuf]) -> Vec<u64> {
-    let files = text_files(paths).unwrap_or_default(); // a path that is not there is refused elsewhere
+    let files = source_files(&SourcePlan::of_paths(paths)).unwrap_or_default(); // a path that is not there is refused elsewhere
     files.iter().map(|path| size_of(path)).collect()
 }
 

@@ -385,7 +385,7 @@ mod tests {
         ] {
             let set = format!("data.{split}=[text/{file}]");
             let told = format!("error[data]: {split} text: no text in `");
-            let help = format!("help: name `.txt` or `.jsonl` files with text in `data.{split}`");
+            let help = format!("help: name files with text or conversations in `data.{split}`");
             let args = ["run", "chain.yaml", "--set", &set];
             workshop.fails(&args, 2, &[&told, file, &help]);
         }
@@ -418,15 +418,15 @@ mod tests {
         for (file, told) in [
             (
                 "rows.jsonl",
-                "rows.jsonl: 200 lines without `text`, the first is line 1; they have `messages`",
+                "rows.jsonl:1: `messages` has no turns; the same on 199 more lines of this file",
             ),
             (
                 "table.jsonl",
-                "table.jsonl: a Parquet file, not text; write its texts as lines of `.jsonl`",
+                "table.jsonl: a Parquet file, not text; let its name end with `.parquet`",
             ),
             (
                 "empty.txt",
-                "empty.txt`: 1 `.txt` and `.jsonl` files, none with text",
+                "empty.txt`: 1 file of text or data, none with text",
             ),
         ] {
             let set = format!("data.train=[text/{file}]");

@@ -6,8 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use rayon::prelude::*;
 
 use super::cut::Splitting;
-use super::fault::place;
-use super::source::Document;
+use super::source::{Document, place};
 use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::machine;
 
@@ -89,7 +88,9 @@ impl<'a> Encoder<'a> {
         limit: usize,
     ) -> Result<TokenizedText, TokenizerError> {
         let mut encoded = TokensSoFar::default();
-        let text = &document.text;
+        let text = document.text().ok_or_else(|| TokenizerError::NotText {
+            place: place(&document.path, document.row),
+        })?;
         let take = |range: Range<usize>| {
             if range.len() as u64 > self.max_bytes {
                 return Err(self.too_long(document, range.len()));
@@ -115,7 +116,7 @@ impl<'a> Encoder<'a> {
 
     fn too_long(&self, document: &Document, num_bytes: usize) -> TokenizerError {
         TokenizerError::TooLong {
-            place: place(&document.path, document.line),
+            place: place(&document.path, document.row),
             bytes: num_bytes as u64,
             needed: (num_bytes as u64).saturating_mul(MEMORY_PER_BYTE),
             free: self.max_bytes.saturating_mul(MEMORY_PER_BYTE),
@@ -128,7 +129,7 @@ impl<'a> Encoder<'a> {
 fn round_len(documents: &[Document], num_bytes: usize) -> usize {
     let mut so_far = 0;
     let ends = documents.iter().position(|document| {
-        so_far += document.text.len();
+        so_far += document.text().map_or(0, str::len);
         so_far >= num_bytes
     });
     ends.map_or(documents.len(), |last| last + 1)

@@ -4,10 +4,9 @@ mod added_tokens;
 mod batch;
 mod bounds;
 mod chat_templates;
+mod conversations;
 mod cut;
 mod encode;
-mod fault;
-mod jsonl;
 mod mask;
 mod model_tokenizer;
 mod pack;
@@ -20,14 +19,15 @@ mod source;
 mod special_tokens;
 mod store;
 mod stream;
+mod templates;
 mod tokenizer;
+mod turns;
 
 #[cfg(test)]
 mod tests;
 
 pub use batch::BatchOrder;
 pub use chat_templates::{ChatTemplates, chat_templates, template_files};
-pub use fault::{Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError};
 pub use mask::{LossMask, Span, spans_of};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
@@ -38,6 +38,10 @@ pub use prepare::{
 };
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::{ConversationRow, TokenRows};
-pub use source::{Document, Documents, content_hash, look_at, read_documents, text_files};
+pub use source::{
+    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, Looked, OnBadRow,
+    PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan, content_hash,
+    look_at, read_documents, source_files,
+};
 pub use stream::TextStream;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};

@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::encode::Encoder;
-use super::fault::{SkipReason, Skipped, SourceError};
 use super::pack::{Packing, pack};
 use super::rows::TokenRows;
-use super::source::{Document, read_documents};
+use super::source::{
+    Content, Document, OnBadRow, SkipReason, Skipped, SourceError, SourcePlan, place,
+    read_documents,
+};
 use super::store::Store;
 use super::tokenizer::{Tokenizer, TokenizerError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
@@ -133,7 +135,10 @@ pub fn prepare(
     eos: Option<u32>,
 ) -> Result<Prepared, DataError> {
     let read = |split, paths: &[PathBuf]| {
-        read_documents(paths).map_err(|source| DataError::Source { split, source })
+        let read = read_documents(&SourcePlan::of_paths(paths), OnBadRow::Fail);
+        let read = read.map_err(|source| DataError::Source { split, source })?;
+        check_texts(&read.documents)?;
+        Ok::<_, DataError>(read)
     };
     let train = read(Split::Train, &plan.train)?;
     let validation = read(Split::Validation, &plan.validation)?;
@@ -198,9 +203,10 @@ pub fn read_rows(
     end_of_text: u32,
 ) -> Result<TokenRows, DataError> {
     let split = Split::Validation;
-    let documents = read_documents(paths)
+    let documents = read_documents(&SourcePlan::of_paths(paths), OnBadRow::Fail)
         .map_err(|source| DataError::Source { split, source })?
         .documents;
+    check_texts(&documents)?;
     rows_of_documents(&documents, tokenizer, sequence_length, end_of_text)
 }
 
@@ -212,9 +218,9 @@ pub fn rows_of_text(
     end_of_text: u32,
 ) -> Result<TokenRows, DataError> {
     let document = Document {
-        path: PathBuf::new(),
-        line: None,
-        text: text.to_owned(),
+        path: Path::new("").into(),
+        row: None,
+        content: Content::Text(text.to_owned()),
     };
     rows_of_documents(&[document], tokenizer, sequence_length, end_of_text)
 }
@@ -251,6 +257,17 @@ fn check_end_of_text(id: u32, tokenizer: &Tokenizer) -> Result<(), DataError> {
     }
 }
 
+/// Checks that all documents are texts, which is all that is packed into rows so far.
+fn check_texts(documents: &[Document]) -> Result<(), DataError> {
+    match documents.iter().find(|document| document.text().is_none()) {
+        None => Ok(()),
+        Some(document) => Err(TokenizerError::NotText {
+            place: place(&document.path, document.row),
+        }
+        .into()),
+    }
+}
+
 fn train_tokenizer(
     store: &mut Store<'_>,
     documents: &[Document],
@@ -262,7 +279,7 @@ fn train_tokenizer(
         Tokenizer::from_bytes(bytes.to_vec(), None, path).ok()
     };
     store.get_or_make("tokenizer", &key, read, || {
-        let texts = documents.iter().map(|document| document.text.as_str());
+        let texts = documents.iter().filter_map(Document::text);
         let tokenizer = Tokenizer::train(texts, vocab_size)?;
         Ok((tokenizer.bytes().to_vec(), tokenizer))
     })
@@ -317,8 +334,8 @@ fn rows_of(
         .zip(is_empty)
         .filter(|(_, empty)| *empty == 1);
     let too_short = too_short.map(|(document, _)| Skipped {
-        path: document.path.clone(),
-        line: document.line,
+        path: document.path.to_path_buf(),
+        row: document.row,
         reason: SkipReason::NoTokens,
     });
     let file = RowsFile { key, num_documents };
@@ -367,9 +384,9 @@ pub fn prepared_before(
 /// BLAKE3 (hex) over the texts with their lengths, independent of their paths.
 fn hash_texts(documents: &[Document]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for document in documents {
-        hasher.update(&(document.text.len() as u64).to_le_bytes());
-        hasher.update(document.text.as_bytes());
+    for text in documents.iter().filter_map(Document::text) {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -108,6 +108,12 @@ pub enum TokenizerError {
         /// Bytes of the longest text that fits.
         max: u64,
     },
+    /// A document that is no text, where only texts are tokenised.
+    #[error("{place}: a conversation or a completion, where only texts are read")]
+    NotText {
+        /// File and row.
+        place: String,
+    },
     /// The library failed.
     #[error("{doing}: {reason}")]
     Library {
@@ -144,6 +150,7 @@ impl TokenizerError {
                  such as one for each paragraph",
                 bytes_text(*max)
             )),
+            Self::NotText { .. } => Some("name files of texts".to_owned()),
             _ => None,
         }
     }

@@ -12,7 +12,9 @@ use rustix::fs::{Access, access, statvfs};
 use crate::cache::SupportPlan;
 use crate::checkpoint::CheckpointError;
 use crate::cost::Text;
-use crate::data::{DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at};
+use crate::data::{
+    DataError, OnBadRow, SourcePlan, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at,
+};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
@@ -205,15 +207,15 @@ impl Preflight<'_> {
             Split::Train => &self.plan.data.train,
             Split::Validation => &self.plan.data.validation,
         };
-        let passed_over = look_at(paths).map_err(|source| {
+        let looked = look_at(&SourcePlan::of_paths(paths), OnBadRow::Fail).map_err(|source| {
             let key = format!("data.{split}");
             let help = source.help(&key).unwrap_or_default();
             let error = DataError::Source { split, source };
             let fault = Diagnostic::new("data", error.to_string()).help(help);
             self.fault(&key, "these texts", fault)
         })?;
-        let told = passed_over.iter().map(ToString::to_string);
-        for note in told {
+        let told = looked.passed_over.iter().map(ToString::to_string);
+        for note in told.chain(looked.notes) {
             if !notes.contains(&note) {
                 notes.push(note); // both texts may be of one folder
             }

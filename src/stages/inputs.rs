@@ -3,7 +3,7 @@
 use super::parts::model_hash;
 use super::{Changed, StagesError};
 use crate::checkpoint::CheckpointError;
-use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
+use crate::data::{self, Prepared, SourcePlan, Tokenizer, TokenizerPlan};
 use crate::hashes::Hashes;
 use crate::kept::{Away, Kept};
 use crate::opened::{FileHashes, Opened, OpenedModel, StoredModel, copied_files, student_of};
@@ -109,8 +109,8 @@ impl Inputs {
         let texts = match &kept {
             Some(kept) if away.text => kept.texts.clone(),
             _ => [
-                data::content_hash(&plan.data.train, hashes)?,
-                data::content_hash(&plan.data.validation, hashes)?,
+                data::content_hash(&SourcePlan::of_paths(&plan.data.train), hashes)?,
+                data::content_hash(&SourcePlan::of_paths(&plan.data.validation), hashes)?,
             ],
         };
         Ok(Self {

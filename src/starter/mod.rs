@@ -12,7 +12,7 @@ use thiserror::Error;
 use self::paths::relative;
 use self::text::{Fit, Plain, RecipeDraft};
 use crate::checkpoint::CheckpointError;
-use crate::data::{SourceError, text_files};
+use crate::data::{SourceError, SourcePlan, source_files};
 use crate::estimate::{Costs, costs};
 use crate::files::{parent, write_atomically, write_json};
 use crate::model::{DecoderConfig, num_parameters};
@@ -182,7 +182,7 @@ impl Texts {
                 return Ok(Self { train, validation });
             }
         }
-        let mut train = text_files(data)?;
+        let mut train = source_files(&SourcePlan::of_paths(data))?;
         match train.pop() {
             Some(last) if !train.is_empty() => Ok(Self {
                 train,

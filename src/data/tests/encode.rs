@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::data::cut::Splitting;
 use crate::data::encode::Encoder;
-use crate::data::{Document, Packing, TokenizedText, Tokenizer, TokenizerError, pack};
+use crate::data::{Content, Document, Packing, TokenizedText, Tokenizer, TokenizerError, pack};
 use crate::random;
 
 /// Pieces of texts that are awkward to cut.
@@ -316,9 +316,9 @@ fn parts_of_a_text_have_the_tokens_and_bytes_of_the_whole() {
 
 fn document(text: &str) -> Document {
     Document {
-        path: PathBuf::from("texts/a.jsonl"),
-        line: Some(7),
-        text: text.to_owned(),
+        path: Path::new("texts/a.jsonl").into(),
+        row: Some(7),
+        content: Content::Text(text.to_owned()),
     }
 }
 

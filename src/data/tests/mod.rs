@@ -4,5 +4,4 @@ mod bounds;
 mod encode;
 mod gguf;
 mod prepare;
-mod source;
 mod tokenizer;

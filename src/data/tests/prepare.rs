@@ -188,7 +188,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
             .map(|s| {
                 (
                     s.path.file_name().unwrap().to_str().unwrap(),
-                    s.line,
+                    s.row,
                     s.reason,
                 )
             })

@@ -6,7 +6,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder};
 
-use crate::data::{Tokenizer, TokenizerError, read_documents};
+use crate::data::{OnBadRow, SourcePlan, Tokenizer, TokenizerError, read_documents};
 use crate::{files, random};
 
 /// Enough text for a few hundred merges, with characters of two, three and four bytes.
@@ -63,8 +63,10 @@ fn the_same_text_trains_the_same_bytes() {
 #[test]
 fn a_text_is_trained_on_in_parts_as_if_it_were_whole() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/austen/validation");
-    let documents = read_documents(&[path]).unwrap().documents;
-    let text = &documents[0].text[..200_000];
+    let documents = read_documents(&[SourcePlan::from(path)], OnBadRow::Fail)
+        .unwrap()
+        .documents;
+    let text = &documents[0].text().unwrap()[..200_000];
     let byte_level = ByteLevel::new(false, false, true);
     let mut trainer = BpeTrainer::builder()
         .vocab_size(400)

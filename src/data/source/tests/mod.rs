@@ -1,8 +1,17 @@
+//! Tests of sources that are too long for their modules.
+
+mod columns;
+mod conversations;
+mod faults;
+mod folders;
+mod json;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::data::{
-    Documents, SkipReason, Skipped, SourceError, content_hash, look_at, read_documents,
+use super::{
+    Content, Document, Documents, OnBadRow, RowField, RowFormat, SkipReason, Skipped, SourceError,
+    SourcePlan, content_hash, look_at, read_documents,
 };
 use crate::files;
 use crate::hashes::Hashes;
@@ -19,12 +28,31 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 fn read(dir: &tempfile::TempDir) -> Result<Documents, SourceError> {
-    read_documents(&[dir.path().to_path_buf()])
+    read_paths(&[dir.path().to_path_buf()])
+}
+
+fn read_paths(paths: &[PathBuf]) -> Result<Documents, SourceError> {
+    read_documents(&SourcePlan::of_paths(paths), OnBadRow::Fail)
+}
+
+fn look_at_dir(dir: &tempfile::TempDir) -> Result<super::Looked, SourceError> {
+    look_at(&[plan(dir.path())], OnBadRow::Fail)
+}
+
+fn plan(path: &Path) -> SourcePlan {
+    SourcePlan::from(path.to_path_buf())
+}
+
+/// Texts of documents, none of which may be anything else.
+fn texts(documents: &[Document]) -> Vec<&str> {
+    let text = |document| Document::text(document).unwrap_or_else(|| panic!("{document:?}"));
+    documents.iter().map(text).collect()
 }
 
 fn hash_of(paths: &[PathBuf]) -> Result<String, SourceError> {
-    let hash = content_hash(paths, &Hashes::of_this_process(0.0))?;
-    assert_eq!(read_documents(paths).unwrap().content_hash, hash);
+    let sources = SourcePlan::of_paths(paths);
+    let hash = content_hash(&sources, &Hashes::of_this_process(0.0))?;
+    assert_eq!(read_paths(paths).unwrap().content_hash, hash);
     Ok(hash)
 }
 
@@ -50,10 +78,9 @@ fn a_folder_is_read_in_the_byte_order_of_its_relative_paths() {
         (".partial-x.txt", b"passed over"),
     ]);
     let read = read(&dir).unwrap();
-    let texts: Vec<_> = read.documents.iter().map(|d| d.text.as_str()).collect();
-    assert_eq!(texts, ["1", "2", "3", "4", "5", "6"]);
-    assert_eq!(read.documents[1].line, Some(3));
-    assert_eq!(read.documents[2].line, None);
+    assert_eq!(texts(&read.documents), ["1", "2", "3", "4", "5", "6"]);
+    assert_eq!(read.documents[1].row, Some(3));
+    assert_eq!(read.documents[2].row, None);
     assert_eq!(read.skipped, []);
 }
 
@@ -61,9 +88,8 @@ fn a_folder_is_read_in_the_byte_order_of_its_relative_paths() {
 fn paths_are_read_in_the_order_given() {
     let dir = folder(&[("a.txt", b"1"), ("b.txt", b"2")]);
     let paths = ["b.txt", "a.txt"].map(|name| dir.path().join(name));
-    let read = read_documents(&paths).unwrap();
-    assert_eq!(read.documents[0].text, "2");
-    assert_eq!(read.documents[1].text, "1");
+    let read = read_paths(&paths).unwrap();
+    assert_eq!(texts(&read.documents), ["2", "1"]);
 }
 
 #[test]
@@ -78,11 +104,11 @@ fn all_faults_are_reported_together_with_path_and_line() {
     let csv = dir.path().join("c.csv");
     let missing = dir.path().join("missing.txt");
     files::write_atomically(&csv, |out| out.write_all(b"x")).unwrap();
-    let error = read_documents(&[dir.path().to_path_buf(), csv, missing]).unwrap_err();
+    let error = read_paths(&[dir.path().to_path_buf(), csv, missing]).unwrap_err();
     assert_eq!(
         message(&dir, &error),
         "8 faults in the text\n  \
-         c.csv: not a `.txt` or `.jsonl` file, nor a folder\n  \
+         c.csv: neither a folder nor a file that can be read: `.txt`, `.jsonl`, `.json` (also with `.gz` or `.zst`), `.parquet`, `.arrow`\n  \
          missing.txt: No such file or directory (os error 2)\n  \
          a.txt:2: not UTF-8 at byte 8 of the file\n  \
          b.jsonl:2: not JSON at column 9: EOF while parsing a value\n  \
@@ -107,7 +133,7 @@ fn twenty_faults_are_named_and_the_rest_counted() {
         "{message}"
     );
     assert!(
-        message.ends_with("19.jsonl:1: not an object with a string `text`; the same on 1 more line of this file\n  and 6 more"),
+        message.ends_with("19.jsonl:1: not an object; the same on 1 more line of this file\n  and 6 more"),
         "{message}"
     );
 }
@@ -145,12 +171,12 @@ fn a_file_of_another_format_is_told_by_its_first_bytes() {
         (
             "a.jsonl",
             b"\x1f\x8b\x08\0rest".as_slice(),
-            "compressed by gzip, not text; unpack it first",
+            "compressed by gzip, not text; let its name end with `.gz`, or unpack it",
         ),
         (
             "a.txt",
             b"\x28\xb5\x2f\xfdrest",
-            "compressed by zstd, not text; unpack it first",
+            "compressed by zstd, not text; let its name end with `.zst`, or unpack it",
         ),
         (
             "a.jsonl",
@@ -160,7 +186,7 @@ fn a_file_of_another_format_is_told_by_its_first_bytes() {
         (
             "a.jsonl",
             b"PAR1\x15\x04rest",
-            "a Parquet file, not text; write its texts as lines of `.jsonl`",
+            "a Parquet file, not text; let its name end with `.parquet`",
         ),
         (
             "a.txt",
@@ -184,8 +210,9 @@ fn a_file_of_another_format_is_told_by_its_first_bytes() {
 fn a_look_at_the_beginnings_refuses_what_reading_would_refuse_there() {
     let look = |files: &[(&str, &[u8])]| {
         let dir = folder(files);
-        let looked = look_at(&[dir.path().to_path_buf()]);
-        let told = looked.map_err(|error| message(&dir, &error));
+        let looked = look_at_dir(&dir);
+        let told = looked.map(|looked| looked.passed_over);
+        let told = told.map_err(|error| message(&dir, &error));
         let read = read(&dir).map_err(|error| message(&dir, &error));
         (told, read.map(|read| read.documents.len()))
     };
@@ -224,7 +251,7 @@ fn a_look_at_the_beginnings_refuses_what_reading_would_refuse_there() {
     let (told, read) = look(&[("a.jsonl", &beyond)]);
     assert!(told.is_ok() && read.unwrap_err().contains("a.jsonl:40002: not JSON"));
     assert!(
-        look_at(&[PathBuf::from("/absent")]).is_ok(),
+        look_at(&[plan(Path::new("/absent"))], OnBadRow::Fail).is_ok(),
         "whoever needs it opens it"
     );
 }
@@ -239,7 +266,7 @@ fn files_of_a_folder_that_are_passed_over_are_named_and_counted() {
         (".gitignore", b"x"),
     ]);
     let told = |dir: &tempfile::TempDir| {
-        let found = look_at(&[dir.path().to_path_buf()]).unwrap();
+        let found = look_at_dir(dir).unwrap().passed_over;
         let told: Vec<_> = found.iter().map(ToString::to_string).collect();
         told.join("\n")
             .replace(dir.path().to_str().unwrap(), "texts")
@@ -315,12 +342,12 @@ fn no_text_at_all_is_an_error() {
         Err(SourceError::NoText { num_files: 1, .. })
     ));
     assert!(matches!(
-        read_documents(&[]),
+        read_paths(&[]),
         Err(SourceError::NoText { num_files: 0, .. })
     ));
     let error = read(&dir).unwrap_err().to_string();
     assert!(
-        error.contains("1 `.txt` and `.jsonl` files, none with text"),
+        error.contains("1 file of text or data, none with text"),
         "{error}"
     );
 }
@@ -331,13 +358,7 @@ fn a_byte_order_mark_is_not_text() {
         ("a.txt", b"\xef\xbb\xbfx"),
         ("b.jsonl", b"\xef\xbb\xbf{\"text\": \"y\"}"),
     ]);
-    let texts: Vec<_> = read(&dir)
-        .unwrap()
-        .documents
-        .into_iter()
-        .map(|d| d.text)
-        .collect();
-    assert_eq!(texts, ["x", "y"]);
+    assert_eq!(texts(&read(&dir).unwrap().documents), ["x", "y"]);
 }
 
 #[cfg(unix)]
@@ -347,8 +368,7 @@ fn a_loop_of_links_is_entered_once_and_said() {
     std::os::unix::fs::symlink(dir.path(), dir.path().join("a/up")).unwrap();
     std::os::unix::fs::symlink(dir.path().join("a"), dir.path().join("b/a")).unwrap();
     let read = read(&dir).unwrap();
-    let texts: Vec<_> = read.documents.iter().map(|d| d.text.as_str()).collect();
-    assert_eq!(texts, ["1", "2"]);
+    assert_eq!(texts(&read.documents), ["1", "2"]);
     assert_eq!(read.skipped.len(), 2);
     assert!(
         read.skipped
@@ -378,9 +398,9 @@ fn the_content_hash_follows_bytes_order_and_kind_and_not_names() {
 fn the_committed_novels_are_whole_and_unchanged() {
     let austen = Path::new(env!("CARGO_MANIFEST_DIR")).join("datasets/austen");
     let sizes = |split: &str| -> Vec<usize> {
-        let read = read_documents(&[austen.join(split)]).unwrap();
+        let read = read_paths(&[austen.join(split)]).unwrap();
         assert_eq!(read.skipped, []);
-        read.documents.iter().map(|d| d.text.len()).collect()
+        texts(&read.documents).iter().map(|text| text.len()).collect()
     };
     // Emma, Mansfield Park, Northanger Abbey, Pride and Prejudice, Sense and Sensibility; Persuasion.
     assert_eq!(

@@ -1,10 +1,12 @@
-//! Faults of texts: what cannot be read, where and why, and what was skipped.
+//! Faults of sources: what cannot be read, where and why, and what was skipped.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use super::container::Container;
 
 /// Most faults that [`SourceError::Faults`] lists, and most files that a note names.
 const MAX_NAMED: usize = 20;
@@ -17,8 +19,8 @@ const MAX_NAMED_FILES: usize = 5;
 pub struct Skipped {
     /// File or folder.
     pub path: PathBuf,
-    /// Line of a `.jsonl` file, counted from 1.
-    pub line: Option<usize>,
+    /// Line of a `.jsonl` file or row of another, counted from 1.
+    pub row: Option<usize>,
     /// Reason for skipping it.
     pub reason: SkipReason,
 }
@@ -41,31 +43,35 @@ impl fmt::Display for Skipped {
             SkipReason::NoTokens => "too short: the tokenizer gives no tokens for it",
             SkipReason::ReadBefore => "this folder has already been read",
         };
-        write!(f, "{}: {reason}; skipped", place(&self.path, self.line))
+        write!(f, "{}: {reason}; skipped", place(&self.path, self.row))
     }
 }
 
 impl Skipped {
-    /// One sentence for each file and reason, however many lines of the file were skipped.
+    /// One sentence for each file and reason, however many rows of the file were skipped.
     pub fn sentences(skipped: &[Self]) -> Vec<String> {
         let alike = skipped.chunk_by(|one, other| {
-            (&one.path, one.reason, one.line.is_some())
-                == (&other.path, other.reason, other.line.is_some())
+            (&one.path, one.reason, one.row.is_some())
+                == (&other.path, other.reason, other.row.is_some())
         });
         let sentence = |alike: &[Self]| match alike {
             [] => String::new(),
             [one] => one.to_string(),
-            [first, others @ ..] => format!("{first}, as are {}", more_lines(others.len())),
+            [first, others @ ..] => {
+                format!("{first}, as are {}", more_rows(&first.path, others.len()))
+            }
         };
         alike.map(sentence).collect()
     }
 }
 
-/// Files of a folder that are neither `.txt` nor `.jsonl`, and so not read.
+/// Files of a folder that are not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PassedOver {
     /// Folder that was named.
     pub folder: PathBuf,
+    /// Reason for passing over them, as `neither `.txt` nor `.jsonl``.
+    pub reason: String,
     /// The first of these files, relative to the folder.
     pub first: Vec<PathBuf>,
     /// Number of these files.
@@ -73,9 +79,10 @@ pub struct PassedOver {
 }
 
 impl PassedOver {
-    pub(super) fn new(folder: &Path) -> Self {
+    pub(super) fn new(folder: &Path, reason: impl Into<String>) -> Self {
         Self {
             folder: folder.to_path_buf(),
+            reason: reason.into(),
             first: Vec::new(),
             num_files: 0,
         }
@@ -98,9 +105,10 @@ impl fmt::Display for PassedOver {
         };
         write!(
             f,
-            "{} {files} in `{}` {are} passed over, neither `.txt` nor `.jsonl`: {}",
+            "{} {files} in `{}` {are} passed over, {}: {}",
             self.num_files,
             self.folder.display(),
+            self.reason,
             names(&self.first)
         )?;
         match self.num_files - self.first.len() {
@@ -122,7 +130,7 @@ pub enum SourceError {
         num_faults: usize,
     },
     /// There is no document with text.
-    #[error("no text in {}: {num_files} `.txt` and `.jsonl` files, none with text{}", names(.paths), told_files(.passed_over))]
+    #[error("no text in {}: {num_files} {}, none with text{}", names(.paths), if *.num_files == 1 { "file of text or data" } else { "files of text or data" }, told_files(.passed_over))]
     NoText {
         /// Paths that were searched.
         paths: Vec<PathBuf>,
@@ -141,7 +149,7 @@ impl SourceError {
     pub fn help(&self, key: &str) -> Option<String> {
         match self {
             Self::NoText { .. } => Some(format!(
-                "name `.txt` or `.jsonl` files with text in `{key}`"
+                "name files with text or conversations in `{key}`"
             )),
             Self::Faults { .. } => {
                 Some(format!("fix these places or remove the files from `{key}`"))
@@ -151,17 +159,37 @@ impl SourceError {
     }
 }
 
-/// One unusable path or line, and how many lines of the same file are like it.
+/// Rows that were bad and were left out, because the plan says so.
+#[derive(Debug, Default)]
+pub struct BadRows {
+    /// The first kinds of faults, at most 20.
+    pub faults: Vec<Fault>,
+    /// Number of all bad rows.
+    pub num_rows: usize,
+}
+
+impl fmt::Display for BadRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (rows, are) = match self.num_rows {
+            1 => ("row", "is"),
+            _ => ("rows", "are"),
+        };
+        let list = list(&self.faults, self.num_rows);
+        write!(f, "{} {rows} {are} bad and left out\n  {list}", self.num_rows)
+    }
+}
+
+/// One unusable path or row, and how many rows of the same file are like it.
 #[derive(Debug, Error)]
 #[error("{}", self.sentence())]
 pub struct Fault {
     /// File or folder.
     pub path: PathBuf,
-    /// Line, counted from 1, if the fault has one.
-    pub line: Option<usize>,
+    /// Line or row, counted from 1, if the fault has one.
+    pub row: Option<usize>,
     /// Kind of fault.
     pub kind: FaultKind,
-    /// Further lines of the file with this kind of fault.
+    /// Further rows of the file with this kind of fault.
     pub num_more: usize,
 }
 
@@ -169,35 +197,37 @@ impl Fault {
     fn sentence(&self) -> String {
         let Self {
             path,
-            line,
+            row,
             kind,
             num_more,
         } = self;
         match (kind, num_more) {
-            (_, 0) => format!("{}: {kind}", place(path, *line)),
-            (FaultKind::NoText { fields }, more) => format!(
-                "{}: {} lines without `text`, the first is line {}{}",
+            (_, 0) => format!("{}: {kind}", place(path, *row)),
+            (FaultKind::NoField { names, fields }, more) => format!(
+                "{}: {} {} without {names}, the first is {} {}{}",
                 path.display(),
                 more + 1,
-                line.unwrap_or(1),
+                nouns(path).1,
+                nouns(path).0,
+                row.unwrap_or(1),
                 fields.told("; they have ")
             ),
             (_, more) => {
-                let place = place(path, *line);
-                format!("{place}: {kind}; the same on {}", more_lines(*more))
+                let place = place(path, *row);
+                format!("{place}: {kind}; the same on {}", more_rows(path, *more))
             }
         }
     }
 }
 
-/// Kinds of faults of a path or a line.
+/// Kinds of faults of a path, a file or a row.
 #[derive(Debug, Error)]
 pub enum FaultKind {
     /// The operating system reports an error.
     #[error("{0}")]
     Unreadable(#[from] io::Error),
     /// A path that was named directly but is not a supported kind of file.
-    #[error("not a `.txt` or `.jsonl` file, nor a folder")]
+    #[error("neither a folder nor a file that can be read: `.txt`, `.jsonl`, `.json` (also with `.gz` or `.zst`), `.parquet`, `.arrow`")]
     UnknownFormat,
     /// A file whose first bytes are those of another format.
     #[error("{found}")]
@@ -205,37 +235,68 @@ pub enum FaultKind {
         /// The format, and what to do.
         found: &'static str,
     },
+    /// A file that breaks the rules of its format, or ends too early.
+    #[error("{0}")]
+    Damaged(String),
+    /// A file whose texts need more memory than there is, or that unpacks to more than any text does.
+    #[error("{0}")]
+    TooLarge(String),
+    /// A column, a split, a configuration or a field that the plan names or would have to name.
+    #[error("{0}")]
+    Choice(String),
     /// Bytes that are not UTF-8.
-    #[error("not UTF-8 at byte {offset} of the file")]
+    #[error("not UTF-8 at byte {offset} of the {}", if *.is_packed { "unpacked file" } else { "file" })]
     NotUtf8 {
         /// First invalid byte, counted from 0.
-        offset: usize,
+        offset: u64,
+        /// True if the byte is counted in what a compressed file holds.
+        is_packed: bool,
     },
-    /// A line that is not JSON.
-    #[error("not JSON at column {column}: {reason}")]
+    /// A row that is not JSON.
+    #[error("not JSON at {}column {column}: {reason}", .line.map(|line| format!("line {line}, ")).unwrap_or_default())]
     NotJson {
+        /// Line of the file, counted from 1, where a row is not a line.
+        line: Option<usize>,
         /// Column, counted in bytes from 1.
         column: usize,
-        /// Reason for refusing the line.
+        /// Reason for refusing the row.
         reason: String,
     },
-    /// JSON, but not an object, or one whose `text` is no text.
-    #[error("{0}")]
-    NotText(&'static str),
-    /// An object without `text`.
-    #[error("an object without `text`{}", .fields.told("; it has "))]
-    NoText {
+    /// A row whose values cannot be what its format says.
+    #[error("{}{what}", .turn.map(|turn| format!("message {turn}: ")).unwrap_or_default())]
+    Wrong {
+        /// Message of the row, counted from 1, if the fault is one's.
+        turn: Option<usize>,
+        /// The fact.
+        what: String,
+    },
+    /// A row without the fields that its format needs.
+    #[error("an object without {names}{}", .fields.told("; it has "))]
+    NoField {
+        /// Fields that are missing, as messages give them.
+        names: String,
         /// Fields that it has.
         fields: FieldNames,
     },
 }
 
 impl FaultKind {
-    /// True if one line may stand for both. In a file that is not JSON, a reason may differ from line to line.
+    pub(super) fn wrong(what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self::Wrong { turn: None, what }
+    }
+
+    /// True if one row may stand for both. In a file that is not JSON, a reason may differ from row to row.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::NotText(one), Self::NotText(other)) => one == other,
-            (Self::NoText { fields }, Self::NoText { fields: others }) => fields == others,
+            (Self::Wrong { what, .. }, Self::Wrong { what: other, .. }) => what == other,
+            (
+                Self::NoField { names, fields },
+                Self::NoField {
+                    names: other,
+                    fields: others,
+                },
+            ) => names == other && fields == others,
             (Self::NotJson { .. }, Self::NotJson { .. })
             | (Self::NotUtf8 { .. }, Self::NotUtf8 { .. }) => true,
             _ => false,
@@ -252,19 +313,17 @@ pub struct FieldNames {
 
 impl FieldNames {
     const MAX: usize = 5;
-    const MAX_CHARS: usize = 40;
 
     pub(super) fn add(&mut self, name: &str) {
         if self.first.len() < Self::MAX {
-            let name = name.chars().map(|c| if c.is_control() { ' ' } else { c });
-            self.first.push(name.take(Self::MAX_CHARS).collect());
+            self.first.push(shown(name));
         } else {
             self.num_more += 1;
         }
     }
 
     /// The names after some words; empty if there are none.
-    fn told(&self, before: &str) -> String {
+    pub(super) fn told(&self, before: &str) -> String {
         if self.first.is_empty() {
             return String::new();
         }
@@ -282,24 +341,42 @@ impl FieldNames {
 pub(super) struct Faults {
     faults: Vec<Fault>,
     num_faults: usize,
+    /// Number of those whose path cannot be opened.
+    num_unreadable: usize,
 }
 
 impl Faults {
-    pub(super) fn add(&mut self, path: &Path, line: Option<usize>, kind: FaultKind) {
+    pub(super) fn add(&mut self, path: &Path, row: Option<usize>, kind: FaultKind) {
         self.num_faults += 1;
+        self.num_unreadable += usize::from(matches!(kind, FaultKind::Unreadable(_)));
         let of_file = self.faults.iter_mut().rev();
         let mut of_file = of_file.take_while(|fault| fault.path == path);
-        if let Some(like) = of_file.find(|fault| fault.line.is_some() && fault.kind.is_like(&kind))
-        {
+        if let Some(like) = of_file.find(|fault| fault.row.is_some() && fault.kind.is_like(&kind)) {
             like.num_more += 1;
         } else if self.faults.len() < MAX_NAMED {
             self.faults.push(Fault {
                 path: path.to_path_buf(),
-                line,
+                row,
                 kind,
                 num_more: 0,
             });
         }
+    }
+
+    /// Adds those of another list behind these.
+    pub(super) fn append(&mut self, other: Self) {
+        self.num_faults += other.num_faults;
+        self.num_unreadable += other.num_unreadable;
+        let room = MAX_NAMED.saturating_sub(self.faults.len());
+        self.faults.extend(other.faults.into_iter().take(room));
+    }
+
+    /// Drops the faults of paths that cannot be opened, and returns their number.
+    pub(super) fn drop_unreadable(&mut self) -> usize {
+        let is_kept = |fault: &Fault| !matches!(fault.kind, FaultKind::Unreadable(_));
+        self.faults.retain(is_kept);
+        self.num_faults -= self.num_unreadable;
+        std::mem::take(&mut self.num_unreadable)
     }
 
     pub(super) fn count(&self) -> usize {
@@ -307,26 +384,51 @@ impl Faults {
     }
 
     pub(super) fn finish(self) -> Result<(), SourceError> {
-        let Self { faults, num_faults } = self;
+        let Self {
+            faults, num_faults, ..
+        } = self;
         if num_faults == 0 {
             return Ok(());
         }
         Err(SourceError::Faults { faults, num_faults })
     }
+
+    pub(super) fn into_bad_rows(self) -> BadRows {
+        BadRows {
+            faults: self.faults,
+            num_rows: self.num_faults,
+        }
+    }
 }
 
-/// Path and line as messages give them.
-pub(super) fn place(path: &Path, line: Option<usize>) -> String {
-    match line {
-        Some(line) => format!("{}:{line}", path.display()),
+/// Path and line or row as messages give them.
+pub(in crate::data) fn place(path: &Path, row: Option<usize>) -> String {
+    match row {
+        Some(row) => format!("{}:{row}", path.display()),
         None => path.display().to_string(),
     }
 }
 
-fn more_lines(count: usize) -> String {
+/// A name from outside as messages give it: on one line and short.
+pub(super) fn shown(name: &str) -> String {
+    const MAX_CHARS: usize = 40;
+    let name = name.chars().map(|c| if c.is_control() { ' ' } else { c });
+    name.take(MAX_CHARS).collect()
+}
+
+/// One row of a file and several, in words.
+fn nouns(path: &Path) -> (&'static str, &'static str) {
+    match Container::of(path) {
+        Some((Container::Text | Container::JsonLines, _)) => ("line", "lines"),
+        _ => ("row", "rows"),
+    }
+}
+
+fn more_rows(path: &Path, count: usize) -> String {
+    let (row, rows) = nouns(path);
     match count {
-        1 => "1 more line of this file".to_owned(),
-        count => format!("{count} more lines of this file"),
+        1 => format!("1 more {row} of this file"),
+        count => format!("{count} more {rows} of this file"),
     }
 }
 

@@ -1,0 +1,325 @@
+//! Files of every kind to documents, in one fixed order.
+//!
+//! A file is read by its kind ([`Container`]), and its rows by their format ([`RowFormat`]), which is that of the plan or the
+//! one that the names of the columns say. Each kind hands its rows on in their order, block by block, so that beside the
+//! documents no more than a block is in memory.
+
+mod arrow;
+mod collected;
+mod columns;
+mod compressed;
+mod container;
+mod fault;
+mod fields;
+mod hub;
+mod json;
+mod jsonl;
+mod not_json;
+mod parquet;
+mod plan;
+mod rows;
+mod saved;
+mod text;
+mod turns;
+mod walk;
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::chat::Conversation;
+use crate::hashes::Hashes;
+
+use self::collected::{Collected, FileRows};
+use self::compressed::FileStream;
+use self::container::Container;
+pub(in crate::data) use self::fault::place;
+pub use self::fault::{
+    BadRows, Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError,
+};
+pub use self::plan::{RowField, OnBadRow, RowFormat, SourcePlan};
+use self::rows::Layout;
+use self::text::Extent;
+use self::walk::{SourceFile, Walk};
+
+/// Bytes that [`look_at`] reads of a file, after unpacking.
+const HEAD_BYTES: u64 = 64 << 10;
+
+/// Most files that [`look_at`] reads.
+const MAX_HEADS: usize = 1_000;
+
+/// Result of reading sources.
+#[derive(Debug)]
+pub struct Documents {
+    /// Documents with text, in the order of the sources given.
+    pub documents: Vec<Document>,
+    /// Files, rows and folders that were skipped, with the reasons.
+    pub skipped: Vec<Skipped>,
+    /// Rows that were left out by [`OnBadRow::Skip`].
+    pub bad_rows: BadRows,
+    /// Choices among several readings of a source; each deserves a note.
+    pub notes: Vec<String>,
+    /// The [`content_hash`] of the files.
+    pub content_hash: String,
+}
+
+/// One document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    /// File that it was read from.
+    pub path: Arc<Path>,
+    /// Line of a `.jsonl` file or row of another, counted from 1; `None` for a whole file.
+    pub row: Option<usize>,
+    /// Content of the document.
+    pub content: Content,
+}
+
+/// Content of a document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Content {
+    /// A text, never blank.
+    Text(String),
+    /// A conversation of one message or more.
+    Chat(Conversation),
+    /// A text of which the first part is given.
+    Completion {
+        /// What is given; it may be empty.
+        prompt: String,
+        /// What follows, never blank.
+        completion: String,
+    },
+}
+
+impl Document {
+    /// The text, if it is one.
+    pub fn text(&self) -> Option<&str> {
+        match &self.content {
+            Content::Text(text) => Some(text),
+            Content::Chat(_) | Content::Completion { .. } => None,
+        }
+    }
+}
+
+/// Result of a look at sources.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Files of folders that reading would pass over.
+    pub passed_over: Vec<PassedOver>,
+    /// Choices among several readings of a source; each deserves a note.
+    pub notes: Vec<String>,
+}
+
+/// Reads the documents of files and folders, in the order of `sources`.
+///
+/// A `.txt` file is one document; in other files each row is one. A folder means all files of one kind below it, in the byte
+/// order of their relative paths, so the order is the same on every machine. Other files and names that begin with a dot are
+/// ignored, and a folder is entered once however many links lead to it. A leading byte-order mark is dropped; nothing else
+/// of a text is changed.
+pub fn read_documents(
+    sources: &[SourcePlan],
+    on_bad_row: OnBadRow,
+) -> Result<Documents, SourceError> {
+    let mut reader = Reader::new(sources, on_bad_row);
+    let files = reader.find();
+    let mut hasher = blake3::Hasher::new();
+    for file in &files {
+        match reader.read_whole(file) {
+            Ok(hash) => hash_file(&mut hasher, sources, file, &hash),
+            Err(kind) => reader.found.faults.add(&file.path, None, kind),
+        }
+    }
+    let Reader { mut found, walk, .. } = reader;
+    found.check(|| no_text(sources, files.len(), walk.passed_over))?;
+    Ok(Documents {
+        skipped: [walk.skipped, found.skipped].concat(),
+        bad_rows: found.bad_rows.into_bad_rows(),
+        notes: [walk.notes, found.choices.into_notes()].concat(),
+        documents: found.documents,
+        content_hash: hasher.finalize().to_hex().to_string(),
+    })
+}
+
+/// Paths of the files that [`read_documents`] would read, in its order.
+pub fn source_files(sources: &[SourcePlan]) -> Result<Vec<PathBuf>, SourceError> {
+    let mut walk = Walk::default();
+    let files = walk.find(sources);
+    walk.faults.finish()?;
+    Ok(files.into_iter().map(|file| file.path).collect())
+}
+
+/// Looks at the beginning of every file that [`read_documents`] would read, and refuses what it would refuse there. Of files
+/// of columns, that is the schema and the first rows.
+///
+/// Paths that cannot be opened are not faults here: whoever needs the text opens them.
+pub fn look_at(sources: &[SourcePlan], on_bad_row: OnBadRow) -> Result<Looked, SourceError> {
+    let mut reader = Reader::new(sources, on_bad_row);
+    let files = reader.find();
+    let num_missing = reader.found.faults.drop_unreadable();
+    let mut all_seen = num_missing == 0 && files.len() <= MAX_HEADS;
+    for file in files.iter().take(MAX_HEADS) {
+        match reader.read_head(file) {
+            Ok(extent) => all_seen &= extent == Extent::Whole,
+            Err(FaultKind::Unreadable(_)) => all_seen = false,
+            Err(kind) => reader.found.faults.add(&file.path, None, kind),
+        }
+    }
+    let Reader { mut found, walk, .. } = reader;
+    if all_seen || !found.documents.is_empty() || found.faults.count() > 0 {
+        found.check(|| no_text(sources, files.len(), walk.passed_over.clone()))?;
+    }
+    Ok(Looked {
+        passed_over: walk.passed_over,
+        notes: [walk.notes, found.choices.into_notes()].concat(),
+    })
+}
+
+/// BLAKE3 (hex) over format and bytes of the files that [`read_documents`] would read, in its order, and over what a plan
+/// says about their rows.
+///
+/// Names are not hashed: a renamed folder keeps its hash, unless the order of the files changes.
+pub fn content_hash(sources: &[SourcePlan], hashes: &Hashes) -> Result<String, SourceError> {
+    let mut walk = Walk::default();
+    let files = walk.find(sources);
+    walk.faults.finish()?;
+    if files.is_empty() {
+        return Err(no_text(sources, 0, walk.passed_over));
+    }
+    let mut hasher = blake3::Hasher::new();
+    for file in &files {
+        hash_file(&mut hasher, sources, file, &hashes.of_file(&file.path)?);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn hash_file(hasher: &mut blake3::Hasher, sources: &[SourcePlan], file: &SourceFile, hash: &str) {
+    hasher.update(file.container.tag());
+    hasher.update(file.compression.tag());
+    hasher.update(hash.as_bytes());
+    let key = sources.get(file.source).map(SourcePlan::key);
+    hasher.update(&key.unwrap_or_default());
+}
+
+fn no_text(
+    sources: &[SourcePlan],
+    num_files: usize,
+    passed_over: Vec<PassedOver>,
+) -> SourceError {
+    SourceError::NoText {
+        paths: sources.iter().map(|source| source.path.clone()).collect(),
+        num_files,
+        passed_over,
+    }
+}
+
+/// Reader of sources, which collects faults and skipped files, so that all of them are reported at once.
+struct Reader<'a> {
+    sources: &'a [SourcePlan],
+    /// Layout that each source names.
+    layouts: Vec<Option<Layout>>,
+    walk: Walk,
+    found: Collected,
+}
+
+impl<'a> Reader<'a> {
+    fn new(sources: &'a [SourcePlan], on_bad_row: OnBadRow) -> Self {
+        let mut found = Collected::new(on_bad_row);
+        let mut layout = |source: &SourcePlan| match Layout::named(source) {
+            Ok(layout) => layout,
+            Err(kind) => {
+                found.faults.add(&source.path, None, kind);
+                None
+            }
+        };
+        Self {
+            sources,
+            layouts: sources.iter().map(&mut layout).collect(),
+            walk: Walk::default(),
+            found,
+        }
+    }
+
+    fn find(&mut self) -> Vec<SourceFile> {
+        let files = self.walk.find(self.sources);
+        self.found.faults.append(std::mem::take(&mut self.walk.faults));
+        files
+    }
+
+    /// Reads a file to its end, and returns its hash.
+    fn read_whole(&mut self, file: &SourceFile) -> Result<String, FaultKind> {
+        let path = &file.path;
+        let mut rows = self.rows(file)?;
+        let stream = match file.container {
+            Container::Text => {
+                let mut stream = FileStream::open(path, file.compression)?;
+                let mut bytes = Vec::new();
+                let read = stream.read_to_end(&mut bytes);
+                read.map_err(|error| stream.fault(error))?;
+                rows.add_text(bytes, Extent::Whole, stream.is_packed())?;
+                stream
+            }
+            Container::JsonLines => jsonl::read(FileStream::open(path, file.compression)?, &mut rows)?,
+            Container::Json => json::read(FileStream::open(path, file.compression)?, &mut rows)?,
+            Container::Parquet => {
+                parquet::read(path, Extent::Whole, &mut rows)?;
+                FileStream::open(path, file.compression)?
+            }
+            Container::Arrow => {
+                arrow::read(path, Extent::Whole, &mut rows)?;
+                FileStream::open(path, file.compression)?
+            }
+        };
+        rows.finish();
+        Ok(stream.hash()?)
+    }
+
+    /// Reads the beginning of a file, and returns whether it was the whole.
+    fn read_head(&mut self, file: &SourceFile) -> Result<Extent, FaultKind> {
+        let path = &file.path;
+        let mut rows = self.rows(file)?;
+        let extent = match file.container {
+            Container::Parquet => parquet::read(path, Extent::Head, &mut rows)?,
+            Container::Arrow => arrow::read(path, Extent::Head, &mut rows)?,
+            Container::Text | Container::JsonLines | Container::Json => {
+                let mut stream = FileStream::open(path, file.compression)?;
+                let is_packed = stream.is_packed();
+                let mut head = Vec::new();
+                let read = (&mut stream).take(HEAD_BYTES + 1).read_to_end(&mut head);
+                read.map_err(|error| stream.fault(error))?;
+                let extent = if head.len() as u64 > HEAD_BYTES {
+                    Extent::Head
+                } else {
+                    Extent::Whole
+                };
+                match file.container {
+                    Container::JsonLines => {
+                        jsonl::read_head(&head, extent, is_packed, &mut rows)?;
+                    }
+                    Container::Json => json::read_head(&head, extent, is_packed, &mut rows)?,
+                    _ => rows.add_text(head, extent, is_packed)?,
+                }
+                extent
+            }
+        };
+        if extent == Extent::Whole {
+            rows.finish();
+        }
+        Ok(extent)
+    }
+
+    fn rows<'b>(&'b mut self, file: &SourceFile) -> Result<FileRows<'b>, FaultKind> {
+        let layout = self.layouts.get(file.source).cloned().flatten();
+        let needs_rows = layout
+            .as_ref()
+            .filter(|layout| layout.format != RowFormat::Text);
+        if let (Container::Text, Some(layout)) = (file.container, needs_rows) {
+            return Err(FaultKind::Choice(format!(
+                "a text file, which has no rows for `format: {}`",
+                layout.format.name()
+            )));
+        }
+        Ok(FileRows::new(&file.path, layout, &mut self.found))
+    }
+}
