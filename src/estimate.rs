@@ -1,7 +1,7 @@
 //! Estimated cost of a plan, before it runs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -336,7 +336,7 @@ fn sizes(
         .student
         .config(teacher.as_ref(), given, vocab_size, length);
     let [train, validation] =
-        [&plan.data.train, &plan.data.validation].map(|paths| file_sizes(paths));
+        [&plan.data.train, &plan.data.validation].map(|sources| file_sizes(sources));
     let tokens = |files: &[u64], limit: Option<u64>| {
         let text_bytes: u64 = files.iter().sum();
         let all = text_bytes.saturating_mul(10) / 38; // 3.8 bytes a token in English prose
@@ -365,8 +365,8 @@ fn text_memory(sizes: &Sizes, tokens: u64) -> u64 {
 }
 
 /// Bytes of each file that the data stage reads.
-fn file_sizes(paths: &[PathBuf]) -> Vec<u64> {
-    let files = source_files(&SourcePlan::of_paths(paths)).unwrap_or_default(); // a path that is not there is refused elsewhere
+fn file_sizes(sources: &[SourcePlan]) -> Vec<u64> {
+    let files = source_files(sources).unwrap_or_default(); // a path that is not there is refused elsewhere
     files.iter().map(|path| size_of(path)).collect()
 }
 

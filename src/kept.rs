@@ -85,7 +85,7 @@ impl Away {
         let teacher = plan.teacher.as_ref();
         Self {
             teacher: teacher.is_some_and(|teacher| !teacher.checkpoint.exists()),
-            text: texts.any(|path| !path.exists()),
+            text: texts.any(|source| !source.path.exists()),
         }
     }
 
@@ -256,6 +256,9 @@ fn settings(plan: &Plan) -> Value {
     json!({
         "sequence_length": plan.data.sequence_length,
         "tokenizer": plan.data.tokenizer,
+        "learn": plan.data.learn,
+        "on_bad_row": plan.data.on_bad_row,
+        "sources": [&plan.data.train, &plan.data.validation], // without their paths
         "teacher": plan.teacher,
         "cache": plan.cache,
     })
@@ -263,7 +266,7 @@ fn settings(plan: &Plan) -> Value {
 
 fn text_names(plan: &Plan) -> [Vec<String>; 2] {
     [&plan.data.train, &plan.data.validation]
-        .map(|paths| paths.iter().map(|path| file_name(path)).collect())
+        .map(|sources| sources.iter().map(|source| file_name(&source.path)).collect())
 }
 
 /// Last part of a path.

@@ -5,18 +5,20 @@ use std::ops::Range;
 use super::conversation::Conversation;
 use super::error::TemplateError;
 use super::template::{ChatTemplate, Prepared, Rendered};
+use crate::recipe::words;
 
-/// Choice of what is learnt of a conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Learn {
-    /// Every message of the assistant.
-    Assistant,
-    /// Whatever follows the prompt, which the source says to end somewhere.
-    Completion,
-    /// The last message of the assistant.
-    LastTurn,
-    /// The whole text.
-    All,
+words! {
+    /// Choice of what is learnt of a conversation.
+    pub enum Learn {
+        /// Every message of the assistant.
+        Assistant = "assistant" also ["assistant_only", "assistant_only_loss", "turns"],
+        /// Whatever follows the prompt, which the source says to end somewhere.
+        Completion = "completion" also ["completion_only", "completion_only_loss"],
+        /// The last message of the assistant.
+        LastTurn = "last_turn" also ["last", "last_round"],
+        /// The whole text.
+        All = "all" also ["everything", "full"],
+    }
 }
 
 /// One row of training text.

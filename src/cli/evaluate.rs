@@ -8,7 +8,7 @@ use serde_json::json;
 use super::commands::{Output, open_model, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
-use crate::data::{DataError, Rebuilt, TokenRows, read_rows};
+use crate::data::{Rebuilt, SourcePlan, TokenRows, read_rows};
 use crate::device;
 use crate::files;
 use crate::inspect as facts;
@@ -51,11 +51,9 @@ fn rows_of(args: &EvaluateArgs, model: &StoredModel) -> Result<TokenRows, Failur
     if let Some(rebuilt) = Rebuilt::of_folder(model.path(), model_type, &tokenizer) {
         progress::log_notes(&[rebuilt.note()]);
     }
-    let end_of_text = tokenizer
-        .end_of_text()
-        .or(config.eos_token_ids.first().copied());
-    let end_of_text = end_of_text.ok_or_else(|| Failure::input("data", &DataError::NoEndOfText))?;
-    read_rows(&args.text, &tokenizer, args.sequence_length, end_of_text)
+    let end_of_text = tokenizer.end_of_text().or(config.eos_token_ids.first().copied());
+    let (sources, ends) = (SourcePlan::of_paths(&args.text), &config.eos_token_ids);
+    read_rows(&sources, &tokenizer, args.sequence_length, end_of_text, ends)
         .map_err(|error| Failure::input("data", &error))
 }
 

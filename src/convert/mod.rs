@@ -20,7 +20,7 @@ pub use self::error::ConvertError;
 pub use self::quantize::{Arguments, QuantizedCheckpoint, SECTIONS, quantize};
 use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::checkpoint::second_rounding;
-use crate::data::{DataError, TokenRows, read_rows, rows_of_text};
+use crate::data::{DataError, SourcePlan, TokenRows, read_rows, rows_of_text};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportPlan, MadeBy, Provenance, TextFacts};
 use crate::files::{UnfinishedDir, with_path};
@@ -256,7 +256,9 @@ impl<'a> ModelFiles<'a> {
         let rows = if request.text.is_empty() {
             rows_of_text(PASSAGE, &tokenizer.tokenizer, length, end_of_text)?
         } else {
-            read_rows(request.text, &tokenizer.tokenizer, length, end_of_text)?
+            let sources = SourcePlan::of_paths(request.text);
+            let (eos, ends) = (Some(end_of_text), &config.eos_token_ids);
+            read_rows(&sources, &tokenizer.tokenizer, length, eos, ends)?
         };
         Ok(Self {
             name: source.name(),
@@ -282,7 +284,7 @@ impl<'a> ModelFiles<'a> {
     fn reads(&mut self, purpose: &'static str, num_tokens: u64) {
         self.provenance.texts.push(TextFacts {
             purpose,
-            names: names(self.request.text),
+            names: names(self.request.text.iter().map(PathBuf::as_path)),
             num_tokens,
         });
     }

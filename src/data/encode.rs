@@ -52,7 +52,7 @@ impl<'a> Encoder<'a> {
     /// last document may then lack its end, and those after it are not looked at.
     pub(super) fn encode(
         &self,
-        documents: &[Document],
+        documents: &[&Document],
         limit: Option<u64>,
     ) -> Result<Vec<TokenizedText>, TokenizerError> {
         let mut left = limit.map_or(usize::MAX, |limit| {
@@ -65,7 +65,10 @@ impl<'a> Encoder<'a> {
             let (round, later) = rest.split_at(round_len(rest, round_bytes));
             let encoded: Result<Vec<_>, _> = round
                 .par_iter()
-                .map(|document| self.encode_document(document, left))
+                .map(|document| {
+                    let text = document.text().unwrap_or_default();
+                    self.encode_up_to(text, left, || place(&document.path, document.row))
+                })
                 .collect();
             for text in encoded? {
                 let num_tokens = text.ids.len();
@@ -81,19 +84,26 @@ impl<'a> Encoder<'a> {
         Ok(texts)
     }
 
-    /// Tokens of a document, or its first ones if they are more than the limit.
-    fn encode_document(
+    /// Tokens of a text; `place` tells where it is from.
+    pub(super) fn encode_text(
         &self,
-        document: &Document,
+        text: &str,
+        place: impl Fn() -> String,
+    ) -> Result<TokenizedText, TokenizerError> {
+        self.encode_up_to(text, usize::MAX, place)
+    }
+
+    /// Tokens of a text, or its first ones if they are more than the limit.
+    fn encode_up_to(
+        &self,
+        text: &str,
         limit: usize,
+        place: impl Fn() -> String,
     ) -> Result<TokenizedText, TokenizerError> {
         let mut encoded = TokensSoFar::default();
-        let text = document.text().ok_or_else(|| TokenizerError::NotText {
-            place: place(&document.path, document.row),
-        })?;
         let take = |range: Range<usize>| {
             if range.len() as u64 > self.max_bytes {
-                return Err(self.too_long(document, range.len()));
+                return Err(self.too_long(place(), range.len()));
             }
             let is_large = range.len() > LARGE_BYTES;
             let _alone =
@@ -114,9 +124,9 @@ impl<'a> Encoder<'a> {
         Ok(encoded.finish(text.len()))
     }
 
-    fn too_long(&self, document: &Document, num_bytes: usize) -> TokenizerError {
+    fn too_long(&self, place: String, num_bytes: usize) -> TokenizerError {
         TokenizerError::TooLong {
-            place: place(&document.path, document.row),
+            place,
             bytes: num_bytes as u64,
             needed: (num_bytes as u64).saturating_mul(MEMORY_PER_BYTE),
             free: self.max_bytes.saturating_mul(MEMORY_PER_BYTE),
@@ -126,7 +136,7 @@ impl<'a> Encoder<'a> {
 }
 
 /// Number of documents, at least one, up to which there are so many bytes.
-fn round_len(documents: &[Document], num_bytes: usize) -> usize {
+fn round_len(documents: &[&Document], num_bytes: usize) -> usize {
     let mut so_far = 0;
     let ends = documents.iter().position(|document| {
         so_far += document.text().map_or(0, str::len);

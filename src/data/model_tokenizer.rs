@@ -53,6 +53,7 @@ impl Tokenizer {
         let num_without_row = num_added - added.len();
         let mut inside =
             Self::from_bytes(json.to_string().into_bytes(), Some(config.to_vec()), path)?;
+        inside.set_templates(self.templates().clone());
         inside.num_without_row = num_without_row;
         Ok(inside)
     }

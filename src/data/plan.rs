@@ -2,24 +2,35 @@
 
 use std::path::PathBuf;
 
-use crate::recipe::{Fields, Kind, MAX_SIZE, PathKind, choice, keys};
+use super::source::{OnBadRow, SOURCE, SourcePlan};
+use crate::chat::Learn;
+use crate::recipe::{Fields, Kind, MAX_SIZE, PathKind, Word, choice, keys};
 
-const TEXTS: Kind = Kind::List(&Kind::Path(PathKind::FileOrFolder), 1, 10_000);
+const SOURCES: Kind = Kind::List(&Kind::Short(&SOURCE), 1, 10_000);
 
 keys! {
     pub struct DataPlan in DATA = "data", "Text and tokenizer. Documents are packed into rows one after another, each followed by an end-of-text token. A row begins \
         without context; within a row, attention reaches into earlier documents. The end-of-text tokens are trained on, \
-        but losses and all other measures count only the text." {
+        but losses and all other measures count only the text. A conversation is a row of its own, rendered by the model's chat template and padded behind its end." {
         #[serde(skip)]
-        train: Vec<PathBuf> = required(TEXTS, "files or folders of `.txt` and `.jsonl` to train on") also ["training", "text", "texts", "files", "dataset"];
+        train: Vec<SourcePlan> = required(SOURCES, "files or folders of texts or conversations to train on") also ["training", "text", "texts", "files", "dataset"];
         /// Upper limit of training positions: those that the cache captures, if any. `None` uses all text.
         train_tokens: Option<u64> = beside(None);
         #[serde(skip)]
-        validation: Vec<PathBuf> = required(TEXTS, "files or folders to evaluate on") also ["valid", "val", "eval", "test", "dev"];
+        validation: Vec<SourcePlan> = required(SOURCES, "files or folders to evaluate on") also ["valid", "val", "eval", "test", "dev"];
         sequence_length: usize = or("256", Kind::Integer(2, MAX_SIZE), "positions per row") also ["seq_len", "max_length", "max_seq_length", "max_seq_len", "seqlen", "block_size", "context_length", "max_len"];
         validation_tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of validation positions evaluated");
+        #[serde(skip_serializing_if = "Option::is_none")]
+        learn: Option<Learn> = rule("`assistant` for conversations, `completion` for prompts with their completions", Kind::Word(Learn::WORDS), "part of a conversation that is learnt: losses and all other measures count only its tokens") also ["assistant_only_loss", "completion_only_loss", "train_on_inputs", "mask_prompt"];
+        #[serde(skip_serializing_if = "is_fail")]
+        on_bad_row: OnBadRow = or("fail", Kind::Word(OnBadRow::WORDS), "action at a row that cannot be read as its format says: `fail` tells all of them before anything runs, `skip` leaves them out, counts them and tells the first twenty");
         tokenizer: TokenizerPlan = rule("`teacher`; required without a teacher", Kind::Choice(&TOKENIZER), "source of the tokenizer") else teachers;
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_fail(on_bad_row: &OnBadRow) -> bool {
+    *on_bad_row == OnBadRow::Fail
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "some defaults may be missing")]

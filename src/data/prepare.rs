@@ -1,21 +1,27 @@
 //! The data stage: turns text and tokenizer into the token rows of both splits.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use thiserror::Error;
 
+use super::chat_templates::ChatTemplates;
+use super::conversations::{TurnCounts, Turning};
 use super::encode::Encoder;
 use super::pack::{Packing, pack};
 use super::rows::TokenRows;
 use super::source::{
-    Content, Document, OnBadRow, SkipReason, Skipped, SourceError, SourcePlan, place,
+    BadRows, Content, Document, OnBadRow, SkipReason, Skipped, SourceError, SourcePlan,
     read_documents,
 };
 use super::store::Store;
+use super::templates::Renderer;
 use super::tokenizer::{Tokenizer, TokenizerError};
+use crate::chat::{Conversation, Learn, TemplateError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
 
@@ -60,6 +66,8 @@ pub struct Prepared {
     pub validation_hash: String,
     /// Files, lines and folders that were skipped; each deserves a warning.
     pub skipped: Vec<Skipped>,
+    /// What else deserves a note: choices among several readings, rows that were left out, what is not learnt.
+    pub notes: Vec<String>,
     /// Stored files that were damaged and were made again; each deserves a warning.
     pub rebuilt: Vec<PathBuf>,
     /// Where the rows are stored.
@@ -81,6 +89,16 @@ pub struct StoredRows {
 struct RowsFile {
     key: String,
     num_documents: usize,
+}
+
+impl Prepared {
+    /// Rows of a split.
+    pub fn rows(&self, split: Split) -> &TokenRows {
+        match split {
+            Split::Train => &self.train,
+            Split::Validation => &self.validation,
+        }
+    }
 }
 
 /// Errors of the data stage.
@@ -111,6 +129,33 @@ pub enum DataError {
         /// Number of ids that the tokenizer has.
         vocab_size: usize,
     },
+    /// A conversation has no template.
+    #[error("{place}: a conversation, and the model has no chat template to render it")]
+    NoTemplate {
+        /// File and row.
+        place: String,
+    },
+    /// The model's chat template cannot be read.
+    #[error("the model's chat template: {0}")]
+    BadTemplate(TemplateError),
+    /// A conversation that the template does not render.
+    #[error("{place}: {source}")]
+    Template {
+        /// File and row.
+        place: String,
+        /// The cause.
+        source: TemplateError,
+    },
+    /// Nothing of a split is learnt.
+    #[error("{split} text: nothing of its {conversations} conversations is learnt; {cut} of them are longer than a row")]
+    NothingLearnt {
+        /// The split.
+        split: Split,
+        /// Conversations that were read.
+        conversations: u64,
+        /// Those that were cut.
+        cut: u64,
+    },
     /// The tokenizer makes no token of a whole split.
     #[error("{split} text: the tokenizer gives no tokens for it")]
     NoTokens {
@@ -126,19 +171,17 @@ pub enum DataError {
 ///
 /// Rows, and a trained tokenizer, are stored in `cache_dir` under a key of all that decides their content, so a second
 /// run neither trains nor tokenises. `eos` is the token between documents; by default the tokenizer's own
-/// ([`Tokenizer::end_of_text`]). Documents are cut only where their parts have the tokens of the whole, and those beyond
-/// the limits of a plan are not tokenised.
+/// ([`Tokenizer::end_of_text`]); `ends` are the model's tokens at which generation stops. Documents are cut only where their
+/// parts have the tokens of the whole, and those beyond the limits of a plan are not tokenised.
 pub fn prepare(
     plan: &DataPlan,
     given: Option<&Tokenizer>,
     cache_dir: &Path,
     eos: Option<u32>,
+    ends: &[u32],
 ) -> Result<Prepared, DataError> {
-    let read = |split, paths: &[PathBuf]| {
-        let read = read_documents(&SourcePlan::of_paths(paths), OnBadRow::Fail);
-        let read = read.map_err(|source| DataError::Source { split, source })?;
-        check_texts(&read.documents)?;
-        Ok::<_, DataError>(read)
+    let read = |split, sources: &[SourcePlan]| {
+        read_documents(sources, plan.on_bad_row).map_err(|source| DataError::Source { split, source })
     };
     let train = read(Split::Train, &plan.train)?;
     let validation = read(Split::Validation, &plan.validation)?;
@@ -153,40 +196,39 @@ pub fn prepare(
             return Err(DataError::NoTokenizer);
         }
     };
-    let end_of_text = eos
-        .or(tokenizer.end_of_text())
-        .ok_or(DataError::NoEndOfText)?;
-    check_end_of_text(end_of_text, &tokenizer)?;
-
+    let settings = RowSettings::new(&tokenizer, plan.sequence_length, eos, ends, plan.learn)?;
     let (train_hash, validation_hash) = (train.content_hash, validation.content_hash);
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
+    let mut notes = [train.notes, validation.notes].concat();
+    let bad_rows = [train.bad_rows, validation.bad_rows];
+    let bad_rows = bad_rows.iter().filter(|bad| bad.num_rows > 0);
+    notes.extend(bad_rows.map(BadRows::to_string));
     let mut rows = |split, documents: &[Document], limit| {
-        let packing = Packing {
-            sequence_length: plan.sequence_length,
-            beginning_of_text: tokenizer.beginning_of_text(),
-            end_of_text,
-            limit,
-        };
-        let (file, rows, too_short) = rows_of(&tokenizer, packing, &mut store, split, documents)?;
-        skipped.extend(too_short);
-        Ok::<_, DataError>((file, rows))
+        let made = settings.stored(&mut store, split, documents, limit)?;
+        skipped.extend(made.too_short);
+        notes.extend(made.turns.notes(split));
+        Ok::<_, DataError>((made.file, made.rows, made.turns))
     };
-    let (train_file, train) = rows(Split::Train, &train.documents, plan.train_tokens)?;
-    let (validation_file, validation) = rows(
+    let (train_file, train, turns) = rows(Split::Train, &train.documents, plan.train_tokens)?;
+    let (validation_file, validation, _) = rows(
         Split::Validation,
         &validation.documents,
         plan.validation_tokens,
     )?;
+    if turns.rows > 0 && settings.prints_a_date() {
+        notes.push(Renderer::DATE_NOTE.to_owned());
+    }
     Ok(Prepared {
-        end_of_text,
+        end_of_text: settings.end_of_text,
         train,
         validation,
         train_hash,
         validation_hash,
         skipped,
+        notes,
         rebuilt: store.rebuilt,
         stored: StoredRows {
-            end_of_text,
+            end_of_text: settings.end_of_text,
             train: train_file,
             validation: validation_file,
         },
@@ -195,19 +237,20 @@ pub fn prepare(
     })
 }
 
-/// Rows of a text for an existing tokenizer; nothing is stored on disk.
+/// Rows of a text for an existing tokenizer; nothing is stored on disk. `eos` and `ends` are those of [`prepare`].
 pub fn read_rows(
-    paths: &[PathBuf],
+    sources: &[SourcePlan],
     tokenizer: &Tokenizer,
     sequence_length: usize,
-    end_of_text: u32,
+    eos: Option<u32>,
+    ends: &[u32],
 ) -> Result<TokenRows, DataError> {
     let split = Split::Validation;
-    let documents = read_documents(&SourcePlan::of_paths(paths), OnBadRow::Fail)
+    let documents = read_documents(sources, OnBadRow::Fail)
         .map_err(|source| DataError::Source { split, source })?
         .documents;
-    check_texts(&documents)?;
-    rows_of_documents(&documents, tokenizer, sequence_length, end_of_text)
+    let settings = RowSettings::new(tokenizer, sequence_length, eos, ends, None)?;
+    Ok(settings.make(split, &documents, None)?.rows)
 }
 
 /// Rows of one text in memory.
@@ -222,29 +265,192 @@ pub fn rows_of_text(
         row: None,
         content: Content::Text(text.to_owned()),
     };
-    rows_of_documents(&[document], tokenizer, sequence_length, end_of_text)
+    let settings = RowSettings::new(tokenizer, sequence_length, Some(end_of_text), &[], None)?;
+    Ok(settings.make(Split::Validation, &[document], None)?.rows)
 }
 
-fn rows_of_documents(
-    documents: &[Document],
-    tokenizer: &Tokenizer,
+/// Everything but the documents that decides their rows.
+struct RowSettings<'a> {
+    tokenizer: &'a Tokenizer,
     sequence_length: usize,
     end_of_text: u32,
-) -> Result<TokenRows, DataError> {
-    check_end_of_text(end_of_text, tokenizer)?;
-    let texts = Encoder::new(tokenizer).encode(documents, None)?;
-    let packing = Packing {
-        sequence_length,
-        beginning_of_text: tokenizer.beginning_of_text(),
-        end_of_text,
-        limit: None,
-    };
-    let rows = pack(&texts, packing);
-    if rows.num_rows() == 0 {
-        let split = Split::Validation;
-        return Err(DataError::NoTokens { split });
+    /// Tokens that end a turn.
+    ends: Vec<u32>,
+    learn: Option<Learn>,
+    /// The chat template, which matters only if there are conversations.
+    renderer: Result<Option<Renderer>, TemplateError>,
+}
+
+/// Rows of documents, and what became of these.
+struct MadeRows {
+    rows: TokenRows,
+    turns: TurnCounts,
+    /// One entry for each document: 1 if the tokenizer gives no tokens for it.
+    is_empty: Vec<u8>,
+}
+
+/// Rows that are stored.
+struct Stored {
+    file: RowsFile,
+    rows: TokenRows,
+    turns: TurnCounts,
+    /// Documents that gave no tokens.
+    too_short: Vec<Skipped>,
+}
+
+impl<'a> RowSettings<'a> {
+    fn new(
+        tokenizer: &'a Tokenizer,
+        sequence_length: usize,
+        eos: Option<u32>,
+        ends: &[u32],
+        learn: Option<Learn>,
+    ) -> Result<Self, DataError> {
+        let end_of_text = eos.or(tokenizer.end_of_text()).ok_or(DataError::NoEndOfText)?;
+        check_end_of_text(end_of_text, tokenizer)?;
+        Ok(Self {
+            tokenizer,
+            sequence_length,
+            end_of_text,
+            ends: tokenizer.ends(ends),
+            learn,
+            renderer: tokenizer.renderer(),
+        })
     }
-    Ok(rows)
+
+    fn prints_a_date(&self) -> bool {
+        let renderer = self.renderer.as_ref().ok().and_then(Option::as_ref);
+        renderer.is_some_and(Renderer::prints_a_date)
+    }
+
+    fn make(
+        &self,
+        split: Split,
+        documents: &[Document],
+        limit: Option<u64>,
+    ) -> Result<MadeRows, DataError> {
+        let encoder = Encoder::new(self.tokenizer);
+        let is_text = |document: &&Document| document.text().is_some();
+        let (texts, others): (Vec<&Document>, Vec<&Document>) = documents.iter().partition(is_text);
+        let encoded = encoder.encode(&texts, limit)?;
+        let mut flags = encoded.iter().map(|text| u8::from(text.ids.is_empty()));
+        // Documents beyond the limit were not looked at.
+        let flag = |document| if is_text(&document) { flags.next().unwrap_or(0) } else { 0 };
+        let is_empty = documents.iter().map(flag).collect();
+        let packing = Packing {
+            sequence_length: self.sequence_length,
+            beginning_of_text: self.tokenizer.beginning_of_text(),
+            end_of_text: self.end_of_text,
+            limit,
+        };
+        let mut rows = pack(&encoded, packing);
+        let left = limit.map(|limit| limit.saturating_sub(rows.num_positions()));
+        let mut turns = TurnCounts::default();
+        if !others.is_empty() && left != Some(0) {
+            let renderer = self.renderer.as_ref();
+            let is_chat = |document: &&&Document| matches!(document.content, Content::Chat(_));
+            let renderer = match (renderer, others.iter().find(is_chat)) {
+                (Ok(renderer), _) => renderer.as_ref(),
+                (Err(_), None) => None,
+                (Err(error), Some(_)) => return Err(DataError::BadTemplate(error.clone())),
+            };
+            let turning = Turning {
+                renderer,
+                learn: self.learn,
+                ends: &self.ends,
+                sequence_length: self.sequence_length,
+                beginning_of_text: self.tokenizer.beginning_of_text(),
+                end_of_text: self.end_of_text,
+            };
+            let (of_turns, counts) = turning.rows(&others, &encoder, left)?;
+            turns = counts;
+            for row in of_turns {
+                rows.push_conversation(row, self.end_of_text);
+            }
+        }
+        if rows.num_rows() == 0 {
+            let TurnCounts { conversations, cut, .. } = turns;
+            return Err(if conversations == 0 {
+                DataError::NoTokens { split }
+            } else {
+                DataError::NothingLearnt { split, conversations, cut }
+            });
+        }
+        Ok(MadeRows { rows, turns, is_empty })
+    }
+
+    /// Rows of a split, kept in a store.
+    fn stored(
+        &self,
+        store: &mut Store<'_>,
+        split: Split,
+        documents: &[Document],
+        limit: Option<u64>,
+    ) -> Result<Stored, DataError> {
+        let all_text = documents.iter().all(|document| document.text().is_some());
+        let turning = || TurningKey {
+            templates: self.tokenizer.templates(),
+            special_tokens: self.tokenizer.special_token_names(),
+            ends: &self.ends,
+            learn: self.learn,
+        };
+        let key = files::hash_json(&RowsKey {
+            version: ROWS_VERSION,
+            texts: hash_documents(documents),
+            tokenizer: self.tokenizer.hash(),
+            packing: Packing {
+                sequence_length: self.sequence_length,
+                beginning_of_text: self.tokenizer.beginning_of_text(),
+                end_of_text: self.end_of_text,
+                limit,
+            },
+            turning: (!all_text).then(turning),
+        });
+        let num_documents = documents.len();
+        let made = store.get_or_make(
+            "rows",
+            &key,
+            |bytes| MadeRows::read(bytes, num_documents),
+            || {
+                let made = self.make(split, documents, limit)?;
+                Ok::<_, DataError>((made.write()?, made))
+            },
+        )?;
+        let too_short = documents.iter().zip(made.is_empty).filter(|(_, empty)| *empty == 1);
+        let too_short = too_short.map(|(document, _)| Skipped {
+            path: document.path.to_path_buf(),
+            row: document.row,
+            reason: SkipReason::NoTokens,
+        });
+        Ok(Stored {
+            file: RowsFile { key, num_documents },
+            rows: made.rows,
+            turns: made.turns,
+            too_short: too_short.collect(),
+        })
+    }
+}
+
+impl MadeRows {
+    /// Counts as a line of JSON, one flag for each document, then the rows: warnings must not depend on what is stored.
+    fn write(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = serde_json::to_vec(&self.turns)?;
+        bytes.push(b'\n');
+        bytes.extend(&self.is_empty);
+        bytes.extend(self.rows.to_bytes());
+        Ok(bytes)
+    }
+
+    fn read(bytes: &[u8], num_documents: usize) -> Option<Self> {
+        let end = bytes.iter().position(|byte| *byte == b'\n')?;
+        let turns = serde_json::from_slice(&bytes[..end]).ok()?;
+        let (is_empty, rows) = bytes[end + 1..].split_at_checked(num_documents)?;
+        Some(Self {
+            rows: TokenRows::from_bytes(rows)?,
+            turns,
+            is_empty: is_empty.to_vec(),
+        })
+    }
 }
 
 /// Checks the id, which may come from a model with another tokenizer.
@@ -257,23 +463,12 @@ fn check_end_of_text(id: u32, tokenizer: &Tokenizer) -> Result<(), DataError> {
     }
 }
 
-/// Checks that all documents are texts, which is all that is packed into rows so far.
-fn check_texts(documents: &[Document]) -> Result<(), DataError> {
-    match documents.iter().find(|document| document.text().is_none()) {
-        None => Ok(()),
-        Some(document) => Err(TokenizerError::NotText {
-            place: place(&document.path, document.row),
-        }
-        .into()),
-    }
-}
-
 fn train_tokenizer(
     store: &mut Store<'_>,
     documents: &[Document],
     vocab_size: usize,
 ) -> Result<Tokenizer, DataError> {
-    let key = files::hash_json(&(VERSION, hash_texts(documents), vocab_size));
+    let key = files::hash_json(&(VERSION, hash_documents(documents), vocab_size));
     let read = |bytes: &[u8]| {
         let path = Path::new("the kept tokenizer");
         Tokenizer::from_bytes(bytes.to_vec(), None, path).ok()
@@ -287,64 +482,24 @@ fn train_tokenizer(
 
 /// Everything that decides the rows of a text.
 #[derive(Serialize)]
-struct RowsKey {
+struct RowsKey<'a> {
     version: u32,
     texts: String,
     tokenizer: String,
     #[serde(flatten)]
     packing: Packing,
+    /// `None` if all documents are texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    turning: Option<TurningKey<'a>>,
 }
 
-/// Rows of a split, and the documents that gave no tokens.
-fn rows_of(
-    tokenizer: &Tokenizer,
-    packing: Packing,
-    store: &mut Store<'_>,
-    split: Split,
-    documents: &[Document],
-) -> Result<(RowsFile, TokenRows, Vec<Skipped>), DataError> {
-    let key = files::hash_json(&RowsKey {
-        version: ROWS_VERSION,
-        texts: hash_texts(documents),
-        tokenizer: tokenizer.hash(),
-        packing,
-    });
-    let make = || {
-        let texts = Encoder::new(tokenizer).encode(documents, packing.limit)?;
-        let mut is_empty: Vec<u8> = texts
-            .iter()
-            .map(|text| u8::from(text.ids.is_empty()))
-            .collect();
-        is_empty.resize(documents.len(), 0); // what is beyond the limit was not looked at
-        let rows = pack(&texts, packing);
-        if rows.num_rows() == 0 {
-            return Err(DataError::NoTokens { split });
-        }
-        // One flag per document, then the rows: the warning must not depend on what is stored.
-        Ok((
-            [is_empty.clone(), rows.to_bytes()].concat(),
-            (rows, is_empty),
-        ))
-    };
-    let num_documents = documents.len();
-    let read = |bytes: &[u8]| rows_and_flags(bytes, num_documents);
-    let (rows, is_empty) = store.get_or_make("rows", &key, read, make)?;
-    let too_short = documents
-        .iter()
-        .zip(is_empty)
-        .filter(|(_, empty)| *empty == 1);
-    let too_short = too_short.map(|(document, _)| Skipped {
-        path: document.path.to_path_buf(),
-        row: document.row,
-        reason: SkipReason::NoTokens,
-    });
-    let file = RowsFile { key, num_documents };
-    Ok((file, rows, too_short.collect()))
-}
-
-fn rows_and_flags(stored: &[u8], num_documents: usize) -> Option<(TokenRows, Vec<u8>)> {
-    let (is_empty, rows) = stored.split_at_checked(num_documents)?;
-    Some((TokenRows::from_bytes(rows)?, is_empty.to_vec()))
+/// Everything that decides what is learnt of conversations.
+#[derive(Serialize)]
+struct TurningKey<'a> {
+    templates: &'a ChatTemplates,
+    special_tokens: BTreeMap<String, String>,
+    ends: &'a [u32],
+    learn: Option<Learn>,
 }
 
 /// Rows that an earlier run has stored in `dir`, without their text, of which `texts` are the hashes; `None` if a file of
@@ -358,11 +513,10 @@ pub fn prepared_before(
     check_end_of_text(stored.end_of_text, tokenizer)?;
     let store = Store::open(dir)?;
     let rows = |file: &RowsFile| {
-        let read = |bytes: &[u8]| rows_and_flags(bytes, file.num_documents);
+        let read = |bytes: &[u8]| MadeRows::read(bytes, file.num_documents);
         store.get("rows", &file.key, read)
     };
-    let (Some((train, _)), Some((validation, _))) =
-        (rows(&stored.train)?, rows(&stored.validation)?)
+    let (Some(train), Some(validation)) = (rows(&stored.train)?, rows(&stored.validation)?)
     else {
         return Ok(None);
     };
@@ -370,23 +524,37 @@ pub fn prepared_before(
     Ok(Some(Prepared {
         tokenizer: tokenizer.clone(),
         end_of_text: stored.end_of_text,
-        train,
-        validation,
+        train: train.rows,
+        validation: validation.rows,
         train_hash,
         validation_hash,
         skipped: Vec::new(),
+        notes: Vec::new(),
         rebuilt: Vec::new(),
         stored: stored.clone(),
         from_cache: true,
     }))
 }
 
-/// BLAKE3 (hex) over the texts with their lengths, independent of their paths.
-fn hash_texts(documents: &[Document]) -> String {
+/// BLAKE3 (hex) over the documents with their lengths, independent of their paths.
+fn hash_documents(documents: &[Document]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for text in documents.iter().filter_map(Document::text) {
+    let mut add = |kind: &[u8], text: &str| {
+        hasher.update(kind);
         hasher.update(&(text.len() as u64).to_le_bytes());
         hasher.update(text.as_bytes());
+    };
+    for document in documents {
+        match &document.content {
+            Content::Text(text) => add(b"t", text),
+            Content::Completion { prompt, completion } => {
+                add(b"p", prompt);
+                add(b"c", completion);
+            }
+            Content::Chat(Conversation { messages, tools, variables, num_prompt, unlearnt }) => {
+                add(b"m", &json!([messages, tools, variables, num_prompt, unlearnt]).to_string());
+            }
+        }
     }
     hasher.finalize().to_hex().to_string()
 }

@@ -23,6 +23,9 @@ pub struct Renderer {
 }
 
 impl Renderer {
+    /// Note about rows with a date.
+    pub const DATE_NOTE: &'static str = "the chat template prints the day; in the rows it is 26 July 2024, so that they are the same on every day";
+
     /// Compiles the templates of a model, given the contents of its `tokenizer_config.json`; `None` if it has none.
     pub fn new(templates: &ChatTemplates, config: &Value) -> Result<Option<Self>, TemplateError> {
         let special_tokens = special_tokens(config);

@@ -1,5 +1,6 @@
 //! Conversion of text to token ids and back.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::ops::{ControlFlow, Range};
@@ -17,10 +18,13 @@ use tokenizers::{
 use super::TextStream;
 use super::bounds::{AddedToken as WrittenToken, TokenizerFile};
 use super::cut::Splitting;
+use super::chat_templates::{ChatTemplates, chat_templates};
 use super::encode::TokensSoFar;
+use super::templates::{Renderer, special_tokens};
 use super::special_tokens::{
     END_OF_TEXT, END_OF_TEXT_NAMES, default_config, end_of_text, round_text,
 };
+use crate::chat::TemplateError;
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
 use crate::gguf::{GgufError, GgufFile, is_gguf};
@@ -108,12 +112,6 @@ pub enum TokenizerError {
         /// Bytes of the longest text that fits.
         max: u64,
     },
-    /// A document that is no text, where only texts are tokenised.
-    #[error("{place}: a conversation or a completion, where only texts are read")]
-    NotText {
-        /// File and row.
-        place: String,
-    },
     /// The library failed.
     #[error("{doing}: {reason}")]
     Library {
@@ -193,6 +191,7 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     bytes: Vec<u8>,
     config: Vec<u8>,
+    templates: ChatTemplates,
     vocab_size: usize,
     beginning_of_text: Option<u32>,
     after_text: Option<u32>,
@@ -225,7 +224,10 @@ impl Tokenizer {
                 reason: error.to_string(),
             })?;
         }
-        Self::from_bytes(read(path)?, config, path)
+        let parsed = config.as_deref().map(parsed_config).unwrap_or_default();
+        let templates = chat_templates(&parsed, Some(files::parent(path)))?;
+        let tokenizer = Self::from_bytes(read(path)?, config, path)?;
+        Ok(Self { templates, ..tokenizer })
     }
 
     /// Reads the tokenizer of an open GGUF file.
@@ -306,8 +308,10 @@ impl Tokenizer {
         let largest_id = largest_id.ok_or_else(|| not_a_tokenizer("it has no tokens".into()))?;
         let end_of_text = end_of_text(&inner);
         let [beginning_of_text, after_text] = round;
+        let parsed = config.as_deref().map(parsed_config).unwrap_or_default();
         Ok(Self {
             config: config.unwrap_or_else(|| default_config(&inner, end_of_text)),
+            templates: chat_templates(&parsed, None)?,
             inner,
             bytes,
             vocab_size: largest_id as usize + 1,
@@ -420,6 +424,35 @@ impl Tokenizer {
         ids
     }
 
+    /// Chat templates, by name; the default comes first.
+    pub fn templates(&self) -> &ChatTemplates {
+        &self.templates
+    }
+
+    pub(super) fn set_templates(&mut self, templates: ChatTemplates) {
+        self.templates = templates;
+    }
+
+    /// The chat template, ready to render; `None` if the tokenizer has none.
+    pub fn renderer(&self) -> Result<Option<Renderer>, TemplateError> {
+        Renderer::new(&self.templates, &parsed_config(&self.config))
+    }
+
+    /// Special tokens by their names, as templates see them.
+    pub(super) fn special_token_names(&self) -> BTreeMap<String, String> {
+        special_tokens(&parsed_config(&self.config))
+    }
+
+    /// Tokens that end a turn of a model with these `eos_token_id`s: them, and the tokenizer's own `eos_token`. Ascending.
+    pub fn ends(&self, of_model: &[u32]) -> Vec<u32> {
+        let names = self.special_token_names();
+        let own = names.get("eos_token").and_then(|token| self.inner.token_to_id(token));
+        let mut ends: Vec<u32> = of_model.iter().copied().chain(own).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        ends
+    }
+
     /// BLAKE3 (hex) of the bytes of `tokenizer.json`.
     pub fn hash(&self) -> String {
         blake3::hash(&self.bytes).to_hex().to_string()
@@ -445,6 +478,11 @@ impl Tokenizer {
         }
         Ok(())
     }
+}
+
+/// Contents of `tokenizer_config.json`; null if it is no JSON, which is refused where the file is opened.
+fn parsed_config(config: &[u8]) -> Value {
+    serde_json::from_slice(config).unwrap_or_default()
 }
 
 /// Parts of texts, cut between words, and inside of those that are too long to be one.

@@ -108,7 +108,7 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
 /// The plan of a recipe file whose teacher and text need not exist; see [`load`].
 pub fn load_without_inputs(path: &Path, overrides: &[String]) -> Result<Plan, RecipeFaults> {
     let grammar = Grammar {
-        may_be_absent: &["teacher", "data"],
+        may_be_absent: &["teacher", "data", "source"],
         ..GRAMMAR
     };
     load_by(&grammar, path, overrides)

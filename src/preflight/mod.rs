@@ -13,7 +13,7 @@ use crate::cache::SupportPlan;
 use crate::checkpoint::CheckpointError;
 use crate::cost::Text;
 use crate::data::{
-    DataError, OnBadRow, SourcePlan, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at,
+    DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at,
 };
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
@@ -203,11 +203,11 @@ impl Preflight<'_> {
 
     /// Refuses a text whose files begin with what the data stage would refuse. Notes files that it would pass over.
     fn text(&self, split: Split, notes: &mut Vec<String>) -> Result<(), RecipeFaults> {
-        let paths = match split {
+        let sources = match split {
             Split::Train => &self.plan.data.train,
             Split::Validation => &self.plan.data.validation,
         };
-        let looked = look_at(&SourcePlan::of_paths(paths), OnBadRow::Fail).map_err(|source| {
+        let looked = look_at(sources, self.plan.data.on_bad_row).map_err(|source| {
             let key = format!("data.{split}");
             let help = source.help(&key).unwrap_or_default();
             let error = DataError::Source { split, source };

@@ -56,6 +56,8 @@ pub enum Fallback {
 pub enum Kind {
     /// Name of a folder.
     Name,
+    /// A text that is not blank.
+    Text,
     /// `true` or `false`.
     Switch,
     /// A whole number, both ends included.
@@ -137,7 +139,12 @@ impl Kind {
     pub(super) fn takes_one(&self) -> bool {
         match self {
             Self::List(of, min, max) => {
-                *min <= 1 && *max > 0 && matches!(of, Self::Path(_) | Self::Word(_))
+                let is_one = match of {
+                    Self::Short(block) => block.iter().next().map(|key| &key.kind),
+                    _ => Some(*of),
+                };
+                let is_one = is_one.is_some_and(|of| matches!(of, Self::Path(_) | Self::Word(_)));
+                *min <= 1 && *max > 0 && is_one
             }
             _ => false,
         }

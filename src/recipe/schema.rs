@@ -65,6 +65,7 @@ fn json_of(kind: &Kind, text: &str) -> Option<Value> {
 
 fn kind_schema(kind: &Kind) -> Value {
     match kind {
+        Kind::Text => json!({"type": "string", "pattern": "\\S"}),
         Kind::Name => json!({"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"}),
         Kind::Switch => json!({"type": "boolean"}),
         Kind::Integer(min, max) => json!({"type": "integer", "minimum": min, "maximum": max}),

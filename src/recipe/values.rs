@@ -23,6 +23,9 @@ pub(super) fn scalar(kind: &Kind, value: &YamlValue) -> Option<Checked> {
         (Kind::Name, YamlValue::Text(text)) if is_folder_name(text) => {
             Some(Checked::Text(text.clone()))
         }
+        (Kind::Text, YamlValue::Text(text)) if !text.trim().is_empty() => {
+            Some(Checked::Text(text.clone()))
+        }
         (Kind::Switch, YamlValue::Bool(value)) => Some(Checked::Switch(*value)),
         (Kind::IntegerOf(allowed), value) => match integer(value, 0, u64::MAX)? {
             Checked::Integer(value) if allowed.contains(&value) => Some(Checked::Integer(value)),
@@ -198,6 +201,7 @@ pub(super) fn short(text: &str) -> String {
 /// Phrase for what a kind asks for.
 pub(super) fn phrase(kind: &Kind) -> String {
     match kind {
+        Kind::Text => "a text".to_owned(),
         Kind::Name => "a name of letters, digits, `-`, `_` and `.`".to_owned(),
         Kind::Switch => "`true` or `false`".to_owned(),
         Kind::Integer(min, max) => whole_number(*min, *max),

@@ -337,9 +337,9 @@ impl Run<'_> {
             Some(kept) if inputs.away.teacher => Some(kept.teacher.ancestor.clone()),
             _ => inputs.teacher.as_ref().map(ancestor),
         };
-        let text = |purpose, paths: &[PathBuf], rows: &TokenRows| TextFacts {
+        let text = |purpose, sources: &[SourcePlan], rows: &TokenRows| TextFacts {
             purpose,
-            names: names(paths),
+            names: names(sources.iter().map(|source| source.path.as_path())),
             num_tokens: rows.num_positions(),
         };
         Provenance {
@@ -363,8 +363,8 @@ impl Run<'_> {
 }
 
 /// Names of files and folders, without their parent folders.
-pub(crate) fn names(paths: &[PathBuf]) -> Vec<String> {
-    let names = paths.iter().filter_map(|path| path.file_name());
+pub(crate) fn names<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
+    let names = paths.filter_map(|path| path.file_name());
     names
         .map(|name| name.to_string_lossy().into_owned())
         .collect()

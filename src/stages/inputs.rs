@@ -3,7 +3,7 @@
 use super::parts::model_hash;
 use super::{Changed, StagesError};
 use crate::checkpoint::CheckpointError;
-use crate::data::{self, Prepared, SourcePlan, Tokenizer, TokenizerPlan};
+use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
 use crate::hashes::Hashes;
 use crate::kept::{Away, Kept};
 use crate::opened::{FileHashes, Opened, OpenedModel, StoredModel, copied_files, student_of};
@@ -109,8 +109,8 @@ impl Inputs {
         let texts = match &kept {
             Some(kept) if away.text => kept.texts.clone(),
             _ => [
-                data::content_hash(&SourcePlan::of_paths(&plan.data.train), hashes)?,
-                data::content_hash(&SourcePlan::of_paths(&plan.data.validation), hashes)?,
+                data::content_hash(&plan.data.train, hashes)?,
+                data::content_hash(&plan.data.validation, hashes)?,
             ],
         };
         Ok(Self {
@@ -129,6 +129,16 @@ impl Inputs {
     /// Checkpoint that the first pass starts from, if there is one.
     pub fn student(&self, plan: &Plan) -> Option<&Model> {
         student_of(plan, self.teacher.as_ref(), self.own_student.as_ref())
+    }
+
+    /// Tokens at which the teacher and the student stop, ascending.
+    pub fn ends(&self, plan: &Plan) -> Vec<u32> {
+        let models = self.teacher.iter().chain(self.student(plan));
+        let ends = models.flat_map(|model| &model.stored().config().eos_token_ids);
+        let mut ends: Vec<u32> = ends.copied().collect();
+        ends.sort_unstable();
+        ends.dedup();
+        ends
     }
 
     /// Model whose `generation_config.json` an export copies: the one that the student is made of, or else the teacher whose

@@ -100,6 +100,11 @@ pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
     if let Some(begins) = tokenizer.as_ref().and_then(Tokenizer::beginning_of_text) {
         parts["beginning_of_text"] = json!(begins);
     }
+    // Templates decide the text of conversations, and ends what is learnt of it.
+    if let Some(tokenizer) = tokenizer.as_ref().filter(|tokenizer| !tokenizer.templates().is_empty()) {
+        parts["templates"] = json!(files::hash_json(&tokenizer.templates()));
+        parts["ends"] = json!(tokenizer.ends(&inputs.ends(plan)));
+    }
     if let (Some(tokenizer), Some(teacher)) = (tokenizer, &inputs.teacher)
         && tokenizer.end_of_text().is_none()
     {

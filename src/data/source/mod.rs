@@ -40,7 +40,8 @@ pub(in crate::data) use self::fault::place;
 pub use self::fault::{
     BadRows, Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError,
 };
-pub use self::plan::{RowField, OnBadRow, RowFormat, SourcePlan};
+pub(in crate::data) use self::plan::SOURCE;
+pub use self::plan::{FieldsPlan, OnBadRow, RowField, RowFormat, SourcePlan};
 use self::rows::Layout;
 use self::text::Extent;
 use self::walk::{SourceFile, Walk};
@@ -317,7 +318,7 @@ impl<'a> Reader<'a> {
         if let (Container::Text, Some(layout)) = (file.container, needs_rows) {
             return Err(FaultKind::Choice(format!(
                 "a text file, which has no rows for `format: {}`",
-                layout.format.name()
+                layout.format.word()
             )));
         }
         Ok(FileRows::new(&file.path, layout, &mut self.found))

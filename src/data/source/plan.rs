@@ -1,22 +1,79 @@
 //! Settings of a source: where it is, and how its rows are read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value, json};
 
 use super::fault::FaultKind;
+use crate::recipe::{Block, Fields, Keys, Kind, PathKind, Read, Row, Word, keys, rule, words};
 
-/// One source of documents.
+keys! {
+    #[derive(Default, Eq)]
+    pub struct SourcePlan in SOURCE = "source", "A file or folder of texts or conversations, and how its rows are read. A path alone stands for all of it." {
+        #[serde(skip)]
+        path: PathBuf = required(Kind::Path(PathKind::FileOrFolder), "a file, or a folder with all that is below it; also a folder of `save_to_disk`, or one that is laid out like a dataset of the hub");
+        format: Option<RowFormat> = rule("found by the names of the columns", Kind::Word(RowFormat::WORDS), "kind of the rows");
+        fields: FieldsPlan = rule("each has its own name", Kind::Block(&FIELDS), "names of the columns, where they are others") else own_names;
+        split: Option<String> = rule("the only one", Kind::Text, "split of a folder that has several, such as `train`");
+        config: Option<String> = rule("the only one", Kind::Text, "configuration of a folder whose `README.md` lists several");
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "some defaults may be missing")]
+fn own_names(_: Fields<'_>) -> Read<FieldsPlan> {
+    Some(FieldsPlan::default())
+}
+
+/// Names that a source has for fields of its format; the others have their own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SourcePlan {
-    /// File or folder.
-    pub path: PathBuf,
-    /// Kind of the rows; `None` finds it by the names of their columns.
-    pub format: Option<RowFormat>,
-    /// Names that the source has for fields of its format; the others have their own.
-    pub fields: Vec<(RowField, String)>,
-    /// Split of a folder that has several, such as `train`.
-    pub split: Option<String>,
-    /// Configuration of a folder whose README lists several.
-    pub config: Option<String>,
+pub struct FieldsPlan(pub Vec<(RowField, String)>);
+
+impl Keys for FieldsPlan {
+    fn read_keys(fields: Fields<'_>) -> Read<Self> {
+        let mut named = Vec::new();
+        for field in RowField::ALL {
+            let name: Option<String> = fields.get(field.name())?;
+            named.extend(name.map(|name| (field, name)));
+        }
+        Some(Self(named))
+    }
+
+    fn write_keys(&self, _: &Path, keys: &mut Map<String, Value>) {
+        let names = self.0.iter().map(|(field, name)| (field.name().to_owned(), json!(name)));
+        keys.extend(names);
+    }
+}
+
+impl Serialize for FieldsPlan {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(field, name)| (field.name(), name)))
+    }
+}
+
+static FIELDS: Block = Block {
+    name: "fields",
+    about: "Names of columns, and of the keys of messages, where they are not those of the format.",
+    rows: &[
+        field(RowField::Text, "text of a document"),
+        field(RowField::Messages, "messages of a conversation"),
+        field(RowField::Prompt, "text or messages that nothing is learnt from"),
+        field(RowField::Completion, "text or messages behind the prompt"),
+        field(RowField::Conversations, "turns, in the spelling of ShareGPT"),
+        field(RowField::Instruction, "task, in the spelling of Alpaca"),
+        field(RowField::Input, "what the task is about"),
+        field(RowField::Output, "answer to the task"),
+        field(RowField::System, "system prompt beside the turns"),
+        field(RowField::History, "earlier pairs of task and answer"),
+        field(RowField::Tools, "tools that the model may call"),
+        field(RowField::Variables, "further variables of the chat template"),
+        field(RowField::Role, "role of a message"),
+        field(RowField::Content, "content of a message"),
+    ],
+};
+
+const fn field(field: RowField, about: &'static str) -> Row {
+    rule(field.name(), "its own name", Kind::Text, about)
 }
 
 impl SourcePlan {
@@ -27,13 +84,13 @@ impl SourcePlan {
 
     /// Format of the rows, as it was named or as the named fields have it.
     pub(super) fn row_format(&self) -> Result<Option<RowFormat>, FaultKind> {
-        let named = self.fields.iter().map(|(field, _)| *field);
+        let named = self.fields.0.iter().map(|(field, _)| *field);
         let candidates = |format: &RowFormat| {
             let mut named = named.clone();
             named.all(|field| format.has(field))
         };
         let Some(format) = self.format else {
-            if self.fields.is_empty() {
+            if self.fields.0.is_empty() {
                 return Ok(None);
             }
             let mut found = RowFormat::ALL.into_iter().filter(candidates);
@@ -45,14 +102,14 @@ impl SourcePlan {
                 )),
             };
         };
-        match self.fields.iter().find(|(field, _)| !format.has(*field)) {
+        match self.fields.0.iter().find(|(field, _)| !format.has(*field)) {
             None => Ok(Some(format)),
             Some((field, _)) => {
                 let has: Vec<_> = format.fields().map(|(field, _)| field.name()).collect();
                 Err(FaultKind::Choice(format!(
                     "`fields` names `{}`, which `format: {}` has not; it has `{}`",
                     field.name(),
-                    format.name(),
+                    format.word(),
                     has.join("`, `")
                 )))
             }
@@ -69,9 +126,9 @@ impl SourcePlan {
             }
         };
         if let Some(format) = self.format {
-            add("format", format.name());
+            add("format", format.word());
         }
-        for (field, name) in &self.fields {
+        for (field, name) in &self.fields.0 {
             add(field.name(), name);
         }
         for (name, value) in [("split", &self.split), ("config", &self.config)] {
@@ -92,29 +149,32 @@ impl From<PathBuf> for SourcePlan {
     }
 }
 
-/// Action at a row that cannot be read as its format says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnBadRow {
-    /// All are told, and nothing is read.
-    #[default]
-    Fail,
-    /// They are left out, counted, and the first twenty kinds are told.
-    Skip,
+words! {
+    /// Action at a row that cannot be read as its format says.
+    #[derive(Default)]
+    pub enum OnBadRow {
+        /// All are told, and nothing is read.
+        #[default]
+        Fail = "fail",
+        /// They are left out, counted, and the first twenty kinds are told.
+        Skip = "skip",
+    }
 }
 
-/// Kind of the rows of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RowFormat {
-    /// `text`.
-    Text,
-    /// `messages`, each with `role` and `content`.
-    Messages,
-    /// `prompt` and `completion`, both text or both messages.
-    Completion,
-    /// `conversations`, each turn with `from` and `value`.
-    ShareGpt,
-    /// `instruction`, `input` and `output`.
-    Alpaca,
+words! {
+    /// Kind of the rows of a source.
+    pub enum RowFormat {
+        /// `text`.
+        Text = "text" also ["plain", "raw", "pretrain", "document"],
+        /// `messages`, each with `role` and `content`.
+        Messages = "messages" also ["chat", "openai", "chatml", "conversational"],
+        /// `prompt` and `completion`, both text or both messages.
+        Completion = "completion" also ["prompt_completion", "prompt", "instruct"],
+        /// `conversations`, each turn with `from` and `value`.
+        ShareGpt = "sharegpt" also ["conversations", "share_gpt"],
+        /// `instruction`, `input` and `output`.
+        Alpaca = "alpaca" also ["instruction"],
+    }
 }
 
 /// RowField of a row, or of a message.
@@ -203,17 +263,6 @@ impl RowFormat {
         Self::Text,
     ];
 
-    /// Name in a recipe.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Messages => "messages",
-            Self::Completion => "completion",
-            Self::ShareGpt => "sharegpt",
-            Self::Alpaca => "alpaca",
-        }
-    }
-
     /// Columns, each with true if a row must have it.
     pub(super) const fn columns(self) -> &'static [(RowField, bool)] {
         match self {
@@ -267,7 +316,7 @@ mod tests {
         let fields = fields.iter().map(|(field, name)| (*field, (*name).to_owned()));
         SourcePlan {
             format,
-            fields: fields.collect(),
+            fields: FieldsPlan(fields.collect()),
             ..SourcePlan::default()
         }
     }

@@ -38,7 +38,7 @@ pub(super) struct Found {
 impl Layout {
     fn new(plan: &SourcePlan, format: RowFormat) -> Self {
         let named = |field: RowField| {
-            let mut named = plan.fields.iter();
+            let mut named = plan.fields.0.iter();
             named.find(|(other, _)| *other == field)
         };
         let columns = format.columns().iter().map(|&(field, is_required)| Column {
@@ -84,7 +84,7 @@ impl Layout {
                     "has {} and {}; name the one that is meant, as `format: {}`",
                     names(first),
                     names(second),
-                    first.name()
+                    first.word()
                 )));
             }
         };

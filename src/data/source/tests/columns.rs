@@ -188,7 +188,7 @@ fn columns_that_are_missing_or_cannot_be_rows_are_told_by_name() {
         "{told}"
     );
     let source = SourcePlan {
-        fields: vec![(RowField::Text, "id".to_owned())],
+        fields: FieldsPlan(vec![(RowField::Text, "id".to_owned())]),
         ..plan(&golden().join("codec_none.parquet"))
     };
     let told = read_documents(&[source], OnBadRow::Fail).unwrap_err().to_string();

@@ -169,7 +169,8 @@ fn a_task_of_alpaca_is_a_turn_of_the_user_and_one_of_the_assistant() {
 #[test]
 fn a_plan_names_format_and_fields() {
     let with = |format, fields: &[(RowField, &str)]| {
-        let fields: Vec<_> = fields.iter().map(|(field, name)| (*field, (*name).to_owned())).collect();
+        let fields = fields.iter().map(|(field, name)| (*field, (*name).to_owned()));
+        let fields = FieldsPlan(fields.collect());
         move |plan| SourcePlan { format, fields, ..plan }
     };
     let qa = json!({"question": "q", "answer": "a", "text": "t"});
