@@ -177,6 +177,12 @@ CASES = [
     ("blocks", "plain", "a{% block turn %} {{ messages[0].role }} {% endblock %}b"),
     ("refused by the template", "plain", "{% for m in messages %}\n{% if m.role == 'system' %}{{ raise_exception('No system message: ' + m.role) }}{% endif %}\n{% endfor %}"),
     ("refused without a text", "plain", "{{ raise_exception(none) }}"),
+    ("numbers with exponents", "tools", "{% set limit = tools[0].function.parameters.properties.limit %}{{ 'a' ~ limit.default ~ limit.maximum }}{{ [limit.default] | join(',') }}{{ limit }}{{ limit | string }}{{ limit.default is number }}"
+     "{{ limit.default is float }}{{ limit.default is callable }}{{ limit.default | float }}{{ limit.maximum | int }}{{ '%s' % limit.default }}{{ '%s' % limit }}{{ limit | tojson }}{{ limit | upper }}"),
+    ("loops over what is not there", "plain", "{% for x in nothing %}{{ x }}{% else %}none{% endfor %}"),
+    ("loops over tuples", "plain", "{% for x in 1, 2 %}{{ x }}{% endfor %}{% for k, v in {'a': 1}.items() if v in [1] %}{{ k }}{% endfor %}{% for x in ([3] if true else none) if x %}{{ x }}{% endfor %}"),
+    ("a loop over none", "plain", "{% for tool in tools %}{{ tool }}{% endfor %}"),
+    ("none as a list", "plain", "{{ none | list }}"),
     ("attribute of nothing", "plain", "a\n{{ nothing.attribute }}"),
     ("item of nothing", "plain", "{{ messages[0].nothing['x'] }}"),
     ("keys of nothing", "plain", "{{ messages[0].nothing.items() }}"),

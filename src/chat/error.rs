@@ -47,7 +47,9 @@ pub enum TemplateError {
         reason: String,
     },
     /// A template that loops, or a text that grows, without end.
-    #[error("the chat template does not end: it is given up in line {line} (`{code}`)")]
+    #[error(
+        "the chat template takes more steps than any conversation needs, and is given up in line {line} (`{code}`)"
+    )]
     Endless {
         /// Line of the template.
         line: usize,

@@ -4,6 +4,8 @@ use minijinja::value::{Rest, ValueKind, ValueOrKwargs};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
 use super::args::Args;
+use super::source::LOOPED;
+use super::strings::Sides;
 use super::{json, repr, strings};
 
 /// Gives an environment the filters and tests of jinja2.
@@ -19,11 +21,36 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     for name in ["escape", "e", "forceescape"] {
         environment.add_filter(name, escape);
     }
+    environment.add_filter(LOOPED, looped);
+    environment.add_filter("list", list);
+    environment.add_test("number", |value: &Value| {
+        value.kind() == ValueKind::Bool || is_number(value)
+    });
+    environment.add_test("float", |value: &Value| repr::as_float(value).is_some());
     environment.add_test("sequence", is_sequence);
     environment.add_test("iterable", |value: &Value| {
         !value.is_none() && value.try_iter().is_ok()
     });
     environment.add_test("callable", is_callable);
+}
+
+/// Value that a loop goes through, which is not none.
+fn looped(value: &Value) -> Result<Value, Error> {
+    if value.is_none() {
+        return Err(Error::new(
+            ErrorKind::InvalidOperation,
+            "none is not iterable",
+        ));
+    }
+    Ok(value.clone())
+}
+
+fn list(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
+    looped(value).and_then(|value| minijinja::filters::list(state, value))
+}
+
+fn is_number(value: &Value) -> bool {
+    value.kind() == ValueKind::Number || repr::as_float(value).is_some()
 }
 
 fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
@@ -38,19 +65,10 @@ fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
 fn trim(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = args.into_values();
     let chars = Args::new(&args, &["chars"])?.text(0, "chars")?;
+    let stripped = |text: &str| Value::from(strings::stripped(text, chars.as_deref(), Sides::Both));
     match value.as_str() {
-        Some(text) => Ok(Value::from(strings::stripped(
-            text,
-            chars.as_deref(),
-            true,
-            true,
-        ))),
-        None => Ok(Value::from(strings::stripped(
-            &repr::to_text(value)?,
-            chars.as_deref(),
-            true,
-            true,
-        ))),
+        Some(text) => Ok(stripped(text)),
+        None => Ok(stripped(&repr::to_text(value)?)),
     }
 }
 
@@ -134,7 +152,7 @@ fn int(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
         .filter(|base| (2..=36).contains(base));
     let number = match value.as_str() {
         Some(text) => {
-            let text = strings::stripped(text, None, true, true).replace('_', "");
+            let text = strings::stripped(text, None, Sides::Both).replace('_', "");
             let whole = i64::from_str_radix(&text, base.unwrap_or(10)).ok();
             whole.or_else(|| text.parse::<f64>().ok().and_then(whole_part))
         }
@@ -163,12 +181,12 @@ fn float(value: &Value, args: Rest<ValueOrKwargs>) -> Result<Value, Error> {
     let args = args.into_values();
     let args = Args::new(&args, &["default"])?;
     let number = match value.as_str() {
-        Some(text) => strings::stripped(text, None, true, true)
+        Some(text) => strings::stripped(text, None, Sides::Both)
             .replace('_', "")
             .parse()
             .ok(),
         None if value.kind() == ValueKind::Bool => Some(if value.is_true() { 1.0 } else { 0.0 }),
-        None => f64::try_from(value.clone()).ok(),
+        None => repr::as_float(value).or_else(|| f64::try_from(value.clone()).ok()),
     };
     match number {
         Some(number) => Ok(Value::from(number)),
@@ -204,6 +222,6 @@ fn is_sequence(value: &Value) -> bool {
 }
 
 fn is_callable(value: &Value) -> bool {
-    // Functions, macros and methods are the only plain objects.
-    value.kind() == ValueKind::Plain || value.is_undefined()
+    // Functions, macros and methods are plain objects, as are numbers of our own.
+    (value.kind() == ValueKind::Plain && repr::as_float(value).is_none()) || value.is_undefined()
 }

@@ -1,5 +1,6 @@
 //! Functions that transformers gives to chat templates.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use chrono::NaiveDateTime;
@@ -105,9 +106,11 @@ fn strftime(now: NaiveDateTime, pattern: &str) -> String {
         let (code, behind) = rest[at..].split_at(code);
         match code {
             "%z" | "%Z" => {}
-            "%f" => out.push_str(&format!("{:06}", now.and_utc().timestamp_subsec_micros())),
+            "%f" => {
+                let _ = write!(out, "{:06}", now.and_utc().timestamp_subsec_micros()); // a String takes everything
+            }
             _ if StrftimeItems::new(code).any(|item| matches!(item, Item::Error)) => {
-                out.push_str(code)
+                out.push_str(code);
             }
             _ => out.push_str(&now.format(code).to_string()),
         }

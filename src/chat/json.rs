@@ -51,11 +51,13 @@ pub(super) fn tojson(
     Ok(writer.out)
 }
 
+/// Most spaces of one level.
+const WIDEST: i64 = 64;
+
 fn indent_of(indent: &Value) -> Result<String, Error> {
     if let Some(text) = indent.as_str() {
         return Ok(text.to_owned());
     }
-    const WIDEST: i64 = 64;
     let width = if indent.kind() == ValueKind::Bool {
         i64::from(indent.is_true())
     } else {
@@ -104,6 +106,7 @@ impl Writer<'_, '_, '_> {
             return Ok(());
         }
         match value.kind() {
+            _ if repr::as_float(value).is_some() => self.out.push_str(&number(value)),
             ValueKind::None => self.out.push_str("null"),
             ValueKind::Bool => self
                 .out

@@ -1,8 +1,9 @@
 //! Values as Python prints them.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Object, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State, Value};
 
 /// Prints a value in the place of `{{ value }}`.
@@ -49,8 +50,39 @@ pub(super) fn float(number: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
+/// A number that Python prints with an exponent, and minijinja without. It prints itself as Python does wherever a template
+/// joins texts. It cannot be computed with, which no template does with numbers of a conversation.
+#[derive(Debug)]
+struct Exponential(f64);
+
+impl Object for Exponential {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn is_true(self: &Arc<Self>) -> bool {
+        self.0 != 0.0
+    }
+
+    fn render(self: &Arc<Self>, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&float(self.0))
+    }
+}
+
+/// Value of a number with a fraction.
+pub(super) fn float_value(number: f64) -> Value {
+    if float(number).contains('e') {
+        Value::from_object(Exponential(number))
+    } else {
+        Value::from(number)
+    }
+}
+
 /// Number with a fraction that a value is.
 pub(super) fn as_float(value: &Value) -> Option<f64> {
+    if let Some(number) = value.downcast_object_ref::<Exponential>() {
+        return Some(number.0);
+    }
     let is_float = value.kind() == ValueKind::Number && !value.is_integer();
     is_float
         .then(|| f64::try_from(value.clone()).ok())

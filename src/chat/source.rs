@@ -1,12 +1,13 @@
 //! Source of a template, changed so that minijinja reads it as jinja2 does.
 //!
-//! Five things are read otherwise by the two, and each can be said in a way that both read alike:
+//! Six things are read otherwise by the two, and each can be said in a way that both read alike:
 //!
 //! - Lines may end in `\r\n` or `\r` for jinja2.
 //! - `{% raw %}` keeps the newline behind it in jinja2.
 //! - `{% generation %}` is a block of transformers. It becomes a scope of its own, with the same dashes.
 //! - A dictionary's method wins over a key in `d.items`, and stands in for a missing key in `d['items']`.
 //! - `'%s' % value` formats.
+//! - A loop over none fails.
 //!
 //! No line moves, so that errors name lines of the original.
 
@@ -26,6 +27,9 @@ pub(super) const ITEM: &str = "_item";
 
 /// Method that stands for the operator `%` behind a text.
 pub(super) const PERCENT: &str = "_percent";
+
+/// Filter that fails for none, on what a loop goes through.
+pub(super) const LOOPED: &str = "_looped";
 
 /// Methods of Python's dictionaries.
 pub(super) const DICT_METHODS: [&str; 11] = [
@@ -65,8 +69,19 @@ pub(super) struct Source {
     pub plain: String,
     /// The same with marks around generation blocks, if it has any.
     pub marked: Option<String>,
-    /// Whether a generation block is in a macro or another block whose text the template can change before it is printed.
-    pub is_captured: bool,
+    /// Generation blocks of the template.
+    pub generation: Generation,
+}
+
+/// Generation blocks of a template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Generation {
+    #[default]
+    Absent,
+    /// Printed where they stand.
+    Printed,
+    /// Inside a macro or another block whose text the template can change before it is printed.
+    Captured,
 }
 
 impl Source {
@@ -79,10 +94,12 @@ impl Source {
             ..Rewriter::default()
         };
         let marked = rewriter.rewrite(&source);
+        let generation = rewriter.generation;
+        let marked = (generation != Generation::Absent).then_some(marked);
         Self {
             plain,
-            marked: rewriter.has_generation.then_some(marked),
-            is_captured: rewriter.is_captured,
+            marked,
+            generation,
         }
     }
 }
@@ -126,8 +143,7 @@ struct Rewriter {
     marks: bool,
     /// Blocks around the present place whose text is captured.
     captures: usize,
-    has_generation: bool,
-    is_captured: bool,
+    generation: Generation,
 }
 
 impl Rewriter {
@@ -191,8 +207,12 @@ impl Rewriter {
     /// Writes a tag of a generation block. Two scopes are around the block where it has marks: the outer tag has the dash that
     /// looks out of the block's mark, and the inner one the dash that looks away from it.
     fn write_generation(&mut self, out: &mut String, tag: &str, word: &str, mark: char) {
-        self.has_generation = true;
-        self.is_captured |= self.captures > 0;
+        let is_captured = self.captures > 0 || self.generation == Generation::Captured;
+        self.generation = if is_captured {
+            Generation::Captured
+        } else {
+            Generation::Printed
+        };
         let sign = |at: Option<u8>| match at {
             Some(b'-') => "-",
             Some(b'+') => "+",
@@ -207,13 +227,12 @@ impl Rewriter {
                 .and_then(|at| bytes.get(at).copied()),
         );
         let lines = "\n".repeat(tag.matches('\n').count());
-        if self.marks {
-            out.push_str(&format!(
-                "{{%{before} {word} %}}{{{{ '{mark}' }}}}{{% {word} {lines}{after}%}}"
-            ));
+        let tag = if self.marks {
+            format!("{{%{before} {word} %}}{{{{ '{mark}' }}}}{{% {word} {lines}{after}%}}")
         } else {
-            out.push_str(&format!("{{%{before} {word} {lines}{after}%}}"));
-        }
+            format!("{{%{before} {word} {lines}{after}%}}")
+        };
+        out.push_str(&tag);
     }
 
     fn follow_captures(&mut self, tokens: &[Token<'_>]) {
@@ -222,7 +241,7 @@ impl Rewriter {
             "macro" | "call" | "filter" => self.captures += 1,
             "set" if assignment(tokens).is_none() => self.captures += 1,
             "endmacro" | "endcall" | "endfilter" | "endset" => {
-                self.captures = self.captures.saturating_sub(1)
+                self.captures = self.captures.saturating_sub(1);
             }
             _ => {}
         }
@@ -361,8 +380,41 @@ fn edits(tokens: &[Token<'_>], is_block: bool) -> Vec<(Range<usize>, String)> {
             edits.extend(percent_edits(tokens, at));
         }
     }
+    if is_block && tokens.first().is_some_and(|token| token.text == "for") {
+        edits.extend(loop_edits(tokens).into_iter().flatten());
+    }
     edits.sort_by_key(|(range, _)| range.start);
     edits
+}
+
+/// Brackets and a filter round what a loop goes through.
+fn loop_edits(tokens: &[Token<'_>]) -> Option<[(Range<usize>, String); 2]> {
+    let is_word = |token: &Token<'_>, word: &str| token.kind == Kind::Name && token.text == word;
+    let first = tokens.iter().position(|token| is_word(token, "in"))? + 1;
+    let mut depth = 0_usize;
+    let ends = |token: &Token<'_>| {
+        match token.text {
+            "(" | "[" | "{" => depth += 1,
+            ")" | "]" | "}" => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && (is_word(token, "if") || is_word(token, "recursive"))
+    };
+    let behind = tokens
+        .iter()
+        .skip(first)
+        .position(ends)
+        .map(|count| first + count);
+    let last = tokens
+        .get(first..behind.unwrap_or(tokens.len()))?
+        .last()?
+        .range
+        .end;
+    let begin = tokens.get(first)?.range.start;
+    Some([
+        (begin..begin, "(".to_owned()),
+        (last..last, format!(")|{LOOPED}")),
+    ])
 }
 
 /// Change of `.items` that is not called.

@@ -24,26 +24,39 @@ pub(super) fn call(
     args: &[Value],
 ) -> Result<Option<Value>, Error> {
     let value = match method {
+        "find" | "rfind" | "index" | "rindex" | "count" => search(text, method, args)?,
+        "startswith" | "endswith" if args.len() > 1 => touches_within(text, method, args)?,
+        "zfill" | "ljust" | "rjust" | "center" => padded(state, text, method, args)?,
+        "title" => Value::from(title(text)),
+        "swapcase" => Value::from(swapped(text)),
+        "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
+        "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
+        "isdecimal" | "isdigit" if text.is_ascii() => {
+            Value::from(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
+        }
+        _ => return cut(text, method, args),
+    };
+    Ok(Some(value))
+}
+
+/// Calls a method that cuts a text.
+fn cut(text: &str, method: &str, args: &[Value]) -> Result<Option<Value>, Error> {
+    let value = match method {
         "strip" | "lstrip" | "rstrip" => {
             let chars = Args::new(args, &["chars"])?.text(0, "chars")?;
-            Value::from(stripped(
-                text,
-                chars.as_deref(),
-                method != "rstrip",
-                method != "lstrip",
-            ))
+            let sides = match method {
+                "lstrip" => Sides::Left,
+                "rstrip" => Sides::Right,
+                _ => Sides::Both,
+            };
+            Value::from(stripped(text, chars.as_deref(), sides))
         }
         "split" | "rsplit" => {
             let args = Args::new(args, &["sep", "maxsplit"])?;
-            let most = args
-                .number(1, "maxsplit")?
-                .and_then(|most| usize::try_from(most).ok());
-            let parts = split(
-                text,
-                args.text(0, "sep")?.as_deref(),
-                most,
-                method == "rsplit",
-            )?;
+            let most = args.number(1, "maxsplit")?;
+            let most = most.and_then(|most| usize::try_from(most).ok());
+            let from_right = method == "rsplit";
+            let parts = split(text, args.text(0, "sep")?.as_deref(), most, from_right)?;
             parts.into_iter().map(Value::from).collect()
         }
         "splitlines" => {
@@ -62,44 +75,27 @@ pub(super) fn call(
             let sep = Args::new(args, &["sep"])?.needed_text(0, "sep")?;
             partition(text, &sep, method == "rpartition")?
         }
-        "find" | "rfind" | "index" | "rindex" | "count" => search(text, method, args)?,
-        "startswith" | "endswith" if args.len() > 1 => {
-            let Some((within, _)) = range(text, &Args::new(args, &["part", "start", "end"])?)?
-            else {
-                return Ok(Some(Value::from(false)));
-            };
-            return Ok(Some(Value::from(touches(
-                within,
-                &args[0],
-                method == "startswith",
-            )?)));
-        }
-        "zfill" | "ljust" | "rjust" | "center" => padded(state, text, method, args)?,
-        "title" => Value::from(title(text)),
-        "swapcase" => Value::from(swapped(text)),
-        "casefold" => Value::from(text.to_lowercase().replace('ß', "ss")),
-        "isspace" => Value::from(!text.is_empty() && text.chars().all(is_space)),
-        "isdecimal" | "isdigit" if text.is_ascii() => {
-            Value::from(!text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()))
-        }
         _ => return Ok(None),
     };
     Ok(Some(value))
 }
 
+/// Sides of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sides {
+    Both,
+    Left,
+    Right,
+}
+
 /// A text without the characters at its sides; white space if none are named.
-pub(super) fn stripped<'t>(text: &'t str, chars: Option<&str>, left: bool, right: bool) -> &'t str {
+pub(super) fn stripped<'t>(text: &'t str, chars: Option<&str>, sides: Sides) -> &'t str {
     let goes =
         |letter: char| chars.map_or_else(|| is_space(letter), |chars| chars.contains(letter));
-    let text = if left {
-        text.trim_start_matches(goes)
-    } else {
-        text
-    };
-    if right {
-        text.trim_end_matches(goes)
-    } else {
-        text
+    match sides {
+        Sides::Both => text.trim_matches(goes),
+        Sides::Left => text.trim_start_matches(goes),
+        Sides::Right => text.trim_end_matches(goes),
     }
 }
 
@@ -133,7 +129,15 @@ fn split<'t>(
 fn words(text: &str, most: Option<usize>, from_right: bool) -> Vec<&str> {
     let (mut rest, mut parts) = (text, Vec::new());
     loop {
-        rest = stripped(rest, None, !from_right, from_right);
+        rest = stripped(
+            rest,
+            None,
+            if from_right {
+                Sides::Right
+            } else {
+                Sides::Left
+            },
+        );
         if rest.is_empty() {
             break;
         }
@@ -262,6 +266,17 @@ fn search(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
             format!("{method}: {wanted:?} is not in the text"),
         )),
     }
+}
+
+/// Tells whether the part of a text between `start` and `end` begins, or ends, with a text.
+fn touches_within(text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
+    let parsed = Args::new(args, &["part", "start", "end"])?;
+    let parts = parsed.get(0, "part")?;
+    let parts = parts.ok_or_else(|| Error::from(ErrorKind::MissingArgument))?;
+    Ok(Value::from(match range(text, &parsed)? {
+        None => false,
+        Some((within, _)) => touches(within, &parts, method == "startswith")?,
+    }))
 }
 
 /// Tells whether a text begins, or ends, with a text or one of several.

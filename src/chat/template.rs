@@ -12,16 +12,16 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 use super::conversation::Conversation;
 use super::error::TemplateError;
-use super::source::{BEGIN, END, Source};
+use super::source::{BEGIN, END, Generation, Source};
 use super::values::{Values, Variables};
 use super::{filters, globals, methods, repr};
 
 /// Longest source of a template in bytes: a hundred times the longest in use.
 const MAX_SOURCE_BYTES: usize = 4 << 20;
 
-/// Steps of one rendering, of which each also pays for 64 bytes of text: a thousand messages through the templates in use
-/// take a twentieth of them.
-const FUEL: u64 = 20_000_000;
+/// Steps of one rendering, each of which also pays for 64 bytes of text: 1 GiB at most. Of the templates in use, those that look
+/// at every message from each take the most; they render 1,200 messages.
+const FUEL: u64 = 16_000_000;
 
 const PLAIN: &str = "chat template";
 const MARKED: &str = "chat template with marks";
@@ -32,16 +32,6 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     source: String,
     generation: Generation,
-}
-
-/// Generation blocks of a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Generation {
-    Absent,
-    /// Printed where they stand.
-    Printed,
-    /// Inside a macro or another block whose text the template can change before it is printed.
-    Captured,
 }
 
 /// Text of a conversation.
@@ -66,6 +56,16 @@ impl ChatTemplate {
         special_tokens: &BTreeMap<String, String>,
         now: NaiveDateTime,
     ) -> Result<Self, TemplateError> {
+        Self::with_fuel(source, special_tokens, now, FUEL)
+    }
+
+    /// Compiles a template that is given up after `fuel` steps.
+    pub(super) fn with_fuel(
+        source: &str,
+        special_tokens: &BTreeMap<String, String>,
+        now: NaiveDateTime,
+        fuel: u64,
+    ) -> Result<Self, TemplateError> {
         if source.len() > MAX_SOURCE_BYTES {
             return Err(TemplateError::TooLong {
                 bytes: source.len(),
@@ -74,14 +74,10 @@ impl ChatTemplate {
         }
         let rewritten = Source::new(source);
         let mut environment = environment(now);
+        environment.set_fuel(Some(fuel));
         for (name, token) in special_tokens {
             environment.add_global(name.clone(), Value::from(token.as_str()));
         }
-        let generation = match (&rewritten.marked, rewritten.is_captured) {
-            (None, _) => Generation::Absent,
-            (Some(_), false) => Generation::Printed,
-            (Some(_), true) => Generation::Captured,
-        };
         let templates = [(PLAIN, Some(rewritten.plain)), (MARKED, rewritten.marked)];
         for (name, text) in templates {
             let added = text.map_or(Ok(()), |text| environment.add_template_owned(name, text));
@@ -90,7 +86,7 @@ impl ChatTemplate {
         Ok(Self {
             environment,
             source: source.to_owned(),
-            generation,
+            generation: rewritten.generation,
         })
     }
 
@@ -130,7 +126,6 @@ fn environment(now: NaiveDateTime) -> Environment<'static> {
     environment.set_syntax(syntax.unwrap_or_default()); // fails for odd delimiters alone
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
-    environment.set_fuel(Some(FUEL));
     environment.set_formatter(repr::print);
     environment.set_unknown_method_callback(methods::call);
     filters::add(&mut environment);
@@ -220,7 +215,7 @@ fn without_marks(marked: &str) -> (String, Option<Vec<Range<usize>>>) {
             Some(_) => match begins.pop() {
                 // A block inside another one adds nothing.
                 Some(begin) if begins.is_empty() && begin < text.len() => {
-                    ranges.push(begin..text.len())
+                    ranges.push(begin..text.len());
                 }
                 Some(_) => {}
                 None => is_paired = false,

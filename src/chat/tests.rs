@@ -70,16 +70,15 @@ fn every_construct_renders_as_in_transformers_or_is_refused_as_there() {
             faults.push(format!(
                 "{} ({name}):\n  want {want}\n  got  {got}",
                 case["name"]
-            ))
+            ));
         };
         match (case["text"].as_str(), &rendered) {
-            (None, Err(_)) => {}
             (None, Ok(rendered)) => {
-                fault(&case["error"].to_string(), &format!("{:?}", rendered.text))
+                fault(&case["error"].to_string(), &format!("{:?}", rendered.text));
             }
             (Some(text), Err(error)) => fault(&format!("{text:?}"), &error.to_string()),
             (Some(text), Ok(rendered)) if rendered.text != text => {
-                fault(&format!("{text:?}"), &format!("{:?}", rendered.text))
+                fault(&format!("{text:?}"), &format!("{:?}", rendered.text));
             }
             (Some(_), Ok(rendered)) if case["generations"].is_array() => {
                 let want = ranges(&case["generations"]);
@@ -149,7 +148,8 @@ fn a_template_that_does_not_end_is_given_up() {
         "{% for a in range(9999) %}{{ messages | tojson(indent=64) }}{{ ('x' * 9999) | indent(99999) }}{% endfor %}",
     ];
     for source in endless {
-        let error = template(source)
+        let template = ChatTemplate::with_fuel(source, &BTreeMap::new(), now(), 100_000).unwrap();
+        let error = template
             .render(&turns(&[("user", "x")]), false)
             .unwrap_err();
         assert!(

@@ -7,6 +7,7 @@ use minijinja::value::{Enumerator, Object};
 use serde_json::{Map, Value as Json};
 
 use super::conversation::Conversation;
+use super::repr;
 use super::source::{BEGIN, END};
 
 /// Names under which messages carry their reasoning, the one that counts first.
@@ -111,7 +112,7 @@ impl Converter {
             match (&reasoning, key.as_str()) {
                 (Some(_), "thinking") => {}
                 (Some(reasoning), "reasoning_content") => {
-                    pairs.push((key.as_str(), reasoning.clone()))
+                    pairs.push((key.as_str(), reasoning.clone()));
                 }
                 _ => pairs.push((key.as_str(), self.value(value))),
             }
@@ -129,7 +130,7 @@ impl Converter {
             Json::Number(number) => match (number.as_i64(), number.as_u64()) {
                 (Some(number), _) => Value::from(number),
                 (None, Some(number)) => Value::from(number),
-                (None, None) => Value::from(number.as_f64().unwrap_or(f64::NAN)),
+                (None, None) => repr::float_value(number.as_f64().unwrap_or(f64::NAN)),
             },
             Json::String(text) => {
                 self.has_marks |= text.contains(BEGIN) || text.contains(END);
