@@ -32,7 +32,7 @@ pub(super) struct Turning<'a> {
 
 /// Counts of what became of conversations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TurnCounts {
+pub(super) struct TurnCounts {
     /// Conversations that were read, of which some may be beyond a limit.
     pub conversations: u64,
     /// Rows of them.
@@ -146,7 +146,7 @@ impl Turning<'_> {
 
 impl TurnCounts {
     /// Sentences for a user who is about to train on this: what was cut or left out, and what is never learnt.
-    pub fn notes(&self, split: impl std::fmt::Display) -> Vec<String> {
+    pub(super) fn notes(&self, split: impl std::fmt::Display) -> Vec<String> {
         let mut notes = Vec::new();
         let (rows, of) = (self.rows, self.conversations);
         if self.cut > 0 {

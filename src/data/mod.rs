@@ -39,7 +39,7 @@ pub use prepare::{
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::{ConversationRow, TokenRows};
 pub use source::{
-    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, Looked, OnBadRow,
+    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, FieldsPlan, Looked, OnBadRow,
     PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan, content_hash,
     look_at, read_documents, source_files,
 };

@@ -58,7 +58,7 @@ impl Renderer {
 }
 
 /// Special tokens by name, as `tokenizer_config.json` has them: each a text, or a table with its `content`.
-pub fn special_tokens(config: &Value) -> BTreeMap<String, String> {
+pub(super) fn special_tokens(config: &Value) -> BTreeMap<String, String> {
     let entries = config.as_object().into_iter().flatten();
     let extra = config["extra_special_tokens"].as_object().into_iter().flatten();
     let is_token = |name: &str| name.ends_with("_token") && !name.starts_with("add_");

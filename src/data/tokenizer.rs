@@ -148,7 +148,6 @@ impl TokenizerError {
                  such as one for each paragraph",
                 bytes_text(*max)
             )),
-            Self::NotText { .. } => Some("name files of texts".to_owned()),
             _ => None,
         }
     }

@@ -6,7 +6,7 @@ mod passes;
 
 use std::fmt::Write as _;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ pub(crate) use self::lock::{FolderLock, lock};
 use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
-use crate::data::{DataError, Prepared, TokenRows};
+use crate::data::{DataError, Prepared, SourcePlan, TokenRows};
 use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};

@@ -257,9 +257,9 @@ fn an_impossible_manifest_is_refused() {
             "must be `shard-00001.parquet`",
         ),
         (
-            "\"version\": 2",
-            "\"version\": 1".to_owned(),
-            "format 1, this program reads 2",
+            "\"version\": 3",
+            "\"version\": 2".to_owned(),
+            "format 2, this program reads 3",
         ),
         (
             "\"shards\"",

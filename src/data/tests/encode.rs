@@ -334,11 +334,12 @@ fn tokens_up_to_a_limit_make_the_rows_of_all_tokens() {
         (opened("gguf/bpe-llama3.gguf"), &short),
     ] {
         let encoder = Encoder::with_room(&tokenizer, 16, u64::MAX);
-        let whole = encoder.encode(documents, None).unwrap();
+        let documents: Vec<&Document> = documents.iter().collect();
+        let whole = encoder.encode(&documents, None).unwrap();
         let all: usize = whole.iter().map(|text| text.ids.len() + 1).sum();
         let limits = (0..40).chain([100, 1000]).chain(all - 3..all + 3);
         for limit in limits.map(|limit| limit as u64) {
-            let first = encoder.encode(documents, Some(limit)).unwrap();
+            let first = encoder.encode(&documents, Some(limit)).unwrap();
             for sequence_length in [1, 4, 7] {
                 let packing = Packing {
                     sequence_length,
@@ -358,7 +359,7 @@ fn tokenising_stops_soon_after_the_limit() {
     let tokenizer = opened("hf-llama-256/tokenizer.json");
     let encoder = Encoder::with_room(&tokenizer, 64, u64::MAX);
     for (limit, at_most) in [(Some(10), 100), (Some(500), 600), (None, usize::MAX)] {
-        let texts = encoder.encode(&documents, limit).unwrap();
+        let texts = encoder.encode(&[&documents[0], &documents[1]], limit).unwrap();
         let num_tokens = texts[0].ids.len();
         assert!(
             num_tokens as u64 > limit.unwrap_or(10_000) && num_tokens < at_most,
@@ -379,7 +380,7 @@ fn a_text_that_cannot_be_cut_is_refused_if_memory_is_too_small_and_not_before() 
         (opened("gguf/spm-llama.gguf"), &text, true),
     ] {
         let encode =
-            |kib| Encoder::with_room(&tokenizer, 64, room(kib)).encode(&[document(text)], None);
+            |kib| Encoder::with_room(&tokenizer, 64, room(kib)).encode(&[&document(text)], None);
         assert!(encode(1024).is_ok());
         match encode(256) {
             Ok(_) => assert!(!is_refused),

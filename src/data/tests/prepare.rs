@@ -2,8 +2,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::data::{
-    DataError, DataPlan, Prepared, SkipReason, Tokenizer, TokenizerPlan, TrainTokenizer, prepare,
+    DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows, Tokenizer,
+    TokenizerPlan, TrainTokenizer, prepare, read_rows,
 };
+use crate::chat::Learn;
 use crate::files;
 
 struct Setup {
@@ -15,11 +17,13 @@ impl Setup {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let plan = DataPlan {
-            train: vec![dir.path().join("train")],
-            validation: vec![dir.path().join("validation.txt")],
+            train: vec![dir.path().join("train").into()],
+            validation: vec![dir.path().join("validation.txt").into()],
             train_tokens: None,
             sequence_length: 16,
             validation_tokens: None,
+            learn: None,
+            on_bad_row: OnBadRow::Fail,
             tokenizer: TokenizerPlan::Train(TrainTokenizer { vocab_size: 280 }),
         };
         let setup = Self { dir, plan };
@@ -40,7 +44,7 @@ impl Setup {
     }
 
     fn prepare(&self) -> Result<Prepared, DataError> {
-        prepare(&self.plan, None, &self.cache(), None)
+        prepare(&self.plan, None, &self.cache(), None, &[])
     }
 
     fn cached(&self, prefix: &str) -> Vec<PathBuf> {
@@ -109,7 +113,7 @@ fn a_change_of_text_length_limit_or_separator_makes_new_rows() {
     setup.prepare().unwrap();
     let eot = 65;
     assert!(
-        !prepare(&setup.plan, None, &setup.cache(), Some(eot))
+        !prepare(&setup.plan, None, &setup.cache(), Some(eot), &[])
             .unwrap()
             .from_cache
     );
@@ -180,7 +184,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
     setup.write("train/c.jsonl", "{\"text\": \"y\"}\n{\"text\": \"xx\"}\n");
     let tokenizer = Tokenizer::of_model(setup.dir.path()).unwrap();
     for from_cache in [false, true] {
-        let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None).unwrap();
+        let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[]).unwrap();
         assert_eq!(prepared.from_cache, from_cache);
         let skipped: Vec<_> = prepared
             .skipped
@@ -202,7 +206,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
         );
     }
     setup.write("validation.txt", "xxx");
-    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None).unwrap_err();
+    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "validation text: the tokenizer gives no tokens for it"
@@ -212,7 +216,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
 #[test]
 fn what_is_missing_is_named() {
     let mut setup = Setup::new();
-    let error = prepare(&setup.plan, None, &setup.cache(), Some(5000)).unwrap_err();
+    let error = prepare(&setup.plan, None, &setup.cache(), Some(5000), &[]).unwrap_err();
     assert!(
         matches!(
             error,
@@ -231,4 +235,107 @@ fn what_is_missing_is_named() {
         error.starts_with("validation text: no text in `"),
         "{error}"
     );
+}
+
+const CHATS: &str = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]}
+{"prompt": "Say a", "completion": " b c"}
+{"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z", "train": false}]}
+"#;
+
+/// A plan over prose and conversations, with the tokenizer of a model that has a template.
+fn with_chats() -> (Setup, Tokenizer) {
+    let mut setup = Setup::new();
+    setup.plan.tokenizer = TokenizerPlan::Teacher;
+    setup.plan.sequence_length = 64;
+    setup.write("chats.jsonl", CHATS);
+    let chats = SourcePlan::from(setup.dir.path().join("chats.jsonl"));
+    setup.plan.train.push(chats);
+    let tokenizer = Tokenizer::of_model("tests/golden/hf-llama-256".as_ref()).unwrap();
+    (setup, tokenizer)
+}
+
+/// Text of the tokens that a row learns.
+fn learnt(rows: &TokenRows, row_idx: usize, tokenizer: &Tokenizer) -> String {
+    let labels = rows.labels(row_idx);
+    let ids = rows.mask(row_idx).positions().map(|position| labels[position]);
+    let text = |id: u32| {
+        let token = tokenizer.token(id).unwrap_or_default();
+        if tokenizer.is_special(id) { token } else { tokenizer.decode(&[id]).unwrap() }
+    };
+    ids.map(text).collect()
+}
+
+#[test]
+fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
+    let (setup, tokenizer) = with_chats();
+    let prepare = |setup: &Setup| {
+        prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap()
+    };
+    let prepared = prepare(&setup);
+    let rows = &prepared.train;
+    let first = rows.num_streamed();
+    assert!(first > 0);
+    assert_eq!(rows.num_rows(), first + 2, "nothing of the last conversation is learnt");
+    assert_eq!(learnt(rows, first, &tokenizer), "Yes.<|im_end|>No.<|im_end|>");
+    assert_eq!(learnt(rows, first + 1, &tokenizer), " b c<|endoftext|>");
+    let bytes = "Yes.<|im_end|>No.<|im_end|>".len() + " b c".len();
+    let prose = rows.split_at(first)[0].num_text_positions();
+    assert!(rows.num_bytes() as usize > bytes && prose > 0);
+    let begins = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").unwrap();
+    assert!(rows.row(first).starts_with(&begins));
+    let notes = [
+        "train: 1 rows were left out, because nothing of them is learnt".to_owned(),
+    ];
+    assert_eq!(prepared.notes, notes);
+    let again = prepare(&setup);
+    assert!(again.from_cache);
+    assert_eq!((again.train, again.notes), (prepared.train, prepared.notes));
+}
+
+#[test]
+fn what_is_learnt_is_a_choice_and_part_of_the_key() {
+    let (mut setup, tokenizer) = with_chats();
+    let mut of = |learn| {
+        setup.plan.learn = Some(learn);
+        let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap();
+        assert!(!prepared.from_cache, "{learn:?}");
+        let rows = prepared.train;
+        learnt(&rows, rows.num_streamed(), &tokenizer)
+    };
+    assert_eq!(of(Learn::LastTurn), "No.<|im_end|>");
+    let all = of(Learn::All);
+    assert!(all.starts_with("user\nHi<|im_end|>"), "{all}"); // nothing predicts the first token
+}
+
+#[test]
+fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
+    let (mut setup, tokenizer) = with_chats();
+    setup.plan.train.remove(0);
+    setup.plan.sequence_length = 4;
+    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "train text: nothing of its 3 conversations is learnt; 3 of them are longer than a row"
+    );
+    let sources = [SourcePlan::from(setup.dir.path().join("chats.jsonl"))];
+    let rows = read_rows(&sources, &tokenizer, 64, None, &[2]).unwrap();
+    assert_eq!((rows.num_rows(), rows.num_streamed()), (2, 0));
+
+    let (setup, _) = with_chats();
+    setup.write("chats.jsonl", CHATS.lines().next().unwrap());
+    let folder = setup.dir.path().join("model");
+    fs::create_dir(&folder).unwrap();
+    for name in ["tokenizer.json", "chat_template.jinja"] {
+        fs::copy(format!("tests/golden/hf-llama-256/{name}"), folder.join(name)).unwrap();
+    }
+    let tokenizer = Tokenizer::of_model(&folder).unwrap(); // names no end
+    let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), Some(0), &[]).unwrap();
+    let [note] = &prepared.notes[..] else {
+        panic!("{:?}", prepared.notes)
+    };
+    assert!(note.contains("no row learns a token that ends a turn"), "{note}");
+    fs::remove_file(folder.join("chat_template.jinja")).unwrap();
+    let tokenizer = Tokenizer::of_model(&folder).unwrap();
+    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), Some(0), &[]).unwrap_err();
+    assert!(error.to_string().ends_with("chats.jsonl:1: a conversation, and the model has no chat template to render it"), "{error}");
 }
