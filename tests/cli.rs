@@ -15,7 +15,7 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 21] = [
+    const COMMANDS: [&str; 24] = [
         "",
         "new",
         "run",
@@ -28,6 +28,9 @@ mod tests {
         "cache bench",
         "cache stat",
         "cache verify",
+        "data",
+        "data show",
+        "data render",
         "export",
         "quantize",
         "evaluate",
@@ -86,6 +89,7 @@ mod tests {
             listed("cache"),
             ["build", "merge", "bench", "stat", "verify", "help"]
         );
+        assert_eq!(listed("data"), ["show", "render", "help"]);
     }
 
     /// Words of a command line whose only quotes are single ones.

@@ -3,6 +3,7 @@
 mod cache;
 mod commands;
 mod convert;
+mod data;
 mod evaluate;
 mod failure;
 mod generate;
@@ -81,6 +82,15 @@ Examples:
   alambic cache stat checkpoints/cache-0a1b2c3d"
     )]
     Cache(CacheCommand),
+    /// Show what a recipe's text and conversations become
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  alambic data show recipes/quickstart.yaml --rows 1
+  alambic data render my-model datasets/chat/validation.jsonl"
+    )]
+    Data(data::DataCommand),
     /// Convert any checkpoint to another format, and verify the result
     #[command(after_help = convert::EXPORT_EXAMPLES)]
     Export(convert::ExportArgs),
@@ -347,6 +357,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Compare(args) => runs::compare(args, &mut output),
         Command::Clean(args) => runs::clean(args, &mut output),
         Command::Cache(command) => cache::execute(command, &mut output),
+        Command::Data(command) => data::execute(command, &mut output),
         Command::Export(args) => convert::export(args, &mut output),
         Command::Quantize(args) => convert::quantize(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &mut output),

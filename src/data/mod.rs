@@ -44,4 +44,5 @@ pub use source::{
     look_at, read_documents, source_files,
 };
 pub use stream::TextStream;
+pub use templates::Renderer;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};

@@ -95,6 +95,11 @@ pub enum Content {
 }
 
 impl Document {
+    /// File, and row if it has one.
+    pub fn place(&self) -> String {
+        place(&self.path, self.row)
+    }
+
     /// The text, if it is one.
     pub fn text(&self) -> Option<&str> {
         match &self.content {

@@ -1,0 +1,256 @@
+//! The commands of `alambic data`: what a recipe's text and conversations become.
+
+use std::fmt::Write as _;
+use std::io;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use anstyle::{AnsiColor, Style};
+use clap::{Subcommand, ValueEnum};
+use serde_json::{Value, json};
+
+use super::commands::{Output, load_plan, open_model};
+use super::{Failure, RecipeArgs};
+use crate::chat::TemplateError;
+use crate::data::{self, Content, DataError, OnBadRow, SourcePlan, Split, TokenRows, Tokenizer};
+use crate::files;
+use crate::hashes::Hashes;
+use crate::opened::Opened;
+use crate::plan::Plan;
+use crate::preflight;
+use crate::stages::Stages;
+
+const LEARNT: Style = AnsiColor::Green.on_default().bold();
+const READ: Style = Style::new().dimmed();
+
+/// Marks of what is learnt, where there are no colours.
+const MARKS: [&str; 2] = ["⟦", "⟧"];
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    /// Show the first rows of a recipe: their text, what of it is learnt, and their token ids; write nothing
+    #[command(after_help = "\
+Examples:
+  alambic data show recipes/quickstart.yaml --rows 1
+  alambic data show recipes/quickstart.yaml --split validation --set data.sequence_length=64")]
+    Show {
+        #[command(flatten)]
+        recipe: RecipeArgs,
+        /// Rows to show
+        #[arg(long, default_value_t = 3, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1000))]
+        rows: usize,
+        /// Text to show rows of
+        #[arg(long, value_enum, default_value = "train")]
+        split: SplitArg,
+    },
+    /// Render conversations with a chat template, one after another
+    #[command(after_help = "\
+Examples:
+  alambic data render my-model datasets/chat/validation.jsonl
+  alambic data render template.jinja conversations.jsonl --generation-prompt --json")]
+    Render {
+        /// Model folder, `.gguf` file, or a file with a chat template
+        template: PathBuf,
+        /// File of conversations; a row may be of any format that `data.train` takes
+        conversations: PathBuf,
+        /// End with the beginning of the assistant's next turn
+        #[arg(long)]
+        generation_prompt: bool,
+    },
+}
+
+/// Text of a recipe.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum SplitArg {
+    Train,
+    Validation,
+}
+
+pub(super) fn execute(command: &DataCommand, output: &mut Output<'_>) -> Result<(), Failure> {
+    match command {
+        DataCommand::Show { recipe, rows, split } => show(recipe, *rows, *split, output),
+        DataCommand::Render {
+            template,
+            conversations,
+            generation_prompt,
+        } => render(template, conversations, *generation_prompt, output),
+    }
+}
+
+fn show(
+    args: &RecipeArgs,
+    num_rows: usize,
+    split: SplitArg,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let mut plan = load_plan(args)?;
+    let opened = Opened::open(&plan);
+    let notes = preflight::check(&plan, &opened, &args.set)?;
+    let hashes = Hashes::open(&plan.output, 0.0, false); // nothing is written, nor is it remembered
+    let stages = Stages::of(&plan, opened, &hashes)?;
+    let tokens = (num_rows * plan.data.sequence_length) as u64;
+    let shorter = |limit: Option<u64>| Some(limit.map_or(tokens, |limit| limit.min(tokens)));
+    plan.data.train_tokens = shorter(plan.data.train_tokens);
+    plan.data.validation_tokens = shorter(plan.data.validation_tokens);
+    let prepared = prepared(&plan, &stages)?;
+    let split = match split {
+        SplitArg::Train => Split::Train,
+        SplitArg::Validation => Split::Validation,
+    };
+    let rows = prepared.rows(split);
+    let row_idxs = 0..num_rows.min(rows.num_rows());
+    let with_colours =
+        anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    let mut text = String::new();
+    for note in notes.iter().chain(&prepared.notes) {
+        let _ = writeln!(text, "note: {note}");
+    }
+    let mut shown = Vec::new();
+    for row_idx in row_idxs {
+        let row = Row::of(rows, row_idx, &prepared.tokenizer)?;
+        let _ = writeln!(text, "{}", row.text(&split, with_colours));
+        shown.push(row.json());
+    }
+    output.print(&text, &json!({ "split": split.to_string(), "rows": shown, "notes": prepared.notes }))
+}
+
+/// Rows of a plan, made in a folder that is deleted again.
+fn prepared(plan: &Plan, stages: &Stages) -> Result<data::Prepared, Failure> {
+    let scratch = tempfile::tempdir()?;
+    let inputs = &stages.inputs;
+    let tokenizer = inputs.tokenizer.as_ref();
+    let ends = inputs.ends(plan);
+    let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
+    let end_of_text = ends.first().copied().filter(|_| names_none);
+    let prepared = data::prepare(&plan.data, tokenizer, scratch.path(), end_of_text, &ends)?;
+    Ok(prepared)
+}
+
+/// A row, as a person reads it.
+struct Row<'a> {
+    row_idx: usize,
+    tokens: &'a [u32],
+    counted: Vec<[u32; 2]>,
+    num_counted: usize,
+    /// Texts of tokens in a row that are learnt, or are not.
+    parts: Vec<(bool, String)>,
+}
+
+impl<'a> Row<'a> {
+    fn of(rows: &'a TokenRows, row_idx: usize, tokenizer: &Tokenizer) -> Result<Self, Failure> {
+        let length = rows.length(row_idx);
+        let tokens = &rows.row(row_idx)[..=length];
+        let mask = rows.mask(row_idx);
+        // The first token of a row is not predicted.
+        let mut flags = vec![false];
+        flags.extend(mask.flags(length));
+        let mut parts = Vec::new();
+        let mut start = 0;
+        for alike in flags.chunk_by(|one, other| one == other) {
+            let text = text_of(&tokens[start..start + alike.len()], tokenizer)?;
+            parts.push((alike[0], text));
+            start += alike.len();
+        }
+        Ok(Self {
+            row_idx,
+            tokens,
+            counted: mask.spans().iter().map(|span| [span.start, span.end]).collect(),
+            num_counted: mask.count(),
+            parts,
+        })
+    }
+
+    fn text(&self, split: &Split, with_colours: bool) -> String {
+        let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
+        let mut text = format!(
+            "row {} of {split}: {} tokens, {} of them learnt\n",
+            self.row_idx,
+            self.tokens.len(),
+            self.num_counted
+        );
+        for (is_learnt, part) in &self.parts {
+            let _ = match (is_learnt, with_colours) {
+                (true, true) => write!(text, "{LEARNT}{part}{LEARNT:#}"),
+                (false, true) => write!(text, "{READ}{part}{READ:#}"),
+                (true, false) => write!(text, "{}{part}{}", MARKS[0], MARKS[1]),
+                (false, false) => write!(text, "{part}"),
+            };
+        }
+        let _ = writeln!(text, "\nids: {}", ids.join(" "));
+        text
+    }
+
+    fn json(&self) -> Value {
+        let parts: Vec<Value> = self
+            .parts
+            .iter()
+            .map(|(is_learnt, text)| json!({ "learnt": is_learnt, "text": text }))
+            .collect();
+        json!({ "row": self.row_idx, "tokens": self.tokens, "counted": self.counted, "parts": parts })
+    }
+}
+
+/// Text of tokens, with the names of special ones.
+fn text_of(tokens: &[u32], tokenizer: &Tokenizer) -> Result<String, Failure> {
+    let mut text = String::new();
+    let decode = |part: &[u32]| tokenizer.decode(part).map_err(DataError::from);
+    let mut start = 0;
+    for (place, &id) in tokens.iter().enumerate().filter(|(_, id)| tokenizer.is_special(**id)) {
+        text += &decode(&tokens[start..place])?;
+        text += &tokenizer.token(id).unwrap_or_default();
+        start = place + 1;
+    }
+    text += &decode(&tokens[start..])?;
+    Ok(text)
+}
+
+fn render(
+    template: &Path,
+    conversations: &Path,
+    generation_prompt: bool,
+    output: &mut Output<'_>,
+) -> Result<(), Failure> {
+    let renderer = if template.is_file() && !crate::gguf::is_gguf(template) {
+        let source = files::read_to_string(template).map_err(|error| files::with_path(error, template))?;
+        let named = vec![("default".to_owned(), source)];
+        data::Renderer::new(&named, &Value::Null).map_err(|error| refused(&error))?
+    } else {
+        let tokenizer = open_model(template)?.tokenizer();
+        let tokenizer = tokenizer.map_err(|error| Failure::input("data/tokenizer", &error))?;
+        tokenizer.renderer().map_err(|error| refused(&error))?
+    };
+    let Some(renderer) = renderer else {
+        let fact = format!("`{}` has no chat template", template.display());
+        return Err(Failure::input("data", &fact));
+    };
+    let sources = [SourcePlan::from(conversations.to_path_buf())];
+    let read = data::read_documents(&sources, OnBadRow::Fail);
+    let read = read.map_err(|error| {
+        let help = error.help("CONVERSATIONS");
+        Failure::input("data", &error).help(help)
+    })?;
+    for document in &read.documents {
+        let Content::Chat(conversation) = &document.content else {
+            let fact = format!("{}: not a conversation", document.place());
+            return Err(Failure::input("data", &fact));
+        };
+        let rendered = renderer.of(conversation).render(conversation, generation_prompt);
+        let rendered = rendered.map_err(|source| {
+            let place = document.place();
+            Failure::from(DataError::Template { place, source })
+        })?;
+        let spans = |ranges: &Vec<Range<usize>>| -> Vec<[usize; 2]> {
+            ranges.iter().map(|range| [range.start, range.end]).collect()
+        };
+        let found = json!({
+            "text": rendered.text,
+            "generations": rendered.generations.as_ref().map(spans),
+        });
+        output.print(&rendered.text, &found)?;
+    }
+    Ok(())
+}
+
+fn refused(error: &TemplateError) -> Failure {
+    Failure::input("data", error)
+}
