@@ -213,7 +213,7 @@ fn render(
     let renderer = if template.is_file() && !crate::gguf::is_gguf(template) {
         let source = files::read_to_string(template).map_err(|error| files::with_path(error, template))?;
         let named = vec![("default".to_owned(), source)];
-        data::Renderer::new(&named, &Value::Null).map_err(|error| refused(&error))?
+        data::Renderer::new(&named, &Value::Null, None).map_err(|error| refused(&error))?
     } else {
         let tokenizer = open_model(template)?.tokenizer();
         let tokenizer = tokenizer.map_err(|error| Failure::input("data/tokenizer", &error))?;

@@ -1,13 +1,15 @@
 //! The command that continues a prompt.
 
 use std::io::{self, IsTerminal, Read};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use chrono::DateTime;
+use serde_json::{Map, Value, json};
 
 use super::commands::{Output, open_model, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{Failure, GenerateArgs};
+use crate::chat::{Conversation, TemplateError};
 use crate::data::{TextStream, Tokenizer};
 use crate::device;
 use crate::generate::{Ended, StopStrings, TokenSampling, generate as continue_prompt};
@@ -19,11 +21,21 @@ const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
 pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(), Failure> {
     let device = device::open(&args.device)?;
-    let prompt = prompt(args.prompt.as_deref())?;
+    let asked = prompt(args.prompt.as_deref())?;
     let model = open_model(&args.checkpoint)?;
     let tokenizer = open_tokenizer(&model)?;
-    let ids = prompt_ids(&prompt, &model, &tokenizer)?;
-    let decoder = model.decoder(&device)?;
+    let (prompt, ids) = if args.chat {
+        let prompt = turn(&asked, args.system.as_deref(), &tokenizer)?;
+        let ids = tokenizer.encode(&prompt);
+        (prompt, ids.map_err(|error| Failure::input("data", &error))?)
+    } else {
+        let ids = prompt_ids(&asked, &model, &tokenizer)?;
+        (asked, ids)
+    };
+    let mut decoder = model.decoder(&device)?;
+    if args.chat {
+        decoder.config.eos_token_ids = tokenizer.ends(&decoder.config.eos_token_ids);
+    }
     let mut answer = Answer::new(&tokenizer, &args.stop);
     if args.echo && !output.json {
         write!(output.out, "{prompt}")?;
@@ -118,6 +130,31 @@ fn prompt(given: Option<&str>) -> Result<String, Failure> {
         return refused("there is no prompt: stdin is empty");
     }
     Ok(text.to_owned())
+}
+
+/// A user's message, perhaps behind one of the system, up to where the model answers.
+fn turn(asked: &str, system: Option<&str>, tokenizer: &Tokenizer) -> Result<String, Failure> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let now = i64::try_from(since.as_secs()).ok().and_then(|secs| DateTime::from_timestamp(secs, 0));
+    let renderer = tokenizer.renderer_at(now.unwrap_or_default().naive_utc());
+    let refused = |error: &TemplateError| Failure::input("generate/chat", error);
+    let renderer = renderer.map_err(|error| refused(&error))?.ok_or_else(|| {
+        let help = "leave out `--chat`, or put a `chat_template.jinja` beside its tokenizer.json";
+        Failure::input("generate/chat", &"the model has no chat template")
+            .help(Some(help.to_owned()))
+    })?;
+    let message = |role: &str, content: &str| {
+        let text = |text: &str| Value::from(text);
+        Map::from_iter([("role".to_owned(), text(role)), ("content".to_owned(), text(content))])
+    };
+    let system = system.map(|system| message("system", system));
+    let messages = system.into_iter().chain([message("user", asked)]).collect();
+    let conversation = Conversation {
+        messages,
+        ..Conversation::default()
+    };
+    let rendered = renderer.of(&conversation).render(&conversation, true);
+    Ok(rendered.map_err(|error| refused(&error))?.text)
 }
 
 /// Tokens of a prompt with those before a text; at least one.

@@ -110,7 +110,8 @@ Examples:
   alambic generate checkpoints/austen-teacher --prompt 'Anne could not' --max-tokens 60 --seed 1
   alambic generate checkpoints/quickstart --prompt 'Anne could not' --echo --stop '.'
   alambic generate checkpoints/austen-teacher --prompt - --top-k 40
-  alambic generate model.gguf --prompt 'It is a truth' --temperature 0")]
+  alambic generate model.gguf --prompt 'It is a truth' --temperature 0
+  alambic generate model.gguf --chat --prompt 'Which month comes after May?' --temperature 0")]
     Generate(GenerateArgs),
     /// Describe a checkpoint, a cache or a run
     #[command(after_help = "\
@@ -277,6 +278,12 @@ struct GenerateArgs {
     /// Text to continue; `-`, or none, reads it from stdin, without the newline at its end
     #[arg(long)]
     prompt: Option<String>,
+    /// Render the prompt as a user's message with the model's chat template, and answer one turn
+    #[arg(long)]
+    chat: bool,
+    /// Message of the system before the prompt
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    system: Option<String>,
     /// Print the prompt before the answer
     #[arg(long)]
     echo: bool,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::NaiveDate;
+use chrono::{NaiveDate, NaiveDateTime};
 use serde_json::Value;
 
 use super::chat_templates::ChatTemplates;
@@ -26,10 +26,16 @@ impl Renderer {
     /// Note about rows with a date.
     pub const DATE_NOTE: &'static str = "the chat template prints the day; in the rows it is 26 July 2024, so that they are the same on every day";
 
-    /// Compiles the templates of a model, given the contents of its `tokenizer_config.json`; `None` if it has none.
-    pub fn new(templates: &ChatTemplates, config: &Value) -> Result<Option<Self>, TemplateError> {
+    /// Compiles the templates of a model, given the contents of its `tokenizer_config.json`; `None` if it has none. `now` is
+    /// the time that templates print which ask for it; by default the same day always.
+    pub fn new(
+        templates: &ChatTemplates,
+        config: &Value,
+        now: Option<NaiveDateTime>,
+    ) -> Result<Option<Self>, TemplateError> {
         let special_tokens = special_tokens(config);
-        let now = DAY.unwrap_or_default().and_hms_opt(0, 0, 0).unwrap_or_default();
+        let day = || DAY.unwrap_or_default().and_hms_opt(0, 0, 0);
+        let now = now.or_else(day).unwrap_or_default();
         let compiled = |source: &String| ChatTemplate::new(source, &special_tokens, now);
         let named = |name: &str| {
             let mut templates = templates.iter();

@@ -6,6 +6,7 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 
+use chrono::NaiveDateTime;
 use serde_json::{Map, Value};
 use thiserror::Error;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
@@ -434,7 +435,12 @@ impl Tokenizer {
 
     /// The chat template, ready to render; `None` if the tokenizer has none.
     pub fn renderer(&self) -> Result<Option<Renderer>, TemplateError> {
-        Renderer::new(&self.templates, &parsed_config(&self.config))
+        Renderer::new(&self.templates, &parsed_config(&self.config), None)
+    }
+
+    /// Same as [`Tokenizer::renderer`], for a template that prints the time.
+    pub fn renderer_at(&self, now: NaiveDateTime) -> Result<Option<Renderer>, TemplateError> {
+        Renderer::new(&self.templates, &parsed_config(&self.config), Some(now))
     }
 
     /// Special tokens by their names, as templates see them.

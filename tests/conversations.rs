@@ -1,0 +1,157 @@
+//! Conversations from their file to an exported student, as a user runs them.
+
+#[cfg(test)]
+mod common;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::{Value, json};
+
+    use crate::common::Workshop;
+
+    const RECIPE: &str = "\
+name: chat
+seed: 3
+output: out
+data: { train: [chats.jsonl], validation: [held-out.jsonl], sequence_length: 48 }
+teacher: { checkpoint: teacher, batch_size: 4 }
+cache: { support: { top_k: 8 }, rows_per_shard: 8 }
+student: { from_teacher: { intermediate_size: 128 } }
+passes:
+  - distill: { steps: 6, tokens_per_step: 384, learning_rate: 1e-3, losses: { forward_kl: 0.5, cross_entropy: 0.5 } }
+  - prune: { method: wanda, sparsity: 0.5, calibration_tokens: 500 }
+  - quantize: { method: gptq, bits: 4, group_size: 32, calibration_tokens: 500 }
+export: { formats: [huggingface, compressed-tensors], dtype: f32 }
+";
+
+    /// So many conversations of two turns.
+    fn chats(from: usize, count: usize) -> String {
+        let chat = |number: usize| {
+            let messages = json!([
+                {"role": "user", "content": format!("{number}?")},
+                {"role": "assistant", "content": format!("yes {number}")},
+                {"role": "user", "content": "and"},
+                {"role": "assistant", "content": "no"},
+            ]);
+            format!("{}\n", json!({ "messages": messages }))
+        };
+        (from..from + count).map(chat).collect()
+    }
+
+    fn workshop() -> Workshop {
+        let workshop = Workshop::empty();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hf-llama-256");
+        workshop.copy_files(&golden, "teacher");
+        workshop.write("chats.jsonl", chats(10, 40).as_bytes());
+        workshop.write("held-out.jsonl", chats(60, 10).as_bytes());
+        workshop.write("chat.yaml", RECIPE.as_bytes());
+        workshop
+    }
+
+    #[test]
+    fn a_student_learns_the_turns_of_conversations_and_is_measured_on_them_alone() {
+        let workshop = workshop();
+        let report = workshop.done(&["run", "chat.yaml", "--json"]).json();
+        assert_eq!(report["passes"].as_array().unwrap().len(), 4, "{report}");
+        let cache = glob(&workshop, "out/cache-*");
+        let stat = workshop.done(&["cache", "stat", &format!("{cache}/train"), "--json"]).json();
+        assert_eq!(stat["num_rows"], 40);
+        let (counted, all) = (&stat["num_counted"], &stat["num_positions"]);
+        assert_eq!(all, 40 * 48);
+        assert!(counted.as_u64() < Some(40 * 20) && counted.as_u64() > Some(40 * 4), "{stat}");
+
+        // The same measure over the same file, by another command.
+        let args = ["evaluate", "teacher", "--text", "held-out.jsonl", "--sequence-length", "48", "--json", "--losses", "losses.jsonl"];
+        let found = workshop.done(&args).json();
+        let of_run = report["passes"][0]["evaluation"]["loss_nats"].as_f64().unwrap();
+        assert!((found["loss_nats"].as_f64().unwrap() - of_run).abs() < 1e-5, "{found} {report}");
+        let losses = std::fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
+        let first: Value = serde_json::from_str(losses.lines().next().unwrap()).unwrap();
+        let spans = first["counted"].as_array().unwrap();
+        assert_eq!(spans.len(), 2, "{first}");
+        let learnt: u64 = spans.iter().map(|span| span[1].as_u64().unwrap() - span[0].as_u64().unwrap()).sum();
+        assert_eq!(first["loss_nats"].as_array().unwrap().len() as u64, learnt);
+
+        // A finished run has nothing to do, and other turns are other rows.
+        let again = workshop.done(&["run", "chat.yaml"]);
+        assert!(again.stderr.contains("data: done"), "{}", again.stderr);
+        let changed = workshop.done(&["plan", "chat.yaml", "--set", "data.learn=last_turn", "--json"]).json();
+        assert_eq!(changed["stages"][0]["done"], false, "{changed}");
+    }
+
+    fn glob(workshop: &Workshop, pattern: &str) -> String {
+        let (folder, name) = pattern.rsplit_once('/').unwrap();
+        let start = name.trim_end_matches('*');
+        let entries = std::fs::read_dir(workshop.path(folder)).unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let found = names.find(|name| name.starts_with(start)).unwrap();
+        format!("{folder}/{found}")
+    }
+
+    #[test]
+    fn data_show_marks_what_is_learnt_and_writes_nothing() {
+        let workshop = workshop();
+        let shown = workshop.done(&["data", "show", "chat.yaml", "--rows", "1"]);
+        assert!(
+            shown.stdout.contains(
+                "<|im_start|>user\n10?<|im_end|>\n<|im_start|>assistant\n⟦yes 10<|im_end|>⟧\n<|im_start|>user\nand<|im_end|>\n\
+                 <|im_start|>assistant\n⟦no<|im_end|>⟧\n"
+            ),
+            "{}",
+            shown.stdout
+        );
+        assert!(shown.stdout.contains("ids: 1 "), "{}", shown.stdout);
+        assert!(!workshop.path("out").exists());
+        let args = ["data", "show", "chat.yaml", "--split", "validation", "--rows", "2", "--json"];
+        let found = workshop.done(&args).json();
+        assert_eq!(found["rows"].as_array().unwrap().len(), 2);
+        let parts = found["rows"][0]["parts"].as_array().unwrap();
+        let learnt = parts.iter().filter(|part| part["learnt"] == true);
+        let learnt: String = learnt.map(|part| part["text"].as_str().unwrap()).collect();
+        assert_eq!(learnt, "yes 60<|im_end|>no<|im_end|>");
+    }
+
+    #[test]
+    fn data_render_and_generate_chat_take_the_template_of_the_model() {
+        let workshop = workshop();
+        workshop.write("one.jsonl", br#"{"messages": [{"role": "user", "content": "Hi"}]}"#);
+        let prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        let args = ["data", "render", "teacher", "one.jsonl", "--generation-prompt", "--json"];
+        assert_eq!(workshop.done(&args).json()["text"], prompt);
+        let template = ["data", "render", "teacher/chat_template.jinja", "one.jsonl"];
+        let rendered = workshop.done(&template).stdout;
+        assert_eq!(rendered, "<|im_start|>user\nHi<|im_end|>\n");
+        let args = ["generate", "teacher", "--chat", "--prompt", "Hi", "--max-tokens", "3", "--json"];
+        let found = workshop.done(&args).json();
+        assert_eq!(found["prompt"], prompt);
+        assert!(found["tokens"].as_u64() <= Some(3));
+
+        std::fs::remove_file(workshop.path("teacher/chat_template.jinja")).unwrap();
+        let refused = workshop.run(&["generate", "teacher", "--chat", "--prompt", "Hi"]);
+        assert_eq!(refused.code, Some(2));
+        assert!(refused.stderr.contains("the model has no chat template"), "{}", refused.stderr);
+        let refused = workshop.run(&["run", "chat.yaml"]);
+        assert_eq!(refused.code, Some(2));
+        assert!(
+            refused.stderr.contains("chats.jsonl:1: a conversation, and the model has no chat template"),
+            "{}",
+            refused.stderr
+        );
+    }
+
+    #[test]
+    fn bad_rows_end_a_run_or_are_left_out_and_told() {
+        let workshop = workshop();
+        let mut lines = chats(10, 20);
+        lines += "{\"messages\": []}\n{\"messages\": [{\"role\": \"user\"}]}\n";
+        workshop.write("chats.jsonl", lines.as_bytes());
+        let refused = workshop.run(&["run", "chat.yaml"]);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        assert!(refused.stderr.contains("chats.jsonl:21"), "{}", refused.stderr);
+        let args = ["data", "show", "chat.yaml", "--set", "data.on_bad_row=skip", "--rows", "1"];
+        let shown = workshop.done(&args);
+        assert!(shown.stdout.contains("2 rows are bad and left out"), "{}", shown.stdout);
+    }
+}
