@@ -27,16 +27,6 @@ pub struct Interrupted {
     pub label: String,
 }
 
-/// Positions of rows that a calibration observes. Padding is never observed, unless there is nothing else.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum CalibrationPositions {
-    /// All of the text: in a conversation also what the model reads and does not learn.
-    #[default]
-    All,
-    /// Those that losses count.
-    Counted,
-}
-
 /// Text that a decoder is run on, and how progress is shown.
 #[derive(Clone, Copy)]
 pub struct Calibration<'a> {
@@ -44,8 +34,6 @@ pub struct Calibration<'a> {
     pub rows: &'a TokenRows,
     /// Positions to read, in whole rows: at least one.
     pub num_tokens: usize,
-    /// Positions of these rows that are observed.
-    pub positions: CalibrationPositions,
     /// Name in progress and messages.
     pub label: &'a str,
     /// True if no progress is shown.
@@ -129,15 +117,8 @@ impl Calibration<'_> {
 
     /// Positions of a batch of rows that are observed.
     fn observed(&self, batch: &[usize]) -> Observed {
-        let seq = self.rows.sequence_length();
-        let of_row = |&row_idx: &usize| {
-            let mask = self.rows.mask(row_idx);
-            match self.positions {
-                CalibrationPositions::Counted if mask.count() > 0 => mask.flags(seq),
-                _ => (0..seq).map(|at| at < self.rows.length(row_idx)).collect(),
-            }
-        };
-        let flags: Vec<bool> = batch.iter().flat_map(of_row).collect();
+        let flags = batch.iter().flat_map(|&row_idx| self.rows.observed(row_idx));
+        let flags: Vec<bool> = flags.collect();
         let places = flags
             .iter()
             .enumerate()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::source::{OnBadRow, SOURCE, SourcePlan};
 use crate::chat::Learn;
-use crate::recipe::{Fields, Kind, MAX_SIZE, PathKind, Word, choice, keys};
+use crate::recipe::{Fields, Kind, MAX_SIZE, PathKind, Word, choice, keys, words};
 
 const SOURCES: Kind = Kind::List(&Kind::Short(&SOURCE), 1, 10_000);
 
@@ -24,6 +24,8 @@ keys! {
         learn: Option<Learn> = rule("`assistant` for conversations, `completion` for prompts with their completions", Kind::Word(Learn::WORDS), "part of a conversation that is learnt: losses and all other measures count only its tokens") also ["assistant_only_loss", "completion_only_loss", "train_on_inputs", "mask_prompt"];
         #[serde(skip_serializing_if = "is_fail")]
         on_bad_row: OnBadRow = or("fail", Kind::Word(OnBadRow::WORDS), "action at a row that cannot be read as its format says: `fail` tells all of them before anything runs, `skip` leaves them out, counts them and tells the first twenty");
+        #[serde(skip_serializing_if = "is_all")]
+        calibrate_on: CalibrateOn = or("all", Kind::Word(CalibrateOn::WORDS), "positions of conversations that `prune`, `quantize`, `shrink` and `from_teacher` observe: `all`, or those that are `learnt`");
         tokenizer: TokenizerPlan = rule("`teacher`; required without a teacher", Kind::Choice(&TOKENIZER), "source of the tokenizer") else teachers;
     }
 }
@@ -31,6 +33,23 @@ keys! {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
 fn is_fail(on_bad_row: &OnBadRow) -> bool {
     *on_bad_row == OnBadRow::Fail
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
+fn is_all(calibrate_on: &CalibrateOn) -> bool {
+    *calibrate_on == CalibrateOn::All
+}
+
+words! {
+    /// Positions of rows that a calibration observes. Padding is never observed, unless there is nothing else.
+    #[derive(Default)]
+    pub enum CalibrateOn {
+        /// All of the text: in a conversation also what the model reads and does not learn.
+        #[default]
+        All = "all",
+        /// Those that losses count.
+        Learnt = "learnt" also ["counted", "assistant"],
+    }
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "some defaults may be missing")]

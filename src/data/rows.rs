@@ -1,6 +1,7 @@
 //! Token rows: the only form in which text reaches teacher and student.
 
 use super::mask::{LossMask, Span};
+use super::plan::CalibrateOn;
 
 /// Rows of tokens, all of one length, in one fixed order.
 ///
@@ -26,6 +27,7 @@ pub struct TokenRows {
     num_bytes: u64,
     /// Positions about a separator, numbered row by row from the first position of the first row, ascending.
     separators: Vec<usize>,
+    calibrate_on: CalibrateOn,
 }
 
 /// Row of a conversation.
@@ -73,6 +75,7 @@ impl TokenRows {
             num_streamed: counted.len(),
             num_bytes,
             separators: Vec::new(),
+            calibrate_on: CalibrateOn::All,
         };
         for &count in &counted {
             rows.spans.extend(
@@ -178,6 +181,24 @@ impl TokenRows {
         self.lengths[row_idx] as usize
     }
 
+    /// Chooses the positions that a calibration observes.
+    #[must_use]
+    pub fn calibrated_on(self, calibrate_on: CalibrateOn) -> Self {
+        Self {
+            calibrate_on,
+            ..self
+        }
+    }
+
+    /// One entry for each position of a row: true if a calibration observes it. Padding is not observed.
+    pub fn observed(&self, row_idx: usize) -> Vec<bool> {
+        let (mask, length) = (self.mask(row_idx), self.length(row_idx));
+        match self.calibrate_on {
+            CalibrateOn::Learnt if mask.count() > 0 => mask.flags(self.sequence_length),
+            _ => (0..self.sequence_length).map(|at| at < length).collect(),
+        }
+    }
+
     /// Number of positions that count, over all rows.
     pub fn num_positions(&self) -> u64 {
         self.spans
@@ -256,6 +277,7 @@ impl TokenRows {
                 .iter()
                 .map(|separator| separator - at[0])
                 .collect(),
+            calibrate_on: self.calibrate_on,
         }
     }
 
@@ -321,6 +343,7 @@ impl TokenRows {
             num_streamed,
             num_bytes: num_bytes as u64,
             separators: Vec::new(),
+            calibrate_on: CalibrateOn::All,
             tokens,
         };
         let is_whole = num_rows.checked_mul(sequence_length.checked_add(1)?)? == rows.tokens.len()
@@ -385,6 +408,11 @@ mod tests {
         assert_eq!((rows.num_positions(), rows.num_text_positions()), (10, 8));
         assert_eq!((rows.num_rows(), rows.num_streamed()), (4, 2));
         assert_eq!(rows.num_bytes(), 18);
+        assert_eq!(rows.observed(2), [true; 4]);
+        assert_eq!(rows.observed(3), [true, true, false, false]);
+        let rows = rows.calibrated_on(CalibrateOn::Learnt);
+        assert_eq!(rows.observed(2), [true, false, true, true]);
+        assert_eq!(rows.only(&[3]).observed(0), [false, true, false, false]);
     }
 
     #[test]

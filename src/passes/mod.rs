@@ -26,7 +26,7 @@ pub use self::removed::{Parts, Removed, StudentSizes};
 use self::shrink::SHRINK;
 pub use self::shrink::{LayersBy, ShrinkPlan, ShrinkSizes, ShrinkTarget, Side};
 use crate::allocator;
-use crate::calibration::{Calibration, CalibrationPositions, Interrupted};
+use crate::calibration::{Calibration, Interrupted};
 use crate::cost::{StageCost, Text};
 use crate::diag::Diagnostic;
 use crate::model::{DecoderConfig, Schemes};
@@ -323,7 +323,6 @@ fn calibration<'a>(context: &PassContext<'a>, num_tokens: usize) -> Calibration<
     Calibration {
         rows: context.rows,
         num_tokens,
-        positions: CalibrationPositions::All,
         label: context.label,
         is_silent: false,
         stop: context.stop,

@@ -47,10 +47,11 @@ pub(super) fn prepare_data(
     // A tokenizer without a separator may still belong to a model that names one.
     let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
     let end_of_text = end_of_text.filter(|_| names_none);
-    let data = match &inputs.kept {
+    let mut data = match &inputs.kept {
         Some(kept) if inputs.away.text => kept_rows(stages, kept)?,
         _ => data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text, &inputs.ends(plan))?,
     };
+    data.train = data.train.calibrated_on(plan.data.calibrate_on);
     inputs.check_data(plan, &data)?;
     for skipped in Skipped::sentences(&data.skipped) {
         progress::log(&format!("warning: {skipped}"));

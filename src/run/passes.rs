@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
 use super::{Run, RunError, log_changed, log_done};
-use crate::calibration::{Calibration, CalibrationPositions};
+use crate::calibration::Calibration;
 use crate::cost::{self, Text};
 use crate::export::{ExportError, write_tokenizer};
 use crate::files::{UnfinishedDir, write_atomically};
@@ -346,7 +346,6 @@ impl Run<'_> {
         let calibration = Calibration {
             rows: &self.data.train,
             num_tokens,
-            positions: CalibrationPositions::All,
             label: "student",
             is_silent: false,
             stop: self.context.stop,

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 
 use super::fit::PassContext;
 use super::state::Training;
-use crate::calibration::{Calibration, CalibrationPositions};
+use crate::calibration::Calibration;
 use crate::pruning::{GradualMethod, GradualPlan, Zeros, input_squares, mask_lowest};
 use crate::student::Student;
 use crate::train::FitPlan;
@@ -53,7 +53,6 @@ impl<'a> GradualPruning<'a> {
             let calibration = Calibration {
                 rows: self.context.rows,
                 num_tokens: plan.calibration_tokens,
-                positions: CalibrationPositions::All,
                 label: self.context.label,
                 is_silent: true,
                 stop: &AtomicBool::new(false), // takes seconds; the loop checks the signal next

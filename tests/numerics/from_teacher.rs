@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use alambic::calibration::{Calibration, CalibrationPositions, Interrupted};
+use alambic::calibration::{Calibration, Interrupted};
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Part, QkNorm, Site, Tap, ids_tensor,
 };
@@ -182,7 +182,6 @@ fn measured(decoder: &Decoder, num_tokens: usize) -> Result<Importance, Interrup
     let calibration = Calibration {
         rows: &rows,
         num_tokens,
-        positions: CalibrationPositions::All,
         label: "student",
         is_silent: false,
         stop: &AtomicBool::new(false),
@@ -350,7 +349,6 @@ fn a_signal_ends_the_measuring() {
     let calibration = Calibration {
         rows: &rows,
         num_tokens: 8,
-        positions: CalibrationPositions::All,
         label: "student",
         is_silent: false,
         stop: &AtomicBool::new(true),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use alambic::calibration::{Calibration, CalibrationPositions};
+use alambic::calibration::Calibration;
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{DecoderConfig, LayerType, Part, Site, parameter_specs};
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan, apply};
@@ -117,7 +117,6 @@ fn inputs_of_a_shared_layer_are_those_of_all_its_runs() {
     let calibration = Calibration {
         rows: &rows,
         num_tokens: 32,
-        positions: CalibrationPositions::All,
         label: "prune",
         is_silent: false,
         stop: &AtomicBool::new(false),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use alambic::calibration::{Calibration, CalibrationPositions};
+use alambic::calibration::Calibration;
 use alambic::data::TokenRows;
 use alambic::model::{Architecture, DecoderConfig};
 use alambic::passes::{
@@ -191,7 +191,6 @@ fn a_run_of_one_layer_has_its_influence_and_the_run_of_least_goes() {
     let calibration = Calibration {
         rows: &rows,
         num_tokens: 40,
-        positions: CalibrationPositions::All,
         label: "test",
         is_silent: true,
         stop: &AtomicBool::new(false),

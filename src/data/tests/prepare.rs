@@ -2,7 +2,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::data::{
-    DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows, Tokenizer,
+    CalibrateOn, DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows, Tokenizer,
     TokenizerPlan, TrainTokenizer, prepare, read_rows,
 };
 use crate::chat::Learn;
@@ -24,6 +24,7 @@ impl Setup {
             validation_tokens: None,
             learn: None,
             on_bad_row: OnBadRow::Fail,
+            calibrate_on: CalibrateOn::All,
             tokenizer: TokenizerPlan::Train(TrainTokenizer { vocab_size: 280 }),
         };
         let setup = Self { dir, plan };

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use serde::Deserialize;
 
 use super::*;
-use crate::calibration::{Calibration, CalibrationPositions, Hessian};
+use crate::calibration::{Calibration, Hessian};
 use crate::data::TokenRows;
 use crate::model::{
     Architecture, Decoder, LayerType, ParameterKind, Rope, Scheme, ids_tensor, parameter_specs,
@@ -173,7 +173,6 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
     let calibration = Calibration {
         rows: &rows,
         num_tokens: 96,
-        positions: CalibrationPositions::All,
         label: "test",
         is_silent: true,
         stop: &AtomicBool::new(false),
