@@ -125,7 +125,7 @@ CASES = [
      "{{ show(v, depth + 1) }}{% endfor %}{% elif value is string %}{{ value }}{% elif value is iterable %}{% for v in value %}{{ show(v, depth) }},{% endfor %}"
      "{% else %}{{ value }}{% endif %}{% endmacro %}{{ show(tools[0]) }}"),
     ("set blocks", "plain", "{% set text %}\n  {{ messages[0].content }}\n{% endset %}[{{ text }}]{% set loud | trim | upper %} a {{ text }} {% endset %}[{{ loud }}]"),
-    ("filter blocks", "plain", "{% filter upper | trim %} {{ messages[0].role }} {% endfilter %}"),
+    ("filter blocks", "plain", "{% set x = 'out' %}a\n  {%- filter upper | trim %} {{ messages[0].role }}{% set x = 'in' %}{{ x }} {% endfilter -%} \n {{ x }}\n  {% filter replace('i', 'o') %}\n  x\n  {% endfilter %}\nb"),
     ("first message", "plain tools", "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set loop_messages = messages[1:] %}"
      "{% else %}{% set loop_messages = messages %}{% endif %}{{ system is defined }}{{ loop_messages | length }}{{ loop_messages is sequence }}"
      "{% for m in loop_messages %}{{ m.role }}{% endfor %}"),

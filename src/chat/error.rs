@@ -61,11 +61,14 @@ pub enum TemplateError {
         "no message is said to be the prompt, so a completion has no beginning; `learn: assistant` needs none"
     )]
     NoPrompt,
-    /// A first assistant message whose beginning cannot be told from what the generation prompt supplies.
+    /// An assistant message whose beginning cannot be told from what the generation prompt supplies.
     #[error(
-        "the conversation begins with an assistant message, and the chat template has no generation prompt before it"
+        "the beginning of message {message} is not known: the chat template has no generation prompt before it"
     )]
-    NoOpening,
+    NoOpening {
+        /// Index of the message.
+        message: usize,
+    },
     /// A message that is not to be learnt, in a text in which its place cannot be told.
     #[error(
         "the place of message {message} in the text is not known: the chat template renders earlier messages otherwise when later ones follow"

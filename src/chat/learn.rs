@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use serde_json::{Map, Value};
+
 use super::conversation::Conversation;
 use super::error::TemplateError;
 use super::template::{ChatTemplate, Prepared, Rendered};
@@ -92,20 +94,15 @@ fn turns(
     };
 
     let Rendered { text, generations } = prepared.rendered(false)?;
-    if let Some(ranges) = generations {
+    if let Some(ranges) = generations.map(joined) {
         let is_each_learnt = (0..assistant.len()).all(is_learnt);
-        if is_each_learnt {
-            return Ok(vec![Learnt {
-                text,
-                spans: ranges,
-            }]);
-        }
-        if ranges.len() == assistant.len() {
+        if is_each_learnt || ranges.len() == assistant.len() {
+            let prompt = generation_prompt(prepared, conversation)?;
+            let ranges = ranges.into_iter().enumerate();
             let spans = ranges
-                .into_iter()
-                .enumerate()
-                .filter(|&(turn, _)| is_learnt(turn))
-                .map(|(_, range)| range)
+                .filter(|&(turn, _)| is_each_learnt || is_learnt(turn))
+                .map(|(_, range)| behind_prompt(&text, range, &prompt))
+                .filter(|span| !span.is_empty())
                 .collect();
             return Ok(vec![Learnt { text, spans }]);
         }
@@ -117,8 +114,71 @@ fn turns(
     turns_by_prefixes(prepared, conversation, text, &learnt)
 }
 
-fn is_assistant(message: &serde_json::Map<String, serde_json::Value>) -> bool {
-    message.get("role").is_some_and(|role| role == "assistant")
+/// Ranges, of which those that touch are one.
+fn joined(ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    let mut joined: Vec<Range<usize>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+/// Generation prompt that the template puts behind the first message of a user; none if it fails there.
+fn generation_prompt(
+    prepared: &Prepared<'_>,
+    conversation: &Conversation,
+) -> Result<String, TemplateError> {
+    let mut messages = conversation.messages.iter();
+    let user = messages.position(|message| has_role(message, "user"));
+    let count = user.map_or(conversation.messages.len(), |user| user + 1);
+    let texts = prepared.text(count, false).and_then(|text| {
+        let prompted = prepared.text(count, true)?;
+        Ok((text, prompted))
+    });
+    match texts {
+        Ok((text, prompted)) => {
+            // Some templates end the text where no prompt follows: `<end>` and `<assistant>` begin alike.
+            let mut common = common_prefix(&text, &prompted);
+            if common < text.len() {
+                common = marked_end(&prompted[..common]);
+            }
+            Ok(prompted[common..].to_owned())
+        }
+        Err(TemplateError::Failed { .. } | TemplateError::Refused { .. }) => Ok(String::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Place behind the last sign that ends a token of templates: `>` or a new line.
+fn marked_end(text: &str) -> usize {
+    text.rfind(['>', '\n']).map_or(0, |at| at + 1)
+}
+
+/// A generation block without what the generation prompt supplies, which may begin before the block.
+fn behind_prompt(text: &str, block: Range<usize>, prompt: &str) -> Range<usize> {
+    let (before, inside) = (&text[..block.start], &text[block.clone()]);
+    let mut cuts = (1..=prompt.len()).rev();
+    let cut = cuts.find(|&cut| prompt.is_char_boundary(cut) && before.ends_with(&prompt[..cut]));
+    let supplied = match cut {
+        Some(cut) => common_prefix(&prompt[cut..], inside),
+        // A whole token of the prompt, since others begin alike by chance.
+        None => match common_prefix(prompt, inside) {
+            common if common == prompt.len() => common,
+            common => marked_end(&inside[..common]),
+        },
+    };
+    block.start + supplied..block.end
+}
+
+fn is_assistant(message: &Map<String, Value>) -> bool {
+    has_role(message, "assistant")
+}
+
+fn has_role(message: &Map<String, Value>, role: &str) -> bool {
+    message.get("role").is_some_and(|of| of == role)
 }
 
 /// Rows of turns whose places come from renderings of the messages up to each of them.
@@ -136,7 +196,7 @@ fn turns_by_prefixes(
         } else {
             prepared.text(idx + 1, false)?
         };
-        let begin = begin_of_turn(prepared, idx, &upto)?;
+        let begin = begin_of_turn(prepared, conversation, idx, &upto)?;
         let span = begin..upto.len();
         rows.push(Learnt {
             text: upto,
@@ -155,20 +215,35 @@ fn turns_by_prefixes(
 }
 
 /// Place in the text up to a turn where the turn begins: behind the generation prompt.
-fn begin_of_turn(prepared: &Prepared<'_>, idx: usize, upto: &str) -> Result<usize, TemplateError> {
-    match prepared.text(idx, true) {
-        Ok(prompt) => Ok(common_prefix(&prompt, upto)),
-        // Many templates look at their first message and fail if there is none. Then the generation prompt is what it adds behind the turn.
-        Err(TemplateError::Failed { .. } | TemplateError::Refused { .. }) if idx == 0 => {
-            let prompted = prepared.text(1, true)?;
-            let prompt = prompted
-                .strip_prefix(upto)
-                .filter(|prompt| !prompt.is_empty());
-            let begin = prompt.and_then(|prompt| Some(upto.find(prompt)? + prompt.len()));
-            begin.ok_or(TemplateError::NoOpening)
-        }
-        Err(error) => Err(error),
+fn begin_of_turn(
+    prepared: &Prepared<'_>,
+    conversation: &Conversation,
+    idx: usize,
+    upto: &str,
+) -> Result<usize, TemplateError> {
+    let unknown = TemplateError::NoOpening { message: idx };
+    if idx > 0 {
+        let prompt = prepared.text(idx, true)?;
+        let common = common_prefix(&prompt, upto);
+        // Where the turn begins otherwise than the prompt, both must be alike at least up to the prompt.
+        let is_within_prompt =
+            common == prompt.len() || common >= common_prefix(&prepared.text(idx, false)?, &prompt);
+        return if is_within_prompt {
+            Ok(common)
+        } else {
+            Err(unknown)
+        };
     }
+    // What stands before the first message depends on it in many templates, or they look at it. So the prompt is searched for, up to
+    // one of its marks if the turn goes on otherwise behind it.
+    let prompt = generation_prompt(prepared, conversation)?;
+    let ends = prompt.char_indices().rev();
+    let ends = ends.map(|(at, letter)| (at + letter.len_utf8(), letter));
+    let mut marks =
+        ends.filter(|&(end, letter)| end == prompt.len() || ['>', '\n'].contains(&letter));
+    let begin = marks.find_map(|(end, _)| upto.find(&prompt[..end]));
+    let begin = begin.ok_or(unknown)?;
+    Ok(begin + common_prefix(&prompt, &upto[begin..]))
 }
 
 /// A row of the whole text, learnt from `begin` on but for the messages that are not.

@@ -12,6 +12,7 @@ mod repr;
 mod source;
 mod strings;
 mod template;
+mod tokens;
 mod values;
 
 pub use conversation::Conversation;

@@ -1,6 +1,6 @@
 //! Source of a template, changed so that minijinja reads it as jinja2 does.
 //!
-//! Six things are read otherwise by the two, and each can be said in a way that both read alike:
+//! Seven things are read otherwise by the two, and each can be said in a way that both read alike:
 //!
 //! - Lines may end in `\r\n` or `\r` for jinja2.
 //! - `{% raw %}` keeps the newline behind it in jinja2.
@@ -8,10 +8,13 @@
 //! - A dictionary's method wins over a key in `d.items`, and stands in for a missing key in `d['items']`.
 //! - `'%s' % value` formats.
 //! - A loop over none fails.
+//! - `{% filter %}` is a scope of its own.
 //!
 //! No line moves, so that errors name lines of the original.
 
 use std::ops::Range;
+
+use super::tokens::{Kind, Token, bracket_end, next_opening, raw_block, tokens_of};
 
 /// Character that stands where a generation block begins, in the marked rendering. It is not for interchange.
 pub(super) const BEGIN: char = '\u{fdd0}';
@@ -44,22 +47,6 @@ pub(super) const DICT_METHODS: [&str; 11] = [
     "setdefault",
     "update",
     "values",
-];
-
-/// Words before `[`, `.` or a text that are not a value.
-const KEYWORDS: [&str; 12] = [
-    "and",
-    "or",
-    "not",
-    "in",
-    "is",
-    "if",
-    "else",
-    "elif",
-    "for",
-    "recursive",
-    "set",
-    "print",
 ];
 
 /// Source for minijinja.
@@ -106,36 +93,6 @@ impl Source {
 
 fn universal_newlines(source: &str) -> String {
     source.replace("\r\n", "\n").replace('\r', "\n")
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Name,
-    Number,
-    Text,
-    Operator,
-}
-
-#[derive(Debug, Clone)]
-struct Token<'s> {
-    kind: Kind,
-    text: &'s str,
-    range: Range<usize>,
-}
-
-impl Token<'_> {
-    fn is(&self, operator: &str) -> bool {
-        self.kind == Kind::Operator && self.text == operator
-    }
-
-    /// Tells whether `.`, `[` and `%` behind this token work on a value.
-    fn ends_value(&self) -> bool {
-        match self.kind {
-            Kind::Name => !KEYWORDS.contains(&self.text),
-            Kind::Number | Kind::Text => true,
-            Kind::Operator => matches!(self.text, ")" | "]" | "}"),
-        }
-    }
 }
 
 #[derive(Default)]
@@ -195,11 +152,29 @@ impl Rewriter {
         if is_block {
             self.follow_captures(tokens);
         }
+        let (before, after) = signs(&source[tag.clone()]);
+        let word = if is_block {
+            tokens.first().map(|first| first.text)
+        } else {
+            None
+        };
         let mut at = tag.start;
+        if word == Some("filter") {
+            out.push_str("{%");
+            out.push_str(before);
+            out.push_str(" with %}{%");
+            at += 2 + before.len();
+        }
         for (range, text) in edits(tokens, is_block) {
             out.push_str(&source[at..range.start]);
             out.push_str(&text);
             at = range.end;
+        }
+        if word == Some("endfilter") {
+            let end = tag.end - 2 - after.len();
+            out.push_str(&source[at..end]);
+            out.push_str("%}{% endwith ");
+            at = end;
         }
         out.push_str(&source[at..tag.end]);
     }
@@ -213,19 +188,7 @@ impl Rewriter {
         } else {
             Generation::Printed
         };
-        let sign = |at: Option<u8>| match at {
-            Some(b'-') => "-",
-            Some(b'+') => "+",
-            _ => "",
-        };
-        let bytes = tag.as_bytes();
-        let before = sign(bytes.get(2).copied());
-        let after = sign(
-            bytes
-                .len()
-                .checked_sub(3)
-                .and_then(|at| bytes.get(at).copied()),
-        );
+        let (before, after) = signs(tag);
         let lines = "\n".repeat(tag.matches('\n').count());
         let tag = if self.marks {
             format!("{{%{before} {word} %}}{{{{ '{mark}' }}}}{{% {word} {lines}{after}%}}")
@@ -248,101 +211,16 @@ impl Rewriter {
     }
 }
 
-/// Place of the next `{{`, `{%` or `{#`, and its second character.
-fn next_opening(source: &str, from: usize) -> Option<(usize, char)> {
-    let bytes = source.as_bytes();
-    let mut at = from;
-    loop {
-        at += source.get(at..)?.find('{')?;
-        match bytes.get(at + 1) {
-            Some(b'{') => return Some((at, '{')),
-            Some(b'%') => return Some((at, '%')),
-            Some(b'#') => return Some((at, '#')),
-            _ => at += 1,
-        }
-    }
-}
-
-/// Length of a tag `{% name %}` at the beginning of a text.
-fn bare_tag(text: &str, name: &str) -> Option<usize> {
-    let inner = text.strip_prefix("{%")?;
-    let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
-    let inner = inner
-        .trim_ascii_start()
-        .strip_prefix(name)?
-        .trim_ascii_start();
-    let inner = inner.strip_prefix(['-', '+']).unwrap_or(inner);
-    Some(text.len() - inner.strip_prefix("%}")?.len())
-}
-
-/// Range of the first tag of a raw block that begins at `start`, and the end of the block.
-fn raw_block(source: &str, start: usize) -> Option<(Range<usize>, usize)> {
-    let begin = start..start + bare_tag(&source[start..], "raw")?;
-    let mut at = begin.end;
-    loop {
-        at += source[at..].find("{%")?;
-        if let Some(length) = bare_tag(&source[at..], "endraw") {
-            return Some((begin, at + length));
-        }
-        at += 2;
-    }
-}
-
-/// Tokens of a tag from behind its opening, and where the tag ends.
-fn tokens_of<'s>(source: &'s str, from: usize, closing: &str) -> Option<(Vec<Token<'s>>, usize)> {
-    let (mut at, mut depth, mut tokens) = (from, 0_usize, Vec::new());
-    at += usize::from(source[at..].starts_with(['-', '+']));
-    loop {
-        at += source[at..].len() - source[at..].trim_ascii_start().len();
-        let rest = &source[at..];
-        if depth == 0 {
-            let unsigned = rest.strip_prefix(['-', '+']).unwrap_or(rest);
-            if unsigned.starts_with(closing) {
-                return Some((tokens, source.len() - unsigned.len() + closing.len()));
-            }
-        }
-        let first = rest.chars().next()?;
-        let is_name = |letter: char| letter == '_' || letter.is_alphanumeric();
-        let (kind, length) = match first {
-            '\'' | '"' => (Kind::Text, text_length(rest, first)?),
-            '0'..='9' => (
-                Kind::Number,
-                rest.find(|letter: char| !is_name(letter))
-                    .unwrap_or(rest.len()),
-            ),
-            _ if is_name(first) => (
-                Kind::Name,
-                rest.find(|letter: char| !is_name(letter))
-                    .unwrap_or(rest.len()),
-            ),
-            _ => (Kind::Operator, first.len_utf8()),
-        };
-        match first {
-            '(' | '[' | '{' => depth += 1,
-            ')' | ']' | '}' => depth = depth.checked_sub(1)?,
-            _ => {}
-        }
-        tokens.push(Token {
-            kind,
-            text: &rest[..length],
-            range: at..at + length,
-        });
-        at += length;
-    }
-}
-
-/// Length of a literal with its quotes.
-fn text_length(rest: &str, quote: char) -> Option<usize> {
-    let mut is_escaped = false;
-    for (at, letter) in rest.char_indices().skip(1) {
-        match letter {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            _ if letter == quote => return Some(at + 1),
-            _ => {}
-        }
-    }
-    None
+/// Signs at the two ends of a tag: `-`, `+` or none.
+fn signs(tag: &str) -> (&str, &str) {
+    let inner = &tag[2..tag.len() - 2];
+    let sign = |at: usize| {
+        inner
+            .get(at..at + 1)
+            .filter(|sign| ["-", "+"].contains(sign))
+    };
+    let last = inner.len().saturating_sub(1);
+    (sign(0).unwrap_or_default(), sign(last).unwrap_or_default())
 }
 
 /// Index of the `=` outside brackets of a `set` tag.
@@ -483,20 +361,4 @@ fn operand_end(tokens: &[Token<'_>], at: usize) -> Option<usize> {
         }
     }
     (at <= tokens.len()).then_some(at)
-}
-
-/// Index behind the bracket that closes the one at `at`.
-fn bracket_end(tokens: &[Token<'_>], at: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    for (idx, token) in tokens.iter().enumerate().skip(at) {
-        match token.text {
-            "(" | "[" | "{" => depth += 1,
-            ")" | "]" | "}" => depth = depth.checked_sub(1)?,
-            _ => {}
-        }
-        if depth == 0 {
-            return (idx > at).then_some(idx + 1);
-        }
-    }
-    None
 }

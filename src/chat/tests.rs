@@ -356,8 +356,62 @@ fn a_conversation_may_begin_with_the_assistant() {
     let without_prompt = looks_first.replace("add_generation_prompt", "false");
     assert_eq!(
         learnt(&template(&without_prompt), &greeted, Learn::Assistant),
-        Err(TemplateError::NoOpening)
+        Err(TemplateError::NoOpening { message: 0 })
     );
+}
+
+#[test]
+fn a_first_turn_begins_behind_what_comes_with_it() {
+    let with_system =
+        "{% if messages[0].role != 'system' %}<s><system>be brief\n{% endif %}".to_owned() + CHATML;
+    let greeted = turns(&[("assistant", "hello"), ("user", "q")]);
+    let rows = learnt(&template(&with_system), &greeted, Learn::Assistant).unwrap();
+    assert_eq!(texts(&rows), [["hello<|end|>\n"]]);
+    let wide = with_system.replace("<|", "<｜");
+    let rows = learnt(&template(&wide), &greeted, Learn::Assistant).unwrap();
+    assert_eq!(texts(&rows), [["hello<｜end|>\n"]]);
+    let with_end = format!(
+        "{}{{% else %}}<eos>{{% endif %}}",
+        with_system.strip_suffix("{% endif %}").unwrap()
+    );
+    let rows = learnt(&template(&with_end), &greeted, Learn::Assistant).unwrap();
+    assert_eq!(texts(&rows), [["hello<|end|>\n<eos>"]]);
+    let thinking = with_system.replace(
+        "<|assistant|>\n{% endif %}",
+        "<|assistant|>\n<think>{% endif %}",
+    );
+    let rows = learnt(&template(&thinking), &greeted, Learn::Assistant).unwrap();
+    assert_eq!(texts(&rows), [["hello<|end|>\n"]]);
+}
+
+#[test]
+fn blocks_are_learnt_from_behind_the_generation_prompt() {
+    let template = |header: &str, block: &str, prompt: &str| {
+        template(&format!(
+            "{{% for m in messages %}}{{% if m.role == 'assistant' %}}{header}{{% generation %}}{block}{{{{ m.content }}}}{{% endgeneration %}}{{% generation %}}</s>{{% endgeneration %}}\
+             {{% else %}}{{{{ m.content }}}}{{% endif %}}{{% endfor %}}{{% if add_generation_prompt %}}{prompt}{{% endif %}}"
+        ))
+    };
+    for (header, block, prompt, want) in [
+        ("<a>", "", "<a>", "x</s>"),
+        ("<a>", "\n", "<a>\n", "x</s>"),
+        ("", "<a>", "<a>", "x</s>"),
+        ("<a>", "<think></think>", "<a><think></think>", "x</s>"),
+        ("<a>", "<think></think>", "<a><think>\n", "</think>x</s>"),
+        ("", "<b>", "<a>", "<b>x</s>"),
+        ("", "<a>", "<a><think>", "x</s>"),
+        ("", "<a><tool>", "<a><think>", "<tool>x</s>"),
+        ("<a>", "", "", "x</s>"),
+    ] {
+        let conversation = turns(&[("user", "q"), ("assistant", "x")]);
+        let rows = learnt(
+            &template(header, block, prompt),
+            &conversation,
+            Learn::Assistant,
+        )
+        .unwrap();
+        assert_eq!(texts(&rows), [[want]], "{header} {block} {prompt}");
+    }
 }
 
 #[test]
@@ -381,4 +435,10 @@ fn generation_blocks_say_what_is_learnt() {
         texts(&learnt(&template, &some, Learn::Assistant).unwrap()),
         [["a1</s>"]]
     );
+}
+
+#[test]
+fn threads_share_a_template() {
+    fn is_shared<T: Send + Sync>(_: &T) {}
+    is_shared(&template(CHATML));
 }
