@@ -416,6 +416,14 @@ pub(super) fn shown(name: &str) -> String {
     name.take(MAX_CHARS).collect()
 }
 
+/// A number of rows in words.
+pub(super) fn num_rows(count: usize) -> String {
+    match count {
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    }
+}
+
 /// One row of a file and several, in words.
 fn nouns(path: &Path) -> (&'static str, &'static str) {
     match Container::of(path) {

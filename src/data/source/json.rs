@@ -5,7 +5,7 @@ use std::io::Read;
 use super::collected::FileRows;
 use super::compressed::FileStream;
 use super::container::other_format;
-use super::fault::FaultKind;
+use super::fault::{FaultKind, num_rows};
 use super::jsonl::{self, Piece};
 use super::text::{Extent, without_mark};
 
@@ -283,8 +283,8 @@ impl Elements {
             return Ok(());
         }
         Err(FaultKind::Damaged(format!(
-            "ends in the middle of its list, after {} rows; fetch or write it again",
-            self.num_rows
+            "ends in the middle of its list, after {}; fetch or write it again",
+            num_rows(self.num_rows)
         )))
     }
 }

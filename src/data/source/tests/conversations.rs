@@ -170,7 +170,11 @@ fn a_task_of_alpaca_is_a_turn_of_the_user_and_one_of_the_assistant() {
 fn a_plan_names_format_and_fields() {
     let with = |format, fields: &[(RowField, &str)]| {
         let fields: Vec<_> = fields.iter().map(|(field, name)| (*field, (*name).to_owned())).collect();
-        move |plan| SourcePlan { format, fields, ..plan }
+        move |plan| SourcePlan {
+            format,
+            fields: fields.clone(),
+            ..plan
+        }
     };
     let qa = json!({"question": "q", "answer": "a", "text": "t"});
     let pair = with(None, &[(RowField::Prompt, "question"), (RowField::Completion, "answer")]);

@@ -23,12 +23,12 @@ fn a_list_is_read_however_it_is_written() {
     let lines = "{\"text\": \"a\"}\n{\"text\": \"b\"}\n";
     assert_eq!(read_json(lines).unwrap(), ["a", "b"]);
     // More than one block, with elements across its ends.
-    let long: Vec<_> = (0..90_000).map(|n| format!("{{\"text\": \"number {n} and {}\"}}", "\\\"".repeat(n % 60))).collect();
+    let long: Vec<_> = (0..60_000).map(|n| format!("{{\"text\": \"number {n} and {}\"}}", "\\\"".repeat(n % 60))).collect();
     let json = format!("[{}]", long.join(",\n"));
-    assert!(json.len() > 9 << 20);
+    assert!(json.len() > 4 << 20);
     let found = read_json(&json).unwrap();
-    assert_eq!(found.len(), 90_000);
-    assert!(found[89_999].starts_with("number 89999 and \""));
+    assert_eq!(found.len(), 60_000);
+    assert!(found[59_999].starts_with("number 59999 and \""));
 }
 
 #[test]
@@ -40,15 +40,15 @@ fn a_fault_has_the_line_and_column_of_the_file() {
             "a.json:2: not JSON at line 4, column 10: expected `,` or `}`",
         ),
         (
-            "[{\"text\": \"a\"}, {\"text\": \"b\"],",
-            "a.json: ends in the middle of its list, after 1 rows; fetch or write it again",
+            "[{\"text\": \"a\"}, {\"text\": \"b\"",
+            "a.json: ends in the middle of its list, after 1 row; fetch or write it again",
         ),
-        ("[{\"text\": \"a\"},]", "a.json: not JSON at line 1, column 17: a comma without a row"),
+        ("[{\"text\": \"a\"},]", "a.json: not JSON at line 1, column 16: a comma without a row"),
         (
             "[{\"text\": \"a\"}\n {\"text\": \"b\"}]",
             "a.json: not JSON at line 2, column 2: expected `,` or `]` after a row",
         ),
-        ("[{\"text\": \"a\"}] []", "a.json: not JSON at line 1, column 18: more text after the end of the list"),
+        ("[{\"text\": \"a\"}] []", "a.json: not JSON at line 1, column 17: more text after the end of the list"),
         ("[{\"text\": \"a\"}, 3, \"x\"]", "a.json:2: not an object with a string `text`; the same on 1 more row of this file"),
         ("[{\"text\": \"a\"", "a.json: ends in the middle of its list, after 0 rows; fetch or write it again"),
         ("words", "a.json: not a list of JSON objects"),
