@@ -151,8 +151,17 @@ impl SourceError {
             Self::NoText { .. } => {
                 Some(format!("name files with text or conversations in `{key}`"))
             }
-            Self::Faults { .. } => {
-                Some(format!("fix these places or remove the files from `{key}`"))
+            Self::Faults { faults, .. } => {
+                let is_about_columns =
+                    |fault: &Fault| matches!(fault.kind, FaultKind::NoField { .. });
+                Some(if faults.iter().all(is_about_columns) {
+                    format!(
+                        "name rows with such fields in `{key}`, or say which fields are meant: \
+                         `{{ path: …, format: text, fields: {{ text: body }} }}`"
+                    )
+                } else {
+                    format!("fix these places or remove the files from `{key}`")
+                })
             }
             Self::Io(_) => None,
         }

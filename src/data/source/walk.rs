@@ -27,7 +27,9 @@ pub(super) struct Walk {
     pub(super) skipped: Vec<Skipped>,
     pub(super) passed_over: Vec<PassedOver>,
     pub(super) notes: Vec<String>,
-    folders: HashSet<PathBuf>,
+    /// Folders that were read, each with the plan that it was read by: another split of one folder is another source.
+    folders: HashSet<(Vec<u8>, PathBuf)>,
+    key: Vec<u8>,
 }
 
 /// A file of a folder that may be read.
@@ -53,6 +55,7 @@ impl Walk {
         let mut files = Vec::new();
         for (source, plan) in sources.iter().enumerate() {
             let path = &plan.path;
+            self.key = plan.key();
             match fs::metadata(path) {
                 Err(error) => self.faults.add(path, None, error.into()),
                 Ok(metadata) if metadata.is_dir() => {
@@ -83,6 +86,9 @@ impl Walk {
             let names = splits.into_iter().collect();
             let split = choose_split(plan.split.as_deref(), &names)?;
             let inside = split.map_or_else(|| folder.clone(), |split| folder.join(split));
+            if !self.enter(&inside) {
+                return Ok(Vec::new());
+            }
             return match saved::data_files(&inside)? {
                 Some(saved) => Ok(of_saved(saved)),
                 None => Err(FaultKind::Damaged(format!(
@@ -92,7 +98,10 @@ impl Walk {
             };
         }
         let mut found = Found::default();
-        self.walk(folder, &mut found);
+        if !self.enter(folder) {
+            return Ok(Vec::new());
+        }
+        self.list(folder, &mut found);
         // Sorted by the whole relative path: `a-b/x.txt` comes before `a/x.txt`.
         let key = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         found
@@ -223,19 +232,34 @@ impl Walk {
         self.passed_over.extend(found);
     }
 
-    fn walk(&mut self, folder: &Path, found: &mut Found) {
+    /// True for a folder that was not read before, under this or another name.
+    fn enter(&mut self, folder: &Path) -> bool {
         match fs::canonicalize(folder) {
-            Err(error) => return self.faults.add(folder, None, error.into()),
+            Err(error) => {
+                self.faults.add(folder, None, error.into());
+                false
+            }
             Ok(real) => {
-                if !self.folders.insert(real) {
-                    return self.skipped.push(Skipped {
+                let is_new = self.folders.insert((self.key.clone(), real));
+                if !is_new {
+                    self.skipped.push(Skipped {
                         path: folder.to_path_buf(),
                         row: None,
                         reason: SkipReason::ReadBefore,
                     });
                 }
+                is_new
             }
         }
+    }
+
+    fn walk(&mut self, folder: &Path, found: &mut Found) {
+        if self.enter(folder) {
+            self.list(folder, found);
+        }
+    }
+
+    fn list(&mut self, folder: &Path, found: &mut Found) {
         match saved::data_files(folder) {
             Ok(None) => {}
             Ok(Some(saved)) => return found.candidates.extend(of_saved(saved)),

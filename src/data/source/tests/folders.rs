@@ -51,6 +51,15 @@ fn a_split_is_picked_by_the_names_of_files_and_asked_for_where_there_are_several
         ),
         "{told}"
     );
+    // Two splits of one folder are two sources; one of them twice is read once.
+    let of = |split: &str| SourcePlan {
+        split: Some(split.to_owned()),
+        ..plan(dir.path())
+    };
+    let both = [of("test"), of("train"), of("test")];
+    let both = read_documents(&both, OnBadRow::Fail).unwrap();
+    assert_eq!(texts(&both.documents), ["3", "1", "2"]);
+    assert_eq!(both.skipped[0].reason, SkipReason::ReadBefore);
     let one = folder(&[("dev.json", &row("1")), ("more.json", &row("2"))]);
     assert_eq!(read_split(&one, None).unwrap(), ["1", "2"]);
     assert_eq!(read_split(&one, Some("valid")).unwrap(), ["1"]);
