@@ -149,7 +149,7 @@ impl Layout {
         let (name, completion) = row.take(RowField::Completion);
         // Text is never taken for JSON here: an answer in JSON is what some models are to learn.
         match (prompt, completion) {
-            (Value::String(_), Value::Null) | (Value::Null, Value::Null) => Ok(None),
+            (Value::String(_) | Value::Null, Value::Null) => Ok(None),
             (Value::String(prompt), Value::String(completion)) => {
                 let has_text = !completion.trim().is_empty();
                 Ok(has_text.then_some(Content::Completion { prompt, completion }))
