@@ -10,7 +10,7 @@ use arrow_schema::ArrowError;
 use super::collected::FileRows;
 use super::columns;
 use super::container::{LFS, is_lfs_pointer};
-use super::fault::FaultKind;
+use super::fault::{FaultKind, num_rows};
 use super::parquet::{HEAD_ROWS, Room};
 use super::text::Extent;
 use crate::files;
@@ -53,7 +53,8 @@ pub(super) fn read(
     // A stream may end without its mark, but a file that does is one whose writer was stopped, or of which a part is missing.
     if batches.get_ref().last != END {
         return Err(FaultKind::Damaged(format!(
-            "ends after {num_read} rows without the mark of its end; fetch or write it again"
+            "ends after {} without the mark of its end; fetch or write it again",
+            num_rows(num_read)
         )));
     }
     Ok(Extent::Whole)
@@ -98,7 +99,9 @@ impl Read for Tail {
 fn guarded<T>(decode: impl FnOnce() -> Result<T, ArrowError>) -> Result<T, FaultKind> {
     let told = match panics::caught(decode) {
         Some(Ok(decoded)) => return Ok(decoded),
-        Some(Err(ArrowError::IoError(_, error))) if error.kind() != io::ErrorKind::UnexpectedEof => {
+        Some(Err(ArrowError::IoError(_, error)))
+            if error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
             return Err(FaultKind::Unreadable(error));
         }
         Some(Err(error)) => error.to_string(),

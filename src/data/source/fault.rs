@@ -148,11 +148,20 @@ impl SourceError {
     /// The edit to make; `key` is where the paths were written, such as `data.train`.
     pub fn help(&self, key: &str) -> Option<String> {
         match self {
-            Self::NoText { .. } => Some(format!(
-                "name files with text or conversations in `{key}`"
-            )),
-            Self::Faults { .. } => {
-                Some(format!("fix these places or remove the files from `{key}`"))
+            Self::NoText { .. } => {
+                Some(format!("name files with text or conversations in `{key}`"))
+            }
+            Self::Faults { faults, .. } => {
+                let is_about_columns =
+                    |fault: &Fault| matches!(fault.kind, FaultKind::NoField { .. });
+                Some(if faults.iter().all(is_about_columns) {
+                    format!(
+                        "name rows with such fields in `{key}`, or say which fields are meant: \
+                         `{{ path: …, format: text, fields: {{ text: body }} }}`"
+                    )
+                } else {
+                    format!("fix these places or remove the files from `{key}`")
+                })
             }
             Self::Io(_) => None,
         }
@@ -175,7 +184,11 @@ impl fmt::Display for BadRows {
             _ => ("rows", "are"),
         };
         let list = list(&self.faults, self.num_rows);
-        write!(f, "{} {rows} {are} bad and left out\n  {list}", self.num_rows)
+        write!(
+            f,
+            "{} {rows} {are} bad and left out\n  {list}",
+            self.num_rows
+        )
     }
 }
 
@@ -227,7 +240,9 @@ pub enum FaultKind {
     #[error("{0}")]
     Unreadable(#[from] io::Error),
     /// A path that was named directly but is not a supported kind of file.
-    #[error("neither a folder nor a file that can be read: `.txt`, `.jsonl`, `.json` (also with `.gz` or `.zst`), `.parquet`, `.arrow`")]
+    #[error(
+        "neither a folder nor a file that can be read: `.txt`, `.jsonl`, `.json` (also with `.gz` or `.zst`), `.parquet`, `.arrow`"
+    )]
     UnknownFormat,
     /// A file whose first bytes are those of another format.
     #[error("{found}")]
@@ -414,6 +429,14 @@ pub(super) fn shown(name: &str) -> String {
     const MAX_CHARS: usize = 40;
     let name = name.chars().map(|c| if c.is_control() { ' ' } else { c });
     name.take(MAX_CHARS).collect()
+}
+
+/// A number of rows in words.
+pub(super) fn num_rows(count: usize) -> String {
+    match count {
+        1 => "1 row".to_owned(),
+        count => format!("{count} rows"),
+    }
 }
 
 /// One row of a file and several, in words.

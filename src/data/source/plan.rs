@@ -313,7 +313,9 @@ mod tests {
     use super::*;
 
     fn plan(format: Option<RowFormat>, fields: &[(RowField, &str)]) -> SourcePlan {
-        let fields = fields.iter().map(|(field, name)| (*field, (*name).to_owned()));
+        let fields = fields
+            .iter()
+            .map(|(field, name)| (*field, (*name).to_owned()));
         SourcePlan {
             format,
             fields: FieldsPlan(fields.collect()),
@@ -328,10 +330,15 @@ mod tests {
             found.map_err(|fault| fault.to_string())
         };
         assert_eq!(of(None, &[]), Ok(None));
-        assert_eq!(of(None, &[(RowField::Text, "body")]), Ok(Some(RowFormat::Text)));
+        assert_eq!(
+            of(None, &[(RowField::Text, "body")]),
+            Ok(Some(RowFormat::Text))
+        );
         let pair = [(RowField::Prompt, "q"), (RowField::Completion, "a")];
         assert_eq!(of(None, &pair), Ok(Some(RowFormat::Completion)));
-        assert!(of(None, &[(RowField::Role, "who")]).is_err_and(|told| told.contains("leaves open")));
+        assert!(
+            of(None, &[(RowField::Role, "who")]).is_err_and(|told| told.contains("leaves open"))
+        );
         assert!(of(None, &[(RowField::Text, "a"), (RowField::Prompt, "b")]).is_err());
         assert_eq!(
             of(Some(RowFormat::Text), &[(RowField::Role, "who")]).unwrap_err(),

@@ -27,7 +27,9 @@ pub(super) struct Walk {
     pub(super) skipped: Vec<Skipped>,
     pub(super) passed_over: Vec<PassedOver>,
     pub(super) notes: Vec<String>,
-    folders: HashSet<PathBuf>,
+    /// Folders that were read, each with the plan that it was read by: another split of one folder is another source.
+    folders: HashSet<(Vec<u8>, PathBuf)>,
+    key: Vec<u8>,
 }
 
 /// A file of a folder that may be read.
@@ -53,6 +55,7 @@ impl Walk {
         let mut files = Vec::new();
         for (source, plan) in sources.iter().enumerate() {
             let path = &plan.path;
+            self.key = plan.key();
             match fs::metadata(path) {
                 Err(error) => self.faults.add(path, None, error.into()),
                 Ok(metadata) if metadata.is_dir() => {
@@ -83,6 +86,9 @@ impl Walk {
             let names = splits.into_iter().collect();
             let split = choose_split(plan.split.as_deref(), &names)?;
             let inside = split.map_or_else(|| folder.clone(), |split| folder.join(split));
+            if !self.enter(&inside) {
+                return Ok(Vec::new());
+            }
             return match saved::data_files(&inside)? {
                 Some(saved) => Ok(of_saved(saved)),
                 None => Err(FaultKind::Damaged(format!(
@@ -92,24 +98,41 @@ impl Walk {
             };
         }
         let mut found = Found::default();
-        self.walk(folder, &mut found);
+        if !self.enter(folder) {
+            return Ok(Vec::new());
+        }
+        self.list(folder, &mut found);
         // Sorted by the whole relative path: `a-b/x.txt` comes before `a/x.txt`.
         let key = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-        found.candidates.sort_by_cached_key(|candidate| key(&candidate.path));
+        found
+            .candidates
+            .sort_by_cached_key(|candidate| key(&candidate.path));
         let mut found = self.of_configs(plan, found)?;
         let chosen = chosen_kind(&found.candidates);
-        let (mut read, rest) = partition(found.candidates, |candidate| chosen.has(candidate.container));
-        found.others.extend(rest.into_iter().map(|candidate| candidate.path));
+        let (mut read, rest) = partition(found.candidates, |candidate| {
+            chosen.has(candidate.container)
+        });
+        found
+            .others
+            .extend(rest.into_iter().map(|candidate| candidate.path));
         found.others.sort_by_cached_key(|path| key(path));
         self.pass_over(folder, chosen.others(), found.others);
-        let unpacked: HashSet<_> = read.iter().map(|candidate| candidate.path.clone()).collect();
+        let unpacked: HashSet<_> = read
+            .iter()
+            .map(|candidate| candidate.path.clone())
+            .collect();
         let is_twin = |candidate: &Candidate| {
-            candidate.compression != Compression::None && unpacked.contains(&candidate.path.with_extension(""))
+            candidate.compression != Compression::None
+                && unpacked.contains(&candidate.path.with_extension(""))
         };
         let twins;
         (twins, read) = partition(read, is_twin);
         let twins = twins.into_iter().map(|candidate| candidate.path);
-        self.pass_over(folder, "compressed, and read unpacked beside it", twins.collect());
+        self.pass_over(
+            folder,
+            "compressed, and read unpacked beside it",
+            twins.collect(),
+        );
         self.of_split(plan, read, chosen)
     }
 
@@ -174,7 +197,10 @@ impl Walk {
         read: Vec<Candidate>,
         chosen: Chosen,
     ) -> Result<Vec<Candidate>, FaultKind> {
-        let names: BTreeSet<_> = read.iter().filter_map(|found| found.split.clone()).collect();
+        let names: BTreeSet<_> = read
+            .iter()
+            .filter_map(|found| found.split.clone())
+            .collect();
         if plan.split.is_none() && chosen.is_lines() {
             if names.len() > 1 {
                 self.notes.push(format!(
@@ -206,19 +232,34 @@ impl Walk {
         self.passed_over.extend(found);
     }
 
-    fn walk(&mut self, folder: &Path, found: &mut Found) {
+    /// True for a folder that was not read before, under this or another name.
+    fn enter(&mut self, folder: &Path) -> bool {
         match fs::canonicalize(folder) {
-            Err(error) => return self.faults.add(folder, None, error.into()),
+            Err(error) => {
+                self.faults.add(folder, None, error.into());
+                false
+            }
             Ok(real) => {
-                if !self.folders.insert(real) {
-                    return self.skipped.push(Skipped {
+                let is_new = self.folders.insert((self.key.clone(), real));
+                if !is_new {
+                    self.skipped.push(Skipped {
                         path: folder.to_path_buf(),
                         row: None,
                         reason: SkipReason::ReadBefore,
                     });
                 }
+                is_new
             }
         }
+    }
+
+    fn walk(&mut self, folder: &Path, found: &mut Found) {
+        if self.enter(folder) {
+            self.list(folder, found);
+        }
+    }
+
+    fn list(&mut self, folder: &Path, found: &mut Found) {
         match saved::data_files(folder) {
             Ok(None) => {}
             Ok(Some(saved)) => return found.candidates.extend(of_saved(saved)),
@@ -235,7 +276,9 @@ impl Walk {
             match (fs::metadata(&path), Container::of(&path)) {
                 (Ok(metadata), _) if metadata.is_dir() => self.walk(&path, found),
                 (Ok(metadata), Some(kind)) if metadata.is_file() => {
-                    found.candidates.push(Candidate::new(path, kind, metadata.len()));
+                    found
+                        .candidates
+                        .push(Candidate::new(path, kind, metadata.len()));
                 }
                 (Err(error), Some(kind)) => found.candidates.push(Candidate {
                     error: Some(error),
@@ -248,7 +291,11 @@ impl Walk {
 }
 
 impl Candidate {
-    fn new(path: PathBuf, (container, compression): (Container, Compression), num_bytes: u64) -> Self {
+    fn new(
+        path: PathBuf,
+        (container, compression): (Container, Compression),
+        num_bytes: u64,
+    ) -> Self {
         Self {
             path,
             container,
@@ -299,7 +346,10 @@ fn of_saved(saved: saved::Saved) -> Vec<Candidate> {
 }
 
 /// Split that is meant; `None` if there are none to choose from.
-fn choose_split(named: Option<&str>, names: &BTreeSet<String>) -> Result<Option<String>, FaultKind> {
+fn choose_split(
+    named: Option<&str>,
+    names: &BTreeSet<String>,
+) -> Result<Option<String>, FaultKind> {
     let Some(named) = named else {
         return match names.len() {
             0 | 1 => Ok(names.first().cloned()),
@@ -309,7 +359,9 @@ fn choose_split(named: Option<&str>, names: &BTreeSet<String>) -> Result<Option<
             ))),
         };
     };
-    let found = [named, hub::canonical(named)].into_iter().find_map(|name| names.get(name));
+    let found = [named, hub::canonical(named)]
+        .into_iter()
+        .find_map(|name| names.get(name));
     if found.is_some() {
         return Ok(found.cloned());
     }
@@ -324,7 +376,10 @@ fn choose_split(named: Option<&str>, names: &BTreeSet<String>) -> Result<Option<
 }
 
 fn listed(names: &BTreeSet<String>) -> String {
-    let names: Vec<_> = names.iter().map(|name| format!("`{}`", shown(name))).collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| format!("`{}`", shown(name)))
+        .collect();
     names.join(", ")
 }
 
@@ -362,7 +417,9 @@ impl Chosen {
 /// most bytes; on a tie, and against `.json`, which describes data more often than it holds them, lines of text.
 fn chosen_kind(candidates: &[Candidate]) -> Chosen {
     let bytes_of = |chosen: Chosen| {
-        let own = candidates.iter().filter(|found| chosen.has(found.container));
+        let own = candidates
+            .iter()
+            .filter(|found| chosen.has(found.container));
         own.clone().next()?;
         Some(own.map(|found| found.num_bytes).sum::<u64>())
     };
