@@ -29,11 +29,16 @@ impl Renderer {
     /// Compiles the templates of a model, given the contents of its `tokenizer_config.json`; `None` if it has none.
     pub fn new(templates: &ChatTemplates, config: &Value) -> Result<Option<Self>, TemplateError> {
         let special_tokens = special_tokens(config);
-        let now = DAY.unwrap_or_default().and_hms_opt(0, 0, 0).unwrap_or_default();
+        let now = DAY
+            .unwrap_or_default()
+            .and_hms_opt(0, 0, 0)
+            .unwrap_or_default();
         let compiled = |source: &String| ChatTemplate::new(source, &special_tokens, now);
         let named = |name: &str| {
             let mut templates = templates.iter();
-            templates.find(|(own, _)| own == name).map(|(_, source)| source)
+            templates
+                .find(|(own, _)| own == name)
+                .map(|(_, source)| source)
         };
         let Some((_, first)) = templates.first() else {
             return Ok(None);
@@ -47,7 +52,9 @@ impl Renderer {
     /// Template of a conversation.
     pub fn of(&self, conversation: &Conversation) -> &ChatTemplate {
         let tool_use = self.tool_use.as_ref();
-        tool_use.filter(|_| conversation.tools.is_some()).unwrap_or(&self.default)
+        tool_use
+            .filter(|_| conversation.tools.is_some())
+            .unwrap_or(&self.default)
     }
 
     /// True if what is rendered holds a date.
@@ -60,7 +67,10 @@ impl Renderer {
 /// Special tokens by name, as `tokenizer_config.json` has them: each a text, or a table with its `content`.
 pub(super) fn special_tokens(config: &Value) -> BTreeMap<String, String> {
     let entries = config.as_object().into_iter().flatten();
-    let extra = config["extra_special_tokens"].as_object().into_iter().flatten();
+    let extra = config["extra_special_tokens"]
+        .as_object()
+        .into_iter()
+        .flatten();
     let is_token = |name: &str| name.ends_with("_token") && !name.starts_with("add_");
     let token = |(name, value): (&String, &Value)| {
         let text = value.get("content").unwrap_or(value).as_str()?;

@@ -49,7 +49,13 @@ pub(super) fn prepare_data(
     let end_of_text = end_of_text.filter(|_| names_none);
     let data = match &inputs.kept {
         Some(kept) if inputs.away.text => kept_rows(stages, kept)?,
-        _ => data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text, &inputs.ends(plan))?,
+        _ => data::prepare(
+            &plan.data,
+            tokenizer,
+            &stage.dir,
+            end_of_text,
+            &inputs.ends(plan),
+        )?,
     };
     inputs.check_data(plan, &data)?;
     for skipped in Skipped::sentences(&data.skipped) {

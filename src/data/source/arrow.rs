@@ -98,7 +98,9 @@ impl Read for Tail {
 fn guarded<T>(decode: impl FnOnce() -> Result<T, ArrowError>) -> Result<T, FaultKind> {
     let told = match panics::caught(decode) {
         Some(Ok(decoded)) => return Ok(decoded),
-        Some(Err(ArrowError::IoError(_, error))) if error.kind() != io::ErrorKind::UnexpectedEof => {
+        Some(Err(ArrowError::IoError(_, error)))
+            if error.kind() != io::ErrorKind::UnexpectedEof =>
+        {
             return Err(FaultKind::Unreadable(error));
         }
         Some(Err(error)) => error.to_string(),

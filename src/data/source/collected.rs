@@ -33,7 +33,10 @@ impl Collected {
     }
 
     /// Ends with all faults, or if there is no document.
-    pub(super) fn check(&mut self, no_text: impl FnOnce() -> SourceError) -> Result<(), SourceError> {
+    pub(super) fn check(
+        &mut self,
+        no_text: impl FnOnce() -> SourceError,
+    ) -> Result<(), SourceError> {
         std::mem::take(&mut self.faults).finish()?;
         if !self.documents.is_empty() {
             return Ok(());

@@ -12,8 +12,8 @@ use arrow_schema::{DataType, Field as ArrowField, Schema};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
-use super::fault::{FaultKind, FieldNames, shown};
 use super::collected::FileRows;
+use super::fault::{FaultKind, FieldNames, shown};
 use super::rows::{Column, Layout, Outcome};
 
 /// Most levels of lists and structs in a column.
@@ -29,7 +29,10 @@ pub(super) fn choose(schema: &Schema, rows: &mut FileRows<'_>) -> Result<Vec<usi
         fields.position(|field| field.name() == name)
     };
     let mut names = FieldNames::default();
-    schema.fields().iter().for_each(|field| names.add(field.name()));
+    schema
+        .fields()
+        .iter()
+        .for_each(|field| names.add(field.name()));
     if rows.layout.is_none() {
         let has = |name: &str| {
             index_of(name).is_some_and(|index| *schema.field(index).data_type() != DataType::Null)
@@ -56,7 +59,13 @@ pub(super) fn choose(schema: &Schema, rows: &mut FileRows<'_>) -> Result<Vec<usi
     indices.dedup();
     for index in &indices {
         let name = schema.field(*index).name();
-        if schema.fields().iter().filter(|field| field.name() == name).count() > 1 {
+        if schema
+            .fields()
+            .iter()
+            .filter(|field| field.name() == name)
+            .count()
+            > 1
+        {
             return Err(FaultKind::Choice(format!(
                 "has several columns `{}`, and which one is meant is not known",
                 shown(name)
@@ -139,7 +148,9 @@ fn cell<'a>(
         }};
     }
     if depth > MAX_DEPTH {
-        return Err(FaultKind::Choice(format!("column `{path}` is more than {MAX_DEPTH} levels deep")));
+        return Err(FaultKind::Choice(format!(
+            "column `{path}` is more than {MAX_DEPTH} levels deep"
+        )));
     }
     Ok(match array.data_type() {
         DataType::Null => Box::new(|_| Ok(Value::Null)),

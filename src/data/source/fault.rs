@@ -148,9 +148,9 @@ impl SourceError {
     /// The edit to make; `key` is where the paths were written, such as `data.train`.
     pub fn help(&self, key: &str) -> Option<String> {
         match self {
-            Self::NoText { .. } => Some(format!(
-                "name files with text or conversations in `{key}`"
-            )),
+            Self::NoText { .. } => {
+                Some(format!("name files with text or conversations in `{key}`"))
+            }
             Self::Faults { .. } => {
                 Some(format!("fix these places or remove the files from `{key}`"))
             }
@@ -175,7 +175,11 @@ impl fmt::Display for BadRows {
             _ => ("rows", "are"),
         };
         let list = list(&self.faults, self.num_rows);
-        write!(f, "{} {rows} {are} bad and left out\n  {list}", self.num_rows)
+        write!(
+            f,
+            "{} {rows} {are} bad and left out\n  {list}",
+            self.num_rows
+        )
     }
 }
 
@@ -227,7 +231,9 @@ pub enum FaultKind {
     #[error("{0}")]
     Unreadable(#[from] io::Error),
     /// A path that was named directly but is not a supported kind of file.
-    #[error("neither a folder nor a file that can be read: `.txt`, `.jsonl`, `.json` (also with `.gz` or `.zst`), `.parquet`, `.arrow`")]
+    #[error(
+        "neither a folder nor a file that can be read: `.txt`, `.jsonl`, `.json` (also with `.gz` or `.zst`), `.parquet`, `.arrow`"
+    )]
     UnknownFormat,
     /// A file whose first bytes are those of another format.
     #[error("{found}")]

@@ -49,7 +49,9 @@ pub(super) fn values_of(json: &str, layout: &Layout) -> Result<Vec<Value>, Fault
                 )));
             }
             Some(Captured::Other(found)) => {
-                return Err(FaultKind::wrong(format!("`{name}` is {found}, not a string")));
+                return Err(FaultKind::wrong(format!(
+                    "`{name}` is {found}, not a string"
+                )));
             }
         });
     }
@@ -95,7 +97,11 @@ where
         Ok(found) => return Ok(found),
         Err(error) => error,
     };
-    let Some(Rewritten { json: mended, longer_at }) = without_python_floats(json) else {
+    let Some(Rewritten {
+        json: mended,
+        longer_at,
+    }) = without_python_floats(json)
+    else {
         return Err(not_json(json, column_of(json, &error), &error));
     };
     parse(&mended, visitor).map_err(|error| {
@@ -115,7 +121,9 @@ where
 
 /// Place of an error in JSON of one or several lines, in bytes from 1.
 fn column_of(json: &str, error: &serde_json::Error) -> usize {
-    let lines = json.split_inclusive('\n').take(error.line().saturating_sub(1));
+    let lines = json
+        .split_inclusive('\n')
+        .take(error.line().saturating_sub(1));
     let before: usize = lines.map(str::len).sum();
     (before + error.column()).max(1)
 }
@@ -193,7 +201,8 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Found, A::Error> {
         let mut captured: Vec<_> = self.columns.iter().map(|_| None).collect();
         while let Some(index) = map.next_key_seed(self)? {
-            let place = index.and_then(|index| Some((captured.get_mut(index)?, self.columns.get(index)?)));
+            let place =
+                index.and_then(|index| Some((captured.get_mut(index)?, self.columns.get(index)?)));
             match place {
                 None => {
                     map.next_value::<IgnoredAny>()?;
@@ -565,7 +574,9 @@ mod tests {
             assert!(matches!(layout.content(values), Ok(Some(Content::Chat(_)))));
         }
         for inside in ["Infinity", "1e999", "-Infinity"] {
-            let told = values_of(&row("1", inside), &layout).unwrap_err().to_string();
+            let told = values_of(&row("1", inside), &layout)
+                .unwrap_err()
+                .to_string();
             assert!(told.starts_with("not JSON at column "), "{told}");
         }
         let twice = r#"{"messages": [], "messages": []}"#;

@@ -39,9 +39,11 @@ pub(super) fn split_of(inside: &Path) -> Option<String> {
         return Some(split.to_owned());
     }
     let folders = inside.parent().into_iter().flat_map(Path::iter).rev();
-    let names = std::iter::once(Some(Container::stem(name))).chain(folders.map(|name| name.to_str()));
+    let names =
+        std::iter::once(Some(Container::stem(name))).chain(folders.map(|name| name.to_str()));
     let mut words = names.flatten().filter_map(|name| {
-        let is_apart = |letter: char| matches!(letter, '-' | '.' | '_' | ' ') || letter.is_ascii_digit();
+        let is_apart =
+            |letter: char| matches!(letter, '-' | '.' | '_' | ' ') || letter.is_ascii_digit();
         let mut words = name.split(is_apart);
         words.find_map(|word| WORDS.iter().find(|(other, _)| *other == word))
     });
@@ -56,7 +58,8 @@ fn split_of_shard(stem: &str) -> Option<&str> {
     let count = count.split('-').next()?;
     let is_name = |split: &str| {
         let mut letters = split.chars();
-        !split.is_empty() && letters.all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'))
+        !split.is_empty()
+            && letters.all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'))
     };
     (is_name(split) && is_number(number) && of == "of" && is_number(count)).then_some(split)
 }
@@ -104,7 +107,10 @@ impl Config {
 
     /// The one that is named, else the only one, else the default.
     pub(super) fn choose(configs: Vec<Self>, named: Option<&str>) -> Result<Self, FaultKind> {
-        let names: Vec<_> = configs.iter().map(|config| format!("`{}`", shown(&config.name))).collect();
+        let names: Vec<_> = configs
+            .iter()
+            .map(|config| format!("`{}`", shown(&config.name)))
+            .collect();
         let names = names.join(", ");
         let (num, mut configs) = (configs.len(), configs.into_iter());
         let found = match named {
@@ -115,7 +121,9 @@ impl Config {
         found.ok_or_else(|| {
             FaultKind::Choice(match named {
                 Some(name) => format!("no configuration `{}`; its README has {names}", shown(name)),
-                None => format!("its README has several configurations; name one of them with `config`: {names}"),
+                None => format!(
+                    "its README has several configurations; name one of them with `config`: {names}"
+                ),
             })
         })
     }
@@ -132,7 +140,9 @@ pub(super) fn configs(folder: &Path) -> Result<Vec<Config>, FaultKind> {
         return Ok(Vec::new());
     };
     parse(front).map_err(|what| {
-        FaultKind::Choice(format!("its README.md has `configs` that cannot be read: {what}"))
+        FaultKind::Choice(format!(
+            "its README.md has `configs` that cannot be read: {what}"
+        ))
     })
 }
 
@@ -193,7 +203,9 @@ fn config(config: &Value) -> Result<Config, String> {
 fn split_files(item: &Value) -> Result<(String, Vec<Pattern>), String> {
     let split = item.get("split").and_then(Value::as_str);
     let split = split.ok_or("an entry of `data_files` has no `split`")?;
-    let paths = item.get("path").ok_or("an entry of `data_files` has no `path`")?;
+    let paths = item
+        .get("path")
+        .ok_or("an entry of `data_files` has no `path`")?;
     Ok((split.to_owned(), patterns(paths)?))
 }
 
@@ -201,7 +213,8 @@ fn patterns(paths: &Value) -> Result<Vec<Pattern>, String> {
     let pattern = |path: &Value| {
         let path = path.as_str().ok_or("a path of `data_files` is no text")?;
         let inside = path.trim_start_matches("./");
-        Pattern::new(inside).map_err(|error| format!("the pattern `{}` is wrong: {}", shown(path), error.msg))
+        Pattern::new(inside)
+            .map_err(|error| format!("the pattern `{}` is wrong: {}", shown(path), error.msg))
     };
     match paths {
         Value::Array(paths) => paths.iter().map(pattern).collect(),
@@ -217,7 +230,10 @@ mod tests {
     fn names_of_files_and_folders_say_their_split() {
         for (path, split) in [
             ("data/train-00000-of-00005.parquet", Some("train")),
-            ("data/train_sft-00000-of-00003-a1b2c3.parquet", Some("train_sft")),
+            (
+                "data/train_sft-00000-of-00003-a1b2c3.parquet",
+                Some("train_sft"),
+            ),
             ("ultrachat-train-00000-of-00002.arrow", Some("train")),
             ("x/test/part-0.parquet", Some("test")),
             ("my_val.jsonl.gz", Some("validation")),
@@ -239,7 +255,10 @@ mod tests {
         let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
         assert_eq!(names, ["chat", "plain", "one"]);
         let of = |index: usize, path: &str| configs[index].split_of(Path::new(path));
-        assert_eq!(of(0, "chat/train-00000-of-00001.parquet").as_deref(), Some("train"));
+        assert_eq!(
+            of(0, "chat/train-00000-of-00001.parquet").as_deref(),
+            Some("train")
+        );
         assert_eq!(of(0, "chat/test.parquet").as_deref(), Some("test"));
         assert_eq!(of(0, "chat/other/train-1.parquet"), None);
         assert_eq!(of(1, "plain/a.parquet").as_deref(), Some("train"));
@@ -259,16 +278,29 @@ mod tests {
             told(None),
             "its README has several configurations; name one of them with `config`: `a`, `b`"
         );
-        assert_eq!(told(Some("c")), "no configuration `c`; its README has `a`, `b`");
+        assert_eq!(
+            told(Some("c")),
+            "no configuration `c`; its README has `a`, `b`"
+        );
         assert_eq!(Config::choose(configs(), Some("b")).unwrap().name, "b");
     }
 
     #[test]
     fn a_readme_without_configurations_is_not_parsed() {
-        for text in ["", "# Words\n", "---\nlicense: [\n---\n", "---\nconfigs:\n- a\n"] {
+        for text in [
+            "",
+            "# Words\n",
+            "---\nlicense: [\n---\n",
+            "---\nconfigs:\n- a\n",
+        ] {
             assert_eq!(front_matter(text), None, "{text}");
         }
-        for wrong in ["configs: 3\n", "configs:\n- a\n", "configs:\n- config_name: a\n  data_files: a**\n", "configs: [\n"] {
+        for wrong in [
+            "configs: 3\n",
+            "configs:\n- a\n",
+            "configs:\n- config_name: a\n  data_files: a**\n",
+            "configs: [\n",
+        ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

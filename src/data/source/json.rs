@@ -13,7 +13,10 @@ use super::text::{Extent, without_mark};
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// Reads a file. One that holds lines of objects instead of a list is read as such, as `datasets` does.
-pub(super) fn read(mut stream: FileStream, rows: &mut FileRows<'_>) -> Result<FileStream, FaultKind> {
+pub(super) fn read(
+    mut stream: FileStream,
+    rows: &mut FileRows<'_>,
+) -> Result<FileStream, FaultKind> {
     let is_packed = stream.is_packed();
     let mut buffer = Vec::new();
     let mut elements: Option<Elements> = None;
@@ -145,7 +148,9 @@ impl Elements {
                 return Err(FaultKind::OtherFormat { found });
             }
             let found = match first {
-                b'{' => "one object, not a list of objects; write the list of its rows alone, or one object on each line of a `.jsonl` file",
+                b'{' => {
+                    "one object, not a list of objects; write the list of its rows alone, or one object on each line of a `.jsonl` file"
+                }
                 _ => "not a list of JSON objects",
             };
             return Err(FaultKind::Damaged(found.to_owned()));
@@ -182,14 +187,18 @@ impl Elements {
                 (_, b' ' | b'\t' | b'\r' | b'\n') => {}
                 (State::First | State::After, b']') => self.state = State::End,
                 (State::After, b',') => self.state = State::Next,
-                (State::Next, b',' | b']') => return Err(self.broken(buffer, "a comma without a row")),
+                (State::Next, b',' | b']') => {
+                    return Err(self.broken(buffer, "a comma without a row"));
+                }
                 (State::First | State::Next, _) => {
                     let (line, column) = self.lines.of(buffer, self.seen);
                     self.open = (self.seen, line, column);
                     (self.state, self.depth, self.in_string) = (State::Inside, 0, false);
                     continue;
                 }
-                (State::After, _) => return Err(self.broken(buffer, "expected `,` or `]` after a row")),
+                (State::After, _) => {
+                    return Err(self.broken(buffer, "expected `,` or `]` after a row"));
+                }
                 (State::End | State::Inside, _) => {
                     return Err(self.broken(buffer, "more text after the end of the list"));
                 }

@@ -4,13 +4,13 @@ use std::io::Read;
 
 use rayon::prelude::*;
 
+use super::collected::FileRows;
 use super::compressed::FileStream;
 use super::container::other_format;
 use super::fault::FaultKind;
 use super::fields::{check_beginning, names_of, values_of};
 use super::rows::{Layout, Outcome, unknown_columns};
 use super::text::{Extent, utf8, without_mark};
-use super::collected::FileRows;
 use super::{Content, FieldNames};
 
 /// Bytes of lines that are parsed at a time.
@@ -112,11 +112,7 @@ impl Lines {
                 row: self.num_lines,
                 bytes,
                 offset,
-                extent: if end.is_some() {
-                    Extent::Whole
-                } else {
-                    extent
-                },
+                extent: if end.is_some() { Extent::Whole } else { extent },
                 place: None,
             });
             offset += bytes.len() as u64 + 1;

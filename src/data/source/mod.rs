@@ -132,7 +132,9 @@ pub fn read_documents(
             Err(kind) => reader.found.faults.add(&file.path, None, kind),
         }
     }
-    let Reader { mut found, walk, .. } = reader;
+    let Reader {
+        mut found, walk, ..
+    } = reader;
     found.check(|| no_text(sources, files.len(), walk.passed_over))?;
     Ok(Documents {
         skipped: [walk.skipped, found.skipped].concat(),
@@ -167,7 +169,9 @@ pub fn look_at(sources: &[SourcePlan], on_bad_row: OnBadRow) -> Result<Looked, S
             Err(kind) => reader.found.faults.add(&file.path, None, kind),
         }
     }
-    let Reader { mut found, walk, .. } = reader;
+    let Reader {
+        mut found, walk, ..
+    } = reader;
     if all_seen || !found.documents.is_empty() || found.faults.count() > 0 {
         found.check(|| no_text(sources, files.len(), walk.passed_over.clone()))?;
     }
@@ -203,11 +207,7 @@ fn hash_file(hasher: &mut blake3::Hasher, sources: &[SourcePlan], file: &SourceF
     hasher.update(&key.unwrap_or_default());
 }
 
-fn no_text(
-    sources: &[SourcePlan],
-    num_files: usize,
-    passed_over: Vec<PassedOver>,
-) -> SourceError {
+fn no_text(sources: &[SourcePlan], num_files: usize, passed_over: Vec<PassedOver>) -> SourceError {
     SourceError::NoText {
         paths: sources.iter().map(|source| source.path.clone()).collect(),
         num_files,
@@ -244,7 +244,9 @@ impl<'a> Reader<'a> {
 
     fn find(&mut self) -> Vec<SourceFile> {
         let files = self.walk.find(self.sources);
-        self.found.faults.append(std::mem::take(&mut self.walk.faults));
+        self.found
+            .faults
+            .append(std::mem::take(&mut self.walk.faults));
         files
     }
 
@@ -261,7 +263,9 @@ impl<'a> Reader<'a> {
                 rows.add_text(bytes, Extent::Whole, stream.is_packed())?;
                 stream
             }
-            Container::JsonLines => jsonl::read(FileStream::open(path, file.compression)?, &mut rows)?,
+            Container::JsonLines => {
+                jsonl::read(FileStream::open(path, file.compression)?, &mut rows)?
+            }
             Container::Json => json::read(FileStream::open(path, file.compression)?, &mut rows)?,
             Container::Parquet => {
                 parquet::read(path, Extent::Whole, &mut rows)?;

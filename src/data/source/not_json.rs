@@ -13,7 +13,11 @@ pub(super) fn not_json(line: &str, column: usize, error: &serde_json::Error) -> 
         let reason = format!(
             "`{escape}` is half of a surrogate pair, as in a text that was cut inside an emoji"
         );
-        return FaultKind::NotJson { line: None, column, reason };
+        return FaultKind::NotJson {
+            line: None,
+            column,
+            reason,
+        };
     }
     let reason = match invisible(line, column) {
         Some(found) => format!("an invisible character, {found}"),
@@ -85,4 +89,3 @@ fn invisible(line: &str, column: usize) -> Option<String> {
     };
     Some(format!("U+{:04X}{name}", u32::from(character)))
 }
-

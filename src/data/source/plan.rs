@@ -40,7 +40,10 @@ impl Keys for FieldsPlan {
     }
 
     fn write_keys(&self, _: &Path, keys: &mut Map<String, Value>) {
-        let names = self.0.iter().map(|(field, name)| (field.name().to_owned(), json!(name)));
+        let names = self
+            .0
+            .iter()
+            .map(|(field, name)| (field.name().to_owned(), json!(name)));
         keys.extend(names);
     }
 }
@@ -57,16 +60,25 @@ static FIELDS: Block = Block {
     rows: &[
         field(RowField::Text, "text of a document"),
         field(RowField::Messages, "messages of a conversation"),
-        field(RowField::Prompt, "text or messages that nothing is learnt from"),
+        field(
+            RowField::Prompt,
+            "text or messages that nothing is learnt from",
+        ),
         field(RowField::Completion, "text or messages behind the prompt"),
-        field(RowField::Conversations, "turns, in the spelling of ShareGPT"),
+        field(
+            RowField::Conversations,
+            "turns, in the spelling of ShareGPT",
+        ),
         field(RowField::Instruction, "task, in the spelling of Alpaca"),
         field(RowField::Input, "what the task is about"),
         field(RowField::Output, "answer to the task"),
         field(RowField::System, "system prompt beside the turns"),
         field(RowField::History, "earlier pairs of task and answer"),
         field(RowField::Tools, "tools that the model may call"),
-        field(RowField::Variables, "further variables of the chat template"),
+        field(
+            RowField::Variables,
+            "further variables of the chat template",
+        ),
         field(RowField::Role, "role of a message"),
         field(RowField::Content, "content of a message"),
     ],
@@ -313,7 +325,9 @@ mod tests {
     use super::*;
 
     fn plan(format: Option<RowFormat>, fields: &[(RowField, &str)]) -> SourcePlan {
-        let fields = fields.iter().map(|(field, name)| (*field, (*name).to_owned()));
+        let fields = fields
+            .iter()
+            .map(|(field, name)| (*field, (*name).to_owned()));
         SourcePlan {
             format,
             fields: FieldsPlan(fields.collect()),
@@ -328,10 +342,15 @@ mod tests {
             found.map_err(|fault| fault.to_string())
         };
         assert_eq!(of(None, &[]), Ok(None));
-        assert_eq!(of(None, &[(RowField::Text, "body")]), Ok(Some(RowFormat::Text)));
+        assert_eq!(
+            of(None, &[(RowField::Text, "body")]),
+            Ok(Some(RowFormat::Text))
+        );
         let pair = [(RowField::Prompt, "q"), (RowField::Completion, "a")];
         assert_eq!(of(None, &pair), Ok(Some(RowFormat::Completion)));
-        assert!(of(None, &[(RowField::Role, "who")]).is_err_and(|told| told.contains("leaves open")));
+        assert!(
+            of(None, &[(RowField::Role, "who")]).is_err_and(|told| told.contains("leaves open"))
+        );
         assert!(of(None, &[(RowField::Text, "a"), (RowField::Prompt, "b")]).is_err());
         assert_eq!(
             of(Some(RowFormat::Text), &[(RowField::Role, "who")]).unwrap_err(),

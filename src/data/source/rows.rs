@@ -43,7 +43,9 @@ impl Layout {
         };
         let columns = format.columns().iter().map(|&(field, is_required)| Column {
             field,
-            name: named(field).map_or(field.name(), |(_, name)| name).to_owned(),
+            name: named(field)
+                .map_or(field.name(), |(_, name)| name)
+                .to_owned(),
             is_required: is_required || named(field).is_some(),
         });
         let key = |field| named(field).map(|(_, name)| name.clone());
@@ -79,7 +81,8 @@ impl Layout {
             [only] => (only, false),
             [turns, RowFormat::Text] => (turns, true),
             [first, second, ..] => {
-                let names = |format: RowFormat| required_names(&Self::new(&SourcePlan::default(), format));
+                let names =
+                    |format: RowFormat| required_names(&Self::new(&SourcePlan::default(), format));
                 return Err(FaultKind::Choice(format!(
                     "has {} and {}; name the one that is meant, as `format: {}`",
                     names(first),
@@ -130,7 +133,9 @@ impl Layout {
             .and_then(|message| message.get("role"))
             .is_some_and(|role| role == "system");
         if let Some(system) = system.filter(|_| !begins_with_system) {
-            conversation.messages.insert(0, turns::message("system", system));
+            conversation
+                .messages
+                .insert(0, turns::message("system", system));
             for index in &mut conversation.unlearnt {
                 *index += 1;
             }
@@ -149,7 +154,10 @@ impl Layout {
                 let has_text = !completion.trim().is_empty();
                 Ok(has_text.then_some(Content::Completion { prompt, completion }))
             }
-            (prompt @ (Value::Array(_) | Value::Object(_)), completion @ (Value::Array(_) | Value::Object(_))) => {
+            (
+                prompt @ (Value::Array(_) | Value::Object(_)),
+                completion @ (Value::Array(_) | Value::Object(_)),
+            ) => {
                 turns::add(&mut conversation, &prompt_name, prompt, &self.turn_keys)?;
                 let num_prompt = conversation.messages.len();
                 turns::add(&mut conversation, &name, completion, &self.turn_keys)?;

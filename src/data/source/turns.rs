@@ -172,15 +172,25 @@ fn read(turn: Value, keys: &TurnKeys) -> Result<(Map<String, Value>, bool), Stri
     let (role_key, content_key) = (role_key.to_owned(), content_key.to_owned());
     for (key, value) in turn {
         if key == role_key {
-            let role = if role == CALL { "assistant" } else { role.as_str() };
+            let role = if role == CALL {
+                "assistant"
+            } else {
+                role.as_str()
+            };
             message.insert("role".to_owned(), role.into());
         } else if key == content_key && role == CALL {
             message.insert("tool_calls".to_owned(), calls(&content_key, &value)?);
         } else if key == content_key {
             message.insert("content".to_owned(), value);
         } else if key == "role" || key == "content" {
-            let read = if key == "role" { &role_key } else { &content_key };
-            return Err(format!("`{key}` stands beside `{read}`, which is read for it"));
+            let read = if key == "role" {
+                &role_key
+            } else {
+                &content_key
+            };
+            return Err(format!(
+                "`{key}` stands beside `{read}`, which is read for it"
+            ));
         } else {
             message.insert(key, value);
         }
@@ -212,8 +222,12 @@ fn role_of(role: &str, is_share_gpt: bool) -> Result<String, String> {
         return Ok(role.to_owned());
     }
     Err(match foreign {
-        Some(_) => unknown("it is one of ShareGPT's: name `format: sharegpt` and the column in `fields`"),
-        None => unknown("known are `system`, `developer`, `user`, `assistant`, `tool` and a few others"),
+        Some(_) => {
+            unknown("it is one of ShareGPT's: name `format: sharegpt` and the column in `fields`")
+        }
+        None => {
+            unknown("known are `system`, `developer`, `user`, `assistant`, `tool` and a few others")
+        }
     })
 }
 
@@ -222,7 +236,10 @@ fn check_parts(key: &str, parts: &[Value]) -> Result<(), String> {
     let is_part = |part: &Value| part.is_object() || part.is_string();
     match parts.iter().find(|part| !is_part(part)) {
         None => Ok(()),
-        Some(other) => Err(format!("a part of `{key}` is {}, not an object", kind(other))),
+        Some(other) => Err(format!(
+            "a part of `{key}` is {}, not an object",
+            kind(other)
+        )),
     }
 }
 
@@ -242,7 +259,10 @@ fn calls(key: &str, value: &Value) -> Result<Value, String> {
         ));
     }
     let call = |function: Value| {
-        let call = [("type".to_owned(), "function".into()), ("function".to_owned(), function)];
+        let call = [
+            ("type".to_owned(), "function".into()),
+            ("function".to_owned(), function),
+        ];
         Value::Object(call.into_iter().collect())
     };
     Ok(calls.into_iter().map(call).collect())

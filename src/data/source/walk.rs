@@ -95,21 +95,35 @@ impl Walk {
         self.walk(folder, &mut found);
         // Sorted by the whole relative path: `a-b/x.txt` comes before `a/x.txt`.
         let key = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
-        found.candidates.sort_by_cached_key(|candidate| key(&candidate.path));
+        found
+            .candidates
+            .sort_by_cached_key(|candidate| key(&candidate.path));
         let mut found = self.of_configs(plan, found)?;
         let chosen = chosen_kind(&found.candidates);
-        let (mut read, rest) = partition(found.candidates, |candidate| chosen.has(candidate.container));
-        found.others.extend(rest.into_iter().map(|candidate| candidate.path));
+        let (mut read, rest) = partition(found.candidates, |candidate| {
+            chosen.has(candidate.container)
+        });
+        found
+            .others
+            .extend(rest.into_iter().map(|candidate| candidate.path));
         found.others.sort_by_cached_key(|path| key(path));
         self.pass_over(folder, chosen.others(), found.others);
-        let unpacked: HashSet<_> = read.iter().map(|candidate| candidate.path.clone()).collect();
+        let unpacked: HashSet<_> = read
+            .iter()
+            .map(|candidate| candidate.path.clone())
+            .collect();
         let is_twin = |candidate: &Candidate| {
-            candidate.compression != Compression::None && unpacked.contains(&candidate.path.with_extension(""))
+            candidate.compression != Compression::None
+                && unpacked.contains(&candidate.path.with_extension(""))
         };
         let twins;
         (twins, read) = partition(read, is_twin);
         let twins = twins.into_iter().map(|candidate| candidate.path);
-        self.pass_over(folder, "compressed, and read unpacked beside it", twins.collect());
+        self.pass_over(
+            folder,
+            "compressed, and read unpacked beside it",
+            twins.collect(),
+        );
         self.of_split(plan, read, chosen)
     }
 
@@ -174,7 +188,10 @@ impl Walk {
         read: Vec<Candidate>,
         chosen: Chosen,
     ) -> Result<Vec<Candidate>, FaultKind> {
-        let names: BTreeSet<_> = read.iter().filter_map(|found| found.split.clone()).collect();
+        let names: BTreeSet<_> = read
+            .iter()
+            .filter_map(|found| found.split.clone())
+            .collect();
         if plan.split.is_none() && chosen.is_lines() {
             if names.len() > 1 {
                 self.notes.push(format!(
@@ -235,7 +252,9 @@ impl Walk {
             match (fs::metadata(&path), Container::of(&path)) {
                 (Ok(metadata), _) if metadata.is_dir() => self.walk(&path, found),
                 (Ok(metadata), Some(kind)) if metadata.is_file() => {
-                    found.candidates.push(Candidate::new(path, kind, metadata.len()));
+                    found
+                        .candidates
+                        .push(Candidate::new(path, kind, metadata.len()));
                 }
                 (Err(error), Some(kind)) => found.candidates.push(Candidate {
                     error: Some(error),
@@ -248,7 +267,11 @@ impl Walk {
 }
 
 impl Candidate {
-    fn new(path: PathBuf, (container, compression): (Container, Compression), num_bytes: u64) -> Self {
+    fn new(
+        path: PathBuf,
+        (container, compression): (Container, Compression),
+        num_bytes: u64,
+    ) -> Self {
         Self {
             path,
             container,
@@ -299,7 +322,10 @@ fn of_saved(saved: saved::Saved) -> Vec<Candidate> {
 }
 
 /// Split that is meant; `None` if there are none to choose from.
-fn choose_split(named: Option<&str>, names: &BTreeSet<String>) -> Result<Option<String>, FaultKind> {
+fn choose_split(
+    named: Option<&str>,
+    names: &BTreeSet<String>,
+) -> Result<Option<String>, FaultKind> {
     let Some(named) = named else {
         return match names.len() {
             0 | 1 => Ok(names.first().cloned()),
@@ -309,7 +335,9 @@ fn choose_split(named: Option<&str>, names: &BTreeSet<String>) -> Result<Option<
             ))),
         };
     };
-    let found = [named, hub::canonical(named)].into_iter().find_map(|name| names.get(name));
+    let found = [named, hub::canonical(named)]
+        .into_iter()
+        .find_map(|name| names.get(name));
     if found.is_some() {
         return Ok(found.cloned());
     }
@@ -324,7 +352,10 @@ fn choose_split(named: Option<&str>, names: &BTreeSet<String>) -> Result<Option<
 }
 
 fn listed(names: &BTreeSet<String>) -> String {
-    let names: Vec<_> = names.iter().map(|name| format!("`{}`", shown(name))).collect();
+    let names: Vec<_> = names
+        .iter()
+        .map(|name| format!("`{}`", shown(name)))
+        .collect();
     names.join(", ")
 }
 
@@ -362,7 +393,9 @@ impl Chosen {
 /// most bytes; on a tie, and against `.json`, which describes data more often than it holds them, lines of text.
 fn chosen_kind(candidates: &[Candidate]) -> Chosen {
     let bytes_of = |chosen: Chosen| {
-        let own = candidates.iter().filter(|found| chosen.has(found.container));
+        let own = candidates
+            .iter()
+            .filter(|found| chosen.has(found.container));
         own.clone().next()?;
         Some(own.map(|found| found.num_bytes).sum::<u64>())
     };

@@ -85,13 +85,19 @@ fn written(codec: Compression, texts: &[&str]) -> Vec<u8> {
 fn both_kinds_of_lz4_are_read() {
     for codec in [Compression::LZ4, Compression::LZ4_RAW] {
         let dir = folder(&[("a.parquet", &written(codec, &["one", "two"]))]);
-        assert_eq!(texts(&read(&dir).unwrap().documents), ["one", "two"], "{codec}");
+        assert_eq!(
+            texts(&read(&dir).unwrap().documents),
+            ["one", "two"],
+            "{codec}"
+        );
     }
 }
 
 #[test]
 fn the_rows_of_a_file_of_columns_have_their_numbers() {
-    let many: Vec<_> = (0..1_500).map(|row| if row == 1_233 { " " } else { "words" }).collect();
+    let many: Vec<_> = (0..1_500)
+        .map(|row| if row == 1_233 { " " } else { "words" })
+        .collect();
     let dir = folder(&[("a.parquet", &written(Compression::SNAPPY, &many))]);
     let read = read(&dir).unwrap();
     assert_eq!(read.documents.len(), 1_499);
@@ -104,17 +110,28 @@ fn the_rows_of_a_file_of_columns_have_their_numbers() {
 fn told(name: &str, bytes: &[u8]) -> String {
     let dir = folder(&[(name, bytes)]);
     let error = read_paths(&[dir.path().join(name)]).unwrap_err();
-    message(&dir, &error).strip_prefix("1 fault in the text\n  ").unwrap().to_owned()
+    message(&dir, &error)
+        .strip_prefix("1 fault in the text\n  ")
+        .unwrap()
+        .to_owned()
 }
 
 #[test]
 fn a_damaged_file_of_columns_is_told_and_none_ends_the_program() {
-    for name in ["codec_snappy.parquet", "codec_zstd.parquet", "types.parquet", "types.arrow", "views.arrow"] {
+    for name in [
+        "codec_snappy.parquet",
+        "codec_zstd.parquet",
+        "types.parquet",
+        "types.arrow",
+        "views.arrow",
+    ] {
         let bytes = bytes_of(name);
         for end in [0, 3, 11, bytes.len() / 2, bytes.len() - 1] {
             let told = told(name, &bytes[..end]);
             assert!(
-                ["damaged", "not a", "an empty file", "ends after"].iter().any(|word| told.contains(word)),
+                ["damaged", "not a", "an empty file", "ends after"]
+                    .iter()
+                    .any(|word| told.contains(word)),
                 "{name} cut at {end}: {told}"
             );
         }
@@ -130,7 +147,10 @@ fn a_damaged_file_of_columns_is_told_and_none_ends_the_program() {
     let mut page = bytes_of("codec_snappy.parquet");
     page[60..90].fill(0xff);
     let told = told("codec_snappy.parquet", &page);
-    assert!(told.starts_with("codec_snappy.parquet: damaged Parquet file: "), "{told}");
+    assert!(
+        told.starts_with("codec_snappy.parquet: damaged Parquet file: "),
+        "{told}"
+    );
 }
 
 #[test]
@@ -139,8 +159,14 @@ fn other_files_under_the_names_of_columns_are_told() {
     let pointer = "a pointer of Git LFS and not the file; fetch the file with `git lfs pull`";
     assert_eq!(told("a.parquet", lfs), format!("a.parquet: {pointer}"));
     assert_eq!(told("a.arrow", lfs), format!("a.arrow: {pointer}"));
-    assert_eq!(told("a.parquet", b"{}"), "a.parquet: not a Parquet file, as its name says");
-    assert_eq!(told("a.arrow", b"{\"a\": 1}"), "a.arrow: not an Arrow file, as its name says");
+    assert_eq!(
+        told("a.parquet", b"{}"),
+        "a.parquet: not a Parquet file, as its name says"
+    );
+    assert_eq!(
+        told("a.arrow", b"{\"a\": 1}"),
+        "a.arrow: not an Arrow file, as its name says"
+    );
     assert_eq!(
         told("a.arrow", &bytes_of("packed_inside.arrow")),
         "a.arrow: its buffers are compressed by lz4, which is not built in; write it as Parquet, or without compression"
@@ -157,18 +183,30 @@ fn columns_that_are_missing_or_cannot_be_rows_are_told_by_name() {
     let with = |name: &str, change: &dyn Fn(&mut SourcePlan)| {
         let mut source = plan(&golden().join(name));
         change(&mut source);
-        let error = read_documents(&[source], OnBadRow::Fail).unwrap_err().to_string();
-        error.rsplit_once(&format!("{name}: ")).unwrap().1.to_owned()
+        let error = read_documents(&[source], OnBadRow::Fail)
+            .unwrap_err()
+            .to_string();
+        error
+            .rsplit_once(&format!("{name}: "))
+            .unwrap()
+            .1
+            .to_owned()
     };
     let text = |column: &'static str| {
-        move |source: &mut SourcePlan| source.fields = vec![(RowField::Text, column.to_owned())]
+        move |source: &mut SourcePlan| {
+            source.fields = FieldsPlan(vec![(RowField::Text, column.to_owned())])
+        }
     };
     assert_eq!(
         with("codec_snappy.parquet", &text("body")),
         "no column `body`; it has `id`, `text`"
     );
     let refused = "which no row of text or messages can have; write it as text, or leave it out";
-    for (column, kind) in [("when", "Timestamp(µs)"), ("picture", "Binary"), ("price", "Decimal128(5, 2)")] {
+    for (column, kind) in [
+        ("when", "Timestamp(µs)"),
+        ("picture", "Binary"),
+        ("price", "Decimal128(5, 2)"),
+    ] {
         assert_eq!(
             with("types.parquet", &text(column)),
             format!("column `{column}` holds {kind}, {refused}")
@@ -184,14 +222,18 @@ fn columns_that_are_missing_or_cannot_be_rows_are_told_by_name() {
     files::write_atomically(&path, |out| out.write_all(&bytes)).unwrap();
     let told = read_paths(&[path]).unwrap_err().to_string();
     assert!(
-        told.ends_with("no column that says what its rows hold, such as `text` or `messages`; it has `body`"),
+        told.ends_with(
+            "no column that says what its rows hold, such as `text` or `messages`; it has `body`"
+        ),
         "{told}"
     );
     let source = SourcePlan {
         fields: FieldsPlan(vec![(RowField::Text, "id".to_owned())]),
         ..plan(&golden().join("codec_none.parquet"))
     };
-    let told = read_documents(&[source], OnBadRow::Fail).unwrap_err().to_string();
+    let told = read_documents(&[source], OnBadRow::Fail)
+        .unwrap_err()
+        .to_string();
     assert!(
         told.ends_with("codec_none.parquet:1: `id` is a number, not a string; the same on 39 more rows of this file"),
         "{told}"

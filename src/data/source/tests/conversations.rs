@@ -6,13 +6,20 @@ use super::*;
 use crate::chat::Conversation;
 
 /// Documents of rows that are read as a plan says, or the faults.
-fn rows(rows: &[Value], plan_of: impl Fn(SourcePlan) -> SourcePlan) -> Result<Vec<Content>, String> {
+fn rows(
+    rows: &[Value],
+    plan_of: impl Fn(SourcePlan) -> SourcePlan,
+) -> Result<Vec<Content>, String> {
     let lines: Vec<_> = rows.iter().map(|row| format!("{row}\n")).collect();
     let dir = folder(&[("a.jsonl", lines.concat().as_bytes())]);
     let path = dir.path().join("a.jsonl");
     let read = read_documents(&[plan_of(plan(&path))], OnBadRow::Fail);
     let read = read.map_err(|error| message(&dir, &error))?;
-    Ok(read.documents.into_iter().map(|document| document.content).collect())
+    Ok(read
+        .documents
+        .into_iter()
+        .map(|document| document.content)
+        .collect())
 }
 
 fn row(row: Value) -> Result<Content, String> {
@@ -169,23 +176,51 @@ fn a_task_of_alpaca_is_a_turn_of_the_user_and_one_of_the_assistant() {
 #[test]
 fn a_plan_names_format_and_fields() {
     let with = |format, fields: &[(RowField, &str)]| {
-        let fields = fields.iter().map(|(field, name)| (*field, (*name).to_owned()));
+        let fields = fields
+            .iter()
+            .map(|(field, name)| (*field, (*name).to_owned()));
         let fields = FieldsPlan(fields.collect());
-        move |plan| SourcePlan { format, fields, ..plan }
+        move |plan| SourcePlan {
+            format,
+            fields,
+            ..plan
+        }
     };
     let qa = json!({"question": "q", "answer": "a", "text": "t"});
-    let pair = with(None, &[(RowField::Prompt, "question"), (RowField::Completion, "answer")]);
+    let pair = with(
+        None,
+        &[
+            (RowField::Prompt, "question"),
+            (RowField::Completion, "answer"),
+        ],
+    );
     let found = rows(std::slice::from_ref(&qa), pair).unwrap();
     assert!(matches!(&found[0], Content::Completion { prompt, .. } if prompt == "q"));
     let body = with(Some(RowFormat::Text), &[]);
-    assert_eq!(rows(std::slice::from_ref(&qa), body).unwrap()[0], Content::Text("t".to_owned()));
+    assert_eq!(
+        rows(std::slice::from_ref(&qa), body).unwrap()[0],
+        Content::Text("t".to_owned())
+    );
     let dialog = json!({"dialog": [{"who": "user", "says": "u", "role": "x"}, {"who": "assistant", "says": "a"}]});
-    let keys = [(RowField::Messages, "dialog"), (RowField::Role, "who"), (RowField::Content, "says")];
+    let keys = [
+        (RowField::Messages, "dialog"),
+        (RowField::Role, "who"),
+        (RowField::Content, "says"),
+    ];
     let told = rows(std::slice::from_ref(&dialog), with(None, &keys)).unwrap_err();
-    assert!(told.ends_with("message 1: `role` stands beside `who`, which is read for it"), "{told}");
-    let found = rows(&[json!({"dialog": [{"who": "user", "says": "u"}]})], with(None, &keys));
+    assert!(
+        told.ends_with("message 1: `role` stands beside `who`, which is read for it"),
+        "{told}"
+    );
+    let found = rows(
+        &[json!({"dialog": [{"who": "user", "says": "u"}]})],
+        with(None, &keys),
+    );
     let found = chat(found.unwrap().remove(0));
-    assert_eq!(json!(found.messages), json!([{"role": "user", "content": "u"}]));
+    assert_eq!(
+        json!(found.messages),
+        json!([{"role": "user", "content": "u"}])
+    );
     let missing = with(Some(RowFormat::Messages), &[(RowField::Tools, "functions")]);
     let told = rows(&[json!({"messages": [], "tools": []})], missing).unwrap_err();
     assert!(
@@ -197,7 +232,10 @@ fn a_plan_names_format_and_fields() {
 #[test]
 fn turns_go_before_a_text_beside_them_and_two_kinds_of_turns_are_refused() {
     let dir = folder(&[
-        ("a.jsonl", b"{\"text\": \"t\", \"messages\": [{\"role\": \"user\", \"content\": \"u\"}]}\n"),
+        (
+            "a.jsonl",
+            b"{\"text\": \"t\", \"messages\": [{\"role\": \"user\", \"content\": \"u\"}]}\n",
+        ),
         ("b.jsonl", b"{\"text\": \"t\", \"messages\": null}\n"),
     ]);
     let read = read(&dir).unwrap();
@@ -205,11 +243,14 @@ fn turns_go_before_a_text_beside_them_and_two_kinds_of_turns_are_refused() {
     assert_eq!(texts(&read.documents[1..]), ["t"], "null is absent");
     assert_eq!(read.notes.len(), 1);
     assert!(
-        read.notes[0].ends_with("a.jsonl: `messages` is read, and not `text` beside it; `format: text` reads that"),
+        read.notes[0].ends_with(
+            "a.jsonl: `messages` is read, and not `text` beside it; `format: text` reads that"
+        ),
         "{}",
         read.notes[0]
     );
-    let both = json!({"messages": [{"role": "user", "content": "u"}], "prompt": "p", "completion": "c"});
+    let both =
+        json!({"messages": [{"role": "user", "content": "u"}], "prompt": "p", "completion": "c"});
     let told = row(both.clone()).unwrap_err();
     assert!(
         told.ends_with("a.jsonl: has `messages` and `prompt` and `completion`; name the one that is meant, as `format: messages`"),
@@ -230,10 +271,16 @@ fn what_no_conversation_can_be_is_told_with_its_message() {
         (json!([]), "`messages` has no turns"),
         (json!("words"), "`messages` is text, not a list of messages"),
         (json!(3), "`messages` is a number, not a list of messages"),
-        (json!({"role": "user"}), "`messages` is an object, not a list of messages"),
+        (
+            json!({"role": "user"}),
+            "`messages` is an object, not a list of messages",
+        ),
         (json!([user, 3]), "message 2: is a number, not an object"),
         (json!([{"content": "u"}]), "message 1: has no `role`"),
-        (json!([{"role": 3, "content": "u"}]), "message 1: `role` is a number, not text"),
+        (
+            json!([{"role": 3, "content": "u"}]),
+            "message 1: `role` is a number, not text",
+        ),
         (
             json!([user, {"role": "assistent", "content": "u"}]),
             "message 2: unknown role `assistent`; known are `system`, `developer`, `user`, `assistant`, `tool` and a few others",
@@ -258,16 +305,29 @@ fn what_no_conversation_can_be_is_told_with_its_message() {
         assert_eq!(of(turns), told);
     }
     let beside = |key: &str, value: Value| fault(json!({"messages": [user], key: value}));
-    assert_eq!(beside("tools", json!(3)), "`tools` is a number, not a list of tools");
-    assert_eq!(beside("tools", json!([3])), "`tools` holds a number, not an object");
+    assert_eq!(
+        beside("tools", json!(3)),
+        "`tools` is a number, not a list of tools"
+    );
+    assert_eq!(
+        beside("tools", json!([3])),
+        "`tools` holds a number, not an object"
+    );
     assert!(beside("tools", json!("[{")).starts_with("`tools` is text that is not JSON: EOF"));
-    assert_eq!(beside("chat_template_kwargs", json!([1])), "`chat_template_kwargs` is a list, not an object");
-    let call = |value: &str| fault(json!({"conversations": [{"from": "function_call", "value": value}]}));
+    assert_eq!(
+        beside("chat_template_kwargs", json!([1])),
+        "`chat_template_kwargs` is a list, not an object"
+    );
+    let call =
+        |value: &str| fault(json!({"conversations": [{"from": "function_call", "value": value}]}));
     assert!(call("f(x)").starts_with("message 1: `value` of a function call is not JSON: "));
     assert_eq!(
         call("{\"f\": 1}"),
         "message 1: `value` of a function call is no object with `name` and `arguments`"
     );
     let foreign = fault(json!({"conversations": [{"from": "narrator", "value": "u"}]}));
-    assert!(foreign.starts_with("message 1: unknown role `narrator`; known are `human`"), "{foreign}");
+    assert!(
+        foreign.starts_with("message 1: unknown role `narrator`; known are `human`"),
+        "{foreign}"
+    );
 }

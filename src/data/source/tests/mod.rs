@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Content, Document, Documents, OnBadRow, RowField, RowFormat, SkipReason, Skipped, SourceError,
-    SourcePlan, content_hash, look_at, read_documents,
+    Content, Document, Documents, FieldsPlan, OnBadRow, RowField, RowFormat, SkipReason, Skipped,
+    SourceError, SourcePlan, content_hash, look_at, read_documents,
 };
 use crate::files;
 use crate::hashes::Hashes;
@@ -133,7 +133,9 @@ fn twenty_faults_are_named_and_the_rest_counted() {
         "{message}"
     );
     assert!(
-        message.ends_with("19.jsonl:1: not an object; the same on 1 more line of this file\n  and 6 more"),
+        message.ends_with(
+            "19.jsonl:1: not an object; the same on 1 more line of this file\n  and 6 more"
+        ),
         "{message}"
     );
 }
@@ -400,7 +402,10 @@ fn the_committed_novels_are_whole_and_unchanged() {
     let sizes = |split: &str| -> Vec<usize> {
         let read = read_paths(&[austen.join(split)]).unwrap();
         assert_eq!(read.skipped, []);
-        texts(&read.documents).iter().map(|text| text.len()).collect()
+        texts(&read.documents)
+            .iter()
+            .map(|text| text.len())
+            .collect()
     };
     // Emma, Mansfield Park, Northanger Abbey, Pride and Prejudice, Sense and Sensibility; Persuasion.
     assert_eq!(
