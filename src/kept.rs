@@ -265,8 +265,12 @@ fn settings(plan: &Plan) -> Value {
 }
 
 fn text_names(plan: &Plan) -> [Vec<String>; 2] {
-    [&plan.data.train, &plan.data.validation]
-        .map(|sources| sources.iter().map(|source| file_name(&source.path)).collect())
+    [&plan.data.train, &plan.data.validation].map(|sources| {
+        sources
+            .iter()
+            .map(|source| file_name(&source.path))
+            .collect()
+    })
 }
 
 /// Last part of a path.

@@ -51,10 +51,18 @@ fn rows_of(args: &EvaluateArgs, model: &StoredModel) -> Result<TokenRows, Failur
     if let Some(rebuilt) = Rebuilt::of_folder(model.path(), model_type, &tokenizer) {
         progress::log_notes(&[rebuilt.note()]);
     }
-    let end_of_text = tokenizer.end_of_text().or(config.eos_token_ids.first().copied());
+    let end_of_text = tokenizer
+        .end_of_text()
+        .or(config.eos_token_ids.first().copied());
     let (sources, ends) = (SourcePlan::of_paths(&args.text), &config.eos_token_ids);
-    read_rows(&sources, &tokenizer, args.sequence_length, end_of_text, ends)
-        .map_err(|error| Failure::input("data", &error))
+    read_rows(
+        &sources,
+        &tokenizer,
+        args.sequence_length,
+        end_of_text,
+        ends,
+    )
+    .map_err(|error| Failure::input("data", &error))
 }
 
 /// The model to compare with, whose tokens mean the same.

@@ -82,7 +82,10 @@ impl Turning<'_> {
                     counts.with_end += u64::from(turned.learns_end);
                     counts.learnt_whole += u64::from(turned.learns_all);
                     counts.tokens += positions;
-                    let learnt = row.spans.iter().map(|span| u64::from(span.end - span.start));
+                    let learnt = row
+                        .spans
+                        .iter()
+                        .map(|span| u64::from(span.end - span.start));
                     counts.learnt_tokens += learnt.sum::<u64>();
                     rows.push(row);
                 }
@@ -100,7 +103,11 @@ impl Turning<'_> {
         match &document.content {
             Content::Text(_) => Ok(Vec::new()), // packed with the other texts
             Content::Completion { prompt, completion } => {
-                let learnt = if self.learn == Some(Learn::All) { 0 } else { prompt.len() };
+                let learnt = if self.learn == Some(Learn::All) {
+                    0
+                } else {
+                    prompt.len()
+                };
                 let text = [prompt.as_str(), completion.as_str()].concat();
                 let learnt = vec![learnt..text.len() + 1]; // with the token behind it
                 let tokens = self.bounded(encoder.encode_text(&text, here)?);
@@ -117,10 +124,19 @@ impl Turning<'_> {
                     Learn::Assistant
                 });
                 let texts = learnt(template, conversation, learn);
-                let texts = texts.map_err(|source| DataError::Template { place: here(), source })?;
+                let texts = texts.map_err(|source| DataError::Template {
+                    place: here(),
+                    source,
+                })?;
                 let row = |Learnt { text, spans }| {
                     let tokens = encoder.encode_text(&text, here)?;
-                    Ok(self.turned(&Marked { text, learnt: spans }, tokens))
+                    Ok(self.turned(
+                        &Marked {
+                            text,
+                            learnt: spans,
+                        },
+                        tokens,
+                    ))
                 };
                 texts.into_iter().map(row).collect()
             }
@@ -133,7 +149,10 @@ impl Turning<'_> {
 
     /// Tokens of a text without a template, between those that belong before and behind it.
     fn bounded(&self, tokens: TokenizedText) -> TokenizedText {
-        let TokenizedText { mut ids, mut num_bytes } = tokens;
+        let TokenizedText {
+            mut ids,
+            mut num_bytes,
+        } = tokens;
         if let Some(beginning) = self.beginning_of_text {
             ids.insert(0, beginning);
             num_bytes.insert(0, 0);
@@ -153,13 +172,18 @@ impl TurnCounts {
             notes.push(format!("{split}: {} of {of} conversations are longer than `sequence_length` and were cut at its end", self.cut));
         }
         if self.without_learnt > 0 {
-            notes.push(format!("{split}: {} rows were left out, because nothing of them is learnt", self.without_learnt));
+            notes.push(format!(
+                "{split}: {} rows were left out, because nothing of them is learnt",
+                self.without_learnt
+            ));
         }
         if rows > 0 && self.with_end == 0 {
             notes.push(format!("{split}: no row learns a token that ends a turn, so the student will not learn when to stop; is the end token of the chat template one of the model's `eos_token_id`?"));
         }
         if rows > 0 && self.learnt_whole == rows {
-            notes.push(format!("{split}: every row learns all of its tokens, also what the user writes"));
+            notes.push(format!(
+                "{split}: every row learns all of its tokens, also what the user writes"
+            ));
         }
         notes
     }

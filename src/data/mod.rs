@@ -39,9 +39,9 @@ pub use prepare::{
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::{ConversationRow, TokenRows};
 pub use source::{
-    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, FieldsPlan, Looked, OnBadRow,
-    PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan, content_hash,
-    look_at, read_documents, source_files,
+    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, FieldsPlan, Looked,
+    OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan,
+    content_hash, look_at, read_documents, source_files,
 };
 pub use stream::TextStream;
 pub use templates::Renderer;

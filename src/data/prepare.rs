@@ -147,7 +147,9 @@ pub enum DataError {
         source: TemplateError,
     },
     /// Nothing of a split is learnt.
-    #[error("{split} text: nothing of its {conversations} conversations is learnt; {cut} of them are longer than a row")]
+    #[error(
+        "{split} text: nothing of its {conversations} conversations is learnt; {cut} of them are longer than a row"
+    )]
     NothingLearnt {
         /// The split.
         split: Split,
@@ -181,7 +183,8 @@ pub fn prepare(
     ends: &[u32],
 ) -> Result<Prepared, DataError> {
     let read = |split, sources: &[SourcePlan]| {
-        read_documents(sources, plan.on_bad_row).map_err(|source| DataError::Source { split, source })
+        read_documents(sources, plan.on_bad_row)
+            .map_err(|source| DataError::Source { split, source })
     };
     let train = read(Split::Train, &plan.train)?;
     let validation = read(Split::Validation, &plan.validation)?;
@@ -306,7 +309,9 @@ impl<'a> RowSettings<'a> {
         ends: &[u32],
         learn: Option<Learn>,
     ) -> Result<Self, DataError> {
-        let end_of_text = eos.or(tokenizer.end_of_text()).ok_or(DataError::NoEndOfText)?;
+        let end_of_text = eos
+            .or(tokenizer.end_of_text())
+            .ok_or(DataError::NoEndOfText)?;
         check_end_of_text(end_of_text, tokenizer)?;
         Ok(Self {
             tokenizer,
@@ -335,7 +340,13 @@ impl<'a> RowSettings<'a> {
         let encoded = encoder.encode(&texts, limit)?;
         let mut flags = encoded.iter().map(|text| u8::from(text.ids.is_empty()));
         // Documents beyond the limit were not looked at.
-        let flag = |document| if is_text(&document) { flags.next().unwrap_or(0) } else { 0 };
+        let flag = |document| {
+            if is_text(&document) {
+                flags.next().unwrap_or(0)
+            } else {
+                0
+            }
+        };
         let is_empty = documents.iter().map(flag).collect();
         let packing = Packing {
             sequence_length: self.sequence_length,
@@ -369,14 +380,24 @@ impl<'a> RowSettings<'a> {
             }
         }
         if rows.num_rows() == 0 {
-            let TurnCounts { conversations, cut, .. } = turns;
+            let TurnCounts {
+                conversations, cut, ..
+            } = turns;
             return Err(if conversations == 0 {
                 DataError::NoTokens { split }
             } else {
-                DataError::NothingLearnt { split, conversations, cut }
+                DataError::NothingLearnt {
+                    split,
+                    conversations,
+                    cut,
+                }
             });
         }
-        Ok(MadeRows { rows, turns, is_empty })
+        Ok(MadeRows {
+            rows,
+            turns,
+            is_empty,
+        })
     }
 
     /// Rows of a split, kept in a store.
@@ -416,7 +437,10 @@ impl<'a> RowSettings<'a> {
                 Ok::<_, DataError>((made.write()?, made))
             },
         )?;
-        let too_short = documents.iter().zip(made.is_empty).filter(|(_, empty)| *empty == 1);
+        let too_short = documents
+            .iter()
+            .zip(made.is_empty)
+            .filter(|(_, empty)| *empty == 1);
         let too_short = too_short.map(|(document, _)| Skipped {
             path: document.path.to_path_buf(),
             row: document.row,
@@ -516,8 +540,7 @@ pub fn prepared_before(
         let read = |bytes: &[u8]| MadeRows::read(bytes, file.num_documents);
         store.get("rows", &file.key, read)
     };
-    let (Some(train), Some(validation)) = (rows(&stored.train)?, rows(&stored.validation)?)
-    else {
+    let (Some(train), Some(validation)) = (rows(&stored.train)?, rows(&stored.validation)?) else {
         return Ok(None);
     };
     let [train_hash, validation_hash] = texts.clone();
@@ -551,8 +574,17 @@ fn hash_documents(documents: &[Document]) -> String {
                 add(b"p", prompt);
                 add(b"c", completion);
             }
-            Content::Chat(Conversation { messages, tools, variables, num_prompt, unlearnt }) => {
-                add(b"m", &json!([messages, tools, variables, num_prompt, unlearnt]).to_string());
+            Content::Chat(Conversation {
+                messages,
+                tools,
+                variables,
+                num_prompt,
+                unlearnt,
+            }) => {
+                add(
+                    b"m",
+                    &json!([messages, tools, variables, num_prompt, unlearnt]).to_string(),
+                );
             }
         }
     }

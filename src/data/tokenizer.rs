@@ -18,13 +18,13 @@ use tokenizers::{
 
 use super::TextStream;
 use super::bounds::{AddedToken as WrittenToken, TokenizerFile};
-use super::cut::Splitting;
 use super::chat_templates::{ChatTemplates, chat_templates};
+use super::cut::Splitting;
 use super::encode::TokensSoFar;
-use super::templates::{Renderer, special_tokens};
 use super::special_tokens::{
     END_OF_TEXT, END_OF_TEXT_NAMES, default_config, end_of_text, round_text,
 };
+use super::templates::{Renderer, special_tokens};
 use crate::chat::TemplateError;
 use crate::files;
 use crate::gguf::tokenizer::{TokenizerFiles, tokenizer_files};
@@ -227,7 +227,10 @@ impl Tokenizer {
         let parsed = config.as_deref().map(parsed_config).unwrap_or_default();
         let templates = chat_templates(&parsed, Some(files::parent(path)))?;
         let tokenizer = Self::from_bytes(read(path)?, config, path)?;
-        Ok(Self { templates, ..tokenizer })
+        Ok(Self {
+            templates,
+            ..tokenizer
+        })
     }
 
     /// Reads the tokenizer of an open GGUF file.
@@ -451,7 +454,9 @@ impl Tokenizer {
     /// Tokens that end a turn of a model with these `eos_token_id`s: them, and the tokenizer's own `eos_token`. Ascending.
     pub fn ends(&self, of_model: &[u32]) -> Vec<u32> {
         let names = self.special_token_names();
-        let own = names.get("eos_token").and_then(|token| self.inner.token_to_id(token));
+        let own = names
+            .get("eos_token")
+            .and_then(|token| self.inner.token_to_id(token));
         let mut ends: Vec<u32> = of_model.iter().copied().chain(own).collect();
         ends.sort_unstable();
         ends.dedup();

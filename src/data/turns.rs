@@ -94,10 +94,15 @@ mod tests {
     /// Tokens given by their texts; the end is `<e>`.
     fn row_of(parts: &[&str], learnt: &[std::ops::Range<usize>], length: usize) -> Turned {
         let text = parts.concat();
-        let ids = (10..).zip(parts).map(|(id, part)| if *part == "<e>" { END } else { id });
+        let ids = (10..)
+            .zip(parts)
+            .map(|(id, part)| if *part == "<e>" { END } else { id });
         let tokens = TokenizedText {
             ids: ids.collect(),
-            num_bytes: parts.iter().map(|part| u32::try_from(part.len()).unwrap()).collect(),
+            num_bytes: parts
+                .iter()
+                .map(|part| u32::try_from(part.len()).unwrap())
+                .collect(),
         };
         let learnt = learnt.to_vec();
         turned(&Marked { text, learnt }, tokens, &[END], length)
@@ -111,7 +116,9 @@ mod tests {
     #[test]
     fn the_tokens_of_a_turn_are_learnt_up_to_its_first_end() {
         // "u:" "hi" "<e>" "a:" "yes" "<e>" "\n" "a:" "no" "<e>"
-        let parts = ["u:", "hi", "<e>", "a:", "yes", "<e>", "\n", "a:", "no", "<e>"];
+        let parts = [
+            "u:", "hi", "<e>", "a:", "yes", "<e>", "\n", "a:", "no", "<e>",
+        ];
         let turns = [9..16, 18..23];
         let found = row_of(&parts, &turns, 16);
         assert_eq!(positions(&found), [3, 4, 7, 8]);

@@ -12,9 +12,7 @@ use rustix::fs::{Access, access, statvfs};
 use crate::cache::SupportPlan;
 use crate::checkpoint::CheckpointError;
 use crate::cost::Text;
-use crate::data::{
-    DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at,
-};
+use crate::data::{DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;

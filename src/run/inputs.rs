@@ -49,7 +49,13 @@ pub(super) fn prepare_data(
     let end_of_text = end_of_text.filter(|_| names_none);
     let mut data = match &inputs.kept {
         Some(kept) if inputs.away.text => kept_rows(stages, kept)?,
-        _ => data::prepare(&plan.data, tokenizer, &stage.dir, end_of_text, &inputs.ends(plan))?,
+        _ => data::prepare(
+            &plan.data,
+            tokenizer,
+            &stage.dir,
+            end_of_text,
+            &inputs.ends(plan),
+        )?,
     };
     data.train = data.train.calibrated_on(plan.data.calibrate_on);
     inputs.check_data(plan, &data)?;

@@ -101,7 +101,10 @@ pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
         parts["beginning_of_text"] = json!(begins);
     }
     // Templates decide the text of conversations, and ends what is learnt of it.
-    if let Some(tokenizer) = tokenizer.as_ref().filter(|tokenizer| !tokenizer.templates().is_empty()) {
+    if let Some(tokenizer) = tokenizer
+        .as_ref()
+        .filter(|tokenizer| !tokenizer.templates().is_empty())
+    {
         parts["templates"] = json!(files::hash_json(&tokenizer.templates()));
         parts["ends"] = json!(tokenizer.ends(&inputs.ends(plan)));
     }

@@ -40,7 +40,10 @@ impl Keys for FieldsPlan {
     }
 
     fn write_keys(&self, _: &Path, keys: &mut Map<String, Value>) {
-        let names = self.0.iter().map(|(field, name)| (field.name().to_owned(), json!(name)));
+        let names = self
+            .0
+            .iter()
+            .map(|(field, name)| (field.name().to_owned(), json!(name)));
         keys.extend(names);
     }
 }
@@ -57,16 +60,25 @@ static FIELDS: Block = Block {
     rows: &[
         field(RowField::Text, "text of a document"),
         field(RowField::Messages, "messages of a conversation"),
-        field(RowField::Prompt, "text or messages that nothing is learnt from"),
+        field(
+            RowField::Prompt,
+            "text or messages that nothing is learnt from",
+        ),
         field(RowField::Completion, "text or messages behind the prompt"),
-        field(RowField::Conversations, "turns, in the spelling of ShareGPT"),
+        field(
+            RowField::Conversations,
+            "turns, in the spelling of ShareGPT",
+        ),
         field(RowField::Instruction, "task, in the spelling of Alpaca"),
         field(RowField::Input, "what the task is about"),
         field(RowField::Output, "answer to the task"),
         field(RowField::System, "system prompt beside the turns"),
         field(RowField::History, "earlier pairs of task and answer"),
         field(RowField::Tools, "tools that the model may call"),
-        field(RowField::Variables, "further variables of the chat template"),
+        field(
+            RowField::Variables,
+            "further variables of the chat template",
+        ),
         field(RowField::Role, "role of a message"),
         field(RowField::Content, "content of a message"),
     ],

@@ -359,7 +359,9 @@ fn tokenising_stops_soon_after_the_limit() {
     let tokenizer = opened("hf-llama-256/tokenizer.json");
     let encoder = Encoder::with_room(&tokenizer, 64, u64::MAX);
     for (limit, at_most) in [(Some(10), 100), (Some(500), 600), (None, usize::MAX)] {
-        let texts = encoder.encode(&[&documents[0], &documents[1]], limit).unwrap();
+        let texts = encoder
+            .encode(&[&documents[0], &documents[1]], limit)
+            .unwrap();
         let num_tokens = texts[0].ids.len();
         assert!(
             num_tokens as u64 > limit.unwrap_or(10_000) && num_tokens < at_most,

@@ -1,11 +1,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use crate::chat::Learn;
 use crate::data::{
     CalibrateOn, DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows, Tokenizer,
     TokenizerPlan, TrainTokenizer, prepare, read_rows,
 };
-use crate::chat::Learn;
 use crate::files;
 
 struct Setup {
@@ -258,10 +258,17 @@ fn with_chats() -> (Setup, Tokenizer) {
 /// Text of the tokens that a row learns.
 fn learnt(rows: &TokenRows, row_idx: usize, tokenizer: &Tokenizer) -> String {
     let labels = rows.labels(row_idx);
-    let ids = rows.mask(row_idx).positions().map(|position| labels[position]);
+    let ids = rows
+        .mask(row_idx)
+        .positions()
+        .map(|position| labels[position]);
     let text = |id: u32| {
         let token = tokenizer.token(id).unwrap_or_default();
-        if tokenizer.is_special(id) { token } else { tokenizer.decode(&[id]).unwrap() }
+        if tokenizer.is_special(id) {
+            token
+        } else {
+            tokenizer.decode(&[id]).unwrap()
+        }
     };
     ids.map(text).collect()
 }
@@ -269,24 +276,28 @@ fn learnt(rows: &TokenRows, row_idx: usize, tokenizer: &Tokenizer) -> String {
 #[test]
 fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
     let (setup, tokenizer) = with_chats();
-    let prepare = |setup: &Setup| {
-        prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap()
-    };
+    let prepare =
+        |setup: &Setup| prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap();
     let prepared = prepare(&setup);
     let rows = &prepared.train;
     let first = rows.num_streamed();
     assert!(first > 0);
-    assert_eq!(rows.num_rows(), first + 2, "nothing of the last conversation is learnt");
-    assert_eq!(learnt(rows, first, &tokenizer), "Yes.<|im_end|>No.<|im_end|>");
+    assert_eq!(
+        rows.num_rows(),
+        first + 2,
+        "nothing of the last conversation is learnt"
+    );
+    assert_eq!(
+        learnt(rows, first, &tokenizer),
+        "Yes.<|im_end|>No.<|im_end|>"
+    );
     assert_eq!(learnt(rows, first + 1, &tokenizer), " b c<|endoftext|>");
     let bytes = "Yes.<|im_end|>No.<|im_end|>".len() + " b c".len();
     let prose = rows.split_at(first)[0].num_text_positions();
     assert!(rows.num_bytes() as usize > bytes && prose > 0);
     let begins = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").unwrap();
     assert!(rows.row(first).starts_with(&begins));
-    let notes = [
-        "train: 1 rows were left out, because nothing of them is learnt".to_owned(),
-    ];
+    let notes = ["train: 1 rows were left out, because nothing of them is learnt".to_owned()];
     assert_eq!(prepared.notes, notes);
     let again = prepare(&setup);
     assert!(again.from_cache);
@@ -327,16 +338,28 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     let folder = setup.dir.path().join("model");
     fs::create_dir(&folder).unwrap();
     for name in ["tokenizer.json", "chat_template.jinja"] {
-        fs::copy(format!("tests/golden/hf-llama-256/{name}"), folder.join(name)).unwrap();
+        fs::copy(
+            format!("tests/golden/hf-llama-256/{name}"),
+            folder.join(name),
+        )
+        .unwrap();
     }
     let tokenizer = Tokenizer::of_model(&folder).unwrap(); // names no end
     let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), Some(0), &[]).unwrap();
     let [note] = &prepared.notes[..] else {
         panic!("{:?}", prepared.notes)
     };
-    assert!(note.contains("no row learns a token that ends a turn"), "{note}");
+    assert!(
+        note.contains("no row learns a token that ends a turn"),
+        "{note}"
+    );
     fs::remove_file(folder.join("chat_template.jinja")).unwrap();
     let tokenizer = Tokenizer::of_model(&folder).unwrap();
     let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), Some(0), &[]).unwrap_err();
-    assert!(error.to_string().ends_with("chats.jsonl:1: a conversation, and the model has no chat template to render it"), "{error}");
+    assert!(
+        error.to_string().ends_with(
+            "chats.jsonl:1: a conversation, and the model has no chat template to render it"
+        ),
+        "{error}"
+    );
 }

@@ -197,7 +197,9 @@ fn columns_that_are_missing_or_cannot_be_rows_are_told_by_name() {
             .to_owned()
     };
     let text = |column: &'static str| {
-        move |source: &mut SourcePlan| source.fields = vec![(RowField::Text, column.to_owned())]
+        move |source: &mut SourcePlan| {
+            source.fields = FieldsPlan(vec![(RowField::Text, column.to_owned())])
+        }
     };
     assert_eq!(
         with("codec_snappy.parquet", &text("body")),

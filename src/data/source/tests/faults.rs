@@ -188,7 +188,7 @@ fn what_changes_the_rows_changes_the_hash() {
     };
     let plain = hash(&|_| {});
     let named = hash(&|source| source.format = Some(RowFormat::Text));
-    let other = hash(&|source| source.fields = vec![(RowField::Text, "body".to_owned())]);
+    let other = hash(&|source| source.fields = FieldsPlan(vec![(RowField::Text, "body".to_owned())]));
     assert!(plain != named && plain != other && named != other);
     let packed = folder(&[("a.jsonl.gz", &gzip(b"{\"text\": \"a\"}\n"))]);
     let sources = [plan(packed.path())];
@@ -217,7 +217,7 @@ fn fields_of_another_format_and_rows_of_a_text_are_refused() {
     assert!(
         told(&|source| {
             source.format = Some(RowFormat::Text);
-            source.fields = vec![(RowField::Role, "x".to_owned())];
+            source.fields = FieldsPlan(vec![(RowField::Role, "x".to_owned())]);
         })
         .contains("which `format: text` has not")
     );

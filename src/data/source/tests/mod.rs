@@ -10,8 +10,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::{
-    Content, Document, Documents, OnBadRow, RowField, RowFormat, SkipReason, Skipped, SourceError,
-    SourcePlan, content_hash, look_at, read_documents,
+    Content, Document, Documents, FieldsPlan, OnBadRow, RowField, RowFormat, SkipReason, Skipped,
+    SourceError, SourcePlan, content_hash, look_at, read_documents,
 };
 use crate::files;
 use crate::hashes::Hashes;
