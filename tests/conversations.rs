@@ -56,28 +56,59 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         let report = workshop.done(&["run", "chat.yaml", "--json"]).json();
         assert_eq!(report["passes"].as_array().unwrap().len(), 4, "{report}");
         let cache = glob(&workshop, "out/cache-*");
-        let stat = workshop.done(&["cache", "stat", &format!("{cache}/train"), "--json"]).json();
+        let stat = workshop
+            .done(&["cache", "stat", &format!("{cache}/train"), "--json"])
+            .json();
         assert_eq!(stat["num_rows"], 40);
         let (counted, all) = (&stat["num_counted"], &stat["num_positions"]);
         assert_eq!(all, 40 * 48);
-        assert!(counted.as_u64() < Some(40 * 20) && counted.as_u64() > Some(40 * 4), "{stat}");
+        assert!(
+            counted.as_u64() < Some(40 * 20) && counted.as_u64() > Some(40 * 4),
+            "{stat}"
+        );
 
         // The same measure over the same file, by another command.
-        let args = ["evaluate", "teacher", "--text", "held-out.jsonl", "--sequence-length", "48", "--json", "--losses", "losses.jsonl"];
+        let args = [
+            "evaluate",
+            "teacher",
+            "--text",
+            "held-out.jsonl",
+            "--sequence-length",
+            "48",
+            "--json",
+            "--losses",
+            "losses.jsonl",
+        ];
         let found = workshop.done(&args).json();
-        let of_run = report["passes"][0]["evaluation"]["loss_nats"].as_f64().unwrap();
-        assert!((found["loss_nats"].as_f64().unwrap() - of_run).abs() < 1e-5, "{found} {report}");
+        let of_run = report["passes"][0]["evaluation"]["loss_nats"]
+            .as_f64()
+            .unwrap();
+        assert!(
+            (found["loss_nats"].as_f64().unwrap() - of_run).abs() < 1e-5,
+            "{found} {report}"
+        );
         let losses = std::fs::read_to_string(workshop.path("losses.jsonl")).unwrap();
         let first: Value = serde_json::from_str(losses.lines().next().unwrap()).unwrap();
         let spans = first["counted"].as_array().unwrap();
         assert_eq!(spans.len(), 2, "{first}");
-        let learnt: u64 = spans.iter().map(|span| span[1].as_u64().unwrap() - span[0].as_u64().unwrap()).sum();
+        let learnt: u64 = spans
+            .iter()
+            .map(|span| span[1].as_u64().unwrap() - span[0].as_u64().unwrap())
+            .sum();
         assert_eq!(first["loss_nats"].as_array().unwrap().len() as u64, learnt);
 
         // A finished run has nothing to do, and other turns are other rows.
         let again = workshop.done(&["run", "chat.yaml"]);
         assert!(again.stderr.contains("data: done"), "{}", again.stderr);
-        let changed = workshop.done(&["plan", "chat.yaml", "--set", "data.learn=last_turn", "--json"]).json();
+        let changed = workshop
+            .done(&[
+                "plan",
+                "chat.yaml",
+                "--set",
+                "data.learn=last_turn",
+                "--json",
+            ])
+            .json();
         assert_eq!(changed["stages"][0]["done"], false, "{changed}");
     }
 
@@ -104,7 +135,16 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         );
         assert!(shown.stdout.contains("ids: 1 "), "{}", shown.stdout);
         assert!(!workshop.path("out").exists());
-        let args = ["data", "show", "chat.yaml", "--split", "validation", "--rows", "2", "--json"];
+        let args = [
+            "data",
+            "show",
+            "chat.yaml",
+            "--split",
+            "validation",
+            "--rows",
+            "2",
+            "--json",
+        ];
         let found = workshop.done(&args).json();
         assert_eq!(found["rows"].as_array().unwrap().len(), 2);
         let parts = found["rows"][0]["parts"].as_array().unwrap();
@@ -116,14 +156,33 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
     #[test]
     fn data_render_and_generate_chat_take_the_template_of_the_model() {
         let workshop = workshop();
-        workshop.write("one.jsonl", br#"{"messages": [{"role": "user", "content": "Hi"}]}"#);
+        workshop.write(
+            "one.jsonl",
+            br#"{"messages": [{"role": "user", "content": "Hi"}]}"#,
+        );
         let prompt = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
-        let args = ["data", "render", "teacher", "one.jsonl", "--generation-prompt", "--json"];
+        let args = [
+            "data",
+            "render",
+            "teacher",
+            "one.jsonl",
+            "--generation-prompt",
+            "--json",
+        ];
         assert_eq!(workshop.done(&args).json()["text"], prompt);
         let template = ["data", "render", "teacher/chat_template.jinja", "one.jsonl"];
         let rendered = workshop.done(&template).stdout;
         assert_eq!(rendered, "<|im_start|>user\nHi<|im_end|>\n");
-        let args = ["generate", "teacher", "--chat", "--prompt", "Hi", "--max-tokens", "3", "--json"];
+        let args = [
+            "generate",
+            "teacher",
+            "--chat",
+            "--prompt",
+            "Hi",
+            "--max-tokens",
+            "3",
+            "--json",
+        ];
         let found = workshop.done(&args).json();
         assert_eq!(found["prompt"], prompt);
         assert!(found["tokens"].as_u64() <= Some(3));
@@ -131,11 +190,17 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         std::fs::remove_file(workshop.path("teacher/chat_template.jinja")).unwrap();
         let refused = workshop.run(&["generate", "teacher", "--chat", "--prompt", "Hi"]);
         assert_eq!(refused.code, Some(2));
-        assert!(refused.stderr.contains("the model has no chat template"), "{}", refused.stderr);
+        assert!(
+            refused.stderr.contains("the model has no chat template"),
+            "{}",
+            refused.stderr
+        );
         let refused = workshop.run(&["run", "chat.yaml"]);
         assert_eq!(refused.code, Some(2));
         assert!(
-            refused.stderr.contains("chats.jsonl:1: a conversation, and the model has no chat template"),
+            refused
+                .stderr
+                .contains("chats.jsonl:1: a conversation, and the model has no chat template"),
             "{}",
             refused.stderr
         );
@@ -149,9 +214,25 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         workshop.write("chats.jsonl", lines.as_bytes());
         let refused = workshop.run(&["run", "chat.yaml"]);
         assert_eq!(refused.code, Some(2), "{}", refused.stderr);
-        assert!(refused.stderr.contains("chats.jsonl:21"), "{}", refused.stderr);
-        let args = ["data", "show", "chat.yaml", "--set", "data.on_bad_row=skip", "--rows", "1"];
+        assert!(
+            refused.stderr.contains("chats.jsonl:21"),
+            "{}",
+            refused.stderr
+        );
+        let args = [
+            "data",
+            "show",
+            "chat.yaml",
+            "--set",
+            "data.on_bad_row=skip",
+            "--rows",
+            "1",
+        ];
         let shown = workshop.done(&args);
-        assert!(shown.stdout.contains("2 rows are bad and left out"), "{}", shown.stdout);
+        assert!(
+            shown.stdout.contains("2 rows are bad and left out"),
+            "{}",
+            shown.stdout
+        );
     }
 }

@@ -117,7 +117,9 @@ impl Calibration<'_> {
 
     /// Positions of a batch of rows that are observed.
     fn observed(&self, batch: &[usize]) -> Observed {
-        let flags = batch.iter().flat_map(|&row_idx| self.rows.observed(row_idx));
+        let flags = batch
+            .iter()
+            .flat_map(|&row_idx| self.rows.observed(row_idx));
         let flags: Vec<bool> = flags.collect();
         let places = flags
             .iter()

@@ -68,7 +68,11 @@ pub(super) enum SplitArg {
 
 pub(super) fn execute(command: &DataCommand, output: &mut Output<'_>) -> Result<(), Failure> {
     match command {
-        DataCommand::Show { recipe, rows, split } => show(recipe, *rows, *split, output),
+        DataCommand::Show {
+            recipe,
+            rows,
+            split,
+        } => show(recipe, *rows, *split, output),
         DataCommand::Render {
             template,
             conversations,
@@ -99,8 +103,7 @@ fn show(
     };
     let rows = prepared.rows(split);
     let row_idxs = 0..num_rows.min(rows.num_rows());
-    let with_colours =
-        anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
+    let with_colours = anstream::AutoStream::choice(&io::stdout()) != anstream::ColorChoice::Never;
     let mut text = String::new();
     for note in notes.iter().chain(&prepared.notes) {
         let _ = writeln!(text, "note: {note}");
@@ -111,7 +114,10 @@ fn show(
         let _ = writeln!(text, "{}", row.text(&split, with_colours));
         shown.push(row.json());
     }
-    output.print(&text, &json!({ "split": split.to_string(), "rows": shown, "notes": prepared.notes }))
+    output.print(
+        &text,
+        &json!({ "split": split.to_string(), "rows": shown, "notes": prepared.notes }),
+    )
 }
 
 /// Rows of a plan, made in a folder that is deleted again.
@@ -154,7 +160,11 @@ impl<'a> Row<'a> {
         Ok(Self {
             row_idx,
             tokens,
-            counted: mask.spans().iter().map(|span| [span.start, span.end]).collect(),
+            counted: mask
+                .spans()
+                .iter()
+                .map(|span| [span.start, span.end])
+                .collect(),
             num_counted: mask.count(),
             parts,
         })
@@ -195,7 +205,11 @@ fn text_of(tokens: &[u32], tokenizer: &Tokenizer) -> Result<String, Failure> {
     let mut text = String::new();
     let decode = |part: &[u32]| tokenizer.decode(part).map_err(DataError::from);
     let mut start = 0;
-    for (place, &id) in tokens.iter().enumerate().filter(|(_, id)| tokenizer.is_special(**id)) {
+    for (place, &id) in tokens
+        .iter()
+        .enumerate()
+        .filter(|(_, id)| tokenizer.is_special(**id))
+    {
         text += &decode(&tokens[start..place])?;
         text += &tokenizer.token(id).unwrap_or_default();
         start = place + 1;
@@ -211,7 +225,8 @@ fn render(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let renderer = if template.is_file() && !crate::gguf::is_gguf(template) {
-        let source = files::read_to_string(template).map_err(|error| files::with_path(error, template))?;
+        let source =
+            files::read_to_string(template).map_err(|error| files::with_path(error, template))?;
         let named = vec![("default".to_owned(), source)];
         data::Renderer::new(&named, &Value::Null, None).map_err(|error| refused(&error))?
     } else {
@@ -234,13 +249,18 @@ fn render(
             let fact = format!("{}: not a conversation", document.place());
             return Err(Failure::input("data", &fact));
         };
-        let rendered = renderer.of(conversation).render(conversation, generation_prompt);
+        let rendered = renderer
+            .of(conversation)
+            .render(conversation, generation_prompt);
         let rendered = rendered.map_err(|source| {
             let place = document.place();
             Failure::from(DataError::Template { place, source })
         })?;
         let spans = |ranges: &Vec<Range<usize>>| -> Vec<[usize; 2]> {
-            ranges.iter().map(|range| [range.start, range.end]).collect()
+            ranges
+                .iter()
+                .map(|range| [range.start, range.end])
+                .collect()
         };
         let found = json!({
             "text": rendered.text,

@@ -134,8 +134,12 @@ fn prompt(given: Option<&str>) -> Result<String, Failure> {
 
 /// A user's message, perhaps behind one of the system, up to where the model answers.
 fn turn(asked: &str, system: Option<&str>, tokenizer: &Tokenizer) -> Result<String, Failure> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now = i64::try_from(since.as_secs()).ok().and_then(|secs| DateTime::from_timestamp(secs, 0));
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let now = i64::try_from(since.as_secs())
+        .ok()
+        .and_then(|secs| DateTime::from_timestamp(secs, 0));
     let renderer = tokenizer.renderer_at(now.unwrap_or_default().naive_utc());
     let refused = |error: &TemplateError| Failure::input("generate/chat", error);
     let renderer = renderer.map_err(|error| refused(&error))?.ok_or_else(|| {
@@ -145,7 +149,10 @@ fn turn(asked: &str, system: Option<&str>, tokenizer: &Tokenizer) -> Result<Stri
     })?;
     let message = |role: &str, content: &str| {
         let text = |text: &str| Value::from(text);
-        Map::from_iter([("role".to_owned(), text(role)), ("content".to_owned(), text(content))])
+        Map::from_iter([
+            ("role".to_owned(), text(role)),
+            ("content".to_owned(), text(content)),
+        ])
     };
     let system = system.map(|system| message("system", system));
     let messages = system.into_iter().chain([message("user", asked)]).collect();

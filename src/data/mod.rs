@@ -31,8 +31,8 @@ pub use chat_templates::{ChatTemplates, chat_templates, template_files};
 pub use mask::{LossMask, Span, spans_of};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
-pub(crate) use plan::{DATA, TokenizerWord};
 pub use plan::{CalibrateOn, DataPlan, TokenizerPlan, TrainTokenizer};
+pub(crate) use plan::{DATA, TokenizerWord};
 pub use prepare::{
     DataError, Prepared, Split, StoredRows, prepare, prepared_before, read_rows, rows_of_text,
 };

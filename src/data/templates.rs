@@ -39,7 +39,9 @@ impl Renderer {
         let compiled = |source: &String| ChatTemplate::new(source, &special_tokens, now);
         let named = |name: &str| {
             let mut templates = templates.iter();
-            templates.find(|(own, _)| own == name).map(|(_, source)| source)
+            templates
+                .find(|(own, _)| own == name)
+                .map(|(_, source)| source)
         };
         let Some((_, first)) = templates.first() else {
             return Ok(None);
@@ -53,7 +55,9 @@ impl Renderer {
     /// Template of a conversation.
     pub fn of(&self, conversation: &Conversation) -> &ChatTemplate {
         let tool_use = self.tool_use.as_ref();
-        tool_use.filter(|_| conversation.tools.is_some()).unwrap_or(&self.default)
+        tool_use
+            .filter(|_| conversation.tools.is_some())
+            .unwrap_or(&self.default)
     }
 
     /// True if what is rendered holds a date.
@@ -66,7 +70,10 @@ impl Renderer {
 /// Special tokens by name, as `tokenizer_config.json` has them: each a text, or a table with its `content`.
 pub(super) fn special_tokens(config: &Value) -> BTreeMap<String, String> {
     let entries = config.as_object().into_iter().flatten();
-    let extra = config["extra_special_tokens"].as_object().into_iter().flatten();
+    let extra = config["extra_special_tokens"]
+        .as_object()
+        .into_iter()
+        .flatten();
     let is_token = |name: &str| name.ends_with("_token") && !name.starts_with("add_");
     let token = |(name, value): (&String, &Value)| {
         let text = value.get("content").unwrap_or(value).as_str()?;

@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use crate::chat::Learn;
 use crate::data::{
-    CalibrateOn, DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows, Tokenizer,
-    TokenizerPlan, TrainTokenizer, prepare, read_rows,
+    CalibrateOn, DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows,
+    Tokenizer, TokenizerPlan, TrainTokenizer, prepare, read_rows,
 };
 use crate::files;
 

@@ -188,7 +188,8 @@ fn what_changes_the_rows_changes_the_hash() {
     };
     let plain = hash(&|_| {});
     let named = hash(&|source| source.format = Some(RowFormat::Text));
-    let other = hash(&|source| source.fields = FieldsPlan(vec![(RowField::Text, "body".to_owned())]));
+    let other =
+        hash(&|source| source.fields = FieldsPlan(vec![(RowField::Text, "body".to_owned())]));
     assert!(plain != named && plain != other && named != other);
     let packed = folder(&[("a.jsonl.gz", &gzip(b"{\"text\": \"a\"}\n"))]);
     let sources = [plan(packed.path())];
