@@ -19,7 +19,7 @@ use super::Fingerprint;
 use super::manifest::tokens_hash;
 use super::quantize::{RowCodes, quantize};
 use crate::cache::SupportPlan;
-use crate::data::{LossMask, Span};
+use crate::data::{LossMask, PositionSpan};
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Names of the columns, in order.
@@ -52,7 +52,7 @@ const MAX_TOLD: usize = 4;
 pub(super) struct StoredRow {
     pub(super) tokens: Vec<u32>,
     /// Positions that count.
-    pub(super) spans: Vec<Span>,
+    pub(super) spans: Vec<PositionSpan>,
     pub(super) codes: RowCodes,
 }
 
@@ -163,16 +163,16 @@ pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
 pub(super) fn decode_tokens(
     batch: &RecordBatch,
     fingerprint: &Fingerprint,
-) -> Result<(Vec<u32>, Vec<Span>), String> {
+) -> Result<(Vec<u32>, Vec<PositionSpan>), String> {
     let tokens = values_of::<UInt32Type>(batch, column::TOKENS)?;
     let tokens = tokens.values().to_vec();
     let bounds = values_of::<UInt32Type>(batch, column::COUNTED)?;
     let (pairs, []) = bounds.values().as_chunks::<2>() else {
         return Err("bounds of positions that count do not come in pairs".to_owned());
     };
-    let spans: Vec<Span> = pairs
+    let spans: Vec<PositionSpan> = pairs
         .iter()
-        .map(|&[start, end]| Span { start, end })
+        .map(|&[start, end]| PositionSpan { start, end })
         .collect();
     check_tokens(&tokens, &spans, fingerprint)?;
     Ok((tokens, spans))
@@ -185,7 +185,11 @@ pub(super) fn decode_bytes<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b
     Ok(column.value(0))
 }
 
-fn check_tokens(tokens: &[u32], spans: &[Span], fingerprint: &Fingerprint) -> Result<(), String> {
+fn check_tokens(
+    tokens: &[u32],
+    spans: &[PositionSpan],
+    fingerprint: &Fingerprint,
+) -> Result<(), String> {
     let positions = fingerprint.sequence_length;
     same_length("tokens", tokens.len(), positions + 1)?;
     if LossMask::new(spans, positions).is_none() {

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::conversation::Conversation;
 use super::error::TemplateError;
-use super::template::{ChatTemplate, Prepared, Rendered};
+use super::template::{ChatTemplate, PreparedConversation, Rendered};
 use crate::recipe::words;
 
 words! {
@@ -71,7 +71,7 @@ pub fn learnt(
 }
 
 fn turns(
-    prepared: &Prepared<'_>,
+    prepared: &PreparedConversation<'_>,
     conversation: &Conversation,
     is_last: bool,
 ) -> Result<Vec<Learnt>, TemplateError> {
@@ -128,7 +128,7 @@ fn joined(ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
 
 /// Generation prompt that the template puts behind the first message of a user; none if it fails there.
 fn generation_prompt(
-    prepared: &Prepared<'_>,
+    prepared: &PreparedConversation<'_>,
     conversation: &Conversation,
 ) -> Result<String, TemplateError> {
     let mut messages = conversation.messages.iter();
@@ -183,7 +183,7 @@ fn has_role(message: &Map<String, Value>, role: &str) -> bool {
 
 /// Rows of turns whose places come from renderings of the messages up to each of them.
 fn turns_by_prefixes(
-    prepared: &Prepared<'_>,
+    prepared: &PreparedConversation<'_>,
     conversation: &Conversation,
     text: String,
     learnt: &[usize],
@@ -216,7 +216,7 @@ fn turns_by_prefixes(
 
 /// Place in the text up to a turn where the turn begins: behind the generation prompt.
 fn begin_of_turn(
-    prepared: &Prepared<'_>,
+    prepared: &PreparedConversation<'_>,
     conversation: &Conversation,
     idx: usize,
     upto: &str,
@@ -248,7 +248,7 @@ fn begin_of_turn(
 
 /// A row of the whole text, learnt from `begin` on but for the messages that are not.
 fn without_unlearnt(
-    prepared: &Prepared<'_>,
+    prepared: &PreparedConversation<'_>,
     conversation: &Conversation,
     text: String,
     begin: usize,

@@ -1,4 +1,4 @@
-//! Source of a template, changed so that minijinja reads it as jinja2 does.
+//! TemplateSource of a template, changed so that minijinja reads it as jinja2 does.
 //!
 //! Seven things are read otherwise by the two, and each can be said in a way that both read alike:
 //!
@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use super::tokens::{Kind, Token, bracket_end, next_opening, raw_block, tokens_of};
+use super::tokens::{LexemeKind, Token, bracket_end, next_opening, raw_block, tokens_of};
 
 /// Character that stands where a generation block begins, in the marked rendering. It is not for interchange.
 pub(super) const BEGIN: char = '\u{fdd0}';
@@ -49,9 +49,9 @@ pub(super) const DICT_METHODS: [&str; 11] = [
     "values",
 ];
 
-/// Source for minijinja.
+/// TemplateSource for minijinja.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct TemplateSource {
     /// Text of the template, with generation blocks as plain scopes.
     pub plain: String,
     /// The same with marks around generation blocks, if it has any.
@@ -71,7 +71,7 @@ pub(super) enum Generation {
     Captured,
 }
 
-impl Source {
+impl TemplateSource {
     /// Reads the source of a template. What cannot be read is left as it is, for the engine to refuse.
     pub(super) fn new(source: &str) -> Self {
         let source = universal_newlines(source);
@@ -254,7 +254,7 @@ fn edits(tokens: &[Token<'_>], is_block: bool) -> Vec<(Range<usize>, String)> {
             edits.extend(attribute_edit(&tokens[at..]));
             edits.extend(item_edit(&tokens[at..]));
         }
-        if before.kind == Kind::Text {
+        if before.kind == LexemeKind::Text {
             edits.extend(percent_edits(tokens, at));
         }
     }
@@ -267,7 +267,8 @@ fn edits(tokens: &[Token<'_>], is_block: bool) -> Vec<(Range<usize>, String)> {
 
 /// Brackets and a filter round what a loop goes through.
 fn loop_edits(tokens: &[Token<'_>]) -> Option<[(Range<usize>, String); 2]> {
-    let is_word = |token: &Token<'_>, word: &str| token.kind == Kind::Name && token.text == word;
+    let is_word =
+        |token: &Token<'_>, word: &str| token.kind == LexemeKind::Name && token.text == word;
     let first = tokens.iter().position(|token| is_word(token, "in"))? + 1;
     let mut depth = 0_usize;
     let ends = |token: &Token<'_>| {
@@ -299,7 +300,8 @@ fn loop_edits(tokens: &[Token<'_>]) -> Option<[(Range<usize>, String); 2]> {
 fn attribute_edit(tokens: &[Token<'_>]) -> Option<(Range<usize>, String)> {
     let [dot, name, ..] = tokens else { return None };
     let is_call = tokens.get(2).is_some_and(|token| token.is("("));
-    let is_method = dot.is(".") && name.kind == Kind::Name && DICT_METHODS.contains(&name.text);
+    let is_method =
+        dot.is(".") && name.kind == LexemeKind::Name && DICT_METHODS.contains(&name.text);
     (is_method && !is_call).then(|| {
         (
             dot.range.start..name.range.end,
@@ -314,8 +316,10 @@ fn item_edit(tokens: &[Token<'_>]) -> Option<(Range<usize>, String)> {
         return None;
     };
     let name = text.text.trim_matches(['\'', '"']);
-    let is_method =
-        open.is("[") && text.kind == Kind::Text && close.is("]") && DICT_METHODS.contains(&name);
+    let is_method = open.is("[")
+        && text.kind == LexemeKind::Text
+        && close.is("]")
+        && DICT_METHODS.contains(&name);
     is_method.then(|| {
         (
             open.range.start..close.range.end,
@@ -348,12 +352,15 @@ fn operand_end(tokens: &[Token<'_>], at: usize) -> Option<usize> {
         at += 1;
     }
     let first = tokens.get(at)?;
-    at = if first.kind == Kind::Operator {
+    at = if first.kind == LexemeKind::Operator {
         bracket_end(tokens, at)?
     } else {
         at + 1
     };
-    while let Some(token) = tokens.get(at).filter(|token| token.kind == Kind::Operator) {
+    while let Some(token) = tokens
+        .get(at)
+        .filter(|token| token.kind == LexemeKind::Operator)
+    {
         match token.text {
             "." | "|" => at += 2,
             "(" | "[" => at = bracket_end(tokens, at)?,

@@ -12,7 +12,7 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior, Value};
 
 use super::conversation::Conversation;
 use super::error::TemplateError;
-use super::source::{BEGIN, END, Generation, Source};
+use super::source::{BEGIN, END, Generation, TemplateSource};
 use super::values::{Values, Variables};
 use super::{filters, globals, methods, repr};
 
@@ -72,7 +72,7 @@ impl ChatTemplate {
                 limit: MAX_SOURCE_BYTES,
             });
         }
-        let rewritten = Source::new(source);
+        let rewritten = TemplateSource::new(source);
         let mut environment = environment(now);
         environment.set_fuel(Some(fuel));
         for (name, token) in special_tokens {
@@ -108,8 +108,8 @@ impl ChatTemplate {
         self.prepare(conversation).rendered(add_generation_prompt)
     }
 
-    pub(super) fn prepare(&self, conversation: &Conversation) -> Prepared<'_> {
-        Prepared {
+    pub(super) fn prepare(&self, conversation: &Conversation) -> PreparedConversation<'_> {
+        PreparedConversation {
             template: self,
             values: Values::new(conversation),
         }
@@ -134,12 +134,12 @@ fn environment(now: NaiveDateTime) -> Environment<'static> {
 }
 
 /// A conversation, converted for a template.
-pub(super) struct Prepared<'t> {
+pub(super) struct PreparedConversation<'t> {
     template: &'t ChatTemplate,
     values: Values,
 }
 
-impl Prepared<'_> {
+impl PreparedConversation<'_> {
     /// Text of the first `count` messages.
     pub(super) fn text(
         &self,

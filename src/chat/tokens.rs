@@ -18,9 +18,9 @@ const KEYWORDS: [&str; 12] = [
     "print",
 ];
 
-/// Kind of a token.
+/// LexemeKind of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum LexemeKind {
     Name,
     Number,
     Text,
@@ -30,7 +30,7 @@ pub(super) enum Kind {
 /// Word of a tag, with its place in the source.
 #[derive(Debug, Clone)]
 pub(super) struct Token<'s> {
-    pub kind: Kind,
+    pub kind: LexemeKind,
     pub text: &'s str,
     pub range: Range<usize>,
 }
@@ -38,15 +38,15 @@ pub(super) struct Token<'s> {
 impl Token<'_> {
     /// Tells whether this is an operator or a bracket.
     pub(super) fn is(&self, operator: &str) -> bool {
-        self.kind == Kind::Operator && self.text == operator
+        self.kind == LexemeKind::Operator && self.text == operator
     }
 
     /// Tells whether `.`, `[` and `%` behind this token work on a value.
     pub(super) fn ends_value(&self) -> bool {
         match self.kind {
-            Kind::Name => !KEYWORDS.contains(&self.text),
-            Kind::Number | Kind::Text => true,
-            Kind::Operator => matches!(self.text, ")" | "]" | "}"),
+            LexemeKind::Name => !KEYWORDS.contains(&self.text),
+            LexemeKind::Number | LexemeKind::Text => true,
+            LexemeKind::Operator => matches!(self.text, ")" | "]" | "}"),
         }
     }
 }
@@ -111,18 +111,18 @@ pub(super) fn tokens_of<'s>(
         let first = rest.chars().next()?;
         let is_name = |letter: char| letter == '_' || letter.is_alphanumeric();
         let (kind, length) = match first {
-            '\'' | '"' => (Kind::Text, text_length(rest, first)?),
+            '\'' | '"' => (LexemeKind::Text, text_length(rest, first)?),
             '0'..='9' => (
-                Kind::Number,
+                LexemeKind::Number,
                 rest.find(|letter: char| !is_name(letter))
                     .unwrap_or(rest.len()),
             ),
             _ if is_name(first) => (
-                Kind::Name,
+                LexemeKind::Name,
                 rest.find(|letter: char| !is_name(letter))
                     .unwrap_or(rest.len()),
             ),
-            _ => (Kind::Operator, first.len_utf8()),
+            _ => (LexemeKind::Operator, first.len_utf8()),
         };
         match first {
             '(' | '[' | '{' => depth += 1,

@@ -6,18 +6,21 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
-use clap::{Subcommand, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
 use super::commands::{Output, load_plan, open_model};
 use super::{Failure, RecipeArgs};
-use crate::chat::TemplateError;
-use crate::data::{self, Content, DataError, OnBadRow, SourcePlan, Split, TokenRows, Tokenizer};
+use crate::chat::{Conversation, Learn, Learnt, Rendered, TemplateError, learnt};
+use crate::data::{self, DataError, Renderer, Split, TokenRows, Tokenizer};
 use crate::files;
+use crate::gguf::is_gguf;
+use crate::gguf::tokenizer::DEFAULT_TEMPLATE;
 use crate::hashes::Hashes;
 use crate::opened::Opened;
 use crate::plan::Plan;
 use crate::preflight;
+use crate::recipe::Word;
 use crate::stages::Stages;
 
 const LEARNT: Style = AnsiColor::Green.on_default().bold();
@@ -47,16 +50,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   alambic data render my-model datasets/chat/validation.jsonl
+  alambic data render template.jinja conversations.jsonl --learn assistant
   alambic data render template.jinja conversations.jsonl --generation-prompt --json")]
-    Render {
-        /// Model folder, `.gguf` file, or a file with a chat template
-        template: PathBuf,
-        /// File of conversations; a row may be of any format that `data.train` takes
-        conversations: PathBuf,
-        /// End with the beginning of the assistant's next turn
-        #[arg(long)]
-        generation_prompt: bool,
-    },
+    Render(RenderArgs),
 }
 
 /// Text of a recipe.
@@ -73,11 +69,7 @@ pub(super) fn execute(command: &DataCommand, output: &mut Output<'_>) -> Result<
             rows,
             split,
         } => show(recipe, *rows, *split, output),
-        DataCommand::Render {
-            template,
-            conversations,
-            generation_prompt,
-        } => render(template, conversations, *generation_prompt, output),
+        DataCommand::Render(args) => render(args, output),
     }
 }
 
@@ -218,59 +210,149 @@ fn text_of(tokens: &[u32], tokenizer: &Tokenizer) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn render(
-    template: &Path,
-    conversations: &Path,
+/// Arguments of `data render`.
+#[derive(Debug, Args)]
+pub(super) struct RenderArgs {
+    /// Model folder, `.gguf` file, or a file with a chat template
+    template: PathBuf,
+    /// File with an object on each line: `messages`, perhaps `tools`, `documents` and `chat_template_kwargs`
+    conversations: PathBuf,
+    /// End with the beginning of the assistant's next turn
+    #[arg(long)]
     generation_prompt: bool,
-    output: &mut Output<'_>,
-) -> Result<(), Failure> {
-    let renderer = if template.is_file() && !crate::gguf::is_gguf(template) {
-        let source =
-            files::read_to_string(template).map_err(|error| files::with_path(error, template))?;
-        let named = vec![("default".to_owned(), source)];
-        data::Renderer::new(&named, &Value::Null, None).map_err(|error| refused(&error))?
-    } else {
-        let tokenizer = open_model(template)?.tokenizer();
-        let tokenizer = tokenizer.map_err(|error| Failure::input("data/tokenizer", &error))?;
-        tokenizer.renderer().map_err(|error| refused(&error))?
-    };
-    let Some(renderer) = renderer else {
-        let fact = format!("`{}` has no chat template", template.display());
-        return Err(Failure::input("data", &fact));
-    };
-    let sources = [SourcePlan::from(conversations.to_path_buf())];
-    let read = data::read_documents(&sources, OnBadRow::Fail);
-    let read = read.map_err(|error| {
-        let help = error.help("CONVERSATIONS");
-        Failure::input("data", &error).help(help)
-    })?;
-    for document in &read.documents {
-        let Content::Chat(conversation) = &document.content else {
-            let fact = format!("{}: not a conversation", document.place());
-            return Err(Failure::input("data", &fact));
-        };
-        let rendered = renderer
-            .of(conversation)
-            .render(conversation, generation_prompt);
-        let rendered = rendered.map_err(|source| {
-            let place = document.place();
-            Failure::from(DataError::Template { place, source })
-        })?;
-        let spans = |ranges: &Vec<Range<usize>>| -> Vec<[usize; 2]> {
-            ranges
-                .iter()
-                .map(|range| [range.start, range.end])
-                .collect()
-        };
-        let found = json!({
-            "text": rendered.text,
-            "generations": rendered.generations.as_ref().map(spans),
-        });
-        output.print(&rendered.text, &found)?;
-    }
-    Ok(())
+    /// Print the rows that training would make of each conversation instead, with the bytes that are learnt: assistant,
+    /// completion, last_turn or all
+    #[arg(long, value_parser = learn, conflicts_with = "generation_prompt")]
+    learn: Option<Learn>,
 }
 
-fn refused(error: &TemplateError) -> Failure {
-    Failure::input("data", error)
+fn learn(text: &str) -> Result<Learn, String> {
+    Learn::of(text).ok_or_else(|| "write assistant, completion, last_turn or all".to_owned())
+}
+
+fn render(args: &RenderArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let renderer = renderer(&args.template)?.ok_or_else(|| {
+        let fact = format!("`{}` has no chat template", args.template.display());
+        Failure::input("data", &fact)
+    })?;
+    let path = &args.conversations;
+    let text = files::read_to_string(path).map_err(|error| files::with_path(error, path))?;
+    let mut num_refused = 0;
+    let lines = text
+        .lines()
+        .enumerate()
+        .filter(|(_, line)| !line.trim().is_empty());
+    for (index, line) in lines {
+        let place = || format!("{}:{}", path.display(), index + 1);
+        let conversation = conversation(line)
+            .map_err(|fact| Failure::input("data", &format!("{}: {fact}", place())))?;
+        match (rendered(&renderer, &conversation, args), output.json) {
+            (Ok((text, found)), _) => output.print(&text, &found)?,
+            (Err(error), true) => {
+                num_refused += 1;
+                output.print("", &json!({ "error": error.to_string() }))?;
+            }
+            (Err(source), false) => {
+                let place = place();
+                return Err(DataError::Template { place, source }.into());
+            }
+        }
+    }
+    match num_refused {
+        0 => Ok(()),
+        refused => {
+            let fact = format!("{refused} conversations are not rendered; each `error` says why");
+            Err(Failure::input("data", &fact))
+        }
+    }
+}
+
+/// Templates of a model, or the one in a file.
+fn renderer(path: &Path) -> Result<Option<Renderer>, Failure> {
+    let read =
+        |path: &Path| files::read_to_string(path).map_err(|error| files::with_path(error, path));
+    let refused = |error: TemplateError| Failure::input("data", &error);
+    if path.is_file() && !is_gguf(path) {
+        let named = vec![(DEFAULT_TEMPLATE.to_owned(), read(path)?)];
+        return Renderer::new(&named, &Value::Null, None).map_err(refused);
+    }
+    if path.is_dir() {
+        let config: Option<Value> = files::read_json(&path.join("tokenizer_config.json"))?;
+        let config = config.unwrap_or_default();
+        let named = data::chat_templates(&config, Some(path))?;
+        if !named.is_empty() {
+            return Renderer::new(&named, &config, None).map_err(refused);
+        }
+    }
+    let tokenizer = open_model(path)?.tokenizer();
+    let tokenizer = tokenizer.map_err(|error| Failure::input("data/tokenizer", &error))?;
+    tokenizer.renderer().map_err(refused)
+}
+
+/// A conversation as chat APIs have it.
+fn conversation(line: &str) -> Result<Conversation, String> {
+    let row: Value = serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
+    let object = |value: &Value| value.as_object().cloned();
+    let messages = row["messages"]
+        .as_array()
+        .map(|messages| messages.iter().map(object).collect());
+    let messages: Option<Vec<_>> = messages.flatten();
+    let messages = messages.ok_or("no list of objects under `messages`")?;
+    let mut variables = object(&row["chat_template_kwargs"]).unwrap_or_default();
+    if let Some(documents) = row.get("documents") {
+        variables.insert("documents".to_owned(), documents.clone());
+    }
+    Ok(Conversation {
+        messages,
+        tools: row["tools"].as_array().cloned(),
+        variables,
+        ..Conversation::default()
+    })
+}
+
+/// Text of a conversation as a person reads it, and all facts about it.
+fn rendered(
+    renderer: &Renderer,
+    conversation: &Conversation,
+    args: &RenderArgs,
+) -> Result<(String, Value), TemplateError> {
+    let template = renderer.of(conversation);
+    let bytes = |ranges: &[Range<usize>]| -> Vec<[usize; 2]> {
+        ranges
+            .iter()
+            .map(|range| [range.start, range.end])
+            .collect()
+    };
+    let Some(learn) = args.learn else {
+        let Rendered { text, generations } =
+            template.render(conversation, args.generation_prompt)?;
+        let generations = generations.as_deref().map(bytes);
+        let found = json!({ "text": text, "generations": generations });
+        return Ok((text, found));
+    };
+    let rows = learnt(template, conversation, learn)?;
+    let texts: Vec<String> = rows
+        .iter()
+        .map(|row| marked(&row.text, &row.spans))
+        .collect();
+    let row = |row: &Learnt| json!({ "text": row.text, "spans": bytes(&row.spans) });
+    let rows: Vec<Value> = rows.iter().map(row).collect();
+    Ok((texts.join("\n"), json!({ "rows": rows })))
+}
+
+/// The text with marks round what is learnt.
+fn marked(text: &str, learnt: &[Range<usize>]) -> String {
+    let mut marked = String::new();
+    let mut start = 0;
+    for range in learnt {
+        let (before, inside) = (text.get(start..range.start), text.get(range.clone()));
+        marked.extend(
+            [before, Some(MARKS[0]), inside, Some(MARKS[1])]
+                .into_iter()
+                .flatten(),
+        );
+        start = range.end;
+    }
+    marked.extend(text.get(start..));
+    marked
 }

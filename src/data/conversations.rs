@@ -28,10 +28,15 @@ pub(super) struct Turning<'a> {
     pub(super) beginning_of_text: Option<u32>,
     /// Token behind a completion.
     pub(super) end_of_text: u32,
+    /// True if conversations that the template refuses are left out.
+    pub(super) skips_refused: bool,
 }
 
+/// Most refused conversations that are named.
+const MAX_NAMED: usize = 20;
+
 /// Counts of what became of conversations.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct TurnCounts {
     /// Conversations that were read, of which some may be beyond a limit.
     pub conversations: u64,
@@ -49,6 +54,10 @@ pub(super) struct TurnCounts {
     pub tokens: u64,
     /// Tokens that are learnt.
     pub learnt_tokens: u64,
+    /// Conversations that the template refused.
+    pub refused: u64,
+    /// Places and reasons of the first of them.
+    pub refusals: Vec<String>,
 }
 
 impl Turning<'_> {
@@ -61,12 +70,22 @@ impl Turning<'_> {
     ) -> Result<(Vec<ConversationRow>, TurnCounts), DataError> {
         let (mut rows, mut counts) = (Vec::new(), TurnCounts::default());
         for round in documents.chunks(ROUND) {
-            let turned: Result<Vec<Vec<Turned>>, DataError> = round
+            let turned: Vec<Result<Vec<Turned>, DataError>> = round
                 .par_iter()
                 .map(|document| self.of_document(document, encoder))
                 .collect();
-            for of_document in turned? {
+            for of_document in turned {
                 counts.conversations += 1;
+                let of_document = match of_document {
+                    Err(error @ DataError::Template { .. }) if self.skips_refused => {
+                        counts.refused += 1;
+                        if counts.refusals.len() < MAX_NAMED {
+                            counts.refusals.push(error.to_string());
+                        }
+                        continue;
+                    }
+                    outcome => outcome?,
+                };
                 counts.cut += u64::from(of_document.iter().any(|row| row.is_cut));
                 for turned in of_document {
                     let Some(row) = turned.row else {
@@ -168,6 +187,13 @@ impl TurnCounts {
     pub(super) fn notes(&self, split: impl std::fmt::Display) -> Vec<String> {
         let mut notes = Vec::new();
         let (rows, of) = (self.rows, self.conversations);
+        if self.refused > 0 {
+            notes.push(format!(
+                "{split}: {} conversations that the chat template refuses are left out\n  {}",
+                self.refused,
+                self.refusals.join("\n  ")
+            ));
+        }
         if self.cut > 0 {
             notes.push(format!("{split}: {} of {of} conversations are longer than `sequence_length` and were cut at its end", self.cut));
         }

@@ -2,14 +2,14 @@
 
 /// A range of positions of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span {
+pub struct PositionSpan {
     /// First position.
     pub start: u32,
     /// Position after the last.
     pub end: u32,
 }
 
-impl Span {
+impl PositionSpan {
     /// Positions of the span.
     pub fn positions(self) -> std::ops::Range<usize> {
         self.start as usize..self.end as usize
@@ -20,13 +20,13 @@ impl Span {
 /// does not count. A row of prose has one span, which begins at its first position.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LossMask<'a> {
-    spans: &'a [Span],
+    spans: &'a [PositionSpan],
 }
 
 impl<'a> LossMask<'a> {
     /// Builds a mask; `None` if the spans are not as they have to be, or reach beyond `num_positions`.
-    pub fn new(spans: &'a [Span], num_positions: usize) -> Option<Self> {
-        let is_apart = |pair: &[Span]| pair[0].end < pair[1].start;
+    pub fn new(spans: &'a [PositionSpan], num_positions: usize) -> Option<Self> {
+        let is_apart = |pair: &[PositionSpan]| pair[0].end < pair[1].start;
         let is_sound = spans.iter().all(|span| span.start < span.end)
             && spans.windows(2).all(is_apart)
             && spans
@@ -36,12 +36,12 @@ impl<'a> LossMask<'a> {
     }
 
     /// Wraps spans that were checked by [`LossMask::new`].
-    pub(crate) fn checked(spans: &'a [Span]) -> Self {
+    pub(crate) fn checked(spans: &'a [PositionSpan]) -> Self {
         Self { spans }
     }
 
     /// Spans of the mask.
-    pub fn spans(self) -> &'a [Span] {
+    pub fn spans(self) -> &'a [PositionSpan] {
         self.spans
     }
 
@@ -76,13 +76,13 @@ impl<'a> LossMask<'a> {
 }
 
 /// Spans of the positions whose flag is true.
-pub fn spans_of(flags: impl IntoIterator<Item = bool>) -> Vec<Span> {
-    let mut spans: Vec<Span> = Vec::new();
+pub fn spans_of(flags: impl IntoIterator<Item = bool>) -> Vec<PositionSpan> {
+    let mut spans: Vec<PositionSpan> = Vec::new();
     for (position, counts) in (0..).zip(flags) {
         match spans.last_mut() {
             _ if !counts => {}
             Some(last) if last.end == position => last.end += 1,
-            _ => spans.push(Span {
+            _ => spans.push(PositionSpan {
                 start: position,
                 end: position + 1,
             }),
@@ -95,8 +95,10 @@ pub fn spans_of(flags: impl IntoIterator<Item = bool>) -> Vec<Span> {
 mod tests {
     use super::*;
 
-    fn spans(of: &[(u32, u32)]) -> Vec<Span> {
-        of.iter().map(|&(start, end)| Span { start, end }).collect()
+    fn spans(of: &[(u32, u32)]) -> Vec<PositionSpan> {
+        of.iter()
+            .map(|&(start, end)| PositionSpan { start, end })
+            .collect()
     }
 
     #[test]

@@ -28,7 +28,7 @@ mod tests;
 
 pub use batch::BatchOrder;
 pub use chat_templates::{ChatTemplates, chat_templates, template_files};
-pub use mask::{LossMask, Span, spans_of};
+pub use mask::{LossMask, PositionSpan, spans_of};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub use plan::{CalibrateOn, DataPlan, TokenizerPlan, TrainTokenizer};

@@ -199,7 +199,10 @@ pub fn prepare(
             return Err(DataError::NoTokenizer);
         }
     };
-    let settings = RowSettings::new(&tokenizer, plan.sequence_length, eos, ends, plan.learn)?;
+    let settings = RowSettings {
+        on_bad_row: plan.on_bad_row,
+        ..RowSettings::new(&tokenizer, plan.sequence_length, eos, ends, plan.learn)?
+    };
     let (train_hash, validation_hash) = (train.content_hash, validation.content_hash);
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
     let mut notes = [train.notes, validation.notes].concat();
@@ -280,6 +283,7 @@ struct RowSettings<'a> {
     /// Tokens that end a turn.
     ends: Vec<u32>,
     learn: Option<Learn>,
+    on_bad_row: OnBadRow,
     /// The chat template, which matters only if there are conversations.
     renderer: Result<Option<Renderer>, TemplateError>,
 }
@@ -319,6 +323,7 @@ impl<'a> RowSettings<'a> {
             end_of_text,
             ends: tokenizer.ends(ends),
             learn,
+            on_bad_row: OnBadRow::Fail,
             renderer: tokenizer.renderer(),
         })
     }
@@ -372,6 +377,7 @@ impl<'a> RowSettings<'a> {
                 sequence_length: self.sequence_length,
                 beginning_of_text: self.tokenizer.beginning_of_text(),
                 end_of_text: self.end_of_text,
+                skips_refused: self.on_bad_row == OnBadRow::Skip,
             };
             let (of_turns, counts) = turning.rows(&others, &encoder, left)?;
             turns = counts;
@@ -414,6 +420,7 @@ impl<'a> RowSettings<'a> {
             special_tokens: self.tokenizer.special_token_names(),
             ends: &self.ends,
             learn: self.learn,
+            on_bad_row: self.on_bad_row,
         };
         let key = files::hash_json(&RowsKey {
             version: ROWS_VERSION,
@@ -524,6 +531,7 @@ struct TurningKey<'a> {
     special_tokens: BTreeMap<String, String>,
     ends: &'a [u32],
     learn: Option<Learn>,
+    on_bad_row: OnBadRow,
 }
 
 /// Rows that an earlier run has stored in `dir`, without their text, of which `texts` are the hashes; `None` if a file of

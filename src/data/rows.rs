@@ -1,6 +1,6 @@
 //! Token rows: the only form in which text reaches teacher and student.
 
-use super::mask::{LossMask, Span};
+use super::mask::{LossMask, PositionSpan};
 use super::plan::CalibrateOn;
 
 /// Rows of tokens, all of one length, in one fixed order.
@@ -20,7 +20,7 @@ pub struct TokenRows {
     /// Positions of each row in front of its padding.
     lengths: Vec<u32>,
     /// Spans of all masks, row by row.
-    spans: Vec<Span>,
+    spans: Vec<PositionSpan>,
     /// Number of spans up to the end of each row.
     span_ends: Vec<usize>,
     num_streamed: usize,
@@ -36,7 +36,7 @@ pub struct ConversationRow {
     /// Tokens from the beginning of the conversation, at most `sequence_length + 1`, at least 2.
     pub tokens: Vec<u32>,
     /// Positions that count.
-    pub spans: Vec<Span>,
+    pub spans: Vec<PositionSpan>,
     /// Bytes of text that these positions predict.
     pub num_bytes: u64,
 }
@@ -79,7 +79,7 @@ impl TokenRows {
         };
         for &count in &counted {
             rows.spans.extend(
-                Some(Span {
+                Some(PositionSpan {
                     start: 0,
                     end: count,
                 })
@@ -337,7 +337,7 @@ impl TokenRows {
             lengths,
             spans: pairs
                 .iter()
-                .map(|&[start, end]| Span { start, end })
+                .map(|&[start, end]| PositionSpan { start, end })
                 .collect(),
             span_ends,
             num_streamed,
@@ -377,7 +377,7 @@ mod tests {
     fn rows() -> TokenRows {
         let tokens = vec![0, 1, 2, 3, 4, 4, 5, 6, 0, 0];
         let mut rows = TokenRows::new(4, tokens, vec![4, 2], 12).with_separators(vec![1, 5]);
-        let span = |start, end| Span { start, end };
+        let span = |start, end| PositionSpan { start, end };
         let first = ConversationRow {
             tokens: vec![7, 8, 9, 10, 11],
             spans: vec![span(0, 1), span(2, 4)],

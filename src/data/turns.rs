@@ -1,6 +1,6 @@
 //! Conversations to rows: which of their tokens are learnt.
 
-use super::mask::{Span, spans_of};
+use super::mask::{PositionSpan, spans_of};
 use super::rows::ConversationRow;
 use super::tokenizer::TokenizedText;
 
@@ -41,7 +41,7 @@ pub(super) fn turned(
     // Position t is about token t + 1.
     let labels = || flags.iter().zip(&ids).zip(&num_bytes).skip(1);
     let counted = || labels().filter(|((counts, _), _)| **counts);
-    let spans: Vec<Span> = spans_of(labels().map(|((counts, _), _)| *counts));
+    let spans: Vec<PositionSpan> = spans_of(labels().map(|((counts, _), _)| *counts));
     let learns_end = counted().any(|((_, id), _)| ends.contains(id));
     let learns_all = labels().all(|((counts, _), _)| *counts);
     let row_bytes = counted().map(|(_, num_bytes)| u64::from(*num_bytes)).sum();

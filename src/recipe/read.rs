@@ -19,6 +19,7 @@ pub(super) fn read(grammar: &Grammar, root: &Node, folder: &Path) -> (Blocks, Ve
         may_be_absent: grammar.may_be_absent,
         in_default: false,
         outer: None,
+        stands_for: None,
         blocks: Blocks::default(),
         faults: Vec::new(),
     };
@@ -36,6 +37,8 @@ struct RecipeReader<'a> {
     in_default: bool,
     /// Number of the block that is being read.
     outer: Option<usize>,
+    /// Key that holds the value which is being read alone, in place of its block.
+    stands_for: Option<&'static str>,
     blocks: Blocks,
     faults: Vec<Diagnostic>,
 }
@@ -170,7 +173,7 @@ impl RecipeReader<'_> {
     ) -> Option<Checked> {
         match kind {
             Kind::Block(block) => self.block(block, node, Some(name)),
-            Kind::Short(block) => self.short(block, node, name),
+            Kind::Short(block) => self.short(key, block, node, name),
             Kind::Choice(block) => self.choice(block, node, name),
             Kind::Moving(_, block) if matches!(node.value, YamlValue::Map(_)) => {
                 self.block(block, node, Some(name))
@@ -192,7 +195,8 @@ impl RecipeReader<'_> {
                     path: self.folder,
                     may_be_absent: self.may_be_absent.iter().any(is_in),
                 };
-                match values::path(key, *path_kind, node, name, folder) {
+                let shown = self.stands_for.unwrap_or(key.name);
+                match values::path(key, shown, *path_kind, node, name, folder) {
                     Ok(path) => Some(Checked::Path(path)),
                     Err(fault) => self.refuse(fault),
                 }
@@ -205,7 +209,13 @@ impl RecipeReader<'_> {
     }
 
     /// A map of keys, or the value of the first key alone.
-    fn short(&mut self, block: &'static Block, node: &Node, name: &Span) -> Option<Checked> {
+    fn short(
+        &mut self,
+        key: &'static Key,
+        block: &'static Block,
+        node: &Node,
+        name: &Span,
+    ) -> Option<Checked> {
         let is_value = |first: &&Key| match (&node.value, &first.kind) {
             // A map with the keys of a number that moves.
             (YamlValue::Map(written), Kind::Moving(_, ramp)) => {
@@ -220,15 +230,18 @@ impl RecipeReader<'_> {
         let Some(first) = block.iter().next().filter(is_value) else {
             return self.block(block, node, Some(name));
         };
-        let key = tree::Name {
+        let first = tree::Name {
             span: name.clone(),
             text: first.name.to_owned(),
         };
         let node = Node {
             span: node.span.clone(),
-            value: YamlValue::Map(vec![(key, node.clone())]),
+            value: YamlValue::Map(vec![(first, node.clone())]),
         };
-        self.block(block, &node, Some(name))
+        let outer = self.stands_for.replace(key.name);
+        let read = self.block(block, &node, Some(name));
+        self.stands_for = outer;
+        read
     }
 
     fn list(&mut self, key: &'static Key, of: &'static Kind, items: &[Node]) -> Checked {

@@ -67,8 +67,11 @@ pub(super) struct Folder<'a> {
 }
 
 /// An existing path, made absolute; relative ones start at `folder`.
+///
+/// `shown` is the key that messages name.
 pub(super) fn path(
     key: &'static Key,
+    shown: &str,
     kind: PathKind,
     node: &Node,
     name: &Span,
@@ -97,7 +100,7 @@ pub(super) fn path(
             Ok(_) => format!("`{}` is not a {noun}", path.display()),
             Err(error) => format!("`{}`: {}", path.display(), io_reason(error)),
         };
-        let message = format!("`{}` names no {noun}", key.name);
+        let message = format!("`{shown}` names no {noun}");
         let instead = || match kind {
             _ if found.is_ok() => None,
             PathKind::Either { .. } => missing::model(Path::new(text), folder.path),

@@ -17,7 +17,7 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::cache::{Sampling, SupportPlan};
-use crate::data::{LossMask, Span, spans_of};
+use crate::data::{LossMask, PositionSpan, spans_of};
 use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;
@@ -55,7 +55,7 @@ fn tokens(row_idx: usize, of: &Fingerprint) -> Vec<u32> {
 }
 
 /// Positions that count: all, or all but one in the middle.
-fn spans(row_idx: usize, of: &Fingerprint) -> Vec<Span> {
+fn spans(row_idx: usize, of: &Fingerprint) -> Vec<PositionSpan> {
     spans_of((0..of.sequence_length).map(|position| row_idx % 2 == 0 || position != 5))
 }
 

@@ -100,7 +100,7 @@ fn a_second_writer_is_refused() {
 #[test]
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
-    type Change = fn(&mut Vec<u32>, &mut Vec<Span>, &mut TopKSupports);
+    type Change = fn(&mut Vec<u32>, &mut Vec<PositionSpan>, &mut TopKSupports);
     let cases: [(Change, &str); 11] = [
         (
             |tokens, _, _| tokens.truncate(16),

@@ -8,7 +8,7 @@ use arrow_array::types::{
     UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_array::{Array, RecordBatch};
-use arrow_schema::{DataType, Field as ArrowField, Schema};
+use arrow_schema::{DataType, Field as ArrowField, Fields, Schema};
 use rayon::prelude::*;
 use serde_json::{Map, Value};
 
@@ -29,10 +29,9 @@ pub(super) fn choose(schema: &Schema, rows: &mut FileRows<'_>) -> Result<Vec<usi
         fields.position(|field| field.name() == name)
     };
     let mut names = FieldNames::default();
-    schema
-        .fields()
-        .iter()
-        .for_each(|field| names.add(field.name()));
+    for field in schema.fields() {
+        names.add(field.name());
+    }
     if rows.layout.is_none() {
         let has = |name: &str| {
             index_of(name).is_some_and(|index| *schema.field(index).data_type() != DataType::Null)
@@ -211,25 +210,7 @@ fn nested<'a>(
                 (row * len..(row + 1) * len).map(&item).collect()
             })
         }
-        DataType::Struct(fields) => {
-            let array = array.as_struct();
-            let mut cells = Vec::with_capacity(fields.len());
-            for (field, column) in fields.iter().zip(array.columns()) {
-                let path = format!("{path}.{}", shown(field.name()));
-                let cell = cell(column.as_ref(), field, &path, depth + 1)?;
-                cells.push((field.name().clone(), cell));
-            }
-            non_null(array, move |row| {
-                let mut object = Map::with_capacity(cells.len());
-                for (name, cell) in &cells {
-                    let value = cell(row)?;
-                    if !value.is_null() {
-                        object.insert(name.clone(), value);
-                    }
-                }
-                Ok(Value::Object(object))
-            })
-        }
+        DataType::Struct(fields) => object(array, fields, path, depth)?,
         DataType::Map(entries, _) => map(array, entries, path, depth)?,
         DataType::Dictionary(..) => {
             let array = array.as_any_dictionary();
@@ -252,6 +233,32 @@ fn nested<'a>(
             )));
         }
     })
+}
+
+/// Reader of a struct, of which what is null is left out.
+fn object<'a>(
+    array: &'a dyn Array,
+    fields: &Fields,
+    path: &str,
+    depth: usize,
+) -> Result<Cell<'a>, FaultKind> {
+    let array = array.as_struct();
+    let mut cells = Vec::with_capacity(fields.len());
+    for (field, column) in fields.iter().zip(array.columns()) {
+        let path = format!("{path}.{}", shown(field.name()));
+        let cell = cell(column.as_ref(), field, &path, depth + 1)?;
+        cells.push((field.name().clone(), cell));
+    }
+    Ok(non_null(array, move |row| {
+        let mut object = Map::with_capacity(cells.len());
+        for (name, cell) in &cells {
+            let value = cell(row)?;
+            if !value.is_null() {
+                object.insert(name.clone(), value);
+            }
+        }
+        Ok(Value::Object(object))
+    }))
 }
 
 /// Reader of a map, whose keys are text.

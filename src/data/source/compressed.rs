@@ -163,16 +163,12 @@ impl Read for FileStream {
             Decoder::Gzip(decoder) => decoder.read(out)?,
             Decoder::Zstd(decoder) => decoder.read(out)?,
         };
-        match self.left.checked_sub(read as u64) {
-            Some(left) => {
-                self.left = left;
-                Ok(read)
-            }
-            None => {
-                self.is_over = true;
-                Err(io::Error::other("too large"))
-            }
-        }
+        let Some(left) = self.left.checked_sub(read as u64) else {
+            self.is_over = true;
+            return Err(io::Error::other("too large"));
+        };
+        self.left = left;
+        Ok(read)
     }
 }
 

@@ -354,22 +354,22 @@ impl FieldNames {
 /// Collects faults, so that all of them are reported at once and those that repeat in one line.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    faults: Vec<Fault>,
-    num_faults: usize,
+    first: Vec<Fault>,
+    count: usize,
     /// Number of those whose path cannot be opened.
     num_unreadable: usize,
 }
 
 impl Faults {
     pub(super) fn add(&mut self, path: &Path, row: Option<usize>, kind: FaultKind) {
-        self.num_faults += 1;
+        self.count += 1;
         self.num_unreadable += usize::from(matches!(kind, FaultKind::Unreadable(_)));
-        let of_file = self.faults.iter_mut().rev();
+        let of_file = self.first.iter_mut().rev();
         let mut of_file = of_file.take_while(|fault| fault.path == path);
         if let Some(like) = of_file.find(|fault| fault.row.is_some() && fault.kind.is_like(&kind)) {
             like.num_more += 1;
-        } else if self.faults.len() < MAX_NAMED {
-            self.faults.push(Fault {
+        } else if self.first.len() < MAX_NAMED {
+            self.first.push(Fault {
                 path: path.to_path_buf(),
                 row,
                 kind,
@@ -380,38 +380,38 @@ impl Faults {
 
     /// Adds those of another list behind these.
     pub(super) fn append(&mut self, other: Self) {
-        self.num_faults += other.num_faults;
+        self.count += other.count;
         self.num_unreadable += other.num_unreadable;
-        let room = MAX_NAMED.saturating_sub(self.faults.len());
-        self.faults.extend(other.faults.into_iter().take(room));
+        let room = MAX_NAMED.saturating_sub(self.first.len());
+        self.first.extend(other.first.into_iter().take(room));
     }
 
     /// Drops the faults of paths that cannot be opened, and returns their number.
     pub(super) fn drop_unreadable(&mut self) -> usize {
         let is_kept = |fault: &Fault| !matches!(fault.kind, FaultKind::Unreadable(_));
-        self.faults.retain(is_kept);
-        self.num_faults -= self.num_unreadable;
+        self.first.retain(is_kept);
+        self.count -= self.num_unreadable;
         std::mem::take(&mut self.num_unreadable)
     }
 
     pub(super) fn count(&self) -> usize {
-        self.num_faults
+        self.count
     }
 
     pub(super) fn finish(self) -> Result<(), SourceError> {
-        let Self {
-            faults, num_faults, ..
-        } = self;
-        if num_faults == 0 {
+        if self.count == 0 {
             return Ok(());
         }
-        Err(SourceError::Faults { faults, num_faults })
+        Err(SourceError::Faults {
+            faults: self.first,
+            num_faults: self.count,
+        })
     }
 
     pub(super) fn into_bad_rows(self) -> BadRows {
         BadRows {
-            faults: self.faults,
-            num_rows: self.num_faults,
+            faults: self.first,
+            num_rows: self.count,
         }
     }
 }

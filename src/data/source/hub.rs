@@ -151,15 +151,16 @@ fn front_matter(text: &str) -> Option<&str> {
     let text = text.trim_start_matches('\u{feff}');
     let after = text.strip_prefix("---")?;
     let (first, rest) = after.split_once('\n')?;
-    let end = rest.lines().scan(0, |at, line| {
-        let begin = *at;
-        *at += line.len() + 1;
-        Some((begin, line))
-    });
-    let end = end.into_iter().find(|(_, line)| line.trim_end() == "---");
-    let front = rest.get(..end?.0)?;
+    let mut end = 0;
+    for line in rest.split_inclusive('\n') {
+        if line.trim_end() == "---" {
+            break;
+        }
+        end += line.len();
+    }
+    let (front, after) = rest.split_at_checked(end)?;
     let has_configs = front.lines().any(|line| line.starts_with("configs:"));
-    (first.trim().is_empty() && has_configs).then_some(front)
+    (first.trim().is_empty() && !after.is_empty() && has_configs).then_some(front)
 }
 
 fn parse(front: &str) -> Result<Vec<Config>, String> {
@@ -251,7 +252,10 @@ mod tests {
 
     #[test]
     fn a_readme_lists_configurations_with_the_files_of_their_splits() {
-        let configs = parse(front_matter(README).unwrap()).unwrap();
+        let with_returns = README.replace('\n', "\r\n");
+        let front = front_matter(&with_returns).unwrap();
+        assert_eq!(parse(front), parse(front_matter(README).unwrap()));
+        let configs = parse(front).unwrap();
         let names: Vec<_> = configs.iter().map(|config| config.name.as_str()).collect();
         assert_eq!(names, ["chat", "plain", "one"]);
         let of = |index: usize, path: &str| configs[index].split_of(Path::new(path));

@@ -80,7 +80,7 @@ pub(super) fn read_head(
 #[derive(Default)]
 struct Lines {
     is_packed: bool,
-    num_lines: usize,
+    count: usize,
     num_bytes: u64,
     has_begun: bool,
 }
@@ -107,9 +107,9 @@ impl Lines {
         while !rest.is_empty() {
             let end = memchr::memchr(b'\n', rest);
             let (bytes, after) = rest.split_at(end.unwrap_or(rest.len()));
-            self.num_lines += 1;
+            self.count += 1;
             pieces.push(Piece {
-                row: self.num_lines,
+                row: self.count,
                 bytes,
                 offset,
                 extent: if end.is_some() { Extent::Whole } else { extent },
@@ -132,11 +132,12 @@ pub(super) fn parse(
     while rows.layout.is_none()
         && let [piece, after @ ..] = rest
     {
-        let Some(decided) = decide(piece, is_packed, rows)? else {
-            break; // the layout is known now, and this row is the first that has it
-        };
-        if let Some(outcome) = decided {
-            rows.add(piece.row, outcome.map_err(|fault| placed(piece, fault)));
+        match decide(piece, is_packed, rows)? {
+            Decided::Layout => break, // this row is the first that has it
+            Decided::Row(outcome) => {
+                rows.add(piece.row, outcome.map_err(|fault| placed(piece, fault)));
+            }
+            Decided::Blank => {}
         }
         rest = after;
     }
@@ -157,47 +158,59 @@ pub(super) fn parse(
     Ok(())
 }
 
-/// Finds the layout by this row; if the row does not say it, returns what it holds, which is nothing for a blank line.
+/// What a row says while the layout is not known.
+enum Decided {
+    /// The layout, which is known now.
+    Layout,
+    /// Nothing but what it holds itself.
+    Row(Outcome),
+    Blank,
+}
+
+/// Finds the layout by this row.
 fn decide(
     piece: &Piece<'_>,
     is_packed: bool,
     rows: &mut FileRows<'_>,
-) -> Result<Option<Option<Outcome>>, FaultKind> {
+) -> Result<Decided, FaultKind> {
     let json = match json_of(piece, is_packed) {
         Ok(Some(json)) => json,
-        Ok(None) => return Ok(Some(None)),
-        Err(fault) => return Ok(Some(Some(Err(fault)))),
+        Ok(None) => return Ok(Decided::Blank),
+        Err(fault) => return Ok(Decided::Row(Err(fault))),
     };
     if piece.extent == Extent::Head {
         let outcome = check_beginning(json, None);
-        return Ok(Some(Some(outcome.map(|()| a_document(json)))));
+        return Ok(Decided::Row(outcome.map(|()| Some(a_document(json)))));
     }
     let names = match names_of(json) {
         Ok(Some(names)) => names,
-        Ok(None) => return Ok(Some(Some(Err(FaultKind::wrong("not an object"))))),
-        Err(fault) => return Ok(Some(Some(Err(fault)))),
+        Ok(None) => return Ok(Decided::Row(Err(FaultKind::wrong("not an object")))),
+        Err(fault) => return Ok(Decided::Row(Err(fault))),
     };
     let with_values = names.iter().filter(|(_, is_null)| !is_null);
     if rows.find_layout(|name| with_values.clone().any(|(other, _)| other == name))? {
-        return Ok(None);
+        return Ok(Decided::Layout);
     }
     let has = |name: &str| names.iter().any(|(other, _)| other == name);
-    let outcome = match Layout::find(has)? {
-        Some(found) => content(json, piece.extent, &found.layout),
-        None => {
-            let mut fields = FieldNames::default();
-            names.iter().for_each(|(name, _)| fields.add(name));
-            Err(unknown_columns(fields))
+    Ok(Decided::Row(if let Some(found) = Layout::find(has)? {
+        content(json, piece.extent, &found.layout)
+    } else {
+        let mut fields = FieldNames::default();
+        for (name, _) in &names {
+            fields.add(name);
         }
-    };
-    Ok(Some(Some(outcome)))
+        Err(unknown_columns(fields))
+    }))
 }
 
 /// The fault with its line, where a row is not a line.
 fn placed(piece: &Piece<'_>, fault: FaultKind) -> FaultKind {
     match (fault, piece.place) {
         (FaultKind::NotJson { column, reason, .. }, Some((first_line, first_column))) => {
-            let before = piece.bytes.get(..column - 1).unwrap_or(piece.bytes);
+            let before = piece
+                .bytes
+                .get(..column.saturating_sub(1))
+                .unwrap_or(piece.bytes);
             let (line, column) = match memchr::memrchr(b'\n', before) {
                 None => (first_line, first_column + before.len()),
                 Some(last) => {
@@ -229,11 +242,11 @@ fn json_of<'a>(piece: &Piece<'a>, is_packed: bool) -> Result<Option<&'a str>, Fa
 fn content(json: &str, extent: Extent, layout: &Layout) -> Outcome {
     match extent {
         Extent::Whole => layout.content(values_of(json, layout)?),
-        Extent::Head => check_beginning(json, Some(layout)).map(|()| a_document(json)),
+        Extent::Head => check_beginning(json, Some(layout)).map(|()| Some(a_document(json))),
     }
 }
 
 /// A document in the place of a row of which only the beginning is known: what matters is that there may be one.
-fn a_document(json: &str) -> Option<Content> {
-    Some(Content::Text(json.to_owned()))
+fn a_document(json: &str) -> Content {
+    Content::Text(json.to_owned())
 }

@@ -14,7 +14,7 @@ keys! {
         #[serde(skip)]
         path: PathBuf = required(Kind::Path(PathKind::FileOrFolder), "a file, or a folder with all that is below it; also a folder of `save_to_disk`, or one that is laid out like a dataset of the hub");
         format: Option<RowFormat> = rule("found by the names of the columns", Kind::Word(RowFormat::WORDS), "kind of the rows");
-        fields: FieldsPlan = rule("each has its own name", Kind::Block(&FIELDS), "names of the columns, where they are others") else own_names;
+        fields: FieldsPlan = rule("each has its own name", Kind::Block(&FIELDS), "names of the columns, where they are others") else own_names unless |plan| plan.fields.0.is_empty();
         split: Option<String> = rule("the only one", Kind::Text, "split of a folder that has several, such as `train`");
         config: Option<String> = rule("the only one", Kind::Text, "configuration of a folder whose `README.md` lists several");
     }

@@ -37,7 +37,7 @@ pub(super) fn document(
 ) -> Result<String, (usize, FaultKind)> {
     let mark = bytes.len() - without_mark(&bytes).len();
     let fault = |bytes: &[u8], at: usize| {
-        let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
+        let line = memchr::memchr_iter(b'\n', &bytes[..at]).count() + 1;
         let offset = at as u64;
         (line, FaultKind::NotUtf8 { offset, is_packed })
     };

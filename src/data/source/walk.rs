@@ -227,7 +227,9 @@ impl Walk {
 
     fn pass_over(&mut self, folder: &Path, reason: &str, paths: Vec<PathBuf>) {
         let mut passed_over = PassedOver::new(folder, reason);
-        paths.iter().for_each(|path| passed_over.add(path));
+        for path in &paths {
+            passed_over.add(path);
+        }
         let found = Some(passed_over).filter(|found| found.num_files > 0);
         self.passed_over.extend(found);
     }

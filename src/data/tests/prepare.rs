@@ -239,18 +239,21 @@ fn what_is_missing_is_named() {
 }
 
 const CHATS: &str = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]}
-{"prompt": "Say a", "completion": " b c"}
 {"messages": [{"role": "system", "content": "x"}, {"role": "user", "content": "y"}, {"role": "assistant", "content": "z", "train": false}]}
 "#;
+
+const PAIRS: &str = r#"{"prompt": "Say a", "completion": " b c"}"#;
 
 /// A plan over prose and conversations, with the tokenizer of a model that has a template.
 fn with_chats() -> (Setup, Tokenizer) {
     let mut setup = Setup::new();
     setup.plan.tokenizer = TokenizerPlan::Teacher;
     setup.plan.sequence_length = 64;
-    setup.write("chats.jsonl", CHATS);
-    let chats = SourcePlan::from(setup.dir.path().join("chats.jsonl"));
-    setup.plan.train.push(chats);
+    for (name, rows) in [("chats.jsonl", CHATS), ("pairs.jsonl", PAIRS)] {
+        setup.write(name, rows);
+        let source = SourcePlan::from(setup.dir.path().join(name));
+        setup.plan.train.push(source);
+    }
     let tokenizer = Tokenizer::of_model("tests/golden/hf-llama-256".as_ref()).unwrap();
     (setup, tokenizer)
 }
@@ -331,7 +334,7 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     );
     let sources = [SourcePlan::from(setup.dir.path().join("chats.jsonl"))];
     let rows = read_rows(&sources, &tokenizer, 64, None, &[2]).unwrap();
-    assert_eq!((rows.num_rows(), rows.num_streamed()), (2, 0));
+    assert_eq!((rows.num_rows(), rows.num_streamed()), (1, 0));
 
     let (setup, _) = with_chats();
     setup.write("chats.jsonl", CHATS.lines().next().unwrap());

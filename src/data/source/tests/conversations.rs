@@ -143,6 +143,10 @@ fn turns_of_share_gpt_get_the_roles_of_templates() {
     let columns = json!({"conversations": {"from": ["human", "gpt"], "value": ["u", "a"]}});
     let turns = json!({"conversations": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]});
     assert_eq!(messages(columns), messages(turns));
+    let text =
+        "[{\"role\": \"user\", \"content\": \"u\"}, {\"role\": \"assistant\", \"content\": \"a\"}]";
+    let as_text = json!({ "messages": text });
+    assert_eq!(messages(as_text)[1]["content"], "a", "a list as JSON text");
 }
 
 #[test]
