@@ -103,7 +103,7 @@ fn show(
     let mut shown = Vec::new();
     for row_idx in row_idxs {
         let row = Row::of(rows, row_idx, &prepared.tokenizer)?;
-        let _ = writeln!(text, "{}", row.text(&split, with_colours));
+        let _ = writeln!(text, "{}", row.text(split, with_colours));
         shown.push(row.json());
     }
     output.print(
@@ -126,7 +126,7 @@ fn prepared(plan: &Plan, stages: &Stages) -> Result<data::Prepared, Failure> {
 
 /// A row, as a person reads it.
 struct Row<'a> {
-    row_idx: usize,
+    place: usize,
     tokens: &'a [u32],
     counted: Vec<[u32; 2]>,
     num_counted: usize,
@@ -150,7 +150,7 @@ impl<'a> Row<'a> {
             start += alike.len();
         }
         Ok(Self {
-            row_idx,
+            place: row_idx,
             tokens,
             counted: mask
                 .spans()
@@ -162,11 +162,11 @@ impl<'a> Row<'a> {
         })
     }
 
-    fn text(&self, split: &Split, with_colours: bool) -> String {
+    fn text(&self, split: Split, with_colours: bool) -> String {
         let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
         let mut text = format!(
             "row {} of {split}: {} tokens, {} of them learnt\n",
-            self.row_idx,
+            self.place,
             self.tokens.len(),
             self.num_counted
         );
@@ -188,7 +188,7 @@ impl<'a> Row<'a> {
             .iter()
             .map(|(is_learnt, text)| json!({ "learnt": is_learnt, "text": text }))
             .collect();
-        json!({ "row": self.row_idx, "tokens": self.tokens, "counted": self.counted, "parts": parts })
+        json!({ "row": self.place, "tokens": self.tokens, "counted": self.counted, "parts": parts })
     }
 }
 

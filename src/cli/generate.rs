@@ -25,12 +25,9 @@ pub(super) fn generate(args: &GenerateArgs, output: &mut Output<'_>) -> Result<(
     let model = open_model(&args.checkpoint)?;
     let tokenizer = open_tokenizer(&model)?;
     let (prompt, ids) = if args.chat {
-        let prompt = turn(&asked, args.system.as_deref(), &tokenizer)?;
-        let ids = tokenizer.encode(&prompt);
-        (prompt, ids.map_err(|error| Failure::input("data", &error))?)
+        turn_ids(&asked, args.system.as_deref(), &tokenizer)?
     } else {
-        let ids = prompt_ids(&asked, &model, &tokenizer)?;
-        (asked, ids)
+        prompt_ids(asked, &model, &tokenizer)?
     };
     let mut decoder = model.decoder(&device)?;
     if args.chat {
@@ -132,7 +129,22 @@ fn prompt(given: Option<&str>) -> Result<String, Failure> {
     Ok(text.to_owned())
 }
 
+/// Text and tokens of a user's message, up to where the model answers.
+fn turn_ids(
+    asked: &str,
+    system: Option<&str>,
+    tokenizer: &Tokenizer,
+) -> Result<(String, Vec<u32>), Failure> {
+    let prompt = turn(asked, system, tokenizer)?;
+    let ids = tokenizer.encode(&prompt);
+    Ok((prompt, ids.map_err(|error| Failure::input("data", &error))?))
+}
+
 /// A user's message, perhaps behind one of the system, up to where the model answers.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the day that a template prints; nothing of it is saved"
+)]
 fn turn(asked: &str, system: Option<&str>, tokenizer: &Tokenizer) -> Result<String, Failure> {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
@@ -164,14 +176,14 @@ fn turn(asked: &str, system: Option<&str>, tokenizer: &Tokenizer) -> Result<Stri
     Ok(rendered.map_err(|error| refused(&error))?.text)
 }
 
-/// Tokens of a prompt with those before a text; at least one.
+/// A prompt, and its tokens with those before a text; at least one.
 fn prompt_ids(
-    prompt: &str,
+    prompt: String,
     model: &StoredModel,
     tokenizer: &Tokenizer,
-) -> Result<Vec<u32>, Failure> {
+) -> Result<(String, Vec<u32>), Failure> {
     let mut ids = Vec::from_iter(tokenizer.beginning_of_text());
-    let encoded = tokenizer.encode(prompt);
+    let encoded = tokenizer.encode(&prompt);
     ids.extend(encoded.map_err(|error| Failure::input("data", &error))?);
     if ids.is_empty() {
         let config = model.config();
@@ -184,7 +196,7 @@ fn prompt_ids(
             &"the prompt has no token, and the model no first token",
         ));
     }
-    Ok(ids)
+    Ok((prompt, ids))
 }
 
 /// What the model adds, as tokens and as text without a string that ends it.

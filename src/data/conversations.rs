@@ -1,5 +1,7 @@
 //! Conversations, and prompts with their completions, to rows.
 
+use std::iter;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -128,7 +130,7 @@ impl Turning<'_> {
                     prompt.len()
                 };
                 let text = [prompt.as_str(), completion.as_str()].concat();
-                let learnt = vec![learnt..text.len() + 1]; // with the token behind it
+                let learnt = iter::once(learnt..text.len() + 1).collect(); // with the token behind it
                 let tokens = self.bounded(encoder.encode_text(&text, here)?);
                 Ok(vec![self.turned(&Marked { text, learnt }, tokens)])
             }

@@ -13,7 +13,7 @@ use super::chat_templates::ChatTemplates;
 use super::conversations::{TurnCounts, Turning};
 use super::encode::Encoder;
 use super::pack::{Packing, pack};
-use super::rows::TokenRows;
+use super::rows::{ConversationRow, TokenRows};
 use super::source::{
     BadRows, Content, Document, OnBadRow, SkipReason, Skipped, SourceError, SourcePlan,
     read_documents,
@@ -333,6 +333,31 @@ impl<'a> RowSettings<'a> {
         renderer.is_some_and(Renderer::prints_a_date)
     }
 
+    /// Rows of documents that are no plain text, up to a number of positions.
+    fn turns(
+        &self,
+        documents: &[&Document],
+        encoder: &Encoder<'_>,
+        limit: Option<u64>,
+    ) -> Result<(Vec<ConversationRow>, TurnCounts), DataError> {
+        let is_chat = |document: &&&Document| matches!(document.content, Content::Chat(_));
+        let renderer = match (&self.renderer, documents.iter().find(is_chat)) {
+            (Ok(renderer), _) => renderer.as_ref(),
+            (Err(_), None) => None,
+            (Err(error), Some(_)) => return Err(DataError::BadTemplate(error.clone())),
+        };
+        let turning = Turning {
+            renderer,
+            learn: self.learn,
+            ends: &self.ends,
+            sequence_length: self.sequence_length,
+            beginning_of_text: self.tokenizer.beginning_of_text(),
+            end_of_text: self.end_of_text,
+            skips_refused: self.on_bad_row == OnBadRow::Skip,
+        };
+        turning.rows(documents, encoder, limit)
+    }
+
     fn make(
         &self,
         split: Split,
@@ -363,23 +388,7 @@ impl<'a> RowSettings<'a> {
         let left = limit.map(|limit| limit.saturating_sub(rows.num_positions()));
         let mut turns = TurnCounts::default();
         if !others.is_empty() && left != Some(0) {
-            let renderer = self.renderer.as_ref();
-            let is_chat = |document: &&&Document| matches!(document.content, Content::Chat(_));
-            let renderer = match (renderer, others.iter().find(is_chat)) {
-                (Ok(renderer), _) => renderer.as_ref(),
-                (Err(_), None) => None,
-                (Err(error), Some(_)) => return Err(DataError::BadTemplate(error.clone())),
-            };
-            let turning = Turning {
-                renderer,
-                learn: self.learn,
-                ends: &self.ends,
-                sequence_length: self.sequence_length,
-                beginning_of_text: self.tokenizer.beginning_of_text(),
-                end_of_text: self.end_of_text,
-                skips_refused: self.on_bad_row == OnBadRow::Skip,
-            };
-            let (of_turns, counts) = turning.rows(&others, &encoder, left)?;
+            let (of_turns, counts) = self.turns(&others, &encoder, left)?;
             turns = counts;
             for row in of_turns {
                 rows.push_conversation(row, self.end_of_text);

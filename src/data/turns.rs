@@ -13,6 +13,10 @@ pub(super) struct Marked {
 
 /// Row of a conversation, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "three facts, each true or not"
+)]
 pub(super) struct Turned {
     /// The row; `None` if nothing of it is learnt, or it has fewer than two tokens.
     pub(super) row: Option<ConversationRow>,
@@ -92,7 +96,7 @@ mod tests {
     const END: u32 = 9;
 
     /// Tokens given by their texts; the end is `<e>`.
-    fn row_of(parts: &[&str], learnt: &[std::ops::Range<usize>], length: usize) -> Turned {
+    fn row_of(parts: &[&str], learnt: &[(usize, usize)], length: usize) -> Turned {
         let text = parts.concat();
         let ids = (10..)
             .zip(parts)
@@ -104,7 +108,7 @@ mod tests {
                 .map(|part| u32::try_from(part.len()).unwrap())
                 .collect(),
         };
-        let learnt = learnt.to_vec();
+        let learnt = learnt.iter().map(|&(start, end)| start..end).collect();
         turned(&Marked { text, learnt }, tokens, &[END], length)
     }
 
@@ -119,7 +123,7 @@ mod tests {
         let parts = [
             "u:", "hi", "<e>", "a:", "yes", "<e>", "\n", "a:", "no", "<e>",
         ];
-        let turns = [9..16, 18..23];
+        let turns = [(9, 16), (18, 23)];
         let found = row_of(&parts, &turns, 16);
         assert_eq!(positions(&found), [3, 4, 7, 8]);
         let row = found.row.unwrap();
@@ -129,28 +133,28 @@ mod tests {
 
     #[test]
     fn a_token_that_reaches_into_a_turn_is_not_learnt_and_one_that_reaches_out_of_it_is() {
-        let found = row_of(&["a", "bc", "de", "fg"], &[2..6], 8);
+        let found = row_of(&["a", "bc", "de", "fg"], &[(2, 6)], 8);
         assert_eq!(positions(&found), [1, 2]);
         assert!(!found.learns_end);
     }
 
     #[test]
     fn tokens_without_bytes_of_their_own_go_with_the_one_before_them() {
-        let found = row_of(&["u", "é", "", "", "v", ""], &[1..3], 8);
+        let found = row_of(&["u", "é", "", "", "v", ""], &[(1, 3)], 8);
         assert_eq!(positions(&found), [0, 1, 2]);
-        let found = row_of(&["u", "", "é", ""], &[1..3], 8);
+        let found = row_of(&["u", "", "é", ""], &[(1, 3)], 8);
         assert_eq!(positions(&found), [1, 2]);
     }
 
     #[test]
     fn a_conversation_beyond_its_row_is_cut_and_one_of_which_nothing_is_left_to_learn_has_no_row() {
         let parts = ["u", "v", "w", "x", "y"];
-        let found = row_of(&parts, &[2..5], 3);
+        let found = row_of(&parts, &[(2, 5)], 3);
         assert!(found.is_cut);
         assert_eq!(positions(&found), [1, 2]);
-        let found = row_of(&parts, &[4..5], 3);
+        let found = row_of(&parts, &[(4, 5)], 3);
         assert!(found.is_cut && found.row.is_none());
-        assert!(row_of(&["x"], &[0..1], 3).row.is_none());
-        assert!(row_of(&parts, &[0..5], 8).learns_all);
+        assert!(row_of(&["x"], &[(0, 1)], 3).row.is_none());
+        assert!(row_of(&parts, &[(0, 5)], 8).learns_all);
     }
 }

@@ -63,6 +63,7 @@ fn json_of(kind: &Kind, text: &str) -> Option<Value> {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one table of kinds")]
 fn kind_schema(kind: &Kind) -> Value {
     match kind {
         Kind::Text => json!({"type": "string", "pattern": "\\S"}),

@@ -56,11 +56,11 @@ fn tokens(row_idx: usize, of: &Fingerprint) -> Vec<u32> {
 
 /// Positions that count: all, or all but one in the middle.
 fn spans(row_idx: usize, of: &Fingerprint) -> Vec<PositionSpan> {
-    spans_of((0..of.sequence_length).map(|position| row_idx % 2 == 0 || position != 5))
+    spans_of((0..of.sequence_length).map(|position| row_idx.is_multiple_of(2) || position != 5))
 }
 
 fn counted(row_idx: usize, of: &Fingerprint) -> impl Iterator<Item = usize> {
-    (0..of.sequence_length).filter(move |position| row_idx % 2 == 0 || *position != 5)
+    (0..of.sequence_length).filter(move |position| row_idx.is_multiple_of(2) || *position != 5)
 }
 
 /// The same fingerprint with samples.

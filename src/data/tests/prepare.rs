@@ -297,7 +297,7 @@ fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
     assert_eq!(learnt(rows, first + 1, &tokenizer), " b c<|endoftext|>");
     let bytes = "Yes.<|im_end|>No.<|im_end|>".len() + " b c".len();
     let prose = rows.split_at(first)[0].num_text_positions();
-    assert!(rows.num_bytes() as usize > bytes && prose > 0);
+    assert!(rows.num_bytes() > bytes as u64 && prose > 0);
     let begins = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").unwrap();
     assert!(rows.row(first).starts_with(&begins));
     let notes = ["train: 1 rows were left out, because nothing of them is learnt".to_owned()];

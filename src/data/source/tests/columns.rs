@@ -198,7 +198,7 @@ fn columns_that_are_missing_or_cannot_be_rows_are_told_by_name() {
     };
     let text = |column: &'static str| {
         move |source: &mut SourcePlan| {
-            source.fields = FieldsPlan(vec![(RowField::Text, column.to_owned())])
+            source.fields = FieldsPlan(vec![(RowField::Text, column.to_owned())]);
         }
     };
     assert_eq!(

@@ -268,6 +268,7 @@ fn turns_go_before_a_text_beside_them_and_two_kinds_of_turns_are_refused() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn what_no_conversation_can_be_is_told_with_its_message() {
     let of = |turns: Value| fault(json!({ "messages": turns }));
     let user = json!({"role": "user", "content": "u"});
