@@ -51,7 +51,7 @@ mod tests {
             .filter(|path| !path.is_dir())
             .collect();
         paths.sort();
-        assert_eq!(paths.len(), 10);
+        assert_eq!(paths.len(), 11);
         for path in paths {
             // A teacher that is fetched may be absent: the rest of its recipe is checked with one that is committed.
             let is_fetched = path.ends_with("smollm2-135m.yaml");

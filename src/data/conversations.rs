@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::encode::Encoder;
-use super::prepare::DataError;
+use super::error::DataError;
 use super::rows::ConversationRow;
 use super::source::{Content, Document, place};
 use super::templates::Renderer;

@@ -7,6 +7,7 @@ mod chat_templates;
 mod conversations;
 mod cut;
 mod encode;
+mod error;
 mod mask;
 mod model_tokenizer;
 mod pack;
@@ -28,14 +29,13 @@ mod tests;
 
 pub use batch::BatchOrder;
 pub use chat_templates::{ChatTemplates, chat_templates, template_files};
+pub use error::{DataError, Split};
 pub use mask::{LossMask, PositionSpan, spans_of};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
 pub use pack::{Packing, pack};
 pub use plan::{CalibrateOn, DataPlan, TokenizerPlan, TrainTokenizer};
 pub(crate) use plan::{DATA, TokenizerWord};
-pub use prepare::{
-    DataError, Prepared, Split, StoredRows, prepare, prepared_before, read_rows, rows_of_text,
-};
+pub use prepare::{Prepared, StoredRows, prepare, prepared_before, read_rows, rows_of_text};
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::{ConversationRow, TokenRows};
 pub use source::{

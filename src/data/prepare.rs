@@ -1,26 +1,24 @@
 //! The data stage: turns text and tokenizer into the token rows of both splits.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use thiserror::Error;
 
 use super::chat_templates::ChatTemplates;
 use super::conversations::{TurnCounts, Turning};
 use super::encode::Encoder;
+use super::error::{DataError, Split};
 use super::pack::{Packing, pack};
 use super::rows::{ConversationRow, TokenRows};
 use super::source::{
-    BadRows, Content, Document, OnBadRow, SkipReason, Skipped, SourceError, SourcePlan,
-    read_documents,
+    BadRows, Content, Document, OnBadRow, SkipReason, Skipped, SourcePlan, read_documents,
 };
 use super::store::Store;
 use super::templates::Renderer;
-use super::tokenizer::{Tokenizer, TokenizerError};
+use super::tokenizer::Tokenizer;
 use crate::chat::{Conversation, Learn, TemplateError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
@@ -30,24 +28,6 @@ const VERSION: u32 = 2;
 
 /// Part of the key of rows; raised together with [`VERSION`], and when the byte format of rows changes.
 const ROWS_VERSION: u32 = 3;
-
-/// The two texts of a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Split {
-    /// Text for training.
-    Train,
-    /// Text for evaluation.
-    Validation,
-}
-
-impl fmt::Display for Split {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Train => "train",
-            Self::Validation => "validation",
-        })
-    }
-}
 
 /// Result of the data stage.
 #[derive(Debug)]
@@ -99,74 +79,6 @@ impl Prepared {
             Split::Validation => &self.validation,
         }
     }
-}
-
-/// Errors of the data stage.
-#[derive(Debug, Error)]
-pub enum DataError {
-    /// A split's text cannot be read.
-    #[error("{split} text: {source}")]
-    Source {
-        /// The split.
-        split: Split,
-        /// The cause.
-        source: SourceError,
-    },
-    /// The tokenizer cannot be read, trained or used.
-    #[error(transparent)]
-    Tokenizer(#[from] TokenizerError),
-    /// The plan does not train the tokenizer, and none was given.
-    #[error("the plan's tokenizer is not trained on its text, and none was given")]
-    NoTokenizer,
-    /// No token separates documents.
-    #[error("the tokenizer has no end-of-text token: none of `{}`, and no model names one by `eos_token_id` in its `config.json`", Tokenizer::end_of_text_names().join("`, `"))]
-    NoEndOfText,
-    /// The end-of-text id is not one of the tokenizer's.
-    #[error("end-of-text id {id} is outside the tokenizer's {vocab_size} tokens")]
-    EndOfTextRange {
-        /// The id.
-        id: u32,
-        /// Number of ids that the tokenizer has.
-        vocab_size: usize,
-    },
-    /// A conversation has no template.
-    #[error("{place}: a conversation, and the model has no chat template to render it")]
-    NoTemplate {
-        /// File and row.
-        place: String,
-    },
-    /// The model's chat template cannot be read.
-    #[error("the model's chat template: {0}")]
-    BadTemplate(TemplateError),
-    /// A conversation that the template does not render.
-    #[error("{place}: {source}")]
-    Template {
-        /// File and row.
-        place: String,
-        /// The cause.
-        source: TemplateError,
-    },
-    /// Nothing of a split is learnt.
-    #[error(
-        "{split} text: nothing of its {conversations} conversations is learnt; {cut} of them are longer than a row"
-    )]
-    NothingLearnt {
-        /// The split.
-        split: Split,
-        /// Conversations that were read.
-        conversations: u64,
-        /// Those that were cut.
-        cut: u64,
-    },
-    /// The tokenizer makes no token of a whole split.
-    #[error("{split} text: the tokenizer gives no tokens for it")]
-    NoTokens {
-        /// The split.
-        split: Split,
-    },
-    /// The folder of stored rows cannot be used.
-    #[error(transparent)]
-    Io(#[from] io::Error),
 }
 
 /// Reads both texts, trains the tokenizer unless it is given, and returns the rows of both splits.

@@ -326,7 +326,7 @@ fn what_is_learnt_is_a_choice_and_part_of_the_key() {
 fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     let (mut setup, tokenizer) = with_chats();
     setup.plan.train.remove(0);
-    setup.plan.sequence_length = 4;
+    setup.plan.sequence_length = 3;
     let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap_err();
     assert_eq!(
         error.to_string(),
