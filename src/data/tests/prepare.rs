@@ -336,7 +336,8 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     let rows = read_rows(&sources, &tokenizer, 64, None, &[2]).unwrap();
     assert_eq!((rows.num_rows(), rows.num_streamed()), (1, 0));
 
-    let (setup, _) = with_chats();
+    let (mut setup, _) = with_chats();
+    setup.plan.train.pop(); // its completion learns the end of a text
     setup.write("chats.jsonl", CHATS.lines().next().unwrap());
     let folder = setup.dir.path().join("model");
     fs::create_dir(&folder).unwrap();
