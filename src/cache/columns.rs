@@ -56,13 +56,6 @@ pub(super) struct StoredRow {
     pub(super) codes: RowCodes,
 }
 
-impl StoredRow {
-    /// Positions that count.
-    pub(super) fn mask(&self) -> LossMask<'_> {
-        LossMask::checked(&self.spans)
-    }
-}
-
 /// Arrow schema of a shard; nothing in it is nullable.
 pub(super) fn schema() -> SchemaRef {
     let hash = DataType::FixedSizeBinary(TOKENS_HASH_BYTES);

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::columns::StoredRow;
 use super::quantize::dequantize;
 use super::{Cache, CacheError, Fingerprint};
 use crate::data::LossMask;
@@ -67,8 +68,9 @@ impl Cache {
             sums.num_rows += rows.len();
             sums.total_bytes = sums.total_bytes.saturating_add(shard.record.bytes);
             shard.stored_rows(self.dir(), rows, fingerprint, |row| {
-                let mask = row.mask();
-                sums.add(&dequantize(row.codes.clone(), fingerprint), mask);
+                let StoredRow { spans, codes, .. } = row;
+                let mask = LossMask::checked(&spans);
+                sums.add(&dequantize(codes, fingerprint), mask);
                 Ok(())
             })?;
         }

@@ -12,7 +12,7 @@ pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_squa
 pub use self::layer_sweep::LayerSweep;
 use crate::cost::Text;
 use crate::data::TokenRows;
-use crate::loss::rows_at;
+use crate::loss::counted_rows;
 use crate::model::{Decoder, Site, Tap, ids_tensor};
 use crate::progress::{self, Progress, thousands};
 
@@ -121,12 +121,7 @@ impl Calibration<'_> {
             .iter()
             .flat_map(|&row_idx| self.rows.observed(row_idx));
         let flags: Vec<bool> = flags.collect();
-        let places = flags
-            .iter()
-            .enumerate()
-            .filter(|(_, is_observed)| **is_observed);
-        let places: Vec<usize> = places.map(|(place, _)| place).collect();
-        Observed(Some(places).filter(|places| !places.is_empty() && places.len() < flags.len()))
+        Observed(Some(flags).filter(|flags| flags.contains(&true) && flags.contains(&false)))
     }
 
     /// Fails if a signal asked to stop.
@@ -170,17 +165,17 @@ impl Calibration<'_> {
     }
 }
 
-/// Positions of a batch that are observed, numbered row by row; `None` if all are.
-struct Observed(Option<Vec<usize>>);
+/// True for the positions of a batch that are observed, row by row; `None` if all are.
+struct Observed(Option<Vec<bool>>);
 
 impl Observed {
     /// Activations of these positions: `[B, T, D]` if they are all, else `[1, N, D]`.
     fn of(&self, x: &Tensor<3>) -> Tensor<3> {
-        let Some(places) = &self.0 else {
+        let Some(is_observed) = &self.0 else {
             return x.clone();
         };
         let [batch, seq, size] = x.dims();
         let flat = x.clone().reshape([batch * seq, size]);
-        rows_at(&flat, places).unsqueeze() // [1, N, D]
+        counted_rows(&flat, is_observed).unsqueeze() // [1, N, D]
     }
 }

@@ -118,8 +118,7 @@ fn prepared(plan: &Plan, stages: &Stages) -> Result<data::Prepared, Failure> {
     let inputs = &stages.inputs;
     let tokenizer = inputs.tokenizer.as_ref();
     let ends = inputs.ends(plan);
-    let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
-    let end_of_text = ends.first().copied().filter(|_| names_none);
+    let end_of_text = inputs.end_of_text();
     let prepared = data::prepare(&plan.data, tokenizer, scratch.path(), end_of_text, &ends)?;
     Ok(prepared)
 }

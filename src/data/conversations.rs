@@ -1,6 +1,7 @@
 //! Conversations, and prompts with their completions, to rows.
 
-use std::iter;
+use std::ops::Range;
+use std::slice;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use super::rows::ConversationRow;
 use super::source::{Content, Document, place};
 use super::templates::Renderer;
 use super::tokenizer::TokenizedText;
-use super::turns::{Marked, Turned, turned};
+use super::turns::{Turned, turned};
 use crate::chat::{Learn, Learnt, learnt};
 
 /// Documents that are rendered and tokenised before it is seen whether there are enough rows.
@@ -52,10 +53,8 @@ pub(super) struct TurnCounts {
     pub with_end: u64,
     /// Rows that learn all of their tokens.
     pub learnt_whole: u64,
-    /// Tokens in front of the padding, and those that are learnt.
+    /// Positions in front of the padding.
     pub tokens: u64,
-    /// Tokens that are learnt.
-    pub learnt_tokens: u64,
     /// Conversations that the template refused.
     pub refused: u64,
     /// Places and reasons of the first of them.
@@ -103,11 +102,6 @@ impl Turning<'_> {
                     counts.with_end += u64::from(turned.learns_end);
                     counts.learnt_whole += u64::from(turned.learns_all);
                     counts.tokens += positions;
-                    let learnt = row
-                        .spans
-                        .iter()
-                        .map(|span| u64::from(span.end - span.start));
-                    counts.learnt_tokens += learnt.sum::<u64>();
                     rows.push(row);
                 }
             }
@@ -130,9 +124,9 @@ impl Turning<'_> {
                     prompt.len()
                 };
                 let text = [prompt.as_str(), completion.as_str()].concat();
-                let learnt = iter::once(learnt..text.len() + 1).collect(); // with the token behind it
+                let learnt = learnt..text.len() + 1; // with the token behind it
                 let tokens = self.bounded(encoder.encode_text(&text, here)?);
-                Ok(vec![self.turned(&Marked { text, learnt }, tokens)])
+                Ok(vec![self.turned(slice::from_ref(&learnt), tokens)])
             }
             Content::Chat(conversation) => {
                 let Some(renderer) = self.renderer else {
@@ -151,21 +145,15 @@ impl Turning<'_> {
                 })?;
                 let row = |Learnt { text, spans }| {
                     let tokens = encoder.encode_text(&text, here)?;
-                    Ok(self.turned(
-                        &Marked {
-                            text,
-                            learnt: spans,
-                        },
-                        tokens,
-                    ))
+                    Ok(self.turned(&spans, tokens))
                 };
                 texts.into_iter().map(row).collect()
             }
         }
     }
 
-    fn turned(&self, marked: &Marked, tokens: TokenizedText) -> Turned {
-        turned(marked, tokens, self.ends, self.sequence_length)
+    fn turned(&self, learnt: &[Range<usize>], tokens: TokenizedText) -> Turned {
+        turned(learnt, tokens, self.ends, self.sequence_length)
     }
 
     /// Tokens of a text without a template, between those that belong before and behind it.

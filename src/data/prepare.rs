@@ -1,5 +1,6 @@
 //! The data stage: turns text and tokenizer into the token rows of both splits.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -197,7 +198,7 @@ struct RowSettings<'a> {
     learn: Option<Learn>,
     on_bad_row: OnBadRow,
     /// The chat template, which matters only if there are conversations.
-    renderer: Result<Option<Renderer>, TemplateError>,
+    renderer: OnceCell<Result<Option<Renderer>, TemplateError>>,
 }
 
 /// Rows of documents, and what became of these.
@@ -236,12 +237,17 @@ impl<'a> RowSettings<'a> {
             ends: tokenizer.ends(ends),
             learn,
             on_bad_row: OnBadRow::Fail,
-            renderer: tokenizer.renderer(),
+            renderer: OnceCell::new(),
         })
     }
 
+    /// The chat template, compiled when it is first asked for: prose needs none.
+    fn renderer(&self) -> &Result<Option<Renderer>, TemplateError> {
+        self.renderer.get_or_init(|| self.tokenizer.renderer())
+    }
+
     fn prints_a_date(&self) -> bool {
-        let renderer = self.renderer.as_ref().ok().and_then(Option::as_ref);
+        let renderer = self.renderer().as_ref().ok().and_then(Option::as_ref);
         renderer.is_some_and(Renderer::prints_a_date)
     }
 
@@ -253,7 +259,7 @@ impl<'a> RowSettings<'a> {
         limit: Option<u64>,
     ) -> Result<(Vec<ConversationRow>, TurnCounts), DataError> {
         let is_chat = |document: &&&Document| matches!(document.content, Content::Chat(_));
-        let renderer = match (&self.renderer, documents.iter().find(is_chat)) {
+        let renderer = match (self.renderer(), documents.iter().find(is_chat)) {
             (Ok(renderer), _) => renderer.as_ref(),
             (Err(_), None) => None,
             (Err(error), Some(_)) => return Err(DataError::BadTemplate(error.clone())),

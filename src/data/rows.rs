@@ -170,10 +170,14 @@ impl TokenRows {
 
     /// Positions of this row that count.
     pub fn mask(&self, row_idx: usize) -> LossMask<'_> {
-        let start = row_idx
-            .checked_sub(1)
-            .map_or(0, |before| self.span_ends[before]);
+        let start = self.spans_before(row_idx);
         LossMask::checked(&self.spans[start..self.span_ends[row_idx]])
+    }
+
+    /// Number of spans of all rows before this one.
+    fn spans_before(&self, row_idx: usize) -> usize {
+        let before = row_idx.checked_sub(1);
+        before.map_or(0, |before| self.span_ends[before])
     }
 
     /// Number of positions of this row in front of its padding.
@@ -256,9 +260,7 @@ impl TokenRows {
     /// Rows of a range, without their bytes of text.
     fn part(&self, rows: std::ops::Range<usize>) -> Self {
         let width = self.sequence_length + 1;
-        let spans_before =
-            |row_idx: usize| row_idx.checked_sub(1).map_or(0, |row| self.span_ends[row]);
-        let spans = spans_before(rows.start)..spans_before(rows.end);
+        let spans = self.spans_before(rows.start)..self.spans_before(rows.end);
         let at = [rows.start, rows.end].map(|row_idx| row_idx * self.sequence_length);
         let separators = at.map(|end| self.separators.partition_point(|&at| at < end));
         let streamed = |row_idx: usize| row_idx.min(self.num_streamed);

@@ -1,15 +1,10 @@
 //! Conversations to rows: which of their tokens are learnt.
 
+use std::ops::Range;
+
 use super::mask::{PositionSpan, spans_of};
 use super::rows::ConversationRow;
 use super::tokenizer::TokenizedText;
-
-/// Texts of one conversation with the byte ranges that the model itself writes, ascending and apart.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Marked {
-    pub(super) text: String,
-    pub(super) learnt: Vec<std::ops::Range<usize>>,
-}
 
 /// Row of a conversation, and what became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,18 +23,19 @@ pub(super) struct Turned {
     pub(super) learns_all: bool,
 }
 
-/// Makes the row of a conversation from its text and the tokens of it, of which the first `sequence_length + 1` are kept.
+/// Makes the row of a conversation from its tokens, of which the first `sequence_length + 1` are kept, and the byte ranges of its
+/// text that the model itself writes, ascending and apart.
 ///
 /// A token is learnt if it begins in a range that is: one that reaches into a range from before it is not what a model
 /// would write there. Behind the first end token of a range (`ends`) nothing of it is learnt: generation stops there.
 pub(super) fn turned(
-    marked: &Marked,
+    learnt: &[Range<usize>],
     tokens: TokenizedText,
     ends: &[u32],
     sequence_length: usize,
 ) -> Turned {
     let TokenizedText { mut ids, num_bytes } = tokens;
-    let flags = learnt_tokens(marked, &ids, &num_bytes, ends);
+    let flags = learnt_tokens(learnt, &ids, &num_bytes, ends);
     let is_cut = ids.len() > sequence_length + 1;
     ids.truncate(sequence_length + 1);
     // Position t is about token t + 1.
@@ -63,8 +59,13 @@ pub(super) fn turned(
 }
 
 /// One entry for each token: true if it is learnt.
-fn learnt_tokens(marked: &Marked, ids: &[u32], num_bytes: &[u32], ends: &[u32]) -> Vec<bool> {
-    let mut ranges = marked.learnt.iter().peekable();
+fn learnt_tokens(
+    learnt: &[Range<usize>],
+    ids: &[u32],
+    num_bytes: &[u32],
+    ends: &[u32],
+) -> Vec<bool> {
+    let mut ranges = learnt.iter().peekable();
     let mut start = 0;
     let mut has_ended = false; // within the range
     let mut flags: Vec<bool> = Vec::with_capacity(ids.len());
@@ -97,7 +98,6 @@ mod tests {
 
     /// Tokens given by their texts; the end is `<e>`.
     fn row_of(parts: &[&str], learnt: &[(usize, usize)], length: usize) -> Turned {
-        let text = parts.concat();
         let ids = (10..)
             .zip(parts)
             .map(|(id, part)| if *part == "<e>" { END } else { id });
@@ -108,8 +108,8 @@ mod tests {
                 .map(|part| u32::try_from(part.len()).unwrap())
                 .collect(),
         };
-        let learnt = learnt.iter().map(|&(start, end)| start..end).collect();
-        turned(&Marked { text, learnt }, tokens, &[END], length)
+        let learnt: Vec<_> = learnt.iter().map(|&(start, end)| start..end).collect();
+        turned(&learnt, tokens, &[END], length)
     }
 
     fn positions(turned: &Turned) -> Vec<usize> {

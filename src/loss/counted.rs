@@ -18,7 +18,7 @@ pub fn counted_rows(x: &Tensor<2>, is_counted: &[bool]) -> Tensor<2> {
 }
 
 /// Rows of a matrix, `[N, D]`, at `N` places that ascend; at least one.
-pub fn rows_at(x: &Tensor<2>, places: &[usize]) -> Tensor<2> {
+pub(super) fn rows_at(x: &Tensor<2>, places: &[usize]) -> Tensor<2> {
     let (first, last) = (places[0], places[places.len() - 1]);
     if last - first + 1 == places.len() {
         return x.clone().narrow(0, first, places.len());

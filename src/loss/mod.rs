@@ -23,7 +23,7 @@ mod sums;
 mod tensors;
 mod terms;
 
-pub use counted::{counted_rows, rows_at};
+pub use counted::counted_rows;
 pub use hidden::{HiddenGradients, hidden_gradients};
 pub use likeliest::likeliest;
 pub use plan::LossWeights;

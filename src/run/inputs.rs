@@ -38,22 +38,17 @@ pub(super) fn prepare_data(
     let since = Instant::now();
     let (stage, inputs) = (&stages.data, &stages.inputs);
     log_changed(stage);
-    let teacher = inputs.teacher.as_ref().map(Model::stored);
-    let end_of_text = teacher.and_then(|teacher| teacher.config().eos_token_ids.first().copied());
     let _lock = wait_for_lock(stage, context.stop)?; // another recipe may be making the same rows
     stages.drop_damaged_data(hashes)?;
     files::remove_parts(&stage.dir)?;
     let tokenizer = inputs.tokenizer.as_ref();
-    // A tokenizer without a separator may still belong to a model that names one.
-    let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
-    let end_of_text = end_of_text.filter(|_| names_none);
     let mut data = match &inputs.kept {
         Some(kept) if inputs.away.text => kept_rows(stages, kept)?,
         _ => data::prepare(
             &plan.data,
             tokenizer,
             &stage.dir,
-            end_of_text,
+            inputs.end_of_text(),
             &inputs.ends(plan),
         )?,
     };

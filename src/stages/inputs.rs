@@ -131,6 +131,14 @@ impl Inputs {
         student_of(plan, self.teacher.as_ref(), self.own_student.as_ref())
     }
 
+    /// Token between documents that the teacher names, if its tokenizer names none.
+    pub fn end_of_text(&self) -> Option<u32> {
+        let tokenizer = self.tokenizer.as_ref();
+        let names_none = tokenizer.is_some_and(|tokenizer| tokenizer.end_of_text().is_none());
+        let teacher = self.teacher.as_ref().filter(|_| names_none)?;
+        teacher.stored().config().eos_token_ids.first().copied()
+    }
+
     /// Tokens at which the teacher and the student stop, ascending.
     pub fn ends(&self, plan: &Plan) -> Vec<u32> {
         let models = self.teacher.iter().chain(self.student(plan));
