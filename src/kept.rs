@@ -245,6 +245,7 @@ fn keep_files(
         let path = dir.join(&name);
         let folder = files::parent(&path);
         fs::create_dir_all(folder).map_err(|error| with_path(error, folder))?;
+        files::remove_parts_of(&path)?;
         files::write_atomically(&path, |out| out.write_all(&bytes))?;
         kept.insert(name, blake3::hash(&bytes).to_hex().to_string());
     }

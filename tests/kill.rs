@@ -140,6 +140,26 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         assert_no_parts(&workshop.path("out"));
     }
 
+    #[test]
+    fn parts_of_the_inputs_that_a_cache_keeps_are_removed() {
+        let workshop = Workshop::new();
+        workshop.write("busy.yaml", BUSY_RECIPE.as_bytes());
+        let args = ["run", "busy.yaml"];
+        workshop.done(&args);
+        let cache = folders(&workshop.path("out"), "cache-").remove(0);
+        // what a process leaves that is killed while it writes the first of these files
+        fs::remove_file(cache.join("inputs.json")).unwrap();
+        for part in [
+            ".partial-inputs.json-1a2b3c",
+            "inputs/teacher/.partial-tokenizer.json-1a2b3c",
+        ] {
+            fs::write(cache.join(part), "{").unwrap();
+        }
+        workshop.done(&args);
+        assert_no_parts(&workshop.path("out"));
+        assert!(cache.join("inputs.json").exists());
+    }
+
     /// Quantised without training, layer after layer.
     const LAYERS_RECIPE: &str = "\
 name: layers
