@@ -15,7 +15,7 @@ use crate::passes::{PartDone, PassInputs, configs_of_passes};
 use crate::plan::Plan;
 use crate::rates::{Rates, Secs, Work, WorkKind};
 use crate::stages::{Model, Stage, Stages};
-use crate::student::StudentPlan;
+use crate::student::StudentSource;
 use crate::teacher::rows_per_pass;
 use crate::train::evaluate::BATCH_ROWS;
 
@@ -95,8 +95,7 @@ pub fn estimate(plan: &Plan, stages: &Stages, rates: &Rates) -> Vec<StageEstimat
     let teacher = stages.inputs.teacher.as_ref().map(config);
     let given = stages.inputs.student(plan).map(config);
     let tokenizer = stages.inputs.tokenizer.as_ref();
-    let vocab_size = tokenizer.map(Tokenizer::vocab_size);
-    let sizes = sizes(plan, teacher, given.as_ref(), vocab_size);
+    let sizes = sizes(plan, teacher, given.as_ref(), tokenizer);
     let parts = parts_done(plan, stages, &sizes);
     let costs = costs_of(plan, &sizes, stages.captures_train, &parts);
     let of =
@@ -305,7 +304,7 @@ fn forward(text: Text, config: &DecoderConfig) -> StageCost {
 
 /// Adds the teacher's run that chooses the parts of the student; the first pass begins with it.
 fn add_importance(first: Option<&mut StageCost>, plan: &Plan, sizes: &Sizes) {
-    let StudentPlan::FromTeacher(parts) = &plan.student else {
+    let StudentSource::FromTeacher(parts) = &plan.student.source else {
         return;
     };
     let (Some(tokens), Some(config), Some(first)) =
@@ -319,22 +318,31 @@ fn add_importance(first: Option<&mut StageCost>, plan: &Plan, sizes: &Sizes) {
     first.memory_bytes = first.memory_bytes.max(run.memory_bytes);
 }
 
-/// Sizes of a plan; `vocab_size` is that of its tokenizer, if it is known.
+/// Sizes of a plan, with its tokenizer if it is known.
 fn sizes(
     plan: &Plan,
     teacher: Option<DecoderConfig>,
     given: Option<&DecoderConfig>,
-    vocab_size: Option<usize>,
+    tokenizer: Option<&Tokenizer>,
 ) -> Sizes {
     let vocab_size = match (&teacher, &plan.data.tokenizer) {
         (Some(teacher), _) => teacher.vocab_size,
-        (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => *vocab_size,
-        (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => vocab_size.unwrap_or(1 << 15),
+        (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
+            vocab_size + plan.student.changes.add_tokens.len()
+        }
+        (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => {
+            tokenizer.map_or(1 << 15, Tokenizer::vocab_size)
+        }
     };
     let length = plan.data.sequence_length;
     let student = plan
         .student
+        .source
         .config(teacher.as_ref(), given, vocab_size, length);
+    let student = match tokenizer {
+        Some(tokenizer) => plan.student.changes.config(student, tokenizer),
+        None => student,
+    };
     let [train, validation] =
         [&plan.data.train, &plan.data.validation].map(|sources| file_sizes(sources));
     let tokens = |files: &[u64], limit: Option<u64>| {

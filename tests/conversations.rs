@@ -234,4 +234,158 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
             assert!(shown.stdout.contains(note), "{}", shown.stdout);
         }
     }
+
+    fn json_of(workshop: &Workshop, path: &str) -> Value {
+        serde_json::from_slice(&std::fs::read(workshop.path(path)).unwrap()).unwrap()
+    }
+
+    const TURNS: &str = "{% for message in messages %}<|turn|>{{ message.role }} {{ message.content }}<|end|>{% endfor %}\
+        {% if add_generation_prompt %}<|turn|>assistant {% endif %}";
+
+    const GIVEN_TURNS: &str = "\
+name: turns
+seed: 3
+output: out
+data: { train: [chats.jsonl], validation: [held-out.jsonl], sequence_length: 96, tokenizer: { file: plain/tokenizer.json } }
+student: { checkpoint: plain, add_tokens: [<|turn|>, <|end|>], eos_token: <|end|>, chat_template: turns.jinja, max_position_embeddings: 300 }
+passes:
+  - distill: { steps: 4, tokens_per_step: 768, learning_rate: 1e-3, losses: { cross_entropy: 1.0 } }
+export: { formats: [huggingface, gguf], dtype: f32 }
+";
+
+    /// A model that knows no turns, and a template.
+    fn without_turns() -> Workshop {
+        let workshop = workshop();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/hf-llama-256");
+        workshop.copy_files(&golden, "plain");
+        for name in ["chat_template.jinja", "tokenizer_config.json"] {
+            let _ = std::fs::remove_file(workshop.path("plain").join(name));
+        }
+        workshop.write("turns.jinja", TURNS.as_bytes());
+        workshop.write("turns.yaml", GIVEN_TURNS.as_bytes());
+        workshop
+    }
+
+    #[test]
+    fn a_model_is_given_turns_that_its_exports_have_too() {
+        let workshop = without_turns();
+        let before = json_of(&workshop, "plain/config.json");
+        let num_tokens = before["vocab_size"].as_u64().unwrap();
+        workshop.done(&["run", "turns.yaml"]);
+        let exports = glob(&workshop, "out/turns/02-export-*");
+        let export = format!("{exports}/huggingface");
+        let config = json_of(&workshop, &format!("{export}/config.json"));
+        assert_eq!(config["vocab_size"], num_tokens + 2, "{config}");
+        assert_eq!(config["max_position_embeddings"], 300);
+        let generation = json_of(&workshop, &format!("{export}/generation_config.json"));
+        assert_eq!(
+            generation["eos_token_id"][0],
+            num_tokens + 1,
+            "{generation}"
+        );
+        let tokenizer = json_of(&workshop, &format!("{export}/tokenizer_config.json"));
+        assert_eq!(
+            (&tokenizer["eos_token"], &tokenizer["chat_template"]),
+            (&json!("<|end|>"), &json!(TURNS))
+        );
+        for model in [
+            export.clone(),
+            glob(&workshop, &format!("{exports}/gguf/turns*")),
+            "out/turns".to_owned(),
+        ] {
+            let args = [
+                "generate",
+                &model,
+                "--chat",
+                "--prompt",
+                "2?",
+                "--json",
+                "--max-tokens",
+                "3",
+            ];
+            let said = workshop.done(&args).json();
+            assert_eq!(
+                said["prompt"], "<|turn|>user 2?<|end|><|turn|>assistant ",
+                "{said}"
+            );
+        }
+
+        // Distilled, the student has the teacher's turns.
+        let args = [
+            "run",
+            "chat.yaml",
+            "--set",
+            "teacher.checkpoint=out/turns",
+            "--set",
+            "name=of-turns",
+        ];
+        workshop.done(&args);
+        let export = glob(&workshop, "out/of-turns/04-export-*");
+        let export = format!("{export}/huggingface");
+        let tokenizer = json_of(&workshop, &format!("{export}/tokenizer_config.json"));
+        assert_eq!(tokenizer["chat_template"], TURNS);
+
+        // The template's text is part of what was made with it.
+        let is_done =
+            || workshop.done(&["plan", "turns.yaml", "--json"]).json()["stages"][0]["done"].clone();
+        assert_eq!(is_done(), true);
+        workshop.write(
+            "turns.jinja",
+            TURNS.replace("<|end|>", "<|end|>\\n").as_bytes(),
+        );
+        assert_eq!(is_done(), false);
+    }
+
+    #[test]
+    fn changes_of_a_model_that_cannot_be_are_told_before_anything_runs() {
+        let workshop = without_turns();
+        let refused = |recipe: &str, setting: &str, needles: &[&str]| {
+            workshop.fails(&["run", recipe, "--set", setting], 2, needles);
+        };
+        refused(
+            "turns.yaml",
+            "student.eos_token=<|stop|>",
+            &["[student/tokens]", "`<|stop|>`", "turns.yaml"],
+        );
+        refused(
+            "turns.yaml",
+            "student.add_tokens=[<|a|>, <|a|>]",
+            &["[recipe/repeated-entry]"],
+        );
+        refused(
+            "turns.yaml",
+            "student.add_token=[<|a|>]",
+            &["[recipe/unknown-key]", "write `add_tokens`"],
+        );
+        refused(
+            "chat.yaml",
+            "student.add_tokens=[<|a|>]",
+            &[
+                "[student/new-tokens]",
+                "`<|a|>`",
+                "recipe without a teacher",
+            ],
+        );
+        workshop.write(
+            "turns.jinja",
+            b"{% for message in messages %}\n{{ message.content",
+        );
+        refused(
+            "turns.yaml",
+            "seed=4",
+            &["[student/chat-template]", "line 2"],
+        );
+        workshop.write("turns.jinja", b"\xff");
+        refused(
+            "turns.yaml",
+            "seed=4",
+            &["[student/chat-template]", "turns.jinja"],
+        );
+        refused(
+            "turns.yaml",
+            "student.chat_template=none.jinja",
+            &["none.jinja"],
+        );
+        assert!(!workshop.path("out").exists(), "something was written");
+    }
 }

@@ -14,7 +14,7 @@ mod tests {
     use alambic::passes::{PassPlan, QuantizeMethod};
     use alambic::plan::{self, Plan};
     use alambic::recipe::{RecipeFaults, Scheduled};
-    use alambic::student::{FromTeacherPlan, LayersPlan, StudentPlan};
+    use alambic::student::{FromTeacherPlan, LayersPlan, StudentSource};
     use alambic::train::FitPlan;
 
     const FETCHED_TEACHER: &str = "checkpoints/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf";
@@ -152,7 +152,7 @@ mod tests {
             [Scheduled::Constant(0.0), Scheduled::Constant(1.0)]
         );
         assert_eq!(fit.warmup_steps, 3, "a twentieth of the steps");
-        let StudentPlan::Architecture(sizes) = plan.student else {
+        let StudentSource::Architecture(sizes) = plan.student.source else {
             panic!("an architecture")
         };
         assert_eq!((sizes.head_dim, sizes.num_key_value_heads), (16, 4));
@@ -206,8 +206,8 @@ mod tests {
             Scheduled::Constant(0.5)
         );
         assert_eq!(
-            plan.student,
-            StudentPlan::FromTeacher(FromTeacherPlan {
+            plan.student.source,
+            StudentSource::FromTeacher(FromTeacherPlan {
                 layers: Some(LayersPlan::Layers(vec![0, 2])),
                 hidden_size: None,
                 intermediate_size: None,

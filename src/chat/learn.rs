@@ -94,7 +94,15 @@ fn turns(
     };
 
     let Rendered { text, generations } = prepared.rendered(false)?;
-    if let Some(ranges) = generations.map(joined) {
+    // A message may have several blocks, and messages may touch.
+    let of_messages = |blocks: Vec<Range<usize>>| {
+        if blocks.len() == assistant.len() {
+            blocks
+        } else {
+            joined(blocks)
+        }
+    };
+    if let Some(ranges) = generations.map(of_messages) {
         let is_each_learnt = (0..assistant.len()).all(is_learnt);
         if is_each_learnt || ranges.len() == assistant.len() {
             let prompt = generation_prompt(prepared, conversation)?;
@@ -225,14 +233,18 @@ fn begin_of_turn(
     if idx > 0 {
         let prompt = prepared.text(idx, true)?;
         let common = common_prefix(&prompt, upto);
+        if common == prompt.len() {
+            return Ok(common);
+        }
         // Where the turn begins otherwise than the prompt, both must be alike at least up to the prompt.
-        let is_within_prompt =
-            common == prompt.len() || common >= common_prefix(&prepared.text(idx, false)?, &prompt);
-        return if is_within_prompt {
-            Ok(common)
-        } else {
-            Err(unknown)
-        };
+        let before = common_prefix(&prepared.text(idx, false)?, &prompt);
+        if common < before {
+            return Err(unknown);
+        }
+        // They are alike up to a whole token of the prompt: behind it, `<think>` and `<b>` begin alike by chance.
+        let marked = marked_end(&prompt[..common]);
+        let is_by_chance = !prompt[common..].trim().is_empty() && marked >= before;
+        return Ok(if is_by_chance { marked } else { common });
     }
     // What stands before the first message depends on it in many templates, or they look at it. So the prompt is searched for, up to
     // one of its marks if the turn goes on otherwise behind it.

@@ -261,6 +261,37 @@ fn turns_begin_behind_the_generation_prompt() {
 }
 
 #[test]
+fn turns_that_touch_are_two_turns() {
+    let template = template(
+        "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}<a>{{ m.content }}<e>{% endgeneration %}\
+         {% else %}<u>{{ m.content }}{% endif %}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}",
+    );
+    let touching = turns(&[("user", "q"), ("assistant", "one"), ("assistant", "two")]);
+    let rows = learnt(&template, &touching, Learn::Assistant).unwrap();
+    assert_eq!(texts(&rows), [["one<e>", "two<e>"]]);
+}
+
+#[test]
+fn a_turn_begins_behind_a_whole_token_of_the_prompt() {
+    let template = template(
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}<e>{% endfor %}{% if add_generation_prompt %}<assistant><think>\n{% endif %}",
+    );
+    let answer = |content| {
+        let rows = learnt(
+            &template,
+            &turns(&[("user", "q"), ("assistant", content)]),
+            Learn::Assistant,
+        );
+        let rows = rows.unwrap();
+        rows[0].text[rows[0].spans[0].clone()].to_owned()
+    };
+    assert_eq!(answer("<b>bold</b>"), "<b>bold</b><e>");
+    assert_eq!(answer(""), "<e>");
+    assert_eq!(answer("<think>\nso"), "so<e>");
+    assert_eq!(answer("plain"), "plain<e>");
+}
+
+#[test]
 fn a_completion_is_what_follows_the_prompt() {
     let template = template(CHATML);
     assert_eq!(

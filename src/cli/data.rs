@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::commands::{Output, load_plan, open_model};
 use super::{Failure, RecipeArgs};
@@ -119,7 +119,14 @@ fn prepared(plan: &Plan, stages: &Stages) -> Result<data::Prepared, Failure> {
     let tokenizer = inputs.tokenizer.as_ref();
     let ends = inputs.ends(plan);
     let end_of_text = inputs.end_of_text();
-    let prepared = data::prepare(&plan.data, tokenizer, scratch.path(), end_of_text, &ends)?;
+    let prepared = data::prepare(
+        &plan.data,
+        tokenizer,
+        &stages.inputs.change,
+        scratch.path(),
+        end_of_text,
+        &ends,
+    )?;
     Ok(prepared)
 }
 
@@ -214,7 +221,7 @@ fn text_of(tokens: &[u32], tokenizer: &Tokenizer) -> Result<String, Failure> {
 pub(super) struct RenderArgs {
     /// Model folder, `.gguf` file, or a file with a chat template
     template: PathBuf,
-    /// File with an object on each line: `messages`, perhaps `tools`, `documents` and `chat_template_kwargs`
+    /// File with an object on each line: `messages`, or `prompt` and `completion`, perhaps `tools`, `documents` and `chat_template_kwargs`
     conversations: PathBuf,
     /// End with the beginning of the assistant's next turn
     #[arg(long)]
@@ -292,11 +299,29 @@ fn renderer(path: &Path) -> Result<Option<Renderer>, Failure> {
 fn conversation(line: &str) -> Result<Conversation, String> {
     let row: Value = serde_json::from_str(line).map_err(|error| format!("not JSON: {error}"))?;
     let object = |value: &Value| value.as_object().cloned();
-    let messages = row["messages"]
-        .as_array()
-        .map(|messages| messages.iter().map(object).collect());
-    let messages: Option<Vec<_>> = messages.flatten();
-    let messages = messages.ok_or("no list of objects under `messages`")?;
+    let listed = |name: &str| -> Option<Vec<Map<String, Value>>> {
+        row[name].as_array()?.iter().map(object).collect()
+    };
+    let (mut messages, num_prompt) =
+        match (listed("messages"), listed("prompt"), listed("completion")) {
+            (Some(messages), _, _) => (messages, 0),
+            (None, Some(mut prompt), Some(completion)) => {
+                let num_prompt = prompt.len();
+                prompt.extend(completion);
+                (prompt, num_prompt)
+            }
+            _ => {
+                let fact =
+                    "no list of objects under `messages`, nor under `prompt` and `completion`";
+                return Err(fact.to_owned());
+            }
+        };
+    let mut unlearnt = Vec::new();
+    for (idx, message) in messages.iter_mut().enumerate() {
+        if message.shift_remove("train") == Some(Value::Bool(false)) {
+            unlearnt.push(idx);
+        }
+    }
     let mut variables = object(&row["chat_template_kwargs"]).unwrap_or_default();
     if let Some(documents) = row.get("documents") {
         variables.insert("documents".to_owned(), documents.clone());
@@ -305,7 +330,8 @@ fn conversation(line: &str) -> Result<Conversation, String> {
         messages,
         tools: row["tools"].as_array().cloned(),
         variables,
-        ..Conversation::default()
+        num_prompt,
+        unlearnt,
     })
 }
 

@@ -1,10 +1,10 @@
 //! Conversations, and prompts with their completions, to rows.
 
-use std::ops::Range;
 use std::slice;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::encode::Encoder;
 use super::error::DataError;
@@ -12,8 +12,8 @@ use super::rows::ConversationRow;
 use super::source::{Content, Document, place};
 use super::templates::Renderer;
 use super::tokenizer::TokenizedText;
-use super::turns::{Turned, turned};
-use crate::chat::{Learn, Learnt, learnt};
+use super::turns::{LearntPart, Turned, turned};
+use crate::chat::{Conversation, Learn, Learnt, learnt};
 
 /// Documents that are rendered and tokenised before it is seen whether there are enough rows.
 const ROUND: usize = 1024;
@@ -29,8 +29,8 @@ pub(super) struct Turning<'a> {
     pub(super) sequence_length: usize,
     /// Token before every text, where no template puts one.
     pub(super) beginning_of_text: Option<u32>,
-    /// Token behind a completion.
-    pub(super) end_of_text: u32,
+    /// Token behind the text of a completion.
+    pub(super) end_of_turn: u32,
     /// True if conversations that the template refuses are left out.
     pub(super) skips_refused: bool,
 }
@@ -55,6 +55,8 @@ pub(super) struct TurnCounts {
     pub learnt_whole: u64,
     /// Positions in front of the padding.
     pub tokens: u64,
+    /// Conversations of which the template leaves something out that the assistant says, thinks or calls.
+    pub left_out: u64,
     /// Conversations that the template refused.
     pub refused: u64,
     /// Places and reasons of the first of them.
@@ -71,13 +73,13 @@ impl Turning<'_> {
     ) -> Result<(Vec<ConversationRow>, TurnCounts), DataError> {
         let (mut rows, mut counts) = (Vec::new(), TurnCounts::default());
         for round in documents.chunks(ROUND) {
-            let turned: Vec<Result<Vec<Turned>, DataError>> = round
+            let turned: Vec<Result<(Vec<Turned>, bool), DataError>> = round
                 .par_iter()
                 .map(|document| self.of_document(document, encoder))
                 .collect();
             for of_document in turned {
                 counts.conversations += 1;
-                let of_document = match of_document {
+                let (of_document, renders_all) = match of_document {
                     Err(error @ DataError::Template { .. }) if self.skips_refused => {
                         counts.refused += 1;
                         if counts.refusals.len() < MAX_NAMED {
@@ -87,6 +89,7 @@ impl Turning<'_> {
                     }
                     outcome => outcome?,
                 };
+                counts.left_out += u64::from(!renders_all);
                 counts.cut += u64::from(of_document.iter().any(|row| row.is_cut));
                 for turned in of_document {
                     let Some(row) = turned.row else {
@@ -109,24 +112,30 @@ impl Turning<'_> {
         Ok((rows, counts))
     }
 
+    /// Rows of a document, and whether they hold all that the assistant says.
     fn of_document(
         &self,
         document: &Document,
         encoder: &Encoder<'_>,
-    ) -> Result<Vec<Turned>, DataError> {
+    ) -> Result<(Vec<Turned>, bool), DataError> {
         let here = || place(&document.path, document.row);
         match &document.content {
-            Content::Text(_) => Ok(Vec::new()), // packed with the other texts
+            Content::Text(_) => Ok((Vec::new(), true)), // packed with the other texts
             Content::Completion { prompt, completion } => {
-                let learnt = if self.learn == Some(Learn::All) {
-                    0
-                } else {
-                    prompt.len()
-                };
                 let text = [prompt.as_str(), completion.as_str()].concat();
-                let learnt = learnt..text.len() + 1; // with the token behind it
-                let tokens = self.bounded(encoder.encode_text(&text, here)?);
-                Ok(vec![self.turned(slice::from_ref(&learnt), tokens)])
+                let tokens = encoder.encode_text(&text, here)?;
+                let begin = match self.learn {
+                    Some(Learn::All) => 0,
+                    _ => begin_of_completion(&text, prompt.len(), &tokens),
+                };
+                let learnt = begin..text.len();
+                let part = LearntPart {
+                    ranges: slice::from_ref(&learnt),
+                    stops: false,
+                    around: [self.beginning_of_text, Some(self.end_of_turn)],
+                };
+                let turned = turned(&part, tokens, self.ends, self.sequence_length);
+                Ok((vec![turned], true))
             }
             Content::Chat(conversation) => {
                 let Some(renderer) = self.renderer else {
@@ -143,36 +152,90 @@ impl Turning<'_> {
                     place: here(),
                     source,
                 })?;
-                let row = |Learnt { text, spans }| {
+                let renders_all = renders_all(conversation, &texts);
+                let row = |Learnt { text, mut spans }| {
                     let tokens = encoder.encode_text(&text, here)?;
-                    Ok(self.turned(&spans, tokens))
+                    if let (Learn::Completion, Some(last)) = (learn, spans.last_mut()) {
+                        // the line behind the end of the last turn
+                        last.end = last.end.min(text.trim_end().len()).max(last.start);
+                    }
+                    let part = LearntPart {
+                        ranges: &spans,
+                        stops: matches!(learn, Learn::Assistant | Learn::LastTurn),
+                        around: [None; 2],
+                    };
+                    Ok(turned(&part, tokens, self.ends, self.sequence_length))
                 };
-                texts.into_iter().map(row).collect()
+                let rows: Result<_, DataError> = texts.into_iter().map(row).collect();
+                Ok((rows?, renders_all))
             }
         }
     }
+}
 
-    fn turned(&self, learnt: &[Range<usize>], tokens: TokenizedText) -> Turned {
-        turned(learnt, tokens, self.ends, self.sequence_length)
-    }
-
-    /// Tokens of a text without a template, between those that belong before and behind it.
-    fn bounded(&self, tokens: TokenizedText) -> TokenizedText {
-        let TokenizedText {
-            mut ids,
-            mut num_bytes,
-        } = tokens;
-        if let Some(beginning) = self.beginning_of_text {
-            ids.insert(0, beginning);
-            num_bytes.insert(0, 0);
+/// Place where the completion of a text begins: behind its prompt, or in front of white space at the end of the prompt that is one token
+/// with the first word of the completion.
+fn begin_of_completion(text: &str, prompt: usize, tokens: &TokenizedText) -> usize {
+    let mut end = 0;
+    for num_bytes in &tokens.num_bytes {
+        let start = end;
+        end += *num_bytes as usize;
+        if end > prompt {
+            let reaches_in = start < prompt && text.is_char_boundary(start);
+            let is_blank = reaches_in && text[start..prompt].trim().is_empty();
+            return if is_blank { start } else { prompt };
         }
-        ids.push(self.end_of_text);
-        num_bytes.push(0);
-        TokenizedText { ids, num_bytes }
     }
+    prompt
+}
+
+/// True if all that the assistant says, thinks or calls stands in a text that the template made of it.
+fn renders_all(conversation: &Conversation, texts: &[Learnt]) -> bool {
+    let is_there = |said: &str| texts.iter().any(|learnt| learnt.text.contains(said.trim()));
+    let of_text = |value: &Value| match value {
+        Value::String(text) => is_there(text),
+        Value::Array(parts) => {
+            let mut texts = parts.iter().filter_map(|part| part["text"].as_str());
+            texts.all(is_there)
+        }
+        _ => true,
+    };
+    let of_call = |call: &Value| {
+        let name = call["function"]["name"].as_str().or(call["name"].as_str());
+        name.is_none_or(is_there)
+    };
+    let messages = conversation.messages.iter();
+    let mut said =
+        messages.filter(|message| message.get("role").is_some_and(|role| role == "assistant"));
+    said.all(|message| {
+        let calls = message.get("tool_calls").and_then(Value::as_array);
+        let texts = [message.get("content"), message.get("reasoning_content")];
+        texts.into_iter().flatten().all(of_text) && calls.into_iter().flatten().all(of_call)
+    })
 }
 
 impl TurnCounts {
+    /// Why no row was made of any conversation.
+    pub(super) fn why_nothing(&self) -> String {
+        let of = self.conversations;
+        if self.refused > 0 {
+            let refusals = self.refusals.join("\n  ");
+            return format!(
+                "the chat template refuses {} of {of} conversations\n  {refusals}",
+                self.refused
+            );
+        }
+        if self.cut > 0 {
+            return format!(
+                "{} of {of} conversations are longer than `sequence_length`, which cuts off what the assistant says",
+                self.cut
+            );
+        }
+        format!(
+            "what the chat template renders of {of} conversations has no turn of the assistant; `alambic data render` shows it"
+        )
+    }
+
     /// Sentences for a user who is about to train on this: what was cut or left out, and what is never learnt.
     pub(super) fn notes(&self, split: impl std::fmt::Display) -> Vec<String> {
         let mut notes = Vec::new();
@@ -186,6 +249,13 @@ impl TurnCounts {
         }
         if self.cut > 0 {
             notes.push(format!("{split}: {} of {of} conversations are longer than `sequence_length` and were cut at its end", self.cut));
+        }
+        if self.left_out > 0 {
+            notes.push(format!(
+                "{split}: the chat template leaves out something that the assistant says, thinks or calls in {} of {of} conversations; \
+                 `alambic data show` shows what is left",
+                self.left_out
+            ));
         }
         if self.without_learnt > 0 {
             notes.push(format!(

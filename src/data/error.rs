@@ -73,16 +73,12 @@ pub enum DataError {
         source: TemplateError,
     },
     /// Nothing of a split is learnt.
-    #[error(
-        "{split} text: nothing of its {conversations} conversations is learnt; {cut} of them are longer than a row"
-    )]
+    #[error("{split} text: nothing of it is learnt: {why}")]
     NothingLearnt {
         /// The split.
         split: Split,
-        /// Conversations that were read.
-        conversations: u64,
-        /// Those that were cut.
-        cut: u64,
+        /// What became of its conversations.
+        why: String,
     },
     /// The tokenizer makes no token of a whole split.
     #[error("{split} text: the tokenizer gives no tokens for it")]

@@ -22,6 +22,7 @@ mod store;
 mod stream;
 mod templates;
 mod tokenizer;
+mod tokenizer_change;
 mod turns;
 
 #[cfg(test)]
@@ -46,3 +47,4 @@ pub use source::{
 pub use stream::TextStream;
 pub use templates::Renderer;
 pub use tokenizer::{TokenizedText, Tokenizer, TokenizerError};
+pub use tokenizer_change::TokenizerChange;

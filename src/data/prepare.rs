@@ -20,6 +20,7 @@ use super::source::{
 use super::store::Store;
 use super::templates::Renderer;
 use super::tokenizer::Tokenizer;
+use super::tokenizer_change::TokenizerChange;
 use crate::chat::{Conversation, Learn, TemplateError};
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
@@ -28,7 +29,7 @@ use crate::files;
 const VERSION: u32 = 2;
 
 /// Part of the key of rows; raised together with [`VERSION`], and when the byte format of rows changes.
-const ROWS_VERSION: u32 = 3;
+const ROWS_VERSION: u32 = 4;
 
 /// Result of the data stage.
 #[derive(Debug)]
@@ -85,12 +86,13 @@ impl Prepared {
 /// Reads both texts, trains the tokenizer unless it is given, and returns the rows of both splits.
 ///
 /// Rows, and a trained tokenizer, are stored in `cache_dir` under a key of all that decides their content, so a second
-/// run neither trains nor tokenises. `eos` is the token between documents; by default the tokenizer's own
+/// run neither trains nor tokenises. A trained tokenizer is changed afterwards. `eos` is the token between documents; by default the tokenizer's own
 /// ([`Tokenizer::end_of_text`]); `ends` are the model's tokens at which generation stops. Documents are cut only where their
 /// parts have the tokens of the whole, and those beyond the limits of a plan are not tokenised.
 pub fn prepare(
     plan: &DataPlan,
     given: Option<&Tokenizer>,
+    change: &TokenizerChange,
     cache_dir: &Path,
     eos: Option<u32>,
     ends: &[u32],
@@ -106,7 +108,7 @@ pub fn prepare(
     let tokenizer = match (given, &plan.tokenizer) {
         (Some(tokenizer), _) => tokenizer.clone(),
         (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
-            train_tokenizer(&mut store, &train.documents, *vocab_size)?
+            train_tokenizer(&mut store, &train.documents, *vocab_size)?.changed(change)?
         }
         (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => {
             return Err(DataError::NoTokenizer);
@@ -270,7 +272,7 @@ impl<'a> RowSettings<'a> {
             ends: &self.ends,
             sequence_length: self.sequence_length,
             beginning_of_text: self.tokenizer.beginning_of_text(),
-            end_of_text: self.end_of_text,
+            end_of_turn: self.tokenizer.eos_token().unwrap_or(self.end_of_text),
             skips_refused: self.on_bad_row == OnBadRow::Skip,
         };
         turning.rows(documents, encoder, limit)
@@ -313,17 +315,11 @@ impl<'a> RowSettings<'a> {
             }
         }
         if rows.num_rows() == 0 {
-            let TurnCounts {
-                conversations, cut, ..
-            } = turns;
-            return Err(if conversations == 0 {
+            return Err(if turns.conversations == 0 {
                 DataError::NoTokens { split }
             } else {
-                DataError::NothingLearnt {
-                    split,
-                    conversations,
-                    cut,
-                }
+                let why = turns.why_nothing();
+                DataError::NothingLearnt { split, why }
             });
         }
         Ok(MadeRows {

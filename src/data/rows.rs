@@ -39,6 +39,8 @@ pub struct ConversationRow {
     pub spans: Vec<PositionSpan>,
     /// Bytes of text that these positions predict.
     pub num_bytes: u64,
+    /// True if its last position counts and is about a separator, which is no text.
+    pub ends_with_separator: bool,
 }
 
 impl TokenRows {
@@ -113,6 +115,7 @@ impl TokenRows {
             mut tokens,
             spans,
             num_bytes,
+            ends_with_separator,
         } = row;
         let num_positions = tokens.len().saturating_sub(1);
         assert!(
@@ -127,6 +130,10 @@ impl TokenRows {
         self.spans.extend(spans);
         self.span_ends.push(self.spans.len());
         self.num_bytes += num_bytes;
+        if ends_with_separator {
+            let first = (self.num_rows() - 1) * self.sequence_length;
+            self.separators.push(first + num_positions - 1);
+        }
     }
 
     fn could_have(&self, separators: &[usize]) -> bool {
@@ -384,11 +391,13 @@ mod tests {
             tokens: vec![7, 8, 9, 10, 11],
             spans: vec![span(0, 1), span(2, 4)],
             num_bytes: 5,
+            ends_with_separator: false,
         };
         let second = ConversationRow {
             tokens: vec![7, 12, 13],
             spans: vec![span(1, 2)],
             num_bytes: 1,
+            ends_with_separator: true,
         };
         rows.push_conversation(first, 0);
         rows.push_conversation(second, 0);
@@ -407,7 +416,7 @@ mod tests {
         assert_eq!([0, 1, 2, 3].map(|row| rows.length(row)), [4, 2, 4, 2]);
         let want = [vec![0, 1, 2, 3], vec![0, 1], vec![0, 2, 3], vec![1]];
         assert_eq!(positions(&rows), want);
-        assert_eq!((rows.num_positions(), rows.num_text_positions()), (10, 8));
+        assert_eq!((rows.num_positions(), rows.num_text_positions()), (10, 7));
         assert_eq!((rows.num_rows(), rows.num_streamed()), (4, 2));
         assert_eq!(rows.num_bytes(), 18);
         assert_eq!(rows.observed(2), [true; 4]);

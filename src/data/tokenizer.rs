@@ -113,6 +113,12 @@ pub enum TokenizerError {
         /// Bytes of the longest text that fits.
         max: u64,
     },
+    /// A token that ends turns does not exist.
+    #[error("the tokenizer has no token `{token}`")]
+    NoSuchToken {
+        /// The token.
+        token: String,
+    },
     /// The library failed.
     #[error("{doing}: {reason}")]
     Library {
@@ -197,6 +203,8 @@ pub struct Tokenizer {
     after_text: Option<u32>,
     end_of_text: Option<u32>,
     pub(super) num_without_row: usize,
+    /// Tokens that the last change added, behind all others.
+    pub(super) num_new: usize,
 }
 
 impl Tokenizer {
@@ -322,6 +330,7 @@ impl Tokenizer {
             after_text,
             end_of_text,
             num_without_row: 0,
+            num_new: 0,
         })
     }
 
@@ -398,6 +407,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// Id of a token, written as the vocabulary has it.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
     /// True if the id is a special token, which is not text.
     pub fn is_special(&self, id: u32) -> bool {
         let added = self.inner.get_added_vocabulary();
@@ -451,13 +465,15 @@ impl Tokenizer {
         special_tokens(&parsed_config(&self.config))
     }
 
+    /// The `eos_token` of `tokenizer_config.json`.
+    pub fn eos_token(&self) -> Option<u32> {
+        let names = self.special_token_names();
+        self.id(names.get("eos_token")?)
+    }
+
     /// Tokens that end a turn of a model with these `eos_token_id`s: them, and the tokenizer's own `eos_token`. Ascending.
     pub fn ends(&self, of_model: &[u32]) -> Vec<u32> {
-        let names = self.special_token_names();
-        let own = names
-            .get("eos_token")
-            .and_then(|token| self.inner.token_to_id(token));
-        let mut ends: Vec<u32> = of_model.iter().copied().chain(own).collect();
+        let mut ends: Vec<u32> = of_model.iter().copied().chain(self.eos_token()).collect();
         ends.sort_unstable();
         ends.dedup();
         ends

@@ -23,19 +23,44 @@ pub(super) struct Turned {
     pub(super) learns_all: bool,
 }
 
-/// Makes the row of a conversation from its tokens, of which the first `sequence_length + 1` are kept, and the byte ranges of its
-/// text that the model itself writes, ascending and apart.
-///
-/// A token is learnt if it begins in a range that is: one that reaches into a range from before it is not what a model
-/// would write there. Behind the first end token of a range (`ends`) nothing of it is learnt: generation stops there.
+/// Tokens of a row that are learnt.
+#[derive(Debug)]
+pub(super) struct LearntPart<'a> {
+    /// Byte ranges of the text, ascending and apart. A token is learnt if it begins in one: a token that reaches into a range from before it
+    /// is not what a model would write there.
+    pub(super) ranges: &'a [Range<usize>],
+    /// True if nothing of a range is learnt behind its first end token: generation stops there.
+    pub(super) stops: bool,
+    /// Tokens put before and behind a text that no template renders; the one behind is learnt.
+    pub(super) around: [Option<u32>; 2],
+}
+
+/// Makes the row of a conversation from its tokens, of which the first `sequence_length + 1` are kept, and the part that is
+/// learnt; `ends` are the end tokens.
 pub(super) fn turned(
-    learnt: &[Range<usize>],
+    learnt: &LearntPart<'_>,
     tokens: TokenizedText,
     ends: &[u32],
     sequence_length: usize,
 ) -> Turned {
-    let TokenizedText { mut ids, num_bytes } = tokens;
-    let flags = learnt_tokens(learnt, &ids, &num_bytes, ends);
+    let TokenizedText {
+        mut ids,
+        mut num_bytes,
+    } = tokens;
+    let stops = if learnt.stops { ends } else { &[] };
+    let mut flags = learnt_tokens(learnt.ranges, &ids, &num_bytes, stops);
+    let [before, behind] = learnt.around;
+    if let Some(id) = before {
+        ids.insert(0, id);
+        num_bytes.insert(0, 0);
+        flags.insert(0, false);
+    }
+    if let Some(id) = behind {
+        ids.push(id);
+        num_bytes.push(0);
+        flags.push(true);
+    }
+    let ends_with_separator = behind.is_some() && ids.len() <= sequence_length + 1;
     let is_cut = ids.len() > sequence_length + 1;
     ids.truncate(sequence_length + 1);
     // Position t is about token t + 1.
@@ -51,6 +76,7 @@ pub(super) fn turned(
             tokens: ids,
             spans,
             num_bytes: row_bytes,
+            ends_with_separator,
         }),
         is_cut,
         learns_end,
@@ -109,7 +135,12 @@ mod tests {
                 .collect(),
         };
         let learnt: Vec<_> = learnt.iter().map(|&(start, end)| start..end).collect();
-        turned(&learnt, tokens, &[END], length)
+        let part = LearntPart {
+            ranges: &learnt,
+            stops: true,
+            around: [None; 2],
+        };
+        turned(&part, tokens, &[END], length)
     }
 
     fn positions(turned: &Turned) -> Vec<usize> {
@@ -144,6 +175,41 @@ mod tests {
         assert_eq!(positions(&found), [0, 1, 2]);
         let found = row_of(&["u", "", "é", ""], &[(1, 3)], 8);
         assert_eq!(positions(&found), [1, 2]);
+    }
+
+    #[test]
+    fn a_text_is_learnt_beyond_its_ends_and_a_token_behind_it_always() {
+        let tokens = || TokenizedText {
+            ids: vec![10, END, 11, 12],
+            num_bytes: vec![2, 3, 2, 2],
+        };
+        let ranges = [2..9];
+        let mut part = LearntPart {
+            ranges: &ranges,
+            stops: false,
+            around: [Some(1), Some(END)],
+        };
+        let found = turned(&part, tokens(), &[END], 8);
+        assert_eq!(positions(&found), [1, 2, 3, 4]);
+        let row = found.row.unwrap();
+        assert_eq!(row.tokens, [1, 10, END, 11, 12, END]);
+        assert!(row.ends_with_separator);
+        assert_eq!(row.num_bytes, 7, "the token behind the text has none");
+        // a text that is no part of what is learnt, in front of the token behind it
+        part.ranges = &[];
+        let found = turned(&part, tokens(), &[END], 8);
+        assert_eq!(positions(&found), [4]);
+        let found = turned(&part, tokens(), &[END], 4);
+        assert!(found.is_cut && found.row.is_none());
+        part.ranges = &ranges;
+        let row = turned(&part, tokens(), &[END], 4).row.unwrap();
+        assert!(!row.ends_with_separator);
+    }
+
+    #[test]
+    fn ranges_that_touch_end_each_for_itself() {
+        let found = row_of(&["u", "a", "<e>", "b", "<e>", "c"], &[(1, 5), (5, 10)], 8);
+        assert_eq!(positions(&found), [0, 1, 2, 3]);
     }
 
     #[test]

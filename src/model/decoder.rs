@@ -112,6 +112,15 @@ impl Decoder {
         self
     }
 
+    /// The same model with other rows for its tokens: embedding, and head if it has its own, `[V, D]` each.
+    #[must_use]
+    pub fn with_token_rows(mut self, rows: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
+        self.embed_tokens = rows(self.embed_tokens);
+        self.lm_head = self.lm_head.map(rows);
+        self.config.vocab_size = self.embed_tokens.dims()[0];
+        self
+    }
+
     /// The layer that turns hidden states into logits.
     pub fn head(&self) -> Head {
         let own = self.lm_head.clone();

@@ -11,13 +11,13 @@ pub use self::run_folder::{
     ARTIFACT_FILE, Finished, Lineup, ModelPath, RunFolder, STAGE_FILE, StageState,
 };
 use crate::checkpoint::CheckpointError;
-use crate::data::{TokenizerPlan, tokenizer_dir};
+use crate::data::{TokenizerChange, TokenizerPlan, tokenizer_dir};
 use crate::files;
 use crate::formats::huggingface::{check_tokenizer_file, tokenizer_files};
 use crate::kept::{Away, Kept};
 use crate::model::DecoderConfig;
 use crate::plan::Plan;
-use crate::student::StudentPlan;
+use crate::student::StudentSource;
 use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// A model: the headers of its weights, and its tokenizer.
@@ -59,6 +59,8 @@ pub struct Opened {
     pub own_student: Option<Result<OpenedModel, CheckpointError>>,
     /// The tokenizer that the recipe names by its file.
     pub tokenizer: Option<Result<Vocabulary, VocabularyError>>,
+    /// Changes of the tokenizer, with the template's text.
+    pub change: io::Result<TokenizerChange>,
     /// Inputs that are not on this machine.
     pub away: Away,
     /// What is kept of them.
@@ -74,9 +76,9 @@ impl Opened {
         let kept = away.any().then(|| Kept::find(plan)).flatten();
         let copied_files = copied_files(plan, kept.as_ref());
         let teacher = plan.teacher.as_ref().map(|teacher| &teacher.checkpoint);
-        let own_student = match &plan.student {
-            StudentPlan::Checkpoint(path) => Some(path).filter(|path| teacher != Some(path)),
-            StudentPlan::FromTeacher(_) | StudentPlan::Architecture(_) => None,
+        let own_student = match &plan.student.source {
+            StudentSource::Checkpoint(path) => Some(path).filter(|path| teacher != Some(path)),
+            StudentSource::FromTeacher(_) | StudentSource::Architecture(_) => None,
         };
         let tokenizer = match &plan.data.tokenizer {
             TokenizerPlan::File(path) => Some(Vocabulary::of_tokenizer(path)),
@@ -91,6 +93,7 @@ impl Opened {
             }),
             own_student: own_student.map(|path| OpenedModel::open(path)),
             tokenizer,
+            change: plan.student.changes.tokenizer_change(),
             away,
             kept,
             copied_files,
@@ -105,9 +108,9 @@ impl Opened {
 
 /// Chooses the model that a student starts from: its own, or the teacher's, which is not stored twice.
 pub fn student_of<M>(plan: &Plan, teacher: Option<M>, own: Option<M>) -> Option<M> {
-    match plan.student {
-        StudentPlan::Checkpoint(_) => own.or(teacher),
-        StudentPlan::FromTeacher(_) | StudentPlan::Architecture(_) => None,
+    match plan.student.source {
+        StudentSource::Checkpoint(_) => own.or(teacher),
+        StudentSource::FromTeacher(_) | StudentSource::Architecture(_) => None,
     }
 }
 
@@ -125,8 +128,12 @@ pub fn copied_files(plan: &Plan, kept: Option<&Kept>) -> io::Result<FileHashes> 
     hashed.collect()
 }
 
-/// Folder whose tokenizer files an export copies: the teacher's, or the folder of a named `tokenizer.json`.
+/// Folder whose tokenizer files an export copies: the teacher's, or the folder of a named `tokenizer.json`; `None` if the
+/// tokenizer is trained or changed.
 pub fn copied_tokenizer(plan: &Plan, kept: Option<&Kept>) -> Option<PathBuf> {
+    if plan.student.changes.of_tokenizer() {
+        return None;
+    }
     match &plan.data.tokenizer {
         TokenizerPlan::Teacher => match kept {
             Some(kept) if Away::of(plan).teacher => kept.tokenizer_dir(),

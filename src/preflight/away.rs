@@ -7,7 +7,7 @@ use crate::loss::Term;
 use crate::plan::Plan;
 use crate::recipe::RecipeFaults;
 use crate::stages::{Stage, Stages};
-use crate::student::StudentPlan;
+use crate::student::StudentSource;
 
 /// Help if the teacher is needed.
 pub const BRING_TEACHER: &str = "copy the teacher to this machine, or do this stage where the teacher is, and copy the `output` folder again";
@@ -87,7 +87,7 @@ fn needs_of_teacher(plan: &Plan, stages: &Stages) -> Vec<(String, &'static str)>
         needs.push((fact, "is measured"));
     }
     let first = stages.passes.first().unwrap_or(&stages.export);
-    if matches!(plan.student, StudentPlan::FromTeacher(_)) && !first.is_sound() {
+    if matches!(plan.student.source, StudentSource::FromTeacher(_)) && !first.is_sound() {
         let fact = format!(
             "the teacher is not here, and the student is made of its weights: {} is not done",
             first.name

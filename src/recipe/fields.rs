@@ -163,7 +163,10 @@ impl<'a> Fields<'a> {
 
     /// Variant of a choice, and its value.
     pub fn variant<T: Word>(self) -> Option<(T, &'a Item)> {
-        let entry = self.entries().first()?;
+        let entry = self
+            .entries()
+            .first()
+            .filter(|entry| entry.key.is_variant())?;
         Some((T::of(entry.key.name)?, &entry.item))
     }
 

@@ -151,10 +151,12 @@ macro_rules! keys {
 
 /// Declares a choice: the enum of its variants, the enum of its words, and the table.
 ///
-/// A variant without a type is written as a bare word.
+/// A variant without a type is written as a bare word. `..` names keys, with defaults, that may stand beside the variant; whoever
+/// reads the choice reads them, too.
 macro_rules! choice {
     ($(#[$meta:meta])* $vis:vis enum $Name:ident of $Word:ident in $TABLE:ident = $name:literal, $about:literal {
         $($(#[$told:meta])* $Variant:ident$(($(#[$inner:meta])* $Type:ty))? = $word:literal $(also $also:tt)?, $kind:expr, $means:literal;)+
+        $(..$BESIDE:expr;)?
     }) => {
         $(#[$meta])*
         #[doc = $about]
@@ -182,7 +184,8 @@ macro_rules! choice {
         pub(crate) static $TABLE: $crate::recipe::Block = $crate::recipe::Block {
             name: $name,
             about: $about,
-            rows: &[$($crate::recipe::also($crate::recipe::required($word, $kind, $means), &choice!(@also $($also)?)),)+],
+            rows: &[$($crate::recipe::also($crate::recipe::required($word, $kind, $means), &choice!(@also $($also)?)),)+
+                $($crate::recipe::Row::Group($BESIDE),)?],
         };
 
         impl $crate::recipe::Value for $Name {

@@ -86,7 +86,8 @@ pub enum Kind {
     Block(&'static Block),
     /// Further keys, or the value of the first of them alone.
     Short(&'static Block),
-    /// Exactly one of these keys; those of kind [`Kind::Unit`] are written as a bare word.
+    /// Exactly one of these keys that have no default, its variants; those of kind [`Kind::Unit`] are written as a bare word. Keys with a
+    /// default may stand beside it.
     Choice(&'static Block),
     /// A variant without keys.
     Unit,
@@ -120,12 +121,22 @@ impl Key {
             also: self.also,
         }
     }
+
+    /// True if it is a variant, in the table of a choice.
+    pub fn is_variant(&self) -> bool {
+        matches!(self.default, Fallback::Required)
+    }
 }
 
 impl Block {
     /// All keys, including those of groups.
     pub fn iter(&self) -> impl Iterator<Item = &'static Key> {
         keys_of(self.rows).into_iter()
+    }
+
+    /// Variants of a choice.
+    pub fn variants(&self) -> impl Iterator<Item = &'static Key> {
+        self.iter().filter(|key| key.is_variant())
     }
 
     /// Names of all keys.

@@ -65,8 +65,20 @@ impl RecipeReader<'_> {
         let has_unknown = self.names(block, written);
         let place = self.open(block, holder, has_unknown);
         let outer = self.outer.replace(place);
+        let entries = self.fill((block, holder), block.iter(), written);
+        self.outer = outer;
+        self.close(place, entries)
+    }
+
+    /// Entries of some keys of a block: as written, or their defaults.
+    fn fill(
+        &mut self,
+        (block, holder): (&'static Block, Option<&Span>),
+        keys: impl Iterator<Item = &'static Key>,
+        written: &[(tree::Name, Node)],
+    ) -> Vec<Entry> {
         let mut entries = Vec::new();
-        for key in block.iter() {
+        for key in keys {
             if let Some((name, node)) = written.iter().find(|(name, _)| name.text == key.name) {
                 entries.push(self.entry(key, &name.span, node));
                 continue;
@@ -77,8 +89,7 @@ impl RecipeReader<'_> {
                 Fallback::Rule(_) => {}
             }
         }
-        self.outer = outer;
-        self.close(place, entries)
+        entries
     }
 
     /// Begins a block and returns its number.
@@ -259,13 +270,42 @@ impl RecipeReader<'_> {
         Checked::List(items.collect())
     }
 
-    /// Exactly one variant: `{variant: ...}`, or a bare word if the variant has no keys.
+    /// Exactly one variant: `{variant: ...}`, or a bare word if the variant has no keys; then the keys beside it.
     fn choice(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Checked> {
-        let place = self.open(block, Some(holder), false);
+        let keys: Vec<&Key> = block.iter().filter(|key| !key.is_variant()).collect();
+        let is_variant = |(name, _): &(tree::Name, Node)| {
+            let mut variants = block.variants();
+            variants.any(|variant| variant.name == name.text)
+        };
+        let (variant, beside) = match &node.value {
+            YamlValue::Map(written) => {
+                let (variants, others): (Vec<_>, Vec<_>) =
+                    written.iter().cloned().partition(is_variant);
+                // Without a variant or a key that may stand beside it, what is written is meant as a variant.
+                let is_known =
+                    |(name, _): &(tree::Name, Node)| keys.iter().any(|key| key.name == name.text);
+                if keys.is_empty() || variants.is_empty() && !others.iter().any(is_known) {
+                    (node.clone(), Vec::new())
+                } else {
+                    let value = YamlValue::Map(variants);
+                    (
+                        Node {
+                            value,
+                            ..node.clone()
+                        },
+                        others,
+                    )
+                }
+            }
+            _ => (node.clone(), Vec::new()),
+        };
+        let has_unknown = self.names(block, &beside);
+        let place = self.open(block, Some(holder), has_unknown);
         let outer = self.outer.replace(place);
-        let entry = self.chosen(block, node, holder);
+        let chosen = self.chosen(block, &variant, holder);
+        let beside = self.fill((block, Some(holder)), keys.into_iter(), &beside);
         self.outer = outer;
-        self.close(place, vec![entry?])
+        self.close(place, chosen.into_iter().chain(beside).collect())
     }
 
     fn chosen(&mut self, block: &'static Block, node: &Node, holder: &Span) -> Option<Entry> {
@@ -283,7 +323,7 @@ impl RecipeReader<'_> {
             }
             YamlValue::Map(written) => match written.as_slice() {
                 [(name, node)] => self.variant(block, name, node)?,
-                [] => return self.refuse(variants(block, "but is an empty map", holder)),
+                [] => return self.refuse(variants(block, "but has none of them", holder)),
                 [(first, _), (second, _), ..] => {
                     let count = format!("but has {} keys", written.len());
                     let fault = variants(block, &count, &second.span);
@@ -299,7 +339,7 @@ impl RecipeReader<'_> {
     }
 
     fn variant(&mut self, block: &'static Block, name: &tree::Name, node: &Node) -> Option<Entry> {
-        match block.iter().find(|key| key.name == name.text) {
+        match block.variants().find(|key| key.name == name.text) {
             Some(key) => Some(self.entry(key, &name.span, node)),
             None => self.refuse(unknown_variant(block, name)),
         }
@@ -345,7 +385,7 @@ fn unknown_variant(block: &'static Block, name: &tree::Name) -> Diagnostic {
         format!("recipe/unknown-{}", block.name),
         format!("`{}` is not a {}", values::short(&name.text), block.name),
     );
-    let known = format!("known: {}", code_list(block.names()));
+    let known = format!("known: {}", code_list(variant_names(block)));
     let fault = Diagnostic::new(&id, message).primary(&name.span, known);
     match meant(&name.text, block.iter().map(Key::spelling)) {
         Some(word) => fault.help(format!("write `{word}`")),
@@ -357,9 +397,13 @@ fn variants(block: &'static Block, found: &str, span: &Span) -> Diagnostic {
     let message = format!(
         "a {} is one of {}, {found}",
         block.name,
-        code_list(block.names())
+        code_list(variant_names(block))
     );
     Diagnostic::new("recipe/wrong-type", message).primary(span, "write one of them")
+}
+
+fn variant_names(block: &'static Block) -> impl Iterator<Item = &'static str> {
+    block.variants().map(|key| key.name)
 }
 
 /// Name of a block in a sentence.

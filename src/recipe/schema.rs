@@ -122,20 +122,27 @@ fn kind_schema(kind: &Kind) -> Value {
             json!({"oneOf": [first, block_schema(block)]})
         }
         Kind::Choice(block) => {
-            json!({"oneOf": block.iter().map(variant_schema).collect::<Vec<_>>()})
+            let variants = block.variants().map(|key| variant_schema(key, block));
+            json!({"oneOf": variants.collect::<Vec<_>>()})
         }
         Kind::Unit => json!({"type": "null"}),
     }
 }
 
-fn variant_schema(key: &Key) -> Value {
-    match key.kind {
-        Kind::Unit => json!({"const": key.name, "description": key.about}),
-        _ => json!({
-            "type": "object",
-            "properties": {key.name: key_schema(key)},
-            "required": [key.name],
-            "additionalProperties": false,
-        }),
+/// A variant of a choice, with the keys that may stand beside it.
+fn variant_schema(variant: &'static Key, block: &Block) -> Value {
+    if let Kind::Unit = variant.kind {
+        return json!({"const": variant.name, "description": variant.about});
     }
+    let beside = block.iter().filter(|key| !key.is_variant());
+    let keys = std::iter::once(variant).chain(beside);
+    let properties: Map<String, Value> = keys
+        .map(|key| (key.name.to_owned(), key_schema(key)))
+        .collect();
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": [variant.name],
+        "additionalProperties": false,
+    })
 }

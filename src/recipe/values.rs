@@ -246,7 +246,9 @@ pub(super) fn phrase(kind: &Kind) -> String {
             let names = code_list(block.names());
             format!("{}, or a map of {names}", first.unwrap_or_default())
         }
-        Kind::Choice(block) => format!("one of {}", code_list(block.names())),
+        Kind::Choice(block) => {
+            format!("one of {}", code_list(block.variants().map(|key| key.name)))
+        }
         Kind::Unit => "a bare word, without keys".to_owned(),
     }
 }

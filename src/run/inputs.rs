@@ -47,6 +47,7 @@ pub(super) fn prepare_data(
         _ => data::prepare(
             &plan.data,
             tokenizer,
+            &inputs.change,
             &stage.dir,
             inputs.end_of_text(),
             &inputs.ends(plan),

@@ -33,7 +33,7 @@ use crate::recipe::RecipeFaults;
 use crate::report::{self, Curve, PassRow, QuantizationCost, RunReport};
 use crate::shell::quoted;
 use crate::stages::{Model, Stage, Stages, StagesError};
-use crate::student::{Student, StudentError, StudentPlan};
+use crate::student::{Student, StudentError, StudentSource};
 use crate::teacher::{CaptureError, SupportCost};
 use crate::train::read_metrics;
 use crate::{allocator, machine, memory, preflight, progress};
@@ -343,10 +343,10 @@ impl Run<'_> {
             num_tokens: rows.num_positions(),
         };
         Provenance {
-            base: match &plan.student {
-                StudentPlan::Checkpoint(_) => inputs.student(plan).map(ancestor),
-                StudentPlan::FromTeacher(_) => teacher.clone(),
-                StudentPlan::Architecture(_) => None,
+            base: match &plan.student.source {
+                StudentSource::Checkpoint(_) => inputs.student(plan).map(ancestor),
+                StudentSource::FromTeacher(_) => teacher.clone(),
+                StudentSource::Architecture(_) => None,
             },
             teacher,
             texts: vec![

@@ -22,7 +22,8 @@ use crate::rates::{self, WorkKind};
 use crate::report::{PassRow, Picture, QuantizationCost, Recovery, Removal, sensitivity_svg};
 use crate::stages::{Artifact, Model, MoreSteps, Stage, more_steps};
 use crate::student::{
-    self, FromTeacherPlan, Importance, LayersPlan, PartSelection, Student, StudentPlan,
+    self, FromTeacherPlan, Importance, LayersPlan, PartSelection, Student, StudentSource,
+    with_new_tokens,
 };
 use crate::train::FitPlan;
 use crate::train::evaluate::{Evaluation, Reference, evaluate};
@@ -280,7 +281,7 @@ impl Run<'_> {
     /// sizes alone, the end tokens of the teacher whose tokenizer it has.
     pub(super) fn with_ends(&self, mut student: Student) -> Student {
         let mut ends = vec![self.data.end_of_text];
-        if let StudentPlan::Architecture(_) = self.plan.student
+        if let StudentSource::Architecture(_) = self.plan.student.source
             && let Some(teacher) = self.stages.inputs.generation(self.plan)
         {
             ends.extend(&teacher.config().eos_token_ids);
@@ -295,14 +296,18 @@ impl Run<'_> {
     }
 
     fn init_student(&self) -> Result<Student, RunError> {
-        Ok(self.with_ends(self.new_student()?))
+        let mut student = self.with_ends(self.new_student()?);
+        let tokenizer = &self.data.tokenizer;
+        let config = student.decoder.config.clone();
+        student.decoder.config = self.plan.student.changes.config(config, tokenizer);
+        Ok(student)
     }
 
     fn new_student(&self) -> Result<Student, RunError> {
         let (plan, data, device) = (self.plan, self.data, self.context.device);
         let inputs = &self.stages.inputs;
-        match &plan.student {
-            StudentPlan::Architecture(sizes) => {
+        match &plan.student.source {
+            StudentSource::Architecture(sizes) => {
                 let config = student::architecture(
                     sizes,
                     data.tokenizer.vocab_size(),
@@ -316,15 +321,21 @@ impl Run<'_> {
                     device,
                 ))
             }
-            StudentPlan::FromTeacher(parts) => {
+            StudentSource::FromTeacher(parts) => {
                 let teacher = inputs.teacher.as_ref();
                 let teacher = teacher.expect("a checked recipe with `from_teacher` has a teacher");
                 teacher.read(|teacher| self.part_of(teacher, parts))
             }
-            StudentPlan::Checkpoint(_) => {
+            StudentSource::Checkpoint(_) => {
                 let model = inputs.student(plan);
                 let model = model.expect("the inputs of such a plan hold it");
-                model.read(|model| Ok(model.free_student(device)?.unrolled()))
+                let student: Result<_, RunError> =
+                    model.read(|model| Ok(model.free_student(device)?.unrolled()));
+                let mut student = student?;
+                let num_new = data.tokenizer.num_new();
+                let num_tokens = data.tokenizer.vocab_size() - num_new;
+                student.decoder = with_new_tokens(student.decoder, num_tokens, num_new);
+                Ok(student)
             }
         }
     }

@@ -3,13 +3,13 @@
 use super::parts::model_hash;
 use super::{Changed, StagesError};
 use crate::checkpoint::CheckpointError;
-use crate::data::{self, Prepared, Tokenizer, TokenizerPlan};
+use crate::data::{self, Prepared, Tokenizer, TokenizerChange, TokenizerPlan};
 use crate::hashes::Hashes;
 use crate::kept::{Away, Kept};
 use crate::opened::{FileHashes, Opened, OpenedModel, StoredModel, copied_files, student_of};
 use crate::plan::Plan;
-use crate::student::StudentPlan;
-use crate::vocabulary::Vocabulary;
+use crate::student::StudentSource;
+use crate::vocabulary::{Vocabulary, VocabularyError};
 
 /// A model, opened and hashed once: later reads give what was hashed.
 #[derive(Debug)]
@@ -76,6 +76,8 @@ pub struct Inputs {
     own_student: Option<Model>,
     /// The tokenizer, unless it is trained on the text.
     pub tokenizer: Option<Tokenizer>,
+    /// Changes of the tokenizer; unless it is trained on the text, it is changed already.
+    pub change: TokenizerChange,
     /// Inputs that are not on this machine.
     pub away: Away,
     /// What is kept of them.
@@ -98,6 +100,10 @@ impl Inputs {
             TokenizerPlan::File(_) | TokenizerPlan::Train(_) => opened.tokenizer,
         };
         let tokenizer = tokenizer.transpose()?.map(Vocabulary::into_tokenizer);
+        let change = opened.change?;
+        let changed = |tokenizer: Tokenizer| tokenizer.changed(&change);
+        let tokenizer = tokenizer.map(changed).transpose();
+        let tokenizer = tokenizer.map_err(VocabularyError::from)?;
         let hashed = |stored| Model::of(stored, hashes);
         let (away, kept) = (opened.away, opened.kept);
         let teacher = match (teacher, &kept) {
@@ -119,6 +125,7 @@ impl Inputs {
                 .map(|student| hashed(student.model))
                 .transpose()?,
             tokenizer,
+            change,
             away,
             kept,
             texts,
@@ -153,10 +160,10 @@ impl Inputs {
     /// tokenizer it has.
     pub fn generation(&self, plan: &Plan) -> Option<&StoredModel> {
         let teacher = self.teacher.as_ref();
-        let model = match &plan.student {
-            StudentPlan::Checkpoint(_) => self.student(plan),
-            StudentPlan::FromTeacher(_) => teacher,
-            StudentPlan::Architecture(_) => {
+        let model = match &plan.student.source {
+            StudentSource::Checkpoint(_) => self.student(plan),
+            StudentSource::FromTeacher(_) => teacher,
+            StudentSource::Architecture(_) => {
                 teacher.filter(|_| plan.data.tokenizer == TokenizerPlan::Teacher)
             }
         };

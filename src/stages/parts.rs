@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 
 use super::inputs::{Inputs, Model};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{Tokenizer, TokenizerPlan};
+use crate::data::{Tokenizer, TokenizerChange, TokenizerPlan};
 use crate::files;
 use crate::hashes::Hashes;
 use crate::opened::{FileHashes, StoredModel, copied_tokenizer};
 use crate::plan::Plan;
-use crate::student::StudentPlan;
+use crate::student::StudentSource;
 
 /// Hashes of an export's tokenizer files: copied, or made of the tokenizer that was read.
 pub(super) fn tokenizer_files(plan: &Plan, inputs: &Inputs) -> FileHashes {
@@ -76,14 +76,22 @@ pub(super) fn without_limits(mut data_parts: Value, plan: &Plan) -> Value {
 }
 
 pub(super) fn student_parts(plan: &Plan, inputs: &Inputs) -> Value {
-    match &plan.student {
-        StudentPlan::Checkpoint(_) => {
+    let mut parts = source_parts(plan, inputs);
+    if !plan.student.changes.is_empty() {
+        parts["changes"] = json!([plan.student.changes, inputs.change]);
+    }
+    parts
+}
+
+fn source_parts(plan: &Plan, inputs: &Inputs) -> Value {
+    match &plan.student.source {
+        StudentSource::Checkpoint(_) => {
             json!({ "checkpoint": inputs.student(plan).map(Model::hash) })
         }
-        StudentPlan::FromTeacher { .. } => {
-            json!({ "plan": plan.student, "teacher": inputs.teacher.as_ref().map(Model::hash) })
+        StudentSource::FromTeacher { .. } => {
+            json!({ "plan": plan.student.source, "teacher": inputs.teacher.as_ref().map(Model::hash) })
         }
-        StudentPlan::Architecture(_) => json!({ "plan": plan.student }),
+        StudentSource::Architecture(_) => json!({ "plan": plan.student.source }),
     }
 }
 
@@ -96,6 +104,9 @@ pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
         "validation": validation,
         "tokenizer": tokenizer.as_ref().map(Tokenizer::hash),
     });
+    if tokenizer.is_none() && inputs.change != TokenizerChange::default() {
+        parts["tokenizer_change"] = json!(inputs.change);
+    }
     // Files beside `tokenizer.json` decide the tokens before a document, and perhaps after it.
     if let Some(begins) = tokenizer.as_ref().and_then(Tokenizer::beginning_of_text) {
         parts["beginning_of_text"] = json!(begins);

@@ -5,6 +5,7 @@ mod disk;
 mod from_teacher;
 mod importance;
 mod loaded_grid;
+mod new_tokens;
 mod plan;
 mod projection;
 mod quantized;
@@ -21,10 +22,14 @@ pub use self::disk::StudentHeader;
 pub(crate) use self::disk::mask_fault;
 pub use self::from_teacher::{NoSuchPart, PartSelection, check_parts, part_of_teacher, with_sizes};
 pub use self::importance::{Importance, run_influence};
+pub use self::new_tokens::with_new_tokens;
 pub(crate) use self::plan::{
     ADAPTER, MAX_LAYERS, STUDENT, StudentWord, check, check_adapter, fresh_sizes,
 };
-pub use self::plan::{AdapterPlan, ArchitecturePlan, FromTeacherPlan, LayersPlan, StudentPlan};
+pub use self::plan::{
+    AdapterPlan, ArchitecturePlan, ChangesPlan, FromTeacherPlan, LayersPlan, StudentPlan,
+    StudentSource,
+};
 pub use self::projection::{NoSuchLayer, Projection, layer_pairs};
 pub use self::scales::FixedScales;
 use crate::checkpoint::CheckpointError;
@@ -355,7 +360,7 @@ impl Student {
     }
 }
 
-impl StudentPlan {
+impl StudentSource {
     /// Architecture of the student that enters the first pass: a fresh one for a tokenizer of `vocab_size` tokens, a
     /// part of the teacher, or that of the `given` checkpoint.
     ///

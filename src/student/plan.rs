@@ -1,36 +1,127 @@
 //! Recipe keys of the student, and of its adapters.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Map, json};
 
+use crate::data::{Tokenizer, TokenizerChange};
 use crate::diag::Diagnostic;
+use crate::files;
 use crate::model::{DecoderConfig, Part};
 use crate::progress::thousands;
 use crate::recipe::{
-    ABOVE_0, Fields, Kind, MAX_SIZE, Read, Row, SHARE_ABOVE_0, Word, ascending, choice, distinct,
-    division, keys, rule,
+    ABOVE_0, Fields, Item, Keys, Kind, MAX_SIZE, PathKind, Read, Row, SHARE_ABOVE_0, Value, Word,
+    ascending, choice, distinct, division, keys, rule,
 };
 use crate::teacher::CHECKPOINT;
 
 pub(crate) const MAX_LAYERS: u64 = DecoderConfig::MAX_LAYERS as u64;
 
 choice! {
-    pub enum StudentPlan of StudentWord in STUDENT = "student", "Source of the student's first weights." {
+    pub enum StudentSource of StudentWord in STUDENT = "student", "Source of the student's first weights." {
         Architecture(ArchitecturePlan) = "architecture", Kind::Block(&ARCHITECTURE), "fresh weights of these sizes";
         FromTeacher(FromTeacherPlan) = "from_teacher", Kind::Block(&FROM_TEACHER), "layers of the teacher, whole or narrower, with its embedding and head";
         Checkpoint(#[serde(skip)] PathBuf) = "checkpoint" also ["model", "path", "model_name_or_path", "pretrained"], CHECKPOINT, "an existing Hugging Face folder, `.gguf` file, or folder of a pass or of a run; off its grid, pruned weights of a pass stay pruned";
+        ..CHANGES;
+    }
+}
+
+keys! {
+    /// Changes of a model before it learns: to tokens it did not know, a chat template, and more positions.
+    #[derive(Default)]
+    pub struct ChangesPlan in CHANGES {
+        add_tokens: Vec<String> = or("[]", Kind::List(&Kind::Text, 0, MAX_ADDED), "special tokens that the tokenizer gets unless it has them, and for each new one a row of embedding and head: the mean of the rows of the other tokens") also ["special_tokens", "additional_special_tokens", "extra_special_tokens", "tokens"];
+        eos_token: Option<String> = rule("the tokenizer's", Kind::Text, "token that ends a turn: generation stops at it, beside the tokens at which it stopped before") also ["eos", "end_token", "end_of_turn"];
+        #[serde(skip)]
+        chat_template: Option<PathBuf> = rule("the tokenizer's", Kind::Path(PathKind::File), "file of a Jinja template for conversations, which replaces all others") also ["chat_template_path", "template"];
+        max_position_embeddings: Option<usize> = rule("the model's", Kind::Integer(2, MAX_SIZE), "longest text that the exported model states to know; no weight depends on it") also ["n_positions", "model_max_length"];
+    }
+}
+
+/// Most tokens that are added to a tokenizer.
+const MAX_ADDED: usize = 1024;
+
+/// The model to train: the source of its first weights, and changes before it learns.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StudentPlan {
+    /// Source of its first weights.
+    pub source: StudentSource,
+    /// Changes before it learns.
+    pub changes: ChangesPlan,
+}
+
+impl Value for StudentPlan {
+    fn read(item: &Item, holder: Fields<'_>) -> Option<Self> {
+        Some(Self {
+            source: Value::read(item, holder)?,
+            changes: ChangesPlan::read_keys(holder.inside(item)?)?,
+        })
+    }
+
+    fn write(&self, folder: &Path) -> serde_json::Value {
+        let mut keys = self.source.write(folder);
+        if let serde_json::Value::Object(keys) = &mut keys
+            && !self.changes.is_empty()
+        {
+            self.changes.write_keys(folder, keys);
+        }
+        keys
     }
 }
 
 impl StudentPlan {
     /// Number of times that each of its own layers runs.
     pub fn layer_repeats(&self) -> usize {
-        match self {
-            Self::Architecture(sizes) => sizes.layer_repeats,
-            Self::FromTeacher(_) | Self::Checkpoint(_) => 1,
+        match &self.source {
+            StudentSource::Architecture(sizes) => sizes.layer_repeats,
+            StudentSource::FromTeacher(_) | StudentSource::Checkpoint(_) => 1,
         }
+    }
+}
+
+impl ChangesPlan {
+    /// True if nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// True if the tokenizer is changed.
+    pub fn of_tokenizer(&self) -> bool {
+        *self
+            != Self {
+                max_position_embeddings: self.max_position_embeddings,
+                ..Self::default()
+            }
+    }
+
+    /// Changes of the tokenizer, whose template is read.
+    pub fn tokenizer_change(&self) -> io::Result<TokenizerChange> {
+        let read = |path: &PathBuf| {
+            files::read_to_string(path).map_err(|error| files::with_path(error, path))
+        };
+        Ok(TokenizerChange {
+            add_tokens: self.add_tokens.clone(),
+            eos_token: self.eos_token.clone(),
+            chat_template: self.chat_template.as_ref().map(read).transpose()?,
+        })
+    }
+
+    /// Architecture of a changed model whose changed tokenizer has so many tokens.
+    #[must_use]
+    pub fn config(&self, mut config: DecoderConfig, tokenizer: &Tokenizer) -> DecoderConfig {
+        if !self.add_tokens.is_empty() {
+            config.vocab_size = config.vocab_size.max(tokenizer.vocab_size());
+        }
+        if let Some(positions) = self.max_position_embeddings {
+            config.max_position_embeddings = positions;
+        }
+        if let Some(end) = self.eos_token.as_ref().and_then(|end| tokenizer.id(end)) {
+            config.eos_token_ids.retain(|&id| id != end);
+            config.eos_token_ids.insert(0, end);
+        }
+        config
     }
 }
 
@@ -157,6 +248,7 @@ fn alpha(adapter: Fields<'_>) -> Option<f64> {
 
 /// Reports every contradiction within the student's keys.
 pub(crate) fn check(student: Fields<'_>, faults: &mut Vec<Diagnostic>) {
+    distinct::<String>(student, "add_tokens", faults);
     let Some((word, item)) = student.variant() else {
         return;
     };

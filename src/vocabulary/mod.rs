@@ -91,6 +91,11 @@ impl Vocabulary {
     }
 
     /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The tokenizer.
     pub fn into_tokenizer(self) -> Tokenizer {
         self.tokenizer
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use crate::chat::Learn;
 use crate::data::{
     CalibrateOn, DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows,
-    Tokenizer, TokenizerPlan, TrainTokenizer, prepare, read_rows,
+    Tokenizer, TokenizerChange, TokenizerPlan, TrainTokenizer, prepare, read_rows,
 };
 use crate::files;
 
@@ -45,7 +45,14 @@ impl Setup {
     }
 
     fn prepare(&self) -> Result<Prepared, DataError> {
-        prepare(&self.plan, None, &self.cache(), None, &[])
+        prepare(
+            &self.plan,
+            None,
+            &TokenizerChange::default(),
+            &self.cache(),
+            None,
+            &[],
+        )
     }
 
     fn cached(&self, prefix: &str) -> Vec<PathBuf> {
@@ -114,9 +121,16 @@ fn a_change_of_text_length_limit_or_separator_makes_new_rows() {
     setup.prepare().unwrap();
     let eot = 65;
     assert!(
-        !prepare(&setup.plan, None, &setup.cache(), Some(eot), &[])
-            .unwrap()
-            .from_cache
+        !prepare(
+            &setup.plan,
+            None,
+            &TokenizerChange::default(),
+            &setup.cache(),
+            Some(eot),
+            &[]
+        )
+        .unwrap()
+        .from_cache
     );
     setup.plan.sequence_length = 8;
     assert!(!setup.prepare().unwrap().from_cache);
@@ -185,7 +199,15 @@ fn documents_without_a_token_are_reported_in_every_run() {
     setup.write("train/c.jsonl", "{\"text\": \"y\"}\n{\"text\": \"xx\"}\n");
     let tokenizer = Tokenizer::of_model(setup.dir.path()).unwrap();
     for from_cache in [false, true] {
-        let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[]).unwrap();
+        let prepared = prepare(
+            &setup.plan,
+            Some(&tokenizer),
+            &TokenizerChange::default(),
+            &setup.cache(),
+            None,
+            &[],
+        )
+        .unwrap();
         assert_eq!(prepared.from_cache, from_cache);
         let skipped: Vec<_> = prepared
             .skipped
@@ -207,7 +229,15 @@ fn documents_without_a_token_are_reported_in_every_run() {
         );
     }
     setup.write("validation.txt", "xxx");
-    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[]).unwrap_err();
+    let error = prepare(
+        &setup.plan,
+        Some(&tokenizer),
+        &TokenizerChange::default(),
+        &setup.cache(),
+        None,
+        &[],
+    )
+    .unwrap_err();
     assert_eq!(
         error.to_string(),
         "validation text: the tokenizer gives no tokens for it"
@@ -217,7 +247,15 @@ fn documents_without_a_token_are_reported_in_every_run() {
 #[test]
 fn what_is_missing_is_named() {
     let mut setup = Setup::new();
-    let error = prepare(&setup.plan, None, &setup.cache(), Some(5000), &[]).unwrap_err();
+    let error = prepare(
+        &setup.plan,
+        None,
+        &TokenizerChange::default(),
+        &setup.cache(),
+        Some(5000),
+        &[],
+    )
+    .unwrap_err();
     assert!(
         matches!(
             error,
@@ -279,8 +317,17 @@ fn learnt(rows: &TokenRows, row_idx: usize, tokenizer: &Tokenizer) -> String {
 #[test]
 fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
     let (setup, tokenizer) = with_chats();
-    let prepare =
-        |setup: &Setup| prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap();
+    let prepare = |setup: &Setup| {
+        prepare(
+            &setup.plan,
+            Some(&tokenizer),
+            &TokenizerChange::default(),
+            &setup.cache(),
+            None,
+            &[2],
+        )
+        .unwrap()
+    };
     let prepared = prepare(&setup);
     let rows = &prepared.train;
     let first = rows.num_streamed();
@@ -294,9 +341,14 @@ fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
         learnt(rows, first, &tokenizer),
         "Yes.<|im_end|>No.<|im_end|>"
     );
-    assert_eq!(learnt(rows, first + 1, &tokenizer), " b c<|endoftext|>");
     let bytes = "Yes.<|im_end|>No.<|im_end|>".len() + " b c".len();
     let prose = rows.split_at(first)[0].num_text_positions();
+    assert_eq!(learnt(rows, first + 1, &tokenizer), " b c<|im_end|>");
+    assert_eq!(
+        rows.num_positions() - rows.num_text_positions(),
+        rows.split_at(first)[0].num_positions() - prose + 1,
+        "the token behind the completion is no text"
+    );
     assert!(rows.num_bytes() > bytes as u64 && prose > 0);
     let begins = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").unwrap();
     assert!(rows.row(first).starts_with(&begins));
@@ -312,7 +364,15 @@ fn what_is_learnt_is_a_choice_and_part_of_the_key() {
     let (mut setup, tokenizer) = with_chats();
     let mut of = |learn| {
         setup.plan.learn = Some(learn);
-        let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap();
+        let prepared = prepare(
+            &setup.plan,
+            Some(&tokenizer),
+            &TokenizerChange::default(),
+            &setup.cache(),
+            None,
+            &[2],
+        )
+        .unwrap();
         assert!(!prepared.from_cache, "{learn:?}");
         let rows = prepared.train;
         learnt(&rows, rows.num_streamed(), &tokenizer)
@@ -320,6 +380,53 @@ fn what_is_learnt_is_a_choice_and_part_of_the_key() {
     assert_eq!(of(Learn::LastTurn), "No.<|im_end|>");
     let all = of(Learn::All);
     assert!(all.starts_with("user\nHi<|im_end|>"), "{all}"); // nothing predicts the first token
+    assert!(all.ends_with("No.<|im_end|>\n"), "{all}");
+}
+
+#[test]
+fn a_completion_of_turns_is_learnt_to_its_end_and_one_of_text_with_its_first_word() {
+    let (mut setup, tokenizer) = with_chats();
+    let turns = r#"{"prompt": [{"role": "user", "content": "Hi"}], "completion": [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]}"#;
+    let texts = "{\"prompt\": \"A cat and \", \"completion\": \"the\"}\n{\"prompt\": \"A cat\\n\", \"completion\": \"the\"}";
+    setup.write("chats.jsonl", turns);
+    setup.write("pairs.jsonl", texts);
+    setup.plan.train.remove(0);
+    let prepared = prepare(
+        &setup.plan,
+        Some(&tokenizer),
+        &TokenizerChange::default(),
+        &setup.cache(),
+        None,
+        &[2],
+    );
+    let rows = prepared.unwrap().train;
+    let turns = learnt(&rows, 0, &tokenizer);
+    assert!(turns.starts_with("Yes.<|im_end|>"), "{turns}");
+    assert!(turns.ends_with("assistant\nNo.<|im_end|>"), "{turns}");
+    assert_eq!(learnt(&rows, 1, &tokenizer), " the<|im_end|>");
+    assert_eq!(learnt(&rows, 2, &tokenizer), "the<|im_end|>");
+}
+
+#[test]
+fn what_the_template_leaves_out_is_told() {
+    let (mut setup, tokenizer) = with_chats();
+    let call = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {}}}]}]}"#;
+    setup.write("chats.jsonl", &format!("{call}\n{CHATS}"));
+    setup.plan.train.remove(0);
+    setup.plan.train.pop();
+    let prepared = prepare(
+        &setup.plan,
+        Some(&tokenizer),
+        &TokenizerChange::default(),
+        &setup.cache(),
+        None,
+        &[2],
+    );
+    let notes = prepared.unwrap().notes;
+    let found = notes
+        .iter()
+        .any(|note| note.contains("leaves out something") && note.contains("in 1 of 3"));
+    assert!(found, "{notes:?}");
 }
 
 #[test]
@@ -327,10 +434,18 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     let (mut setup, tokenizer) = with_chats();
     setup.plan.train.remove(0);
     setup.plan.sequence_length = 3;
-    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), None, &[2]).unwrap_err();
+    let error = prepare(
+        &setup.plan,
+        Some(&tokenizer),
+        &TokenizerChange::default(),
+        &setup.cache(),
+        None,
+        &[2],
+    )
+    .unwrap_err();
     assert_eq!(
         error.to_string(),
-        "train text: nothing of its 3 conversations is learnt; 3 of them are longer than a row"
+        "train text: nothing of it is learnt: 3 of 3 conversations are longer than `sequence_length`, which cuts off what the assistant says"
     );
     let sources = [SourcePlan::from(setup.dir.path().join("chats.jsonl"))];
     let rows = read_rows(&sources, &tokenizer, 64, None, &[2]).unwrap();
@@ -349,7 +464,15 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
         .unwrap();
     }
     let tokenizer = Tokenizer::of_model(&folder).unwrap(); // names no end
-    let prepared = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), Some(0), &[]).unwrap();
+    let prepared = prepare(
+        &setup.plan,
+        Some(&tokenizer),
+        &TokenizerChange::default(),
+        &setup.cache(),
+        Some(0),
+        &[],
+    )
+    .unwrap();
     let [note] = &prepared.notes[..] else {
         panic!("{:?}", prepared.notes)
     };
@@ -359,7 +482,15 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     );
     fs::remove_file(folder.join("chat_template.jinja")).unwrap();
     let tokenizer = Tokenizer::of_model(&folder).unwrap();
-    let error = prepare(&setup.plan, Some(&tokenizer), &setup.cache(), Some(0), &[]).unwrap_err();
+    let error = prepare(
+        &setup.plan,
+        Some(&tokenizer),
+        &TokenizerChange::default(),
+        &setup.cache(),
+        Some(0),
+        &[],
+    )
+    .unwrap_err();
     assert!(
         error.to_string().ends_with(
             "chats.jsonl:1: a conversation, and the model has no chat template to render it"
