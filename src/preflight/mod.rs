@@ -1,6 +1,7 @@
 //! Checks before any work: faults that file headers show are reported here.
 
 mod away;
+mod chat;
 mod schemes;
 mod student;
 
@@ -12,7 +13,9 @@ use rustix::fs::{Access, access, statvfs};
 use crate::cache::SupportPlan;
 use crate::checkpoint::CheckpointError;
 use crate::cost::Text;
-use crate::data::{DataError, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at};
+use crate::data::{
+    DataError, Document, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at,
+};
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
@@ -49,9 +52,14 @@ pub fn check(
             preflight.model(key, path, outcome, &mut notes)
         })
         .transpose();
+    let mut conversations = Vec::new();
     let [train, validation] = [Split::Train, Split::Validation].map(|split| match &opened.kept {
         Some(_) if opened.away.text => Ok(()), // the rows made of it are there, or it is told later
-        _ => preflight.text(split, &mut notes),
+        _ => {
+            let found = preflight.text(split, &mut notes)?;
+            conversations.extend(found.map(|found| (split, found)));
+            Ok(())
+        }
     });
     let checks = [preflight.output(), train, validation];
     let mut faults: Vec<RecipeFaults> = checks.into_iter().filter_map(Result::err).collect();
@@ -67,6 +75,7 @@ pub fn check(
                 vocabulary.map(drop),
                 preflight.support(num_tokens.or(num_rows)),
                 preflight.student(opened, teacher, &mut notes),
+                preflight.renders(opened, teacher, &conversations),
             ];
             faults.extend(checks.into_iter().filter_map(Result::err));
         }
@@ -199,8 +208,9 @@ impl Preflight<'_> {
         })
     }
 
-    /// Refuses a text whose files begin with what the data stage would refuse. Notes files that it would pass over.
-    fn text(&self, split: Split, notes: &mut Vec<String>) -> Result<(), RecipeFaults> {
+    /// Refuses a text whose files begin with what the data stage would refuse. Notes files that it would pass over. Returns the first
+    /// conversation.
+    fn text(&self, split: Split, notes: &mut Vec<String>) -> Result<Option<Document>, RecipeFaults> {
         let sources = match split {
             Split::Train => &self.plan.data.train,
             Split::Validation => &self.plan.data.validation,
@@ -218,7 +228,7 @@ impl Preflight<'_> {
                 notes.push(note); // both texts may be of one folder
             }
         }
-        Ok(())
+        Ok(looked.conversation)
     }
 
     fn model<'b>(

@@ -1,7 +1,7 @@
 //! Checks of a student, by headers.
 
 use super::Preflight;
-use crate::data::{Tokenizer, TokenizerError, tokenizer_path};
+use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
 use crate::opened::{Opened, OpenedModel};
 use crate::recipe::RecipeFaults;
@@ -59,54 +59,6 @@ impl Preflight<'_> {
         }
         notes.extend(self.stored(&configs, source));
         Ok(())
-    }
-
-    /// Checks changes of the tokenizer. Returns the changed one, if there are changes and it is known.
-    fn changes(
-        &self,
-        opened: &Opened,
-        teacher: Option<&OpenedModel>,
-    ) -> Result<Option<Tokenizer>, RecipeFaults> {
-        if self.plan.student.changes.is_empty() {
-            return Ok(None);
-        }
-        let template = |error: String| {
-            let fault = Diagnostic::new("student/chat-template", error).help(
-                "mend the template; `alambic data render FILE CONVERSATIONS` shows what it renders",
-            );
-            self.fault("student.chat_template", "this template", fault)
-        };
-        let change = opened.change.as_ref();
-        let change = change.map_err(|error| template(error.to_string()))?;
-        let vocabulary = match (&opened.tokenizer, teacher) {
-            (Some(file), _) => file.as_ref().ok(), // an error of either is told elsewhere
-            (None, teacher) => teacher.and_then(|teacher| teacher.vocabulary.as_ref().ok()),
-        };
-        let Some(vocabulary) = vocabulary else {
-            return Ok(None);
-        };
-        let changed = vocabulary.tokenizer().changed(change).map_err(|error| {
-            let key = match error {
-                TokenizerError::NoSuchToken { .. } => "student.eos_token",
-                _ => "student.add_tokens",
-            };
-            let fault = Diagnostic::new("student/tokens", error.to_string())
-                .help("add the token to `add_tokens`, or name one that the tokenizer has");
-            self.fault(key, "this token", fault)
-        })?;
-        if change.chat_template.is_some() {
-            let rendered = changed.renderer();
-            rendered.map_err(|error| template(error.to_string()))?;
-        }
-        if teacher.is_some() && changed.num_new() > 0 {
-            let new = changed.token(u32::try_from(vocabulary.num_tokens()).unwrap_or_default());
-            let fact = format!("the teacher does not know `{}`", new.unwrap_or_default());
-            let fault = Diagnostic::new("student/new-tokens", fact).help(
-                "give the tokens to the teacher first: train it with `add_tokens` in a recipe without a teacher, and name what that exports as this recipe's teacher",
-            );
-            return Err(self.fault("student.add_tokens", "it would predict none of them", fault));
-        }
-        Ok(Some(changed))
     }
 
     fn no_such_part(&self, error: &NoSuchPart) -> RecipeFaults {

@@ -116,6 +116,8 @@ pub struct Looked {
     pub passed_over: Vec<PassedOver>,
     /// Choices among several readings of a source; each deserves a note.
     pub notes: Vec<String>,
+    /// The first conversation, if one is among what was read.
+    pub conversation: Option<Document>,
 }
 
 /// Reads the documents of files and folders, in the order of `sources`.
@@ -180,8 +182,10 @@ pub fn look_at(sources: &[SourcePlan], on_bad_row: OnBadRow) -> Result<Looked, S
     if all_seen || !found.documents.is_empty() || found.faults.count() > 0 {
         found.check(|| no_text(sources, files.len(), walk.passed_over.clone()))?;
     }
+    let is_chat = |document: &Document| matches!(document.content, Content::Chat(_));
     Ok(Looked {
         passed_over: walk.passed_over,
+        conversation: found.documents.into_iter().find(is_chat),
         notes: [walk.notes, found.choices.into_notes()].concat(),
     })
 }
