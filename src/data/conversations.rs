@@ -125,7 +125,7 @@ impl Turning<'_> {
                 };
                 let text = [prompt.as_str(), completion.as_str()].concat();
                 let learnt = learnt..text.len() + 1; // with the token behind it
-                let tokens = self.bounded(encoder.encode_text(&text, here)?);
+                let tokens = self.bounded(encoder.encode_text(&text, self.max_tokens(), here)?);
                 Ok(vec![self.turned(slice::from_ref(&learnt), tokens)])
             }
             Content::Chat(conversation) => {
@@ -144,12 +144,17 @@ impl Turning<'_> {
                     source,
                 })?;
                 let row = |Learnt { text, spans }| {
-                    let tokens = encoder.encode_text(&text, here)?;
+                    let tokens = encoder.encode_text(&text, self.max_tokens(), here)?;
                     Ok(self.turned(&spans, tokens))
                 };
                 texts.into_iter().map(row).collect()
             }
         }
+    }
+
+    /// Tokens of a text that matter: behind those of a row, one more says that it is cut.
+    fn max_tokens(&self) -> usize {
+        self.sequence_length + 1
     }
 
     fn turned(&self, learnt: &[Range<usize>], tokens: TokenizedText) -> Turned {
