@@ -1,5 +1,6 @@
 //! Added tokens of a tokenizer, found in a text as the library finds them.
 
+use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
 
 use regex::{Regex, RegexBuilder};
@@ -12,8 +13,8 @@ const PATTERN_BYTES: usize = 256 << 20;
 #[derive(Debug)]
 pub(super) struct AddedTokens {
     pattern: Regex,
-    /// Whether white space before and after belongs to a token.
-    strips: Vec<(String, [bool; 2])>,
+    /// Ids of tokens by their texts, and whether white space before and after belongs to a token.
+    tokens: HashMap<String, (u32, [bool; 2])>,
 }
 
 /// A tokenizer whose added tokens are not followed.
@@ -21,11 +22,11 @@ pub(super) struct NotFollowed;
 
 impl AddedTokens {
     pub(super) fn of<'t>(
-        tokens: impl Iterator<Item = &'t AddedToken>,
+        tokens: impl Iterator<Item = (u32, &'t AddedToken)>,
         normalizer: Option<&NormalizerWrapper>,
     ) -> Result<Option<Self>, NotFollowed> {
-        let mut strips = Vec::new();
-        for token in tokens.filter(|token| !token.content.is_empty()) {
+        let mut found = Vec::new();
+        for (id, token) in tokens.filter(|(_, token)| !token.content.is_empty()) {
             if token.single_word {
                 return Err(NotFollowed); // what is next to it decides whether it is one
             }
@@ -35,37 +36,35 @@ impl AddedTokens {
             if content.is_empty() {
                 return Err(NotFollowed);
             }
-            strips.push((content, [token.lstrip, token.rstrip]));
+            found.push((content, (id, [token.lstrip, token.rstrip])));
         }
-        if strips.is_empty() {
+        if found.is_empty() {
             return Ok(None);
         }
         // The longest of those that begin at a place is the one.
-        strips.sort_by(|(one, _), (other, _)| (other.len(), one).cmp(&(one.len(), other)));
-        let escaped: Vec<_> = strips.iter().map(|(text, _)| regex::escape(text)).collect();
+        found.sort_by(|(one, _), (other, _)| (other.len(), one).cmp(&(one.len(), other)));
+        let escaped: Vec<_> = found.iter().map(|(text, _)| regex::escape(text)).collect();
         let pattern = RegexBuilder::new(&escaped.join("|"))
             .size_limit(PATTERN_BYTES)
             .build();
         let pattern = pattern.map_err(|_| NotFollowed)?;
-        Ok(Some(Self { pattern, strips }))
-    }
-
-    fn strips(&self, token: &str) -> [bool; 2] {
-        let found = self.strips.iter().find(|(text, _)| text == token);
-        found.map_or([false; 2], |(_, strips)| *strips)
+        let tokens = found.into_iter().collect();
+        Ok(Some(Self { pattern, tokens }))
     }
 }
 
-/// Tells the added tokens of a text and what is between them, in their order; what is told is never empty.
+/// Tells the added tokens of a text with their ids, and what is between them, in their order; what is told is never empty.
 pub(super) fn sections(
     added: Option<&AddedTokens>,
     text: &str,
-    tell: &mut dyn FnMut(Range<usize>, bool) -> ControlFlow<()>,
+    tell: &mut dyn FnMut(Range<usize>, Option<u32>) -> ControlFlow<()>,
 ) -> ControlFlow<()> {
     let mut done = 0;
     if let Some(added) = added {
         for found in added.pattern.find_iter(text) {
-            let [left, right] = added.strips(found.as_str());
+            let Some(&(id, [left, right])) = added.tokens.get(found.as_str()) else {
+                continue; // the pattern is made of these texts
+            };
             let (mut start, mut end) = (found.start(), found.end());
             if left {
                 start = text[..start].trim_end().len().max(done);
@@ -75,14 +74,14 @@ pub(super) fn sections(
                 end += rest.len() - rest.trim_start().len();
             }
             if done < start {
-                tell(done..start, false)?;
+                tell(done..start, None)?;
             }
-            tell(start..end, true)?;
+            tell(start..end, Some(id))?;
             done = end;
         }
     }
     if done < text.len() {
-        tell(done..text.len(), false)?;
+        tell(done..text.len(), None)?;
     }
     ControlFlow::Continue(())
 }

@@ -123,7 +123,7 @@ impl Turning<'_> {
             Content::Text(_) => Ok((Vec::new(), true)), // packed with the other texts
             Content::Completion { prompt, completion } => {
                 let text = [prompt.as_str(), completion.as_str()].concat();
-                let tokens = encoder.encode_text(&text, here)?;
+                let tokens = encoder.encode_text(&text, self.max_tokens(), here)?;
                 let begin = match self.learn {
                     Some(Learn::All) => 0,
                     _ => begin_of_completion(&text, prompt.len(), &tokens),
@@ -154,7 +154,7 @@ impl Turning<'_> {
                 })?;
                 let renders_all = renders_all(conversation, &texts);
                 let row = |Learnt { text, mut spans }| {
-                    let tokens = encoder.encode_text(&text, here)?;
+                    let tokens = encoder.encode_text(&text, self.max_tokens(), here)?;
                     if let (Learn::Completion, Some(last)) = (learn, spans.last_mut()) {
                         // the line behind the end of the last turn
                         last.end = last.end.min(text.trim_end().len()).max(last.start);
@@ -170,6 +170,11 @@ impl Turning<'_> {
                 Ok((rows?, renders_all))
             }
         }
+    }
+
+    /// Tokens of a text that matter: behind those of a row, one more says that it is cut.
+    fn max_tokens(&self) -> usize {
+        self.sequence_length + 1
     }
 }
 

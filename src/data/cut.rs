@@ -36,6 +36,8 @@ pub(super) struct Splitting {
     adds_space: bool,
     /// Characters before one of which a part has to begin; any, if there are none.
     begins: &'static [char],
+    /// True if the pieces are what the model sees, whatever their bytes: all steps are followed, and none changes the text.
+    is_whole: bool,
 }
 
 impl Splitting {
@@ -48,8 +50,9 @@ impl Splitting {
         let tokens = tokenizer.get_added_vocabulary().get_added_tokens_decoder();
         let added = [false, true].map(|normalized| {
             let tokens = tokens
-                .values()
-                .filter(|token| token.normalized == normalized);
+                .iter()
+                .map(|(id, token)| (*id, token))
+                .filter(|(_, token)| token.normalized == normalized);
             AddedTokens::of(tokens, normalizer.filter(|_| normalized))
         });
         let [Ok(before), Ok(after)] = added else {
@@ -61,6 +64,7 @@ impl Splitting {
             added: [before, after],
             adds_space: false,
             begins: &[],
+            is_whole: false,
         };
         splitting.add_steps(tokenizer.get_pre_tokenizer()?)?;
         Some(splitting).filter(|splitting| !splitting.levels.is_empty())
@@ -74,7 +78,13 @@ impl Splitting {
             added: [None, None],
             adds_space: false,
             begins: &[],
+            is_whole: true,
         }
+    }
+
+    /// True if the pieces that [`Splitting::follow`] tells are those that a byte-level model sees, each in other letters.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// Adds what is known of a pre-tokenizer. `None` if one of its steps sees where in a text a piece is.
@@ -138,6 +148,22 @@ impl Splitting {
                 _ => is_known = false,
             }
         }
+        let is_byte_level = matches!(
+            steps.last(),
+            Some(PreTokenizerWrapper::ByteLevel(step)) if !step.add_prefix_space
+        );
+        let is_before = |step: &PreTokenizerWrapper| {
+            matches!(
+                step,
+                PreTokenizerWrapper::Split(_) | PreTokenizerWrapper::Digits(_)
+            )
+        };
+        let num_before = steps.len().saturating_sub(1);
+        self.is_whole = is_byte_level
+            && self.normalizer.is_none()
+            && steps[..num_before].iter().all(is_before)
+            && self.levels.len() >= num_before
+            && self.levels.iter().all(Level::keeps_all);
         Some(())
     }
 
@@ -224,13 +250,17 @@ impl Splitting {
     }
 
     /// Follows the steps of the library and tells the ends of pieces in their order.
-    fn follow(&self, text: &str, tell: &mut Tell<'_>) -> ControlFlow<()> {
+    pub(super) fn follow(&self, text: &str, tell: &mut Tell<'_>) -> ControlFlow<()> {
         let mut at = 0;
-        sections(self.added[0].as_ref(), text, &mut |section, is_token| {
+        sections(self.added[0].as_ref(), text, &mut |section, token| {
             let told = &text[section.clone()];
-            if is_token {
+            if token.is_some() {
                 at += told.len();
-                return tell(&End { at, place: None });
+                return tell(&End {
+                    at,
+                    place: None,
+                    token,
+                });
             }
             self.follow_section(told, section.start, &mut at, tell)
         })
@@ -248,13 +278,14 @@ impl Splitting {
         sections(
             self.added[1].as_ref(),
             &normalized.text,
-            &mut |section, is_token| {
+            &mut |section, token| {
                 let text = &normalized.text[section.clone()];
-                if is_token {
+                if token.is_some() {
                     *at += text.len();
                     return tell(&End {
                         at: *at,
                         place: None,
+                        token,
                     });
                 }
                 let text: Cow<'_, str> = if self.adds_space && !text.starts_with(' ') {
@@ -274,6 +305,7 @@ impl Splitting {
                     tell(&End {
                         at: before + end,
                         place: place.flatten().map(|place| start + place),
+                        token: None,
                     })
                 })
             },
@@ -313,14 +345,16 @@ impl Splitting {
     }
 }
 
-type Tell<'a> = dyn FnMut(&End) -> ControlFlow<()> + 'a;
+pub(super) type Tell<'a> = dyn FnMut(&End) -> ControlFlow<()> + 'a;
 
 /// End of a piece.
-struct End {
+pub(super) struct End {
     /// Bytes of normalized text up to it.
-    at: usize,
+    pub(super) at: usize,
     /// Its place in the text as it was written, if the text may be cut there.
     place: Option<usize>,
+    /// Id of the added token that the piece is, if it is one.
+    pub(super) token: Option<u32>,
 }
 
 /// A text after the normalizer.

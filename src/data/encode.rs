@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use super::byte_level::ByteLevelBpe;
 use super::cut::Splitting;
 use super::source::{Document, place};
 use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
@@ -26,6 +27,8 @@ const ROUND_BYTES: Range<usize> = (1 << 18)..(1 << 24);
 pub(super) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     splitting: Option<Splitting>,
+    /// Faster way to the same tokens, which most tokenizers have.
+    byte_level: Option<ByteLevelBpe<'a>>,
     part_bytes: usize,
     /// Longest part that fits into the memory that is free.
     max_bytes: u64,
@@ -39,9 +42,12 @@ impl<'a> Encoder<'a> {
     }
 
     pub(super) fn with_room(tokenizer: &'a Tokenizer, part_bytes: usize, free_bytes: u64) -> Self {
+        let splitting = Splitting::of(tokenizer.library());
+        let byte_level = splitting.as_ref();
         Self {
             tokenizer,
-            splitting: Splitting::of(tokenizer.library()),
+            byte_level: byte_level.and_then(|steps| ByteLevelBpe::of(tokenizer, steps)),
+            splitting,
             part_bytes,
             max_bytes: free_bytes / MEMORY_PER_BYTE,
             large: Mutex::new(()),
@@ -67,7 +73,7 @@ impl<'a> Encoder<'a> {
                 .par_iter()
                 .map(|document| {
                     let text = document.text().unwrap_or_default();
-                    self.encode_up_to(text, left, || place(&document.path, document.row))
+                    self.encode_text(text, left, || place(&document.path, document.row))
                 })
                 .collect();
             for text in encoded? {
@@ -84,17 +90,26 @@ impl<'a> Encoder<'a> {
         Ok(texts)
     }
 
-    /// Tokens of a text; `place` tells where it is from.
+    /// Tokens of a text, or its first ones if they are more than the limit; `place` tells where it is from.
     pub(super) fn encode_text(
         &self,
         text: &str,
+        limit: usize,
         place: impl Fn() -> String,
     ) -> Result<TokenizedText, TokenizerError> {
-        self.encode_up_to(text, usize::MAX, place)
+        if let (Some(splitting), Some(byte_level)) = (&self.splitting, &self.byte_level) {
+            // A longer piece takes the library much memory.
+            let most = usize::try_from(self.max_bytes).unwrap_or(usize::MAX);
+            let most = most.min(PART_BYTES);
+            if let Some(encoded) = byte_level.encode(splitting, text, limit, most) {
+                return Ok(encoded.finish(text.len()));
+            }
+        }
+        self.encode_plainly(text, limit, place)
     }
 
-    /// Tokens of a text, or its first ones if they are more than the limit.
-    fn encode_up_to(
+    /// Same as [`Encoder::encode_text`], by the library alone.
+    pub(super) fn encode_plainly(
         &self,
         text: &str,
         limit: usize,
@@ -159,6 +174,25 @@ impl TokensSoFar {
         self.text.ids.push(id);
         self.text.num_bytes.push(0);
         self.cover(end);
+    }
+
+    /// Adds a token that covers so many bytes behind those that are covered.
+    pub(super) fn add(&mut self, id: u32, num_bytes: u32) {
+        self.text.ids.push(id);
+        self.text.num_bytes.push(num_bytes);
+        self.covered += num_bytes as usize;
+    }
+
+    /// Same as [`TokensSoFar::add`], for several tokens.
+    pub(super) fn extend(&mut self, tokens: &[(u32, u32)]) {
+        for &(id, num_bytes) in tokens {
+            self.add(id, num_bytes);
+        }
+    }
+
+    /// Number of tokens.
+    pub(super) fn len(&self) -> usize {
+        self.text.ids.len()
     }
 
     fn cover(&mut self, end: usize) {

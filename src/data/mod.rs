@@ -3,6 +3,7 @@
 mod added_tokens;
 mod batch;
 mod bounds;
+mod byte_level;
 mod chat_templates;
 mod conversations;
 mod cut;

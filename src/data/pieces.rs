@@ -54,6 +54,19 @@ impl Level {
             keeps_gaps: keeps_delimiters || !invert,
         })
     }
+
+    /// True if no part of a text is left out.
+    pub(super) fn keeps_all(&self) -> bool {
+        match self {
+            Self::Regex {
+                keeps_matches,
+                keeps_gaps,
+                ..
+            } => *keeps_matches && *keeps_gaps,
+            Self::Each(_) | Self::Runs(_) => true,
+            Self::Words(_) => false, // its sign stands for a space
+        }
+    }
 }
 
 /// True if a pattern may ask what stands before a match, so that pieces depend on where a part begins.

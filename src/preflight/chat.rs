@@ -1,9 +1,7 @@
 //! Checks of chat templates and of changes to a tokenizer.
 
 use super::Preflight;
-use crate::data::{
-    Content, DataError, Document, OnBadRow, Split, Tokenizer, TokenizerError,
-};
+use crate::data::{Content, DataError, Document, OnBadRow, Split, Tokenizer, TokenizerError};
 use crate::diag::Diagnostic;
 use crate::opened::{Opened, OpenedModel};
 use crate::recipe::RecipeFaults;

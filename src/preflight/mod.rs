@@ -210,7 +210,11 @@ impl Preflight<'_> {
 
     /// Refuses a text whose files begin with what the data stage would refuse. Notes files that it would pass over. Returns the first
     /// conversation.
-    fn text(&self, split: Split, notes: &mut Vec<String>) -> Result<Option<Document>, RecipeFaults> {
+    fn text(
+        &self,
+        split: Split,
+        notes: &mut Vec<String>,
+    ) -> Result<Option<Document>, RecipeFaults> {
         let sources = match split {
             Split::Train => &self.plan.data.train,
             Split::Validation => &self.plan.data.validation,

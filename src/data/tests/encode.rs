@@ -3,6 +3,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::data::byte_level::ByteLevelBpe;
 use crate::data::cut::Splitting;
 use crate::data::encode::Encoder;
 use crate::data::{Content, Document, Packing, TokenizedText, Tokenizer, TokenizerError, pack};
@@ -311,6 +312,60 @@ fn parts_of_a_text_have_the_tokens_and_bytes_of_the_whole() {
             }
         }
         assert!(num_cuts > 50, "{name}: {num_cuts} cuts");
+    }
+}
+
+#[test]
+fn tokens_of_pieces_are_those_of_the_library() {
+    let mut num_fast = 0;
+    for (name, tokenizer, _) in tokenizers() {
+        let Some(splitting) = Splitting::of(tokenizer.library()) else {
+            continue;
+        };
+        let Some(byte_level) = ByteLevelBpe::of(&tokenizer, &splitting) else {
+            continue;
+        };
+        num_fast += 1;
+        for text in texts() {
+            let whole = tokenizer.encode_with_bytes(&text).unwrap();
+            // The second time, pieces are remembered.
+            for _ in 0..2 {
+                if let Some(found) = byte_level.encode(&splitting, &text, usize::MAX, 1_000) {
+                    assert_eq!(found.finish(text.len()), whole, "{name}: {text:?}");
+                } else {
+                    assert!(name.starts_with("bpe-"), "{name} has a token for each byte");
+                }
+            }
+            let first = byte_level.encode(&splitting, &text, 5, 1_000);
+            if let Some(first) = first.map(|first| first.finish(text.len())) {
+                assert_eq!(first.ids[..], whole.ids[..first.ids.len()], "{name}");
+                assert!(first.ids.len() == whole.ids.len() || first.ids.len() > 5);
+            }
+        }
+    }
+    assert_eq!(num_fast, 8, "tokenizers without steps of another kind");
+}
+
+#[test]
+fn a_piece_that_is_too_long_or_a_byte_without_a_token_is_left_to_the_library() {
+    let tokenizer = changed(|json| {
+        json["model"]["vocab"].as_object_mut().unwrap().remove("Ð"); // the first byte of Cyrillic letters
+    });
+    let splitting = Splitting::of(tokenizer.library()).unwrap();
+    let byte_level = ByteLevelBpe::of(&tokenizer, &splitting).unwrap();
+    let is_taken = |text: &str| {
+        byte_level
+            .encode(&splitting, text, usize::MAX, 20)
+            .is_some()
+    };
+    assert!(is_taken("some words"));
+    assert!(!is_taken("слово"));
+    assert!(!is_taken(&"a".repeat(21)));
+    let encoder = Encoder::with_room(&tokenizer, 16, u64::MAX);
+    for text in ["some слово", "слово"] {
+        let whole = encoder.encode_plainly(text, usize::MAX, String::new);
+        let found = encoder.encode_text(text, usize::MAX, String::new);
+        assert_eq!(found.unwrap(), whole.unwrap());
     }
 }
 
