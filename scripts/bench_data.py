@@ -13,7 +13,7 @@ conversations are measured twice: with such a template (both make masks), and wi
 Starting Python and importing is not counted for datasets, loading the file is.
 
 Prints versions, processor, every pair, and the median of the ratios of rows a second.
-Needs Linux, PyPI, Rust and the model of scripts/fetch_smollm2.sh. Times mean something only on an idle machine. About 25 minutes.
+Needs Linux, PyPI, Rust and the model of scripts/fetch_smollm2.sh. Times mean something only on an idle machine.
 """
 import argparse
 import collections
