@@ -8,8 +8,9 @@
 //! cargo bench --bench train_step -- gradient       # the large model's gradient of one micro-batch: what it needs beside the weights
 //! ```
 //!
-//! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256), `--document-length N` (as long as the sequence: one
-//! document) and `--checkpointing` after the name; a step has 2,048 positions. One JSON object goes to stdout. `scripts/bench_train.py` compares with PyTorch.
+//! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256), `--document-length N` (rows of documents of so many
+//! tokens, else of one) and `--checkpointing` after the name; a step has 2,048 positions. One JSON object goes to stdout.
+//! `scripts/bench_train.py` compares with PyTorch.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
