@@ -8,8 +8,9 @@
 //! cargo bench --bench train_step -- gradient       # the large model's gradient of one micro-batch: what it needs beside the weights
 //! ```
 //!
-//! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256) and `--checkpointing` after the name; a step has 2,048
-//! positions. One JSON object goes to stdout. `scripts/bench_train.py` compares with PyTorch.
+//! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256), `--document-length N` (rows of documents of so many
+//! tokens, else of one) and `--checkpointing` after the name; a step has 2,048 positions. One JSON object goes to stdout.
+//! `scripts/bench_train.py` compares with PyTorch.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
@@ -18,6 +19,7 @@ use std::fs;
 use std::time::Instant;
 
 use alambic::allocator::{self, MiMalloc};
+use alambic::data::Sequence;
 use alambic::device::{self, ReadBack};
 use alambic::loss::chunked::head_gradients;
 use alambic::loss::{LossSpec, LossWeights, RowTarget, Term, Terms};
@@ -59,10 +61,16 @@ fn main() -> Result<(), Box<dyn Error>> {
                 .map_err(|_| format!("{name} needs a number")),
             None => Ok(default),
         };
+    let sequence_length = number("--sequence-length", 256)?;
+    let document_length = number("--document-length", sequence_length)?.max(1);
     let settings = Settings {
         steps: number("--steps", 5)?,
         micro_batch: number("--micro-batch", 4)?,
-        sequence_length: number("--sequence-length", 256)?,
+        sequence_length,
+        document_starts: (0..sequence_length)
+            .step_by(document_length)
+            .map(u32::try_from)
+            .collect::<Result<_, _>>()?,
         activations: if arguments
             .iter()
             .any(|argument| argument == "--checkpointing")
@@ -89,7 +97,17 @@ struct Settings {
     steps: usize,
     micro_batch: usize,
     sequence_length: usize,
+    document_starts: Vec<u32>,
     activations: ActivationMemory,
+}
+
+impl Settings {
+    /// Rows of token ids.
+    fn rows<'a>(&'a self, ids: &'a [u32]) -> Vec<Sequence<'a>> {
+        let rows = ids.chunks_exact(self.sequence_length);
+        rows.map(|row| Sequence::packed(row, &self.document_starts))
+            .collect()
+    }
 }
 
 /// A student and what it learns from.
@@ -165,7 +183,7 @@ fn train(
             cpu_before = cpu_secs()?;
         }
         let since = Instant::now();
-        let rows: Vec<&[u32]> = text.ids.chunks(seq).collect();
+        let rows = settings.rows(&text.ids);
         let micro_batches: Vec<MicroBatch<'_>> = rows
             .chunks(settings.micro_batch)
             .zip(targets.chunks(settings.micro_batch * seq))
@@ -213,6 +231,7 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
         steps: 1,
         micro_batch: 4,
         sequence_length: 256,
+        document_starts: vec![0],
         activations: ActivationMemory::Kept,
     };
     let (_, spec) = plan_and_spec(&LARGE, &settings);
@@ -258,7 +277,7 @@ fn gradient(settings: &Settings, device: &Device) -> Result<serde_json::Value, B
         return Err(format!("a micro-batch has at most {POSITIONS} positions").into());
     }
     let micro_batch = MicroBatch {
-        inputs: text.ids[..positions].chunks(seq).collect(),
+        inputs: settings.rows(&text.ids[..positions]),
         targets: text.targets(true)[..positions].to_vec(),
     };
 

@@ -199,6 +199,32 @@ def decoder_gradient(name):
           "float64, norms and softmax in float32", ["transformers"])
 
 
+# Lengths of the documents of three rows: of one token, also at the end of a row; longer and shorter than a window of three and than
+# the five positions that the Phi was trained with; and a row that is one document.
+PACKED = [[5, 1, 4, 2], [3, 8, 1], [12]]
+
+
+def decoder_packed(name):
+    """Documents in packed rows: logits of each document alone, and the gradient of the mean cross-entropy of all of their next tokens.
+
+    The models are those of `decoder_gradient`, whose files hold their weights.
+    """
+    seed, variant = 3, name.removeprefix("decoder_packed_")
+    given = json.loads((GOLDEN / f"decoder_gradient_{variant}.json").read_text())
+    model, config, _ = tiny_family(given["seed"], variant, 3) if variant in FAMILIES else tiny_llama(given["seed"], False, 3)
+    assert given["inputs"]["weights"] == flat(model)
+    generator = torch.Generator().manual_seed(seed)
+    documents = [torch.randint(0, config["vocab_size"], (length,), generator=generator) for row in PACKED for length in row]
+    logits = [model(document[None]).logits[0] for document in documents]
+    losses = [torch.nn.functional.cross_entropy(logits[:-1], document[1:], reduction="none") for logits, document in zip(logits, documents)]
+    loss = torch.cat(losses).mean()
+    loss.backward()
+    expected = dict(logits=digits(torch.cat(logits), 6, 6), loss=loss.item(),
+                    gradients={key: digits(parameter.grad, 6, 8) for key, parameter in model.named_parameters()})
+    write(name, seed, dict(atol=1e-6, rtol=1e-5), dict(documents=PACKED, tokens=torch.cat(documents).tolist()), expected,
+          "float64, norms and softmax in float32", ["transformers"])
+
+
 def losses_on_support(name):
     """The soft terms over eight ids and a bucket, or renormalised, and smoothed labels; inputs are those of losses/reference.json."""
     given = json.loads((GOLDEN / "losses" / "reference.json").read_text())
@@ -807,7 +833,8 @@ def rotary(name):
 CASES = {"adamw": adamw, "adapter": adapter, "hidden_mse": hidden_mse, "rotary": rotary, "losses/on_support": losses_on_support,
          "losses/adaptive_kl": losses_adaptive_kl, "schedules": schedules, "training": training, "prune": prune, "sparsegpt": sparsegpt, "gptq": gptq, "awq": awq,
          "grid_int8_channel": grid_int8_channel, "learned_scales": learned_scales, "rounded_activations": rounded_activations,
-         **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)}}
+         **{f"decoder_gradient_{variant}": decoder_gradient for variant in ("tied", "untied", *FAMILIES)},
+         **{f"decoder_packed_{variant}": decoder_packed for variant in ("untied", *FAMILIES)}}
 
 if __name__ == "__main__":
     names = sys.argv[1:]

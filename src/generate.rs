@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use thiserror::Error;
 
 use crate::model::attention::KeyValues;
-use crate::model::{Decoder, ids_tensor};
+use crate::model::{Decoder, TokenBatch};
 use crate::random::Stream;
 
 /// Settings for drawing the next token.
@@ -75,7 +75,8 @@ pub fn generate(
             num_read = 0;
         }
         let new = &text[num_read..];
-        let hidden = decoder.hidden_after(ids_tensor(&[new], &decoder.device()), &mut past); // [1, T, D]
+        let tokens = TokenBatch::document(new, &decoder.device());
+        let hidden = decoder.hidden_after(&tokens, &mut past); // [1, T, D]
         let logits = decoder.logits(hidden.narrow(1, new.len() - 1, 1)); // [1, 1, V]
         let logits = to_vec(logits);
         if !logits.iter().all(|logit| logit.is_finite()) {

@@ -11,7 +11,7 @@ mod tests {
 
     use alambic::checkpoint::Checkpoint;
     use alambic::data::Tokenizer;
-    use alambic::model::{Decoder, ids_tensor};
+    use alambic::model::{Decoder, TokenBatch};
     use alambic::teacher::load_decoder;
     use burn::tensor::Device;
     use serde::Deserialize;
@@ -58,7 +58,7 @@ mod tests {
 
     fn check(decoder: &Decoder, case: &Case) {
         let device = Device::flex();
-        let hidden = decoder.hidden(ids_tensor(&[&case.ids], &device));
+        let hidden = decoder.hidden(&TokenBatch::document(&case.ids, &device));
         let logits = decoder.logits(hidden).try_into_vec_as::<f32>().unwrap();
         let rows: Vec<_> = logits
             .chunks(decoder.config.vocab_size)

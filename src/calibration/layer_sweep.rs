@@ -3,7 +3,8 @@
 use burn::tensor::Tensor;
 
 use super::{BATCH_ROWS, Calibration, Hessian, Interrupted, Observed};
-use crate::model::{Decoder, LayerContexts, ParameterSpec, Site, ids_tensor};
+use crate::data::Sequence;
+use crate::model::{Decoder, LayerContexts, ParameterSpec, Site, TokenBatch};
 use crate::progress::Progress;
 
 /// Calibration text on its way through a decoder. A layer may be changed while the text is in front of it.
@@ -18,13 +19,19 @@ pub struct LayerSweep<'a> {
     decoder: Decoder,
     layer_repeats: usize,
     layer: usize,
-    contexts: LayerContexts,
-    /// Residual streams, `[B, T, D]` each.
-    batches: Vec<Tensor<3>>,
-    /// Positions of each that are observed.
-    observed: Vec<Observed>,
+    /// Contexts of rows of one document.
+    whole: LayerContexts,
+    batches: Vec<Batch>,
     num_tokens: usize,
     progress: Progress,
+}
+
+/// A few rows of the text.
+struct Batch {
+    tokens: TokenBatch,
+    residual: Tensor<3>, // [B, T, D]
+    /// Positions that are observed.
+    observed: Observed,
 }
 
 impl<'a> LayerSweep<'a> {
@@ -32,24 +39,24 @@ impl<'a> LayerSweep<'a> {
     pub fn begin(calibration: &Calibration<'a>, decoder: Decoder, layer_repeats: usize) -> Self {
         let rows = calibration.rows;
         let row_idxs = calibration.row_idxs();
-        let ids = |batch: &[usize]| {
-            let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
-            ids_tensor(&inputs, &decoder.device())
+        let device = decoder.device();
+        let batch = |row_idxs: &[usize]| {
+            let inputs = row_idxs.iter().map(|&row_idx| rows.inputs(row_idx));
+            let tokens = TokenBatch::new(&inputs.collect::<Vec<Sequence<'_>>>(), &device);
+            Batch {
+                residual: decoder.embed(&tokens),
+                observed: calibration.observed(row_idxs),
+                tokens,
+            }
         };
+        let one_document = TokenBatch::document(rows.inputs(row_idxs[0]).tokens(), &device);
         let num_tokens = row_idxs.len() * rows.sequence_length();
         Self {
             calibration: *calibration,
             layer_repeats,
             layer: 0,
-            contexts: decoder.contexts(&ids(&row_idxs[..1])),
-            batches: row_idxs
-                .chunks(BATCH_ROWS)
-                .map(|batch| decoder.embed(ids(batch)))
-                .collect(),
-            observed: row_idxs
-                .chunks(BATCH_ROWS)
-                .map(|batch| calibration.observed(batch))
-                .collect(),
+            whole: decoder.contexts(&one_document),
+            batches: row_idxs.chunks(BATCH_ROWS).map(batch).collect(),
             num_tokens,
             progress: calibration.progress(num_tokens),
             decoder,
@@ -76,17 +83,18 @@ impl<'a> LayerSweep<'a> {
         site: Site,
         mut observer: impl FnMut(&Tensor<3>),
     ) -> Result<(), Interrupted> {
-        for (batch, observed) in self.batches.iter().zip(&self.observed) {
+        for batch in &self.batches {
             self.calibration.check_stop()?;
-            let mut x = batch.clone();
+            let contexts = self.decoder.contexts_or(&self.whole, &batch.tokens);
+            let mut x = batch.residual.clone();
             for run in 0..self.layer_repeats {
                 if run > 0 {
-                    x = self.decoder.layer(self.layer, x, &self.contexts);
+                    x = self.decoder.layer(self.layer, x, &contexts);
                 }
                 let entering = self
                     .decoder
-                    .entering(self.layer, site, x.clone(), &self.contexts);
-                observer(&observed.of(&entering));
+                    .entering(self.layer, site, x.clone(), &contexts);
+                observer(&batch.observed.of(&entering));
             }
         }
         Ok(())
@@ -143,10 +151,10 @@ impl<'a> LayerSweep<'a> {
         assert!(self.layer < num_layers, "behind the last layer");
         for batch in &mut self.batches {
             self.calibration.check_stop()?;
+            let contexts = self.decoder.contexts_or(&self.whole, &batch.tokens);
             for _ in 0..self.layer_repeats {
-                *batch = self
-                    .decoder
-                    .layer(self.layer, batch.clone(), &self.contexts);
+                let residual = batch.residual.clone();
+                batch.residual = self.decoder.layer(self.layer, residual, &contexts);
             }
         }
         let passed = |layer: usize| self.num_tokens * layer / num_layers;

@@ -11,9 +11,9 @@ use thiserror::Error;
 pub use self::hessian::{Hessian, InverseFactor, NotPositiveDefinite, output_square};
 pub use self::layer_sweep::LayerSweep;
 use crate::cost::Text;
-use crate::data::TokenRows;
+use crate::data::{Sequence, TokenRows};
 use crate::loss::counted_rows;
-use crate::model::{Decoder, Site, Tap, ids_tensor};
+use crate::model::{Decoder, Site, Tap, TokenBatch};
 use crate::progress::{self, Progress, thousands};
 
 /// Rows in one forward pass.
@@ -72,15 +72,14 @@ impl Calibration<'_> {
                 progress.finish();
                 return Err(interrupted);
             }
-            let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+            let inputs: Vec<Sequence<'_>> =
+                batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
             let observed = self.observed(batch);
             let mut pass_on = |layer: usize, site: Site, x: &Tensor<3>| {
                 observer(layer, site, &observed.of(x));
             };
-            decoder.hidden_tapped(
-                ids_tensor(&inputs, &decoder.device()),
-                &mut Tap::new(&mut pass_on),
-            );
+            let tokens = TokenBatch::new(&inputs, &decoder.device());
+            decoder.hidden_tapped(&tokens, &mut Tap::new(&mut pass_on));
             progress.advance((batch.len() * rows.sequence_length()) as u64);
         }
         progress.finish();

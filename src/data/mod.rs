@@ -17,6 +17,7 @@ mod plan;
 mod prepare;
 mod rebuilt;
 mod rows;
+mod sequence;
 mod source;
 mod special_tokens;
 mod store;
@@ -40,6 +41,7 @@ pub(crate) use plan::{DATA, TokenizerWord};
 pub use prepare::{Prepared, StoredRows, prepare, prepared_before, read_rows, rows_of_text};
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::{ConversationRow, TokenRows};
+pub use sequence::Sequence;
 pub use source::{
     BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, FieldsPlan, Looked,
     OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan,

@@ -2,6 +2,7 @@
 
 use super::mask::{LossMask, PositionSpan};
 use super::plan::CalibrateOn;
+use super::sequence::Sequence;
 
 /// Rows of tokens, all of one length, in one fixed order.
 ///
@@ -165,9 +166,21 @@ impl TokenRows {
         &self.tokens[row_idx * width..(row_idx + 1) * width]
     }
 
-    /// Tokens that the model reads: `sequence_length` of them.
-    pub fn inputs(&self, row_idx: usize) -> &[u32] {
-        &self.row(row_idx)[..self.sequence_length]
+    /// Positions at which the documents of a row begin, if models are to read them apart; streamed documents and a
+    /// conversation are read as one.
+    #[expect(clippy::unused_self, reason = "rows that are packed will hold them")]
+    fn starts(&self, _row_idx: usize) -> &[u32] {
+        &[0]
+    }
+
+    /// All `sequence_length + 1` tokens of a row, and its documents.
+    pub fn sequence(&self, row_idx: usize) -> Sequence<'_> {
+        Sequence::packed(self.row(row_idx), self.starts(row_idx))
+    }
+
+    /// Tokens that the model reads: `sequence_length` of them, and their documents.
+    pub fn inputs(&self, row_idx: usize) -> Sequence<'_> {
+        self.sequence(row_idx).inputs()
     }
 
     /// Token that position `t` is about, for each `t`.

@@ -190,7 +190,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         let step = AttentionStep.prepare::<C>([q_node, k_node, v_node]);
         match step.compute_bound().stateful() {
             OpsKind::Tracked(step) => {
-                let state = (queries.clone(), keys.clone(), values.clone(), sight);
+                let state = (queries.clone(), keys.clone(), values.clone(), sight.clone());
                 step.finish(state, Flex::attend(queries, keys, values, sight))
             }
             OpsKind::UnTracked(step) => step.finish(Flex::attend(queries, keys, values, sight)),
@@ -353,6 +353,7 @@ mod tests {
             window: 2,
             scale: 1.0,
             soft_cap: None,
+            documents: None,
         };
         let all = [
             floats(rms_norm(flat.clone(), gain, 1e-5)),

@@ -9,7 +9,8 @@ use super::flex;
 ///
 /// # Shapes
 ///
-/// `x` is `[B, N, T, H]`, as is the result; `cos` and `sin` are `[1, 1, T, H/2]` and constants: no slope reaches them.
+/// `x` is `[B, N, T, H]`, as is the result; `cos` and `sin` are `[1, 1, T, H/2]`, or `[B, 1, T, H/2]` if positions differ from
+/// row to row, and constants: no slope reaches them.
 pub fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::takes(&x) {
@@ -38,7 +39,7 @@ pub(super) mod host {
 
     /// Rotates every pair `(j, j + H/2)` of each row by its position's angle; returns `[B, N, T, H]` row-major.
     ///
-    /// `cos` and `sin` are `[T, H/2]`; with `-sin` the result is the slope of the rotation.
+    /// `cos` and `sin` are `[T, H/2]`, or `[B, T, H/2]`; with `-sin` the result is the slope of the rotation.
     pub(in crate::kernels) fn rotate(
         x: &[f32],
         rows: &HeadRows,
@@ -53,15 +54,16 @@ pub(super) mod host {
             .par_chunks_mut(seq * head_dim)
             .enumerate()
             .for_each(|(idx, turned)| {
-                let start =
-                    rows.start + idx / heads * rows.strides[0] + idx % heads * rows.strides[1];
+                let (row, head) = (idx / heads, idx % heads);
+                let start = rows.start + row * rows.strides[0] + head * rows.strides[1];
+                let first_angle = row * seq * half % cos.len(); // 0 if there is one table for all rows
                 vectorized(|| {
                     for (position, turned) in turned.chunks_exact_mut(head_dim).enumerate() {
                         let x = &x[start + position * rows.strides[2]..][..head_dim];
                         let (first, second) = x.split_at(half);
                         let (turned_first, turned_second) = turned.split_at_mut(half);
-                        let angles = position * half..(position + 1) * half;
-                        let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+                        let angle = first_angle + position * half;
+                        let (cos, sin) = (&cos[angle..angle + half], &sin[angle..angle + half]);
                         for j in 0..half {
                             let sin = sign * sin[j];
                             turned_first[j] = first[j] * cos[j] - second[j] * sin;
@@ -107,6 +109,15 @@ mod tests {
                 vec![tensor([batch, heads, head_dim, seq], 1.0, 1.0)],
                 |inputs| flex::rotate(across(&inputs[0]), cos.clone(), sin.clone()),
                 |inputs| chain(across(&inputs[0]), &cos, &sin),
+            );
+            let angles = tensor([batch, 1, seq, head_dim / 2], 5.0, 3.0);
+            let (cos, sin) = (angles.clone().cos(), angles.sin());
+            compare(
+                "rotate by angles that differ from row to row",
+                0.0,
+                vec![tensor([batch, seq + 1, heads, head_dim], 1.0, 1.0)],
+                |inputs| flex::rotate(view(&inputs[0]), cos.clone(), sin.clone()),
+                |inputs| chain(view(&inputs[0]), &cos, &sin),
             );
         }
     }

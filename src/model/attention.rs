@@ -9,7 +9,7 @@ use super::linear::linear;
 use super::norm::norm;
 use super::rope::RopeTable;
 use super::tap::Passed;
-use super::{DecoderConfig, Site, Tap};
+use super::{DecoderConfig, Site, Tap, TokenBatch};
 use crate::kernels::{Sight, attention};
 
 /// Weights of one attention layer, as Hugging Face stores them.
@@ -62,14 +62,15 @@ impl KeyValues {
 }
 
 /// State that all layers of one kind share in a forward pass.
+#[derive(Clone)]
 pub(super) struct AttentionContext {
     rope: Option<RopeTable>, // none in layers without rotary positions
     sight: Sight,
-    mask: Option<Tensor<4>>, // [1, 1, N/KV · T, S]
+    mask: Option<Tensor<4>>, // [B or 1, 1, T, S]
 }
 
 impl AttentionContext {
-    /// Context for `num_new` positions that follow `num_past` ones.
+    /// Context for tokens that follow `num_past` positions, or whose documents each begin at position 0.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "scores are computed in f32"
@@ -78,22 +79,26 @@ impl AttentionContext {
         config: &DecoderConfig,
         LayerKind { layer_type, turns }: LayerKind,
         num_past: usize,
-        num_new: usize,
+        tokens: &TokenBatch,
         device: &Device,
     ) -> Self {
+        let [_, num_new] = tokens.ids().dims();
         let total = num_past + num_new;
-        let groups = config.num_attention_heads / config.num_key_value_heads;
         let sight = Sight {
             num_past,
             window: config.window(layer_type).unwrap_or(total),
             scale: (config.query_pre_attn_scalar as f64).powf(-0.5) as f32,
             soft_cap: config.attn_logit_softcapping.map(|cap| cap as f32),
+            documents: tokens.documents().cloned(),
         };
         let rope = config.rope_of(layer_type);
-        let table = || RopeTable::new(rope, config.head_dim, num_past..total, device);
+        let table = || match tokens.documents() {
+            Some(rows) => RopeTable::of_documents(rope, config.head_dim, rows, device),
+            None => RopeTable::new(rope, config.head_dim, num_past..total, device),
+        };
         Self {
             rope: turns.then(table),
-            mask: sight.mask(groups, num_new, device),
+            mask: sight.mask(num_new, device),
             sight,
         }
     }

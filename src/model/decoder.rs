@@ -1,13 +1,15 @@
 //! The decoder: token ids to hidden states to logits.
 
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{Device, IndexingUpdateOp, Tensor};
 
 use super::attention::{AttentionContext, KeyValues};
 use super::block::DecoderBlock;
 use super::config::LayerKind;
 use super::norm::norm;
 use super::tap::settled;
-use super::{DecoderConfig, Head, InputLevels, ParameterSpec, Site, Tap, parameter_specs};
+use super::{
+    DecoderConfig, Head, InputLevels, ParameterSpec, Site, Tap, TokenBatch, parameter_specs,
+};
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
@@ -134,23 +136,27 @@ impl Decoder {
     ///
     /// # Shapes
     ///
-    /// `ids` is `[B, T]`; returns `[B, T, D]`. Position `t` is about token `t + 1`.
-    pub fn hidden(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.hidden_tapped(ids, &mut Tap::none())
+    /// `tokens` are `[B, T]`; returns `[B, T, D]`. Position `t` is about token `t + 1`.
+    pub fn hidden(&self, tokens: &TokenBatch) -> Tensor<3> {
+        self.hidden_tapped(tokens, &mut Tap::none())
     }
 
     /// Hidden states as in [`Decoder::hidden`]; shows all activations to `tap`.
-    pub fn hidden_tapped(&self, ids: Tensor<2, Int>, tap: &mut Tap<'_>) -> Tensor<3> {
-        let contexts = self.contexts(&ids);
-        self.forward(ids, &contexts, None, tap)
+    pub fn hidden_tapped(&self, tokens: &TokenBatch, tap: &mut Tap<'_>) -> Tensor<3> {
+        self.forward(tokens, &self.contexts(tokens), None, tap)
     }
 
     /// Hidden states of tokens that follow the positions in `past` (one entry per layer); adds the new positions to it.
-    pub fn hidden_after(&self, ids: Tensor<2, Int>, past: &mut Vec<KeyValues>) -> Tensor<3> {
+    ///
+    /// # Panics
+    ///
+    /// If a row of the tokens has several documents.
+    pub fn hidden_after(&self, tokens: &TokenBatch, past: &mut Vec<KeyValues>) -> Tensor<3> {
+        assert!(!tokens.is_packed(), "one document is read on");
         past.resize_with(self.blocks.len(), KeyValues::default);
         let num_past = past.first().map_or(0, KeyValues::len);
-        let contexts = LayerContexts::new(&self.config, num_past, &ids, &self.device());
-        self.forward(ids, &contexts, Some(past), &mut Tap::none())
+        let contexts = LayerContexts::new(&self.config, num_past, tokens, &self.device());
+        self.forward(tokens, &contexts, Some(past), &mut Tap::none())
     }
 
     /// Logits of hidden states.
@@ -166,12 +172,12 @@ impl Decoder {
 
     fn forward(
         &self,
-        ids: Tensor<2, Int>,
+        tokens: &TokenBatch,
         contexts: &LayerContexts,
         mut past: Option<&mut Vec<KeyValues>>,
         tap: &mut Tap<'_>,
     ) -> Tensor<3> {
-        let mut x = self.embed(ids);
+        let mut x = self.embed(tokens);
         for (layer, block) in self.blocks.iter().enumerate() {
             tap.enter(layer);
             tap.observe(Site::Residual, &x);
@@ -190,8 +196,9 @@ impl Decoder {
     ///
     /// # Shapes
     ///
-    /// `ids` is `[B, T]`; returns `[B, T, D]`.
-    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+    /// `tokens` are `[B, T]`; returns `[B, T, D]`.
+    pub fn embed(&self, tokens: &TokenBatch) -> Tensor<3> {
+        let ids = tokens.ids();
         let [batch, seq] = ids.dims();
         let hidden_size = self.config.hidden_size;
         let embedded = self
@@ -210,11 +217,11 @@ impl Decoder {
     ///
     /// # Shapes
     ///
-    /// `total` is `[V, D]`, as is the result; `ids` is `[B, T]`, `slope` is `[B, T, D]`.
+    /// `total` is `[V, D]`, as is the result; `tokens` are `[B, T]`, `slope` is `[B, T, D]`.
     pub fn add_embedding_gradient(
         &self,
         total: Tensor<2>,
-        ids: Tensor<2, Int>,
+        tokens: &TokenBatch,
         slope: Tensor<3>,
     ) -> Tensor<2> {
         let [batch, seq, hidden_size] = slope.dims();
@@ -223,13 +230,23 @@ impl Decoder {
             None => slope,
         };
         let slope = slope.reshape([batch * seq, hidden_size]);
-        let ids = ids.reshape([batch * seq]);
+        let ids = tokens.ids().reshape([batch * seq]);
         total.select_assign(0, ids, slope, IndexingUpdateOp::Add)
     }
 
-    /// State that the layers share in a pass over `ids`, which begins at the first position.
-    pub fn contexts(&self, ids: &Tensor<2, Int>) -> LayerContexts {
-        LayerContexts::new(&self.config, 0, ids, &self.device().without_autodiff())
+    /// State that the layers share in a pass over tokens, whose documents begin at their first position.
+    pub fn contexts(&self, tokens: &TokenBatch) -> LayerContexts {
+        LayerContexts::new(&self.config, 0, tokens, &self.device().without_autodiff())
+    }
+
+    /// State as of [`Decoder::contexts`] for one of many passes over rows of one length: `whole`, which is that of a row
+    /// of one document, for all whose rows are so. What packed rows need is as large as their activations and is not kept.
+    pub fn contexts_or(&self, whole: &LayerContexts, tokens: &TokenBatch) -> LayerContexts {
+        if tokens.is_packed() {
+            self.contexts(tokens)
+        } else {
+            whole.clone()
+        }
     }
 
     /// One layer of a forward pass; the one after the last is the final norm.
@@ -271,21 +288,16 @@ impl Decoder {
 }
 
 /// The context of each kind of layer that a decoder has.
+#[derive(Clone)]
 pub struct LayerContexts(Vec<(LayerKind, AttentionContext)>);
 
 impl LayerContexts {
-    fn new(
-        config: &DecoderConfig,
-        num_past: usize,
-        new_ids: &Tensor<2, Int>,
-        device: &Device,
-    ) -> Self {
-        let [_, seq] = new_ids.dims();
+    fn new(config: &DecoderConfig, num_past: usize, tokens: &TokenBatch, device: &Device) -> Self {
         let mut contexts: Vec<(LayerKind, AttentionContext)> = Vec::new();
         for layer in 0..config.num_hidden_layers {
             let kind = config.layer_kind(layer);
             if contexts.iter().all(|(known, _)| *known != kind) {
-                let context = AttentionContext::new(config, kind, num_past, seq, device);
+                let context = AttentionContext::new(config, kind, num_past, tokens, device);
                 contexts.push((kind, context));
             }
         }
@@ -297,25 +309,4 @@ impl LayerContexts {
         let (_, context) = found.expect("each kind in use has a context");
         context
     }
-}
-
-/// Token ids as a tensor.
-///
-/// # Shapes
-///
-/// Returns `[rows.len(), T]`; all rows have one length.
-///
-/// # Panics
-///
-/// If an id does not fit the device's 32-bit integers.
-pub fn ids_tensor(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
-    let seq = rows.first().map_or(0, |row| row.len());
-    let ids: Vec<i32> = rows
-        .iter()
-        .flat_map(|row| {
-            row.iter()
-                .map(|&id| i32::try_from(id).expect("a vocabulary has fewer than 2^31 tokens"))
-        })
-        .collect();
-    Tensor::from_data(TensorData::new(ids, [rows.len(), seq]), device)
 }

@@ -18,10 +18,11 @@ mod parts;
 pub mod rope;
 mod scheme;
 mod tap;
+mod tokens;
 
 pub use config::{DecoderConfig, LayerType, Rope, RopeScaling};
 pub use config_json::{ConfigError, has_images};
-pub use decoder::{Decoder, LayerContexts, ids_tensor};
+pub use decoder::{Decoder, LayerContexts};
 pub use families::{Activation, Architecture, Family, QkNorm};
 pub use head::Head;
 pub use on_grid::{GroupScaling, OnGrid};
@@ -31,3 +32,4 @@ pub use parts::{
 };
 pub use scheme::{InputLevels, Scheme, Schemes, only_grid, uneven_groups, unlike_parts};
 pub use tap::{Site, Tap};
+pub use tokens::TokenBatch;

@@ -1,6 +1,7 @@
 //! Rotary positions, half-split as Hugging Face stores them: dimension `j` is rotated together with `j + H/2`.
 
 use std::f64::consts::TAU;
+use std::iter;
 use std::ops::Range;
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -12,7 +13,7 @@ use crate::kernels::rotate;
 ///
 /// # Shapes
 ///
-/// Both are `[1, 1, T, R/2]`, with R rotary dimensions of a head.
+/// Both are `[1, 1, T, R/2]`, with R rotary dimensions of a head, or `[B, 1, T, R/2]` if positions differ from row to row.
 #[derive(Debug, Clone)]
 pub struct RopeTable {
     cos: Tensor<4>,
@@ -20,20 +21,48 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// The table of the given positions.
+    /// The table of the given positions, the same in every row.
     ///
     /// Angles are products of f32 numbers, as in `transformers`: at position 8,000 an f64 table would differ from the
     /// angles that the model was trained with.
     pub fn new(rope: &Rope, head_dim: usize, positions: Range<usize>, device: &Device) -> Self {
-        let frequencies = inverse_frequencies(rope, head_dim, positions.end);
-        let shape = [1, 1, positions.len(), frequencies.len()];
-        let angles: Vec<f32> = positions
-            .flat_map(|position| {
-                frequencies
-                    .iter()
-                    .map(move |frequency| position as f32 * frequency)
-            })
-            .collect();
+        let shape = [1, 1, positions.len(), rope.dims(head_dim) / 2];
+        Self::of_runs(rope, head_dim, shape, iter::once(positions), device)
+    }
+
+    /// The table of rows of documents, given the places of these. The first token of a document is at position 0, and all
+    /// of it is rotated as in a pass over this document alone.
+    pub fn of_documents(
+        rope: &Rope,
+        head_dim: usize,
+        rows: &[Vec<Range<usize>>],
+        device: &Device,
+    ) -> Self {
+        let seq = rows.first().and_then(|row| row.last());
+        let seq = seq.map_or(0, |last| last.end);
+        let shape = [rows.len(), 1, seq, rope.dims(head_dim) / 2];
+        let runs = rows.iter().flatten().map(|place| 0..place.len());
+        Self::of_runs(rope, head_dim, shape, runs, device)
+    }
+
+    fn of_runs(
+        rope: &Rope,
+        head_dim: usize,
+        shape: [usize; 4],
+        runs: impl Iterator<Item = Range<usize>>,
+        device: &Device,
+    ) -> Self {
+        let mut angles: Vec<f32> = Vec::with_capacity(shape.iter().product());
+        for positions in runs {
+            let frequencies = inverse_frequencies(rope, head_dim, positions.end);
+            for position in positions {
+                angles.extend(
+                    frequencies
+                        .iter()
+                        .map(|frequency| position as f32 * frequency),
+                );
+            }
+        }
         let size = to_f32(rope.scaling.attention_factor());
         let table = |function: fn(f32) -> f32| {
             let values: Vec<f32> = angles.iter().map(|&angle| size * function(angle)).collect();

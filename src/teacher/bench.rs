@@ -56,15 +56,15 @@ pub fn bench(
     let mut sums: Vec<ErrorSums> = kinds.iter().map(|_| ErrorSums::default()).collect();
     let mut captured: Vec<Vec<Supports>> = kinds.iter().map(|_| Vec::new()).collect();
     for (place, &row_idx) in row_idxs.iter().enumerate() {
-        let row = [rows.row(row_idx)];
-        let everything = supports(decoder, &row, &exact);
+        let row = rows.sequence(row_idx);
+        let everything = supports(decoder, &[row], &exact);
         for ((&support, sums), captured) in kinds.iter().zip(&mut sums).zip(&mut captured) {
             let temperatures = &[1.0];
             let selection = Selection {
                 support,
                 temperatures,
             };
-            let draws = selection.draws(row[0]);
+            let draws = selection.draws(row.tokens());
             for all in &everything {
                 let Supports::TopK(all) = all else {
                     continue;

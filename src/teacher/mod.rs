@@ -22,10 +22,10 @@ use thiserror::Error;
 use crate::cache::{CacheError, CachePart, CacheWriter, SupportPlan, Wanted};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cost::{self, Text};
-use crate::data::TokenRows;
+use crate::data::{Sequence, TokenRows};
 use crate::device;
 use crate::loss::chunked::for_logits;
-use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, ids_tensor};
+use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, TokenBatch};
 use crate::progress::Progress;
 use crate::rates;
 use crate::support::Supports;
@@ -156,7 +156,8 @@ pub fn capture(
         let supports: Vec<Vec<Supports>> = passes
             .par_iter()
             .map(|pass| {
-                let rows: Vec<&[u32]> = pass.iter().map(|&row_idx| rows.row(row_idx)).collect();
+                let rows: Vec<Sequence<'_>> =
+                    pass.iter().map(|&row_idx| rows.sequence(row_idx)).collect();
                 supports(decoder, &rows, &selection)
             })
             .collect();
@@ -199,12 +200,17 @@ pub struct CaptureJob<'a> {
 /// each is not an input, but identifies the row where draws depend on it.
 ///
 /// No autodiff graph is recorded, and logits exist for one chunk of positions at a time.
-pub fn supports(decoder: &Decoder, rows: &[&[u32]], selection: &Selection<'_>) -> Vec<Supports> {
+pub fn supports(
+    decoder: &Decoder,
+    rows: &[Sequence<'_>],
+    selection: &Selection<'_>,
+) -> Vec<Supports> {
     let vocab = decoder.config.vocab_size;
-    let inputs: Vec<&[u32]> = rows.iter().map(|row| &row[..row.len() - 1]).collect();
-    let hidden = decoder.hidden(ids_tensor(&inputs, &decoder.device())); // [B, T, D]
+    let inputs: Vec<Sequence<'_>> = rows.iter().map(|row| row.inputs()).collect();
+    let hidden = decoder.hidden(&TokenBatch::new(&inputs, &decoder.device())); // [B, T, D]
     let [batch, seq, size] = hidden.dims();
-    let draws: Vec<RowDraws> = rows.iter().map(|row| selection.draws(row)).collect();
+    let draws = rows.iter().map(|row| selection.draws(row.tokens()));
+    let draws: Vec<RowDraws> = draws.collect();
     let mut positions: Vec<Supports> = Vec::with_capacity(batch * seq);
     for_logits(
         &hidden.reshape([batch * seq, size]),

@@ -8,15 +8,16 @@ use rayon::prelude::*;
 pub use super::hidden::HiddenMatch;
 pub use super::trunk::ActivationMemory;
 use super::trunk::Trunk;
+use crate::data::Sequence;
 use crate::device::{self, ReadBack};
 use crate::loss::chunked::head_gradients;
 use crate::loss::{LossSpec, PendingSums, RowTarget};
-use crate::model::{Decoder, ids_tensor};
+use crate::model::{Decoder, TokenBatch};
 
 /// A few rows with the target of each position.
 pub struct MicroBatch<'a> {
-    /// Token ids, one slice of `sequence_length` per row.
-    pub inputs: Vec<&'a [u32]>,
+    /// Rows of `sequence_length` tokens.
+    pub inputs: Vec<Sequence<'a>>,
     /// `rows · sequence_length` targets; `None` where a position does not count.
     pub targets: Vec<Option<RowTarget<'a>>>,
 }
@@ -35,7 +36,10 @@ pub struct StepGradient {
 impl MicroBatch<'_> {
     /// True where a position counts, row by row.
     pub(super) fn counted(&self) -> Vec<Vec<bool>> {
-        let seq = self.inputs.first().map_or(1, |row| row.len().max(1));
+        let seq = self
+            .inputs
+            .first()
+            .map_or(1, |row| row.tokens().len().max(1));
         let rows = self.targets.chunks(seq);
         rows.map(|row| row.iter().map(Option::is_some).collect())
             .collect()
@@ -122,8 +126,8 @@ fn sum_gradient(
     activations: ActivationMemory,
     read_back: ReadBack,
 ) -> (PendingSums, Vec<Tensor<2>>) {
-    let ids = ids_tensor(&micro_batch.inputs, &decoder.device());
-    let (last, trunk) = Trunk::forward(decoder, ids, activations);
+    let tokens = TokenBatch::new(&micro_batch.inputs, &decoder.device());
+    let (last, trunk) = Trunk::forward(decoder, tokens, activations);
     let pulled = hidden.map(|hidden| hidden.slopes(&trunk, micro_batch, spec, read_back));
     let [batch, seq, size] = last.dims();
     let head = head_gradients(

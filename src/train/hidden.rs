@@ -6,9 +6,10 @@ use burn::tensor::Tensor;
 
 use super::gradient::MicroBatch;
 use super::trunk::Trunk;
+use crate::data::Sequence;
 use crate::device::ReadBack;
 use crate::loss::{LossSpec, PendingSums, Term, hidden_gradients};
-use crate::model::{Decoder, ids_tensor};
+use crate::model::{Decoder, TokenBatch};
 use crate::student::{Projection, Student, layer_pairs};
 use crate::train::FitPlan;
 
@@ -96,7 +97,7 @@ impl HiddenMatch<'_> {
         let share = (self.pairs.len() as f64).recip();
         let mut rows: Vec<Vec<Tensor<2>>> = vec![Vec::new(); self.pairs.len()]; // [T, D] of each pair and row
         let counted = micro_batch.counted();
-        for (row, (input, is_counted)) in micro_batch.inputs.iter().zip(&counted).enumerate() {
+        for (row, (&input, is_counted)) in micro_batch.inputs.iter().zip(&counted).enumerate() {
             let own = |pair: usize| {
                 let [_, seq, size] = outputs[pair].dims();
                 let row = outputs[pair].clone().narrow(0, row, 1);
@@ -141,11 +142,11 @@ impl HiddenMatch<'_> {
     }
 
     /// Calls `visit` with each pair's index and the teacher's hidden states of one row, `[T, D']`.
-    fn for_teacher(&self, input: &[u32], mut visit: impl FnMut(usize, &Tensor<2>)) {
+    fn for_teacher(&self, input: Sequence<'_>, mut visit: impl FnMut(usize, &Tensor<2>)) {
         let last = self.pairs.iter().map(|&[_, layer]| layer).max();
-        let ids = ids_tensor(&[input], &self.teacher.device());
-        let contexts = self.teacher.contexts(&ids);
-        let mut x = self.teacher.embed(ids);
+        let tokens = TokenBatch::new(&[input], &self.teacher.device());
+        let contexts = self.teacher.contexts(&tokens);
+        let mut x = self.teacher.embed(&tokens);
         for layer in 0..=last.unwrap_or(0) {
             x = self.teacher.layer(layer, x, &contexts);
             let [_, seq, size] = x.dims();

@@ -3,9 +3,9 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use crate::data::TokenRows;
+use crate::data::{Sequence, TokenRows};
 use crate::device;
-use crate::model::{Decoder, Head, ids_tensor};
+use crate::model::{Decoder, Head, TokenBatch};
 use crate::progress::Progress;
 
 /// Source of a model's predictions for rows.
@@ -19,8 +19,8 @@ pub trait Predictor: Sync {
 
 impl Predictor for Decoder {
     fn hidden_of(&self, rows: &TokenRows, batch: &[usize]) -> Tensor<3> {
-        let inputs: Vec<&[u32]> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
-        self.hidden(ids_tensor(&inputs, &self.device()))
+        let inputs: Vec<Sequence<'_>> = batch.iter().map(|&row_idx| rows.inputs(row_idx)).collect();
+        self.hidden(&TokenBatch::new(&inputs, &self.device()))
     }
 
     fn output(&self) -> Head {

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
-use crate::model::{Decoder, LayerContexts, ParameterKind};
+use crate::model::{Decoder, LayerContexts, ParameterKind, TokenBatch};
 use crate::train::FitPlan;
 
 /// Storage of the activations that the backward pass needs.
@@ -36,7 +36,7 @@ pub(super) struct Trunk {
     /// Decoder whose parameters are all leaves, so that a tape gives their gradients.
     tracked: Decoder,
     contexts: LayerContexts,
-    ids: Tensor<2, Int>,
+    tokens: TokenBatch,
     layers: Vec<Layer>,
 }
 
@@ -52,16 +52,16 @@ impl Trunk {
     /// Returns the final hidden states, `[B, T, D]`, without a tape.
     pub(super) fn forward(
         decoder: &Decoder,
-        ids: Tensor<2, Int>,
+        tokens: TokenBatch,
         activations: ActivationMemory,
     ) -> (Tensor<3>, Self) {
         let mut trunk = Self {
             tracked: decoder.map(|_, parameter| parameter.autodiff().require_grad()),
-            contexts: decoder.contexts(&ids),
+            contexts: decoder.contexts(&tokens),
             layers: Vec::new(),
-            ids,
+            tokens,
         };
-        let mut x = decoder.embed(trunk.ids.clone());
+        let mut x = decoder.embed(&trunk.tokens);
         for layer in 0..=decoder.config.num_hidden_layers {
             let (kept, output) = match activations {
                 ActivationMemory::Kept => {
@@ -109,7 +109,7 @@ impl Trunk {
         let Self {
             tracked,
             contexts,
-            ids,
+            tokens,
             mut layers,
         } = self;
         let parameters = tracked.parameters();
@@ -146,7 +146,7 @@ impl Trunk {
                 ParameterKind::Embedding => {
                     let total = output_matrix.take_if(|_| tied);
                     let total = total.unwrap_or_else(|| zeros(parameter));
-                    tracked.add_embedding_gradient(total, ids.clone(), slope.clone())
+                    tracked.add_embedding_gradient(total, &tokens, slope.clone())
                 }
                 ParameterKind::Head => output_matrix.take().unwrap_or_else(|| zeros(parameter)),
                 ParameterKind::Norm

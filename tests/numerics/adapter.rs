@@ -5,10 +5,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use alambic::data::TokenRows;
+use alambic::data::{Sequence, TokenRows};
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{
-    Architecture, Decoder, DecoderConfig, Part, WeightId, ids_tensor, tensor_specs,
+    Architecture, Decoder, DecoderConfig, Part, TokenBatch, WeightId, tensor_specs,
 };
 use alambic::passes::{PassPlan, PruneMethod, PrunePlan, apply};
 use alambic::pruning::Zeros;
@@ -82,8 +82,8 @@ fn with_adapter(decoder: Decoder, plan: &AdapterPlan) -> Student {
     }
 }
 
-fn logits(decoder: &Decoder, rows: &[&[u32]]) -> Vec<f32> {
-    let hidden = decoder.hidden(ids_tensor(rows, &device()));
+fn logits(decoder: &Decoder, rows: &[Sequence<'_>]) -> Vec<f32> {
+    let hidden = decoder.hidden(&TokenBatch::new(rows, &device()));
     decoder.logits(hidden).try_into_vec_as::<f32>().unwrap()
 }
 
@@ -100,7 +100,7 @@ fn logits_and_gradients_equal_those_of_peft() {
     let num_rows = inputs.tokens.len() / (inputs.sequence_length + 1);
     let counted = vec![u32::try_from(inputs.sequence_length).unwrap(); num_rows];
     let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, counted, 1);
-    let all: Vec<&[u32]> = (0..num_rows).map(|row_idx| rows.inputs(row_idx)).collect();
+    let all: Vec<Sequence<'_>> = (0..num_rows).map(|row_idx| rows.inputs(row_idx)).collect();
     let whole_model = Tolerance {
         atol: 1e-5,
         rtol: 1e-5,
@@ -136,7 +136,7 @@ fn an_adapter_starts_as_nothing_within_kaimings_bound() {
     let plan = adapter_plan(5, &[Part::Value, Part::Up]);
     let decoder = random_decoder(config(), 5);
     let student = with_adapter(decoder.clone(), &plan);
-    let ids: [&[u32]; 1] = [&[3, 14, 15]];
+    let ids = [Sequence::document(&[3, 14, 15])];
     assert_eq!(logits(&student.effective(), &ids), logits(&decoder, &ids));
     let trained = student.trained();
     let shapes: Vec<_> = trained

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::cache::{Cache, Fingerprint, Sampling, SupportPlan, TokenHashes, Wanted};
-use alambic::data::TokenRows;
+use alambic::data::{Sequence, TokenRows};
 use alambic::model::Decoder;
 use alambic::support::Supports;
 use alambic::teacher::{CaptureJob, Selection, capture, compare, supports};
@@ -83,11 +83,11 @@ fn draws_do_not_depend_on_what_stands_beside_a_row() {
     for support in SUPPORTS {
         let fingerprint = fingerprint(support);
         let selection = Selection::of(&fingerprint);
-        let all: Vec<&[u32]> = (0..6).map(|row_idx| rows.row(row_idx)).collect();
+        let all: Vec<Sequence<'_>> = (0..6).map(|row_idx| rows.sequence(row_idx)).collect();
         let together = supports(&decoder, &all, &selection);
         let alone: Vec<Supports> = all
             .iter()
-            .flat_map(|row| supports(&decoder, &[row], &selection))
+            .flat_map(|&row| supports(&decoder, &[row], &selection))
             .collect();
         let mut reversed = all.clone();
         reversed.reverse();

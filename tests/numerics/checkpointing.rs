@@ -40,16 +40,21 @@ fn gradient(decoder: &Decoder, rows: &TokenRows, activations: ActivationMemory) 
 pub(crate) fn assert_same_bits(name: &str, decoder: &Decoder, rows: &TokenRows) {
     let kept = gradient(decoder, rows, ActivationMemory::Kept);
     let recomputed = gradient(decoder, rows, ActivationMemory::Recomputed);
-    assert_eq!(kept.sums.read(), recomputed.sums.read(), "{name}");
+    assert_equal_bits(name, decoder, [&kept, &recomputed]);
+}
+
+/// Checks that two gradients of a decoder have the same bits, and that no parameter is without one.
+pub(crate) fn assert_equal_bits(name: &str, decoder: &Decoder, [one, other]: [&StepGradient; 2]) {
+    assert_eq!(one.sums.read(), other.sums.read(), "{name}");
     let parameters = decoder.parameters();
-    assert_eq!(kept.gradients.len(), parameters.len(), "{name}");
-    let pairs = kept.gradients.iter().zip(&recomputed.gradients);
-    for ((spec, _), (kept, recomputed)) in parameters.iter().zip(pairs) {
+    assert_eq!(one.gradients.len(), parameters.len(), "{name}");
+    let pairs = one.gradients.iter().zip(&other.gradients);
+    for ((spec, _), (one, other)) in parameters.iter().zip(pairs) {
         let bits =
             |gradient| -> Vec<u32> { to_vec(gradient).iter().map(|x| x.to_bits()).collect() };
-        let (kept, recomputed) = (bits(kept), bits(recomputed));
-        assert!(kept.iter().any(|bits| *bits != 0), "{name}: {}", spec.name);
-        assert!(kept == recomputed, "{name}: {}", spec.name);
+        let (one, other) = (bits(one), bits(other));
+        assert!(one.iter().any(|bits| *bits != 0), "{name}: {}", spec.name);
+        assert!(one == other, "{name}: {}", spec.name);
     }
 }
 

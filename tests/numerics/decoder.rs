@@ -3,7 +3,8 @@
 use std::fs;
 
 use alambic::checkpoint::Checkpoint;
-use alambic::model::{Decoder, InputLevels, RopeScaling, ids_tensor};
+use alambic::data::Sequence;
+use alambic::model::{Decoder, InputLevels, RopeScaling, TokenBatch};
 use alambic::teacher::load_decoder;
 use burn::tensor::Tensor;
 use safetensors::SafeTensors;
@@ -87,7 +88,7 @@ fn assert_logits_of(decoder: &Decoder, folder: &str, name: &str) {
     let (ids, want) = expected(folder, name);
     assert_eq!(want.len(), ids.len() * decoder.config.vocab_size);
     assert!(ids.len() >= 16, "{folder}: {} positions", ids.len());
-    let hidden = decoder.hidden(ids_tensor(&[&ids], &device()));
+    let hidden = decoder.hidden(&TokenBatch::document(&ids, &device()));
     assert_close(folder, &values(decoder.logits(hidden)), &want, LOGITS);
 }
 
@@ -117,7 +118,7 @@ fn logits_of_checkpoints_with_rounded_activations_equal_those_of_transformers() 
         let (ids, want) = expected(folder, "logits_transformers_f32");
         let (_, free) = expected(folder, "logits_dequant_f32");
         let decoder = open(folder);
-        let hidden = decoder.hidden(ids_tensor(&[&ids], &device()));
+        let hidden = decoder.hidden(&TokenBatch::document(&ids, &device()));
         let got = values(decoder.logits(hidden));
         let distance = |one: &[f64], other: &[f64]| {
             let squares = one.iter().zip(other).map(|(a, b)| (a - b).powi(2));
@@ -159,7 +160,7 @@ fn reading_token_by_token_or_in_chunks_gives_the_hidden_states_of_the_whole() {
         {
             *context = ids.len(); // beyond it all positions turn anew
         }
-        let whole: Vec<f64> = values(decoder.hidden(ids_tensor(&[&ids], &device())))
+        let whole: Vec<f64> = values(decoder.hidden(&TokenBatch::document(&ids, &device())))
             .into_iter()
             .map(f64::from)
             .collect();
@@ -170,7 +171,7 @@ fn reading_token_by_token_or_in_chunks_gives_the_hidden_states_of_the_whole() {
             for &size in &chunks {
                 let (chunk, after) = rest.split_at(size);
                 got.extend(values(
-                    decoder.hidden_after(ids_tensor(&[chunk], &device()), &mut past),
+                    decoder.hidden_after(&TokenBatch::document(chunk, &device()), &mut past),
                 ));
                 rest = after;
             }
@@ -184,9 +185,10 @@ fn reading_token_by_token_or_in_chunks_gives_the_hidden_states_of_the_whole() {
 fn rows_of_a_batch_do_not_see_each_other() {
     let decoder = random_decoder(super::tiny::config(), 1);
     let rows: [&[u32]; 3] = [&[5, 6, 7, 8], &[300, 2, 2, 9], &[5, 6, 7, 9]];
-    let together = values(decoder.hidden(ids_tensor(&rows, &device())));
+    let together =
+        values(decoder.hidden(&TokenBatch::new(&rows.map(Sequence::document), &device())));
     for (row, got) in rows.iter().zip(together.chunks(4 * 16)) {
-        let alone = values(decoder.hidden(ids_tensor(&[row], &device())));
+        let alone = values(decoder.hidden(&TokenBatch::document(row, &device())));
         let alone: Vec<f64> = alone.into_iter().map(f64::from).collect();
         assert_close(&format!("{row:?}"), got, &alone, SAME);
     }
@@ -195,7 +197,7 @@ fn rows_of_a_batch_do_not_see_each_other() {
 #[test]
 fn a_position_does_not_see_what_comes_after_it() {
     let decoder = random_decoder(super::tiny::config(), 1);
-    let hidden = |ids: &[u32]| values(decoder.hidden(ids_tensor(&[ids], &device())));
+    let hidden = |ids: &[u32]| values(decoder.hidden(&TokenBatch::document(ids, &device())));
     let (one, other) = (hidden(&[5, 6, 7, 8]), hidden(&[5, 6, 7, 200]));
     assert_eq!(one[..3 * 16], other[..3 * 16]);
     assert_ne!(one[3 * 16..], other[3 * 16..]);

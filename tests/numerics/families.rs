@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
+use alambic::data::Sequence;
 use alambic::generate::{TokenSampling, generate};
 use alambic::loss::log_sum_exp;
 use alambic::model::{
-    Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, ids_tensor,
+    Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, TokenBatch,
 };
 use alambic::student::PartSelection;
 use alambic::support::Supports;
@@ -41,7 +42,7 @@ fn golden_model(family: &str) -> (Decoder, Vec<u32>) {
 }
 
 fn logits(decoder: &Decoder, ids: &[u32]) -> Vec<f32> {
-    let hidden = decoder.hidden(ids_tensor(&[ids], &device()));
+    let hidden = decoder.hidden(&TokenBatch::document(ids, &device()));
     decoder.logits(hidden).try_into_vec_as::<f32>().unwrap()
 }
 
@@ -117,7 +118,7 @@ fn a_window_gives_the_same_states_token_by_token_in_chunks_and_at_once() {
         let (decoder, ids) = golden_model(family);
         assert_eq!(decoder.config.sliding_window, Some(3));
         let values = |hidden: burn::tensor::Tensor<3>| hidden.try_into_vec_as::<f32>().unwrap();
-        let whole: Vec<f64> = values(decoder.hidden(ids_tensor(&[&ids], &device())))
+        let whole: Vec<f64> = values(decoder.hidden(&TokenBatch::document(&ids, &device())))
             .into_iter()
             .map(f64::from)
             .collect();
@@ -125,7 +126,8 @@ fn a_window_gives_the_same_states_token_by_token_in_chunks_and_at_once() {
             let (mut past, mut rest, mut got) = (Vec::new(), &ids[..], Vec::new());
             for &size in &chunks {
                 let (chunk, after) = rest.split_at(size);
-                let hidden = decoder.hidden_after(ids_tensor(&[chunk], &device()), &mut past);
+                let hidden =
+                    decoder.hidden_after(&TokenBatch::document(chunk, &device()), &mut past);
                 got.extend(values(hidden));
                 rest = after;
             }
@@ -208,12 +210,12 @@ fn layers_without_rope_read_on_token_by_token() {
     );
     let ids = [5_u32, 6, 7, 8, 9, 10];
     let values = |hidden: burn::tensor::Tensor<3>| hidden.try_into_vec_as::<f32>().unwrap();
-    let whole = values(decoder.hidden(ids_tensor(&[&ids], &device())));
+    let whole = values(decoder.hidden(&TokenBatch::document(&ids, &device())));
     let whole: Vec<f64> = whole.into_iter().map(f64::from).collect();
     let (mut past, mut got) = (Vec::new(), Vec::new());
     for id in ids {
         got.extend(values(
-            decoder.hidden_after(ids_tensor(&[&[id]], &device()), &mut past),
+            decoder.hidden_after(&TokenBatch::document(&[id], &device()), &mut past),
         ));
     }
     assert_close("token by token", &got, &whole, SAME);
@@ -243,7 +245,7 @@ fn what_a_capped_teacher_says_is_said_of_capped_logits() {
         temperatures: &[1.0],
     };
     let row = [&ids[..], &[0]].concat(); // the last token is a label, not an input
-    let said = supports(&teacher, &[&row], &selection);
+    let said = supports(&teacher, &[Sequence::document(&row)], &selection);
     let [Supports::TopK(supports)] = said.as_slice() else {
         panic!("{said:?}");
     };

@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::calibration::{Calibration, Interrupted};
 use alambic::model::{
-    Architecture, Decoder, DecoderConfig, LayerType, Part, QkNorm, Site, Tap, ids_tensor,
+    Architecture, Decoder, DecoderConfig, LayerType, Part, QkNorm, Site, Tap, TokenBatch,
 };
 use alambic::student::{FromTeacherPlan, LayersPlan};
 use alambic::student::{Importance, PartSelection};
@@ -47,7 +47,7 @@ pub(crate) fn teacher(architecture: Architecture, tie_word_embeddings: bool) -> 
 }
 
 pub(crate) fn logits(decoder: &Decoder) -> Vec<f32> {
-    let hidden = decoder.hidden(ids_tensor(&[&[5, 317, 44, 8, 160, 201]], &device()));
+    let hidden = decoder.hidden(&TokenBatch::document(&[5, 317, 44, 8, 160, 201], &device()));
     decoder.logits(hidden).try_into_vec_as::<f32>().unwrap()
 }
 
@@ -205,7 +205,10 @@ fn activations(decoder: &Decoder, wanted: (usize, Site)) -> Vec<Vec<Vec<f64>>> {
                 .collect();
         }
     };
-    decoder.hidden_tapped(ids_tensor(&full, &device()), &mut Tap::new(&mut observer));
+    decoder.hidden_tapped(
+        &TokenBatch::new(&full, &device()),
+        &mut Tap::new(&mut observer),
+    );
     found
 }
 

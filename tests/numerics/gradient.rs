@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
-use alambic::data::TokenRows;
+use alambic::data::{Sequence, TokenRows};
 use alambic::device::ReadBack::{self, Free, Stalls};
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig, WeightId, parameter_specs, tensor_specs};
@@ -206,7 +206,7 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
 }
 
 /// Each number within 5e-6 of the largest of its tensor: f32 sums in another order, some of which cancel.
-fn assert_same_gradient(name: &str, got: &StepGradient, want: &StepGradient) {
+pub(crate) fn assert_same_gradient(name: &str, got: &StepGradient, want: &StepGradient) {
     let (sums, want_sums) = (got.sums.read(), want.sums.read());
     assert_eq!(sums.positions, want_sums.positions, "{name}");
     let (total, want_total) = (sums.total, want_sums.total);
@@ -240,7 +240,7 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     let teacher = random_decoder(config(), 2);
     // The first four rows are the step; the last two are padding alone.
     let rows = random_rows(16, &[16, 3, 16, 9, 0, 0], 3);
-    let all: Vec<&[u32]> = (0..6).map(|row| rows.row(row)).collect();
+    let all: Vec<Sequence<'_>> = (0..6).map(|row| rows.sequence(row)).collect();
     let selection = Selection {
         support: SupportPlan::TopK(8),
         temperatures: &[2.0],
@@ -302,7 +302,7 @@ proptest! {
         let num_rows = counted.len();
         counted.resize(num_rows + num_padding, 0);
         let rows = random_rows(sequence_length, &counted, seed);
-        let all: Vec<&[u32]> = (0..counted.len()).map(|row| rows.row(row)).collect();
+        let all: Vec<Sequence<'_>> = (0..counted.len()).map(|row| rows.sequence(row)).collect();
         let selection = Selection { support: SupportPlan::TopK(top_k), temperatures: &[2.0] };
         let supports = supports(&teacher, &all, &selection);
         let mut spec = LossSpec {

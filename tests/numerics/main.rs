@@ -44,6 +44,8 @@ mod not_finite;
 #[cfg(test)]
 mod optimizer;
 #[cfg(test)]
+mod packing;
+#[cfg(test)]
 mod passes;
 #[cfg(test)]
 mod pruning;

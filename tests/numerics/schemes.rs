@@ -4,7 +4,7 @@ use std::fs;
 
 use alambic::kernels::grid::{Grid, Levels};
 use alambic::model::{
-    DecoderConfig, LayerType, ParameterKind, Part, Scheme, Schemes, parameter_specs,
+    DecoderConfig, LayerType, ParameterKind, Part, Scheme, Schemes, TokenBatch, parameter_specs,
 };
 use alambic::passes::quantize::schemes;
 use alambic::passes::{
@@ -114,8 +114,8 @@ fn the_effective_weights_are_those_of_the_schemes_and_bf16_elsewhere() {
 }
 
 fn hidden(student: &Student) -> Vec<f32> {
-    let ids = alambic::model::ids_tensor(&[&[5, 6, 7, 8, 300, 2]], &device());
-    let hidden = student.effective().hidden(ids);
+    let tokens = TokenBatch::document(&[5, 6, 7, 8, 300, 2], &device());
+    let hidden = student.effective().hidden(&tokens);
     hidden.try_into_vec_as::<f32>().unwrap()
 }
 

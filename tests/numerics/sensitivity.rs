@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::data::TokenRows;
 use alambic::kernels::grid::Grid;
-use alambic::model::{Decoder, DecoderConfig, LayerType, Part, ids_tensor};
+use alambic::model::{Decoder, DecoderConfig, LayerType, Part, TokenBatch};
 use alambic::passes::{
     BudgetPlan, Choice, LayerPart, OverridePlan, PassPlan, QuantizeMethod, QuantizePlan,
     Sensitivity, SensitivityPlan, WIDTHS, apply,
@@ -75,8 +75,8 @@ fn kl(float: &Decoder, other: &Decoder) -> f64 {
     let mut sum = 0.0;
     for row_idx in measured {
         let log_probs = |decoder: &Decoder| -> Vec<f64> {
-            let ids = ids_tensor(&[rows.inputs(row_idx)], &decoder.device());
-            let logits: Tensor<3> = decoder.logits(decoder.hidden(ids));
+            let tokens = TokenBatch::new(&[rows.inputs(row_idx)], &decoder.device());
+            let logits: Tensor<3> = decoder.logits(decoder.hidden(&tokens));
             let logits: Vec<f32> = logits.try_into_vec_as().unwrap();
             let rows = logits.chunks(320).flat_map(|row| {
                 let sum: f64 = row.iter().map(|&logit| f64::from(logit).exp()).sum();

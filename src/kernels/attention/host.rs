@@ -2,7 +2,8 @@
 //!
 //! The backward pass computes each strip again instead of keeping it, as FlashAttention does (Dao et al. 2022, arXiv
 //! 2205.14135); but a strip holds whole rows of scores, so each softmax is computed at once. Memory grows with the
-//! length of the text, not with its square. Keys that a causal mask or a window hides from a whole strip cost nothing.
+//! length of the text, not with its square. Keys that a causal mask or a window hides from a whole strip cost nothing, nor do
+//! those of other documents: no strip is of two, so that a row costs as much as its documents alone.
 
 use std::ops::Range;
 
@@ -54,10 +55,9 @@ pub(in crate::kernels) struct Slopes {
     pub(in crate::kernels) values: Vec<f32>,
 }
 
-/// A strip of queries of one head, with the keys that any of them sees.
+/// Some queries of a document, with the keys that any of them sees.
 struct Strip {
     batch_row: usize,
-    head: usize,
     queries: Range<usize>,
     keys: Range<usize>,
 }
@@ -78,20 +78,20 @@ pub(in crate::kernels) fn attention(inputs: &AttentionInputs<'_>) -> Vec<f32> {
     let [batch, heads, seq, head_dim] = inputs.queries.rows.shape;
     let width = heads * head_dim;
     let mut mixed = vec![0.0; batch * seq * width];
-    let strips = mixed
-        .par_chunks_mut(seq * width)
-        .enumerate()
-        .flat_map(|(batch_row, mixed)| {
-            let strips = mixed.par_chunks_mut(QUERIES * width).enumerate();
-            strips.map(move |(strip_idx, mixed)| (batch_row, strip_idx, mixed))
-        });
-    strips.for_each_init(Scores::default, |scores, (batch_row, strip_idx, mixed)| {
+    let mut tasks = Vec::new();
+    let mut rest = mixed.as_mut_slice();
+    for strip in (0..batch).flat_map(|batch_row| inputs.strips(batch_row)) {
+        let (mixed, after) = rest.split_at_mut(strip.queries.len() * width);
+        tasks.push((strip, mixed));
+        rest = after;
+    }
+    let tasks = tasks.into_par_iter();
+    tasks.for_each_init(Scores::default, |scores, (strip, mixed)| {
         for head in 0..heads {
-            let strip = inputs.strip(batch_row, head, strip_idx);
-            inputs.probs(scores, &strip);
+            inputs.probs(scores, &strip, head);
             let probs = Matrix::of_rows(&scores.probs, strip.keys.len());
             let mixed = MatrixMut::new(&mut mixed[head * head_dim..], width);
-            mixed.set(1.0, probs, inputs.values_of(&strip));
+            mixed.set(1.0, probs, inputs.values_of(&strip, head));
         }
     });
     mixed
@@ -125,21 +125,22 @@ pub(in crate::kernels) fn attention_slopes(
         .enumerate()
         .for_each_init(Scores::default, |scores, (idx, ((to_q, to_k), to_v))| {
             let (batch_row, kv_head) = (idx / kv_heads, idx % kv_heads);
+            let strips = inputs.strips(batch_row);
             for (group, to_q) in to_q.chunks_mut(of_queries).enumerate() {
                 let head = kv_head * groups + group;
-                for (strip_idx, to_q) in to_q.chunks_mut(QUERIES * head_dim).enumerate() {
-                    let strip = inputs.strip(batch_row, head, strip_idx);
+                for strip in &strips {
                     let slope = slope.matrix(batch_row, head, strip.queries.clone());
-                    inputs.score_slopes(scores, &strip, slope);
+                    inputs.score_slopes(scores, strip, head, slope);
                     let probs = Matrix::of_rows(&scores.probs, strip.keys.len());
                     let to_scores = Matrix::of_rows(&scores.slopes, strip.keys.len());
                     let (scale, before) = (inputs.sight.scale, strip.keys.start * head_dim);
                     let to_v = MatrixMut::new(&mut to_v[before..], head_dim);
                     to_v.add(1.0, probs.transpose(), slope);
                     let to_k = MatrixMut::new(&mut to_k[before..], head_dim);
-                    to_k.add(scale, to_scores.transpose(), inputs.queries_of(&strip));
-                    let to_q = MatrixMut::new(to_q, head_dim);
-                    to_q.set(scale, to_scores, inputs.keys_of(&strip));
+                    to_k.add(scale, to_scores.transpose(), inputs.queries_of(strip, head));
+                    let before = strip.queries.start * head_dim;
+                    let to_q = MatrixMut::new(&mut to_q[before..], head_dim);
+                    to_q.set(scale, to_scores, inputs.keys_of(strip, head));
                 }
             }
         });
@@ -147,48 +148,53 @@ pub(in crate::kernels) fn attention_slopes(
 }
 
 impl AttentionInputs<'_> {
-    fn strip(&self, batch_row: usize, head: usize, strip_idx: usize) -> Strip {
+    /// Strips of a row, in the order of their queries.
+    fn strips(&self, batch_row: usize) -> Vec<Strip> {
         let [_, _, seq, _] = self.queries.rows.shape;
-        let start = strip_idx * QUERIES;
-        let queries = start..seq.min(start + QUERIES);
-        Strip {
-            batch_row,
-            head,
-            keys: self.sight.seen_by_any(&queries),
-            queries,
+        let mut strips = Vec::new();
+        for document in self.sight.documents_of(batch_row, seq) {
+            for start in document.clone().step_by(QUERIES) {
+                let queries = start..document.end.min(start + QUERIES);
+                strips.push(Strip {
+                    batch_row,
+                    keys: self.sight.seen_by_any(&queries, document.start),
+                    queries,
+                });
+            }
         }
+        strips
     }
 
-    fn queries_of(&self, strip: &Strip) -> Matrix<'_> {
+    fn queries_of(&self, strip: &Strip, head: usize) -> Matrix<'_> {
         self.queries
-            .matrix(strip.batch_row, strip.head, strip.queries.clone())
+            .matrix(strip.batch_row, head, strip.queries.clone())
     }
 
-    fn keys_of(&self, strip: &Strip) -> Matrix<'_> {
+    fn keys_of(&self, strip: &Strip, head: usize) -> Matrix<'_> {
         self.keys
-            .matrix(strip.batch_row, self.kv_head(strip), strip.keys.clone())
+            .matrix(strip.batch_row, self.kv_head(head), strip.keys.clone())
     }
 
-    fn values_of(&self, strip: &Strip) -> Matrix<'_> {
+    fn values_of(&self, strip: &Strip, head: usize) -> Matrix<'_> {
         self.values
-            .matrix(strip.batch_row, self.kv_head(strip), strip.keys.clone())
+            .matrix(strip.batch_row, self.kv_head(head), strip.keys.clone())
     }
 
-    /// The head of keys and values that the queries read.
-    fn kv_head(&self, strip: &Strip) -> usize {
+    /// The head of keys and values that a head of queries reads.
+    fn kv_head(&self, head: usize) -> usize {
         let [_, heads, _, _] = self.queries.rows.shape;
         let [_, kv_heads, _, _] = self.keys.rows.shape;
-        strip.head / (heads / kv_heads)
+        head / (heads / kv_heads)
     }
 
     /// Fills `probs`, and `bends` if scores are capped.
-    fn probs(&self, scores: &mut Scores, strip: &Strip) {
+    fn probs(&self, scores: &mut Scores, strip: &Strip, head: usize) {
         let Scores { probs, bends, .. } = scores;
         let Strip { queries, keys, .. } = strip;
         let width = keys.len();
         probs.resize(queries.len() * width, 0.0);
-        let keys_of = self.keys_of(strip).transpose();
-        MatrixMut::new(probs, width).set(self.sight.scale, self.queries_of(strip), keys_of);
+        let (queries_of, keys_of) = (self.queries_of(strip, head), self.keys_of(strip, head));
+        MatrixMut::new(probs, width).set(self.sight.scale, queries_of, keys_of.transpose());
         if let Some(cap) = self.sight.soft_cap {
             bends.clear();
             for score in probs.iter_mut() {
@@ -199,7 +205,7 @@ impl AttentionInputs<'_> {
         }
         vectorized(|| {
             for (query, row) in queries.clone().zip(probs.chunks_exact_mut(width)) {
-                let seen = self.sight.seen_by(query);
+                let seen = self.sight.seen_by(query, keys.start); // nobody of the strip sees more
                 let seen = seen.start - keys.start..seen.end - keys.start;
                 row[..seen.start].fill(0.0);
                 row[seen.end..].fill(0.0);
@@ -214,8 +220,8 @@ impl AttentionInputs<'_> {
     }
 
     /// Fills `probs`, and `slopes` with the slopes of the scaled scores.
-    fn score_slopes(&self, scores: &mut Scores, strip: &Strip, slope: Matrix<'_>) {
-        self.probs(scores, strip);
+    fn score_slopes(&self, scores: &mut Scores, strip: &Strip, head: usize, slope: Matrix<'_>) {
+        self.probs(scores, strip, head);
         let Scores {
             probs,
             slopes,
@@ -223,7 +229,7 @@ impl AttentionInputs<'_> {
         } = scores;
         let width = strip.keys.len();
         slopes.resize(probs.len(), 0.0);
-        MatrixMut::new(slopes, width).set(1.0, slope, self.values_of(strip).transpose());
+        MatrixMut::new(slopes, width).set(1.0, slope, self.values_of(strip, head).transpose());
         vectorized(|| {
             let rows = slopes
                 .chunks_exact_mut(width)

@@ -3,7 +3,9 @@
 #[cfg(feature = "flex")]
 pub(super) mod host;
 
+use std::iter;
 use std::ops::Range;
+use std::sync::Arc;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -18,7 +20,7 @@ use crate::device;
 const HIDDEN: f32 = -1e9;
 
 /// Keys that a query sees, and the treatment of their scores.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Sight {
     /// Positions before the first query; key `s` is at position `s`.
     pub num_past: usize,
@@ -28,36 +30,53 @@ pub struct Sight {
     pub scale: f32,
     /// Bound of the scores, if they have one.
     pub soft_cap: Option<f32>,
+    /// Positions of the documents of each row, which fill it; a query sees nothing of another document. None if each row
+    /// is one document, the only case in which there are positions before the first query.
+    pub documents: Option<Arc<[Vec<Range<usize>>]>>,
 }
 
 impl Sight {
-    /// Keys that a query sees: its own position and at most `window − 1` before it.
-    fn seen_by(&self, query: usize) -> Range<usize> {
+    /// Keys that a query sees: its own position and at most `window − 1` before it, of its document, which begins at the
+    /// key `first`.
+    fn seen_by(&self, query: usize, first: usize) -> Range<usize> {
         let end = self.num_past + query + 1;
-        end.saturating_sub(self.window)..end
+        end.saturating_sub(self.window).max(first)..end
     }
 
     /// Range from the first to the last key that any query of a range sees.
     #[cfg(feature = "flex")]
-    fn seen_by_any(&self, queries: &Range<usize>) -> Range<usize> {
-        self.seen_by(queries.start).start..self.seen_by(queries.end - 1).end
+    fn seen_by_any(&self, queries: &Range<usize>, first: usize) -> Range<usize> {
+        self.seen_by(queries.start, first).start..self.seen_by(queries.end - 1, first).end
     }
 
-    /// Mask that [`attention`] needs on a device without a kernel for it, `[1, 1, G·T, S]`: 0 where a query sees a key,
-    /// else a number whose exponential is 0. It is as large as the scores of one head, so it is made once for all
-    /// layers, and only there.
-    pub fn mask(&self, groups: usize, num_queries: usize, device: &Device) -> Option<Tensor<4>> {
-        (!device::is_host(device)).then(|| self.mask_on(groups, num_queries, device))
-    }
-
-    fn mask_on(&self, groups: usize, num_queries: usize, device: &Device) -> Tensor<4> {
-        let num_keys = self.num_past + num_queries;
-        let mut mask = Vec::with_capacity(groups * num_queries * num_keys);
-        for query in (0..groups).flat_map(|_| 0..num_queries) {
-            let seen = self.seen_by(query);
-            mask.extend((0..num_keys).map(|key| if seen.contains(&key) { 0.0 } else { HIDDEN }));
+    /// Queries of each document of a row.
+    fn documents_of(&self, row: usize, num_queries: usize) -> Vec<Range<usize>> {
+        match &self.documents {
+            Some(rows) => rows[row].clone(),
+            None => iter::once(0..num_queries).collect(),
         }
-        let shape = [1, 1, groups * num_queries, num_keys];
+    }
+
+    /// Mask that [`attention`] needs on a device without a kernel for it, `[1, 1, T, S]`, or `[B, 1, T, S]` if rows have
+    /// documents: 0 where a query sees a key, else a number whose exponential is 0. It is as large as the scores of one
+    /// head, so it is made once for all layers, and only there.
+    pub fn mask(&self, num_queries: usize, device: &Device) -> Option<Tensor<4>> {
+        (!device::is_host(device)).then(|| self.mask_on(num_queries, device))
+    }
+
+    fn mask_on(&self, num_queries: usize, device: &Device) -> Tensor<4> {
+        let num_keys = self.num_past + num_queries;
+        let num_rows = self.documents.as_ref().map_or(1, |rows| rows.len());
+        let mut mask = vec![HIDDEN; num_rows * num_queries * num_keys];
+        let documents = (0..num_rows).flat_map(|row| self.documents_of(row, num_queries));
+        let queries = documents.flat_map(|document| {
+            let first = document.start;
+            document.map(move |query| (query, first))
+        });
+        for ((query, first), keys) in queries.zip(mask.chunks_exact_mut(num_keys)) {
+            keys[self.seen_by(query, first)].fill(0.0);
+        }
+        let shape = [num_rows, 1, num_queries, num_keys];
         Tensor::from_data(TensorData::new(mask, shape), device)
     }
 }
@@ -77,7 +96,7 @@ pub fn attention(
     match mask {
         Some(mask) => chain(queries, keys, values, sight, mask),
         #[cfg(feature = "flex")]
-        None => flex::attention(queries, keys, values, *sight),
+        None => flex::attention(queries, keys, values, sight.clone()),
         #[cfg(not(feature = "flex"))]
         None => unreachable!("a device without kernels has a mask"),
     }
@@ -103,7 +122,10 @@ fn chain(
         Some(cap) => soft_cap(scores, f64::from(cap)),
         None => scores,
     };
-    let mixed = softmax(scores + mask.clone(), 3).matmul(values); // [B, KV, G·T, H]
+    let [_, _, stacked, num_keys] = scores.dims();
+    let scores = scores.reshape([batch, heads, seq, num_keys]) + mask.clone(); // [B, N, T, S]
+    let probs = softmax(scores, 3).reshape([batch, kv_heads, stacked, num_keys]);
+    let mixed = probs.matmul(values); // [B, KV, G·T, H]
     let mixed = mixed.reshape([batch, heads, seq, head_dim]).swap_dims(1, 2);
     mixed.reshape([batch, seq, heads * head_dim]) // [B, T, N·H]
 }
@@ -130,14 +152,47 @@ mod tests {
         ]
     }
 
-    #[test]
-    fn attention_equals_its_twin_in_value_and_slopes() {
-        let sight = |num_past, window, soft_cap| Sight {
+    fn sight(num_past: usize, window: usize, soft_cap: Option<f32>) -> Sight {
+        Sight {
             num_past,
             window,
             scale: 0.4,
             soft_cap,
+            documents: None,
+        }
+    }
+
+    /// Two rows whose documents begin at these positions.
+    fn documents(seq: usize, starts: [&[usize]; 2]) -> Arc<[Vec<Range<usize>>]> {
+        let row = |starts: &[usize]| {
+            let ends = starts.iter().skip(1).copied().chain([seq]);
+            let places = starts.iter().zip(ends);
+            places.map(|(&start, end)| start..end).collect()
         };
+        starts.map(row).into()
+    }
+
+    fn compare_twins(num_heads: usize, kv_heads: usize, seq: usize, sight: &Sight) {
+        let mask = sight.mask_on(seq, &Device::flex());
+        for scale in [1.0, 10.0] {
+            compare(
+                &format!("{num_heads} heads on {kv_heads}, {seq} queries times {scale}, {sight:?}"),
+                scale, // scores are sums of products of this size
+                heads(num_heads, kv_heads, seq, sight, scale),
+                |inputs| {
+                    let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
+                    flex::attention(q, k, v, sight.clone())
+                },
+                |inputs| {
+                    let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
+                    chain(q, k, v, sight, &mask)
+                },
+            );
+        }
+    }
+
+    #[test]
+    fn attention_equals_its_twin_in_value_and_slopes() {
         for (num_heads, kv_heads, seq, sight) in [
             (1, 1, 1, sight(1, 2, None)),
             (4, 4, 2, sight(0, 2, None)),
@@ -149,40 +204,74 @@ mod tests {
             (6, 3, 1, sight(40, 41, None)), // a word after others, as in generation
             (2, 1, 67, sight(30, 17, None)),
         ] {
-            let device = Device::flex();
-            let mask = sight.mask_on(num_heads / kv_heads, seq, &device);
-            for scale in [1.0, 10.0] {
-                compare(
-                    &format!(
-                        "{num_heads} heads on {kv_heads}, {seq} queries times {scale}, {sight:?}"
-                    ),
-                    scale, // scores are sums of products of this size
-                    heads(num_heads, kv_heads, seq, &sight, scale),
-                    |inputs| {
-                        let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
-                        flex::attention(q, k, v, sight)
-                    },
-                    |inputs| {
-                        let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
-                        chain(q, k, v, &sight, &mask)
-                    },
-                );
-            }
+            compare_twins(num_heads, kv_heads, seq, &sight);
         }
     }
 
     #[test]
-    fn a_query_takes_nothing_from_keys_outside_its_window_and_shares_out_one() {
-        let sight = Sight {
-            num_past: 0,
-            window: 2,
-            scale: 1.0,
-            soft_cap: None,
-        };
+    fn attention_inside_documents_equals_its_twin_in_value_and_slopes() {
+        for (num_heads, kv_heads, seq, window, soft_cap, starts) in [
+            (1, 1, 2, 2, None, [&[0, 1][..], &[0]]), // documents of one token
+            (4, 2, 65, 65, None, [&[0, 64], &[0, 1, 2, 3]]),
+            (6, 2, 150, 9, None, [&[0, 5, 80, 149], &[0, 130]]), // longer than a strip and the window
+            (2, 2, 130, 130, Some(1.5), [&[0], &[0, 64, 65, 129]]),
+            (3, 1, 70, 20, Some(3.0), [&[0, 69], &[0, 10, 31]]),
+        ] {
+            let sight = Sight {
+                documents: Some(documents(seq, starts)),
+                ..sight(0, window, soft_cap)
+            };
+            compare_twins(num_heads, kv_heads, seq, &sight);
+        }
+    }
+
+    #[test]
+    fn a_document_in_a_row_is_mixed_to_the_bits_of_the_document_alone() {
+        let (seq, starts) = (200, [0, 70, 71, 199]);
+        for (window, soft_cap) in [(200, None), (33, Some(1.5))] {
+            let packed = Sight {
+                documents: Some(documents(seq, [&starts, &[0]])),
+                ..sight(0, window, soft_cap)
+            };
+            let whole = heads(4, 2, seq, &packed, 1.0);
+            let mix = |inputs: Vec<Tensor<4>>, sight: &Sight| {
+                let [q, k, v] = [0, 1, 2].map(|at| inputs[at].clone());
+                flex::attention(q, k, v, sight.clone())
+            };
+            let together = mix(whole.clone(), &packed);
+            let alone = |row: usize, place: Range<usize>| {
+                let part = |x: &Tensor<4>| {
+                    let x = x.clone().narrow(0, row, 1);
+                    x.narrow(2, place.start, place.len())
+                };
+                let inputs = whole.iter().map(part).collect();
+                floats(mix(inputs, &sight(0, window, soft_cap)))
+            };
+            for (row, places) in documents(seq, [&starts, &[0]]).iter().enumerate() {
+                for place in places {
+                    let got = together.clone().narrow(0, row, 1);
+                    let got = floats(got.narrow(1, place.start, place.len()));
+                    assert_eq!(got, alone(row, place.clone()), "row {row}, {place:?}");
+                }
+            }
+        }
+    }
+
+    /// Probabilities of four queries whose scores are all equal, as both forms compute them.
+    fn probs(sight: &Sight) -> Vec<f32> {
         let device = Device::flex();
         let zeros = Tensor::zeros([1, 1, 4, 4], &device);
         let unit = Tensor::<2>::eye(4, &device).reshape([1, 1, 4, 4]); // the result is the probabilities
-        let probs = floats(flex::attention(zeros.clone(), zeros, unit, sight));
+        let mask = sight.mask_on(4, &device);
+        let plain = chain(zeros.clone(), zeros.clone(), unit.clone(), sight, &mask);
+        let probs = floats(flex::attention(zeros.clone(), zeros, unit, sight.clone()));
+        assert_eq!(probs, floats(plain));
+        probs
+    }
+
+    #[test]
+    fn a_query_takes_nothing_from_keys_outside_its_window_and_shares_out_one() {
+        let probs = probs(&sight(0, 2, None));
         #[rustfmt::skip]
         let want = [
             1.0, 0.0, 0.0, 0.0,
@@ -191,5 +280,21 @@ mod tests {
             0.0, 0.0, 0.5, 0.5,
         ];
         assert_eq!(probs, want);
+    }
+
+    #[test]
+    fn a_query_takes_nothing_from_keys_of_other_documents_and_shares_out_one() {
+        let sight = Sight {
+            documents: Some([vec![0..1, 1..4]].into()),
+            ..sight(0, 2, None)
+        };
+        #[rustfmt::skip]
+        let want = [
+            1.0, 0.0, 0.0, 0.0,
+            0.0, 1.0, 0.0, 0.0,
+            0.0, 0.5, 0.5, 0.0,
+            0.0, 0.0, 0.5, 0.5,
+        ];
+        assert_eq!(probs(&sight), want);
     }
 }

@@ -9,11 +9,11 @@ use rayon::prelude::*;
 use super::sensitivity::{Cost, LayerPart, Sensitivity, WIDTHS};
 use super::{PassError, calibration, override_of, saved, scheme};
 use super::{QuantizePlan, SchemePlan};
-use crate::data::TokenRows;
+use crate::data::{Sequence, TokenRows};
 use crate::device;
 use crate::loss::chunked::{all_logits, for_logits};
 use crate::loss::{counted_rows, kl_of_logits};
-use crate::model::{Decoder, LayerContexts, ParameterSpec, WeightId, ids_tensor};
+use crate::model::{Decoder, LayerContexts, ParameterSpec, TokenBatch, WeightId};
 use crate::progress::Progress;
 use crate::student::Student;
 use crate::train::check_number;
@@ -125,12 +125,14 @@ fn variants(plan: &QuantizePlan, student: &Student, layer: usize) -> Vec<Variant
 struct ResidualStream<'a> {
     student: &'a Student,
     float: Decoder,
-    contexts: LayerContexts,
+    /// Contexts of rows of one document.
+    whole: LayerContexts,
     batches: Vec<Batch>,
     positions: u64,
 }
 
 struct Batch {
+    tokens: TokenBatch,
     residual: Tensor<3>, // [B, T, D]
     last: Tensor<2>,     // [N, D]
     /// True where a position counts, row by row.
@@ -143,25 +145,26 @@ impl<'a> ResidualStream<'a> {
         let row_logits = rows.sequence_length() * float.config.vocab_size;
         let at_once = (HELD_LOGITS / row_logits).max(1);
         let all: Vec<usize> = (0..rows.num_rows()).collect();
-        let ids = |row_idxs: &[usize]| {
-            let inputs: Vec<&[u32]> = row_idxs.iter().map(|&idx| rows.inputs(idx)).collect();
-            ids_tensor(&inputs, &float.device())
-        };
+        let device = float.device();
         let batch = |row_idxs: &[usize]| {
             let seq = rows.sequence_length();
             let is_counted: Vec<bool> = row_idxs
                 .iter()
                 .flat_map(|&row_idx| rows.mask(row_idx).flags(seq))
                 .collect();
+            let inputs: Vec<Sequence<'_>> = row_idxs.iter().map(|&idx| rows.inputs(idx)).collect();
+            let tokens = TokenBatch::new(&inputs, &device);
             Batch {
-                residual: float.embed(ids(row_idxs)),
-                last: flat(float.hidden(ids(row_idxs)), &is_counted),
+                residual: float.embed(&tokens),
+                last: flat(float.hidden(&tokens), &is_counted),
                 is_counted,
+                tokens,
             }
         };
+        let one_document = TokenBatch::document(rows.inputs(0).tokens(), &device);
         Self {
             student,
-            contexts: float.contexts(&ids(&all[..1])),
+            whole: float.contexts(&one_document),
             batches: all.chunks(at_once).map(batch).collect(),
             positions: rows.num_positions(),
             float,
@@ -178,9 +181,8 @@ impl<'a> ResidualStream<'a> {
     fn advance(&mut self, layer: usize) {
         for run in self.runs(layer) {
             for batch in &mut self.batches {
-                batch.residual = self
-                    .float
-                    .layer(run, batch.residual.clone(), &self.contexts);
+                let contexts = self.float.contexts_or(&self.whole, &batch.tokens);
+                batch.residual = self.float.layer(run, batch.residual.clone(), &contexts);
             }
         }
     }
@@ -208,6 +210,7 @@ impl<'a> ResidualStream<'a> {
         let at_once = device::parallelism(&own.device());
         for batch in &self.batches {
             let reference = all_logits(&batch.last, &self.float.head());
+            let contexts = self.float.contexts_or(&self.whole, &batch.tokens);
             for (variants, decoders) in variants.chunks_mut(at_once).zip(decoders.chunks(at_once)) {
                 check_stop()?;
                 variants
@@ -216,7 +219,7 @@ impl<'a> ResidualStream<'a> {
                     .for_each(|(variant, decoder)| {
                         let mut x = batch.residual.clone();
                         for layer in first..=last {
-                            x = decoder.layer(layer, x, &self.contexts);
+                            x = decoder.layer(layer, x, &contexts);
                         }
                         let sum = kl(&reference, decoder, &flat(x, &batch.is_counted));
                         variant.cost.kl_nats += sum / self.positions as f64;

@@ -91,8 +91,8 @@ pub fn check_tokenizer(
     rows: &TokenRows,
 ) -> Result<(), WriteError> {
     let carried = Tokenizer::open(path)?;
-    let decoded =
-        (0..rows.num_rows().min(NUM_ROWS)).map(|row_idx| tokenizer.decode(rows.inputs(row_idx)));
+    let decoded = (0..rows.num_rows().min(NUM_ROWS))
+        .map(|row_idx| tokenizer.decode(rows.inputs(row_idx).tokens()));
     let mut texts = decoded.collect::<Result<Vec<_>, _>>()?;
     texts.push(PROBE.to_owned());
     for text in texts {

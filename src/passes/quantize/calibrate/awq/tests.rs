@@ -10,7 +10,7 @@ use super::*;
 use crate::calibration::{Calibration, Hessian};
 use crate::data::TokenRows;
 use crate::model::{
-    Architecture, Decoder, LayerType, ParameterKind, Rope, Scheme, ids_tensor, parameter_specs,
+    Architecture, Decoder, LayerType, ParameterKind, Rope, Scheme, TokenBatch, parameter_specs,
 };
 use crate::random::Stream;
 
@@ -198,9 +198,9 @@ fn a_scaled_layer_computes_what_it_did_in_every_family() {
                 sweep.advance("").unwrap();
             }
             let after = sweep.finish();
-            let ids = || ids_tensor(&[rows.inputs(0), rows.inputs(1)], &before.device());
+            let tokens = TokenBatch::new(&[rows.inputs(0), rows.inputs(1)], &before.device());
             let hidden = |decoder: &Decoder| {
-                let hidden = decoder.hidden(ids());
+                let hidden = decoder.hidden(&tokens);
                 hidden.try_into_vec_as::<f32>().unwrap()
             };
             for (got, want) in hidden(&after).iter().zip(hidden(&before)) {
