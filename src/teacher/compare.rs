@@ -7,6 +7,7 @@ use crate::cache::{
     Cache, CacheError, ENTROPY_ERROR_BOUND, LOG_PROB_ERROR_BOUND, LOWEST_BELOW_TOP,
     MASS_ERROR_BOUND,
 };
+use crate::data::Sequence;
 use crate::model::Decoder;
 use crate::random::Stream;
 use crate::support::{Support, Supports, TopK};
@@ -61,7 +62,7 @@ pub fn compare(
         )]
         let pick = (draws.uniform() * row_idxs.len() as f64) as usize;
         let (tokens, stored) = cache.captured_row(row_idxs.swap_remove(pick))?;
-        let fresh = supports(decoder, &[&tokens], &selection);
+        let fresh = supports(decoder, &[Sequence::document(&tokens)], &selection);
         for fresh in &fresh {
             comparison.add(&stored, fresh);
         }
