@@ -63,7 +63,7 @@ pub(super) fn fetch(
                     failed => failed,
                 })
         })?;
-        let found = hexadecimal(&part.hasher.clone().finalize());
+        let found = format!("{:x}", part.hasher.clone().finalize());
         match content
             .sha256
             .filter(|want| !want.eq_ignore_ascii_case(&found))
@@ -282,8 +282,4 @@ fn damaged(content: &Blob<'_>, why: String) -> HubError {
         file: content.about.file.to_owned(),
         why,
     }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

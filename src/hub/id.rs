@@ -15,6 +15,12 @@ const MAX_REVISION: usize = 255;
 /// Start of what is an id even if a path of this name exists.
 const SCHEME: &str = "hf://";
 
+/// Ending of addresses for git, which a name cannot have.
+const GIT: &str = ".git";
+
+/// Ending that git keeps for itself.
+const LOCK: &str = ".lock";
+
 /// Endings of files that are given by their paths.
 const FILE_ENDINGS: [&str; 12] = [
     ".arrow",
@@ -195,7 +201,7 @@ fn check_id(id: &str) -> Result<(), NotAnId> {
             return Err(NotAnId::Part(part.to_owned()));
         }
     }
-    if id.contains("--") || id.contains("..") || id.ends_with(".git") {
+    if id.contains("--") || id.contains("..") || id.ends_with(GIT) {
         return Err(NotAnId::Reserved);
     }
     Ok(())
@@ -205,8 +211,7 @@ fn check_id(id: &str) -> Result<(), NotAnId> {
 fn is_revision(text: &str) -> bool {
     let is_refused =
         |letter: char| letter.is_whitespace() || letter.is_control() || "~^:?*[\\".contains(letter);
-    let is_part =
-        |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(".lock");
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with(LOCK);
     text.len() <= MAX_REVISION
         && text.split('/').all(is_part)
         && !text.contains(is_refused)

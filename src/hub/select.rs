@@ -21,6 +21,9 @@ const LICENSES: [&str; 2] = ["LICENSE", "LICENCE"];
 /// Folder of chat templates that have names.
 const TEMPLATES: &str = "additional_chat_templates/";
 
+const TEMPLATE: &str = ".jinja";
+const GGUF: &str = ".gguf";
+
 /// Words in names of GGUF files that are no language models.
 const NO_MODELS: [&str; 2] = ["mmproj", "imatrix"];
 
@@ -47,7 +50,7 @@ pub(super) fn beside_weights(names: &[String]) -> Vec<String> {
         let is_license = LICENSES.iter().any(|start| name.starts_with(start));
         let is_other_index = name.ends_with(".index.json") && *name != INDEX; // of weights in other formats
         match name.strip_prefix(TEMPLATES) {
-            Some(inside) => !inside.contains('/') && inside.ends_with(".jinja"),
+            Some(inside) => !inside.contains('/') && inside.ends_with(TEMPLATE),
             None => {
                 !name.contains('/')
                     && !name.starts_with('.')
@@ -182,7 +185,7 @@ pub(super) fn gguf(repo: &str, names: &[String], wanted: &str) -> Result<String,
 
 fn is_gguf_model(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
-    lower.ends_with(".gguf") && !NO_MODELS.iter().any(|word| lower.contains(word))
+    lower.ends_with(GGUF) && !NO_MODELS.iter().any(|word| lower.contains(word))
 }
 
 /// Tells whether a name has a word between its `-`, `.` and `/`: `Q4_K` is none of `x-Q4_K_M.gguf`.

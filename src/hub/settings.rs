@@ -69,7 +69,7 @@ impl Default for Patience {
         Self {
             attempts: 6,
             first_wait: Duration::from_secs(1),
-            longest_wait: Duration::from_secs(300), // the window of the hub's rate limits
+            longest_wait: Duration::from_mins(5), // the window of the hub's rate limits
         }
     }
 }

@@ -26,88 +26,72 @@ fn told(desk: &Desk) -> (&'static str, String) {
     (error.id(), text)
 }
 
+fn assert_told(reply: Reply, times: usize, id: &str, part: &str) {
+    let (got, text) = refused(reply, times);
+    assert_eq!(got, id, "{text}");
+    assert!(text.contains(part), "{text}");
+}
+
 #[test]
 fn each_refusal_of_a_hub_is_told_apart() {
     let code = |status: u16, code: &str| Reply::of(status, &[("X-Error-Code", code)], b"");
-    let message = |status: u16, text: &str| Reply::of(status, &[("X-Error-Message", text)], b"{}");
-    for (reply, id, part) in [
-        (
-            code(403, "GatedRepo"),
-            "hub/gated",
-            "ask for access at http://127.0.0.1",
-        ),
-        (
-            code(401, "RepoNotFound"),
-            "hub/not-found",
-            "no model `a/b` that this token may read",
-        ),
-        (
-            code(404, "RepoNotFound"),
-            "hub/not-found",
-            "check that the token may read it",
-        ),
-        (Reply::of(401, &[], b""), "hub/not-found", "spelling"),
-        (
-            message(401, "Invalid credentials in Authorization header"),
-            "hub/bad-token",
-            "take a new one",
-        ),
-        (code(404, "RevisionNotFound"), "hub/no-revision", "`main`"),
-        (
-            message(403, "Access to this resource is disabled."),
-            "hub/forbidden",
-            "closed access",
-        ),
-        (
-            message(403, "Your token\u{1b} lacks a right"),
-            "hub/forbidden",
-            "`a/b`: Your token",
-        ),
-        (
-            Reply::of(403, &[("Content-Type", "text/html")], b"<html>"),
-            "hub/not-a-hub",
-            "web page (status 403)",
-        ),
-        (
-            Reply::of(404, &[], b"nginx"),
-            "hub/not-a-hub",
-            "HF_ENDPOINT",
-        ),
-        (Reply::html(), "hub/not-a-hub", "a web page instead of JSON"),
-        (
-            Reply::of(200, &[("Content-Type", "application/json")], b"{}"),
-            "hub/not-a-hub",
-            "not the JSON of a repository",
-        ),
-        (Reply::of(418, &[], b""), "hub/status", "418"),
-        (
-            Reply::of(302, &[("Location", "ftp://x/")], b""),
-            "hub/not-a-hub",
-            "address that is none",
-        ),
-    ] {
-        let (got, text) = refused(reply, 1);
-        assert_eq!(got, id, "{text}");
-        assert!(text.contains(part), "{text}");
-    }
-    let (id, text) = refused(code(503, ""), 9);
-    assert!(
-        id == "hub/status" && text.contains("503") && text.contains("later"),
-        "{text}"
-    );
-    let (id, text) = refused(Reply::of(429, &[("Retry-After", "3600")], b""), 1);
-    assert!(
-        id == "hub/too-many-requests" && text.contains("takes none for 3600 s"),
-        "{text}"
-    );
-    let (id, text) = refused(
-        Reply::of(429, &[("RateLimit", "\"api\";r=0;t=900")], b""),
+    let gated = code(403, "GatedRepo");
+    assert_told(gated, 1, "hub/gated", "ask for access at http://127.0.0.1");
+    let missing = code(401, "RepoNotFound");
+    assert_told(
+        missing,
         1,
+        "hub/not-found",
+        "no model `a/b` that this token may read",
     );
-    assert!(
-        id == "hub/too-many-requests" && text.contains("900 s"),
-        "{text}"
+    let missing = code(404, "RepoNotFound");
+    assert_told(
+        missing,
+        1,
+        "hub/not-found",
+        "check that the token may read it",
     );
+    assert_told(code(401, ""), 1, "hub/not-found", "spelling");
+    assert_told(
+        code(404, "RevisionNotFound"),
+        1,
+        "hub/no-revision",
+        "`main`",
+    );
+    assert_told(code(418, ""), 1, "hub/status", "418");
+    assert_told(
+        code(503, ""),
+        9,
+        "hub/status",
+        "503; the hub has a fault of its own",
+    );
+    let message = |status: u16, text: &str| Reply::of(status, &[("X-Error-Message", text)], b"{}");
+    let token = message(401, "Invalid credentials in Authorization header");
+    assert_told(token, 1, "hub/bad-token", "take a new one");
+    let closed = message(403, "Access to this resource is disabled.");
+    assert_told(closed, 1, "hub/forbidden", "closed access");
+    let right = message(403, "Your token lacks a right");
+    assert_told(right, 1, "hub/forbidden", "`a/b`: Your token lacks a right");
+    let wait = |header: (&'static str, &str)| Reply::of(429, &[header], b"");
+    let after = wait(("Retry-After", "3600"));
+    assert_told(after, 1, "hub/too-many-requests", "takes none for 3600 s");
+    let limit = wait(("RateLimit", "\"api\";r=0;t=900"));
+    assert_told(limit, 1, "hub/too-many-requests", "900 s");
+}
+
+#[test]
+fn what_is_no_hub_is_told_apart() {
+    let id = "hub/not-a-hub";
+    let page = Reply::of(403, &[("Content-Type", "text/html")], b"<html>");
+    assert_told(page, 1, id, "web page (status 403)");
+    assert_told(Reply::of(404, &[], b"nginx"), 1, id, "HF_ENDPOINT");
+    assert_told(Reply::html(), 1, id, "a web page instead of JSON");
+    let json = Reply::of(200, &[("Content-Type", "application/json")], b"{}");
+    assert_told(json, 1, id, "not the JSON of a repository");
+    let nowhere = Reply::of(302, &[("Location", "ftp://x/")], b"");
+    assert_told(nowhere, 1, id, "address that is none");
+    let around = Reply::of(302, &[("Location", "/api/models/a/b/revision/main")], b"");
+    assert_told(around, 99, id, "more than 10 times");
 }
 
 #[test]
@@ -149,17 +133,14 @@ fn a_download_waits_no_longer_when_it_is_stopped() {
     hub.plan("/api/", 1, Reply::of(503, &[("Retry-After", "2")], b""));
     let desk = Desk::new(&hub);
     let mut waits = 0;
-    let stopped = Hub::new(desk.settings.clone()).unwrap().model(
-        &HubId::parse("a/b").unwrap(),
-        &mut |event| {
-            assert!(
-                matches!(event, HubEvent::Waits { why, .. } if why.contains("503")),
-                "{event:?}"
-            );
-            waits += 1;
-            ControlFlow::Break(())
-        },
-    );
+    let stopped = desk.watched(&mut |event| {
+        assert!(
+            matches!(event, HubEvent::Waits { why, .. } if why.contains("503")),
+            "{event:?}"
+        );
+        waits += 1;
+        ControlFlow::Break(())
+    });
     assert!(matches!(stopped, Err(HubError::Stopped)), "{stopped:?}");
     assert_eq!(waits, 1);
 }

@@ -61,6 +61,12 @@ impl Desk {
         hub.model(&HubId::parse(id).unwrap(), &mut on)
     }
 
+    /// Fetches `a/b`, and tells of its progress.
+    fn watched(&self, watch: Watch<'_>) -> Result<Snapshot, HubError> {
+        let hub = Hub::new(self.settings.clone())?;
+        hub.model(&HubId::parse("a/b").unwrap(), watch)
+    }
+
     fn offline(&self) -> Self {
         let settings = Settings {
             offline: true,
@@ -98,16 +104,13 @@ fn a_model_lies_in_the_cache_as_python_lays_it_out() {
     let hub = model_hub();
     let desk = Desk::new(&hub);
     let mut last = None;
-    let snapshot = Hub::new(desk.settings.clone()).unwrap().model(
-        &HubId::parse("a/b").unwrap(),
-        &mut |event| {
-            if let HubEvent::Bytes { done, total } = event {
-                assert!(done <= total);
-                last = Some((done, total));
-            }
-            ControlFlow::Continue(())
-        },
-    );
+    let snapshot = desk.watched(&mut |event| {
+        if let HubEvent::Bytes { done, total } = event {
+            assert!(done <= total);
+            last = Some((done, total));
+        }
+        ControlFlow::Continue(())
+    });
     let snapshot = snapshot.unwrap();
     assert_eq!(
         (snapshot.commit.as_str(), snapshot.notes.len()),

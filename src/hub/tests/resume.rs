@@ -144,7 +144,7 @@ fn a_download_that_comes_no_further_ends_and_keeps_its_part() {
 
     let fresh = FakeHub::new(&[("config.json", b"{}"), (FILE, &content)]);
     let settings = Settings {
-        endpoint: fresh.endpoint.clone(),
+        endpoint: fresh.endpoint,
         ..desk.settings.clone()
     };
     Hub::new(settings)
@@ -202,17 +202,14 @@ fn a_download_that_another_process_makes_is_waited_for() {
     let mut held = Some(files::open(&lock).unwrap());
     held.as_ref().unwrap().lock().unwrap();
     let mut waited = 0;
-    let snapshot = Hub::new(desk.settings.clone()).unwrap().model(
-        &HubId::parse("a/b").unwrap(),
-        &mut |event| {
-            if let HubEvent::Locked { file } = event {
-                assert_eq!(file, FILE);
-                waited += 1;
-                held = None;
-            }
-            ControlFlow::Continue(())
-        },
-    );
+    let snapshot = desk.watched(&mut |event| {
+        if let HubEvent::Locked { file } = event {
+            assert_eq!(file, FILE);
+            waited += 1;
+            held = None;
+        }
+        ControlFlow::Continue(())
+    });
     assert_eq!(waited, 1);
     assert_eq!(snapshot.unwrap().commit, COMMIT);
 }
@@ -222,13 +219,10 @@ fn a_stopped_download_goes_on_later() {
     let content = bytes(1_000_000);
     let hub = hub(&content);
     let desk = Desk::new(&hub);
-    let reference = HubId::parse("a/b").unwrap();
-    let stopped = Hub::new(desk.settings.clone())
-        .unwrap()
-        .model(&reference, &mut |event| match event {
-            HubEvent::Bytes { done, .. } if done > 1_000 => ControlFlow::Break(()),
-            _ => ControlFlow::Continue(()),
-        });
+    let stopped = desk.watched(&mut |event| match event {
+        HubEvent::Bytes { done, .. } if done > 1_000 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
     assert!(matches!(stopped, Err(HubError::Stopped)), "{stopped:?}");
     assert!(part(&desk, &content).metadata().unwrap().len() > 1_000);
     desk.model("a/b").unwrap();

@@ -133,10 +133,7 @@ impl FakeHub {
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Entity tag of a file: that of a large one is its SHA-256.
@@ -180,26 +177,7 @@ impl State {
         let path = seen.path.split('?').next().unwrap();
         let files = self.files.lock().unwrap();
         if let Some(rest) = path.strip_prefix("/api/") {
-            let (_, revision) = rest.split_once("/a/b/revision/").unwrap();
-            if !["main", "v1", "refs%2Fpr%2F1", commit.as_str(), COMMIT].contains(&revision) {
-                return Reply::of(404, &[("X-Error-Code", "RevisionNotFound")], b"");
-            }
-            let siblings = files.iter().map(|(name, bytes)| {
-                let (size, digest) = (bytes.len(), sha256(bytes));
-                if is_large(name) {
-                    let lfs = json!({"sha256": digest, "size": size});
-                    json!({"rfilename": name, "size": size, "blobId": "0".repeat(40), "lfs": lfs})
-                } else {
-                    json!({"rfilename": name, "size": size, "blobId": etag(name, bytes)})
-                }
-            });
-            let commit = if revision == COMMIT { COMMIT } else { &commit };
-            let body = json!({"sha": commit, "siblings": siblings.collect::<Vec<_>>()}).to_string();
-            return Reply::of(
-                200,
-                &[("Content-Type", "application/json")],
-                body.as_bytes(),
-            );
+            return info(rest, &commit, &files);
         }
         let name = path
             .rsplit_once("/resolve/")
@@ -242,6 +220,27 @@ impl State {
             &[("X-Repo-Commit", asked), ("ETag", &format!("W/\"{etag}\""))],
         )
     }
+}
+
+/// Commit and files of a revision.
+fn info(path: &str, commit: &str, files: &BTreeMap<String, Vec<u8>>) -> Reply {
+    let (_, revision) = path.split_once("/a/b/revision/").unwrap();
+    if !["main", "v1", "refs%2Fpr%2F1", commit, COMMIT].contains(&revision) {
+        return Reply::of(404, &[("X-Error-Code", "RevisionNotFound")], b"");
+    }
+    let siblings = files.iter().map(|(name, bytes)| {
+        let (size, digest) = (bytes.len(), sha256(bytes));
+        if is_large(name) {
+            let lfs = json!({"sha256": digest, "size": size});
+            json!({"rfilename": name, "size": size, "blobId": "0".repeat(40), "lfs": lfs})
+        } else {
+            json!({"rfilename": name, "size": size, "blobId": etag(name, bytes)})
+        }
+    });
+    let commit = if revision == COMMIT { COMMIT } else { commit };
+    let body = json!({"sha": commit, "siblings": siblings.collect::<Vec<_>>()}).to_string();
+    let headers = [("Content-Type", "application/json")];
+    Reply::of(200, &headers, body.as_bytes())
 }
 
 /// The file, or the part of it that is asked for.
@@ -296,7 +295,7 @@ fn write(mut stream: &TcpStream, reply: &Reply, is_head: bool) -> std::io::Resul
         reply.body.len()
     );
     for (name, value) in &reply.headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
+        head.extend([name, ": ", value.as_str(), "\r\n"]);
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
     if !is_head {
