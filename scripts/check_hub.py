@@ -58,7 +58,7 @@ def handler(files):
             entries = [(name, content, hashlib.sha256(content).hexdigest()) for name, content in files.items()]
             if path.startswith(f"/api/models/{ID}/revision/"):
                 siblings = [
-                    {"rfilename": name, "size": len(content), "blobId": git_id(content), **({"lfs": {"sha256": sha256, "size": len(content)}} if name.endswith(LARGE) else {})}
+                    {"rfilename": name, "size": len(content), "blobId": git_id(content), **({"lfs": {"sha256": sha256, "size": len(content), "pointerSize": 130}} if name.endswith(LARGE) else {})}
                     for name, content, sha256 in entries
                 ]
                 answer = {"id": ID, "modelId": ID, "sha": COMMIT, "private": False, "tags": [], "downloads": 0, "likes": 0, "siblings": siblings}

@@ -129,14 +129,14 @@ impl HubId {
 
     /// The id that a text of a recipe or a command line means; `None` if it is a path.
     ///
-    /// What exists is a path, relative to `folder`. So is what looks like one (`./x`, `/x`, `~/x`, two slashes, the ending
-    /// of a file), and `runs/x` where there is a folder `runs`: that is a path with a mistake in it. `hf://` before a text
-    /// makes it an id in any case.
+    /// What looks like a path is one (`./x`, `/x`, `~/x`, two slashes, the ending of a file). So is `runs/x` where there is
+    /// a folder `runs`, relative to `folder`: a path that exists, or one with a mistake in it. `hf://` before a text makes
+    /// it an id in any case.
     pub fn recognise(text: &str, folder: &Path) -> Option<Result<Self, NotAnId>> {
         if text.starts_with(SCHEME) {
             return Some(Self::parse(text));
         }
-        if looks_like_a_path(text) || folder.join(text).exists() {
+        if looks_like_a_path(text) {
             return None;
         }
         let owner = text.split_once('/').map(|(owner, _)| owner)?;
@@ -285,6 +285,7 @@ mod tests {
             ("a/b.git", ".git"),
             ("a/b@", "branch"),
             ("a/b@../main", "branch"),
+            ("a/b@x..y", "branch"),
             ("a/b@a b", "branch"),
             ("a/b@x/.hidden", "branch"),
             ("a/b@main@{1}", "branch"),
