@@ -232,6 +232,8 @@ mod tests {
         );
         let both = [("HF_HOME", home), ("HF_TOKEN", " hf_own\n")];
         assert_eq!(header(&both).as_deref(), Some("Bearer hf_own"));
+        let broken = [("HF_TOKEN", "hf_\r\nown")];
+        assert_eq!(header(&broken).as_deref(), Some("Bearer hf_own"));
         let without = [both[0], both[1], ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")];
         assert_eq!(header(&without), None);
         let other = dir.path().join("other");
