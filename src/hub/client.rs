@@ -43,7 +43,7 @@ pub(super) struct Client {
     patience: Patience,
 }
 
-/// What a request is about; errors name it.
+/// Subject of a request; errors name it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct About<'a> {
     pub(super) id: &'a str,
@@ -291,7 +291,7 @@ impl Client {
         }
     }
 
-    /// What a refusal means: by the code that the hub gives, else by the status.
+    /// Error that a refusal means: by the code that the hub gives, else by the status.
     fn refusal(&self, answer: Answer, about: About<'_>) -> HubError {
         let (endpoint, repo) = (self.endpoint.clone(), about.id.to_owned());
         let (code, message) = (

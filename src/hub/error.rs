@@ -211,7 +211,7 @@ pub(super) fn short(commit: &str) -> &str {
     commit.get(..10).unwrap_or(commit)
 }
 
-/// What a server has said beside its status, on one line and without control characters.
+/// Words of a server beside its status, on one line and without control characters.
 fn said(told: &str) -> String {
     if told.is_empty() {
         return String::new();

@@ -129,7 +129,7 @@ impl HubId {
 
     /// The id that a text of a recipe or a command line means; `None` if it is a path.
     ///
-    /// What looks like a path is one (`./x`, `/x`, `~/x`, two slashes, the ending of a file). So is `runs/x` where there is
+    /// A text that looks like a path is one (`./x`, `/x`, `~/x`, two slashes, the ending of a file). So is `runs/x` where there is
     /// a folder `runs`, relative to `folder`: a path that exists, or one with a mistake in it. `hf://` before a text makes
     /// it an id in any case.
     pub fn recognise(text: &str, folder: &Path) -> Option<Result<Self, NotAnId>> {

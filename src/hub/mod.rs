@@ -38,14 +38,14 @@ const MAX_FILES: usize = 50_000;
 /// Digits of a SHA-256.
 const SHA256_DIGITS: usize = 64;
 
-/// What a download is doing.
+/// Activity of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HubEvent<'a> {
     /// Bytes on disk, of all files that are fetched together.
     Bytes {
-        /// Those that are there.
+        /// Number of those that are there.
         done: u64,
-        /// Those that there will be, as far as the hub tells sizes.
+        /// Number of those that there will be, as far as the hub tells sizes.
         total: u64,
     },
     /// A request is repeated after a wait; sent ten times a second.
@@ -261,7 +261,7 @@ impl Hub {
     }
 }
 
-/// What the API says of a revision.
+/// Answer of the API about a revision.
 #[derive(Deserialize)]
 struct Info {
     sha: String,

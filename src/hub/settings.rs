@@ -30,7 +30,7 @@ pub struct Settings {
     pub offline: bool,
     /// Longest time without a byte.
     pub timeout: Duration,
-    /// How often and how long failed requests are repeated.
+    /// Number and length of the waits between repeated requests.
     pub patience: Patience,
     /// True if the proxy that the environment names is used.
     pub proxy: bool,
