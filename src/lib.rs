@@ -30,6 +30,8 @@ pub mod diag;
 
 pub mod missing;
 
+pub mod hub;
+
 pub mod device;
 
 pub mod vector;

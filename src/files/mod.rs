@@ -51,6 +51,14 @@ pub fn open_to_append(path: &Path) -> io::Result<File> {
     open_regular(path, options.append(true).create(true), OFlags::NOFOLLOW)
 }
 
+/// Opens one of alambic's own files for reading and writing at any place, and creates it if it does not exist. What is
+/// in it stays. A symbolic link is refused, as by [`open_to_append`].
+pub fn open_to_resume(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true);
+    open_regular(path, &mut options, OFlags::NOFOLLOW)
+}
+
 fn open_regular(path: &Path, options: &mut OpenOptions, more: OFlags) -> io::Result<File> {
     // Without `NONBLOCK`, opening a pipe waits for its other end.
     let flags = OFlags::NONBLOCK | more;
