@@ -207,10 +207,7 @@ impl Client {
                 Err(Failed::Final(error)) => return Err(error),
                 Err(Failed::Passing(error, asked)) => (error, asked),
                 Err(Failed::Advanced(error)) => {
-                    (wait, tries_left) = (
-                        self.patience.first_wait,
-                        self.patience.attempts.saturating_sub(1),
-                    );
+                    (wait, tries_left) = (self.patience.first_wait, self.patience.attempts);
                     (error, None)
                 }
             };

@@ -178,6 +178,7 @@ fn a_file_that_is_not_of_the_commit_or_has_no_tag_is_refused() {
         ),
         (vec![commit], "ETag"),
         (vec![commit, ("ETag", "\"../../x\"")], "ETag"),
+        (vec![commit, ("ETag", "\".hidden\"")], "ETag"),
     ] {
         let hub = model_hub();
         hub.plan("HEAD /a/b/resolve", 1, Reply::of(200, &headers, b"{}"));
