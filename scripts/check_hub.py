@@ -28,7 +28,7 @@ LARGE = (".safetensors", ".gguf")
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--program", default="target/release/alambic")
-parser.add_argument("--command", nargs="*", default=["inspect", ID])
+parser.add_argument("--command", nargs="*", default=["fetch", ID])
 parser.add_argument("--model", default="checkpoints/austen-teacher", type=pathlib.Path)
 
 

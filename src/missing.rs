@@ -35,14 +35,14 @@ pub fn similar(typed: &Path, folder: &Path) -> Option<String> {
     None
 }
 
-/// Advice on a model's path that does not exist: the id of a hub, which nothing is fetched by, or a similar path.
+/// Advice on a model's path that does not exist: the id of a hub, which has to be fetched first, or a similar path.
 pub fn model(typed: &Path, folder: &Path) -> Option<String> {
     let text = typed.to_str()?;
     match text.split_once('/') {
         Some((owner, name)) if is_id(owner) && is_id(name) && !folder.join(owner).exists() => {
             Some(format!(
-                "`{text}` looks like the id of a model on the Hugging Face hub, and alambic fetches nothing: run `hf download \
-                 {text} --local-dir {name}`, and write the path of that folder"
+                "`{text}` looks like the id of a model on the Hugging Face hub: run `alambic fetch {text}`, and write the path \
+                 that it prints"
             ))
         }
         _ => similar(typed, folder),
@@ -108,8 +108,7 @@ mod tests {
             "meta-llama/Llama-3.2-1B",
             "Qwen/Qwen2.5-0.5B",
         ] {
-            let name = typed.split_once('/').unwrap().1;
-            let command = format!("`hf download {typed} --local-dir {name}`");
+            let command = format!("`alambic fetch {typed}`");
             assert!(told(typed).contains(&command), "{typed}");
         }
         for typed in [

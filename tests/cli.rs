@@ -15,7 +15,7 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 24] = [
+    const COMMANDS: [&str; 25] = [
         "",
         "new",
         "run",
@@ -31,6 +31,7 @@ mod tests {
         "data",
         "data show",
         "data render",
+        "fetch",
         "export",
         "quantize",
         "evaluate",

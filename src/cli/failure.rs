@@ -62,7 +62,7 @@ impl Failure {
         }
     }
 
-    fn interrupted(error: &dyn std::fmt::Display) -> Self {
+    pub(super) fn interrupted(error: &dyn std::fmt::Display) -> Self {
         Self {
             message: format!("{error}"),
             code: 130,

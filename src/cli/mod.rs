@@ -6,6 +6,7 @@ mod convert;
 mod data;
 mod evaluate;
 mod failure;
+mod fetch;
 mod generate;
 mod new;
 mod packaging;
@@ -91,6 +92,9 @@ Examples:
   alambic data render my-model datasets/chat/validation.jsonl"
     )]
     Data(data::DataCommand),
+    /// Fetch a model or data from the Hugging Face hub, and print where it is
+    #[command(after_help = fetch::EXAMPLES)]
+    Fetch(fetch::FetchArgs),
     /// Convert any checkpoint to another format, and verify the result
     #[command(after_help = convert::EXPORT_EXAMPLES)]
     Export(convert::ExportArgs),
@@ -365,6 +369,7 @@ pub fn execute(cli: &Cli, out: &mut dyn Write) -> Result<(), Failure> {
         Command::Clean(args) => runs::clean(args, &mut output),
         Command::Cache(command) => cache::execute(command, &mut output),
         Command::Data(command) => data::execute(command, &mut output),
+        Command::Fetch(args) => fetch::execute(args, &mut output),
         Command::Export(args) => convert::export(args, &mut output),
         Command::Quantize(args) => convert::quantize(args, &mut output),
         Command::Evaluate(args) => evaluate::evaluate(args, &mut output),

@@ -212,7 +212,7 @@ const REFUSED: [(&str, i32, &[&str]); 27] = [
         2,
         &[
             "help: `HuggingFaceTB/SmolLM2-135M` looks like the id of a model on the Hugging Face hub",
-            "`hf download",
+            "`alambic fetch",
         ],
     ),
     (
