@@ -7,6 +7,7 @@
 The folder `spark.parquet` is written by pyarrow under the names and with the types that Spark gives, not by Spark itself. What
 is null stands for what is absent; `expected.json` has it dropped at every depth of columns, and kept in JSON text.
 """
+import base64
 import gzip
 import json
 import pathlib
@@ -16,6 +17,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
+import pyarrow.parquet.encryption
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden" / "sources"
 EXPECTED = {}
@@ -174,6 +176,29 @@ def spark():
     expect("spark.parquet", [{"prompt": prompt, "completion": completion} for prompt, completion in parts])
 
 
+class NoKeys(pq.encryption.KmsClient):
+    """Keys of no secret: the files are there to be refused."""
+
+    def __init__(self, _config):
+        super().__init__()
+
+    def wrap_key(self, key_bytes, master_key_identifier):
+        return base64.b64encode(key_bytes)
+
+    def unwrap_key(self, wrapped_key, master_key_identifier):
+        return base64.b64decode(wrapped_key)
+
+
+def encrypted():
+    """Files whose footer, or whose column alone, is encrypted."""
+    table = pa.table({"id": [1], "text": ["words"]})
+    for name, has_plain_footer in [("encrypted.parquet", False), ("encrypted_column.parquet", True)]:
+        config = pq.encryption.EncryptionConfiguration("footer", column_keys={"column": ["text"]}, plaintext_footer=has_plain_footer)
+        factory = pq.encryption.CryptoFactory(NoKeys)
+        properties = factory.file_encryption_properties(pq.encryption.KmsConnectionConfig(), config)
+        pq.write_table(table, OUT / name, encryption_properties=properties, compression="none")
+
+
 def packed():
     lines = "".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(3)).encode()
     texts = [f"text {number}" for number in range(3)]
@@ -194,7 +219,7 @@ def main():
     if OUT.exists():
         shutil.rmtree(OUT)
     OUT.mkdir(parents=True)
-    for make in [codecs, structs, mixed, hub, types, spark, packed]:
+    for make in [codecs, structs, mixed, hub, types, spark, encrypted, packed]:
         make()
     EXPECTED["versions"] = {"datasets": datasets.__version__, "pyarrow": pa.__version__}
     (OUT / "expected.json").write_text(json.dumps(EXPECTED, indent=1) + "\n")

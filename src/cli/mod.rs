@@ -258,7 +258,7 @@ struct Trust {
 struct EvaluateArgs {
     /// Model folder, `.gguf` file, or the folder of a pass or of a run
     checkpoint: PathBuf,
-    /// Text or JSONL file, or a folder of them
+    /// File of texts or conversations, or a folder of them
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
     /// Positions per row; each row starts without context

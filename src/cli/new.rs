@@ -170,7 +170,7 @@ impl From<StarterError> for Failure {
                 "write a smaller `--size`, or `--size 1` to quantise only".to_owned(),
             )),
             StarterError::Text(_) => Self::input("new/data", &error).help(Some(
-                "name `.txt` or `.jsonl` files with text in `--data`".to_owned(),
+                "name files with text or conversations in `--data`: `.txt`, `.jsonl`, `.json`, `.parquet`, `.arrow`, or folders of them".to_owned(),
             )),
             StarterError::Teacher(error) => error.into(),
             StarterError::Recipe(faults) => faults.into(),

@@ -23,7 +23,7 @@ keys! {
         #[serde(skip_serializing_if = "Option::is_none")]
         learn: Option<Learn> = rule("`assistant` for conversations, `completion` for prompts with their completions", Kind::Word(Learn::WORDS), "part of a conversation that is learnt: losses and all other measures count only its tokens") also ["assistant_only_loss", "completion_only_loss", "train_on_inputs", "mask_prompt"];
         #[serde(skip_serializing_if = "is_fail")]
-        on_bad_row: OnBadRow = or("fail", Kind::Word(OnBadRow::WORDS), "action at a row that cannot be read as its format says: `fail` tells all of them before anything runs, `skip` leaves them out, counts them and tells the first twenty");
+        on_bad_row: OnBadRow = or("fail", Kind::Word(OnBadRow::WORDS), "action at a row that cannot be read as its format says: `fail` tells all of them before anything runs, `skip` leaves them out, counts them and tells the first twenty, unless more rows of a source are bad than good");
         #[serde(skip_serializing_if = "is_all")]
         calibrate_on: CalibrateOn = or("all", Kind::Word(CalibrateOn::WORDS), "positions of conversations that `prune`, `quantize`, `shrink` and `from_teacher` observe: `all`, or those that are `learnt`");
         tokenizer: TokenizerPlan = rule("`teacher`; required without a teacher", Kind::Choice(&TOKENIZER), "source of the tokenizer") else teachers;

@@ -1,13 +1,14 @@
 //! Rows as they are read: documents, faults, and what is skipped.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::container::other_format;
-use super::fault::{FaultKind, Faults, SkipReason, Skipped, SourceError};
-use super::plan::OnBadRow;
+use super::fault::{FaultKind, Faults, MostlyBad, SkipReason, Skipped, SourceError};
+use super::plan::{OnBadRow, SourcePlan};
 use super::rows::{Layout, Outcome};
 use super::text::{self, Extent};
+use super::walk::SourceFile;
 use super::{Content, Document};
 
 /// Rows of all files.
@@ -17,33 +18,73 @@ pub(super) struct Collected {
     pub(super) faults: Faults,
     pub(super) bad_rows: Faults,
     pub(super) choices: Choices,
+    /// Counts of the rows of each source, in their order.
+    counts: Vec<Counts>,
     on_bad_row: OnBadRow,
 }
 
+/// Good and bad rows of a source.
+struct Counts {
+    of: MostlyBad,
+    /// True if there are rows that were not looked at.
+    is_partial: bool,
+}
+
 impl Collected {
-    pub(super) fn new(on_bad_row: OnBadRow) -> Self {
+    pub(super) fn new(sources: &[SourcePlan], on_bad_row: OnBadRow) -> Self {
+        let counts = sources.iter().map(|source| Counts {
+            of: MostlyBad {
+                path: source.path.clone(),
+                num_bad: 0,
+                num_rows: 0,
+                decided: None,
+            },
+            is_partial: false,
+        });
         Self {
             documents: Vec::new(),
             skipped: Vec::new(),
             faults: Faults::default(),
             bad_rows: Faults::default(),
             choices: Choices::default(),
+            counts: counts.collect(),
             on_bad_row,
         }
     }
 
-    /// Ends with all faults, or if there is no document.
+    /// Says that not all rows of a source were looked at.
+    pub(super) fn leave_rows(&mut self, source: usize) {
+        if let Some(counts) = self.counts.get_mut(source) {
+            counts.is_partial = true;
+        }
+    }
+
+    /// Ends with all faults, or if most rows of a source are bad, or if there is no document.
     pub(super) fn check(
         &mut self,
         no_text: impl FnOnce() -> SourceError,
     ) -> Result<(), SourceError> {
         std::mem::take(&mut self.faults).finish()?;
-        if !self.documents.is_empty() {
-            return Ok(());
+        let is_mostly_bad = |counts: &&Counts| {
+            let MostlyBad {
+                num_bad, num_rows, ..
+            } = counts.of;
+            !counts.is_partial && num_bad > num_rows - num_bad
+        };
+        let sources = self.counts.iter().filter(is_mostly_bad);
+        let sources: Vec<_> = sources.map(|counts| counts.of.clone()).collect();
+        if !sources.is_empty() {
+            let (faults, num_faults) = std::mem::take(&mut self.bad_rows).into_parts();
+            return Err(SourceError::MostlyBad {
+                sources,
+                faults,
+                num_faults,
+            });
         }
-        // Nothing is left: what was left out is what is wrong.
-        std::mem::take(&mut self.bad_rows).finish()?;
-        Err(no_text())
+        if self.documents.is_empty() {
+            return Err(no_text());
+        }
+        Ok(())
     }
 }
 
@@ -52,15 +93,20 @@ pub(super) struct FileRows<'a> {
     path: Arc<Path>,
     /// Layout that the plan names, or that the first row has that says it.
     pub(super) layout: Option<Layout>,
+    /// True if a row has said the layout.
+    pub(super) is_by_row: bool,
+    source: usize,
     has_rows: bool,
     found: &'a mut Collected,
 }
 
 impl<'a> FileRows<'a> {
-    pub(super) fn new(path: &Path, layout: Option<Layout>, found: &'a mut Collected) -> Self {
+    pub(super) fn new(file: &SourceFile, layout: Option<Layout>, found: &'a mut Collected) -> Self {
         Self {
-            path: Arc::from(path),
+            path: Arc::from(file.path.as_path()),
             layout,
+            is_by_row: false,
+            source: file.source,
             has_rows: false,
             found,
         }
@@ -72,7 +118,7 @@ impl<'a> FileRows<'a> {
             return Ok(false);
         };
         if let Some(read) = found.instead_of_text {
-            self.found.choices.add(read, &self.path);
+            self.found.choices.add(read);
         }
         self.layout = Some(found.layout);
         Ok(true)
@@ -82,15 +128,32 @@ impl<'a> FileRows<'a> {
     pub(super) fn add(&mut self, row: usize, outcome: Outcome) {
         self.has_rows = true;
         match outcome {
-            Ok(Some(content)) => self.push(Some(row), content),
+            Ok(Some(content)) => {
+                self.count(false);
+                self.push(Some(row), content);
+            }
             Ok(None) => self.skip(Some(row)),
             Err(kind) => {
+                self.count(true);
                 let faults = match self.found.on_bad_row {
                     OnBadRow::Fail => &mut self.found.faults,
                     OnBadRow::Skip => &mut self.found.bad_rows,
                 };
                 faults.add(&self.path, Some(row), kind);
             }
+        }
+    }
+
+    /// Counts a row that holds something.
+    fn count(&mut self, is_bad: bool) {
+        let Some(Counts { of, .. }) = self.found.counts.get_mut(self.source) else {
+            return;
+        };
+        of.num_rows += 1;
+        of.num_bad += usize::from(is_bad);
+        if let Some(layout) = self.layout.as_ref().filter(|_| is_bad && self.is_by_row) {
+            let decided = || (self.path.to_path_buf(), layout.format);
+            of.decided.get_or_insert_with(decided);
         }
     }
 
@@ -137,33 +200,21 @@ impl<'a> FileRows<'a> {
     }
 }
 
-/// Files whose rows have turns beside a `text`, which is then not read.
+/// Columns that are read where there is `text` beside them, which is then not read.
 #[derive(Default)]
-pub(super) struct Choices {
-    /// Column that is read, the first file and the number of further ones.
-    made: Vec<(&'static str, PathBuf, usize)>,
-}
+pub(super) struct Choices(Vec<&'static str>);
 
 impl Choices {
-    fn add(&mut self, read: &'static str, path: &Path) {
-        match self.made.iter_mut().find(|(other, ..)| *other == read) {
-            Some((_, _, num_more)) => *num_more += 1,
-            None => self.made.push((read, path.to_path_buf(), 0)),
+    fn add(&mut self, read: &'static str) {
+        if !self.0.contains(&read) {
+            self.0.push(read);
         }
     }
 
+    /// One note for each column. It names no file, so that it is the same for all splits of a data set.
     pub(super) fn into_notes(self) -> Vec<String> {
-        let note = |(read, path, num_more): (&str, PathBuf, usize)| {
-            let more = match num_more {
-                0 => String::new(),
-                1 => " and 1 more file".to_owned(),
-                more => format!(" and {more} more files"),
-            };
-            format!(
-                "{}{more}: `{read}` is read, and not `text` beside it; `format: text` reads that",
-                path.display()
-            )
-        };
-        self.made.into_iter().map(note).collect()
+        let note =
+            |read| format!("`{read}` is read, and not `text` beside it; `format: text` reads that");
+        self.0.into_iter().map(note).collect()
     }
 }

@@ -15,6 +15,8 @@ use serde_json::{Map, Value};
 use super::collected::FileRows;
 use super::fault::{FaultKind, FieldNames, shown};
 use super::rows::{Column, Layout, Outcome};
+use super::turns::twice;
+use super::unique;
 
 /// Most levels of lists and structs in a column.
 const MAX_DEPTH: usize = 60;
@@ -39,10 +41,7 @@ pub(super) fn choose(schema: &Schema, rows: &mut FileRows<'_>) -> Result<Vec<usi
         rows.find_layout(has)?;
     }
     let Some(layout) = rows.layout.as_ref() else {
-        return Err(FaultKind::Choice(format!(
-            "no column that says what its rows hold, such as `text` or `messages`{}",
-            names.told("; it has ")
-        )));
+        return Err(FaultKind::NoColumn { fields: names });
     };
     let lacks = |column: &&Column| column.is_required && index_of(&column.name).is_none();
     if let Some(column) = layout.columns.iter().find(lacks) {
@@ -245,6 +244,13 @@ fn object<'a>(
     let array = array.as_struct();
     let mut cells = Vec::with_capacity(fields.len());
     for (field, column) in fields.iter().zip(array.columns()) {
+        let is_same = |(name, _): &(String, Cell<'_>)| name == field.name();
+        if cells.iter().any(is_same) {
+            return Err(FaultKind::Choice(format!(
+                "in column `{path}`, {}",
+                twice(field.name())
+            )));
+        }
         let path = format!("{path}.{}", shown(field.name()));
         let cell = cell(column.as_ref(), field, &path, depth + 1)?;
         cells.push((field.name().clone(), cell));
@@ -292,6 +298,9 @@ fn map<'a>(
                 )));
             };
             let value = values(entry)?;
+            if object.contains_key(&key) {
+                return Err(in_column(&path, &key));
+            }
             if !value.is_null() {
                 object.insert(key, value);
             }
@@ -320,6 +329,16 @@ fn is_json(field: &ArrowField) -> bool {
 }
 
 fn json(text: &str, path: &str) -> Result<Value, FaultKind> {
-    serde_json::from_str(text)
-        .map_err(|error| FaultKind::wrong(format!("`{path}` holds text that is not JSON: {error}")))
+    match unique::from_str(text) {
+        Ok((value, None)) => Ok(value),
+        Ok((_, Some(found))) => Err(in_column(path, &found.key)),
+        Err(error) => Err(FaultKind::wrong(format!(
+            "`{path}` holds text that is not JSON: {error}"
+        ))),
+    }
+}
+
+/// Fault of a key that stands twice.
+fn in_column(path: &str, key: &str) -> FaultKind {
+    FaultKind::wrong(format!("in `{path}`, {}", twice(key)))
 }

@@ -133,11 +133,26 @@ impl FileStream {
         if self.raw().get_ref().has_failed {
             return FaultKind::Unreadable(error);
         }
-        FaultKind::Damaged(if error.kind() == io::ErrorKind::UnexpectedEof {
+        FaultKind::Damaged(if self.is_behind(&error) {
+            format!(
+                "behind its {name} data stand bytes that are no {name} data; fetch it again, or cut them off"
+            )
+        } else if error.kind() == io::ErrorKind::UnexpectedEof {
             format!("ends in the middle of its {name} data; fetch it again")
         } else {
             format!("damaged {name} data: {error}; fetch it again")
         })
+    }
+
+    /// True for an error at bytes that follow data which are whole, and are no such data themselves.
+    fn is_behind(&self, error: &io::Error) -> bool {
+        match &self.decoder {
+            Decoder::None(_) => false,
+            // Between members, the header of none has been read.
+            Decoder::Gzip(decoder) => decoder.header().is_none() && self.left < self.limit.bytes,
+            // The first frame is one, so this is told of a later one. The decoder has no other kind for it.
+            Decoder::Zstd(_) => error.to_string().contains("Unknown frame descriptor"),
+        }
     }
 
     /// Hash (hex) of the whole file, of which the end may not have been read yet.
@@ -184,6 +199,11 @@ fn check_begin(
     }
     if is_lfs_pointer(begun) {
         return Err(FaultKind::OtherFormat { found: LFS });
+    }
+    if begun.is_empty() {
+        return Err(FaultKind::Damaged(format!(
+            "an empty file, without even the beginning of {name} data; fetch it again, or remove it"
+        )));
     }
     Err(FaultKind::Damaged(format!(
         "not compressed by {name}, as its name says; take the last ending off its name"

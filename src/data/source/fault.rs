@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
+use super::advice::Advice;
 use super::container::Container;
+use super::plan::RowFormat;
 
 /// Most faults that [`SourceError::Faults`] lists, and most files that a note names.
 const MAX_NAMED: usize = 20;
@@ -129,6 +131,16 @@ pub enum SourceError {
         /// Number of all faults.
         num_faults: usize,
     },
+    /// Sources of which more rows are bad than good, although the plan says to leave bad rows out.
+    #[error("{}\n  {}", told_mostly(.sources), list(.faults, *.num_faults))]
+    MostlyBad {
+        /// These sources.
+        sources: Vec<MostlyBad>,
+        /// The first kinds of faults of bad rows, at most 20.
+        faults: Vec<Fault>,
+        /// Number of all bad rows.
+        num_faults: usize,
+    },
     /// There is no document with text.
     #[error("no text in {}: {num_files} {}, none with text{}", names(.paths), if *.num_files == 1 { "file of text or data" } else { "files of text or data" }, told_files(.passed_over))]
     NoText {
@@ -151,13 +163,16 @@ impl SourceError {
             Self::NoText { .. } => {
                 Some(format!("name files with text or conversations in `{key}`"))
             }
+            Self::MostlyBad { faults, .. } => Some(Advice::of(faults).map_or_else(
+                || format!("fix these places or remove the files from `{key}`"),
+                |advice| format!("say in `{key}` which fields are meant: `{advice}`"),
+            )),
             Self::Faults { faults, .. } => {
-                let is_about_columns =
-                    |fault: &Fault| matches!(fault.kind, FaultKind::NoField { .. });
+                let is_about_columns = |fault: &Fault| fault.kind.fields().is_some();
                 Some(if faults.iter().all(is_about_columns) {
+                    let advice = Advice::of(faults).unwrap_or_default();
                     format!(
-                        "name rows with such fields in `{key}`, or say which fields are meant: \
-                         `{{ path: …, format: text, fields: {{ text: body }} }}`"
+                        "name rows with such fields in `{key}`, or say which fields are meant: `{advice}`"
                     )
                 } else {
                     format!("fix these places or remove the files from `{key}`")
@@ -166,6 +181,45 @@ impl SourceError {
             Self::Io(_) => None,
         }
     }
+}
+
+/// A source of which more rows are bad than good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MostlyBad {
+    /// Path that was named.
+    pub path: PathBuf,
+    /// Number of its bad rows.
+    pub num_bad: usize,
+    /// Number of its rows, without those that hold nothing.
+    pub num_rows: usize,
+    /// File whose first row decided the format of its rows, and that format, if one did.
+    pub decided: Option<(PathBuf, RowFormat)>,
+}
+
+impl fmt::Display for MostlyBad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of {} rows of `{}` are bad, and `on_bad_row: skip` leaves out half of a source at most",
+            self.num_bad,
+            self.num_rows,
+            self.path.display()
+        )?;
+        match &self.decided {
+            None => Ok(()),
+            Some((path, format)) => write!(
+                f,
+                "; the first row of {} decided that its rows are `{}`",
+                path.display(),
+                format.word()
+            ),
+        }
+    }
+}
+
+fn told_mostly(sources: &[MostlyBad]) -> String {
+    let told: Vec<_> = sources.iter().map(ToString::to_string).collect();
+    told.join("\n")
 }
 
 /// Rows that were bad and were left out, because the plan says so.
@@ -256,6 +310,9 @@ pub enum FaultKind {
     /// A file whose texts need more memory than there is, or that unpacks to more than any text does.
     #[error("{0}")]
     TooLarge(String),
+    /// Files that others of the same data say there are.
+    #[error("{0}")]
+    Missing(String),
     /// A column, a split, a configuration or a field that the plan names or would have to name.
     #[error("{0}")]
     Choice(String),
@@ -285,6 +342,12 @@ pub enum FaultKind {
         /// The fact.
         what: String,
     },
+    /// A file with columns of which none says what its rows hold.
+    #[error("no column that says what its rows hold, such as `text` or `messages`{}", .fields.told("; it has "))]
+    NoColumn {
+        /// Columns that it has.
+        fields: FieldNames,
+    },
     /// A row without the fields that its format needs.
     #[error("an object without {names}{}", .fields.told("; it has "))]
     NoField {
@@ -301,7 +364,15 @@ impl FaultKind {
         Self::Wrong { turn: None, what }
     }
 
-    /// True if one row may stand for both. In a file that is not JSON, a reason may differ from row to row.
+    /// Columns that are there, if the fault is that others are not.
+    pub(super) fn fields(&self) -> Option<&FieldNames> {
+        match self {
+            Self::NoField { fields, .. } | Self::NoColumn { fields } => Some(fields),
+            _ => None,
+        }
+    }
+
+    /// True if one row may stand for both: the reason is one, wherever in the row it is.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Wrong { what, .. }, Self::Wrong { what: other, .. }) => what == other,
@@ -312,8 +383,10 @@ impl FaultKind {
                     fields: others,
                 },
             ) => names == other && fields == others,
-            (Self::NotJson { .. }, Self::NotJson { .. })
-            | (Self::NotUtf8 { .. }, Self::NotUtf8 { .. }) => true,
+            (Self::NotJson { reason, .. }, Self::NotJson { reason: other, .. }) => {
+                without_escape(reason) == without_escape(other)
+            }
+            (Self::NotUtf8 { .. }, Self::NotUtf8 { .. }) => true,
             _ => false,
         }
     }
@@ -327,7 +400,11 @@ pub struct FieldNames {
 }
 
 impl FieldNames {
-    const MAX: usize = 5;
+    /// Most names that are kept: enough to know a format by them.
+    const MAX: usize = 20;
+
+    /// Most names that are told.
+    const MAX_TOLD: usize = 5;
 
     pub(super) fn add(&mut self, name: &str) {
         if self.first.len() < Self::MAX {
@@ -337,13 +414,18 @@ impl FieldNames {
         }
     }
 
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.first.iter().any(|other| other == name)
+    }
+
     /// The names after some words; empty if there are none.
     pub(super) fn told(&self, before: &str) -> String {
         if self.first.is_empty() {
             return String::new();
         }
-        let names: Vec<_> = self.first.iter().map(|name| format!("`{name}`")).collect();
-        let more = match self.num_more {
+        let names = self.first.iter().take(Self::MAX_TOLD);
+        let names: Vec<_> = names.map(|name| format!("`{name}`")).collect();
+        let more = match self.first.len() + self.num_more - names.len() {
             0 => String::new(),
             more => format!(" and {more} more"),
         };
@@ -408,12 +490,23 @@ impl Faults {
         })
     }
 
+    /// The first faults and the number of all.
+    pub(super) fn into_parts(self) -> (Vec<Fault>, usize) {
+        (self.first, self.count)
+    }
+
     pub(super) fn into_bad_rows(self) -> BadRows {
         BadRows {
             faults: self.first,
             num_rows: self.count,
         }
     }
+}
+
+/// A reason without the escape that it begins with: each emoji that was cut has its own.
+fn without_escape(reason: &str) -> &str {
+    let behind = reason.strip_prefix("`\\u").and_then(|rest| rest.get(4..));
+    behind.unwrap_or(reason)
 }
 
 /// Path and line or row as messages give them.

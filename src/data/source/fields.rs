@@ -3,6 +3,7 @@
 //! What other fields hold is looked at as far as it takes to find where they end, so that a number that no f64 holds, deep
 //! brackets, or half a surrogate pair in them end no run; nor does `NaN`, which Python writes.
 
+use std::cell::RefCell;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -12,6 +13,8 @@ use super::fault::{FaultKind, FieldNames};
 use super::not_json::not_json;
 use super::plan::RowField;
 use super::rows::{Column, Layout};
+use super::turns::{self, twice};
+use super::unique::{Twice, UniqueValue};
 
 /// Words that Python writes for floats and JSON does not have, and JSON values as long as the word, or longer.
 const PYTHON_FLOATS: [(&str, &str); 3] = [
@@ -43,11 +46,8 @@ pub(super) fn values_of(json: &str, layout: &Layout) -> Result<Vec<Value>, Fault
                 Value::Null
             }
             Some(Captured::Value(value)) => value,
-            Some(Captured::Twice) => {
-                return Err(FaultKind::wrong(format!(
-                    "`{name}` stands twice in one object, and which one is meant is not known"
-                )));
-            }
+            Some(Captured::Twice) => return Err(FaultKind::wrong(twice(name))),
+            Some(Captured::Inside(found)) => return Err(turns::stands_twice(column, &found)),
             Some(Captured::Other(found)) => {
                 return Err(FaultKind::wrong(format!(
                     "`{name}` is {found}, not a string"
@@ -148,6 +148,8 @@ enum Found {
 enum Captured {
     Value(Value),
     Twice,
+    /// A value in which a key stands twice.
+    Inside(Twice),
     /// Another type than text, in words.
     Other(&'static str),
 }
@@ -214,7 +216,12 @@ impl<'de> Visitor<'de> for ObjectVisitor<'_> {
                 Some((place, column)) if column.field == RowField::Text => {
                     *place = Some(map.next_value_seed(TextVisitor)?);
                 }
-                Some((place, _)) => *place = Some(Captured::Value(map.next_value()?)),
+                Some((place, _)) => {
+                    let twice = RefCell::new(None);
+                    let value = map.next_value_seed(UniqueValue::new(&twice))?;
+                    let twice = twice.into_inner();
+                    *place = Some(twice.map_or(Captured::Value(value), Captured::Inside));
+                }
             }
         }
         Ok(Found::Object(captured))

@@ -1,12 +1,13 @@
 //! Folders as the hub lays them out: splits by the names of files, and configurations in the README.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 use serde_json::Value;
 
 use super::container::Container;
 use super::fault::{FaultKind, shown};
+use super::shards::Shard;
 use crate::files;
 
 /// Words in names of files and folders that mean a split.
@@ -52,16 +53,12 @@ pub(super) fn split_of(inside: &Path) -> Option<String> {
 
 /// Split of `SPLIT-00000-of-00005`, perhaps with a hash behind it.
 fn split_of_shard(stem: &str) -> Option<&str> {
-    let is_number = |part: &str| part.len() == 5 && part.bytes().all(|b| b.is_ascii_digit());
-    let mut parts = stem.splitn(4, '-');
-    let (split, number, of, count) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let count = count.split('-').next()?;
-    let is_name = |split: &str| {
-        let mut letters = split.chars();
-        !split.is_empty()
-            && letters.all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'))
-    };
-    (is_name(split) && is_number(number) && of == "of" && is_number(count)).then_some(split)
+    let shard = Shard::of(stem).filter(|shard| shard.total.len() == 5)?;
+    let split = shard.before.strip_suffix('-')?;
+    let mut letters = split.chars();
+    let is_name = !split.is_empty()
+        && letters.all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'));
+    is_name.then_some(split)
 }
 
 /// A configuration of a README: a part of the folder with its own splits.
@@ -103,6 +100,17 @@ impl Config {
     /// Names of the splits that patterns are given for.
     pub(super) fn splits(&self) -> impl Iterator<Item = &str> {
         self.data_files.iter().map(|(split, _)| split.as_str())
+    }
+
+    /// Files of a split that are listed by their names, relative to the folder.
+    pub(super) fn listed(&self, split: &str) -> impl Iterator<Item = PathBuf> {
+        let own = self
+            .data_files
+            .iter()
+            .filter(move |(name, _)| name == split);
+        let paths = own.flat_map(|(_, patterns)| patterns.iter().map(Pattern::as_str));
+        let names = paths.filter(|path| !path.contains(['*', '?', '[']));
+        names.map(|path| Path::new(&self.data_dir).join(path))
     }
 
     /// The one that is named, else the only one, else the default.

@@ -189,6 +189,7 @@ fn decide(
     };
     let with_values = names.iter().filter(|(_, is_null)| !is_null);
     if rows.find_layout(|name| with_values.clone().any(|(other, _)| other == name))? {
+        rows.is_by_row = true;
         return Ok(Decided::Layout);
     }
     let has = |name: &str| names.iter().any(|(other, _)| other == name);

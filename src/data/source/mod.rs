@@ -4,6 +4,7 @@
 //! one that the names of the columns say. Each kind hands its rows on in their order, block by block, so that beside the
 //! documents no more than a block is in memory.
 
+mod advice;
 mod arrow;
 mod collected;
 mod columns;
@@ -19,8 +20,10 @@ mod parquet;
 mod plan;
 mod rows;
 mod saved;
+mod shards;
 mod text;
 mod turns;
+mod unique;
 mod walk;
 
 #[cfg(test)]
@@ -38,7 +41,7 @@ use self::compressed::FileStream;
 use self::container::Container;
 pub(in crate::data) use self::fault::place;
 pub use self::fault::{
-    BadRows, Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError,
+    BadRows, Fault, FaultKind, FieldNames, MostlyBad, PassedOver, SkipReason, Skipped, SourceError,
 };
 pub(in crate::data) use self::plan::SOURCE;
 pub use self::plan::{FieldsPlan, OnBadRow, RowField, RowFormat, SourcePlan};
@@ -171,10 +174,16 @@ pub fn look_at(sources: &[SourcePlan], on_bad_row: OnBadRow) -> Result<Looked, S
     let mut all_seen = num_missing == 0 && files.len() <= MAX_HEADS;
     for file in files.iter().take(MAX_HEADS) {
         match reader.read_head(file) {
-            Ok(extent) => all_seen &= extent == Extent::Whole,
-            Err(FaultKind::Unreadable(_)) => all_seen = false,
+            Ok(Extent::Whole) => {}
+            Ok(Extent::Head) | Err(FaultKind::Unreadable(_)) => {
+                all_seen = false;
+                reader.found.leave_rows(file.source);
+            }
             Err(kind) => reader.found.faults.add(&file.path, None, kind),
         }
+    }
+    for file in files.iter().skip(MAX_HEADS) {
+        reader.found.leave_rows(file.source);
     }
     let Reader {
         mut found, walk, ..
@@ -235,7 +244,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(sources: &'a [SourcePlan], on_bad_row: OnBadRow) -> Self {
-        let mut found = Collected::new(on_bad_row);
+        let mut found = Collected::new(sources, on_bad_row);
         let mut layout = |source: &SourcePlan| match Layout::named(source) {
             Ok(layout) => layout,
             Err(kind) => {
@@ -334,6 +343,6 @@ impl<'a> Reader<'a> {
                 layout.format.word()
             )));
         }
-        Ok(FileRows::new(&file.path, layout, &mut self.found))
+        Ok(FileRows::new(file, layout, &mut self.found))
     }
 }

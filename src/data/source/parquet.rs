@@ -1,6 +1,7 @@
 //! Parquet files to rows, batch by batch, of the columns that are read.
 
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use parquet::arrow::ProjectionMask;
@@ -9,7 +10,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::ParquetMetaData;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use super::collected::FileRows;
 use super::columns;
@@ -51,7 +52,9 @@ pub(super) fn read(
     let mut batches = guarded(|| builder.build())?;
     let mut room = Room::now();
     let mut num_read = 0;
-    while let Some(batch) = guarded(|| batches.next().transpose())? {
+    while let Some(batch) =
+        guarded(|| batches.next().transpose()).map_err(|fault| explained(fault, path))?
+    {
         room.take(columns::size_of(&batch))?;
         columns::read(&batch, num_read + 1, rows)?;
         num_read += batch.num_rows();
@@ -92,6 +95,46 @@ impl Room {
     }
 }
 
+/// Words for an encrypted file.
+const ENCRYPTED: &str =
+    "an encrypted Parquet file, which cannot be read here; write it again without encryption";
+
+/// Words for what to do about a codec.
+const OTHER_CODECS: &str = "write it again with snappy, zstd, gzip, lz4 or brotli";
+
+/// Bytes of a signature, which stands behind a footer that is no secret where columns are: a nonce and a tag of AES-GCM.
+const SIGNATURE_BYTES: usize = 28;
+
+/// The fault of a page, or that its column is encrypted: pages of such are no pages to the decoder.
+fn explained(fault: FaultKind, path: &Path) -> FaultKind {
+    if is_signed(path).unwrap_or(false) {
+        FaultKind::Damaged(ENCRYPTED.to_owned())
+    } else {
+        fault
+    }
+}
+
+/// True if the footer of a file is whole without its last bytes, which are a signature then.
+fn is_signed(path: &Path) -> Result<bool, FaultKind> {
+    let mut file = files::open(path)?;
+    let mut end = [0; 8];
+    file.seek(SeekFrom::End(-8))?;
+    file.read_exact(&mut end)?;
+    let [a, b, c, d, ..] = end;
+    let num_bytes = u32::from_le_bytes([a, b, c, d]);
+    let begin = file.metadata()?.len().checked_sub(8 + u64::from(num_bytes));
+    let Some(begin) = begin else {
+        return Ok(false);
+    };
+    file.seek(SeekFrom::Start(begin))?;
+    let mut footer = Vec::new();
+    file.take(u64::from(num_bytes)).read_to_end(&mut footer)?;
+    let unsigned = footer.len().checked_sub(SIGNATURE_BYTES);
+    let unsigned = unsigned.and_then(|len| footer.get(..len));
+    Ok(unsigned
+        .is_some_and(|footer| guarded(|| ParquetMetaDataReader::decode_metadata(footer)).is_ok()))
+}
+
 /// Refuses a file that is something else from its first byte.
 fn check_begin(file: &File) -> Result<(), FaultKind> {
     let mut begun = [0; 64];
@@ -105,7 +148,7 @@ fn check_begin(file: &File) -> Result<(), FaultKind> {
     }
     let told = match begun {
         [] => "an empty file, not Parquet",
-        [b'P', b'A', b'R', b'E', ..] => "an encrypted Parquet file, which cannot be read here",
+        [b'P', b'A', b'R', b'E', ..] => ENCRYPTED,
         _ => "not a Parquet file, as its name says",
     };
     Err(FaultKind::Damaged(told.to_owned()))
@@ -125,9 +168,9 @@ fn check_codecs(metadata: &ParquetMetaData, mask: &ProjectionMask) -> Result<(),
 
 fn check_codec(codec: Compression) -> Result<(), FaultKind> {
     match codec {
-        Compression::LZO => Err(FaultKind::Damaged(
-            "compressed by LZO, which is not built in; write it again with snappy, zstd, gzip, lz4 or brotli".to_owned(),
-        )),
+        Compression::LZO => Err(FaultKind::Damaged(format!(
+            "compressed by LZO, which is not built in; {OTHER_CODECS}"
+        ))),
         _ => Ok(()),
     }
 }
@@ -143,6 +186,11 @@ fn guarded<T, E: Into<ParquetError>>(
         Some(Err(error)) => error.into().to_string(),
         None => "the Parquet decoder panics".to_owned(),
     };
+    if told.contains("CompressionCodec") {
+        return Err(FaultKind::Damaged(format!(
+            "compressed by a codec that is not known here ({told}); {OTHER_CODECS}"
+        )));
+    }
     Err(FaultKind::Damaged(format!(
         "damaged Parquet file: {told}; fetch it again"
     )))
@@ -151,13 +199,6 @@ fn guarded<T, E: Into<ParquetError>>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_codec_that_is_not_built_in_is_named() {
-        let told = check_codec(Compression::LZO).unwrap_err().to_string();
-        assert!(told.starts_with("compressed by LZO, which is not built in"));
-        assert!(check_codec(Compression::SNAPPY).is_ok());
-    }
 
     #[test]
     fn texts_larger_than_the_free_memory_are_refused() {

@@ -72,7 +72,10 @@ static FIELDS: Block = Block {
         field(RowField::Instruction, "task, in the spelling of Alpaca"),
         field(RowField::Input, "what the task is about"),
         field(RowField::Output, "answer to the task"),
-        field(RowField::System, "system prompt beside the turns"),
+        field(
+            RowField::System,
+            "system prompt beside the turns, for those that have none",
+        ),
         field(RowField::History, "earlier pairs of task and answer"),
         field(RowField::Tools, "tools that the model may call"),
         field(
@@ -168,7 +171,8 @@ words! {
         /// All are told, and nothing is read.
         #[default]
         Fail = "fail",
-        /// They are left out, counted, and the first twenty kinds are told.
+        /// They are left out, counted, and the first twenty kinds are told. More of them than good rows are told as by
+        /// [`OnBadRow::Fail`].
         Skip = "skip",
     }
 }
@@ -281,6 +285,7 @@ impl RowFormat {
             Self::Text => &[(RowField::Text, true)],
             Self::Messages => &[
                 (RowField::Messages, true),
+                (RowField::System, false),
                 (RowField::Tools, false),
                 (RowField::Variables, false),
             ],

@@ -122,17 +122,17 @@ impl Layout {
     fn conversation(&self, mut row: Row<'_>, turns: RowField) -> Outcome {
         let mut conversation = beside(&mut row)?;
         let system = row.text(RowField::System)?;
-        let (name, turns) = row.take(turns);
-        turns::add(&mut conversation, &name, turns, &self.turn_keys)?;
+        let (column, turns) = row.take(turns);
+        turns::add(&mut conversation, &column, turns, &self.turn_keys)?;
         if conversation.messages.is_empty() {
-            return Err(FaultKind::wrong(format!("`{name}` has no turns")));
+            return Err(FaultKind::wrong(format!("`{}` has no turns", column.name)));
         }
-        let begins_with_system = conversation
-            .messages
-            .first()
-            .and_then(|message| message.get("role"))
-            .is_some_and(|role| role == "system");
-        if let Some(system) = system.filter(|_| !begins_with_system) {
+        let is_system = |message: &Map<String, Value>| {
+            let role = message.get("role");
+            role.is_some_and(|role| role == "system" || role == "developer")
+        };
+        let has_system = conversation.messages.iter().any(is_system);
+        if let Some(system) = system.filter(|_| !has_system) {
             conversation
                 .messages
                 .insert(0, turns::message("system", system));
@@ -145,8 +145,8 @@ impl Layout {
 
     fn completion(&self, mut row: Row<'_>) -> Outcome {
         let mut conversation = beside(&mut row)?;
-        let (prompt_name, prompt) = row.take(RowField::Prompt);
-        let (name, completion) = row.take(RowField::Completion);
+        let (prompt_column, prompt) = row.take(RowField::Prompt);
+        let (column, completion) = row.take(RowField::Completion);
         // Text is never taken for JSON here: an answer in JSON is what some models are to learn.
         match (prompt, completion) {
             (Value::String(_) | Value::Null, Value::Null) => Ok(None),
@@ -158,18 +158,20 @@ impl Layout {
                 prompt @ (Value::Array(_) | Value::Object(_)),
                 completion @ (Value::Array(_) | Value::Object(_)),
             ) => {
-                turns::add(&mut conversation, &prompt_name, prompt, &self.turn_keys)?;
+                turns::add(&mut conversation, &prompt_column, prompt, &self.turn_keys)?;
                 let num_prompt = conversation.messages.len();
-                turns::add(&mut conversation, &name, completion, &self.turn_keys)?;
+                turns::add(&mut conversation, &column, completion, &self.turn_keys)?;
                 if conversation.messages.len() == num_prompt {
-                    return Err(FaultKind::wrong(format!("`{name}` has no turns")));
+                    return Err(FaultKind::wrong(format!("`{}` has no turns", column.name)));
                 }
                 conversation.num_prompt = num_prompt;
                 Ok(Some(Content::Chat(conversation)))
             }
             (prompt, completion) => Err(FaultKind::wrong(format!(
-                "`{prompt_name}` is {} and `{name}` is {}; both are text, or both are messages",
+                "`{}` is {} and `{}` is {}; both are text, or both are messages",
+                prompt_column.name,
                 kind(&prompt),
+                column.name,
                 kind(&completion)
             ))),
         }
@@ -183,12 +185,18 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
-    /// Value of a field, and the name of its column.
-    fn take(&mut self, field: RowField) -> (String, Value) {
+    /// Value of a field, and its column.
+    fn take(&mut self, field: RowField) -> (Column, Value) {
         let mut columns = self.columns.iter().zip(&mut self.values);
-        let column = columns.find(|(column, _)| column.field == field);
-        column.map_or((field.name().to_owned(), Value::Null), |(column, value)| {
-            (column.name.clone(), value.take())
+        let found = columns.find(|(column, _)| column.field == field);
+        let found = found.map(|(column, value)| (column.clone(), value.take()));
+        found.unwrap_or_else(|| {
+            let column = Column {
+                field,
+                name: field.name().to_owned(),
+                is_required: false,
+            };
+            (column, Value::Null)
         })
     }
 
@@ -197,8 +205,9 @@ impl Row<'_> {
         match self.take(field) {
             (_, Value::Null) => Ok(None),
             (_, Value::String(text)) => Ok(Some(text).filter(|text| !text.trim().is_empty())),
-            (name, other) => Err(FaultKind::wrong(format!(
-                "`{name}` is {}, not a string",
+            (column, other) => Err(FaultKind::wrong(format!(
+                "`{}` is {}, not a string",
+                column.name,
                 kind(&other)
             ))),
         }
@@ -207,15 +216,16 @@ impl Row<'_> {
 
 /// Tools and variables of a row.
 fn beside(row: &mut Row<'_>) -> Result<Conversation, FaultKind> {
-    let (name, tools) = row.take(RowField::Tools);
-    let tools = turns::tools(&name, tools)?;
-    let (name, variables) = row.take(RowField::Variables);
-    let variables = match turns::parsed(variables) {
+    let (column, tools) = row.take(RowField::Tools);
+    let tools = turns::tools(&column, tools)?;
+    let (column, variables) = row.take(RowField::Variables);
+    let variables = match turns::parsed(&column, variables)? {
         Value::Null => Map::new(),
         Value::Object(variables) => variables,
         other => {
             return Err(FaultKind::wrong(format!(
-                "`{name}` is {}, not an object",
+                "`{}` is {}, not an object",
+                column.name,
                 kind(&other)
             )));
         }
@@ -231,8 +241,9 @@ fn alpaca(mut row: Row<'_>) -> Outcome {
     let mut messages = Vec::new();
     let system = row.text(RowField::System)?;
     messages.extend(system.map(|text| turns::message("system", text)));
-    let (name, history) = row.take(RowField::History);
-    turns::add_history(&mut messages, &name, turns::parsed(history))?;
+    let (column, history) = row.take(RowField::History);
+    let history = turns::parsed(&column, history)?;
+    turns::add_history(&mut messages, &column.name, history)?;
     let (instruction, input) = (row.text(RowField::Instruction)?, row.text(RowField::Input)?);
     let user = match (instruction, input) {
         (Some(instruction), Some(input)) => format!("{instruction}\n\n{input}"),

@@ -1,11 +1,13 @@
 //! Folders that `save_to_disk` of `datasets` has written.
 
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::fault::{FaultKind, shown};
+use super::shards::MEND;
 use crate::files;
 
 /// File of a folder of several splits.
@@ -38,6 +40,29 @@ pub(super) fn splits(folder: &Path) -> Result<Option<Vec<String>>, FaultKind> {
         check_name(DICT, split)?;
     }
     Ok(Some(dict.splits))
+}
+
+/// Folder of a split.
+pub(super) fn split_folder(folder: &Path, split: &str) -> Result<PathBuf, FaultKind> {
+    let inside = folder.join(split);
+    if inside.is_dir() {
+        return Ok(inside);
+    }
+    Err(FaultKind::Missing(format!(
+        "its `{DICT}` names split `{}`, whose folder is not here; fetch the whole folder again",
+        shown(split)
+    )))
+}
+
+/// Fault of a file of a saved split that cannot be read.
+pub(super) fn unread(error: io::Error) -> FaultKind {
+    if error.kind() != io::ErrorKind::NotFound {
+        return error.into();
+    }
+    FaultKind::Missing(format!(
+        "`{STATE}` beside it names it, and it is not there; {}",
+        MEND
+    ))
 }
 
 /// Files of a folder, if it is one of a saved split.

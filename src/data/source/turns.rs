@@ -4,7 +4,9 @@ use serde_json::{Map, Value};
 
 use super::Conversation;
 use super::fault::{FaultKind, shown};
-use super::rows::kind;
+use super::plan::RowField;
+use super::rows::{Column, kind};
+use super::unique::{self, Twice};
 
 /// Keys of a turn, where the plan names them.
 #[derive(Debug, Clone, Default)]
@@ -70,29 +72,52 @@ pub(super) fn message(role: &str, content: String) -> Map<String, Value> {
     .collect()
 }
 
-/// A value, or what it holds as JSON if it is text that begins like a list or an object.
-pub(super) fn parsed(value: Value) -> Value {
+/// Value of a column, or what it holds as JSON if it is text that begins like a list or an object.
+pub(super) fn parsed(column: &Column, value: Value) -> Result<Value, FaultKind> {
     let Value::String(text) = &value else {
-        return value;
+        return Ok(value);
     };
     let begins = text.trim_start().as_bytes().first();
     if !matches!(begins, Some(b'[' | b'{')) {
-        return value;
+        return Ok(value);
     }
-    match serde_json::from_str(text) {
-        Ok(parsed) => parsed,
-        Err(_) => value,
+    match unique::from_str(text) {
+        Ok((parsed, None)) => Ok(parsed),
+        Ok((_, Some(found))) => Err(stands_twice(column, &found)),
+        Err(_) => Ok(value),
     }
+}
+
+/// Fault of a column in which a key stands twice.
+pub(super) fn stands_twice(column: &Column, found: &Twice) -> FaultKind {
+    use RowField::{Completion, Conversations, Messages, Prompt};
+    let what = twice(&found.key);
+    match (column.field, found.element) {
+        (Messages | Conversations | Prompt | Completion, Some(turn)) => FaultKind::Wrong {
+            turn: Some(turn),
+            what,
+        },
+        _ => FaultKind::wrong(format!("in `{}`, {what}", column.name)),
+    }
+}
+
+/// Words for a key that stands twice.
+pub(super) fn twice(key: &str) -> String {
+    format!(
+        "`{}` stands twice in one object, and which one is meant is not known",
+        shown(key)
+    )
 }
 
 /// Adds the turns of a column to a conversation.
 pub(super) fn add(
     conversation: &mut Conversation,
-    name: &str,
+    column: &Column,
     turns: Value,
     keys: &TurnKeys,
 ) -> Result<(), FaultKind> {
-    let turns = match parsed(turns) {
+    let name = &column.name;
+    let turns = match parsed(column, turns)? {
         Value::Null => return Ok(()),
         Value::Array(turns) => turns,
         Value::Object(columns) => rows_of(columns).ok_or_else(|| {
@@ -147,11 +172,7 @@ fn read(turn: Value, keys: &TurnKeys) -> Result<(Map<String, Value>, bool), Stri
     turn.retain(|_, value| !value.is_null());
     let role_key = key_of(&turn, keys.role.as_deref(), ["role", "from"]);
     let content_key = key_of(&turn, keys.content.as_deref(), ["content", "value"]);
-    let is_learnt = match turn.shift_remove("train") {
-        None => true,
-        Some(Value::Bool(is_learnt)) => is_learnt,
-        Some(other) => return Err(format!("`train` is {}, not true or false", kind(&other))),
-    };
+    let is_learnt = is_learnt(&mut turn)?;
     let role = match turn.get(role_key) {
         Some(Value::String(role)) => role.as_str(),
         Some(other) => return Err(format!("`{role_key}` is {}, not text", kind(other))),
@@ -196,6 +217,35 @@ fn read(turn: Value, keys: &TurnKeys) -> Result<(Map<String, Value>, bool), Stri
         }
     }
     Ok((message, is_learnt))
+}
+
+/// True if a turn may be learnt from. `train` says it, or `weight` as in files for the fine-tuning of OpenAI; both are taken
+/// out of the turn.
+fn is_learnt(turn: &mut Map<String, Value>) -> Result<bool, String> {
+    let train = match turn.shift_remove("train") {
+        None => None,
+        Some(Value::Bool(is_learnt)) => Some(is_learnt),
+        Some(other) => return Err(format!("`train` is {}, not true or false", kind(&other))),
+    };
+    let weight = match turn.shift_remove("weight") {
+        None => None,
+        // Written so, they are exact.
+        Some(weight) if weight.as_f64() == Some(0.0) => Some(false),
+        Some(weight) if weight.as_f64() == Some(1.0) => Some(true),
+        Some(other) => {
+            return Err(format!(
+                "`weight` is {}; it may be 0 (not learnt) or 1",
+                shown(&other.to_string())
+            ));
+        }
+    };
+    match (train, weight) {
+        (Some(train), Some(weight)) if train != weight => Err(format!(
+            "`train` is {train} and `weight` is {}; take one of them out",
+            u8::from(weight)
+        )),
+        (train, weight) => Ok(train.or(weight).unwrap_or(true)),
+    }
 }
 
 /// Key of a turn: the one that was named, else the first one that is there.
@@ -246,9 +296,13 @@ fn check_parts(key: &str, parts: &[Value]) -> Result<(), String> {
 /// Calls of tools out of a turn of `function_call`, which is JSON: one object with `name` and `arguments`, or a list.
 fn calls(key: &str, value: &Value) -> Result<Value, String> {
     let text = value.as_str().unwrap_or_default();
-    let calls = match serde_json::from_str(text) {
-        Ok(Value::Array(calls)) => calls,
-        Ok(call @ Value::Object(_)) => vec![call],
+    let calls = match unique::from_str(text) {
+        Ok((_, Some(found))) => {
+            let what = twice(&found.key);
+            return Err(format!("in `{key}` of a function call, {what}"));
+        }
+        Ok((Value::Array(calls), None)) => calls,
+        Ok((call @ Value::Object(_), None)) => vec![call],
         Ok(_) => Vec::new(),
         Err(error) => return Err(format!("`{key}` of a function call is not JSON: {error}")),
     };
@@ -269,13 +323,14 @@ fn calls(key: &str, value: &Value) -> Result<Value, String> {
 }
 
 /// Tools of a row: a list, or JSON text of one; each may be JSON text again.
-pub(super) fn tools(name: &str, value: Value) -> Result<Option<Vec<Value>>, FaultKind> {
-    let wrong = |what: &str| FaultKind::wrong(format!("`{name}` {what}"));
-    match parsed(value) {
+pub(super) fn tools(column: &Column, value: Value) -> Result<Option<Vec<Value>>, FaultKind> {
+    let wrong = |what: &str| FaultKind::wrong(format!("`{}` {what}", column.name));
+    match parsed(column, value)? {
         Value::Null => Ok(None),
         Value::String(text) if text.trim().is_empty() => Ok(None),
         Value::Array(tools) => {
-            let tools: Vec<_> = tools.into_iter().map(parsed).collect();
+            let tools = tools.into_iter().map(|tool| parsed(column, tool));
+            let tools: Vec<_> = tools.collect::<Result<_, _>>()?;
             match tools.iter().find(|tool| !tool.is_object()) {
                 None => Ok(Some(tools)),
                 Some(other) => Err(wrong(&format!("holds {}, not an object", kind(other)))),

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use super::container::{Compression, Container};
@@ -10,6 +9,7 @@ use super::fault::{FaultKind, Faults, PassedOver, SkipReason, Skipped, shown};
 use super::hub::{self, Config};
 use super::plan::SourcePlan;
 use super::saved;
+use super::shards;
 
 /// A file that is read.
 pub(super) struct SourceFile {
@@ -38,7 +38,7 @@ struct Candidate {
     container: Container,
     compression: Compression,
     num_bytes: u64,
-    error: Option<io::Error>,
+    fault: Option<FaultKind>,
     split: Option<String>,
 }
 
@@ -64,8 +64,8 @@ impl Walk {
                         Vec::new()
                     });
                     for candidate in candidates {
-                        match candidate.error {
-                            Some(error) => self.faults.add(&candidate.path, None, error.into()),
+                        match candidate.fault {
+                            Some(fault) => self.faults.add(&candidate.path, None, fault),
                             None => files.push(candidate.of(source)),
                         }
                     }
@@ -85,7 +85,10 @@ impl Walk {
         if let Some(splits) = saved::splits(folder)? {
             let names = splits.into_iter().collect();
             let split = choose_split(plan.split.as_deref(), &names)?;
-            let inside = split.map_or_else(|| folder.clone(), |split| folder.join(split));
+            let inside = match split {
+                None => folder.clone(),
+                Some(split) => saved::split_folder(folder, &split)?,
+            };
             if !self.enter(&inside) {
                 return Ok(Vec::new());
             }
@@ -133,7 +136,12 @@ impl Walk {
             "compressed, and read unpacked beside it",
             twins.collect(),
         );
-        self.of_split(plan, read, chosen)
+        let read = self.of_split(plan, read, chosen)?;
+        let paths = read.iter().map(|candidate| candidate.path.as_path());
+        for fault in shards::missing(folder, paths) {
+            self.faults.add(folder, None, fault);
+        }
+        Ok(read)
     }
 
     /// Files of the configuration that is named, or that is the only one, with their splits.
@@ -163,9 +171,8 @@ impl Walk {
                 shown(config.name())
             ));
         }
-        let (candidates, rest) = (found.candidates, &mut found.others);
-        let mut own = Vec::new();
-        for mut candidate in candidates {
+        let (mut own, mut rest) = (Vec::new(), Vec::new());
+        for mut candidate in found.candidates {
             let inside = candidate.path.strip_prefix(&plan.path);
             candidate.split = config.split_of(inside.unwrap_or(&candidate.path));
             match candidate.split {
@@ -173,6 +180,8 @@ impl Walk {
                 None => rest.push(candidate.path),
             }
         }
+        let reason = format!("not of configuration `{}`", shown(config.name()));
+        self.pass_over(&plan.path, &reason, rest);
         let names: BTreeSet<_> = own.iter().filter_map(|found| found.split.clone()).collect();
         let wanted = plan.split.as_deref();
         let mut missing = config.splits().filter(|split| !names.contains(*split));
@@ -184,6 +193,12 @@ impl Walk {
         }
         if plan.split.is_none() && names.len() > 1 {
             choose_split(None, &names)?;
+        }
+        let is_read = |split: &&String| {
+            wanted.is_none_or(|wanted| *split == hub::canonical(wanted) || *split == wanted)
+        };
+        for split in names.iter().filter(is_read) {
+            check_listed(&config, split, &plan.path)?;
         }
         found.candidates = own;
         Ok(found)
@@ -283,7 +298,7 @@ impl Walk {
                         .push(Candidate::new(path, kind, metadata.len()));
                 }
                 (Err(error), Some(kind)) => found.candidates.push(Candidate {
-                    error: Some(error),
+                    fault: Some(error.into()),
                     ..Candidate::new(path, kind, 0)
                 }),
                 (Ok(_), _) | (Err(_), None) => found.others.push(path),
@@ -303,7 +318,7 @@ impl Candidate {
             container,
             compression,
             num_bytes,
-            error: None,
+            fault: None,
             split: None,
         }
     }
@@ -333,13 +348,26 @@ fn file(plan: &SourcePlan, is_file: bool) -> Result<Candidate, FaultKind> {
     Ok(Candidate::new(plan.path.clone(), kind, 0))
 }
 
+/// Refuses a split that lists a file by its name which is not there.
+fn check_listed(config: &Config, split: &str, folder: &Path) -> Result<(), FaultKind> {
+    let mut listed = config.listed(split);
+    match listed.find(|path| !folder.join(path).exists()) {
+        None => Ok(()),
+        Some(path) => Err(FaultKind::Missing(format!(
+            "its README.md lists `{}`, which is not here; {}",
+            path.display(),
+            shards::MEND
+        ))),
+    }
+}
+
 fn of_saved(saved: saved::Saved) -> Vec<Candidate> {
     let kind = (Container::Arrow, Compression::None);
     let of = |path: PathBuf| {
         let found = fs::metadata(&path);
         let num_bytes = found.as_ref().map_or(0, fs::Metadata::len);
         Candidate {
-            error: found.err(),
+            fault: found.err().map(saved::unread),
             split: saved.split.clone(),
             ..Candidate::new(path, kind, num_bytes)
         }

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, StringArray, TimestampSecondArray};
+use arrow_array::builder::{MapBuilder, StringBuilder};
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampSecondArray};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
@@ -179,6 +180,74 @@ fn other_files_under_the_names_of_columns_are_told() {
     assert_eq!(
         told("a.arrow", &whole[..whole.len() - 8]),
         "a.arrow: ends after 2 rows without the mark of its end; fetch or write it again"
+    );
+}
+
+#[test]
+fn a_codec_that_is_not_built_in_is_told_by_name() {
+    // No writer that is at hand has LZO: the footer of a file with snappy says it instead, for each part of the column.
+    let of_codec = |zigzag: u8| {
+        let mut bytes = bytes_of("codec_snappy.parquet");
+        let (before, snappy) = (b"\x04text\x15", 2);
+        let places: Vec<_> = (0..bytes.len() - 6)
+            .filter(|at| bytes[*at..].starts_with(before) && bytes[at + 6] == snappy)
+            .collect();
+        assert_eq!(places.len(), 2);
+        for at in places {
+            bytes[at + 6] = zigzag;
+        }
+        told("a.parquet", &bytes)
+    };
+    let help = "write it again with snappy, zstd, gzip, lz4 or brotli";
+    assert_eq!(
+        of_codec(6),
+        format!("a.parquet: compressed by LZO, which is not built in; {help}")
+    );
+    let told = of_codec(40);
+    assert!(
+        told.starts_with("a.parquet: compressed by a codec that is not known here (")
+            && told.ends_with(help)
+            && told.contains("20"),
+        "{told}"
+    );
+}
+
+#[test]
+fn an_encrypted_file_is_told_and_what_is_not_encrypted_of_it_is_read() {
+    let expected =
+        "an encrypted Parquet file, which cannot be read here; write it again without encryption";
+    for name in ["encrypted.parquet", "encrypted_column.parquet"] {
+        assert_eq!(told(name, &bytes_of(name)), format!("{name}: {expected}"));
+    }
+    let source = SourcePlan {
+        fields: FieldsPlan(vec![(RowField::Text, "id".to_owned())]),
+        ..plan(&golden().join("encrypted_column.parquet"))
+    };
+    let told = read_documents(&[source], OnBadRow::Fail)
+        .unwrap_err()
+        .to_string();
+    assert!(told.ends_with("`id` is a number, not a string"), "{told}");
+}
+
+#[test]
+fn a_key_of_a_map_that_stands_twice_is_told() {
+    let mut variables = MapBuilder::new(None, StringBuilder::new(), StringBuilder::new());
+    for value in ["1", "2"] {
+        variables.keys().append_value("a");
+        variables.values().append_value(value);
+    }
+    variables.append(true).unwrap();
+    let columns: [(&str, ArrayRef); 3] = [
+        ("prompt", Arc::new(StringArray::from(vec!["p"]))),
+        ("completion", Arc::new(StringArray::from(vec!["c"]))),
+        ("chat_template_kwargs", Arc::new(variables.finish())),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    assert_eq!(
+        told("a.parquet", &writer.into_inner().unwrap()),
+        "a.parquet:1: in `chat_template_kwargs`, `a` stands twice in one object, and which one is meant is not known"
     );
 }
 

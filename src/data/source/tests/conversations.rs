@@ -125,7 +125,7 @@ fn turns_of_share_gpt_get_the_roles_of_templates() {
             {"role": "user", "content": "u"},
             {"role": "assistant", "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": {"a": 1}}}]},
             {"role": "tool", "content": "o"},
-            {"role": "assistant", "content": "a", "weight": 1},
+            {"role": "assistant", "content": "a"},
         ])
     );
     // A system turn of its own goes before the column, and `train` counts the message that was put first.
@@ -147,6 +147,49 @@ fn turns_of_share_gpt_get_the_roles_of_templates() {
         "[{\"role\": \"user\", \"content\": \"u\"}, {\"role\": \"assistant\", \"content\": \"a\"}]";
     let as_text = json!({ "messages": text });
     assert_eq!(messages(as_text)[1]["content"], "a", "a list as JSON text");
+}
+
+#[test]
+fn a_message_of_weight_0_is_not_learnt() {
+    let found = chat(
+        row(json!({"messages": [
+            {"role": "user", "content": "u"},
+            {"role": "assistant", "content": "a", "weight": 0},
+            {"role": "assistant", "content": "b", "weight": 1},
+            {"role": "assistant", "content": "c", "weight": 0.0, "train": false},
+            {"role": "assistant", "content": "d", "weight": 1.0},
+        ]}))
+        .unwrap(),
+    );
+    assert_eq!(found.unlearnt, [1, 3]);
+    assert!(
+        found.messages.iter().all(|message| message.len() == 2),
+        "templates do not see it"
+    );
+}
+
+#[test]
+fn a_system_column_is_the_first_message_where_the_messages_have_none() {
+    let user = json!({"role": "user", "content": "u"});
+    let answer = json!({"role": "assistant", "content": "a", "train": false});
+    let beside = |system: Value, messages: Value| {
+        let found = chat(row(json!({"messages": messages, "system": system})).unwrap());
+        (json!(found.messages)[0].clone(), found.unlearnt)
+    };
+    let system = |text: &str| json!({"role": "system", "content": text});
+    assert_eq!(
+        beside(json!("s"), json!([user, answer])),
+        (system("s"), vec![2])
+    );
+    for none in [json!(""), json!(" "), Value::Null] {
+        assert_eq!(beside(none, json!([user, answer])), (user.clone(), vec![1]));
+    }
+    assert_eq!(
+        beside(json!("s"), json!([system("own"), user])).0,
+        system("own")
+    );
+    let told = fault(json!({"messages": [user], "system": [1]}));
+    assert_eq!(told, "`system` is a list, not a string");
 }
 
 #[test]
@@ -247,9 +290,8 @@ fn turns_go_before_a_text_beside_them_and_two_kinds_of_turns_are_refused() {
     assert_eq!(texts(&read.documents[1..]), ["t"], "null is absent");
     assert_eq!(read.notes.len(), 1);
     assert!(
-        read.notes[0].ends_with(
-            "a.jsonl: `messages` is read, and not `text` beside it; `format: text` reads that"
-        ),
+        read.notes[0]
+            .starts_with("`messages` is read, and not `text` beside it; `format: text` reads that"),
         "{}",
         read.notes[0]
     );
@@ -305,6 +347,18 @@ fn what_no_conversation_can_be_is_told_with_its_message() {
         (
             json!([{"role": "assistant", "content": "u", "train": "no"}]),
             "message 1: `train` is text, not true or false",
+        ),
+        (
+            json!([user, {"role": "assistant", "content": "u", "weight": 0.5}]),
+            "message 2: `weight` is 0.5; it may be 0 (not learnt) or 1",
+        ),
+        (
+            json!([{"role": "assistant", "content": "u", "weight": true}]),
+            "message 1: `weight` is true; it may be 0 (not learnt) or 1",
+        ),
+        (
+            json!([{"role": "assistant", "content": "u", "weight": 0, "train": true}]),
+            "message 1: `train` is true and `weight` is 0; take one of them out",
         ),
     ] {
         assert_eq!(of(turns), told);

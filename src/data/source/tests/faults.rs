@@ -44,7 +44,32 @@ fn a_compressed_file_that_is_none_or_is_cut_or_damaged_is_told() {
         (
             "a.txt.gz",
             b"",
-            "a.txt.gz: not compressed by gzip, as its name says; take the last ending off its name",
+            "a.txt.gz: an empty file, without even the beginning of gzip data; fetch it again, or remove it",
+        ),
+        (
+            "a.jsonl.zst",
+            b"",
+            "a.jsonl.zst: an empty file, without even the beginning of zstd data; fetch it again, or remove it",
+        ),
+        (
+            "a.jsonl.gz",
+            &[&packed[..], b"<html>"].concat(),
+            "a.jsonl.gz: behind its gzip data stand bytes that are no gzip data; fetch it again, or cut them off",
+        ),
+        (
+            "a.jsonl.gz",
+            &[&packed[..], &[0; 4_096]].concat(),
+            "a.jsonl.gz: behind its gzip data stand bytes that are no gzip data; fetch it again, or cut them off",
+        ),
+        (
+            "a.jsonl.gz",
+            &[&packed[..], &packed[..packed.len() / 2]].concat(),
+            "a.jsonl.gz: ends in the middle of its gzip data; fetch it again",
+        ),
+        (
+            "a.jsonl.zst",
+            &[&zst[..], b"<html> and more"].concat(),
+            "a.jsonl.zst: behind its zstd data stand bytes that are no zstd data; fetch it again, or cut them off",
         ),
         (
             "a.jsonl.gz",
@@ -148,9 +173,101 @@ fn rows_that_are_bad_are_left_out_counted_and_named_if_the_plan_says_so() {
     assert!(read_documents(&[plan(damaged.path())], OnBadRow::Skip).is_err());
     let bad = folder(&[("a.jsonl", b"3\n4\n")]);
     let error = read_documents(&[plan(bad.path())], OnBadRow::Skip).unwrap_err();
+    let told = message(&bad, &error);
+    let list = "\n  a.jsonl:1: not an object; the same on 1 more line of this file";
     assert!(
-        error.to_string().starts_with("2 faults in the text"),
-        "{error}"
+        told.starts_with("2 of 2 rows of ") && told.ends_with(list),
+        "{told}"
+    );
+}
+
+#[test]
+fn a_source_of_more_bad_rows_than_good_ones_is_refused_also_where_bad_rows_are_left_out() {
+    let turns = "{\"messages\": [{\"role\": \"user\", \"content\": \"u\"}]}\n";
+    let rows = |num_texts: usize| "{\"text\": \"t\"}\n".repeat(num_texts) + &turns.repeat(30);
+    let of = |num_texts: usize| {
+        let dir = folder(&[
+            ("a/x.jsonl", rows(num_texts).as_bytes()),
+            ("b.txt", b"words"),
+        ]);
+        let sources = [plan(&dir.path().join("a")), plan(&dir.path().join("b.txt"))];
+        let read = read_documents(&sources, OnBadRow::Skip);
+        let told = read.as_ref().map_err(|error| message(&dir, error));
+        let told = told.map(|read| (read.documents.len(), read.bad_rows.num_rows));
+        let looked = look_at(&sources, OnBadRow::Skip).map_err(|error| message(&dir, &error));
+        assert_eq!(
+            looked.map(drop),
+            told.clone().map(drop),
+            "a look tells it, too"
+        );
+        let help = read.err().and_then(|error| error.help("data.train"));
+        (
+            told.map_err(|told| told.replace(dir.path().to_str().unwrap(), "DIR")),
+            help,
+        )
+    };
+    assert_eq!(of(30), (Ok((31, 30)), None), "as many");
+    let (told, help) = of(1);
+    assert_eq!(
+        told.unwrap_err(),
+        "30 of 31 rows of `a` are bad, and `on_bad_row: skip` leaves out half of a source at most; \
+         the first row of a/x.jsonl decided that its rows are `text`\n  \
+         a/x.jsonl: 30 lines without `text`, the first is line 2; they have `messages`"
+    );
+    assert_eq!(
+        help.as_deref(),
+        Some("say in `data.train` which fields are meant: `{ path: …, format: messages }`")
+    );
+    // A beginning says nothing about the rest of a file.
+    let good = "{\"text\": \"some more words of a text\"}\n".repeat(5_000);
+    let dir = folder(&[("a.jsonl", (rows(1) + &good).as_bytes())]);
+    let sources = [plan(dir.path())];
+    assert!(look_at(&sources, OnBadRow::Skip).is_ok());
+    assert_eq!(
+        read_documents(&sources, OnBadRow::Skip)
+            .unwrap()
+            .documents
+            .len(),
+        5_001
+    );
+}
+
+#[test]
+fn rows_that_are_not_json_for_other_reasons_are_told_apart() {
+    let dir = folder(&[(
+        "a.jsonl",
+        b"{\"text\": \"a\"}\nwords\n{\"text\": \"half \\ud83d\"}\n   more words\n{\"text\": \"\\ude00 half\"}\n{\"text\": \"cut",
+    )]);
+    assert_eq!(
+        message(&dir, &read(&dir).unwrap_err()),
+        "5 faults in the text\n  \
+         a.jsonl:2: not JSON at column 1: expected value; the same on 1 more line of this file\n  \
+         a.jsonl:3: not JSON at column 16: `\\ud83d` is half of a surrogate pair, as in a text that was cut inside an emoji; the same on 1 more line of this file\n  \
+         a.jsonl:6: not JSON at column 13: EOF while parsing a string"
+    );
+}
+
+#[test]
+fn the_help_offers_the_format_that_is_nearest_to_the_columns() {
+    let help = |rows: &[u8], on_bad_row| {
+        let dir = folder(&[("a.jsonl", rows)]);
+        let error = read_documents(&[plan(dir.path())], on_bad_row).unwrap_err();
+        error.help("data.train").unwrap()
+    };
+    let dolly =
+        b"{\"instruction\": \"i\", \"context\": \"\", \"response\": \"r\", \"category\": \"c\"}\n";
+    assert_eq!(
+        help(dolly, OnBadRow::Fail),
+        "name rows with such fields in `data.train`, or say which fields are meant: \
+         `{ path: …, format: alpaca, fields: { input: context, output: response } }`"
+    );
+    assert!(
+        help(b"{\"a\": 1}\n", OnBadRow::Fail)
+            .ends_with("`{ path: …, format: text, fields: { text: body } }`")
+    );
+    assert_eq!(
+        help(b"3\n", OnBadRow::Skip),
+        "fix these places or remove the files from `data.train`"
     );
 }
 
@@ -224,4 +341,47 @@ fn fields_of_another_format_and_rows_of_a_text_are_refused() {
     );
     assert!(told(&|source| source.split = Some("train".to_owned()))
         .ends_with("a.txt: a file, of which `split: train` picks nothing; name its folder, or take `split` out"));
+}
+
+#[test]
+fn a_key_that_stands_twice_inside_of_a_field_that_is_read_is_told() {
+    let of = |line: String| {
+        let told = told("a.jsonl", line.as_bytes());
+        told.strip_prefix("a.jsonl:1: ").unwrap().to_owned()
+    };
+    let end = "stands twice in one object, and which one is meant is not known";
+    let good = r#"{"role": "user", "content": "a"}"#;
+    let bad = r#"{"role": "user", "content": "a", "content": "b"}"#;
+    assert_eq!(
+        of(format!(r#"{{"messages": [{good}, {bad}]}}"#)),
+        format!("message 2: `content` {end}")
+    );
+    let as_text = |json: &str| format!("\"{}\"", json.replace('"', "\\\""));
+    assert_eq!(
+        of(format!(
+            r#"{{"messages": {}}}"#,
+            as_text(&format!("[{bad}]"))
+        )),
+        format!("message 1: `content` {end}")
+    );
+    let tool = r#"{"a": 1, "a": 2}"#;
+    let tools = [
+        format!("[{tool}]"),
+        as_text(&format!("[{tool}]")),
+        format!("[{}]", as_text(tool)),
+    ];
+    for tools in tools {
+        assert_eq!(
+            of(format!(r#"{{"messages": [{good}], "tools": {tools}}}"#)),
+            format!("in `tools`, `a` {end}")
+        );
+    }
+    let call = format!(r#"{{"from": "function_call", "value": {}}}"#, as_text(tool));
+    assert_eq!(
+        of(format!(r#"{{"conversations": [{call}]}}"#)),
+        format!("message 1: in `value` of a function call, `a` {end}")
+    );
+    let line = format!(r#"{{"x": [{bad}], "messages": [{good}]}}"#);
+    let dir = folder(&[("a.jsonl", line.as_bytes())]);
+    assert!(read(&dir).is_ok(), "a field that nobody reads");
 }

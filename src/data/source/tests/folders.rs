@@ -194,3 +194,108 @@ fn names_in_a_saved_folder_do_not_lead_out_of_it() {
         "{told}"
     );
 }
+
+const MEND: &str = "fetch the whole folder again, or name the files that are there one by one, to read these alone";
+
+#[test]
+fn a_shard_that_is_missing_is_told_and_files_that_are_named_are_read_alone() {
+    let line = b"{\"text\": \"1\"}";
+    let list = [b"[", &line[..], b"]"].concat();
+    let packed = zstd::encode_all(&line[..], 1).unwrap();
+    for (name, bytes) in [
+        ("train-00000-of-00002.jsonl", &line[..]),
+        ("data/train-00000-of-00002.jsonl.zst", &packed),
+        ("data/train-00000-of-00002-1a2b.json", &list),
+        ("c4-train.00000-of-00002.json", &list),
+    ] {
+        let dir = folder(&[(name, bytes)]);
+        let missing = name.replace("00000-of", "00001-of").replace("-1a2b", "");
+        let expected = format!(
+            "1 fault in the text\n  FOLDER: 1 of 2 files of one series is missing, `{missing}`; {MEND}"
+        );
+        assert_eq!(read_split(&dir, None).unwrap_err(), expected);
+        let told = look_at_dir(&dir).unwrap_err().to_string();
+        assert!(told.ends_with(MEND), "{told}");
+        let alone = read_paths(&[dir.path().join(name)]).unwrap();
+        assert_eq!(texts(&alone.documents), ["1"]);
+    }
+    // What is missing of a split that is not read is nobody's loss.
+    let dir = folder(&[
+        ("train-00000-of-00001.json", &row("1")),
+        ("test-00001-of-00002.json", &row("2")),
+    ]);
+    assert_eq!(read_split(&dir, Some("train")).unwrap(), ["1"]);
+    assert!(
+        read_split(&dir, Some("test"))
+            .unwrap_err()
+            .contains("`test-00000-of-00002.json`")
+    );
+}
+
+#[test]
+fn what_a_readme_or_a_saved_folder_lists_is_there_or_told() {
+    let readme = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: [a.jsonl, b.jsonl]\n  - split: test\n    path: c.jsonl\n---\n";
+    let line = b"{\"text\": \"1\"}".as_slice();
+    let dir = folder(&[
+        ("README.md", readme.as_bytes()),
+        ("a.jsonl", line),
+        ("c.jsonl", line),
+    ]);
+    assert_eq!(
+        read_split(&dir, Some("train")).unwrap_err(),
+        format!(
+            "1 fault in the text\n  FOLDER: its README.md lists `b.jsonl`, which is not here; {MEND}"
+        )
+    );
+    assert_eq!(read_split(&dir, Some("test")).unwrap(), ["1"]);
+    let dir = folder(&[
+        ("dataset_info.json", b"{}"),
+        (
+            "state.json",
+            b"{\"_data_files\": [{\"filename\": \"data-00000-of-00001.arrow\"}]}",
+        ),
+    ]);
+    let expected = format!(
+        "1 fault in the text\n  data-00000-of-00001.arrow: `state.json` beside it names it, and it is not there; {MEND}"
+    );
+    assert_eq!(read_split(&dir, None).unwrap_err(), expected);
+    assert!(look_at_dir(&dir).is_err(), "a look tells it, too");
+    let dir = folder(&[("dataset_dict.json", b"{\"splits\": [\"train\", \"test\"]}")]);
+    assert_eq!(
+        read_split(&dir, Some("test")).unwrap_err(),
+        "1 fault in the text\n  FOLDER: its `dataset_dict.json` names split `test`, whose folder is not here; fetch the whole folder again"
+    );
+}
+
+#[test]
+fn files_of_another_configuration_are_passed_over_as_such() {
+    let readme = "---\nconfigs:\n- config_name: all\n  data_files: all/*.jsonl\n- config_name: few\n  data_files: few/*.jsonl\n---\n";
+    let line =
+        b"{\"text\": \"1\", \"messages\": [{\"role\": \"user\", \"content\": \"u\"}]}".as_slice();
+    let dir = folder(&[
+        ("README.md", readme.as_bytes()),
+        ("all/train.jsonl", line),
+        ("few/a.jsonl", line),
+        ("few/b.jsonl", line),
+    ]);
+    let source = SourcePlan {
+        config: Some("few".to_owned()),
+        ..plan_of(&dir)
+    };
+    let looked = look_at(&[source], OnBadRow::Fail).unwrap();
+    let told: Vec<_> = looked.passed_over.iter().map(ToString::to_string).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!(
+        told[0].ends_with("not of configuration `few`: `all/train.jsonl`"),
+        "{told:?}"
+    );
+    assert!(
+        told[1].ends_with("neither `.txt` nor `.jsonl`: `README.md`"),
+        "{told:?}"
+    );
+    // One note for all files, and the same for all splits.
+    assert_eq!(
+        looked.notes,
+        ["`messages` is read, and not `text` beside it; `format: text` reads that"]
+    );
+}
