@@ -41,7 +41,7 @@ use self::compressed::FileStream;
 use self::container::Container;
 pub(in crate::data) use self::fault::place;
 pub use self::fault::{
-    BadRows, Fault, FaultKind, FieldNames, MostlyBad, PassedOver, SkipReason, Skipped, SourceError,
+    BadRows, Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError,
 };
 pub(in crate::data) use self::plan::SOURCE;
 pub use self::plan::{FieldsPlan, OnBadRow, RowField, RowFormat, SourcePlan};
