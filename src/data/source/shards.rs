@@ -30,7 +30,7 @@ pub(super) struct Shard<'a> {
 impl<'a> Shard<'a> {
     /// Reads the name of a file without its endings, which may have a hash behind the numbers.
     pub(super) fn of(stem: &'a str) -> Option<Self> {
-        ["-of-", "_of_"].iter().find_map(|of| {
+        ["-of-", "_of_"].into_iter().find_map(|of| {
             let (before, after) = stem.rsplit_once(of)?;
             let (before, number) = before.split_at(before.len() - trailing_digits(before));
             let end = after.find(|letter: char| !letter.is_ascii_digit());
@@ -116,6 +116,7 @@ fn told(total: u64, num_missing: u64, named: &[String]) -> FaultKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     #[test]
     fn a_name_says_which_of_how_many_files_it_is() {
@@ -143,7 +144,7 @@ mod tests {
         let told = |names: &[&str]| {
             let paths = names.iter().map(|name| Path::new("f").join(name));
             let paths: Vec<_> = paths.collect();
-            let faults = missing(Path::new("f"), paths.iter().map(|path| path.as_path()));
+            let faults = missing(Path::new("f"), paths.iter().map(PathBuf::as_path));
             let faults = faults.iter().map(ToString::to_string);
             faults.collect::<Vec<_>>().join("\n")
         };
