@@ -156,8 +156,8 @@ fn a_fault_that_repeats_is_told_in_one_line() {
         message(&dir, &error),
         "203 faults in the text\n  \
          a.jsonl: 200 lines without `text`, the first is line 2; they have `id`, `messages`\n  \
-         b.jsonl:1: not JSON at column 15: a list that goes on in the next line; each line is one object; \
-         the same on 2 more lines of this file"
+         b.jsonl:1: not JSON at column 15: a list that goes on in the next line; each line is one object\n  \
+         b.jsonl:2: not JSON at column 14: trailing characters; the same on 1 more line of this file"
     );
 }
 
