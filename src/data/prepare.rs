@@ -120,7 +120,12 @@ pub fn prepare(
     };
     let (train_hash, validation_hash) = (train.content_hash, validation.content_hash);
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
-    let mut notes = [train.notes, validation.notes].concat();
+    let mut notes = train.notes;
+    for note in validation.notes {
+        if !notes.contains(&note) {
+            notes.push(note); // both texts may be alike
+        }
+    }
     let bad_rows = [train.bad_rows, validation.bad_rows];
     let bad_rows = bad_rows.iter().filter(|bad| bad.num_rows > 0);
     notes.extend(bad_rows.map(BadRows::to_string));

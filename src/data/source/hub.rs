@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::container::Container;
 use super::fault::{FaultKind, shown};
-use super::shards::Shard;
+use super::shards::SeriesPart;
 use crate::files;
 
 /// Words in names of files and folders that mean a split.
@@ -53,7 +53,7 @@ pub(super) fn split_of(inside: &Path) -> Option<String> {
 
 /// Split of `SPLIT-00000-of-00005`, perhaps with a hash behind it.
 fn split_of_shard(stem: &str) -> Option<&str> {
-    let shard = Shard::of(stem).filter(|shard| shard.total.len() == 5)?;
+    let shard = SeriesPart::of(stem).filter(|shard| shard.total.len() == 5)?;
     let split = shard.before.strip_suffix('-')?;
     let mut letters = split.chars();
     let is_name = !split.is_empty()

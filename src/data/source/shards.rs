@@ -17,7 +17,7 @@ const DIGITS: std::ops::RangeInclusive<usize> = 3..=9;
 
 /// Name of one of several files, such as `train-00000-of-00005.parquet`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Shard<'a> {
+pub(super) struct SeriesPart<'a> {
     /// Part of the name in front of the number.
     pub(super) before: &'a str,
     number: u64,
@@ -27,7 +27,7 @@ pub(super) struct Shard<'a> {
     of: &'a str,
 }
 
-impl<'a> Shard<'a> {
+impl<'a> SeriesPart<'a> {
     /// Reads the name of a file without its endings, which may have a hash behind the numbers.
     pub(super) fn of(stem: &'a str) -> Option<Self> {
         ["-of-", "_of_"].into_iter().find_map(|of| {
@@ -71,7 +71,7 @@ pub(super) fn missing<'a>(folder: &Path, files: impl Iterator<Item = &'a Path>) 
     let mut series: BTreeMap<_, (&Path, BTreeSet<u64>)> = BTreeMap::new();
     for path in files {
         let name = path.file_name().and_then(|name| name.to_str());
-        if let Some(shard) = name.and_then(|name| Shard::of(Container::stem(name))) {
+        if let Some(shard) = name.and_then(|name| SeriesPart::of(Container::stem(name))) {
             let key = (path.parent(), shard.before, shard.total);
             let (_, numbers) = series.entry(key).or_insert((path, BTreeSet::new()));
             numbers.insert(shard.number);
@@ -79,7 +79,7 @@ pub(super) fn missing<'a>(folder: &Path, files: impl Iterator<Item = &'a Path>) 
     }
     let faults = series.into_values().map(|(path, numbers)| {
         let name = path.file_name()?.to_str()?;
-        let shard = Shard::of(Container::stem(name))?;
+        let shard = SeriesPart::of(Container::stem(name))?;
         let ending = name.get(Container::stem(name).len()..)?;
         let total: u64 = shard.total.parse().ok()?;
         // Most programs count from 0, some from 1.
@@ -133,7 +133,7 @@ mod tests {
             ("train-00000-of-00005b", None),
             ("é-000-of-00é", None),
         ] {
-            let found = Shard::of(stem);
+            let found = SeriesPart::of(stem);
             let found = found.map(|shard| (shard.before, shard.number, shard.total));
             assert_eq!(found, expected, "{stem}");
         }
