@@ -11,7 +11,6 @@
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
 use std::error::Error;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use alambic::data::{
     CalibrateOn, Content, DataPlan, OnBadRow, Renderer, SourcePlan, Tokenizer, TokenizerChange,
     TokenizerPlan, prepare, read_documents,
 };
+use alambic::files;
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -56,7 +56,9 @@ fn rows(
 ) -> Result<Value, Box<dyn Error>> {
     let dir = tempfile::tempdir()?;
     let validation = dir.path().join("validation.jsonl");
-    fs::write(&validation, "{\"text\": \"It is a truth.\"}\n")?;
+    files::write_atomically(&validation, |out| {
+        out.write_all(b"{\"text\": \"It is a truth.\"}\n")
+    })?;
     let plan = DataPlan {
         train,
         train_tokens: None,

@@ -148,6 +148,12 @@ impl Splitting {
                 _ => is_known = false,
             }
         }
+        self.is_whole = self.shows_all(steps);
+        Some(())
+    }
+
+    /// True if nothing but the levels decides the pieces that a byte-level model sees.
+    fn shows_all(&self, steps: &[PreTokenizerWrapper]) -> bool {
         let is_byte_level = matches!(
             steps.last(),
             Some(PreTokenizerWrapper::ByteLevel(step)) if !step.add_prefix_space
@@ -159,12 +165,11 @@ impl Splitting {
             )
         };
         let num_before = steps.len().saturating_sub(1);
-        self.is_whole = is_byte_level
+        is_byte_level
             && self.normalizer.is_none()
             && steps[..num_before].iter().all(is_before)
             && self.levels.len() >= num_before
-            && self.levels.iter().all(Level::keeps_all);
-        Some(())
+            && self.levels.iter().all(Level::keeps_all)
     }
 
     /// Hands out ranges that cover a text, in order, each at least so many bytes long, until `take` breaks off.

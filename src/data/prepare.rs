@@ -120,12 +120,7 @@ pub fn prepare(
     };
     let (train_hash, validation_hash) = (train.content_hash, validation.content_hash);
     let mut skipped: Vec<_> = [train.skipped, validation.skipped].concat();
-    let mut notes = train.notes;
-    for note in validation.notes {
-        if !notes.contains(&note) {
-            notes.push(note); // both texts may be alike
-        }
-    }
+    let mut notes = distinct(train.notes, validation.notes);
     let bad_rows = [train.bad_rows, validation.bad_rows];
     let bad_rows = bad_rows.iter().filter(|bad| bad.num_rows > 0);
     notes.extend(bad_rows.map(BadRows::to_string));
@@ -161,6 +156,16 @@ pub fn prepare(
         from_cache: store.all_found,
         tokenizer,
     })
+}
+
+/// Notes on both texts, which may be alike.
+fn distinct(mut notes: Vec<String>, others: Vec<String>) -> Vec<String> {
+    for note in others {
+        if !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+    notes
 }
 
 /// Rows of a text for an existing tokenizer; nothing is stored on disk. `eos` and `ends` are those of [`prepare`].

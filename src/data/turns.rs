@@ -183,9 +183,10 @@ mod tests {
             ids: vec![10, END, 11, 12],
             num_bytes: vec![2, 3, 2, 2],
         };
-        let ranges = [2..9];
+        let range = 2..9;
+        let ranges = std::slice::from_ref(&range);
         let mut part = LearntPart {
-            ranges: &ranges,
+            ranges,
             stops: false,
             around: [Some(1), Some(END)],
         };
@@ -201,7 +202,7 @@ mod tests {
         assert_eq!(positions(&found), [4]);
         let found = turned(&part, tokens(), &[END], 4);
         assert!(found.is_cut && found.row.is_none());
-        part.ranges = &ranges;
+        part.ranges = ranges;
         let row = turned(&part, tokens(), &[END], 4).row.unwrap();
         assert!(!row.ends_with_separator);
     }

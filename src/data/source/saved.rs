@@ -60,8 +60,7 @@ pub(super) fn unread(error: io::Error) -> FaultKind {
         return error.into();
     }
     FaultKind::Missing(format!(
-        "`{STATE}` beside it names it, and it is not there; {}",
-        MEND
+        "`{STATE}` beside it names it, and it is not there; {MEND}"
     ))
 }
 

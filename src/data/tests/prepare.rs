@@ -430,7 +430,7 @@ fn what_the_template_leaves_out_is_told() {
 }
 
 #[test]
-fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
+fn rows_that_teach_nothing_are_told_before_anything_else() {
     let (mut setup, tokenizer) = with_chats();
     setup.plan.train.remove(0);
     setup.plan.sequence_length = 3;
@@ -450,7 +450,10 @@ fn rows_that_teach_nothing_or_no_end_are_told_before_anything_else() {
     let sources = [SourcePlan::from(setup.dir.path().join("chats.jsonl"))];
     let rows = read_rows(&sources, &tokenizer, 64, None, &[2]).unwrap();
     assert_eq!((rows.num_rows(), rows.num_streamed()), (1, 0));
+}
 
+#[test]
+fn turns_without_an_end_or_a_template_are_told() {
     let (mut setup, _) = with_chats();
     setup.plan.train.pop(); // its completion learns the end of a text
     setup.write("chats.jsonl", CHATS.lines().next().unwrap());

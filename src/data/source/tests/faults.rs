@@ -23,6 +23,7 @@ fn told(name: &str, bytes: &[u8]) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one table of files")]
 fn a_compressed_file_that_is_none_or_is_cut_or_damaged_is_told() {
     let lines = "{\"text\": \"some words that are not the same\"}\n".repeat(200);
     let packed = gzip(lines.as_bytes());
