@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Tokenizer, TokenizerError};
+use crate::gguf::tokenizer::added_token;
 
 /// Changes of a tokenizer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -23,9 +24,9 @@ impl Tokenizer {
     /// becomes a special one, as with `add_special_tokens` of transformers.
     ///
     /// The template is kept in `tokenizer_config.json`, where all versions of transformers read it.
-    pub fn changed(&self, change: &TokenizerChange) -> Result<Self, TokenizerError> {
+    pub fn changed(self, change: &TokenizerChange) -> Result<Self, TokenizerError> {
         if *change == TokenizerChange::default() {
-            return Ok(self.clone());
+            return Ok(self);
         }
         let path = Path::new("the tokenizer with `add_tokens`");
         let [(_, bytes), (_, config)] = self.files();
@@ -85,15 +86,7 @@ impl Tokenizer {
             }
             let id = self.id(token).map_or(next, |id| id as usize);
             next += usize::from(id == next);
-            added.push(json!({
-                "id": id,
-                "content": token,
-                "single_word": false,
-                "lstrip": false,
-                "rstrip": false,
-                "normalized": false,
-                "special": true,
-            }));
+            added.push(added_token(id, token, true));
         }
     }
 }
@@ -143,7 +136,10 @@ mod tests {
     fn new_tokens_get_the_ids_behind_the_last_and_are_found_in_text() {
         let before = words();
         let size = before.vocab_size();
-        let after = before.changed(&change(&["<|user|>", "<|end|>"])).unwrap();
+        let after = before
+            .clone()
+            .changed(&change(&["<|user|>", "<|end|>"]))
+            .unwrap();
         assert_eq!(after.vocab_size(), size + 2);
         let [user, end] = ["<|user|>", "<|end|>"].map(|token| after.id(token).unwrap());
         assert_eq!([user as usize, end as usize], [size, size + 1]);
@@ -162,6 +158,7 @@ mod tests {
             .unwrap_or_else(|| before.encode(" and").unwrap()[0]);
         let token = before.token(id).unwrap();
         let after = before
+            .clone()
             .changed(&change(&[&token, "<|endoftext|>", "<|new|>"]))
             .unwrap();
         assert_eq!(after.vocab_size(), before.vocab_size() + 1);
@@ -195,7 +192,7 @@ mod tests {
         let read = Tokenizer::open(&dir.path().join("tokenizer.json")).unwrap();
         assert_eq!(read.files(), after.files());
         assert_eq!(read.templates(), after.templates());
-        let again = after.changed(&change).unwrap();
+        let again = after.clone().changed(&change).unwrap();
         assert_eq!(again.vocab_size(), after.vocab_size());
     }
 

@@ -1,29 +1,27 @@
 //! Checks of chat templates and of changes to a tokenizer.
 
+use std::borrow::Cow;
+
 use super::Preflight;
-use crate::data::{Content, DataError, Document, OnBadRow, Split, Tokenizer, TokenizerError};
+use crate::data::{
+    Content, DataError, Document, OnBadRow, Split, Tokenizer, TokenizerChange, TokenizerError,
+};
 use crate::diag::Diagnostic;
 use crate::opened::{Opened, OpenedModel};
 use crate::recipe::RecipeFaults;
-use crate::vocabulary::Vocabulary;
 
 impl Preflight<'_> {
     /// Refuses conversations that the model's chat template does not render, by the first of each text.
     pub(super) fn renders(
         &self,
         opened: &Opened,
-        teacher: Option<&OpenedModel>,
+        changed: Option<&ChangedTokenizer<'_>>,
         conversations: &[(Split, Document)],
     ) -> Result<(), RecipeFaults> {
-        let (Some((split, first)), Some(vocabulary), Ok(change)) = (
-            conversations.first(),
-            known(opened, teacher),
-            &opened.change,
-        ) else {
-            return Ok(());
-        };
-        let Ok(tokenizer) = vocabulary.tokenizer().changed(change) else {
-            return Ok(()); // told with the changes
+        let (Some((split, first)), Some(Ok(tokenizer)), Ok(change)) =
+            (conversations.first(), changed, &opened.change)
+        else {
+            return Ok(()); // a tokenizer that cannot be changed is told with the changes
         };
         let key = format!("data.{split}");
         let renderer = match tokenizer.renderer() {
@@ -61,11 +59,12 @@ impl Preflight<'_> {
     }
 
     /// Checks changes of the tokenizer. Returns the changed one, if there are changes and it is known.
-    pub(super) fn changes(
+    pub(super) fn changes<'b>(
         &self,
         opened: &Opened,
-        teacher: Option<&OpenedModel>,
-    ) -> Result<Option<Tokenizer>, RecipeFaults> {
+        has_teacher: bool,
+        changed: Option<&'b ChangedTokenizer<'_>>,
+    ) -> Result<Option<&'b Tokenizer>, RecipeFaults> {
         if self.plan.student.changes.is_empty() {
             return Ok(None);
         }
@@ -77,10 +76,10 @@ impl Preflight<'_> {
         };
         let change = opened.change.as_ref();
         let change = change.map_err(|error| template(error.to_string()))?;
-        let Some(vocabulary) = known(opened, teacher) else {
+        let Some(changed) = changed else {
             return Ok(None);
         };
-        let changed = vocabulary.tokenizer().changed(change).map_err(|error| {
+        let changed = changed.as_ref().map_err(|error| {
             let key = match error {
                 TokenizerError::NoSuchToken { .. } => "student.eos_token",
                 _ => "student.add_tokens",
@@ -93,8 +92,9 @@ impl Preflight<'_> {
             let rendered = changed.renderer();
             rendered.map_err(|error| template(error.to_string()))?;
         }
-        if teacher.is_some() && changed.num_new() > 0 {
-            let new = changed.token(u32::try_from(vocabulary.num_tokens()).unwrap_or_default());
+        if has_teacher && changed.num_new() > 0 {
+            let first = changed.vocab_size() - changed.num_new();
+            let new = changed.token(u32::try_from(first).unwrap_or_default());
             let fact = format!("the teacher does not know `{}`", new.unwrap_or_default());
             let fault = Diagnostic::new("student/new-tokens", fact).help(
                 "give the tokens to the teacher first: train it with `add_tokens` in a recipe without a teacher, and name what that exports as this recipe's teacher",
@@ -105,10 +105,23 @@ impl Preflight<'_> {
     }
 }
 
-/// Vocabulary of the recipe, if it is known; an error of reading it is told elsewhere.
-fn known<'a>(opened: &'a Opened, teacher: Option<&'a OpenedModel>) -> Option<&'a Vocabulary> {
-    match &opened.tokenizer {
-        Some(file) => file.as_ref().ok(),
-        None => teacher?.vocabulary.as_ref().ok(),
-    }
+/// The recipe's tokenizer with its changes, or the error of making them.
+pub(super) type ChangedTokenizer<'a> = Result<Cow<'a, Tokenizer>, TokenizerError>;
+
+/// Changes the recipe's tokenizer, if it is known and so are the changes; an error of reading either is told elsewhere.
+pub(super) fn changed_tokenizer<'a>(
+    opened: &'a Opened,
+    teacher: Option<&'a OpenedModel>,
+) -> Option<ChangedTokenizer<'a>> {
+    let vocabulary = match &opened.tokenizer {
+        Some(file) => file,
+        None => &teacher?.vocabulary,
+    };
+    let tokenizer = vocabulary.as_ref().ok()?.tokenizer();
+    let change = opened.change.as_ref().ok()?;
+    Some(if *change == TokenizerChange::default() {
+        Ok(Cow::Borrowed(tokenizer))
+    } else {
+        tokenizer.clone().changed(change).map(Cow::Owned)
+    })
 }

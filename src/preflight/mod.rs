@@ -71,11 +71,13 @@ pub fn check(
             let vocabulary = preflight.vocabulary(opened, teacher, &mut notes);
             let num_tokens = vocabulary.as_ref().ok().copied().flatten();
             let num_rows = config.map(|config| config.vocab_size);
+            let changed = chat::changed_tokenizer(opened, teacher);
+            let changed = changed.as_ref();
             let checks = [
                 vocabulary.map(drop),
                 preflight.support(num_tokens.or(num_rows)),
-                preflight.student(opened, teacher, &mut notes),
-                preflight.renders(opened, teacher, &conversations),
+                preflight.student(opened, teacher, changed, &mut notes),
+                preflight.renders(opened, changed, &conversations),
             ];
             faults.extend(checks.into_iter().filter_map(Result::err));
         }

@@ -1,6 +1,7 @@
 //! Checks of a student, by headers.
 
 use super::Preflight;
+use super::chat::ChangedTokenizer;
 use crate::data::tokenizer_path;
 use crate::diag::Diagnostic;
 use crate::opened::{Opened, OpenedModel};
@@ -13,6 +14,7 @@ impl Preflight<'_> {
         &self,
         opened: &Opened,
         teacher: Option<&OpenedModel>,
+        changed: Option<&ChangedTokenizer<'_>>,
         notes: &mut Vec<String>,
     ) -> Result<(), RecipeFaults> {
         let given = match (&self.plan.student.source, opened.student(self.plan)) {
@@ -26,7 +28,7 @@ impl Preflight<'_> {
             (Some(given), None) => self.vocabulary_alone(opened, given.config())?,
             (None, _) => {}
         }
-        let tokenizer = self.changes(opened, teacher)?;
+        let tokenizer = self.changes(opened, teacher.is_some(), changed)?;
         let source = match &self.plan.student.source {
             StudentSource::FromTeacher(_) => teacher,
             StudentSource::Checkpoint(_) | StudentSource::Architecture(_) => given,
@@ -45,7 +47,7 @@ impl Preflight<'_> {
         let length = self.plan.data.sequence_length;
         // Sizes in the recipe were checked with the recipe; the number of tokens does not matter here.
         let config = self.plan.student.source.config(teacher, given, 1, length);
-        let config = match &tokenizer {
+        let config = match tokenizer {
             Some(tokenizer) => self.plan.student.changes.config(config, tokenizer),
             None => config,
         };

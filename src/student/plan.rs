@@ -89,11 +89,7 @@ impl ChangesPlan {
 
     /// True if the tokenizer is changed.
     pub fn of_tokenizer(&self) -> bool {
-        *self
-            != Self {
-                max_position_embeddings: self.max_position_embeddings,
-                ..Self::default()
-            }
+        !self.add_tokens.is_empty() || self.eos_token.is_some() || self.chat_template.is_some()
     }
 
     /// Changes of the tokenizer, whose template is read.

@@ -55,6 +55,24 @@ impl Setup {
         )
     }
 
+    /// Rows of a given tokenizer; see [`prepare`].
+    fn prepare_with(
+        &self,
+        tokenizer: &Tokenizer,
+        eos: Option<u32>,
+        ends: &[u32],
+    ) -> Result<Prepared, DataError> {
+        let unchanged = TokenizerChange::default();
+        prepare(
+            &self.plan,
+            Some(tokenizer),
+            &unchanged,
+            &self.cache(),
+            eos,
+            ends,
+        )
+    }
+
     fn cached(&self, prefix: &str) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.cache()).unwrap();
         let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -199,15 +217,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
     setup.write("train/c.jsonl", "{\"text\": \"y\"}\n{\"text\": \"xx\"}\n");
     let tokenizer = Tokenizer::of_model(setup.dir.path()).unwrap();
     for from_cache in [false, true] {
-        let prepared = prepare(
-            &setup.plan,
-            Some(&tokenizer),
-            &TokenizerChange::default(),
-            &setup.cache(),
-            None,
-            &[],
-        )
-        .unwrap();
+        let prepared = setup.prepare_with(&tokenizer, None, &[]).unwrap();
         assert_eq!(prepared.from_cache, from_cache);
         let skipped: Vec<_> = prepared
             .skipped
@@ -229,15 +239,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
         );
     }
     setup.write("validation.txt", "xxx");
-    let error = prepare(
-        &setup.plan,
-        Some(&tokenizer),
-        &TokenizerChange::default(),
-        &setup.cache(),
-        None,
-        &[],
-    )
-    .unwrap_err();
+    let error = setup.prepare_with(&tokenizer, None, &[]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "validation text: the tokenizer gives no tokens for it"
@@ -317,17 +319,7 @@ fn learnt(rows: &TokenRows, row_idx: usize, tokenizer: &Tokenizer) -> String {
 #[test]
 fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
     let (setup, tokenizer) = with_chats();
-    let prepare = |setup: &Setup| {
-        prepare(
-            &setup.plan,
-            Some(&tokenizer),
-            &TokenizerChange::default(),
-            &setup.cache(),
-            None,
-            &[2],
-        )
-        .unwrap()
-    };
+    let prepare = |setup: &Setup| setup.prepare_with(&tokenizer, None, &[2]).unwrap();
     let prepared = prepare(&setup);
     let rows = &prepared.train;
     let first = rows.num_streamed();
@@ -364,15 +356,7 @@ fn what_is_learnt_is_a_choice_and_part_of_the_key() {
     let (mut setup, tokenizer) = with_chats();
     let mut of = |learn| {
         setup.plan.learn = Some(learn);
-        let prepared = prepare(
-            &setup.plan,
-            Some(&tokenizer),
-            &TokenizerChange::default(),
-            &setup.cache(),
-            None,
-            &[2],
-        )
-        .unwrap();
+        let prepared = setup.prepare_with(&tokenizer, None, &[2]).unwrap();
         assert!(!prepared.from_cache, "{learn:?}");
         let rows = prepared.train;
         learnt(&rows, rows.num_streamed(), &tokenizer)
@@ -391,14 +375,7 @@ fn a_completion_of_turns_is_learnt_to_its_end_and_one_of_text_with_its_first_wor
     setup.write("chats.jsonl", turns);
     setup.write("pairs.jsonl", texts);
     setup.plan.train.remove(0);
-    let prepared = prepare(
-        &setup.plan,
-        Some(&tokenizer),
-        &TokenizerChange::default(),
-        &setup.cache(),
-        None,
-        &[2],
-    );
+    let prepared = setup.prepare_with(&tokenizer, None, &[2]);
     let rows = prepared.unwrap().train;
     let turns = learnt(&rows, 0, &tokenizer);
     assert!(turns.starts_with("Yes.<|im_end|>"), "{turns}");
@@ -414,14 +391,7 @@ fn what_the_template_leaves_out_is_told() {
     setup.write("chats.jsonl", &format!("{call}\n{CHATS}"));
     setup.plan.train.remove(0);
     setup.plan.train.pop();
-    let prepared = prepare(
-        &setup.plan,
-        Some(&tokenizer),
-        &TokenizerChange::default(),
-        &setup.cache(),
-        None,
-        &[2],
-    );
+    let prepared = setup.prepare_with(&tokenizer, None, &[2]);
     let notes = prepared.unwrap().notes;
     let found = notes
         .iter()
@@ -434,15 +404,7 @@ fn rows_that_teach_nothing_are_told_before_anything_else() {
     let (mut setup, tokenizer) = with_chats();
     setup.plan.train.remove(0);
     setup.plan.sequence_length = 3;
-    let error = prepare(
-        &setup.plan,
-        Some(&tokenizer),
-        &TokenizerChange::default(),
-        &setup.cache(),
-        None,
-        &[2],
-    )
-    .unwrap_err();
+    let error = setup.prepare_with(&tokenizer, None, &[2]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "train text: nothing of it is learnt: 3 of 3 conversations are longer than `sequence_length`, which cuts off what the assistant says"
@@ -467,15 +429,7 @@ fn turns_without_an_end_or_a_template_are_told() {
         .unwrap();
     }
     let tokenizer = Tokenizer::of_model(&folder).unwrap(); // names no end
-    let prepared = prepare(
-        &setup.plan,
-        Some(&tokenizer),
-        &TokenizerChange::default(),
-        &setup.cache(),
-        Some(0),
-        &[],
-    )
-    .unwrap();
+    let prepared = setup.prepare_with(&tokenizer, Some(0), &[]).unwrap();
     let [note] = &prepared.notes[..] else {
         panic!("{:?}", prepared.notes)
     };
@@ -485,15 +439,7 @@ fn turns_without_an_end_or_a_template_are_told() {
     );
     fs::remove_file(folder.join("chat_template.jinja")).unwrap();
     let tokenizer = Tokenizer::of_model(&folder).unwrap();
-    let error = prepare(
-        &setup.plan,
-        Some(&tokenizer),
-        &TokenizerChange::default(),
-        &setup.cache(),
-        Some(0),
-        &[],
-    )
-    .unwrap_err();
+    let error = setup.prepare_with(&tokenizer, Some(0), &[]).unwrap_err();
     assert!(
         error.to_string().ends_with(
             "chats.jsonl:1: a conversation, and the model has no chat template to render it"

@@ -179,18 +179,23 @@ impl FileTokens {
                 TokenKind::UserDefined => false,
                 TokenKind::Normal | TokenKind::Unused | TokenKind::Byte => return None,
             };
-            Some(json!({
-                "id": id,
-                "content": token,
-                "single_word": false,
-                "lstrip": false,
-                "rstrip": false,
-                "normalized": false,
-                "special": special,
-            }))
+            Some(added_token(id, token, special))
         });
         added.collect()
     }
+}
+
+/// Entry of a token among `added_tokens` of `tokenizer.json`, cut out of text as it is written.
+pub fn added_token(id: usize, content: &str, special: bool) -> Value {
+    json!({
+        "id": id,
+        "content": content,
+        "single_word": false,
+        "lstrip": false,
+        "rstrip": false,
+        "normalized": false,
+        "special": special,
+    })
 }
 
 /// `chat_template` of `tokenizer_config.json`: only the default, or a list with the named ones.
