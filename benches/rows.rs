@@ -20,6 +20,7 @@ use alambic::data::{
     TokenizerPlan, prepare, read_documents,
 };
 use alambic::files;
+use alambic::hashes::Hashes;
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -66,6 +67,8 @@ fn rows(
         sequence_length,
         validation_tokens: None,
         learn: None,
+        packing: None,
+        longer: None,
         on_bad_row: OnBadRow::Fail,
         calibrate_on: CalibrateOn::All,
         tokenizer: TokenizerPlan::Teacher,
@@ -76,8 +79,8 @@ fn rows(
         Some(tokenizer),
         &TokenizerChange::default(),
         dir.path(),
-        None,
-        &[],
+        (None, &[]),
+        &Hashes::of_this_process(0.0),
     )?;
     let secs = start.elapsed().as_secs_f64();
     let train = prepared.train;
@@ -113,6 +116,7 @@ fn library(tokenizer: &Tokenizer, sources: &[SourcePlan]) -> Result<Value, Box<d
 fn text(content: &Content, renderer: Option<&Renderer>) -> Result<String, Box<dyn Error>> {
     Ok(match content {
         Content::Text(text) => text.clone(),
+        Content::File(_) => return Err("a text too long for this bench".into()),
         Content::Completion { prompt, completion } => [prompt.as_str(), completion].concat(),
         Content::Chat(conversation) => {
             let renderer = renderer.ok_or("the tokenizer has no chat template")?;

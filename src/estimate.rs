@@ -73,9 +73,8 @@ struct Sizes {
     student: DecoderConfig,
     train_tokens: u64,
     validation_tokens: u64,
-    /// Bytes of all files of text, and of the largest.
+    /// Bytes of all files of text.
     text_bytes: u64,
-    largest_file_bytes: u64,
     sequence_length: usize,
 }
 
@@ -357,20 +356,20 @@ fn sizes(
         train_tokens: tokens(&train, plan.data.train_tokens),
         validation_tokens: tokens(&validation, plan.data.validation_tokens),
         text_bytes: files().sum(),
-        largest_file_bytes: files().max().unwrap_or(0),
         sequence_length: length,
     }
 }
 
-/// Memory of the data stage: all texts; beside them a file that is read and a line of it that is decoded, which may be
-/// all of it, or, later, tokens in their forms up to the file of rows.
+/// Memory of the data stage: the texts of a window, blocks of files that are read, and tokens in their forms up to the
+/// file of rows. A corpus of any size needs no more than the largest of these.
 fn text_memory(sizes: &Sizes, tokens: u64) -> u64 {
-    let beside = sizes.largest_file_bytes.saturating_mul(2);
-    let beside = beside.max(tokens.saturating_mul(5 * F32_BYTES));
-    (PROCESS_BYTES + PARTS_BYTES)
-        .saturating_add(sizes.text_bytes)
-        .saturating_add(beside)
+    let tokens = tokens.saturating_mul(5 * F32_BYTES);
+    let beside = sizes.text_bytes.saturating_mul(3).saturating_add(tokens);
+    PROCESS_BYTES + PARTS_BYTES + beside.min(WINDOW_BYTES)
 }
+
+/// Most memory of texts and tokens that are there at a time.
+const WINDOW_BYTES: u64 = 256 << 20;
 
 /// Bytes of each file that the data stage reads.
 fn file_sizes(sources: &[SourcePlan]) -> Vec<u64> {

@@ -143,12 +143,10 @@ impl Calibration<'_> {
         self.whole_rows().count()
     }
 
-    /// Streamed rows without padding, and conversations.
+    /// Rows of documents, and streamed rows without padding.
     fn whole_rows(&self) -> impl Iterator<Item = usize> {
         let rows = self.rows;
-        let is_whole = |row_idx: &usize| {
-            *row_idx >= rows.num_streamed() || rows.length(*row_idx) == rows.sequence_length()
-        };
+        let is_whole = |row_idx: &usize| !rows.is_rest_of_stream(*row_idx);
         let whole = (0..rows.num_rows()).filter(is_whole);
         whole.take(self.num_rows_asked())
     }

@@ -9,8 +9,8 @@ use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::commands::{Output, load_plan, open_model};
-use super::{Failure, RecipeArgs};
+use super::commands::{Output, load_plan, open_model, remember_speeds, shown, with_context};
+use super::{Failure, RecipeArgs, RunArgs};
 use crate::chat::{Conversation, Learn, Learnt, Rendered, TemplateError, learnt};
 use crate::data::{self, DataError, Renderer, Split, TokenRows, Tokenizer};
 use crate::files;
@@ -20,7 +20,10 @@ use crate::hashes::Hashes;
 use crate::opened::Opened;
 use crate::plan::Plan;
 use crate::preflight;
+use crate::progress::{percent, thousands};
 use crate::recipe::Word;
+use crate::report::RowsOfText;
+use crate::run;
 use crate::stages::Stages;
 
 const LEARNT: Style = AnsiColor::Green.on_default().bold();
@@ -46,6 +49,12 @@ Examples:
         #[arg(long, value_enum, default_value = "train")]
         split: SplitArg,
     },
+    /// Make the rows of a recipe's texts: read, render, tokenise and pack them
+    #[command(after_help = "\
+Examples:
+  alambic data build recipes/quickstart.yaml
+  alambic data build my.yaml --set data.train=corpus.jsonl --json")]
+    Build(RunArgs),
     /// Render conversations with a chat template, one after another
     #[command(after_help = "\
 Examples:
@@ -69,8 +78,32 @@ pub(super) fn execute(command: &DataCommand, output: &mut Output<'_>) -> Result<
             rows,
             split,
         } => show(recipe, *rows, *split, output),
+        DataCommand::Build(args) => build(args, output),
         DataCommand::Render(args) => render(args, output),
     }
+}
+
+fn build(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let plan = load_plan(&args.recipe)?;
+    let built = with_context(&plan, &args.recipe.set, args.trust, |context| {
+        run::build_data(&plan, context)
+    });
+    remember_speeds(&plan);
+    let (dir, rows) = built?;
+    let line = |of: &RowsOfText| {
+        let room = (of.rows * of.sequence_length).max(1) as f64;
+        format!(
+            "{}: {} rows of {} positions, {} % of them filled, {} of them counted",
+            of.split,
+            thousands(of.rows),
+            thousands(of.sequence_length),
+            percent(of.positions as f64 / room, 1),
+            thousands(of.counted)
+        )
+    };
+    let mut text: Vec<String> = rows.iter().map(line).collect();
+    text.push(format!("rows: {}", shown(&dir)));
+    output.print(&text.join("\n"), &json!({ "dir": dir, "rows": rows }))
 }
 
 fn show(
@@ -88,7 +121,7 @@ fn show(
     let shorter = |limit: Option<u64>| Some(limit.map_or(tokens, |limit| limit.min(tokens)));
     plan.data.train_tokens = shorter(plan.data.train_tokens);
     plan.data.validation_tokens = shorter(plan.data.validation_tokens);
-    let prepared = prepared(&plan, &stages)?;
+    let prepared = prepared(&plan, &stages, &hashes)?;
     let split = match split {
         SplitArg::Train => Split::Train,
         SplitArg::Validation => Split::Validation,
@@ -113,7 +146,7 @@ fn show(
 }
 
 /// Rows of a plan, made in a folder that is deleted again.
-fn prepared(plan: &Plan, stages: &Stages) -> Result<data::Prepared, Failure> {
+fn prepared(plan: &Plan, stages: &Stages, hashes: &Hashes) -> Result<data::Prepared, Failure> {
     let scratch = tempfile::tempdir()?;
     let inputs = &stages.inputs;
     let tokenizer = inputs.tokenizer.as_ref();
@@ -124,8 +157,8 @@ fn prepared(plan: &Plan, stages: &Stages) -> Result<data::Prepared, Failure> {
         tokenizer,
         &stages.inputs.change,
         scratch.path(),
-        end_of_text,
-        &ends,
+        (end_of_text, &ends),
+        hashes,
     )?;
     Ok(prepared)
 }

@@ -128,6 +128,10 @@ impl From<io::Error> for Failure {
     }
 }
 
+/// Advice on an input that changed.
+const WAIT_FOR_WRITERS: &str =
+    "wait until nothing writes to it, and run again: nothing that was made of it is kept";
+
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
         let help = match &error {
@@ -137,6 +141,9 @@ impl From<DataError> for Failure {
         };
         match error {
             DataError::Io(error) => error.into(),
+            error @ DataError::TextChanged { .. } => {
+                Self::input("run/input-changed", &error).help(Some(WAIT_FOR_WRITERS.to_owned()))
+            }
             error => Self::input("data", &error).help(help),
         }
     }
@@ -178,9 +185,9 @@ fn room(error: &io::Error) -> Option<String> {
 impl From<StagesError> for Failure {
     fn from(error: StagesError) -> Self {
         match error {
-            StagesError::Changed(_) => Self::input("run/input-changed", &error).help(Some(
-                "wait until nothing writes to it, and run again: nothing that was made of it is kept".to_owned(),
-            )),
+            StagesError::Changed(_) => {
+                Self::input("run/input-changed", &error).help(Some(WAIT_FOR_WRITERS.to_owned()))
+            }
             StagesError::NoWeights { .. } => {
                 Self::input("run/teacher-away", &error).help(Some(BRING_TEACHER.to_owned()))
             }

@@ -57,15 +57,15 @@ impl BatchOrder {
 /// Rounds of the network; four suffice for pseudo-randomness (Luby and Rackoff), more cost nothing here.
 const ROUNDS: usize = 8;
 
-/// Permutation of `0..len`.
-struct Permutation {
+/// Permutation of `0..len`, which is not empty.
+pub(super) struct Permutation {
     keys: [u64; ROUNDS],
     half_bits: u32,
     len: usize,
 }
 
 impl Permutation {
-    fn new(seed: u64, epoch: usize, len: usize) -> Self {
+    pub(super) fn new(seed: u64, epoch: usize, len: usize) -> Self {
         let mut hasher = blake3::Hasher::new();
         hasher.update(b"batch");
         hasher.update(&seed.to_le_bytes());
@@ -87,7 +87,7 @@ impl Permutation {
         }
     }
 
-    fn at(&self, index: usize) -> usize {
+    pub(super) fn at(&self, index: usize) -> usize {
         let mut number = index;
         loop {
             number = self.encipher(number);

@@ -2,21 +2,18 @@
 
 use std::slice;
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::encode::Encoder;
 use super::error::DataError;
-use super::rows::ConversationRow;
+use super::pack::{Form, Packer};
+use super::plan::{Longer, PackingKind};
 use super::source::{Content, Document, place};
 use super::templates::Renderer;
 use super::tokenizer::TokenizedText;
-use super::turns::{LearntPart, Turned, turned};
+use super::turns::{LearntPart, LearntTokens};
 use crate::chat::{Conversation, Learn, Learnt, learnt};
-
-/// Documents that are rendered and tokenised before it is seen whether there are enough rows.
-const ROUND: usize = 1024;
 
 /// Settings with which conversations become rows.
 #[derive(Debug)]
@@ -31,8 +28,14 @@ pub(super) struct Turning<'a> {
     pub(super) beginning_of_text: Option<u32>,
     /// Token behind the text of a completion.
     pub(super) end_of_turn: u32,
-    /// True if conversations that the template refuses are left out.
-    pub(super) skips_refused: bool,
+    pub(super) form: Form,
+}
+
+/// Tokens of a conversation: of each text that the template makes of it.
+pub(super) struct TurnedDocument {
+    texts: Vec<LearntTokens>,
+    /// True if the texts hold all that the assistant says.
+    renders_all: bool,
 }
 
 /// Most refused conversations that are named.
@@ -43,18 +46,16 @@ const MAX_NAMED: usize = 20;
 pub(super) struct TurnCounts {
     /// Conversations that were read, of which some may be beyond a limit.
     pub conversations: u64,
-    /// Rows of them.
-    pub rows: u64,
-    /// Conversations that are longer than a row, and were cut at its end.
-    pub cut: u64,
-    /// Rows that were left out: nothing of them is learnt, or nothing that is in front of the cut.
+    /// Texts that the template makes of them, and that were packed.
+    pub texts: u64,
+    /// Conversations that are longer than a row.
+    pub longer: u64,
+    /// Texts, or pieces of them, that were left out: nothing of them is learnt, or nothing that is in front of a cut.
     pub without_learnt: u64,
-    /// Rows that learn a token that ends a turn.
+    /// Texts that learn a token that ends a turn.
     pub with_end: u64,
-    /// Rows that learn all of their tokens.
+    /// Texts that learn all of their tokens.
     pub learnt_whole: u64,
-    /// Positions in front of the padding.
-    pub tokens: u64,
     /// Conversations of which the template leaves something out that the assistant says, thinks or calls.
     pub left_out: u64,
     /// Conversations that the template refused.
@@ -64,63 +65,42 @@ pub(super) struct TurnCounts {
 }
 
 impl Turning<'_> {
-    /// Rows of documents that are no plain text, in their order, until their positions are more than `limit`; one row at least.
-    pub(super) fn rows(
+    /// Packs a conversation, or says why it cannot be.
+    pub(super) fn pack(
         &self,
-        documents: &[&Document],
-        encoder: &Encoder<'_>,
-        limit: Option<u64>,
-    ) -> Result<(Vec<ConversationRow>, TurnCounts), DataError> {
-        let (mut rows, mut counts) = (Vec::new(), TurnCounts::default());
-        for round in documents.chunks(ROUND) {
-            let turned: Vec<Result<(Vec<Turned>, bool), DataError>> = round
-                .par_iter()
-                .map(|document| self.of_document(document, encoder))
-                .collect();
-            for of_document in turned {
-                counts.conversations += 1;
-                let (of_document, renders_all) = match of_document {
-                    Err(error @ DataError::Template { .. }) if self.skips_refused => {
-                        counts.refused += 1;
-                        if counts.refusals.len() < MAX_NAMED {
-                            counts.refusals.push(error.to_string());
-                        }
-                        continue;
-                    }
-                    outcome => outcome?,
-                };
-                counts.left_out += u64::from(!renders_all);
-                counts.cut += u64::from(of_document.iter().any(|row| row.is_cut));
-                for turned in of_document {
-                    let Some(row) = turned.row else {
-                        counts.without_learnt += 1;
-                        continue;
-                    };
-                    let positions = row.tokens.len() as u64 - 1;
-                    let is_full = limit.is_some_and(|limit| counts.tokens + positions > limit);
-                    if is_full && counts.rows > 0 {
-                        return Ok((rows, counts));
-                    }
-                    counts.rows += 1;
-                    counts.with_end += u64::from(turned.learns_end);
-                    counts.learnt_whole += u64::from(turned.learns_all);
-                    counts.tokens += positions;
-                    rows.push(row);
-                }
+        turned: TurnedDocument,
+        packer: &mut Packer,
+        counts: &mut TurnCounts,
+    ) -> Result<(), DataError> {
+        counts.conversations += 1;
+        counts.left_out += u64::from(!turned.renders_all);
+        let mut is_longer = false;
+        for text in &turned.texts {
+            let outcome = text.pack(packer, self.form, self.ends)?;
+            is_longer |= outcome.is_longer;
+            counts.without_learnt += outcome.without_learnt;
+            if outcome.pieces > outcome.without_learnt || outcome.pieces == 0 {
+                counts.texts += 1;
+                counts.with_end += u64::from(outcome.learns_end);
+                counts.learnt_whole += u64::from(outcome.learns_all);
             }
         }
-        Ok((rows, counts))
+        counts.longer += u64::from(is_longer);
+        Ok(())
     }
 
-    /// Rows of a document, and whether they hold all that the assistant says.
-    fn of_document(
+    /// Tokens of a document that is no plain text.
+    pub(super) fn turned(
         &self,
         document: &Document,
         encoder: &Encoder<'_>,
-    ) -> Result<(Vec<Turned>, bool), DataError> {
+    ) -> Result<TurnedDocument, DataError> {
         let here = || place(&document.path, document.row);
         match &document.content {
-            Content::Text(_) => Ok((Vec::new(), true)), // packed with the other texts
+            Content::Text(_) | Content::File(_) => Ok(TurnedDocument {
+                texts: Vec::new(), // packed as they are
+                renders_all: true,
+            }),
             Content::Completion { prompt, completion } => {
                 let text = [prompt.as_str(), completion.as_str()].concat();
                 let tokens = encoder.encode_text(&text, self.max_tokens(), here)?;
@@ -134,8 +114,10 @@ impl Turning<'_> {
                     stops: false,
                     around: [self.beginning_of_text, Some(self.end_of_turn)],
                 };
-                let turned = turned(&part, tokens, self.ends, self.sequence_length);
-                Ok((vec![turned], true))
+                Ok(TurnedDocument {
+                    texts: vec![LearntTokens::new(&part, tokens, self.ends)],
+                    renders_all: true,
+                })
             }
             Content::Chat(conversation) => {
                 let Some(renderer) = self.renderer else {
@@ -164,17 +146,26 @@ impl Turning<'_> {
                         stops: matches!(learn, Learn::Assistant | Learn::LastTurn),
                         around: [None; 2],
                     };
-                    Ok(turned(&part, tokens, self.ends, self.sequence_length))
+                    Ok(LearntTokens::new(&part, tokens, self.ends))
                 };
-                let rows: Result<_, DataError> = texts.into_iter().map(row).collect();
-                Ok((rows?, renders_all))
+                let texts: Result<_, DataError> = texts.into_iter().map(row).collect();
+                Ok(TurnedDocument {
+                    texts: texts?,
+                    renders_all,
+                })
             }
         }
     }
 
-    /// Tokens of a text that matter: behind those of a row, one more says that it is cut.
+    /// Tokens of a text that matter: behind those of a row, one more says that it is longer.
     fn max_tokens(&self) -> usize {
-        self.sequence_length + 1
+        match self.form {
+            Form {
+                kind: PackingKind::Documents,
+                longer: Longer::Truncate | Longer::Drop,
+            } => self.sequence_length + 1,
+            _ => usize::MAX,
+        }
     }
 }
 
@@ -220,6 +211,15 @@ fn renders_all(conversation: &Conversation, texts: &[Learnt]) -> bool {
 }
 
 impl TurnCounts {
+    /// Counts a conversation that the template refuses.
+    pub(super) fn refuse(&mut self, error: &DataError) {
+        self.conversations += 1;
+        self.refused += 1;
+        if self.refusals.len() < MAX_NAMED {
+            self.refusals.push(error.to_string());
+        }
+    }
+
     /// Why no row was made of any conversation.
     pub(super) fn why_nothing(&self) -> String {
         let of = self.conversations;
@@ -230,10 +230,10 @@ impl TurnCounts {
                 self.refused
             );
         }
-        if self.cut > 0 {
+        if self.longer > 0 {
             return format!(
                 "{} of {of} conversations are longer than `sequence_length`, which cuts off what the assistant says",
-                self.cut
+                self.longer
             );
         }
         format!(
@@ -242,9 +242,9 @@ impl TurnCounts {
     }
 
     /// Sentences for a user who is about to train on this: what was cut or left out, and what is never learnt.
-    pub(super) fn notes(&self, split: impl std::fmt::Display) -> Vec<String> {
+    pub(super) fn notes(&self, split: impl std::fmt::Display, form: Form) -> Vec<String> {
         let mut notes = Vec::new();
-        let (rows, of) = (self.rows, self.conversations);
+        let (texts, of) = (self.texts, self.conversations);
         if self.refused > 0 {
             notes.push(format!(
                 "{split}: {} conversations that the chat template refuses are left out\n  {}",
@@ -252,8 +252,16 @@ impl TurnCounts {
                 self.refusals.join("\n  ")
             ));
         }
-        if self.cut > 0 {
-            notes.push(format!("{split}: {} of {of} conversations are longer than `sequence_length` and were cut at its end", self.cut));
+        if self.longer > 0 {
+            let done = match form.longer {
+                Longer::Truncate => "were cut at its end",
+                Longer::Split => "were split into several, which do not see each other",
+                Longer::Drop => "were left out",
+            };
+            notes.push(format!(
+                "{split}: {} of {of} conversations are longer than `sequence_length` and {done}",
+                self.longer
+            ));
         }
         if self.left_out > 0 {
             notes.push(format!(
@@ -264,16 +272,16 @@ impl TurnCounts {
         }
         if self.without_learnt > 0 {
             notes.push(format!(
-                "{split}: {} rows were left out, because nothing of them is learnt",
+                "{split}: {} conversations or pieces of them were left out, because nothing of them is learnt",
                 self.without_learnt
             ));
         }
-        if rows > 0 && self.with_end == 0 {
-            notes.push(format!("{split}: no row learns a token that ends a turn, so the student will not learn when to stop; is the end token of the chat template one of the model's `eos_token_id`?"));
+        if texts > 0 && self.with_end == 0 {
+            notes.push(format!("{split}: no conversation learns a token that ends a turn, so the student will not learn when to stop; is the end token of the chat template one of the model's `eos_token_id`?"));
         }
-        if rows > 0 && self.learnt_whole == rows {
+        if texts > 0 && self.learnt_whole == texts {
             notes.push(format!(
-                "{split}: every row learns all of its tokens, also what the user writes"
+                "{split}: every conversation learns all of its tokens, also what the user writes"
             ));
         }
         notes

@@ -13,6 +13,7 @@
 //!    part is taken; else it grows. Patterns that look back are not followed.
 
 use std::borrow::Cow;
+use std::convert::Infallible;
 use std::ops::{ControlFlow, Range};
 
 use tokenizers::normalizers::replace::ReplacePattern;
@@ -209,6 +210,27 @@ impl Splitting {
             let _ = take(start..text.len())?;
         }
         Ok(())
+    }
+
+    /// Ranges that cover the beginning of a text of which only a part is there, or all of it with `is_end`; see
+    /// [`Splitting::parts`]. Without the end, nothing is covered that what follows could change.
+    pub(super) fn begun(&self, text: &str, part_bytes: usize, is_end: bool) -> Vec<Range<usize>> {
+        let mut ranges = Vec::new();
+        let Ok(()) = self.parts(text, part_bytes, |range| {
+            ranges.push(range);
+            Ok::<_, Infallible>(ControlFlow::Continue(()))
+        });
+        if !is_end {
+            ranges.pop();
+            // A pattern may look a little ahead.
+            while ranges
+                .last()
+                .is_some_and(|last| text.len() - last.end < part_bytes)
+            {
+                ranges.pop();
+            }
+        }
+        ranges
     }
 
     /// Adds a text in pieces to a list: as one, unless it has words that are longer than `max_bytes`. These are cut.

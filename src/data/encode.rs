@@ -1,13 +1,15 @@
 //! Documents to tokens, in parts and up to a limit, so that memory follows the limit and not the longest document.
 
+use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
+use thiserror::Error;
 
 use super::byte_level::ByteLevelBpe;
 use super::cut::Splitting;
-use super::source::{Document, place};
+use super::source::{SourceError, TextReader};
 use super::tokenizer::{TokenizedText, Tokenizer, TokenizerError};
 use crate::machine;
 
@@ -20,8 +22,19 @@ const LARGE_BYTES: usize = 1 << 20;
 /// Bytes of memory that the library takes for each byte of a text.
 const MEMORY_PER_BYTE: u64 = 256;
 
-/// Bytes of text that are tokenised before it is seen whether there are enough tokens: of the first round, and of the largest.
-const ROUND_BYTES: Range<usize> = (1 << 18)..(1 << 24);
+/// Parts of a text that is read bit by bit which are there at a time.
+const WINDOW_PARTS: usize = 64;
+
+/// Errors of tokenising a text that is read bit by bit.
+#[derive(Debug, Error)]
+pub(super) enum EncodeFileError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// Tokeniser of documents.
 pub(super) struct Encoder<'a> {
@@ -54,40 +67,60 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Tokens of documents, in their order, until there are more than `limit`, with a separator after each counted. The
-    /// last document may then lack its end, and those after it are not looked at.
-    pub(super) fn encode(
+    /// Hands on the tokens of a text that is read bit by bit, in the order of its parts, until `take` breaks off. `place` tells
+    /// where it is from.
+    pub(super) fn encode_file(
         &self,
-        documents: &[&Document],
-        limit: Option<u64>,
-    ) -> Result<Vec<TokenizedText>, TokenizerError> {
-        let mut left = limit.map_or(usize::MAX, |limit| {
-            usize::try_from(limit).unwrap_or(usize::MAX)
-        });
-        let mut texts = Vec::new();
-        let mut round_bytes = ROUND_BYTES.start;
-        let mut rest = documents;
-        while !rest.is_empty() {
-            let (round, later) = rest.split_at(round_len(rest, round_bytes));
-            let encoded: Result<Vec<_>, _> = round
-                .par_iter()
-                .map(|document| {
-                    let text = document.text().unwrap_or_default();
-                    self.encode_text(text, left, || place(&document.path, document.row))
+        mut reader: TextReader,
+        place: impl Fn() -> String + Sync,
+        mut take: impl FnMut(TokenizedText) -> io::Result<ControlFlow<()>>,
+    ) -> Result<(), EncodeFileError> {
+        let (mut text, mut wanted, mut is_end) = (String::new(), self.window_bytes(), false);
+        let mut last = LastPart::default();
+        while !is_end || !text.is_empty() {
+            while !is_end && text.len() < wanted {
+                is_end = !reader.read(&mut text)?;
+            }
+            let ranges = match &self.splitting {
+                Some(splitting) => splitting.begun(&text, self.part_bytes, is_end),
+                None if is_end => vec![0..text.len()],
+                None => Vec::new(),
+            };
+            let Some(end) = ranges.last().map(|last| last.end) else {
+                // No place to cut at: more of the text is needed.
+                if text.len() as u64 > self.max_bytes {
+                    return Err(self.too_long(place(), text.len()).into());
+                }
+                wanted = text.len() * 2;
+                if text.is_empty() {
+                    break;
+                }
+                continue;
+            };
+            let encoded: Result<Vec<_>, TokenizerError> = ranges
+                .into_par_iter()
+                .map(|range| {
+                    let tokens = self.encode_text(&text[range.clone()], usize::MAX, &place)?;
+                    Ok((range.len(), tokens))
                 })
                 .collect();
-            for text in encoded? {
-                let num_tokens = text.ids.len();
-                texts.push(text);
-                if num_tokens > left {
-                    return Ok(texts);
+            for (num_bytes, tokens) in encoded? {
+                if let Some(before) = last.next(num_bytes, tokens)
+                    && take(before)?.is_break()
+                {
+                    return Ok(());
                 }
-                left = left.saturating_sub(num_tokens + usize::from(num_tokens > 0));
             }
-            rest = later;
-            round_bytes = (2 * round_bytes).min(ROUND_BYTES.end);
+            text.drain(..end);
+            wanted = self.window_bytes();
         }
-        Ok(texts)
+        take(last.tokens)?;
+        Ok(())
+    }
+
+    /// Bytes of a text that are there at a time.
+    fn window_bytes(&self) -> usize {
+        self.part_bytes * WINDOW_PARTS
     }
 
     /// Tokens of a text, or its first ones if they are more than the limit; `place` tells where it is from.
@@ -150,14 +183,26 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Number of documents, at least one, up to which there are so many bytes.
-fn round_len(documents: &[&Document], num_bytes: usize) -> usize {
-    let mut so_far = 0;
-    let ends = documents.iter().position(|document| {
-        so_far += document.text().map_or(0, str::len);
-        so_far >= num_bytes
-    });
-    ends.map_or(documents.len(), |last| last + 1)
+/// The last part of a text so far that has tokens. Bytes behind it that have none count for its last token, and those in
+/// front of the first part for its first.
+#[derive(Default)]
+struct LastPart {
+    tokens: TokenizedText,
+    num_before: u32,
+}
+
+impl LastPart {
+    /// Takes the next part, and hands on the one before it.
+    fn next(&mut self, num_bytes: usize, mut tokens: TokenizedText) -> Option<TokenizedText> {
+        let Some(first) = tokens.num_bytes.first_mut() else {
+            let num_bytes = u32::try_from(num_bytes).unwrap_or(u32::MAX);
+            let last = self.tokens.num_bytes.last_mut();
+            *last.unwrap_or(&mut self.num_before) += num_bytes;
+            return None;
+        };
+        *first += std::mem::take(&mut self.num_before);
+        Some(std::mem::replace(&mut self.tokens, tokens)).filter(|before| !before.ids.is_empty())
+    }
 }
 
 /// Tokens of the first parts of a text.

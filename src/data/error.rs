@@ -18,6 +18,11 @@ pub enum Split {
     Validation,
 }
 
+impl Split {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Train, Self::Validation];
+}
+
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -71,6 +76,12 @@ pub enum DataError {
         place: String,
         /// The cause.
         source: TemplateError,
+    },
+    /// The text changed while rows were made of it.
+    #[error("the {split} text was written to while it was read")]
+    TextChanged {
+        /// The split.
+        split: Split,
     },
     /// Nothing of a split is learnt.
     #[error("{split} text: nothing of it is learnt: {why}")]

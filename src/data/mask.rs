@@ -1,7 +1,10 @@
 //! Positions of a row that losses and measures count.
 
+use bytemuck::{Pod, Zeroable};
+
 /// A range of positions of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct PositionSpan {
     /// First position.
     pub start: u32,

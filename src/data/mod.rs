@@ -9,6 +9,7 @@ mod conversations;
 mod cut;
 mod encode;
 mod error;
+mod fill;
 mod mask;
 mod model_tokenizer;
 mod pack;
@@ -35,17 +36,18 @@ pub use chat_templates::{ChatTemplates, chat_templates, template_files};
 pub use error::{DataError, Split};
 pub use mask::{LossMask, PositionSpan, spans_of};
 pub use model_tokenizer::{tokenizer_dir, tokenizer_path};
-pub use pack::{Packing, pack};
-pub use plan::{CalibrateOn, DataPlan, TokenizerPlan, TrainTokenizer};
+pub use plan::{CalibrateOn, DataPlan, Longer, PackingKind, TokenizerPlan, TrainTokenizer};
 pub(crate) use plan::{DATA, TokenizerWord};
+pub(crate) use prepare::ROWS_VERSION;
 pub use prepare::{Prepared, StoredRows, prepare, prepared_before, read_rows, rows_of_text};
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
-pub use rows::{ConversationRow, TokenRows};
+pub use rows::TokenRows;
 pub use sequence::Sequence;
 pub use source::{
-    BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, FieldsPlan, Looked,
-    OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan,
-    content_hash, look_at, read_documents, source_files,
+    BadRows, Content, Document, DocumentStream, Documents, Fault, FaultKind, FieldNames,
+    FieldsPlan, Looked, OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped,
+    SourceCount, SourceError, SourcePlan, TextFile, content_hash, look_at, read_documents,
+    source_files,
 };
 pub use stream::TextStream;
 pub use templates::Renderer;

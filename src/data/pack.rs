@@ -1,196 +1,409 @@
 //! Packing of tokenized documents into rows of one length.
+//!
+//! Packing is a function of the order in which documents are read. It looks at one window of documents at a time, so that
+//! rows that were made stay as they are when more of the same text is asked for, and memory does not follow the text.
+
+use std::collections::BTreeSet;
+use std::io;
 
 use serde::Serialize;
 
-use super::rows::TokenRows;
-use super::tokenizer::TokenizedText;
+use super::batch::Permutation;
+use super::mask::PositionSpan;
+use super::plan::{Longer, PackingKind};
+use super::rows::{NewRow, RowsBuilder};
+
+/// Documents of a window.
+const WINDOW_DOCUMENTS: usize = 4_096;
+
+/// Tokens at which a window ends even with fewer documents: 16 MiB of memory.
+const WINDOW_TOKENS: usize = 1 << 22;
 
 /// Settings for packing documents into rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Packing {
+pub(super) struct Packing {
     /// Predicted positions of a row.
-    pub sequence_length: usize,
+    pub(super) sequence_length: usize,
     /// Token expected before every text ([`Tokenizer::beginning_of_text`](super::Tokenizer::beginning_of_text)).
-    pub beginning_of_text: Option<u32>,
-    /// The token after each document.
-    pub end_of_text: u32,
-    /// Maximum number of counted positions: as many whole rows as fit, or one partial row if it is smaller than a row.
-    pub limit: Option<u64>,
+    pub(super) beginning_of_text: Option<u32>,
+    /// Token after each document.
+    pub(super) end_of_text: u32,
+    /// Maximum number of positions: as many whole rows as fit, or one row if it is smaller than the first. A streamed row is
+    /// cut then.
+    pub(super) limit: Option<u64>,
 }
 
-/// Packs the stream `doc eot doc eot … doc eot` into rows so that each token is predicted exactly once.
-///
-/// A row begins with the last token of the previous row, the first row with end-of-text. If the model expects a token
-/// before every text, each row begins with that token instead: such a model attends to it and is another model without.
-/// Attention crosses document ends within a row. The last row is padded with end-of-text; documents without tokens are
-/// skipped.
-///
-/// The rows' `num_bytes` is the sum of the predicted tokens' bytes ([`TokenizedText::num_bytes`]), 0 for end-of-text:
-/// without a limit this is the length of the text. The end-of-text after each document is a separator of the rows
-/// ([`TokenRows::is_separator`]); an end-of-text written in the text counts as text.
-///
-/// # Panics
-///
-/// If the sequence length is 0.
-pub fn pack(documents: &[TokenizedText], packing: Packing) -> TokenRows {
-    let Packing {
-        sequence_length,
-        beginning_of_text,
-        end_of_text,
-        limit,
-    } = packing;
-    assert!(sequence_length > 0, "positions per row");
-    let documents = || documents.iter().filter(|text| !text.ids.is_empty());
-    let num_labels: usize = documents().map(|text| text.ids.len() + 1).sum();
-    let num_positions = allowed(num_labels, sequence_length, limit);
-
-    let labels = documents().flat_map(|text| {
-        let ids = text.ids.iter().copied().zip(text.num_bytes.iter().copied());
-        let ids = ids.map(|(id, num_bytes)| (id, num_bytes, false));
-        ids.chain([(end_of_text, 0, true)])
-    });
-    let mut tokens = Vec::with_capacity(num_positions + num_positions / sequence_length + 2);
-    let mut num_bytes = 0;
-    let mut separators = Vec::new();
-    let mut last = end_of_text;
-    for (position, (id, id_bytes, is_separator)) in labels.take(num_positions).enumerate() {
-        if position % sequence_length == 0 {
-            tokens.push(beginning_of_text.unwrap_or(last));
-        }
-        tokens.push(id);
-        num_bytes += u64::from(id_bytes);
-        if is_separator {
-            separators.push(position);
-        }
-        last = id;
+impl Packing {
+    /// Positions of a streamed row: fewer than others have only if no more are wanted at all.
+    fn streamed_positions(self) -> usize {
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok());
+        limit.map_or(self.sequence_length, |limit| {
+            limit.min(self.sequence_length)
+        })
     }
-    let num_rows = num_positions.div_ceil(sequence_length);
-    tokens.resize(num_rows * (sequence_length + 1), end_of_text);
-    let counted = (0..num_rows)
-        .map(|row_idx| (num_positions - row_idx * sequence_length).min(sequence_length))
-        .map(|count| u32::try_from(count).expect("a row is shorter than 2^32 tokens"))
+}
+
+/// A token that packing takes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NewToken {
+    pub(super) id: u32,
+    /// Bytes of text that it stands for.
+    pub(super) num_bytes: u32,
+    /// True if its prediction counts.
+    pub(super) counts: bool,
+    /// True if it is no text, but put behind a document.
+    pub(super) is_separator: bool,
+    /// True if it ends a turn.
+    pub(super) is_end: bool,
+}
+
+/// Treatment of a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Form {
+    pub(super) kind: PackingKind,
+    /// Treatment of one that has more tokens than a row, if it stays apart.
+    pub(super) longer: Longer,
+}
+
+/// Outcome of packing a document.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Packed {
+    /// Pieces, of which nothing counts in some.
+    pub(super) pieces: u64,
+    /// Pieces that were left out, because nothing of them counts.
+    pub(super) without_learnt: u64,
+    /// True if the document is longer than a row.
+    pub(super) is_longer: bool,
+    /// True if all predictions of it count that are in rows.
+    pub(super) learns_all: bool,
+    /// True if a prediction of a token that ends a turn counts.
+    pub(super) learns_end: bool,
+}
+
+/// Packer of documents, which hands rows on at the end of each window.
+///
+/// **Streamed** documents lie end to end, each followed by an end-of-text, so that each token is predicted exactly once. A
+/// row begins with the last token of the previous one, the first row with end-of-text. If the model expects a token before
+/// every text, each row begins with that token instead: such a model attends to it and is another model without. Attention
+/// crosses document ends within a row.
+///
+/// **Documents** stay apart. Those of a window are put, longest first, into the row that they leave the least room in
+/// ("best fit decreasing"; Ding et al. 2024, arXiv 2404.10830, section 3). The rows of a window come in an order that is
+/// random, but always the same, so that the first rows are a fair sample of it; streamed rows of the window are put
+/// between them in proportion.
+pub(super) struct Packer {
+    packing: Packing,
+    stream: OpenRow,
+    /// Last token of the stream.
+    last: u32,
+    document: OpenRow,
+    form: Form,
+    outcome: Packed,
+    /// Streamed rows of this window.
+    streamed: Vec<NewRow>,
+    /// Documents of this window, each as a row that holds nothing else.
+    documents: Vec<NewRow>,
+    num_documents: usize,
+    num_tokens: usize,
+    window: usize,
+    out: Output,
+}
+
+impl Packer {
+    /// Begins to pack into rows.
+    pub(super) fn new(packing: Packing, rows: RowsBuilder) -> Self {
+        Self {
+            packing,
+            stream: OpenRow::default(),
+            last: packing.end_of_text,
+            document: OpenRow::default(),
+            form: Form {
+                kind: PackingKind::Stream,
+                longer: Longer::Split,
+            },
+            outcome: Packed::default(),
+            streamed: Vec::new(),
+            documents: Vec::new(),
+            num_documents: 0,
+            num_tokens: 0,
+            window: 0,
+            out: Output {
+                rows,
+                left: packing.limit.unwrap_or(u64::MAX),
+                is_full: false,
+            },
+        }
+    }
+
+    /// True if no more rows are wanted.
+    pub(super) fn is_full(&self) -> bool {
+        self.out.is_full
+    }
+
+    /// Begins a document.
+    pub(super) fn begin(&mut self, form: Form) {
+        self.form = form;
+        self.outcome = Packed {
+            learns_all: true,
+            ..Packed::default()
+        };
+    }
+
+    /// Puts a token before a document that is text, where it is not part of a stream: nothing predicts it.
+    pub(super) fn begin_text(&mut self) {
+        if self.form.kind == PackingKind::Documents {
+            let first = self.packing.beginning_of_text;
+            self.document
+                .begin(first.unwrap_or(self.packing.end_of_text));
+        }
+    }
+
+    /// Takes the next token of the document.
+    pub(super) fn push(&mut self, token: NewToken) -> io::Result<()> {
+        match self.form.kind {
+            PackingKind::Stream => self.push_streamed(token),
+            PackingKind::Documents => {
+                self.push_apart(token);
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the token behind a document that is text.
+    pub(super) fn end_text(&mut self) -> io::Result<()> {
+        self.push(NewToken {
+            id: self.packing.end_of_text,
+            num_bytes: 0,
+            counts: true,
+            is_separator: true,
+            is_end: false,
+        })
+    }
+
+    /// Ends the document, and with it perhaps the window.
+    pub(super) fn end(&mut self) -> io::Result<Packed> {
+        let last = std::mem::take(&mut self.document);
+        let is_dropped = self.outcome.is_longer && self.form.longer == Longer::Drop;
+        if self.form.kind == PackingKind::Documents && !is_dropped {
+            self.end_piece(last);
+        }
+        self.num_documents += 1;
+        let outcome = self.outcome;
+        if self.num_documents >= WINDOW_DOCUMENTS || self.num_tokens >= WINDOW_TOKENS {
+            self.end_window()?;
+        }
+        Ok(outcome)
+    }
+
+    /// Ends all documents. What the stream has left is its last row, padded.
+    pub(super) fn finish(mut self) -> io::Result<RowsBuilder> {
+        self.end_window()?;
+        let rest = std::mem::take(&mut self.stream);
+        if rest.row.tokens.len() > 1 {
+            self.out.take(rest.row)?;
+        }
+        Ok(self.out.rows)
+    }
+
+    fn push_streamed(&mut self, token: NewToken) -> io::Result<()> {
+        if self.stream.row.tokens.is_empty() {
+            let first = self.packing.beginning_of_text.unwrap_or(self.last);
+            self.stream.begin(first);
+        }
+        self.outcome.take(token);
+        self.stream.push(token);
+        self.last = token.id;
+        self.num_tokens += 1;
+        if self.stream.row.tokens.len() > self.packing.streamed_positions() {
+            let full = std::mem::take(&mut self.stream);
+            self.streamed.push(full.row);
+        }
+        if self.num_tokens >= WINDOW_TOKENS {
+            self.end_window()?;
+        }
+        Ok(())
+    }
+
+    fn push_apart(&mut self, token: NewToken) {
+        if self.document.row.tokens.is_empty() {
+            self.document.begin(token.id); // the first token of a conversation is not predicted
+            return;
+        }
+        if self.document.row.tokens.len() > self.packing.sequence_length {
+            self.outcome.is_longer = true;
+            if self.form.longer != Longer::Split {
+                return;
+            }
+            let piece = std::mem::take(&mut self.document);
+            let last = piece.row.tokens.last().copied().unwrap_or(token.id);
+            self.document
+                .begin(self.packing.beginning_of_text.unwrap_or(last));
+            self.end_piece(piece);
+        }
+        self.outcome.take(token);
+        self.document.push(token);
+    }
+
+    /// Takes a piece of a document, or all of it.
+    fn end_piece(&mut self, piece: OpenRow) {
+        self.outcome.pieces += 1;
+        if piece.row.spans.is_empty() {
+            self.outcome.without_learnt += 1;
+        } else {
+            self.num_tokens += piece.row.tokens.len();
+            self.documents.push(piece.row);
+        }
+    }
+
+    fn end_window(&mut self) -> io::Result<()> {
+        let documents = std::mem::take(&mut self.documents);
+        let width = self.packing.sequence_length + 1;
+        let packed = best_fit(documents, width, self.window);
+        let streamed = std::mem::take(&mut self.streamed);
+        for row in interleaved(streamed, packed) {
+            self.out.take(row)?;
+        }
+        self.num_documents = 0;
+        self.num_tokens = 0;
+        self.window += 1;
+        Ok(())
+    }
+}
+
+/// Rows up to the limit.
+struct Output {
+    rows: RowsBuilder,
+    /// Positions that may still come.
+    left: u64,
+    is_full: bool,
+}
+
+impl Output {
+    fn take(&mut self, row: NewRow) -> io::Result<()> {
+        if self.is_full || row.spans.is_empty() {
+            return Ok(());
+        }
+        let num_positions = row.num_positions() as u64;
+        if num_positions > self.left {
+            self.is_full = true;
+            if self.rows.num_rows() > 0 {
+                return Ok(());
+            }
+        }
+        self.left = self.left.saturating_sub(row.num_positions() as u64);
+        self.is_full |= self.left == 0;
+        self.rows.push(row)
+    }
+}
+
+impl Packed {
+    fn take(&mut self, token: NewToken) {
+        self.learns_all &= token.counts;
+        self.learns_end |= token.counts && token.is_end;
+    }
+}
+
+/// A row or a document to which tokens are added.
+#[derive(Default)]
+struct OpenRow {
+    row: NewRow,
+}
+
+impl OpenRow {
+    /// Puts the first token, which nothing predicts.
+    fn begin(&mut self, first: u32) {
+        self.row.tokens.push(first);
+    }
+
+    fn push(&mut self, token: NewToken) {
+        let position = self.row.tokens.len() - 1;
+        let position = u32::try_from(position).expect("a row is shorter than 2^32 tokens");
+        self.row.tokens.push(token.id);
+        if !token.counts {
+            return;
+        }
+        let end = position + 1;
+        match self.row.spans.last_mut() {
+            Some(last) if last.end == position => last.end = end,
+            _ => self.row.spans.push(PositionSpan {
+                start: position,
+                end,
+            }),
+        }
+        self.row.num_bytes += u64::from(token.num_bytes);
+        if token.is_separator {
+            self.row.separators.push(position);
+        }
+    }
+}
+
+/// Puts documents into rows of `width` tokens, each into the one that it leaves the least room in. The rows come in an order
+/// that the number of the window decides, the documents of a row in the order in which they were read.
+fn best_fit(documents: Vec<NewRow>, width: usize, window: usize) -> Vec<NewRow> {
+    let mut order: Vec<usize> = (0..documents.len()).collect();
+    order.sort_by_key(|&idx| std::cmp::Reverse(documents[idx].tokens.len()));
+    let mut bins: Vec<Vec<usize>> = Vec::new();
+    let mut room: BTreeSet<(usize, usize)> = BTreeSet::new(); // tokens that are free, and the row
+    for idx in order {
+        let needed = documents[idx].tokens.len();
+        let found = room.range((needed, 0)..).next().copied();
+        let (free, bin) = found.unwrap_or_else(|| {
+            bins.push(Vec::new());
+            (width, bins.len() - 1)
+        });
+        room.remove(&(free, bin));
+        bins[bin].push(idx);
+        // A document needs two tokens.
+        if free - needed >= 2 {
+            room.insert((free - needed, bin));
+        }
+    }
+    let mut documents: Vec<Option<NewRow>> = documents.into_iter().map(Some).collect();
+    let mut rows: Vec<Option<NewRow>> = bins
+        .into_iter()
+        .map(|mut bin| {
+            bin.sort_unstable();
+            let of_bin = bin.iter().filter_map(|&idx| documents[idx].take());
+            Some(joined(of_bin))
+        })
         .collect();
-    TokenRows::new(sequence_length, tokens, counted, num_bytes).with_separators(separators)
+    let num_rows = rows.len();
+    let order = (num_rows > 0).then(|| Permutation::new(0, window, num_rows));
+    let mut place = |idx| order.as_ref().and_then(|order| rows[order.at(idx)].take());
+    (0..num_rows).filter_map(&mut place).collect()
 }
 
-/// Number of positions within the limit, cut at the last row end before it, if any.
-fn allowed(num_positions: usize, sequence_length: usize, limit: Option<u64>) -> usize {
-    let limit = limit.map_or(usize::MAX, |limit| {
-        usize::try_from(limit).unwrap_or(usize::MAX)
-    });
-    if limit >= num_positions {
-        num_positions
-    } else if limit >= sequence_length {
-        limit - limit % sequence_length
-    } else {
-        limit
+/// Documents one behind another as one row.
+fn joined(documents: impl Iterator<Item = NewRow>) -> NewRow {
+    let mut row = NewRow::default();
+    for document in documents {
+        let start = u32::try_from(row.tokens.len()).expect("a row is shorter than 2^32 tokens");
+        row.starts.push(start);
+        row.tokens.extend(document.tokens);
+        let spans = document.spans.iter().map(|span| PositionSpan {
+            start: start + span.start,
+            end: start + span.end,
+        });
+        row.spans.extend(spans);
+        let separators = document.separators.iter().map(|at| start + at);
+        row.separators.extend(separators);
+        row.num_bytes += document.num_bytes;
     }
+    row
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const EOT: u32 = 0;
-
-    fn documents() -> Vec<TokenizedText> {
-        let text = |ids: &[u32], num_bytes: &[u32]| TokenizedText {
-            ids: ids.to_vec(),
-            num_bytes: num_bytes.to_vec(),
-        };
-        vec![
-            text(&[11, 12, 13], &[1, 2, 4]),
-            text(&[], &[]),
-            text(&[21, 22], &[8, 16]),
-        ]
-    }
-
-    fn packing(sequence_length: usize, limit: Option<u64>) -> Packing {
-        Packing {
-            sequence_length,
-            beginning_of_text: None,
-            end_of_text: EOT,
-            limit,
+/// Two lists as one, in which the first so many of each are as many as their share of all.
+fn interleaved<T>(one: Vec<T>, other: Vec<T>) -> impl Iterator<Item = T> {
+    let (num_one, num_other) = (one.len(), other.len());
+    let (mut one, mut other) = (one.into_iter(), other.into_iter());
+    std::iter::from_fn(move || {
+        let done_one = num_one - one.len();
+        let done_other = num_other - other.len();
+        let is_one = (2 * done_one + 1) * num_other <= (2 * done_other + 1) * num_one;
+        if is_one {
+            one.next().or_else(|| other.next())
+        } else {
+            other.next().or_else(|| one.next())
         }
-    }
-
-    #[test]
-    fn rows_overlap_by_one_token_and_predict_each_token_and_each_end_once() {
-        let rows = pack(&documents(), packing(3, None));
-        assert_eq!(rows.num_rows(), 3);
-        assert_eq!(rows.row(0), [EOT, 11, 12, 13]);
-        assert_eq!(rows.row(1), [13, EOT, 21, 22]);
-        assert_eq!(rows.row(2), [22, EOT, EOT, EOT]);
-        assert_eq!([0, 1, 2].map(|row| rows.mask(row).count()), [3, 3, 1]);
-        assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
-    }
-
-    /// Places of separators, by row and position.
-    fn separators(rows: &TokenRows) -> Vec<(usize, usize)> {
-        let length = rows.sequence_length();
-        let all = (0..rows.num_rows()).flat_map(|row| (0..length).map(move |at| (row, at)));
-        all.filter(|&(row, at)| rows.is_separator(row, at))
-            .collect()
-    }
-
-    #[test]
-    fn separators_are_what_packing_put_behind_documents_and_nothing_that_is_written_in_them() {
-        let mut documents = documents();
-        documents[0].ids[1] = EOT; // in the text, it counts as bytes
-        let rows = pack(&documents, packing(3, None));
-        assert_eq!(rows.row(0), [EOT, 11, EOT, 13]);
-        assert_eq!(separators(&rows), [(1, 0), (2, 0)]);
-        assert_eq!((rows.num_positions(), rows.num_text_positions()), (7, 5));
-        let cut = pack(&documents, packing(3, Some(3)));
-        assert_eq!(separators(&cut), []);
-
-        let [before, rest] = rows.split_at(1);
-        assert_eq!(separators(&before), []);
-        assert_eq!(separators(&rest), [(0, 0), (1, 0)]);
-        assert_eq!((before.num_bytes(), rest.num_bytes()), (18, 13)); // of 31, by 3 and 2 positions of text
-        let bytes = rows.to_bytes();
-        assert_eq!(TokenRows::from_bytes(&bytes), Some(rows));
-        for (damaged, to) in [(48, 7), (56, 0), (40, 3), (32, 2), (16, 9)] {
-            let mut bytes = bytes.clone();
-            bytes[damaged] = to;
-            assert_eq!(TokenRows::from_bytes(&bytes), None, "byte {damaged}");
-        }
-    }
-
-    #[test]
-    fn a_limit_cuts_at_a_row_and_counts_the_bytes_before_the_cut() {
-        let rows = pack(&documents(), packing(3, Some(5)));
-        assert_eq!((rows.num_rows(), rows.num_positions()), (1, 3));
-        assert_eq!(rows.num_bytes(), 7);
-        let rows = pack(&documents(), packing(3, Some(2)));
-        assert_eq!(rows.row(0), [EOT, 11, 12, EOT]);
-        assert_eq!((rows.num_positions(), rows.num_bytes()), (2, 3));
-        assert_eq!(
-            pack(&documents(), packing(3, Some(7))),
-            pack(&documents(), packing(3, None))
-        );
-    }
-
-    #[test]
-    fn a_stream_that_fills_its_rows_is_not_padded() {
-        let rows = pack(&documents(), packing(7, None));
-        assert_eq!(rows.row(0), [EOT, 11, 12, 13, EOT, 21, 22, EOT]);
-        assert_eq!((rows.num_rows(), rows.mask(0).count()), (1, 7));
-        assert_eq!(pack(&[], packing(7, None)).num_rows(), 0);
-    }
-
-    #[test]
-    fn a_token_before_every_text_begins_every_row_and_each_token_is_still_predicted_once() {
-        const BOS: u32 = 1;
-        let with_bos = Packing {
-            beginning_of_text: Some(BOS),
-            ..packing(3, None)
-        };
-        let rows = pack(&documents(), with_bos);
-        assert_eq!(rows.row(0), [BOS, 11, 12, 13]);
-        assert_eq!(rows.row(1), [BOS, EOT, 21, 22]);
-        assert_eq!(rows.row(2), [BOS, EOT, EOT, EOT]);
-        assert_eq!([0, 1, 2].map(|row| rows.mask(row).count()), [3, 3, 1]);
-        assert_eq!((rows.num_positions(), rows.num_bytes()), (7, 31));
-    }
+    })
 }

@@ -9,9 +9,8 @@ use crate::recipe::{Fields, Kind, MAX_SIZE, PathKind, Word, choice, keys, words}
 const SOURCES: Kind = Kind::List(&Kind::Short(&SOURCE), 1, 10_000);
 
 keys! {
-    pub struct DataPlan in DATA = "data", "Text and tokenizer. Documents are packed into rows one after another, each followed by an end-of-text token. A row begins \
-        without context; within a row, attention reaches into earlier documents. The end-of-text tokens are trained on, \
-        but losses and all other measures count only the text. A conversation is a row of its own, rendered by the model's chat template and padded behind its end." {
+    pub struct DataPlan in DATA = "data", "Text and tokenizer. Documents become rows of one length, as `packing` says; each text is followed by an end-of-text token. These tokens are \
+        trained on, but losses and all other measures count only the text. Conversations are rendered by the model's chat template." {
         #[serde(skip)]
         train: Vec<SourcePlan> = required(SOURCES, "files or folders of texts or conversations to train on") also ["training", "text", "texts", "files", "dataset"];
         /// Upper limit of training positions: those that the cache captures, if any. `None` uses all text.
@@ -22,6 +21,10 @@ keys! {
         validation_tokens: Option<u64> = rule("all of them", Kind::Tokens(1), "upper limit of validation positions evaluated");
         #[serde(skip_serializing_if = "Option::is_none")]
         learn: Option<Learn> = rule("`assistant` for conversations, `completion` for prompts with their completions", Kind::Word(Learn::WORDS), "part of a conversation that is learnt: losses and all other measures count only its tokens") also ["assistant_only_loss", "completion_only_loss", "train_on_inputs", "mask_prompt"];
+        #[serde(skip_serializing_if = "Option::is_none")]
+        packing: Option<PackingKind> = rule("`documents` for turns, `stream` for texts", Kind::Word(PackingKind::WORDS), "how documents are put into rows. `documents`: each fills the room that others leave, and is read as if it were alone. `stream`: end to end and cut at the end of each row, where within a row attention reaches into earlier documents") also ["pack", "packing_strategy", "sample_packing"];
+        #[serde(skip_serializing_if = "Option::is_none")]
+        longer: Option<Longer> = rule("`truncate` for turns, `split` for texts", Kind::Word(Longer::WORDS), "what `packing: documents` does with a document that is longer than a row: keep its first tokens, make several of it, or leave it out") also ["truncation", "truncation_strategy", "overflow"];
         #[serde(skip_serializing_if = "is_fail")]
         on_bad_row: OnBadRow = or("fail", Kind::Word(OnBadRow::WORDS), "action at a row that cannot be read as its format says: `fail` tells all of them before anything runs, `skip` leaves them out, counts them and tells the first twenty, unless more rows of a source are bad than good");
         #[serde(skip_serializing_if = "is_all")]
@@ -38,6 +41,28 @@ fn is_fail(on_bad_row: &OnBadRow) -> bool {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde asks for")]
 fn is_all(calibrate_on: &CalibrateOn) -> bool {
     *calibrate_on == CalibrateOn::All
+}
+
+words! {
+    /// Ways to put documents into rows.
+    pub enum PackingKind {
+        /// Side by side, each read as if it were alone.
+        Documents = "documents" also ["bfd", "best_fit", "document"],
+        /// End to end.
+        Stream = "stream" also ["wrapped", "concat", "concatenate"],
+    }
+}
+
+words! {
+    /// Treatment of a document that is longer than a row.
+    pub enum Longer {
+        /// Keeps its first tokens.
+        Truncate = "truncate" also ["cut"],
+        /// Makes several documents of it, which do not see each other.
+        Split = "split" also ["chunk"],
+        /// Leaves it out.
+        Drop = "drop" also ["delete", "filter"],
+    }
 }
 
 words! {

@@ -29,19 +29,8 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// Returns the payload stored under a name and key, if it is there and sound.
-    pub(super) fn get<T>(
-        &self,
-        name: &str,
-        key: &str,
-        read: impl Fn(&[u8]) -> Option<T>,
-    ) -> io::Result<Option<T>> {
-        let path = self.dir.join(format!("{name}-{key}"));
-        match files::read(&path) {
-            Ok(bytes) => Ok(payload(&bytes, key).and_then(read)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(files::with_path(error, &path)),
-        }
+    pub(super) fn dir(&self) -> &'a Path {
+        self.dir
     }
 
     /// Returns the payload stored under a name and key, or makes it with `make` and stores it.

@@ -1,10 +1,11 @@
 //! Conversion of text to token ids and back.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::io;
-use std::ops::{ControlFlow, Range};
+use std::iter;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use chrono::NaiveDateTime;
 use serde_json::{Map, Value};
@@ -21,6 +22,7 @@ use super::bounds::{AddedToken as WrittenToken, TokenizerFile};
 use super::chat_templates::{ChatTemplates, chat_templates};
 use super::cut::Splitting;
 use super::encode::TokensSoFar;
+use super::source::{Content, Document};
 use super::special_tokens::{
     END_OF_TEXT, END_OF_TEXT_NAMES, default_config, end_of_text, round_text,
 };
@@ -253,8 +255,8 @@ impl Tokenizer {
     /// A word of more than 512 bytes, as in a text without spaces, is taken as several: time grows with its square.
     /// The vocabulary is smaller than requested if the text runs out of pairs that occur twice. The same texts give
     /// the same bytes, for any number of threads.
-    pub fn train<'a>(
-        texts: impl Iterator<Item = &'a str> + Send,
+    pub fn train(
+        documents: impl Iterator<Item = Document> + Send,
         vocab_size: usize,
     ) -> Result<Self, TokenizerError> {
         if vocab_size < MIN_VOCAB_SIZE {
@@ -275,7 +277,7 @@ impl Tokenizer {
                 .with_post_processor(Some(byte_level))
                 .with_decoder(Some(byte_level))
                 .build()?
-                .train(&mut trainer, training_parts(texts).into_iter())?
+                .train(&mut trainer, documents.flat_map(training_parts))?
                 .to_string(false)
         })?;
         Self::from_bytes(json.into_bytes(), None, Path::new("the trained tokenizer"))
@@ -511,17 +513,53 @@ fn parsed_config(config: &[u8]) -> Value {
     serde_json::from_slice(config).unwrap_or_default()
 }
 
-/// Parts of texts, cut between words, and inside of those that are too long to be one.
-fn training_parts<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
-    let splitting = Splitting::of_gpt_2();
-    let mut parts = Vec::new();
-    for text in texts {
-        let Ok(()) = splitting.parts(text, TRAINING_PART_BYTES, |part| {
-            splitting.add_words(&text[part], MAX_WORD_BYTES, &mut parts);
-            Ok::<_, Infallible>(ControlFlow::Continue(()))
-        });
+/// Parts of a text, cut between words, and inside of those that are too long to be one. What is no text has none.
+///
+/// A file that cannot be read on has no more of them: whoever reads the text again tells why.
+fn training_parts(document: Document) -> Box<dyn Iterator<Item = String> + Send> {
+    static GPT_2: LazyLock<Splitting> = LazyLock::new(Splitting::of_gpt_2);
+    let splitting = &*GPT_2;
+    match document.content {
+        Content::Text(text) => {
+            let ranges = splitting.begun(&text, TRAINING_PART_BYTES, true);
+            Box::new(words_of(splitting, &text, ranges).into_iter())
+        }
+        Content::File(file) => {
+            let Ok(mut reader) = file.open() else {
+                return Box::new(iter::empty());
+            };
+            let (mut text, mut is_end) = (String::new(), false);
+            let windows = iter::from_fn(move || {
+                let mut wanted = 64 * TRAINING_PART_BYTES;
+                loop {
+                    while !is_end && text.len() < wanted {
+                        is_end = !reader.read(&mut text).unwrap_or(false);
+                    }
+                    let ranges = splitting.begun(&text, TRAINING_PART_BYTES, is_end);
+                    let Some(end) = ranges.last().map(|last| last.end) else {
+                        if is_end {
+                            return None;
+                        }
+                        wanted = 2 * text.len();
+                        continue;
+                    };
+                    let parts = words_of(splitting, &text, ranges);
+                    text.drain(..end);
+                    return Some(parts);
+                }
+            });
+            Box::new(windows.flatten())
+        }
+        Content::Chat(_) | Content::Completion { .. } => Box::new(iter::empty()),
     }
-    parts
+}
+
+fn words_of(splitting: &Splitting, text: &str, ranges: Vec<Range<usize>>) -> Vec<String> {
+    let mut parts = Vec::new();
+    for range in ranges {
+        splitting.add_words(&text[range], MAX_WORD_BYTES, &mut parts);
+    }
+    parts.into_iter().map(str::to_owned).collect()
 }
 
 /// Runs the library and catches its panics, of which it has several for files that contradict themselves.

@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     fn words() -> Tokenizer {
-        Tokenizer::train(["a cat and a hat and a bat"].into_iter(), 260).unwrap()
+        Tokenizer::train(["a cat and a hat and a bat".into()].into_iter(), 260).unwrap()
     }
 
     fn change(add_tokens: &[&str]) -> TokenizerChange {

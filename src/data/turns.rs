@@ -1,26 +1,19 @@
 //! Conversations to rows: which of their tokens are learnt.
 
+use std::io;
 use std::ops::Range;
 
-use super::mask::{PositionSpan, spans_of};
-use super::rows::ConversationRow;
+use super::pack::{Form, NewToken, Packed, Packer};
 use super::tokenizer::TokenizedText;
 
-/// Row of a conversation, and what became of it.
+/// Tokens of a conversation, or of a text with its completion.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "three facts, each true or not"
-)]
-pub(super) struct Turned {
-    /// The row; `None` if nothing of it is learnt, or it has fewer than two tokens.
-    pub(super) row: Option<ConversationRow>,
-    /// True if its end is beyond the row.
-    pub(super) is_cut: bool,
-    /// True if an end token is learnt.
-    pub(super) learns_end: bool,
-    /// True if the row learns all of its tokens.
-    pub(super) learns_all: bool,
+pub(super) struct LearntTokens {
+    pub(super) text: TokenizedText,
+    /// One entry for each token: true if it is learnt.
+    pub(super) flags: Vec<bool>,
+    /// True if the last token was put behind the text.
+    pub(super) ends_with_separator: bool,
 }
 
 /// Tokens of a row that are learnt.
@@ -35,52 +28,48 @@ pub(super) struct LearntPart<'a> {
     pub(super) around: [Option<u32>; 2],
 }
 
-/// Makes the row of a conversation from its tokens, of which the first `sequence_length + 1` are kept, and the part that is
-/// learnt; `ends` are the end tokens.
-pub(super) fn turned(
-    learnt: &LearntPart<'_>,
-    tokens: TokenizedText,
-    ends: &[u32],
-    sequence_length: usize,
-) -> Turned {
-    let TokenizedText {
-        mut ids,
-        mut num_bytes,
-    } = tokens;
-    let stops = if learnt.stops { ends } else { &[] };
-    let mut flags = learnt_tokens(learnt.ranges, &ids, &num_bytes, stops);
-    let [before, behind] = learnt.around;
-    if let Some(id) = before {
-        ids.insert(0, id);
-        num_bytes.insert(0, 0);
-        flags.insert(0, false);
+impl LearntTokens {
+    /// Tokens and the part of them that is learnt; `ends` are the end tokens.
+    pub(super) fn new(learnt: &LearntPart<'_>, text: TokenizedText, ends: &[u32]) -> Self {
+        let TokenizedText {
+            mut ids,
+            mut num_bytes,
+        } = text;
+        let stops = if learnt.stops { ends } else { &[] };
+        let mut flags = learnt_tokens(learnt.ranges, &ids, &num_bytes, stops);
+        let [before, behind] = learnt.around;
+        if let Some(id) = before {
+            ids.insert(0, id);
+            num_bytes.insert(0, 0);
+            flags.insert(0, false);
+        }
+        if let Some(id) = behind {
+            ids.push(id);
+            num_bytes.push(0);
+            flags.push(true);
+        }
+        Self {
+            text: TokenizedText { ids, num_bytes },
+            flags,
+            ends_with_separator: behind.is_some(),
+        }
     }
-    if let Some(id) = behind {
-        ids.push(id);
-        num_bytes.push(0);
-        flags.push(true);
-    }
-    let ends_with_separator = behind.is_some() && ids.len() <= sequence_length + 1;
-    let is_cut = ids.len() > sequence_length + 1;
-    ids.truncate(sequence_length + 1);
-    // Position t is about token t + 1.
-    let labels = || flags.iter().zip(&ids).zip(&num_bytes).skip(1);
-    let counted = || labels().filter(|((counts, _), _)| **counts);
-    let spans: Vec<PositionSpan> = spans_of(labels().map(|((counts, _), _)| *counts));
-    let learns_end = counted().any(|((_, id), _)| ends.contains(id));
-    let learns_all = labels().all(|((counts, _), _)| *counts);
-    let row_bytes = counted().map(|(_, num_bytes)| u64::from(*num_bytes)).sum();
-    let is_row = ids.len() > 1 && !spans.is_empty();
-    Turned {
-        row: is_row.then_some(ConversationRow {
-            tokens: ids,
-            spans,
-            num_bytes: row_bytes,
-            ends_with_separator,
-        }),
-        is_cut,
-        learns_end,
-        learns_all,
+
+    /// Puts the tokens into rows.
+    pub(super) fn pack(&self, packer: &mut Packer, form: Form, ends: &[u32]) -> io::Result<Packed> {
+        packer.begin(form);
+        let TokenizedText { ids, num_bytes } = &self.text;
+        let last = ids.len().saturating_sub(1);
+        for (place, (&id, &num_bytes)) in ids.iter().zip(num_bytes).enumerate() {
+            packer.push(NewToken {
+                id,
+                num_bytes,
+                counts: self.flags[place],
+                is_separator: self.ends_with_separator && place == last,
+                is_end: ends.contains(&id),
+            })?;
+        }
+        packer.end()
     }
 }
 
@@ -119,6 +108,9 @@ fn learnt_tokens(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::pack::Packing;
+    use crate::data::plan::{Longer, PackingKind};
+    use crate::data::rows::{RowsBuilder, TokenRows};
 
     const END: u32 = 9;
 
@@ -140,12 +132,39 @@ mod tests {
             stops: true,
             around: [None; 2],
         };
-        turned(&part, tokens, &[END], length)
+        turned(&part, tokens, length)
+    }
+
+    /// Row of a conversation that fits into one of `length`, and its outcome.
+    struct Turned {
+        row: Option<TokenRows>,
+        outcome: Packed,
+    }
+
+    fn turned(part: &LearntPart<'_>, tokens: TokenizedText, length: usize) -> Turned {
+        let packing = Packing {
+            sequence_length: length,
+            beginning_of_text: None,
+            end_of_text: 0,
+            limit: None,
+        };
+        let mut packer = Packer::new(packing, RowsBuilder::in_memory(length, 0));
+        let form = Form {
+            kind: PackingKind::Documents,
+            longer: Longer::Truncate,
+        };
+        let tokens = LearntTokens::new(part, tokens, &[END]);
+        let outcome = tokens.pack(&mut packer, form, &[END]).unwrap();
+        let rows = packer.finish().unwrap().into_rows();
+        Turned {
+            row: (rows.num_rows() > 0).then_some(rows),
+            outcome,
+        }
     }
 
     fn positions(turned: &Turned) -> Vec<usize> {
-        let row = turned.row.iter().flat_map(|row| &row.spans);
-        row.flat_map(|span| span.positions()).collect()
+        let row = turned.row.iter();
+        row.flat_map(|row| row.mask(0).positions()).collect()
     }
 
     #[test]
@@ -158,15 +177,16 @@ mod tests {
         let found = row_of(&parts, &turns, 16);
         assert_eq!(positions(&found), [3, 4, 7, 8]);
         let row = found.row.unwrap();
-        assert_eq!((row.tokens.len(), row.num_bytes), (10, 11));
-        assert!(found.learns_end && !found.is_cut && !found.learns_all);
+        assert_eq!((row.length(0), row.num_bytes()), (9, 11));
+        let outcome = found.outcome;
+        assert!(outcome.learns_end && !outcome.is_longer && !outcome.learns_all);
     }
 
     #[test]
     fn a_token_that_reaches_into_a_turn_is_not_learnt_and_one_that_reaches_out_of_it_is() {
         let found = row_of(&["a", "bc", "de", "fg"], &[(2, 6)], 8);
         assert_eq!(positions(&found), [1, 2]);
-        assert!(!found.learns_end);
+        assert!(!found.outcome.learns_end);
     }
 
     #[test]
@@ -190,21 +210,21 @@ mod tests {
             stops: false,
             around: [Some(1), Some(END)],
         };
-        let found = turned(&part, tokens(), &[END], 8);
+        let found = turned(&part, tokens(), 8);
         assert_eq!(positions(&found), [1, 2, 3, 4]);
         let row = found.row.unwrap();
-        assert_eq!(row.tokens, [1, 10, END, 11, 12, END]);
-        assert!(row.ends_with_separator);
-        assert_eq!(row.num_bytes, 7, "the token behind the text has none");
+        assert_eq!(row.row(0)[..6], [1, 10, END, 11, 12, END]);
+        assert!(row.is_separator(0, 4));
+        assert_eq!(row.num_bytes(), 7, "the token behind the text has none");
         // a text that is no part of what is learnt, in front of the token behind it
         part.ranges = &[];
-        let found = turned(&part, tokens(), &[END], 8);
+        let found = turned(&part, tokens(), 8);
         assert_eq!(positions(&found), [4]);
-        let found = turned(&part, tokens(), &[END], 4);
-        assert!(found.is_cut && found.row.is_none());
+        let found = turned(&part, tokens(), 4);
+        assert!(found.outcome.is_longer && found.row.is_none());
         part.ranges = ranges;
-        let row = turned(&part, tokens(), &[END], 4).row.unwrap();
-        assert!(!row.ends_with_separator);
+        let row = turned(&part, tokens(), 4).row.unwrap();
+        assert!(!row.is_separator(0, 3));
     }
 
     #[test]
@@ -217,11 +237,11 @@ mod tests {
     fn a_conversation_beyond_its_row_is_cut_and_one_of_which_nothing_is_left_to_learn_has_no_row() {
         let parts = ["u", "v", "w", "x", "y"];
         let found = row_of(&parts, &[(2, 5)], 3);
-        assert!(found.is_cut);
+        assert!(found.outcome.is_longer);
         assert_eq!(positions(&found), [1, 2]);
         let found = row_of(&parts, &[(4, 5)], 3);
-        assert!(found.is_cut && found.row.is_none());
+        assert!(found.outcome.is_longer && found.row.is_none());
         assert!(row_of(&["x"], &[(0, 1)], 3).row.is_none());
-        assert!(row_of(&parts, &[(0, 5)], 8).learns_all);
+        assert!(row_of(&parts, &[(0, 5)], 8).outcome.learns_all);
     }
 }

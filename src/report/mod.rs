@@ -6,6 +6,7 @@ mod curve;
 mod heat;
 mod quantization;
 mod removal;
+mod rows;
 mod svg;
 mod table;
 
@@ -19,6 +20,7 @@ pub use curve::{Curve, loss_curve_svg};
 pub use heat::sensitivity_svg;
 pub use quantization::{Picture, QuantizationCost};
 pub use removal::{Recovery, Removal};
+pub use rows::RowsOfText;
 pub use table::{card_cells, report_markdown, terminal_table};
 
 use crate::export::verify::Verification;
@@ -33,6 +35,12 @@ pub struct RunReport {
     pub seed: u64,
     /// Command that makes this run again.
     pub command: String,
+    /// Rows of both texts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<RowsOfText>,
+    /// Notes on the sources of the rows: what was mixed, cut or left out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
     /// Parts and weights that passes removed, in order.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Curve, PassRow, RunReport, Verification, quantization, removal};
+use super::{Curve, PassRow, RunReport, Verification, quantization, removal, rows};
 use crate::progress::{self, bytes_text, decimals, duration_text, percent, thousands};
 
 const NUM_COLUMNS: usize = 10;
@@ -70,6 +70,9 @@ pub fn report_markdown(report: &RunReport) -> String {
     text.push('\n');
     for row in &report.passes {
         text.push_str(&markdown_line(&cells(row)));
+    }
+    if !report.rows.is_empty() {
+        text.push_str(&rows::section(&report.rows, &report.notes));
     }
     if !report.removals.is_empty() {
         text.push_str(&removal::section(&report.removals));
@@ -189,6 +192,8 @@ pub(super) mod tests {
             recipe: "quick|start".to_owned(),
             seed: 17,
             command: "alambic run recipes/quickstart.yaml".to_owned(),
+            rows: Vec::new(),
+            notes: Vec::new(),
             passes: vec![distill, prune],
             removals: Vec::new(),
             quantizations: Vec::new(),

@@ -11,7 +11,7 @@ use crate::cache::{
     Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
 };
-use crate::data::{self, DataError, Prepared, Skipped, TokenRows, Tokenizer};
+use crate::data::{self, DataError, Prepared, TokenRows, Tokenizer};
 use crate::files;
 use crate::hashes::Hashes;
 use crate::kept::{self, Kept, KeptTeacher};
@@ -43,19 +43,19 @@ pub(super) fn prepare_data(
     files::remove_parts(&stage.dir)?;
     let tokenizer = inputs.tokenizer.as_ref();
     let mut data = match &inputs.kept {
-        Some(kept) if inputs.away.text => kept_rows(stages, kept)?,
+        Some(kept) if inputs.away.text => kept_rows(stages, kept, hashes)?,
         _ => data::prepare(
             &plan.data,
             tokenizer,
             &inputs.change,
             &stage.dir,
-            inputs.end_of_text(),
-            &inputs.ends(plan),
+            (inputs.end_of_text(), &inputs.ends(plan)),
+            hashes,
         )?,
     };
     data.train = data.train.calibrated_on(plan.data.calibrate_on);
     inputs.check_data(plan, &data)?;
-    for skipped in Skipped::sentences(&data.skipped) {
+    for skipped in &data.skipped {
         progress::log(&format!("warning: {skipped}"));
     }
     progress::log_notes(&data.notes);
@@ -82,7 +82,7 @@ pub(super) fn prepare_data(
 }
 
 /// Rows that were made of a text that is not here.
-fn kept_rows(stages: &Stages, kept: &Kept) -> Result<Prepared, RunError> {
+fn kept_rows(stages: &Stages, kept: &Kept, hashes: &Hashes) -> Result<Prepared, RunError> {
     let (stage, texts) = (&stages.data, &stages.inputs.texts);
     let trained = match &stages.inputs.tokenizer {
         Some(tokenizer) => Ok(tokenizer.clone()),
@@ -90,7 +90,7 @@ fn kept_rows(stages: &Stages, kept: &Kept) -> Result<Prepared, RunError> {
     };
     let tokenizer = trained.map_err(DataError::from)?;
     let rows = kept.rows(&stage.key);
-    let rows = rows.map(|rows| data::prepared_before(&tokenizer, &stage.dir, rows, texts));
+    let rows = rows.map(|rows| data::prepared_before(&tokenizer, &stage.dir, rows, texts, hashes));
     let rows = rows.transpose()?.flatten();
     let gone = || StagesError::NoText {
         dir: stage.dir.clone(),

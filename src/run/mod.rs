@@ -19,7 +19,7 @@ pub(crate) use self::lock::{FolderLock, lock};
 use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
-use crate::data::{DataError, Prepared, SourcePlan, TokenRows};
+use crate::data::{DataError, Prepared, SourcePlan, Split, TokenRows};
 use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
@@ -30,7 +30,7 @@ use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::rates::Rates;
 use crate::recipe::RecipeFaults;
-use crate::report::{self, Curve, PassRow, QuantizationCost, RunReport};
+use crate::report::{self, Curve, PassRow, QuantizationCost, RowsOfText, RunReport};
 use crate::shell::quoted;
 use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentSource};
@@ -127,6 +127,8 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         curves: run.curves(),
         removals,
         quantizations,
+        rows: Split::ALL.map(|split| rows_of(&data, split)).to_vec(),
+        notes: data.notes.clone(),
         passes: run.rows,
         exports,
     };
@@ -195,6 +197,36 @@ fn check_student(plan: &Plan, stages: &Stages, device: &Device) -> Result<(), Ru
         Some(model) if !first.is_done() => model.read(|model| Ok(model.check_weights(device)?)),
         _ => Ok(()),
     }
+}
+
+fn rows_of(data: &Prepared, split: Split) -> RowsOfText {
+    let rows = data.rows(split);
+    RowsOfText {
+        split: split.to_string(),
+        rows: rows.num_rows() as u64,
+        sequence_length: rows.sequence_length() as u64,
+        positions: rows.num_filled(),
+        counted: rows.num_positions(),
+    }
+}
+
+/// Makes the rows of both texts, and nothing more. Returns their folder, facts about them, and notes.
+pub fn build_data(
+    plan: &Plan,
+    context: &RunContext<'_>,
+) -> Result<(PathBuf, Vec<RowsOfText>), RunError> {
+    let opened = Opened::open(plan);
+    progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
+    let hashes = remembered(plan, context);
+    let stages = Stages::of(plan, opened, &hashes)?;
+    progress::log_notes(&preflight::check_away(plan, &stages, context.overrides)?);
+    let mut estimates = room(plan, &stages);
+    estimates.retain(|estimate| estimate.stage == stages.data);
+    check_room(plan, &stages, &estimates, context)?;
+    let data = prepare_data(plan, &stages, context, &hashes)?;
+    save(&hashes);
+    let rows = Split::ALL.map(|split| rows_of(&data, split)).to_vec();
+    Ok((stages.data.dir, rows))
 }
 
 /// Captures the recipe's cache, or one part of it, and nothing more. Returns the folder, or `None` if there is no teacher.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::inputs::{Inputs, Model};
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::data::{Tokenizer, TokenizerChange, TokenizerPlan};
+use crate::data::{ROWS_VERSION, Tokenizer, TokenizerChange, TokenizerPlan};
 use crate::files;
 use crate::hashes::Hashes;
 use crate::opened::{FileHashes, StoredModel, copied_tokenizer};
@@ -100,6 +100,7 @@ pub(super) fn data_parts(plan: &Plan, inputs: &Inputs) -> Value {
     let [train, validation] = &inputs.texts;
     let mut parts = json!({
         "plan": plan.data,
+        "rows": ROWS_VERSION,
         "train": train,
         "validation": validation,
         "tokenizer": tokenizer.as_ref().map(Tokenizer::hash),

@@ -38,7 +38,7 @@ pub(super) fn read(
         last: [0; 8],
     };
     let mut batches = guarded(|| StreamReader::try_new(stream, Some(read)))?;
-    let mut room = Room::now();
+    let room = Room::now();
     let mut num_read = 0;
     while let Some(batch) = guarded(|| batches.next().transpose())? {
         if extent == Extent::Head && batch.num_rows() > 0 {
@@ -46,9 +46,12 @@ pub(super) fn read(
             columns::read(&head, 1, rows)?;
             return Ok(Extent::Head);
         }
-        room.take(columns::size_of(&batch))?;
+        room.check(columns::size_of(&batch))?;
         columns::read(&batch, num_read + 1, rows)?;
         num_read += batch.num_rows();
+        if rows.is_closed() {
+            return Ok(Extent::Head);
+        }
     }
     // A stream may end without its mark, but a file that does is one whose writer was stopped, or of which a part is missing.
     if batches.get_ref().last != END {

@@ -2,18 +2,29 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
 
 use super::container::other_format;
 use super::fault::{FaultKind, Faults, MostlyBad, SkipReason, Skipped, SourceError};
 use super::plan::{OnBadRow, SourcePlan};
 use super::rows::{Layout, Outcome};
-use super::text::{self, Extent};
+use super::text::{self, Extent, TextFile};
 use super::walk::SourceFile;
 use super::{Content, Document};
 
+/// Bytes of documents that are handed on at a time.
+const BLOCK_BYTES: u64 = 256 << 10;
+
 /// Rows of all files.
 pub(super) struct Collected {
+    /// Documents that are not handed on yet; all of them, if nobody takes them.
     pub(super) documents: Vec<Document>,
+    num_documents: usize,
+    /// Bytes of text in the documents that are not handed on yet.
+    num_bytes: u64,
+    taker: Option<SyncSender<Vec<Document>>>,
+    /// True if no more documents are wanted.
+    is_closed: bool,
     pub(super) skipped: Vec<Skipped>,
     pub(super) faults: Faults,
     pub(super) bad_rows: Faults,
@@ -43,6 +54,10 @@ impl Collected {
         });
         Self {
             documents: Vec::new(),
+            num_documents: 0,
+            num_bytes: 0,
+            taker: None,
+            is_closed: false,
             skipped: Vec::new(),
             faults: Faults::default(),
             bad_rows: Faults::default(),
@@ -50,6 +65,69 @@ impl Collected {
             counts: counts.collect(),
             on_bad_row,
         }
+    }
+
+    /// Hands documents on, block by block, instead of keeping them.
+    pub(super) fn to(self, taker: SyncSender<Vec<Document>>) -> Self {
+        Self {
+            taker: Some(taker),
+            ..self
+        }
+    }
+
+    /// True if no more documents are wanted.
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed
+    }
+
+    fn add(&mut self, document: Document) {
+        self.num_documents += 1;
+        if self.taker.is_none() {
+            return self.documents.push(document);
+        }
+        self.num_bytes += document.num_bytes();
+        self.documents.push(document);
+        if self.num_bytes >= BLOCK_BYTES {
+            self.hand_on();
+        }
+    }
+
+    /// Hands on what is there, unless there are faults: then nobody needs it.
+    pub(super) fn hand_on(&mut self) {
+        let Some(taker) = &self.taker else {
+            return;
+        };
+        self.num_bytes = 0;
+        let block = std::mem::take(&mut self.documents);
+        if self.faults.count() == 0 && !block.is_empty() {
+            self.is_closed |= taker.send(block).is_err();
+        }
+    }
+
+    /// Hands on what is left, and nothing more.
+    pub(super) fn end(mut self) -> Self {
+        self.hand_on();
+        self.taker = None;
+        if self.is_closed {
+            for counts in &mut self.counts {
+                counts.is_partial = true;
+            }
+        }
+        self
+    }
+
+    /// Joins what the readers of sources have found, in the order of these; each has read its own.
+    pub(super) fn joined(read: Vec<Self>) -> Self {
+        let mut all = Self::new(&[], OnBadRow::Fail);
+        for one in read {
+            all.num_documents += one.num_documents;
+            all.skipped.extend(one.skipped);
+            all.faults.append(one.faults);
+            all.bad_rows.append(one.bad_rows);
+            all.choices.append(one.choices);
+            all.counts.extend(one.counts);
+        }
+        all
     }
 
     /// Says that not all rows of a source were looked at.
@@ -81,7 +159,7 @@ impl Collected {
                 num_faults,
             });
         }
-        if self.documents.is_empty() {
+        if self.num_documents == 0 {
             return Err(no_text());
         }
         Ok(())
@@ -157,6 +235,22 @@ impl<'a> FileRows<'a> {
         }
     }
 
+    /// True if no more rows are wanted.
+    pub(super) fn is_closed(&self) -> bool {
+        self.found.is_closed()
+    }
+
+    /// Takes a file that is one text, too long to be in memory.
+    pub(super) fn add_file(&mut self, text: TextFile) {
+        self.has_rows = true;
+        self.push(None, Content::File(text));
+    }
+
+    /// Path of the file.
+    pub(super) fn path(&self) -> &Arc<Path> {
+        &self.path
+    }
+
     /// Takes a file that is one text.
     pub(super) fn add_text(
         &mut self,
@@ -184,7 +278,7 @@ impl<'a> FileRows<'a> {
     }
 
     fn push(&mut self, row: Option<usize>, content: Content) {
-        self.found.documents.push(Document {
+        self.found.add(Document {
             path: self.path.clone(),
             row,
             content,
@@ -192,11 +286,7 @@ impl<'a> FileRows<'a> {
     }
 
     fn skip(&mut self, row: Option<usize>) {
-        self.found.skipped.push(Skipped {
-            path: self.path.to_path_buf(),
-            row,
-            reason: SkipReason::Empty,
-        });
+        Skipped::add(&mut self.found.skipped, &self.path, row, SkipReason::Empty);
     }
 }
 
@@ -208,6 +298,12 @@ impl Choices {
     fn add(&mut self, read: &'static str) {
         if !self.0.contains(&read) {
             self.0.push(read);
+        }
+    }
+
+    fn append(&mut self, other: Self) {
+        for read in other.0 {
+            self.add(read);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Bytes of a file as they are read: unpacked if they are compressed, and hashed as they lie on disk.
+//! Bytes of a file as they are read: unpacked if they are compressed.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read};
@@ -31,9 +31,9 @@ pub(super) struct FileStream {
 }
 
 enum Decoder {
-    None(BufReader<Hashed>),
-    Gzip(Box<MultiGzDecoder<BufReader<Hashed>>>),
-    Zstd(zstd::Decoder<'static, BufReader<Hashed>>),
+    None(BufReader<Watched>),
+    Gzip(Box<MultiGzDecoder<BufReader<Watched>>>),
+    Zstd(zstd::Decoder<'static, BufReader<Watched>>),
 }
 
 /// Most bytes that a compressed file may hold.
@@ -45,11 +45,9 @@ pub(super) struct Limit {
 
 impl Limit {
     fn of(packed_bytes: u64) -> Self {
-        let free = machine::free_bytes().unwrap_or(u64::MAX);
-        let by_ratio = packed_bytes.saturating_mul(MAX_RATIO).max(MIN_LIMIT);
         Self {
-            bytes: free.min(by_ratio),
-            is_memory: free < by_ratio,
+            bytes: packed_bytes.saturating_mul(MAX_RATIO).max(MIN_LIMIT),
+            is_memory: false,
         }
     }
 
@@ -89,9 +87,8 @@ impl FileStream {
         compression: Compression,
         limit: Limit,
     ) -> Result<Self, FaultKind> {
-        let raw = Hashed {
+        let raw = Watched {
             file,
-            hasher: blake3::Hasher::new(),
             has_failed: false,
         };
         let mut raw = BufReader::with_capacity(BUFFER_BYTES, raw);
@@ -113,6 +110,19 @@ impl FileStream {
             limit,
             is_over: false,
         })
+    }
+
+    /// Lowers the limit to the memory that is free, for bytes that are all kept.
+    pub(super) fn within_memory(mut self) -> Self {
+        let free = machine::free_bytes().unwrap_or(u64::MAX);
+        if self.is_packed() && free < self.limit.bytes {
+            self.limit = Limit {
+                bytes: free,
+                is_memory: true,
+            };
+            self.left = free;
+        }
+        self
     }
 
     /// True if the bytes handed on are not those on disk.
@@ -155,14 +165,7 @@ impl FileStream {
         }
     }
 
-    /// Hash (hex) of the whole file, of which the end may not have been read yet.
-    pub(super) fn hash(mut self) -> io::Result<String> {
-        let raw = self.raw();
-        io::copy(raw, &mut io::sink())?;
-        Ok(raw.get_ref().hasher.finalize().to_hex().to_string())
-    }
-
-    fn raw(&mut self) -> &mut BufReader<Hashed> {
+    fn raw(&mut self) -> &mut BufReader<Watched> {
         match &mut self.decoder {
             Decoder::None(raw) => raw,
             Decoder::Gzip(decoder) => decoder.get_mut(),
@@ -189,7 +192,7 @@ impl Read for FileStream {
 
 /// Refuses a file that does not begin as its name says.
 fn check_begin(
-    raw: &mut BufReader<Hashed>,
+    raw: &mut BufReader<Watched>,
     is_right: impl Fn(&[u8]) -> bool,
     name: &'static str,
 ) -> Result<(), FaultKind> {
@@ -220,19 +223,15 @@ fn is_zstd(begun: &[u8]) -> bool {
 }
 
 /// A file, with the hash of what has been read of it.
-struct Hashed {
+struct Watched {
     file: File,
-    hasher: blake3::Hasher,
     has_failed: bool,
 }
 
-impl Read for Hashed {
+impl Read for Watched {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         match self.file.read(out) {
-            Ok(read) => {
-                self.hasher.update(&out[..read]);
-                Ok(read)
-            }
+            Ok(read) => Ok(read),
             Err(error) => {
                 self.has_failed |= error.kind() != io::ErrorKind::Interrupted;
                 Err(error)

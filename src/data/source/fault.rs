@@ -25,6 +25,8 @@ pub struct Skipped {
     pub row: Option<usize>,
     /// Reason for skipping it.
     pub reason: SkipReason,
+    /// Number of further rows of this file behind it that were skipped for the same reason.
+    pub num_more: usize,
 }
 
 /// Reasons for skipping a file, line or folder.
@@ -50,20 +52,34 @@ impl fmt::Display for Skipped {
 }
 
 impl Skipped {
+    /// Adds a file or row to a list. Further rows of a file are counted with the first.
+    pub(in crate::data) fn add(
+        skipped: &mut Vec<Self>,
+        path: &Path,
+        row: Option<usize>,
+        reason: SkipReason,
+    ) {
+        let is_alike = |last: &&mut Self| {
+            last.path == path && last.reason == reason && last.row.is_some() && row.is_some()
+        };
+        match skipped.last_mut().filter(is_alike) {
+            Some(last) => last.num_more += 1,
+            None => skipped.push(Self {
+                path: path.to_path_buf(),
+                row,
+                reason,
+                num_more: 0,
+            }),
+        }
+    }
+
     /// One sentence for each file and reason, however many rows of the file were skipped.
     pub fn sentences(skipped: &[Self]) -> Vec<String> {
-        let alike = skipped.chunk_by(|one, other| {
-            (&one.path, one.reason, one.row.is_some())
-                == (&other.path, other.reason, other.row.is_some())
-        });
-        let sentence = |alike: &[Self]| match alike {
-            [] => String::new(),
-            [one] => one.to_string(),
-            [first, others @ ..] => {
-                format!("{first}, as are {}", more_rows(&first.path, others.len()))
-            }
+        let sentence = |skipped: &Self| match skipped.num_more {
+            0 => skipped.to_string(),
+            more => format!("{skipped}, as are {}", more_rows(&skipped.path, more)),
         };
-        alike.map(sentence).collect()
+        skipped.iter().map(sentence).collect()
     }
 }
 
@@ -157,6 +173,20 @@ pub enum SourceError {
 }
 
 impl SourceError {
+    /// The one fault of a file.
+    pub(super) fn of_file(path: &Path, row: Option<usize>, kind: FaultKind) -> Self {
+        let fault = Fault {
+            path: path.to_path_buf(),
+            row,
+            kind,
+            num_more: 0,
+        };
+        Self::Faults {
+            faults: vec![fault],
+            num_faults: 1,
+        }
+    }
+
     /// The edit to make; `key` is where the paths were written, such as `data.train`.
     pub fn help(&self, key: &str) -> Option<String> {
         match self {

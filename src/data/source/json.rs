@@ -13,10 +13,7 @@ use super::text::{Extent, without_mark};
 const BLOCK_BYTES: usize = 4 << 20;
 
 /// Reads a file. One that holds lines of objects instead of a list is read as such, as `datasets` does.
-pub(super) fn read(
-    mut stream: FileStream,
-    rows: &mut FileRows<'_>,
-) -> Result<FileStream, FaultKind> {
+pub(super) fn read(mut stream: FileStream, rows: &mut FileRows<'_>) -> Result<(), FaultKind> {
     let is_packed = stream.is_packed();
     let mut buffer = Vec::new();
     let mut elements: Option<Elements> = None;
@@ -32,15 +29,17 @@ pub(super) fn read(
             Some(found) => found,
             None => match Elements::begin(&buffer, is_packed)? {
                 Some(found) => elements.insert(found),
-                None if is_end => return Ok(stream), // nothing but white space
+                None if is_end => return Ok(()), // nothing but white space
                 None => continue,
             },
         };
         found.scan(&buffer, rows)?;
         found.drop_read(&mut buffer);
+        if rows.is_closed() {
+            return Ok(());
+        }
         if is_end {
-            found.finish()?;
-            return Ok(stream);
+            return found.finish();
         }
     }
 }

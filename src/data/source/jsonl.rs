@@ -28,7 +28,7 @@ pub(super) struct Piece<'a> {
 }
 
 /// Reads the lines of a file.
-pub(super) fn read(stream: FileStream, rows: &mut FileRows<'_>) -> Result<FileStream, FaultKind> {
+pub(super) fn read(stream: FileStream, rows: &mut FileRows<'_>) -> Result<(), FaultKind> {
     read_after(Vec::new(), stream, rows)
 }
 
@@ -37,7 +37,7 @@ pub(super) fn read_after(
     mut block: Vec<u8>,
     mut stream: FileStream,
     rows: &mut FileRows<'_>,
-) -> Result<FileStream, FaultKind> {
+) -> Result<(), FaultKind> {
     let mut lines = Lines {
         is_packed: stream.is_packed(),
         ..Lines::default()
@@ -49,14 +49,16 @@ pub(super) fn read_after(
             .read_to_end(&mut block);
         let read = read.map_err(|error| stream.fault(error))?;
         if read == 0 {
-            lines.block(&block, Extent::Whole, rows)?;
-            return Ok(stream);
+            return lines.block(&block, Extent::Whole, rows);
         }
         // A line that is longer than a block is looked through once only.
         if let Some(end) = memchr::memrchr(b'\n', &block[seen..]) {
             let end = seen + end + 1;
             lines.block(&block[..end], Extent::Whole, rows)?;
             block.drain(..end);
+            if rows.is_closed() {
+                return Ok(());
+            }
         }
         seen = block.len();
     }

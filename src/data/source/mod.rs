@@ -21,6 +21,7 @@ mod plan;
 mod rows;
 mod saved;
 mod shards;
+mod stream;
 mod text;
 mod turns;
 mod unique;
@@ -32,6 +33,8 @@ mod tests;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use serde_json::{Map, Value};
 
 use crate::chat::Conversation;
 use crate::hashes::Hashes;
@@ -46,7 +49,11 @@ pub use self::fault::{
 pub(in crate::data) use self::plan::SOURCE;
 pub use self::plan::{FieldsPlan, OnBadRow, RowField, RowFormat, SourcePlan};
 use self::rows::Layout;
+pub(in crate::data) use self::stream::ReadFacts;
+pub use self::stream::{DocumentStream, SourceCount};
 use self::text::Extent;
+pub use self::text::TextFile;
+pub(in crate::data) use self::text::TextReader;
 use self::walk::{SourceFile, Walk};
 
 /// Bytes that [`look_at`] reads of a file, after unpacking.
@@ -66,8 +73,6 @@ pub struct Documents {
     pub bad_rows: BadRows,
     /// Choices among several readings of a source; each deserves a note.
     pub notes: Vec<String>,
-    /// The [`content_hash`] of the files.
-    pub content_hash: String,
 }
 
 /// One document.
@@ -86,6 +91,8 @@ pub struct Document {
 pub enum Content {
     /// A text, never blank.
     Text(String),
+    /// A text that is too long to be in memory.
+    File(TextFile),
     /// A conversation of one message or more.
     Chat(Conversation),
     /// A text of which the first part is given.
@@ -95,6 +102,17 @@ pub enum Content {
         /// What follows, never blank.
         completion: String,
     },
+}
+
+impl From<&str> for Document {
+    /// A text that is from no file.
+    fn from(text: &str) -> Self {
+        Self {
+            path: Path::new("").into(),
+            row: None,
+            content: Content::Text(text.to_owned()),
+        }
+    }
 }
 
 impl Document {
@@ -107,8 +125,31 @@ impl Document {
     pub fn text(&self) -> Option<&str> {
         match &self.content {
             Content::Text(text) => Some(text),
-            Content::Chat(_) | Content::Completion { .. } => None,
+            Content::File(_) | Content::Chat(_) | Content::Completion { .. } => None,
         }
+    }
+
+    /// Bytes of its text; of a conversation, those of what is said and called.
+    pub fn num_bytes(&self) -> u64 {
+        match &self.content {
+            Content::Text(text) => text.len() as u64,
+            Content::File(file) => file.num_bytes(),
+            Content::Completion { prompt, completion } => (prompt.len() + completion.len()) as u64,
+            Content::Chat(conversation) => {
+                let messages = conversation.messages.iter();
+                messages.flat_map(Map::values).map(bytes_of).sum()
+            }
+        }
+    }
+}
+
+/// Bytes of all texts in a value.
+fn bytes_of(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => text.len() as u64,
+        Value::Array(values) => values.iter().map(bytes_of).sum(),
+        Value::Object(entries) => entries.values().map(bytes_of).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     }
 }
 
@@ -133,25 +174,14 @@ pub fn read_documents(
     sources: &[SourcePlan],
     on_bad_row: OnBadRow,
 ) -> Result<Documents, SourceError> {
-    let mut reader = Reader::new(sources, on_bad_row);
-    let files = reader.find();
-    let mut hasher = blake3::Hasher::new();
-    for file in &files {
-        match reader.read_whole(file) {
-            Ok(hash) => hash_file(&mut hasher, sources, file, &hash),
-            Err(kind) => reader.found.faults.add(&file.path, None, kind),
-        }
-    }
-    let Reader {
-        mut found, walk, ..
-    } = reader;
-    found.check(|| no_text(sources, files.len(), walk.passed_over))?;
+    let mut stream = DocumentStream::open(sources, on_bad_row);
+    let documents: Vec<Document> = stream.by_ref().collect();
+    let read = stream.finish()?;
     Ok(Documents {
-        skipped: [walk.skipped, found.skipped].concat(),
-        bad_rows: found.bad_rows.into_bad_rows(),
-        notes: [walk.notes, found.choices.into_notes()].concat(),
-        documents: found.documents,
-        content_hash: hasher.finalize().to_hex().to_string(),
+        documents,
+        skipped: read.skipped,
+        bad_rows: read.bad_rows,
+        notes: read.notes,
     })
 }
 
@@ -268,34 +298,29 @@ impl<'a> Reader<'a> {
         files
     }
 
-    /// Reads a file to its end, and returns its hash.
-    fn read_whole(&mut self, file: &SourceFile) -> Result<String, FaultKind> {
+    /// Reads a file to its end, or until no more rows are wanted.
+    fn read_whole(&mut self, file: &SourceFile) -> Result<(), FaultKind> {
         let path = &file.path;
         let mut rows = self.rows(file)?;
-        let stream = match file.container {
-            Container::Text => {
-                let mut stream = FileStream::open(path, file.compression)?;
-                let mut bytes = Vec::new();
-                let read = stream.read_to_end(&mut bytes);
-                read.map_err(|error| stream.fault(error))?;
-                rows.add_text(bytes, Extent::Whole, stream.is_packed())?;
-                stream
-            }
-            Container::JsonLines => {
-                jsonl::read(FileStream::open(path, file.compression)?, &mut rows)?
-            }
-            Container::Json => json::read(FileStream::open(path, file.compression)?, &mut rows)?,
-            Container::Parquet => {
-                parquet::read(path, Extent::Whole, &mut rows)?;
-                FileStream::open(path, file.compression)?
-            }
-            Container::Arrow => {
-                arrow::read(path, Extent::Whole, &mut rows)?;
-                FileStream::open(path, file.compression)?
-            }
-        };
+        let open = || FileStream::open(path, file.compression);
+        match file.container {
+            Container::Text => match TextFile::of_long(rows.path(), file.compression)? {
+                Some(text) => rows.add_file(text),
+                None => {
+                    let mut stream = open()?.within_memory();
+                    let mut bytes = Vec::new();
+                    let read = stream.read_to_end(&mut bytes);
+                    read.map_err(|error| stream.fault(error))?;
+                    rows.add_text(bytes, Extent::Whole, stream.is_packed())?;
+                }
+            },
+            Container::JsonLines => jsonl::read(open()?, &mut rows)?,
+            Container::Json => json::read(open()?, &mut rows)?,
+            Container::Parquet => drop(parquet::read(path, Extent::Whole, &mut rows)?),
+            Container::Arrow => drop(arrow::read(path, Extent::Whole, &mut rows)?),
+        }
         rows.finish();
-        Ok(stream.hash()?)
+        Ok(())
     }
 
     /// Reads the beginning of a file, and returns whether it was the whole.

@@ -50,14 +50,17 @@ pub(super) fn read(
         .with_batch_size(BATCH_ROWS.min(wanted.max(1)))
         .with_limit(wanted);
     let mut batches = guarded(|| builder.build())?;
-    let mut room = Room::now();
+    let room = Room::now();
     let mut num_read = 0;
     while let Some(batch) =
         guarded(|| batches.next().transpose()).map_err(|fault| explained(fault, path))?
     {
-        room.take(columns::size_of(&batch))?;
+        room.check(columns::size_of(&batch))?;
         columns::read(&batch, num_read + 1, rows)?;
         num_read += batch.num_rows();
+        if rows.is_closed() {
+            return Ok(Extent::Head);
+        }
     }
     if num_read != wanted {
         return Err(FaultKind::Damaged(format!(
@@ -71,27 +74,25 @@ pub(super) fn read(
     })
 }
 
-/// Memory that batches may still fill: a few bytes of Parquet can be gigabytes of repeated text.
+/// Memory that a batch may fill: a few bytes of Parquet can be gigabytes of repeated text.
 pub(super) struct Room {
-    left: u64,
     free: u64,
 }
 
 impl Room {
     pub(super) fn now() -> Self {
         let free = machine::free_bytes().unwrap_or(u64::MAX);
-        Self { left: free, free }
+        Self { free }
     }
 
-    pub(super) fn take(&mut self, bytes: u64) -> Result<(), FaultKind> {
-        let left = self.left.checked_sub(bytes).ok_or_else(|| {
-            FaultKind::TooLarge(format!(
-                "its texts need more than the {} MiB of memory that are free; name some of its files, or use a machine with more memory",
-                self.free >> 20
-            ))
-        })?;
-        self.left = left;
-        Ok(())
+    pub(super) fn check(&self, bytes: u64) -> Result<(), FaultKind> {
+        if bytes <= self.free {
+            return Ok(());
+        }
+        Err(FaultKind::TooLarge(format!(
+            "a few of its rows need more than the {} MiB of memory that are free; name other files, or use a machine with more memory",
+            self.free >> 20
+        )))
     }
 }
 
@@ -201,13 +202,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn texts_larger_than_the_free_memory_are_refused() {
-        let mut room = Room {
-            left: 3 << 20,
-            free: 3 << 20,
-        };
-        assert!(room.take(2 << 20).is_ok());
-        let told = room.take(2 << 20).unwrap_err().to_string();
+    fn rows_larger_than_the_free_memory_are_refused() {
+        let room = Room { free: 3 << 20 };
+        assert!(room.check(2 << 20).is_ok() && room.check(2 << 20).is_ok());
+        let told = room.check(4 << 20).unwrap_err().to_string();
         assert!(told.contains("more than the 3 MiB of memory"), "{told}");
     }
 }

@@ -1,5 +1,6 @@
 //! Settings of a source: where it is, and how its rows are read.
 
+use std::ops::Bound::{Excluded, Included};
 use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
@@ -9,7 +10,7 @@ use super::fault::FaultKind;
 use crate::recipe::{Block, Fields, Keys, Kind, PathKind, Read, Row, Word, keys, rule, words};
 
 keys! {
-    #[derive(Default, Eq)]
+    #[derive(Default)]
     pub struct SourcePlan in SOURCE = "source", "A file or folder of texts or conversations, and how its rows are read. A path alone stands for all of it." {
         #[serde(skip)]
         path: PathBuf = required(Kind::Path(PathKind::FileOrFolder), "a file, or a folder with all that is below it; also a folder of `save_to_disk`, or one that is laid out like a dataset of the hub");
@@ -17,6 +18,7 @@ keys! {
         fields: FieldsPlan = rule("each has its own name", Kind::Block(&FIELDS), "names of the columns, where they are others") else own_names unless |plan| plan.fields.0.is_empty();
         split: Option<String> = rule("the only one", Kind::Text, "split of a folder that has several, such as `train`");
         config: Option<String> = rule("the only one", Kind::Text, "configuration of a folder whose `README.md` lists several");
+        weight: Option<f64> = rule("sources are read one after another", Kind::Number(Excluded(0.0), Included(1e6)), "share of the text beside that of other sources, where one has a weight; those without have 1. Mixing ends when a source does") also ["weights", "ratio", "proportion", "probability", "sampling_weight"];
     }
 }
 
@@ -150,6 +152,9 @@ impl SourcePlan {
             if let Some(value) = value {
                 add(name, value);
             }
+        }
+        if let Some(weight) = self.weight {
+            add("weight", &weight.to_string());
         }
         key
     }

@@ -263,6 +263,7 @@ impl Walk {
                         path: folder.to_path_buf(),
                         row: None,
                         reason: SkipReason::ReadBefore,
+                        num_more: 0,
                     });
                 }
                 is_new

@@ -1,12 +1,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::data::byte_level::ByteLevelBpe;
 use crate::data::cut::Splitting;
 use crate::data::encode::Encoder;
-use crate::data::{Content, Document, Packing, TokenizedText, Tokenizer, TokenizerError, pack};
+use crate::data::{Content, Document, TextFile, TokenizedText, Tokenizer, TokenizerError};
+use crate::files;
 use crate::random;
 
 /// Pieces of texts that are awkward to cut.
@@ -378,31 +380,23 @@ fn document(text: &str) -> Document {
 }
 
 #[test]
-fn tokens_up_to_a_limit_make_the_rows_of_all_tokens() {
-    let documents: Vec<_> = texts().iter().map(|text| document(text)).collect();
-    let short: Vec<_> = ["one two", "", "three", " ", "four five six"]
-        .map(document)
-        .to_vec();
-    for (tokenizer, documents) in [
-        (opened("hf-llama-256/tokenizer.json"), &documents),
-        (opened("gguf/spm-llama.gguf"), &documents),
-        (opened("gguf/bpe-llama3.gguf"), &short),
+fn the_first_tokens_of_a_text_are_those_of_the_whole() {
+    for tokenizer in [
+        opened("hf-llama-256/tokenizer.json"),
+        opened("gguf/spm-llama.gguf"),
+        opened("gguf/bpe-llama3.gguf"),
     ] {
         let encoder = Encoder::with_room(&tokenizer, 16, u64::MAX);
-        let documents: Vec<&Document> = documents.iter().collect();
-        let whole = encoder.encode(&documents, None).unwrap();
-        let all: usize = whole.iter().map(|text| text.ids.len() + 1).sum();
-        let limits = (0..40).chain([100, 1000]).chain(all - 3..all + 3);
-        for limit in limits.map(|limit| limit as u64) {
-            let first = encoder.encode(&documents, Some(limit)).unwrap();
-            for sequence_length in [1, 4, 7] {
-                let packing = Packing {
-                    sequence_length,
-                    beginning_of_text: None,
-                    end_of_text: 0,
-                    limit: Some(limit),
-                };
-                assert_eq!(pack(&first, packing), pack(&whole, packing), "{limit}");
+        for text in texts() {
+            let encode = |limit| encoder.encode_text(&text, limit, String::new).unwrap().ids;
+            let whole = encode(usize::MAX);
+            for limit in [0, 1, 5, 40, whole.len(), whole.len() + 1] {
+                let first = encode(limit);
+                assert!(first.len() > limit.min(whole.len().saturating_sub(1)) || whole.is_empty());
+                assert_eq!(
+                    first[..limit.min(first.len())],
+                    whole[..limit.min(whole.len())]
+                );
             }
         }
     }
@@ -410,19 +404,46 @@ fn tokens_up_to_a_limit_make_the_rows_of_all_tokens() {
 
 #[test]
 fn tokenising_stops_soon_after_the_limit() {
-    let documents = ["some words ".repeat(10_000), "more".to_owned()].map(|text| document(&text));
+    let text = "some words ".repeat(10_000);
     let tokenizer = opened("hf-llama-256/tokenizer.json");
     let encoder = Encoder::with_room(&tokenizer, 64, u64::MAX);
-    for (limit, at_most) in [(Some(10), 100), (Some(500), 600), (None, usize::MAX)] {
-        let texts = encoder
-            .encode(&[&documents[0], &documents[1]], limit)
-            .unwrap();
-        let num_tokens = texts[0].ids.len();
+    for (limit, at_most) in [(10, 100), (500, 600), (usize::MAX, usize::MAX)] {
+        let num_tokens = encoder
+            .encode_text(&text, limit, String::new)
+            .unwrap()
+            .ids
+            .len();
         assert!(
-            num_tokens as u64 > limit.unwrap_or(10_000) && num_tokens < at_most,
+            num_tokens > limit.min(10_000) && num_tokens < at_most,
             "{num_tokens}"
         );
-        assert_eq!(texts.len(), if limit.is_some() { 1 } else { 2 });
+    }
+}
+
+#[test]
+fn a_text_read_bit_by_bit_has_the_tokens_of_the_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let path: Arc<Path> = dir.path().join("text.txt").into();
+    for (name, tokenizer, _) in tokenizers() {
+        let encoder = Encoder::with_room(&tokenizer, 48, u64::MAX);
+        for text in texts() {
+            files::write_atomically(&path, |out| out.write_all(text.as_bytes())).unwrap();
+            let file = TextFile::of(&path).unwrap();
+            let mut found = TokenizedText::default();
+            encoder
+                .encode_file(file.open().unwrap(), String::new, |text| {
+                    found.ids.extend(text.ids);
+                    found.num_bytes.extend(text.num_bytes);
+                    Ok(ControlFlow::Continue(()))
+                })
+                .unwrap();
+            let whole = encoder.encode_text(&text, usize::MAX, String::new);
+            let whole = whole.unwrap();
+            assert_eq!(found.ids, whole.ids, "{name}");
+            // Bytes that no token stands for may count for the token before them or the one behind.
+            let bytes = |text: &TokenizedText| text.num_bytes.iter().sum::<u32>();
+            assert_eq!(bytes(&found), bytes(&whole), "{name}");
+        }
     }
 }
 
@@ -436,8 +457,10 @@ fn a_text_that_cannot_be_cut_is_refused_if_memory_is_too_small_and_not_before() 
         (opened("hf-llama-256/tokenizer.json"), &letters, true),
         (opened("gguf/spm-llama.gguf"), &text, true),
     ] {
+        let document = document(text);
+        let here = || document.place();
         let encode =
-            |kib| Encoder::with_room(&tokenizer, 64, room(kib)).encode(&[&document(text)], None);
+            |kib| Encoder::with_room(&tokenizer, 64, room(kib)).encode_text(text, usize::MAX, here);
         assert!(encode(1024).is_ok());
         match encode(256) {
             Ok(_) => assert!(!is_refused),

@@ -3,5 +3,6 @@
 mod bounds;
 mod encode;
 mod gguf;
+mod pack;
 mod prepare;
 mod tokenizer;

@@ -3,10 +3,11 @@ use std::path::PathBuf;
 
 use crate::chat::Learn;
 use crate::data::{
-    CalibrateOn, DataError, DataPlan, OnBadRow, Prepared, SkipReason, SourcePlan, TokenRows,
-    Tokenizer, TokenizerChange, TokenizerPlan, TrainTokenizer, prepare, read_rows,
+    CalibrateOn, DataError, DataPlan, Longer, OnBadRow, PackingKind, Prepared, SourcePlan,
+    TokenRows, Tokenizer, TokenizerChange, TokenizerPlan, TrainTokenizer, prepare, read_rows,
 };
 use crate::files;
+use crate::hashes::Hashes;
 
 struct Setup {
     dir: tempfile::TempDir,
@@ -23,6 +24,8 @@ impl Setup {
             sequence_length: 16,
             validation_tokens: None,
             learn: None,
+            packing: None,
+            longer: None,
             on_bad_row: OnBadRow::Fail,
             calibrate_on: CalibrateOn::All,
             tokenizer: TokenizerPlan::Train(TrainTokenizer { vocab_size: 280 }),
@@ -45,14 +48,7 @@ impl Setup {
     }
 
     fn prepare(&self) -> Result<Prepared, DataError> {
-        prepare(
-            &self.plan,
-            None,
-            &TokenizerChange::default(),
-            &self.cache(),
-            None,
-            &[],
-        )
+        self.prepare_by(None, None, &[])
     }
 
     /// Rows of a given tokenizer; see [`prepare`].
@@ -62,14 +58,25 @@ impl Setup {
         eos: Option<u32>,
         ends: &[u32],
     ) -> Result<Prepared, DataError> {
+        self.prepare_by(Some(tokenizer), eos, ends)
+    }
+
+    fn prepare_by(
+        &self,
+        tokenizer: Option<&Tokenizer>,
+        eos: Option<u32>,
+        ends: &[u32],
+    ) -> Result<Prepared, DataError> {
+        let hashes = Hashes::of_this_process(0.0);
         let unchanged = TokenizerChange::default();
+        let ends = (eos, ends);
         prepare(
             &self.plan,
-            Some(tokenizer),
+            tokenizer,
             &unchanged,
             &self.cache(),
-            eos,
             ends,
+            &hashes,
         )
     }
 
@@ -138,18 +145,7 @@ fn a_change_of_text_length_limit_or_separator_makes_new_rows() {
     let mut setup = Setup::new();
     setup.prepare().unwrap();
     let eot = 65;
-    assert!(
-        !prepare(
-            &setup.plan,
-            None,
-            &TokenizerChange::default(),
-            &setup.cache(),
-            Some(eot),
-            &[]
-        )
-        .unwrap()
-        .from_cache
-    );
+    assert!(!setup.prepare_by(None, Some(eot), &[]).unwrap().from_cache);
     setup.plan.sequence_length = 8;
     assert!(!setup.prepare().unwrap().from_cache);
     setup.plan.validation_tokens = Some(16);
@@ -193,15 +189,13 @@ fn a_damaged_file_is_made_again_and_said() {
 #[test]
 fn rows_of_another_text_under_the_wrong_name_are_not_taken() {
     let setup = Setup::new();
-    let first = setup.prepare().unwrap();
+    let hashes = |prepared: Prepared| (prepared.train.hash(), prepared.validation.hash());
+    let first = hashes(setup.prepare().unwrap()); // rows that are mapped must not be written over
     let [a, b] = setup.cached("rows-").try_into().unwrap();
     fs::copy(&a, &b).unwrap();
     let again = setup.prepare().unwrap();
     assert_eq!(again.rebuilt, [b]);
-    assert_eq!(
-        (again.train, again.validation),
-        (first.train, first.validation)
-    );
+    assert_eq!(hashes(again), first);
 }
 
 #[test]
@@ -222,19 +216,13 @@ fn documents_without_a_token_are_reported_in_every_run() {
         let skipped: Vec<_> = prepared
             .skipped
             .iter()
-            .map(|s| {
-                (
-                    s.path.file_name().unwrap().to_str().unwrap(),
-                    s.row,
-                    s.reason,
-                )
-            })
+            .map(|told| told.rsplit('/').next().unwrap())
             .collect();
         assert_eq!(
             skipped,
             [
-                ("b.txt", None, SkipReason::Empty),
-                ("c.jsonl", Some(2), SkipReason::NoTokens)
+                "b.txt: no text; skipped",
+                "c.jsonl:2: too short: the tokenizer gives no tokens for it; skipped"
             ]
         );
     }
@@ -249,15 +237,7 @@ fn documents_without_a_token_are_reported_in_every_run() {
 #[test]
 fn what_is_missing_is_named() {
     let mut setup = Setup::new();
-    let error = prepare(
-        &setup.plan,
-        None,
-        &TokenizerChange::default(),
-        &setup.cache(),
-        Some(5000),
-        &[],
-    )
-    .unwrap_err();
+    let error = setup.prepare_by(None, Some(5000), &[]).unwrap_err();
     assert!(
         matches!(
             error,
@@ -268,14 +248,14 @@ fn what_is_missing_is_named() {
         ),
         "{error}"
     );
-    setup.plan.tokenizer = TokenizerPlan::Teacher;
-    assert!(matches!(setup.prepare(), Err(DataError::NoTokenizer)));
     setup.write("validation.txt", "");
     let error = setup.prepare().unwrap_err().to_string();
     assert!(
         error.starts_with("validation text: no text in `"),
         "{error}"
     );
+    setup.plan.tokenizer = TokenizerPlan::Teacher;
+    assert!(matches!(setup.prepare(), Err(DataError::NoTokenizer)));
 }
 
 const CHATS: &str = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes."}, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."}]}
@@ -296,6 +276,13 @@ fn with_chats() -> (Setup, Tokenizer) {
     }
     let tokenizer = Tokenizer::of_model("tests/golden/hf-llama-256".as_ref()).unwrap();
     (setup, tokenizer)
+}
+
+/// Rows of documents, and streamed rows.
+fn split(rows: &TokenRows) -> (TokenRows, TokenRows) {
+    let is_apart = |row_idx: &usize| rows.sequence(*row_idx).num_documents() > 1;
+    let (apart, streamed): (Vec<usize>, Vec<usize>) = (0..rows.num_rows()).partition(is_apart);
+    (rows.only(&apart), rows.only(&streamed))
 }
 
 /// Text of the tokens that a row learns.
@@ -322,29 +309,29 @@ fn conversations_follow_the_prose_and_learn_what_the_model_writes() {
     let prepare = |setup: &Setup| setup.prepare_with(&tokenizer, None, &[2]).unwrap();
     let prepared = prepare(&setup);
     let rows = &prepared.train;
-    let first = rows.num_streamed();
-    assert!(first > 0);
+    let (turns, prose) = split(rows);
+    assert!(prose.num_rows() > 1);
     assert_eq!(
-        rows.num_rows(),
-        first + 2,
+        turns.num_rows(),
+        1,
         "nothing of the last conversation is learnt"
     );
     assert_eq!(
-        learnt(rows, first, &tokenizer),
-        "Yes.<|im_end|>No.<|im_end|>"
+        learnt(&turns, 0, &tokenizer),
+        "Yes.<|im_end|>No.<|im_end|> b c<|im_end|>"
     );
-    let bytes = "Yes.<|im_end|>No.<|im_end|>".len() + " b c".len();
-    let prose = rows.split_at(first)[0].num_text_positions();
-    assert_eq!(learnt(rows, first + 1, &tokenizer), " b c<|im_end|>");
+    assert_eq!(turns.sequence(0).num_documents(), 3, "with the padding");
     assert_eq!(
-        rows.num_positions() - rows.num_text_positions(),
-        rows.split_at(first)[0].num_positions() - prose + 1,
+        turns.num_positions() - turns.num_text_positions(),
+        1,
         "the token behind the completion is no text"
     );
-    assert!(rows.num_bytes() > bytes as u64 && prose > 0);
     let begins = tokenizer.encode("<|im_start|>user\nHi<|im_end|>").unwrap();
-    assert!(rows.row(first).starts_with(&begins));
-    let notes = ["train: 1 rows were left out, because nothing of them is learnt".to_owned()];
+    assert!(turns.row(0).starts_with(&begins));
+    let notes = [
+        "train: 1 conversations or pieces of them were left out, because nothing of them is learnt"
+            .to_owned(),
+    ];
     assert_eq!(prepared.notes, notes);
     let again = prepare(&setup);
     assert!(again.from_cache);
@@ -358,13 +345,79 @@ fn what_is_learnt_is_a_choice_and_part_of_the_key() {
         setup.plan.learn = Some(learn);
         let prepared = setup.prepare_with(&tokenizer, None, &[2]).unwrap();
         assert!(!prepared.from_cache, "{learn:?}");
-        let rows = prepared.train;
-        learnt(&rows, rows.num_streamed(), &tokenizer)
+        let (turns, _) = split(&prepared.train);
+        (0..turns.num_rows())
+            .map(|row_idx| learnt(&turns, row_idx, &tokenizer))
+            .find(|learnt| learnt.contains("No."))
+            .unwrap()
     };
-    assert_eq!(of(Learn::LastTurn), "No.<|im_end|>");
+    assert!(of(Learn::LastTurn).starts_with("No.<|im_end|>"));
     let all = of(Learn::All);
     assert!(all.starts_with("user\nHi<|im_end|>"), "{all}"); // nothing predicts the first token
-    assert!(all.ends_with("No.<|im_end|>\n"), "{all}");
+    assert!(all.contains("No.<|im_end|>\n"), "{all}");
+}
+
+#[test]
+fn packing_and_the_treatment_of_longer_documents_are_choices_and_part_of_the_key() {
+    let (mut setup, tokenizer) = with_chats();
+    setup.write("validation.txt", "She was");
+    setup.plan.sequence_length = 16;
+    let mut of = |packing, longer| {
+        setup.plan.packing = packing;
+        setup.plan.longer = longer;
+        let prepared = setup.prepare_with(&tokenizer, None, &[2]).unwrap();
+        assert!(!prepared.from_cache);
+        let rows = prepared.train;
+        let apart = (0..rows.num_rows()).filter(|&row| rows.sequence(row).num_documents() > 1);
+        (apart.count(), rows.num_rows(), prepared.notes.join("; "))
+    };
+    let (apart, all, _) = of(Some(PackingKind::Stream), None);
+    assert!(apart == 0 && all > 10);
+    let (_, split, notes) = of(Some(PackingKind::Documents), Some(Longer::Split));
+    assert!(notes.contains("were split into several"), "{notes}");
+    let (_, cut, notes) = of(Some(PackingKind::Documents), Some(Longer::Truncate));
+    assert!(
+        notes.contains("conversations are longer than `sequence_length` and were cut at its end")
+            && notes.contains("2 of 2 texts are longer than `sequence_length` and were cut"),
+        "{notes}"
+    );
+    let (_, left, notes) = of(Some(PackingKind::Documents), Some(Longer::Drop));
+    assert!(notes.contains("and were left out"), "{notes}");
+    assert!(
+        split > cut && cut > left && left > 0,
+        "{split} {cut} {left}"
+    );
+}
+
+#[test]
+fn a_mixture_is_told_and_asking_for_more_of_it_keeps_its_rows() {
+    let (mut setup, tokenizer) = with_chats();
+    setup.write("pairs.jsonl", &format!("{PAIRS}\n").repeat(500));
+    setup.plan.sequence_length = 16;
+    for (source, weight) in setup.plan.train.iter_mut().zip([1.0, 2.0, 2.0]) {
+        source.weight = Some(weight);
+    }
+    setup.write("chats.jsonl", &CHATS.repeat(200));
+    let mut of = |tokens| {
+        setup.plan.train_tokens = tokens;
+        setup.prepare_with(&tokenizer, None, &[2]).unwrap()
+    };
+    let all = of(None);
+    let note = all
+        .notes
+        .iter()
+        .find(|note| note.contains("mixed by weight"));
+    let note = note.unwrap();
+    assert!(
+        note.contains("train: mixed by weight: ") && note.contains("read to its end"),
+        "{note}"
+    );
+    assert_eq!(all.mixed.len(), 3);
+    for tokens in [16, 100, 300] {
+        let some = of(Some(tokens)).train;
+        let first: Vec<usize> = (0..some.num_rows()).collect();
+        assert_eq!(some.only(&first).hash(), all.train.only(&first).hash());
+    }
 }
 
 #[test]
@@ -375,13 +428,18 @@ fn a_completion_of_turns_is_learnt_to_its_end_and_one_of_text_with_its_first_wor
     setup.write("chats.jsonl", turns);
     setup.write("pairs.jsonl", texts);
     setup.plan.train.remove(0);
+    setup.plan.sequence_length = 256; // one row
     let prepared = setup.prepare_with(&tokenizer, None, &[2]);
     let rows = prepared.unwrap().train;
-    let turns = learnt(&rows, 0, &tokenizer);
-    assert!(turns.starts_with("Yes.<|im_end|>"), "{turns}");
-    assert!(turns.ends_with("assistant\nNo.<|im_end|>"), "{turns}");
-    assert_eq!(learnt(&rows, 1, &tokenizer), " the<|im_end|>");
-    assert_eq!(learnt(&rows, 2, &tokenizer), "the<|im_end|>");
+    let all: Vec<_> = (0..rows.num_rows())
+        .map(|row_idx| learnt(&rows, row_idx, &tokenizer))
+        .collect();
+    let all = all.concat();
+    assert!(all.starts_with("Yes.<|im_end|>"), "{all}");
+    assert!(
+        all.contains("assistant\nNo.<|im_end|> the<|im_end|>the<|im_end|>"),
+        "{all}"
+    );
 }
 
 #[test]
@@ -411,7 +469,7 @@ fn rows_that_teach_nothing_are_told_before_anything_else() {
     );
     let sources = [SourcePlan::from(setup.dir.path().join("chats.jsonl"))];
     let rows = read_rows(&sources, &tokenizer, 64, None, &[2]).unwrap();
-    assert_eq!((rows.num_rows(), rows.num_streamed()), (1, 0));
+    assert_eq!((rows.num_rows(), rows.sequence(0).num_documents()), (1, 2));
 }
 
 #[test]
@@ -434,7 +492,7 @@ fn turns_without_an_end_or_a_template_are_told() {
         panic!("{:?}", prepared.notes)
     };
     assert!(
-        note.contains("no row learns a token that ends a turn"),
+        note.contains("no conversation learns a token that ends a turn"),
         "{note}"
     );
     fs::remove_file(folder.join("chat_template.jinja")).unwrap();

@@ -30,7 +30,7 @@ fn texts() -> Vec<String> {
 
 pub(super) fn trained() -> Tokenizer {
     let texts = texts();
-    Tokenizer::train(texts.iter().map(String::as_str), 300).unwrap()
+    Tokenizer::train(texts.iter().map(|text| text.as_str().into()), 300).unwrap()
 }
 
 /// Writes a changed copy of the trained tokenizer and opens it.
@@ -83,7 +83,7 @@ fn a_text_is_trained_on_in_parts_as_if_it_were_whole() {
         .build()
         .unwrap();
     whole.train(&mut trainer, [text].into_iter()).unwrap();
-    let parts = Tokenizer::train([text].into_iter(), 400).unwrap();
+    let parts = Tokenizer::train([text.into()].into_iter(), 400).unwrap();
     assert_eq!(parts.bytes(), whole.to_string(false).unwrap().as_bytes());
 }
 
@@ -95,7 +95,7 @@ fn a_text_without_spaces_is_trained_on_in_words_of_bounded_length() {
         })
         .collect();
     for text in [&letters, &" ".repeat(200_000)] {
-        let tokenizer = Tokenizer::train([text.as_str()].into_iter(), 320).unwrap();
+        let tokenizer = Tokenizer::train([text.as_str().into()].into_iter(), 320).unwrap();
         let ids = tokenizer.encode(&text[..1000]).unwrap();
         assert!(ids.len() < 600, "{} tokens", ids.len());
         assert_eq!(tokenizer.decode(&ids).unwrap(), text[..1000]);
@@ -336,13 +336,13 @@ fn an_added_token_that_would_get_another_id_is_refused() {
 
 #[test]
 fn a_vocabulary_without_room_for_every_byte_is_refused() {
-    let error = Tokenizer::train(["text"].into_iter(), 256).unwrap_err();
+    let error = Tokenizer::train(["text".into()].into_iter(), 256).unwrap_err();
     assert_eq!(
         error.to_string(),
         "a byte-level vocabulary has at least 257 tokens, but 256 were requested"
     );
     assert_eq!(
-        Tokenizer::train(["text"].into_iter(), 257)
+        Tokenizer::train(["text".into()].into_iter(), 257)
             .unwrap()
             .vocab_size(),
         257

@@ -21,6 +21,7 @@ fn bytes_of(name: &str) -> Vec<u8> {
 
 fn as_json(content: &Content) -> Value {
     match content {
+        Content::File(_) => panic!("no row is a file"),
         Content::Text(text) => json!(text),
         Content::Completion { prompt, completion } => {
             json!({"prompt": prompt, "completion": completion})
@@ -56,8 +57,6 @@ fn files_of_other_libraries_hold_the_rows_that_were_meant() {
         assert_eq!(Value::Array(found), rows, "{name}");
         let looked = look_at(&sources, OnBadRow::Fail);
         assert!(looked.is_ok(), "{name}: {looked:?}");
-        let hash = content_hash(&sources, &Hashes::of_this_process(0.0)).unwrap();
-        assert_eq!(hash, read.content_hash, "{name}");
     }
 }
 
