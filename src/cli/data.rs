@@ -166,6 +166,7 @@ fn prepared(plan: &Plan, stages: &Stages, hashes: &Hashes) -> Result<data::Prepa
 /// A row, as a person reads it.
 struct Row<'a> {
     place: usize,
+    num_documents: usize,
     tokens: &'a [u32],
     counted: Vec<[u32; 2]>,
     num_counted: usize,
@@ -190,6 +191,12 @@ impl<'a> Row<'a> {
         }
         Ok(Self {
             place: row_idx,
+            // Padding is the last that models read apart.
+            num_documents: rows
+                .sequence(row_idx)
+                .documents()
+                .filter(|document| document.start <= length)
+                .count(),
             tokens,
             counted: mask
                 .spans()
@@ -204,11 +211,15 @@ impl<'a> Row<'a> {
     fn text(&self, split: Split, with_colours: bool) -> String {
         let ids: Vec<String> = self.tokens.iter().map(u32::to_string).collect();
         let mut text = format!(
-            "row {} of {split}: {} tokens, {} of them learnt\n",
+            "row {} of {split}: {} tokens, {} of them learnt",
             self.place,
             self.tokens.len(),
             self.num_counted
         );
+        let _ = match self.num_documents {
+            1 => writeln!(text),
+            several => writeln!(text, ", in {several} documents"),
+        };
         for (is_learnt, part) in &self.parts {
             let _ = match (is_learnt, with_colours) {
                 (true, true) => write!(text, "{LEARNT}{part}{LEARNT:#}"),
@@ -227,7 +238,7 @@ impl<'a> Row<'a> {
             .iter()
             .map(|(is_learnt, text)| json!({ "learnt": is_learnt, "text": text }))
             .collect();
-        json!({ "row": self.place, "tokens": self.tokens, "counted": self.counted, "parts": parts })
+        json!({ "row": self.place, "documents": self.num_documents, "tokens": self.tokens, "counted": self.counted, "parts": parts })
     }
 }
 

@@ -114,7 +114,7 @@ impl<'a> Encoder<'a> {
             text.drain(..end);
             wanted = self.window_bytes();
         }
-        take(last.tokens)?;
+        let _ = take(last.tokens)?;
         Ok(())
     }
 

@@ -387,6 +387,12 @@ fn packing_and_the_treatment_of_longer_documents_are_choices_and_part_of_the_key
         split > cut && cut > left && left > 0,
         "{split} {cut} {left}"
     );
+    setup.write("validation.txt", &"She was".repeat(9));
+    let error = setup.prepare_with(&tokenizer, None, &[2]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "validation text: nothing of it is learnt: 1 of 1 texts are longer than `sequence_length`, and `longer: drop` leaves them out"
+    );
 }
 
 #[test]
