@@ -32,7 +32,7 @@ data:
   validation: [{validation}]
   sequence_length: {length}
 teacher: {{ checkpoint: {teacher} }}
-student: {{ from_teacher: {{ num_layers: 1 }} }}
+student: {{ from_teacher: {{ layers: [0] }} }}
 passes:
   - distill: {{ steps: 1 }}
 """
@@ -63,7 +63,7 @@ def write(path, kind, num_bytes, seed):
                 line = json.dumps({"text": next(source)}) + "\n"
             else:
                 turns = [("user", "assistant")[turn % 2] for turn in range(2 * rng.randrange(1, 4))]
-                messages = [{"role": role, "content": next(source)[: rng.randrange(40, 2000)]} for role in turns]
+                messages = [{"role": role, "content": next(source)[: rng.randrange(40, 400)]} for role in turns]
                 line = json.dumps({"messages": messages}) + "\n"
             written += out.write(line)
 

@@ -1,6 +1,7 @@
 //! Documents to tokens, in parts and up to a limit, so that memory follows the limit and not the longest document.
 
 use std::io;
+use std::iter;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Mutex, PoisonError};
 
@@ -83,7 +84,7 @@ impl<'a> Encoder<'a> {
             }
             let ranges = match &self.splitting {
                 Some(splitting) => splitting.begun(&text, self.part_bytes, is_end),
-                None if is_end => vec![0..text.len()],
+                None if is_end => iter::once(0..text.len()).collect(),
                 None => Vec::new(),
             };
             let Some(end) = ranges.last().map(|last| last.end) else {

@@ -45,6 +45,10 @@ impl Packing {
 
 /// A token that packing takes.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "three facts, each true or not"
+)]
 pub(super) struct NewToken {
     pub(super) id: u32,
     /// Bytes of text that it stands for.
@@ -67,6 +71,10 @@ pub(super) struct Form {
 
 /// Outcome of packing a document.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "three facts, each true or not"
+)]
 pub(super) struct Packed {
     /// Pieces, of which nothing counts in some.
     pub(super) pieces: u64,

@@ -131,16 +131,7 @@ pub fn prepare(
         &validation_hash,
         plan.validation_tokens,
     )?;
-    let mut notes = distinct(train.facts.notes.clone(), validation.facts.notes.clone());
-    notes.extend(settings.settings.notes(Split::Train, &train.facts));
-    notes.extend(
-        settings
-            .settings
-            .notes(Split::Validation, &validation.facts),
-    );
-    if train.facts.turns.texts > 0 && settings.settings.prints_a_date() {
-        notes.push(Renderer::DATE_NOTE.to_owned());
-    }
+    let notes = settings.notes(&train.facts, &validation.facts);
     Ok(Prepared {
         end_of_text: settings.settings.end_of_text,
         train: train.rows,
@@ -236,6 +227,17 @@ impl RowSettings<'_> {
             learn: self.settings.learn,
             on_bad_row: self.on_bad_row,
         })
+    }
+
+    /// Notes on both texts.
+    fn notes(&self, train: &RowFacts, validation: &RowFacts) -> Vec<String> {
+        let mut notes = distinct(train.notes.clone(), validation.notes.clone());
+        notes.extend(self.settings.notes(Split::Train, train));
+        notes.extend(self.settings.notes(Split::Validation, validation));
+        if train.turns.texts > 0 && self.settings.prints_a_date() {
+            notes.push(Renderer::DATE_NOTE.to_owned());
+        }
+        notes
     }
 
     /// Reads sources into rows, up to a number of positions.

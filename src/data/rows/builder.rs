@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::path::Path;
 
+use bytemuck::Pod;
 use serde::{Deserialize, Serialize};
 
 use super::column::NewColumn;
@@ -177,27 +178,21 @@ impl RowsBuilder {
 
     /// Writes all columns to `out`, one after another in the order of [`TokenRows`], each up to a multiple of 8 bytes.
     pub(super) fn write(self, out: &mut dyn Write) -> io::Result<Totals> {
-        let mut totals = Totals {
+        let columns = [
+            aligned(self.tokens, out)?,
+            aligned(self.lengths, out)?,
+            aligned(self.spans, out)?,
+            aligned(self.span_ends, out)?,
+            aligned(self.starts, out)?,
+            aligned(self.start_ends, out)?,
+            aligned(self.separators, out)?,
+        ];
+        Ok(Totals {
             sequence_length: self.sequence_length,
             num_bytes: self.num_bytes,
             num_positions: self.num_positions,
-            columns: [0; 7],
-        };
-        let columns: [Box<dyn FnOnce(&mut dyn Write) -> io::Result<u64>>; 7] = [
-            Box::new(|out| self.tokens.copy_to(out)),
-            Box::new(|out| self.lengths.copy_to(out)),
-            Box::new(|out| self.spans.copy_to(out)),
-            Box::new(|out| self.span_ends.copy_to(out)),
-            Box::new(|out| self.starts.copy_to(out)),
-            Box::new(|out| self.start_ends.copy_to(out)),
-            Box::new(|out| self.separators.copy_to(out)),
-        ];
-        for (column, num_bytes) in columns.into_iter().zip(&mut totals.columns) {
-            *num_bytes = column(out)?;
-            let end = [0; ALIGNMENT];
-            out.write_all(&end[..padding_of(*num_bytes)])?;
-        }
-        Ok(totals)
+            columns,
+        })
     }
 
     /// The rows, in memory.
@@ -221,4 +216,11 @@ impl RowsBuilder {
 /// A place in a row as it is stored.
 fn short(place: usize) -> u32 {
     u32::try_from(place).expect("a row is shorter than 2^32 tokens")
+}
+
+/// Writes a column and the bytes behind it, and returns its bytes without those.
+fn aligned<T: Pod>(column: NewColumn<T>, out: &mut dyn Write) -> io::Result<u64> {
+    let num_bytes = column.copy_to(out)?;
+    out.write_all(&[0; ALIGNMENT][..padding_of(num_bytes)])?;
+    Ok(num_bytes)
 }

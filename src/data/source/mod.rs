@@ -304,16 +304,17 @@ impl<'a> Reader<'a> {
         let mut rows = self.rows(file)?;
         let open = || FileStream::open(path, file.compression);
         match file.container {
-            Container::Text => match TextFile::of_long(rows.path(), file.compression)? {
-                Some(text) => rows.add_file(text),
-                None => {
+            Container::Text => {
+                if let Some(text) = TextFile::of_long(rows.path(), file.compression)? {
+                    rows.add_file(text);
+                } else {
                     let mut stream = open()?.within_memory();
                     let mut bytes = Vec::new();
                     let read = stream.read_to_end(&mut bytes);
                     read.map_err(|error| stream.fault(error))?;
                     rows.add_text(bytes, Extent::Whole, stream.is_packed())?;
                 }
-            },
+            }
             Container::JsonLines => jsonl::read(open()?, &mut rows)?,
             Container::Json => json::read(open()?, &mut rows)?,
             Container::Parquet => drop(parquet::read(path, Extent::Whole, &mut rows)?),

@@ -196,12 +196,11 @@ impl Lane {
     fn next(&mut self) -> Option<Document> {
         let receiver = self.receiver.as_ref()?;
         let block = &mut self.block;
-        let mut blocks = iter::from_fn(|| match block.next() {
-            Some(document) => Some(document),
-            None => {
+        let mut blocks = iter::from_fn(|| {
+            if block.len() == 0 {
                 *block = receiver.recv().ok()?.into_iter();
-                block.next()
             }
+            block.next()
         });
         let document = blocks.next();
         match &document {
