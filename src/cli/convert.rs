@@ -7,10 +7,12 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 
 use super::Failure;
-use super::commands::{Output, shown, stop_on_signals};
+use super::commands::{Output, fetched, fetched_texts, shown, stop_on_signals};
 use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
 use crate::export::ExportPlan;
+use crate::fetched::Item;
+use crate::kept::place_name;
 use crate::plan::{self, words};
 use crate::progress::{bytes_text, decimals, percent, thousands};
 use crate::shell::quoted;
@@ -73,16 +75,17 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let inputs = &Inputs::of(&args.checkpoint, &args.convert)?;
     let formats = format!("[{}]", args.format);
     let options = options("export", &export_keys(&formats, &args.convert));
     convert::check_overrides(&args.convert.set, &["export"], &options)?;
     let plan = export_plan(&args.format, &args.convert)?;
     let command = format!(
         "alambic export {} --format {}",
-        name(&args.checkpoint),
+        name(&inputs.checkpoint),
         args.format
     );
-    let request = request(&args.checkpoint, &args.format, &args.convert, command)?;
+    let request = request(inputs, &args.format, &args.convert, command)?;
     let converted = with_context(&args.convert, |context| {
         convert::export(&request, &plan, context)
     })?;
@@ -144,6 +147,7 @@ fn methods() -> Vec<&'static str> {
 }
 
 pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let inputs = &Inputs::of(&args.checkpoint, &args.convert)?;
     let method = args.method.as_deref().unwrap_or(METHOD);
     let mut keys = Vec::new();
     keys.extend(args.method.as_deref().map(|method| ("method", method)));
@@ -151,7 +155,7 @@ pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(
     keys.extend(args.group_size.as_deref().map(|size| ("group_size", size)));
     let mut command = format!(
         "alambic quantize {} --method {method}",
-        name(&args.checkpoint),
+        name(&inputs.checkpoint),
     );
     if let Some(bits) = &args.bits {
         let _ = write!(command, " --bits {}", quoted(bits));
@@ -172,51 +176,73 @@ pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(
     if args.method.is_none() {
         keys.push(("method", METHOD));
     }
-    let request = request(&args.checkpoint, method, &args.convert, command)?;
+    let request = request(inputs, method, &args.convert, command)?;
     let converted = with_context(&args.convert, |context| {
         convert::quantize(&request, &keys, &export, &args.convert.set, context)
     })?;
     output.print(&summary(&converted), &converted)
 }
 
+/// Paths that the arguments mean.
+struct Inputs {
+    checkpoint: PathBuf,
+    tokenizer: Option<PathBuf>,
+    text: Vec<PathBuf>,
+}
+
+impl Inputs {
+    /// Fetches what is named by an id.
+    fn of(checkpoint: &Path, args: &ConvertArgs) -> Result<Self, Failure> {
+        let tokenizer = args.tokenizer.as_deref();
+        let tokenizer = tokenizer.map(|path| fetched(path, &Item::Tokenizer));
+        Ok(Self {
+            checkpoint: fetched(checkpoint, &Item::Model)?,
+            tokenizer: tokenizer.transpose()?,
+            text: fetched_texts(&args.text)?,
+        })
+    }
+}
+
 fn request<'a>(
-    checkpoint: &'a Path,
+    inputs: &'a Inputs,
     suffix: &str,
-    args: &'a ConvertArgs,
+    args: &ConvertArgs,
     mut command: String,
 ) -> Result<Request<'a>, Failure> {
     if let Some(dtype) = &args.dtype {
         let _ = write!(command, " --dtype {dtype}");
     }
-    for text in &args.text {
+    for text in &inputs.text {
         let _ = write!(command, " --text {}", name(text));
     }
     if args.sequence_length != SEQUENCE_LENGTH {
         let _ = write!(command, " --sequence-length {}", args.sequence_length);
     }
-    if let Some(tokenizer) = &args.tokenizer {
+    if let Some(tokenizer) = &inputs.tokenizer {
         let _ = write!(command, " --tokenizer {}", name(tokenizer));
     }
     for set in &args.set {
         let _ = write!(command, " --set {}", quoted(set));
     }
     Ok(Request {
-        checkpoint,
-        tokenizer: args.tokenizer.as_deref(),
-        text: &args.text,
+        checkpoint: &inputs.checkpoint,
+        tokenizer: inputs.tokenizer.as_deref(),
+        text: &inputs.text,
         sequence_length: args.sequence_length,
         out: match &args.out {
             Some(out) => out.clone(),
-            None => convert::default_out(checkpoint, suffix)?,
+            None => convert::default_out(&inputs.checkpoint, suffix)?,
         },
         command,
     })
 }
 
-/// The name of a file or folder for a card, which does not tell where its maker keeps it.
+/// The name of a file or folder for a card, which does not tell where its maker keeps it; or its id, with the commit.
 fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    quoted(&name.to_string_lossy())
+    quoted(&match place_name(path) {
+        nameless if nameless.is_empty() => path.display().to_string(),
+        name => name,
+    })
 }
 
 fn with_context<T>(

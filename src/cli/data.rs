@@ -9,14 +9,16 @@ use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::commands::{Output, load_plan, open_model};
+use super::commands::{Output, fetched, load_plan, open_model};
 use super::{Failure, RecipeArgs};
 use crate::chat::{Conversation, Learn, Learnt, Rendered, TemplateError, learnt};
 use crate::data::{self, DataError, Renderer, Split, TokenRows, Tokenizer};
+use crate::fetched::{Item, Missing};
 use crate::files;
 use crate::gguf::is_gguf;
 use crate::gguf::tokenizer::DEFAULT_TEMPLATE;
 use crate::hashes::Hashes;
+use crate::hub;
 use crate::opened::Opened;
 use crate::plan::Plan;
 use crate::preflight;
@@ -79,7 +81,7 @@ fn show(
     split: SplitArg,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    let mut plan = load_plan(args)?;
+    let mut plan = load_plan(args, Missing::Fetch)?;
     let opened = Opened::open(&plan);
     let notes = preflight::check(&plan, &opened, &args.set)?;
     let hashes = Hashes::open(&plan.output, 0.0, false); // nothing is written, nor is it remembered
@@ -278,6 +280,10 @@ fn renderer(path: &Path) -> Result<Option<Renderer>, Failure> {
     let read =
         |path: &Path| files::read_to_string(path).map_err(|error| files::with_path(error, path));
     let refused = |error: TemplateError| Failure::input("data", &error);
+    let path = &fetched(path, &Item::Tokenizer)?;
+    if path.ends_with("tokenizer.json") && hub::origin(path).is_some() {
+        return renderer(files::parent(path));
+    }
     if path.is_file() && !is_gguf(path) {
         let named = vec![(DEFAULT_TEMPLATE.to_owned(), read(path)?)];
         return Renderer::new(&named, &Value::Null, None).map_err(refused);

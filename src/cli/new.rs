@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::commands::{Output, shown, speed_note};
+use super::commands::{Output, fetched, fetched_texts, shown, speed_note};
 use super::{Failure, VERSION};
 use crate::device::HOST;
+use crate::fetched::Item;
 use crate::machine;
 use crate::progress::{self, bytes_text};
 use crate::rates::{Machine, Rates};
@@ -92,12 +93,15 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
     if data.is_empty() {
         return Err(missing("new/data", "text", "--data PATH"));
     }
+    let teacher = fetched(&teacher, &Item::Model)?;
+    let data = fetched_texts(&data)?;
+    let validation = fetched_texts(&args.validation)?;
     let (rates, note) = Rates::of(&Machine::here(VERSION, HOST));
     let request = StarterRequest {
         recipe: &recipe,
         teacher: &teacher,
         data: &data,
-        validation: &args.validation,
+        validation: &validation,
         size: args.size,
         quantize: !args.no_quantize,
         hours: args.hours,
@@ -160,7 +164,7 @@ impl From<StarterError> for Failure {
                 "name a text to measure on with `--validation PATH`".to_owned(),
             )),
             StarterError::NoTeacher(_) => Self::input("new/teacher", &error).help(Some(
-                "name a Hugging Face folder or a `.gguf` file on this machine; nothing is fetched"
+                "name a Hugging Face folder, a `.gguf` file, or the id of a model on the hub"
                     .to_owned(),
             )),
             StarterError::NothingToDo => Self::input("new/size", &error).help(Some(

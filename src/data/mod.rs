@@ -45,7 +45,7 @@ pub use sequence::Sequence;
 pub use source::{
     BadRows, Content, Document, Documents, Fault, FaultKind, FieldNames, FieldsPlan, Looked,
     OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped, SourceError, SourcePlan,
-    content_hash, look_at, read_documents, source_files,
+    content_hash, files_of_plan, look_at, read_documents, source_files, with_rows,
 };
 pub use stream::TextStream;
 pub use templates::Renderer;

@@ -33,6 +33,9 @@ pub struct RunReport {
     pub seed: u64,
     /// Command that makes this run again.
     pub command: String,
+    /// Models and data of the hub that it was made from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<Origin>,
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
     /// Parts and weights that passes removed, in order.
@@ -45,6 +48,15 @@ pub struct RunReport {
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.
     pub curves: Vec<Curve>,
+}
+
+/// A model or data of the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Part that it has in the run, such as `teacher`.
+    pub role: String,
+    /// Id, with the commit.
+    pub id: String,
 }
 
 /// Figures of a student on the validation text; means are over its positions, without the separators after documents.
