@@ -306,8 +306,8 @@ struct Search<'a> {
 enum Looked<'a> {
     /// It has to be fetched, or is in the cache.
     Wanted(Wanted<'a>),
-    /// It is in the cache, or need not be on this machine.
-    Done(Option<PathBuf>),
+    /// It is not on this machine, and need not be.
+    Away,
 }
 
 impl Search<'_> {
@@ -323,12 +323,9 @@ impl Search<'_> {
         let (mut wanted, mut of_wanted) = (Vec::new(), Vec::new());
         for (idx, looked) in looked.into_iter().enumerate() {
             paths.push(None);
-            match looked {
-                Looked::Done(path) => paths[idx] = path,
-                Looked::Wanted(one) => {
-                    wanted.push(one);
-                    of_wanted.push(idx);
-                }
+            if let Looked::Wanted(one) = looked {
+                wanted.push(one);
+                of_wanted.push(idx);
             }
         }
         let fetched = shown.fetch(wanted, &|| false);
@@ -381,9 +378,8 @@ impl Search<'_> {
         shown: &mut Shown,
     ) -> Result<Looked<'h>, HubError> {
         let is_input = self.is_teacher(id) || matches!(item, Item::Rows(_));
-        if self.kept.is_some() && is_input {
-            let here = item.part(id, |part| hub.here(id, part))?;
-            return Ok(Looked::Done(here.map(|snapshot| snapshot.path)));
+        if self.kept.is_some() && is_input && item.part(id, |part| hub.here(id, part))?.is_none() {
+            return Ok(Looked::Away);
         }
         let mut watch = |event: HubEvent<'_>| shown.watch(event, &|| false);
         let wanted = item.part(id, |part| hub.open(id, part, &mut watch))?;
