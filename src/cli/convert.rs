@@ -25,6 +25,7 @@ pub(super) const EXPORT_EXAMPLES: &str = "\
 Examples:
   alambic export checkpoints/austen-teacher --format gguf
   alambic export model.Q8_0.gguf --format compressed-tensors --dtype f16
+  alambic export HuggingFaceTB/SmolLM2-135M --format gguf
   alambic export my-model --format huggingface --set export.max_shard_size=5G --out my-model-shards";
 
 /// End of the help of `alambic quantize`.
@@ -32,6 +33,7 @@ pub(super) const QUANTIZE_EXAMPLES: &str = "\
 Examples:
   alambic quantize checkpoints/austen-teacher --bits 4
   alambic quantize my-model --method gptq --bits 4 --group-size 128 --text my-text.txt
+  alambic quantize Qwen/Qwen3-0.6B --bits 4
   alambic quantize my-model --method awq-gptq --text my-text.txt --format gguf";
 
 /// Positions of a row of text, by default.
@@ -46,13 +48,13 @@ pub(super) struct ConvertArgs {
     /// Storage type of weights that are not quantised
     #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "dtype"])))]
     dtype: Option<String>,
-    /// Text or JSONL file, or a folder of them; default: a passage of prose inside the program
+    /// File of texts or conversations, folder of them, or id of a dataset on the hub; default: a passage of prose inside the program
     #[arg(long, value_name = "PATH")]
     text: Vec<PathBuf>,
     /// Positions per row of text
     #[arg(long, default_value_t = SEQUENCE_LENGTH, value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_048_576))]
     sequence_length: usize,
-    /// Model folder, `tokenizer.json` or `.gguf` file with the tokenizer; default: the checkpoint
+    /// Model folder, `tokenizer.json`, `.gguf` file or id on the hub with the tokenizer; default: the checkpoint
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// Set another key of a recipe, such as `export.max_rounding_kl=0.1`
@@ -65,7 +67,7 @@ pub(super) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     checkpoint: PathBuf,
     /// Format to write
     #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "formats"])))]
@@ -116,7 +118,7 @@ fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str
 
 #[derive(Debug, Args)]
 pub(super) struct QuantizeArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     checkpoint: PathBuf,
     /// Method; all but `round-to-nearest`, the default, calibrate, and need `--text`
     #[arg(long, value_parser = PossibleValuesParser::new(methods()))]

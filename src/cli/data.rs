@@ -221,7 +221,7 @@ fn text_of(tokens: &[u32], tokenizer: &Tokenizer) -> Result<String, Failure> {
 /// Arguments of `data render`.
 #[derive(Debug, Args)]
 pub(super) struct RenderArgs {
-    /// Model folder, `.gguf` file, or a file with a chat template
+    /// Model folder, `.gguf` file, id on the hub, or a file with a chat template
     template: PathBuf,
     /// File with an object on each line: `messages`, or `prompt` and `completion`, perhaps `tools`, `documents` and `chat_template_kwargs`
     conversations: PathBuf,

@@ -20,7 +20,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   alambic new my-student --teacher path/to/teacher --data path/to/text
   alambic new tiny --teacher model.gguf --data corpus --validation held-out.txt --size 100M --hours 8
-  alambic new four-bits --teacher path/to/teacher --data path/to/text --size 1
+  alambic new four-bits --teacher Qwen/Qwen3-0.6B --data path/to/text --size 1
   alambic new half --teacher path/to/teacher --data path/to/text --size 0.5 --no-quantize
 
 In a clone of alambic, `--teacher` and `--data` are its small teacher and Jane Austen's novels unless you name others.";
@@ -33,10 +33,10 @@ const EXAMPLE_DATA: &str = "datasets/austen";
 pub(super) struct NewArgs {
     /// Name of the recipe, with or without a folder before it and `.yaml` behind it
     name: PathBuf,
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     #[arg(long, value_name = "PATH")]
     teacher: Option<PathBuf>,
-    /// Text or JSONL file, or a folder of them, to train on; a folder may have `train` and `validation` in it
+    /// File of texts or conversations, folder of them, or id of a dataset on the hub, to train on; a folder may have `train` and `validation` in it
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
     /// Text to measure on; default: the folder `validation` in the data, or else its last file
