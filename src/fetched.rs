@@ -302,14 +302,6 @@ struct Search<'a> {
     missing: Missing,
 }
 
-/// Outcome of a look at an id.
-enum Looked<'a> {
-    /// It has to be fetched, or is in the cache.
-    Wanted(Wanted<'a>),
-    /// It is not on this machine, and need not be.
-    Away,
-}
-
 impl Search<'_> {
     /// A path for each place; `None` for what need not be on this machine.
     fn paths(&self) -> Result<Vec<Option<PathBuf>>, RecipeFaults> {
@@ -323,7 +315,7 @@ impl Search<'_> {
         let (mut wanted, mut of_wanted) = (Vec::new(), Vec::new());
         for (idx, looked) in looked.into_iter().enumerate() {
             paths.push(None);
-            if let Looked::Wanted(one) = looked {
+            if let Some(one) = looked {
                 wanted.push(one);
                 of_wanted.push(idx);
             }
@@ -336,8 +328,12 @@ impl Search<'_> {
         Ok(paths)
     }
 
-    /// Looks at all ids. Ids of one repository and revision are of one commit.
-    fn look<'h>(&self, hub: &'h Hub, shown: &mut Shown) -> Result<Vec<Looked<'h>>, RecipeFaults> {
+    /// Looks at all ids; see [`Search::look_at`]. Ids of one repository and revision are of one commit.
+    fn look<'h>(
+        &self,
+        hub: &'h Hub,
+        shown: &mut Shown,
+    ) -> Result<Vec<Option<Wanted<'h>>>, RecipeFaults> {
         let mut commits: Vec<(RepoKind, &HubId, String)> = Vec::new();
         let mut faults: Vec<RecipeFaults> = Vec::new();
         let mut found = Vec::new();
@@ -351,7 +347,7 @@ impl Search<'_> {
             };
             match self.look_at(hub, &asked, item, shown) {
                 Ok(looked) => {
-                    if let Looked::Wanted(wanted) = &looked {
+                    if let Some(wanted) = &looked {
                         commits.push((item.kind(), id, wanted.commit().to_owned()));
                     }
                     found.push(looked);
@@ -370,21 +366,22 @@ impl Search<'_> {
         }
     }
 
+    /// Looks at an id; `None` if it is not on this machine, and need not be.
     fn look_at<'h>(
         &self,
         hub: &'h Hub,
         id: &HubId,
         item: &Item,
         shown: &mut Shown,
-    ) -> Result<Looked<'h>, HubError> {
+    ) -> Result<Option<Wanted<'h>>, HubError> {
         let is_input = self.is_teacher(id) || matches!(item, Item::Rows(_));
         if self.kept.is_some() && is_input && item.part(id, |part| hub.here(id, part))?.is_none() {
-            return Ok(Looked::Away);
+            return Ok(None);
         }
         let mut watch = |event: HubEvent<'_>| shown.watch(event, &|| false);
         let wanted = item.part(id, |part| hub.open(id, part, &mut watch))?;
         wanted.check()?;
-        Ok(Looked::Wanted(wanted))
+        Ok(Some(wanted))
     }
 
     fn is_teacher(&self, id: &HubId) -> bool {

@@ -60,6 +60,14 @@ export: { formats: [huggingface], dtype: f32 }
             Self { workshop, hub }
         }
 
+        /// A desk at which the recipe has run.
+        fn ran() -> Self {
+            let desk = Self::new();
+            desk.done(&["run", "hub.yaml"]);
+            desk.hub.seen("");
+            desk
+        }
+
         fn run(&self, args: &[&str]) -> Ran {
             let mut command = self.workshop.command(args);
             for name in [
@@ -123,9 +131,8 @@ export: { formats: [huggingface], dtype: f32 }
     }
 
     #[test]
-    fn a_recipe_of_ids_runs_to_its_end_and_again_without_a_network() {
+    fn a_plan_fetches_nothing_and_says_at_each_id_what_is_to_be_fetched() {
         let desk = Desk::new();
-        // A plan fetches nothing, and says at each id what is to be fetched.
         let told = desk.fails(
             &["plan", "hub.yaml"],
             &[
@@ -140,7 +147,11 @@ export: { formats: [huggingface], dtype: f32 }
         let fetched = desk.hub.seen("/resolve/");
         let is_readme = |path: &str| path.ends_with("/README.md");
         assert!(fetched.iter().all(|seen| is_readme(&seen.path)), "{told}");
+    }
 
+    #[test]
+    fn a_run_of_ids_names_their_commits_in_recipe_report_and_card() {
+        let desk = Desk::new();
         let pinned = format!("a/b@{COMMIT}");
         let ran = desk.done(&["run", "hub.yaml"]);
         assert!(ran.stderr.contains("fetch: 100 %"), "{}", ran.stderr);
@@ -165,9 +176,12 @@ export: { formats: [huggingface], dtype: f32 }
         ] {
             assert!(card.contains(part), "no {part} in:\n{card}");
         }
+    }
 
+    #[test]
+    fn ids_that_are_here_run_again_without_a_network() {
+        let desk = Desk::ran();
         // What is there is not fetched again, and a commit needs no network.
-        desk.hub.seen("");
         let again = desk.done(&["run", "hub.yaml"]);
         assert_eq!(desk.hub.seen("").len(), 2, "of the model and of the data");
         for stage in [
@@ -186,8 +200,11 @@ export: { formats: [huggingface], dtype: f32 }
         );
         assert!(desk.hub.seen("").is_empty());
         desk.workshop.done(&["run", "hub.yaml"]); // with `HF_HUB_OFFLINE`
+    }
 
-        // A branch that has moved to the same bytes is told, and nothing is made again.
+    #[test]
+    fn a_branch_that_has_moved_to_the_same_bytes_makes_nothing_again() {
+        let desk = Desk::ran();
         desk.hub.move_to(OTHER);
         let moved = desk.done(&["run", "hub.yaml"]);
         assert!(
@@ -204,10 +221,13 @@ export: { formats: [huggingface], dtype: f32 }
             "plan",
             "hub.yaml",
             "--set",
-            &format!("teacher.checkpoint={pinned}"),
+            &format!("teacher.checkpoint=a/b@{COMMIT}"),
         ]);
+    }
 
-        // Where neither teacher nor text is, what the cache of predictions keeps is enough.
+    #[test]
+    fn where_neither_teacher_nor_text_is_the_cache_of_predictions_is_enough() {
+        let desk = Desk::ran();
         fs::remove_dir_all(desk.workshop.path(".cache/huggingface")).unwrap();
         let away = desk.workshop.done(&["plan", "hub.yaml"]);
         assert!(
@@ -254,21 +274,39 @@ export: { formats: [huggingface], dtype: f32 }
             "teacher.checkpoint=text/none",
             &["recipe/no-such-path", "`hf://text/none`"],
         );
-        let gated = Reply::of(403, &[("X-Error-Code", "GatedRepo")], b"");
-        desk.hub.plan("HEAD /a/b/resolve", 1, gated);
-        fails(
-            "seed=1",
-            &[
-                "error[hub/gated]",
-                "ask for access",
-                "teacher: { checkpoint: a/b }",
-            ],
-        );
-        desk.hub.plan("GET /api/models", 1, Reply::html());
-        fails(
-            "seed=1",
-            &["error[hub/not-a-hub]", "a web page instead of JSON"],
-        );
+    }
+
+    #[test]
+    fn refusals_of_the_hub_are_told_at_the_id() {
+        for (request, reply, needles) in [
+            (
+                "HEAD /a/b/resolve",
+                Reply::of(403, &[("X-Error-Code", "GatedRepo")], b""),
+                ["error[hub/gated]", "ask for access"],
+            ),
+            (
+                "GET /api/models",
+                Reply::html(),
+                ["error[hub/not-a-hub]", "a web page instead of JSON"],
+            ),
+            (
+                "GET /api/models",
+                Reply::of(429, &[("Retry-After", "3600")], b""),
+                ["error[hub/too-many-requests]", "3600 s"],
+            ),
+            (
+                "GET /api/models",
+                Reply::of(403, &[("X-Error-Message", "no right")], b""),
+                ["error[hub/forbidden]", "no right"],
+            ),
+        ] {
+            let desk = Desk::new();
+            desk.hub.plan(request, 9, reply);
+            let told = desk.fails(&["run", "hub.yaml"], &needles);
+            assert!(told.contains("7 | teacher: { checkpoint: a/b }"), "{told}");
+            assert!(!desk.workshop.path("out").exists(), "{told}");
+            assert!(desk.hub.seen("model.safetensors").is_empty(), "{told}");
+        }
     }
 
     #[test]

@@ -40,8 +40,8 @@ impl FetchArgs {
             (false, _) => Item::Model,
             (true, false) => Item::AllRows,
             (true, true) => Item::Rows(SourcePlan {
-                config,
                 split,
+                config,
                 ..SourcePlan::default()
             }),
         }

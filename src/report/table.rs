@@ -193,6 +193,7 @@ pub(super) mod tests {
             ..distill
         };
         RunReport {
+            origins: Vec::new(),
             recipe: "quick|start".to_owned(),
             seed: 17,
             command: "alambic run recipes/quickstart.yaml".to_owned(),

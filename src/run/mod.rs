@@ -392,7 +392,9 @@ fn origins(plan: &Plan) -> Vec<Origin> {
         ("training text", &plan.data.train),
         ("validation text", &plan.data.validation),
     ] {
-        sources.iter().for_each(|source| add(role, &source.path));
+        for source in sources {
+            add(role, &source.path);
+        }
     }
     origins
 }

@@ -31,7 +31,10 @@ pub fn files_of_plan(
         SAVED.contains(&name)
     };
     if files.iter().any(is_saved) {
-        let is_read = |path: &&str| path.ends_with(".arrow") || path.ends_with(".json");
+        let is_read = |path: &&str| {
+            let kind = Container::of(Path::new(path));
+            matches!(kind, Some((Container::Arrow | Container::Json, _)))
+        };
         let paths = files.iter().map(|(path, _)| *path).filter(is_read);
         return Ok(paths.map(str::to_owned).collect());
     }

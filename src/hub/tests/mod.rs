@@ -381,7 +381,7 @@ fn a_look_fetches_nothing_and_tells_how_much_there_is_to_fetch() {
 fn of_a_tokenizer_no_weights_are_fetched() {
     let hub = model_hub();
     let desk = Desk::new(&hub);
-    let own = Hub::new(desk.settings.clone()).unwrap();
+    let own = Hub::new(desk.settings).unwrap();
     let fetch = |id: &str| {
         let id = HubId::parse(id).unwrap();
         own.open(&id, Part::Tokenizer, &mut on)?.fetch(&mut on)
