@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::data::{SourcePlan, TokenizerPlan, files_of_plan, with_rows};
 use crate::diag::Diagnostic;
 use crate::hub::{
-    Choose, Hub, HubError, HubEvent, HubFile, HubId, Part, RepoKind, Snapshot, Wanted,
+    Choose, Hub, HubError, HubEvent, HubFile, HubId, RepoKind, RepoPart, Snapshot, WantedFiles,
 };
 use crate::kept::{self, Kept};
 use crate::plan::{self, Plan};
@@ -30,7 +30,7 @@ pub enum Missing {
 
 /// Use of an id.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Item {
+pub enum HubItem {
     /// A model.
     Model,
     /// A tokenizer alone.
@@ -41,7 +41,7 @@ pub enum Item {
     AllRows,
 }
 
-impl Item {
+impl HubItem {
     /// Kind of the repository.
     pub fn kind(&self) -> RepoKind {
         match self {
@@ -67,7 +67,7 @@ impl Item {
     }
 
     /// Calls a function with the part of a repository that is meant.
-    fn part<T>(&self, id: &HubId, call: impl FnOnce(Part<'_>) -> T) -> T {
+    fn part<T>(&self, id: &HubId, call: impl FnOnce(RepoPart<'_>) -> T) -> T {
         let of_plan = |plan: &SourcePlan, folder: &Path, files: &[HubFile]| {
             let files: Vec<(&str, u64)> = files
                 .iter()
@@ -79,12 +79,12 @@ impl Item {
             })
         };
         let choose: Choose<'_> = match self {
-            Self::Model => return call(Part::Model),
-            Self::Tokenizer => return call(Part::Tokenizer),
+            Self::Model => return call(RepoPart::Model),
+            Self::Tokenizer => return call(RepoPart::Tokenizer),
             Self::Rows(plan) => &move |folder, files| of_plan(plan, folder, files),
             Self::AllRows => &|_, files| Ok(with_rows(files.iter().map(|file| file.path.as_str()))),
         };
-        call(Part::Data(choose))
+        call(RepoPart::Data(choose))
     }
 }
 
@@ -141,14 +141,14 @@ impl Shown {
     /// Fetches what is wanted of repositories, one after another, and writes the remarks on them.
     fn fetch(
         &mut self,
-        wanted: Vec<Wanted<'_>>,
+        wanted: Vec<WantedFiles<'_>>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<Snapshot>, (usize, HubError)> {
         self.total = wanted.iter().map(|wanted| wanted.left().1).sum();
         let mut snapshots = Vec::new();
         for (place, wanted) in wanted.into_iter().enumerate() {
-            let (num_files, num_bytes) = wanted.left();
-            if num_files > 0 && self.bar.is_none() {
+            let (_, num_bytes) = wanted.left();
+            if num_bytes > 0 && self.bar.is_none() {
                 self.bar = Some(Progress::of_bytes("fetch", self.total));
             }
             wanted.id().clone_into(&mut self.name);
@@ -179,7 +179,7 @@ impl Shown {
 /// Fetches an item, until `stop` is true.
 pub fn fetch(
     id: &HubId,
-    item: &Item,
+    item: &HubItem,
     missing: Missing,
     stop: &dyn Fn() -> bool,
 ) -> Result<Snapshot, HubError> {
@@ -193,7 +193,7 @@ pub fn fetch(
 }
 
 /// The path that an argument of a command means: itself, or that of a model or of data of the hub if it is an id.
-pub fn argument(path: &Path, item: &Item, missing: Missing) -> Result<PathBuf, HubError> {
+pub fn argument(path: &Path, item: &HubItem, missing: Missing) -> Result<PathBuf, HubError> {
     let text = path.to_str();
     let id = text.and_then(|text| HubId::recognise(text, Path::new("")));
     let Some(id) = id else {
@@ -260,21 +260,21 @@ struct Place {
     /// Keys that it may stand at; the first that is written is meant.
     keys: Vec<String>,
     id: HubId,
-    item: Item,
+    item: HubItem,
 }
 
 /// Visits each path of a plan that may be an id.
-fn each_place(plan: &mut Plan, mut visit: impl FnMut(&mut PathBuf, Vec<String>, Item)) {
+fn each_place(plan: &mut Plan, mut visit: impl FnMut(&mut PathBuf, Vec<String>, HubItem)) {
     let key = |key: &str| vec![key.to_owned()];
     if let Some(teacher) = &mut plan.teacher {
         let keys = key("teacher.checkpoint");
-        visit(&mut teacher.checkpoint, keys, Item::Model);
+        visit(&mut teacher.checkpoint, keys, HubItem::Model);
     }
     if let StudentSource::Checkpoint(path) = &mut plan.student.source {
-        visit(path, key("student.checkpoint"), Item::Model);
+        visit(path, key("student.checkpoint"), HubItem::Model);
     }
     if let TokenizerPlan::File(path) = &mut plan.data.tokenizer {
-        visit(path, key("data.tokenizer.file"), Item::Tokenizer);
+        visit(path, key("data.tokenizer.file"), HubItem::Tokenizer);
     }
     let texts = [
         ("data.train", &mut plan.data.train),
@@ -287,7 +287,7 @@ fn each_place(plan: &mut Plan, mut visit: impl FnMut(&mut PathBuf, Vec<String>, 
                 format!("{key}.{idx}"),
                 key.to_owned(),
             ];
-            let item = Item::Rows(source.clone());
+            let item = HubItem::Rows(source.clone());
             visit(&mut source.path, keys.to_vec(), item);
         }
     }
@@ -333,11 +333,12 @@ impl Search<'_> {
         &self,
         hub: &'h Hub,
         shown: &mut Shown,
-    ) -> Result<Vec<Option<Wanted<'h>>>, RecipeFaults> {
+    ) -> Result<Vec<Option<WantedFiles<'h>>>, RecipeFaults> {
         let mut commits: Vec<(RepoKind, &HubId, String)> = Vec::new();
         let mut faults: Vec<RecipeFaults> = Vec::new();
         let mut found = Vec::new();
-        for (idx, Place { id, item, .. }) in self.places.iter().enumerate() {
+        for (idx, place) in self.places.iter().enumerate() {
+            let Place { id, item, .. } = place;
             let is_same = |(kind, other, _): &&(RepoKind, &HubId, String)| {
                 *kind == item.kind() && other.id == id.id && other.revision() == id.revision()
             };
@@ -345,7 +346,7 @@ impl Search<'_> {
                 Some((_, _, commit)) => id.pinned(commit),
                 None => id.clone(),
             };
-            match self.look_at(hub, &asked, item, shown) {
+            match self.look_at(hub, place, &asked, shown) {
                 Ok(looked) => {
                     if let Some(wanted) = &looked {
                         commits.push((item.kind(), id, wanted.commit().to_owned()));
@@ -366,20 +367,20 @@ impl Search<'_> {
         }
     }
 
-    /// Looks at an id; `None` if it is not on this machine, and need not be.
+    /// Looks at an id, at the commit that is `asked` for; `None` if it is not on this machine, and need not be.
     fn look_at<'h>(
         &self,
         hub: &'h Hub,
-        id: &HubId,
-        item: &Item,
+        Place { id, item, .. }: &Place,
+        asked: &HubId,
         shown: &mut Shown,
-    ) -> Result<Option<Wanted<'h>>, HubError> {
-        let is_input = self.is_teacher(id) || matches!(item, Item::Rows(_));
+    ) -> Result<Option<WantedFiles<'h>>, HubError> {
+        let is_input = self.is_teacher(id) || matches!(item, HubItem::Rows(_));
         if self.kept.is_some() && is_input && item.part(id, |part| hub.here(id, part))?.is_none() {
             return Ok(None);
         }
         let mut watch = |event: HubEvent<'_>| shown.watch(event, &|| false);
-        let wanted = item.part(id, |part| hub.open(id, part, &mut watch))?;
+        let wanted = item.part(asked, |part| hub.open(asked, part, &mut watch))?;
         wanted.check()?;
         Ok(Some(wanted))
     }
@@ -422,8 +423,9 @@ impl Search<'_> {
         {
             label = "no path of this name is here, so it is an id of the hub";
         }
+        let id = error.id();
         let at = |key: &String| {
-            let mut fault = Diagnostic::new(error.id(), message.clone());
+            let mut fault = Diagnostic::new(id, message.clone());
             if let Some(help) = &help {
                 fault = fault.help(help);
             }

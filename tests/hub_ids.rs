@@ -200,6 +200,9 @@ export: { formats: [huggingface], dtype: f32 }
         );
         assert!(desk.hub.seen("").is_empty());
         desk.workshop.done(&["run", "hub.yaml"]); // with `HF_HUB_OFFLINE`
+        let tokenizer = "data.tokenizer={file: a/b}";
+        desk.workshop
+            .done(&["plan", "hub.yaml", "--set", tokenizer]);
     }
 
     #[test]
@@ -347,6 +350,14 @@ export: { formats: [huggingface], dtype: f32 }
             "{card}"
         );
         assert!(card.contains("base_model: \"a/b\""), "{card}");
+
+        desk.done(&["new", "fresh", "--teacher", "a/b", "--data", "text"]);
+        let recipe = desk.text("fresh.yaml");
+        assert!(
+            recipe.contains(&format!("checkpoint: \"a/b@{COMMIT}\"")),
+            "{recipe}"
+        );
+        desk.workshop.done(&["plan", "fresh.yaml"]);
 
         // A GGUF file of the hub, whose content has no ending in the cache.
         let made = fs::read_dir(desk.workshop.path("b-gguf")).unwrap();

@@ -16,7 +16,7 @@ use super::{Failure, RecipeArgs, RunArgs, Trust, VERSION};
 use crate::data::{SourcePlan, Tokenizer};
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
-use crate::fetched::{self, Item, Missing};
+use crate::fetched::{self, HubItem, Missing};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
 use crate::machine;
@@ -171,7 +171,7 @@ pub(super) fn inspect(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let failed = |error| Failure::input("inspect", &error);
-    let here = |path: &Path| fetched::argument(path, &Item::Model, Missing::Tell);
+    let here = |path: &Path| fetched::argument(path, &HubItem::Model, Missing::Tell);
     let path = &here(path)?;
     if let Some(other) = against {
         let (text, found) = facts::against(path, &here(other)?).map_err(failed)?;
@@ -239,19 +239,19 @@ pub(super) fn with_context<T>(
 /// Opens a model, which is fetched if it is named by an id, and says what is to be noted of it, such as which folder of a run
 /// it is.
 pub(super) fn open_model(path: &Path) -> Result<StoredModel, Failure> {
-    let model = StoredModel::open(&fetched(path, &Item::Model)?)?;
+    let model = StoredModel::open(&fetched(path, &HubItem::Model)?)?;
     progress::log_notes(&model.notes());
     Ok(model)
 }
 
 /// The path that an argument means, which is fetched if it is an id.
-pub(super) fn fetched(path: &Path, item: &Item) -> Result<PathBuf, Failure> {
+pub(super) fn fetched(path: &Path, item: &HubItem) -> Result<PathBuf, Failure> {
     Ok(fetched::argument(path, item, Missing::Fetch)?)
 }
 
 /// Sources of the texts of a command, which are fetched if they are ids.
 pub(super) fn fetched_texts(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
-    let rows = |path: &PathBuf| fetched(path, &Item::Rows(SourcePlan::default()));
+    let rows = |path: &PathBuf| fetched(path, &HubItem::Rows(SourcePlan::default()));
     paths.iter().map(rows).collect()
 }
 

@@ -11,7 +11,7 @@ use super::commands::{Output, fetched, fetched_texts, shown, stop_on_signals};
 use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
 use crate::export::ExportPlan;
-use crate::fetched::Item;
+use crate::fetched::HubItem;
 use crate::kept::place_name;
 use crate::plan::{self, words};
 use crate::progress::{bytes_text, decimals, percent, thousands};
@@ -196,9 +196,9 @@ impl Inputs {
     /// Fetches what is named by an id.
     fn of(checkpoint: &Path, args: &ConvertArgs) -> Result<Self, Failure> {
         let tokenizer = args.tokenizer.as_deref();
-        let tokenizer = tokenizer.map(|path| fetched(path, &Item::Tokenizer));
+        let tokenizer = tokenizer.map(|path| fetched(path, &HubItem::Tokenizer));
         Ok(Self {
-            checkpoint: fetched(checkpoint, &Item::Model)?,
+            checkpoint: fetched(checkpoint, &HubItem::Model)?,
             tokenizer: tokenizer.transpose()?,
             text: fetched_texts(&args.text)?,
         })

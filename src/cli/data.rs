@@ -13,7 +13,7 @@ use super::commands::{Output, fetched, load_plan, open_model};
 use super::{Failure, RecipeArgs};
 use crate::chat::{Conversation, Learn, Learnt, Rendered, TemplateError, learnt};
 use crate::data::{self, DataError, Renderer, Split, TokenRows, Tokenizer};
-use crate::fetched::{Item, Missing};
+use crate::fetched::{HubItem, Missing};
 use crate::files;
 use crate::gguf::is_gguf;
 use crate::gguf::tokenizer::DEFAULT_TEMPLATE;
@@ -280,7 +280,7 @@ fn renderer(path: &Path) -> Result<Option<Renderer>, Failure> {
     let read =
         |path: &Path| files::read_to_string(path).map_err(|error| files::with_path(error, path));
     let refused = |error: TemplateError| Failure::input("data", &error);
-    let path = &fetched(path, &Item::Tokenizer)?;
+    let path = &fetched(path, &HubItem::Tokenizer)?;
     if path.ends_with("tokenizer.json") && hub::origin(path).is_some() {
         return renderer(files::parent(path));
     }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Failure;
 use super::commands::{Output, stop_on_signals};
 use crate::data::SourcePlan;
-use crate::fetched::{self, Item, Missing};
+use crate::fetched::{self, HubItem, Missing};
 use crate::hub::{HubError, HubId};
 
 pub(super) const EXAMPLES: &str = "\
@@ -34,12 +34,12 @@ pub(super) struct FetchArgs {
 }
 
 impl FetchArgs {
-    fn item(&self) -> Item {
+    fn item(&self) -> HubItem {
         let (config, split) = (self.config.clone(), self.split.clone());
         match (self.dataset, config.is_some() || split.is_some()) {
-            (false, _) => Item::Model,
-            (true, false) => Item::AllRows,
-            (true, true) => Item::Rows(SourcePlan {
+            (false, _) => HubItem::Model,
+            (true, false) => HubItem::AllRows,
+            (true, true) => HubItem::Rows(SourcePlan {
                 split,
                 config,
                 ..SourcePlan::default()

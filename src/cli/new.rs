@@ -8,7 +8,7 @@ use serde_json::json;
 use super::commands::{Output, fetched, fetched_texts, shown, speed_note};
 use super::{Failure, VERSION};
 use crate::device::HOST;
-use crate::fetched::Item;
+use crate::fetched::HubItem;
 use crate::machine;
 use crate::progress::{self, bytes_text};
 use crate::rates::{Machine, Rates};
@@ -93,7 +93,7 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
     if data.is_empty() {
         return Err(missing("new/data", "text", "--data PATH"));
     }
-    let teacher = fetched(&teacher, &Item::Model)?;
+    let teacher = fetched(&teacher, &HubItem::Model)?;
     let data = fetched_texts(&data)?;
     let validation = fetched_texts(&args.validation)?;
     let (rates, note) = Rates::of(&Machine::here(VERSION, HOST));

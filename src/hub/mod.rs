@@ -100,9 +100,9 @@ pub struct Hub {
     fetches: bool,
 }
 
-/// Part of a repository that is wanted.
+/// RepoPart of a repository that is wanted.
 #[derive(Clone, Copy)]
-pub enum Part<'a> {
+pub enum RepoPart<'a> {
     /// A model: its GGUF file if one is named, else configuration, tokenizer, templates and weights.
     Model,
     /// A tokenizer: a GGUF file if one is named, else `tokenizer.json` with the small files beside it.
@@ -114,7 +114,7 @@ pub enum Part<'a> {
 /// Chooses files of data, given the folder that has the README if there is one, and all files of the repository.
 pub type Choose<'a> = &'a dyn Fn(&Path, &[HubFile]) -> Result<Vec<String>, HubError>;
 
-impl Part<'_> {
+impl RepoPart<'_> {
     /// Kind of the repository.
     pub fn kind(&self) -> RepoKind {
         match self {
@@ -146,7 +146,7 @@ pub struct Snapshot {
 
 /// A part of a repository whose files are known, and may be missing.
 #[derive(Debug)]
-pub struct Wanted<'a> {
+pub struct WantedFiles<'a> {
     repo: Repo<'a>,
     names: Vec<String>,
     /// The file that is meant, if it is one.
@@ -170,7 +170,7 @@ impl Hub {
         })
     }
 
-    /// The same hub, of which no more than the README of data is fetched: [`Wanted::fetch`] refuses what is not in the cache.
+    /// The same hub, of which no more than the README of data is fetched: [`WantedFiles::fetch`] refuses what is not in the cache.
     #[must_use]
     pub fn looking(self) -> Self {
         Self {
@@ -183,16 +183,20 @@ impl Hub {
     pub fn open(
         &self,
         reference: &HubId,
-        part: Part<'_>,
+        part: RepoPart<'_>,
         watch: Watch<'_>,
-    ) -> Result<Wanted<'_>, HubError> {
+    ) -> Result<WantedFiles<'_>, HubError> {
         let offline = self.settings.offline;
         let repo = Repo::open(self, reference, part.kind(), offline, &mut *watch)?;
         self.wanted(repo, reference, part, watch)
     }
 
     /// The part as it is in the cache, without asking anybody; `None` if a file of it is missing.
-    pub fn here(&self, reference: &HubId, part: Part<'_>) -> Result<Option<Snapshot>, HubError> {
+    pub fn here(
+        &self,
+        reference: &HubId,
+        part: RepoPart<'_>,
+    ) -> Result<Option<Snapshot>, HubError> {
         let mut on = |_: HubEvent<'_>| ControlFlow::Continue(());
         let found = Repo::open(self, reference, part.kind(), true, &mut on)
             .and_then(|repo| self.wanted(repo, reference, part, &mut on)?.fetch(&mut on));
@@ -202,47 +206,48 @@ impl Hub {
         }
     }
 
-    /// A model; see [`Part::Model`].
+    /// A model; see [`RepoPart::Model`].
     pub fn model(&self, reference: &HubId, watch: Watch<'_>) -> Result<Snapshot, HubError> {
-        self.open(reference, Part::Model, &mut *watch)?.fetch(watch)
+        self.open(reference, RepoPart::Model, &mut *watch)?
+            .fetch(watch)
     }
 
     fn wanted<'a>(
         &self,
         repo: Repo<'a>,
         reference: &HubId,
-        part: Part<'_>,
+        part: RepoPart<'_>,
         watch: Watch<'_>,
-    ) -> Result<Wanted<'a>, HubError> {
-        let mut wanted = Wanted {
+    ) -> Result<WantedFiles<'a>, HubError> {
+        let mut wanted = WantedFiles {
             repo,
             names: Vec::new(),
             file: None,
             fetches: self.fetches,
         };
         match (part, reference.file.as_deref()) {
-            (Part::Model, None) => wanted.find_model(watch)?,
-            (Part::Tokenizer, None | Some(select::TOKENIZER)) => wanted.find_tokenizer()?,
-            (Part::Model | Part::Tokenizer, Some(file)) => {
+            (RepoPart::Model, None) => wanted.find_model(watch)?,
+            (RepoPart::Tokenizer, None | Some(select::TOKENIZER)) => wanted.find_tokenizer()?,
+            (RepoPart::Model | RepoPart::Tokenizer, Some(file)) => {
                 let file = select::gguf(&reference.id, &wanted.paths(), file)?;
                 wanted.names = vec![file.clone()];
                 wanted.file = Some(file);
             }
-            (Part::Data(_), Some(file)) => {
+            (RepoPart::Data(_), Some(file)) => {
                 return Err(HubError::Choice {
                     repo: reference.id.clone(),
                     fact: format!("is data, of which `:{file}` picks nothing"),
                     help: format!("take `:{file}` out; `config` and `split` pick parts of data"),
                 });
             }
-            (Part::Data(choose), None) => wanted.find_data(choose, watch)?,
+            (RepoPart::Data(choose), None) => wanted.find_data(choose, watch)?,
         }
         wanted.repo.check(&wanted.names)?;
         Ok(wanted)
     }
 }
 
-impl Wanted<'_> {
+impl WantedFiles<'_> {
     /// Number and bytes of the files that are not in the cache.
     pub fn left(&self) -> (usize, u64) {
         self.repo.left(&self.names)
@@ -253,7 +258,7 @@ impl Wanted<'_> {
         &self.repo.reference.id
     }
 
-    /// Refuses what [`Wanted::fetch`] would refuse before it asks for anything.
+    /// Refuses what [`WantedFiles::fetch`] would refuse before it asks for anything.
     pub fn check(&self) -> Result<(), HubError> {
         match self.left() {
             (num_files, num_bytes) if num_files > 0 && !self.fetches => Err(HubError::NotFetched {

@@ -28,7 +28,7 @@ pub(super) struct Repo<'a> {
     pub(super) listing: Listing,
     /// False if the hub's list of files is not known, but only what is in the cache.
     pub(super) is_listed: bool,
-    pub(super) source: Source<'a>,
+    pub(super) source: Supplier<'a>,
     pub(super) cache: RepoCache,
     pub(super) notes: Vec<String>,
     /// Bytes of all files that are fetched.
@@ -37,7 +37,7 @@ pub(super) struct Repo<'a> {
 
 /// Place that missing files come from.
 #[derive(Debug)]
-pub(super) enum Source<'a> {
+pub(super) enum Supplier<'a> {
     Hub(&'a Client),
     /// The network is not to be used.
     Offline,
@@ -86,13 +86,13 @@ impl<'a> Repo<'a> {
             commit: known.clone().unwrap_or_default(),
             listing: Listing::new(),
             is_listed: false,
-            source: Source::Hub(&hub.client),
+            source: Supplier::Hub(&hub.client),
             cache,
             notes: Vec::new(),
             tally: Tally::default(),
         };
         if offline {
-            repo.source = Source::Offline;
+            repo.source = Supplier::Offline;
             if known.is_none() {
                 return Err(repo.incomplete(format!("the commit of `{revision}` is not known")));
             }
@@ -124,7 +124,7 @@ impl<'a> Repo<'a> {
                     "`{}` is taken from the cache, at commit {commit}: {error}",
                     reference.id
                 ));
-                repo.source = Source::Failed(error);
+                repo.source = Supplier::Failed(error);
                 repo.list_from_cache()?;
                 Ok(repo)
             }
@@ -183,7 +183,7 @@ impl<'a> Repo<'a> {
         if let Some(known) = known.filter(|known| *known != info.sha) {
             let (revision, pinned) = (self.reference.revision(), self.reference.pinned(known));
             self.notes.push(format!(
-                "`{revision}` of `{repo}` has moved from commit {} to {}: what was made from it is made again; write `{pinned}` to stay",
+                "`{revision}` of `{repo}` has moved from commit {} to {}: stages that its changes reach run again; write `{pinned}` to stay",
                 short(known),
                 short(&info.sha)
             ));
@@ -263,7 +263,7 @@ impl<'a> Repo<'a> {
         let Some(first) = missing.first() else {
             return Ok(());
         };
-        let Source::Hub(_) = self.source else {
+        let Supplier::Hub(_) = self.source else {
             let more = if missing.len() > 1 {
                 format!(" and {} more", missing.len() - 1)
             } else {
@@ -315,7 +315,7 @@ impl<'a> Repo<'a> {
     pub(super) fn fetch(&mut self, names: &[String], watch: Watch<'_>) -> Result<(), HubError> {
         self.check(names)?;
         let missing = self.missing(names);
-        let (Source::Hub(client), false) = (&self.source, missing.is_empty()) else {
+        let (Supplier::Hub(client), false) = (&self.source, missing.is_empty()) else {
             return Ok(());
         };
         let client: &Client = client;
@@ -397,7 +397,7 @@ impl<'a> Repo<'a> {
         file: Option<&str>,
         is_fetched: bool,
     ) -> Result<Snapshot, HubError> {
-        if let (Source::Hub(_), true) = (&self.source, is_fetched) {
+        if let (Supplier::Hub(_), true) = (&self.source, is_fetched) {
             match self
                 .cache
                 .write_ref(self.reference.revision(), &self.commit)
@@ -417,9 +417,9 @@ impl<'a> Repo<'a> {
 
     /// Error for what is missing: why the hub could not be asked, or that it is not to be.
     pub(super) fn unavailable(&mut self, missing: String) -> HubError {
-        match std::mem::replace(&mut self.source, Source::Offline) {
-            Source::Failed(error) => error,
-            Source::Hub(_) | Source::Offline => self.incomplete(missing),
+        match std::mem::replace(&mut self.source, Supplier::Offline) {
+            Supplier::Failed(error) => error,
+            Supplier::Hub(_) | Supplier::Offline => self.incomplete(missing),
         }
     }
 

@@ -35,7 +35,7 @@ pub struct RunReport {
     pub command: String,
     /// Models and data of the hub that it was made from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub origins: Vec<Origin>,
+    pub origins: Vec<HubInput>,
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
     /// Parts and weights that passes removed, in order.
@@ -52,7 +52,7 @@ pub struct RunReport {
 
 /// A model or data of the hub.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Origin {
+pub struct HubInput {
     /// Part that it has in the run, such as `teacher`.
     pub role: String,
     /// Id, with the commit.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Curve, Origin, PassRow, RunReport, Verification, quantization, removal};
+use super::{Curve, HubInput, PassRow, RunReport, Verification, quantization, removal};
 use crate::progress::{self, bytes_text, decimals, duration_text, percent, thousands};
 
 const NUM_COLUMNS: usize = 10;
@@ -65,7 +65,7 @@ pub fn report_markdown(report: &RunReport) -> String {
     let _ = writeln!(text, "```sh\n{}\n```\n", report.command);
     if !report.origins.is_empty() {
         text.push_str("## From the hub\n\n");
-        for Origin { role, id } in &report.origins {
+        for HubInput { role, id } in &report.origins {
             let _ = writeln!(text, "- {role}: `{id}`");
         }
         text.push('\n');

@@ -32,7 +32,7 @@ use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::rates::Rates;
 use crate::recipe::RecipeFaults;
-use crate::report::{self, Curve, Origin, PassRow, QuantizationCost, RunReport};
+use crate::report::{self, Curve, HubInput, PassRow, QuantizationCost, RunReport};
 use crate::shell::quoted;
 use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentSource};
@@ -369,12 +369,12 @@ impl Run<'_> {
 }
 
 /// Models and data of the hub that a plan names.
-fn origins(plan: &Plan) -> Vec<Origin> {
-    let mut origins: Vec<Origin> = Vec::new();
+fn origins(plan: &Plan) -> Vec<HubInput> {
+    let mut origins: Vec<HubInput> = Vec::new();
     let mut add = |role: &str, path: &Path| {
         let id = hub::origin(path).map(|(_, id)| id.to_string());
         let id = id.or_else(|| hub::written(path)); // what a cache keeps of it is at a commit, too
-        origins.extend(id.map(|id| Origin {
+        origins.extend(id.map(|id| HubInput {
             role: role.to_owned(),
             id,
         }));

@@ -275,7 +275,7 @@ fn of_a_dataset_the_chosen_files_are_fetched_after_its_readme() {
         Ok(vec![names[1].to_owned()])
     };
     let fetched = Hub::new(desk.settings.clone()).unwrap();
-    let wanted = fetched.open(&reference, Part::Data(&choose), &mut on);
+    let wanted = fetched.open(&reference, RepoPart::Data(&choose), &mut on);
     let snapshot = wanted.unwrap().fetch(&mut on).unwrap();
     assert!(
         snapshot
@@ -352,29 +352,32 @@ fn a_look_fetches_nothing_and_tells_how_much_there_is_to_fetch() {
     let desk = Desk::new(&hub);
     let looking = Hub::new(desk.settings.clone()).unwrap().looking();
     let id = HubId::parse("a/b").unwrap();
-    let look = |part: Part<'_>| looking.open(&id, part, &mut on).unwrap().fetch(&mut on);
-    let error = look(Part::Model).unwrap_err();
+    let look = |part: RepoPart<'_>| looking.open(&id, part, &mut on).unwrap().fetch(&mut on);
+    let error = look(RepoPart::Model).unwrap_err();
     assert_eq!(error.id(), "hub/not-fetched");
     let told = error.to_string();
     let want = "`a/b` is not on this machine: 5 files of 683.7 KiB would be fetched";
     assert_eq!(told, want);
     assert_eq!(hub.seen("/resolve/").len(), 0);
     assert!(!desk.path("").exists(), "nothing is written");
-    assert_eq!(looking.here(&id, Part::Model).unwrap(), None);
+    assert_eq!(looking.here(&id, RepoPart::Model).unwrap(), None);
 
     let whole = desk.model("a/b").unwrap();
     hub.seen("");
-    assert_eq!(look(Part::Model).unwrap(), whole);
+    assert_eq!(look(RepoPart::Model).unwrap(), whole);
     assert_eq!(hub.seen("").len(), 1);
-    assert_eq!(looking.here(&id, Part::Model).unwrap(), Some(whole.clone()));
+    assert_eq!(
+        looking.here(&id, RepoPart::Model).unwrap(),
+        Some(whole.clone())
+    );
     assert_eq!(hub.seen("").len(), 0);
     fs::remove_file(whole.path.join(SHARD)).unwrap();
-    let told = look(Part::Model).unwrap_err().to_string();
+    let told = look(RepoPart::Model).unwrap_err().to_string();
     assert!(
         told.contains("1 file of 0 B"),
         "its content is there: {told}"
     );
-    assert_eq!(looking.here(&id, Part::Model).unwrap(), None);
+    assert_eq!(looking.here(&id, RepoPart::Model).unwrap(), None);
 }
 
 #[test]
@@ -384,7 +387,7 @@ fn of_a_tokenizer_no_weights_are_fetched() {
     let own = Hub::new(desk.settings).unwrap();
     let fetch = |id: &str| {
         let id = HubId::parse(id).unwrap();
-        own.open(&id, Part::Tokenizer, &mut on)?.fetch(&mut on)
+        own.open(&id, RepoPart::Tokenizer, &mut on)?.fetch(&mut on)
     };
     let told = fetch("a/b").unwrap_err().to_string();
     assert!(told.contains("no `tokenizer.json`"), "{told}");
