@@ -109,7 +109,8 @@ def main():
         threading.Thread(target=server.serve_forever, daemon=True).start()
 
         def run(arguments, home, **more):
-            environment = {**os.environ, "HF_HOME": str(folder / home), "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "NO_PROXY": "127.0.0.1", **more}
+            # Both have to put the variable's value in its place.
+            environment = {**os.environ, "HUB_CHECK": str(folder), "HF_HOME": f"$HUB_CHECK/{home}", "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "NO_PROXY": "127.0.0.1", **more}
             return subprocess.run([str(argument) for argument in arguments], env=environment, capture_output=True, text=True)
 
         failed = []
@@ -139,6 +140,8 @@ def main():
         check("huggingface_hub downloads the model", ran.returncode == 0, ran.stderr)
         ran = run(program, "theirs", HF_HUB_OFFLINE="1")
         check("alambic uses it without a network", ran.returncode == 0, ran.stderr)
+        ran = run([program[0], "inspect", ID], "theirs", HF_HUB_OFFLINE="1")
+        check("a command takes the id", ran.returncode == 0 and "checkpoint" in ran.stdout, ran.stderr)
         blobs = {path.name for path in (folder / "ours").rglob("blobs/*")}, {path.name for path in (folder / "theirs").rglob("blobs/*")}
         check("both name contents alike", blobs[0] == blobs[1], blobs)
         server.shutdown()

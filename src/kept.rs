@@ -12,10 +12,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Checkpoint;
-use crate::data::{StoredRows, Tokenizer, TokenizerPlan};
+use crate::data::{SourcePlan, StoredRows, Tokenizer, TokenizerPlan};
 use crate::export::Ancestor;
 use crate::files::{self, with_path};
 use crate::formats::huggingface::tokenizer_files;
+use crate::hub::{self, HubId};
 use crate::model::DecoderConfig;
 use crate::plan::{self, Plan};
 use crate::recipe::RecipeFaults;
@@ -53,7 +54,7 @@ pub struct Kept {
 /// Facts about a teacher.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct KeptTeacher {
-    /// Name of its folder or file in the recipe.
+    /// Name of its folder or file in the recipe; see [`place_name`].
     pub file_name: String,
     /// True if it is a folder, whose tokenizer files an export copies.
     pub is_folder: bool,
@@ -122,8 +123,16 @@ impl Kept {
 
     fn fits(&self, plan: &Plan) -> bool {
         let teacher = plan.teacher.as_ref();
-        teacher.is_some_and(|teacher| self.teacher.file_name == file_name(&teacher.checkpoint))
-            && self.text_names == text_names(plan)
+        teacher.is_some_and(|teacher| is_named(&self.teacher.file_name, &teacher.checkpoint))
+            && self
+                .text_names
+                .iter()
+                .zip(texts(plan))
+                .all(|(names, sources)| {
+                    let mut pairs = names.iter().zip(sources);
+                    names.len() == sources.len()
+                        && pairs.all(|(name, source)| is_named(name, &source.path))
+                })
             && self.settings == settings(plan)
     }
 
@@ -182,6 +191,24 @@ impl Kept {
             entries.insert(SEAL.to_owned(), Value::from(seal));
         }
         files::write_json(&dir.join(FILE), &value)
+    }
+
+    /// Pins the ids of the teacher and the texts that were left in a plan to the commits that were kept.
+    pub fn pin(&self, plan: &mut Plan) {
+        let pin = |path: &mut PathBuf, name: &String| {
+            if let (Some(_), Ok(kept)) = (HubId::of_path(path), HubId::parse(name)) {
+                *path = kept.to_path();
+            }
+        };
+        if let Some(teacher) = &mut plan.teacher {
+            pin(&mut teacher.checkpoint, &self.teacher.file_name);
+        }
+        let sources = [&mut plan.data.train, &mut plan.data.validation];
+        for (sources, names) in sources.into_iter().zip(&self.text_names) {
+            for (source, name) in sources.iter_mut().zip(names) {
+                pin(&mut source.path, name);
+            }
+        }
     }
 
     /// Folder of the cache.
@@ -265,17 +292,33 @@ fn settings(plan: &Plan) -> Value {
     })
 }
 
+fn texts(plan: &Plan) -> [&Vec<SourcePlan>; 2] {
+    [&plan.data.train, &plan.data.validation]
+}
+
 fn text_names(plan: &Plan) -> [Vec<String>; 2] {
-    [&plan.data.train, &plan.data.validation].map(|sources| {
-        sources
-            .iter()
-            .map(|source| file_name(&source.path))
-            .collect()
+    let names = |sources: &Vec<SourcePlan>| {
+        let names = sources.iter().map(|source| place_name(&source.path));
+        names.collect()
+    };
+    texts(plan).map(names)
+}
+
+/// Name of a path's folder or file that does not tell where it is: its id at its commit if it is the hub's, else its last
+/// part.
+pub fn place_name(path: &Path) -> String {
+    let id = || hub::origin(path).map(|(_, id)| id.to_string());
+    hub::written(path).or_else(id).unwrap_or_else(|| {
+        let name = path.file_name().unwrap_or_default();
+        name.to_string_lossy().into_owned()
     })
 }
 
-/// Last part of a path.
-pub fn file_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default();
-    name.to_string_lossy().into_owned()
+/// True if a path may mean what was kept under a name: an id without a commit means any commit.
+fn is_named(name: &str, path: &Path) -> bool {
+    let kept = || HubId::parse(name).ok();
+    match HubId::of_path(path).zip(kept()) {
+        Some((id, kept)) => id.may_mean(&kept),
+        None => name == place_name(path),
+    }
 }

@@ -28,9 +28,9 @@ pub mod rates;
 
 pub mod diag;
 
-pub mod missing;
-
 pub mod hub;
+
+pub mod missing;
 
 pub mod device;
 
@@ -99,6 +99,8 @@ pub mod report;
 pub mod plan;
 
 pub mod kept;
+
+pub mod fetched;
 
 pub mod opened;
 

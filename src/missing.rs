@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use crate::diag::nearest;
+use crate::hub::HubId;
 
 /// Most entries of a folder that are compared with a name.
 const MOST_ENTRIES: usize = 10_000;
@@ -35,24 +36,19 @@ pub fn similar(typed: &Path, folder: &Path) -> Option<String> {
     None
 }
 
-/// Advice on a model's path that does not exist: the id of a hub, which has to be fetched first, or a similar path.
-pub fn model(typed: &Path, folder: &Path) -> Option<String> {
-    let text = typed.to_str()?;
-    match text.split_once('/') {
-        Some((owner, name)) if is_id(owner) && is_id(name) && !folder.join(owner).exists() => {
-            Some(format!(
-                "`{text}` looks like the id of a model on the Hugging Face hub: run `alambic fetch {text}`, and write the path \
-                 that it prints"
-            ))
-        }
-        _ => similar(typed, folder),
-    }
-}
-
-/// True for a part of a hub id.
-fn is_id(part: &str) -> bool {
-    let is_of_id = |one: char| one.is_ascii_alphanumeric() || "-_.".contains(one);
-    part.starts_with(|first: char| first.is_ascii_alphanumeric()) && part.chars().all(is_of_id)
+/// Advice on a path that does not exist, where an id of the hub may stand, too: a similar path, or how to write the id although
+/// the path begins with a folder that is there.
+pub fn place(typed: &Path, folder: &Path) -> Option<String> {
+    similar(typed, folder).or_else(|| {
+        let text = typed.to_str()?;
+        let (owner, _) = text.split_once('/')?;
+        let is_id = folder.join(owner).is_dir() && HubId::parse(text).is_ok();
+        is_id.then(|| {
+            format!(
+                "there is a folder `{owner}`, so this is a path; for the hub's write `hf://{text}`"
+            )
+        })
+    })
 }
 
 /// The name in a folder that is most like one that is not there.
@@ -99,26 +95,18 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_hubs_are_told_from_paths() {
+    fn an_id_that_is_taken_for_a_path_is_told() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("checkpoints")).unwrap();
-        let told = |typed: &str| model(Path::new(typed), dir.path()).unwrap_or_default();
+        fs::create_dir_all(dir.path().join("models/austen")).unwrap();
+        let told = |typed: &str| place(Path::new(typed), dir.path()).unwrap_or_default();
+        assert!(told("models/other-name").contains("write `hf://models/other-name`"));
+        assert!(told("models/austin").contains("write `models/austen`"));
         for typed in [
-            "HuggingFaceTB/SmolLM2-135M",
-            "meta-llama/Llama-3.2-1B",
-            "Qwen/Qwen2.5-0.5B",
-        ] {
-            let command = format!("`alambic fetch {typed}`");
-            assert!(told(typed).contains(&command), "{typed}");
-        }
-        for typed in [
-            "checkpoints/absent",
-            "./a/b",
-            "../a/b",
+            "models/a/b",
+            "./models/other-name",
+            "absent/model",
             "/a/b",
-            "a",
-            "a/b/c",
-            "a b/c",
+            "x",
         ] {
             assert_eq!(told(typed), "", "{typed}");
         }

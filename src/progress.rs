@@ -81,7 +81,33 @@ pub fn log_notes(notes: &[String]) {
     }
 }
 
-/// Progress of one step, counted in tokens.
+/// Things that progress is counted in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Unit {
+    #[default]
+    Tokens,
+    Bytes,
+}
+
+impl Unit {
+    fn count(self, number: u64) -> String {
+        match self {
+            Self::Tokens => format!("{} tokens", thousands(number)),
+            Self::Bytes => bytes_text(number),
+        }
+    }
+
+    /// So much of so much.
+    fn part(self, done: u64, total: u64) -> String {
+        let done = match self {
+            Self::Tokens => thousands(done),
+            Self::Bytes => bytes_text(done),
+        };
+        format!("{done} of {}", self.count(total))
+    }
+}
+
+/// Progress of one step, counted in tokens or bytes.
 ///
 /// If dropped without [`Progress::finish`], it leaves the bar at its last position, because that is
 /// where an error occurred.
@@ -97,16 +123,26 @@ pub struct Progress {
 impl Progress {
     /// Starts the clock and prints the total.
     pub fn new(label: &str, total_tokens: u64) -> Self {
+        Self::started(label, total_tokens, Unit::Tokens)
+    }
+
+    /// The same for bytes.
+    pub fn of_bytes(label: &str, total_bytes: u64) -> Self {
+        Self::started(label, total_bytes, Unit::Bytes)
+    }
+
+    fn started(label: &str, total: u64, unit: Unit) -> Self {
         let display = if QUIET.load(Ordering::Relaxed) {
             Display::Hidden
         } else if io::stderr().is_terminal() {
-            Display::Bar(bar(label, total_tokens))
+            Display::Bar(bar(label, total))
         } else {
             Display::Lines(Instant::now())
         };
-        let mut progress = Self::shown(label, total_tokens, display);
+        let mut progress = Self::shown(label, total, display);
+        progress.pace.unit = unit;
         progress.logged = is_logged().then(Instant::now);
-        progress.write_line(&format!("{} tokens", thousands(total_tokens)));
+        progress.write_line(&unit.count(total));
         progress
     }
 
@@ -148,6 +184,15 @@ impl Progress {
         if done_tokens > 0 {
             let text = self.pace.text(Duration::ZERO, Form::Line);
             self.write_line(&format!("resumed at {text}"));
+        }
+        self.draw();
+    }
+
+    /// Sets what is done and how much there is in all, where either may change; `before` of it was done by others.
+    pub fn set(&mut self, done: u64, total: u64, before: u64) {
+        (self.pace.done, self.pace.total, self.pace.before) = (done, total, before);
+        if let Display::Bar(bar) = &self.display {
+            bar.set_length(total);
         }
         self.draw();
     }
@@ -203,6 +248,7 @@ enum Display {
 struct Pace {
     label: String,
     message: String,
+    unit: Unit,
     total: u64,
     done: u64,
     /// Part of `done` that an earlier process did.
@@ -220,7 +266,7 @@ enum Form {
 impl Pace {
     fn text(&self, elapsed: Duration, form: Form) -> String {
         let mut parts = self.counts(elapsed, form);
-        if let Some(rate) = self.tokens_per_sec(elapsed) {
+        if let Some(rate) = self.per_sec(elapsed) {
             let left = self.total.saturating_sub(self.done) as f64 / rate;
             parts.push(format!("{} left", duration_text(left)));
         }
@@ -236,11 +282,10 @@ impl Pace {
     fn counts(&self, elapsed: Duration, form: Form) -> Vec<String> {
         let mut parts = vec![format!("{} %", self.percent())];
         if form == Form::Line {
-            let (done, total) = (thousands(self.done), thousands(self.total));
-            parts.push(format!("{done} of {total} tokens"));
+            parts.push(self.unit.part(self.done, self.total));
         }
-        if let Some(rate) = self.tokens_per_sec(elapsed) {
-            parts.push(format!("{} tokens/s", thousands(rounded(rate))));
+        if let Some(rate) = self.per_sec(elapsed) {
+            parts.push(format!("{}/s", self.unit.count(rounded(rate))));
         }
         parts
     }
@@ -260,9 +305,9 @@ impl Pace {
     }
 
     /// Speed of this process; `None` until it has done something.
-    fn tokens_per_sec(&self, elapsed: Duration) -> Option<f64> {
-        let tokens = self.done.saturating_sub(self.before);
-        (tokens > 0 && !elapsed.is_zero()).then(|| tokens as f64 / elapsed.as_secs_f64())
+    fn per_sec(&self, elapsed: Duration) -> Option<f64> {
+        let done = self.done.saturating_sub(self.before);
+        (done > 0 && !elapsed.is_zero()).then(|| done as f64 / elapsed.as_secs_f64())
     }
 }
 
@@ -387,6 +432,23 @@ mod tests {
         assert_eq!(
             pace.final_text(Duration::from_millis(1_600), Form::Line),
             "12 % · 8,192 of 65,536 tokens · 5,120 tokens/s · took 2 s · loss 3.21"
+        );
+    }
+
+    #[test]
+    fn bytes_are_counted_in_the_units_of_sizes() {
+        let pace = Pace {
+            unit: Unit::Bytes,
+            total: 3 << 30,
+            done: 3 << 29,
+            before: 1 << 29,
+            message: "a/b".to_owned(),
+            ..Pace::default()
+        };
+        let text = pace.text(Duration::from_secs(8), Form::Line);
+        assert_eq!(
+            text,
+            "50 % · 1.5 GiB of 3.0 GiB · 128.0 MiB/s · 12 s left · a/b"
         );
     }
 

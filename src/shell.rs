@@ -2,7 +2,7 @@
 
 /// Quotes a word for a shell: unchanged, or in single quotes if it has special characters.
 pub fn quoted(word: &str) -> String {
-    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-=".contains(letter);
+    let is_plain = |letter: char| letter.is_alphanumeric() || "/._-=@:".contains(letter);
     if !word.is_empty() && word.chars().all(is_plain) {
         return word.to_owned();
     }
@@ -18,6 +18,7 @@ mod tests {
         for (word, want) in [
             ("recipes/quickstart.yaml", "recipes/quickstart.yaml"),
             ("seed=2", "seed=2"),
+            ("org/name@v1:Q4_K_M", "org/name@v1:Q4_K_M"),
             ("", "''"),
             ("two words", "'two words'"),
             ("it's $HOME", r"'it'\''s $HOME'"),

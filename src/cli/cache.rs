@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::commands::{Output, load_plan, open_model, remember_speeds, shown, with_context};
 use super::{CacheCommand, Failure, RecipeArgs, RunArgs, Trust, VerifyArgs};
 use crate::cache::{self, Cache, CachePart, Sampling, SupportPlan};
+use crate::fetched::Missing;
 use crate::hashes::Hashes;
 use crate::progress::{Progress, bytes_cell, thousands};
 use crate::run::{self, RunError};
@@ -39,7 +40,7 @@ fn no_teacher() -> Failure {
 }
 
 fn build(args: &RunArgs, part: Option<CachePart>, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(&args.recipe)?;
+    let plan = load_plan(&args.recipe, Missing::Fetch)?;
     let built = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::build_cache(&plan, part, context)
     });
@@ -78,7 +79,7 @@ fn splits_of_parts(parts: &[PathBuf], into: &Path) -> Vec<(String, Vec<PathBuf>,
 }
 
 fn bench(args: &RecipeArgs, num_rows: usize, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(args)?;
+    let plan = load_plan(args, Missing::Fetch)?;
     let trades = with_context(&plan, &args.set, Trust::default(), |context| {
         run::bench_cache(&plan, num_rows, context)
     })?;

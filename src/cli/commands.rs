@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,12 +13,12 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use super::{Failure, RecipeArgs, RunArgs, Trust, VERSION};
-use crate::data::Tokenizer;
+use crate::data::{SourcePlan, Tokenizer};
 use crate::device;
 use crate::estimate::{StageEstimate, estimate};
+use crate::fetched::{self, HubItem, Missing};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
-use crate::kept;
 use crate::machine;
 use crate::memory;
 use crate::opened::{Opened, StoredModel};
@@ -54,7 +54,7 @@ impl Output<'_> {
 }
 
 pub(super) fn run(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(&args.recipe)?;
+    let plan = load_plan(&args.recipe, Missing::Fetch)?;
     let report = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::run(&plan, context)
     });
@@ -75,7 +75,7 @@ pub(super) fn run(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure
 }
 
 pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(args)?;
+    let plan = load_plan(args, Missing::Tell)?;
     device::open(&plan.device)?;
     let opened = Opened::open(&plan);
     let mut notes = preflight::check(&plan, &opened, &args.set)?;
@@ -171,16 +171,18 @@ pub(super) fn inspect(
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
     let failed = |error| Failure::input("inspect", &error);
+    let here = |path: &Path| fetched::argument(path, &HubItem::Model, Missing::Tell);
+    let path = &here(path)?;
     if let Some(other) = against {
-        let (text, found) = facts::against(path, other).map_err(failed)?;
+        let (text, found) = facts::against(path, &here(other)?).map_err(failed)?;
         return output.print(&text, &found);
     }
     let found = facts::inspect(path).map_err(failed)?;
     output.print(&facts::text(&found), &found)
 }
 
-pub(super) fn load_plan(args: &RecipeArgs) -> Result<Plan, Failure> {
-    let mut plan = kept::load_plan(&args.recipe, &args.set)?;
+pub(super) fn load_plan(args: &RecipeArgs, missing: Missing) -> Result<Plan, Failure> {
+    let mut plan = fetched::load_plan(&args.recipe, &args.set, missing)?;
     if let Some(device) = &args.device {
         plan.device.clone_from(device);
     }
@@ -234,11 +236,23 @@ pub(super) fn with_context<T>(
     Ok(work(&context)?)
 }
 
-/// Opens a model and says what is to be noted of it, such as which folder of a run it is.
+/// Opens a model, which is fetched if it is named by an id, and says what is to be noted of it, such as which folder of a run
+/// it is.
 pub(super) fn open_model(path: &Path) -> Result<StoredModel, Failure> {
-    let model = StoredModel::open(path)?;
+    let model = StoredModel::open(&fetched(path, &HubItem::Model)?)?;
     progress::log_notes(&model.notes());
     Ok(model)
+}
+
+/// The path that an argument means, which is fetched if it is an id.
+pub(super) fn fetched(path: &Path, item: &HubItem) -> Result<PathBuf, Failure> {
+    Ok(fetched::argument(path, item, Missing::Fetch)?)
+}
+
+/// Sources of the texts of a command, which are fetched if they are ids.
+pub(super) fn fetched_texts(paths: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let rows = |path: &PathBuf| fetched(path, &HubItem::Rows(SourcePlan::default()));
+    paths.iter().map(rows).collect()
 }
 
 pub(super) fn open_tokenizer(model: &StoredModel) -> Result<Tokenizer, Failure> {

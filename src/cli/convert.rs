@@ -7,10 +7,12 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser};
 
 use super::Failure;
-use super::commands::{Output, shown, stop_on_signals};
+use super::commands::{Output, fetched, fetched_texts, shown, stop_on_signals};
 use crate::convert::{self, ConvertContext, Converted, Request};
 use crate::device;
 use crate::export::ExportPlan;
+use crate::fetched::HubItem;
+use crate::kept::place_name;
 use crate::plan::{self, words};
 use crate::progress::{bytes_text, decimals, percent, thousands};
 use crate::shell::quoted;
@@ -23,6 +25,7 @@ pub(super) const EXPORT_EXAMPLES: &str = "\
 Examples:
   alambic export checkpoints/austen-teacher --format gguf
   alambic export model.Q8_0.gguf --format compressed-tensors --dtype f16
+  alambic export HuggingFaceTB/SmolLM2-135M --format gguf
   alambic export my-model --format huggingface --set export.max_shard_size=5G --out my-model-shards";
 
 /// End of the help of `alambic quantize`.
@@ -30,6 +33,7 @@ pub(super) const QUANTIZE_EXAMPLES: &str = "\
 Examples:
   alambic quantize checkpoints/austen-teacher --bits 4
   alambic quantize my-model --method gptq --bits 4 --group-size 128 --text my-text.txt
+  alambic quantize Qwen/Qwen3-0.6B --bits 4
   alambic quantize my-model --method awq-gptq --text my-text.txt --format gguf";
 
 /// Positions of a row of text, by default.
@@ -44,13 +48,13 @@ pub(super) struct ConvertArgs {
     /// Storage type of weights that are not quantised
     #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "dtype"])))]
     dtype: Option<String>,
-    /// Text or JSONL file, or a folder of them; default: a passage of prose inside the program
+    /// File of texts or conversations, folder of them, or id of a dataset on the hub; default: a passage of prose inside the program
     #[arg(long, value_name = "PATH")]
     text: Vec<PathBuf>,
     /// Positions per row of text
     #[arg(long, default_value_t = SEQUENCE_LENGTH, value_parser = RangedU64ValueParser::<usize>::new().range(2..=1_048_576))]
     sequence_length: usize,
-    /// Model folder, `tokenizer.json` or `.gguf` file with the tokenizer; default: the checkpoint
+    /// Model folder, `tokenizer.json`, `.gguf` file or id on the hub with the tokenizer; default: the checkpoint
     #[arg(long, value_name = "PATH")]
     tokenizer: Option<PathBuf>,
     /// Set another key of a recipe, such as `export.max_rounding_kl=0.1`
@@ -63,7 +67,7 @@ pub(super) struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     checkpoint: PathBuf,
     /// Format to write
     #[arg(long, value_parser = PossibleValuesParser::new(words(&["export", "formats"])))]
@@ -73,16 +77,17 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn export(args: &ExportArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let inputs = &Inputs::of(&args.checkpoint, &args.convert)?;
     let formats = format!("[{}]", args.format);
     let options = options("export", &export_keys(&formats, &args.convert));
     convert::check_overrides(&args.convert.set, &["export"], &options)?;
     let plan = export_plan(&args.format, &args.convert)?;
     let command = format!(
         "alambic export {} --format {}",
-        name(&args.checkpoint),
+        name(&inputs.checkpoint),
         args.format
     );
-    let request = request(&args.checkpoint, &args.format, &args.convert, command)?;
+    let request = request(inputs, &args.format, &args.convert, command)?;
     let converted = with_context(&args.convert, |context| {
         convert::export(&request, &plan, context)
     })?;
@@ -113,7 +118,7 @@ fn export_keys<'a>(formats: &'a str, args: &'a ConvertArgs) -> Vec<(&'static str
 
 #[derive(Debug, Args)]
 pub(super) struct QuantizeArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     checkpoint: PathBuf,
     /// Method; all but `round-to-nearest`, the default, calibrate, and need `--text`
     #[arg(long, value_parser = PossibleValuesParser::new(methods()))]
@@ -144,6 +149,7 @@ fn methods() -> Vec<&'static str> {
 }
 
 pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(), Failure> {
+    let inputs = &Inputs::of(&args.checkpoint, &args.convert)?;
     let method = args.method.as_deref().unwrap_or(METHOD);
     let mut keys = Vec::new();
     keys.extend(args.method.as_deref().map(|method| ("method", method)));
@@ -151,7 +157,7 @@ pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(
     keys.extend(args.group_size.as_deref().map(|size| ("group_size", size)));
     let mut command = format!(
         "alambic quantize {} --method {method}",
-        name(&args.checkpoint),
+        name(&inputs.checkpoint),
     );
     if let Some(bits) = &args.bits {
         let _ = write!(command, " --bits {}", quoted(bits));
@@ -172,51 +178,73 @@ pub(super) fn quantize(args: &QuantizeArgs, output: &mut Output<'_>) -> Result<(
     if args.method.is_none() {
         keys.push(("method", METHOD));
     }
-    let request = request(&args.checkpoint, method, &args.convert, command)?;
+    let request = request(inputs, method, &args.convert, command)?;
     let converted = with_context(&args.convert, |context| {
         convert::quantize(&request, &keys, &export, &args.convert.set, context)
     })?;
     output.print(&summary(&converted), &converted)
 }
 
+/// Paths that the arguments mean.
+struct Inputs {
+    checkpoint: PathBuf,
+    tokenizer: Option<PathBuf>,
+    text: Vec<PathBuf>,
+}
+
+impl Inputs {
+    /// Fetches what is named by an id.
+    fn of(checkpoint: &Path, args: &ConvertArgs) -> Result<Self, Failure> {
+        let tokenizer = args.tokenizer.as_deref();
+        let tokenizer = tokenizer.map(|path| fetched(path, &HubItem::Tokenizer));
+        Ok(Self {
+            checkpoint: fetched(checkpoint, &HubItem::Model)?,
+            tokenizer: tokenizer.transpose()?,
+            text: fetched_texts(&args.text)?,
+        })
+    }
+}
+
 fn request<'a>(
-    checkpoint: &'a Path,
+    inputs: &'a Inputs,
     suffix: &str,
-    args: &'a ConvertArgs,
+    args: &ConvertArgs,
     mut command: String,
 ) -> Result<Request<'a>, Failure> {
     if let Some(dtype) = &args.dtype {
         let _ = write!(command, " --dtype {dtype}");
     }
-    for text in &args.text {
+    for text in &inputs.text {
         let _ = write!(command, " --text {}", name(text));
     }
     if args.sequence_length != SEQUENCE_LENGTH {
         let _ = write!(command, " --sequence-length {}", args.sequence_length);
     }
-    if let Some(tokenizer) = &args.tokenizer {
+    if let Some(tokenizer) = &inputs.tokenizer {
         let _ = write!(command, " --tokenizer {}", name(tokenizer));
     }
     for set in &args.set {
         let _ = write!(command, " --set {}", quoted(set));
     }
     Ok(Request {
-        checkpoint,
-        tokenizer: args.tokenizer.as_deref(),
-        text: &args.text,
+        checkpoint: &inputs.checkpoint,
+        tokenizer: inputs.tokenizer.as_deref(),
+        text: &inputs.text,
         sequence_length: args.sequence_length,
         out: match &args.out {
             Some(out) => out.clone(),
-            None => convert::default_out(checkpoint, suffix)?,
+            None => convert::default_out(&inputs.checkpoint, suffix)?,
         },
         command,
     })
 }
 
-/// The name of a file or folder for a card, which does not tell where its maker keeps it.
+/// The name of a file or folder for a card, which does not tell where its maker keeps it; or its id, with the commit.
 fn name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str());
-    quoted(&name.to_string_lossy())
+    quoted(&match place_name(path) {
+        nameless if nameless.is_empty() => path.display().to_string(),
+        name => name,
+    })
 }
 
 fn with_context<T>(

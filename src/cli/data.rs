@@ -9,14 +9,18 @@ use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::commands::{Output, load_plan, open_model, remember_speeds, shown, with_context};
+use super::commands::{
+    Output, fetched, load_plan, open_model, remember_speeds, shown, with_context,
+};
 use super::{Failure, RecipeArgs, RunArgs};
 use crate::chat::{Conversation, Learn, Learnt, Rendered, TemplateError, learnt};
 use crate::data::{self, DataError, Renderer, Split, TokenRows, Tokenizer};
+use crate::fetched::{HubItem, Missing};
 use crate::files;
 use crate::gguf::is_gguf;
 use crate::gguf::tokenizer::DEFAULT_TEMPLATE;
 use crate::hashes::Hashes;
+use crate::hub;
 use crate::opened::Opened;
 use crate::plan::Plan;
 use crate::preflight;
@@ -84,7 +88,7 @@ pub(super) fn execute(command: &DataCommand, output: &mut Output<'_>) -> Result<
 }
 
 fn build(args: &RunArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let plan = load_plan(&args.recipe)?;
+    let plan = load_plan(&args.recipe, Missing::Fetch)?;
     let built = with_context(&plan, &args.recipe.set, args.trust, |context| {
         run::build_data(&plan, context)
     });
@@ -112,7 +116,7 @@ fn show(
     split: SplitArg,
     output: &mut Output<'_>,
 ) -> Result<(), Failure> {
-    let mut plan = load_plan(args)?;
+    let mut plan = load_plan(args, Missing::Fetch)?;
     let opened = Opened::open(&plan);
     let notes = preflight::check(&plan, &opened, &args.set)?;
     let hashes = Hashes::open(&plan.output, 0.0, false); // nothing is written, nor is it remembered
@@ -263,7 +267,7 @@ fn text_of(tokens: &[u32], tokenizer: &Tokenizer) -> Result<String, Failure> {
 /// Arguments of `data render`.
 #[derive(Debug, Args)]
 pub(super) struct RenderArgs {
-    /// Model folder, `.gguf` file, or a file with a chat template
+    /// Model folder, `.gguf` file, id on the hub, or a file with a chat template
     template: PathBuf,
     /// File with an object on each line: `messages`, or `prompt` and `completion`, perhaps `tools`, `documents` and `chat_template_kwargs`
     conversations: PathBuf,
@@ -322,6 +326,10 @@ fn renderer(path: &Path) -> Result<Option<Renderer>, Failure> {
     let read =
         |path: &Path| files::read_to_string(path).map_err(|error| files::with_path(error, path));
     let refused = |error: TemplateError| Failure::input("data", &error);
+    let path = &fetched(path, &HubItem::Tokenizer)?;
+    if path.ends_with("tokenizer.json") && hub::origin(path).is_some() {
+        return renderer(files::parent(path));
+    }
     if path.is_file() && !is_gguf(path) {
         let named = vec![(DEFAULT_TEMPLATE.to_owned(), read(path)?)];
         return Renderer::new(&named, &Value::Null, None).map_err(refused);

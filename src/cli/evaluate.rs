@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::json;
 
-use super::commands::{Output, open_model, open_tokenizer};
+use super::commands::{Output, fetched_texts, open_model, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
 use crate::data::{Rebuilt, SourcePlan, TokenRows, read_rows};
@@ -54,7 +54,10 @@ fn rows_of(args: &EvaluateArgs, model: &StoredModel) -> Result<TokenRows, Failur
     let end_of_text = tokenizer
         .end_of_text()
         .or(config.eos_token_ids.first().copied());
-    let (sources, ends) = (SourcePlan::of_paths(&args.text), &config.eos_token_ids);
+    let (sources, ends) = (
+        SourcePlan::of_paths(&fetched_texts(&args.text)?),
+        &config.eos_token_ids,
+    );
     read_rows(
         &sources,
         &tokenizer,

@@ -1,23 +1,22 @@
 //! `alambic fetch`: a model or data of a hub into the cache that Python programs share.
 
-use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
 
 use super::Failure;
 use super::commands::{Output, stop_on_signals};
-use crate::hub::{Hub, HubError, HubEvent, HubId};
-use crate::progress::{self, bytes_text};
+use crate::data::SourcePlan;
+use crate::fetched::{self, HubItem, Missing};
+use crate::hub::{HubError, HubId};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   alambic fetch HuggingFaceTB/SmolLM2-135M
   alambic fetch HuggingFaceTB/SmolLM2-135M@main
   alambic fetch unsloth/SmolLM2-135M-Instruct-GGUF:Q4_K_M
-  alambic fetch HuggingFaceTB/smoltalk --dataset";
+  alambic fetch HuggingFaceTB/smoltalk --dataset --config all --split train";
 
 #[derive(Debug, Args)]
 pub(super) struct FetchArgs {
@@ -26,63 +25,40 @@ pub(super) struct FetchArgs {
     /// Fetch data instead of a model
     #[arg(long)]
     dataset: bool,
+    /// Fetch one configuration of the data
+    #[arg(long, requires = "dataset")]
+    config: Option<String>,
+    /// Fetch one split of the data
+    #[arg(long, requires = "dataset")]
+    split: Option<String>,
+}
+
+impl FetchArgs {
+    fn item(&self) -> HubItem {
+        let (config, split) = (self.config.clone(), self.split.clone());
+        match (self.dataset, config.is_some() || split.is_some()) {
+            (false, _) => HubItem::Model,
+            (true, false) => HubItem::AllRows,
+            (true, true) => HubItem::Rows(SourcePlan {
+                split,
+                config,
+                ..SourcePlan::default()
+            }),
+        }
+    }
 }
 
 pub(super) fn execute(args: &FetchArgs, output: &mut Output<'_>) -> Result<(), Failure> {
-    let id = HubId::parse(&args.id)
-        .map_err(|error| Failure::input("hub/id", &format!("`{}`: {error}", args.id)))?;
-    let hub = Hub::from_env()?;
+    let id = HubId::parse(&args.id).map_err(|why| HubError::NoId {
+        text: args.id.clone(),
+        why,
+    })?;
     let stop = stop_on_signals()?;
-    let mut told = Told::default();
-    let mut watch = |event: HubEvent<'_>| {
-        told.tell(event);
-        if stop.load(Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
-    };
-    let snapshot = if args.dataset {
-        hub.dataset(&id, |_, files| Ok(files), &mut watch)?
-    } else {
-        hub.model(&id, &mut watch)?
-    };
-    progress::log_notes(&snapshot.notes);
+    let stop = || stop.load(Ordering::Relaxed);
+    let snapshot = fetched::fetch(&id, &args.item(), Missing::Fetch, &stop)?;
     let path = snapshot.path.display().to_string();
     let facts = json!({ "id": args.id, "path": path, "commit": snapshot.commit });
     output.print(&path, &facts)
-}
-
-/// Lines about a download, some seconds apart.
-#[derive(Debug, Default)]
-struct Told {
-    last: Option<Instant>,
-}
-
-impl Told {
-    /// Time between two lines.
-    const INTERVAL: Duration = Duration::from_secs(5);
-
-    fn tell(&mut self, event: HubEvent<'_>) {
-        if self
-            .last
-            .is_some_and(|last| last.elapsed() < Self::INTERVAL)
-        {
-            return;
-        }
-        self.last = Some(Instant::now());
-        progress::log(&match event {
-            HubEvent::Bytes { done, total } => {
-                format!("fetch: {} of {}", bytes_text(done), bytes_text(total))
-            }
-            HubEvent::Waits { left, why } => {
-                format!("fetch: {why}; the next try is in {} s", left.as_secs() + 1)
-            }
-            HubEvent::Locked { file } => {
-                format!("fetch: another program fetches `{file}`; waiting for it")
-            }
-        });
-    }
 }
 
 impl From<HubError> for Failure {

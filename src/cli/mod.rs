@@ -106,7 +106,7 @@ Examples:
 Examples:
   alambic evaluate checkpoints/austen-teacher --text datasets/austen/validation
   alambic evaluate checkpoints/quickstart --text datasets/austen/validation
-  alambic evaluate my-student --text held-out.txt --teacher my-teacher --losses losses.jsonl")]
+  alambic evaluate my-student --text held-out.txt --teacher Qwen/Qwen3-0.6B --losses losses.jsonl")]
     Evaluate(EvaluateArgs),
     /// Continue a prompt
     #[command(after_help = "\
@@ -115,6 +115,7 @@ Examples:
   alambic generate checkpoints/quickstart --prompt 'Anne could not' --echo --stop '.'
   alambic generate checkpoints/austen-teacher --prompt - --top-k 40
   alambic generate model.gguf --prompt 'It is a truth' --temperature 0
+  alambic generate HuggingFaceTB/SmolLM2-135M --prompt 'It is a truth'
   alambic generate model.gguf --chat --prompt 'Which month comes after May?' --temperature 0")]
     Generate(GenerateArgs),
     /// Describe a checkpoint, a cache or a run
@@ -122,9 +123,10 @@ Examples:
 Examples:
   alambic inspect checkpoints/austen-teacher
   alambic inspect checkpoints/quickstart
+  alambic inspect Qwen/Qwen3-0.6B
   alambic inspect student --against teacher")]
     Inspect {
-        /// Folder, or `.gguf` file
+        /// Folder, `.gguf` file, or id of a fetched model
         path: PathBuf,
         /// Compare the vocabularies of two checkpoints or `tokenizer.json` files instead
         #[arg(long, value_name = "OTHER")]
@@ -256,15 +258,15 @@ struct Trust {
 
 #[derive(Debug, Args)]
 struct EvaluateArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     checkpoint: PathBuf,
-    /// File of texts or conversations, or a folder of them
+    /// File of texts or conversations, folder of them, or id of a dataset on the hub
     #[arg(long, required = true)]
     text: Vec<PathBuf>,
     /// Positions per row; each row starts without context
     #[arg(long, default_value_t = 256, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=1_048_576))]
     sequence_length: usize,
-    /// Model folder or `.gguf` file to compare with: exact KL and agreement
+    /// Model to compare with, named in the same ways: exact KL and agreement
     #[arg(long)]
     teacher: Option<PathBuf>,
     /// Write the tokens of each row and their losses to this file, one JSON object a line
@@ -277,7 +279,7 @@ struct EvaluateArgs {
 
 #[derive(Debug, Args)]
 struct GenerateArgs {
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     checkpoint: PathBuf,
     /// Text to continue; `-`, or none, reads it from stdin, without the newline at its end
     #[arg(long)]

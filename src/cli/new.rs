@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
-use super::commands::{Output, shown, speed_note};
+use super::commands::{Output, fetched, fetched_texts, shown, speed_note};
 use super::{Failure, VERSION};
 use crate::device::HOST;
+use crate::fetched::HubItem;
 use crate::machine;
 use crate::progress::{self, bytes_text};
 use crate::rates::{Machine, Rates};
@@ -19,7 +20,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   alambic new my-student --teacher path/to/teacher --data path/to/text
   alambic new tiny --teacher model.gguf --data corpus --validation held-out.txt --size 100M --hours 8
-  alambic new four-bits --teacher path/to/teacher --data path/to/text --size 1
+  alambic new four-bits --teacher Qwen/Qwen3-0.6B --data path/to/text --size 1
   alambic new half --teacher path/to/teacher --data path/to/text --size 0.5 --no-quantize
 
 In a clone of alambic, `--teacher` and `--data` are its small teacher and Jane Austen's novels unless you name others.";
@@ -32,10 +33,10 @@ const EXAMPLE_DATA: &str = "datasets/austen";
 pub(super) struct NewArgs {
     /// Name of the recipe, with or without a folder before it and `.yaml` behind it
     name: PathBuf,
-    /// Model folder, `.gguf` file, or the folder of a pass or of a run
+    /// Model folder, `.gguf` file, folder of a pass or of a run, or id on the hub
     #[arg(long, value_name = "PATH")]
     teacher: Option<PathBuf>,
-    /// Text or JSONL file, or a folder of them, to train on; a folder may have `train` and `validation` in it
+    /// File of texts or conversations, folder of them, or id of a dataset on the hub, to train on; a folder may have `train` and `validation` in it
     #[arg(long, value_name = "PATH")]
     data: Vec<PathBuf>,
     /// Text to measure on; default: the folder `validation` in the data, or else its last file
@@ -92,12 +93,15 @@ pub(super) fn new(args: &NewArgs, output: &mut Output<'_>) -> Result<(), Failure
     if data.is_empty() {
         return Err(missing("new/data", "text", "--data PATH"));
     }
+    let teacher = fetched(&teacher, &HubItem::Model)?;
+    let data = fetched_texts(&data)?;
+    let validation = fetched_texts(&args.validation)?;
     let (rates, note) = Rates::of(&Machine::here(VERSION, HOST));
     let request = StarterRequest {
         recipe: &recipe,
         teacher: &teacher,
         data: &data,
-        validation: &args.validation,
+        validation: &validation,
         size: args.size,
         quantize: !args.no_quantize,
         hours: args.hours,
@@ -160,7 +164,7 @@ impl From<StarterError> for Failure {
                 "name a text to measure on with `--validation PATH`".to_owned(),
             )),
             StarterError::NoTeacher(_) => Self::input("new/teacher", &error).help(Some(
-                "name a Hugging Face folder or a `.gguf` file on this machine; nothing is fetched"
+                "name a Hugging Face folder, a `.gguf` file, or the id of a model on the hub"
                     .to_owned(),
             )),
             StarterError::NothingToDo => Self::input("new/size", &error).help(Some(

@@ -10,6 +10,7 @@ use super::commands::{Output, shown};
 use super::{Failure, RecipeArgs};
 use crate::clean;
 use crate::compare::{self, CompareError, SideBySide};
+use crate::fetched::Missing;
 use crate::hashes::Hashes;
 use crate::opened::Opened;
 use crate::preflight;
@@ -54,7 +55,7 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output<'_>) -> Result<(), Fai
             set: args.set.clone(),
             device: None,
         };
-        let plan = super::commands::load_plan(&args)?;
+        let plan = super::commands::load_plan(&args, Missing::Tell)?;
         let opened = Opened::open(&plan);
         preflight::check(&plan, &opened, &args.set)?;
         let hashes = Hashes::open(&plan.output, 0.0, false);

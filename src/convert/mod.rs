@@ -22,12 +22,13 @@ use self::source::{Source, SourceTokenizer, is_quantized};
 use crate::checkpoint::second_rounding;
 use crate::data::{DataError, SourcePlan, TokenRows, read_rows, rows_of_text};
 use crate::export::verify::Verification;
-use crate::export::{self, Ancestor, ExportContext, ExportPlan, MadeBy, Provenance, TextFacts};
+use crate::export::{self, ExportContext, ExportPlan, MadeBy, Provenance, TextFacts};
 use crate::files::{UnfinishedDir, with_path};
 use crate::formats::{Format, gguf};
+use crate::kept::place_name;
 use crate::model::DecoderConfig;
 use crate::progress;
-use crate::run::{lock, names};
+use crate::run::lock;
 use crate::student::Student;
 
 /// Text that exports are compared on by default: the opening of *Persuasion* (Jane Austen, 1818; public domain).
@@ -266,10 +267,7 @@ impl<'a> ModelFiles<'a> {
             generation: source.generation(request.tokenizer)?,
             rows,
             provenance: Provenance {
-                base: Some(Ancestor {
-                    name: source.name(),
-                    ..Ancestor::of(source.path(), source.gguf())
-                }),
+                base: Some(source.ancestor()),
                 teacher: None,
                 texts: Vec::new(),
                 made_by: MadeBy::Command(request.command.clone()),
@@ -284,7 +282,12 @@ impl<'a> ModelFiles<'a> {
     fn reads(&mut self, purpose: &'static str, num_tokens: u64) {
         self.provenance.texts.push(TextFacts {
             purpose,
-            names: names(self.request.text.iter().map(PathBuf::as_path)),
+            names: self
+                .request
+                .text
+                .iter()
+                .map(|path| place_name(path))
+                .collect(),
             num_tokens,
         });
     }

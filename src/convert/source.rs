@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::ConvertError;
 use crate::checkpoint::{CheckpointError, generation_of, second_rounding};
 use crate::data::{Rebuilt, Tokenizer, tokenizer_dir, tokenizer_path};
+use crate::export::Ancestor;
 use crate::gguf::{GgufFile, is_gguf};
 use crate::hashes::Hashes;
 use crate::model::{DecoderConfig, ParameterKind, parameter_specs};
@@ -39,6 +40,18 @@ impl Source {
     /// Name of the model, which the result is named after.
     pub(super) fn name(&self) -> String {
         self.0.name()
+    }
+
+    /// The source as an ancestor of the result.
+    pub(super) fn ancestor(&self) -> Ancestor {
+        let found = Ancestor::of(self.path(), self.gguf());
+        Ancestor {
+            name: match found.commit {
+                Some(_) => found.name,
+                None => self.name(),
+            },
+            ..found
+        }
     }
 
     /// GGUF file, if the source is one.

@@ -46,8 +46,8 @@ pub use sequence::Sequence;
 pub use source::{
     BadRows, Content, Document, DocumentStream, Documents, Fault, FaultKind, FieldNames,
     FieldsPlan, Looked, OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped,
-    SourceCount, SourceError, SourcePlan, TextFile, content_hash, look_at, read_documents,
-    source_files,
+    SourceCount, SourceError, SourcePlan, TextFile, content_hash, files_of_plan, look_at,
+    read_documents, source_files, with_rows,
 };
 pub use stream::TextStream;
 pub use templates::Renderer;

@@ -85,7 +85,7 @@ fn teachers(_: Fields<'_>) -> Option<TokenizerPlan> {
 choice! {
     pub enum TokenizerPlan of TokenizerWord in TOKENIZER = "tokenizer", "Source of the tokenizer." {
         Teacher = "teacher", Kind::Unit, "the teacher's own, from its `tokenizer.json` or `.gguf` file";
-        File(#[serde(skip)] PathBuf) = "file", Kind::Path(PathKind::File), "a `tokenizer.json` or `.gguf` file";
+        File(#[serde(skip)] PathBuf) = "file", Kind::Path(PathKind::Tokenizer), "a `tokenizer.json` or `.gguf` file, or a model of the hub whose tokenizer is fetched";
         Train(TrainTokenizer) = "train", Kind::Block(&TRAIN_TOKENIZER), "a byte-level BPE trained on the training text";
     }
 }

@@ -79,6 +79,13 @@ fn front_matter(facts: &CardFacts) -> String {
             }
         }
     }
+    let datasets = provenance.datasets();
+    if !datasets.is_empty() {
+        text.push_str("datasets:\n");
+    }
+    for id in datasets {
+        let _ = writeln!(text, "- {}", quoted(&id));
+    }
     text.push_str("tags:\n- alambic\n");
     if provenance.teacher.is_some() {
         text.push_str("- distillation\n");
@@ -99,11 +106,13 @@ fn origin(card: &mut String, provenance: &Provenance) {
         .filter(|teacher| Some(*teacher) != base);
     let made_of = match (base, teacher) {
         (None, None) => "Made by alambic from text alone.".to_owned(),
-        (None, Some(teacher)) => format!("A student of `{}`, made by alambic.", teacher.name),
-        (Some(base), None) => format!("Made by alambic from `{}`.", base.name),
+        (None, Some(teacher)) => {
+            format!("A student of {}, made by alambic.", teacher.described())
+        }
+        (Some(base), None) => format!("Made by alambic from {}.", base.described()),
         (Some(base), Some(teacher)) => {
-            let (base, teacher) = (&base.name, &teacher.name);
-            format!("Made by alambic from `{base}`, as a student of `{teacher}`.")
+            let (base, teacher) = (base.described(), teacher.described());
+            format!("Made by alambic from {base}, as a student of {teacher}.")
         }
     };
     let _ = match &provenance.made_by {

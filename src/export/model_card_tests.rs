@@ -5,6 +5,7 @@ use crate::model::{Architecture, LayerType, Rope};
 
 fn ancestor(name: &str, license: Option<&str>) -> Ancestor {
     Ancestor {
+        commit: None,
         name: name.to_owned(),
         license: license.map(|id| License {
             id: id.to_owned(),

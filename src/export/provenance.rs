@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::gguf::GgufFile;
+use crate::hub::{self, HubId};
 use crate::license::License;
 
 /// Origin of an exported model: its ancestors, its texts, and the command that made it.
@@ -40,7 +41,7 @@ impl Default for MadeBy {
 pub struct TextFacts {
     /// Purpose, such as `trained on`.
     pub purpose: &'static str,
-    /// Names of files and folders, without their parent folders.
+    /// Names of files and folders, without their parent folders; of data of the hub the id at its commit.
     pub names: Vec<String>,
     /// Tokens that counted.
     pub num_tokens: u64,
@@ -49,8 +50,11 @@ pub struct TextFacts {
 /// A model that another one is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ancestor {
-    /// Name of its folder or file.
+    /// Name of its folder or file, or its id if it is the hub's.
     pub name: String,
+    /// Commit of the hub that it is of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
     /// Its licence, if it states one.
     pub license: Option<License>,
 }
@@ -58,18 +62,54 @@ pub struct Ancestor {
 impl Ancestor {
     /// A checkpoint by its name, with the licence that it states; `gguf` is its file, if it is no folder.
     pub fn of(checkpoint: &Path, gguf: Option<&GgufFile>) -> Self {
+        let license = License::of_model(checkpoint, gguf);
+        if let Some((_, HubId { id, revision, .. })) = hub::origin(checkpoint) {
+            return Self {
+                name: id,
+                commit: revision,
+                license,
+            };
+        }
         let name = match gguf {
             Some(_) => checkpoint.file_stem(),
             None => checkpoint.file_name(),
         };
         Self {
             name: name.unwrap_or_default().to_string_lossy().into_owned(),
-            license: License::of_model(checkpoint, gguf),
+            commit: None,
+            license,
+        }
+    }
+
+    /// Name, with the commit if it has one, as Markdown.
+    pub fn described(&self) -> String {
+        match &self.commit {
+            Some(commit) => format!("`{}` at commit `{commit}`", self.name),
+            None => format!("`{}`", self.name),
         }
     }
 }
 
+impl TextFacts {
+    /// Ids of the hub, without commits.
+    fn hub_ids(&self) -> impl Iterator<Item = String> {
+        let ids = self.names.iter().filter_map(|name| HubId::parse(name).ok());
+        ids.map(|id| id.id)
+    }
+}
+
 impl Provenance {
+    /// Ids on the hub of the texts, each once.
+    pub fn datasets(&self) -> Vec<String> {
+        let mut ids = Vec::new();
+        for id in self.texts.iter().flat_map(TextFacts::hub_ids) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        ids
+    }
+
     /// Models that it is made of, each once.
     pub fn ancestors(&self) -> Vec<&Ancestor> {
         let mut ancestors: Vec<&Ancestor> = self.base.iter().chain(&self.teacher).collect();
@@ -94,6 +134,7 @@ mod tests {
     fn a_licence_is_carried_over_if_all_ancestors_state_it() {
         let ancestor = |name: &str, license: Option<&str>| Ancestor {
             name: name.to_owned(),
+            commit: None,
             license: license.map(License::of_id),
         };
         let provenance = |base, teacher| Provenance {

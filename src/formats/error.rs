@@ -220,10 +220,8 @@ fn numbers(totals: &[usize]) -> String {
 /// The way from a path without `config.json` to a model.
 fn not_a_model(dir: &Path) -> Option<String> {
     let advice = || {
-        let advice = missing::model(dir, Path::new(""));
-        advice.unwrap_or_else(|| {
-            "nothing is at this path; nothing is fetched from a hub either".to_owned()
-        })
+        let advice = missing::place(dir, Path::new(""));
+        advice.unwrap_or_else(|| "nothing is at this path".to_owned())
     };
     (!dir.exists()).then(advice)
 }

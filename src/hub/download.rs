@@ -105,7 +105,7 @@ impl<'a> Part<'a> {
         let file = files::open_to_resume(&path).map_err(wrap)?;
         let mut hasher = Sha256::new();
         let num_bytes = io::copy(&mut (&file).take(there), &mut hasher).map_err(wrap)?;
-        tally.add(num_bytes);
+        tally.find(num_bytes);
         Ok(Self {
             content,
             file,

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::id::{NotAnId, RepoKind};
 use crate::progress::bytes_text;
 
 /// Reason why a model or data cannot be had from a hub. No message holds a token.
@@ -95,11 +96,23 @@ pub enum HubError {
     Cache { path: PathBuf, source: io::Error },
     #[error("`{name}` is set to something that cannot be used: {why}")]
     Setting { name: &'static str, why: String },
+    #[error("`{text}`: {why}")]
+    NoId { text: String, why: NotAnId },
     #[error("`{repo}` {fact}")]
     Choice {
         repo: String,
         fact: String,
         help: String,
+    },
+    /// Parts of data that are not there, or that have to be named.
+    #[error("`{repo}`: {fact}")]
+    Rows { repo: String, fact: String },
+    #[error("`{reference}` is not on this machine: {num_files} {} of {} would be fetched", if *num_files == 1 { "file" } else { "files" }, bytes_text(*num_bytes))]
+    NotFetched {
+        reference: String,
+        kind: RepoKind,
+        num_files: usize,
+        num_bytes: u64,
     },
     #[error("stopped while downloading")]
     Stopped,
@@ -127,7 +140,9 @@ impl HubError {
             Self::NotWritable { .. } => "hub/not-writable",
             Self::Cache { .. } => "hub/cache",
             Self::Setting { .. } => "hub/setting",
-            Self::Choice { .. } => "hub/choice",
+            Self::Choice { .. } | Self::Rows { .. } => "hub/choice",
+            Self::NotFetched { .. } => "hub/not-fetched",
+            Self::NoId { .. } => "hub/id",
             Self::Stopped => "hub/stopped",
         }
     }
@@ -168,8 +183,12 @@ impl HubError {
             ),
             Self::NotWritable { .. } => "set `HF_HOME` to a folder of your own".to_owned(),
             Self::Choice { help, .. } => help.clone(),
+            Self::NotFetched { reference, kind, .. } => {
+                let option = if *kind == RepoKind::Dataset { " --dataset" } else { "" };
+                format!("`alambic fetch {reference}{option}` fetches it")
+            }
             Self::Disabled { .. } | Self::EntryNotFound { .. } | Self::Status { .. } | Self::Listing { .. }
-            | Self::Cache { .. } | Self::Setting { .. } | Self::Stopped => return None,
+            | Self::Rows { .. } | Self::NoId { .. } | Self::Cache { .. } | Self::Setting { .. } | Self::Stopped => return None,
         })
     }
 

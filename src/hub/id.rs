@@ -13,7 +13,7 @@ const MAX_PART: usize = 96;
 const MAX_REVISION: usize = 255;
 
 /// Start of what is an id even if a path of this name exists.
-const SCHEME: &str = "hf://";
+pub(super) const SCHEME: &str = "hf://";
 
 /// Ending of addresses for git, which a name cannot have.
 const GIT: &str = ".git";
@@ -129,9 +129,9 @@ impl HubId {
 
     /// The id that a text of a recipe or a command line means; `None` if it is a path.
     ///
-    /// A text that looks like a path is one (`./x`, `/x`, `~/x`, two slashes, the ending of a file). So is `runs/x` where there is
-    /// a folder `runs`, relative to `folder`: a path that exists, or one with a mistake in it. `hf://` before a text makes
-    /// it an id in any case.
+    /// A text that looks like a path is one (`./x`, `/x`, `~/x`, two slashes, the ending of a file), and so is what exists,
+    /// relative to `folder`. So is `runs/x` where there is a folder `runs`: a path with a mistake in it; unless a commit
+    /// stands behind it. `hf://` before a text makes it an id in any case.
     pub fn recognise(text: &str, folder: &Path) -> Option<Result<Self, NotAnId>> {
         if text.starts_with(SCHEME) {
             return Some(Self::parse(text));
@@ -140,8 +140,10 @@ impl HubId {
             return None;
         }
         let owner = text.split_once('/').map(|(owner, _)| owner)?;
-        let is_path = folder.join(owner).is_dir();
-        Self::parse(text).ok().filter(|_| !is_path).map(Ok)
+        let id = Self::parse(text).ok()?;
+        let is_path =
+            folder.join(text).exists() || !is_commit(id.revision()) && folder.join(owner).is_dir();
+        (!is_path).then_some(Ok(id))
     }
 
     /// Revision that is asked for.
@@ -309,6 +311,7 @@ mod tests {
             "a/b:sub/x.gguf",
             "a/b:Q8_0",
             "hf://here/model",
+            "here/model@0123456789abcdef0123456789abcdef01234567",
         ] {
             assert!(is_id(id), "{id}");
         }

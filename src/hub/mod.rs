@@ -9,34 +9,24 @@ mod client;
 mod download;
 mod error;
 mod id;
+mod place;
+mod repo;
 mod select;
 mod settings;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::statvfs;
-use serde::Deserialize;
-
-use self::cache::{Listed, Listing, RepoCache, etag_name};
-use self::client::{About, Client};
-use self::download::Blob;
+use self::client::Client;
 pub use self::error::HubError;
-use self::error::short;
-use self::id::is_inside;
 pub use self::id::{HubId, MAIN, NotAnId, RepoKind, is_commit};
+pub use self::place::{origin, written};
+use self::repo::Repo;
 pub use self::settings::{Patience, Secret, Settings};
 use crate::files;
-
-/// Most files of a repository that the hub lists in one answer.
-const MAX_FILES: usize = 50_000;
-
-/// Digits of a SHA-256.
-const SHA256_DIGITS: usize = 64;
 
 /// Activity of a download.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +37,8 @@ pub enum HubEvent<'a> {
         done: u64,
         /// Number of those that there will be, as far as the hub tells sizes.
         total: u64,
+        /// Number of those that were there before.
+        before: u64,
     },
     /// A request is repeated after a wait; sent ten times a second.
     Waits {
@@ -66,10 +58,11 @@ pub enum HubEvent<'a> {
 pub type Watch<'a> = &'a mut dyn FnMut(HubEvent<'_>) -> ControlFlow<()>;
 
 /// Bytes of a download.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Tally {
     done: u64,
     total: u64,
+    before: u64,
 }
 
 impl Tally {
@@ -78,14 +71,22 @@ impl Tally {
         self.total = self.total.max(self.done);
     }
 
+    /// Adds bytes that were there before.
+    fn find(&mut self, num_bytes: u64) {
+        self.add(num_bytes);
+        self.before += num_bytes;
+    }
+
     fn take(&mut self, num_bytes: u64) {
         self.done = self.done.saturating_sub(num_bytes);
+        self.before = self.before.min(self.done);
     }
 
     fn event(&self) -> HubEvent<'static> {
         HubEvent::Bytes {
             done: self.done,
             total: self.total,
+            before: self.before,
         }
     }
 }
@@ -95,6 +96,41 @@ impl Tally {
 pub struct Hub {
     settings: Settings,
     client: Client,
+    /// False if what is missing is told, and not fetched.
+    fetches: bool,
+}
+
+/// RepoPart of a repository that is wanted.
+#[derive(Clone, Copy)]
+pub enum RepoPart<'a> {
+    /// A model: its GGUF file if one is named, else configuration, tokenizer, templates and weights.
+    Model,
+    /// A tokenizer: a GGUF file if one is named, else `tokenizer.json` with the small files beside it.
+    Tokenizer,
+    /// Data: the files that a function chooses.
+    Data(Choose<'a>),
+}
+
+/// Chooses files of data, given the folder that has the README if there is one, and all files of the repository.
+pub type Choose<'a> = &'a dyn Fn(&Path, &[HubFile]) -> Result<Vec<String>, HubError>;
+
+impl RepoPart<'_> {
+    /// Kind of the repository.
+    pub fn kind(&self) -> RepoKind {
+        match self {
+            Self::Model | Self::Tokenizer => RepoKind::Model,
+            Self::Data(_) => RepoKind::Dataset,
+        }
+    }
+}
+
+/// A file of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubFile {
+    /// Path in the repository.
+    pub path: String,
+    /// Size in bytes, if the hub tells it.
+    pub num_bytes: Option<u64>,
 }
 
 /// Files of a repository on disk.
@@ -108,28 +144,14 @@ pub struct Snapshot {
     pub notes: Vec<String>,
 }
 
-/// A repository at one commit.
+/// A part of a repository whose files are known, and may be missing.
 #[derive(Debug)]
-struct Repo<'a> {
-    reference: HubId,
-    kind: RepoKind,
-    commit: String,
-    listing: Listing,
-    /// False if the hub's list of files is not known, but only what is in the cache.
-    is_listed: bool,
-    source: Source<'a>,
-    cache: RepoCache,
-    notes: Vec<String>,
-}
-
-/// Place that missing files come from.
-#[derive(Debug)]
-enum Source<'a> {
-    Hub(&'a Client),
-    /// The network is not to be used.
-    Offline,
-    /// The hub could not be asked; its error, until it is handed on.
-    Failed(HubError),
+pub struct WantedFiles<'a> {
+    repo: Repo<'a>,
+    names: Vec<String>,
+    /// The file that is meant, if it is one.
+    file: Option<String>,
+    fetches: bool,
 }
 
 impl Hub {
@@ -141,418 +163,185 @@ impl Hub {
     /// A hub with these settings.
     pub fn new(settings: Settings) -> Result<Self, HubError> {
         let client = Client::new(&settings)?;
-        Ok(Self { settings, client })
+        Ok(Self {
+            settings,
+            client,
+            fetches: true,
+        })
     }
 
-    /// A model: its GGUF file if one is named, else a folder with configuration, tokenizer, templates and weights.
-    pub fn model(&self, reference: &HubId, watch: Watch<'_>) -> Result<Snapshot, HubError> {
-        let mut repo = self.open(reference, RepoKind::Model, &mut *watch)?;
-        let names: Vec<String> = repo.files().map(str::to_owned).collect();
-        if let Some(wanted) = &reference.file {
-            let file = select::gguf(&reference.id, &names, wanted)?;
-            repo.fetch(std::slice::from_ref(&file), watch)?;
-            return repo.finish(Some(&file));
+    /// The same hub, of which no more than the README of data is fetched: [`WantedFiles::fetch`] refuses what is not in the cache.
+    #[must_use]
+    pub fn looking(self) -> Self {
+        Self {
+            fetches: false,
+            ..self
         }
-        repo.require("config.json")?;
-        repo.fetch(&select::beside_weights(&names), &mut *watch)?;
-        let index = repo.folder().join(select::INDEX);
+    }
+
+    /// Finds out which files a part has, and fetches those that tell it: all but the large ones.
+    pub fn open(
+        &self,
+        reference: &HubId,
+        part: RepoPart<'_>,
+        watch: Watch<'_>,
+    ) -> Result<WantedFiles<'_>, HubError> {
+        let offline = self.settings.offline;
+        let repo = Repo::open(self, reference, part.kind(), offline, &mut *watch)?;
+        self.wanted(repo, reference, part, watch)
+    }
+
+    /// The part as it is in the cache, without asking anybody; `None` if a file of it is missing.
+    pub fn here(
+        &self,
+        reference: &HubId,
+        part: RepoPart<'_>,
+    ) -> Result<Option<Snapshot>, HubError> {
+        let mut on = |_: HubEvent<'_>| ControlFlow::Continue(());
+        let found = Repo::open(self, reference, part.kind(), true, &mut on)
+            .and_then(|repo| self.wanted(repo, reference, part, &mut on)?.fetch(&mut on));
+        match found {
+            Err(HubError::Offline { .. }) => Ok(None),
+            found => found.map(Some),
+        }
+    }
+
+    /// A model; see [`RepoPart::Model`].
+    pub fn model(&self, reference: &HubId, watch: Watch<'_>) -> Result<Snapshot, HubError> {
+        self.open(reference, RepoPart::Model, &mut *watch)?
+            .fetch(watch)
+    }
+
+    fn wanted<'a>(
+        &self,
+        repo: Repo<'a>,
+        reference: &HubId,
+        part: RepoPart<'_>,
+        watch: Watch<'_>,
+    ) -> Result<WantedFiles<'a>, HubError> {
+        let mut wanted = WantedFiles {
+            repo,
+            names: Vec::new(),
+            file: None,
+            fetches: self.fetches,
+        };
+        match (part, reference.file.as_deref()) {
+            (RepoPart::Model, None) => wanted.find_model(watch)?,
+            (RepoPart::Tokenizer, None | Some(select::TOKENIZER)) => wanted.find_tokenizer()?,
+            (RepoPart::Model | RepoPart::Tokenizer, Some(file)) => {
+                let file = select::gguf(&reference.id, &wanted.paths(), file)?;
+                wanted.names = vec![file.clone()];
+                wanted.file = Some(file);
+            }
+            (RepoPart::Data(_), Some(file)) => {
+                return Err(HubError::Choice {
+                    repo: reference.id.clone(),
+                    fact: format!("is data, of which `:{file}` picks nothing"),
+                    help: format!("take `:{file}` out; `config` and `split` pick parts of data"),
+                });
+            }
+            (RepoPart::Data(choose), None) => wanted.find_data(choose, watch)?,
+        }
+        wanted.repo.check(&wanted.names)?;
+        Ok(wanted)
+    }
+}
+
+impl WantedFiles<'_> {
+    /// Number and bytes of the files that are not in the cache.
+    pub fn left(&self) -> (usize, u64) {
+        self.repo.left(&self.names)
+    }
+
+    /// Owner and name of the repository.
+    pub fn id(&self) -> &str {
+        &self.repo.reference.id
+    }
+
+    /// Refuses what [`WantedFiles::fetch`] would refuse before it asks for anything.
+    pub fn check(&self) -> Result<(), HubError> {
+        match self.left() {
+            (num_files, num_bytes) if num_files > 0 && !self.fetches => Err(HubError::NotFetched {
+                reference: self.repo.reference.to_string(),
+                kind: self.repo.kind,
+                num_files,
+                num_bytes,
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Commit that the files are of.
+    pub fn commit(&self) -> &str {
+        &self.repo.commit
+    }
+
+    /// Fetches what is missing, and stores the commit of the revision.
+    pub fn fetch(mut self, watch: Watch<'_>) -> Result<Snapshot, HubError> {
+        self.check()?;
+        self.repo.begin(&self.names);
+        self.repo.fetch(&self.names, watch)?;
+        self.repo.finish(self.file.as_deref(), self.fetches)
+    }
+
+    /// Paths of all files of the repository.
+    fn paths(&self) -> Vec<String> {
+        self.repo
+            .files()
+            .into_iter()
+            .map(|file| file.path)
+            .collect()
+    }
+
+    fn find_model(&mut self, watch: Watch<'_>) -> Result<(), HubError> {
+        self.repo.require("config.json")?;
+        let (id, paths) = (self.repo.reference.id.clone(), self.paths());
+        let beside = select::beside_weights(&paths);
+        if self.fetches {
+            self.repo.begin(&beside);
+            self.repo.fetch(&beside, watch)?;
+        }
+        let index = self.repo.folder().join(select::INDEX);
         let index = if index.is_file() {
             Some(files::read(&index).map_err(|error| HubError::of_cache(&index, error))?)
         } else {
             None
         };
         // The weights last: where they are, all else is.
-        match select::weights(&reference.id, &names, index.as_deref()) {
-            Ok(weights) => repo.fetch(&weights, watch)?,
-            Err(error) if repo.is_listed => return Err(error),
-            Err(_) => return Err(repo.unavailable("its weights are missing".to_owned())),
-        }
-        repo.finish(None)
-    }
-
-    /// A dataset: a folder with its README, and those of its files with rows that `choose` wants, given the folder with the
-    /// README and the paths of all of them.
-    pub fn dataset(
-        &self,
-        reference: &HubId,
-        choose: impl FnOnce(&Path, Vec<String>) -> Result<Vec<String>, HubError>,
-        watch: Watch<'_>,
-    ) -> Result<Snapshot, HubError> {
-        if let Some(file) = &reference.file {
-            return Err(HubError::Choice {
-                repo: reference.id.clone(),
-                fact: format!("is data, of which `:{file}` picks nothing"),
-                help: format!("take `:{file}` out; `config` and `split` pick parts of data"),
-            });
-        }
-        let mut repo = self.open(reference, RepoKind::Dataset, &mut *watch)?;
-        let names: Vec<String> = repo.files().map(str::to_owned).collect();
-        let names = select::data_files(&names);
-        let is_readme = |name: &String| name == select::README;
-        let (readme, rows): (Vec<String>, Vec<String>) = names.into_iter().partition(is_readme);
-        if rows.is_empty() {
-            return Err(select::no_rows(&reference.id));
-        }
-        repo.fetch(&readme, &mut *watch)?;
-        let chosen = choose(&repo.folder(), rows)?;
-        repo.fetch(&chosen, watch)?;
-        repo.finish(None)
-    }
-
-    /// A repository at the commit that its revision has now. The hub is asked, unless the revision is a commit whose files
-    /// are known; if it cannot answer, what the cache has stands in for it, with a note.
-    fn open(
-        &self,
-        reference: &HubId,
-        kind: RepoKind,
-        watch: Watch<'_>,
-    ) -> Result<Repo<'_>, HubError> {
-        let cache = RepoCache::new(&self.settings.cache, kind, &reference.id);
-        let revision = reference.revision();
-        let known = cache.commit_of(revision)?;
-        let mut repo = Repo {
-            reference: reference.clone(),
-            kind,
-            commit: known.clone().unwrap_or_default(),
-            listing: Listing::new(),
-            is_listed: false,
-            source: Source::Hub(&self.client),
-            cache,
-            notes: Vec::new(),
-        };
-        if self.settings.offline {
-            repo.source = Source::Offline;
-            if known.is_none() {
-                return Err(repo.incomplete(format!("the commit of `{revision}` is not known")));
-            }
-            repo.list_from_cache()?;
-            return Ok(repo);
-        }
-        if is_commit(revision)
-            && let Some(listing) = repo.cache.listing(revision)
-        {
-            (repo.listing, repo.is_listed) = (listing, true);
-            return Ok(repo);
-        }
-        let about = repo.about(revision, "");
-        let asked = match known {
-            Some(_) => self.client.hasty().info(about, watch),
-            None => self.client.info(about, watch),
-        };
-        match asked.and_then(|info: Info| repo.take(info, known.as_deref())) {
-            Ok(()) => Ok(repo),
-            Err(
-                error @ (HubError::RevisionNotFound { .. }
-                | HubError::Listing { .. }
-                | HubError::Stopped),
-            ) => Err(error),
-            Err(error) if known.is_none() || !repo.folder().is_dir() => Err(error),
-            Err(error) => {
-                let commit = short(&repo.commit);
-                repo.notes.push(format!(
-                    "`{}` is taken from the cache, at commit {commit}: {error}",
-                    reference.id
-                ));
-                repo.source = Source::Failed(error);
-                repo.list_from_cache()?;
-                Ok(repo)
-            }
-        }
-    }
-}
-
-/// Answer of the API about a revision.
-#[derive(Deserialize)]
-struct Info {
-    sha: String,
-    siblings: Vec<Sibling>,
-}
-
-#[derive(Deserialize)]
-struct Sibling {
-    rfilename: String,
-    size: Option<u64>,
-    #[serde(rename = "blobId")]
-    blob_id: Option<String>,
-    lfs: Option<Lfs>,
-}
-
-#[derive(Deserialize)]
-struct Lfs {
-    sha256: Option<String>,
-    size: Option<u64>,
-}
-
-impl Repo<'_> {
-    /// Paths of all files, in byte order.
-    fn files(&self) -> impl Iterator<Item = &str> {
-        self.listing.keys().map(String::as_str)
-    }
-
-    /// Folder that the files are in, or will be.
-    fn folder(&self) -> PathBuf {
-        self.cache.snapshot(&self.commit)
-    }
-
-    fn about<'b>(&'b self, revision: &'b str, file: &'b str) -> About<'b> {
-        About {
-            id: &self.reference.id,
-            kind: self.kind,
-            revision,
-            file,
-        }
-    }
-
-    /// Takes the hub's answer. `known` is the commit that the revision had when the cache was filled last.
-    fn take(&mut self, info: Info, known: Option<&str>) -> Result<(), HubError> {
-        let repo = self.reference.id.clone();
-        let refused = |why: String| HubError::Listing {
-            repo: repo.clone(),
-            why,
-        };
-        if !is_commit(&info.sha) {
-            return Err(refused("the hub names no commit".to_owned()));
-        }
-        if info.siblings.len() >= MAX_FILES {
-            let help = format!(
-                "it has {MAX_FILES} files or more, and the hub lists no more; fetch it with `hf download` and give the path of that folder"
-            );
-            return Err(refused(help));
-        }
-        if let Some(file) = info
-            .siblings
-            .iter()
-            .find(|file| !is_inside(&file.rfilename))
-        {
-            return Err(refused(format!(
-                "{:?} is no path inside a folder",
-                file.rfilename
-            )));
-        }
-        if let Some(known) = known.filter(|known| *known != info.sha) {
-            let (revision, pinned) = (self.reference.revision(), self.reference.pinned(known));
-            self.notes.push(format!(
-                "`{revision}` of `{repo}` has moved from commit {} to {}: what was made from it is made again; write `{pinned}` to stay",
-                short(known),
-                short(&info.sha)
-            ));
-        }
-        self.commit = info.sha;
-        let listed = info
-            .siblings
-            .into_iter()
-            .map(|file| (file.rfilename.clone(), file.into()));
-        (self.listing, self.is_listed) = (listed.collect(), true);
-        Ok(())
-    }
-
-    /// Takes what the cache has: the list of a hub, or else the files that are there.
-    fn list_from_cache(&mut self) -> Result<(), HubError> {
-        if let Some(listing) = self.cache.listing(&self.commit) {
-            (self.listing, self.is_listed) = (listing, true);
-            return Ok(());
-        }
-        let present = self.cache.present(&self.commit)?.into_iter();
-        self.listing = present.map(|name| (name, Listed::default())).collect();
-        if self.listing.is_empty() {
-            return Err(self.unavailable(format!(
-                "nothing of commit {} is there",
-                short(&self.commit)
-            )));
-        }
-        self.notes.push(format!(
-            "the cache has no list of the files of `{}`: those that are there are taken for all of them",
-            self.reference.id
-        ));
-        Ok(())
-    }
-
-    /// Refuses a repository without a file that every one of its kind has, if the reason is that only the cache is known.
-    fn require(&mut self, file: &str) -> Result<(), HubError> {
-        if self.is_listed || self.listing.contains_key(file) {
-            return Ok(());
-        }
-        Err(self.unavailable(format!("`{file}` is missing")))
-    }
-
-    /// Downloads those of these files that the cache has not.
-    fn fetch(&mut self, names: &[String], watch: Watch<'_>) -> Result<(), HubError> {
-        let missing: Vec<&String> = names
-            .iter()
-            .filter(|name| !self.cache.has(&self.commit, name))
-            .collect();
-        let Some(first) = missing.first() else {
-            return Ok(());
-        };
-        let Source::Hub(client) = self.source else {
-            let more = if missing.len() > 1 {
-                format!(" and {} more", missing.len() - 1)
-            } else {
-                String::new()
-            };
-            return Err(self.unavailable(format!("`{first}`{more} is missing")));
-        };
-        if let Some(absent) = missing
-            .iter()
-            .find(|name| !self.listing.contains_key(**name))
-        {
-            let (repo, commit) = (self.reference.id.clone(), self.commit.clone());
-            return Err(HubError::EntryNotFound {
-                repo,
-                file: (*absent).clone(),
-                commit,
-            });
-        }
-        let mut tally = self.check_space(&missing)?;
-        self.cache.prepare(&self.commit)?;
-        self.cache.write_listing(&self.commit, &self.listing)?;
-        for name in missing {
-            self.fetch_file(client, name, &mut tally, &mut *watch)?;
+        match select::weights(&id, &paths, index.as_deref()) {
+            Ok(weights) => self.names = [beside, weights].concat(),
+            Err(error) if self.repo.is_listed => return Err(error),
+            Err(_) => return Err(self.repo.unavailable("its weights are missing".to_owned())),
         }
         Ok(())
     }
 
-    /// Refuses a download that the disk has no room for, and begins to count its bytes.
-    fn check_space(&self, names: &[&String]) -> Result<Tally, HubError> {
-        let mut tally = Tally::default();
-        let mut needed_bytes = 0_u64;
-        for name in names {
-            let listed = self.listing.get(*name).cloned().unwrap_or_default();
-            let size = listed.size.unwrap_or_default();
-            tally.total = tally.total.saturating_add(size);
-            let sha256 = listed.lfs_sha256.as_deref();
-            let etag = sha256.or(listed.blob_id.as_deref()).and_then(etag_name);
-            let there = etag.map_or(0, |etag| {
-                let blob = self.cache.blob(&etag);
-                if blob.is_file() {
-                    size
-                } else {
-                    download::left(&blob, listed.size, sha256)
-                }
-            });
-            needed_bytes = needed_bytes.saturating_add(size.saturating_sub(there));
+    fn find_tokenizer(&mut self) -> Result<(), HubError> {
+        self.repo.require(select::TOKENIZER)?;
+        let paths = self.paths();
+        if !paths.iter().any(|path| path == select::TOKENIZER) {
+            return Err(select::no_tokenizer(&self.repo.reference.id));
         }
-        let dir = self.cache.cache();
-        let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(dir);
-        if let Ok(disk) = statvfs(there) {
-            let free_bytes = disk.f_bavail.saturating_mul(disk.f_frsize);
-            if needed_bytes > free_bytes {
-                let dir = dir.to_path_buf();
-                return Err(HubError::NoSpace {
-                    needed_bytes,
-                    free_bytes,
-                    dir,
-                });
-            }
-        }
-        Ok(tally)
+        let mut names = select::beside_weights(&paths);
+        names.retain(|name| name != select::INDEX);
+        self.names = names;
+        self.file = Some(select::TOKENIZER.to_owned());
+        Ok(())
     }
 
-    fn fetch_file(
-        &self,
-        client: &Client,
-        name: &str,
-        tally: &mut Tally,
-        watch: Watch<'_>,
-    ) -> Result<(), HubError> {
-        let about = self.about(&self.commit, name);
-        let head = client.head(about, &mut *watch)?;
-        let refused = |why: String| HubError::NotAHub {
-            url: head.url.clone(),
-            why,
-        };
-        match head.commit() {
-            Some(commit) if commit == self.commit => {}
-            Some(commit) => {
-                return Err(refused(format!(
-                    "it has `{name}` of commit {} instead of {}",
-                    short(&commit),
-                    short(&self.commit)
-                )));
-            }
-            None if head.is_page() => {
-                return Err(refused("it sends a web page instead of a file".to_owned()));
-            }
-            None => {
-                return Err(refused(format!(
-                    "it does not tell the commit of `{name}` (`X-Repo-Commit`)"
-                )));
-            }
+    fn find_data(&mut self, choose: Choose<'_>, watch: Watch<'_>) -> Result<(), HubError> {
+        let is_visible = |file: &HubFile| !file.path.split('/').any(|part| part.starts_with('.'));
+        let mut all = self.repo.files();
+        all.retain(is_visible);
+        let readme = all.iter().filter(|file| file.path == select::README);
+        let readme: Vec<String> = readme.map(|file| file.path.clone()).collect();
+        self.repo.begin(&readme);
+        self.repo.fetch(&readme, watch)?;
+        let chosen = choose(&self.repo.folder(), &all)?;
+        if chosen.is_empty() {
+            return Err(select::no_rows(&self.repo.reference.id));
         }
-        let etag = head.header("x-linked-etag").or_else(|| head.header("etag"));
-        let etag = etag.as_deref().and_then(etag_name);
-        let etag = etag.ok_or_else(|| {
-            refused(format!(
-                "it gives no entity tag for `{name}` that can name a file (`ETag`)"
-            ))
-        })?;
-        let is_sent_on = head.header("location").is_some();
-        let own_size = || head.number("content-length").filter(|_| !is_sent_on);
-        let size = head.number("x-linked-size").or_else(own_size);
-        let lock = self.cache.lock(&etag, name, &mut *watch)?;
-        let path = self.cache.blob(&etag);
-        if path.is_file() {
-            tally.add(fs::metadata(&path).map_or(0, |found| found.len()));
-        } else {
-            let is_sha256 =
-                etag.len() == SHA256_DIGITS && etag.bytes().all(|byte| byte.is_ascii_hexdigit());
-            let content = Blob {
-                about,
-                size,
-                sha256: Some(etag.as_str()).filter(|_| is_sha256),
-                path,
-            };
-            download::fetch(client, &content, tally, watch)?;
-        }
-        let linked = self.cache.link(&self.commit, name, &etag);
-        drop(lock);
-        linked
-    }
-
-    /// Stores the commit of the revision, now that its files are there. `file` is the one that was asked for, if it was one.
-    fn finish(mut self, file: Option<&str>) -> Result<Snapshot, HubError> {
-        if let Source::Hub(_) = self.source {
-            match self
-                .cache
-                .write_ref(self.reference.revision(), &self.commit)
-            {
-                // All files are there, in a cache that is another user's: only a later run without a network misses it.
-                Err(error @ HubError::NotWritable { .. }) => self.notes.push(error.to_string()),
-                written => written?,
-            }
-        }
-        let folder = self.folder();
-        Ok(Snapshot {
-            path: file.map_or_else(|| folder.clone(), |file| folder.join(file)),
-            commit: self.commit,
-            notes: self.notes,
-        })
-    }
-
-    /// Error for what is missing: why the hub could not be asked, or that it is not to be.
-    fn unavailable(&mut self, missing: String) -> HubError {
-        match std::mem::replace(&mut self.source, Source::Offline) {
-            Source::Failed(error) => error,
-            Source::Hub(_) | Source::Offline => self.incomplete(missing),
-        }
-    }
-
-    fn incomplete(&self, missing: String) -> HubError {
-        HubError::Offline {
-            repo: self.reference.id.clone(),
-            cache: self.cache.cache().to_path_buf(),
-            missing,
-        }
-    }
-}
-
-impl From<Sibling> for Listed {
-    fn from(file: Sibling) -> Self {
-        let (lfs_sha256, lfs_size) = file.lfs.map_or((None, None), |lfs| (lfs.sha256, lfs.size));
-        Self {
-            size: file.size.or(lfs_size),
-            blob_id: file.blob_id,
-            lfs_sha256,
-        }
+        self.names = [readme, chosen].concat();
+        Ok(())
     }
 }

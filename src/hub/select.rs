@@ -12,6 +12,9 @@ const SINGLE: &str = "model.safetensors";
 /// List of the files of weights that are in several.
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
+/// Tokenizer that is read.
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+
 /// Endings of files beside the weights: configuration, tokenizer, chat templates, model card.
 const BESIDE: [&str; 5] = [".jinja", ".json", ".md", ".model", ".txt"];
 
@@ -29,19 +32,6 @@ const NO_MODELS: [&str; 2] = ["mmproj", "imatrix"];
 
 /// Most names that a message lists.
 const MAX_LISTED: usize = 12;
-
-/// Endings of files with rows; see `data::source`.
-const ROWS: [&str; 9] = [
-    ".arrow",
-    ".json",
-    ".json.gz",
-    ".json.zst",
-    ".jsonl",
-    ".jsonl.gz",
-    ".jsonl.zst",
-    ".parquet",
-    ".txt",
-];
 
 /// Files of a model beside its weights, and the list of the weights.
 pub(super) fn beside_weights(names: &[String]) -> Vec<String> {
@@ -200,22 +190,18 @@ fn has_word(name: &str, word: &str) -> bool {
     })
 }
 
-/// Files of a dataset that have rows, by their endings, and its README.
-pub(super) fn data_files(names: &[String]) -> Vec<String> {
-    let is_hidden = |name: &str| name.split('/').any(|part| part.starts_with('.'));
-    let has_rows = |name: &&String| {
-        ROWS.iter().any(|ending| name.ends_with(ending)) || name.as_str() == README
-    };
-    names
-        .iter()
-        .filter(has_rows)
-        .filter(|name| !is_hidden(name))
-        .cloned()
-        .collect()
-}
-
 /// File that lists the configurations of a dataset.
 pub(super) const README: &str = "README.md";
+
+/// Refusal of a model without a tokenizer that alambic reads.
+pub(super) fn no_tokenizer(repo: &str) -> HubError {
+    HubError::Choice {
+        repo: repo.to_owned(),
+        fact: format!("has no `{TOKENIZER}`"),
+        help: "name a model that has one: load the tokenizer with `AutoTokenizer` of transformers, and `save_pretrained` writes it"
+            .to_owned(),
+    }
+}
 
 /// Refusal of a repository without rows that alambic reads.
 pub(super) fn no_rows(repo: &str) -> HubError {
@@ -376,21 +362,5 @@ mod tests {
             assert!(told.contains(fact), "{wanted}: {told}");
         }
         assert!(gguf("a/b", &names(&["config.json"]), "Q4_0").is_err());
-    }
-
-    #[test]
-    fn of_a_dataset_files_with_rows_are_taken() {
-        let all = names(&[
-            ".cache/x.parquet",
-            "README.md",
-            "data/train.parquet",
-            "images/1.png",
-            "script.py",
-            "train.jsonl.zst",
-        ]);
-        assert_eq!(
-            data_files(&all),
-            ["README.md", "data/train.parquet", "train.jsonl.zst"]
-        );
     }
 }

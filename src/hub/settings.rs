@@ -85,7 +85,7 @@ impl Settings {
     pub fn of(variable: impl Fn(&str) -> Option<String>) -> Result<Self, HubError> {
         let get = |name: &str| variable(name).filter(|value| !value.is_empty());
         let home = get("HOME").map(PathBuf::from);
-        let folder = |value: String| expanded(&value, home.as_deref());
+        let folder = |value: String| expanded(&value, home.as_deref(), &variable);
         let hub_home = match (get("HF_HOME"), get("XDG_CACHE_HOME")) {
             (Some(named), _) => folder(named),
             (None, Some(named)) => folder(named).join("huggingface"),
@@ -125,14 +125,39 @@ fn is_true(value: &str) -> bool {
     ["1", "ON", "YES", "TRUE"].contains(&value.to_ascii_uppercase().as_str())
 }
 
-/// A path with the home folder in the place of `~`.
-fn expanded(value: &str, home: Option<&Path>) -> PathBuf {
+/// A path with the home folder in the place of `~`, then the values of variables in the place of `$NAME` and `${NAME}`, as
+/// `expanduser` and `expandvars` of Python have it: a variable that is not set stays as it is written.
+fn expanded(
+    value: &str,
+    home: Option<&Path>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> PathBuf {
     let home = home.unwrap_or_else(|| Path::new("/")); // as Python does without `HOME` and password file
-    match value.strip_prefix("~/") {
-        Some(inside) => home.join(inside),
-        None if value == "~" => home.to_path_buf(),
-        None => PathBuf::from(value),
+    let path = match value.strip_prefix('~') {
+        Some(inside) if inside.is_empty() || inside.starts_with('/') => {
+            let home = home.display().to_string();
+            let whole = format!("{}{inside}", home.trim_end_matches('/'));
+            if whole.is_empty() { home } else { whole }
+        }
+        _ => value.to_owned(),
+    };
+    let mut parts = path.split('$');
+    let mut expanded = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let (name, rest) = match part.strip_prefix('{').and_then(|part| part.split_once('}')) {
+            Some(braced) => braced,
+            None => part.split_at(
+                part.find(|letter| !is_of_name(letter))
+                    .unwrap_or(part.len()),
+            ),
+        };
+        match variable(name).filter(|_| !name.is_empty()) {
+            Some(value) => expanded.extend([&value, rest]),
+            None => expanded.extend(["$", part]),
+        }
     }
+    PathBuf::from(expanded)
 }
 
 fn read_token(path: &Path) -> Result<String, HubError> {
@@ -189,6 +214,20 @@ mod tests {
             ),
             (vec![("HF_HOME", "/f"), ("HF_HUB_CACHE", "/c")], "/c"),
             (vec![("HF_HOME", "/f"), ("HF_HUB_CACHE", "")], "/f/hub"),
+            (vec![("HOME", "/h"), ("HF_HOME", "~")], "/h/hub"),
+            (
+                vec![
+                    ("HOME", "/h"),
+                    ("HF_HOME", "~/$A/${B}x$C/$"),
+                    ("A", "a$B"),
+                    ("B", "b"),
+                ],
+                "/h/a$B/bx$C/$/hub",
+            ),
+            (
+                vec![("HOME", "/h"), ("HF_HOME", "~other/f")],
+                "~other/f/hub",
+            ),
         ] {
             assert_eq!(of(&variables).cache, Path::new(cache), "{variables:?}");
         }

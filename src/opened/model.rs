@@ -13,6 +13,7 @@ use crate::data::{Tokenizer, TokenizerError};
 use crate::files::with_path;
 use crate::gguf::GgufFile;
 use crate::hashes::Identity;
+use crate::hub;
 use crate::model::{Decoder, DecoderConfig, Schemes, parameter_specs};
 use crate::student::{STUDENT_FILE, Student, StudentHeader};
 use crate::teacher::{load_decoder, load_teacher};
@@ -88,12 +89,19 @@ impl StoredModel {
         self.name.as_deref()
     }
 
-    /// Name of the model: that of its run, or else of its folder or file; `model` if there is none.
+    /// Name of the model: that of its run, or else of its repository on the hub, its folder or file; `model` if there is none.
     pub fn name(&self) -> String {
         if let Some(name) = &self.name {
             return name.clone();
         }
         let path = self.path();
+        // A file of the hub's cache is a link to a content, and its folder is named after a commit.
+        if let Some((_, id)) = hub::origin(path) {
+            let file = self.gguf().and_then(|_| path.file_stem());
+            let file = file.map(|file| file.to_string_lossy().into_owned());
+            let name = id.id.rsplit('/').next().unwrap_or_default();
+            return file.unwrap_or_else(|| name.to_owned());
+        }
         let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
         let name = match self.gguf() {
             Some(_) => path.file_stem(),

@@ -3,6 +3,7 @@
 use super::Preflight;
 use crate::diag::Diagnostic;
 use crate::hashes::Hashes;
+use crate::hub::HubId;
 use crate::loss::Term;
 use crate::plan::Plan;
 use crate::recipe::RecipeFaults;
@@ -37,11 +38,17 @@ pub fn check_away(
     let cache = kept.cache_dir().display();
     if away.teacher {
         let needs = needs_of_teacher(plan, stages);
+        let id = plan.teacher.as_ref();
+        let id = id.and_then(|teacher| HubId::of_path(&teacher.checkpoint));
+        let help = id.map_or_else(
+            || BRING_TEACHER.to_owned(),
+            |id| format!("`alambic fetch {id}` brings it"),
+        );
         notes.push(format!(
             "the teacher is not here; its cached predictions are used (`{cache}`)"
         ));
         faults.extend(needs.into_iter().map(|(fact, label)| {
-            let fault = Diagnostic::new("run/teacher-away", fact).help(BRING_TEACHER);
+            let fault = Diagnostic::new("run/teacher-away", fact).help(help.as_str());
             preflight.fault("teacher.checkpoint", label, fault)
         }));
     }
@@ -55,7 +62,16 @@ pub fn check_away(
                 "the text is not here, nor are the rows that were made of it for this recipe: `{}` is not complete",
                 stages.data.dir.display()
             );
-            let fault = Diagnostic::new("run/text-away", fact).help(BRING_TEXT);
+            let texts = plan.data.train.iter().chain(&plan.data.validation);
+            let ids = texts.filter_map(|source| HubId::of_path(&source.path));
+            let commands: Vec<String> = ids
+                .map(|id| format!("`alambic fetch {id} --dataset`"))
+                .collect();
+            let help = match commands.as_slice() {
+                [] => BRING_TEXT.to_owned(),
+                commands => format!("{} brings it", commands.join(" and ")),
+            };
+            let fault = Diagnostic::new("run/text-away", fact).help(help);
             faults.push(preflight.fault("data.train", "a path of it names nothing", fault));
         }
     }

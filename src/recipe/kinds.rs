@@ -98,9 +98,11 @@ pub enum Kind {
 pub enum PathKind {
     /// A file.
     File,
-    /// A file or a folder.
+    /// A file or a folder, or data of a hub by their id.
     FileOrFolder,
-    /// A file if the path's name says so, or else a folder.
+    /// A file of a tokenizer, or a model of a hub by its id.
+    Tokenizer,
+    /// A file if the path's name says so, or else a folder; or a model of a hub by its id.
     Either {
         /// True for the path of a file, whether or not anything is there.
         is_file: fn(&Path) -> bool,
@@ -111,6 +113,16 @@ pub enum PathKind {
     },
     /// A folder that the run makes.
     Output,
+}
+
+impl PathKind {
+    /// True if an id of a hub may stand in the place of a path.
+    pub(super) fn takes_ids(self) -> bool {
+        match self {
+            Self::FileOrFolder | Self::Tokenizer | Self::Either { .. } => true,
+            Self::File | Self::Output => false,
+        }
+    }
 }
 
 impl Key {

@@ -7,6 +7,7 @@ use serde_json::{Map, json};
 use super::fields::{Checked, Fields, Item};
 use super::kinds::Kind;
 use super::words::Word;
+use crate::hub;
 
 /// Value that was read; `None` if it is faulty or missing, which has already been reported.
 pub type Read<T> = Option<T>;
@@ -97,7 +98,8 @@ impl Value for PathBuf {
     }
 
     fn write(&self, folder: &Path) -> serde_json::Value {
-        json!(relative(self, folder))
+        // What the hub has is the same on every machine.
+        hub::written(self).map_or_else(|| json!(relative(self, folder)), |id| json!(id))
     }
 }
 

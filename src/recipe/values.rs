@@ -11,6 +11,7 @@ use super::kinds::{Fallback, Key, Kind, MAX_BYTES, MAX_STEPS, MAX_TOKENS, PathKi
 use super::meant::{Spelling, meant};
 use super::tree::{Node, YamlValue};
 use crate::diag::{Diagnostic, Span, code_list};
+use crate::hub::HubId;
 use crate::missing;
 use crate::progress::thousands;
 
@@ -80,10 +81,20 @@ pub(super) fn path(
     let YamlValue::Text(text) = &node.value else {
         return Err(mismatch(key, &key.kind, node, name));
     };
+    if kind.takes_ids()
+        && let Some(id) = HubId::recognise(text, folder.path)
+    {
+        return id.map(|id| id.to_path()).map_err(|why| {
+            Diagnostic::new("hub/id", format!("`{shown}` names no id of a hub: {why}"))
+                .primary(&node.span, "`hf://` begins an id")
+        });
+    }
     let path = folder.path.join(text);
     let found = fs::metadata(&path);
     let (is_right, noun) = match kind {
-        PathKind::File => (found.as_ref().is_ok_and(fs::Metadata::is_file), "file"),
+        PathKind::File | PathKind::Tokenizer => {
+            (found.as_ref().is_ok_and(fs::Metadata::is_file), "file")
+        }
         PathKind::Either { is_file, .. } if is_file(&path) => {
             (found.as_ref().is_ok_and(fs::Metadata::is_file), "file")
         }
@@ -103,7 +114,7 @@ pub(super) fn path(
         let message = format!("`{shown}` names no {noun}");
         let instead = || match kind {
             _ if found.is_ok() => None,
-            PathKind::Either { .. } => missing::model(Path::new(text), folder.path),
+            _ if kind.takes_ids() => missing::place(Path::new(text), folder.path),
             _ => missing::similar(Path::new(text), folder.path),
         };
         let help = if found.is_err() && path.parent().is_some_and(|dir| dir.ends_with(FETCHED)) {
@@ -121,9 +132,13 @@ fn is_absent(found: &io::Result<fs::Metadata>) -> bool {
     matches!(found, Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
-/// An absolute path without `..` and links; if the path does not exist yet, this holds for the part that exists.
+/// An absolute path without `..` and links; if the path does not exist yet, this holds for the part that exists. A link to a
+/// file keeps its name, which says the format: files of the hub's cache are links to contents without endings.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     match (fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Ok(found), Some(parent), Some(name)) if found.is_file() => {
+            Ok(resolved(parent)?.join(name))
+        }
         (Err(_), Some(parent), Some(name)) => Ok(resolved(parent)?.join(name)),
         (found, _, _) => found,
     }
@@ -234,8 +249,13 @@ pub(super) fn phrase(kind: &Kind) -> String {
         }
         Kind::Word(words) => format!("one of {}", code_list(words.iter().map(|one| one.word))),
         Kind::Path(PathKind::File) => "a path of a file".to_owned(),
-        Kind::Path(PathKind::FileOrFolder) => "a path of a file or folder".to_owned(),
-        Kind::Path(PathKind::Either { phrase, .. }) => format!("a path of {phrase}"),
+        Kind::Path(PathKind::FileOrFolder) => {
+            "a path of a file or folder, or an id of the hub".to_owned()
+        }
+        Kind::Path(PathKind::Tokenizer) => "a path of a file, or an id of the hub".to_owned(),
+        Kind::Path(PathKind::Either { phrase, .. }) => {
+            format!("a path of {phrase}, or an id of the hub")
+        }
         Kind::Path(PathKind::Output) => "a path of a folder".to_owned(),
         Kind::List(of, min, max) if min == max => format!("a list of {min}, each {}", phrase(of)),
         Kind::List(of, 0, _) => format!("a list, each {}", phrase(of)),

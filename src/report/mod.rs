@@ -41,6 +41,9 @@ pub struct RunReport {
     /// Notes on the sources of the rows: what was mixed, cut or left out.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// Models and data of the hub that it was made from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<HubInput>,
     /// Figures after each pass, in order.
     pub passes: Vec<PassRow>,
     /// Parts and weights that passes removed, in order.
@@ -53,6 +56,15 @@ pub struct RunReport {
     pub exports: Vec<Verification>,
     /// Losses of each pass that trained.
     pub curves: Vec<Curve>,
+}
+
+/// A model or data of the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubInput {
+    /// Part that it has in the run, such as `teacher`.
+    pub role: String,
+    /// Id, with the commit.
+    pub id: String,
 }
 
 /// Figures of a student on the validation text; means are over its positions, without the separators after documents.

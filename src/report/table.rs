@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Curve, PassRow, RunReport, Verification, quantization, removal, rows};
+use super::{Curve, HubInput, PassRow, RunReport, Verification, quantization, removal, rows};
 use crate::progress::{self, bytes_text, decimals, duration_text, percent, thousands};
 
 const NUM_COLUMNS: usize = 10;
@@ -63,6 +63,13 @@ pub fn report_markdown(report: &RunReport) -> String {
     let mut text = format!("# {}\n\n", escaped(&report.recipe));
     let _ = writeln!(text, "Seed {}. Made by:\n", report.seed);
     let _ = writeln!(text, "```sh\n{}\n```\n", report.command);
+    if !report.origins.is_empty() {
+        text.push_str("## From the hub\n\n");
+        for HubInput { role, id } in &report.origins {
+            let _ = writeln!(text, "- {role}: `{id}`");
+        }
+        text.push('\n');
+    }
     text.push_str("## Passes\n\nMeasured on the validation text after each pass.\n\n");
     text.push_str(&markdown_line(&HEADS.map(str::to_owned)));
     text.push_str("| :--- |");
@@ -189,6 +196,7 @@ pub(super) mod tests {
             ..distill
         };
         RunReport {
+            origins: Vec::new(),
             recipe: "quick|start".to_owned(),
             seed: 17,
             command: "alambic run recipes/quickstart.yaml".to_owned(),

@@ -128,7 +128,7 @@ pub(super) fn open_or_capture(
     if let Some((model, named)) = teacher.filter(|_| inputs.kept.is_none()) {
         let stored = model.stored();
         let kept = KeptTeacher {
-            file_name: kept::file_name(&named.checkpoint),
+            file_name: kept::place_name(&named.checkpoint),
             is_folder: stored.path().is_dir(),
             hash: model.hash().to_owned(),
             config: stored.config().clone(),

@@ -19,18 +19,20 @@ pub(crate) use self::lock::{FolderLock, lock};
 use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
 use crate::checkpoint::CheckpointError;
-use crate::data::{DataError, Prepared, SourcePlan, Split, TokenRows};
+use crate::data::{DataError, Prepared, SourcePlan, Split, TokenRows, TokenizerPlan};
 use crate::estimate::{StageEstimate, estimate};
 use crate::export::verify::Verification;
 use crate::export::{self, Ancestor, ExportContext, ExportError, MadeBy, Provenance, TextFacts};
 use crate::files::{self, UnfinishedDir};
 use crate::hashes::Hashes;
+use crate::hub;
+use crate::kept::place_name;
 use crate::opened::{Opened, StoredModel, copied_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
 use crate::rates::Rates;
 use crate::recipe::RecipeFaults;
-use crate::report::{self, Curve, PassRow, QuantizationCost, RowsOfText, RunReport};
+use crate::report::{self, Curve, HubInput, PassRow, QuantizationCost, RowsOfText, RunReport};
 use crate::shell::quoted;
 use crate::stages::{Model, Stage, Stages, StagesError};
 use crate::student::{Student, StudentError, StudentSource};
@@ -124,6 +126,7 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
         recipe: plan.name.clone(),
         seed: plan.seed,
         command: command(plan, context.overrides),
+        origins: origins(plan),
         curves: run.curves(),
         removals,
         quantizations,
@@ -292,7 +295,7 @@ fn ancestor(stored: &StoredModel) -> Ancestor {
     let name = stored.run_name().map(str::to_owned);
     Ancestor {
         name: name.unwrap_or(found.name),
-        license: found.license,
+        ..found
     }
 }
 
@@ -371,7 +374,10 @@ impl Run<'_> {
         };
         let text = |purpose, sources: &[SourcePlan], rows: &TokenRows| TextFacts {
             purpose,
-            names: names(sources.iter().map(|source| source.path.as_path())),
+            names: sources
+                .iter()
+                .map(|source| place_name(&source.path))
+                .collect(),
             num_tokens: rows.num_positions(),
         };
         Provenance {
@@ -394,12 +400,35 @@ impl Run<'_> {
     }
 }
 
-/// Names of files and folders, without their parent folders.
-pub(crate) fn names<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
-    let names = paths.filter_map(|path| path.file_name());
-    names
-        .map(|name| name.to_string_lossy().into_owned())
-        .collect()
+/// Models and data of the hub that a plan names.
+fn origins(plan: &Plan) -> Vec<HubInput> {
+    let mut origins: Vec<HubInput> = Vec::new();
+    let mut add = |role: &str, path: &Path| {
+        let id = hub::origin(path).map(|(_, id)| id.to_string());
+        let id = id.or_else(|| hub::written(path)); // what a cache keeps of it is at a commit, too
+        origins.extend(id.map(|id| HubInput {
+            role: role.to_owned(),
+            id,
+        }));
+    };
+    if let Some(teacher) = &plan.teacher {
+        add("teacher", &teacher.checkpoint);
+    }
+    if let StudentSource::Checkpoint(path) = &plan.student.source {
+        add("student", path);
+    }
+    if let TokenizerPlan::File(path) = &plan.data.tokenizer {
+        add("tokenizer", path);
+    }
+    for (role, sources) in [
+        ("training text", &plan.data.train),
+        ("validation text", &plan.data.validation),
+    ] {
+        for source in sources {
+            add(role, &source.path);
+        }
+    }
+    origins
 }
 
 /// Command line that repeats this run, for a POSIX shell.

@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use self::paths::relative;
+use self::paths::{quoted, relative};
 use self::text::{Fit, Plain, RecipeDraft};
 use crate::checkpoint::CheckpointError;
 use crate::data::{SourceError, SourcePlan, source_files};
 use crate::estimate::{Costs, costs};
 use crate::files::{parent, write_atomically, write_json};
+use crate::hub;
 use crate::model::{DecoderConfig, num_parameters};
 use crate::opened::Opened;
 use crate::opened::StoredModel;
@@ -143,7 +144,14 @@ pub fn write(request: &StarterRequest<'_>) -> Result<Starter, StarterError> {
     let (draft, plan, mut notes) = accepted?;
     let costs = costs_of(&plan, teacher.config());
     let (time, memory_bytes) = totals(&costs, request.rates);
-    let text = draft.text(time, memory_bytes, request.machine_bytes);
+    let mut text = draft.text(time, memory_bytes, request.machine_bytes);
+    // What the hub has is named by its id, which is the same on every machine.
+    let texts = texts.train.iter().chain(&texts.validation);
+    for path in texts.map(PathBuf::as_path).chain([request.teacher]) {
+        if let Some(id) = hub::written(path) {
+            text = text.replace(&relative(path, folder), &quoted(&id));
+        }
+    }
     if time.likely > 3600.0 * request.hours {
         notes.push(format!(
             "the shortest recipe takes about {time}, more than the {} hours asked for",

@@ -32,7 +32,7 @@ fn between(path: &Path, folder: &Path) -> Option<PathBuf> {
 }
 
 /// A text as a YAML scalar of a flow list: bare if it is plain, otherwise as a JSON string, which YAML reads too.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
     let starts_plain =
         text.starts_with(|first: char| first.is_ascii_alphabetic() || "/.".contains(first));

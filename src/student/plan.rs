@@ -23,7 +23,7 @@ choice! {
     pub enum StudentSource of StudentWord in STUDENT = "student", "Source of the student's first weights." {
         Architecture(ArchitecturePlan) = "architecture", Kind::Block(&ARCHITECTURE), "fresh weights of these sizes";
         FromTeacher(FromTeacherPlan) = "from_teacher", Kind::Block(&FROM_TEACHER), "layers of the teacher, whole or narrower, with its embedding and head";
-        Checkpoint(#[serde(skip)] PathBuf) = "checkpoint" also ["model", "path", "model_name_or_path", "pretrained"], CHECKPOINT, "an existing Hugging Face folder, `.gguf` file, or folder of a pass or of a run; off its grid, pruned weights of a pass stay pruned";
+        Checkpoint(#[serde(skip)] PathBuf) = "checkpoint" also ["model", "path", "model_name_or_path", "pretrained"], CHECKPOINT, "an existing Hugging Face folder, `.gguf` file, or folder of a pass or of a run, or a model of the hub; off its grid, pruned weights of a pass stay pruned";
         ..CHANGES;
     }
 }

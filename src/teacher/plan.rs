@@ -15,7 +15,7 @@ pub(crate) const CHECKPOINT: Kind = Kind::Path(PathKind::Either {
 keys! {
     pub struct TeacherPlan in TEACHER = "teacher", "The model that is imitated." {
         #[serde(skip)]
-        checkpoint: PathBuf = required(CHECKPOINT, "Hugging Face folder, `.gguf` file, or the folder of a pass or of a run: its last export, or else its last pass") also ["model", "path", "name", "model_name_or_path", "pretrained_model_name_or_path"];
+        checkpoint: PathBuf = required(CHECKPOINT, "Hugging Face folder, `.gguf` file, or the folder of a pass or of a run: its last export, or else its last pass; or a model of the hub, `org/name`, `org/name@revision` or `org/name:Q4_K_M`") also ["model", "path", "name", "model_name_or_path", "pretrained_model_name_or_path"];
         /// Rows per forward pass; the shape of a product may change its last bits.
         batch_size: usize = or("8", Kind::Integer(1, MAX_SIZE), "rows per forward pass of the capture; on a CPU, rows that each core gets at a time") also ["batch", "bs"];
     }

@@ -139,6 +139,11 @@ impl Workshop {
         command.current_dir(self.dir.path()).args(args);
         // Estimates must not depend on what other runs of this user have measured.
         command.env("XDG_CACHE_HOME", self.path(".cache"));
+        // Nor may a test use a network, or what this user has fetched from the hub.
+        for name in ["HF_HOME", "HF_HUB_CACHE", "HF_TOKEN", "HF_ENDPOINT"] {
+            command.env_remove(name);
+        }
+        command.env("HF_HUB_OFFLINE", "1");
         command
     }
 

@@ -7,8 +7,60 @@ use serde_json::Value;
 
 use super::container::Container;
 use super::fault::{FaultKind, shown};
+use super::plan::SourcePlan;
 use super::shards::SeriesPart;
+use super::walk::Walk;
 use crate::files;
+
+/// Files that say how a folder of `save_to_disk` is to be read.
+const SAVED: [&str; 2] = ["dataset_dict.json", "state.json"];
+
+/// Paths of the files that a plan reads of a repository, given all of them with their bytes, and the folder that has the
+/// README if there is one. The plan's own path is of no account.
+///
+/// # Errors
+///
+/// A configuration or a split that is not there, or that has to be named.
+pub fn files_of_plan(
+    plan: &SourcePlan,
+    folder: &Path,
+    files: &[(&str, u64)],
+) -> Result<Vec<String>, FaultKind> {
+    let is_saved = |(path, _): &(&str, u64)| {
+        let name = path.rsplit('/').next().unwrap_or_default();
+        SAVED.contains(&name)
+    };
+    if files.iter().any(is_saved) {
+        let is_read = |path: &&str| {
+            let kind = Container::of(Path::new(path));
+            matches!(kind, Some((Container::Arrow | Container::Json, _)))
+        };
+        let paths = files.iter().map(|(path, _)| *path).filter(is_read);
+        return Ok(paths.map(str::to_owned).collect());
+    }
+    let plan = SourcePlan {
+        path: folder.to_path_buf(),
+        ..plan.clone()
+    };
+    let files: Vec<(PathBuf, u64)> = files
+        .iter()
+        .map(|(path, num_bytes)| (PathBuf::from(path), *num_bytes))
+        .collect();
+    let wanted = Walk::wanted(&plan, &files)?.into_iter();
+    let inside = wanted.filter_map(|path| {
+        let inside = path.strip_prefix(folder).ok()?;
+        Some(inside.to_str()?.to_owned())
+    });
+    Ok(inside.collect())
+}
+
+/// Those of some paths whose files have rows, by their names.
+pub fn with_rows<'a>(paths: impl Iterator<Item = &'a str>) -> Vec<String> {
+    paths
+        .filter(|path| Container::of(Path::new(path)).is_some())
+        .map(str::to_owned)
+        .collect()
+}
 
 /// Words in names of files and folders that mean a split.
 const WORDS: [(&str, &str); 10] = [
@@ -234,6 +286,58 @@ fn patterns(paths: &Value) -> Result<Vec<Pattern>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_repository_the_files_of_a_configuration_and_split_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let all = [
+            ("README.md", 9),
+            ("b/test-00000-of-00001.parquet", 9),
+            ("b/train-00000-of-00002.parquet", 9),
+            ("b/train-00001-of-00002.parquet", 9),
+            ("c/train.jsonl.gz", 5),
+            ("script.py", 99),
+        ];
+        let plan = |config: Option<&str>, split: Option<&str>| SourcePlan {
+            config: config.map(str::to_owned),
+            split: split.map(str::to_owned),
+            ..SourcePlan::default()
+        };
+        let of = |config, split| {
+            let found = files_of_plan(&plan(config, split), dir.path(), &all);
+            found.map_err(|fault| fault.to_string())
+        };
+        let train = [all[2].0, all[3].0].map(str::to_owned).to_vec();
+        assert_eq!(of(None, Some("train")), Ok(train.clone()));
+        let told = of(None, None).unwrap_err();
+        assert!(
+            told.contains("several splits") && told.contains("`test`, `train`"),
+            "{told}"
+        );
+        assert!(of(Some("b"), None).unwrap_err().contains("no README.md"));
+
+        let readme = "---\nconfigs:\n- config_name: b\n  data_dir: b\n- config_name: c\n  data_dir: c\n---\n";
+        files::write_atomically(&dir.path().join("README.md"), |out| {
+            out.write_all(readme.as_bytes())
+        })
+        .unwrap();
+        assert!(
+            of(None, Some("train"))
+                .unwrap_err()
+                .contains("several configurations")
+        );
+        assert_eq!(of(Some("b"), Some("train")), Ok(train));
+        assert_eq!(of(Some("c"), None), Ok(vec!["c/train.jsonl.gz".to_owned()]));
+        let rows = with_rows(all.iter().map(|(path, _)| *path));
+        assert_eq!(rows.len(), 4, "{rows:?}");
+        let saved = [
+            ("train/state.json", 1),
+            ("train/data.arrow", 1),
+            ("x.py", 1),
+        ];
+        let found = files_of_plan(&plan(None, Some("train")), dir.path(), &saved).unwrap();
+        assert_eq!(found, ["train/state.json", "train/data.arrow"]);
+    }
 
     #[test]
     fn names_of_files_and_folders_say_their_split() {

@@ -46,6 +46,7 @@ pub(in crate::data) use self::fault::place;
 pub use self::fault::{
     BadRows, Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError,
 };
+pub use self::hub::{files_of_plan, with_rows};
 pub(in crate::data) use self::plan::SOURCE;
 pub use self::plan::{FieldsPlan, OnBadRow, RowField, RowFormat, SourcePlan};
 use self::rows::Layout;

@@ -13,7 +13,7 @@ keys! {
     #[derive(Default)]
     pub struct SourcePlan in SOURCE = "source", "A file or folder of texts or conversations, and how its rows are read. A path alone stands for all of it." {
         #[serde(skip)]
-        path: PathBuf = required(Kind::Path(PathKind::FileOrFolder), "a file, or a folder with all that is below it; also a folder of `save_to_disk`, or one that is laid out like a dataset of the hub");
+        path: PathBuf = required(Kind::Path(PathKind::FileOrFolder), "a file, or a folder with all that is below it; also a folder of `save_to_disk`, or one that is laid out like a dataset of the hub; or a dataset of the hub, `org/name` or `org/name@revision`");
         format: Option<RowFormat> = rule("found by the names of the columns", Kind::Word(RowFormat::WORDS), "kind of the rows");
         fields: FieldsPlan = rule("each has its own name", Kind::Block(&FIELDS), "names of the columns, where they are others") else own_names unless |plan| plan.fields.0.is_empty();
         split: Option<String> = rule("the only one", Kind::Text, "split of a folder that has several, such as `train`");

@@ -105,6 +105,36 @@ impl Walk {
             return Ok(Vec::new());
         }
         self.list(folder, &mut found);
+        let read = self.choose(plan, found)?;
+        let paths = read.iter().map(|candidate| candidate.path.as_path());
+        for fault in shards::missing(folder, paths) {
+            self.faults.add(folder, None, fault);
+        }
+        Ok(read)
+    }
+
+    /// Files of a repository that would be read if all of them were in the folder of a plan, which has the README.
+    pub(super) fn wanted(
+        plan: &SourcePlan,
+        files: &[(PathBuf, u64)],
+    ) -> Result<Vec<PathBuf>, FaultKind> {
+        let mut found = Found::default();
+        for (inside, num_bytes) in files {
+            let path = plan.path.join(inside);
+            match Container::of(inside) {
+                Some(kind) => found
+                    .candidates
+                    .push(Candidate::new(path, kind, *num_bytes)),
+                None => found.others.push(path),
+            }
+        }
+        let read = Self::default().choose(plan, found)?;
+        Ok(read.into_iter().map(|candidate| candidate.path).collect())
+    }
+
+    /// Files that are read, of those that were found: of one configuration, kind and split.
+    fn choose(&mut self, plan: &SourcePlan, mut found: Found) -> Result<Vec<Candidate>, FaultKind> {
+        let folder = &plan.path;
         // Sorted by the whole relative path: `a-b/x.txt` comes before `a/x.txt`.
         let key = |path: &Path| path.as_os_str().as_encoded_bytes().to_vec();
         found
@@ -136,12 +166,7 @@ impl Walk {
             "compressed, and read unpacked beside it",
             twins.collect(),
         );
-        let read = self.of_split(plan, read, chosen)?;
-        let paths = read.iter().map(|candidate| candidate.path.as_path());
-        for fault in shards::missing(folder, paths) {
-            self.faults.add(folder, None, fault);
-        }
-        Ok(read)
+        self.of_split(plan, read, chosen)
     }
 
     /// Files of the configuration that is named, or that is the only one, with their splits.
@@ -198,7 +223,11 @@ impl Walk {
             wanted.is_none_or(|wanted| *split == hub::canonical(wanted) || *split == wanted)
         };
         for split in names.iter().filter(is_read) {
-            check_listed(&config, split, &plan.path)?;
+            let has = |path: &Path| {
+                let mut all = own.iter().map(|candidate| &candidate.path);
+                all.any(|own| own == path) || found.others.iter().any(|other| other == path)
+            };
+            check_listed(&config, split, &plan.path, has)?;
         }
         found.candidates = own;
         Ok(found)
@@ -350,9 +379,14 @@ fn file(plan: &SourcePlan, is_file: bool) -> Result<Candidate, FaultKind> {
 }
 
 /// Refuses a split that lists a file by its name which is not there.
-fn check_listed(config: &Config, split: &str, folder: &Path) -> Result<(), FaultKind> {
+fn check_listed(
+    config: &Config,
+    split: &str,
+    folder: &Path,
+    has: impl Fn(&Path) -> bool,
+) -> Result<(), FaultKind> {
     let mut listed = config.listed(split);
-    match listed.find(|path| !folder.join(path).exists()) {
+    match listed.find(|path| !has(&folder.join(path))) {
         None => Ok(()),
         Some(path) => Err(FaultKind::Missing(format!(
             "its README.md lists `{}`, which is not here; {}",

@@ -105,8 +105,11 @@ fn a_model_lies_in_the_cache_as_python_lays_it_out() {
     let desk = Desk::new(&hub);
     let mut last = None;
     let snapshot = desk.watched(&mut |event| {
-        if let HubEvent::Bytes { done, total } = event {
-            assert!(done <= total);
+        if let HubEvent::Bytes { done, total, .. } = event {
+            assert!(
+                done <= total && total >= 107,
+                "known from the first byte on"
+            );
             last = Some((done, total));
         }
         ControlFlow::Continue(())
@@ -117,7 +120,7 @@ fn a_model_lies_in_the_cache_as_python_lays_it_out() {
         (COMMIT, 0)
     );
     assert_eq!(snapshot.path, desk.path("snapshots").join(COMMIT));
-    assert_eq!(last, Some((700_005, 700_005)));
+    assert_eq!(last, Some((700_005, 700_005)), "of the weights");
 
     assert_eq!(fs::read(desk.path("refs/main")).unwrap(), COMMIT.as_bytes());
     assert_eq!(fs::read(snapshot.path.join(SHARD)).unwrap(), bytes(700_000));
@@ -258,15 +261,22 @@ fn of_a_dataset_the_chosen_files_are_fetched_after_its_readme() {
     ]);
     let desk = Desk::new(&hub);
     let reference = HubId::parse("a/b@refs/pr/1").unwrap();
-    let choose = |folder: &Path, names: Vec<String>| {
-        assert_eq!(names, ["a/train.parquet", "b/train.parquet"]);
+    let choose = |folder: &Path, files: &[HubFile]| {
+        let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        let all = [
+            "README.md",
+            "a/train.parquet",
+            "b/train.parquet",
+            "script.py",
+        ];
+        assert_eq!(names, all);
+        assert_eq!(files[1].num_bytes, Some(1));
         assert_eq!(fs::read(folder.join("README.md")).unwrap(), b"---\n");
-        Ok(names.into_iter().take(1).collect())
+        Ok(vec![names[1].to_owned()])
     };
-    let snapshot = Hub::new(desk.settings.clone())
-        .unwrap()
-        .dataset(&reference, choose, &mut on)
-        .unwrap();
+    let fetched = Hub::new(desk.settings.clone()).unwrap();
+    let wanted = fetched.open(&reference, RepoPart::Data(&choose), &mut on);
+    let snapshot = wanted.unwrap().fetch(&mut on).unwrap();
     assert!(
         snapshot
             .path
@@ -334,4 +344,58 @@ fn a_cache_that_another_program_has_filled_is_used_by_its_files_or_its_list() {
         told.contains("`generation_config.json` is missing"),
         "{told}"
     );
+}
+
+#[test]
+fn a_look_fetches_nothing_and_tells_how_much_there_is_to_fetch() {
+    let hub = model_hub();
+    let desk = Desk::new(&hub);
+    let looking = Hub::new(desk.settings.clone()).unwrap().looking();
+    let id = HubId::parse("a/b").unwrap();
+    let look = |part: RepoPart<'_>| looking.open(&id, part, &mut on).unwrap().fetch(&mut on);
+    let error = look(RepoPart::Model).unwrap_err();
+    assert_eq!(error.id(), "hub/not-fetched");
+    let told = error.to_string();
+    let want = "`a/b` is not on this machine: 5 files of 683.7 KiB would be fetched";
+    assert_eq!(told, want);
+    assert_eq!(hub.seen("/resolve/").len(), 0);
+    assert!(!desk.path("").exists(), "nothing is written");
+    assert_eq!(looking.here(&id, RepoPart::Model).unwrap(), None);
+
+    let whole = desk.model("a/b").unwrap();
+    hub.seen("");
+    assert_eq!(look(RepoPart::Model).unwrap(), whole);
+    assert_eq!(hub.seen("").len(), 1);
+    assert_eq!(
+        looking.here(&id, RepoPart::Model).unwrap(),
+        Some(whole.clone())
+    );
+    assert_eq!(hub.seen("").len(), 0);
+    fs::remove_file(whole.path.join(SHARD)).unwrap();
+    let told = look(RepoPart::Model).unwrap_err().to_string();
+    assert!(
+        told.contains("1 file of 0 B"),
+        "its content is there: {told}"
+    );
+    assert_eq!(looking.here(&id, RepoPart::Model).unwrap(), None);
+}
+
+#[test]
+fn of_a_tokenizer_no_weights_are_fetched() {
+    let hub = model_hub();
+    let desk = Desk::new(&hub);
+    let own = Hub::new(desk.settings).unwrap();
+    let fetch = |id: &str| {
+        let id = HubId::parse(id).unwrap();
+        own.open(&id, RepoPart::Tokenizer, &mut on)?.fetch(&mut on)
+    };
+    let told = fetch("a/b").unwrap_err().to_string();
+    assert!(told.contains("no `tokenizer.json`"), "{told}");
+    hub.put("tokenizer.json", b"{}");
+    for id in ["a/b", "a/b:tokenizer.json"] {
+        let snapshot = fetch(id).unwrap();
+        assert!(snapshot.path.ends_with("tokenizer.json") && snapshot.path.is_file());
+        assert!(!snapshot.path.with_file_name(SHARD).exists());
+    }
+    assert!(fetch("a/b:Q4_0").unwrap().path.ends_with("m-Q4_0.gguf"));
 }

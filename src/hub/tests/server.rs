@@ -224,7 +224,9 @@ impl State {
 
 /// Commit and files of a revision.
 fn info(path: &str, commit: &str, files: &BTreeMap<String, Vec<u8>>) -> Reply {
-    let (_, revision) = path.split_once("/a/b/revision/").unwrap();
+    let Some((_, revision)) = path.split_once("/a/b/revision/") else {
+        return Reply::of(404, &[("X-Error-Code", "RepoNotFound")], b"");
+    };
     if !["main", "v1", "refs%2Fpr%2F1", commit, COMMIT].contains(&revision) {
         return Reply::of(404, &[("X-Error-Code", "RevisionNotFound")], b"");
     }
