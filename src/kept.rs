@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::chat::Learn;
 use crate::checkpoint::Checkpoint;
 use crate::data::{StoredRows, Tokenizer, TokenizerPlan};
 use crate::export::Ancestor;
@@ -38,6 +39,8 @@ pub struct Kept {
     dir: PathBuf,
     /// Settings that a recipe must have in common with the one that made the cache; see [`settings`].
     settings: Value,
+    /// Parts of the text that recipes learn whose positions the cache has.
+    learnt: Vec<Option<Learn>>,
     /// The teacher.
     pub teacher: KeptTeacher,
     /// Names of the files and folders of both texts.
@@ -125,6 +128,7 @@ impl Kept {
         teacher.is_some_and(|teacher| self.teacher.file_name == file_name(&teacher.checkpoint))
             && self.text_names == text_names(plan)
             && self.settings == settings(plan)
+            && self.learnt.contains(&plan.data.learn)
     }
 
     /// Reads the facts of a cache; `None` if they, or the files beside them, are not as they were written.
@@ -164,9 +168,16 @@ impl Kept {
             .as_ref()
             .map_or_else(BTreeMap::new, |before| before.rows.clone());
         rows.insert(data_key.to_owned(), stored.clone());
+        let mut learnt = before
+            .as_ref()
+            .map_or_else(Vec::new, |before| before.learnt.clone());
+        if !learnt.contains(&plan.data.learn) {
+            learnt.push(plan.data.learn);
+        }
         let kept = Self {
             dir: dir.to_path_buf(),
             settings: settings(plan),
+            learnt,
             teacher,
             text_names: text_names(plan),
             texts: texts.clone(),
@@ -257,7 +268,6 @@ fn settings(plan: &Plan) -> Value {
     json!({
         "sequence_length": plan.data.sequence_length,
         "tokenizer": plan.data.tokenizer,
-        "learn": plan.data.learn,
         "on_bad_row": plan.data.on_bad_row,
         "sources": [&plan.data.train, &plan.data.validation], // without their paths
         "teacher": plan.teacher,
