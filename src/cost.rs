@@ -148,11 +148,12 @@ pub(crate) fn trunk_run(config: &DecoderConfig, text: Text) -> Work {
     )
 }
 
-/// The teacher forward over a text, and the choice of what is kept of its predictions.
-pub(crate) fn capture(config: &DecoderConfig, text: Text, draws: bool) -> Work {
+/// The teacher forward over a text, and the choice of what is kept of its predictions at the positions that count.
+pub(crate) fn capture(config: &DecoderConfig, text: Text, num_counted: u64, draws: bool) -> Work {
     let chosen = if draws { OF_DRAWN_LOGIT } else { OF_LOGIT };
-    let at_position = trunk(config, text) + head(config) + config.vocab_size as f64 * chosen;
-    work(WorkKind::Capture, config, at_position * text.positions())
+    let at_counted = head(config) + config.vocab_size as f64 * chosen;
+    let amount = trunk(config, text) * text.positions() + at_counted * num_counted as f64;
+    work(WorkKind::Capture, config, amount)
 }
 
 /// Training steps over a text: forward, backward, and forward again if activations are recomputed; then the updates.

@@ -179,7 +179,8 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
         let draws = matches!(cache.support, SupportPlan::Samples { .. });
         let rows = rows_per_pass(teacher.batch_size, sizes.sequence_length);
         let positions = (rows * sizes.sequence_length) as u64;
-        let work = cost::capture(config, captured, draws);
+        // Which positions count is not known before the rows are: at most all.
+        let work = cost::capture(config, captured, captured.tokens, draws);
         let mut cost = StageCost::of_run(config, work, captured, positions);
         // Predictions of a group of batches, and those of the shard that is being written.
         let held_rows = teacher.batch_size as u64 * num_cores() + cache.rows_per_shard as u64;

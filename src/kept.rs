@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::chat::Learn;
 use crate::checkpoint::Checkpoint;
 use crate::data::{SourcePlan, StoredRows, Tokenizer, TokenizerPlan};
 use crate::export::Ancestor;
@@ -39,6 +40,8 @@ pub struct Kept {
     dir: PathBuf,
     /// Settings that a recipe must have in common with the one that made the cache; see [`settings`].
     settings: Value,
+    /// Parts of the text that recipes learn whose positions the cache has.
+    learnt: Vec<Option<Learn>>,
     /// The teacher.
     pub teacher: KeptTeacher,
     /// Names of the files and folders of both texts.
@@ -134,6 +137,7 @@ impl Kept {
                         && pairs.all(|(name, source)| is_named(name, &source.path))
                 })
             && self.settings == settings(plan)
+            && self.learnt.contains(&plan.data.learn)
     }
 
     /// Reads the facts of a cache; `None` if they, or the files beside them, are not as they were written.
@@ -173,9 +177,16 @@ impl Kept {
             .as_ref()
             .map_or_else(BTreeMap::new, |before| before.rows.clone());
         rows.insert(data_key.to_owned(), stored.clone());
+        let mut learnt = before
+            .as_ref()
+            .map_or_else(Vec::new, |before| before.learnt.clone());
+        if !learnt.contains(&plan.data.learn) {
+            learnt.push(plan.data.learn);
+        }
         let kept = Self {
             dir: dir.to_path_buf(),
             settings: settings(plan),
+            learnt,
             teacher,
             text_names: text_names(plan),
             texts: texts.clone(),
@@ -284,7 +295,6 @@ fn settings(plan: &Plan) -> Value {
     json!({
         "sequence_length": plan.data.sequence_length,
         "tokenizer": plan.data.tokenizer,
-        "learn": plan.data.learn,
         "on_bad_row": plan.data.on_bad_row,
         "sources": [&plan.data.train, &plan.data.validation], // without their paths
         "teacher": plan.teacher,

@@ -5,7 +5,27 @@
 
 use std::ops::Range;
 
+use crate::data::{LossMask, Sequence, TokenRows};
 use crate::recipe::words;
+
+/// A row, and those of its positions that have supports: the ones that count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CountedRow<'a> {
+    /// All `sequence_length + 1` tokens, and their documents.
+    pub sequence: Sequence<'a>,
+    /// Positions that count.
+    pub mask: LossMask<'a>,
+}
+
+impl<'a> CountedRow<'a> {
+    /// A row with its own mask.
+    pub fn of(rows: &'a TokenRows, row_idx: usize) -> Self {
+        Self {
+            sequence: rows.sequence(row_idx),
+            mask: rows.mask(row_idx),
+        }
+    }
+}
 
 /// A temperature of the soft terms.
 ///
@@ -24,7 +44,7 @@ pub struct LogSumExps {
     pub of_positions: Vec<f32>,
 }
 
-/// Supports of consecutive positions: those of a row or a part of it. Position `t` is about token `t + 1`.
+/// Supports of the positions of a row that count, in their order; or of a part of them. Position `t` of a row is about token `t + 1`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Supports {
     /// The teacher's likeliest ids.
@@ -33,7 +53,7 @@ pub enum Supports {
     Samples(SampledSupports),
 }
 
-/// The teacher's likeliest ids at every position.
+/// The teacher's likeliest ids at each of these positions.
 ///
 /// The probability of entry `i` of position `t` at temperature `T` is `exp((log_probs[i] − largest) / T − lse[t])`,
 /// with the largest log-probability of the position, and at `T = 1` it is `exp(log_probs[i])`; see [`softened`]. The
@@ -55,7 +75,7 @@ pub struct TopKSupports {
     pub lse: Vec<LogSumExps>,
 }
 
-/// Ids drawn from the teacher at temperature 1, at every position, with their counts.
+/// Ids drawn from the teacher at temperature 1, at each of these positions, with their counts.
 ///
 /// `counts / N` is an unbiased estimate of the teacher's probabilities, and there is no tail.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,7 +108,7 @@ pub struct TopK<'a> {
     pub log_probs: &'a [f32],
     /// Log-sum-exps for every declared temperature, for the whole row.
     pub lse: &'a [LogSumExps],
-    /// Index of the position in the row.
+    /// Place of the position among those that have supports.
     pub position: usize,
 }
 
@@ -171,6 +191,23 @@ impl Supports {
         }
     }
 
+    /// Number of positions.
+    pub fn num_positions(&self) -> usize {
+        match self {
+            Self::TopK(supports) => supports.ids.len() / supports.top_k.max(1),
+            Self::Samples(supports) => supports.num_ids.len(),
+        }
+    }
+
+    /// Supports of some of these positions, given by their places, which ascend.
+    #[must_use]
+    pub fn at(&self, places: impl Iterator<Item = usize> + Clone) -> Self {
+        match self {
+            Self::TopK(supports) => Self::TopK(supports.at(places)),
+            Self::Samples(supports) => Self::Samples(supports.at(places)),
+        }
+    }
+
     /// True if the teacher's logits were NaN at a position, which makes the stored values NaN, too.
     pub fn has_nan(&self) -> bool {
         match self {
@@ -184,6 +221,30 @@ impl Supports {
 }
 
 impl TopKSupports {
+    fn at(&self, places: impl Iterator<Item = usize> + Clone) -> Self {
+        let entries = |place: usize| place * self.top_k..(place + 1) * self.top_k;
+        let lse = self.lse.iter().map(|lse| LogSumExps {
+            temperature: lse.temperature,
+            of_positions: places
+                .clone()
+                .map(|place| lse.of_positions[place])
+                .collect(),
+        });
+        Self {
+            top_k: self.top_k,
+            lse: lse.collect(),
+            ids: places
+                .clone()
+                .flat_map(|place| &self.ids[entries(place)])
+                .copied()
+                .collect(),
+            log_probs: places
+                .flat_map(|place| &self.log_probs[entries(place)])
+                .copied()
+                .collect(),
+        }
+    }
+
     /// Supports of every position.
     pub fn positions(&self) -> impl Iterator<Item = TopK<'_>> {
         let log_probs = self.log_probs.chunks_exact(self.top_k);
@@ -199,6 +260,17 @@ impl TopKSupports {
 }
 
 impl SampledSupports {
+    fn at(&self, places: impl Iterator<Item = usize> + Clone) -> Self {
+        let ranges: Vec<Range<usize>> = self.ranges().collect();
+        let entries = places.clone().flat_map(|place| ranges[place].clone());
+        Self {
+            num_ids: places.clone().map(|place| self.num_ids[place]).collect(),
+            ids: entries.clone().map(|entry| self.ids[entry]).collect(),
+            counts: entries.map(|entry| self.counts[entry]).collect(),
+            entropies: places.map(|place| self.entropies[place]).collect(),
+        }
+    }
+
     /// Range of each position's entries in `ids` and `counts`.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         self.num_ids.iter().scan(0, |start, &num_ids| {

@@ -1,5 +1,6 @@
 //! Rows ↔ the columns of a shard. The table of columns is in `docs/formats.md`.
 
+use std::iter;
 use std::sync::Arc;
 
 use arrow_array::builder::{ListBuilder, PrimitiveBuilder};
@@ -16,17 +17,18 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
 use super::Fingerprint;
-use super::manifest::tokens_hash;
+use super::manifest::{later_starts, tokens_hash};
 use super::quantize::{RowCodes, quantize};
 use crate::cache::SupportPlan;
-use crate::data::{LossMask, PositionSpan};
-use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
+use crate::data::{LossMask, PositionSpan, Sequence};
+use crate::support::{CountedRow, LogSumExps, SampledSupports, Supports, TopKSupports};
 
 /// Names of the columns, in order.
 pub(super) mod column {
     pub(crate) const ROW_IDX: &str = "row_idx";
     pub(crate) const COUNTED: &str = "counted";
     pub(crate) const TOKENS_HASH: &str = "tokens_blake3";
+    pub(crate) const STARTS: &str = "starts";
     pub(crate) const TOKENS: &str = "tokens";
     pub(crate) const TABLES: &str = "tables";
     pub(crate) const SUPPORTS: &str = "supports";
@@ -51,20 +53,34 @@ const MAX_TOLD: usize = 4;
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StoredRow {
     pub(super) tokens: Vec<u32>,
+    /// Positions at which its documents begin.
+    pub(super) starts: Vec<u32>,
     /// Positions that count.
     pub(super) spans: Vec<PositionSpan>,
+    /// Supports of the positions that count.
     pub(super) codes: RowCodes,
+}
+
+impl StoredRow {
+    pub(super) fn sequence(&self) -> Sequence<'_> {
+        Sequence::packed(&self.tokens, &self.starts)
+    }
+
+    pub(super) fn mask(&self) -> LossMask<'_> {
+        LossMask::checked(&self.spans)
+    }
 }
 
 /// Arrow schema of a shard; nothing in it is nullable.
 pub(super) fn schema() -> SchemaRef {
     let hash = DataType::FixedSizeBinary(TOKENS_HASH_BYTES);
     let tokens = DataType::List(item(DataType::UInt32));
-    let bounds = tokens.clone();
+    let (bounds, starts) = (tokens.clone(), tokens.clone());
     Arc::new(Schema::new(vec![
         Field::new(column::ROW_IDX, DataType::UInt64, false),
         Field::new(column::COUNTED, bounds, false),
         Field::new(column::TOKENS_HASH, hash, false),
+        Field::new(column::STARTS, starts, false),
         Field::new(column::TOKENS, tokens, false),
         Field::new(column::TABLES, DataType::Binary, false),
         Field::new(column::SUPPORTS, DataType::Binary, false),
@@ -103,21 +119,23 @@ pub(super) fn writer_properties(
 
 /// Converts a row for storage, or says why it cannot be stored.
 pub(super) fn store(
-    tokens: &[u32],
-    mask: LossMask<'_>,
+    row: CountedRow<'_>,
     supports: &Supports,
     fingerprint: &Fingerprint,
 ) -> Result<StoredRow, String> {
-    check_tokens(tokens, mask.spans(), fingerprint)?;
+    let CountedRow { sequence, mask } = row;
+    check_tokens(sequence.tokens(), fingerprint)?;
+    check_spans(mask.spans(), fingerprint)?;
     match supports {
         Supports::TopK(top_k) => {
-            check_top_k(top_k, fingerprint)?;
+            check_top_k(top_k, mask.count(), fingerprint)?;
             check_mass(top_k)?;
         }
-        Supports::Samples(samples) => check_samples(samples, fingerprint)?,
+        Supports::Samples(samples) => check_samples(samples, mask.count(), fingerprint)?,
     }
     Ok(StoredRow {
-        tokens: tokens.to_vec(),
+        tokens: sequence.tokens().to_vec(),
+        starts: iter::once(0).chain(later_starts(sequence)).collect(),
         spans: mask.spans().to_vec(),
         codes: quantize(supports),
     })
@@ -130,12 +148,13 @@ pub(super) fn encode(
     tables: &[u8],
     supports: &[u8],
 ) -> Result<RecordBatch, String> {
-    let hash = tokens_hash(&row.tokens);
-    let hash = FixedSizeBinaryArray::try_from_iter(std::iter::once(hash));
+    let hash = tokens_hash(row.sequence());
+    let hash = FixedSizeBinaryArray::try_from_iter(iter::once(hash));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(UInt64Array::from_iter_values([row_idx as u64])),
         list_of::<UInt32Type>(row.spans.iter().flat_map(|span| [span.start, span.end])),
         Arc::new(hash.map_err(|error| error.to_string())?),
+        list_of::<UInt32Type>(later_starts(row.sequence())),
         list_of::<UInt32Type>(row.tokens.iter().copied()),
         Arc::new(BinaryArray::from_iter_values([tables])),
         Arc::new(BinaryArray::from_iter_values([supports])),
@@ -152,13 +171,34 @@ pub(super) fn decode_key(batch: &RecordBatch) -> Result<(u64, &[u8]), String> {
     Ok((row_idx, hash.value(0)))
 }
 
-/// Tokens and the spans of positions that count, from a batch of one row.
+/// Tokens and the positions at which documents begin, from a batch of one row.
 pub(super) fn decode_tokens(
     batch: &RecordBatch,
     fingerprint: &Fingerprint,
-) -> Result<(Vec<u32>, Vec<PositionSpan>), String> {
+) -> Result<(Vec<u32>, Vec<u32>), String> {
     let tokens = values_of::<UInt32Type>(batch, column::TOKENS)?;
     let tokens = tokens.values().to_vec();
+    check_tokens(&tokens, fingerprint)?;
+    let later = values_of::<UInt32Type>(batch, column::STARTS)?;
+    let starts: Vec<u32> = iter::once(0)
+        .chain(later.values().iter().copied())
+        .collect();
+    if !Sequence::are_starts(&starts, tokens.len()) {
+        let starts: Vec<String> = starts.iter().take(MAX_TOLD).map(u32::to_string).collect();
+        return Err(format!(
+            "documents begin at {} of {} tokens",
+            starts.join(", "),
+            tokens.len()
+        ));
+    }
+    Ok((tokens, starts))
+}
+
+/// Spans of the positions that count, from a batch of one row.
+pub(super) fn decode_spans(
+    batch: &RecordBatch,
+    fingerprint: &Fingerprint,
+) -> Result<Vec<PositionSpan>, String> {
     let bounds = values_of::<UInt32Type>(batch, column::COUNTED)?;
     let (pairs, []) = bounds.values().as_chunks::<2>() else {
         return Err("bounds of positions that count do not come in pairs".to_owned());
@@ -167,8 +207,8 @@ pub(super) fn decode_tokens(
         .iter()
         .map(|&[start, end]| PositionSpan { start, end })
         .collect();
-    check_tokens(&tokens, &spans, fingerprint)?;
-    Ok((tokens, spans))
+    check_spans(&spans, fingerprint)?;
+    Ok(spans)
 }
 
 /// Bytes of a binary column, from a batch of one row.
@@ -178,13 +218,17 @@ pub(super) fn decode_bytes<'b>(batch: &'b RecordBatch, name: &str) -> Result<&'b
     Ok(column.value(0))
 }
 
-fn check_tokens(
-    tokens: &[u32],
-    spans: &[PositionSpan],
-    fingerprint: &Fingerprint,
-) -> Result<(), String> {
+fn check_tokens(tokens: &[u32], fingerprint: &Fingerprint) -> Result<(), String> {
+    same_length("tokens", tokens.len(), fingerprint.sequence_length + 1)?;
+    let vocab_size = fingerprint.vocab_size;
+    match tokens.iter().find(|token| **token as usize >= vocab_size) {
+        Some(token) => Err(format!("token {token} in a vocabulary of {vocab_size}")),
+        None => Ok(()),
+    }
+}
+
+fn check_spans(spans: &[PositionSpan], fingerprint: &Fingerprint) -> Result<(), String> {
     let positions = fingerprint.sequence_length;
-    same_length("tokens", tokens.len(), positions + 1)?;
     if LossMask::new(spans, positions).is_none() {
         let bounds = spans
             .iter()
@@ -195,18 +239,18 @@ fn check_tokens(
             bounds.join(", ")
         ));
     }
-    let vocab_size = fingerprint.vocab_size;
-    match tokens.iter().find(|token| **token as usize >= vocab_size) {
-        Some(token) => Err(format!("token {token} in a vocabulary of {vocab_size}")),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
-fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(), String> {
+fn check_top_k(
+    supports: &TopKSupports,
+    num_positions: usize,
+    fingerprint: &Fingerprint,
+) -> Result<(), String> {
     let SupportPlan::TopK(top_k) = fingerprint.support else {
         return Err("top-k ids instead of samples".to_owned());
     };
-    let entries = fingerprint.sequence_length * top_k;
+    let entries = num_positions * top_k;
     same_length("ids per position", supports.top_k, top_k)?;
     same_length("ids", supports.ids.len(), entries)?;
     same_length("log-probabilities", supports.log_probs.len(), entries)?;
@@ -217,7 +261,7 @@ fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(),
         if got.to_bits() != declared.to_bits() {
             return Err(format!("log-sum-exps at {got} instead of {declared}"));
         }
-        same_length("log-sum-exps", values.len(), fingerprint.sequence_length)?;
+        same_length("log-sum-exps", values.len(), num_positions)?;
         if let Some(bad) = values.iter().find(|value| !value.is_finite()) {
             return Err(format!("a log-sum-exp of {bad}"));
         }
@@ -228,20 +272,16 @@ fn check_top_k(supports: &TopKSupports, fingerprint: &Fingerprint) -> Result<(),
     Ok(())
 }
 
-fn check_samples(supports: &SampledSupports, fingerprint: &Fingerprint) -> Result<(), String> {
+fn check_samples(
+    supports: &SampledSupports,
+    num_positions: usize,
+    fingerprint: &Fingerprint,
+) -> Result<(), String> {
     let SupportPlan::Samples { num_draws, .. } = fingerprint.support else {
         return Err("samples instead of top-k ids".to_owned());
     };
-    same_length(
-        "positions",
-        supports.num_ids.len(),
-        fingerprint.sequence_length,
-    )?;
-    same_length(
-        "entropies",
-        supports.entropies.len(),
-        fingerprint.sequence_length,
-    )?;
+    same_length("positions", supports.num_ids.len(), num_positions)?;
+    same_length("entropies", supports.entropies.len(), num_positions)?;
     same_length("counts", supports.counts.len(), supports.ids.len())?;
     let largest = (fingerprint.vocab_size as f64).ln() + MASS_TOLERANCE;
     let is_outside = |entropy: &&f32| !(-MASS_TOLERANCE..=largest).contains(&f64::from(**entropy));

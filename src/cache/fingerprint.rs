@@ -16,8 +16,9 @@ const MOST_DRAWS: usize = 1 << 16;
 /// The reader compares it with the plan before it opens a shard, because a stale cache does not crash:
 /// it trains the student on another teacher's prediction. A field belongs here if changing it changes
 /// any stored number of a row. The choice of rows does not: each row carries the hash of its own
-/// tokens, so more of the same text is captured into the same cache. Paths and dates do not either, so
-/// a cache may be moved and copied.
+/// tokens, so more of the same text is captured into the same cache. Nor does the choice of positions:
+/// each row says which it has, so a cache serves whoever asks for some of them. Paths and dates do not
+/// either, so a cache may be moved and copied.
 ///
 /// Stored in `manifest.json`, and again in each shard's footer, so that a shard that was separated
 /// from its folder still says what it is.
@@ -30,7 +31,7 @@ pub struct Fingerprint {
     pub teacher_weights: String,
     /// BLAKE3 (hex) of `tokenizer.json`: the same ids have the same meaning.
     pub tokenizer: String,
-    /// Positions per row.
+    /// Positions per row, whether they count or not.
     pub sequence_length: usize,
     /// Size of the teacher's vocabulary.
     pub vocab_size: usize,
@@ -43,7 +44,7 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Version of format and codec that this program writes and reads; raise it when a column
     /// changes its meaning.
-    pub const VERSION: u32 = 3;
+    pub const VERSION: u32 = 4;
 
     /// Every field in which `self` (the cache) and `wanted` differ, in the order of the fields.
     pub fn differences(&self, wanted: &Self) -> Vec<FieldDifference> {

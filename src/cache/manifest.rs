@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::read::shared_lock;
 use super::{CacheError, Fingerprint};
+use crate::data::Sequence;
 use crate::files::{self, with_path};
 use crate::hashes::Hashes;
 
@@ -29,6 +31,8 @@ pub struct ShardRecord {
     pub rows: usize,
     /// BLAKE3 (hex) over the hashes of its rows' tokens; identifies the text that it was captured from.
     pub tokens_blake3: String,
+    /// BLAKE3 (hex) over the spans of its rows' positions that count, which are those that it has.
+    pub counted_blake3: String,
     /// Its length.
     pub bytes: u64,
     /// BLAKE3 (hex) of its bytes.
@@ -334,15 +338,16 @@ pub(super) fn shard_number(file: &str) -> Option<usize> {
     (shard_file(number) == file).then_some(number)
 }
 
-/// BLAKE3 over the tokens of each row; identifies the text that a cache is wanted for.
+/// BLAKE3 over the tokens of each row and where its documents begin; identifies the text that a cache is wanted for. Copies
+/// share the hashes.
 ///
 /// A cache may hold more or fewer rows than are wanted; the rows in both must be equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenHashes(Vec<[u8; blake3::OUT_LEN]>);
+pub struct TokenHashes(Arc<[[u8; blake3::OUT_LEN]]>);
 
 impl TokenHashes {
     /// Hashes rows, in their order.
-    pub fn of<'t>(rows: impl Iterator<Item = &'t [u32]>) -> Self {
+    pub fn of<'t>(rows: impl Iterator<Item = Sequence<'t>>) -> Self {
         Self(rows.map(tokens_hash).collect())
     }
 
@@ -351,7 +356,7 @@ impl TokenHashes {
         self.0.len()
     }
 
-    /// Hash of a row's tokens.
+    /// Hash of a row's tokens and documents.
     pub(super) fn row(&self, row_idx: usize) -> Option<&[u8; blake3::OUT_LEN]> {
         self.0.get(row_idx)
     }
@@ -362,13 +367,19 @@ impl TokenHashes {
     }
 }
 
-/// BLAKE3 over a row's tokens, each as four little-endian bytes.
-pub(super) fn tokens_hash(tokens: &[u32]) -> [u8; blake3::OUT_LEN] {
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .flat_map(|token| token.to_le_bytes())
-        .collect();
-    *blake3::hash(&bytes).as_bytes()
+/// BLAKE3 over a row's tokens and then the positions at which its documents behind the first begin, each as four
+/// little-endian bytes: with other documents, a model reads the same tokens otherwise. Rows of a cache have equally many
+/// tokens, so that no position is taken for a token.
+pub(super) fn tokens_hash(row: Sequence<'_>) -> [u8; blake3::OUT_LEN] {
+    let tokens = row.tokens().iter().copied();
+    let bytes = tokens.chain(later_starts(row)).flat_map(u32::to_le_bytes);
+    *blake3::hash(&bytes.collect::<Vec<u8>>()).as_bytes()
+}
+
+/// Positions at which the documents of a row behind its first begin.
+pub(super) fn later_starts(row: Sequence<'_>) -> impl Iterator<Item = u32> {
+    let starts = row.documents().skip(1).map(|document| document.start);
+    starts.map(|start| u32::try_from(start).expect("starts are given as 32 bits"))
 }
 
 /// BLAKE3 (hex) over hashes, one after the other.

@@ -1,4 +1,4 @@
-//! The cache: the teacher's prediction at every position, captured once and read many times.
+//! The cache: the teacher's predictions at the positions that count, captured once and read many times.
 //!
 //! A folder of Parquet shards beside a `manifest.json` that says what they were made from (columns
 //! and units: `docs/formats.md`). [`CacheWriter`] fills it and resumes an interrupted capture;
@@ -10,6 +10,7 @@ mod columns;
 mod fingerprint;
 mod journal;
 mod manifest;
+mod masks;
 mod merge;
 mod plan;
 mod quantize;
@@ -37,7 +38,7 @@ pub use manifest::{CachePart, Manifest, ShardRecord, TokenHashes, first_damage};
 pub use merge::merge;
 pub(crate) use plan::{CACHE, SupportWord, check};
 pub use plan::{CachePlan, Sampling, SupportPlan};
-pub use read::{Cache, Wanted};
+pub use read::{Cache, CapturedRow, Wanted};
 pub use stat::{CacheStat, VerifyReport, verify};
 pub use trial::Trial;
 pub use write::CacheWriter;
@@ -138,6 +139,14 @@ pub enum CacheError {
         /// Rows in it.
         rows: Range<usize>,
     },
+    /// The cached row lacks positions that are wanted.
+    #[error("row {row_idx} in `{}` lacks predictions of positions that are wanted", path.display())]
+    Positions {
+        /// The shard.
+        path: PathBuf,
+        /// The row.
+        row_idx: usize,
+    },
     /// The folder holds one part of a cache, where a whole cache is wanted.
     #[error("`{}` is part {} of {} of a cache", dir.display(), part.part, part.of)]
     OnlyPart {
@@ -225,11 +234,14 @@ pub enum CacheError {
 }
 
 impl CacheError {
-    /// True if [`CacheWriter::open`] can complete this cache: it is unfinished or lacks a shard.
+    /// True if [`CacheWriter::open`] can complete this cache: it is unfinished, or lacks a shard or positions of rows.
     pub fn is_unfinished(&self) -> bool {
         matches!(
             self,
-            Self::NoManifest { .. } | Self::ShardMissing { .. } | Self::Unfinished { .. }
+            Self::NoManifest { .. }
+                | Self::ShardMissing { .. }
+                | Self::Unfinished { .. }
+                | Self::Positions { .. }
         )
     }
 
@@ -239,7 +251,7 @@ impl CacheError {
             Self::NoManifest { .. } | Self::Unfinished { .. } => {
                 Some("run the capture again: it resumes where it stopped".to_owned())
             }
-            Self::ShardMissing { .. } => {
+            Self::ShardMissing { .. } | Self::Positions { .. } => {
                 Some("run the capture again: only the missing rows are captured".to_owned())
             }
             Self::ShardLength { path, .. }

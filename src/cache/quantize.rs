@@ -34,7 +34,7 @@ const ENTROPY_STEP: f64 = 1.0 / 16.0;
 /// Largest code of an entropy; the entropy of 2^31 classes is 21.5 nats.
 pub(super) const LARGEST_ENTROPY: u16 = 344;
 
-/// A row as integers, for either kind of support.
+/// The counted positions of a row as integers, for either kind of support; `L` of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct RowCodes {
     /// Number of ids of each position; empty for top-k rows, which have equally many at all positions. `[L]`

@@ -2,6 +2,7 @@
 
 #![warn(clippy::indexing_slicing)] // untrusted input is read with `get`
 
+use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
@@ -13,17 +14,20 @@ use rayon::prelude::*;
 use super::columns::{self, column};
 use super::journal::remove_if_there;
 use super::manifest::{Manifest, PROGRESS, ShardLayout, TokenHashes, tokens_hash};
+use super::masks::{has_all, places_in};
 use super::quantize::dequantize;
 use super::shard::Shard;
 use super::{CacheError, Fingerprint};
+use crate::data::{LossMask, PositionSpan, Sequence};
 use crate::files;
 use crate::hashes::Hashes;
-use crate::support::Supports;
+use crate::support::{CountedRow, Supports};
 
 /// A finished cache.
 ///
 /// Rows are read from disk when they are requested, in any order and from any thread. A shard is compared
-/// with its checksum the first time one of its rows is read, and each row with the tokens it is wanted for.
+/// with its checksum the first time one of its rows is read, and each row with the tokens and the positions it is wanted
+/// for.
 /// During the lifetime of this value, no other process can add rows to the folder.
 #[derive(Debug)]
 pub struct Cache {
@@ -34,19 +38,50 @@ pub struct Cache {
     _lock: Option<File>,
 }
 
-/// Required fingerprint of a cache, and the rows that it must have.
-#[derive(Debug, Clone, Copy)]
+/// Required fingerprint of a cache, the rows that it must have, and the positions that it must have of each.
+#[derive(Clone, Copy)]
 pub struct Wanted<'a> {
     /// Teacher, tokenizer, support and the rest.
     pub fingerprint: &'a Fingerprint,
     /// The rows' tokens.
     pub tokens: &'a TokenHashes,
+    /// Positions of a row; it may have more.
+    pub mask: &'a dyn Fn(usize) -> LossMask<'a>,
+}
+
+/// A row with the teacher's supports for it, as captured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CapturedRow {
+    tokens: Vec<u32>,
+    starts: Vec<u32>,
+    spans: Vec<PositionSpan>,
+    /// Supports of the positions that the cache has of the row.
+    pub supports: Supports,
+}
+
+impl fmt::Debug for Wanted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut wanted = f.debug_struct("Wanted");
+        wanted.field("fingerprint", self.fingerprint);
+        wanted.field("num_rows", &self.tokens.num_rows());
+        wanted.finish_non_exhaustive()
+    }
+}
+
+impl CapturedRow {
+    /// The row, and the positions that the cache has of it.
+    pub fn row(&self) -> CountedRow<'_> {
+        CountedRow {
+            sequence: Sequence::packed(&self.tokens, &self.starts),
+            mask: LossMask::checked(&self.spans),
+        }
+    }
 }
 
 impl Cache {
-    /// Opens a finished cache that was made from the wanted inputs, has all wanted rows, and has all their shards in
-    /// full length. The cache may have more rows; their state is not checked, so that nobody has to repair shards that
-    /// they do not need.
+    /// Opens a finished cache that was made from the wanted inputs, has all wanted positions of all wanted rows, and has all
+    /// their shards in full length. The cache may have more rows; their state is not checked, so that nobody has to repair
+    /// shards that they do not need. It may have more positions of a row, too.
     pub fn open(dir: &Path, wanted: Wanted<'_>) -> Result<Self, CacheError> {
         let cache = Self::open_unchecked(dir)?;
         let dir = || dir.to_path_buf();
@@ -60,7 +95,8 @@ impl Cache {
         let is_wanted = |rows: &Range<usize>| rows.start < wanted.tokens.num_rows();
         for (shard, rows) in cache.shards().filter(|(_, rows)| is_wanted(rows)) {
             shard.record.check_length(&cache.dir)?;
-            shard.check_tokens(&cache.dir, rows, wanted.tokens)?;
+            shard.check_tokens(&cache.dir, rows.clone(), wanted.tokens)?;
+            shard.check_masks(&cache.dir, rows, wanted)?;
         }
         let (found, num_rows) = (cache.manifest.num_rows, wanted.tokens.num_rows());
         if found < num_rows {
@@ -127,23 +163,23 @@ impl Cache {
         &self.manifest.fingerprint
     }
 
-    /// Reads the teacher's supports of these rows, in the order given.
+    /// Reads the teacher's supports of the counted positions of these rows, in the order given.
     ///
-    /// `tokens` gives the `sequence_length + 1` tokens of a row, which the student is about to see.
-    /// A row that was captured from other tokens is refused ([`CacheError::RowTokens`]).
+    /// `wanted` gives a row that the student is about to see, and the positions of it that count. A row that was captured
+    /// from other tokens is refused ([`CacheError::RowTokens`]), as is one that lacks a position ([`CacheError::Positions`]).
     pub fn rows<'t>(
         &self,
         row_idxs: &[usize],
-        tokens: impl Fn(usize) -> &'t [u32] + Sync,
+        wanted: impl Fn(usize) -> CountedRow<'t> + Sync,
     ) -> Result<Vec<Supports>, CacheError> {
-        let row = |row_idx: &usize| self.row(*row_idx, || tokens(*row_idx));
+        let row = |row_idx: &usize| self.row(*row_idx, || wanted(*row_idx));
         row_idxs.par_iter().map(row).collect()
     }
 
     fn row<'t>(
         &self,
         row_idx: usize,
-        tokens: impl Fn() -> &'t [u32],
+        wanted: impl Fn() -> CountedRow<'t>,
     ) -> Result<Supports, CacheError> {
         let num_rows = self.manifest.num_rows;
         let shard_idx = self.layout.shard_idx(row_idx);
@@ -161,14 +197,26 @@ impl Cache {
         if stored_idx != row_idx as u64 {
             return Err(shard.corrupt(format!("row {row_idx} is stored as row {stored_idx}")));
         }
-        if hash != tokens_hash(tokens()) {
+        let CountedRow { sequence, mask } = wanted();
+        if hash != tokens_hash(sequence) {
             return Err(CacheError::RowTokens {
                 dir: self.dir.clone(),
                 row_idx,
             });
         }
-        self.supports(shard, &batch)
-            .map_err(|what| shard.corrupt(format!("row {row_idx}: {what}")))
+        let corrupt = |what: String| shard.corrupt(format!("row {row_idx}: {what}"));
+        let spans = columns::decode_spans(&batch, self.fingerprint()).map_err(corrupt)?;
+        let stored = LossMask::checked(&spans);
+        if !has_all(stored, mask) {
+            let path = shard.path.clone();
+            return Err(CacheError::Positions { path, row_idx });
+        }
+        let supports = self.supports(shard, &batch, stored).map_err(corrupt)?;
+        Ok(if stored == mask {
+            supports
+        } else {
+            supports.at(places_in(stored, mask))
+        })
     }
 
     /// Rows that are here: all, or those of a part.
@@ -176,8 +224,8 @@ impl Cache {
         self.shards().flat_map(|(_, rows)| rows).collect()
     }
 
-    /// Tokens of a row and the teacher's supports for them, as captured.
-    pub fn captured_row(&self, row_idx: usize) -> Result<(Vec<u32>, Supports), CacheError> {
+    /// A row and the teacher's supports for it, as captured.
+    pub fn captured_row(&self, row_idx: usize) -> Result<CapturedRow, CacheError> {
         let found = self.shards().find(|(_, rows)| rows.contains(&row_idx));
         let (shard, rows) = found.ok_or_else(|| CacheError::NoSuchRow {
             dir: self.dir.clone(),
@@ -187,17 +235,35 @@ impl Cache {
         let fingerprint = self.fingerprint();
         let footer = shard.footer(&self.dir)?;
         shard.tables(&self.dir, fingerprint)?;
-        let columns = [column::COUNTED, column::TOKENS, column::SUPPORTS];
+        let columns = [
+            column::COUNTED,
+            column::STARTS,
+            column::TOKENS,
+            column::SUPPORTS,
+        ];
         let batch = shard.read_columns(footer, row_idx - rows.start, &columns)?;
         let corrupt = |what: String| shard.corrupt(format!("row {row_idx}: {what}"));
-        let (tokens, _) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
-        let supports = self.supports(shard, &batch).map_err(corrupt)?;
-        Ok((tokens, supports))
+        let (tokens, starts) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
+        let spans = columns::decode_spans(&batch, fingerprint).map_err(corrupt)?;
+        let mask = LossMask::checked(&spans);
+        let supports = self.supports(shard, &batch, mask).map_err(corrupt)?;
+        Ok(CapturedRow {
+            tokens,
+            starts,
+            spans,
+            supports,
+        })
     }
 
-    /// Supports of a batch of one row; the tables of the shard must have been read.
-    pub(super) fn supports(&self, shard: &Shard, batch: &RecordBatch) -> Result<Supports, String> {
-        Ok(dequantize(shard.codes(batch)?, self.fingerprint()))
+    /// Supports of a batch of one row that has these positions; the tables of the shard must have been read.
+    fn supports(
+        &self,
+        shard: &Shard,
+        batch: &RecordBatch,
+        mask: LossMask<'_>,
+    ) -> Result<Supports, String> {
+        let codes = shard.codes(batch, mask.count())?;
+        Ok(dequantize(codes, self.fingerprint()))
     }
 
     /// All shards, each with the rows that it must hold.

@@ -17,10 +17,12 @@ use parquet::file::metadata::PageIndexPolicy;
 
 use super::columns::{self, FINGERPRINT, StoredRow, column, schema};
 use super::manifest::{ShardRecord, TokenHashes, hash_of_hashes, tokens_hash};
+use super::masks::{has_all, masks_hash};
 use super::quantize::RowCodes;
 use super::shard_file::ShardFile;
 use super::tables::Tables;
-use super::{CacheError, Fingerprint};
+use super::{CacheError, Fingerprint, Wanted};
+use crate::data::{LossMask, PositionSpan, Sequence};
 use crate::files::{self, with_path};
 use crate::panics;
 
@@ -78,11 +80,53 @@ impl Shard {
         Ok(())
     }
 
-    /// Decodes the integers of a batch of one row.
-    pub(super) fn codes(&self, batch: &RecordBatch) -> Result<RowCodes, String> {
+    /// Reports the first row that lacks a position which is wanted of it ([`CacheError::Positions`]).
+    ///
+    /// The record answers this if all rows have exactly the wanted positions; if not, those that they have are read.
+    pub(super) fn check_masks(
+        &self,
+        dir: &Path,
+        rows: Range<usize>,
+        wanted: Wanted<'_>,
+    ) -> Result<(), CacheError> {
+        let asked = rows.start..rows.end.min(wanted.tokens.num_rows());
+        if asked == rows && masks_hash(asked.clone().map(wanted.mask)) == self.record.counted_blake3
+        {
+            return Ok(());
+        }
+        for (row_idx, spans) in asked.zip(self.masks(dir, wanted.fingerprint)?) {
+            if !has_all(LossMask::checked(&spans), (wanted.mask)(row_idx)) {
+                let path = self.path.clone();
+                return Err(CacheError::Positions { path, row_idx });
+            }
+        }
+        Ok(())
+    }
+
+    /// Spans of the positions that each row has.
+    pub(super) fn masks(
+        &self,
+        dir: &Path,
+        fingerprint: &Fingerprint,
+    ) -> Result<Vec<Vec<PositionSpan>>, CacheError> {
+        let footer = self.footer(dir)?;
+        let mask = ProjectionMask::columns(footer.parquet_schema(), [column::COUNTED]);
+        let batches = self.batches(footer, |reader| reader.with_projection(mask))?;
+        let spans = |batch: RecordBatch| columns::decode_spans(&batch, fingerprint);
+        batches
+            .map(|batch| spans(batch?).map_err(|what| self.corrupt(what)))
+            .collect()
+    }
+
+    /// Decodes the integers of a batch of one row that has so many positions.
+    pub(super) fn codes(
+        &self,
+        batch: &RecordBatch,
+        num_positions: usize,
+    ) -> Result<RowCodes, String> {
         let tables = self.tables.get().ok_or("the tables were not read")?;
         let stream = columns::decode_bytes(batch, column::SUPPORTS)?;
-        let codes = tables.decode(stream);
+        let codes = tables.decode(stream, num_positions);
         codes.ok_or_else(|| "its supports cannot be decoded with this shard's tables".to_owned())
     }
 
@@ -94,7 +138,7 @@ impl Shard {
         fingerprint: &Fingerprint,
         mut visit: impl FnMut(StoredRow) -> Result<(), CacheError>,
     ) -> Result<(), CacheError> {
-        let mut hashes = Vec::new();
+        let (mut hashes, mut masks) = (Vec::new(), Vec::new());
         for batch in self.read_all(dir, fingerprint)? {
             let batch = batch?;
             let row_idx = rows.start + hashes.len();
@@ -103,14 +147,19 @@ impl Shard {
             if stored_idx != row_idx as u64 {
                 return Err(corrupt(format!("is stored as row {stored_idx}")));
             }
-            let (tokens, spans) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
-            if hash != tokens_hash(&tokens) {
+            let (tokens, starts) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
+            let found = tokens_hash(Sequence::packed(&tokens, &starts));
+            if hash != found {
                 return Err(corrupt("tokens and their hash differ".to_owned()));
             }
-            hashes.push(tokens_hash(&tokens));
-            let codes = self.codes(&batch).map_err(corrupt)?;
+            hashes.push(found);
+            let spans = columns::decode_spans(&batch, fingerprint).map_err(corrupt)?;
+            let num_positions = LossMask::checked(&spans).count();
+            let codes = self.codes(&batch, num_positions).map_err(corrupt)?;
+            masks.push(spans.clone());
             visit(StoredRow {
                 tokens,
+                starts,
                 spans,
                 codes,
             })?;
@@ -121,6 +170,10 @@ impl Shard {
         }
         if hash_of_hashes(&hashes) != self.record.tokens_blake3 {
             return Err(self.corrupt("holds other tokens than the manifest lists".to_owned()));
+        }
+        let masks = masks.iter().map(|spans| LossMask::checked(spans));
+        if masks_hash(masks) != self.record.counted_blake3 {
+            return Err(self.corrupt("holds other positions than the manifest lists".to_owned()));
         }
         Ok(())
     }
@@ -175,7 +228,12 @@ impl Shard {
     ) -> Result<RecordBatch, CacheError> {
         let footer = self.footer(dir)?;
         self.tables(dir, fingerprint)?;
-        let columns = [column::ROW_IDX, column::TOKENS_HASH, column::SUPPORTS];
+        let columns = [
+            column::ROW_IDX,
+            column::COUNTED,
+            column::TOKENS_HASH,
+            column::SUPPORTS,
+        ];
         self.read_columns(footer, idx_in_shard, &columns)
     }
 
@@ -299,6 +357,7 @@ mod tests {
             file: "shard-00000.parquet".to_owned(),
             rows: 1,
             tokens_blake3: String::new(),
+            counted_blake3: String::new(),
             bytes: 64,
             blake3: String::new(),
         };

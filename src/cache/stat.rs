@@ -5,10 +5,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::columns::StoredRow;
 use super::quantize::dequantize;
 use super::{Cache, CacheError, Fingerprint};
-use crate::data::LossMask;
 use crate::support::{Support, Supports};
 
 /// Statistics of a cache. Means are taken over counted positions, at temperature 1.
@@ -20,14 +18,14 @@ pub struct CacheStat {
     pub num_shards: usize,
     /// Token rows.
     pub num_rows: usize,
-    /// Positions, padding included.
+    /// Positions of the rows, whether they count or not.
     pub num_positions: u64,
-    /// Positions about real text.
+    /// Positions that have a support: those that count.
     pub num_counted: u64,
     /// Length of all shards.
     pub total_bytes: u64,
-    /// Length of all shards per position, padding included.
-    pub bytes_per_position: f64,
+    /// Length of all shards per position that has a support.
+    pub bytes_per_counted: f64,
     /// Length of each column's pages over all shards, without the footers.
     pub column_bytes: BTreeMap<String, u64>,
     /// Mean number of ids in a support.
@@ -68,9 +66,7 @@ impl Cache {
             sums.num_rows += rows.len();
             sums.total_bytes = sums.total_bytes.saturating_add(shard.record.bytes);
             shard.stored_rows(self.dir(), rows, fingerprint, |row| {
-                let StoredRow { spans, codes, .. } = row;
-                let mask = LossMask::checked(&spans);
-                sums.add(&dequantize(codes, fingerprint), mask);
+                sums.add(&dequantize(row.codes, fingerprint));
                 Ok(())
             })?;
         }
@@ -86,7 +82,7 @@ impl Cache {
             num_positions,
             num_counted: sums.num_counted,
             total_bytes: sums.total_bytes,
-            bytes_per_position: sums.total_bytes as f64 / num_positions as f64,
+            bytes_per_counted: sums.total_bytes as f64 / counted,
             column_bytes,
             mean_num_ids: sums.num_ids as f64 / counted,
             num_distinct_ids: sums.seen.iter().filter(|seen| **seen).count(),
@@ -126,9 +122,8 @@ impl StatSums {
         }
     }
 
-    fn add(&mut self, supports: &Supports, mask: LossMask<'_>) {
-        let supports = supports.positions();
-        for support in mask.positions().map(|position| supports[position]) {
+    fn add(&mut self, supports: &Supports) {
+        for support in supports.positions() {
             self.tail_mass += support.tail_mass();
             self.entropy += support.entropy();
             self.add_position(support);

@@ -51,7 +51,6 @@ pub(super) struct StreamFields {
     masses: Field,
     left_contexts: usize,
     per_position: PerPosition,
-    sequence_length: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -141,7 +140,6 @@ impl StreamFields {
             masses,
             left_contexts,
             per_position,
-            sequence_length: fingerprint.sequence_length,
         }
     }
 
@@ -222,88 +220,95 @@ impl StreamFields {
         }
     }
 
-    /// Decodes the row of a stream; `None` if the stream is not one that [`walk`](Self::walk) makes. `ids` are the
-    /// shard's ids by rank.
-    pub(super) fn decode(&self, bytes: &[u8], ids: &[u32], tables: &[Table]) -> Option<RowCodes> {
+    /// Decodes the row of a stream; `None` if the stream is not one that [`walk`](Self::walk) makes of so many positions.
+    /// `ids` are the shard's ids by rank.
+    pub(super) fn decode(
+        &self,
+        bytes: &[u8],
+        num_positions: usize,
+        ids: &[u32],
+        tables: &[Table],
+    ) -> Option<RowCodes> {
         let mut from = StreamReader::new(bytes)?;
-        let codes = match self.per_position {
-            PerPosition::TopK { top_k, num_tails } => {
-                self.decode_top_k(&mut from, ids, tables, (top_k, num_tails))?
+        let mut codes = RowCodes::default();
+        let mut entries = Vec::new();
+        for _ in 0..num_positions {
+            let position = (&mut codes, &mut entries);
+            match self.per_position {
+                PerPosition::TopK { top_k, num_tails } => {
+                    self.decode_top_k(&mut from, ids, tables, (top_k, num_tails), position)?;
+                }
+                PerPosition::Samples { samples } => {
+                    self.decode_samples(&mut from, ids, tables, samples, position)?;
+                }
             }
-            PerPosition::Samples { samples } => {
-                self.decode_samples(&mut from, ids, tables, samples)?
-            }
-        };
+        }
         from.is_finished().then_some(codes)
     }
 
+    /// Adds the next position; `entries` are empty before and after.
     fn decode_top_k(
         &self,
         from: &mut StreamReader<'_>,
         ids: &[u32],
         tables: &[Table],
         (top_k, num_tails): (u32, usize),
-    ) -> Option<RowCodes> {
-        let mut codes = RowCodes::default();
-        let mut entries: Vec<u64> = Vec::with_capacity(top_k as usize);
-        for _ in 0..self.sequence_length {
-            for context in 0..num_tails {
-                let tail = self.masses.decode(context, tables, from)?;
-                codes.masses.push(u16::try_from(tail).ok()?);
-            }
-            let depth = self.depths.decode(0, tables, from)?;
-            let mut next = 0;
-            for left in (1..=top_k).rev() {
-                let rank = self.decode_rank(from, tables, next, left)?;
-                let octave = OCTAVES.bin(rank) as usize;
-                let above = self.weights.decode(octave, tables, from)?;
-                entries.push(packed(*ids.get(rank as usize)?, depth.checked_sub(above)?));
-                next = rank + 1;
-            }
-            entries.sort_unstable();
-            for (id, level) in entries.drain(..).map(unpacked) {
-                codes.ids.push(id);
-                codes.weights.push(u16::try_from(level).ok()?);
-            }
+        (codes, entries): (&mut RowCodes, &mut Vec<u64>),
+    ) -> Option<()> {
+        for context in 0..num_tails {
+            let tail = self.masses.decode(context, tables, from)?;
+            codes.masses.push(u16::try_from(tail).ok()?);
         }
-        Some(codes)
+        let depth = self.depths.decode(0, tables, from)?;
+        let mut next = 0;
+        for left in (1..=top_k).rev() {
+            let rank = self.decode_rank(from, tables, next, left)?;
+            let octave = OCTAVES.bin(rank) as usize;
+            let above = self.weights.decode(octave, tables, from)?;
+            entries.push(packed(*ids.get(rank as usize)?, depth.checked_sub(above)?));
+            next = rank + 1;
+        }
+        entries.sort_unstable();
+        for (id, level) in entries.drain(..).map(unpacked) {
+            codes.ids.push(id);
+            codes.weights.push(u16::try_from(level).ok()?);
+        }
+        Some(())
     }
 
+    /// Same as [`decode_top_k`](Self::decode_top_k), for samples.
     fn decode_samples(
         &self,
         from: &mut StreamReader<'_>,
         ids: &[u32],
         tables: &[Table],
         samples: u32,
-    ) -> Option<RowCodes> {
-        let mut codes = RowCodes::default();
-        let mut entries: Vec<u64> = Vec::new();
-        for _ in 0..self.sequence_length {
-            let (mut next, mut left) = (0, samples);
-            while left > 0 {
-                let rank = self.decode_rank(from, tables, next, left)?;
-                let context = self.context(rank, left);
-                let count = self.weights.decode(context, tables, from)?;
-                if count == 0 {
-                    return None;
-                }
-                entries.push(packed(*ids.get(rank as usize)?, count));
-                next = rank + 1;
-                left = left.checked_sub(count)?;
+        (codes, entries): (&mut RowCodes, &mut Vec<u64>),
+    ) -> Option<()> {
+        let (mut next, mut left) = (0, samples);
+        while left > 0 {
+            let rank = self.decode_rank(from, tables, next, left)?;
+            let context = self.context(rank, left);
+            let count = self.weights.decode(context, tables, from)?;
+            if count == 0 {
+                return None;
             }
-            let num_ids = u32::try_from(entries.len()).ok()?;
-            let entropy = self
-                .masses
-                .decode(LEFT.bin(num_ids) as usize, tables, from)?;
-            codes.num_ids.push(num_ids);
-            codes.masses.push(u16::try_from(entropy).ok()?);
-            entries.sort_unstable();
-            for (id, count) in entries.drain(..).map(unpacked) {
-                codes.ids.push(id);
-                codes.weights.push(less_one(count));
-            }
+            entries.push(packed(*ids.get(rank as usize)?, count));
+            next = rank + 1;
+            left = left.checked_sub(count)?;
         }
-        Some(codes)
+        let num_ids = u32::try_from(entries.len()).ok()?;
+        let entropy = self
+            .masses
+            .decode(LEFT.bin(num_ids) as usize, tables, from)?;
+        codes.num_ids.push(num_ids);
+        codes.masses.push(u16::try_from(entropy).ok()?);
+        entries.sort_unstable();
+        for (id, count) in entries.drain(..).map(unpacked) {
+            codes.ids.push(id);
+            codes.weights.push(less_one(count));
+        }
+        Some(())
     }
 
     #[inline]

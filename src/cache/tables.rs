@@ -13,7 +13,7 @@ use super::stream::StreamFields;
 #[derive(Debug)]
 pub(super) struct Tables {
     fields: StreamFields,
-    /// Octave, for each id, of the number of positions with it in their support, 0 for none; gives the ids by rank.
+    /// Octave, for each id, of the number of stored positions with it in their support, 0 for none; gives the ids by rank.
     octaves: Vec<u8>,
     /// Ids of the shard by rank: highest octave first, then by id.
     ids: Vec<u32>,
@@ -85,9 +85,11 @@ impl Tables {
         stream.finish()
     }
 
-    /// Decodes the row of a stream; `None` if the stream is not from this shard.
-    pub(super) fn decode(&self, stream: &[u8]) -> Option<RowCodes> {
-        self.fields.decode(stream, &self.ids, &self.contexts)
+    /// Decodes the row of a stream; `None` if the stream is not one of so many positions from this shard.
+    pub(super) fn decode(&self, stream: &[u8], num_positions: usize) -> Option<RowCodes> {
+        let contexts = &self.contexts;
+        self.fields
+            .decode(stream, num_positions, &self.ids, contexts)
     }
 
     /// Rank of every id; the ranks of ids that do not occur are meaningless.

@@ -10,13 +10,17 @@ use parquet::arrow::arrow_writer::ArrowWriterOptions;
 
 use super::columns::{self, StoredRow};
 use super::journal::{JournalHeader, append_line, lock, recorded, remove_if_there, write_line};
-use super::manifest::{self, CachePart, MANIFEST, Manifest, PROGRESS, ShardLayout, ShardRecord};
+use super::manifest::{
+    self, CachePart, MANIFEST, Manifest, PROGRESS, ShardLayout, ShardRecord, hash_of_hashes,
+    tokens_hash,
+};
+use super::masks::{masks_hash, union};
 use super::shard::Shard;
 use super::tables::Tables;
 use super::{CacheError, Fingerprint, TokenHashes, Wanted};
-use crate::data::LossMask;
+use crate::data::{LossMask, PositionSpan};
 use crate::files::{self, with_path};
-use crate::support::Supports;
+use crate::support::{CountedRow, Supports};
 
 /// Fills a cache row by row.
 ///
@@ -26,7 +30,8 @@ use crate::support::Supports;
 /// an interrupted capture ends in the same files as an uninterrupted one.
 ///
 /// A cache of fewer rows of the same text is continued: its shards are kept. If the last one was not full, its rows are
-/// copied into the shard that replaces it. A cache of more rows loses none that is sound: shards that follow the wanted
+/// copied into the shard that replaces it. A shard whose rows lack wanted positions is captured again, with the positions
+/// that it has and those that are wanted ([`CacheWriter::positions`]). A cache of more rows loses none that is sound: shards that follow the wanted
 /// rows without a gap stay part of it, and the others wait for a capture that closes the gap ([`Manifest::beyond`]).
 ///
 /// The folder is locked during the lifetime of this value.
@@ -42,6 +47,8 @@ pub struct CacheWriter {
     beyond: Vec<ShardRecord>,
     /// Rows of the first missing shard so far.
     open_shard: Option<Vec<StoredRow>>,
+    /// The last shard whose positions were asked for, and those that its rows have.
+    widened: Option<(usize, Vec<Vec<PositionSpan>>)>,
     _lock: File,
 }
 
@@ -52,12 +59,14 @@ enum Place {
     Missing,
     /// On disk, with fewer rows than wanted.
     Short(ShardRecord),
+    /// On disk, but some rows lack wanted positions: still to capture.
+    Narrow(ShardRecord),
     /// On disk.
     Done(ShardRecord),
 }
 
 impl CacheWriter {
-    /// Begins a cache, or continues one that is incomplete, has lost shards, or has fewer rows.
+    /// Begins a cache, or continues one that is incomplete, has lost shards, or has fewer rows or positions.
     ///
     /// `rows_per_shard` is used by a new cache only. Every listed shard is read and compared with its checksum; shards
     /// that differ are captured again. A cache of another fingerprint or of other rows is not changed
@@ -96,7 +105,7 @@ impl CacheWriter {
             let dir = dir.to_path_buf();
             return Err(CacheError::LargerPart { dir, num_rows });
         }
-        let shards = places(dir, layout, &recorded, wanted.tokens)?;
+        let shards = places(dir, layout, &recorded, wanted)?;
         let beyond = beyond(dir, layout, &recorded)?;
         let writer = Self {
             dir: dir.to_path_buf(),
@@ -106,6 +115,7 @@ impl CacheWriter {
             shards,
             beyond,
             open_shard: None,
+            widened: None,
             _lock: lock,
         };
         writer.write_progress()?;
@@ -137,7 +147,11 @@ impl CacheWriter {
         places
             .filter_map(|(place, shard_idx)| {
                 let rows = self.layout.rows(shard_idx).len();
-                place.record().map(|record| record.rows.min(rows))
+                let record = match place {
+                    Place::Missing | Place::Narrow(_) => None,
+                    Place::Short(record) | Place::Done(record) => Some(record),
+                };
+                record.map(|record| record.rows.min(rows))
             })
             .sum()
     }
@@ -151,22 +165,47 @@ impl CacheWriter {
             let there = match place {
                 Place::Done(_) => rows.len(),
                 Place::Short(shard) => pushed.take().unwrap_or(shard.rows),
-                Place::Missing => pushed.take().unwrap_or(0),
+                Place::Missing | Place::Narrow(_) => pushed.take().unwrap_or(0),
             };
             rows.skip(there)
         });
         missing.collect()
     }
 
-    /// Adds the teacher's supports for row [`next_row`](Self::next_row); the row that fills a shard writes it.
-    ///
-    /// `tokens` are the `sequence_length + 1` tokens of the row, `mask` tells which positions count.
-    pub fn push(
+    /// Positions to capture of a missing row: those that are wanted, and those that the shard on disk has of it. So two
+    /// recipes that want other positions of the same rows do not undo each other's work.
+    pub fn positions(
         &mut self,
-        tokens: &[u32],
-        mask: LossMask<'_>,
-        supports: &Supports,
-    ) -> Result<(), CacheError> {
+        row_idx: usize,
+        wanted: LossMask<'_>,
+    ) -> Result<Vec<PositionSpan>, CacheError> {
+        let shard_idx = self.layout.shard_idx(row_idx);
+        let place = self.layout.shard_idxs().position(|idx| idx == shard_idx);
+        let place = place.and_then(|place| self.shards.get(place));
+        let Some(Place::Narrow(record)) = place else {
+            return Ok(wanted.spans().to_vec());
+        };
+        if self
+            .widened
+            .as_ref()
+            .is_none_or(|(idx, _)| *idx != shard_idx)
+        {
+            let shard = Shard::new(&self.dir, record);
+            let masks = shard.masks(&self.dir, &self.header.fingerprint)?;
+            self.widened = Some((shard_idx, masks));
+        }
+        let in_shard = row_idx - self.layout.rows(shard_idx).start;
+        let stored = self
+            .widened
+            .as_ref()
+            .and_then(|(_, masks)| masks.get(in_shard));
+        let stored = stored.map_or_else(LossMask::default, |spans| LossMask::checked(spans));
+        Ok(union(stored, wanted))
+    }
+
+    /// Adds the teacher's supports for the counted positions of row [`next_row`](Self::next_row); the row that fills a
+    /// shard writes it.
+    pub fn push(&mut self, row: CountedRow<'_>, supports: &Supports) -> Result<(), CacheError> {
         let num_rows = self.tokens.num_rows();
         let refused = |row_idx, what| CacheError::Refused { row_idx, what };
         let (Some(place), Some(row_idx)) = (self.missing_place(), self.next_row()) else {
@@ -175,9 +214,9 @@ impl CacheWriter {
                 format!("all {num_rows} rows are already captured"),
             ));
         };
-        let stored = columns::store(tokens, mask, supports, &self.header.fingerprint);
+        let stored = columns::store(row, supports, &self.header.fingerprint);
         let stored = stored.map_err(|what| refused(row_idx, what))?;
-        if self.tokens.row(row_idx) != Some(&manifest::tokens_hash(tokens)) {
+        if self.tokens.row(row_idx) != Some(&tokens_hash(row.sequence)) {
             return Err(refused(
                 row_idx,
                 "its tokens differ from the text's".to_owned(),
@@ -185,10 +224,16 @@ impl CacheWriter {
         }
         let mut rows = match self.open_shard.take() {
             Some(rows) => rows,
-            None => self.rows_taken_over(place)?,
+            None => match self.shards.get(place) {
+                Some(Place::Short(_)) => self.stored_rows(place, 0)?,
+                _ => Vec::new(),
+            },
         };
         rows.push(stored);
         if rows.len() == self.layout.rows(self.shard_idx(place)).len() {
+            if let Some(Place::Narrow(_)) = self.shards.get(place) {
+                rows.extend(self.stored_rows(place, rows.len())?); // those behind the wanted ones
+            }
             self.commit(place, &rows)?;
         } else {
             self.open_shard = Some(rows);
@@ -240,15 +285,20 @@ impl CacheWriter {
             .expect("a place is one of the wanted shards")
     }
 
-    /// Rows of the shorter shard that this one replaces.
-    fn rows_taken_over(&self, place: usize) -> Result<Vec<StoredRow>, CacheError> {
+    /// Rows of the shard on disk that is about to be replaced, from a place in it.
+    fn stored_rows(&self, place: usize, first: usize) -> Result<Vec<StoredRow>, CacheError> {
         let mut taken = Vec::new();
-        if let Some(Place::Short(record)) = self.shards.get(place) {
+        let record = self.shards.get(place).and_then(Place::record);
+        if let Some(record) = record.filter(|record| first < record.rows) {
             let start = self.layout.rows(self.shard_idx(place)).start;
             let rows = start..start + record.rows;
             let shard = Shard::new(&self.dir, record);
+            let mut in_shard = 0;
             shard.stored_rows(&self.dir, rows, &self.header.fingerprint, |row| {
-                taken.push(row);
+                if in_shard >= first {
+                    taken.push(row);
+                }
+                in_shard += 1;
                 Ok(())
             })?;
         }
@@ -258,15 +308,14 @@ impl CacheWriter {
     /// Writes a shard, then lists it. In between it is on disk but not yet trusted.
     fn commit(&mut self, place: usize, rows: &[StoredRow]) -> Result<(), CacheError> {
         let shard_idx = self.shard_idx(place);
-        let range = self.layout.rows(shard_idx);
-        let bytes = shard_bytes(&self.header.fingerprint, range.start, rows)?;
+        let first_row = self.layout.rows(shard_idx).start;
+        let bytes = shard_bytes(&self.header.fingerprint, first_row, rows)?;
+        let hashes: Vec<_> = rows.iter().map(|row| tokens_hash(row.sequence())).collect();
         let shard = ShardRecord {
             file: manifest::shard_file(shard_idx),
             rows: rows.len(),
-            tokens_blake3: self
-                .tokens
-                .of_rows(range)
-                .expect("a shard holds wanted rows"),
+            tokens_blake3: hash_of_hashes(&hashes),
+            counted_blake3: masks_hash(rows.iter().map(StoredRow::mask)),
             bytes: bytes.len() as u64,
             blake3: blake3::hash(&bytes).to_hex().to_string(),
         };
@@ -295,7 +344,7 @@ impl Place {
     fn record(&self) -> Option<&ShardRecord> {
         match self {
             Self::Missing => None,
-            Self::Short(record) | Self::Done(record) => Some(record),
+            Self::Short(record) | Self::Narrow(record) | Self::Done(record) => Some(record),
         }
     }
 }
@@ -305,11 +354,11 @@ fn places(
     dir: &Path,
     layout: ShardLayout,
     recorded: &[ShardRecord],
-    tokens: &TokenHashes,
+    wanted: Wanted<'_>,
 ) -> Result<Vec<Place>, CacheError> {
     let mut places = Vec::new();
     for shard_idx in layout.shard_idxs() {
-        let wanted = layout.rows(shard_idx);
+        let rows = layout.rows(shard_idx);
         let file = manifest::shard_file(shard_idx);
         let found = recorded.iter().rfind(|shard| shard.file == file);
         let Some(record) = found.filter(|record| layout.has_room(record.rows)) else {
@@ -320,12 +369,14 @@ fn places(
             places.push(Place::Missing);
             continue;
         }
-        let there = wanted.start..wanted.start + record.rows;
-        Shard::new(dir, record).check_tokens(dir, there, tokens)?;
-        let place = if record.rows < wanted.len() {
-            Place::Short
-        } else {
-            Place::Done
+        let there = rows.start..rows.start + record.rows;
+        let shard = Shard::new(dir, record);
+        shard.check_tokens(dir, there.clone(), wanted.tokens)?;
+        let place = match shard.check_masks(dir, there, wanted) {
+            Err(CacheError::Positions { .. }) => Place::Narrow,
+            Err(error) => return Err(error),
+            Ok(()) if record.rows < rows.len() => Place::Short,
+            Ok(()) => Place::Done,
         };
         places.push(place(record.clone()));
     }

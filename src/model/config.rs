@@ -285,6 +285,11 @@ impl RopeScaling {
         (1.0 + factor.max(1.0).ln() / (context as f64).ln()).sqrt()
     }
 
+    /// True if the waves depend on how many positions a pass has.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(self, Self::LongRope { .. })
+    }
+
     /// Factor of sines and cosines.
     pub fn attention_factor(&self) -> f64 {
         match *self {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::lock::{wait_for_lock, while_locked};
 use super::{RunContext, RunError, ancestor, log_changed, log_done};
 use crate::cache::{
-    Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
+    self, Cache, CacheError, CachePart, CachePlan, Fingerprint, Sampling, SupportPlan, TokenHashes,
     Wanted,
 };
 use crate::data::{self, DataError, Prepared, TokenRows, Tokenizer};
@@ -98,6 +98,54 @@ fn kept_rows(stages: &Stages, kept: &Kept, hashes: &Hashes) -> Result<Prepared, 
     Ok(rows.ok_or_else(gone)?)
 }
 
+/// Uses the cache of a recipe that learns another part of the same text, if this recipe's own has nothing yet and that one is
+/// finished and has all positions that are wanted here.
+pub(super) fn share_cache(
+    plan: &Plan,
+    stages: &mut Stages,
+    data: &Prepared,
+    context: &RunContext<'_>,
+) {
+    let Some(capture) = Capture::of(plan, stages, context) else {
+        return;
+    };
+    let splits = [
+        ("train", stages.captures_train.then_some(&data.train)),
+        ("validation", Some(&data.validation)),
+    ];
+    let splits = splits.map(|(name, rows)| rows.map(|rows| (name, rows)));
+    let splits: Vec<_> = splits.into_iter().flatten().collect();
+    let is_there = |stage: &&Stage| splits.iter().all(|(name, _)| stage.dir.join(name).is_dir());
+    let mut others = stages.other_caches().iter().filter(is_there).peekable();
+    let saved = splits
+        .iter()
+        .map(|(name, _)| cache::num_saved_rows(&capture.stage.dir.join(name)));
+    if others.peek().is_none() || saved.sum::<usize>() > 0 {
+        return;
+    }
+    let texts: Vec<_> = splits
+        .iter()
+        .map(|&(name, rows)| (name, rows, hashes_of(rows)))
+        .collect();
+    let serves = |stage: &&Stage| {
+        texts.iter().all(|(name, rows, tokens)| {
+            let wanted = Wanted {
+                fingerprint: &capture.fingerprint(rows, data),
+                tokens,
+                mask: &|row_idx| rows.mask(row_idx),
+            };
+            Cache::open(&stage.dir.join(name), wanted).is_ok()
+        })
+    };
+    if let Some(other) = others.find(serves).cloned() {
+        progress::log(&format!(
+            "cache: `{}` has all positions that are learnt here",
+            other.dir.display()
+        ));
+        stages.share_cache(&other);
+    }
+}
+
 /// The recipe's caches; what is missing is captured. `None` if the recipe has no teacher.
 pub(super) fn open_or_capture(
     plan: &Plan,
@@ -160,7 +208,13 @@ pub(super) fn capture_part(
         .join(format!("part-{}-of-{}", part.part, part.of));
     for (name, rows) in [("train", &data.train), ("validation", &data.validation)] {
         while_locked(captured.stage, context.stop, || {
-            captured.capture(&dir.join(name), name, rows, data, Some(part))
+            let fingerprint = captured.fingerprint(rows, data);
+            let wanted = Wanted {
+                fingerprint: &fingerprint,
+                tokens: &hashes_of(rows),
+                mask: &|row_idx| rows.mask(row_idx),
+            };
+            captured.capture(&dir.join(name), name, rows, wanted, Some(part))
         })?;
     }
     Ok(Some(dir))
@@ -259,10 +313,11 @@ impl<'a> Capture<'a> {
         hashes: &Hashes,
     ) -> Result<Cache, RunError> {
         let fingerprint = self.fingerprint(rows, data);
-        let tokens = TokenHashes::of((0..rows.num_rows()).map(|row_idx| rows.row(row_idx)));
+        let tokens = hashes_of(rows);
         let wanted = Wanted {
             fingerprint: &fingerprint,
             tokens: &tokens,
+            mask: &|row_idx| rows.mask(row_idx),
         };
         let dir = self.stage.dir.join(name);
         let open = || {
@@ -277,10 +332,13 @@ impl<'a> Capture<'a> {
                 Err(
                     error @ (CacheError::ShardChecksum { .. } | CacheError::ShardLength { .. }),
                 ) => progress::log(&format!("warning: {error}; it is captured again")),
+                Err(CacheError::Positions { .. }) => progress::log(&format!(
+                    "cache, {name}: more positions of the same rows are captured"
+                )),
                 Err(error) if error.is_unfinished() => {}
                 outcome => return Ok(outcome?),
             }
-            self.capture(&dir, name, rows, data, None)?;
+            self.capture(&dir, name, rows, wanted, None)?;
             Ok(open()?)
         })
     }
@@ -290,17 +348,11 @@ impl<'a> Capture<'a> {
         dir: &Path,
         name: &str,
         rows: &TokenRows,
-        data: &Prepared,
+        wanted: Wanted<'_>,
         part: Option<CachePart>,
     ) -> Result<(), RunError> {
-        let fingerprint = self.fingerprint(rows, data);
-        let tokens = TokenHashes::of((0..rows.num_rows()).map(|row_idx| rows.row(row_idx)));
-        let wanted = Wanted {
-            fingerprint: &fingerprint,
-            tokens: &tokens,
-        };
         if self.decoder.is_none() {
-            self.decoder = Some(self.load(fingerprint.vocab_size)?);
+            self.decoder = Some(self.load(wanted.fingerprint.vocab_size)?);
         }
         let decoder = self.decoder.as_ref().expect("it was just loaded");
         let job = CaptureJob {
@@ -313,4 +365,8 @@ impl<'a> Capture<'a> {
         };
         Ok(capture(decoder, rows, wanted, &job)?)
     }
+}
+
+fn hashes_of(rows: &TokenRows) -> TokenHashes {
+    TokenHashes::of((0..rows.num_rows()).map(|row_idx| rows.sequence(row_idx)))
 }

@@ -14,7 +14,9 @@ use burn::tensor::Device;
 use serde_json::Map;
 use thiserror::Error;
 
-use self::inputs::{Caches, bench_supports, capture_part, open_or_capture, prepare_data};
+use self::inputs::{
+    Caches, bench_supports, capture_part, open_or_capture, prepare_data, share_cache,
+};
 pub(crate) use self::lock::{FolderLock, lock};
 use crate::cache::{CacheError, CachePart};
 use crate::calibration::Interrupted;
@@ -94,13 +96,15 @@ pub fn run(plan: &Plan, context: &RunContext<'_>) -> Result<RunReport, RunError>
     let opened = Opened::open(plan);
     progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
-    let stages = Stages::of(plan, opened, &hashes)?;
+    let mut stages = Stages::of(plan, opened, &hashes)?;
     progress::log_notes(&preflight::check_away(plan, &stages, context.overrides)?);
     check_room(plan, &stages, &room(plan, &stages), context)?;
     let _lock = begin(&stages)?;
-    let _begun = Begun(&stages);
     check_student(plan, &stages, context.device)?;
     let data = prepare_data(plan, &stages, context, &hashes)?;
+    share_cache(plan, &mut stages, &data, context);
+    let stages = stages;
+    let _begun = Begun(&stages);
     allocator::give_freed_pages_back(); // those of documents and their pieces
     let caches = open_or_capture(plan, &stages, &data, context, &hashes)?;
     allocator::give_freed_pages_back(); // those of the teacher
@@ -241,10 +245,8 @@ pub fn build_cache(
     let opened = Opened::open(plan);
     progress::log_notes(&preflight::check(plan, &opened, context.overrides)?);
     let hashes = remembered(plan, context);
-    let stages = Stages {
-        captures_train: true,
-        ..Stages::of(plan, opened, &hashes)?
-    };
+    let mut stages = Stages::of(plan, opened, &hashes)?;
+    stages.captures_train = true;
     progress::log_notes(&preflight::check_away(plan, &stages, context.overrides)?);
     let mut estimates = room(plan, &stages);
     estimates.retain(|estimate| Some(&estimate.stage) == stages.cache.as_ref());
@@ -254,6 +256,7 @@ pub fn build_cache(
     let dir = if let Some(part) = part {
         capture_part(plan, &stages, &data, context, part)?
     } else {
+        share_cache(plan, &mut stages, &data, context);
         open_or_capture(plan, &stages, &data, context, &hashes)?;
         stages.cache.map(|stage| stage.dir)
     };

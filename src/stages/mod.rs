@@ -4,6 +4,7 @@ mod artifact;
 mod inputs;
 mod more;
 mod parts;
+mod shared_cache;
 mod stage;
 
 use std::io;
@@ -19,10 +20,10 @@ pub use self::inputs::{Inputs, Model};
 use self::more::without_training;
 pub use self::more::{MoreSteps, more_steps};
 pub use self::parts::model_hash;
-use self::parts::{data_parts, student_parts, tokenizer_files, without_limits};
+use self::parts::{data_parts, student_parts, tokenizer_files};
+use self::shared_cache::{cache_stage, is_captured_for, other_cache_stages};
 use self::stage::VERSION;
 pub use self::stage::{Stage, is_noted_as, stage_of};
-use crate::cache::Fingerprint;
 use crate::checkpoint::CheckpointError;
 use crate::data::SourceError;
 use crate::files;
@@ -95,6 +96,11 @@ fn is_of_validation(key: &str) -> bool {
     key.ends_with(OF_VALIDATION)
 }
 
+/// Key that a cache records if it has the validation rows of a data stage alone.
+fn validation_key(data: &Stage) -> String {
+    format!("{}{OF_VALIDATION}", data.key)
+}
+
 /// Result in the artifact of a cache: keys of the data stages whose rows it has.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct CapturedFor {
@@ -116,6 +122,8 @@ pub struct Stages {
     pub cache: Option<Stage>,
     /// True if the cache is for the training text, too, and not for the validation text alone.
     pub captures_train: bool,
+    /// Cache stages of recipes that learn another part of the same text.
+    other_caches: Vec<Stage>,
     /// One stage per pass.
     pub passes: Vec<Stage>,
     /// The exported folders.
@@ -131,14 +139,16 @@ impl Stages {
         let teacher_hash = inputs.teacher.as_ref().map(Model::hash);
         let data_parts = data_parts(plan, &inputs);
         let data = Stage::new(&plan.output, "data".to_owned(), &data_parts).checked(hashes)?;
-        let text = without_limits(data_parts.clone(), plan);
-        let cache = plan.cache.as_ref().map(|cache| {
-            let parts = json!({
-                "text": text, "teacher_hash": teacher_hash, "plan": cache, "teacher": plan.teacher,
-                "format": Fingerprint::VERSION,
-            });
-            let stage = Stage::new(&plan.output, "cache".to_owned(), &parts).checked(hashes)?;
-            stage.with_whole_shards(hashes)
+        let other_caches = other_cache_stages(plan, &inputs);
+        let mut keys = vec![data.key.clone()];
+        keys.extend(Some(validation_key(&data)).filter(|_| !plan.reads_cache()));
+        let whole = |stage: Stage| stage.checked(hashes)?.with_whole_shards(hashes);
+        let cache = cache_stage(plan, &inputs).map(|cache| {
+            let of_folder = iter::once(&cache).chain(&other_caches);
+            let mut captured = of_folder.filter(|stage| is_captured_for(stage, &keys));
+            let folder = captured.next().unwrap_or(&cache);
+            let folder = whole(folder.clone())?;
+            Ok::<_, io::Error>(cache.in_folder_of(&folder))
         });
         let cache = cache.transpose()?;
         let captured = json!({
@@ -182,6 +192,7 @@ impl Stages {
             teacher: teacher.transpose()?,
             cache,
             captures_train: plan.reads_cache(),
+            other_caches,
             passes: stages,
             export,
         })
@@ -237,12 +248,9 @@ impl Stages {
     /// True if the cache has all rows that this plan asks for.
     pub fn cache_is_done(&self) -> bool {
         let stage = self.cache.as_ref().filter(|stage| stage.damage.is_none());
-        let captured = stage.map(Stage::artifact::<CapturedFor>);
-        let captured = captured.and_then(|artifact| artifact.ok().flatten());
-        captured.is_some_and(|artifact| {
-            let has = |key: &String| artifact.result.data_keys.contains(key);
-            has(&self.data.key) || !self.captures_train && has(&self.validation_key())
-        })
+        let mut keys = vec![self.data.key.clone()];
+        keys.extend(Some(validation_key(&self.data)).filter(|_| !self.captures_train));
+        stage.is_some_and(|stage| is_captured_for(stage, &keys))
     }
 
     /// Records that the cache has all rows that this plan asks for.
@@ -261,17 +269,12 @@ impl Stages {
         let key = if self.captures_train {
             self.data.key.clone()
         } else {
-            self.validation_key()
+            validation_key(&self.data)
         };
         if !captured.data_keys.contains(&key) {
             captured.data_keys.push(key);
         }
         stage.seal_in_place(secs_before + secs, captured)
-    }
-
-    /// Key that a cache records if it has the validation rows alone.
-    fn validation_key(&self) -> String {
-        format!("{}{OF_VALIDATION}", self.data.key)
     }
 
     /// Marks the damaged artifacts of the recipe's own folder as not done, so that they are made again. The caller holds the
@@ -307,7 +310,7 @@ impl Stages {
             let more = more_steps(stage, pass)?;
             Some(format!("{} {more}", stage.name))
         });
-        again.chain(more).collect()
+        self.shared().into_iter().chain(again).chain(more).collect()
     }
 
     /// All stages, in the order in which they run.

@@ -31,6 +31,9 @@ pub struct Stage {
     pub key: String,
     /// Folder of the artifact.
     pub dir: PathBuf,
+    /// Key of the artifact in the folder: the stage's own, unless it shares the folder of another.
+    #[serde(skip)]
+    pub(super) folder_key: String,
     /// Inputs that the key is a hash of, in words, as in `stage.json`.
     #[serde(skip)]
     pub(super) made_from: Value,
@@ -57,6 +60,7 @@ impl Stage {
         let made_from = parts.clone();
         Self {
             name,
+            folder_key: key.clone(),
             key,
             dir,
             made_from,
@@ -74,6 +78,21 @@ impl Stage {
     pub(super) fn of_origin(self, origin: &Value) -> Self {
         let origin = Some(files::hash_json(origin));
         Self { origin, ..self }
+    }
+
+    /// The same stage in the folder of another, whose artifact has what this one is to have.
+    pub(super) fn in_folder_of(self, other: &Self) -> Self {
+        Self {
+            dir: other.dir.clone(),
+            folder_key: other.folder_key.clone(),
+            damage: other.damage.clone(),
+            ..self
+        }
+    }
+
+    /// True if it shares the folder of another stage.
+    pub(super) fn is_shared(&self) -> bool {
+        self.folder_key != self.key
     }
 
     /// Writes the inputs of the stage into the folder that it begins to fill.
@@ -147,7 +166,7 @@ impl Stage {
     /// Artifact of a finished run of this stage, if it exists and is complete.
     pub fn artifact<T: DeserializeOwned>(&self) -> io::Result<Option<Artifact<T>>> {
         let artifact = Artifact::read(&self.dir)?;
-        Ok(artifact.filter(|artifact: &Artifact<T>| artifact.key == self.key))
+        Ok(artifact.filter(|artifact: &Artifact<T>| artifact.key == self.folder_key))
     }
 
     /// True if its artifact is complete. Whatever replaces a stage that is not done reads the artifact itself, since one that
@@ -187,7 +206,7 @@ impl Stage {
     fn artifact_of<T>(&self, secs: f64, result: T, files: Vec<FileRecord>) -> Artifact<T> {
         Artifact {
             stage: self.name.clone(),
-            key: self.key.clone(),
+            key: self.folder_key.clone(),
             secs,
             result,
             files,

@@ -8,9 +8,9 @@ use serde::Serialize;
 
 use super::{Selection, supports};
 use crate::cache::{CacheError, Fingerprint, SupportPlan, Trial};
-use crate::data::{LossMask, TokenRows};
+use crate::data::TokenRows;
 use crate::model::Decoder;
-use crate::support::{Support, Supports};
+use crate::support::{CountedRow, Support, Supports};
 
 /// Number of timed decodings; the fastest counts, because other processes can only slow it down.
 const DECODES: usize = 5;
@@ -20,7 +20,7 @@ const DECODES: usize = 5;
 pub struct SupportCost {
     /// The support.
     pub support: SupportPlan,
-    /// Bytes of a position, including its token, without the tables of the shard.
+    /// Bytes of a counted position, including the tokens of its row, without the tables of the shard.
     pub bytes_per_position: f64,
     /// Bytes of the tables that these rows need, once per shard; tables of many rows are a few times as long.
     pub tables_bytes: u64,
@@ -33,7 +33,7 @@ pub struct SupportCost {
     /// Mean squared difference between target and teacher's distribution, summed over the vocabulary: for samples the
     /// noise of the draws, for the likeliest ids the part outside them, of which the student learns only the sum.
     pub squared_error: f64,
-    /// Positions decoded per second on one core.
+    /// Counted positions decoded per second on one core.
     pub decoded_per_sec: u64,
 }
 
@@ -56,7 +56,7 @@ pub fn bench(
     let mut sums: Vec<ErrorSums> = kinds.iter().map(|_| ErrorSums::default()).collect();
     let mut captured: Vec<Vec<Supports>> = kinds.iter().map(|_| Vec::new()).collect();
     for (place, &row_idx) in row_idxs.iter().enumerate() {
-        let row = rows.sequence(row_idx);
+        let row = CountedRow::of(rows, row_idx);
         let everything = supports(decoder, &[row], &exact);
         for ((&support, sums), captured) in kinds.iter().zip(&mut sums).zip(&mut captured) {
             let temperatures = &[1.0];
@@ -64,26 +64,23 @@ pub fn bench(
                 support,
                 temperatures,
             };
-            let draws = selection.draws(row.tokens());
+            let draws = selection.draws(row.sequence.tokens());
             for all in &everything {
                 let Supports::TopK(all) = all else {
                     continue;
                 };
-                let whole = |position| &all.log_probs[position * all.top_k..][..all.top_k];
-                let positions = 0..rows.sequence_length();
-                let kept: Vec<Supports> = positions
-                    .into_par_iter()
-                    .map(|position| selection.select(whole(position), &draws, position))
+                let places: Vec<usize> = row.mask.positions().collect();
+                let whole = all.log_probs.par_chunks(all.top_k).zip(places);
+                let kept: Vec<Supports> = whole
+                    .map(|(log_probs, position)| selection.select(log_probs, &draws, position))
                     .collect();
-                let positions: Vec<Support<'_>> =
-                    kept.iter().flat_map(Supports::positions).collect();
-                for position in rows.mask(row_idx).positions() {
-                    sums.add_errors(&positions[position], whole(position));
+                let mut of_row = selection.none();
+                kept.into_iter().for_each(|kept| of_row.extend(kept));
+                let whole = all.log_probs.chunks(all.top_k);
+                for (kept, whole) in of_row.positions().iter().zip(whole) {
+                    sums.add_errors(kept, whole);
                 }
-                captured.extend(kept.into_iter().reduce(|mut row, position| {
-                    row.extend(position);
-                    row
-                }));
+                captured.push(of_row);
             }
         }
         progress(place + 1);
@@ -109,8 +106,8 @@ fn store(
     captured: &[Supports],
 ) -> Result<SupportCost, CacheError> {
     let entries = row_idxs.iter().zip(captured);
-    let entries: Vec<(&[u32], &Supports)> = entries
-        .map(|(&row_idx, kept)| (rows.row(row_idx), kept))
+    let entries: Vec<(CountedRow<'_>, &Supports)> = entries
+        .map(|(&row_idx, kept)| (CountedRow::of(rows, row_idx), kept))
         .collect();
     let trial = Trial::of(fingerprint, &entries)?;
     let decoded = trial.decode();
@@ -120,20 +117,19 @@ fn store(
         since.elapsed().as_secs_f64()
     });
     let secs = timed.fold(f64::INFINITY, f64::min);
-    let num_positions = row_idxs.len() * rows.sequence_length();
-    for ((kept, decoded), &row_idx) in captured.iter().zip(&decoded).zip(row_idxs) {
-        sums.add_rounding(kept, decoded, rows.mask(row_idx));
+    for (kept, decoded) in captured.iter().zip(&decoded) {
+        sums.add_rounding(kept, decoded);
     }
     let counted = sums.counted.max(1) as f64;
     Ok(SupportCost {
         support: fingerprint.support,
-        bytes_per_position: trial.rows_bytes as f64 / num_positions as f64,
+        bytes_per_position: trial.rows_bytes as f64 / counted,
         tables_bytes: trial.tables_bytes,
         mean_num_ids: sums.num_ids as f64 / counted,
         mean_tail_mass: sums.tail_mass / counted,
         rounding_kl_nats: sums.rounding_kl / counted,
         squared_error: sums.squared_error / counted,
-        decoded_per_sec: rate(num_positions, secs),
+        decoded_per_sec: rate(sums.counted, secs),
     })
 }
 
@@ -168,10 +164,9 @@ impl ErrorSums {
         self.counted += 1;
     }
 
-    fn add_rounding(&mut self, kept: &Supports, decoded: &Supports, mask: LossMask<'_>) {
+    fn add_rounding(&mut self, kept: &Supports, decoded: &Supports) {
         let [kept, decoded] = [kept, decoded].map(Supports::positions);
-        for position in mask.positions() {
-            let (kept, decoded) = (kept[position], decoded[position]);
+        for (kept, decoded) in kept.into_iter().zip(decoded) {
             let classes = |of: &Support<'_>| of.probs().into_iter().chain([of.tail_mass()]);
             let pairs = classes(&kept).zip(classes(&decoded));
             let both = pairs.filter(|(p, q)| *p > 0.0 && *q > 0.0);

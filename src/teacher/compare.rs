@@ -7,7 +7,6 @@ use crate::cache::{
     Cache, CacheError, ENTROPY_ERROR_BOUND, LOG_PROB_ERROR_BOUND, LOWEST_BELOW_TOP,
     MASS_ERROR_BOUND,
 };
-use crate::data::Sequence;
 use crate::model::Decoder;
 use crate::random::Stream;
 use crate::support::{Support, Supports, TopK};
@@ -20,7 +19,7 @@ const TEACHER_ROUNDING: f32 = 1e-3;
 pub struct CacheComparison {
     /// Number of recomputed rows.
     pub num_rows: usize,
-    /// Number of positions in them.
+    /// Number of positions of them that the cache has.
     pub num_positions: usize,
     /// Positions with other ids or counts, or with values or a tail beyond the codec's bound, at any declared
     /// temperature. In another batch or on another machine, ties may break differently at a few positions in a million.
@@ -61,10 +60,9 @@ pub fn compare(
             reason = "below the length"
         )]
         let pick = (draws.uniform() * row_idxs.len() as f64) as usize;
-        let (tokens, stored) = cache.captured_row(row_idxs.swap_remove(pick))?;
-        let fresh = supports(decoder, &[Sequence::document(&tokens)], &selection);
-        for fresh in &fresh {
-            comparison.add(&stored, fresh);
+        let captured = cache.captured_row(row_idxs.swap_remove(pick))?;
+        for fresh in supports(decoder, &[captured.row()], &selection) {
+            comparison.add(&captured.supports, &fresh);
         }
         comparison.num_rows += 1;
         progress(comparison.num_rows);

@@ -1,4 +1,4 @@
-//! The teacher: a frozen decoder that gives the support of every position, and its capture into a cache.
+//! The teacher: a frozen decoder that gives the supports of the positions that count, and its capture into a cache.
 
 mod bench;
 mod compare;
@@ -22,13 +22,14 @@ use thiserror::Error;
 use crate::cache::{CacheError, CachePart, CacheWriter, SupportPlan, Wanted};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cost::{self, Text};
-use crate::data::{Sequence, TokenRows};
+use crate::data::{LossMask, PositionSpan, Sequence, TokenRows};
 use crate::device;
 use crate::loss::chunked::for_logits;
+use crate::loss::counted_rows;
 use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, TokenBatch};
 use crate::progress::Progress;
 use crate::rates;
-use crate::support::Supports;
+use crate::support::{CountedRow, Supports};
 
 /// Reasons for ending a capture early.
 #[derive(Debug, Error)]
@@ -141,6 +142,7 @@ pub fn capture(
         .flat_map(|shard| shard.chunks(job.batch_size))
         .collect();
     let since = Instant::now();
+    let mut amount = Amount::default();
     for group in batches.chunks(at_once) {
         if job.stop.load(atomic::Ordering::Relaxed) {
             progress.finish();
@@ -149,35 +151,68 @@ pub fn capture(
                 dir: job.dir.to_path_buf(),
             });
         }
-        let passes: Vec<&[usize]> = group
+        let row_idxs = group.concat();
+        let spans = row_idxs
             .iter()
-            .flat_map(|batch| batch.chunks(rows_per_pass))
-            .collect();
-        let supports: Vec<Vec<Supports>> = passes
-            .par_iter()
-            .map(|pass| {
-                let rows: Vec<Sequence<'_>> =
-                    pass.iter().map(|&row_idx| rows.sequence(row_idx)).collect();
-                supports(decoder, &rows, &selection)
+            .map(|&row_idx| writer.positions(row_idx, rows.mask(row_idx)));
+        let spans: Vec<Vec<PositionSpan>> = spans.collect::<Result<_, _>>()?;
+        let counted = row_idxs.iter().zip(&spans);
+        let counted: Vec<CountedRow<'_>> = counted
+            .map(|(&row_idx, spans)| CountedRow {
+                sequence: rows.sequence(row_idx),
+                mask: LossMask::checked(spans),
             })
             .collect();
-        let row_idxs: Vec<usize> = group.concat();
-        for (&row_idx, supports) in row_idxs.iter().zip(supports.iter().flatten()) {
+        let mut rest = counted.as_slice();
+        let mut passes = Vec::new();
+        for pass in group.iter().flat_map(|batch| batch.chunks(rows_per_pass)) {
+            let (pass, after) = rest.split_at(pass.len());
+            passes.push(pass);
+            rest = after;
+        }
+        let supports: Vec<Vec<Supports>> = passes
+            .par_iter()
+            .map(|pass| supports(decoder, pass, &selection))
+            .collect();
+        for ((&row_idx, &row), supports) in
+            row_idxs.iter().zip(&counted).zip(supports.iter().flatten())
+        {
             if supports.has_nan() {
                 return Err(CaptureError::NotFinite { row: row_idx });
             }
-            writer.push(rows.row(row_idx), rows.mask(row_idx), supports)?;
+            writer.push(row, supports)?;
+        }
+        for pass in passes {
+            amount.add(decoder, pass);
         }
         progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
     }
     progress.finish();
+    let draws = matches!(selection.support, SupportPlan::Samples { .. });
     let text = Text {
-        tokens: (missing.len() * rows.sequence_length()) as u64,
+        tokens: amount.num_read,
         sequence_length: rows.sequence_length(),
     };
-    let draws = matches!(selection.support, SupportPlan::Samples { .. });
-    rates::note(cost::capture(&decoder.config, text, draws), since.elapsed());
+    let work = cost::capture(&decoder.config, text, amount.num_counted, draws);
+    rates::note(work, since.elapsed());
     Ok(writer.finish()?)
+}
+
+/// Positions that a capture has run.
+#[derive(Default)]
+struct Amount {
+    /// Through the layers.
+    num_read: u64,
+    /// Through the output head.
+    num_counted: u64,
+}
+
+impl Amount {
+    fn add(&mut self, decoder: &Decoder, pass: &[CountedRow<'_>]) {
+        self.num_read += (pass.len() * num_read(decoder, pass)) as u64;
+        let counted = pass.iter().map(|row| row.mask.count() as u64);
+        self.num_counted += counted.sum::<u64>();
+    }
 }
 
 /// Location and settings of a capture; nothing here changes the captured values.
@@ -196,42 +231,82 @@ pub struct CaptureJob<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Computes the teacher's support at every position of some rows of equal length. `rows` are whole: the last token of
-/// each is not an input, but identifies the row where draws depend on it.
+/// Computes the teacher's supports of the counted positions of some rows of equal length. The last token of a row is not an
+/// input, but identifies the row where draws depend on it.
 ///
-/// No autodiff graph is recorded, and logits exist for one chunk of positions at a time.
+/// All tokens that a counted position sees run through the layers, and only the counted positions of all rows together
+/// through the output head. No autodiff graph is recorded, and logits exist for one chunk of positions at a time.
 pub fn supports(
     decoder: &Decoder,
-    rows: &[Sequence<'_>],
+    rows: &[CountedRow<'_>],
     selection: &Selection<'_>,
 ) -> Vec<Supports> {
+    let mut found: Vec<Supports> = rows.iter().map(|_| selection.none()).collect();
+    let seq = num_read(decoder, rows);
+    if seq == 0 {
+        return found;
+    }
     let vocab = decoder.config.vocab_size;
-    let inputs: Vec<Sequence<'_>> = rows.iter().map(|row| row.inputs()).collect();
-    let hidden = decoder.hidden(&TokenBatch::new(&inputs, &decoder.device())); // [B, T, D]
-    let [batch, seq, size] = hidden.dims();
-    let draws = rows.iter().map(|row| selection.draws(row.tokens()));
+    let batch = token_batch(rows, seq, &decoder.device());
+    let hidden = decoder.hidden(&batch); // [B, T, D]
+    let [_, _, size] = hidden.dims();
+    let counts: Vec<bool> = rows.iter().flat_map(|row| row.mask.flags(seq)).collect();
+    let hidden = hidden.reshape([counts.len(), size]);
+    let hidden = counted_rows(&hidden, &counts); // [P, D]
+    let draws = rows
+        .iter()
+        .map(|row| selection.draws(row.sequence.tokens()));
     let draws: Vec<RowDraws> = draws.collect();
-    let mut positions: Vec<Supports> = Vec::with_capacity(batch * seq);
-    for_logits(
-        &hidden.reshape([batch * seq, size]),
-        &decoder.head(),
-        |logits| {
-            let first = positions.len();
-            let chunk = logits.par_chunks(vocab).enumerate().map(|(place, logits)| {
-                let position = first + place;
-                selection.select(logits, &draws[position / seq], position % seq)
-            });
-            positions.par_extend(chunk);
-        },
-    );
-    let mut positions = positions.into_iter();
-    let row = |_| {
-        let mut row = positions.next()?;
-        positions
-            .by_ref()
-            .take(seq - 1)
-            .for_each(|position| row.extend(position));
-        Some(row)
+    let places = rows.iter().enumerate();
+    let places =
+        places.flat_map(|(row, counted)| counted.mask.positions().map(move |at| (row, at)));
+    let places: Vec<(usize, usize)> = places.collect();
+    let mut rest = places.as_slice();
+    for_logits(&hidden, &decoder.head(), |logits| {
+        let (chunk, after) = rest.split_at(logits.len() / vocab);
+        rest = after;
+        let selected = logits.par_chunks(vocab).zip(chunk);
+        let selected: Vec<Supports> = selected
+            .map(|(logits, &(row, at))| selection.select(logits, &draws[row], at))
+            .collect();
+        for (support, &(row, _)) in selected.into_iter().zip(chunk) {
+            found[row].extend(support);
+        }
+    });
+    found
+}
+
+/// Positions of each row that are read in a pass: on a CPU up to the last of them that counts, since none sees those behind
+/// it, and the values are the same bits. Other devices choose their kernels by the shapes of a product, so that each length
+/// would be searched for its own, and would have its own last bits. Where rotary positions depend on how many are read, all are.
+fn num_read(decoder: &Decoder, rows: &[CountedRow<'_>]) -> usize {
+    let ends = rows.iter().filter_map(|row| row.mask.spans().last());
+    let Some(end) = ends.map(|span| span.end as usize).max() else {
+        return 0;
     };
-    (0..batch).map_while(row).collect()
+    let depends_on_length = decoder.config.rope.scaling.depends_on_length();
+    if device::is_host(&decoder.device()) && !depends_on_length {
+        return end;
+    }
+    let inputs = rows.iter().map(|row| row.sequence.inputs().tokens().len());
+    inputs.max().unwrap_or(0)
+}
+
+/// The first positions of rows.
+fn token_batch(rows: &[CountedRow<'_>], num_positions: usize, device: &Device) -> TokenBatch {
+    let starts: Vec<Vec<u32>> = rows
+        .iter()
+        .map(|row| {
+            let starts = row.sequence.documents().map(|document| document.start);
+            let starts = starts.take_while(|&start| start < num_positions);
+            let to_u32 = |start| u32::try_from(start).expect("starts are given as 32 bits");
+            starts.map(to_u32).collect()
+        })
+        .collect();
+    let inputs: Vec<Sequence<'_>> = rows
+        .iter()
+        .zip(&starts)
+        .map(|(row, starts)| Sequence::packed(&row.sequence.tokens()[..num_positions], starts))
+        .collect();
+    TokenBatch::new(&inputs, device)
 }

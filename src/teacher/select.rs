@@ -64,6 +64,24 @@ impl<'a> Selection<'a> {
         }
     }
 
+    /// Supports of no position.
+    pub(super) fn none(&self) -> Supports {
+        match self.support {
+            SupportPlan::TopK(top_k) => Supports::TopK(TopKSupports {
+                top_k,
+                ids: Vec::new(),
+                log_probs: Vec::new(),
+                lse: self.temperatures.iter().map(no_log_sum_exps).collect(),
+            }),
+            SupportPlan::Samples { .. } => Supports::Samples(SampledSupports {
+                num_ids: Vec::new(),
+                ids: Vec::new(),
+                counts: Vec::new(),
+                entropies: Vec::new(),
+            }),
+        }
+    }
+
     /// Selects the kept part of the position.
     pub(super) fn select(&self, logits: &[f32], draws: &RowDraws, position: usize) -> Supports {
         match self.support {
@@ -79,6 +97,13 @@ impl<'a> Selection<'a> {
                 Supports::Samples(sampled_support(logits, num_draws, sampling, uniforms))
             }
         }
+    }
+}
+
+fn no_log_sum_exps(&temperature: &f64) -> LogSumExps {
+    LogSumExps {
+        temperature,
+        of_positions: Vec::new(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::device;
 use crate::loss::chunked::{compare_logits, head_statistics};
 use crate::loss::{RowStatistics, statistics_against};
 use crate::progress::Progress;
+use crate::support::CountedRow;
 
 /// Rows in one forward pass.
 pub(crate) const BATCH_ROWS: usize = 4;
@@ -160,7 +161,9 @@ fn batch_statistics(
     batch: &[usize],
 ) -> Result<Vec<Vec<(RowStatistics, u32)>>, CacheError> {
     let cached = match reference {
-        Reference::Cache(cache) => Some(cache.rows(batch, |row_idx| rows.row(row_idx))?),
+        Reference::Cache(cache) => {
+            Some(cache.rows(batch, |row_idx| CountedRow::of(rows, row_idx))?)
+        }
         Reference::None | Reference::Teacher(_) => None,
     };
     let teacher = match reference {

@@ -25,6 +25,7 @@ use crate::loss::Term;
 use crate::model::Decoder;
 use crate::progress::{self, Progress};
 use crate::student::Student;
+use crate::support::CountedRow;
 use crate::tensors;
 use crate::train::{FitPlan, HandOn};
 
@@ -210,7 +211,7 @@ pub fn fit_with(
         }
         let row_idxs = order.rows_at(step);
         let supports = match context.cache {
-            Some(cache) => Some(cache.rows(&row_idxs, |row_idx| rows.row(row_idx))?),
+            Some(cache) => Some(cache.rows(&row_idxs, |row_idx| CountedRow::of(rows, row_idx))?),
             None => None,
         };
         let spec = loss_spec(plan, step);

@@ -3,21 +3,21 @@
 use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
-use alambic::data::Sequence;
+use alambic::data::{LossMask, Sequence};
 use alambic::generate::{TokenSampling, generate};
 use alambic::loss::log_sum_exp;
 use alambic::model::{
     Architecture, Decoder, DecoderConfig, LayerType, Rope, RopeScaling, TokenBatch,
 };
 use alambic::student::PartSelection;
-use alambic::support::Supports;
+use alambic::support::{CountedRow, Supports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::golden::{self, Golden, Tolerance, assert_close};
-use super::tiny::{config, decoder_of, device, random_decoder};
+use super::tiny::{all_positions, config, decoder_of, device, random_decoder};
 
 /// The same model, the same numbers, another order of summation.
 const SAME: Tolerance = Tolerance {
@@ -245,7 +245,12 @@ fn what_a_capped_teacher_says_is_said_of_capped_logits() {
         temperatures: &[1.0],
     };
     let row = [&ids[..], &[0]].concat(); // the last token is a label, not an input
-    let said = supports(&teacher, &[Sequence::document(&row)], &selection);
+    let spans = all_positions(ids.len());
+    let row = CountedRow {
+        sequence: Sequence::document(&row),
+        mask: LossMask::new(&spans, ids.len()).unwrap(),
+    };
+    let said = supports(&teacher, &[row], &selection);
     let [Supports::TopK(supports)] = said.as_slice() else {
         panic!("{said:?}");
     };

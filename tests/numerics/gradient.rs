@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
-use alambic::data::{Sequence, TokenRows};
+use alambic::data::TokenRows;
 use alambic::device::ReadBack::{self, Free, Stalls};
 use alambic::loss::{LossSpec, Term, Terms};
 use alambic::model::{Decoder, DecoderConfig, WeightId, parameter_specs, tensor_specs};
-use alambic::support::{LogSumExps, Supports, Temperature, TopKSupports};
+use alambic::support::{CountedRow, LogSumExps, Supports, Temperature, TopKSupports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{
@@ -181,6 +181,10 @@ fn losses_and_the_gradient_of_every_parameter_equal_torch_in_every_family() {
         let decoder = decoder_of(config, &inputs.weights);
         let supports = inputs.supports();
         let rows = TokenRows::new(inputs.sequence_length, inputs.tokens, inputs.counted, 1);
+        let supports = supports.iter().enumerate();
+        let supports: Vec<Supports> = supports
+            .map(|(row, supports)| supports.at(rows.mask(row).positions()))
+            .collect();
 
         let plain = LossSpec::of(Terms::ZERO.with(Term::CrossEntropy, 1.0));
         let mix = LossSpec {
@@ -240,7 +244,7 @@ fn micro_batches_and_rows_of_padding_do_not_change_the_gradient() {
     let teacher = random_decoder(config(), 2);
     // The first four rows are the step; the last two are padding alone.
     let rows = random_rows(16, &[16, 3, 16, 9, 0, 0], 3);
-    let all: Vec<Sequence<'_>> = (0..6).map(|row| rows.sequence(row)).collect();
+    let all: Vec<CountedRow<'_>> = (0..6).map(|row| CountedRow::of(&rows, row)).collect();
     let selection = Selection {
         support: SupportPlan::TopK(8),
         temperatures: &[2.0],
@@ -302,7 +306,7 @@ proptest! {
         let num_rows = counted.len();
         counted.resize(num_rows + num_padding, 0);
         let rows = random_rows(sequence_length, &counted, seed);
-        let all: Vec<Sequence<'_>> = (0..counted.len()).map(|row| rows.sequence(row)).collect();
+        let all: Vec<CountedRow<'_>> = (0..counted.len()).map(|row| CountedRow::of(&rows, row)).collect();
         let selection = Selection { support: SupportPlan::TopK(top_k), temperatures: &[2.0] };
         let supports = supports(&teacher, &all, &selection);
         let mut spec = LossSpec {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use alambic::cache::SupportPlan;
-use alambic::data::Sequence;
+use alambic::data::{LossMask, Sequence};
 use alambic::device::ReadBack;
 use alambic::loss::{LossSpec, RowTarget, Term, Terms};
 use alambic::model::{
@@ -11,7 +11,7 @@ use alambic::model::{
     tensor_specs,
 };
 use alambic::random::Stream;
-use alambic::support::Supports;
+use alambic::support::{CountedRow, Supports};
 use alambic::teacher::{Selection, supports};
 use alambic::tensors::to_vec;
 use alambic::train::gradient::{
@@ -25,7 +25,7 @@ use serde_json::Value;
 use super::checkpointing::assert_equal_bits;
 use super::golden::{self, Golden, Tolerance, assert_close};
 use super::gradient::assert_same_gradient;
-use super::tiny::{config, decoder_of, device, random_decoder};
+use super::tiny::{all_positions, config, decoder_of, device, random_decoder};
 
 /// The same model, the same numbers, another order of summation.
 const SAME: Tolerance = Tolerance {
@@ -289,9 +289,14 @@ fn a_teacher_says_of_a_packed_document_what_it_says_of_it_alone() {
         support: SupportPlan::TopK(8),
         temperatures: &[2.0],
     };
-    let of = |row: Sequence<'_>| match supports(&teacher, &[row], &selection).pop() {
-        Some(Supports::TopK(supports)) => supports,
-        other => panic!("{other:?}"),
+    let of = |sequence: Sequence<'_>| {
+        let num_positions = sequence.tokens().len() - 1;
+        let spans = all_positions(num_positions);
+        let mask = LossMask::new(&spans, num_positions).unwrap();
+        match supports(&teacher, &[CountedRow { sequence, mask }], &selection).pop() {
+            Some(Supports::TopK(supports)) => supports,
+            other => panic!("{other:?}"),
+        }
     };
     let row = &rows[0];
     let packed = of(row.packed());

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use alambic::data::TokenRows;
+use alambic::data::{PositionSpan, TokenRows, spans_of};
 use alambic::loss::{LossWeights, Term};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, tensor_specs};
 use alambic::random::Stream;
@@ -113,6 +113,11 @@ pub(crate) fn random_rows(sequence_length: usize, counted: &[u32], seed: u64) ->
         .map(|_| (stream.uniform() * 320.0) as u32)
         .collect();
     TokenRows::new(sequence_length, tokens, counted.to_vec(), 1000)
+}
+
+/// Spans of a mask that has all of a row's positions.
+pub(crate) fn all_positions(num_positions: usize) -> Vec<PositionSpan> {
+    spans_of(std::iter::repeat_n(true, num_positions))
 }
 
 /// A pass on cross-entropy that is measured on its own training rows.

@@ -14,7 +14,7 @@ fn at_one() -> Fingerprint {
 }
 
 fn codes(of: &Fingerprint, num_rows: usize) -> Vec<RowCodes> {
-    let rows = (0..num_rows).map(|row_idx| supports(row_idx, of));
+    let rows = (0..num_rows).map(|row_idx| everywhere(row_idx, of));
     rows.map(|row| quantize(&row)).collect()
 }
 
@@ -32,7 +32,9 @@ fn every_row_of_a_shard_comes_back_from_its_stream_alone() {
         let rows = codes(&of, 7);
         let (tables, streams) = measured(&of, &rows);
         for (row, stream) in rows.iter().zip(&streams).rev() {
-            assert_eq!(tables.decode(stream).as_ref(), Some(row));
+            assert_eq!(tables.decode(stream, 16).as_ref(), Some(row));
+            assert_eq!(tables.decode(stream, 15), None, "more is there");
+            assert_eq!(tables.decode(stream, 17), None, "less is there");
         }
     }
 }
@@ -233,7 +235,7 @@ fn the_largest_numbers_come_back() {
     });
     let rows = [quantize(&row)];
     let (tables, streams) = measured(&of, &rows);
-    assert_eq!(tables.decode(&streams[0]).as_ref(), Some(&rows[0]));
+    assert_eq!(tables.decode(&streams[0], 2).as_ref(), Some(&rows[0]));
     assert_eq!(dequantize(rows[0].clone(), &of), row);
 }
 
@@ -248,7 +250,7 @@ proptest! {
             streams[0][bit / 8] ^= 1 << (bit % 8);
         }
         // Detected damage is refused; anything else is a row of the right shape.
-        match tables.decode(&streams[0]) {
+        match tables.decode(&streams[0], 16) {
             None => {}
             Some(codes) if is_sampled => prop_assert_eq!(codes.num_ids.len(), 16),
             Some(codes) => prop_assert_eq!(codes.ids.len(), 80),
@@ -262,7 +264,7 @@ proptest! {
         num_flips in 0usize..8,
     ) {
         for of in [fingerprint(), sampled()] {
-            prop_assert!(Tables::from_bytes(&bytes, &of).is_none_or(|tables| tables.decode(&stream).is_none_or(|_| true)));
+            prop_assert!(Tables::from_bytes(&bytes, &of).is_none_or(|tables| tables.decode(&stream, 16).is_none_or(|_| true)));
             // The dangerous tables are the ones that are nearly right.
             let rows = codes(&of, 1);
             let mut near = Tables::measure(&of, rows.iter()).to_bytes();
@@ -271,7 +273,7 @@ proptest! {
                 near[place] ^= flip;
             }
             if let Some(tables) = Tables::from_bytes(&near, &of) {
-                tables.decode(&stream);
+                tables.decode(&stream, 16);
             }
         }
     }

@@ -145,18 +145,17 @@ fn rows_of_another_text_are_refused_and_left_alone() {
     build_rows(dir.path(), &of, 6);
     let before = contents(dir.path());
     for (changed, num_rows) in [(2, 6), (5, 10), (4, 5)] {
-        let mut rows: Vec<Vec<u32>> = (0..num_rows).map(|row_idx| tokens(row_idx, &of)).collect();
-        rows[changed][0] ^= 1;
-        let other = TokenHashes::of(rows.iter().map(Vec::as_slice));
-        let wanted = Wanted {
-            fingerprint: &of,
-            tokens: &other,
-        };
-        let opened = Cache::open(dir.path(), wanted).unwrap_err();
-        let written = CacheWriter::open(dir.path(), wanted, ROWS_PER_SHARD, None).unwrap_err();
-        for error in [opened, written] {
-            assert!(matches!(error, CacheError::OtherRows { .. }), "{error}");
-            assert!(error.help().is_some());
+        let mut other_tokens = first_rows(&of, num_rows);
+        other_tokens.tokens[changed][0] ^= 1;
+        let mut other_documents = first_rows(&of, num_rows);
+        other_documents.starts[changed] = vec![0, 7];
+        for rows in [other_tokens, other_documents] {
+            let opened = rows.open(dir.path()).unwrap_err();
+            let written = rows.writer(dir.path()).unwrap_err();
+            for error in [opened, written] {
+                assert!(matches!(error, CacheError::OtherRows { .. }), "{error}");
+                assert!(error.help().is_some());
+            }
         }
     }
     assert!(contents(dir.path()) == before);

@@ -9,12 +9,9 @@ use crate::cache::merge::shards_in_order;
 use crate::files::write_atomically;
 
 fn part_writer(dir: &Path, of: &Fingerprint, num_rows: usize, part: CachePart) -> CacheWriter {
-    let tokens = hashes(of, num_rows);
-    let wanted = Wanted {
-        fingerprint: of,
-        tokens: &tokens,
-    };
-    CacheWriter::open(dir, wanted, ROWS_PER_SHARD, Some(part)).unwrap()
+    let rows = first_rows(of, num_rows);
+    let writer = |wanted: Wanted<'_>| CacheWriter::open(dir, wanted, ROWS_PER_SHARD, Some(part));
+    rows.wanted(writer).unwrap()
 }
 
 fn build_part(dir: &Path, of: &Fingerprint, num_rows: usize, part: CachePart) -> Vec<usize> {
@@ -165,12 +162,8 @@ fn a_part_of_a_larger_cache_is_neither_cut_short_nor_left_unreadable() {
         let part = CachePart { part, of: 2 };
         build_part(dir.path(), &fingerprint(), NUM_ROWS, part);
         let before = contents(dir.path());
-        let tokens = hashes(&fingerprint(), num_rows);
-        let wanted = Wanted {
-            fingerprint: &fingerprint(),
-            tokens: &tokens,
-        };
-        let outcome = CacheWriter::open(dir.path(), wanted, ROWS_PER_SHARD, Some(part));
+        let outcome = first_rows(&fingerprint(), num_rows)
+            .wanted(|wanted| CacheWriter::open(dir.path(), wanted, ROWS_PER_SHARD, Some(part)));
         let error = outcome.and_then(CacheWriter::finish).unwrap_err();
         assert!(
             matches!(error, CacheError::LargerPart { .. }),
@@ -207,6 +200,7 @@ fn shards_stay_in_order_when_their_numbers_get_longer() {
                 file: manifest::shard_file(shard_idx),
                 rows: 1,
                 tokens_blake3: String::new(),
+                counted_blake3: String::new(),
                 bytes: 0,
                 blake3: String::new(),
             })

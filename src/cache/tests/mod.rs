@@ -1,6 +1,7 @@
 //! Tests of the cache as a whole: a made-up teacher is captured and read back.
 
 mod codec;
+mod counted;
 mod grow;
 mod merge;
 mod refuse;
@@ -17,8 +18,8 @@ use tempfile::tempdir;
 
 use super::*;
 use crate::cache::{Sampling, SupportPlan};
-use crate::data::{LossMask, PositionSpan, spans_of};
-use crate::support::{LogSumExps, SampledSupports, Supports, TopKSupports};
+use crate::data::{LossMask, PositionSpan, Sequence, spans_of};
+use crate::support::{CountedRow, LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;
 
@@ -75,8 +76,14 @@ fn sampled() -> Fingerprint {
     }
 }
 
-/// Supports of a made-up teacher.
+/// Supports of a made-up teacher at the positions that count.
 fn supports(row_idx: usize, of: &Fingerprint) -> Supports {
+    let spans = spans(row_idx, of);
+    everywhere(row_idx, of).at(LossMask::checked(&spans).positions())
+}
+
+/// Supports of a made-up teacher at all positions.
+fn everywhere(row_idx: usize, of: &Fingerprint) -> Supports {
     match of.support {
         SupportPlan::TopK(top_k) => Supports::TopK(top_k_supports(row_idx, of, top_k)),
         SupportPlan::Samples { num_draws, .. } => {
@@ -177,19 +184,68 @@ fn to_f32(value: f64) -> f32 {
     value as f32
 }
 
-/// Hashes of the first rows' tokens.
-fn hashes(of: &Fingerprint, num_rows: usize) -> TokenHashes {
-    let rows: Vec<Vec<u32>> = (0..num_rows).map(|row_idx| tokens(row_idx, of)).collect();
-    TokenHashes::of(rows.iter().map(Vec::as_slice))
+/// Rows with the positions of them that are asked for.
+struct Rows {
+    of: Fingerprint,
+    tokens: Vec<Vec<u32>>,
+    starts: Vec<Vec<u32>>,
+    spans: Vec<Vec<PositionSpan>>,
+}
+
+/// The first rows, each one document.
+fn first_rows(of: &Fingerprint, num_rows: usize) -> Rows {
+    Rows {
+        of: of.clone(),
+        tokens: (0..num_rows).map(|row_idx| tokens(row_idx, of)).collect(),
+        starts: vec![vec![0]; num_rows],
+        spans: (0..num_rows).map(|row_idx| spans(row_idx, of)).collect(),
+    }
+}
+
+impl Rows {
+    fn row(&self, row_idx: usize) -> CountedRow<'_> {
+        CountedRow {
+            sequence: Sequence::packed(&self.tokens[row_idx], &self.starts[row_idx]),
+            mask: LossMask::new(&self.spans[row_idx], self.of.sequence_length).unwrap(),
+        }
+    }
+
+    fn wanted<R>(&self, use_it: impl FnOnce(Wanted<'_>) -> R) -> R {
+        let rows = (0..self.tokens.len()).map(|row_idx| self.row(row_idx).sequence);
+        use_it(Wanted {
+            fingerprint: &self.of,
+            tokens: &TokenHashes::of(rows),
+            mask: &|row_idx| LossMask::checked(&self.spans[row_idx]),
+        })
+    }
+
+    fn writer(&self, dir: &Path) -> Result<CacheWriter, CacheError> {
+        self.wanted(|wanted| CacheWriter::open(dir, wanted, ROWS_PER_SHARD, None))
+    }
+
+    fn open(&self, dir: &Path) -> Result<Cache, CacheError> {
+        self.wanted(|wanted| Cache::open(dir, wanted))
+    }
+
+    /// Captures what a folder lacks of these rows; returns the rows that were captured.
+    fn capture(&self, dir: &Path) -> Vec<usize> {
+        let mut writer = self.writer(dir).unwrap();
+        let mut captured = Vec::new();
+        while let Some(row_idx) = writer.next_row() {
+            let row = self.row(row_idx);
+            let spans = writer.positions(row_idx, row.mask).unwrap();
+            let mask = LossMask::checked(&spans);
+            let supports = everywhere(row_idx, &self.of).at(mask.positions());
+            writer.push(CountedRow { mask, ..row }, &supports).unwrap();
+            captured.push(row_idx);
+        }
+        writer.finish().unwrap();
+        captured
+    }
 }
 
 fn try_writer(dir: &Path, of: &Fingerprint, num_rows: usize) -> Result<CacheWriter, CacheError> {
-    let tokens = hashes(of, num_rows);
-    let wanted = Wanted {
-        fingerprint: of,
-        tokens: &tokens,
-    };
-    CacheWriter::open(dir, wanted, ROWS_PER_SHARD, None)
+    first_rows(of, num_rows).writer(dir)
 }
 
 fn open_writer(dir: &Path) -> CacheWriter {
@@ -197,24 +253,16 @@ fn open_writer(dir: &Path) -> CacheWriter {
 }
 
 fn open_for(dir: &Path, of: &Fingerprint, num_rows: usize) -> Result<Cache, CacheError> {
-    let tokens = hashes(of, num_rows);
-    Cache::open(
-        dir,
-        Wanted {
-            fingerprint: of,
-            tokens: &tokens,
-        },
-    )
+    first_rows(of, num_rows).open(dir)
 }
 
 /// Pushes the next rows, at most `limit`; returns their indices.
 fn capture(writer: &mut CacheWriter, of: &Fingerprint, limit: usize) -> Vec<usize> {
     let mut captured = Vec::new();
     while let Some(row_idx) = writer.next_row().filter(|_| captured.len() < limit) {
-        let spans = spans(row_idx, of);
-        let mask = LossMask::new(&spans, of.sequence_length).unwrap();
+        let rows = first_rows(of, row_idx + 1);
         writer
-            .push(&tokens(row_idx, of), mask, &supports(row_idx, of))
+            .push(rows.row(row_idx), &supports(row_idx, of))
             .unwrap();
         captured.push(row_idx);
     }
@@ -242,10 +290,8 @@ fn read_for(
     row_idxs: &[usize],
     of: &Fingerprint,
 ) -> Result<Vec<Supports>, CacheError> {
-    let all: Vec<Vec<u32>> = (0..NUM_ROWS).map(|row_idx| tokens(row_idx, of)).collect();
-    cache.rows(row_idxs, |row_idx| {
-        all.get(row_idx).map_or(&[][..], Vec::as_slice)
-    })
+    let all = first_rows(of, NUM_ROWS);
+    cache.rows(row_idxs, |row_idx| all.row(row_idx.min(NUM_ROWS - 1)))
 }
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {

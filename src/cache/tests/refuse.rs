@@ -135,14 +135,8 @@ fn replace_first_shard(dir: &Path, bytes: Vec<u8>) {
 #[test]
 fn rows_that_are_doubled_missing_or_out_of_order_are_refused() {
     let of = fingerprint();
-    let row = |row_idx| {
-        columns::store(
-            &tokens(row_idx, &of),
-            LossMask::default(),
-            &supports(row_idx, &of),
-            &of,
-        )
-    };
+    let all = first_rows(&of, 4);
+    let row = |row_idx| columns::store(all.row(row_idx), &supports(row_idx, &of), &of);
     let rows: Vec<_> = (0..4).map(|row_idx| row(row_idx).unwrap()).collect();
     let cases: [(&str, usize, &[usize]); 4] = [
         ("doubled", 0, &[0, 1, 1, 2]),
@@ -194,8 +188,8 @@ fn a_foreign_parquet_file_is_refused() {
 fn rows_of_other_tokens_and_rows_beyond_the_end_are_refused() {
     let dir = tempdir().unwrap();
     let cache = build(dir.path(), &fingerprint());
-    let others = tokens(3, &fingerprint());
-    let error = cache.rows(&[3, 6], |_| &others).unwrap_err();
+    let rows = first_rows(&fingerprint(), NUM_ROWS);
+    let error = cache.rows(&[3, 6], |_| rows.row(3)).unwrap_err();
     assert!(
         matches!(error, CacheError::RowTokens { row_idx: 6, .. }),
         "{error}"
@@ -257,9 +251,9 @@ fn an_impossible_manifest_is_refused() {
             "must be `shard-00001.parquet`",
         ),
         (
-            "\"version\": 3",
-            "\"version\": 2".to_owned(),
-            "format 2, this program reads 3",
+            "\"version\": 4",
+            "\"version\": 3".to_owned(),
+            "format 3, this program reads 4",
         ),
         (
             "\"shards\"",

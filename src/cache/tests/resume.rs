@@ -27,12 +27,9 @@ fn a_capture_that_stops_at_any_row_ends_in_the_same_bytes() {
 
         // Another shard size does not move the borders of an existing cache.
         let mut writer = {
-            let (of, tokens) = (fingerprint(), hashes(&fingerprint(), NUM_ROWS));
-            let wanted = Wanted {
-                fingerprint: &of,
-                tokens: &tokens,
-            };
-            CacheWriter::open(dir.path(), wanted, 7, None).unwrap()
+            let rows = first_rows(&fingerprint(), NUM_ROWS);
+            let writer = |wanted: Wanted<'_>| CacheWriter::open(dir.path(), wanted, 7, None);
+            rows.wanted(writer).unwrap()
         };
         let kept = if stop == 10 {
             10
@@ -101,7 +98,8 @@ fn a_second_writer_is_refused() {
 #[expect(clippy::too_many_lines, reason = "one table of cases")]
 fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
     type Change = fn(&mut Vec<u32>, &mut Vec<PositionSpan>, &mut TopKSupports);
-    let cases: [(Change, &str); 11] = [
+    let cases: [(Change, &str); 12] = [
+        (|_, spans, _| spans[0].end = 15, "80 ids instead of 75"),
         (
             |tokens, _, _| tokens.truncate(16),
             "16 tokens instead of 17",
@@ -154,9 +152,11 @@ fn a_row_that_does_not_fit_is_refused_and_changes_nothing() {
         let (mut tokens, mut spans) = (tokens(1, &fingerprint()), spans(0, &fingerprint()));
         let mut row = top_k_supports(1, &fingerprint(), 5);
         change(&mut tokens, &mut spans, &mut row);
-        let error = writer
-            .push(&tokens, LossMask::checked(&spans), &Supports::TopK(row))
-            .unwrap_err();
+        let counted = CountedRow {
+            sequence: Sequence::document(&tokens),
+            mask: LossMask::checked(&spans),
+        };
+        let error = writer.push(counted, &Supports::TopK(row)).unwrap_err();
         assert!(
             matches!(error, CacheError::Refused { row_idx: 1, .. }),
             "{error}"
@@ -197,26 +197,17 @@ fn samples_that_do_not_fit_are_refused() {
     ];
     let dir = tempdir().unwrap();
     let of = sampled();
-    let mut writer = try_writer(dir.path(), &of, NUM_ROWS).unwrap();
+    let rows = first_rows(&of, NUM_ROWS);
+    let mut writer = rows.writer(dir.path()).unwrap();
     for (change, want) in cases {
         let mut row = sampled_supports(0, &of, 20);
         change(&mut row);
-        let error = writer
-            .push(
-                &tokens(0, &of),
-                LossMask::default(),
-                &Supports::Samples(row),
-            )
-            .unwrap_err();
+        let error = writer.push(rows.row(0), &Supports::Samples(row));
+        let error = error.unwrap_err();
         assert!(error.to_string().contains(want), "{error}");
     }
-    let error = writer
-        .push(
-            &tokens(0, &of),
-            LossMask::default(),
-            &supports(0, &fingerprint()),
-        )
-        .unwrap_err();
+    let error = writer.push(rows.row(0), &supports(0, &fingerprint()));
+    let error = error.unwrap_err();
     assert!(error.to_string().contains("instead of samples"), "{error}");
 }
 
@@ -226,9 +217,8 @@ fn no_row_is_taken_beyond_the_last() {
     let mut writer = open_writer(dir.path());
     capture(&mut writer, &fingerprint(), usize::MAX);
     let row = supports(0, &fingerprint());
-    let error = writer
-        .push(&tokens(0, &fingerprint()), LossMask::default(), &row)
-        .unwrap_err();
+    let rows = first_rows(&fingerprint(), 1);
+    let error = writer.push(rows.row(0), &row).unwrap_err();
     assert!(
         matches!(error, CacheError::Refused { row_idx: 10, .. }),
         "{error}"
