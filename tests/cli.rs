@@ -30,6 +30,7 @@ mod tests {
         "cache verify",
         "data",
         "data show",
+        "data build",
         "data render",
         "fetch",
         "export",
@@ -90,7 +91,7 @@ mod tests {
             listed("cache"),
             ["build", "merge", "bench", "stat", "verify", "help"]
         );
-        assert_eq!(listed("data"), ["show", "render", "help"]);
+        assert_eq!(listed("data"), ["show", "build", "render", "help"]);
     }
 
     /// Words of a command line whose only quotes are single ones.

@@ -370,7 +370,8 @@ fn conversation(line: &str) -> Result<Conversation, String> {
         };
     let mut unlearnt = Vec::new();
     for (idx, message) in messages.iter_mut().enumerate() {
-        if message.shift_remove("train") == Some(Value::Bool(false)) {
+        let is_learnt = data::is_learnt(message);
+        if !is_learnt.map_err(|fact| format!("message {idx}: {fact}"))? {
             unlearnt.push(idx);
         }
     }

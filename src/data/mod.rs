@@ -43,6 +43,7 @@ pub use prepare::{Prepared, StoredRows, prepare, prepared_before, read_rows, row
 pub use rebuilt::{Rebuilt, UNCHANGED_CLASS};
 pub use rows::TokenRows;
 pub use sequence::Sequence;
+pub(crate) use source::is_learnt;
 pub use source::{
     BadRows, Content, Document, DocumentStream, Documents, Fault, FaultKind, FieldNames,
     FieldsPlan, Looked, OnBadRow, PassedOver, RowField, RowFormat, SkipReason, Skipped,

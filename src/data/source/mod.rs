@@ -54,6 +54,7 @@ pub(in crate::data) use self::stream::ReadFacts;
 pub use self::stream::{DocumentStream, SourceCount};
 use self::text::Extent;
 pub use self::text::TextFile;
+pub(crate) use self::turns::is_learnt;
 pub(in crate::data) use self::text::TextReader;
 use self::walk::{SourceFile, Walk};
 

@@ -221,7 +221,7 @@ fn read(turn: Value, keys: &TurnKeys) -> Result<(Map<String, Value>, bool), Stri
 
 /// True if a turn may be learnt from. `train` says it, or `weight` as in files for the fine-tuning of OpenAI; both are taken
 /// out of the turn.
-fn is_learnt(turn: &mut Map<String, Value>) -> Result<bool, String> {
+pub(crate) fn is_learnt(turn: &mut Map<String, Value>) -> Result<bool, String> {
     let train = match turn.shift_remove("train") {
         None => None,
         Some(Value::Bool(is_learnt)) => Some(is_learnt),
