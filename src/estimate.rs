@@ -237,7 +237,7 @@ fn data(sizes: &Sizes) -> StageCost {
     StageCost {
         tokens,
         memory_bytes: text_memory(sizes, tokens),
-        disk_bytes: tokens * F32_BYTES,
+        disk_bytes: 2 * tokens * F32_BYTES, // columns, then the file that joins them
         work: vec![Work::bytes(WorkKind::Tokenize, bytes)],
     }
 }

@@ -54,8 +54,8 @@ pub(in crate::data) use self::stream::ReadFacts;
 pub use self::stream::{DocumentStream, SourceCount};
 use self::text::Extent;
 pub use self::text::TextFile;
-pub(crate) use self::turns::is_learnt;
 pub(in crate::data) use self::text::TextReader;
+pub(crate) use self::turns::is_learnt;
 use self::walk::{SourceFile, Walk};
 
 /// Bytes that [`look_at`] reads of a file, after unpacking.
