@@ -302,10 +302,8 @@ pub fn supports(
 fn num_read(decoder: &Decoder, rows: &[CountedRow<'_>]) -> usize {
     let ends = rows.iter().filter_map(|row| {
         let last = row.mask.spans().last()?.end as usize - 1;
-        let documents = row.sequence.inputs().documents();
-        let document = documents
-            .into_iter()
-            .find(|document| document.contains(&last))?;
+        let mut documents = row.sequence.inputs().documents();
+        let document = documents.find(|document| document.contains(&last))?;
         let num_read = (last - document.start + 1).next_multiple_of(QUERIES_AT_ONCE);
         Some(document.end.min(document.start + num_read))
     });
