@@ -96,7 +96,7 @@ def measure(name, seed):
     if not held.exists():
         held.write_text(json.dumps(alambic("cache", "stat", stages["cache"])["train"]))
     cache = json.loads(held.read_text())
-    return json.loads(found.read_text()) | {"bytes": cache["bytes_per_position"], "ids": cache["mean_num_ids"]}
+    return json.loads(found.read_text()) | {"bytes": cache["bytes_per_counted"], "ids": cache["mean_num_ids"]}
 
 
 def spread(values, digits):

@@ -5,11 +5,12 @@ mod common;
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::collections::BTreeMap;
+    use std::path::{Path, PathBuf};
 
     use serde_json::{Value, json};
 
-    use crate::common::Workshop;
+    use crate::common::{Workshop, files_below, folders};
 
     const RECIPE: &str = "\
 name: chat
@@ -62,6 +63,11 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         assert_eq!(stat["num_rows"], 40);
         let (counted, all) = (&stat["num_counted"], &stat["num_positions"]);
         assert_eq!(all, 40 * 96);
+        let bytes = stat["total_bytes"].as_f64().unwrap() / counted.as_f64().unwrap();
+        assert!(
+            (stat["bytes_per_counted"].as_f64().unwrap() - bytes).abs() < 1e-9,
+            "{stat}"
+        );
         assert!(
             counted.as_u64() < Some(40 * 20) && counted.as_u64() > Some(40 * 4),
             "{stat}"
@@ -117,6 +123,80 @@ export: { formats: [huggingface, compressed-tensors], dtype: f32 }
         let mut names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let found = names.find(|name| name.starts_with(start)).unwrap();
         format!("{folder}/{found}")
+    }
+
+    /// Shards of a cache with their bytes.
+    fn shards(workshop: &Workshop, cache: &str) -> BTreeMap<PathBuf, Vec<u8>> {
+        let files = files_below(&workshop.path(cache)).into_iter();
+        let shards = files.filter(|(path, _)| path.extension().is_some_and(|end| end == "parquet"));
+        shards.map(|(path, (bytes, _))| (path, bytes)).collect()
+    }
+
+    #[test]
+    fn a_cache_of_all_positions_serves_who_learns_the_turns_alone() {
+        let workshop = workshop();
+        let all = ["cache", "build", "chat.yaml", "--set", "data.learn=all"];
+        workshop.done(&all);
+        let cache = glob(&workshop, "out/cache-*");
+        let before = shards(&workshop, &cache);
+        let ran = workshop.done(&["run", "chat.yaml"]);
+        assert!(
+            ran.stderr
+                .contains("has all positions that are learnt here"),
+            "{}",
+            ran.stderr
+        );
+        assert!(!ran.stderr.contains("cache, train"), "{}", ran.stderr);
+        assert_eq!(folders(&workshop.path("out"), "cache").len(), 1);
+        assert!(shards(&workshop, &cache) == before);
+
+        // From now on it is known before the rows are.
+        let plan = workshop.done(&["plan", "chat.yaml", "--json"]).json();
+        let stages = plan["stages"].as_array().unwrap();
+        assert!(stages.iter().all(|stage| stage["done"] == true), "{plan}");
+        let text = workshop.done(&["plan", "chat.yaml"]).stdout;
+        assert!(text.contains("another `data.learn`"), "{text}");
+        let again = workshop.done(&["run", "chat.yaml"]);
+        assert!(again.stderr.contains("cache: done"), "{}", again.stderr);
+        let other = workshop.done(&all);
+        assert!(other.stderr.contains("cache: done"), "{}", other.stderr);
+
+        // The student is that of a cache of its own.
+        workshop.done(&["run", "chat.yaml", "--set", "output=own"]);
+        let student = |output: &str| {
+            let dir = glob(&workshop, &format!("{output}/chat/01-distill-*"));
+            std::fs::read(workshop.path(&dir).join("student.safetensors")).unwrap()
+        };
+        assert!(student("out") == student("own"));
+    }
+
+    #[test]
+    fn a_cache_of_the_turns_does_not_serve_who_learns_all() {
+        let workshop = workshop();
+        workshop.done(&["cache", "build", "chat.yaml"]);
+        let turns = glob(&workshop, "out/cache-*");
+        let before = shards(&workshop, &turns);
+        let ran = workshop.done(&["cache", "build", "chat.yaml", "--set", "data.learn=all"]);
+        assert!(ran.stderr.contains("cache, train"), "{}", ran.stderr);
+        assert_eq!(folders(&workshop.path("out"), "cache").len(), 2);
+        assert!(shards(&workshop, &turns) == before);
+        let stat = |cache: &str| {
+            let args = ["cache", "stat", &format!("{cache}/train"), "--json"];
+            workshop.done(&args).json()["num_counted"].as_u64().unwrap()
+        };
+        let both = folders(&workshop.path("out"), "cache");
+        let counts: Vec<u64> = both
+            .iter()
+            .map(|cache| stat(cache.to_str().unwrap()))
+            .collect();
+        assert!(
+            2 * counts.iter().min().unwrap() < *counts.iter().max().unwrap(),
+            "{counts:?}"
+        );
+        // Each is found by its own recipe.
+        let args = ["cache", "verify", &turns, "--teacher", "teacher", "--json"];
+        let found = workshop.done(&args).json();
+        assert_eq!(found["train"]["teacher"]["num_different"], 0, "{found}");
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod twins;
 #[cfg(feature = "flex")]
 mod views;
 
-pub use self::attention::{Sight, attention};
+pub use self::attention::{QUERIES_AT_ONCE, Sight, attention};
 pub use self::product::{add_product, product};
 pub use self::rms_norm::rms_norm;
 pub use self::rotation::rotate;

@@ -225,13 +225,27 @@ pub fn compare_logits<R: Send>(
 }
 
 /// Calls `visit` with the logits of chunks of positions, row by row, `[chunk, V]`.
+///
+/// On a CPU the logits of a position are the same bits whichever positions stand beside it. For this no product has one row:
+/// a product of a single row sums in another order than those of more rows, which sum alike.
 pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f32])) {
     let [positions, _] = hidden.dims();
     let [vocab, _] = head.weight.dims();
-    let no_targets = vec![(); positions];
-    for_chunks(hidden, vocab, &no_targets, CHUNK_LOGITS, |chunk, _| {
+    if positions == 1 {
+        let twice = Tensor::cat(vec![hidden.clone(), hidden.clone()], 0);
+        visit(&mut read(head.logits(twice))[..vocab]);
+        return;
+    }
+    let chunk_size = (CHUNK_LOGITS / vocab).max(3);
+    let mut start = 0;
+    while start < positions {
+        let left = positions - start;
+        let would_leave_one = left == chunk_size + 1;
+        let size = chunk_size.min(left) - usize::from(would_leave_one);
+        let chunk = hidden.clone().narrow(0, start, size);
         visit(&mut read(head.logits(chunk)));
-    });
+        start += size;
+    }
 }
 
 /// Logits of all positions, row-major `[P, V]`; only for few of them, since a vocabulary is large.

@@ -75,7 +75,9 @@ pub fn bench(
                     .map(|(log_probs, position)| selection.select(log_probs, &draws, position))
                     .collect();
                 let mut of_row = selection.none();
-                kept.into_iter().for_each(|kept| of_row.extend(kept));
+                for kept in kept {
+                    of_row.extend(kept);
+                }
                 let whole = all.log_probs.chunks(all.top_k);
                 for (kept, whole) in of_row.positions().iter().zip(whole) {
                     sums.add_errors(kept, whole);

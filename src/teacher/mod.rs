@@ -24,11 +24,12 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cost::{self, Text};
 use crate::data::{LossMask, PositionSpan, Sequence, TokenRows};
 use crate::device;
+use crate::kernels::QUERIES_AT_ONCE;
 use crate::loss::chunked::for_logits;
 use crate::loss::counted_rows;
 use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, TokenBatch};
 use crate::progress::Progress;
-use crate::rates;
+use crate::rates::{self, Work};
 use crate::support::{CountedRow, Supports};
 
 /// Reasons for ending a capture early.
@@ -156,46 +157,54 @@ pub fn capture(
             .iter()
             .map(|&row_idx| writer.positions(row_idx, rows.mask(row_idx)));
         let spans: Vec<Vec<PositionSpan>> = spans.collect::<Result<_, _>>()?;
-        let counted = row_idxs.iter().zip(&spans);
-        let counted: Vec<CountedRow<'_>> = counted
-            .map(|(&row_idx, spans)| CountedRow {
-                sequence: rows.sequence(row_idx),
-                mask: LossMask::checked(spans),
-            })
-            .collect();
-        let mut rest = counted.as_slice();
-        let mut passes = Vec::new();
-        for pass in group.iter().flat_map(|batch| batch.chunks(rows_per_pass)) {
-            let (pass, after) = rest.split_at(pass.len());
-            passes.push(pass);
-            rest = after;
-        }
-        let supports: Vec<Vec<Supports>> = passes
+        let counted = counted_rows_of(rows, &row_idxs, &spans);
+        let passes = passes_of(&counted, group, rows_per_pass);
+        let supports = passes
             .par_iter()
-            .map(|pass| supports(decoder, pass, &selection))
-            .collect();
-        for ((&row_idx, &row), supports) in
-            row_idxs.iter().zip(&counted).zip(supports.iter().flatten())
-        {
+            .map(|pass| supports(decoder, pass, &selection));
+        let supports: Vec<Vec<Supports>> = supports.collect();
+        let pushed = row_idxs.iter().zip(&counted);
+        for ((&row_idx, &row), supports) in pushed.zip(supports.iter().flatten()) {
             if supports.has_nan() {
                 return Err(CaptureError::NotFinite { row: row_idx });
             }
             writer.push(row, supports)?;
         }
-        for pass in passes {
-            amount.add(decoder, pass);
-        }
+        amount.add(decoder, &passes);
         progress.advance((row_idxs.len() * rows.sequence_length()) as u64);
     }
     progress.finish();
-    let draws = matches!(selection.support, SupportPlan::Samples { .. });
-    let text = Text {
-        tokens: amount.num_read,
-        sequence_length: rows.sequence_length(),
-    };
-    let work = cost::capture(&decoder.config, text, amount.num_counted, draws);
-    rates::note(work, since.elapsed());
+    rates::note(amount.work(decoder, rows, &selection), since.elapsed());
     Ok(writer.finish()?)
+}
+
+fn counted_rows_of<'r>(
+    rows: &'r TokenRows,
+    row_idxs: &[usize],
+    spans: &'r [Vec<PositionSpan>],
+) -> Vec<CountedRow<'r>> {
+    let pairs = row_idxs.iter().zip(spans);
+    pairs
+        .map(|(&row_idx, spans)| CountedRow {
+            sequence: rows.sequence(row_idx),
+            mask: LossMask::checked(spans),
+        })
+        .collect()
+}
+
+/// Rows of batches, in passes of at most so many rows of one batch.
+fn passes_of<'r, 'c>(
+    mut counted: &'c [CountedRow<'r>],
+    batches: &[&[usize]],
+    rows_per_pass: usize,
+) -> Vec<&'c [CountedRow<'r>]> {
+    let mut passes = Vec::new();
+    for pass in batches.iter().flat_map(|batch| batch.chunks(rows_per_pass)) {
+        let (pass, rest) = counted.split_at(pass.len());
+        passes.push(pass);
+        counted = rest;
+    }
+    passes
 }
 
 /// Positions that a capture has run.
@@ -208,10 +217,20 @@ struct Amount {
 }
 
 impl Amount {
-    fn add(&mut self, decoder: &Decoder, pass: &[CountedRow<'_>]) {
-        self.num_read += (pass.len() * num_read(decoder, pass)) as u64;
-        let counted = pass.iter().map(|row| row.mask.count() as u64);
-        self.num_counted += counted.sum::<u64>();
+    fn add(&mut self, decoder: &Decoder, passes: &[&[CountedRow<'_>]]) {
+        let num_read = |pass: &&[CountedRow<'_>]| (pass.len() * num_read(decoder, pass)) as u64;
+        self.num_read += passes.iter().map(num_read).sum::<u64>();
+        let rows = passes.iter().copied().flatten();
+        self.num_counted += rows.map(|row| row.mask.count() as u64).sum::<u64>();
+    }
+
+    fn work(&self, decoder: &Decoder, rows: &TokenRows, selection: &Selection<'_>) -> Work {
+        let text = Text {
+            tokens: self.num_read,
+            sequence_length: rows.sequence_length(),
+        };
+        let draws = matches!(selection.support, SupportPlan::Samples { .. });
+        cost::capture(&decoder.config, text, self.num_counted, draws)
     }
 }
 
@@ -276,12 +295,19 @@ pub fn supports(
     found
 }
 
-/// Positions of each row that are read in a pass: on a CPU up to the last of them that counts, since none sees those behind
-/// it, and the values are the same bits. Other devices choose their kernels by the shapes of a product, so that each length
-/// would be searched for its own, and would have its own last bits. Where rotary positions depend on how many are read, all are.
+/// Positions of each row that are read in a pass: those that counted positions of any row see, for on a CPU the values of
+/// these are then the same bits. Attention computes some queries at once, and these are kept together: products of other
+/// shapes may sum in another order. Other devices choose their kernels by shapes, so that each length would be searched for
+/// its own, and would have its own last bits. Where rotary positions depend on how many are read, all are, too.
 fn num_read(decoder: &Decoder, rows: &[CountedRow<'_>]) -> usize {
-    let ends = rows.iter().filter_map(|row| row.mask.spans().last());
-    let Some(end) = ends.map(|span| span.end as usize).max() else {
+    let ends = rows.iter().filter_map(|row| {
+        let last = row.mask.spans().last()?.end as usize - 1;
+        let mut documents = row.sequence.inputs().documents();
+        let document = documents.find(|document| document.contains(&last))?;
+        let num_read = (last - document.start + 1).next_multiple_of(QUERIES_AT_ONCE);
+        Some(document.end.min(document.start + num_read))
+    });
+    let Some(end) = ends.max() else {
         return 0;
     };
     let depends_on_length = decoder.config.rope.scaling.depends_on_length();

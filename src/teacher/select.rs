@@ -66,12 +66,16 @@ impl<'a> Selection<'a> {
 
     /// Supports of no position.
     pub(super) fn none(&self) -> Supports {
+        let none_at = |&temperature: &f64| LogSumExps {
+            temperature,
+            of_positions: Vec::new(),
+        };
         match self.support {
             SupportPlan::TopK(top_k) => Supports::TopK(TopKSupports {
                 top_k,
                 ids: Vec::new(),
                 log_probs: Vec::new(),
-                lse: self.temperatures.iter().map(no_log_sum_exps).collect(),
+                lse: self.temperatures.iter().map(none_at).collect(),
             }),
             SupportPlan::Samples { .. } => Supports::Samples(SampledSupports {
                 num_ids: Vec::new(),
@@ -97,13 +101,6 @@ impl<'a> Selection<'a> {
                 Supports::Samples(sampled_support(logits, num_draws, sampling, uniforms))
             }
         }
-    }
-}
-
-fn no_log_sum_exps(&temperature: &f64) -> LogSumExps {
-    LogSumExps {
-        temperature,
-        of_positions: Vec::new(),
     }
 }
 

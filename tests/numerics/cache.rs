@@ -10,7 +10,8 @@ use alambic::random::Stream;
 use alambic::support::{CountedRow, Supports};
 use alambic::teacher::{CaptureJob, Selection, capture, compare, supports};
 
-use crate::tiny::{all_positions, config, random_decoder, random_rows};
+use crate::tiny::{all_positions, config, random_decoder, random_rows, tensor};
+use alambic::tensors::to_vec;
 
 const SUPPORTS: [SupportPlan; 3] = [
     SupportPlan::TopK(8),
@@ -162,6 +163,30 @@ fn supports_of_counted_positions_are_those_of_all_bit_for_bit() {
                     assert_eq!(got, &whole.at(counted.mask.positions()), "{plan:?}, {pass}");
                 }
             }
+        }
+    }
+}
+
+/// Why the test above holds: no other product depends on how many rows it has, neither by its kernel nor by its threads.
+#[test]
+fn a_row_of_a_product_does_not_depend_on_how_many_there_are() {
+    let mut stream = Stream::new(8, "product");
+    #[expect(clippy::cast_possible_truncation, reason = "weights are f32")]
+    let mut random = |shape: [usize; 2]| {
+        let values = (0..shape[0] * shape[1]).map(|_| stream.normal() as f32);
+        tensor(values.collect(), shape)
+    };
+    for [inner, columns] in [[96, 320], [577, 1030]] {
+        let (left, right) = (random([300, inner]), random([columns, inner]).transpose());
+        let whole = to_vec(&left.clone().matmul(right.clone()));
+        for num_rows in (2..40).chain([63, 64, 65, 100, 171, 299]) {
+            let first = 300 - num_rows;
+            let some = left.clone().narrow(0, first, num_rows);
+            let got = to_vec(&some.matmul(right.clone()));
+            assert!(
+                got == whole[first * columns..],
+                "{num_rows} rows of {inner}"
+            );
         }
     }
 }

@@ -9,13 +9,10 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::Sight;
+use super::{QUERIES_AT_ONCE, Sight};
 use crate::kernels::product::host::{Matrix, MatrixMut};
 use crate::kernels::views::HeadRows;
 use crate::vector::{dot, exp_in_place, max, vectorized};
-
-/// Queries in a strip: enough rows for a product to run at full speed, few enough for the scores to stay in a core's cache.
-const QUERIES: usize = 64;
 
 /// Queries, keys or values in place.
 #[derive(Clone, Copy)]
@@ -153,8 +150,8 @@ impl AttentionInputs<'_> {
         let [_, _, seq, _] = self.queries.rows.shape;
         let mut strips = Vec::new();
         for document in self.sight.documents_of(batch_row, seq) {
-            for start in document.clone().step_by(QUERIES) {
-                let queries = start..document.end.min(start + QUERIES);
+            for start in document.clone().step_by(QUERIES_AT_ONCE) {
+                let queries = start..document.end.min(start + QUERIES_AT_ONCE);
                 strips.push(Strip {
                     batch_row,
                     keys: self.sight.seen_by_any(&queries, document.start),

@@ -19,6 +19,10 @@ use crate::device;
 /// NaN on a device that subtracts it from itself.
 const HIDDEN: f32 = -1e9;
 
+/// Queries of a document that the pass on a CPU computes at once: enough rows for a product to run at full speed, few enough for
+/// the scores to stay in a core's cache.
+pub const QUERIES_AT_ONCE: usize = 64;
+
 /// Keys that a query sees, and the treatment of their scores.
 #[derive(Debug, Clone)]
 pub struct Sight {
