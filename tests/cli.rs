@@ -15,7 +15,7 @@ mod tests {
     use crate::common::Workshop;
 
     /// Every command, as it is typed.
-    const COMMANDS: [&str; 25] = [
+    const COMMANDS: [&str; 26] = [
         "",
         "new",
         "run",

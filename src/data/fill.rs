@@ -27,8 +27,8 @@ const ROUND_BYTES: [u64; 2] = [1 << 18, 1 << 23];
 /// Documents that are tokenised at a time.
 const ROUND_DOCUMENTS: usize = 1_024;
 
-/// Settings with which documents become rows.
-pub(super) struct Settings<'a> {
+/// RowSettings with which documents become rows.
+pub(super) struct RowSettings<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     pub(super) sequence_length: usize,
     pub(super) end_of_text: u32,
@@ -69,7 +69,7 @@ enum Encoded {
     Turned(TurnedDocument),
 }
 
-impl<'a> Settings<'a> {
+impl<'a> RowSettings<'a> {
     pub(super) fn new(
         tokenizer: &'a Tokenizer,
         sequence_length: usize,
@@ -128,7 +128,7 @@ impl<'a> Settings<'a> {
         }
     }
 
-    /// Settings of conversations; the template matters only if there is one among the documents.
+    /// RowSettings of conversations; the template matters only if there is one among the documents.
     fn turning(&self, documents: &[Document]) -> Result<Turning<'_>, DataError> {
         let is_chat = |document: &Document| matches!(document.content, Content::Chat(_));
         let renderer = if documents.iter().any(is_chat) {
@@ -256,7 +256,7 @@ fn round_of(documents: &mut impl Iterator<Item = Document>, num_bytes: u64) -> V
 
 /// Rows that are being filled.
 struct Filling<'a> {
-    settings: &'a Settings<'a>,
+    settings: &'a RowSettings<'a>,
     encoder: &'a Encoder<'a>,
     split: Split,
     packer: Packer,

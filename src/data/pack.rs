@@ -75,7 +75,7 @@ pub(super) struct Form {
     clippy::struct_excessive_bools,
     reason = "three facts, each true or not"
 )]
-pub(super) struct Packed {
+pub(super) struct PackOutcome {
     /// Pieces, of which nothing counts in some.
     pub(super) pieces: u64,
     /// Pieces that were left out, because nothing of them counts.
@@ -106,7 +106,7 @@ pub(super) struct Packer {
     last: u32,
     document: OpenRow,
     form: Form,
-    outcome: Packed,
+    outcome: PackOutcome,
     /// Streamed rows of this window.
     streamed: Vec<NewRow>,
     /// Documents of this window, each as a row that holds nothing else.
@@ -129,7 +129,7 @@ impl Packer {
                 kind: PackingKind::Stream,
                 longer: Longer::Split,
             },
-            outcome: Packed::default(),
+            outcome: PackOutcome::default(),
             streamed: Vec::new(),
             documents: Vec::new(),
             num_documents: 0,
@@ -151,9 +151,9 @@ impl Packer {
     /// Begins a document.
     pub(super) fn begin(&mut self, form: Form) {
         self.form = form;
-        self.outcome = Packed {
+        self.outcome = PackOutcome {
             learns_all: true,
-            ..Packed::default()
+            ..PackOutcome::default()
         };
     }
 
@@ -189,7 +189,7 @@ impl Packer {
     }
 
     /// Ends the document, and with it perhaps the window.
-    pub(super) fn end(&mut self) -> io::Result<Packed> {
+    pub(super) fn end(&mut self) -> io::Result<PackOutcome> {
         let last = std::mem::take(&mut self.document);
         let is_dropped = self.outcome.is_longer && self.form.longer == Longer::Drop;
         if self.form.kind == PackingKind::Documents && !is_dropped {
@@ -304,7 +304,7 @@ impl Output {
     }
 }
 
-impl Packed {
+impl PackOutcome {
     fn take(&mut self, token: NewToken) {
         self.learns_all &= token.counts;
         self.learns_end |= token.counts && token.is_end;

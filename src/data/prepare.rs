@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chat_templates::ChatTemplates;
 use super::error::{DataError, Split};
-use super::fill::{RowFacts, Settings};
+use super::fill::{RowFacts, RowSettings};
 use super::pack::Packing;
 use super::plan::{Longer, PackingKind};
 use super::rows::{self, RowsBuilder, TokenRows};
@@ -108,11 +108,11 @@ pub fn prepare(
             return Err(DataError::NoTokenizer);
         }
     };
-    let settings = RowSettings {
-        settings: Settings {
+    let settings = TextSettings {
+        settings: RowSettings {
             packing: plan.packing,
             longer: plan.longer,
-            ..Settings::new(&tokenizer, plan.sequence_length, eos, ends, plan.learn)?
+            ..RowSettings::new(&tokenizer, plan.sequence_length, eos, ends, plan.learn)?
         },
         on_bad_row: plan.on_bad_row,
     };
@@ -170,8 +170,8 @@ pub fn read_rows(
     eos: Option<u32>,
     ends: &[u32],
 ) -> Result<TokenRows, DataError> {
-    let settings = RowSettings {
-        settings: Settings::new(tokenizer, sequence_length, eos, ends, None)?,
+    let settings = TextSettings {
+        settings: RowSettings::new(tokenizer, sequence_length, eos, ends, None)?,
         on_bad_row: OnBadRow::Fail,
     };
     let rows = RowsBuilder::in_memory(sequence_length, settings.settings.end_of_text);
@@ -187,23 +187,23 @@ pub fn rows_of_text(
     end_of_text: u32,
 ) -> Result<TokenRows, DataError> {
     let document = Document::from(text);
-    let settings = Settings::new(tokenizer, sequence_length, Some(end_of_text), &[], None)?;
+    let settings = RowSettings::new(tokenizer, sequence_length, Some(end_of_text), &[], None)?;
     let rows = RowsBuilder::in_memory(sequence_length, end_of_text);
     let (rows, _) = settings.fill(Split::Validation, &mut iter::once(document), None, rows)?;
-    Settings::check(Split::Validation, &rows, &RowFacts::default())?;
+    RowSettings::check(Split::Validation, &rows, &RowFacts::default())?;
     Ok(rows.into_rows())
 }
 
 /// Everything but the documents that decides their rows.
-struct RowSettings<'a> {
-    settings: Settings<'a>,
+struct TextSettings<'a> {
+    settings: RowSettings<'a>,
     on_bad_row: OnBadRow,
 }
 
-impl RowSettings<'_> {
+impl TextSettings<'_> {
     /// Key of the rows of a text.
     fn key(&self, text_hash: &str, limit: Option<u64>) -> String {
-        let Settings {
+        let RowSettings {
             tokenizer,
             sequence_length,
             end_of_text,
@@ -249,7 +249,7 @@ impl RowSettings<'_> {
         rows: RowsBuilder,
     ) -> Result<(RowsBuilder, RowFacts), DataError> {
         let mut documents = DocumentStream::open(sources, self.on_bad_row);
-        let settings = Settings {
+        let settings = RowSettings {
             skips_refused: self.on_bad_row == OnBadRow::Skip,
             renderer: OnceCell::new(),
             ends: self.settings.ends.clone(),
@@ -261,7 +261,7 @@ impl RowSettings<'_> {
             .finish()
             .map_err(|source| DataError::Source { split, source })?;
         facts.add(read);
-        Settings::check(split, &rows, &facts)?;
+        RowSettings::check(split, &rows, &facts)?;
         Ok((rows, facts))
     }
 
@@ -282,7 +282,7 @@ impl RowSettings<'_> {
             Err(error) => return Err(error.into()),
         }
         store.all_found = false;
-        let Settings {
+        let RowSettings {
             sequence_length,
             end_of_text,
             ..
@@ -349,7 +349,7 @@ pub fn prepared_before(
     texts: &[String; 2],
     hashes: &Hashes,
 ) -> Result<Option<Prepared>, DataError> {
-    Settings::check_end_of_text(stored.end_of_text, tokenizer)?;
+    RowSettings::check_end_of_text(stored.end_of_text, tokenizer)?;
     let rows = |key: &str| match rows::read::<RowFacts>(&rows_path(dir, key), key, hashes) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         found => found,

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::pack::{Form, NewToken, Packed, Packer};
+use super::pack::{Form, NewToken, PackOutcome, Packer};
 use super::tokenizer::TokenizedText;
 
 /// Tokens of a conversation, or of a text with its completion.
@@ -56,7 +56,12 @@ impl LearntTokens {
     }
 
     /// Puts the tokens into rows.
-    pub(super) fn pack(&self, packer: &mut Packer, form: Form, ends: &[u32]) -> io::Result<Packed> {
+    pub(super) fn pack(
+        &self,
+        packer: &mut Packer,
+        form: Form,
+        ends: &[u32],
+    ) -> io::Result<PackOutcome> {
         packer.begin(form);
         let TokenizedText { ids, num_bytes } = &self.text;
         let last = ids.len().saturating_sub(1);
@@ -138,7 +143,7 @@ mod tests {
     /// Row of a conversation that fits into one of `length`, and its outcome.
     struct Turned {
         row: Option<TokenRows>,
-        outcome: Packed,
+        outcome: PackOutcome,
     }
 
     fn turned(part: &LearntPart<'_>, tokens: TokenizedText, length: usize) -> Turned {

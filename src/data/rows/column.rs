@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 /// Numbers of one kind.
 #[derive(Clone)]
-pub(super) enum Column<T> {
+pub(super) enum RowsColumn<T> {
     Memory(Vec<T>),
     Mapped {
         file: Arc<Mapped>,
@@ -29,7 +29,7 @@ pub(super) enum Column<T> {
     },
 }
 
-impl<T: Pod> Column<T> {
+impl<T: Pod> RowsColumn<T> {
     /// A range of a mapped file; `None` if the range is not in it, or does not hold whole numbers in their places.
     pub(super) fn mapped(file: &Arc<Mapped>, range: Range<usize>) -> Option<Self> {
         let bytes = file.get(range.clone())?;
@@ -42,7 +42,7 @@ impl<T: Pod> Column<T> {
     }
 }
 
-impl<T: Pod> Deref for Column<T> {
+impl<T: Pod> Deref for RowsColumn<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
@@ -53,27 +53,27 @@ impl<T: Pod> Deref for Column<T> {
     }
 }
 
-impl<T> Default for Column<T> {
+impl<T> Default for RowsColumn<T> {
     fn default() -> Self {
         Self::Memory(Vec::new())
     }
 }
 
-impl<T> From<Vec<T>> for Column<T> {
+impl<T> From<Vec<T>> for RowsColumn<T> {
     fn from(values: Vec<T>) -> Self {
         Self::Memory(values)
     }
 }
 
-impl<T: Pod + PartialEq> PartialEq for Column<T> {
+impl<T: Pod + PartialEq> PartialEq for RowsColumn<T> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl<T: Pod + Eq> Eq for Column<T> {}
+impl<T: Pod + Eq> Eq for RowsColumn<T> {}
 
-impl<T: Pod + fmt::Debug> fmt::Debug for Column<T> {
+impl<T: Pod + fmt::Debug> fmt::Debug for RowsColumn<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(f)
     }
@@ -123,9 +123,9 @@ impl<T: Pod> NewColumn<T> {
     }
 
     /// The column, if it is in memory.
-    pub(super) fn into_column(self) -> Column<T> {
+    pub(super) fn into_column(self) -> RowsColumn<T> {
         assert!(self.file.is_none(), "a column in memory");
-        Column::Memory(self.values)
+        RowsColumn::Memory(self.values)
     }
 
     /// Copies all numbers to `out`, and returns the number of their bytes.

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::builder::{ALIGNMENT, RowsBuilder, Totals, padding_of};
-use super::column::Column;
+use super::column::RowsColumn;
 use super::{CalibrateOn, TokenRows};
 use crate::files::{self, with_path};
 use crate::hashes::Hashes;
@@ -163,11 +163,11 @@ struct Places<'a> {
 }
 
 impl Places<'_> {
-    fn next<T: Pod>(&mut self) -> Option<Column<T>> {
+    fn next<T: Pod>(&mut self) -> Option<RowsColumn<T>> {
         let num_bytes = self.columns.next()?;
         let range: Range<usize> = self.at..self.at.checked_add(usize::try_from(num_bytes).ok()?)?;
         self.at = range.end.checked_add(padding_of(num_bytes))?;
         debug_assert_eq!(self.at % ALIGNMENT, 0);
-        Column::mapped(self.file, range)
+        RowsColumn::mapped(self.file, range)
     }
 }

@@ -9,7 +9,7 @@ mod tests;
 
 use std::ops::Range;
 
-use self::column::Column;
+use self::column::RowsColumn;
 use super::mask::{LossMask, PositionSpan};
 use super::plan::CalibrateOn;
 use super::sequence::Sequence;
@@ -30,19 +30,19 @@ pub(super) use self::file::{RowsFile, read, write};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRows {
     sequence_length: usize,
-    tokens: Column<u32>,
+    tokens: RowsColumn<u32>,
     /// Positions of each row in front of its padding.
-    lengths: Column<u32>,
+    lengths: RowsColumn<u32>,
     /// Spans of all masks, row by row.
-    spans: Column<PositionSpan>,
+    spans: RowsColumn<PositionSpan>,
     /// Number of spans up to the end of each row.
-    span_ends: Column<u64>,
+    span_ends: RowsColumn<u64>,
     /// Tokens at which the documents of rows begin, row by row; none for a row that is read as one.
-    starts: Column<u32>,
+    starts: RowsColumn<u32>,
     /// Number of starts up to the end of each row.
-    start_ends: Column<u64>,
+    start_ends: RowsColumn<u64>,
     /// Positions about a separator, numbered row by row from the first position of the first row, ascending.
-    separators: Column<u64>,
+    separators: RowsColumn<u64>,
     num_bytes: u64,
     num_positions: u64,
     calibrate_on: CalibrateOn,
@@ -87,9 +87,9 @@ impl TokenRows {
                 .filter(|span| span.end > 0)
                 .collect::<Vec<_>>()
                 .into(),
-            starts: Column::default(),
+            starts: RowsColumn::default(),
             start_ends: vec![0; counted.len()].into(),
-            separators: Column::default(),
+            separators: RowsColumn::default(),
             num_bytes,
             num_positions: counted.iter().map(|&count| u64::from(count)).sum(),
             calibrate_on: CalibrateOn::All,

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
 use super::container::other_format;
-use super::fault::{FaultKind, Faults, MostlyBad, SkipReason, Skipped, SourceError};
+use super::fault::{FaultKind, Faults, MostlyBad, SourceError};
 use super::plan::{OnBadRow, SourcePlan};
 use super::rows::{Layout, Outcome};
+use super::skipped::{SkipReason, Skipped};
 use super::text::{self, Extent, TextFile};
 use super::walk::SourceFile;
 use super::{Content, Document};

@@ -21,6 +21,7 @@ mod plan;
 mod rows;
 mod saved;
 mod shards;
+mod skipped;
 mod stream;
 mod text;
 mod turns;
@@ -43,13 +44,12 @@ use self::collected::{Collected, FileRows};
 use self::compressed::FileStream;
 use self::container::Container;
 pub(in crate::data) use self::fault::place;
-pub use self::fault::{
-    BadRows, Fault, FaultKind, FieldNames, PassedOver, SkipReason, Skipped, SourceError,
-};
+pub use self::fault::{BadRows, Fault, FaultKind, FieldNames, SourceError};
 pub use self::hub::{files_of_plan, with_rows};
 pub(in crate::data) use self::plan::SOURCE;
 pub use self::plan::{FieldsPlan, OnBadRow, RowField, RowFormat, SourcePlan};
 use self::rows::Layout;
+pub use self::skipped::{PassedOver, SkipReason, Skipped};
 pub(in crate::data) use self::stream::ReadFacts;
 pub use self::stream::{DocumentStream, SourceCount};
 use self::text::Extent;

@@ -9,8 +9,9 @@ use std::vec;
 use serde::{Deserialize, Serialize};
 
 use super::collected::Collected;
-use super::fault::{BadRows, Faults, Skipped, SourceError};
+use super::fault::{BadRows, Faults, SourceError};
 use super::plan::{OnBadRow, SourcePlan};
+use super::skipped::Skipped;
 use super::walk::{SourceFile, Walk};
 use super::{Document, Reader, no_text};
 

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::container::{Compression, Container};
-use super::fault::{FaultKind, Faults, PassedOver, SkipReason, Skipped, shown};
+use super::fault::{FaultKind, Faults, shown};
 use super::hub::{self, Config};
 use super::plan::SourcePlan;
 use super::saved;
 use super::shards;
+use super::skipped::{PassedOver, SkipReason, Skipped};
 
 /// A file that is read.
 pub(super) struct SourceFile {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::data::pack::{Form, NewToken, Packed, Packer, Packing};
+use crate::data::pack::{Form, NewToken, PackOutcome, Packer, Packing};
 use crate::data::plan::{Longer, PackingKind};
 use crate::data::rows::{RowsBuilder, TokenRows};
 use crate::random;
@@ -34,7 +34,7 @@ type Texts<'a> = &'a [(&'a [u32], &'a [u32])];
 
 const TEXTS: Texts<'_> = &[(&[11, 12, 13], &[1, 2, 4]), (&[21, 22], &[8, 16])];
 
-fn packed(texts: Texts<'_>, form: Form, packing: Packing) -> (TokenRows, Vec<Packed>) {
+fn packed(texts: Texts<'_>, form: Form, packing: Packing) -> (TokenRows, Vec<PackOutcome>) {
     let rows = RowsBuilder::in_memory(packing.sequence_length, EOT);
     let mut packer = Packer::new(packing, rows);
     let mut outcomes = Vec::new();
