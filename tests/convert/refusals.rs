@@ -211,8 +211,8 @@ const REFUSED: [(&str, i32, &[&str]); 27] = [
         "export HuggingFaceTB/SmolLM2-135M --format gguf",
         2,
         &[
-            "help: `HuggingFaceTB/SmolLM2-135M` looks like the id of a model on the Hugging Face hub",
-            "`alambic fetch",
+            "error[hub/offline]: `HuggingFaceTB/SmolLM2-135M` is not complete in the cache",
+            "help: take `HF_HUB_OFFLINE` away",
         ],
     ),
     (
