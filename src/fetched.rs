@@ -93,9 +93,12 @@ impl HubItem {
 pub struct Shown {
     bar: Option<Progress>,
     name: String,
-    /// Bytes of all downloads, and those of the finished ones.
+    /// Bytes of all downloads.
     total: u64,
-    finished: u64,
+    /// Bytes of the finished downloads, and those of them that were there before.
+    finished: [u64; 2],
+    /// The same of the one that runs.
+    running: [u64; 2],
     /// Time of the last line about a wait.
     told: Option<Instant>,
 }
@@ -116,8 +119,10 @@ impl Shown {
                     return; // small files, which say which large ones are wanted
                 };
                 bar.message(&self.name);
-                let all = self.total.max(self.finished + total);
-                return bar.set(self.finished + done, all, before);
+                self.running = [total, before];
+                let [finished, finished_before] = self.finished;
+                let all = self.total.max(finished + total);
+                return bar.set(finished + done, all, finished_before + before);
             }
             HubEvent::Waits { left, why } => {
                 format!("{why}; the next try is in {} s", left.as_secs() + 1)
@@ -147,14 +152,16 @@ impl Shown {
         self.total = wanted.iter().map(|wanted| wanted.left().1).sum();
         let mut snapshots = Vec::new();
         for (place, wanted) in wanted.into_iter().enumerate() {
-            let (_, num_bytes) = wanted.left();
-            if num_bytes > 0 && self.bar.is_none() {
+            if wanted.left().1 > 0 && self.bar.is_none() {
                 self.bar = Some(Progress::of_bytes("fetch", self.total));
             }
             wanted.id().clone_into(&mut self.name);
             let fetched = wanted.fetch(&mut |event| self.watch(event, stop));
             snapshots.push(fetched.map_err(|error| (place, error))?);
-            self.finished += num_bytes;
+            let running = std::mem::take(&mut self.running);
+            for (finished, more) in self.finished.iter_mut().zip(running) {
+                *finished += more;
+            }
         }
         if let Some(mut bar) = self.bar.take() {
             bar.message("");

@@ -224,6 +224,11 @@ passes:
         ),
         (
             "student: { architecture: { num_hidden_layers: 1, hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 64 } }",
+            "student: { checkpoint: text/SmolLM2-135M }",
+            "write `hf://text/SmolLM2-135M`",
+        ),
+        (
+            "student: { architecture: { num_hidden_layers: 1, hidden_size: 64, num_attention_heads: 2, num_key_value_heads: 2, intermediate_size: 64 } }",
             "student: { checkpoint: model-smal }",
             "write `model-small`, which is there",
         ),
