@@ -137,8 +137,11 @@ export: { formats: [huggingface], dtype: f32 }
     fn one_weight_among_many_sources_and_words_of_packing_are_checked_before_anything_runs() {
         let workshop = workshop();
         for (set, told) in [
-            ("data.packing=best", "unknown word"),
-            ("data.longer=cutoff", "unknown word"),
+            ("data.packing=best", "must be one of `documents`, `stream`"),
+            (
+                "data.longer=cutoff",
+                "must be one of `truncate`, `split`, `drop`",
+            ),
             ("data.train=[{path: chats.jsonl, weight: 0}]", "weight"),
         ] {
             let refused = workshop.run(&["plan", "packed.yaml", "--set", set]);
