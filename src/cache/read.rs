@@ -2,11 +2,13 @@
 
 #![warn(clippy::indexing_slicing)] // untrusted input is read with `get`
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow_array::RecordBatch;
 use rayon::prelude::*;
@@ -17,6 +19,7 @@ use super::manifest::{Manifest, PROGRESS, ShardLayout, TokenHashes, tokens_hash}
 use super::masks::{has_all, places_in};
 use super::quantize::dequantize;
 use super::shard::Shard;
+use super::tables::Tables;
 use super::{CacheError, Fingerprint};
 use crate::data::{LossMask, PositionSpan, Sequence};
 use crate::files;
@@ -35,8 +38,13 @@ pub struct Cache {
     manifest: Manifest,
     layout: ShardLayout,
     shards: Vec<Shard>,
+    /// Shards whose tables are in memory, in the order in which they were read.
+    read_tables: Mutex<VecDeque<usize>>,
     _lock: Option<File>,
 }
+
+/// Shards whose tables are in memory: some 60 MiB, with a vocabulary of 50,000. Tests have so few that some are given up.
+const MAX_TABLES: usize = if cfg!(test) { 2 } else { 256 };
 
 /// Required fingerprint of a cache, the rows that it must have, and the positions that it must have of each.
 #[derive(Clone, Copy)]
@@ -144,6 +152,7 @@ impl Cache {
             layout: manifest.layout(),
             shards: shards.map(|record| Shard::new(dir, record)).collect(),
             manifest,
+            read_tables: Mutex::default(),
             _lock: lock,
         })
     }
@@ -192,7 +201,7 @@ impl Cache {
             });
         };
         let first_row = self.layout.rows(shard_idx).start;
-        let batch = shard.read_row(&self.dir, row_idx - first_row, self.fingerprint())?;
+        let batch = shard.read_row(&self.dir, row_idx - first_row)?;
         let (stored_idx, hash) = columns::decode_key(&batch).map_err(|what| shard.corrupt(what))?;
         if stored_idx != row_idx as u64 {
             return Err(shard.corrupt(format!("row {row_idx} is stored as row {stored_idx}")));
@@ -211,7 +220,8 @@ impl Cache {
             let path = shard.path.clone();
             return Err(CacheError::Positions { path, row_idx });
         }
-        let supports = self.supports(shard, &batch, stored).map_err(corrupt)?;
+        let tables = self.tables(shard_idx, shard)?;
+        let supports = self.supports(&tables, &batch, stored).map_err(corrupt)?;
         Ok(if stored == mask {
             supports
         } else {
@@ -226,15 +236,16 @@ impl Cache {
 
     /// A row and the teacher's supports for it, as captured.
     pub fn captured_row(&self, row_idx: usize) -> Result<CapturedRow, CacheError> {
-        let found = self.shards().find(|(_, rows)| rows.contains(&row_idx));
-        let (shard, rows) = found.ok_or_else(|| CacheError::NoSuchRow {
+        let mut shards = self.shards().enumerate();
+        let found = shards.find(|(_, (_, rows))| rows.contains(&row_idx));
+        let (place, (shard, rows)) = found.ok_or_else(|| CacheError::NoSuchRow {
             dir: self.dir.clone(),
             row_idx,
             num_rows: self.manifest.num_rows,
         })?;
         let fingerprint = self.fingerprint();
         let footer = shard.footer(&self.dir)?;
-        shard.tables(&self.dir, fingerprint)?;
+        let tables = self.tables(place, shard)?;
         let columns = [
             column::COUNTED,
             column::STARTS,
@@ -246,7 +257,7 @@ impl Cache {
         let (tokens, starts) = columns::decode_tokens(&batch, fingerprint).map_err(corrupt)?;
         let spans = columns::decode_spans(&batch, fingerprint).map_err(corrupt)?;
         let mask = LossMask::checked(&spans);
-        let supports = self.supports(shard, &batch, mask).map_err(corrupt)?;
+        let supports = self.supports(&tables, &batch, mask).map_err(corrupt)?;
         Ok(CapturedRow {
             tokens,
             starts,
@@ -255,14 +266,39 @@ impl Cache {
         })
     }
 
-    /// Supports of a batch of one row that has these positions; the tables of the shard must have been read.
+    /// Tables of a shard. Those that were read longest ago are given up, so that memory does not follow the cache.
+    fn tables(&self, shard_idx: usize, shard: &Shard) -> Result<Arc<Tables>, CacheError> {
+        let is_new = !shard.has_tables();
+        let tables = shard.tables(&self.dir, self.fingerprint())?;
+        if is_new {
+            let mut read = self
+                .read_tables
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            read.push_back(shard_idx);
+            if read.len() > MAX_TABLES {
+                let oldest = read.pop_front().and_then(|idx| self.shards.get(idx));
+                oldest.into_iter().for_each(Shard::forget_tables);
+            }
+        }
+        Ok(tables)
+    }
+
+    /// Number of shards whose tables are in memory.
+    #[cfg(test)]
+    pub(super) fn num_tables(&self) -> usize {
+        let has_tables = |shard: &&Shard| shard.has_tables();
+        self.shards.iter().filter(has_tables).count()
+    }
+
+    /// Supports of a batch of one row that has these positions.
     fn supports(
         &self,
-        shard: &Shard,
+        tables: &Tables,
         batch: &RecordBatch,
         mask: LossMask<'_>,
     ) -> Result<Supports, String> {
-        let codes = shard.codes(batch, mask.count())?;
+        let codes = Shard::codes(tables, batch, mask.count())?;
         Ok(dequantize(codes, self.fingerprint()))
     }
 

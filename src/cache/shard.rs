@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow_array::RecordBatch;
 use parquet::arrow::ProjectionMask;
@@ -32,7 +32,7 @@ pub(super) struct Shard {
     pub(super) record: ShardRecord,
     pub(super) path: PathBuf,
     footer: OnceLock<ArrowReaderMetadata>,
-    tables: OnceLock<Tables>,
+    tables: Mutex<Option<Arc<Tables>>>,
 }
 
 impl Shard {
@@ -41,7 +41,7 @@ impl Shard {
             record: record.clone(),
             path: dir.join(&record.file),
             footer: OnceLock::new(),
-            tables: OnceLock::new(),
+            tables: Mutex::default(),
         }
     }
 
@@ -120,11 +120,10 @@ impl Shard {
 
     /// Decodes the integers of a batch of one row that has so many positions.
     pub(super) fn codes(
-        &self,
+        tables: &Tables,
         batch: &RecordBatch,
         num_positions: usize,
     ) -> Result<RowCodes, String> {
-        let tables = self.tables.get().ok_or("the tables were not read")?;
         let stream = columns::decode_bytes(batch, column::SUPPORTS)?;
         let codes = tables.decode(stream, num_positions);
         codes.ok_or_else(|| "its supports cannot be decoded with this shard's tables".to_owned())
@@ -139,7 +138,9 @@ impl Shard {
         mut visit: impl FnMut(StoredRow) -> Result<(), CacheError>,
     ) -> Result<(), CacheError> {
         let (mut hashes, mut masks) = (Vec::new(), Vec::new());
-        for batch in self.read_all(dir, fingerprint)? {
+        let tables = self.tables(dir, fingerprint)?;
+        self.forget_tables(); // each shard is visited once
+        for batch in self.batches(self.footer(dir)?, |reader| reader)? {
             let batch = batch?;
             let row_idx = rows.start + hashes.len();
             let corrupt = |what: String| self.corrupt(format!("row {row_idx}: {what}"));
@@ -155,7 +156,7 @@ impl Shard {
             hashes.push(found);
             let spans = columns::decode_spans(&batch, fingerprint).map_err(corrupt)?;
             let num_positions = LossMask::checked(&spans).count();
-            let codes = self.codes(&batch, num_positions).map_err(corrupt)?;
+            let codes = Self::codes(&tables, &batch, num_positions).map_err(corrupt)?;
             masks.push(spans.clone());
             visit(StoredRow {
                 tokens,
@@ -224,10 +225,8 @@ impl Shard {
         &self,
         dir: &Path,
         idx_in_shard: usize,
-        fingerprint: &Fingerprint,
     ) -> Result<RecordBatch, CacheError> {
         let footer = self.footer(dir)?;
-        self.tables(dir, fingerprint)?;
         let columns = [
             column::ROW_IDX,
             column::COUNTED,
@@ -261,9 +260,10 @@ impl Shard {
         &self,
         dir: &Path,
         fingerprint: &Fingerprint,
-    ) -> Result<&Tables, CacheError> {
-        if let Some(tables) = self.tables.get() {
-            return Ok(tables);
+    ) -> Result<Arc<Tables>, CacheError> {
+        let mut kept = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tables) = &*kept {
+            return Ok(Arc::clone(tables));
         }
         let footer = self.footer(dir)?;
         let stored = footer.metadata().file_metadata().key_value_metadata();
@@ -282,17 +282,19 @@ impl Shard {
         let tables = Tables::from_bytes(bytes, fingerprint);
         let tables =
             tables.ok_or_else(|| self.corrupt("has tables of another shape".to_owned()))?;
-        Ok(self.tables.get_or_init(|| tables))
+        Ok(Arc::clone(kept.insert(Arc::new(tables))))
     }
 
-    /// All rows, one per batch, with all columns; ends at the first fault.
-    fn read_all(
-        &self,
-        dir: &Path,
-        fingerprint: &Fingerprint,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch, CacheError>>, CacheError> {
-        self.tables(dir, fingerprint)?;
-        self.batches(self.footer(dir)?, |reader| reader)
+    /// True if the tables are in memory.
+    pub(super) fn has_tables(&self) -> bool {
+        let kept = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.is_some()
+    }
+
+    /// Frees the memory of the tables; they are read again when they are needed.
+    pub(super) fn forget_tables(&self) {
+        let mut kept = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        *kept = None;
     }
 
     /// Rows as batches of one, as `choose` has chosen. The file is opened for each call, and not kept open: a cache may have

@@ -35,6 +35,23 @@ fn assert_rows(cache: &Cache, rows: &Rows) {
 }
 
 #[test]
+fn tables_of_a_few_shards_are_in_memory_however_many_are_read() {
+    let dir = tempdir().unwrap();
+    let rows = everything(NUM_ROWS);
+    rows.capture(dir.path());
+    let cache = rows.open(dir.path()).unwrap();
+    assert!(cache.manifest().shards.len() > 3);
+    for _ in 0..2 {
+        assert_rows(&cache, &rows);
+        assert_eq!(cache.num_tables(), 2);
+    }
+    for row_idx in cache.row_idxs() {
+        cache.captured_row(row_idx).unwrap();
+        assert!(cache.num_tables() <= 2);
+    }
+}
+
+#[test]
 fn positions_that_do_not_count_are_not_stored() {
     let (dir, whole) = (tempdir().unwrap(), tempdir().unwrap());
     let (some, all) = (turns(NUM_ROWS), everything(NUM_ROWS));
