@@ -358,8 +358,13 @@ export: { formats: [huggingface], dtype: f32 }
             "{recipe}"
         );
         desk.workshop.done(&["plan", "fresh.yaml"]);
+    }
 
-        // A GGUF file of the hub, whose content has no ending in the cache.
+    #[test]
+    fn a_gguf_file_of_the_hub_is_named_by_its_id_or_by_its_path_in_the_cache() {
+        let desk = Desk::new();
+        // Its content has no ending in the cache.
+        desk.done(&["export", "a/b", "--format", "gguf"]);
         let made = fs::read_dir(desk.workshop.path("b-gguf")).unwrap();
         let mut made = made.map(|entry| entry.unwrap().path());
         let gguf = made.find(|path| path.extension().is_some_and(|ending| ending == "gguf"));
