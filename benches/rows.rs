@@ -12,6 +12,7 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use alambic::allocator::{self, MiMalloc};
@@ -80,7 +81,7 @@ fn rows(
         &TokenizerChange::default(),
         dir.path(),
         (None, &[]),
-        &Hashes::of_this_process(0.0),
+        (&Hashes::of_this_process(0.0), &AtomicBool::new(false)),
     )?;
     let secs = start.elapsed().as_secs_f64();
     let train = prepared.train;

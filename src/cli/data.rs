@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 use anstyle::{AnsiColor, Style};
 use clap::{Args, Subcommand, ValueEnum};
@@ -162,7 +163,7 @@ fn prepared(plan: &Plan, stages: &Stages, hashes: &Hashes) -> Result<data::Prepa
         &stages.inputs.change,
         scratch.path(),
         (end_of_text, &ends),
-        hashes,
+        (hashes, &AtomicBool::new(false)),
     )?;
     Ok(prepared)
 }

@@ -141,6 +141,7 @@ impl From<DataError> for Failure {
         };
         match error {
             DataError::Io(error) => error.into(),
+            error @ DataError::Stopped { .. } => Self::interrupted(&error),
             error @ DataError::TextChanged { .. } => {
                 Self::input("run/input-changed", &error).help(Some(WAIT_FOR_WRITERS.to_owned()))
             }

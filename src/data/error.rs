@@ -77,6 +77,14 @@ pub enum DataError {
         /// The cause.
         source: TemplateError,
     },
+    /// A signal asked to stop; rows that are not whole are not kept.
+    #[error(
+        "stopped while rows were made of the {split} text; they are made again by the same command"
+    )]
+    Stopped {
+        /// The split.
+        split: Split,
+    },
     /// The text changed while rows were made of it.
     #[error("the {split} text was written to while it was read")]
     TextChanged {

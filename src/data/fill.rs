@@ -155,6 +155,7 @@ impl<'a> RowSettings<'a> {
         documents: &mut impl Iterator<Item = Document>,
         limit: Option<u64>,
         rows: RowsBuilder,
+        watch: &mut Watch<'_>,
     ) -> Result<(RowsBuilder, RowFacts), DataError> {
         let packing = Packing {
             sequence_length: self.sequence_length,
@@ -169,6 +170,7 @@ impl<'a> RowSettings<'a> {
             split,
             packer: Packer::new(packing, rows),
             facts: RowFacts::default(),
+            watch,
         };
         let [mut round_bytes, most_bytes] = ROUND_BYTES;
         while !filling.packer.is_full() {
@@ -261,7 +263,11 @@ struct Filling<'a> {
     split: Split,
     packer: Packer,
     facts: RowFacts,
+    watch: &'a mut Watch<'a>,
 }
+
+/// Told of bytes of text that have become rows; false to stop.
+pub(super) type Watch<'a> = dyn FnMut(u64) -> bool + 'a;
 
 impl Filling<'_> {
     /// Tokenises documents side by side, and packs them in their order.
@@ -291,6 +297,10 @@ impl Filling<'_> {
                     self.facts.turns.refuse(&error);
                 }
                 Err(error) => return Err(error),
+            }
+            let is_told = matches!(document.content, Content::File(_));
+            if !is_told && !(self.watch)(document.num_bytes()) {
+                return Err(DataError::Stopped { split: self.split });
             }
             if self.packer.is_full() {
                 break;
@@ -329,11 +339,13 @@ impl Filling<'_> {
         self.packer.begin(self.settings.form_of_texts());
         self.packer.begin_text();
         let encoder = self.encoder;
-        let mut has_tokens = false;
+        let (mut has_tokens, mut is_stopped) = (false, false);
         let take = |text: TokenizedText| {
             has_tokens |= !text.ids.is_empty();
             self.push(&text)?;
-            Ok(if self.packer.is_full() {
+            let num_bytes = text.num_bytes.iter().map(|&bytes| u64::from(bytes)).sum();
+            is_stopped = !(self.watch)(num_bytes);
+            Ok(if is_stopped || self.packer.is_full() {
                 ControlFlow::Break(())
             } else {
                 ControlFlow::Continue(())
@@ -345,6 +357,9 @@ impl Filling<'_> {
             EncodeFileError::Tokenizer(error) => error.into(),
             EncodeFileError::Io(error) => error.into(),
         })?;
+        if is_stopped {
+            return Err(DataError::Stopped { split });
+        }
         if has_tokens {
             return self.end_text();
         }

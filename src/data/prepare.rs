@@ -2,9 +2,11 @@
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::iter;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +16,9 @@ use super::fill::{RowFacts, RowSettings};
 use super::pack::Packing;
 use super::plan::{Longer, PackingKind};
 use super::rows::{self, RowsBuilder, TokenRows};
-use super::source::{Document, DocumentStream, OnBadRow, SourceCount, SourcePlan, content_hash};
+use super::source::{
+    Document, DocumentStream, OnBadRow, SourceCount, SourcePlan, content_hash, source_files,
+};
 use super::store::Store;
 use super::templates::Renderer;
 use super::tokenizer::Tokenizer;
@@ -23,6 +27,7 @@ use crate::chat::Learn;
 use crate::data::{DataPlan, TokenizerPlan, TrainTokenizer};
 use crate::files;
 use crate::hashes::Hashes;
+use crate::progress::Progress;
 
 /// Part of a tokenizer's key; raised when the same text would give another one (also by another `tokenizers` version).
 const VERSION: u32 = 2;
@@ -91,7 +96,7 @@ pub fn prepare(
     change: &TokenizerChange,
     cache_dir: &Path,
     (eos, ends): (Option<u32>, &[u32]),
-    hashes: &Hashes,
+    (hashes, stop): (&Hashes, &AtomicBool),
 ) -> Result<Prepared, DataError> {
     let hash = |split, sources: &[SourcePlan]| {
         content_hash(sources, hashes).map_err(|source| DataError::Source { split, source })
@@ -102,7 +107,7 @@ pub fn prepare(
     let tokenizer = match (given, &plan.tokenizer) {
         (Some(tokenizer), _) => tokenizer.clone(),
         (None, TokenizerPlan::Train(TrainTokenizer { vocab_size })) => {
-            train_tokenizer(&mut store, plan, &train_hash, *vocab_size)?.changed(change)?
+            train_tokenizer(&mut store, plan, (&train_hash, *vocab_size), stop)?.changed(change)?
         }
         (None, TokenizerPlan::File(_) | TokenizerPlan::Teacher) => {
             return Err(DataError::NoTokenizer);
@@ -115,6 +120,7 @@ pub fn prepare(
             ..RowSettings::new(&tokenizer, plan.sequence_length, eos, ends, plan.learn)?
         },
         on_bad_row: plan.on_bad_row,
+        stop,
     };
     let mut rows = |split, sources: &[SourcePlan], text_hash: &str, limit| {
         let key = settings.key(text_hash, limit);
@@ -173,6 +179,7 @@ pub fn read_rows(
     let settings = TextSettings {
         settings: RowSettings::new(tokenizer, sequence_length, eos, ends, None)?,
         on_bad_row: OnBadRow::Fail,
+        stop: &AtomicBool::new(false),
     };
     let rows = RowsBuilder::in_memory(sequence_length, settings.settings.end_of_text);
     let (rows, _) = settings.read(Split::Validation, sources, None, rows)?;
@@ -189,7 +196,13 @@ pub fn rows_of_text(
     let document = Document::from(text);
     let settings = RowSettings::new(tokenizer, sequence_length, Some(end_of_text), &[], None)?;
     let rows = RowsBuilder::in_memory(sequence_length, end_of_text);
-    let (rows, _) = settings.fill(Split::Validation, &mut iter::once(document), None, rows)?;
+    let (rows, _) = settings.fill(
+        Split::Validation,
+        &mut iter::once(document),
+        None,
+        rows,
+        &mut |_| true,
+    )?;
     RowSettings::check(Split::Validation, &rows, &RowFacts::default())?;
     Ok(rows.into_rows())
 }
@@ -198,7 +211,12 @@ pub fn rows_of_text(
 struct TextSettings<'a> {
     settings: RowSettings<'a>,
     on_bad_row: OnBadRow,
+    /// Set by the first signal.
+    stop: &'a AtomicBool,
 }
+
+/// Bytes of a text from which on its progress is told.
+const LONG_BYTES: u64 = 32 << 20;
 
 impl TextSettings<'_> {
     /// Key of the rows of a text.
@@ -255,7 +273,19 @@ impl TextSettings<'_> {
             ends: self.settings.ends.clone(),
             ..self.settings
         };
-        let filled = settings.fill(split, &mut documents, limit, rows)?;
+        let total = bytes_of(sources);
+        let label = format!("data, {split}");
+        let mut progress = (total > LONG_BYTES).then(|| Progress::of_bytes(&label, total));
+        let mut watch = |num_bytes| {
+            if let Some(progress) = &mut progress {
+                progress.advance(num_bytes);
+            }
+            !self.stop.load(Ordering::Relaxed)
+        };
+        let filled = settings.fill(split, &mut documents, limit, rows, &mut watch)?;
+        if let Some(progress) = progress {
+            progress.finish();
+        }
         let (rows, mut facts) = filled;
         let read = documents
             .finish()
@@ -297,6 +327,15 @@ impl TextSettings<'_> {
     }
 }
 
+/// Bytes of all files of sources.
+fn bytes_of(sources: &[SourcePlan]) -> u64 {
+    let files = source_files(sources).unwrap_or_default(); // what cannot be read is told when it is read
+    let sizes = files
+        .iter()
+        .map(|path| fs::metadata(path).map_or(0, |file| file.len()));
+    sizes.sum()
+}
+
 fn rows_path(dir: &Path, key: &str) -> PathBuf {
     dir.join(format!("rows-{key}"))
 }
@@ -304,8 +343,8 @@ fn rows_path(dir: &Path, key: &str) -> PathBuf {
 fn train_tokenizer(
     store: &mut Store<'_>,
     plan: &DataPlan,
-    text_hash: &str,
-    vocab_size: usize,
+    (text_hash, vocab_size): (&str, usize),
+    stop: &AtomicBool,
 ) -> Result<Tokenizer, DataError> {
     let split = Split::Train;
     let key = files::hash_json(&(VERSION, text_hash, vocab_size));
@@ -315,7 +354,11 @@ fn train_tokenizer(
     };
     store.get_or_make("tokenizer", &key, read, || {
         let mut documents = DocumentStream::open(&plan.train, plan.on_bad_row);
-        let trained = Tokenizer::train(documents.by_ref(), vocab_size);
+        let is_wanted = |_: &Document| !stop.load(Ordering::Relaxed);
+        let trained = Tokenizer::train(documents.by_ref().take_while(is_wanted), vocab_size);
+        if stop.load(Ordering::Relaxed) {
+            return Err(DataError::Stopped { split });
+        }
         let read = documents.finish();
         read.map_err(|source| DataError::Source { split, source })?;
         let tokenizer = trained?;

@@ -50,7 +50,7 @@ pub(super) fn prepare_data(
             &inputs.change,
             &stage.dir,
             (inputs.end_of_text(), &inputs.ends(plan)),
-            hashes,
+            (hashes, context.stop),
         )?,
     };
     data.train = data.train.calibrated_on(plan.data.calibrate_on);

@@ -1,5 +1,6 @@
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::chat::Learn;
 use crate::data::{
@@ -12,6 +13,7 @@ use crate::hashes::Hashes;
 struct Setup {
     dir: tempfile::TempDir,
     plan: DataPlan,
+    stop: AtomicBool,
 }
 
 impl Setup {
@@ -30,7 +32,8 @@ impl Setup {
             calibrate_on: CalibrateOn::All,
             tokenizer: TokenizerPlan::Train(TrainTokenizer { vocab_size: 280 }),
         };
-        let setup = Self { dir, plan };
+        let stop = AtomicBool::new(false);
+        let setup = Self { dir, plan, stop };
         setup.write("train/a.txt", &"It is a truth, £ 20. ".repeat(30));
         setup.write("train/b.txt", "universally acknowledged");
         setup.write("validation.txt", &"She was £ 5 — or less. ".repeat(9));
@@ -76,7 +79,7 @@ impl Setup {
             &unchanged,
             &self.cache(),
             ends,
-            &hashes,
+            (&hashes, &self.stop),
         )
     }
 
@@ -184,6 +187,27 @@ fn a_damaged_file_is_made_again_and_said() {
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
     }
+}
+
+#[test]
+fn a_signal_stops_the_making_of_rows_and_leaves_nothing_of_them() {
+    let mut setup = Setup::new();
+    setup.stop.store(true, Ordering::Relaxed);
+    let told = setup.prepare().unwrap_err().to_string();
+    assert!(
+        told.starts_with("stopped while rows were made of the train text"),
+        "{told}"
+    );
+    assert_eq!(setup.cached(""), [] as [PathBuf; 0]);
+    // a long file, which is read bit by bit
+    setup.stop.store(false, Ordering::Relaxed);
+    let tokenizer = setup.prepare().unwrap().tokenizer;
+    setup.write("train/b.txt", &"It is a truth. ".repeat(400_000));
+    setup.plan.tokenizer = TokenizerPlan::Teacher;
+    let before = setup.cached("");
+    setup.stop.store(true, Ordering::Relaxed);
+    assert!(setup.prepare_with(&tokenizer, None, &[]).is_err());
+    assert_eq!(setup.cached(""), before);
 }
 
 #[test]
