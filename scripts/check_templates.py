@@ -86,7 +86,7 @@ CONVERSATIONS = {
     "developer": {"messages": [{"role": "developer", "content": "Be brief."}, user("a"), assistant("b")]},
     "unknown role": {"messages": [user("a"), {"role": "critic", "content": "b"}]},
     "documents": {"messages": TURNS[:3], "documents": [{"title": "Emma", "text": "A novel."}]},
-    "a name": {"messages": [{"role": "user", "name": "Ann", "content": "a"}, assistant("b", weight=1, train=False)]},
+    "a name": {"messages": [{"role": "user", "name": "Ann", "content": "a"}, assistant("b", weight=0, train=False)]},
 }
 
 
