@@ -200,6 +200,7 @@ impl Cache {
                 num_rows,
             });
         };
+        let tables = self.tables(shard_idx, shard)?;
         let first_row = self.layout.rows(shard_idx).start;
         let batch = shard.read_row(&self.dir, row_idx - first_row)?;
         let (stored_idx, hash) = columns::decode_key(&batch).map_err(|what| shard.corrupt(what))?;
@@ -220,7 +221,6 @@ impl Cache {
             let path = shard.path.clone();
             return Err(CacheError::Positions { path, row_idx });
         }
-        let tables = self.tables(shard_idx, shard)?;
         let supports = self.supports(&tables, &batch, stored).map_err(corrupt)?;
         Ok(if stored == mask {
             supports

@@ -155,7 +155,7 @@ impl<'a> RowSettings<'a> {
         documents: &mut impl Iterator<Item = Document>,
         limit: Option<u64>,
         rows: RowsBuilder,
-        watch: &mut Watch<'_>,
+        watch: &mut FillWatch<'_>,
     ) -> Result<(RowsBuilder, RowFacts), DataError> {
         let packing = Packing {
             sequence_length: self.sequence_length,
@@ -263,11 +263,11 @@ struct Filling<'a> {
     split: Split,
     packer: Packer,
     facts: RowFacts,
-    watch: &'a mut Watch<'a>,
+    watch: &'a mut FillWatch<'a>,
 }
 
 /// Told of bytes of text that have become rows; false to stop.
-pub(super) type Watch<'a> = dyn FnMut(u64) -> bool + 'a;
+pub(super) type FillWatch<'a> = dyn FnMut(u64) -> bool + 'a;
 
 impl Filling<'_> {
     /// Tokenises documents side by side, and packs them in their order.
