@@ -1,7 +1,9 @@
 //! Documents of sources one after another, read by other threads while they are used.
 
+use std::io;
 use std::iter;
 use std::panic;
+use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::vec;
@@ -9,7 +11,7 @@ use std::vec;
 use serde::{Deserialize, Serialize};
 
 use super::collected::Collected;
-use super::fault::{BadRows, Faults, SourceError};
+use super::fault::{BadRows, FaultKind, Faults, SourceError};
 use super::plan::{OnBadRow, SourcePlan};
 use super::skipped::Skipped;
 use super::walk::{SourceFile, Walk};
@@ -17,6 +19,9 @@ use super::{Document, Reader, no_text};
 
 /// Blocks that a reader is ahead.
 const BLOCKS_AHEAD: usize = 2;
+
+/// Most sources that are mixed: each has a reader of its own.
+const MAX_MIXED: usize = 256;
 
 /// Documents of sources, in an order that the sources alone decide.
 ///
@@ -35,7 +40,7 @@ pub struct DocumentStream {
 /// One or more sources that are read one after another.
 struct Lane {
     receiver: Option<Receiver<Vec<Document>>>,
-    thread: Option<JoinHandle<Collected>>,
+    thread: Option<io::Result<JoinHandle<Collected>>>,
     block: vec::IntoIter<Document>,
     weight: f64,
     count: SourceCount,
@@ -71,10 +76,18 @@ impl DocumentStream {
         let mut walk = Walk::default();
         let files = walk.find(sources);
         let num_files = files.len();
-        let is_mixed = sources.len() > 1 && sources.iter().any(|source| source.weight.is_some());
+        let weighed = sources.iter().find(|source| source.weight.is_some());
+        let is_mixed = sources.len() > 1 && weighed.is_some();
+        if let Some(source) = weighed.filter(|_| sources.len() > MAX_MIXED) {
+            let told = format!(
+                "one of {} sources that are mixed by `weight`, and at most {MAX_MIXED} can be; put those of one weight into a folder",
+                sources.len()
+            );
+            walk.faults.add(&source.path, None, FaultKind::Choice(told));
+        }
         // The reader of the first source hands on nothing if there are faults already, and looks for more.
         let mut faults = Some(std::mem::take(&mut walk.faults));
-        let lanes = if is_mixed {
+        let lanes = if is_mixed && sources.len() <= MAX_MIXED {
             let mut files = files;
             let lane = |(idx, source): (usize, &SourcePlan)| {
                 let later = files.split_off(files.partition_point(|file| file.source <= idx));
@@ -109,10 +122,17 @@ impl DocumentStream {
         let mut read = Vec::new();
         for lane in &mut self.lanes {
             lane.receiver = None; // a reader that has more to hand on ends
-            let thread = lane.thread.take().map(JoinHandle::join);
+            let thread = lane
+                .thread
+                .take()
+                .map(|thread| thread.map(JoinHandle::join));
             match thread {
-                Some(Ok(collected)) => read.push(collected),
-                Some(Err(panicked)) => panic::resume_unwind(panicked),
+                Some(Ok(Ok(collected))) => read.push(collected),
+                Some(Ok(Err(panicked))) => panic::resume_unwind(panicked),
+                Some(Err(error)) => {
+                    let path = Path::new(&lane.count.path);
+                    faults.add(path, None, FaultKind::Unreadable(error));
+                }
                 None => {}
             }
         }
@@ -162,7 +182,7 @@ impl Lane {
     ) -> Self {
         let (sender, receiver) = sync_channel(BLOCKS_AHEAD);
         let sources = sources.to_vec();
-        let thread = thread::spawn(move || {
+        let thread = thread::Builder::new().spawn(move || {
             let mut reader = Reader::new(&sources, on_bad_row);
             // Faults of plans are told once, by the first reader.
             let of_plans = std::mem::take(&mut reader.found.faults);

@@ -90,3 +90,13 @@ fn a_stream_that_is_ended_early_tells_the_faults_of_what_was_read() {
     let told = message(&bad, &stream.finish().map(drop).unwrap_err());
     assert!(told.starts_with("2 faults in the text"), "{told}");
 }
+
+#[test]
+fn more_sources_than_can_be_mixed_are_refused() {
+    let dir = lines(&[("a", 1, 5)]);
+    let many = vec![("a", Some(1.0)); 257];
+    let mut stream = DocumentStream::open(&sources(&dir, &many), OnBadRow::Fail);
+    assert_eq!(stream.by_ref().count(), 0);
+    let told = message(&dir, &stream.finish().map(drop).unwrap_err());
+    assert!(told.contains("one of 257 sources that are mixed"), "{told}");
+}
