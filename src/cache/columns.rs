@@ -10,7 +10,7 @@ use arrow_array::{
     Array, ArrayRef, BinaryArray, FixedSizeBinaryArray, PrimitiveArray, RecordBatch, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
-use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -40,8 +40,11 @@ pub(super) const FINGERPRINT: &str = "fingerprint";
 /// Bytes of the hash over a row's tokens.
 const TOKENS_HASH_BYTES: i32 = 32;
 
-/// Rows of a page: a reader of one row decodes this many, and a page costs forty bytes a column.
+/// Rows of a page of supports: a reader of one row reads this many.
 const ROWS_PER_PAGE: usize = 16;
+
+/// Largest page of the other columns. What is compressed together is smaller, and their readers want most of the rows.
+const PAGE_BYTES: usize = 1 << 20;
 
 /// Largest excess of a support's probability over one; generous for the rounding of a teacher's f32 softmax.
 const MASS_TOLERANCE: f64 = 1e-3;
@@ -104,16 +107,14 @@ pub(super) fn writer_properties(
             FINGERPRINT.to_owned(),
             fingerprint_text(fingerprint),
         )]))
-        .set_compression(Compression::ZSTD(ZstdLevel::try_new(9)?))
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(19)?))
         .set_column_compression(path(&[column::SUPPORTS]), Compression::UNCOMPRESSED) // already entropy-coded
         .set_dictionary_enabled(false)
         .set_statistics_enabled(EnabledStatistics::None)
-        .set_data_page_row_count_limit(ROWS_PER_PAGE)
+        .set_data_page_size_limit(PAGE_BYTES)
+        .set_data_page_row_count_limit(usize::MAX)
+        .set_column_data_page_row_count_limit(path(&[column::SUPPORTS]), ROWS_PER_PAGE)
         .set_max_row_group_row_count(None)
-        .set_column_encoding(
-            path(&[column::TOKENS, "list", "element"]),
-            Encoding::BYTE_STREAM_SPLIT,
-        )
         .build())
 }
 

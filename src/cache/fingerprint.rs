@@ -44,7 +44,7 @@ pub struct Fingerprint {
 impl Fingerprint {
     /// Version of format and codec that this program writes and reads; raise it when a column
     /// changes its meaning.
-    pub const VERSION: u32 = 4;
+    pub const VERSION: u32 = 5;
 
     /// Every field in which `self` (the cache) and `wanted` differ, in the order of the fields.
     pub fn differences(&self, wanted: &Self) -> Vec<FieldDifference> {

@@ -28,6 +28,12 @@ const DEPTHS: Bins = Bins::new(4);
 /// Bins of counts.
 const COUNTS: Bins = Bins::new(2);
 
+/// Contexts of a level by the lowest level of its position.
+const DEPTH_CONTEXTS: usize = 8;
+
+/// Levels, 1.5 nats, by which the lowest levels of two contexts differ.
+const DEPTH_STEP: u32 = 48;
+
 /// No bins: every number is a symbol.
 const PLAIN: Bins = Bins::new(15);
 
@@ -123,7 +129,11 @@ impl StreamFields {
         let gaps = field(GAPS, largest_gap, rank_contexts * left_contexts);
         let (weights, depths, masses) = match per_position {
             PerPosition::TopK { num_tails, .. } => (
-                field(LEVELS, u32::from(LOWEST_LEVEL), rank_contexts),
+                field(
+                    LEVELS,
+                    u32::from(LOWEST_LEVEL),
+                    rank_contexts * DEPTH_CONTEXTS,
+                ),
                 field(DEPTHS, u32::from(LOWEST_LEVEL), 1),
                 field(PLAIN, u32::from(NO_TAIL), num_tails),
             ),
@@ -186,8 +196,8 @@ impl StreamFields {
             let (mut next, mut left) = (0, top_k);
             for (rank, level) in ascending(entries) {
                 visit(self.gaps.coded(self.context(next, left), rank - next));
-                let octave = OCTAVES.bin(rank) as usize;
-                visit(self.weights.coded(octave, depth - u32::from(level)));
+                let context = level_context(rank, depth);
+                visit(self.weights.coded(context, depth - u32::from(level)));
                 (next, left) = (rank + 1, left - 1);
             }
         }
@@ -263,8 +273,8 @@ impl StreamFields {
         let mut next = 0;
         for left in (1..=top_k).rev() {
             let rank = self.decode_rank(from, tables, next, left)?;
-            let octave = OCTAVES.bin(rank) as usize;
-            let above = self.weights.decode(octave, tables, from)?;
+            let context = level_context(rank, depth);
+            let above = self.weights.decode(context, tables, from)?;
             entries.push(packed(*ids.get(rank as usize)?, depth.checked_sub(above)?));
             next = rank + 1;
         }
@@ -332,6 +342,13 @@ impl Coded {
         to.put_bits(self.low_bits, self.num_low_bits);
         Some(())
     }
+}
+
+/// Context of a level: how often its id occurs, and the lowest level of the position, which tells how far levels spread.
+#[inline]
+fn level_context(rank: u32, depth: u32) -> usize {
+    let spread = (depth / DEPTH_STEP) as usize;
+    OCTAVES.bin(rank) as usize * DEPTH_CONTEXTS + spread.min(DEPTH_CONTEXTS - 1)
 }
 
 /// An id and its weight as one number, which sorts by id.

@@ -251,9 +251,9 @@ fn an_impossible_manifest_is_refused() {
             "must be `shard-00001.parquet`",
         ),
         (
-            "\"version\": 4",
+            "\"version\": 5",
             "\"version\": 3".to_owned(),
-            "format 3, this program reads 4",
+            "format 3, this program reads 5",
         ),
         (
             "\"shards\"",
