@@ -9,7 +9,7 @@
 //! ```
 //!
 //! `--steps N` (5), `--micro-batch N` (4), `--sequence-length N` (256), `--document-length N` (rows of documents of so many
-//! tokens, else of one) and `--checkpointing` after the name; a step has 2,048 positions. One JSON object goes to stdout.
+//! tokens, else of one), `--bf16` and `--checkpointing` after the name; a step has 2,048 positions. One JSON object goes to stdout.
 //! `scripts/bench_train.py` compares with PyTorch.
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
@@ -21,6 +21,7 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::data::Sequence;
 use alambic::device::{self, ReadBack};
+use alambic::kernels::{Arithmetic, Sums, Weight};
 use alambic::loss::chunked::head_gradients;
 use alambic::loss::{LossSpec, LossWeights, RowTarget, Term, Terms};
 use alambic::model::Head;
@@ -71,6 +72,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             .step_by(document_length)
             .map(u32::try_from)
             .collect::<Result<_, _>>()?,
+        arithmetic: if arguments.iter().any(|argument| argument == "--bf16") {
+            Arithmetic::Bf16(Sums::of_this_machine())
+        } else {
+            Arithmetic::F32
+        },
         activations: if arguments
             .iter()
             .any(|argument| argument == "--checkpointing")
@@ -98,6 +104,7 @@ struct Settings {
     micro_batch: usize,
     sequence_length: usize,
     document_starts: Vec<u32>,
+    arithmetic: Arithmetic,
     activations: ActivationMemory,
 }
 
@@ -169,6 +176,7 @@ fn train(
     let seq = settings.sequence_length;
     let config = architecture(&model.architecture, model.vocab_size, seq, None);
     let mut student = Student::fresh(&config, 1, 17, device);
+    student.decoder = student.decoder.with_arithmetic(settings.arithmetic);
     let mut optimizer = AdamW::new(&student.trained());
     let (plan, spec) = plan_and_spec(model, settings);
     let read_back = ReadBack::of(device);
@@ -216,6 +224,7 @@ fn train(
     sorted.sort_by(f64::total_cmp);
     let median = sorted[sorted.len() / 2];
     Ok(json!({
+        "arithmetic": settings.arithmetic.to_string(),
         "tokens_per_sec": POSITIONS as f64 / median,
         "cpu_secs_per_step": cpu,
         "peak_mib": status_mib("VmHWM:")?,
@@ -232,6 +241,7 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
         micro_batch: 4,
         sequence_length: 256,
         document_starts: vec![0],
+        arithmetic: Arithmetic::F32,
         activations: ActivationMemory::Kept,
     };
     let (_, spec) = plan_and_spec(&LARGE, &settings);
@@ -246,7 +256,7 @@ fn loss(device: &Device) -> Result<serde_json::Value, Box<dyn Error>> {
     };
     let hidden = matrix(POSITIONS, 1.0);
     let head = Head {
-        weight: matrix(vocab, 0.02),
+        weight: Weight::new(matrix(vocab, 0.02), Arithmetic::F32),
         soft_cap: None,
     };
 

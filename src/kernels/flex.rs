@@ -3,6 +3,8 @@
 //! No other module sees Burn's own tensors. A tensor is read in place. A tensor that is overwritten is reused without a
 //! copy if nobody else holds it, which is the case without a graph, and copied first if autodiff keeps it.
 
+use std::sync::Arc;
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -14,7 +16,9 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_e
 use burn::tensor::{DType, Tensor, TensorData};
 
 use super::attention::host::{self, AttentionInputs, Heads, attention_slopes};
+use super::product::bf16::{self, PackedLeft, PackedRight};
 use super::product::host::{MatrixMut, row_product};
+use super::product::{Arithmetic, Passes, Sums};
 use super::views::{HeadTensor, from_start, last_dim, like, matrix, owned, values};
 use super::{Sight, rotation};
 use crate::device;
@@ -60,9 +64,56 @@ pub(super) fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
     ))
 }
 
-pub(super) fn add_product(total: Tensor<2>, left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
-    let (left, right) = (left.into_dispatch(), right.into_dispatch());
-    Tensor::from_dispatch(Dispatch::add_product(total.into_dispatch(), left, right))
+pub(super) fn add_product(
+    total: Tensor<2>,
+    left: Tensor<2>,
+    right: Tensor<2>,
+    arithmetic: Arithmetic,
+) -> Tensor<2> {
+    let (total, left) = (total.into_dispatch(), left.into_dispatch());
+    let right = right.into_dispatch();
+    Tensor::from_dispatch(Dispatch::add_product(total, left, right, arithmetic))
+}
+
+/// A weight `[out, in]` as bf16 products read it; empty if it is packed for each product.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PackedWeight {
+    forward: Option<Arc<PackedRight>>,
+    backward: Option<Arc<PackedRight>>,
+}
+
+/// Packs a weight once for many products.
+pub(super) fn pack(weight: Tensor<2>, sums: Sums, passes: Passes) -> PackedWeight {
+    let weight = weight.try_into_primitive::<Flex>();
+    let weight = from_start(weight.expect("a weight is packed on the host, without autodiff"));
+    let matrix = matrix(&weight);
+    let to_slopes = (passes == Passes::ForwardAndBackward).then(|| matrix.transpose());
+    PackedWeight {
+        forward: Some(Arc::new(PackedRight::of(&matrix, sums))),
+        backward: to_slopes.map(|matrix| Arc::new(PackedRight::of(&matrix, sums))),
+    }
+}
+
+/// `x · weightᵀ` in bf16.
+pub(super) fn linear_bf16(
+    x: Tensor<2>,
+    weight: Tensor<2>,
+    packed: PackedWeight,
+    sums: Sums,
+) -> Tensor<2> {
+    let (x, weight) = (x.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::linear_bf16(x, weight, packed, sums))
+}
+
+/// `slope · weight` in bf16.
+pub(super) fn slope_of_input_bf16(
+    slope: Tensor<2>,
+    weight: Tensor<2>,
+    packed: PackedWeight,
+    sums: Sums,
+) -> Tensor<2> {
+    let (slope, weight) = (slope.into_dispatch(), weight.into_dispatch());
+    Tensor::from_dispatch(Dispatch::slope_of_input_bf16(slope, weight, packed, sums))
 }
 
 /// The operations that this module adds to Burn's; shapes as in the functions of [`super`].
@@ -86,6 +137,19 @@ trait FusedOps: Backend {
         total: FloatTensor<Self>,
         left: FloatTensor<Self>,
         right: FloatTensor<Self>,
+        arithmetic: Arithmetic,
+    ) -> FloatTensor<Self>;
+    fn linear_bf16(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: PackedWeight,
+        sums: Sums,
+    ) -> FloatTensor<Self>;
+    fn slope_of_input_bf16(
+        slope: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        packed: PackedWeight,
+        sums: Sums,
     ) -> FloatTensor<Self>;
 }
 
@@ -130,12 +194,65 @@ impl FusedOps for Flex {
         FlexTensor::from_data(TensorData::new(values, [rows, columns]))
     }
 
-    fn add_product(total: FlexTensor, left: FlexTensor, right: FlexTensor) -> FlexTensor {
+    fn add_product(
+        total: FlexTensor,
+        left: FlexTensor,
+        right: FlexTensor,
+        arithmetic: Arithmetic,
+    ) -> FlexTensor {
         let (mut total, left, right) = (owned(total), from_start(left), from_start(right));
         let columns = last_dim(&total);
-        MatrixMut::new(total.storage_mut(), columns).add(1.0, matrix(&left), matrix(&right));
+        let sum = MatrixMut::new(total.storage_mut(), columns);
+        match arithmetic {
+            Arithmetic::F32 => sum.add(1.0, matrix(&left), matrix(&right)),
+            Arithmetic::Bf16(sums) => {
+                let left = PackedLeft::of(&matrix(&left), sums);
+                let right = PackedRight::of(&matrix(&right).transpose(), sums);
+                bf16::multiply(sum, true, &left, &right);
+            }
+        }
         total
     }
+
+    fn linear_bf16(
+        x: FlexTensor,
+        weight: FlexTensor,
+        packed: PackedWeight,
+        sums: Sums,
+    ) -> FlexTensor {
+        bf16_product(x, packed.forward, sums, || from_start(weight))
+    }
+
+    fn slope_of_input_bf16(
+        slope: FlexTensor,
+        weight: FlexTensor,
+        packed: PackedWeight,
+        sums: Sums,
+    ) -> FlexTensor {
+        bf16_product(slope, packed.backward, sums, || {
+            from_start(weight.transpose(0, 1))
+        })
+    }
+}
+
+/// `left · rightᵀ`, with `right` packed already or here.
+fn bf16_product(
+    left: FlexTensor,
+    packed: Option<Arc<PackedRight>>,
+    sums: Sums,
+    right: impl FnOnce() -> FlexTensor,
+) -> FlexTensor {
+    let left = from_start(left);
+    let packed = packed.unwrap_or_else(|| {
+        let right = right();
+        Arc::new(PackedRight::of(&matrix(&right), sums))
+    });
+    let [rows, columns] = [left.shape()[0], packed.num_columns()];
+    let mut values = vec![0.0; rows * columns];
+    let left = PackedLeft::of(&matrix(&left), sums);
+    let product = MatrixMut::new(&mut values, columns);
+    bf16::multiply(product, false, &left, &packed);
+    FlexTensor::from_data(TensorData::new(values, [rows, columns]))
 }
 
 /// A tensor under autodiff.
@@ -201,8 +318,61 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         Self::float_matmul(left, right)
     }
 
-    fn add_product(total: Tracked<C>, left: Tracked<C>, right: Tracked<C>) -> Tracked<C> {
+    fn add_product(
+        total: Tracked<C>,
+        left: Tracked<C>,
+        right: Tracked<C>,
+        _: Arithmetic,
+    ) -> Tracked<C> {
         Self::float_add(total, Self::float_matmul(left, right))
+    }
+
+    fn linear_bf16(
+        x: Tracked<C>,
+        weight: Tracked<C>,
+        packed: PackedWeight,
+        sums: Sums,
+    ) -> Tracked<C> {
+        let ((x, x_node), (weight, weight_node)) = (x.into_parts(), weight.into_parts());
+        let step = LinearBf16Step.prepare::<C>([x_node, weight_node]);
+        match step.compute_bound().stateful() {
+            OpsKind::Tracked(step) => {
+                let state = (x.clone(), weight.clone(), packed.clone(), sums);
+                step.finish(state, Flex::linear_bf16(x, weight, packed, sums))
+            }
+            OpsKind::UnTracked(step) => step.finish(Flex::linear_bf16(x, weight, packed, sums)),
+        }
+    }
+
+    fn slope_of_input_bf16(
+        slope: Tracked<C>,
+        weight: Tracked<C>,
+        _: PackedWeight,
+        _: Sums,
+    ) -> Tracked<C> {
+        Self::float_matmul(slope, weight)
+    }
+}
+
+#[derive(Debug)]
+struct LinearBf16Step;
+
+impl Backward<Flex, 2> for LinearBf16Step {
+    type State = (FlexTensor, FlexTensor, PackedWeight, Sums);
+
+    fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
+        let (x, weight, packed, sums) = ops.state;
+        let slope = gradients.consume::<Flex>(&ops.node);
+        let [x_node, weight_node] = ops.parents;
+        if let Some(node) = weight_node {
+            let right = || from_start(x.transpose(0, 1)); // [in, P]
+            let to_weight = bf16_product(slope.clone().transpose(0, 1), None, sums, right);
+            gradients.register::<Flex>(node.id, to_weight); // [out, in]
+        }
+        if let Some(node) = x_node {
+            let to_x = Flex::slope_of_input_bf16(slope, weight, packed, sums);
+            gradients.register::<Flex>(node.id, to_x); // [P, in]
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::statistics::{RowStatistics, row_statistics};
 use super::sums::{LossSums, PendingSums};
 use super::tensors::{Losses, losses};
 use crate::device::ReadBack;
-use crate::kernels::add_product;
+use crate::kernels::{Arithmetic, add_product};
 use crate::model::Head;
 
 /// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so
@@ -55,7 +55,10 @@ pub fn head_gradients(
     read_back: ReadBack,
 ) -> HeadGradients {
     let chunks = Chunks {
-        num_logits: CHUNK_LOGITS,
+        num_logits: match head.weight.arithmetic() {
+            Arithmetic::F32 => CHUNK_LOGITS,
+            Arithmetic::Bf16(_) => 4 * CHUNK_LOGITS,
+        },
         read_back,
     };
     gradients_in_chunks(hidden, head, targets, spec, chunks)
@@ -82,7 +85,7 @@ pub(super) fn gradients_in_chunks(
         return HeadGradients {
             sums: PendingSums::default(),
             hidden: hidden.zeros_like(),
-            weight: head.weight.zeros_like(),
+            weight: head.weight.tensor().zeros_like(),
         };
     }
     let is_counted: Vec<bool> = targets.iter().map(Option::is_some).collect();
@@ -102,7 +105,7 @@ fn counted_gradients(
     spec: &LossSpec,
     chunks: Chunks,
 ) -> HeadGradients {
-    let [vocab, _] = head.weight.dims();
+    let [vocab, _] = head.weight.tensor().dims();
     let mut known = LossSums::default();
     let mut terms: Option<Tensor<1>> = None;
     let mut hidden_gradients = Vec::new();
@@ -137,10 +140,12 @@ fn counted_gradients(
                 Some(bend) => slopes * bend,
                 None => slopes,
             };
-            hidden_gradients.push(slopes.clone().matmul(head.weight.clone()));
+            hidden_gradients.push(head.weight.slope_of_input(slopes.clone()));
             let total = weight_gradient.take();
-            let total = total.unwrap_or_else(|| head.weight.zeros_like());
-            weight_gradient = Some(add_product(total, slopes.transpose(), chunk)); // [V, D]
+            let total = total.unwrap_or_else(|| head.weight.tensor().zeros_like());
+            let arithmetic = head.weight.arithmetic();
+            let total = add_product(total, slopes.transpose(), chunk, arithmetic);
+            weight_gradient = Some(total); // [V, D]
         },
     );
     let sums = match terms {
@@ -183,7 +188,7 @@ pub fn head_statistics(
     head: &Head,
     targets: &[Option<RowTarget<'_>>],
 ) -> Vec<Option<RowStatistics>> {
-    let [vocab, _] = head.weight.dims();
+    let [vocab, _] = head.weight.tensor().dims();
     let mut statistics = Vec::with_capacity(targets.len());
     for_chunks(hidden, vocab, targets, CHUNK_LOGITS, |chunk, targets| {
         let mut logits = read(head.logits(chunk));
@@ -208,7 +213,7 @@ pub fn compare_logits<R: Send>(
     positions: impl Iterator<Item = usize>,
     of: impl Fn(usize, &mut [f32], &[f32]) -> R + Sync,
 ) -> Vec<R> {
-    let [vocab, other_vocab] = heads.map(|head| head.weight.dims()[0]);
+    let [vocab, other_vocab] = heads.map(|head| head.weight.tensor().dims()[0]);
     let positions: Vec<usize> = positions.collect();
     let mut found = Vec::with_capacity(positions.len());
     for places in positions.chunks((CHUNK_LOGITS / (vocab + other_vocab)).max(1)) {
@@ -230,7 +235,7 @@ pub fn compare_logits<R: Send>(
 /// a product of a single row sums in another order than those of more rows, which sum alike.
 pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f32])) {
     let [positions, _] = hidden.dims();
-    let [vocab, _] = head.weight.dims();
+    let [vocab, _] = head.weight.tensor().dims();
     if positions == 1 {
         let twice = Tensor::cat(vec![hidden.clone(), hidden.clone()], 0);
         visit(&mut read(head.logits(twice))[..vocab]);

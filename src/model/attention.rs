@@ -10,19 +10,19 @@ use super::norm::norm;
 use super::rope::RopeTable;
 use super::tap::Passed;
 use super::{DecoderConfig, Site, Tap, TokenBatch};
-use crate::kernels::{Sight, attention};
+use crate::kernels::{Sight, Weight, attention};
 
 /// Weights of one attention layer, as Hugging Face stores them.
 #[derive(Debug, Clone)]
 pub struct Attention {
     /// `[N·H, D]`
-    pub q_proj: Tensor<2>,
+    pub q_proj: Weight,
     /// `[KV·H, D]`
-    pub k_proj: Tensor<2>,
+    pub k_proj: Weight,
     /// `[KV·H, D]`
-    pub v_proj: Tensor<2>,
+    pub v_proj: Weight,
     /// `[D, N·H]`
-    pub o_proj: Tensor<2>,
+    pub o_proj: Weight,
     /// Biases of queries, keys and values: `[1, N·H]` and twice `[1, KV·H]`.
     pub qkv_bias: Option<[Tensor<2>; 3]>,
     /// Norms of queries and keys: `[1, H]` each, or of all heads together `[1, N·H]` and `[1, KV·H]`.

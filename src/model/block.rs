@@ -9,6 +9,7 @@ use super::mlp::Mlp;
 use super::norm::norm;
 use super::tap::Passed;
 use super::{DecoderConfig, Family, InputLevels, Part, QkNorm, Tap};
+use crate::kernels::Weight;
 
 /// Weights of one layer.
 #[derive(Debug, Clone)]
@@ -30,18 +31,20 @@ enum Mixer {
 }
 
 impl Mixer {
-    fn from_next(family: &Family, next: &mut impl FnMut() -> Tensor<2>) -> Self {
+    fn from_next(family: &Family, next: &mut impl FnMut() -> Weight) -> Self {
+        let [q_proj, k_proj, v_proj, o_proj] = [(); 4].map(|()| next());
+        let mut vector = || next().into_tensor();
         Self::Attention(Attention {
-            q_proj: next(),
-            k_proj: next(),
-            v_proj: next(),
-            o_proj: next(),
-            qkv_bias: family.qkv_bias.then(|| [next(), next(), next()]),
-            qk_norm: (family.qk_norm != QkNorm::None).then(|| [next(), next()]),
+            q_proj,
+            k_proj,
+            v_proj,
+            o_proj,
+            qkv_bias: family.qkv_bias.then(|| [(); 3].map(|()| vector())),
+            qk_norm: (family.qk_norm != QkNorm::None).then(|| [(); 2].map(|()| vector())),
         })
     }
 
-    fn parameters(&self) -> Vec<&Tensor<2>> {
+    fn weights(&self, plain: impl Fn(Tensor<2>) -> Weight) -> Vec<Weight> {
         match self {
             Self::Attention(Attention {
                 q_proj,
@@ -51,10 +54,10 @@ impl Mixer {
                 qkv_bias,
                 qk_norm,
             }) => {
-                let mut tensors = vec![q_proj, k_proj, v_proj, o_proj];
-                tensors.extend(qkv_bias.iter().flatten());
-                tensors.extend(qk_norm.iter().flatten());
-                tensors
+                let mut weights = [q_proj, k_proj, v_proj, o_proj].map(Weight::clone).to_vec();
+                let vectors = qkv_bias.iter().flatten().chain(qk_norm.iter().flatten());
+                weights.extend(vectors.cloned().map(plain));
+                weights
             }
         }
     }
@@ -62,37 +65,41 @@ impl Mixer {
 
 impl DecoderBlock {
     /// Takes the tensors of one layer, in the order of the table.
-    pub(super) fn from_next(family: &Family, next: &mut impl FnMut() -> Tensor<2>) -> Self {
+    pub(super) fn from_next(family: &Family, next: &mut impl FnMut() -> Weight) -> Self {
+        fn norm(is_there: bool, next: &mut impl FnMut() -> Weight) -> Option<Tensor<2>> {
+            is_there.then(|| next().into_tensor())
+        }
         let has = |part| family.has(part);
         Self {
-            mixer_norm: has(Part::AttentionNorm).then(&mut *next),
+            mixer_norm: norm(has(Part::AttentionNorm), next),
             mixer: Mixer::from_next(family, next),
-            mixer_output_norm: has(Part::AttentionOutputNorm).then(&mut *next),
-            mlp_norm: has(Part::MlpNorm).then(&mut *next),
+            mixer_output_norm: norm(has(Part::AttentionOutputNorm), next),
+            mlp_norm: norm(has(Part::MlpNorm), next),
             mlp: Mlp {
                 gate_proj: next(),
                 up_proj: next(),
                 down_proj: next(),
             },
-            mlp_output_norm: has(Part::MlpOutputNorm).then(next),
+            mlp_output_norm: norm(has(Part::MlpOutputNorm), next),
             inputs: InputLevels::default(),
         }
     }
 
-    /// Its tensors, in the order of the table.
-    pub(super) fn parameters(&self) -> Vec<Tensor<2>> {
+    /// Its weights, in the order of the table; `plain` makes one of a norm or a bias.
+    pub(super) fn weights(&self, plain: impl Fn(Tensor<2>) -> Weight) -> Vec<Weight> {
+        let norm = |norm: &Option<Tensor<2>>| norm.clone().map(&plain);
         let Mlp {
             gate_proj,
             up_proj,
             down_proj,
         } = &self.mlp;
-        let mut tensors: Vec<&Tensor<2>> = self.mixer_norm.iter().collect();
-        tensors.extend(self.mixer.parameters());
-        tensors.extend(&self.mixer_output_norm);
-        tensors.extend(&self.mlp_norm);
-        tensors.extend([gate_proj, up_proj, down_proj]);
-        tensors.extend(&self.mlp_output_norm);
-        tensors.into_iter().cloned().collect()
+        let mut weights: Vec<Weight> = norm(&self.mixer_norm).into_iter().collect();
+        weights.extend(self.mixer.weights(&plain));
+        weights.extend(norm(&self.mixer_output_norm));
+        weights.extend(norm(&self.mlp_norm));
+        weights.extend([gate_proj, up_proj, down_proj].map(Weight::clone));
+        weights.extend(norm(&self.mlp_output_norm));
+        weights
     }
 
     /// Runs the layer, up to the place at which the tap ends the pass.

@@ -8,8 +8,10 @@ use super::config::LayerKind;
 use super::norm::norm;
 use super::tap::settled;
 use super::{
-    DecoderConfig, Head, InputLevels, ParameterSpec, Site, Tap, TokenBatch, parameter_specs,
+    DecoderConfig, Head, InputLevels, ParameterKind, ParameterSpec, Site, Tap, TokenBatch,
+    parameter_specs,
 };
+use crate::kernels::{Arithmetic, Passes, Weight};
 
 /// A decoder-only transformer of the Llama, Qwen or Gemma kind.
 ///
@@ -19,10 +21,10 @@ use super::{
 pub struct Decoder {
     /// Architecture.
     pub config: DecoderConfig,
-    embed_tokens: Tensor<2>, // [V, D]
+    embed_tokens: Weight, // [V, D]
     blocks: Vec<DecoderBlock>,
-    norm: Tensor<2>,            // [1, D]
-    lm_head: Option<Tensor<2>>, // [V, D]; none if tied
+    norm: Tensor<2>,         // [1, D]
+    lm_head: Option<Weight>, // [V, D]; none if tied
 }
 
 impl Decoder {
@@ -37,19 +39,53 @@ impl Decoder {
             assert_eq!(tensor.dims(), spec.shape, "shape of {}", spec.name);
             tensors.push(tensor);
         }
-        Ok(Self::from_list(config, tensors))
+        let weights = tensors.into_iter();
+        let weights = weights.map(|tensor| Weight::new(tensor, Arithmetic::F32));
+        Ok(Self::from_list(config, weights.collect()))
     }
 
     /// Replaces every parameter by a function of it.
     #[must_use]
     pub fn map(&self, mut function: impl FnMut(&ParameterSpec, Tensor<2>) -> Tensor<2>) -> Self {
-        let tensors = self
-            .parameters()
-            .into_iter()
-            .map(|(spec, tensor)| function(&spec, tensor))
-            .collect();
+        let arithmetic = self.arithmetic();
+        self.with_weights(|spec, weight| {
+            Weight::new(function(spec, weight.into_tensor()), arithmetic)
+        })
+    }
+
+    /// The same decoder, whose parameters are all leaves of autodiff.
+    #[must_use]
+    pub fn tracked(&self) -> Self {
+        self.with_weights(|_, weight| weight.in_tensor(|tensor| tensor.autodiff().require_grad()))
+    }
+
+    /// Sets the arithmetic of the products of projections and head; that of a new decoder is f32.
+    #[must_use]
+    pub fn with_arithmetic(&self, arithmetic: Arithmetic) -> Self {
+        self.with_weights(|_, weight| Weight::new(weight.into_tensor(), arithmetic))
+    }
+
+    /// Packs the weights once for all products of these passes, if their arithmetic needs them packed.
+    #[must_use]
+    pub fn packed(&self, passes: Passes) -> Self {
+        let is_tied = self.config.tie_word_embeddings;
+        self.with_weights(|spec, weight| match spec.kind() {
+            ParameterKind::Linear | ParameterKind::Head => weight.packed(passes),
+            ParameterKind::Embedding if is_tied => weight.packed(passes),
+            _ => weight,
+        })
+    }
+
+    /// Arithmetic of the products of projections and head.
+    pub fn arithmetic(&self) -> Arithmetic {
+        self.embed_tokens.arithmetic()
+    }
+
+    fn with_weights(&self, mut function: impl FnMut(&ParameterSpec, Weight) -> Weight) -> Self {
+        let weights = self.weights().into_iter();
+        let weights = weights.map(|(spec, weight)| function(&spec, weight));
         let inputs = self.blocks.iter().map(|block| block.inputs.clone());
-        Self::from_list(self.config.clone(), tensors).with_inputs(inputs.collect())
+        Self::from_list(self.config.clone(), weights.collect()).with_inputs(inputs.collect())
     }
 
     /// Sets the levels that inputs of the projections of each layer are rounded to; a new decoder rounds nothing.
@@ -68,27 +104,35 @@ impl Decoder {
 
     /// All parameters, in the order of [`parameter_specs`].
     pub fn parameters(&self) -> Vec<(ParameterSpec, Tensor<2>)> {
-        let mut tensors = vec![self.embed_tokens.clone()];
-        tensors.extend(self.blocks.iter().flat_map(DecoderBlock::parameters));
-        tensors.push(self.norm.clone());
-        tensors.extend(self.lm_head.clone());
-        let specs = parameter_specs(&self.config);
-        assert_eq!(specs.len(), tensors.len(), "parameters and their table");
-        specs.into_iter().zip(tensors).collect()
+        let weights = self.weights().into_iter();
+        weights
+            .map(|(spec, weight)| (spec, weight.into_tensor()))
+            .collect()
     }
 
-    fn from_list(config: DecoderConfig, tensors: Vec<Tensor<2>>) -> Self {
-        let mut tensors = tensors.into_iter();
+    fn weights(&self) -> Vec<(ParameterSpec, Weight)> {
+        let plain = |tensor: Tensor<2>| Weight::new(tensor, self.arithmetic());
+        let mut weights = vec![self.embed_tokens.clone()];
+        weights.extend(self.blocks.iter().flat_map(|block| block.weights(plain)));
+        weights.push(plain(self.norm.clone()));
+        weights.extend(self.lm_head.clone());
+        let specs = parameter_specs(&self.config);
+        assert_eq!(specs.len(), weights.len(), "parameters and their table");
+        specs.into_iter().zip(weights).collect()
+    }
+
+    fn from_list(config: DecoderConfig, weights: Vec<Weight>) -> Self {
+        let mut weights = weights.into_iter();
         let mut next = || {
-            tensors
+            weights
                 .next()
-                .expect("one tensor for each entry of the table")
+                .expect("one weight for each entry of the table")
         };
         let embed_tokens = next();
         let blocks = (0..config.num_hidden_layers)
             .map(|_| DecoderBlock::from_next(config.family(), &mut next))
             .collect();
-        let norm = next();
+        let norm = next().into_tensor();
         let lm_head = (!config.tie_word_embeddings).then(next);
         Self {
             config,
@@ -101,25 +145,25 @@ impl Decoder {
 
     /// Device of the parameters.
     pub fn device(&self) -> Device {
-        self.embed_tokens.device()
+        self.embed_tokens.tensor().device()
     }
 
     /// The same model without the embeddings and logits of ids from `num_tokens` on.
     #[must_use]
-    pub fn with_tokens(mut self, num_tokens: usize) -> Self {
+    pub fn with_tokens(self, num_tokens: usize) -> Self {
         let kept = num_tokens.min(self.config.vocab_size);
-        self.config.vocab_size = kept;
-        self.embed_tokens = self.embed_tokens.narrow(0, 0, kept);
-        self.lm_head = self.lm_head.map(|head| head.narrow(0, 0, kept));
-        self
+        self.with_token_rows(|rows| rows.narrow(0, 0, kept))
     }
 
     /// The same model with other rows for its tokens: embedding, and head if it has its own, `[V, D]` each.
     #[must_use]
     pub fn with_token_rows(mut self, rows: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
-        self.embed_tokens = rows(self.embed_tokens);
-        self.lm_head = self.lm_head.map(rows);
-        self.config.vocab_size = self.embed_tokens.dims()[0];
+        let arithmetic = self.arithmetic();
+        let changed = |weight: Weight| Weight::new(rows(weight.into_tensor()), arithmetic);
+        self.embed_tokens = changed(self.embed_tokens);
+        self.lm_head = self.lm_head.map(changed);
+        let [vocab_size, _] = self.embed_tokens.tensor().dims();
+        self.config.vocab_size = vocab_size;
         self
     }
 
@@ -203,6 +247,7 @@ impl Decoder {
         let hidden_size = self.config.hidden_size;
         let embedded = self
             .embed_tokens
+            .tensor()
             .clone()
             .select(0, ids.reshape([batch * seq])); // [B·T, D]
         let embedded = embedded.reshape([batch, seq, hidden_size]);

@@ -2,13 +2,13 @@
 
 use burn::tensor::Tensor;
 
-use crate::kernels::{product, soft_cap, soft_cap_slope};
+use crate::kernels::{Arithmetic, Weight, product, soft_cap, soft_cap_slope};
 
 /// The output layer: everything between hidden states and logits. No other code knows it.
 #[derive(Debug, Clone)]
 pub struct Head {
     /// `[V, D]`; the embedding if the two are tied.
-    pub weight: Tensor<2>,
+    pub weight: Weight,
     /// Bound of the logits, if they have one.
     pub soft_cap: Option<f64>,
 }
@@ -20,7 +20,10 @@ impl Head {
     ///
     /// `[P, D]` to `[P, V]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        let logits = product(hidden, self.weight.clone().transpose()); // [P, V]
+        let logits = match self.weight.arithmetic() {
+            Arithmetic::F32 => product(hidden, self.weight.tensor().clone().transpose()), // [P, V]
+            Arithmetic::Bf16(_) => self.weight.linear(hidden),
+        };
         match self.soft_cap {
             Some(cap) => soft_cap(logits, cap),
             None => logits,

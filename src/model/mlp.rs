@@ -8,17 +8,17 @@ use burn::tensor::Tensor;
 use super::linear::linear;
 use super::tap::Passed;
 use super::{Activation, Site, Tap};
-use crate::kernels::swiglu;
+use crate::kernels::{Weight, swiglu};
 
 /// Weights of one feed-forward layer: `down(activation(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
 #[derive(Debug, Clone)]
 pub struct Mlp {
     /// `[F, D]`
-    pub gate_proj: Tensor<2>,
+    pub gate_proj: Weight,
     /// `[F, D]`
-    pub up_proj: Tensor<2>,
+    pub up_proj: Weight,
     /// `[D, F]`
-    pub down_proj: Tensor<2>,
+    pub down_proj: Weight,
 }
 
 impl Mlp {

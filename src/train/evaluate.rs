@@ -129,7 +129,7 @@ fn sums(
     mut advance: impl FnMut(Vec<Vec<f64>>) -> bool,
 ) -> Result<Option<[EvaluationSums; 2]>, CacheError> {
     let all: Vec<usize> = (0..rows.num_rows()).collect();
-    let at_once = device::parallelism(&model.output().weight.device());
+    let at_once = device::parallelism(&model.output().weight.tensor().device());
     let [mut text, mut separators] = [EvaluationSums::default(); 2];
     for group in all.chunks(BATCH_ROWS * at_once) {
         let parts: Result<Vec<_>, CacheError> = group

@@ -10,6 +10,7 @@ pub use super::trunk::ActivationMemory;
 use super::trunk::Trunk;
 use crate::data::Sequence;
 use crate::device::{self, ReadBack};
+use crate::kernels::Passes;
 use crate::loss::chunked::head_gradients;
 use crate::loss::{LossSpec, PendingSums, RowTarget};
 use crate::model::{Decoder, TokenBatch};
@@ -77,6 +78,7 @@ pub fn step_gradient_with(
     activations: ActivationMemory,
     read_back: ReadBack,
 ) -> StepGradient {
+    let decoder = &decoder.packed(Passes::ForwardAndBackward);
     let at_once = device::parallelism(&decoder.device());
     let mut total: Option<(PendingSums, Vec<Tensor<2>>)> = None;
     for group in micro_batches.chunks(at_once) {

@@ -56,7 +56,7 @@ impl Trunk {
         activations: ActivationMemory,
     ) -> (Tensor<3>, Self) {
         let mut trunk = Self {
-            tracked: decoder.map(|_, parameter| parameter.autodiff().require_grad()),
+            tracked: decoder.tracked(),
             contexts: decoder.contexts(&tokens),
             layers: Vec::new(),
             tokens,

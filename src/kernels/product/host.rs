@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use crate::vector::{dot, vectorized};
 
 /// Multiplications from which sharing a product among the cores pays: about as many as for two matrices of 192 × 192.
-const SHARED: usize = 192 * 192 * 192;
+pub(super) const SHARED: usize = 192 * 192 * 192;
 
 /// Rows of a product that are computed at once. The crate packs as much of the left matrix as fits into the last cache, tens of
 /// megabytes on a server; a panel packs a few.
@@ -17,9 +17,9 @@ const PANEL: usize = 4096;
 /// A matrix to read: `rows · columns` numbers of a slice, at fixed steps.
 #[derive(Clone, Copy)]
 pub(in crate::kernels) struct Matrix<'a> {
-    values: &'a [f32],
-    shape: [usize; 2],
-    steps: [usize; 2],
+    pub(super) values: &'a [f32],
+    pub(super) shape: [usize; 2],
+    pub(super) steps: [usize; 2],
 }
 
 impl<'a> Matrix<'a> {
@@ -77,16 +77,22 @@ impl<'a> MatrixMut<'a> {
         self.multiply(true, scale, left, right);
     }
 
-    fn multiply(self, adds: bool, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
-        let ([rows, inner], [right_rows, columns]) = (left.shape, right.shape);
-        assert_eq!(inner, right_rows, "inner size of a product");
-        let steps = [self.row_step, 1];
+    /// Numbers and row step, which have room for this many rows and columns.
+    pub(super) fn checked(self, [rows, columns]: [usize; 2]) -> (&'a mut [f32], usize) {
         assert!(
-            columns <= self.row_step && extent([rows, columns], steps) <= self.values.len(),
+            columns <= self.row_step
+                && extent([rows, columns], [self.row_step, 1]) <= self.values.len(),
             "{rows} rows of {columns} at step {} in {} numbers",
             self.row_step,
             self.values.len()
         );
+        (self.values, self.row_step)
+    }
+
+    fn multiply(self, adds: bool, scale: f32, left: Matrix<'_>, right: Matrix<'_>) {
+        let ([rows, inner], [right_rows, columns]) = (left.shape, right.shape);
+        assert_eq!(inner, right_rows, "inner size of a product");
+        let (values, row_step) = self.checked([rows, columns]);
         let is_shared = rows * columns * inner >= SHARED && current_num_threads() > 1;
         let parallelism = if is_shared {
             gemm::Parallelism::Rayon(0)
@@ -97,9 +103,9 @@ impl<'a> MatrixMut<'a> {
             [left_row, left_column],
             [right_row, right_column],
             [row, column],
-        ] = [left.steps, right.steps, steps].map(|steps| steps.map(signed));
+        ] = [left.steps, right.steps, [row_step, 1]].map(|steps| steps.map(signed));
         for start in (0..rows).step_by(PANEL) {
-            let panel = &mut self.values[start * self.row_step..];
+            let panel = &mut values[start * row_step..];
             let left = &left.values[start * left.steps[0]..];
             #[expect(
                 unsafe_code,

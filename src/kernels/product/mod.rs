@@ -1,14 +1,20 @@
 //! Products of matrices, and their addition to a matrix.
 
+mod arithmetic;
+#[cfg(feature = "flex")]
+pub(super) mod bf16;
 #[cfg(feature = "flex")]
 pub(super) mod host;
+mod weight;
 
 use burn::tensor::Tensor;
 
+pub use self::arithmetic::{Arithmetic, Sums};
+pub use self::weight::{Passes, Weight};
 #[cfg(feature = "flex")]
 use super::flex;
 
-/// `left · right`.
+/// `left · right` in f32.
 ///
 /// # Shapes
 ///
@@ -26,11 +32,17 @@ pub fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
 /// # Shapes
 ///
 /// `total` is `[P, V]`, as is the result; `left` is `[P, D]`, `right` is `[D, V]`.
-pub fn add_product(total: Tensor<2>, left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
+pub fn add_product(
+    total: Tensor<2>,
+    left: Tensor<2>,
+    right: Tensor<2>,
+    arithmetic: Arithmetic,
+) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if flex::takes(&total) {
-        return flex::add_product(total, left, right);
+        return flex::add_product(total, left, right, arithmetic);
     }
+    arithmetic.assert_f32();
     total + left.matmul(right)
 }
 
@@ -52,7 +64,7 @@ mod tests {
             let name = format!("product of {rows} × {inner} × {columns}");
             let got = flex::product(left.clone(), right.clone());
             assert_close(&name, &floats(got), &floats(want.clone()), inner as f32);
-            let got = flex::add_product(total.clone(), left, right);
+            let got = flex::add_product(total.clone(), left, right, Arithmetic::F32);
             let sum = floats(want + total.clone());
             assert_close(&name, &floats(got), &sum, inner as f32);
             assert_eq!(floats(total), floats(kept), "{name} wrote over the total");

@@ -31,7 +31,7 @@ impl Positions {
         Self {
             hidden: to_f32(&normal(seed, "hidden", positions * size, 1.0)),
             head: Head {
-                weight: matrix(weight, [vocab, size]),
+                weight: Weight::new(matrix(weight, [vocab, size]), Arithmetic::F32),
                 soft_cap,
             },
             predictions: (0..positions).map(prediction).collect(),
@@ -41,7 +41,7 @@ impl Positions {
 
     /// Gradients of the positions in this order, put back into their own.
     fn gradients(&self, order: &[usize], chunks: Chunks) -> HeadGradients {
-        let [vocab, size] = self.head.weight.dims();
+        let [vocab, size] = self.head.weight.tensor().dims();
         let spec = LossSpec {
             temperature: soft(2.0),
             ..LossSpec::of(
@@ -161,7 +161,7 @@ fn the_chunked_head_equals_autodiff_through_all_logits() {
         .collect();
     for soft_cap in [None, Some(1.5)] {
         let head = Head {
-            weight: weight.clone(),
+            weight: Weight::new(weight.clone(), Arithmetic::F32),
             soft_cap,
         };
         let (h, w) = (

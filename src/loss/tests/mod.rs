@@ -16,6 +16,7 @@ use serde::Deserialize;
 use super::chunked::{Chunks, gradients_in_chunks};
 use super::{LossSpec, RowTarget, Term, Terms};
 use crate::device::ReadBack;
+use crate::kernels::{Arithmetic, Weight};
 use crate::model::Head;
 use crate::random::Stream;
 use crate::support::{LogSumExps, Support, Tail, Temperature, TopK};
@@ -85,7 +86,10 @@ fn run<'a>(
         .collect();
     let columns = (0..vocab).flat_map(|id| logits.iter().map(move |row| row[id]));
     let head = Head {
-        weight: matrix(columns.collect(), [vocab, positions]),
+        weight: Weight::new(
+            matrix(columns.collect(), [vocab, positions]),
+            Arithmetic::F32,
+        ),
         soft_cap: None,
     };
     let picks = Tensor::eye(positions, &Device::flex());

@@ -1,0 +1,348 @@
+//! Products of matrices in bf16, summed in f32.
+//!
+//! Operands are rounded to bf16 where they are packed ([`operand`]); the sums are those of one of two instructions
+//! ([`Sums`]). Each has a plain twin with the same bits, so that a run which began where there is such an instruction can
+//! finish where there is none. Neither the number of cores nor the size of blocks changes a bit.
+
+mod operand;
+mod pairs;
+#[cfg(test)]
+mod tests;
+mod tiles;
+mod transpose;
+
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use rayon::current_num_threads;
+use rayon::prelude::*;
+
+pub(in crate::kernels) use self::operand::{Operand, PackedLeft, PackedRight};
+use super::Sums;
+use super::host::{MatrixMut, SHARED};
+
+/// Columns of the result in a panel of the right operand.
+const PANEL: usize = 32;
+
+/// Inner numbers of a block: a panel of a block, 24 KiB, stays in a core's first cache.
+const DEPTH: usize = 384;
+
+/// Rows of the left operand that pass by a panel before the next: of a block, 288 KiB, for a core's second cache.
+const ROWS_AT_ONCE: usize = 384;
+
+/// Columns of the result that one core computes at once.
+const COLUMNS_AT_ONCE: usize = 4 * PANEL;
+
+/// A way to compute such sums on this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Kernel {
+    sums: Sums,
+    /// With the instruction, or in plain code.
+    has_instruction: bool,
+}
+
+/// A few rows of the left operand and a panel of the right one, over a block of inner numbers.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    num_rows: usize,
+    /// Rows of `depth` numbers.
+    left: &'a [u16],
+    /// For each pair of inner numbers, the pair of each column.
+    right: &'a [u16],
+    depth: usize,
+}
+
+/// Numbers that a kernel sets or adds to: some columns of a panel, of the rows of a block.
+#[derive(Clone, Copy)]
+struct Target {
+    start: *mut f32,
+    row_step: usize,
+    num_columns: usize,
+    adds: bool,
+}
+
+/// The result of a product, into which cores write different places.
+struct Shared {
+    start: *mut f32,
+    row_step: usize,
+}
+
+#[expect(
+    unsafe_code,
+    reason = "tasks of a product write different places of its result"
+)]
+// SAFETY: only `multiply` makes and shares it, and no two of its tasks write to the same rows and columns.
+unsafe impl Sync for Shared {}
+
+/// True if this machine has the instruction, and the instruction has the bits of its plain twin.
+pub(super) fn has_instruction(sums: Sums) -> bool {
+    static PAIRS: OnceLock<bool> = OnceLock::new();
+    static TILES: OnceLock<bool> = OnceLock::new();
+    let (kept, is_there): (_, fn() -> bool) = match sums {
+        Sums::Pairs => (&PAIRS, pairs::is_there),
+        Sums::Tiles => (&TILES, tiles::is_there),
+    };
+    *kept.get_or_init(|| is_there() && Kernel::agrees_with_its_twin(sums))
+}
+
+impl Sums {
+    /// Inner numbers are padded with zeros to a multiple of this.
+    fn depth_unit(self) -> usize {
+        match self {
+            Self::Pairs => 2,
+            Self::Tiles => tiles::DEPTH,
+        }
+    }
+
+    /// Rows of the result that a kernel computes at once.
+    fn rows_at_once(self) -> usize {
+        match self {
+            Self::Pairs => pairs::ROWS,
+            Self::Tiles => tiles::ROWS,
+        }
+    }
+
+    /// Rows of the left operand are padded with zeros to a multiple of this.
+    fn row_unit(self) -> usize {
+        match self {
+            Self::Pairs => 1,
+            Self::Tiles => tiles::ROWS,
+        }
+    }
+
+    fn padded_depth(self, depth: usize) -> usize {
+        depth.next_multiple_of(self.depth_unit())
+    }
+}
+
+impl Kernel {
+    fn of(sums: Sums) -> Self {
+        Self {
+            sums,
+            has_instruction: sums.has_instruction(),
+        }
+    }
+
+    /// Compares one block of numbers of all sizes.
+    fn agrees_with_its_twin(sums: Sums) -> bool {
+        let (num_rows, inner) = (sums.rows_at_once(), 2 * sums.depth_unit().max(8));
+        let number = |place: usize| {
+            let mixed = (place as u32 + 1).wrapping_mul(2_654_435_761);
+            let exponent = (mixed >> 8) % 160; // from subnormal to a few billions
+            f32::from_bits(mixed & 0x807f_0000 | exponent << 23)
+        };
+        let left: Vec<f32> = (0..num_rows * inner).map(number).collect();
+        let right: Vec<f32> = (0..PANEL * inner)
+            .map(|at| number(at + left.len()))
+            .collect();
+        let [left, right] = [left, right].map(|values| Floats { values, inner });
+        let left = PackedLeft::of(&left, sums);
+        let right = PackedRight::of(&right, sums);
+        let [with, without] = [true, false].map(|has_instruction| {
+            let mut got = vec![0.0_f32; num_rows * PANEL];
+            let kernel = Self {
+                sums,
+                has_instruction,
+            };
+            multiply_with(
+                kernel,
+                MatrixMut::new(&mut got, PANEL),
+                false,
+                &left,
+                &right,
+            );
+            got
+        });
+        let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits();
+        with.iter().zip(&without).all(same)
+    }
+
+    /// Computes one block.
+    ///
+    /// # Safety
+    ///
+    /// The target's place belongs to the caller, and the machine has the instruction if the kernel says so.
+    #[expect(
+        unsafe_code,
+        reason = "a target is a place in a matrix that several cores write"
+    )]
+    unsafe fn compute(self, block: Block<'_>, target: Target) {
+        // SAFETY: as above.
+        unsafe {
+            match (self.sums, self.has_instruction) {
+                #[cfg(target_arch = "x86_64")]
+                (Sums::Pairs, true) => pairs::multiply(block, target),
+                #[cfg(target_arch = "x86_64")]
+                (Sums::Tiles, true) => tiles::multiply(block, target),
+                (Sums::Pairs, _) => target.plainly(block, pairs::multiply_plainly),
+                (Sums::Tiles, _) => target.plainly(block, tiles::multiply_plainly),
+            }
+        }
+    }
+}
+
+impl Target {
+    /// Runs a plain kernel, which adds to sums of its own.
+    ///
+    /// # Safety
+    ///
+    /// The target's place belongs to the caller.
+    #[expect(
+        unsafe_code,
+        reason = "a target is a place in a matrix that several cores write"
+    )]
+    unsafe fn plainly(self, block: Block<'_>, kernel: impl FnOnce(Block<'_>, &mut [[f32; PANEL]])) {
+        let mut sums = [[0.0; PANEL]; tiles::ROWS];
+        let sums = &mut sums[..block.num_rows];
+        let row = |row: usize| {
+            // SAFETY: rows and columns of the target are inside the caller's place.
+            unsafe {
+                std::slice::from_raw_parts_mut(
+                    self.start.add(row * self.row_step),
+                    self.num_columns,
+                )
+            }
+        };
+        if self.adds {
+            for (idx, sums) in sums.iter_mut().enumerate() {
+                sums[..self.num_columns].copy_from_slice(row(idx));
+            }
+        }
+        kernel(block, sums);
+        for (idx, sums) in sums.iter().enumerate() {
+            row(idx).copy_from_slice(&sums[..self.num_columns]);
+        }
+    }
+}
+
+/// `into = left · right`, or `into += left · right`; `right` is packed as its transpose.
+pub(in crate::kernels) fn multiply(
+    into: MatrixMut<'_>,
+    adds: bool,
+    left: &PackedLeft,
+    right: &PackedRight,
+) {
+    multiply_with(Kernel::of(left.sums), into, adds, left, right);
+}
+
+fn multiply_with(
+    kernel: Kernel,
+    into: MatrixMut<'_>,
+    adds: bool,
+    left: &PackedLeft,
+    right: &PackedRight,
+) {
+    assert_eq!(left.sums, right.sums, "operands are packed for one kernel");
+    assert_eq!(left.inner, right.inner, "inner size of a product");
+    let (rows, columns) = (left.rows, right.rows);
+    let (values, row_step) = into.checked([rows, columns]);
+    if left.inner == 0 && !adds {
+        values
+            .chunks_mut(row_step.max(1))
+            .take(rows)
+            .for_each(|row| row[..columns].fill(0.0));
+        return;
+    }
+    let shared = Shared {
+        start: values.as_mut_ptr(),
+        row_step,
+    };
+    let num_threads = current_num_threads();
+    let is_shared = rows * columns * left.inner >= SHARED && num_threads > 1;
+    let tasks = places(rows, columns, if is_shared { num_threads } else { 1 });
+    let task = |(rows, columns): (Range<usize>, Range<usize>)| {
+        compute_place(kernel, &shared, adds, (left, rows), (right, columns));
+    };
+    if is_shared {
+        tasks.into_par_iter().for_each(task);
+    } else {
+        tasks.into_iter().for_each(task);
+    }
+}
+
+/// Rows and columns of the tasks of a product: columns first, since a panel is read for all rows; rows, too, if there are too
+/// few columns for all threads.
+fn places(rows: usize, columns: usize, num_threads: usize) -> Vec<(Range<usize>, Range<usize>)> {
+    let parts = |whole: usize, part: usize| {
+        (0..whole)
+            .step_by(part)
+            .map(move |start| start..whole.min(start + part))
+    };
+    let of_columns = if num_threads == 1 {
+        columns.max(1)
+    } else {
+        COLUMNS_AT_ONCE
+    };
+    let num_column_tasks = columns.div_ceil(of_columns).max(1);
+    let row_tasks = (4 * num_threads).div_ceil(num_column_tasks);
+    let of_rows = if num_threads == 1 {
+        rows
+    } else {
+        rows.div_ceil(row_tasks).next_multiple_of(96)
+    };
+    let of_rows = of_rows.max(1);
+    let columns = parts(columns, of_columns);
+    columns
+        .flat_map(|columns| parts(rows, of_rows).map(move |rows| (rows, columns.clone())))
+        .collect()
+}
+
+/// Computes some rows and columns of a product.
+fn compute_place(
+    kernel: Kernel,
+    shared: &Shared,
+    adds: bool,
+    (left, rows): (&PackedLeft, Range<usize>),
+    (right, columns): (&PackedRight, Range<usize>),
+) {
+    let rows_at_once = kernel.sums.rows_at_once();
+    let _tiles =
+        (kernel.sums == Sums::Tiles && kernel.has_instruction).then(tiles::Configured::new);
+    for block in 0..left.num_blocks() {
+        for start in rows.clone().step_by(ROWS_AT_ONCE) {
+            let some_rows = start..rows.end.min(start + ROWS_AT_ONCE);
+            for column in columns.clone().step_by(PANEL) {
+                let num_columns = PANEL.min(columns.end - column);
+                let panel = right.panel(block, column / PANEL);
+                for row in some_rows.clone().step_by(rows_at_once) {
+                    let num_rows = rows_at_once.min(some_rows.end - row);
+                    #[expect(unsafe_code, reason = "cores write different places of one matrix")]
+                    // SAFETY: `multiply` measured the matrix; this task has these rows and columns alone; `Kernel::of` asked
+                    // the machine.
+                    unsafe {
+                        let target = Target {
+                            start: shared.start.add(row * shared.row_step + column),
+                            row_step: shared.row_step,
+                            num_columns,
+                            adds: adds || block > 0,
+                        };
+                        let (left, depth) = left.rows_from(block, row);
+                        let block = Block {
+                            num_rows,
+                            left,
+                            right: panel,
+                            depth,
+                        };
+                        kernel.compute(block, target);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of f32 numbers, for the comparison of a kernel with its twin.
+struct Floats {
+    values: Vec<f32>,
+    inner: usize,
+}
+
+impl Operand for Floats {
+    fn shape(&self) -> [usize; 2] {
+        [self.values.len() / self.inner, self.inner]
+    }
+
+    fn fill(&self, row: usize, inner: usize, tile: &mut operand::Tile) {
+        super::host::Matrix::of_rows(&self.values, self.inner).fill(row, inner, tile);
+    }
+}
