@@ -366,7 +366,7 @@ impl Backward<Flex, 2> for LinearBf16Step {
         let [x_node, weight_node] = ops.parents;
         if let Some(node) = weight_node {
             let right = || from_start(x.transpose(0, 1)); // [in, P]
-            let to_weight = bf16_product(slope.clone().transpose(0, 1), None, sums, right);
+            let to_weight = bf16_product(slope.transpose(0, 1), None, sums, right);
             gradients.register::<Flex>(node.id, to_weight); // [out, in]
         }
         if let Some(node) = x_node {

@@ -159,9 +159,12 @@ impl Decoder {
     #[must_use]
     pub fn with_token_rows(mut self, rows: impl Fn(Tensor<2>) -> Tensor<2>) -> Self {
         let arithmetic = self.arithmetic();
-        let changed = |weight: Weight| Weight::new(rows(weight.into_tensor()), arithmetic);
-        self.embed_tokens = changed(self.embed_tokens);
-        self.lm_head = self.lm_head.map(changed);
+        let tables = [Some(self.embed_tokens), self.lm_head]
+            .map(|table| table.map(|weight| Weight::new(rows(weight.into_tensor()), arithmetic)));
+        let [Some(embed_tokens), lm_head] = tables else {
+            unreachable!("a table stays one");
+        };
+        (self.embed_tokens, self.lm_head) = (embed_tokens, lm_head);
         let [vocab_size, _] = self.embed_tokens.tensor().dims();
         self.config.vocab_size = vocab_size;
         self

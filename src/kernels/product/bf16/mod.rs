@@ -3,6 +3,10 @@
 //! Operands are rounded to bf16 where they are packed ([`operand`]); the sums are those of one of two instructions
 //! ([`Sums`]). Each has a plain twin with the same bits, so that a run which began where there is such an instruction can
 //! finish where there is none. Neither the number of cores nor the size of blocks changes a bit.
+#![expect(
+    clippy::inline_always,
+    reason = "code is compiled for a vector width only where it is inlined into `vectorized`"
+)]
 
 mod operand;
 mod pairs;
@@ -126,15 +130,14 @@ impl Kernel {
     /// Compares one block of numbers of all sizes.
     fn agrees_with_its_twin(sums: Sums) -> bool {
         let (num_rows, inner) = (sums.rows_at_once(), 2 * sums.depth_unit().max(8));
-        let number = |place: usize| {
-            let mixed = (place as u32 + 1).wrapping_mul(2_654_435_761);
-            let exponent = (mixed >> 8) % 160; // from subnormal to a few billions
+        let mut mixed = 0_u32;
+        let mut number = |_| {
+            mixed = mixed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let exponent = (mixed >> 7) % 160; // from subnormal to a few billions
             f32::from_bits(mixed & 0x807f_0000 | exponent << 23)
         };
-        let left: Vec<f32> = (0..num_rows * inner).map(number).collect();
-        let right: Vec<f32> = (0..PANEL * inner)
-            .map(|at| number(at + left.len()))
-            .collect();
+        let left: Vec<f32> = (0..num_rows * inner).map(&mut number).collect();
+        let right: Vec<f32> = (0..PANEL * inner).map(number).collect();
         let [left, right] = [left, right].map(|values| Floats { values, inner });
         let left = PackedLeft::of(&left, sums);
         let right = PackedRight::of(&right, sums);

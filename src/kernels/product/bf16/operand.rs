@@ -166,7 +166,7 @@ fn for_each<T: Send>(parts: Vec<T>, num_numbers: usize, pack: impl Fn(T) + Sync)
         vectorized(
             #[inline(always)]
             || pack(part),
-        )
+        );
     };
     if num_numbers >= SHARED && current_num_threads() > 1 {
         parts.into_par_iter().for_each(pack);

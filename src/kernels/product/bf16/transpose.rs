@@ -17,11 +17,10 @@ pub(super) fn transpose(pairs: &mut Pairs) {
 
 #[inline(always)]
 fn transpose_plainly(pairs: &mut Pairs) {
-    for row in 0..16 {
-        for column in 0..row {
-            let above = pairs[column][row];
-            pairs[column][row] = pairs[row][column];
-            pairs[row][column] = above;
+    let before = *pairs;
+    for (row, pairs) in pairs.iter_mut().enumerate() {
+        for (to, from) in pairs.iter_mut().zip(&before) {
+            *to = from[row];
         }
     }
 }
