@@ -322,6 +322,7 @@ fn plan_and_spec(model: &Model, settings: &Settings) -> (FitPlan, LossSpec) {
         tokens_per_step: POSITIONS,
         micro_batch: settings.micro_batch,
         gradient_checkpointing: false,
+        precision: settings.arithmetic,
         learning_rate: 1e-3,
         final_learning_rate_frac: 1.0,
         warmup_steps: 0,

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::data::TokenRows;
+use crate::kernels::Arithmetic;
 use crate::model::{
     DecoderConfig, ParameterKind, ParameterSpec, Site, num_parameters, parameter_specs,
 };
@@ -64,7 +65,7 @@ impl StageCost {
     pub(crate) fn of_run(config: &DecoderConfig, work: Work, text: Text, positions: u64) -> Self {
         let at_once = text.tokens.min(positions);
         let logits = match work.kind {
-            WorkKind::Capture => LOSS_BYTES,
+            WorkKind::Capture | WorkKind::CaptureBf16 => LOSS_BYTES,
             _ => LOGITS_BYTES,
         };
         let of_core = at_once
@@ -140,34 +141,57 @@ pub(crate) fn run(kind: WorkKind, config: &DecoderConfig, text: Text) -> Work {
 }
 
 /// A model forward over a text as far as its hidden states, beside training.
-pub(crate) fn trunk_run(config: &DecoderConfig, text: Text) -> Work {
+pub(crate) fn trunk_run(config: &DecoderConfig, text: Text, arithmetic: Arithmetic) -> Work {
     work(
-        WorkKind::Train,
+        train_kind(arithmetic),
         config,
         trunk(config, text) * text.positions(),
     )
 }
 
 /// The teacher forward over a text, and the choice of what is kept of its predictions at the positions that count.
-pub(crate) fn capture(config: &DecoderConfig, text: Text, num_counted: u64, draws: bool) -> Work {
+pub(crate) fn capture(
+    config: &DecoderConfig,
+    arithmetic: Arithmetic,
+    text: Text,
+    num_counted: u64,
+    draws: bool,
+) -> Work {
     let chosen = if draws { OF_DRAWN_LOGIT } else { OF_LOGIT };
     let at_counted = head(config) + config.vocab_size as f64 * chosen;
     let amount = trunk(config, text) * text.positions() + at_counted * num_counted as f64;
-    work(WorkKind::Capture, config, amount)
+    let kind = match arithmetic {
+        Arithmetic::F32 => WorkKind::Capture,
+        Arithmetic::Bf16(_) => WorkKind::CaptureBf16,
+    };
+    work(kind, config, amount)
 }
 
 /// Training steps over a text: forward, backward, and forward again if activations are recomputed; then the updates.
-pub(crate) fn train(config: &DecoderConfig, text: Text, steps: u64, recomputes: bool) -> Work {
+pub(crate) fn train(
+    config: &DecoderConfig,
+    arithmetic: Arithmetic,
+    text: Text,
+    steps: u64,
+    recomputes: bool,
+) -> Work {
     let trunk_runs = if recomputes { 4.0 } else { 3.0 }; // the backward pass has two products for each one forward
     let at_position = trunk_runs * trunk(config, text)
         + 3.0 * head(config)
         + config.vocab_size as f64 * 2.0 * OF_LOGIT;
     let updates = steps as f64 * num_parameters(config) as f64 * OF_UPDATE;
     work(
-        WorkKind::Train,
+        train_kind(arithmetic),
         config,
         at_position * text.positions() + updates,
     )
+}
+
+fn train_kind(arithmetic: Arithmetic) -> WorkKind {
+    match arithmetic {
+        Arithmetic::F32 => WorkKind::Train,
+        Arithmetic::Bf16(_) => WorkKind::TrainBf16,
+    }
 }
 
 /// What is done to each weight when a model is calibrated.

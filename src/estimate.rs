@@ -8,8 +8,10 @@ use serde::Serialize;
 use crate::cache::{self, CachePlan, SupportPlan};
 use crate::cost::{self, F32_BYTES, PROCESS_BYTES, StageCost, Text, num_cores};
 use crate::data::{SourcePlan, Tokenizer, TokenizerPlan, TrainTokenizer, source_files};
+use crate::device::HOST;
 use crate::export::verify;
 use crate::files::UnfinishedDir;
+use crate::kernels::{Arithmetic, Sums};
 use crate::model::{DecoderConfig, num_parameters};
 use crate::passes::{PartDone, PassInputs, configs_of_passes};
 use crate::plan::Plan;
@@ -38,6 +40,18 @@ pub struct StageEstimate {
     /// Time that it takes.
     #[serde(flatten)]
     pub time: Secs,
+}
+
+/// Time that what is to do takes if its products are in bf16; none if they are, or if this machine has no instruction for it.
+pub fn secs_in_bf16(plan: &Plan, estimates: &[StageEstimate], rates: &Rates) -> Option<Secs> {
+    let is_f32 = |(_, arithmetic)| arithmetic == Arithmetic::F32;
+    let helps = plan.device == HOST && Sums::of_this_machine().has_instruction();
+    if !helps || !plan.precisions().any(is_f32) {
+        return None;
+    }
+    let to_do = estimates.iter().filter(|estimate| !estimate.done);
+    let work = to_do.flat_map(|estimate| &estimate.cost.work);
+    Some(work.map(|work| rates.secs(&work.in_bf16())).sum())
 }
 
 /// Costs of the stages of a plan, in their order; what is done already is not known here.
@@ -180,7 +194,7 @@ fn costs_of(plan: &Plan, sizes: &Sizes, captures_train: bool, parts: &PartsDone)
         let rows = rows_per_pass(teacher.batch_size, sizes.sequence_length);
         let positions = (rows * sizes.sequence_length) as u64;
         // Which positions count is not known before the rows are: at most all.
-        let work = cost::capture(config, captured, captured.tokens, draws);
+        let work = cost::capture(config, teacher.precision, captured, captured.tokens, draws);
         let mut cost = StageCost::of_run(config, work, captured, positions);
         // Predictions of a group of batches, and those of the shard that is being written.
         let held_rows = teacher.batch_size as u64 * num_cores() + cache.rows_per_shard as u64;

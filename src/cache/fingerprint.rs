@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::CacheError;
 use crate::cache::SupportPlan;
+use crate::kernels::Arithmetic;
 
 /// Most draws at a position; beyond this, the whole distribution takes less space.
 const MOST_DRAWS: usize = 1 << 16;
@@ -31,6 +32,8 @@ pub struct Fingerprint {
     pub teacher_weights: String,
     /// BLAKE3 (hex) of `tokenizer.json`: the same ids have the same meaning.
     pub tokenizer: String,
+    /// Arithmetic of the teacher's products.
+    pub precision: Arithmetic,
     /// Positions per row, whether they count or not.
     pub sequence_length: usize,
     /// Size of the teacher's vocabulary.

@@ -166,8 +166,9 @@ fn verify(args: &VerifyArgs, output: &mut Output<'_>) -> Result<(), Failure> {
             let total = args.rows.min(cache.row_idxs().len()) as u64 * sequence_length;
             let mut progress = Progress::new("cache verify, teacher", total);
             let vocab_size = cache.fingerprint().vocab_size;
-            let decoder =
-                model.read(|model| Ok::<_, RunError>(model.teacher(vocab_size, device)?))?;
+            let precision = cache.fingerprint().precision;
+            let decoder = model
+                .read(|model| Ok::<_, RunError>(model.teacher(vocab_size, precision, device)?))?;
             let compared = compare(&decoder, &cache, args.rows, |_| {
                 progress.advance(sequence_length);
             })?;

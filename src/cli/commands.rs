@@ -15,10 +15,11 @@ use signal_hook::flag;
 use super::{Failure, RecipeArgs, RunArgs, Trust, VERSION};
 use crate::data::{SourcePlan, Tokenizer};
 use crate::device;
-use crate::estimate::{StageEstimate, estimate};
+use crate::estimate::{StageEstimate, estimate, secs_in_bf16};
 use crate::fetched::{self, HubItem, Missing};
 use crate::hashes::Hashes;
 use crate::inspect as facts;
+use crate::kernels::{Arithmetic, Sums};
 use crate::machine;
 use crate::memory;
 use crate::opened::{Opened, StoredModel};
@@ -90,6 +91,15 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
     let to_do = estimates.iter().filter(|estimate| !estimate.done);
     let left: Secs = to_do.map(|estimate| estimate.time).sum();
     let _ = write!(text, "to do: about {left}{}", speed_note(left));
+    let in_bf16 = secs_in_bf16(&plan, &estimates, &rates);
+    if let Some(secs) = in_bf16.filter(|secs| left.likely - secs.likely >= WORTH_A_LINE_SECS) {
+        let sums = Sums::of_this_machine();
+        let _ = write!(
+            text,
+            "\nwith `--precision bf16`: about {secs} ({})",
+            Arithmetic::Bf16(sums)
+        );
+    }
     let peak_bytes = memory::peak(&estimates).map_or(0, |estimate| estimate.cost.memory_bytes);
     let machine_bytes = machine::memory_bytes();
     if let Some(machine_bytes) = machine_bytes.filter(|_| peak_bytes > 0) {
@@ -111,12 +121,16 @@ pub(super) fn plan(args: &RecipeArgs, output: &mut Output<'_>) -> Result<(), Fai
         "secs_to_do": left.likely,
         "secs_to_do_least": left.least,
         "secs_to_do_most": left.most,
+        "secs_to_do_in_bf16": in_bf16.map(|secs| secs.likely),
         "peak_memory_bytes": peak_bytes,
         "machine_memory_bytes": machine_bytes,
         "notes": notes,
     });
     output.print(&text, &found)
 }
+
+/// Seconds that bf16 must save of what is to do to be told of in the text of a plan.
+const WORTH_A_LINE_SECS: f64 = 60.0;
 
 fn stage_table(estimates: &[StageEstimate]) -> String {
     let done = |estimate: &StageEstimate| match estimate.part_done {
@@ -185,6 +199,9 @@ pub(super) fn load_plan(args: &RecipeArgs, missing: Missing) -> Result<Plan, Fai
     let mut plan = fetched::load_plan(&args.recipe, &args.set, missing)?;
     if let Some(device) = &args.device {
         plan.device.clone_from(device);
+    }
+    if let Some(precision) = args.precision.as_deref().and_then(Arithmetic::of_word) {
+        plan.compute_in(precision);
     }
     Ok(plan)
 }

@@ -12,6 +12,7 @@ use crate::data::{Rebuilt, SourcePlan, TokenRows, read_rows};
 use crate::device;
 use crate::files;
 use crate::inspect as facts;
+use crate::kernels::Arithmetic;
 use crate::model::Decoder;
 use crate::opened::StoredModel;
 use crate::progress;
@@ -77,7 +78,7 @@ fn teacher_of(dir: &Path, model: &StoredModel, device: &Device) -> Result<Decode
     if let Some(fact) = ours.compare(&theirs).disagreement("checkpoint", "teacher") {
         return Err(Failure::input("evaluate/vocabulary", &fact));
     }
-    Ok(teacher.teacher(theirs.num_tokens(), device)?)
+    Ok(teacher.teacher(theirs.num_tokens(), Arithmetic::F32, device)?)
 }
 
 /// A measure that is no number is a failure, told with the model that gave it.

@@ -15,12 +15,14 @@ mod runs;
 use std::io::Write;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use failure::Failure;
 
 use crate::cache::CachePart;
+use crate::kernels::Arithmetic;
 use crate::shell::quoted;
 use crate::{device, files, progress};
 
@@ -235,6 +237,9 @@ struct RecipeArgs {
     /// Device to use instead of the recipe's: flex, wgpu, vulkan, tch or cuda
     #[arg(long)]
     device: Option<String>,
+    /// Arithmetic of products instead of the recipe's, of the teacher's capture and the student's training: f32 or bf16
+    #[arg(long, value_parser = PossibleValuesParser::new(Arithmetic::words()))]
+    precision: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -54,6 +54,7 @@ pub(super) fn clean(args: &CleanArgs, output: &mut Output<'_>) -> Result<(), Fai
             recipe: recipe.clone(),
             set: args.set.clone(),
             device: None,
+            precision: None,
         };
         let plan = super::commands::load_plan(&args, Missing::Tell)?;
         let opened = Opened::open(&plan);

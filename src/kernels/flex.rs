@@ -57,11 +57,9 @@ pub(super) fn attention(
     ))
 }
 
-pub(super) fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
-    Tensor::from_dispatch(Dispatch::product(
-        left.into_dispatch(),
-        right.into_dispatch(),
-    ))
+pub(super) fn product(left: Tensor<2>, right: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
+    let (left, right) = (left.into_dispatch(), right.into_dispatch());
+    Tensor::from_dispatch(Dispatch::product(left, right, arithmetic))
 }
 
 pub(super) fn add_product(
@@ -80,6 +78,12 @@ pub(super) fn add_product(
 pub(super) struct PackedWeight {
     forward: Option<Arc<PackedRight>>,
     backward: Option<Arc<PackedRight>>,
+}
+
+impl PackedWeight {
+    pub(super) fn is_packed(&self) -> bool {
+        self.forward.is_some()
+    }
 }
 
 /// Packs a weight once for many products.
@@ -132,7 +136,11 @@ trait FusedOps: Backend {
         values: FloatTensor<Self>,
         sight: Sight,
     ) -> FloatTensor<Self>;
-    fn product(left: FloatTensor<Self>, right: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn product(
+        left: FloatTensor<Self>,
+        right: FloatTensor<Self>,
+        arithmetic: Arithmetic,
+    ) -> FloatTensor<Self>;
     fn add_product(
         total: FloatTensor<Self>,
         left: FloatTensor<Self>,
@@ -183,7 +191,10 @@ impl FusedOps for Flex {
         FlexTensor::from_data(TensorData::new(mixed, [batch, seq, heads * head_dim]))
     }
 
-    fn product(left: FlexTensor, right: FlexTensor) -> FlexTensor {
+    fn product(left: FlexTensor, right: FlexTensor, arithmetic: Arithmetic) -> FlexTensor {
+        if let Arithmetic::Bf16(sums) = arithmetic {
+            return bf16_product(left, None, sums, || from_start(right.transpose(0, 1)));
+        }
         let (left, right) = (from_start(left), from_start(right));
         let (rows, columns) = (left.shape()[0], right.shape()[1]);
         if let Some(values) = row_product(matrix(&left), matrix(&right)) {
@@ -208,7 +219,7 @@ impl FusedOps for Flex {
             Arithmetic::Bf16(sums) => {
                 let left = PackedLeft::of(&matrix(&left), sums);
                 let right = PackedRight::of(&matrix(&right).transpose(), sums);
-                bf16::multiply(sum, true, &left, &right);
+                bf16::add(sum, &left, &right);
             }
         }
         total
@@ -248,10 +259,8 @@ fn bf16_product(
         Arc::new(PackedRight::of(&matrix(&right), sums))
     });
     let [rows, columns] = [left.shape()[0], packed.num_columns()];
-    let mut values = vec![0.0; rows * columns];
     let left = PackedLeft::of(&matrix(&left), sums);
-    let product = MatrixMut::new(&mut values, columns);
-    bf16::multiply(product, false, &left, &packed);
+    let values = bf16::product(&left, &packed);
     FlexTensor::from_data(TensorData::new(values, [rows, columns]))
 }
 
@@ -314,7 +323,7 @@ impl<C: CheckpointStrategy> FusedOps for Autodiff<Flex, C> {
         }
     }
 
-    fn product(left: Tracked<C>, right: Tracked<C>) -> Tracked<C> {
+    fn product(left: Tracked<C>, right: Tracked<C>, _: Arithmetic) -> Tracked<C> {
         Self::float_matmul(left, right)
     }
 

@@ -21,6 +21,7 @@ mod twins;
 mod views;
 
 pub use self::attention::{QUERIES_AT_ONCE, Sight, attention};
+pub(crate) use self::product::PRECISION;
 pub use self::product::{Arithmetic, Passes, Sums, Weight, add_product, product};
 pub use self::rms_norm::rms_norm;
 pub use self::rotation::rotate;

@@ -14,7 +14,7 @@ use super::statistics::{RowStatistics, row_statistics};
 use super::sums::{LossSums, PendingSums};
 use super::tensors::{Losses, losses};
 use crate::device::ReadBack;
-use crate::kernels::{Arithmetic, add_product};
+use crate::kernels::{Arithmetic, add_product, product};
 use crate::model::Head;
 
 /// Logits held at a time, 16 MiB: 85 positions of a vocabulary of 49,152. Each chunk reads the whole output matrix, so
@@ -141,10 +141,12 @@ fn counted_gradients(
                 None => slopes,
             };
             hidden_gradients.push(head.weight.slope_of_input(slopes.clone()));
-            let total = weight_gradient.take();
-            let total = total.unwrap_or_else(|| head.weight.tensor().zeros_like());
             let arithmetic = head.weight.arithmetic();
-            let total = add_product(total, slopes.transpose(), chunk, arithmetic);
+            let slopes = slopes.transpose();
+            let total = match weight_gradient.take() {
+                Some(total) => add_product(total, slopes, chunk, arithmetic),
+                None => product(slopes, chunk, arithmetic),
+            };
             weight_gradient = Some(total); // [V, D]
         },
     );

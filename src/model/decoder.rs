@@ -33,15 +33,41 @@ impl Decoder {
         config: DecoderConfig,
         mut parameter: impl FnMut(&ParameterSpec) -> Result<Tensor<2>, E>,
     ) -> Result<Self, E> {
-        let mut tensors = Vec::new();
+        let weight = |spec: &ParameterSpec| Ok(Weight::new(parameter(spec)?, Arithmetic::F32));
+        Self::from_weights(config, weight)
+    }
+
+    /// Builds a decoder for forward passes alone, in memory as its products need it: with an arithmetic of bf16, the weights
+    /// of projections are packed one by one and are not kept in f32.
+    pub fn for_reading<E>(
+        config: DecoderConfig,
+        arithmetic: Arithmetic,
+        mut parameter: impl FnMut(&ParameterSpec) -> Result<Tensor<2>, E>,
+    ) -> Result<Self, E> {
+        let is_tied = config.tie_word_embeddings;
+        Self::from_weights(config, |spec| {
+            let weight = Weight::new(parameter(spec)?, arithmetic);
+            Ok(match spec.kind() {
+                ParameterKind::Linear | ParameterKind::Head => {
+                    weight.packed(Passes::Forward).without_tensor()
+                }
+                ParameterKind::Embedding if is_tied => weight.packed(Passes::Forward),
+                _ => weight,
+            })
+        })
+    }
+
+    fn from_weights<E>(
+        config: DecoderConfig,
+        mut weight: impl FnMut(&ParameterSpec) -> Result<Weight, E>,
+    ) -> Result<Self, E> {
+        let mut weights = Vec::new();
         for spec in parameter_specs(&config) {
-            let tensor = parameter(&spec)?;
-            assert_eq!(tensor.dims(), spec.shape, "shape of {}", spec.name);
-            tensors.push(tensor);
+            let weight = weight(&spec)?;
+            assert_eq!(weight.tensor().dims(), spec.shape, "shape of {}", spec.name);
+            weights.push(weight);
         }
-        let weights = tensors.into_iter();
-        let weights = weights.map(|tensor| Weight::new(tensor, Arithmetic::F32));
-        Ok(Self::from_list(config, weights.collect()))
+        Ok(Self::from_list(config, weights))
     }
 
     /// Replaces every parameter by a function of it.

@@ -21,7 +21,10 @@ impl Head {
     /// `[P, D]` to `[P, V]`.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let logits = match self.weight.arithmetic() {
-            Arithmetic::F32 => product(hidden, self.weight.tensor().clone().transpose()), // [P, V]
+            Arithmetic::F32 => {
+                let weight = self.weight.tensor().clone().transpose();
+                product(hidden, weight, Arithmetic::F32) // [P, V]
+            }
             Arithmetic::Bf16(_) => self.weight.linear(hidden),
         };
         match self.soft_cap {

@@ -14,6 +14,7 @@ use crate::files::with_path;
 use crate::gguf::GgufFile;
 use crate::hashes::Identity;
 use crate::hub;
+use crate::kernels::{Arithmetic, Passes};
 use crate::model::{Decoder, DecoderConfig, Schemes, parameter_specs};
 use crate::student::{STUDENT_FILE, Student, StudentHeader};
 use crate::teacher::{load_decoder, load_teacher};
@@ -242,10 +243,20 @@ impl StoredModel {
     }
 
     /// The model that runs, without the rows of ids from `num_tokens` on; see [`load_teacher`].
-    pub fn teacher(&self, num_tokens: usize, device: &Device) -> Result<Decoder, CheckpointError> {
+    pub fn teacher(
+        &self,
+        num_tokens: usize,
+        arithmetic: Arithmetic,
+        device: &Device,
+    ) -> Result<Decoder, CheckpointError> {
         match &self.weights {
-            Weights::Checkpoint(checkpoint) => load_teacher(checkpoint, num_tokens, device),
-            Weights::Pass(pass) => Ok(pass.student(device)?.effective().with_tokens(num_tokens)),
+            Weights::Checkpoint(checkpoint) => {
+                load_teacher(checkpoint, num_tokens, arithmetic, device)
+            }
+            Weights::Pass(pass) => {
+                let decoder = pass.student(device)?.effective().with_tokens(num_tokens);
+                Ok(decoder.with_arithmetic(arithmetic).packed(Passes::Forward))
+            }
         }
     }
 

@@ -203,6 +203,18 @@ impl PassPlan {
         self.pass().fit()
     }
 
+    /// Training plan that the reader of a recipe completes.
+    pub(crate) fn fit_mut(&mut self) -> Option<&mut FitPlan> {
+        match self {
+            Self::Distill(fit) => Some(fit),
+            Self::Quantize(plan) => match &mut plan.method {
+                QuantizeMethod::Qat(fit) => Some(fit),
+                QuantizeMethod::RoundToNearest | QuantizeMethod::Calibrated(_) => None,
+            },
+            Self::Prune(_) | Self::Shrink(_) => None,
+        }
+    }
+
     /// Plan of a quantising pass, if it is one.
     pub fn quantize(&self) -> Option<&QuantizePlan> {
         let Self::Quantize(plan) = self else {

@@ -16,6 +16,7 @@ use crate::cache::{CACHE, CachePlan};
 use crate::data::{DATA, DataPlan};
 use crate::diag::Diagnostic;
 use crate::export::{EXPORT, ExportPlan};
+use crate::kernels::Arithmetic;
 use crate::passes::{PASS, PassPlan};
 use crate::recipe::{
     self, Fields, Grammar, Kind, PathKind, Read, RecipeFaults, Spelling, Value, keys,
@@ -60,9 +61,42 @@ keys! {
         /// Present exactly if `teacher` is.
         cache: Option<CachePlan> = or("{}", Kind::Block(&CACHE), "the teacher's predictions to capture") from cache;
         student: StudentPlan = required(Kind::Choice(&STUDENT), "the model to train");
-        passes: Vec<PassPlan> = required(Kind::List(&Kind::Choice(&PASS), 1, 1000), "the schedule, in order");
+        passes: Vec<PassPlan> = required(Kind::List(&Kind::Choice(&PASS), 1, 1000), "the schedule, in order") from passes;
         export: ExportPlan = or("{}", Kind::Block(&EXPORT), "output at the end");
     }
+}
+
+impl Plan {
+    /// Sets the arithmetic of the teacher's capture and of the student's training.
+    pub fn compute_in(&mut self, arithmetic: Arithmetic) {
+        if let Some(teacher) = &mut self.teacher {
+            teacher.precision = arithmetic;
+        }
+        self.student.products.precision = arithmetic;
+        for fit in self.passes.iter_mut().filter_map(PassPlan::fit_mut) {
+            fit.precision = arithmetic;
+        }
+    }
+
+    /// Arithmetic of teacher and student, each with its key.
+    pub fn precisions(&self) -> impl Iterator<Item = (&'static str, Arithmetic)> {
+        let of_teacher = self.teacher.as_ref();
+        let of_teacher = of_teacher.map(|teacher| ("teacher.precision", teacher.precision));
+        let of_student = ("student.precision", self.student.products.precision);
+        of_teacher.into_iter().chain([of_student])
+    }
+}
+
+/// The schedule, with the student's arithmetic in its training.
+fn passes(recipe: Fields<'_>) -> Option<Vec<PassPlan>> {
+    let student: Option<StudentPlan> = recipe.get("student");
+    let mut passes: Vec<PassPlan> = recipe.get("passes")?;
+    if let Some(student) = student {
+        for fit in passes.iter_mut().filter_map(PassPlan::fit_mut) {
+            fit.precision = student.products.precision;
+        }
+    }
+    Some(passes)
 }
 
 /// Plan of the text, limited to as much as is captured.

@@ -16,10 +16,12 @@ use crate::cost::Text;
 use crate::data::{
     DataError, Document, Split, TokenizerError, TokenizerPlan, TrainTokenizer, look_at,
 };
+use crate::device::HOST;
 use crate::diag::Diagnostic;
 use crate::estimate::{StageEstimate, size_of};
 use crate::files::UnfinishedDir;
 use crate::gguf::is_gguf;
+use crate::kernels::Arithmetic;
 use crate::model::DecoderConfig;
 use crate::opened::{Opened, OpenedModel};
 use crate::passes::{PassFault, PassInputs, configs_of_passes};
@@ -61,13 +63,14 @@ pub fn check(
             Ok(())
         }
     });
-    let checks = [preflight.output(), train, validation];
+    let checks = [preflight.output(), preflight.precision(), train, validation];
     let mut faults: Vec<RecipeFaults> = checks.into_iter().filter_map(Result::err).collect();
     match teacher {
         Err(fault) => faults.push(fault),
         Ok(teacher) => {
             let config = teacher.map(OpenedModel::config);
             notes.extend(preflight.positions(config));
+            notes.extend(preflight.plain_products());
             let vocabulary = preflight.vocabulary(opened, teacher, &mut notes);
             let num_tokens = vocabulary.as_ref().ok().copied().flatten();
             let num_rows = config.map(|config| config.vocab_size);
@@ -406,6 +409,33 @@ impl Preflight<'_> {
         let fault = Diagnostic::new("data/vocabulary", fact).help(help);
         let label = format!("ids beyond the {whose}'s embedding");
         Err(self.fault(key, &label, fault))
+    }
+
+    /// Refuses bf16 on a device that has no kernel for it.
+    fn precision(&self) -> Result<(), RecipeFaults> {
+        if self.plan.device == HOST {
+            return Ok(());
+        }
+        let is_bf16 = |(_, arithmetic): &(&str, Arithmetic)| *arithmetic != Arithmetic::F32;
+        let Some((key, arithmetic)) = self.plan.precisions().find(is_bf16) else {
+            return Ok(());
+        };
+        let fact = format!("`{arithmetic}` products are computed on the CPU only");
+        let help = "write `precision: f32`, or compute on the CPU with `--device flex`";
+        let fault = Diagnostic::new("device/precision", fact).help(help);
+        Err(self.fault(key, "not on this device", fault))
+    }
+
+    /// Note for sums whose instruction this machine lacks.
+    fn plain_products(&self) -> Option<String> {
+        let is_plain = |(_, arithmetic): &(&str, Arithmetic)| match arithmetic {
+            Arithmetic::F32 => false,
+            Arithmetic::Bf16(sums) => !sums.has_instruction(),
+        };
+        let (key, arithmetic) = self.plan.precisions().find(is_plain)?;
+        Some(format!(
+            "this machine has no instruction for `{key}: {arithmetic}`; the same bits are computed in plain code, more slowly than in f32"
+        ))
     }
 
     /// Note for rows that are longer than the texts that the teacher was made for.

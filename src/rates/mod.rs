@@ -55,6 +55,10 @@ pub enum WorkKind {
     Evaluate,
     /// Steps of training with their updates, in operations.
     Train,
+    /// The same as `Capture`, with products in bf16.
+    CaptureBf16,
+    /// The same as `Train`, with products in bf16.
+    TrainBf16,
     /// A model forward layer by layer, moments of inputs, and the solution for each weight; in operations.
     Calibrate,
     /// Weights to disk and from disk, in bytes of weights in f32.
@@ -74,6 +78,12 @@ const ASSUMED: &[(WorkKind, &[(f64, f64)])] = &[
         &[(3e5, 25e9), (5e6, 78e9), (1.3e8, 95e9)],
     ),
     (WorkKind::Train, &[(3e5, 57e9), (3e7, 90e9)]),
+    // By an EPYC with `vdpbf16ps`, beside the same processor in f32.
+    (
+        WorkKind::CaptureBf16,
+        &[(1e5, 75e9), (5e6, 150e9), (1.3e8, 195e9)],
+    ),
+    (WorkKind::TrainBf16, &[(3e5, 65e9), (3e7, 145e9)]),
     (
         WorkKind::Calibrate,
         &[(1e5, 40e9), (5e6, 64e9), (1.3e8, 85e9)],
@@ -100,6 +110,17 @@ impl Work {
             parameters: 1,
             amount: bytes as f64,
         }
+    }
+
+    /// The same work with products in bf16.
+    #[must_use]
+    pub fn in_bf16(self) -> Self {
+        let kind = match self.kind {
+            WorkKind::Capture => WorkKind::CaptureBf16,
+            WorkKind::Train => WorkKind::TrainBf16,
+            other => other,
+        };
+        Self { kind, ..self }
     }
 
     /// A share of the work.

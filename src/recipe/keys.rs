@@ -156,7 +156,7 @@ macro_rules! keys {
 macro_rules! choice {
     ($(#[$meta:meta])* $vis:vis enum $Name:ident of $Word:ident in $TABLE:ident = $name:literal, $about:literal {
         $($(#[$told:meta])* $Variant:ident$(($(#[$inner:meta])* $Type:ty))? = $word:literal $(also $also:tt)?, $kind:expr, $means:literal;)+
-        $(..$BESIDE:expr;)?
+        $(..$BESIDE:expr;)*
     }) => {
         $(#[$meta])*
         #[doc = $about]
@@ -185,7 +185,7 @@ macro_rules! choice {
             name: $name,
             about: $about,
             rows: &[$($crate::recipe::also($crate::recipe::required($word, $kind, $means), &choice!(@also $($also)?)),)+
-                $($crate::recipe::Row::Group($BESIDE),)?],
+                $($crate::recipe::Row::Group($BESIDE),)*],
         };
 
         impl $crate::recipe::Value for $Name {

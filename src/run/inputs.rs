@@ -289,8 +289,9 @@ impl<'a> Capture<'a> {
 
     fn load(&self, vocab_size: usize) -> Result<Decoder, RunError> {
         let device = self.context.device;
+        let precision = self.teacher.precision;
         self.model
-            .read(|model| Ok(model.teacher(vocab_size, device)?))
+            .read(|model| Ok(model.teacher(vocab_size, precision, device)?))
     }
 
     fn fingerprint(&self, rows: &TokenRows, data: &Prepared) -> Fingerprint {
@@ -298,6 +299,7 @@ impl<'a> Capture<'a> {
             version: Fingerprint::VERSION,
             teacher_weights: self.model.hash().to_owned(),
             tokenizer: data.tokenizer.hash(),
+            precision: self.teacher.precision,
             sequence_length: rows.sequence_length(),
             vocab_size: data.tokenizer.vocab_size(), // rows that no token uses are not captured
             support: self.cache.support,

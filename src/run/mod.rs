@@ -29,6 +29,7 @@ use crate::files::{self, UnfinishedDir};
 use crate::hashes::Hashes;
 use crate::hub;
 use crate::kept::place_name;
+use crate::kernels::Arithmetic;
 use crate::opened::{Opened, StoredModel, copied_tokenizer};
 use crate::passes::PassError;
 use crate::plan::{self, Plan};
@@ -443,6 +444,14 @@ fn command(plan: &Plan, overrides: &[String]) -> String {
     }
     if plan.device != "flex" {
         let _ = write!(command, " --device {}", plan.device);
+    }
+    let precision = plan.student.products.precision;
+    let is_of_both = plan
+        .teacher
+        .as_ref()
+        .is_none_or(|teacher| teacher.precision == precision);
+    if precision != Arithmetic::F32 && is_of_both {
+        let _ = write!(command, " --precision {precision}"); // of one machine's kind, on any machine
     }
     command
 }

@@ -14,6 +14,7 @@ use crate::export::{ExportError, write_tokenizer};
 use crate::files::{UnfinishedDir, write_atomically};
 use crate::formats::WriteError;
 use crate::formats::huggingface::write_generation;
+use crate::kernels::Arithmetic;
 use crate::loss::Term;
 use crate::model::Decoder;
 use crate::opened::{StoredModel, copied_tokenizer};
@@ -65,7 +66,7 @@ impl Run<'_> {
         }
         self.check_stop(stage)?;
         let since = Instant::now();
-        let teacher = self.teacher(model)?;
+        let teacher = self.teacher(model, Arithmetic::F32)?;
         log_changed(stage);
         let partial = UnfinishedDir::create(&stage.dir)?;
         stage.note(partial.path())?;
@@ -190,14 +191,18 @@ impl Run<'_> {
         let compares = |fit: &FitPlan| fit.losses.uses(Term::HiddenMse);
         let model = self.stages.inputs.teacher.as_ref();
         let model = model.filter(|_| pass.fit().is_some_and(compares));
-        model.map(|model| self.teacher(model)).transpose()
+        let model = model.zip(self.plan.teacher.as_ref());
+        model
+            .map(|(model, plan)| self.teacher(model, plan.precision))
+            .transpose()
     }
 
     /// The teacher as it is captured: the inputs of its projections are rounded if its checkpoint says so, and rows of no token
     /// are left out.
-    fn teacher(&self, model: &Model) -> Result<Decoder, RunError> {
+    fn teacher(&self, model: &Model, arithmetic: Arithmetic) -> Result<Decoder, RunError> {
         let num_tokens = self.data.tokenizer.vocab_size();
-        model.read(|model| Ok(model.teacher(num_tokens, self.context.device)?))
+        let device = self.context.device;
+        model.read(|model| Ok(model.teacher(num_tokens, arithmetic, device)?))
     }
 
     /// Reads from the folders of passes what they removed and what quantising cost.

@@ -17,7 +17,7 @@ use crate::hashes::Hashes;
 use crate::opened::{ARTIFACT_FILE, STAGE_FILE};
 
 /// Version of all stages; raised when one would write something else from the same inputs.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
 
 /// One step of a run and the folder of its artifact.
 ///

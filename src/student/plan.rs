@@ -9,6 +9,7 @@ use serde_json::{Map, json};
 use crate::data::{Tokenizer, TokenizerChange};
 use crate::diag::Diagnostic;
 use crate::files;
+use crate::kernels::{Arithmetic, PRECISION};
 use crate::model::{DecoderConfig, Part};
 use crate::progress::thousands;
 use crate::recipe::{
@@ -24,7 +25,16 @@ choice! {
         Architecture(ArchitecturePlan) = "architecture", Kind::Block(&ARCHITECTURE), "fresh weights of these sizes";
         FromTeacher(FromTeacherPlan) = "from_teacher", Kind::Block(&FROM_TEACHER), "layers of the teacher, whole or narrower, with its embedding and head";
         Checkpoint(#[serde(skip)] PathBuf) = "checkpoint" also ["model", "path", "model_name_or_path", "pretrained"], CHECKPOINT, "an existing Hugging Face folder, `.gguf` file, or folder of a pass or of a run, or a model of the hub; off its grid, pruned weights of a pass stay pruned";
+        ..PRODUCTS;
         ..CHANGES;
+    }
+}
+
+keys! {
+    /// How a student is computed.
+    #[derive(Copy)]
+    pub struct ProductsPlan in PRODUCTS {
+        precision: Arithmetic = or("f32", PRECISION, "arithmetic of the products of its training: `f32`, or operands rounded to `bf16` and sums in f32, by this machine's fastest instruction; the other two words name one, so that another machine gives the same bits; it is measured and written in f32") also ["dtype", "torch_dtype"];
     }
 }
 
@@ -48,6 +58,9 @@ const MAX_ADDED: usize = 1024;
 pub struct StudentPlan {
     /// Source of its first weights.
     pub source: StudentSource,
+    /// Arithmetic of its training.
+    #[serde(flatten)]
+    pub products: ProductsPlan,
     /// Changes before it learns.
     pub changes: ChangesPlan,
 }
@@ -56,16 +69,18 @@ impl Value for StudentPlan {
     fn read(item: &Item, holder: Fields<'_>) -> Option<Self> {
         Some(Self {
             source: Value::read(item, holder)?,
+            products: ProductsPlan::read_keys(holder.inside(item)?)?,
             changes: ChangesPlan::read_keys(holder.inside(item)?)?,
         })
     }
 
     fn write(&self, folder: &Path) -> serde_json::Value {
         let mut keys = self.source.write(folder);
-        if let serde_json::Value::Object(keys) = &mut keys
-            && !self.changes.is_empty()
-        {
-            self.changes.write_keys(folder, keys);
+        if let serde_json::Value::Object(keys) = &mut keys {
+            self.products.write_keys(folder, keys);
+            if !self.changes.is_empty() {
+                self.changes.write_keys(folder, keys);
+            }
         }
         keys
     }

@@ -24,7 +24,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::cost::{self, Text};
 use crate::data::{LossMask, PositionSpan, Sequence, TokenRows};
 use crate::device;
-use crate::kernels::QUERIES_AT_ONCE;
+use crate::kernels::{Arithmetic, QUERIES_AT_ONCE};
 use crate::loss::chunked::for_logits;
 use crate::loss::counted_rows;
 use crate::model::{Decoder, DecoderConfig, InputLevels, ParameterSpec, TokenBatch};
@@ -58,19 +58,27 @@ pub enum CaptureError {
 
 /// Loads a checkpoint's decoder in f32, one tensor at a time.
 pub fn load_decoder(checkpoint: &Checkpoint, device: &Device) -> Result<Decoder, CheckpointError> {
-    load_teacher(checkpoint, checkpoint.config().vocab_size, device)
+    load_teacher(
+        checkpoint,
+        checkpoint.config().vocab_size,
+        Arithmetic::F32,
+        device,
+    )
 }
 
 /// Loads a teacher without the embedding and output rows that no token uses.
 ///
 /// Models are padded to sizes that suit the hardware; their logits for unused ids are noise, and two models of one
 /// family may be padded differently.
+///
+/// With an arithmetic of bf16 it is for forward passes alone, see [`Decoder::for_reading`].
 pub fn load_teacher(
     checkpoint: &Checkpoint,
     num_tokens: usize,
+    arithmetic: Arithmetic,
     device: &Device,
 ) -> Result<Decoder, CheckpointError> {
-    load(checkpoint, num_tokens, device, |_, _| Ok(()))
+    load(checkpoint, num_tokens, arithmetic, device, |_, _| Ok(()))
 }
 
 /// Loads like [`load_decoder`], and passes each weight to `check` before the next one is read.
@@ -79,12 +87,14 @@ pub fn load_checked<E: From<CheckpointError>>(
     device: &Device,
     check: impl FnMut(&ParameterSpec, &Tensor<2>) -> Result<(), E>,
 ) -> Result<Decoder, E> {
-    load(checkpoint, checkpoint.config().vocab_size, device, check)
+    let num_tokens = checkpoint.config().vocab_size;
+    load(checkpoint, num_tokens, Arithmetic::F32, device, check)
 }
 
 fn load<E: From<CheckpointError>>(
     checkpoint: &Checkpoint,
     num_tokens: usize,
+    arithmetic: Arithmetic,
     device: &Device,
     mut check: impl FnMut(&ParameterSpec, &Tensor<2>) -> Result<(), E>,
 ) -> Result<Decoder, E> {
@@ -93,7 +103,7 @@ fn load<E: From<CheckpointError>>(
         vocab_size: num_tokens.min(whole.vocab_size),
         ..whole.clone()
     };
-    let decoder = Decoder::from_parameters(config, |spec| {
+    let decoder = Decoder::for_reading(config, arithmetic, |spec| {
         let mut weight = checkpoint.values(spec)?;
         weight.truncate(spec.num_elements()); // drops rows that no token uses
         let weight = Tensor::from_data(TensorData::new(weight, spec.shape), device);
@@ -230,7 +240,13 @@ impl Amount {
             sequence_length: rows.sequence_length(),
         };
         let draws = matches!(selection.support, SupportPlan::Samples { .. });
-        cost::capture(&decoder.config, text, self.num_counted, draws)
+        cost::capture(
+            &decoder.config,
+            decoder.arithmetic(),
+            text,
+            self.num_counted,
+            draws,
+        )
     }
 }
 

@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use super::fit::PassContext;
+use super::parts::num_sums;
 use super::{FitPlan, HandOn, kept_after};
 use crate::cost::{self, F32_BYTES, LOSS_BYTES, PROCESS_BYTES, StageCost, Text, layer_floats};
+use crate::kernels::Arithmetic;
 use crate::loss::Term;
 use crate::model::{DecoderConfig, num_parameters};
 use crate::rates::{self, Work};
@@ -47,7 +49,8 @@ pub(crate) fn add_fit(cost: &mut StageCost, fit: &FitPlan, inputs: FitInputs<'_>
     cost.memory_bytes = fit_bytes(fit, student, sequence_length, state);
     let compares = fit.losses.uses(Term::HiddenMse);
     if let Some(teacher) = teacher.filter(|_| compares) {
-        cost.work.push(cost::trunk_run(teacher, text));
+        cost.work
+            .push(cost::trunk_run(teacher, text, fit.precision));
         let along = along_bytes(fit, student, teacher, sequence_length);
         cost.memory_bytes = cost.memory_bytes.saturating_add(along);
     }
@@ -65,7 +68,13 @@ pub(crate) struct FitInputs<'a> {
 
 /// Steps over a text.
 fn fit_work(fit: &FitPlan, student: &DecoderConfig, text: Text, steps: usize) -> Work {
-    cost::train(student, text, steps as u64, fit.gradient_checkpointing)
+    cost::train(
+        student,
+        fit.precision,
+        text,
+        steps as u64,
+        fit.gradient_checkpointing,
+    )
 }
 
 /// The clock of training alone: measurements and saved states are left out.
@@ -148,7 +157,8 @@ fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, sequence_length: usize, sta
     let rows = (fit.tokens_per_step / sequence_length).max(1);
     let (micro_batch, at_once) = at_once(fit, sequence_length);
     let micro_batches = rows.div_ceil(micro_batch);
-    let gradients = micro_batches.min(at_once + 1) as u64; // of the concurrent ones, and the sum of those before
+    // Of the concurrent ones, and the sums of those before.
+    let gradients = micro_batches.min(at_once + num_sums(micro_batches)) as u64;
     let positions = (micro_batch * sequence_length) as u64;
     let kept = positions.saturating_mul(kept_bytes(student, fit.gradient_checkpointing));
     // Of a tied matrix the gradient as an embedding, and its sum with the one as output layer.
@@ -157,8 +167,14 @@ fn fit_bytes(fit: &FitPlan, student: &DecoderConfig, sequence_length: usize, sta
     } else {
         0
     };
+    // Weights packed for both directions, in two bytes each; slopes of more positions, and packed.
+    let (packed, loss) = match fit.precision {
+        Arithmetic::F32 => (0, LOSS_BYTES),
+        Arithmetic::Bf16(_) => (weights, 5 * LOSS_BYTES),
+    };
     let forward_backward = (at_once as u64)
-        .saturating_mul(kept.saturating_add(LOSS_BYTES))
+        .saturating_mul(kept.saturating_add(loss))
+        .saturating_add(packed)
         .saturating_add(weights.saturating_mul(state + gradients))
         .saturating_add(tied);
     let update = weights.saturating_mul(state + 2); // one gradient, and the weights that replace those in use

@@ -223,7 +223,7 @@ pub fn fit_with(
             gradients,
             projections,
         } = step_gradient_with(
-            &student.effective(),
+            &student.effective().with_arithmetic(plan.precision),
             &micro_batches,
             &spec,
             hidden,

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 pub use super::hidden::HiddenMatch;
+use super::parts::Summed;
 pub use super::trunk::ActivationMemory;
 use super::trunk::Trunk;
 use crate::data::Sequence;
@@ -53,7 +54,7 @@ impl MicroBatch<'_> {
 /// would let a padded row outweigh a full one.
 ///
 /// On a CPU, micro-batches run on all cores at once: most operations of a small model are too small to be
-/// split. They are added in their order, so the result does not depend on the number of cores.
+/// split. They are added in a fixed order ([`parts`](super::parts)), so the result does not depend on the number of cores.
 ///
 /// `decoder` holds the effective weights (masked, on the grid); the caller derives the gradient of the weights
 /// behind them.
@@ -80,7 +81,7 @@ pub fn step_gradient_with(
 ) -> StepGradient {
     let decoder = &decoder.packed(Passes::ForwardAndBackward);
     let at_once = device::parallelism(&decoder.device());
-    let mut total: Option<(PendingSums, Vec<Tensor<2>>)> = None;
+    let mut total = Summed::new(micro_batches.len());
     for group in micro_batches.chunks(at_once) {
         let parts: Vec<_> = group
             .par_iter()
@@ -88,21 +89,11 @@ pub fn step_gradient_with(
                 sum_gradient(decoder, micro_batch, spec, hidden, activations, read_back)
             })
             .collect();
-        for (sums, gradients) in parts {
-            total = Some(match total.take() {
-                None => (sums, gradients),
-                Some((so_far, totals)) => (
-                    so_far.plus(sums),
-                    totals
-                        .into_iter()
-                        .zip(gradients)
-                        .map(|(a, b)| a + b)
-                        .collect(),
-                ),
-            });
+        for part in parts {
+            total.push(part, added);
         }
     }
-    let (sums, gradients) = total.unwrap_or_default();
+    let (sums, gradients) = total.total(added).unwrap_or_default();
     let scale = 1.0 / sums.positions().max(1) as f64;
     let gradients = gradients.into_iter();
     let mut gradients: Vec<_> = gradients.map(|sum| sum.mul_scalar(scale)).collect();
@@ -113,6 +104,13 @@ pub fn step_gradient_with(
         gradients,
         projections,
     }
+}
+
+type SummedGradient = (PendingSums, Vec<Tensor<2>>);
+
+fn added((sums, gradients): SummedGradient, (more_sums, more): SummedGradient) -> SummedGradient {
+    let gradients = gradients.into_iter().zip(more).map(|(a, b)| a + b);
+    (sums.plus(more_sums), gradients.collect())
 }
 
 /// Gradient of the summed loss of one micro-batch: first of the parameters, then of the projections.
@@ -127,7 +125,7 @@ fn sum_gradient(
     hidden: Option<HiddenMatch<'_>>,
     activations: ActivationMemory,
     read_back: ReadBack,
-) -> (PendingSums, Vec<Tensor<2>>) {
+) -> SummedGradient {
     let tokens = TokenBatch::new(&micro_batch.inputs, &decoder.device());
     let (last, trunk) = Trunk::forward(decoder, tokens, activations);
     let pulled = hidden.map(|hidden| hidden.slopes(&trunk, micro_batch, spec, read_back));

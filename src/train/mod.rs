@@ -16,6 +16,7 @@ mod hidden;
 mod metrics;
 mod objective;
 pub mod optim;
+mod parts;
 mod pending_losses;
 mod plan;
 mod predictions;

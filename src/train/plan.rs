@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, json};
 
 use crate::diag::Diagnostic;
+use crate::kernels::Arithmetic;
 use crate::loss::{LOSSES, LossWeights, OVER, Term};
 use crate::progress::thousands;
 use crate::pruning::GradualPlan;
@@ -67,6 +68,9 @@ keys! {
         prune: Option<GradualPlan> = around();
         /// Steps before the grids come into force.
         start_step: usize = around() unless |fit| fit.start_step == 0;
+        /// Arithmetic of its products, as the student says.
+        #[serde(skip_serializing_if = "is_f32")]
+        precision: Arithmetic = beside(Arithmetic::F32);
         #[serde(skip)]
         save_every: usize = or("50", Kind::Integer(1, MAX_STEPS), "steps between training states on disk") also ["save_steps", "checkpoint_every", "save_interval"];
         #[serde(skip)]
@@ -74,6 +78,11 @@ keys! {
         #[serde(skip)]
         log_every: usize = or("10", Kind::Integer(1, MAX_STEPS), "steps between log lines");
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it")]
+fn is_f32(precision: &Arithmetic) -> bool {
+    *precision == Arithmetic::F32
 }
 
 fn warmup_steps(fields: Fields<'_>) -> Option<usize> {

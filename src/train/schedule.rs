@@ -86,6 +86,7 @@ fn left(shape: Shape, progress: f64) -> f64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::kernels::Arithmetic;
     use crate::loss::{LossWeights, Term};
     use crate::recipe::Ramp;
     use crate::support::Tail;
@@ -101,6 +102,7 @@ pub(super) mod tests {
             tokens_per_step: 64,
             micro_batch: 1,
             gradient_checkpointing: false,
+            precision: Arithmetic::F32,
             learning_rate: 0.8,
             final_learning_rate_frac: 0.5,
             warmup_steps,

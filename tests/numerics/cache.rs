@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use alambic::cache::{Cache, Fingerprint, Sampling, SupportPlan, TokenHashes, Wanted};
 use alambic::data::{LossMask, PositionSpan, Sequence, TokenRows, spans_of};
+use alambic::kernels::Arithmetic;
 use alambic::model::{Decoder, DecoderConfig, LayerType};
 use alambic::random::Stream;
 use alambic::support::{CountedRow, Supports};
@@ -29,6 +30,7 @@ fn fingerprint(support: SupportPlan) -> Fingerprint {
     Fingerprint {
         version: Fingerprint::VERSION,
         teacher_weights: "1".to_owned(),
+        precision: Arithmetic::F32,
         tokenizer: "2".to_owned(),
         sequence_length: 16,
         vocab_size: 320,

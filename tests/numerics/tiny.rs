@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use alambic::data::{PositionSpan, TokenRows, spans_of};
+use alambic::kernels::Arithmetic;
 use alambic::loss::{LossWeights, Term};
 use alambic::model::{Architecture, Decoder, DecoderConfig, LayerType, Rope, tensor_specs};
 use alambic::random::Stream;
@@ -157,6 +158,7 @@ pub(crate) fn fit_plan() -> FitPlan {
         tokens_per_step: 64,
         micro_batch: 2,
         gradient_checkpointing: false,
+        precision: Arithmetic::F32,
         learning_rate: 1e-2,
         final_learning_rate_frac: 0.1,
         warmup_steps: 1,

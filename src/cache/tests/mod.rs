@@ -19,6 +19,7 @@ use tempfile::tempdir;
 use super::*;
 use crate::cache::{Sampling, SupportPlan};
 use crate::data::{LossMask, PositionSpan, Sequence, spans_of};
+use crate::kernels::Arithmetic;
 use crate::support::{CountedRow, LogSumExps, SampledSupports, Supports, TopKSupports};
 
 const ROWS_PER_SHARD: usize = 4;
@@ -31,6 +32,7 @@ fn fingerprint() -> Fingerprint {
     Fingerprint {
         version: Fingerprint::VERSION,
         teacher_weights: "11".repeat(32),
+        precision: Arithmetic::F32,
         tokenizer: "22".repeat(32),
         sequence_length: 16,
         vocab_size: 64,

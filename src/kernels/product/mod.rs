@@ -9,21 +9,23 @@ mod weight;
 
 use burn::tensor::Tensor;
 
+pub(crate) use self::arithmetic::PRECISION;
 pub use self::arithmetic::{Arithmetic, Sums};
 pub use self::weight::{Passes, Weight};
 #[cfg(feature = "flex")]
 use super::flex;
 
-/// `left · right` in f32.
+/// `left · right`.
 ///
 /// # Shapes
 ///
 /// `[P, D]` and `[D, V]`; returns `[P, V]`.
-pub fn product(left: Tensor<2>, right: Tensor<2>) -> Tensor<2> {
+pub fn product(left: Tensor<2>, right: Tensor<2>, arithmetic: Arithmetic) -> Tensor<2> {
     #[cfg(feature = "flex")]
     if flex::takes(&left) {
-        return flex::product(left, right);
+        return flex::product(left, right, arithmetic);
     }
+    arithmetic.assert_f32();
     left.matmul(right)
 }
 
@@ -62,7 +64,7 @@ mod tests {
             let kept = total.clone();
             let want = left.clone().matmul(right.clone());
             let name = format!("product of {rows} × {inner} × {columns}");
-            let got = flex::product(left.clone(), right.clone());
+            let got = flex::product(left.clone(), right.clone(), Arithmetic::F32);
             assert_close(&name, &floats(got), &floats(want.clone()), inner as f32);
             let got = flex::add_product(total.clone(), left, right, Arithmetic::F32);
             let sum = floats(want + total.clone());

@@ -9,7 +9,7 @@ use crate::kernels::flex;
 /// Passes that read a weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passes {
-    /// Forward alone.
+    /// Forward.
     Forward,
     /// Forward, and backward to the slopes of what enters.
     ForwardAndBackward,
@@ -46,6 +46,18 @@ impl Weight {
             return Self { packed, ..self };
         }
         let _ = passes;
+        self
+    }
+
+    /// Same weight for linear layers alone: if it is packed, its tensor is given up for one of NaN, which takes no memory.
+    #[must_use]
+    pub fn without_tensor(self) -> Self {
+        #[cfg(feature = "flex")]
+        if self.packed.is_packed() {
+            let nan = Tensor::<2>::full([1, 1], f32::NAN, &self.tensor.device());
+            let tensor = nan.expand(self.tensor.dims());
+            return Self { tensor, ..self };
+        }
         self
     }
 
@@ -88,7 +100,7 @@ impl Weight {
         self.arithmetic.assert_f32();
         let ([rows, _], weight) = (x.dims(), self.tensor.clone().transpose());
         if rows == 1 {
-            product(x, weight) // a token that is generated: all cores read the weight
+            product(x, weight, Arithmetic::F32) // a token that is generated: all cores read the weight
         } else {
             x.matmul(weight)
         }

@@ -75,7 +75,7 @@ struct Shared {
     unsafe_code,
     reason = "tasks of a product write different places of its result"
 )]
-// SAFETY: only `multiply` makes and shares it, and no two of its tasks write to the same rows and columns.
+// SAFETY: only `compute` shares it, and no two of its tasks write to the same rows and columns.
 unsafe impl Sync for Shared {}
 
 /// True if this machine has the instruction, and the instruction has the bits of its plain twin.
@@ -218,14 +218,32 @@ impl Target {
     }
 }
 
-/// `into = left · right`, or `into += left · right`; `right` is packed as its transpose.
-pub(in crate::kernels) fn multiply(
-    into: MatrixMut<'_>,
-    adds: bool,
-    left: &PackedLeft,
-    right: &PackedRight,
-) {
-    multiply_with(Kernel::of(left.sums), into, adds, left, right);
+/// `left · right`, row by row; `right` is packed as its transpose.
+pub(in crate::kernels) fn product(left: &PackedLeft, right: &PackedRight) -> Vec<f32> {
+    let size = left.rows * right.rows;
+    if left.inner == 0 {
+        return vec![0.0; size];
+    }
+    let mut values = Vec::with_capacity(size);
+    let shared = Shared {
+        start: values.as_mut_ptr(),
+        row_step: right.rows,
+    };
+    #[expect(
+        unsafe_code,
+        reason = "zeros that are overwritten would cost as much as packing"
+    )]
+    // SAFETY: the vector has room for all rows, and a product that does not add writes each number before anything reads it.
+    unsafe {
+        compute(Kernel::of(left.sums), &shared, false, left, right);
+        values.set_len(size);
+    }
+    values
+}
+
+/// `into += left · right`; `right` is packed as its transpose.
+pub(in crate::kernels) fn add(into: MatrixMut<'_>, left: &PackedLeft, right: &PackedRight) {
+    multiply_with(Kernel::of(left.sums), into, true, left, right);
 }
 
 fn multiply_with(
@@ -235,26 +253,37 @@ fn multiply_with(
     left: &PackedLeft,
     right: &PackedRight,
 ) {
-    assert_eq!(left.sums, right.sums, "operands are packed for one kernel");
-    assert_eq!(left.inner, right.inner, "inner size of a product");
-    let (rows, columns) = (left.rows, right.rows);
-    let (values, row_step) = into.checked([rows, columns]);
-    if left.inner == 0 && !adds {
-        values
-            .chunks_mut(row_step.max(1))
-            .take(rows)
-            .for_each(|row| row[..columns].fill(0.0));
-        return;
-    }
+    let (values, row_step) = into.checked([left.rows, right.rows]);
     let shared = Shared {
         start: values.as_mut_ptr(),
         row_step,
     };
+    #[expect(unsafe_code, reason = "cores write different places of one matrix")]
+    // SAFETY: the place was checked, and is borrowed mutably.
+    unsafe {
+        compute(kernel, &shared, adds, left, right);
+    }
+}
+
+/// # Safety
+///
+/// The result has room for all rows and columns, and nobody else reads or writes it.
+#[expect(unsafe_code, reason = "cores write different places of one matrix")]
+unsafe fn compute(
+    kernel: Kernel,
+    shared: &Shared,
+    adds: bool,
+    left: &PackedLeft,
+    right: &PackedRight,
+) {
+    assert_eq!(left.sums, right.sums, "operands are packed for one kernel");
+    assert_eq!(left.inner, right.inner, "inner size of a product");
+    let (rows, columns) = (left.rows, right.rows);
     let num_threads = current_num_threads();
     let is_shared = rows * columns * left.inner >= SHARED && num_threads > 1;
     let tasks = places(rows, columns, if is_shared { num_threads } else { 1 });
     let task = |(rows, columns): (Range<usize>, Range<usize>)| {
-        compute_place(kernel, &shared, adds, (left, rows), (right, columns));
+        compute_place(kernel, shared, adds, (left, rows), (right, columns));
     };
     if is_shared {
         tasks.into_par_iter().for_each(task);
@@ -310,7 +339,7 @@ fn compute_place(
                 for row in some_rows.clone().step_by(rows_at_once) {
                     let num_rows = rows_at_once.min(some_rows.end - row);
                     #[expect(unsafe_code, reason = "cores write different places of one matrix")]
-                    // SAFETY: `multiply` measured the matrix; this task has these rows and columns alone; `Kernel::of` asked
+                    // SAFETY: `compute` has the whole matrix; this task has these rows and columns alone; `Kernel::of` asked
                     // the machine.
                     unsafe {
                         let target = Target {

@@ -67,15 +67,10 @@ impl PackedLeft {
             );
         }
         for_each(parts, rows * inner, |(row, start, depth, part)| {
-            for at in (0..depth).step_by(TILE_DEPTH) {
-                let tile = filled(operand, row, start + at);
-                for (numbers, tile) in part.chunks_exact_mut(depth).zip(&tile) {
-                    match numbers[at..].first_chunk_mut::<TILE_DEPTH>() {
-                        Some(numbers) => *numbers = *tile,
-                        None => numbers[at..].copy_from_slice(&tile[..depth - at]),
-                    }
-                }
-            }
+            vectorized(
+                #[inline(always)]
+                || pack_rows(operand, [row, start], depth, part),
+            );
         });
         Self {
             numbers,
@@ -122,15 +117,10 @@ impl PackedRight {
             );
         }
         for_each(parts, rows * inner, |(row, start, depth, panel)| {
-            for half in [0, TILE_ROWS] {
-                for at in (0..depth).step_by(TILE_DEPTH) {
-                    let tile = transposed(&filled(operand, row + half, start + at));
-                    let (pairs, _) = panel.as_chunks_mut::<{ 2 * PANEL }>();
-                    for (numbers, tile) in pairs[at / 2..].iter_mut().zip(&tile) {
-                        numbers[2 * half..2 * half + TILE_DEPTH].copy_from_slice(tile);
-                    }
-                }
-            }
+            vectorized(
+                #[inline(always)]
+                || pack_panel(operand, [row, start], depth, panel),
+            );
         });
         Self {
             numbers,
@@ -161,17 +151,39 @@ fn whole_depth(inner: usize, sums: Sums) -> usize {
     inner / DEPTH * DEPTH + sums.padded_depth(inner % DEPTH)
 }
 
-fn for_each<T: Send>(parts: Vec<T>, num_numbers: usize, pack: impl Fn(T) + Sync) {
-    let pack = |part| {
-        vectorized(
-            #[inline(always)]
-            || pack(part),
-        );
-    };
+fn for_each<T: Send>(parts: Vec<T>, num_numbers: usize, pack: impl Fn(T) + Sync + Send) {
     if num_numbers >= SHARED && current_num_threads() > 1 {
         parts.into_par_iter().for_each(pack);
     } else {
         parts.into_iter().for_each(pack);
+    }
+}
+
+/// Packs up to 16 rows of a block of a left operand.
+#[inline(always)]
+fn pack_rows(operand: &impl Operand, [row, start]: [usize; 2], depth: usize, to: &mut [u16]) {
+    for at in (0..depth).step_by(TILE_DEPTH) {
+        let tile = filled(operand, row, start + at);
+        for (numbers, tile) in to.chunks_exact_mut(depth).zip(&tile) {
+            match numbers[at..].first_chunk_mut::<TILE_DEPTH>() {
+                Some(numbers) => *numbers = *tile,
+                None => numbers[at..].copy_from_slice(&tile[..depth - at]),
+            }
+        }
+    }
+}
+
+/// Packs a panel of a block of a right operand.
+#[inline(always)]
+fn pack_panel(operand: &impl Operand, [row, start]: [usize; 2], depth: usize, to: &mut [u16]) {
+    let (to, _) = to.as_chunks_mut::<{ 2 * PANEL }>();
+    for half in [0, TILE_ROWS] {
+        for at in (0..depth).step_by(TILE_DEPTH) {
+            let tile = transposed(&filled(operand, row + half, start + at));
+            for (numbers, tile) in to[at / 2..].iter_mut().zip(&tile) {
+                numbers[2 * half..2 * half + TILE_DEPTH].copy_from_slice(tile);
+            }
+        }
     }
 }
 

@@ -189,10 +189,9 @@ fn no_number_of_threads_changes_a_bit() {
     let on = |num_threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(num_threads);
         pool.build().unwrap().install(|| {
-            let mut got = vec![0.0; rows * columns];
             let left = PackedLeft::of(&Matrix::of_rows(&left, inner), Sums::Pairs);
             let right = PackedRight::of(&Matrix::of_rows(&right, inner), Sums::Pairs);
-            multiply(MatrixMut::new(&mut got, columns), false, &left, &right);
+            let got = product(&left, &right);
             got.into_iter().map(f32::to_bits).collect::<Vec<_>>()
         })
     };
