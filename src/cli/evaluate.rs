@@ -9,10 +9,10 @@ use super::commands::{Output, fetched_texts, open_model, open_tokenizer};
 use super::failure::OVERFLOW;
 use super::{EvaluateArgs, Failure};
 use crate::data::{Rebuilt, SourcePlan, TokenRows, read_rows};
-use crate::device;
+use crate::device::{self, HOST};
 use crate::files;
 use crate::inspect as facts;
-use crate::kernels::Arithmetic;
+use crate::kernels::{Arithmetic, Passes};
 use crate::model::Decoder;
 use crate::opened::StoredModel;
 use crate::progress;
@@ -28,7 +28,13 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     let teacher = args.teacher.as_deref();
     let teacher = teacher.map(|dir| teacher_of(dir, &model, &device));
     let teacher = teacher.transpose()?;
-    let decoder = model.decoder(&device)?;
+    let precision = Arithmetic::of_word(&args.precision).unwrap_or_default();
+    if precision != Arithmetic::F32 && args.device != HOST {
+        let fact = format!("`{precision}` products are computed on the CPU only");
+        return Err(Failure::input("device/precision", &fact));
+    }
+    let decoder = model.decoder(&device)?.with_arithmetic(precision);
+    let decoder = decoder.packed(Passes::Forward);
     let reference = match &teacher {
         Some(teacher) => Reference::Teacher(teacher),
         None => Reference::None,
@@ -41,7 +47,10 @@ pub(super) fn evaluate(args: &EvaluateArgs, output: &mut Output<'_>) -> Result<(
     if let Some(path) = &args.losses {
         write_losses(path, &rows, &losses)?;
     }
-    let found = serde_json::to_value(found).map_err(std::io::Error::other)?;
+    let mut found = serde_json::to_value(found).map_err(std::io::Error::other)?;
+    if precision != Arithmetic::F32 {
+        found["precision"] = json!(precision);
+    }
     output.print(&facts::text(&found), &found)
 }
 

@@ -274,6 +274,9 @@ struct EvaluateArgs {
     /// Model to compare with, named in the same ways: exact KL and agreement
     #[arg(long)]
     teacher: Option<PathBuf>,
+    /// Arithmetic of the products of the model that is measured; that of the teacher is f32
+    #[arg(long, default_value = "f32", value_parser = PossibleValuesParser::new(Arithmetic::words()))]
+    precision: String,
     /// Write the tokens of each row and their losses to this file, one JSON object a line
     #[arg(long, value_name = "FILE")]
     losses: Option<PathBuf>,

@@ -21,6 +21,15 @@ use crate::model::Head;
 /// fewer positions cost more. The loss needs the memory of one chunk beside its gradients.
 const CHUNK_LOGITS: usize = 1 << 22;
 
+/// Logits held at a time by a head. In bf16 a product takes half the time, and a chunk reads and writes the gradient of the
+/// output matrix as before, so chunks are larger.
+fn chunk_logits(head: &Head) -> usize {
+    match head.weight.arithmetic() {
+        Arithmetic::F32 => CHUNK_LOGITS,
+        Arithmetic::Bf16(_) => 4 * CHUNK_LOGITS,
+    }
+}
+
 /// Loss over hidden states and its gradients.
 pub struct HeadGradients {
     /// Sums over the counted positions.
@@ -55,10 +64,7 @@ pub fn head_gradients(
     read_back: ReadBack,
 ) -> HeadGradients {
     let chunks = Chunks {
-        num_logits: match head.weight.arithmetic() {
-            Arithmetic::F32 => CHUNK_LOGITS,
-            Arithmetic::Bf16(_) => 4 * CHUNK_LOGITS,
-        },
+        num_logits: chunk_logits(head),
         read_back,
     };
     gradients_in_chunks(hidden, head, targets, spec, chunks)
@@ -243,7 +249,7 @@ pub fn for_logits(hidden: &Tensor<2>, head: &Head, mut visit: impl FnMut(&mut [f
         visit(&mut read(head.logits(twice))[..vocab]);
         return;
     }
-    let chunk_size = (CHUNK_LOGITS / vocab).max(3);
+    let chunk_size = (chunk_logits(head) / vocab).max(3);
     let mut start = 0;
     while start < positions {
         let left = positions - start;
