@@ -14,6 +14,8 @@
 
 #![expect(clippy::print_stdout, reason = "a bench prints what it measured")]
 
+mod common;
+
 use std::error::Error;
 use std::fs;
 use std::time::Instant;
@@ -21,7 +23,7 @@ use std::time::Instant;
 use alambic::allocator::{self, MiMalloc};
 use alambic::data::Sequence;
 use alambic::device::{self, ReadBack};
-use alambic::kernels::{Arithmetic, Sums, Weight};
+use alambic::kernels::{Arithmetic, Weight};
 use alambic::loss::chunked::head_gradients;
 use alambic::loss::{LossSpec, LossWeights, RowTarget, Term, Terms};
 use alambic::model::Head;
@@ -34,6 +36,8 @@ use alambic::train::optim::{AdamW, clip, global_norm};
 use alambic::train::{FitPlan, HandOn, RateSchedule, TemperaturePlan};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::json;
+
+use crate::common::{Options, cpu_secs, median, single, status_mib, whole};
 
 /// Norm that gradients are clipped to.
 const MAX_GRAD_NORM: f64 = 1.0;
@@ -49,19 +53,8 @@ const TOP_K: usize = 64;
 
 fn main() -> Result<(), Box<dyn Error>> {
     allocator::keep_freed_pages();
-    let arguments: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|argument| argument != "--bench")
-        .collect();
-    let number =
-        |name: &str, default: usize| match arguments.iter().position(|argument| argument == name) {
-            Some(at) => arguments
-                .get(at + 1)
-                .ok_or(format!("{name} needs a number"))?
-                .parse()
-                .map_err(|_| format!("{name} needs a number")),
-            None => Ok(default),
-        };
+    let options = Options::of_this_process();
+    let number = |name: &str, default| options.number(name, default);
     let sequence_length = number("--sequence-length", 256)?;
     let document_length = number("--document-length", sequence_length)?.max(1);
     let settings = Settings {
@@ -72,22 +65,15 @@ fn main() -> Result<(), Box<dyn Error>> {
             .step_by(document_length)
             .map(u32::try_from)
             .collect::<Result<_, _>>()?,
-        arithmetic: if arguments.iter().any(|argument| argument == "--bf16") {
-            Arithmetic::Bf16(Sums::of_this_machine())
-        } else {
-            Arithmetic::F32
-        },
-        activations: if arguments
-            .iter()
-            .any(|argument| argument == "--checkpointing")
-        {
+        arithmetic: options.arithmetic(),
+        activations: if options.has("--checkpointing") {
             ActivationMemory::Recomputed
         } else {
             ActivationMemory::Kept
         },
     };
     let device = device::open("flex")?;
-    let figures = match arguments.first().map(String::as_str) {
+    let figures = match options.name() {
         Some("small") => train(&SMALL, &settings, &device)?,
         Some("medium") => train(&MEDIUM, &settings, &device)?,
         Some("large") => train(&LARGE, &settings, &device)?,
@@ -220,12 +206,9 @@ fn train(
         secs.push(since.elapsed().as_secs_f64());
     }
     let cpu = (cpu_secs()? - cpu_before) / settings.steps as f64;
-    let mut sorted = secs[1..].to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let median = sorted[sorted.len() / 2];
     Ok(json!({
         "arithmetic": settings.arithmetic.to_string(),
-        "tokens_per_sec": POSITIONS as f64 / median,
+        "tokens_per_sec": POSITIONS as f64 / median(&secs[1..]),
         "cpu_secs_per_step": cpu,
         "peak_mib": status_mib("VmHWM:")?,
         "step_secs": secs,
@@ -365,12 +348,7 @@ struct Text {
 impl Text {
     fn random(vocab_size: usize) -> Self {
         let mut stream = Stream::new(17, "bench text");
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "ids below the vocabulary"
-        )]
-        let mut id = |below: usize| (stream.uniform() * below as f64) as u32;
+        let mut id = |below: usize| whole(stream.uniform(), below);
         let ids = (0..POSITIONS).map(|_| id(vocab_size)).collect();
         let labels = (0..POSITIONS).map(|_| id(vocab_size)).collect();
         let stride = vocab_size / TOP_K;
@@ -412,32 +390,4 @@ impl Text {
             })
             .collect()
     }
-}
-
-/// A line of `/proc/self/status` in MiB.
-fn status_mib(name: &str) -> Result<f64, Box<dyn Error>> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .ok_or("no such line")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1024.0)
-}
-
-/// Seconds that all threads of this process have computed, those of the system for it included.
-fn cpu_secs() -> Result<f64, Box<dyn Error>> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    let (_, after_name) = stat.rsplit_once(')').ok_or("no name")?;
-    let fields: Vec<&str> = after_name.split_whitespace().collect();
-    let ticks: f64 = fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
-    Ok(ticks / 100.0) // what `getconf CLK_TCK` says on Linux
-}
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the program computes in f32"
-)]
-fn single(value: f64) -> f32 {
-    value as f32
 }
