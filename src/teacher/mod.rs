@@ -120,7 +120,7 @@ fn load<E: From<CheckpointError>>(
 const HOST_POSITIONS: usize = 512;
 
 /// Rows in one forward pass of a capture on a CPU.
-pub(crate) fn rows_per_pass(batch_size: usize, sequence_length: usize) -> usize {
+pub fn rows_per_pass(batch_size: usize, sequence_length: usize) -> usize {
     (HOST_POSITIONS / sequence_length).clamp(1, batch_size.max(1))
 }
 
