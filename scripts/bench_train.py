@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Tokens per second and peak memory of training on this machine: `benches/train_step.rs` against PyTorch, f32, same shapes.
+"""Tokens per second and peak memory of training on this machine: `benches/train_step.rs` against PyTorch, same shapes.
 
     cargo build --release --bench train_step
     python3 -m venv venv && venv/bin/pip install torch transformers
@@ -15,6 +15,9 @@ large as SmolLM2-135M (random weights: they cost the same). alambic reads the te
 under `no_grad` and takes the KL over the whole vocabulary. Reading a real cache adds under 1 % to alambic's step
 (`alambic cache bench` tells how many positions a second are decoded).
 
+With --bf16 alambic's products round their operands to bf16, and PyTorch runs forward and loss under `autocast` to bfloat16; weights,
+logits in the loss and optimizer stay in f32 in both.
+
 The two run alternately, each in a process of its own, --repeats times after one run each that does not count. Medians of tokens a
 second, of processor seconds a step (the figure to compare on a machine that does other work, too) and peak memory are printed.
 """
@@ -28,7 +31,8 @@ import subprocess
 import sys
 import time
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+import benches
+
 POSITIONS, TOP_K = 2048, 64
 MODELS = {
     "small": dict(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=4, intermediate_size=688, vocab_size=8192),
@@ -43,6 +47,7 @@ parser.add_argument("--binary", type=pathlib.Path, help="the bench; default: the
 parser.add_argument("--steps", type=int, default=5, help="steps of a run, after one that does not count")
 parser.add_argument("--sequence-length", type=int, default=256)
 parser.add_argument("--micro-batch", type=int, default=4, help="rows at once on each core, alambic only")
+parser.add_argument("--bf16", action="store_true", help="products in bf16 instead of f32, both programs")
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--threads", type=int, default=os.cpu_count())
 parser.add_argument("--json", type=pathlib.Path, help="write every run to this file, too")
@@ -50,16 +55,9 @@ parser.add_argument("--only", nargs=2, metavar=("PROGRAM", "MODEL"), help="run `
 args = parser.parse_args()
 
 
-def newest_bench():
-    found = [path for path in (ROOT / "target/release/deps").glob("train_step-*") if not path.suffix]
-    if not found:
-        sys.exit("error: no bench: run `cargo build --release --bench train_step`, or name one with --binary")
-    return max(found, key=lambda path: path.stat().st_mtime)
-
-
 def run_alambic(model):
-    command = [args.binary or newest_bench(), BENCHES.get(model, model), "--steps", str(args.steps), "--micro-batch", str(args.micro_batch),
-               "--sequence-length", str(args.sequence_length)]
+    command = [args.binary or benches.newest("train_step"), BENCHES.get(model, model), "--steps", str(args.steps), "--micro-batch", str(args.micro_batch),
+               "--sequence-length", str(args.sequence_length), *(["--bf16"] if args.bf16 else [])]
     environment = os.environ | {"RAYON_NUM_THREADS": str(args.threads)}
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment).stdout)
 
@@ -92,7 +90,7 @@ def run_torch(name):
             return torch.nn.functional.cross_entropy(logits, labels)
         if teacher:
             with torch.no_grad():
-                opinion = teacher(ids).logits.flatten(0, 1).log_softmax(1)
+                opinion = teacher(ids).logits.flatten(0, 1).float().log_softmax(1)
             return torch.nn.functional.kl_div(logits.log_softmax(1), opinion, reduction="batchmean", log_target=True)
         kept = logits.gather(1, support) - logits.logsumexp(1, keepdim=True)  # log q on the support
         rest = torch.log1p(-kept.exp().sum(1).clamp(max=1 - 1e-6))  # log q of the bucket
@@ -100,7 +98,8 @@ def run_torch(name):
         return kl.mean()
 
     def step():
-        loss = loss_of(model(ids).logits.flatten(0, 1))
+        with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+            loss = loss_of(model(ids).logits.flatten(0, 1).float())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -152,7 +151,7 @@ for model in args.models:
         values = [result[key] for result in results]
         return statistics.median(values), min(values), max(values)
 
-    print(f"{model}: {args.threads} threads, medians of {args.repeats} runs of {args.steps} steps (least to most)")
+    print(f"{model}, {'bf16' if args.bf16 else 'f32'}: {args.threads} threads, medians of {args.repeats} runs of {args.steps} steps (least to most)")
     for key, digits, what in [("tokens_per_sec", 0, "tokens/s"), ("cpu_secs_per_step", 2, "processor s a step"), ("peak_mib", 0, "peak MiB")]:
         us, them = figures(ours, key), figures(theirs, key)
         columns = [f"{middle:.{digits}f} ({least:.{digits}f} to {most:.{digits}f})" for middle, least, most in [us, them]]
