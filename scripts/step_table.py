@@ -61,7 +61,7 @@ def measure(arguments):
                    args.binary or newest_bench(), args.model, "--steps", str(args.steps), *arguments.split()]
         ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         figures = json.loads(ran.stdout.splitlines()[-1])
-        script = subprocess.run(["perf", "script", "--no-inline", "-F", "sym", "-i", data], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        script = subprocess.run(["perf", "script", "--no-inline", "-F", "ip,sym", "-i", data], check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     counts = collections.Counter(kind_of(stack.splitlines()) for stack in script.stdout.split("\n\n") if stack.strip())
     return figures, counts
 

@@ -37,6 +37,12 @@ const ROWS_AT_ONCE: usize = 384;
 /// Columns of the result that one core computes at once.
 const COLUMNS_AT_ONCE: usize = 4 * PANEL;
 
+/// Blocks that are added to a part of the result before the next part.
+const BLOCKS_AT_ONCE: usize = 4;
+
+/// Rows of a task are a multiple of this, which both kernels divide.
+const ROW_UNIT: usize = 96;
+
 /// A way to compute such sums on this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Kernel {
@@ -295,31 +301,22 @@ unsafe fn compute(
 /// Rows and columns of the tasks of a product: columns first, since a panel is read for all rows; rows, too, if there are too
 /// few columns for all threads.
 fn places(rows: usize, columns: usize, num_threads: usize) -> Vec<(Range<usize>, Range<usize>)> {
-    let parts = |whole: usize, part: usize| {
-        (0..whole)
-            .step_by(part)
-            .map(move |start| start..whole.min(start + part))
-    };
-    let of_columns = if num_threads == 1 {
-        columns.max(1)
-    } else {
-        COLUMNS_AT_ONCE
-    };
-    let num_column_tasks = columns.div_ceil(of_columns).max(1);
-    let row_tasks = (4 * num_threads).div_ceil(num_column_tasks);
-    let of_rows = if num_threads == 1 {
-        rows
-    } else {
-        rows.div_ceil(row_tasks).next_multiple_of(96)
-    };
-    let of_rows = of_rows.max(1);
-    let columns = parts(columns, of_columns);
+    if num_threads == 1 {
+        return vec![(0..rows, 0..columns)];
+    }
+    let num_column_tasks = columns.div_ceil(COLUMNS_AT_ONCE).max(1);
+    let num_row_tasks = (4 * num_threads).div_ceil(num_column_tasks);
+    let of_rows = rows.div_ceil(num_row_tasks).next_multiple_of(ROW_UNIT);
+    let columns = parts(0..columns, COLUMNS_AT_ONCE);
     columns
-        .flat_map(|columns| parts(rows, of_rows).map(move |rows| (rows, columns.clone())))
+        .flat_map(|columns| parts(0..rows, of_rows.max(1)).map(move |rows| (rows, columns.clone())))
         .collect()
 }
 
 /// Computes some rows and columns of a product.
+///
+/// Blocks of a group are added to a part of the result while that is in a core's second cache; rows of the left operand come
+/// from a cache for every part of a group.
 fn compute_place(
     kernel: Kernel,
     shared: &Shared,
@@ -327,40 +324,63 @@ fn compute_place(
     (left, rows): (&PackedLeft, Range<usize>),
     (right, columns): (&PackedRight, Range<usize>),
 ) {
-    let rows_at_once = kernel.sums.rows_at_once();
     let _tiles =
         (kernel.sums == Sums::Tiles && kernel.has_instruction).then(tiles::Configured::new);
-    for block in 0..left.num_blocks() {
-        for start in rows.clone().step_by(ROWS_AT_ONCE) {
-            let some_rows = start..rows.end.min(start + ROWS_AT_ONCE);
-            for column in columns.clone().step_by(PANEL) {
-                let num_columns = PANEL.min(columns.end - column);
-                let panel = right.panel(block, column / PANEL);
-                for row in some_rows.clone().step_by(rows_at_once) {
-                    let num_rows = rows_at_once.min(some_rows.end - row);
-                    #[expect(unsafe_code, reason = "cores write different places of one matrix")]
-                    // SAFETY: `compute` has the whole matrix; this task has these rows and columns alone; `Kernel::of` asked
-                    // the machine.
-                    unsafe {
-                        let target = Target {
-                            start: shared.start.add(row * shared.row_step + column),
-                            row_step: shared.row_step,
-                            num_columns,
-                            adds: adds || block > 0,
-                        };
-                        let (left, depth) = left.rows_from(block, row);
-                        let block = Block {
-                            num_rows,
-                            left,
-                            right: panel,
-                            depth,
-                        };
-                        kernel.compute(block, target);
+    for group in parts(0..left.num_blocks(), BLOCKS_AT_ONCE) {
+        for columns in parts(columns.clone(), COLUMNS_AT_ONCE) {
+            for rows in parts(rows.clone(), ROWS_AT_ONCE) {
+                for block in group.clone() {
+                    let adds = adds || block > 0;
+                    for columns in parts(columns.clone(), PANEL) {
+                        let panel = right.panel(block, columns.start / PANEL);
+                        let place = (rows.clone(), columns);
+                        compute_panel(kernel, shared, adds, (left, block), panel, place);
                     }
                 }
             }
         }
     }
+}
+
+/// Computes some rows of a panel over one block of inner numbers.
+fn compute_panel(
+    kernel: Kernel,
+    shared: &Shared,
+    adds: bool,
+    (left, block): (&PackedLeft, usize),
+    panel: &[u16],
+    (rows, columns): (Range<usize>, Range<usize>),
+) {
+    for rows in parts(rows, kernel.sums.rows_at_once()) {
+        let (left, depth) = left.rows_from(block, rows.start);
+        let block = Block {
+            num_rows: rows.len(),
+            left,
+            right: panel,
+            depth,
+        };
+        #[expect(unsafe_code, reason = "cores write different places of one matrix")]
+        // SAFETY: `compute` has the whole matrix; this task has these rows and columns alone; `Kernel::of` asked the machine.
+        unsafe {
+            let target = Target {
+                start: shared
+                    .start
+                    .add(rows.start * shared.row_step + columns.start),
+                row_step: shared.row_step,
+                num_columns: columns.len(),
+                adds,
+            };
+            kernel.compute(block, target);
+        }
+    }
+}
+
+/// A range in parts of a size; the last may be smaller.
+fn parts(whole: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>> + Clone {
+    let end = whole.end;
+    whole
+        .step_by(size)
+        .map(move |start| start..end.min(start + size))
 }
 
 /// Rows of f32 numbers, for the comparison of a kernel with its twin.
