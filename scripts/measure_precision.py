@@ -99,9 +99,9 @@ def training(folder):
                     source.write_text(QAT.format(seed=seed, root=ROOT, model=json.dumps(str(SMOLLM2))))
                 sets.append(f"output={folder / f'{recipe}-{seed}-{precision}'}")
                 report = alambic("run", source, "--precision", precision, *[word for it in sets for word in ("--set", it)])
-                passes = [row for row in report["passes"] if row["name"] != "teacher"]
-                names = [row["name"] for row in passes]
-                found.append([row["evaluation"]["loss_nats"] for row in passes])
+                passes = [row for row in report["passes"] if row["pass"] != "teacher"]
+                names = [row["pass"] for row in passes]
+                found.append([row["loss_nats"] for row in passes])
                 print(f"{recipe}, seed {seed}, {precision}: " + ", ".join(f"{name} {loss:.4f}" for name, loss in zip(names, found[-1])), flush=True)
         for idx, name in enumerate(names):
             f32 = [run[idx] for run in ends["f32"]]

@@ -72,4 +72,52 @@ mod tests {
             assert_eq!(floats(total), floats(kept), "{name} wrote over the total");
         }
     }
+
+    /// Bits of a tensor's numbers.
+    fn bits(tensor: Tensor<2>) -> Vec<u32> {
+        floats(tensor).into_iter().map(f32::to_bits).collect()
+    }
+
+    #[test]
+    fn a_linear_layer_in_bf16_is_near_f32_and_its_slopes_are_products_in_bf16() {
+        for sums in Sums::ALL {
+            let arithmetic = Arithmetic::Bf16(sums);
+            for [rows, inputs, outputs] in [[1, 3, 5], [70, 96, 40], [130, 400, 33]] {
+                let x = tensor([rows, inputs], 1.0, 1.0);
+                let weight = Weight::new(tensor([outputs, inputs], 2.0, 1.0), arithmetic);
+                let slope = tensor([rows, outputs], 3.0, 1.0);
+                let name = format!("{sums:?}, {rows} × {inputs} × {outputs}");
+
+                let tracked_x = x.clone().autodiff().require_grad();
+                let tracked = weight.in_tensor(|weight| weight.autodiff().require_grad());
+                let got = tracked.linear(tracked_x.clone());
+                let exact = x.clone().matmul(weight.tensor().clone().transpose());
+                let scale = (inputs as f32).sqrt();
+                for (got, want) in floats(got.clone().inner()).iter().zip(floats(exact)) {
+                    assert!(
+                        (got - want).abs() < scale / 64.0,
+                        "{name}: {got} instead of {want}"
+                    );
+                }
+                let tape = (got.clone() * slope.clone().autodiff()).sum().backward();
+                let [of_x, of_weight] =
+                    [tracked_x, tracked.tensor().clone()].map(|leaf| leaf.grad(&tape).unwrap());
+
+                let packed = weight.clone().packed(Passes::ForwardAndBackward);
+                let alone = packed.clone().without_tensor();
+                let forward = bits(got.inner());
+                for other in [&weight, &packed, &alone] {
+                    assert!(bits(other.linear(x.clone())) == forward, "{name}, forward");
+                }
+                for other in [&weight, &packed] {
+                    let slope_of_x = other.slope_of_input(slope.clone());
+                    assert!(bits(slope_of_x) == bits(of_x.clone()), "{name}, input");
+                }
+                let whole = product(slope.clone().transpose(), x.clone(), arithmetic);
+                assert!(bits(whole.clone()) == bits(of_weight), "{name}, weight");
+                let added = add_product(whole.zeros_like(), slope.transpose(), x, arithmetic);
+                assert_close(&name, &floats(added), &floats(whole), 1.0);
+            }
+        }
+    }
 }
