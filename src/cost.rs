@@ -65,8 +65,13 @@ impl StageCost {
     pub(crate) fn of_run(config: &DecoderConfig, work: Work, text: Text, positions: u64) -> Self {
         let at_once = text.tokens.min(positions);
         let logits = match work.kind {
-            WorkKind::Capture | WorkKind::CaptureBf16 => LOSS_BYTES,
+            WorkKind::Capture => LOSS_BYTES,
+            WorkKind::CaptureBf16 => 2 * LOSS_BYTES, // larger chunks
             _ => LOGITS_BYTES,
+        };
+        let weights = match work.kind {
+            WorkKind::CaptureBf16 => packed_bytes(config),
+            _ => num_parameters(config) * F32_BYTES,
         };
         let of_core = at_once
             .saturating_mul(layer_floats(config) as u64 * F32_BYTES)
@@ -76,7 +81,7 @@ impl StageCost {
             tokens: text.tokens,
             memory_bytes: of_core
                 .saturating_mul(cores)
-                .saturating_add(num_parameters(config) * F32_BYTES + PROCESS_BYTES),
+                .saturating_add(weights + PROCESS_BYTES),
             disk_bytes: 1 << 12,
             work: vec![work],
         }
@@ -272,6 +277,19 @@ fn work(kind: WorkKind, config: &DecoderConfig, amount: f64) -> Work {
         parameters: num_parameters(config),
         amount,
     }
+}
+
+/// Weights of a model that is packed for forward passes in bf16 alone; an embedding is also kept in f32.
+fn packed_bytes(config: &DecoderConfig) -> u64 {
+    let bytes = |spec: &ParameterSpec| {
+        let of_number = match spec.kind() {
+            ParameterKind::Linear | ParameterKind::Head => 2,
+            ParameterKind::Embedding if config.tie_word_embeddings => F32_BYTES + 2,
+            _ => F32_BYTES,
+        };
+        spec.num_elements() as u64 * of_number
+    };
+    parameter_specs(config).iter().map(bytes).sum()
 }
 
 /// Operations of all layers at a position: a product and a sum for each weight, and attention.

@@ -54,7 +54,7 @@ impl MicroBatch<'_> {
 /// would let a padded row outweigh a full one.
 ///
 /// On a CPU, micro-batches run on all cores at once: most operations of a small model are too small to be
-/// split. They are added in a fixed order ([`parts`](super::parts)), so the result does not depend on the number of cores.
+/// split. They are added in a fixed order, so the result does not depend on the number of cores.
 ///
 /// `decoder` holds the effective weights (masked, on the grid); the caller derives the gradient of the weights
 /// behind them.

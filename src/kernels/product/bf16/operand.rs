@@ -11,6 +11,9 @@ use crate::vector::vectorized;
 /// Rows of a tile.
 const TILE_ROWS: usize = 16;
 
+/// Rows that are packed together: tile beside tile, so that a transposed matrix is read in runs of a few lines.
+const STRIP_ROWS: usize = 4 * TILE_ROWS;
+
 /// Inner numbers of a tile.
 const TILE_DEPTH: usize = 32;
 
@@ -59,10 +62,10 @@ impl PackedLeft {
             .zip(numbers.chunks_mut((all_rows * DEPTH).max(1)))
         {
             let depth = sums.padded_depth(DEPTH.min(inner - start));
-            let of_rows = block.chunks_mut(TILE_ROWS * depth);
+            let of_rows = block.chunks_mut(STRIP_ROWS * depth);
             parts.extend(
                 of_rows
-                    .zip((0..).step_by(TILE_ROWS))
+                    .zip((0..).step_by(STRIP_ROWS))
                     .map(|(part, row)| (row, start, depth, part)),
             );
         }
@@ -159,15 +162,20 @@ fn for_each<T: Send>(parts: Vec<T>, num_numbers: usize, pack: impl Fn(T) + Sync 
     }
 }
 
-/// Packs up to 16 rows of a block of a left operand.
+/// Packs some rows of a block of a left operand.
 #[inline(always)]
 fn pack_rows(operand: &impl Operand, [row, start]: [usize; 2], depth: usize, to: &mut [u16]) {
     for at in (0..depth).step_by(TILE_DEPTH) {
-        let tile = filled(operand, row, start + at);
-        for (numbers, tile) in to.chunks_exact_mut(depth).zip(&tile) {
-            match numbers[at..].first_chunk_mut::<TILE_DEPTH>() {
-                Some(numbers) => *numbers = *tile,
-                None => numbers[at..].copy_from_slice(&tile[..depth - at]),
+        for (rows, row) in to
+            .chunks_mut(TILE_ROWS * depth)
+            .zip((row..).step_by(TILE_ROWS))
+        {
+            let tile = filled(operand, row, start + at);
+            for (numbers, tile) in rows.chunks_exact_mut(depth).zip(&tile) {
+                match numbers[at..].first_chunk_mut::<TILE_DEPTH>() {
+                    Some(numbers) => *numbers = *tile,
+                    None => numbers[at..].copy_from_slice(&tile[..depth - at]),
+                }
             }
         }
     }
@@ -177,8 +185,8 @@ fn pack_rows(operand: &impl Operand, [row, start]: [usize; 2], depth: usize, to:
 #[inline(always)]
 fn pack_panel(operand: &impl Operand, [row, start]: [usize; 2], depth: usize, to: &mut [u16]) {
     let (to, _) = to.as_chunks_mut::<{ 2 * PANEL }>();
-    for half in [0, TILE_ROWS] {
-        for at in (0..depth).step_by(TILE_DEPTH) {
+    for at in (0..depth).step_by(TILE_DEPTH) {
+        for half in [0, TILE_ROWS] {
             let tile = transposed(&filled(operand, row + half, start + at));
             for (numbers, tile) in to[at / 2..].iter_mut().zip(&tile) {
                 numbers[2 * half..2 * half + TILE_DEPTH].copy_from_slice(tile);

@@ -98,6 +98,8 @@ fn products_have_the_bits_of_the_instructions_descriptions() {
         [12, 64, 64],
         [50, 385, 70],
         [97, 800, 40],
+        [400, 800, 130], // several strips, parts and blocks, on all cores
+        [3, 2000, 40],   // more blocks than are added at once
     ] {
         let (left, right) = (numbers(rows * inner, 1), numbers(inner * columns, 2));
         let lefts = [
