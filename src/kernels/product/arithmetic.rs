@@ -46,9 +46,7 @@ impl Arithmetic {
     pub(super) fn assert_f32(self) {
         assert_eq!(self, Self::F32, "only the CPU has products in bf16");
     }
-}
 
-impl Arithmetic {
     /// Arithmetic that a word means on this machine.
     pub fn of_word(word: &str) -> Option<Self> {
         Precision::of(word).map(Self::from)

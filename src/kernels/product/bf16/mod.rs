@@ -21,9 +21,9 @@ use std::sync::OnceLock;
 use rayon::current_num_threads;
 use rayon::prelude::*;
 
-pub(in crate::kernels) use self::operand::{Operand, PackedLeft, PackedRight};
+pub(in crate::kernels) use self::operand::{PackedLeft, PackedRight};
 use super::Sums;
-use super::host::{MatrixMut, SHARED};
+use super::host::{Matrix, MatrixMut, SHARED};
 
 /// Columns of the result in a panel of the right operand.
 const PANEL: usize = 32;
@@ -144,9 +144,8 @@ impl Kernel {
         };
         let left: Vec<f32> = (0..num_rows * inner).map(&mut number).collect();
         let right: Vec<f32> = (0..PANEL * inner).map(number).collect();
-        let [left, right] = [left, right].map(|values| Floats { values, inner });
-        let left = PackedLeft::of(&left, sums);
-        let right = PackedRight::of(&right, sums);
+        let left = PackedLeft::of(&Matrix::of_rows(&left, inner), sums);
+        let right = PackedRight::of(&Matrix::of_rows(&right, inner), sums);
         let [with, without] = [true, false].map(|has_instruction| {
             let mut got = vec![0.0_f32; num_rows * PANEL];
             let kernel = Self {
@@ -381,20 +380,4 @@ fn parts(whole: Range<usize>, size: usize) -> impl Iterator<Item = Range<usize>>
     whole
         .step_by(size)
         .map(move |start| start..end.min(start + size))
-}
-
-/// Rows of f32 numbers, for the comparison of a kernel with its twin.
-struct Floats {
-    values: Vec<f32>,
-    inner: usize,
-}
-
-impl Operand for Floats {
-    fn shape(&self) -> [usize; 2] {
-        [self.values.len() / self.inner, self.inner]
-    }
-
-    fn fill(&self, row: usize, inner: usize, tile: &mut operand::Tile) {
-        super::host::Matrix::of_rows(&self.values, self.inner).fill(row, inner, tile);
-    }
 }

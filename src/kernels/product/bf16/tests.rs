@@ -1,4 +1,4 @@
-use super::super::host::Matrix;
+use super::operand::Operand;
 use super::*;
 
 /// Numbers of many sizes, the same in every run.
